@@ -1,0 +1,89 @@
+"""What a model does next, as functions of values: admission and the plan of one step.
+
+No clock, no thread, no native code: the engine owns those and asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Timeline(Protocol):
+    """What planning needs to know of a request."""
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens that are known but not yet in the context; at least one while it runs."""
+        ...
+
+    @property
+    def is_generating(self) -> bool:
+        """Whether its prompt is already in the context."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """``n_tokens`` of one request's pending tokens that go into this step."""
+
+    index: int
+    """Position of the request in the list that was planned."""
+    n_tokens: int
+    reaches_end: bool
+    """Whether the request's last known token is among them, so that its next one can be sampled."""
+
+
+def plan_step(timelines: Sequence[Timeline], *, n_batch: int, prefill_share: int) -> list[Slice]:
+    """Share one batch of ``n_batch`` tokens: generating requests first, then prompts in order.
+
+    While anyone generates, prompts together get at most ``prefill_share`` tokens of a step, so that a
+    long prompt of one caller does not stop the stream of another.
+    """
+    slices: list[Slice] = []
+    left = n_batch
+    generating = [i for i, line in enumerate(timelines) if line.is_generating]
+    for index in generating[:left]:
+        slices.append(Slice(index, 1, reaches_end=timelines[index].n_pending == 1))
+    left -= len(slices)
+    if slices:
+        left = min(left, prefill_share)
+    for index, line in enumerate(timelines):
+        if line.is_generating or left <= 0:
+            continue
+        n_tokens = min(left, line.n_pending)
+        slices.append(Slice(index, n_tokens, reaches_end=n_tokens == line.n_pending))
+        left -= n_tokens
+    return slices
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whether a prompt fits, and how many tokens it may generate."""
+
+    fits: bool
+    max_tokens: int
+    n_cells: int
+
+
+def admit(n_prompt: int, max_tokens: int, n_ctx: int) -> Admission:
+    """Fit a request into a context of ``n_ctx`` tokens.
+
+    The whole reply is reserved from the start, so a stream that was begun can always be ended. A
+    request for more than fits is shortened, as llama-server does; its finish reason is ``length``.
+    """
+    room = n_ctx - n_prompt
+    if room < 1:
+        return Admission(fits=False, max_tokens=0, n_cells=0)
+    granted = min(max_tokens, room)
+    return Admission(fits=True, max_tokens=granted, n_cells=n_prompt + granted)
+
+
+def next_to_start(waiting: Iterable[int], *, free_cells: int, free_sequences: int) -> bool:
+    """Whether the first waiting request may start; ``waiting`` holds needed cells, oldest first.
+
+    Strictly first in, first out: letting small requests pass would starve a big one.
+    """
+    first = next(iter(waiting), None)
+    return first is not None and free_sequences > 0 and first <= free_cells

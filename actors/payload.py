@@ -1,0 +1,61 @@
+"""Bytes too big for a message: they stay with the sender, and the message says where to read them.
+
+No message carries more than 64 KiB (architecture: two planes). A prompt of 100,000 tokens is bigger
+than that, so the sender keeps it in an anonymous memory file and the receiver reads it through
+``/proc``. Only processes of the same user can open it, nothing has to be cleaned up, and when the
+sender dies the bytes die with it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+INLINE_LIMIT_BYTES = 48 * 1024  # leaves room for the other fields under the 64 KiB message limit
+
+
+class PayloadGone(Exception):
+    """The process that held the bytes is gone. The request it belonged to has no caller any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spilled:
+    """Where a payload lies: a path below ``/proc`` that lives as long as its sender keeps it."""
+
+    path: str
+    n_bytes: int
+
+
+Payload = bytes | Spilled
+
+
+class PayloadKeeper:
+    """Holds a spilled payload open for its reader; close it when the request has ended."""
+
+    def __init__(self, data: bytes) -> None:
+        self._fd: int | None = None
+        self.payload: Payload = data
+        if len(data) > INLINE_LIMIT_BYTES:
+            self._fd = os.memfd_create("llama-actors-payload", os.MFD_CLOEXEC)
+            with os.fdopen(os.dup(self._fd), "wb") as file:
+                file.write(data)
+            self.payload = Spilled(f"/proc/{os.getpid()}/fd/{self._fd}", len(data))
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def read_payload(payload: Payload) -> bytes:
+    """The bytes of ``payload``, wherever they lie."""
+    if isinstance(payload, bytes):
+        return payload
+    try:
+        with open(payload.path, "rb") as file:
+            data = file.read(payload.n_bytes + 1)
+    except OSError as error:
+        raise PayloadGone(f"cannot read {payload.path}: {error.strerror}") from error
+    if len(data) != payload.n_bytes:
+        raise PayloadGone(f"{payload.path} holds {len(data)} bytes, expected {payload.n_bytes}")
+    return data

@@ -1,0 +1,79 @@
+"""Laws of step planning and admission."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.model_core import admit, next_to_start, plan_step
+
+pytestmark = pytest.mark.pure
+
+
+@dataclass
+class Line:
+    n_pending: int
+    is_generating: bool
+
+
+lines = st.lists(
+    st.one_of(
+        st.builds(Line, st.integers(1, 2000), st.just(False)),
+        st.just(Line(1, True)),
+    ),
+    max_size=20,
+)
+
+
+@given(lines, st.integers(1, 512), st.integers(1, 512))
+def test_a_step_never_exceeds_the_batch_nor_a_request(
+    timelines: list[Line], n_batch: int, share: int
+) -> None:
+    slices = plan_step(timelines, n_batch=n_batch, prefill_share=share)
+    assert sum(s.n_tokens for s in slices) <= n_batch
+    assert len({s.index for s in slices}) == len(slices)
+    for s in slices:
+        line = timelines[s.index]
+        assert 1 <= s.n_tokens <= line.n_pending
+        assert s.reaches_end == (s.n_tokens == line.n_pending)
+
+
+@given(lines, st.integers(32, 512), st.integers(1, 512))
+def test_generating_requests_are_never_left_out(
+    timelines: list[Line], n_batch: int, share: int
+) -> None:
+    slices = plan_step(timelines, n_batch=n_batch, prefill_share=share)
+    planned = {s.index for s in slices}
+    assert all(i in planned for i, line in enumerate(timelines) if line.is_generating)
+
+
+@given(lines, st.integers(32, 512), st.integers(1, 512))
+def test_something_runs_whenever_something_can(
+    timelines: list[Line], n_batch: int, share: int
+) -> None:
+    assert bool(plan_step(timelines, n_batch=n_batch, prefill_share=share)) == bool(timelines)
+
+
+def test_a_long_prompt_gets_only_its_share_beside_a_stream() -> None:
+    slices = plan_step([Line(5000, False), Line(1, True)], n_batch=512, prefill_share=128)
+    assert [(s.index, s.n_tokens) for s in slices] == [(1, 1), (0, 128)]
+
+
+@given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 8192))
+def test_an_admitted_request_fits_the_context(n_prompt: int, max_tokens: int, n_ctx: int) -> None:
+    admission = admit(n_prompt, max_tokens, n_ctx)
+    if admission.fits:
+        assert 1 <= admission.max_tokens <= max_tokens
+        assert admission.n_cells == n_prompt + admission.max_tokens <= n_ctx
+    else:
+        assert n_prompt >= n_ctx
+
+
+def test_the_queue_is_first_in_first_out() -> None:
+    assert not next_to_start([900, 10], free_cells=100, free_sequences=4)
+    assert next_to_start([90, 900], free_cells=100, free_sequences=4)
+    assert not next_to_start([90], free_cells=100, free_sequences=0)
+    assert not next_to_start([], free_cells=100, free_sequences=4)
