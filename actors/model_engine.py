@@ -1,0 +1,406 @@
+"""The engine of a model: the one thread that owns the context and runs its steps.
+
+It never touches Thespian. Commands come in through a queue, messages for others go out through
+``send``; in between it admits requests, asks the cache, restores, prefills in chunks, decodes all
+running requests in one batch per step, and saves completed blocks. Every request that gets in here
+leaves with exactly one ``Completed`` or ``CompletionFailed``.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from actors import messages as m
+from actors.kv_store import KvStore
+from actors.model_core import admit, next_to_start, plan_step
+from actors.model_request import Request, RequestRefused, open_request
+from cache.rows import SaveReason
+from native.backend import Backend, Batch
+from native.errors import DecodeAborted, NativeError, NoKvSpace
+
+LOOKUP_TIMEOUT_S = 1.0  # a lookup takes about a millisecond; past this the cache is in trouble
+SAVE_TIMEOUT_S = 0.5  # a reservation likewise; a finished reply does not wait longer for its rows
+PREFILL_SHARE_TOKENS = 128  # of a step, while other requests generate
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Mailbox → engine: end every request with this failure and stop."""
+
+    reason: m.FailReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """Mailbox → engine: the receiver of this message is not up."""
+
+    ref: str
+
+
+Command = (
+    m.Run | m.CancelRun | m.PrefixResolved | m.RowsReserved | Close | Unsent
+)
+Send = Callable[[object, object], None]
+
+
+class ModelEngine:
+    """Runs requests on ``backend`` until it is closed."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: KvStore,
+        commands: queue.SimpleQueue[Command],
+        send: Send,
+        *,
+        max_queue: int,
+    ) -> None:
+        self._backend = backend
+        self._store = store
+        self._commands = commands
+        self._send = send
+        self._max_queue = max_queue
+        self._batch = Batch()
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
+        self._free_sequences = list(range(backend.info.n_seq_max))
+        self._closing: Close | None = None
+        self._abort_lock = threading.Lock()
+        self._in_step: frozenset[str] = frozenset()
+        self._cancelled: set[str] = set()
+        self.tokens_generated = 0
+        self.requests_done = 0
+
+    # ── called from the mailbox thread ───────────────────────────────────────────────────────────
+
+    def interrupt(self, request_id: str) -> None:
+        """Cut short the running step if it works for this request; its cancel is in the queue."""
+        with self._abort_lock:
+            self._cancelled.add(request_id)
+            if request_id in self._in_step:
+                self._backend.request_abort()
+
+    def counts(self) -> dict[str, int]:
+        """Figures for a status report; read without a lock, so they may be a step old."""
+        return {
+            "running": len(self._running),
+            "waiting": len(self._waiting),
+            "tokens_generated": self.tokens_generated,
+            "requests_done": self.requests_done,
+        }
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> None:
+        while self._closing is None:
+            self._take_commands()
+            if self._closing is not None:
+                break
+            self._expire(time.monotonic())
+            self._start_waiting()
+            ready = [request for request in self._running if request.is_ready]
+            if ready:
+                self._step(ready)
+        self._end_all(self._closing)
+        self._store.close()
+        self._backend.close()
+
+    def _take_commands(self) -> None:
+        """Handle all queued commands; wait for one when no request can run a step."""
+        block = not any(request.is_ready for request in self._running)
+        try:
+            command = self._commands.get(block, self._patience() if block else None)
+            while True:
+                self._handle(command)
+                command = self._commands.get_nowait()
+        except queue.Empty:
+            return
+
+    def _patience(self) -> float | None:
+        """Seconds until the next deadline of any request; ``None`` when there is none."""
+        deadlines = [
+            at
+            for request in (*self._running, *self._waiting)
+            for at in (request.deadline, request.wait_until)
+            if at is not None
+        ]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _handle(self, command: Command) -> None:
+        match command:
+            case m.Run():
+                self._open(command)
+            case m.CancelRun(request_id):
+                self._cancel(request_id)
+            case m.PrefixResolved():
+                self._resolved(command)
+            case m.RowsReserved():
+                self._reserved(command)
+            case Unsent(ref):
+                self._unsent(ref)
+            case Close():
+                self._closing = command
+
+    # ── admission ────────────────────────────────────────────────────────────────────────────────
+
+    def _open(self, run: m.Run) -> None:
+        try:
+            if len(self._waiting) >= self._max_queue:
+                raise RequestRefused(
+                    m.FailReason.OVERLOADED,
+                    f"{len(self._waiting)} requests already wait for this model; try again later",
+                )
+            request = open_request(run, self._backend, now=time.monotonic())
+        except RequestRefused as refused:
+            self._send(run.reply_to, m.CompletionFailed(run.request.ref, refused.reason, str(refused)))
+            self._send("inflight", m.RequestEnded(run.request_id))
+            return
+        self._waiting.append(request)
+        if request.parent_key is not None and self._store.is_usable:
+            self._ask_cache(request, self._store.parent_lookup(request))
+
+    def _start_waiting(self) -> None:
+        while self._waiting and self._waiting[0].wait_until is None:
+            request = self._waiting[0]
+            try:
+                request.fix_prompt(self._backend)
+                admission = admit(len(request.tokens), request.max_tokens, self._backend.info.n_ctx)
+                if not admission.fits:
+                    raise RequestRefused(
+                        m.FailReason.PROMPT_TOO_LONG,
+                        f"the prompt has {len(request.tokens)} tokens and the context holds "
+                        f"{self._backend.info.n_ctx}, the reply included; shorten the prompt or "
+                        "load the model with a larger n_ctx",
+                    )
+            except RequestRefused as refused:
+                self._waiting.popleft()
+                self._fail(request, refused.reason, str(refused))
+                continue
+            if not next_to_start(
+                [admission.n_cells],
+                free_cells=self._backend.info.n_ctx - sum(r.n_cells for r in self._running),
+                free_sequences=len(self._free_sequences),
+            ):
+                return
+            self._waiting.popleft()
+            request.start(self._free_sequences.pop(), admission, self._backend, time.monotonic())
+            self._running.append(request)
+            self._look_up(request)
+
+    # ── the cache ────────────────────────────────────────────────────────────────────────────────
+
+    def _ask_cache(self, request: Request, message: m.LookupPrefix | m.ResolveParent) -> None:
+        request.awaits(message.ref, until=time.monotonic() + LOOKUP_TIMEOUT_S)
+        self._send("cache_meta", message)
+
+    def _look_up(self, request: Request) -> None:
+        if not self._store.is_usable:
+            request.missed(self._store.unusable_because)
+        else:
+            self._ask_cache(request, self._store.lookup(request))
+
+    def _find(self, ref: str) -> Request | None:
+        everyone = (*self._running, *self._waiting)
+        return next((request for request in everyone if request.awaited_ref == ref), None)
+
+    def _resolved(self, found: m.PrefixResolved) -> None:
+        request = self._find(found.ref)
+        if request is None:  # cancelled or timed out meanwhile
+            self._send("cache_meta", m.ReleaseLease(found.lease))
+            return
+        request.awaits_nothing()
+        if request.seq is None:
+            request.parent_tokens = self._store.read_parent(found)
+            if request.parent_tokens is None:
+                request.note = "the parent_key is not in the cache; the prompt was matched by its tokens"
+        else:
+            self._store.restore(request, found)
+        self._send("cache_meta", m.ReleaseLease(found.lease))
+
+    def _unsent(self, ref: str) -> None:
+        request = self._find(ref)
+        if request is not None:
+            self._give_up_waiting(request, "cache_down")
+
+    def _give_up_waiting(self, request: Request, why: str) -> None:
+        request.awaits_nothing()
+        if request.is_finished:
+            self._release(request)
+        elif request.seq is not None and request.n_kv == 0:
+            request.missed(why)
+
+    def _reserved(self, grants: m.RowsReserved) -> None:
+        request = next(
+            (r for r in self._running if r.save_ref == grants.ref or r.awaited_ref == grants.ref), None
+        )
+        if request is None:
+            self._send("cache_meta", self._store.abandon(grants))
+            return
+        request.save_ref = None
+        self._send("cache_meta", self._store.write(request, grants))
+        if request.is_finished and request.awaited_ref == grants.ref:
+            request.awaits_nothing()
+            self._release(request)
+
+    def _save(self, request: Request, reason: SaveReason, upto: int) -> bool:
+        """Ask to store what is new below position ``upto``; whether anything was asked for."""
+        if request.save_ref is not None and not request.is_finished:
+            return False  # one question at a time; the next completed block asks again
+        message = self._store.wanted(request, reason, upto)
+        if message is None:
+            return False
+        request.save_ref = message.ref
+        self._send("cache_meta", message)
+        return True
+
+    # ── one step ─────────────────────────────────────────────────────────────────────────────────
+
+    def _step(self, ready: list[Request]) -> None:
+        info = self._backend.info
+        plan = plan_step(ready, n_batch=info.n_batch, prefill_share=PREFILL_SHARE_TOKENS)
+        self._batch.clear()
+        rows: list[tuple[Request, int | None]] = []
+        for part in plan:
+            request = ready[part.index]
+            tokens = request.tokens[request.n_kv : request.n_kv + part.n_tokens]
+            row = self._batch.extend_prefill(tokens, request.n_kv, request.kv_seq, part.reaches_end)
+            rows.append((request, row if part.reaches_end else None))
+        if not self._decode(rows):
+            return
+        for part, (request, row) in zip(plan, rows, strict=True):
+            request.n_kv += part.n_tokens
+            if row is None:
+                self._send(request.reply_to, request.progress())
+            else:
+                self._sample(request, row)
+
+    def _decode(self, rows: list[tuple[Request, int | None]]) -> bool:
+        with self._abort_lock:
+            self._in_step = frozenset(request.request_id for request, _ in rows)
+            if self._in_step & self._cancelled:
+                self._in_step = frozenset()
+                self._drop_cancelled()
+                return False
+        try:
+            self._backend.decode(self._batch)
+        except DecodeAborted:
+            self._roll_back(rows)
+            self._drop_cancelled()
+            return False
+        except NoKvSpace as error:
+            # Admission counts cells, so this is a bug or a backend that needs more than it says;
+            # the youngest request gives way, the others go on.
+            self._roll_back(rows)
+            self._fail(rows[-1][0], m.FailReason.OVERLOADED, str(error))
+            return False
+        except NativeError as error:
+            self._roll_back(rows)
+            for request, _ in rows:
+                self._fail(request, m.FailReason.ENGINE_ERROR, str(error))
+            return False
+        finally:
+            with self._abort_lock:
+                self._in_step = frozenset()
+                self._backend.clear_abort()
+        return True
+
+    def _roll_back(self, rows: list[tuple[Request, int | None]]) -> None:
+        for request, _ in rows:
+            self._backend.seq_remove(request.kv_seq, request.n_kv, -1)
+
+    def _sample(self, request: Request, row: int) -> None:
+        now = time.monotonic()
+        first = not request.n_generated
+        token = request.sample(self._backend, row)
+        delivered = request.accept(token, self._backend, now)
+        self.tokens_generated += 1
+        if delivered is not None:
+            self._send(request.reply_to, delivered)
+        if request.is_finished:
+            self._finish(request)
+        elif first:
+            self._save(request, request.prompt_save_reason, request.n_prompt)
+        elif self._store.completes_block(request):
+            self._save(request, SaveReason.CONTINUED, request.n_kv)
+
+    # ── endings ──────────────────────────────────────────────────────────────────────────────────
+
+    def _finish(self, request: Request) -> None:
+        """Store the tip, then tell; the rows are visible before the caller can ask for them."""
+        tail = request.close_text()
+        if tail is not None:
+            self._send(request.reply_to, tail)
+        request.finish_key = self._store.tip_key(request)
+        if self._save(request, SaveReason.FINISH, request.n_visible):
+            request.awaits(request.save_ref or "", until=time.monotonic() + SAVE_TIMEOUT_S)
+        else:
+            self._release(request)
+
+    def _release(self, request: Request) -> None:
+        """A finished request leaves: its cells are free, its caller gets the result."""
+        self._send(request.reply_to, request.completed(time.monotonic()))
+        self._forget(request)
+
+    def _fail(self, request: Request, reason: m.FailReason, detail: str) -> None:
+        self._send(request.reply_to, m.CompletionFailed(request.ref, reason, detail))
+        self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        self._send("inflight", m.RequestEnded(request.request_id))
+        self.requests_done += 1
+        if request in self._waiting:
+            self._waiting.remove(request)
+        if request in self._running:
+            self._running.remove(request)
+        if request.seq is not None:
+            self._backend.seq_remove(request.seq, 0, -1)
+            self._free_sequences.append(request.seq)
+            request.seq = None
+
+    def _cancel(self, request_id: str) -> None:
+        self._cancelled.add(request_id)
+        self._drop_cancelled()
+
+    def _drop_cancelled(self) -> None:
+        """End every cancelled request with what it has; an unknown id is a late cancel, a no-op."""
+        for request in [r for r in (*self._running, *self._waiting) if not r.is_finished]:
+            if request.request_id in self._cancelled:
+                request.finish(m.FinishReason.CANCELLED, time.monotonic())
+                if request.seq is not None and request.n_kv:
+                    self._finish(request)
+                else:
+                    self._release(request)
+        self._cancelled.clear()
+
+    def _expire(self, now: float) -> None:
+        for request in (*self._running, *self._waiting):
+            if request.deadline is not None and now >= request.deadline and not request.is_finished:
+                self._fail(
+                    request,
+                    m.FailReason.DEADLINE,
+                    f"not finished within its time limit after {request.n_generated} tokens; "
+                    "raise timeout_s or lower max_tokens",
+                )
+            elif request.wait_until is not None and now >= request.wait_until:
+                self._give_up_waiting(request, "cache_timeout")
+
+    def _end_all(self, close: Close) -> None:
+        for request in (*self._running, *self._waiting):
+            if request.is_finished:
+                self._release(request)
+            else:
+                self._fail(request, close.reason, close.detail)
+        self._refuse_queued(close)
+
+    def _refuse_queued(self, close: Close) -> None:
+        while not self._commands.empty():
+            command = self._commands.get_nowait()
+            if isinstance(command, m.Run):
+                failed = m.CompletionFailed(command.request.ref, close.reason, close.detail)
+                self._send(command.reply_to, failed)

@@ -1,0 +1,295 @@
+"""One request inside a model: its tokens, its text, its figures.
+
+State only: the engine decides what happens, the store talks to the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from actors import messages as m
+from actors.model_core import Admission
+from actors.payload import PayloadGone, read_payload
+from actors.text_stream import TextStream
+from cache import tokens as token_bytes
+from cache.rows import SaveReason
+from native.backend import Backend, Sampler
+from native.errors import NativeError
+from native.params import SamplingParams
+
+if TYPE_CHECKING:
+    from supervision import Address
+
+
+class RequestRefused(Exception):
+    """This request cannot run, through its caller's fault or the state of the model."""
+
+    def __init__(self, reason: m.FailReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A request from its arrival to its end. Times are monotonic seconds."""
+
+    request_id: str
+    ref: str
+    reply_to: Address
+    text: str | None
+    tokens: list[int]
+    """Prompt and reply so far; the first ``n_kv`` of them are in the context."""
+    max_tokens: int
+    sampling: SamplingParams
+    stream: TextStream
+    parent_key: bytes | None
+    parse_special: bool
+    arrived: float
+    deadline: float | None
+    # set when it starts
+    seq: int | None = None
+    sampler: Sampler | None = None
+    n_cells: int = 0
+    n_prompt: int = 0
+    started: float = 0.0
+    # grows while it runs
+    n_kv: int = 0
+    n_generated: int = 0
+    n_text_tokens: int = 0
+    prefilled: float = 0.0
+    finished: float = 0.0
+    finish_reason: m.FinishReason | None = None
+    finish_key: bytes | None = None
+    note: str | None = None
+    # what the cache did
+    n_reused: int = 0
+    source: str = "none"
+    restore_ms: float = 0.0
+    lookup_ms: float = 0.0
+    miss_reason: str | None = None
+    parent_tokens: list[int] | None = None
+    awaited_ref: str | None = None
+    awaited_since: float = 0.0
+    wait_until: float | None = None
+    save_ref: str | None = None
+    keys: list[bytes] = field(default_factory=list)
+    """Chain keys of the full blocks of ``tokens``, as far as they were needed."""
+    n_stored_blocks: int = 0
+    """Leading full blocks known to be in the cache."""
+    stored_tail: bytes | None = None
+    """Key of the tail row last stored, so that it is not asked for twice."""
+
+    # ── what planning asks ───────────────────────────────────────────────────────────────────────
+
+    @property
+    def n_pending(self) -> int:
+        return len(self.tokens) - self.n_kv
+
+    @property
+    def is_generating(self) -> bool:
+        return self.n_generated > 0
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can take part in a step now."""
+        return self.seq is not None and self.awaited_ref is None and not self.is_finished
+
+    @property
+    def kv_seq(self) -> int:
+        if self.seq is None:
+            raise RuntimeError(f"request {self.request_id} has no sequence: a bug in the engine")
+        return self.seq
+
+    @property
+    def prompt_save_reason(self) -> SaveReason:
+        return SaveReason.CONTINUED if self.n_reused else SaveReason.COLD
+
+    @property
+    def n_visible(self) -> int:
+        """Tokens from the start whose KV is worth keeping: what the caller could send again."""
+        return min(self.n_kv, self.n_prompt + self.stream.visible_tokens())
+
+    # ── changes ──────────────────────────────────────────────────────────────────────────────────
+
+    def fix_prompt(self, backend: Backend) -> None:
+        """Turn the text into tokens, keeping the exact ids of the parent where the text goes on.
+
+        Tokenising the whole text again may cut it differently from how it was generated, and the
+        stored rows would never match (a known fault of the system this one re-creates).
+        """
+        if self.text is None or self.tokens:
+            return
+        known = self.parent_tokens or []
+        said = backend.detokenize(known, special=self.parse_special).decode("utf-8", "replace")
+        try:
+            if known and self.text.startswith(said):
+                rest = self.text[len(said) :]
+                more = (
+                    backend.tokenize(rest, add_special=False, parse_special=self.parse_special)
+                    if rest
+                    else []
+                )
+                self.tokens = known + more
+            else:
+                if known:
+                    self.note = (
+                        "the prompt does not begin with the text of parent_key; "
+                        "it was matched by its tokens"
+                    )
+                self.tokens = backend.tokenize(self.text, parse_special=self.parse_special)
+        except NativeError as error:
+            raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
+        if not self.tokens:
+            raise RequestRefused(
+                m.FailReason.INVALID_REQUEST, "the prompt has no tokens; send some text"
+            )
+
+    def start(
+        self, seq: int, admission: Admission, backend: Backend, now: float
+    ) -> None:
+        """Leave the queue: take a sequence and the cells of prompt and reply."""
+        self.seq, self.max_tokens, self.n_cells = seq, admission.max_tokens, admission.n_cells
+        self.n_prompt = len(self.tokens)
+        self.started = now
+        self.sampler = backend.new_sampler(self.sampling, self.tokens)
+
+    def sample(self, backend: Backend, row: int) -> int:
+        """The next token, from the logits of ``row`` of the last decode."""
+        if self.sampler is None:
+            raise RuntimeError(f"request {self.request_id} has not started: a bug in the engine")
+        token = backend.sample(row, self.sampler, self.n_generated)
+        self.sampler.accept(token)
+        return token
+
+    def awaits(self, ref: str, *, until: float) -> None:
+        self.awaited_ref, self.wait_until = ref, until
+
+    def awaits_nothing(self) -> None:
+        self.awaited_ref = self.wait_until = None
+
+    def missed(self, why: str) -> None:
+        self.miss_reason = why
+
+    def accept(self, token: int, backend: Backend, now: float) -> m.TokensDelivered | None:
+        """Take a sampled token; the event to send, unless it ended the reply without text."""
+        if not self.n_generated:
+            self.prefilled = now
+        if token in backend.info.eog_tokens:
+            self.n_generated += 1
+            self.finish(m.FinishReason.STOP, now)
+            return None
+        self.tokens.append(token)
+        index = self.n_text_tokens
+        self.n_generated += 1
+        self.n_text_tokens += 1
+        text = self.stream.feed(backend.piece(token))
+        if self.stream.stopped_by is not None:
+            self.finish(m.FinishReason.STOP, now)
+        elif self.n_text_tokens >= self.max_tokens:
+            self.finish(m.FinishReason.LENGTH, now)
+        return m.TokensDelivered(self.ref, index, token_bytes.pack([token]), text)
+
+    def finish(self, reason: m.FinishReason, now: float) -> None:
+        self.finish_reason, self.finished = reason, now
+
+    def close_text(self) -> m.TokensDelivered | None:
+        """Text that was held back and can be shown now."""
+        text = self.stream.finish()
+        return m.TokensDelivered(self.ref, self.n_text_tokens, b"", text) if text else None
+
+    # ── reports ──────────────────────────────────────────────────────────────────────────────────
+
+    def progress(self) -> m.PrefillProgress:
+        return m.PrefillProgress(self.ref, self.n_kv, self.n_prompt, self.n_reused)
+
+    def completed(self, now: float) -> m.Completed:
+        return m.Completed(
+            ref=self.ref,
+            request_id=self.request_id,
+            finish_reason=self.finish_reason or m.FinishReason.CANCELLED,
+            finish_key=self.finish_key,
+            stop_sequence=self.stream.stopped_by,
+            usage=m.Usage(len(self.tokens) - self.n_text_tokens, self.n_reused, self.n_text_tokens),
+            cache=self._cache_report(),
+            timings=self._timings(now),
+        )
+
+    def _cache_report(self) -> m.CacheReport:
+        hit = m.HitKind.COLD
+        if self.n_reused:
+            hit = m.HitKind.PARTIAL if self.miss_reason else m.HitKind.EXACT
+        return m.CacheReport(
+            hit=hit,
+            source=self.source,
+            restore_ms=self.restore_ms,
+            miss_reason=self.miss_reason,
+            lookup_ms=self.lookup_ms,
+            note=self.note,
+        )
+
+    def _timings(self, now: float) -> m.Timings:
+        started = self.started or now
+        prefilled = self.prefilled or now
+        finished = self.finished or now
+        decode_s = max(0.0, finished - prefilled)
+        rate = (self.n_generated - 1) / decode_s if self.n_generated > 1 and decode_s else 0.0
+        return m.Timings(
+            queue_ms=1e3 * (started - self.arrived),
+            ttft_ms=1e3 * (prefilled - self.arrived),
+            prefill_ms=max(0.0, 1e3 * (prefilled - started) - self.restore_ms - self.lookup_ms),
+            decode_ms=1e3 * decode_s,
+            tokens_per_second=rate,
+        )
+
+
+def open_request(run: m.Run, backend: Backend, *, now: float) -> Request:
+    """Check a request and make it ready to run, or refuse it with the reason."""
+    asked = run.request
+    if asked.max_tokens < 1:
+        raise RequestRefused(
+            m.FailReason.INVALID_REQUEST,
+            f"max_tokens is {asked.max_tokens}; ask for at least one token",
+        )
+    text, tokens = _read_prompt(asked, backend)
+    return Request(
+        request_id=run.request_id,
+        ref=asked.ref,
+        reply_to=run.reply_to,
+        text=text,
+        tokens=tokens,
+        max_tokens=asked.max_tokens,
+        sampling=asked.sampling,
+        stream=TextStream(asked.stop),
+        parent_key=asked.parent_key,
+        parse_special=asked.parse_special,
+        arrived=now,
+        deadline=None if asked.timeout_s is None else now + asked.timeout_s,
+    )
+
+
+def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, list[int]]:
+    try:
+        raw = asked.prompt if isinstance(asked.prompt, str) else read_payload(asked.prompt)
+    except PayloadGone as gone:
+        raise RequestRefused(m.FailReason.INVALID_REQUEST, f"the prompt is gone: {gone}") from gone
+    if isinstance(raw, str):
+        text: str | None = raw
+        tokens: list[int] = []
+    elif asked.tokens:
+        text, tokens = None, token_bytes.unpack(raw)
+        for token in tokens:
+            if not 0 <= token < backend.info.n_vocab:
+                raise RequestRefused(
+                    m.FailReason.INVALID_REQUEST,
+                    f"token {token} is not in the vocabulary of {backend.info.n_vocab} tokens",
+                )
+    else:
+        text, tokens = raw.decode("utf-8", "replace"), []
+    if not text and not tokens:
+        raise RequestRefused(m.FailReason.INVALID_REQUEST, "the prompt is empty; send some text")
+    return text, tokens
