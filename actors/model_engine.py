@@ -25,6 +25,10 @@ from native.errors import DecodeAborted, NativeError, NoKvSpace
 
 LOOKUP_TIMEOUT_S = 1.0  # a lookup takes about a millisecond; past this the cache is in trouble
 SAVE_TIMEOUT_S = 0.5  # a reservation likewise; a finished reply does not wait longer for its rows
+PARENT_UNKNOWN = (
+    "the parent_key is not in the cache (evicted, or of another model or build); "
+    "the prompt was matched by its tokens instead"
+)
 PREFILL_SHARE_TOKENS = 128  # of a step, while other requests generate
 
 
@@ -37,15 +41,11 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
-class Unsent:
-    """Mailbox → engine: the receiver of this message is not up."""
-
-    ref: str
+class CacheGone:
+    """Mailbox → engine: cache_meta is not up, or is another incarnation; nobody will answer."""
 
 
-Command = (
-    m.Run | m.CancelRun | m.PrefixResolved | m.RowsReserved | Close | Unsent
-)
+Command = m.Run | m.CancelRun | m.PrefixResolved | m.RowsReserved | Close | CacheGone
 Send = Callable[[object, object], None]
 
 
@@ -84,6 +84,13 @@ class ModelEngine:
         with self._abort_lock:
             self._cancelled.add(request_id)
             if request_id in self._in_step:
+                self._backend.request_abort()
+
+    def interrupt_all(self) -> None:
+        """Cut short the running step; the command that says why is in the queue."""
+        with self._abort_lock:
+            self._cancelled |= self._in_step
+            if self._in_step:
                 self._backend.request_abort()
 
     def counts(self) -> dict[str, int]:
@@ -142,8 +149,8 @@ class ModelEngine:
                 self._resolved(command)
             case m.RowsReserved():
                 self._reserved(command)
-            case Unsent(ref):
-                self._unsent(ref)
+            case CacheGone():
+                self._cache_gone()
             case Close():
                 self._closing = command
 
@@ -196,7 +203,9 @@ class ModelEngine:
     # ── the cache ────────────────────────────────────────────────────────────────────────────────
 
     def _ask_cache(self, request: Request, message: m.LookupPrefix | m.ResolveParent) -> None:
-        request.awaits(message.ref, until=time.monotonic() + LOOKUP_TIMEOUT_S)
+        now = time.monotonic()
+        request.awaited_since = now
+        request.awaits(message.ref, until=now + LOOKUP_TIMEOUT_S)
         self._send("cache_meta", message)
 
     def _look_up(self, request: Request) -> None:
@@ -210,25 +219,35 @@ class ModelEngine:
         return next((request for request in everyone if request.awaited_ref == ref), None)
 
     def _resolved(self, found: m.PrefixResolved) -> None:
+        self._store.answered(found.ref)
         request = self._find(found.ref)
         if request is None:  # cancelled or timed out meanwhile
             self._send("cache_meta", m.ReleaseLease(found.lease))
             return
+        now = time.monotonic()
+        request.lookup_ms += 1e3 * (now - request.awaited_since)
         request.awaits_nothing()
         if request.seq is None:
             request.parent_tokens = self._store.read_parent(found)
             if request.parent_tokens is None:
-                request.note = "the parent_key is not in the cache; the prompt was matched by its tokens"
+                request.note = PARENT_UNKNOWN
         else:
-            self._store.restore(request, found)
+            for rejected in self._store.restore(request, found):
+                self._send("cache_meta", rejected)
         self._send("cache_meta", m.ReleaseLease(found.lease))
 
-    def _unsent(self, ref: str) -> None:
-        request = self._find(ref)
-        if request is not None:
-            self._give_up_waiting(request, "cache_down")
+    def _cache_gone(self) -> None:
+        for request in (*self._running, *self._waiting):
+            if request.save_ref is not None:
+                self._store.forget(request.save_ref)
+                request.save_ref = None
+            if request.awaited_ref is not None:
+                self._give_up_waiting(request, "cache_down")
 
     def _give_up_waiting(self, request: Request, why: str) -> None:
+        """Go on without the answer of the cache: slower, but on."""
+        if request.awaited_ref is not None:
+            self._store.answered(request.awaited_ref)
         request.awaits_nothing()
         if request.is_finished:
             self._release(request)
@@ -236,26 +255,30 @@ class ModelEngine:
             request.missed(why)
 
     def _reserved(self, grants: m.RowsReserved) -> None:
-        request = next(
-            (r for r in self._running if r.save_ref == grants.ref or r.awaited_ref == grants.ref), None
-        )
+        request = next((r for r in self._running if r.save_ref == grants.ref), None)
         if request is None:
             self._send("cache_meta", self._store.abandon(grants))
             return
         request.save_ref = None
         self._send("cache_meta", self._store.write(request, grants))
-        if request.is_finished and request.awaited_ref == grants.ref:
+        if not self._ask_to_save(request) and request.is_finished:
             request.awaits_nothing()
             self._release(request)
 
     def _save(self, request: Request, reason: SaveReason, upto: int) -> bool:
-        """Ask to store what is new below position ``upto``; whether anything was asked for."""
+        """Ask to store what is new below position ``upto``; whether an answer will come."""
         if request.save_ref is not None and not request.is_finished:
-            return False  # one question at a time; the next completed block asks again
-        message = self._store.wanted(request, reason, upto)
+            return True  # one question at a time; the next completed block asks again
+        request.save_reason, request.save_upto = reason, upto
+        return request.save_ref is not None or self._ask_to_save(request)
+
+    def _ask_to_save(self, request: Request) -> bool:
+        message = self._store.wanted(request)
         if message is None:
             return False
         request.save_ref = message.ref
+        if request.is_finished:
+            request.awaits(message.ref, until=time.monotonic() + SAVE_TIMEOUT_S)
         self._send("cache_meta", message)
         return True
 
@@ -337,10 +360,11 @@ class ModelEngine:
         if tail is not None:
             self._send(request.reply_to, tail)
         request.finish_key = self._store.tip_key(request)
-        if self._save(request, SaveReason.FINISH, request.n_visible):
-            request.awaits(request.save_ref or "", until=time.monotonic() + SAVE_TIMEOUT_S)
-        else:
+        if not self._save(request, SaveReason.FINISH, request.n_visible):
             self._release(request)
+        elif request.save_ref is not None and request.awaited_ref is None:
+            # An earlier question is still open; its answer asks for the tip, see _reserved.
+            request.awaits(request.save_ref, until=time.monotonic() + SAVE_TIMEOUT_S)
 
     def _release(self, request: Request) -> None:
         """A finished request leaves: its cells are free, its caller gets the result."""

@@ -78,7 +78,11 @@ class Request:
     n_stored_blocks: int = 0
     """Leading full blocks known to be in the cache."""
     stored_tail: bytes | None = None
-    """Key of the tail row last stored, so that it is not asked for twice."""
+    """Key of the tail row last offered, so that it is not offered twice."""
+    stored_keys: set[bytes] = field(default_factory=set)
+    """Keys of rows that the cache is known to hold after an offer of this request."""
+    save_reason: SaveReason = SaveReason.COLD
+    save_upto: int = 0
 
     # ── what planning asks ───────────────────────────────────────────────────────────────────────
 
@@ -172,7 +176,8 @@ class Request:
     def awaits_nothing(self) -> None:
         self.awaited_ref = self.wait_until = None
 
-    def missed(self, why: str) -> None:
+    def missed(self, why: str | None) -> None:
+        """Note why the prompt was not wholly in the cache; ``None`` when it was."""
         self.miss_reason = why
 
     def accept(self, token: int, backend: Backend, now: float) -> m.TokensDelivered | None:
@@ -212,7 +217,7 @@ class Request:
             ref=self.ref,
             request_id=self.request_id,
             finish_reason=self.finish_reason or m.FinishReason.CANCELLED,
-            finish_key=self.finish_key,
+            finish_key=self.finish_key if self.finish_key in self.stored_keys else None,
             stop_sequence=self.stream.stopped_by,
             usage=m.Usage(len(self.tokens) - self.n_text_tokens, self.n_reused, self.n_text_tokens),
             cache=self._cache_report(),

@@ -1,0 +1,302 @@
+"""A model's side of the cache: what to ask for, how to restore it, how to write it.
+
+Lives on the engine thread. It decides nothing about the index (``cache_meta`` does) and sends
+nothing itself: it builds messages and moves bytes, one copy each way, between the context and rows
+in the arena or in files. Every row passes the restore checklist (architecture §5): format, checksum
+and key proof while its head is parsed, namespace and position here, the tokens themselves here, the
+state's own header in ``native``, and the positions of the sequence afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from actors import messages as m
+from actors.model_request import Request
+from actors.payload import INLINE_LIMIT_BYTES, PayloadKeeper
+from cache import keys, refs, tokens
+from cache.arena import ArenaReader, SlabWriter
+from cache.errors import CacheError
+from cache.publish import FileRow, open_row
+from cache.rows import RowHeader, SaveReason, encode_meta, row_bytes
+from native.backend import Backend
+from native.errors import NativeError, StateRefused
+
+ROWS_PER_MESSAGE = 128  # with 64-token blocks about 45 KiB, under the 64 KiB of a message
+SOURCES_BY_SPEED = ("none", "live", "ram", "ram_file", "disk")
+
+
+class KvStore:
+    """Rows of one model: looked up, restored and saved for its engine."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        root: bytes,
+        holder: str,
+        label: str,
+        arena_path: str | None,
+        tier_dirs: Mapping[str, str],
+        block_tokens: int = keys.BLOCK_TOKENS,
+    ) -> None:
+        self._backend = backend
+        self._root = root
+        self._holder = holder
+        self._meta = encode_meta({"model": label})
+        self._block = block_tokens
+        self._tier_dirs = {tier: Path(path) for tier, path in tier_dirs.items()}
+        self._arena_path = arena_path
+        self._arena: ArenaReader | None = None
+        self._wanted: dict[str, dict[bytes, m.RowWanted]] = {}
+        self._keepers: dict[str, PayloadKeeper] = {}
+        self.unusable_because = ""
+        if arena_path is None:
+            self.unusable_because = "cache_off"
+        elif not backend.info.can_cut:
+            self.unusable_because = "model_cannot_be_cut"
+
+    @property
+    def is_usable(self) -> bool:
+        return not self.unusable_because
+
+    # ── looking up ───────────────────────────────────────────────────────────────────────────────
+
+    def lookup(self, request: Request) -> m.LookupPrefix:
+        """Ask for the longest stored prefix of the request's prompt."""
+        ref = uuid.uuid4().hex
+        packed = tokens.pack(request.tokens)
+        keeper = PayloadKeeper(packed)
+        if len(packed) > INLINE_LIMIT_BYTES:
+            self._keepers[ref] = keeper
+        return m.LookupPrefix(ref, self._holder, self._root, keeper.payload)
+
+    def parent_lookup(self, request: Request) -> m.ResolveParent:
+        """Ask for the rows that the request's ``parent_key`` names."""
+        return m.ResolveParent(
+            uuid.uuid4().hex, self._holder, self._root, request.parent_key or b""
+        )
+
+    def answered(self, ref: str) -> None:
+        """A lookup ended: its prompt need not be kept readable any more."""
+        keeper = self._keepers.pop(ref, None)
+        if keeper is not None:
+            keeper.close()
+
+    # ── restoring ────────────────────────────────────────────────────────────────────────────────
+
+    def read_parent(self, found: m.PrefixResolved) -> list[int] | None:
+        """The tokens of a parent's rows, or ``None`` when it is not (wholly) stored."""
+        if not found.n_tokens:
+            return None
+        whole: list[int] = []
+        try:
+            for block in refs.unpack_blocks(found.blocks):
+                _, stored, _ = self._open(block)
+                whole += tokens.unpack(tokens.cut(stored, 0, block.n_used))
+        except (CacheError, OSError):
+            return None
+        return whole if len(whole) == found.n_tokens else None
+
+    def restore(self, request: Request, found: m.PrefixResolved) -> list[m.RowRejected]:
+        """Bring what was found into the request's sequence; rows that may not be used.
+
+        At least the prompt's last token is left to decode: its logits choose the first new token.
+        """
+        started = time.perf_counter()
+        request.missed(found.miss_reason)
+        limit = min(found.n_tokens, len(request.tokens) - 1)
+        prompt = tokens.pack(request.tokens)
+        blocks: list[tuple[int, int, memoryview]] = []
+        sources: list[str] = []
+        rejected: list[m.RowRejected] = []
+        reached = 0
+        for block in refs.unpack_blocks(found.blocks):
+            if block.start >= limit:
+                break
+            n_used = min(block.n_used, limit - block.start)
+            try:
+                header, stored, payload = self._open(block)
+                self._check(header, stored, block.start, tokens.cut(
+                    prompt, block.start, block.start + n_used))
+            except (CacheError, OSError) as error:
+                rejected.append(m.RowRejected(block.key, block.tier, str(error)))
+                break
+            blocks.append((block.start, header.n_tokens, payload))
+            sources.append(block.tier)
+            reached = block.start + n_used
+        reached = self._apply(request.kv_seq, blocks, reached)
+        if reached < limit:
+            request.missed("row_rejected")
+        request.n_kv = request.n_reused = reached
+        request.n_stored_blocks = reached // self._block
+        if found.n_tokens == len(request.tokens) and reached == limit:
+            request.n_stored_blocks = found.n_tokens // self._block
+        request.source = max(sources, key=SOURCES_BY_SPEED.index, default="none")
+        request.restore_ms = 1e3 * (time.perf_counter() - started)
+        return rejected
+
+    def _apply(self, seq: int, blocks: list[tuple[int, int, memoryview]], reached: int) -> int:
+        """Restore checked blocks; how many tokens the sequence holds afterwards."""
+        if not blocks:
+            return 0
+        try:
+            self._backend.restore_blocks(seq, blocks)
+            start, n_tokens, _ = blocks[-1]
+            if start + n_tokens > reached and not self._backend.seq_remove(seq, reached, -1):
+                raise StateRefused("the restored sequence could not be cut")
+            if self._backend.seq_range(seq) != (0, reached - 1):
+                raise StateRefused("the restored sequence has other positions than its rows")
+        except StateRefused:
+            self._backend.seq_remove(seq, 0, -1)
+            return 0
+        return reached
+
+    def _open(self, block: refs.BlockRef) -> FileRow:
+        """Head, tokens and payload of a row, where it lies."""
+        if block.tier == "ram":
+            if self._arena is None:
+                self._arena = ArenaReader(self._arena_path or "")
+            header, payload, stored = self._arena.row(block.location or 0)
+            return FileRow(header, stored, payload)
+        return open_row(self._tier_dirs[block.tier], block.key)
+
+    def _check(self, header: RowHeader, stored: bytes, start: int, expected: bytes) -> None:
+        if header.root != self._root:
+            raise CacheError("the row belongs to another namespace")
+        if header.start != start:
+            raise CacheError(f"the row starts at {header.start}, expected {start}")
+        if not stored.startswith(expected):
+            raise CacheError("the row holds other tokens than the prompt")
+
+    # ── saving ───────────────────────────────────────────────────────────────────────────────────
+
+    def completes_block(self, request: Request) -> bool:
+        """Whether a full block is in the context that was not offered to the cache yet."""
+        return self.is_usable and request.n_kv // self._block > request.n_stored_blocks
+
+    def tip_key(self, request: Request) -> bytes | None:
+        """Key of the row that ends at the visible tip of the request."""
+        n_tip = request.n_visible
+        if not self.is_usable or not n_tip:
+            return None
+        full, rest = divmod(n_tip, self._block)
+        parent = self._chain(request, full)
+        if not rest:
+            return parent
+        return keys.child_key(parent, tokens.pack(request.tokens[full * self._block : n_tip]))
+
+    def wanted(self, request: Request) -> m.ReserveRows | None:
+        """What to store of the request's first ``save_upto`` tokens that was not offered before.
+
+        Full blocks, and at the end of a prompt or reply also the tail, so that the very same prompt
+        hits to its last token. At most ``ROWS_PER_MESSAGE`` rows; ask again for the rest.
+        """
+        if not self.is_usable:
+            return None
+        reason, upto = request.save_reason, request.save_upto
+        full, rest = divmod(upto, self._block)
+        rows = [
+            self._row(request, index, (index + 1) * self._block)
+            for index in range(
+                request.n_stored_blocks, min(full, request.n_stored_blocks + ROWS_PER_MESSAGE)
+            )
+        ]
+        ends = reason is SaveReason.FINISH or upto == request.n_prompt
+        if rest and ends and len(rows) < ROWS_PER_MESSAGE:
+            tail = self._row(request, full, upto)
+            if tail.key != request.stored_tail:
+                rows.append(tail)
+        if not rows:
+            return None
+        ref = uuid.uuid4().hex
+        self._wanted[ref] = {row.key: row for row in rows}
+        return m.ReserveRows(ref, self._holder, self._root, int(reason), tuple(rows))
+
+    def write(self, request: Request, grants: m.RowsReserved) -> m.RowsWritten:
+        """Copy granted rows into the arena and mark what was offered as known to the cache."""
+        offered = self._wanted.pop(grants.ref, {})
+        granted = dict(grants.offsets)
+        refused = dict(grants.refused)
+        published: list[bytes] = []
+        abandoned: list[bytes] = []
+        for key, row in offered.items():
+            if key in granted:
+                written = self._write_row(request, row, granted[key])
+                (published if written else abandoned).append(key)
+            present = key in published or refused.get(key) == "already_present"
+            n_tokens = tokens.count(row.tokens)
+            if n_tokens == self._block:
+                request.n_stored_blocks = row.start // self._block + 1
+            else:
+                request.stored_tail = row.key
+            if present:
+                request.stored_keys.add(key)
+        return m.RowsWritten(self._holder, tuple(published), tuple(abandoned))
+
+    def abandon(self, grants: m.RowsReserved) -> m.RowsWritten:
+        """Give back reservations whose request is gone."""
+        self._wanted.pop(grants.ref, None)
+        return m.RowsWritten(self._holder, (), tuple(key for key, _ in grants.offsets))
+
+    def forget(self, ref: str) -> None:
+        """The cache did not answer this offer; nothing of it was written."""
+        self._wanted.pop(ref, None)
+
+    def close(self) -> None:
+        if self._arena is not None:
+            self._arena.close()
+            self._arena = None
+        for keeper in self._keepers.values():
+            keeper.close()
+        self._keepers.clear()
+
+    def _chain(self, request: Request, n_blocks: int) -> bytes:
+        """Key after ``n_blocks`` full blocks; extends the request's chain as far as needed."""
+        while len(request.keys) < n_blocks:
+            at = len(request.keys) * self._block
+            parent = request.keys[-1] if request.keys else self._root
+            block = tokens.pack(request.tokens[at : at + self._block])
+            request.keys.append(keys.child_key(parent, block))
+        return request.keys[n_blocks - 1] if n_blocks else self._root
+
+    def _row(self, request: Request, index: int, end: int) -> m.RowWanted:
+        start = index * self._block
+        parent = self._chain(request, index)
+        packed = tokens.pack(request.tokens[start:end])
+        payload_bytes = self._backend.block_bytes(end - start)
+        return m.RowWanted(
+            key=keys.child_key(parent, packed),
+            parent=parent,
+            start=start,
+            tokens=packed,
+            row_bytes=row_bytes(end - start, payload_bytes, self._meta),
+        )
+
+    def _write_row(self, request: Request, row: m.RowWanted, offset: int) -> bool:
+        n_tokens = tokens.count(row.tokens)
+        header = RowHeader(
+            key=row.key,
+            parent=row.parent,
+            root=self._root,
+            start=row.start,
+            n_tokens=n_tokens,
+            payload_bytes=self._backend.block_bytes(n_tokens),
+            reason=request.save_reason,
+            created_unix_s=time.time(),
+        )
+        try:
+            writer = SlabWriter(self._arena_path or "", offset, row.row_bytes)
+            try:
+                writer.begin(header, row.tokens, self._meta)
+                end = row.start + n_tokens
+                self._backend.save_block(request.kv_seq, row.start, end, writer.payload)
+                writer.publish()
+            finally:
+                writer.close()
+        except (CacheError, NativeError, OSError):
+            return False  # counted by cache_meta as abandoned; the request is unharmed
+        return True

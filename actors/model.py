@@ -1,0 +1,229 @@
+"""One loaded model: the mailbox of the process that is allowed to load libllama.
+
+Owns: the weights, the context, its requests. Answers: ``Run``, ``CancelRun``, and ``Complete`` sent
+straight to it. Asks: cache_meta, inflight. Dies when llama.cpp does; nothing published is lost then,
+because rows live in the arena and files, and callers are told by inflight.
+
+The mailbox decides nothing: it carries messages between the tree and the engine thread, and stays
+responsive while llama.cpp computes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from actors import messages as m
+from actors.kv_store import KvStore
+from actors.model_engine import CacheGone, Close, ModelEngine
+from cache.keys import BLOCK_TOKENS, namespace_key
+from native import load_backend
+from native.errors import NativeError
+from native.params import ModelParams
+from supervision import EngineWorker, ExitReason
+
+if TYPE_CHECKING:
+    from native.backend import Backend, ModelInfo
+    from supervision import Address, Entry
+
+TOKEN_EVENT_LIMIT = 64  # tokens of one stream merged into one message at most
+
+
+@dataclass(frozen=True, slots=True)
+class ModelArgs:
+    """What a model actor is started with."""
+
+    model: str
+    path: str
+    backend: str = "llama"
+    params: ModelParams = field(default_factory=ModelParams)
+    arena_path: str | None = None
+    tier_dirs: tuple[tuple[str, str], ...] = ()
+    max_queue: int = 256
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadError:
+    """Why a model did not load, in a form that survives the trip to the caller."""
+
+    kind: str
+    """Class name in ``native.errors``."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    info: ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class _NotLoaded:
+    error: LoadError
+
+
+class ModelActor(EngineWorker):
+    """Carries messages between the tree and the engine of one model."""
+
+    def init(self, args: object) -> None:
+        if not isinstance(args, ModelArgs):
+            raise TypeError(f"a model is started with ModelArgs, not {args!r}")
+        self._load_args = args
+        self._info: ModelInfo | None = None
+        self._engine: ModelEngine | None = None
+        self._progress = 0.0
+        self._closed = threading.Event()
+        self._cache_incarnation = self._cache_meta_incarnation()
+        self.defer_ready()
+        self.start_engine(self._run_engine)
+
+    # ── engine thread ────────────────────────────────────────────────────────────────────────────
+
+    def _run_engine(self) -> None:
+        args = self._load_args
+        try:
+            backend = load_backend(args.backend, args.path, args.params, progress=self._loading)
+        except NativeError as error:
+            self.post(_NotLoaded(LoadError(type(error).__name__, str(error))))
+            return
+        self._engine = ModelEngine(
+            backend, self._store(backend), self.commands, self._send, max_queue=args.max_queue
+        )
+        self.post(_Loaded(backend.info))
+        try:
+            self._engine.run()
+        finally:
+            self._closed.set()
+
+    def _loading(self, share: float) -> None:
+        self._progress = share
+
+    def _store(self, backend: Backend) -> KvStore:
+        args = self._load_args
+        root = namespace_key(
+            [
+                *backend.info.kv_identity,
+                ("fingerprint", backend.info.fingerprint),
+                ("block_tokens", BLOCK_TOKENS),
+                ("salt", args.cache_salt),
+            ]
+        )
+        return KvStore(
+            backend,
+            root=root,
+            holder=f"{self.id}#{self.incarnation}",
+            label=args.model,
+            arena_path=args.arena_path,
+            tier_dirs=dict(args.tier_dirs),
+        )
+
+    def _send(self, target: object, message: object) -> None:
+        self.post((target, message))
+
+    # ── mailbox ──────────────────────────────────────────────────────────────────────────────────
+
+    def handle_events(self, events: list[object]) -> None:
+        for event in merge_token_events(events):
+            match event:
+                case _Loaded(info):
+                    self._info = info
+                    self.ready()
+                case _NotLoaded(error):
+                    self.fail(error.detail, error)
+                case (target, message):
+                    if not self.tell(target, message) and target == "cache_meta":
+                        self.commands.put(CacheGone())
+
+    def handle(self, message: object, sender: Address) -> None:
+        match message:
+            case m.Complete():
+                if not self.tell("inflight", m.Submit(message, sender)):
+                    self._run_unregistered(message, sender)
+            case m.CancelRun(request_id):
+                self.commands.put(message)
+                if self._engine is not None:
+                    self._engine.interrupt(request_id)
+            case m.Run() | m.PrefixResolved() | m.RowsReserved():
+                self.commands.put(message)
+
+    def _run_unregistered(self, request: m.Complete, sender: Address) -> None:
+        """Inflight is being restarted; run without it rather than refuse."""
+        request_id = uuid.uuid4().hex
+        self.tell(sender, m.Accepted(request.ref, request_id))
+        self.commands.put(m.Run(request_id, sender, request))
+
+    def directory_changed(self, changed: tuple[Entry, ...]) -> None:
+        del changed
+        now = self._cache_meta_incarnation()
+        if now != self._cache_incarnation:
+            self._cache_incarnation = now
+            self.commands.put(CacheGone())
+
+    def _cache_meta_incarnation(self) -> int | None:
+        entry = self.directory.get("cache_meta")
+        return entry.incarnation if entry is not None and entry.is_up else None
+
+    def terminate(self, reason: ExitReason) -> None:
+        """End every request with a reason, and give their answers a moment to leave."""
+        if self._engine is None:
+            return
+        detail = f"model {self._load_args.model!r} was unloaded ({reason.text})"
+        self.commands.put(Close(m.FailReason.MODEL_UNLOADED, detail))
+        self._engine.interrupt_all()
+        self._closed.wait(timeout=2.0)
+        self.drain_events()
+
+    def status(self) -> dict[str, object]:
+        args, info = self._load_args, self._info
+        report: dict[str, object] = {
+            "model": args.model,
+            "path": args.path,
+            "backend": args.backend,
+            "phase": "loading" if info is None else "ready",
+            "progress": round(self._progress, 3),
+            "pid": os.getpid(),
+        }
+        if info is not None:
+            report |= {
+                "description": info.description,
+                "architecture": info.architecture,
+                "n_ctx": info.n_ctx,
+                "n_ctx_train": info.n_ctx_train,
+                "n_params": info.n_params,
+                "model_bytes": info.model_bytes,
+                "kv_bytes_per_token": info.kv_bytes_per_token,
+                "fingerprint": info.fingerprint.hex(),
+                "cached": info.can_cut and args.arena_path is not None,
+                "chat_template": info.chat_template,
+            }
+        if self._engine is not None:
+            report |= self._engine.counts()
+        return report
+
+
+def merge_token_events(events: list[object]) -> list[object]:
+    """Join neighbouring token events of one stream, so that a fast model sends few messages."""
+    merged: list[object] = []
+    for event in events:
+        if merged and _continues(merged[-1], event):
+            target, before = merged[-1]  # type: ignore[misc]  # _continues checked the shape
+            _, after = event  # type: ignore[misc]
+            merged[-1] = (
+                target,
+                m.TokensDelivered(
+                    before.ref, before.index, before.tokens + after.tokens, before.text + after.text
+                ),
+            )
+        else:
+            merged.append(event)
+    return merged
+
+
+def _continues(before: object, after: object) -> bool:
+    match before, after:
+        case (_, m.TokensDelivered() as one), (_, m.TokensDelivered() as two):
+            return one.ref == two.ref and len(one.tokens) // 4 < TOKEN_EVENT_LIMIT
+    return False
