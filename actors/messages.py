@@ -335,8 +335,6 @@ class RowPersisted:
 
     key: bytes
     tier: str
-    row_bytes: int
-    lease: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +343,6 @@ class PersistFailed:
 
     key: bytes
     tier: str
-    lease: int
     detail: str
 
 
@@ -358,20 +355,18 @@ class PersistRow:
 
     key: bytes
     tier: str
-    root_dir: str
     offset: int
-    row_bytes: int
-    lease: int
 
 
 @dataclass(frozen=True, slots=True)
 class DropFiles:
-    """Cache_meta → file tier: these rows were evicted or rejected; remove or quarantine them."""
+    """Cache_meta → file tier: these rows were evicted; remove their files."""
 
     keys: tuple[bytes, ...]
-    quarantine: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class RescanTier:
-    """Cache_meta → tier: I started with an empty index; send me what you hold."""
+class QuarantineFile:
+    """Cache_meta → file tier: this row failed its checks; keep it aside for inspection."""
+
+    key: bytes

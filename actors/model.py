@@ -205,25 +205,34 @@ class ModelActor(EngineWorker):
 
 
 def merge_token_events(events: list[object]) -> list[object]:
-    """Join neighbouring token events of one stream, so that a fast model sends few messages."""
+    """Join token events of one stream, so that a fast model sends few messages.
+
+    Order matters only within a stream: an event joins the last one of its own stream, whatever
+    other streams did in between, unless that stream did something else since.
+    """
     merged: list[object] = []
+    last_of: dict[str, int] = {}
     for event in events:
-        if merged and _continues(merged[-1], event):
-            target, before = merged[-1]  # type: ignore[misc]  # _continues checked the shape
-            _, after = event  # type: ignore[misc]
-            merged[-1] = (
-                target,
-                m.TokensDelivered(
-                    before.ref, before.index, before.tokens + after.tokens, before.text + after.text
-                ),
-            )
-        else:
+        if not isinstance(event, tuple):
             merged.append(event)
+            continue
+        target, message = event
+        ref = getattr(message, "ref", "")
+        at = last_of.get(ref)
+        before = merged[at] if at is not None else None
+        if isinstance(message, m.TokensDelivered) and isinstance(before, tuple):
+            joined = _join(before[1], message)
+            if joined is not None and at is not None:
+                merged[at] = (target, joined)
+                continue
+        last_of[ref] = len(merged)
+        merged.append(event)
     return merged
 
 
-def _continues(before: object, after: object) -> bool:
-    match before, after:
-        case (_, m.TokensDelivered() as one), (_, m.TokensDelivered() as two):
-            return one.ref == two.ref and len(one.tokens) // 4 < TOKEN_EVENT_LIMIT
-    return False
+def _join(before: object, after: m.TokensDelivered) -> m.TokensDelivered | None:
+    if not isinstance(before, m.TokensDelivered) or len(before.tokens) >= 4 * TOKEN_EVENT_LIMIT:
+        return None
+    return m.TokensDelivered(
+        before.ref, before.index, before.tokens + after.tokens, before.text + after.text
+    )

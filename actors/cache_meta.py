@@ -1,0 +1,252 @@
+"""The cache index: which rows exist, where, who reads them, who may write them.
+
+Owns: the index and the arena's allocation map; it is their only writer, which is what keeps the
+budgets true. Answers: ``LookupPrefix``, ``ResolveParent``, ``ReserveRows``. Asks: the writer, file
+tiers. When it dies, requests run cold for a moment; its successor gets the rows back from the arena
+and the directories, which the tiers scan (they restart after it, rest_for_one).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from actors import messages as m
+from actors.payload import PayloadGone, read_payload
+from cache import refs
+from cache.answers import RAM, Evicted, Match, Refusal, RowRequest
+from cache.arena import mark_free
+from cache.index import CacheIndex
+from cache.rows import SaveReason
+from supervision import Worker
+
+if TYPE_CHECKING:
+    from supervision import Address, Entry
+
+EXPIRE_EVERY_S = 5.0
+WRITES_IN_FLIGHT = 16  # rows offered to the writer at once; more would only queue up there
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMetaArgs:
+    """Budgets in bytes: the arena's size, and one per file tier, fastest first."""
+
+    arena_path: str | None
+    ram_bytes: int
+    file_tiers: tuple[tuple[str, int], ...]
+
+
+class CacheMetaActor(Worker):
+    """Carries questions to the index and acts on what it answers."""
+
+    def init(self, args: object) -> None:
+        if not isinstance(args, CacheMetaArgs):
+            raise TypeError(f"cache_meta is started with CacheMetaArgs, not {args!r}")
+        self._arena_path = args.arena_path
+        self._file_tiers = tuple(name for name, _ in args.file_tiers)
+        budgets = {RAM: args.ram_bytes} if args.arena_path else {}
+        self._index = CacheIndex(budgets=budgets | dict(args.file_tiers))
+        self._scanned: set[str] = set()
+        self._holders: set[str] = set()
+        self._writing: dict[str, set[bytes]] = {tier: set() for tier in self._file_tiers}
+        self._persist_failures = 0
+        self._last_failure: str | None = None
+        self._rejected = 0
+        self._quarantined = 0
+        self.after(EXPIRE_EVERY_S, "expire")
+
+    def handle(self, message: object, sender: Address) -> None:
+        match message:
+            case m.LookupPrefix():
+                self.tell(sender, self._look_up(message))
+            case m.ResolveParent():
+                self.tell(sender, self._resolve_parent(message))
+            case m.ReserveRows():
+                self.tell(sender, self._reserve(message))
+            case m.ReleaseLease(lease):
+                if lease:
+                    self._dispose(self._index.release(lease))
+            case m.RowsWritten():
+                self._written(message)
+            case m.RowRejected():
+                self._reject(message)
+            case m.RowsFound():
+                self._adopt(message)
+            case m.RowPersisted() | m.PersistFailed():
+                self._persisted(message)
+
+    # ── models ───────────────────────────────────────────────────────────────────────────────────
+
+    def _look_up(self, ask: m.LookupPrefix) -> m.PrefixResolved:
+        self._holders.add(ask.holder)
+        try:
+            tokens = read_payload(ask.tokens)
+        except PayloadGone as gone:
+            return m.PrefixResolved(ask.ref, 0, b"", 0, f"payload_gone:{gone}")
+        match = self._index.lookup(time.monotonic(), ask.holder, ask.root, tokens)
+        return _resolved(ask.ref, match)
+
+    def _resolve_parent(self, ask: m.ResolveParent) -> m.PrefixResolved:
+        self._holders.add(ask.holder)
+        match = self._index.lookup_key(time.monotonic(), ask.holder, ask.key)
+        if match is None:
+            return m.PrefixResolved(ask.ref, 0, b"", 0, "parent_unknown")
+        return _resolved(ask.ref, match)
+
+    def _reserve(self, ask: m.ReserveRows) -> m.RowsReserved:
+        if RAM not in self._scanned:
+            # Slabs that the scan has not reported yet must not be given to anybody else.
+            refused = tuple((row.key, "starting") for row in ask.rows)
+            return m.RowsReserved(ask.ref, (), refused)
+        self._holders.add(ask.holder)
+        reason = SaveReason(ask.reason)
+        wanted = [
+            RowRequest(row.key, row.parent, ask.root, row.start, row.tokens, row.row_bytes, reason)
+            for row in ask.rows
+        ]
+        answers, evicted = self._index.reserve(time.monotonic(), ask.holder, wanted)
+        self._dispose(evicted)  # before anybody may write there, see cache.answers.Reserved
+        offsets: list[tuple[bytes, int]] = []
+        refusals: list[tuple[bytes, str]] = []
+        for answer in answers:
+            if isinstance(answer, Refusal):
+                refusals.append((answer.key, answer.reason.value))
+            elif answer.offset is not None:
+                offsets.append((answer.key, answer.offset))
+        return m.RowsReserved(ask.ref, tuple(offsets), tuple(refusals))
+
+    def _written(self, done: m.RowsWritten) -> None:
+        now = time.monotonic()
+        for key in done.published:
+            self._dispose(self._index.publish(now, done.holder, key).evicted)
+        for key in done.abandoned:
+            self._dispose(self._index.abandon(done.holder, key))
+        self._persist()
+
+    def _reject(self, rejected: m.RowRejected) -> None:
+        self._rejected += 1
+        gone = self._index.drop_location(rejected.key, rejected.tier)
+        if rejected.tier == RAM:
+            self._dispose(gone)
+        else:
+            self.tell(f"tier:{rejected.tier}", m.QuarantineFile(rejected.key))
+
+    # ── tiers and the writer ─────────────────────────────────────────────────────────────────────
+
+    def _adopt(self, found: m.RowsFound) -> None:
+        now = time.monotonic()
+        self._quarantined += found.quarantined
+        for row in found.rows:
+            request = RowRequest(
+                row.key, row.parent, row.root, row.start, row.tokens, row.row_bytes
+            )
+            self._dispose(self._index.adopt(now, found.tier, request, row.location))
+        if found.last:
+            self._scanned.add(found.tier)
+            self._persist()
+
+    def _persist(self) -> None:
+        """Hand rows that a file tier lacks to the writer, a bounded number at a time."""
+        holder = self._writer_holder()
+        if holder is None:
+            return
+        for tier in self._file_tiers:
+            room = WRITES_IN_FLIGHT - len(self._writing[tier])
+            if tier not in self._scanned or room <= 0:
+                continue
+            answers, evicted = self._index.persist(time.monotonic(), holder, tier, room)
+            self._dispose(evicted)
+            for answer in answers:
+                if isinstance(answer, Refusal) or answer.source is None:
+                    continue
+                self._writing[tier].add(answer.key)
+                self.tell("writer", m.PersistRow(answer.key, tier, answer.source))
+
+    def _persisted(self, done: m.RowPersisted | m.PersistFailed) -> None:
+        holder = self._writer_holder()
+        self._writing.get(done.tier, set()).discard(done.key)
+        if holder is not None:
+            if isinstance(done, m.RowPersisted):
+                published = self._index.publish(time.monotonic(), holder, done.key, done.tier)
+                self._dispose(published.evicted)
+            else:
+                self._persist_failures += 1
+                self._last_failure = done.detail
+                self._dispose(self._index.abandon(holder, done.key, done.tier))
+        self._persist()
+
+    def _writer_holder(self) -> str | None:
+        entry = self.directory.get("writer")
+        if entry is None or not entry.is_up:
+            return None
+        holder = f"writer#{entry.incarnation}"
+        self._holders.add(holder)
+        return holder
+
+    def _dispose(self, evicted: list[Evicted] | tuple[Evicted, ...]) -> None:
+        """Make the index's decision true: no scan may ever find these rows again."""
+        files: dict[str, list[bytes]] = {}
+        for gone in evicted:
+            if gone.tier != RAM:
+                files.setdefault(gone.tier, []).append(gone.key)
+            elif gone.location is not None and self._arena_path:
+                mark_free(self._arena_path, gone.location)
+        for tier, keys in files.items():
+            self.tell(f"tier:{tier}", m.DropFiles(tuple(keys)))
+
+    # ── time and the dead ────────────────────────────────────────────────────────────────────────
+
+    def handle_timer(self, payload: object) -> None:
+        del payload
+        self._index.expire(time.monotonic())
+        self._persist()
+        self.after(EXPIRE_EVERY_S, "expire")
+
+    def directory_changed(self, changed: tuple[Entry, ...]) -> None:
+        for entry in changed:
+            alive = f"{entry.id}#{entry.incarnation}" if entry.is_up else None
+            dead = [h for h in self._holders if h.startswith(f"{entry.id}#") and h != alive]
+            for holder in dead:
+                self._holders.discard(holder)
+                self._dispose(self._index.holder_died(holder))
+            if entry.id == "writer":
+                if dead:
+                    self._writing = {tier: set() for tier in self._file_tiers}
+                self._persist()
+
+    def status(self) -> dict[str, object]:
+        snapshot = self._index.snapshot()
+        return {
+            "rows": snapshot.rows,
+            "leases": snapshot.leases,
+            "reservations": snapshot.reservations,
+            "hits_exact": snapshot.hits_exact,
+            "hits_partial": snapshot.hits_partial,
+            "misses": snapshot.misses,
+            "saves": dict(snapshot.saves),
+            "evictions": snapshot.evictions,
+            "adopted": snapshot.adopted,
+            "refused": dict(snapshot.refused),
+            "rejected": self._rejected,
+            "quarantined": self._quarantined,
+            "persist_failures": self._persist_failures,
+            "last_persist_failure": self._last_failure,
+            "waiting_to_persist": sum(len(keys) for keys in self._writing.values()),
+            "scanned": sorted(self._scanned),
+            "tiers": {
+                name: {
+                    "budget_bytes": use.budget_bytes,
+                    "used_bytes": use.used_bytes,
+                    "rows": use.rows,
+                }
+                for name, use in snapshot.tiers.items()
+            },
+        }
+
+
+def _resolved(ref: str, match: Match) -> m.PrefixResolved:
+    miss = None if match.miss is None else f"{match.miss.reason.value}:{match.miss.at}"
+    return m.PrefixResolved(
+        ref, match.n_tokens, refs.pack_blocks(match.blocks), match.lease, miss
+    )

@@ -1,0 +1,76 @@
+"""The RAM tier: the shared-memory arena that every model process maps.
+
+Owns: the arena's memory (its bytes outlive this process; the launcher holds the file). Answers:
+``ReportStatus``. Tells cache_meta what it found when either of them starts. A process of its own
+because a scan of a big arena takes a while and must not hold up lookups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from actors import messages as m
+from cache.answers import RAM
+from cache.arena import scan_arena
+from supervision import EngineWorker
+
+ROWS_PER_MESSAGE = 128  # about 45 KiB with 64-token rows
+
+
+@dataclass(frozen=True, slots=True)
+class RamTierArgs:
+    """Where the arena lies: a path that every process of the node can open; ``None``: no RAM tier."""
+
+    arena_path: str | None
+
+
+class RamTierActor(EngineWorker):
+    """Scans the arena once, in its own thread, and reports."""
+
+    def init(self, args: object) -> None:
+        if not isinstance(args, RamTierArgs):
+            raise TypeError(f"ram_tier is started with RamTierArgs, not {args!r}")
+        self._arena_path = args.arena_path
+        self._rows = 0
+        self.start_engine(self._scan)
+
+    def _scan(self) -> None:
+        if self._arena_path is None:
+            return
+        for rows, last in batches(self._found(self._arena_path), ROWS_PER_MESSAGE):
+            self.post(m.RowsFound(RAM, rows, last))
+
+    def _found(self, path: str) -> Iterator[m.StoredRow]:
+        for row in scan_arena(path):
+            self._rows += 1
+            header = row.header
+            yield m.StoredRow(
+                header.key,
+                header.parent,
+                header.root,
+                header.start,
+                row.tokens,
+                header.row_bytes,
+                row.offset,
+            )
+
+    def handle_events(self, events: list[object]) -> None:
+        for event in events:
+            self.tell("cache_meta", event)
+
+    def status(self) -> dict[str, object]:
+        return {"tier": RAM, "arena": self._arena_path, "rows_found_at_start": self._rows}
+
+
+def batches(
+    rows: Iterator[m.StoredRow], size: int
+) -> Iterator[tuple[tuple[m.StoredRow, ...], bool]]:
+    """Cut a scan into messages; the last one, maybe empty, is marked."""
+    batch: list[m.StoredRow] = []
+    for row in rows:
+        if len(batch) == size:
+            yield tuple(batch), False
+            batch = []
+        batch.append(row)
+    yield tuple(batch), True

@@ -1,0 +1,256 @@
+"""Everything a node can be told, in one frozen value.
+
+Sources, strongest first: command line, environment, TOML file, defaults. A wrong key or value stops
+the start with a ``ConfigError`` that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from native.errors import InvalidParam
+from native.params import ModelParams
+from runtime.embedded import EMBEDDED_MODEL_ID
+from runtime.embedded import path as embedded_model_path
+from runtime.errors import ConfigError
+
+DEFAULT_PORT: Final = 19460  # unassigned by IANA, and far from Thespian's own default of 1900
+PORT_VARIABLE: Final = "LLAMA_ACTORS_PORT"
+RUNTIME_DIR_VARIABLE: Final = "LLAMA_ACTORS_RUNTIME_DIR"
+RAM_SHARE_OF_AVAILABLE: Final = 4  # a quarter, so that weights and other programs keep the rest
+RAM_CAP_BYTES: Final = 4 << 30
+DISK_CAP_BYTES: Final = 16 << 30
+_UNITS: Final = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One model to load: where it lies and how to run it."""
+
+    path: str
+    params: ModelParams = field(default_factory=ModelParams)
+    backend: str = "llama"
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("llama", "stub"):
+            raise ConfigError("backend", f"{self.backend!r} is not one of llama, stub")
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeConfig:
+    """A node. Sizes in bytes; ``None`` means the default described beside it."""
+
+    admin_port: int = DEFAULT_PORT
+    runtime_dir: Path | None = None
+    """Parent of the node's own folder: ``$XDG_RUNTIME_DIR/llama-actors``, else under the temp dir."""
+    cache_dir: Path | None = None
+    """Root of the disk tier: ``$XDG_CACHE_HOME/llama-actors``, else ``~/.cache/llama-actors``."""
+    cache_disk: int = DISK_CAP_BYTES
+    """Budget of the disk tier; 0 turns it off."""
+    cache_ram: int | None = None
+    """Budget of the RAM tier: a quarter of the available memory, at most 4 GiB; 0 turns it off."""
+    cache_salt: str = ""
+    """Separates what otherwise equal models store, for instance by tenant."""
+    models: Mapping[str, ModelConfig] = field(default_factory=dict)
+    log_file: Path | None = None
+    """Where the life-cycle log goes; standard error when not given."""
+
+    def __post_init__(self) -> None:
+        if not 1024 <= self.admin_port <= 65535:
+            raise ConfigError("admin_port", f"{self.admin_port} is not between 1024 and 65535")
+        for key in ("cache_disk", "cache_ram"):
+            size = getattr(self, key)
+            if size is not None and size < 0:
+                raise ConfigError(key, f"{size} is negative; 0 turns the tier off")
+        for model in self.models:
+            check_model_id(model)
+
+    @property
+    def node_dir(self) -> Path:
+        """The node's own folder: secret, addresses, logs. Gone after a clean stop."""
+        return node_dir(self.admin_port, self.runtime_dir)
+
+    @property
+    def disk_root(self) -> Path | None:
+        if not self.cache_disk:
+            return None
+        if self.cache_dir is not None:
+            return self.cache_dir
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        return Path(base) / "llama-actors"
+
+    def ram_bytes(self) -> int:
+        """The RAM tier's size; refuses one that this machine cannot hold."""
+        available = available_memory_bytes()
+        if self.cache_ram is None:
+            return min(RAM_CAP_BYTES, available // RAM_SHARE_OF_AVAILABLE)
+        if self.cache_ram > available:
+            raise ConfigError(
+                "cache_ram",
+                f"{format_size(self.cache_ram)} asked for, {format_size(available)} of memory "
+                "available; choose a smaller --cache-ram, or 0 to turn the RAM tier off",
+            )
+        return self.cache_ram
+
+
+def node_dir(port: int, base: Path | None = None) -> Path:
+    """Where the node on ``port`` keeps its secret and addresses."""
+    if base is None and os.environ.get(RUNTIME_DIR_VARIABLE):
+        base = Path(os.environ[RUNTIME_DIR_VARIABLE])
+    if base is None and os.environ.get("XDG_RUNTIME_DIR"):
+        base = Path(os.environ["XDG_RUNTIME_DIR"]) / "llama-actors"
+    if base is None:
+        base = Path(os.environ.get("TMPDIR", "/tmp")) / f"llama-actors-{os.getuid()}"  # noqa: S108  # 0700 below, checked by the launcher
+    return base / f"node-{port}"
+
+
+def available_memory_bytes() -> int:
+    """Memory that can be used now: the kernel's estimate, bounded by the control group's limit."""
+    available = 0
+    with open("/proc/meminfo", encoding="ascii") as meminfo:
+        for line in meminfo:
+            if line.startswith("MemAvailable:"):
+                available = int(line.split()[1]) << 10
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return available
+    return available if limit == "max" else min(available, max(0, int(limit) - used))
+
+
+def parse_size(text: str | int, key: str = "size") -> int:
+    """``4GiB``, ``512M``, ``1.5g`` or plain bytes. Units are powers of 1,024."""
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    if match is None:
+        raise ConfigError(key, f"{text!r} is not a size; write for instance 512MiB or 4GiB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def format_size(n_bytes: float) -> str:
+    """``4.0 GiB``: for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:  # noqa: PLR2004  # the step between the units
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.1f} TiB"
+
+
+def check_model_id(model: str) -> None:
+    """Refuse ids that would be awkward in a shell, a path or a log."""
+    if not _MODEL_ID.fullmatch(model):
+        raise ConfigError(
+            "model id", f"{model!r} must be 1 to 64 letters, digits, '.', '_' or '-', not starting so"
+        )
+
+
+def parse_model_argument(text: str) -> tuple[str, ModelConfig]:
+    """``ID=PATH`` as given to ``--model`` and ``load``; ``demo`` alone is the embedded model."""
+    model, separator, path = text.partition("=")
+    if text == EMBEDDED_MODEL_ID:
+        return text, ModelConfig(str(embedded_model_path()))
+    if not separator or not path:
+        raise ConfigError("model", f"{text!r} is not ID=PATH, for instance tiny=models/tiny.gguf")
+    check_model_id(model)
+    if model == EMBEDDED_MODEL_ID:
+        raise ConfigError(
+            "model", f"{EMBEDDED_MODEL_ID!r} always means the embedded model; choose another id"
+        )
+    return model, ModelConfig(str(Path(path).expanduser().absolute()))
+
+
+def resolve_port(given: int | None) -> int:
+    """The admin port: given, else the environment's, else the default."""
+    if given is not None:
+        return given
+    text = os.environ.get(PORT_VARIABLE)
+    if text is None:
+        return DEFAULT_PORT
+    if not text.isdigit():
+        raise ConfigError(PORT_VARIABLE, f"{text!r} is not a port number")
+    return int(text)
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """Read a configuration file into the keyword form that ``from_mapping`` takes."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError("config", f"cannot read {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("config", f"{path} is not TOML: {error}") from error
+
+
+def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
+    """Build a configuration from plain values, as TOML and JSON give them."""
+    known = {f.name for f in dataclasses.fields(RuntimeConfig)}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise ConfigError(unknown[0], f"unknown setting; known are {', '.join(sorted(known))}")
+    values: dict[str, Any] = dict(settings)
+    for key in ("runtime_dir", "cache_dir", "log_file"):
+        if values.get(key) is not None:
+            values[key] = Path(values[key]).expanduser().absolute()
+    for key in ("cache_ram", "cache_disk"):
+        if values.get(key) is not None:
+            values[key] = parse_size(values[key], key)
+    models = values.get("models", {})
+    if not isinstance(models, Mapping):
+        raise ConfigError("models", "must be a table of models by id")
+    values["models"] = {model: _model_from(model, value) for model, value in models.items()}
+    try:
+        return RuntimeConfig(**values)
+    except TypeError as error:
+        raise ConfigError("config", str(error)) from error
+
+
+def _model_from(model: str, value: object) -> ModelConfig:
+    if model == EMBEDDED_MODEL_ID:
+        return ModelConfig(str(embedded_model_path()))
+    if isinstance(value, str):
+        return ModelConfig(str(Path(value).expanduser().absolute()))
+    if not isinstance(value, Mapping) or "path" not in value:
+        raise ConfigError(f"models.{model}", "must be a path, or a table with a path")
+    options = {key: item for key, item in value.items() if key not in ("path", "backend")}
+    return ModelConfig(
+        str(Path(str(value["path"])).expanduser().absolute()),
+        model_params(options, f"models.{model}"),
+        str(value.get("backend", "llama")),
+    )
+
+
+def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParams:
+    """Options by name, as a file or a caller gives them; a wrong one is named."""
+    known = {f.name for f in dataclasses.fields(ModelParams)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ConfigError(
+            f"{where}.{unknown[0]}", f"unknown option; known are {', '.join(sorted(known))}"
+        )
+    try:
+        return ModelParams(**options)
+    except (InvalidParam, TypeError) as error:
+        raise ConfigError(where, str(error)) from error
+
+
+def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
+    """The inverse of ``from_mapping``, in values that JSON can carry."""
+    plain = dataclasses.asdict(config)
+    for key in ("runtime_dir", "cache_dir", "log_file"):
+        plain[key] = None if plain[key] is None else str(plain[key])
+    plain["models"] = {
+        model: {"path": c.path, "backend": c.backend, **dataclasses.asdict(c.params)}
+        for model, c in config.models.items()
+    }
+    return plain

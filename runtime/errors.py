@@ -1,0 +1,115 @@
+"""Errors that a user of a node can meet; each says what happened, whose fault, and what to do.
+
+* LlamaActorsError
+  x ConfigError           a setting is wrong                    -> fix the named key
+  x NodeError
+    - NodeNotRunning        nothing answers on that port          -> start one, or name its port
+    - NodeStartFailed       the node process ended at start       -> read the detail
+    - NoReply               an actor did not answer in time       -> it may be restarting; try again
+  x ModelError
+    - ModelUnknown          no model of that id is loaded         -> load it
+    - ModelAlreadyLoaded    the id is taken                       -> unload it, or choose another id
+    - ModelLoadFailed       the file could not be loaded          -> see kind and detail
+    - ModelDown             its process ended during the request  -> send the request again
+    - ModelUnloaded         it was unloaded during the request    -> load it again
+  x RequestError
+    - InvalidRequest        the request makes no sense            -> fix it
+    - PromptTooLong         prompt and context do not fit         -> shorten it, or a larger n_ctx
+    - Overloaded            too many requests wait                -> try again later
+    - DeadlineExceeded      not finished within timeout_s         -> more time, or fewer tokens
+    - EngineFailed          llama.cpp failed on this request      -> report it with the detail
+"""
+
+from __future__ import annotations
+
+
+class LlamaActorsError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class ConfigError(LlamaActorsError):
+    """A setting is wrong; ``key`` names it. The node did not start."""
+
+    def __init__(self, key: str, detail: str) -> None:
+        super().__init__(f"{key}: {detail}")
+        self.key = key
+
+
+class NodeError(LlamaActorsError):
+    """The node as a whole does not do what was asked."""
+
+
+class NodeNotRunning(NodeError):
+    """Nothing answers where a node was expected. Start one, or name the right port."""
+
+    def __init__(self, port: int, detail: str = "") -> None:
+        because = f" ({detail})" if detail else ""
+        super().__init__(
+            f"no node runs on admin port {port}{because}; start one with `python -m runtime serve`, "
+            "or name its port with --admin-port or LLAMA_ACTORS_PORT"
+        )
+        self.port = port
+
+
+class NodeStartFailed(NodeError):
+    """The node process ended before it was ready; ``detail`` is what it said."""
+
+
+class NoReply(NodeError):
+    """An actor did not answer in time. It may be restarting; trying again is safe."""
+
+
+class ModelError(LlamaActorsError):
+    """Something about one model; ``model`` is its id."""
+
+    def __init__(self, model: str, detail: str) -> None:
+        super().__init__(detail)
+        self.model = model
+
+
+class ModelUnknown(ModelError):
+    """No model of that id is loaded. Load it first."""
+
+
+class ModelAlreadyLoaded(ModelError):
+    """The id is taken. Unload that model first, or choose another id."""
+
+
+class ModelLoadFailed(ModelError):
+    """The model did not load; ``kind`` is the error's name in ``native.errors``."""
+
+    def __init__(self, model: str, kind: str, detail: str) -> None:
+        super().__init__(model, detail)
+        self.kind = kind
+
+
+class ModelDown(ModelError):
+    """The model's process ended while it worked on the request. It restarts; send it again."""
+
+
+class ModelUnloaded(ModelError):
+    """The model was unloaded while it worked on the request."""
+
+
+class RequestError(LlamaActorsError):
+    """One request could not be done; the node and its model go on."""
+
+
+class InvalidRequest(RequestError):
+    """The request makes no sense; the message says what to change."""
+
+
+class PromptTooLong(RequestError):
+    """The prompt does not fit the context."""
+
+
+class Overloaded(RequestError):
+    """Too many requests wait already; try again later."""
+
+
+class DeadlineExceeded(RequestError):
+    """The request was not finished within its ``timeout_s``."""
+
+
+class EngineFailed(RequestError):
+    """llama.cpp failed on this request; others were not harmed."""
