@@ -1,0 +1,1 @@
+"""The cache floor: pure decisions and bytes. No processes, no native code, no actors."""

@@ -1,0 +1,171 @@
+"""What the index is asked with and what it answers: plain values, safe to send to other processes.
+
+Sizes are bytes, positions and lengths are tokens, locations are arena offsets in the ram tier and
+None in file tiers (a file's path follows from its key).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, TypeAlias
+
+from cache.rows import SaveReason
+
+RAM: str = "ram"
+
+
+class RefusalReason(Enum):
+    """Why a reservation was refused; says whether to forget the save or to retry it."""
+
+    ALREADY_PRESENT = "already_present"  # forget it
+    WRITE_IN_PROGRESS = "write_in_progress"  # forget it: another writer will publish it
+    OVER_BUDGET = "over_budget"  # forget it: nothing evictable would make enough room
+    NO_PARENT = "no_parent"  # save the rows before it first
+    MALFORMED = "malformed"  # caller's bug: key, start or token count do not fit together
+    NO_SUCH_TIER = "no_such_tier"  # caller's bug
+
+
+class MissReason(Enum):
+    """Why a prompt matched no further than it did."""
+
+    EMPTY_CACHE = "empty_cache"  # nothing is stored at all
+    NO_SUCH_NAMESPACE = "no_such_namespace"  # nothing is stored for this model and these settings
+    DIVERGES = "diverges"  # stored rows go on from here, with other tokens
+    NOT_STORED = "not_stored"  # nothing is stored beyond this point
+    BEING_WRITTEN = "being_written"  # the next block is reserved but not yet published
+    NOT_CUTTABLE = "not_cuttable"  # a longer match exists, but this model cannot cut a row
+
+
+@dataclass(frozen=True, slots=True)
+class RowRequest:
+    """One row somebody wants to write or has found; ``tokens`` are packed."""
+
+    key: bytes
+    parent: bytes
+    root: bytes
+    start: int
+    tokens: bytes
+    row_bytes: int
+    reason: SaveReason = SaveReason.COLD
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The right to write one row: in the arena at ``offset``, or as a file copied from ``source``.
+
+    ``source`` is the arena offset of the row to copy (file tiers only); it is pinned until the
+    reservation is published or abandoned.
+    """
+
+    key: bytes
+    offset: int | None
+    row_bytes: int
+    tier: str = RAM
+    source: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No right to write this row, and why."""
+
+    key: bytes
+    reason: RefusalReason
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """A copy the index no longer knows: invalidate the slab, or delete the file."""
+
+    key: bytes
+    tier: str
+    location: int | None
+    nbytes: int
+
+
+class Reserved(NamedTuple):
+    """Answers in request order, and what was evicted for them.
+
+    Every evicted slab must be invalidated (``arena.mark_free``) before any of the reservations is
+    handed out: a stale published header inside a slab that is being overwritten would otherwise
+    look like a valid row after a crash.
+    """
+
+    answers: list[Reservation | Refusal]
+    evicted: list[Evicted]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a publish did: whether the row is now visible, and which tiers still lack it."""
+
+    accepted: bool
+    to_persist: tuple[str, ...] = ()
+    evicted: tuple[Evicted, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRef:
+    """One row to restore: ``n_used`` of its ``n_tokens`` tokens, the first at ``start``."""
+
+    key: bytes
+    tier: str
+    location: int | None
+    row_bytes: int
+    start: int
+    n_used: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Why the match ends at token ``at``, which is also the nearest stored prefix length."""
+
+    reason: MissReason
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The longest stored prefix: ``n_tokens`` tokens in ``blocks``, all pinned by ``lease``.
+
+    ``lease`` is 0 when there are no blocks. ``miss`` is None only if everything asked for matched.
+    """
+
+    n_tokens: int
+    blocks: tuple[BlockRef, ...]
+    lease: int
+    miss: Miss | None
+    tip: bytes  # key of the last block, or the root
+
+
+@dataclass(frozen=True, slots=True)
+class TierUse:
+    """One tier's budget and use in bytes, and its number of rows."""
+
+    budget_bytes: int
+    used_bytes: int
+    pinned_bytes: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Counters since start, and the present sizes."""
+
+    rows: int
+    leases: int
+    reservations: int
+    hits_exact: int
+    hits_partial: int
+    misses: int
+    saves: Mapping[str, int]  # by save reason
+    evictions: int
+    adopted: int
+    duplicate_dropped: int
+    refused: Mapping[str, int]  # by refusal reason
+    tiers: Mapping[str, TierUse]
+
+
+Answer: TypeAlias = Reservation | Refusal

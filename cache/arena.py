@@ -1,0 +1,321 @@
+"""The ram tier's memory: one arena file that every model process maps.
+
+Layout: a superblock page, then page-aligned slabs, each holding one row (``cache.rows``) from its
+first byte. There is no table of slabs: rows describe and prove themselves, so an index can be
+rebuilt from the arena alone.
+
+superblock, little-endian
+offset size type  name
+     0    8 bytes magic         b"llamaARN"
+     8    2 u16   version       readers refuse anything but 1
+    10    2 u16   reserved      zero
+    12    4 u32   page_bytes    slabs start at multiples of it
+    16    8 u64   size_bytes    the whole file
+    24    4 u32   block_tokens  tokens in a full block
+    28    4 u32   reserved      zero
+
+Who may write where: the holder of a reservation maps *its slab only* writable; readers map the file
+read-only; ``mark_free`` writes one page header. A process gone wild cannot spoil rows of others.
+
+Crash order. ``begin`` wipes the first bytes of every page of the slab before it writes its head,
+so no stale row can be found inside a slab that is being overwritten; the head says WRITING; the
+payload comes next; the state byte turns PUBLISHED last. A writer killed anywhere leaves a slab that
+is not a row, or a whole row. The kernel keeps the stores of a dead process in program order for the
+processes that learn of its death, so no flush is needed; memory that survives a *power loss* is not
+a thing here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Final, Self
+
+from cache.allocation import PAGE_BYTES, ArenaMap
+from cache.errors import BadArena, CorruptRow, NoArenaSpace
+from cache.keys import BLOCK_TOKENS
+from cache.rows import (
+    HEADER_BYTES,
+    MAGIC,
+    MAX_HEAD_BYTES,
+    STATE_AT,
+    RowHeader,
+    RowState,
+    encode_header,
+    parse_header,
+    row_tokens,
+    seal,
+)
+
+__all__ = [
+    "ArenaLayout",
+    "ArenaMap",
+    "ArenaReader",
+    "SlabWriter",
+    "arena_page_bytes",
+    "create_arena",
+    "mark_free",
+    "read_layout",
+    "scan_arena",
+]
+
+ARENA_MAGIC: Final = b"llamaARN"
+ARENA_VERSION: Final = 1
+SUPERBLOCK: Final = struct.Struct("<8sHHIQII")
+_WIPE: Final = bytes(8)  # a row without its magic is no row
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaLayout:
+    """What the superblock says; sizes in bytes."""
+
+    size_bytes: int
+    page_bytes: int
+    block_tokens: int
+
+
+def arena_page_bytes() -> int:
+    """Slab alignment on this machine: mmap must accept any slab's offset."""
+    return max(PAGE_BYTES, mmap.ALLOCATIONGRANULARITY)
+
+
+def create_arena(fd: int, size_bytes: int, block_tokens: int = BLOCK_TOKENS) -> ArenaLayout:
+    """Give an empty memfd (or file) its size and superblock; takes no memory for slabs yet."""
+    page = arena_page_bytes()
+    size = size_bytes // page * page
+    if size < 2 * page:
+        raise BadArena(f"an arena of {size_bytes} bytes holds no slab of {page} bytes")
+    os.ftruncate(fd, size)
+    os.pwrite(fd, SUPERBLOCK.pack(ARENA_MAGIC, ARENA_VERSION, 0, page, size, block_tokens, 0), 0)
+    return ArenaLayout(size, page, block_tokens)
+
+
+def read_layout(fd: int) -> ArenaLayout:
+    """Check the superblock of an open arena; BadArena if it is not one."""
+    head = os.pread(fd, SUPERBLOCK.size, 0)
+    if len(head) < SUPERBLOCK.size:
+        raise BadArena("the file is shorter than a superblock")
+    magic, version, _, page, size, block_tokens, _ = SUPERBLOCK.unpack(head)
+    if magic != ARENA_MAGIC or version != ARENA_VERSION:
+        raise BadArena("no arena of this version starts here")
+    if page < PAGE_BYTES or page % mmap.ALLOCATIONGRANULARITY or size % page or not block_tokens:
+        raise BadArena("the superblock does not fit this machine")
+    if os.fstat(fd).st_size < size:
+        raise BadArena("the file is shorter than its superblock says")
+    return ArenaLayout(size, page, block_tokens)
+
+
+class ArenaReader:
+    """The whole arena, mapped read-only once; rows are handed out as views, never copied."""
+
+    def __init__(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.layout = read_layout(fd)
+            self._map = mmap.mmap(fd, self.layout.size_bytes, mmap.MAP_SHARED, mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        self._view = memoryview(self._map)
+
+    def row(self, offset: int) -> tuple[RowHeader, memoryview, bytes]:
+        """Header, payload view and packed tokens of the published row at ``offset``.
+
+        Call it only for a leased row. CorruptRow if the slab holds no published row; the payload
+        is not verified (``rows.verify`` can, for sealed rows).
+        """
+        header, view = self._find(offset)
+        tokens = row_tokens(view, header)
+        return header, view[header.payload_offset : header.row_bytes], tokens
+
+    def slab(self, offset: int) -> memoryview:
+        """All bytes of the published row at ``offset``, head included: what a file copies."""
+        header, view = self._find(offset)
+        return view[: header.row_bytes]
+
+    def _find(self, offset: int) -> tuple[RowHeader, memoryview]:
+        layout = self.layout
+        if offset % layout.page_bytes or not layout.page_bytes <= offset < layout.size_bytes:
+            raise BadArena(f"no slab can start at offset {offset}")
+        view = self._view[offset:]
+        header = parse_header(view)
+        if header.state is not RowState.PUBLISHED:
+            raise CorruptRow(f"the slab at {offset} is {header.state.name}, not PUBLISHED")
+        return header, view
+
+    def close(self) -> None:
+        """Unmap; with payload views still out, the mapping goes when the last of them does."""
+        self._view.release()
+        with contextlib.suppress(BufferError):
+            self._map.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class SlabWriter:
+    """One reserved slab, mapped writable; nothing else of the arena is reachable through it.
+
+    ``begin``, fill ``payload``, ``publish``, ``close``. Closing without publishing leaves no row.
+    """
+
+    def __init__(self, path: str, offset: int, nbytes: int) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            layout = read_layout(fd)
+            self._page = layout.page_bytes
+            size = -(-nbytes // self._page) * self._page
+            end = offset + size
+            if offset % self._page or offset < self._page or end > layout.size_bytes or nbytes <= 0:
+                raise BadArena(f"no slab of {nbytes} bytes fits at offset {offset}")
+            _take_memory(fd, offset, size)
+            self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, offset=offset)
+        finally:
+            os.close(fd)
+        self.nbytes = nbytes
+        self._header: RowHeader | None = None
+        self._payload: memoryview | None = None
+
+    def begin(self, header: RowHeader, tokens: bytes, meta: bytes = b"") -> None:
+        """Write the head, state WRITING; sizes of tokens and metadata are taken from the bytes."""
+        head = encode_header(
+            replace(header, state=RowState.WRITING, sealed=False, digest=bytes(32)), tokens, meta
+        )
+        parsed = parse_header(head, total_bytes=len(head) + header.payload_bytes)
+        if parsed.row_bytes > self.nbytes:
+            raise BadArena(f"a row of {parsed.row_bytes} bytes exceeds its slab of {self.nbytes}")
+        for at in range(0, len(self._map), self._page):
+            self._map[at : at + len(_WIPE)] = _WIPE
+        # The magic is written last: half a head must not look like one.
+        self._map[len(_WIPE) : len(head)] = head[len(_WIPE) :]
+        self._map[: len(_WIPE)] = head[: len(_WIPE)]
+        self._header = parsed
+        self._payload = memoryview(self._map)[parsed.payload_offset : parsed.row_bytes]
+
+    @property
+    def payload(self) -> memoryview:
+        """Where the KV bytes go; exactly ``payload_bytes`` long."""
+        if self._payload is None:
+            raise BadArena("begin() comes before payload")
+        return self._payload
+
+    def publish(self, *, sealed: bool = False) -> RowHeader:
+        """Make the row valid; ``sealed`` adds a digest of its payload (one more pass)."""
+        if self._header is None:
+            raise BadArena("begin() comes before publish()")
+        if sealed:
+            head = seal(bytes(self._map[: self._header.payload_offset]), self.payload)
+            self._map[: len(_WIPE)] = _WIPE
+            self._map[len(_WIPE) : len(head)] = head[len(_WIPE) :]
+            self._map[: len(_WIPE)] = head[: len(_WIPE)]
+        self._map[STATE_AT] = RowState.PUBLISHED
+        return parse_header(bytes(self._map[: self._header.payload_offset]), self.nbytes)
+
+    def close(self) -> None:
+        """Unmap the slab. Views of ``payload`` handed on must be released before."""
+        if self._payload is not None:
+            self._payload.release()
+            self._payload = None
+        with contextlib.suppress(BufferError):
+            self._map.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _take_memory(fd: int, offset: int, size: int) -> None:
+    """Allocate now: writing to a mapped hole with no memory left would be SIGBUS, not an error."""
+    try:
+        os.posix_fallocate(fd, offset, size)
+    except OSError as cause:
+        if cause.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG):
+            raise NoArenaSpace(offset, size, cause.strerror or "no space") from cause
+        raise
+
+
+def scan_arena(path: str) -> Iterator[tuple[int, int, RowHeader]]:
+    """(offset, slab bytes, header) of every published row, in order of offset.
+
+    Robust against torn slabs: it goes by pages wherever no valid head is. Reads by pread and skips
+    holes, so an empty arena costs nothing and no memory is allocated by looking at it.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        layout = read_layout(fd)
+        page = layout.page_bytes
+        at: int | None = page
+        while at is not None and (at := _next_written_page(fd, at, layout)) is not None:
+            header = _head_at(fd, at, layout.size_bytes)
+            if header is None:
+                at += page
+                continue
+            nbytes = -(-header.row_bytes // page) * page
+            if header.state is RowState.PUBLISHED:
+                yield at, nbytes, header
+            at += nbytes
+    finally:
+        os.close(fd)
+
+
+def _next_written_page(fd: int, at: int, layout: ArenaLayout) -> int | None:
+    if at >= layout.size_bytes:
+        return None
+    try:
+        found = os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as cause:
+        if cause.errno == errno.ENXIO:  # only holes from here on
+            return None
+        if cause.errno != errno.EINVAL:  # this file system cannot tell holes
+            raise
+        found = at
+    found = found // layout.page_bytes * layout.page_bytes
+    return max(at, found) if found < layout.size_bytes else None
+
+
+def _head_at(fd: int, at: int, end: int) -> RowHeader | None:
+    head = os.pread(fd, HEADER_BYTES * 4, at)  # enough for the head of a 64-token block
+    try:
+        return parse_header(head, end - at)
+    except CorruptRow:
+        if not head.startswith(MAGIC):
+            return None
+    try:
+        return parse_header(os.pread(fd, MAX_HEAD_BYTES, at), end - at)
+    except CorruptRow:
+        return None
+
+
+def mark_free(path: str, offset: int) -> None:
+    """Invalidate the row at ``offset``; its memory stays allocated for the next slab.
+
+    Call it before the slab's bytes are promised to anybody else (see ``answers.Reserved``).
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        layout = read_layout(fd)
+        if offset % layout.page_bytes or not layout.page_bytes <= offset < layout.size_bytes:
+            raise BadArena(f"no slab can start at offset {offset}")
+        os.pwrite(fd, _WIPE, offset)
+    finally:
+        os.close(fd)

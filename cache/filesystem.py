@@ -1,0 +1,109 @@
+"""The few calls a file tier makes, behind one object, so that tests can refuse or drop them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import Protocol
+
+from cache.rows import Buffer
+
+
+class Filesystem(Protocol):
+    """Every method may raise OSError; none of them retries or cleans up."""
+
+    def make_dir(self, path: str) -> None:
+        """Create a directory (0700) and its parents; an existing one is fine."""
+
+    def list_dir(self, path: str) -> list[str]:
+        """Names in a directory, unsorted."""
+        ...
+
+    def create(self, path: str) -> int:
+        """A descriptor of a new file (O_EXCL, 0600)."""
+        ...
+
+    def write(self, fd: int, chunk: Buffer) -> None:
+        """Append all of ``chunk``."""
+
+    def sync(self, fd: int) -> None:
+        """Make the bytes written so far durable (fdatasync)."""
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor."""
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name; FileExistsError if ``target`` exists."""
+
+    def rename(self, source: str, target: str) -> None:
+        """Move a file, replacing ``target``."""
+
+    def unlink(self, path: str) -> None:
+        """Remove a name."""
+
+    def sync_dir(self, path: str) -> None:
+        """Make the names in a directory durable."""
+
+    def read_head(self, path: str, nbytes: int) -> tuple[bytes, int]:
+        """The first ``nbytes`` of a file, and the size of all of it."""
+        ...
+
+    def map(self, path: str) -> memoryview:
+        """The whole file, mapped read-only; the mapping lives as long as views of it do."""
+        ...
+
+
+class PosixFilesystem:
+    """The real thing."""
+
+    def make_dir(self, path: str) -> None:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def list_dir(self, path: str) -> list[str]:
+        return os.listdir(path)
+
+    def create(self, path: str) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def write(self, fd: int, chunk: Buffer) -> None:
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+
+    def sync(self, fd: int) -> None:
+        os.fdatasync(fd)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def link(self, source: str, target: str) -> None:
+        os.link(source, target)
+
+    def rename(self, source: str, target: str) -> None:
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def sync_dir(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def read_head(self, path: str, nbytes: int) -> tuple[bytes, int]:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(fd, nbytes, 0), os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+
+    def map(self, path: str) -> memoryview:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_size == 0:
+                return memoryview(b"")  # mmap refuses empty files
+            return memoryview(mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ))
+        finally:
+            os.close(fd)

@@ -1,0 +1,335 @@
+"""The row format, version 1: one layout for arena slabs and for files.
+
+A row is a head (fixed header, metadata, tokens) and a payload: the KV bytes of one block, opaque
+here. All integers are little-endian. Offsets of the parts are derived from their sizes and never
+stored, so they cannot lie: metadata at 256, tokens at the next multiple of 4, payload at the next
+multiple of 64 (cache line), the row ends with the payload. The arena pads to whole pages; padding
+is no part of the row.
+
+offset size type  name            kind
+     0    8 bytes magic           identity       b"llamaKVB"
+     8    2 u16   version         identity       readers refuse anything but 1
+    10    2 u16   flags           identity       bit 0: sealed, the digest is valid
+    12    1 u8    reason          observability  SaveReason; never renumber
+    13    3 bytes reserved_a      identity       zero
+    16    8 u64   start           identity       position of the first token in its sequence
+    24    4 u32   n_tokens        identity       1 .. 65,536
+    28    4 u32   meta_bytes      identity       at most 65,536
+    32   32 bytes key             identity       must equal child_key(parent, tokens)
+    64   32 bytes parent          identity       key of the row before, or the root key
+    96   32 bytes root            identity       namespace key
+   128    8 f64   created_unix_s  observability  wall clock of the writer
+   136    8 u64   payload_bytes   identity
+   144    8 u64   row_bytes       identity       cross-check of the derived size
+   152   32 bytes digest          identity       BLAKE3 of 0..152 and 256..row_bytes, else 0
+   184   32 bytes checksum        identity       BLAKE3 of 0..184 and 256..payload
+   216   24 bytes reserved_b      identity       zero
+   240    1 u8    state           mutable        RowState; only meaningful in the arena
+   241    3 bytes reserved_c      mutable        ignored
+   244    4 u32   hits            mutable        observability, may be stale
+   248    8 f64   last_used       mutable        observability, unix seconds, may be stale
+
+Version rule: any change of meaning raises ``version``; there is no migration, the cache is
+disposable. Every byte but the sixteen mutable ones (240..256) is covered: the head by the checksum
+(always checked), the payload by the digest (checked on sealed rows; files are always sealed). An
+unsealed row is trusted only inside the arena, where the publish order (payload, then state) and the
+death of its writer leave it absent or whole. The metadata is msgpack, free-form, for people.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any, Final, TypeAlias
+
+import msgpack  # type: ignore[import-untyped]  # it ships no stubs
+from blake3 import blake3
+
+from cache.errors import (
+    BadField,
+    BadMagic,
+    ChecksumMismatch,
+    KeyMismatch,
+    Truncated,
+    UnsupportedVersion,
+)
+from cache.keys import KEY_BYTES, child_key
+from cache.tokens import TOKEN_BYTES
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+MAGIC: Final = b"llamaKVB"
+VERSION: Final = 1
+HEADER: Final = struct.Struct("<8sHHB3sQII32s32s32sdQQ32s32s24sB3sId")
+HEADER_BYTES: Final = HEADER.size
+DIGEST_AT: Final = 152
+CHECKSUM_AT: Final = 184
+RESERVED_AT: Final = 216
+STATE_AT: Final = 240
+HITS_AT: Final = 244
+PAYLOAD_ALIGN: Final = 64  # one cache line, so a restore's copies start aligned
+MAX_ROW_TOKENS: Final = 1 << 16  # a head must stay small enough to read at rescan
+MAX_META_BYTES: Final = 1 << 16
+MAX_HEAD_BYTES: Final = HEADER_BYTES + MAX_META_BYTES + MAX_ROW_TOKENS * TOKEN_BYTES + 128
+MAX_PAYLOAD_BYTES: Final = 1 << 46  # larger than any machine; keeps sums far from overflow
+SEALED: Final = 1
+_ZERO_DIGEST: Final = bytes(32)
+
+
+class RowState(IntEnum):
+    """Where a slab is in its life. On disk and in shared memory: never renumber."""
+
+    FREE = 0
+    WRITING = 1
+    PUBLISHED = 2
+
+
+class SaveReason(IntEnum):
+    """Why a row was written. On disk: never renumber."""
+
+    COLD = 1
+    CONTINUED = 2
+    FINISH = 3
+    EVICT = 4
+    SHUTDOWN = 5
+
+
+def _up(value: int, align: int) -> int:
+    return -(-value // align) * align
+
+
+@dataclass(frozen=True, slots=True)
+class RowHeader:
+    """What a row says about itself; sizes in bytes, positions in tokens, times in unix seconds."""
+
+    key: bytes
+    parent: bytes
+    root: bytes
+    start: int
+    n_tokens: int
+    payload_bytes: int
+    meta_bytes: int = 0
+    reason: SaveReason = SaveReason.COLD
+    created_unix_s: float = 0.0
+    state: RowState = RowState.WRITING
+    digest: bytes = _ZERO_DIGEST
+    sealed: bool = False
+    hits: int = 0
+    last_used_unix_s: float = 0.0
+
+    @property
+    def tokens_offset(self) -> int:
+        return _up(HEADER_BYTES + self.meta_bytes, TOKEN_BYTES)
+
+    @property
+    def payload_offset(self) -> int:
+        return _up(self.tokens_offset + self.n_tokens * TOKEN_BYTES, PAYLOAD_ALIGN)
+
+    @property
+    def row_bytes(self) -> int:
+        return self.payload_offset + self.payload_bytes
+
+
+def row_bytes(n_tokens: int, payload_bytes: int, meta: bytes = b"") -> int:
+    """Total size of a row, head and payload, before any padding to pages."""
+    head = _up(_up(HEADER_BYTES + len(meta), TOKEN_BYTES) + n_tokens * TOKEN_BYTES, PAYLOAD_ALIGN)
+    return head + payload_bytes
+
+
+def encode_meta(meta: Mapping[str, Any]) -> bytes:
+    """Metadata for people (model name and the like) as msgpack; ValueError above 64 KiB."""
+    packed: bytes = msgpack.packb(dict(meta), use_bin_type=True)
+    if len(packed) > MAX_META_BYTES:
+        raise ValueError(f"metadata of {len(packed)} bytes exceeds {MAX_META_BYTES}")
+    return packed
+
+
+def decode_meta(packed: bytes) -> dict[str, Any]:
+    """Decode metadata; BadField for anything that is not one msgpack map."""
+    if not packed:
+        return {}
+    try:
+        meta = msgpack.unpackb(packed, raw=False, strict_map_key=True)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as cause:
+        raise BadField(f"metadata is not msgpack: {cause}") from cause
+    if not isinstance(meta, dict):
+        raise BadField("metadata is not a map")
+    return meta
+
+
+def encode_header(header: RowHeader, tokens: bytes, meta: bytes = b"") -> bytes:
+    """The head of a row: header, metadata, tokens and padding, up to the payload.
+
+    Sizes are taken from ``tokens`` and ``meta``, flags from ``header.sealed``; the checksum is
+    computed here. ValueError if the caller's values cannot be stored.
+    """
+    header = replace(header, n_tokens=len(tokens) // TOKEN_BYTES, meta_bytes=len(meta))
+    _check_storable(header, tokens)
+    fixed = HEADER.pack(
+        MAGIC,
+        VERSION,
+        SEALED if header.sealed else 0,
+        header.reason,
+        b"",
+        header.start,
+        header.n_tokens,
+        header.meta_bytes,
+        header.key,
+        header.parent,
+        header.root,
+        header.created_unix_s,
+        header.payload_bytes,
+        header.row_bytes,
+        header.digest,
+        _ZERO_DIGEST,
+        b"",
+        header.state,
+        b"",
+        header.hits,
+        header.last_used_unix_s,
+    )
+    body = bytearray(header.payload_offset - HEADER_BYTES)
+    body[: len(meta)] = meta
+    at = header.tokens_offset - HEADER_BYTES
+    body[at : at + len(tokens)] = tokens
+    checksum = blake3(fixed[:CHECKSUM_AT] + body).digest()
+    return fixed[:CHECKSUM_AT] + checksum + fixed[RESERVED_AT:] + body
+
+
+def _check_storable(header: RowHeader, tokens: bytes) -> None:
+    if len(tokens) % TOKEN_BYTES or not 1 <= header.n_tokens <= MAX_ROW_TOKENS:
+        raise ValueError(f"a row holds 1 .. {MAX_ROW_TOKENS} whole tokens, not {len(tokens)} bytes")
+    if header.meta_bytes > MAX_META_BYTES:
+        raise ValueError(f"metadata of {header.meta_bytes} bytes exceeds {MAX_META_BYTES}")
+    if not 0 <= header.payload_bytes <= MAX_PAYLOAD_BYTES or not 0 <= header.start < 1 << 63:
+        raise ValueError("payload size or start position is out of range")
+    if header.key != child_key(header.parent, tokens) or len(header.root) != KEY_BYTES:
+        raise ValueError("the key must be child_key(parent, tokens) and the root 32 bytes")
+
+
+def parse_header(buffer: Buffer, total_bytes: int | None = None) -> RowHeader:
+    """Parse and check a head: magic, version, fields, checksum, and the key's own proof.
+
+    ``buffer`` must hold the head; the payload may be missing when ``total_bytes`` says how large
+    the whole thing is (default: all of it is in ``buffer``). For any bytes this returns a header
+    or raises CorruptRow, nothing else. The payload is not looked at: see ``verify``.
+    """
+    view = memoryview(buffer)
+    if len(view) < HEADER_BYTES:
+        raise Truncated(f"{len(view)} bytes are shorter than a header")
+    fixed = bytes(view[:HEADER_BYTES])
+    header = _decode_fixed(fixed)
+    if header.row_bytes > (len(view) if total_bytes is None else total_bytes):
+        raise Truncated(f"the row needs {header.row_bytes} bytes")
+    if header.payload_offset > len(view):
+        raise Truncated(f"the head needs {header.payload_offset} bytes, {len(view)} given")
+    body = view[HEADER_BYTES : header.payload_offset]
+    if blake3(fixed[:CHECKSUM_AT] + body).digest() != fixed[CHECKSUM_AT:RESERVED_AT]:
+        raise ChecksumMismatch("the head changed after it was written")
+    if child_key(header.parent, row_tokens(view, header)) != header.key:
+        raise KeyMismatch("the key is not the hash of parent key and tokens")
+    return header
+
+
+def _decode_fixed(fixed: bytes) -> RowHeader:
+    if fixed[:8] != MAGIC:
+        raise BadMagic("no row starts here")
+    (
+        _,
+        version,
+        flags,
+        reason,
+        reserved_a,
+        start,
+        n_tokens,
+        meta_bytes,
+        key,
+        parent,
+        root,
+        created,
+        payload_bytes,
+        size,
+        digest,
+        _,
+        reserved_b,
+        state,
+        _,
+        hits,
+        last_used,
+    ) = HEADER.unpack(fixed)
+    if version != VERSION:
+        raise UnsupportedVersion(f"row format {version}, this build reads {VERSION}")
+    if reserved_a.strip(b"\0") or reserved_b.strip(b"\0") or flags & ~SEALED:
+        raise BadField("reserved bytes or flags are set")
+    if not 1 <= n_tokens <= MAX_ROW_TOKENS or meta_bytes > MAX_META_BYTES:
+        raise BadField(f"{n_tokens} tokens, {meta_bytes} metadata bytes")
+    if payload_bytes > MAX_PAYLOAD_BYTES or start >= 1 << 63 or not math.isfinite(created):
+        raise BadField("payload size, start position or creation time is out of range")
+    try:
+        why = SaveReason(reason)
+    except ValueError as cause:
+        raise BadField(f"save reason {reason}") from cause
+    header = RowHeader(
+        key=key,
+        parent=parent,
+        root=root,
+        start=start,
+        n_tokens=n_tokens,
+        payload_bytes=payload_bytes,
+        meta_bytes=meta_bytes,
+        reason=why,
+        created_unix_s=created,
+        state=RowState(state) if state <= RowState.PUBLISHED else RowState.FREE,
+        digest=digest,
+        sealed=bool(flags & SEALED),
+        hits=hits,
+        last_used_unix_s=last_used if math.isfinite(last_used) else 0.0,
+    )
+    if header.row_bytes != size:
+        raise BadField(f"sizes add up to {header.row_bytes}, the header says {size}")
+    return header
+
+
+def row_tokens(buffer: Buffer, header: RowHeader) -> bytes:
+    """A copy of the row's packed tokens."""
+    at = header.tokens_offset
+    return bytes(memoryview(buffer)[at : at + header.n_tokens * TOKEN_BYTES])
+
+
+def row_meta(buffer: Buffer, header: RowHeader) -> bytes:
+    """A copy of the row's packed metadata."""
+    return bytes(memoryview(buffer)[HEADER_BYTES : HEADER_BYTES + header.meta_bytes])
+
+
+def row_payload(buffer: Buffer, header: RowHeader) -> memoryview:
+    """A view (no copy) of the row's KV bytes."""
+    return memoryview(buffer)[header.payload_offset : header.row_bytes]
+
+
+def compute_digest(buffer: Buffer, header: RowHeader) -> bytes:
+    """BLAKE3 over bytes 0..152 and 256..row_bytes, whatever the digest field says now."""
+    view = memoryview(buffer)
+    hasher = blake3(view[:DIGEST_AT])
+    hasher.update(view[HEADER_BYTES : header.row_bytes])
+    return hasher.digest()
+
+
+def verify(buffer: Buffer, header: RowHeader) -> None:
+    """Check every immutable byte of a sealed row; ChecksumMismatch if one changed."""
+    if not header.sealed:
+        raise ChecksumMismatch("the row was never sealed, its payload cannot be proved")
+    if compute_digest(buffer, header) != header.digest:
+        raise ChecksumMismatch("the payload changed after it was sealed")
+
+
+def seal(head: bytes, payload: Buffer) -> bytes:
+    """The same head with flag, digest and checksum set for this payload."""
+    header = parse_header(head, total_bytes=MAX_PAYLOAD_BYTES * 2)
+    tokens, meta = row_tokens(head, header), row_meta(head, header)
+    head = encode_header(replace(header, sealed=True, digest=_ZERO_DIGEST), tokens, meta)
+    hasher = blake3(head[:DIGEST_AT] + head[HEADER_BYTES:])
+    hasher.update(payload)
+    return encode_header(replace(header, sealed=True, digest=hasher.digest()), tokens, meta)
