@@ -1,0 +1,1 @@
+"""llama-actors: llama.cpp as a supervised tree of actors that keeps prompts warm."""

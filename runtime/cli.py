@@ -1,0 +1,327 @@
+"""The command line: ``python -m runtime COMMAND``.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 the work
+failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from runtime import errors
+from runtime.config import (
+    DEFAULT_PORT,
+    PORT_VARIABLE,
+    ModelConfig,
+    RuntimeConfig,
+    format_size,
+    from_mapping,
+    load_toml,
+    parse_model_argument,
+    parse_size,
+    resolve_port,
+    to_mapping,
+)
+from runtime.embedded import EMBEDDED_MODEL_ID
+from runtime.node import Node
+from runtime.progress import ProgressLine
+from runtime.results import CompletionEvent, PrefillEvent, TokenEvent
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+_USAGE_ERRORS: Final = (errors.ConfigError, errors.InvalidRequest)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as end:  # argparse has already said why
+        return DONE if end.code in (None, 0) else USAGE
+    try:
+        return int(arguments.run(arguments))
+    except _USAGE_ERRORS as error:
+        _complain(str(error))
+        return USAGE
+    except errors.LlamaActorsError as error:
+        _complain(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return FAILED
+    except BrokenPipeError:
+        return FAILED
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"error: {text}\n")
+
+
+# ── arguments ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime",
+        description="llama.cpp as a supervised tree of actors that keeps prompts warm",
+        epilog=f"A node is found by --admin-port, else by {PORT_VARIABLE}, else on {DEFAULT_PORT}.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_model_commands(commands)
+    _add_complete(commands)
+    for name, help_text, run in (
+        ("status", "what every actor says of itself", _status),
+        ("tree", "the live tree", _tree),
+    ):
+        command = commands.add_parser(name, help=help_text)
+        _add_port(command)
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+        command.set_defaults(run=run)
+    stop = commands.add_parser("stop", help="stop the node")
+    _add_port(stop)
+    stop.set_defaults(run=_stop)
+    demo = commands.add_parser("demo", help="cold, warm, killed, healed: one table")
+    demo.add_argument("--json", action="store_true", help="print the rows as JSON")
+    demo.set_defaults(run=_demo)
+    doctor = commands.add_parser("doctor", help="check this machine and this installation")
+    _add_port(doctor)
+    doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_port(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--admin-port", type=int, metavar="N", help="the node's admin port")
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="run a node until it is stopped")
+    _add_port(serve)
+    serve.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any setting")
+    serve.add_argument(
+        "--model", action="append", default=[], metavar="ID=PATH", help="load this GGUF; repeatable"
+    )
+    serve.add_argument("--cache-dir", metavar="DIR", help="root of the disk tier")
+    serve.add_argument("--cache-ram", metavar="SIZE", help="budget of the RAM tier, e.g. 4GiB; 0: off")
+    serve.add_argument("--cache-disk", metavar="SIZE", help="budget of the disk tier; 0: off")
+    serve.add_argument("--log-file", metavar="FILE", help="life-cycle log instead of standard error")
+    for hidden in ("--config-fd", "--ready-fd", "--parent-fd"):
+        serve.add_argument(hidden, type=int, help=argparse.SUPPRESS)
+    serve.set_defaults(run=_serve)
+
+
+def _add_model_commands(commands: Any) -> None:
+    load = commands.add_parser("load", help="load a model into a running node")
+    _add_port(load)
+    load.add_argument("model", metavar="ID=PATH", help=f"or {EMBEDDED_MODEL_ID}, the embedded model")
+    load.add_argument("--n-ctx", type=int, metavar="N", help="context length in tokens")
+    load.add_argument("--n-gpu-layers", type=int, metavar="N", help="layers on the GPU; -1: all")
+    load.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    load.set_defaults(run=_load)
+    unload = commands.add_parser("unload", help="unload a model")
+    _add_port(unload)
+    unload.add_argument("model", metavar="ID")
+    unload.set_defaults(run=_unload)
+    models = commands.add_parser("models", help="loaded models")
+    _add_port(models)
+    models.add_argument("--json", action="store_true", help="print a JSON list")
+    models.set_defaults(run=_models)
+
+
+def _add_complete(commands: Any) -> None:
+    complete = commands.add_parser("complete", help="generate text")
+    _add_port(complete)
+    complete.add_argument("model", metavar="MODEL")
+    complete.add_argument("prompt", metavar="PROMPT", help="text, or - to read standard input")
+    complete.add_argument("--max-tokens", type=int, default=256, metavar="N")
+    complete.add_argument("--temperature", type=float, default=0.0, metavar="T")
+    complete.add_argument("--top-k", type=int, default=0, metavar="K")
+    complete.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    complete.add_argument("--min-p", type=float, default=0.0, metavar="P")
+    complete.add_argument("--seed", type=int, default=0, metavar="S")
+    complete.add_argument("--stop", action="append", default=[], metavar="TEXT", help="repeatable")
+    complete.add_argument("--parent-key", metavar="HEX", help="finish_key of the turn before")
+    complete.add_argument("--special", action="store_true", help="read control tokens in PROMPT")
+    complete.add_argument("--timeout", type=float, metavar="SECONDS")
+    complete.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    complete.set_defaults(run=_complete)
+
+
+# ── commands ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from runtime.serve_command import serve_command
+
+    if arguments.config_fd is not None:
+        with open(arguments.config_fd, encoding="utf-8") as settings:
+            config = from_mapping(json.load(settings))
+    else:
+        config = _serve_config(arguments)
+    return serve_command(config, ready_fd=arguments.ready_fd, parent_fd=arguments.parent_fd)
+
+
+def _serve_config(arguments: argparse.Namespace) -> RuntimeConfig:
+    """Command line over environment over file over defaults."""
+    settings = load_toml(arguments.config) if arguments.config else {}
+    if arguments.admin_port is not None or "admin_port" not in settings:
+        settings["admin_port"] = resolve_port(arguments.admin_port)
+    for key in ("cache_dir", "log_file"):
+        if getattr(arguments, key) is not None:
+            settings[key] = getattr(arguments, key)
+    for key in ("cache_ram", "cache_disk"):
+        if getattr(arguments, key) is not None:
+            settings[key] = parse_size(getattr(arguments, key), key)
+    config = from_mapping(settings)
+    models: dict[str, ModelConfig] = dict(config.models)
+    models |= dict(parse_model_argument(text) for text in arguments.model)
+    return from_mapping({**to_mapping(config), "models": to_mapping(_with_models(models))["models"]})
+
+
+def _with_models(models: dict[str, ModelConfig]) -> RuntimeConfig:
+    return RuntimeConfig(models=models)
+
+
+def _load(arguments: argparse.Namespace) -> int:
+    model, config = parse_model_argument(arguments.model)
+    given = {
+        "n_ctx": arguments.n_ctx,
+        "n_gpu_layers": arguments.n_gpu_layers,
+        "n_threads": arguments.threads,
+    }
+    options = {key: value for key, value in given.items() if value is not None}
+    from runtime.config import model_params
+
+    config = ModelConfig(config.path, model_params(options, "load"), config.backend)
+    with _attached(arguments) as node, ProgressLine(f"loading {model}") as line:
+        status = node.client.load(model, config, progress=line.share)
+    sys.stderr.write(f"loaded {model}: {status.details.get('description', '')}\n")
+    return DONE
+
+
+def _unload(arguments: argparse.Namespace) -> int:
+    with _attached(arguments) as node:
+        node.unload(arguments.model)
+    return DONE
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    with _attached(arguments) as node:
+        models = node.models()
+    if arguments.json:
+        print(json.dumps([_model_json(model) for model in models], indent=2))
+        return DONE
+    for model in models:
+        details = model.details
+        print(
+            f"{model.id:<16} {model.state:<10} {details.get('description', ''):<24} "
+            f"n_ctx {details.get('n_ctx', '?'):<7} "
+            f"{format_size(details.get('model_bytes', 0)):>10}  pid {model.pid}"
+        )
+    if not models:
+        sys.stderr.write("no model is loaded; `load ID=PATH`, or complete with the model `demo`\n")
+    return DONE
+
+
+def _model_json(model: Any) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "state": model.state,
+        "pid": model.pid,
+        "incarnation": model.incarnation,
+        "restarts": model.restarts,
+        "details": model.details,
+    }
+
+
+def _complete(arguments: argparse.Namespace) -> int:
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    with _attached(arguments) as node, ProgressLine("reading the prompt") as line:
+        events = node.stream(
+            arguments.model,
+            prompt,
+            max_tokens=arguments.max_tokens,
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+            min_p=arguments.min_p,
+            seed=arguments.seed,
+            stop=arguments.stop,
+            parent_key=arguments.parent_key,
+            parse_special=arguments.special,
+            timeout_s=arguments.timeout,
+        )
+        for event in events:
+            match event:
+                case PrefillEvent(done, total, _):
+                    line.share(done / max(1, total))
+                case TokenEvent(_, _, text):
+                    line.clear()
+                    if not arguments.json:
+                        sys.stdout.write(text)
+                        sys.stdout.flush()
+                case CompletionEvent(completion):
+                    line.clear()
+                    _say_completion(completion, as_json=arguments.json)
+    return DONE
+
+
+def _say_completion(completion: Any, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(completion.to_dict(), ensure_ascii=False))
+    else:
+        sys.stdout.write("\n")
+    if completion.cache.note:
+        sys.stderr.write(f"note: {completion.cache.note}\n")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    with _attached(arguments) as node:
+        status = node.status()
+    if arguments.json:
+        print(json.dumps(status, indent=2, default=str))
+        return DONE
+    print(f"node on port {status['node']['port']}, launcher pid {status['node']['pid']}")
+    for actor, report in status["actors"].items():
+        print(f"{actor}")
+        if report is None:
+            print("    no answer")
+            continue
+        for key, value in report.items():
+            print(f"    {key}: {value}")
+    return DONE
+
+
+def _tree(arguments: argparse.Namespace) -> int:
+    with _attached(arguments) as node:
+        tree = node.tree()
+    print(json.dumps(tree.to_dict(), indent=2) if arguments.json else tree.render())
+    return DONE
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    Node.attach(arguments.admin_port).stop()
+    return DONE
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from runtime.demo import demo_command
+
+    return demo_command(as_json=arguments.json)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from runtime.doctor import doctor_command
+
+    return doctor_command(resolve_port(arguments.admin_port), as_json=arguments.json)
+
+
+def _attached(arguments: argparse.Namespace) -> Node:
+    return Node.attach(arguments.admin_port)

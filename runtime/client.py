@@ -1,0 +1,379 @@
+"""Talking to a node from outside its tree: every question a host may ask, as a method.
+
+The only place where failures that travelled as values become exceptions. Usable from several
+threads at once; each has its own mailbox inside the connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from actors import messages as m
+from actors.inflight import model_actor_id
+from actors.model import LoadError, ModelArgs
+from actors.payload import PayloadKeeper
+from cache import tokens as token_bytes
+from cache.keys import KEY_BYTES
+from native.errors import InvalidParam
+from native.params import SamplingParams
+from runtime import errors
+from runtime.config import ModelConfig, check_model_id
+from runtime.embedded import EMBEDDED_MODEL_ID
+from runtime.embedded import path as embedded_model_path
+from runtime.results import (
+    Completion,
+    CompletionEvent,
+    Event,
+    ModelStatus,
+    PrefillEvent,
+    TokenEvent,
+    completion_from,
+)
+from supervision import Connection, Entry
+from supervision.errors import NoReply
+from supervision.messages import (
+    ChildNotFound,
+    ChildStarted,
+    ChildStartFailed,
+    ListDirectory,
+    ReportStatus,
+    StartChild,
+    StartFailure,
+    StatusReported,
+    TerminateChild,
+    new_ref,
+)
+
+ASK_TIMEOUT_S: Final = 5.0  # an actor answers in milliseconds; past this it is gone or stuck
+STATUS_TIMEOUT_S: Final = 1.0
+LOAD_TIMEOUT_S: Final = 660.0  # the supervisor gives up before this and says why
+HEAL_TIMEOUT_S: Final = 30.0  # a model that crashed is loaded again within this, or says why not
+SILENCE_TIMEOUT_S: Final = 600.0  # one step of a huge model on a slow machine stays below it
+
+_FAILURES: Final[Mapping[m.FailReason, Callable[[str, str], errors.LlamaActorsError]]] = {
+    m.FailReason.MODEL_UNKNOWN: errors.ModelUnknown,
+    m.FailReason.MODEL_DOWN: errors.ModelDown,
+    m.FailReason.MODEL_UNLOADED: errors.ModelUnloaded,
+    m.FailReason.INVALID_REQUEST: lambda _, detail: errors.InvalidRequest(detail),
+    m.FailReason.PROMPT_TOO_LONG: lambda _, detail: errors.PromptTooLong(detail),
+    m.FailReason.OVERLOADED: lambda _, detail: errors.Overloaded(detail),
+    m.FailReason.DEADLINE: lambda _, detail: errors.DeadlineExceeded(detail),
+    m.FailReason.ENGINE_ERROR: lambda _, detail: errors.EngineFailed(detail),
+}
+
+
+class Client:
+    """Questions to one node over ``connection``; ``model_defaults`` completes what ``load`` needs."""
+
+    def __init__(self, connection: Connection, model_defaults: ModelArgs) -> None:
+        self._connection = connection
+        self._defaults = model_defaults
+
+    # ── models ───────────────────────────────────────────────────────────────────────────────────
+
+    def load(
+        self,
+        model: str,
+        config: ModelConfig,
+        *,
+        progress: Callable[[float], None] | None = None,
+    ) -> ModelStatus:
+        """Load a model and wait until it is ready; ``progress`` hears shares from 0 to 1."""
+        check_model_id(model)
+        args = ModelArgs(
+            model=model,
+            path=config.path,
+            backend=config.backend,
+            params=config.params,
+            arena_path=self._defaults.arena_path,
+            tier_dirs=self._defaults.tier_dirs,
+            cache_salt=self._defaults.cache_salt,
+        )
+        start = StartChild(new_ref(), model_actor_id(model), args, progress=progress is not None)
+        for answer in self._connection.stream("models", start, idle_timeout_s=LOAD_TIMEOUT_S):
+            match answer:
+                case ChildStarted(_, entry):
+                    return self._model_status(entry)
+                case ChildStartFailed():
+                    raise _load_failure(model, answer)
+                case _:
+                    share = getattr(answer, "detail", None)
+                    if progress is not None and isinstance(share, float):
+                        progress(share)
+        raise errors.NoReply(f"the supervisor of models did not say whether {model!r} was loaded")
+
+    def load_embedded(self, progress: Callable[[float], None] | None = None) -> None:
+        """Load the embedded model unless it is there; also when another caller is faster."""
+        try:
+            self.load(EMBEDDED_MODEL_ID, ModelConfig(str(embedded_model_path())), progress=progress)
+        except errors.ModelAlreadyLoaded:
+            self._wait_until_up(EMBEDDED_MODEL_ID, LOAD_TIMEOUT_S)
+
+    def unload(self, model: str) -> None:
+        """Unload a model; its running requests end with ``ModelUnloaded``."""
+        message = TerminateChild(new_ref(), model_actor_id(model))
+        answer = self._ask("models", message, timeout_s=30.0)
+        if isinstance(answer, ChildNotFound):
+            raise errors.ModelUnknown(model, f"no model {model!r} is loaded")
+
+    def models(self) -> list[ModelStatus]:
+        """Loaded and loading models, by id."""
+        entries = [e for e in self.directory() if e.id.startswith("model:") and e.state != "down"]
+        return [self._model_status(entry) for entry in sorted(entries, key=lambda e: e.id)]
+
+    def _model_status(self, entry: Entry) -> ModelStatus:
+        details = self._report(entry)
+        return ModelStatus(
+            id=entry.id.removeprefix("model:"),
+            state=entry.state,
+            pid=entry.pid,
+            incarnation=entry.incarnation,
+            restarts=entry.restarts,
+            details=details or {},
+        )
+
+    # ── completions ──────────────────────────────────────────────────────────────────────────────
+
+    def complete(self, model: str, prompt: str | Sequence[int], **options: Any) -> Completion:
+        """Generate and wait for the end; options as for ``stream``."""
+        for event in self.stream(model, prompt, **options):
+            if isinstance(event, CompletionEvent):
+                return event.completion
+        raise errors.NoReply(f"model {model!r} ended the stream without a result")
+
+    def stream(
+        self,
+        model: str,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        parent_key: str | None = None,
+        parse_special: bool = False,
+        timeout_s: float | None = None,
+    ) -> Iterator[Event]:
+        """Generate, and yield events as they come; the last one is a ``CompletionEvent``.
+
+        ``prompt`` is text or token ids. ``parent_key`` is the hex ``finish_key`` of an earlier
+        completion whose text this prompt continues. Leaving the iterator early cancels the request.
+        """
+        try:
+            sampling = SamplingParams(
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                repetition_penalty=repetition_penalty,
+                seed=seed,
+            )
+        except InvalidParam as error:
+            raise errors.InvalidRequest(str(error)) from error
+        is_text = isinstance(prompt, str)
+        keeper = PayloadKeeper(_encode_prompt(prompt))
+        request = m.Complete(
+            ref="",
+            model=model,
+            prompt=keeper.payload,
+            tokens=not is_text,
+            max_tokens=_checked_max_tokens(max_tokens),
+            sampling=sampling,
+            stop=tuple(stop),
+            parent_key=_parse_key(parent_key),
+            parse_special=parse_special,
+            timeout_s=timeout_s,
+        )
+        return self._events(request, keeper)
+
+    def _events(self, request: m.Complete, keeper: PayloadKeeper) -> Iterator[Event]:
+        """Run ``request``; heal what can be healed while nothing was delivered yet."""
+        deadline = time.monotonic() + HEAL_TIMEOUT_S
+        try:
+            while True:
+                run = _Run(self._connection, request)
+                try:
+                    yield from run.events()
+                    return
+                except errors.ModelUnknown:
+                    if request.model != EMBEDDED_MODEL_ID:
+                        raise
+                    self.load_embedded()
+                except errors.ModelDown:
+                    if run.delivered or time.monotonic() > deadline:
+                        raise
+                    self._wait_until_up(request.model, deadline - time.monotonic())
+                except NoReply as error:
+                    raise errors.NoReply(str(error)) from error
+        finally:
+            keeper.close()
+
+    def _wait_until_up(self, model: str, within_s: float) -> None:
+        """Wait for a model that is starting or restarting."""
+        deadline = time.monotonic() + within_s
+        pause = _Pause()
+        while time.monotonic() < deadline:
+            entry = self._connection.where(model_actor_id(model))
+            if entry is None or entry.state == "down":
+                raise errors.ModelUnknown(model, f"no model {model!r} is loaded")
+            if entry.is_up:
+                return
+            pause.wait()
+        raise errors.ModelDown(model, f"model {model!r} did not come back within {within_s:.0f} s")
+
+    # ── the node ─────────────────────────────────────────────────────────────────────────────────
+
+    def directory(self) -> tuple[Entry, ...]:
+        """Every entry of the tree, from the registry; from the root while that restarts."""
+        try:
+            answer = self._ask("registry", ListDirectory(new_ref()), timeout_s=STATUS_TIMEOUT_S)
+        except errors.NoReply:
+            return self._connection.directory()
+        return tuple(getattr(answer, "entries", ()))
+
+    def status(self) -> dict[str, Any]:
+        """What every actor says of itself, by id; ``None`` for one that did not answer in time."""
+        return {entry.id: self._report(entry) for entry in self.directory() if entry.state != "down"}
+
+    def _report(self, entry: Entry) -> dict[str, Any] | None:
+        if entry.address is None:
+            return None
+        try:
+            answer = self._ask(entry.id, ReportStatus(new_ref()), timeout_s=STATUS_TIMEOUT_S)
+        except errors.NoReply:
+            return None
+        return dict(answer.status) if isinstance(answer, StatusReported) else None
+
+    def _ask(self, target: str, message: object, *, timeout_s: float = ASK_TIMEOUT_S) -> object:
+        try:
+            return self._connection.ask(target, message, timeout_s=timeout_s)
+        except NoReply as error:
+            raise errors.NoReply(str(error)) from error
+
+
+class _Run:
+    """One attempt at a request: sends it, turns its replies into events, cancels it if left."""
+
+    def __init__(self, connection: Connection, request: m.Complete) -> None:
+        self._connection = connection
+        self._request = request
+        self._request_id: str | None = None
+        self._ttft_ms: float | None = None
+        self._text: list[str] = []
+        self._tokens: list[int] = []
+        self._ended = False
+
+    @property
+    def delivered(self) -> bool:
+        return bool(self._tokens)
+
+    def events(self) -> Iterator[Event]:
+        started = time.perf_counter()
+        request = _with_ref(self._request, new_ref())
+        replies = self._connection.stream("inflight", request, idle_timeout_s=SILENCE_TIMEOUT_S)
+        try:
+            for reply in replies:
+                event = self._event(reply, started)
+                if event is not None:
+                    yield event
+                if self._ended:
+                    return
+        finally:
+            if not self._ended and self._request_id is not None:
+                self._connection.tell("inflight", m.Cancel(self._request_id))
+
+    def _event(self, reply: object, started: float) -> Event | None:
+        match reply:
+            case m.Accepted(_, request_id):
+                self._request_id = request_id
+            case m.PrefillProgress(_, done, total, reused):
+                return PrefillEvent(done, total, reused)
+            case m.TokensDelivered(_, index, tokens, text):
+                if self._ttft_ms is None:
+                    self._ttft_ms = 1e3 * (time.perf_counter() - started)
+                ids = token_bytes.unpack(tokens)
+                self._tokens += ids
+                self._text.append(text)
+                return TokenEvent(index, tuple(ids), text)
+            case m.Completed():
+                self._ended = True
+                text, ids = "".join(self._text), tuple(self._tokens)
+                return CompletionEvent(completion_from(reply, text, ids, self._ttft_ms))
+            case m.CompletionFailed(_, reason, detail):
+                self._ended = True
+                raise _FAILURES[reason](self._request.model, detail)
+        return None
+
+
+class _Pause:
+    """Short, growing pauses between two looks at something that changes by itself."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.005
+
+    def wait(self) -> None:
+        time.sleep(self._seconds)  # noqa: TID251  # a host thread, not an actor; bounded by callers
+        self._seconds = min(0.1, self._seconds * 1.5)
+
+
+def _with_ref(request: m.Complete, ref: str) -> m.Complete:
+    from dataclasses import replace
+
+    return replace(request, ref=ref)
+
+
+def _encode_prompt(prompt: str | Sequence[int]) -> bytes:
+    if isinstance(prompt, str):
+        if not prompt:
+            raise errors.InvalidRequest("the prompt is empty; send some text")
+        return prompt.encode("utf-8", "replace")
+    if not prompt:
+        raise errors.InvalidRequest("the prompt has no tokens; send at least one")
+    try:
+        return token_bytes.pack(prompt)
+    except ValueError as error:
+        raise errors.InvalidRequest(f"not a list of token ids: {error}") from error
+
+
+def _checked_max_tokens(max_tokens: int) -> int:
+    if max_tokens < 1:
+        raise errors.InvalidRequest(f"max_tokens is {max_tokens}; ask for at least one token")
+    return max_tokens
+
+
+def _parse_key(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise errors.InvalidRequest(
+            f"parent_key {text[:16]!r}… is not a finish_key, which is {2 * KEY_BYTES} hex digits; "
+            "copy it from the finish_key of an earlier completion, or leave it out"
+        )
+    return key
+
+
+def _load_failure(model: str, failed: ChildStartFailed) -> errors.ModelError:
+    if failed.reason is StartFailure.ALREADY_STARTED:
+        return errors.ModelAlreadyLoaded(
+            model, f"model {model!r} is already loaded; unload it first, or choose another id"
+        )
+    if isinstance(failed.error, LoadError):
+        return errors.ModelLoadFailed(model, failed.error.kind, failed.error.detail)
+    if failed.reason is StartFailure.DIED_IN_INIT:
+        return errors.ModelLoadFailed(
+            model,
+            "ModelLoadCrashed",
+            f"llama.cpp ended the loading process ({failed.detail}); the file is probably "
+            "malformed: check it, or convert it again",
+        )
+    return errors.ModelLoadFailed(model, failed.reason.name, failed.detail)

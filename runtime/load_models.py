@@ -1,0 +1,32 @@
+"""``python -m runtime.load_models < SETTINGS``: load a node's configured models, as its client."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from runtime import errors
+from runtime.config import from_mapping
+from runtime.node import Node
+from runtime.progress import ProgressLine
+from runtime.serve import say
+
+
+def main() -> int:
+    """Load every configured model; the exit code says whether all of them came up."""
+    config = from_mapping(json.load(sys.stdin))
+    failures = 0
+    with Node.attach(config.admin_port, runtime_dir=config.runtime_dir) as node:
+        for model, model_config in config.models.items():
+            try:
+                with ProgressLine(f"loading {model}") as line:
+                    node.client.load(model, model_config, progress=line.share)
+                say(f"loaded {model} from {model_config.path}")
+            except errors.LlamaActorsError as error:
+                failures += 1
+                say(f"error: {model} was not loaded: {error}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""A node as a host process sees it: start one, or attach to one that runs.
+
+``Node.start`` runs the launcher as a child process and attaches to it; it never forks the host,
+which may hold threads, sockets or a GPU. When the host dies, by whatever signal, the node ends too:
+the launcher holds the other end of a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from runtime import errors
+from runtime.client import Client
+from runtime.config import (
+    ModelConfig,
+    RuntimeConfig,
+    from_mapping,
+    model_params,
+    node_dir,
+    parse_size,
+    resolve_port,
+    to_mapping,
+)
+from runtime.embedded import EMBEDDED_MODEL_ID
+from runtime.embedded import path as embedded_model_path
+from runtime.results import Completion, Event, ModelStatus
+from runtime.serve import model_defaults_from_mapping
+from runtime.tree_view import TreeNode, arrange
+from supervision import Connection
+from supervision.errors import NodeNotRunning
+
+START_TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 20.0
+PORT_TRIES: Final = 5  # a free port may be taken between choosing and binding it
+
+
+@dataclass(slots=True)
+class _Child:
+    """The launcher that this host started, and the pipe end that keeps it alive."""
+
+    process: subprocess.Popen[bytes]
+    lifeline: int
+
+
+class Node:
+    """A running node. Safe to use from several threads; close it, or use it as a context manager."""
+
+    def __init__(self, port: int, connection: Connection, child: _Child | None = None) -> None:
+        self.port = port
+        self._connection = connection
+        self._child = child
+        self._client = Client(connection, model_defaults_from_mapping(connection.extra))
+
+    # ── getting one ──────────────────────────────────────────────────────────────────────────────
+
+    @classmethod
+    def start(
+        cls,
+        models: Mapping[str, str | Path | ModelConfig] | None = None,
+        *,
+        cache_dir: str | Path | None = None,
+        cache_ram: str | int | None = None,
+        cache_disk: str | int | None = None,
+        port: int | None = None,
+        runtime_dir: str | Path | None = None,
+        log_file: str | Path | None = None,
+        config: RuntimeConfig | None = None,
+    ) -> Self:
+        """Start a node and load ``models`` (id → path, or a ``ModelConfig``).
+
+        Without ``port`` a free one is chosen. Sizes are bytes or texts like ``512MiB``; 0 turns a
+        tier off. The node ends with ``stop``, with the context manager, or with this process.
+        """
+        base = to_mapping(config or RuntimeConfig())
+        given: dict[str, Any] = {
+            "cache_dir": None if cache_dir is None else str(cache_dir),
+            "cache_ram": None if cache_ram is None else parse_size(cache_ram, "cache_ram"),
+            "cache_disk": None if cache_disk is None else parse_size(cache_disk, "cache_disk"),
+            "runtime_dir": None if runtime_dir is None else str(runtime_dir),
+            "log_file": None if log_file is None else str(log_file),
+        }
+        base |= {key: value for key, value in given.items() if value is not None}
+        wanted = dict(from_mapping(base).models)
+        wanted |= {model: _as_config(model, value) for model, value in (models or {}).items()}
+        base["models"] = {}
+        node = cls._launch(base, port if port is not None else None, config is not None)
+        try:
+            for model, model_config in wanted.items():
+                node._client.load(model, model_config)
+        except BaseException:
+            node.stop()
+            raise
+        return node
+
+    @classmethod
+    def _launch(cls, settings: dict[str, Any], port: int | None, port_is_configured: bool) -> Self:
+        fixed = port if port is not None else settings["admin_port"] if port_is_configured else None
+        last: errors.NodeStartFailed | None = None
+        for _ in range(1 if fixed is not None else PORT_TRIES):
+            chosen = fixed if fixed is not None else _free_port()
+            node_settings = from_mapping({**settings, "admin_port": chosen})
+            try:
+                child = _spawn(node_settings)
+            except errors.NodeStartFailed as failed:
+                last = failed
+                continue
+            return cls(chosen, Connection.attach(node_settings.node_dir), child)
+        raise last or errors.NodeStartFailed("no free port was found")
+
+    @classmethod
+    def attach(cls, port: int | None = None, *, runtime_dir: str | Path | None = None) -> Self:
+        """Use a node that runs already: on ``port``, else ``LLAMA_ACTORS_PORT``, else the default."""
+        resolved = resolve_port(port)
+        directory = node_dir(resolved, None if runtime_dir is None else Path(runtime_dir))
+        try:
+            return cls(resolved, Connection.attach(directory))
+        except NodeNotRunning as error:
+            raise errors.NodeNotRunning(resolved, error.why) from error
+
+    # ── using it ─────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def client(self) -> Client:
+        """The questions themselves, for code that wants to hold no process."""
+        return self._client
+
+    @property
+    def connection(self) -> Connection:
+        """The raw line into the tree: ``ask`` and ``tell`` any message to any actor."""
+        return self._connection
+
+    def load(self, model: str, path: str | Path | None = None, **options: Any) -> ModelStatus:
+        """Load a GGUF under an id; ``options`` are fields of ``native.params.ModelParams``.
+
+        ``demo`` is the embedded model and takes no path.
+        """
+        backend = str(options.pop("backend", "llama"))
+        if model == EMBEDDED_MODEL_ID and path is None:
+            path = embedded_model_path()
+        if path is None:
+            raise errors.InvalidRequest(f"load({model!r}) needs the path of a GGUF file")
+        params = model_params(options, f"load({model!r})")
+        where = str(path) if backend == "stub" else str(Path(path).expanduser().absolute())
+        return self._client.load(model, ModelConfig(where, params, backend))
+
+    def unload(self, model: str) -> None:
+        """Unload a model; its running requests end with ``ModelUnloaded``."""
+        self._client.unload(model)
+
+    def models(self) -> list[ModelStatus]:
+        """Loaded and loading models."""
+        return self._client.models()
+
+    def complete(self, model: str, prompt: str | Sequence[int], **options: Any) -> Completion:
+        """Generate and wait for the end; options as for ``Client.stream``."""
+        return self._client.complete(model, prompt, **options)
+
+    def stream(self, model: str, prompt: str | Sequence[int], **options: Any) -> Iterator[Event]:
+        """Generate, and yield typed events as they come; options as for ``Client.stream``."""
+        return self._client.stream(model, prompt, **options)
+
+    def status(self) -> dict[str, Any]:
+        """The node, and what every actor says of itself, by id."""
+        return {
+            "node": {"port": self.port, "pid": self.launcher_pid, "boots": self._connection.boots},
+            "actors": self._client.status(),
+        }
+
+    def tree(self) -> TreeNode:
+        """The live tree, from the launcher down."""
+        return arrange(self.launcher_pid, self._connection.boots, self._client.directory())
+
+    @property
+    def launcher_pid(self) -> int:
+        return self._connection.launcher_pid
+
+    # ── ending it ────────────────────────────────────────────────────────────────────────────────
+
+    def stop(self) -> None:
+        """Stop the node, whoever started it, and wait until nothing of it is left."""
+        pid = self.launcher_pid
+        self.close()
+        if self._child is not None:
+            _end_child(self._child)
+            self._child = None
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        _wait_gone(pid)
+
+    def close(self) -> None:
+        """Let go of the node without stopping it. One that this host started ends with the host."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._child is not None:
+            self.stop()
+        else:
+            self.close()
+
+
+def _as_config(model: str, value: str | Path | ModelConfig) -> ModelConfig:
+    if model == EMBEDDED_MODEL_ID:
+        return ModelConfig(str(embedded_model_path()))
+    if isinstance(value, ModelConfig):
+        return value
+    return ModelConfig(str(Path(value).expanduser().absolute()))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _spawn(config: RuntimeConfig) -> _Child:
+    """Run the launcher; returns when the tree is up, raises with its own words when it is not."""
+    settings_read, settings_write = os.pipe()
+    ready_read, ready_write = os.pipe()
+    lifeline_read, lifeline_write = os.pipe()
+    passed = (settings_read, ready_write, lifeline_read)
+    command = [sys.executable, "-m", "runtime", "serve", "--config-fd", str(settings_read)]
+    command += ["--ready-fd", str(ready_write), "--parent-fd", str(lifeline_read)]
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if config.log_file is None else None,
+            pass_fds=passed,
+            start_new_session=True,  # a terminal's Ctrl-C ends the host, and the host ends the node
+        )
+    finally:
+        for fd in passed:
+            os.close(fd)
+    with os.fdopen(settings_write, "w") as settings:
+        json.dump(to_mapping(config), settings)
+    child = _Child(process, lifeline_write)
+    with os.fdopen(ready_read, "rb") as ready:
+        said = _read_until_closed(ready.fileno(), START_TIMEOUT_S)
+    if said.strip() != b"ready":
+        _end_child(child)
+        detail = said.decode("utf-8", "replace").strip()
+        raise errors.NodeStartFailed(
+            detail or f"the node process said nothing and ended with {process.returncode}"
+        )
+    return child
+
+
+def _read_until_closed(fd: int, timeout_s: float) -> bytes:
+    """Everything that comes until the other end closes, or what came within the time."""
+    deadline = time.monotonic() + timeout_s
+    said = b""
+    while (left := deadline - time.monotonic()) > 0:
+        readable, _, _ = select.select([fd], [], [], left)
+        if not readable:
+            break
+        part = os.read(fd, 65536)
+        if not part:
+            break
+        said += part
+    return said
+
+
+def _end_child(child: _Child) -> None:
+    """Let the launcher stop its tree in order; end it hard if it does not."""
+    with contextlib.suppress(OSError):
+        os.close(child.lifeline)
+    try:
+        child.process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.process.kill()
+        child.process.wait()
+
+
+def _wait_gone(pid: int) -> None:
+    """Wait until another process's launcher has ended."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        gone, _, _ = select.select([fd], [], [], STOP_TIMEOUT_S)
+    finally:
+        os.close(fd)
+    if not gone:
+        raise errors.NoReply(f"the node with pid {pid} did not stop within {STOP_TIMEOUT_S:.0f} s")

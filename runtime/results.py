@@ -1,0 +1,122 @@
+"""What callers get: typed results and events, and their one JSON form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from actors.messages import CacheReport, Completed, Timings, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillEvent:
+    """The prompt is being read: ``done`` of ``total`` tokens, ``reused`` of them from the cache."""
+
+    done: int
+    total: int
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """New text. ``index`` numbers the first of ``tokens``; ``text`` never ends inside a character."""
+
+    index: int
+    tokens: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished completion."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: str
+    """``stop | length | cancelled``."""
+    finish_key: str | None
+    """Hex; pass it as ``parent_key`` with the next turn. ``None`` when nothing was stored."""
+    stop_sequence: str | None
+    usage: Usage
+    cache: CacheReport
+    timings: Timings
+    """``ttft_ms`` is measured here, by the caller's clock; the rest by the model's."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that ``complete --json`` prints."""
+        return {
+            "text": self.text,
+            "tokens": list(self.tokens),
+            "finish_reason": self.finish_reason,
+            "finish_key": self.finish_key,
+            "stop_sequence": self.stop_sequence,
+            "usage": {
+                "prompt_tokens": self.usage.prompt_tokens,
+                "cached_tokens": self.usage.cached_tokens,
+                "completion_tokens": self.usage.completion_tokens,
+            },
+            "cache": {
+                "hit": self.cache.hit.value,
+                "source": self.cache.source,
+                "restore_ms": round(self.cache.restore_ms, 3),
+                "lookup_ms": round(self.cache.lookup_ms, 3),
+                "miss_reason": self.cache.miss_reason,
+                "note": self.cache.note,
+            },
+            "timings": {
+                "ttft_ms": round(self.timings.ttft_ms, 3),
+                "queue_ms": round(self.timings.queue_ms, 3),
+                "prefill_ms": round(self.timings.prefill_ms, 3),
+                "decode_ms": round(self.timings.decode_ms, 3),
+                "tokens_per_second": round(self.timings.tokens_per_second, 2),
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionEvent:
+    """The last event of a stream."""
+
+    completion: Completion
+
+
+Event = PrefillEvent | TokenEvent | CompletionEvent
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """A loaded (or loading) model."""
+
+    id: str
+    state: str
+    """``starting | up | restarting | …`` as the supervisor sees it."""
+    pid: int | None
+    incarnation: int
+    restarts: int
+    details: dict[str, Any]
+    """What the model itself reports: path, n_ctx, running, waiting, progress and more."""
+
+
+def completion_from(
+    done: Completed, text: str, tokens: tuple[int, ...], ttft_ms: float | None
+) -> Completion:
+    """Join what was streamed with the final report."""
+    timings = done.timings
+    if ttft_ms is not None:
+        timings = Timings(
+            queue_ms=timings.queue_ms,
+            ttft_ms=ttft_ms,
+            prefill_ms=timings.prefill_ms,
+            decode_ms=timings.decode_ms,
+            tokens_per_second=timings.tokens_per_second,
+        )
+    return Completion(
+        text=text,
+        tokens=tokens,
+        finish_reason=done.finish_reason.value,
+        finish_key=done.finish_key.hex() if done.finish_key else None,
+        stop_sequence=done.stop_sequence,
+        usage=done.usage,
+        cache=done.cache,
+        timings=timings,
+    )

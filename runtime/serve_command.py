@@ -1,0 +1,60 @@
+"""``serve``: run the launcher, and load the configured models once the tree is up.
+
+The launcher must not have threads of its own when it forks, so the models are loaded by a second
+process, a client like any other, that ends when it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from runtime import errors
+from runtime.config import RuntimeConfig, to_mapping
+from runtime.serve import say, serve
+from supervision.errors import NodeAlreadyRunning, PortInUse, SupervisionError
+
+
+def serve_command(
+    config: RuntimeConfig, *, ready_fd: int | None = None, parent_fd: int | None = None
+) -> int:
+    """Run a node; on ``ready_fd``, when given, say ``ready`` or what went wrong, then close it."""
+
+    def on_ready() -> None:
+        if ready_fd is not None:
+            os.write(ready_fd, b"ready\n")
+            os.close(ready_fd)
+        else:
+            say(f"node ready on port {config.admin_port} (pid {os.getpid()}); Ctrl-C stops it")
+        if config.models:
+            _load_models(config)
+
+    try:
+        return serve(config, on_ready=on_ready, parent_fd=parent_fd)
+    except (errors.LlamaActorsError, SupervisionError) as error:
+        if ready_fd is not None:
+            os.write(ready_fd, str(error).encode())
+            os.close(ready_fd)
+        if isinstance(error, errors.LlamaActorsError):
+            raise
+        raise _public(error, config) from error
+
+
+def _public(error: SupervisionError, config: RuntimeConfig) -> errors.NodeStartFailed:
+    if isinstance(error, PortInUse | NodeAlreadyRunning):
+        return errors.NodeStartFailed(
+            f"{error} (admin port {config.admin_port}; choose another with --admin-port)"
+        )
+    return errors.NodeStartFailed(str(error))
+
+
+def _load_models(config: RuntimeConfig) -> None:
+    """Start the loader; it says on standard error what it loaded or why not."""
+    loader = subprocess.Popen(
+        [sys.executable, "-m", "runtime.load_models"], stdin=subprocess.PIPE, close_fds=True
+    )
+    if loader.stdin is not None:
+        loader.stdin.write(json.dumps(to_mapping(config)).encode())
+        loader.stdin.close()

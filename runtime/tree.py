@@ -1,0 +1,101 @@
+"""The tree of a node, as one literal. Start order is reading order; stop order is the reverse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from actors.cache_meta import CacheMetaArgs
+from actors.file_tier import FileTierArgs
+from actors.ram_tier import RamTierArgs
+from actors.writer import WriterArgs
+from supervision import (
+    INFINITY,
+    Backoff,
+    ChildKind,
+    ChildSpec,
+    Restart,
+    Strategy,
+    SupervisorSpec,
+)
+
+MODEL_LOAD_TIMEOUT_S: Final = 600.0  # a 100 GB file from a slow disk; a crash is noticed at once
+MODEL_UNLOAD_TIMEOUT_S: Final = 5.0  # requests are ended and told within it, then SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class FileTier:
+    """One directory that holds rows: its tier name, path and budget in bytes."""
+
+    name: str
+    root_dir: str
+    budget_bytes: int
+
+
+def build_tree(
+    *, arena_path: str | None, ram_bytes: int, file_tiers: tuple[FileTier, ...]
+) -> SupervisorSpec:
+    """What the root supervises."""
+    budgets = tuple((tier.name, tier.budget_bytes) for tier in file_tiers)
+    directories = tuple((tier.name, tier.root_dir) for tier in file_tiers)
+    return SupervisorSpec(
+        Strategy.ONE_FOR_ONE,
+        (
+            ChildSpec(
+                "cache",
+                "supervision.supervisor.Supervisor",
+                kind=ChildKind.SUPERVISOR,
+                shutdown=INFINITY,
+                args=SupervisorSpec(
+                    # Meta first: the tiers report to it, and after its crash they must do so again.
+                    Strategy.REST_FOR_ONE,
+                    (
+                        ChildSpec(
+                            "cache_meta",
+                            "actors.cache_meta.CacheMetaActor",
+                            CacheMetaArgs(arena_path, ram_bytes, budgets),
+                        ),
+                        ChildSpec(
+                            "ram_tier", "actors.ram_tier.RamTierActor", RamTierArgs(arena_path)
+                        ),
+                        *(
+                            ChildSpec(
+                                f"tier:{tier.name}",
+                                "actors.file_tier.FileTierActor",
+                                FileTierArgs(tier.name, tier.root_dir),
+                            )
+                            for tier in file_tiers
+                        ),
+                        ChildSpec(
+                            "writer",
+                            "actors.writer.WriterActor",
+                            WriterArgs(arena_path, directories),
+                        ),
+                    ),
+                ),
+            ),
+            ChildSpec("registry", "actors.registry.RegistryActor"),
+            ChildSpec("inflight", "actors.inflight.InflightActor"),
+            ChildSpec(
+                "models",
+                "supervision.supervisor.Supervisor",
+                kind=ChildKind.SUPERVISOR,
+                shutdown=INFINITY,
+                args=SupervisorSpec(
+                    Strategy.SIMPLE_ONE_FOR_ONE,
+                    template=ChildSpec(
+                        "model",
+                        "actors.model.ModelActor",
+                        restart=Restart.TRANSIENT,
+                        # A file that does not load would not load the next time either: its error
+                        # goes to the caller. A model that crashed after it was ready comes back.
+                        restart_if_never_ready=False,
+                        backoff=Backoff(first_s=0.05, factor=3.0, max_s=10.0),
+                        init_timeout_s=MODEL_LOAD_TIMEOUT_S,
+                        shutdown=MODEL_UNLOAD_TIMEOUT_S,
+                    ),
+                ),
+            ),
+            ChildSpec("scheduler", "actors.scheduler.SchedulerActor"),
+        ),
+    )
