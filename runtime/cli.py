@@ -7,6 +7,7 @@ failed, 2 wrong usage.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -22,10 +23,10 @@ from runtime.config import (
     format_size,
     from_mapping,
     load_toml,
+    model_params,
     parse_model_argument,
     parse_size,
     resolve_port,
-    to_mapping,
 )
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.node import Node
@@ -182,11 +183,7 @@ def _serve_config(arguments: argparse.Namespace) -> RuntimeConfig:
     config = from_mapping(settings)
     models: dict[str, ModelConfig] = dict(config.models)
     models |= dict(parse_model_argument(text) for text in arguments.model)
-    return from_mapping({**to_mapping(config), "models": to_mapping(_with_models(models))["models"]})
-
-
-def _with_models(models: dict[str, ModelConfig]) -> RuntimeConfig:
-    return RuntimeConfig(models=models)
+    return dataclasses.replace(config, models=models)
 
 
 def _load(arguments: argparse.Namespace) -> int:
@@ -197,8 +194,6 @@ def _load(arguments: argparse.Namespace) -> int:
         "n_threads": arguments.threads,
     }
     options = {key: value for key, value in given.items() if value is not None}
-    from runtime.config import model_params
-
     config = ModelConfig(config.path, model_params(options, "load"), config.backend)
     with _attached(arguments) as node, ProgressLine(f"loading {model}") as line:
         status = node.client.load(model, config, progress=line.share)

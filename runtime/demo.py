@@ -1,0 +1,243 @@
+"""``demo``: the promises of this project, kept in front of your eyes, on the embedded model.
+
+One table, six rows: cold, the same prompt, a longer one, the next turn, after ``kill -9`` of the
+model's process, after a restart of the whole node. It succeeds only if every row reused what it must
+and printed what it must, and if nothing is left behind afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from runtime.embedded import EMBEDDED_MODEL_ID
+from runtime.embedded.corpus import long_prompt
+from runtime.errors import LlamaActorsError
+from runtime.node import Node
+from runtime.results import Completion
+from runtime.tree_view import TreeNode
+
+PROMPT_WORDS: Final = 1500  # about 2,000 tokens: long enough that reading it cold takes a while
+REPLY_TOKENS: Final = 24
+SETTLE_TIMEOUT_S: Final = 30.0
+
+
+class DemoFailed(LlamaActorsError):
+    """A row did not reuse what it must, or something was left behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    label: str
+    completion: Completion
+    speed_up: float
+    trouble: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        usage, cache = self.completion.usage, self.completion.cache
+        return {
+            "row": self.label,
+            "prompt_tokens": usage.prompt_tokens,
+            "reused_tokens": usage.cached_tokens,
+            "hit": cache.hit.value,
+            "tier": cache.source,
+            "ttft_ms": round(self.completion.timings.ttft_ms, 2),
+            "speed_up": round(self.speed_up, 1),
+            "trouble": self.trouble,
+        }
+
+
+def demo_command(*, as_json: bool = False) -> int:
+    """Run the demo; 0 when every promise was kept."""
+    home = Path(tempfile.mkdtemp(prefix="llama-actors-demo-"))
+    shm_before = _shared_memory()
+    try:
+        rows, seen = _run(home)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    troubles = [f"{row.label}: {row.trouble}" for row in rows if row.trouble]
+    troubles += _left_behind(seen, home, shm_before)
+    if as_json:
+        print(json.dumps({"rows": [row.to_dict() for row in rows], "troubles": troubles}, indent=2))
+    else:
+        _print_table(rows)
+        for trouble in troubles:
+            print(f"FAILED  {trouble}")
+        if not troubles:
+            print("Every row reused what it must, and nothing was left behind.")
+    return 1 if troubles else 0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the nodes used, to check afterwards that it is gone."""
+
+    pids: set[int]
+    ports: set[int]
+
+
+def _run(home: Path) -> tuple[list[Row], _Seen]:
+    rows: list[Row] = []
+    seen = _Seen(set(), set())
+    prompt = long_prompt(PROMPT_WORDS, seed=7)
+
+    def say(text: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+    def row(label: str, node: Node, text: str, must: Callable[[Completion], str | None],
+            **options: Any) -> Completion:  # fmt: skip
+        say(f"{label} …")
+        done = node.complete(EMBEDDED_MODEL_ID, text, max_tokens=REPLY_TOKENS, **options)
+        cold = rows[0].completion.timings.ttft_ms if rows else done.timings.ttft_ms
+        rows.append(Row(label, done, cold / done.timings.ttft_ms, must(done)))
+        return done
+
+    say("starting a node …")
+    with _node(home) as node:
+        node.load(EMBEDDED_MODEL_ID)
+        _remember(node, seen)
+        cold = row("cold prompt", node, prompt, _must("cold", "none", 0))
+        whole = cold.usage.prompt_tokens - 1
+        same = _must("exact", "ram", whole, cold.text)
+        row("same prompt again", node, prompt, same)
+        longer_text = prompt + " The next morning everyone met again."
+        longer = row("a longer prompt", node, longer_text, _must("partial", "ram", whole))
+        held = longer.usage.prompt_tokens + longer.usage.completion_tokens - 1
+        row(
+            "next turn, by parent_key",
+            node,
+            longer_text + longer.text + " Then they went home.",
+            _must("partial", "ram", held),
+            parent_key=longer.finish_key,
+        )
+        say("kill -9 of the model process …")
+        _kill_model(node)
+        row("after kill -9 of the model", node, prompt, same)
+        _remember(node, seen)
+        say("waiting until everything is on disk …")
+        _wait_persisted(node)
+    say("starting the node again …")
+    with _node(home) as node:
+        node.load(EMBEDDED_MODEL_ID)
+        _remember(node, seen)
+        _wait_scanned(node)
+        row(
+            "after a restart of the node",
+            node,
+            prompt,
+            _must("exact", "disk", whole, cold.text),
+        )
+    say("")
+    return rows, seen
+
+
+def _node(home: Path) -> Node:
+    return Node.start(
+        cache_dir=home / "cache", cache_ram="256MiB", cache_disk="1GiB", runtime_dir=home / "run"
+    )
+
+
+def _must(
+    hit: str, source: str, at_least: int, text: str | None = None
+) -> Callable[[Completion], str | None]:
+    """What a row has to show; the returned function says what is wrong, if anything."""
+
+    def check(done: Completion) -> str | None:
+        if done.cache.hit.value != hit or done.cache.source != source:
+            return (
+                f"was {done.cache.hit.value} from {done.cache.source}, not {hit} from {source}"
+                f" ({done.cache.miss_reason})"
+            )
+        if done.usage.cached_tokens < at_least:
+            return f"reused {done.usage.cached_tokens} tokens of at least {at_least}"
+        if text is not None and done.text != text:
+            return f"answered {done.text!r}, cold it was {text!r}"
+        return None
+
+    return check
+
+
+def _kill_model(node: Node) -> None:
+    model = node.tree().find(f"model:{EMBEDDED_MODEL_ID}")
+    if model is None or model.pid is None:
+        raise DemoFailed("the model has no process to kill")
+    os.kill(model.pid, signal.SIGKILL)
+
+
+def _wait_persisted(node: Node) -> None:
+    def done() -> bool:
+        tiers = (node.client.status().get("cache_meta") or {}).get("tiers", {})
+        return bool(tiers) and tiers["disk"]["rows"] >= tiers["ram"]["rows"]
+
+    _wait(done, "the rows did not reach the disk")
+
+
+def _wait_scanned(node: Node) -> None:
+    def done() -> bool:
+        return "disk" in (node.client.status().get("cache_meta") or {}).get("scanned", ())
+
+    _wait(done, "the disk tier was not scanned")
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"{what} within {SETTLE_TIMEOUT_S:.0f} s")
+        time.sleep(0.02)  # noqa: TID251  # a command line waiting for a node, not an actor
+
+
+def _remember(node: Node, seen: _Seen) -> None:
+    def walk(place: TreeNode) -> None:
+        if place.pid is not None:
+            seen.pids.add(place.pid)
+        for child in place.children:
+            walk(child)
+
+    walk(node.tree())
+    seen.ports.add(node.port)
+
+
+def _left_behind(seen: _Seen, home: Path, shm_before: set[str]) -> list[str]:
+    troubles = [f"process {pid} is still alive" for pid in seen.pids if Path(f"/proc/{pid}").exists()]
+    for port in seen.ports:
+        with socket.socket() as probe, contextlib.suppress(ConnectionRefusedError):
+            probe.connect(("127.0.0.1", port))
+            troubles.append(f"port {port} is still open")
+    troubles += [f"/dev/shm/{name} is new" for name in sorted(_shared_memory() - shm_before)]
+    if home.exists():
+        troubles.append(f"{home} is still there")
+    return troubles
+
+
+def _shared_memory() -> set[str]:
+    try:
+        return set(os.listdir("/dev/shm"))  # noqa: S108, PTH208  # names only, nothing is written
+    except FileNotFoundError:
+        return set()
+
+
+def _print_table(rows: list[Row]) -> None:
+    print(f"{'':<28} {'prompt':>7} {'reused':>7}  {'hit':<8} {'tier':<5} {'first token':>12} {'':>8}")
+    for row in rows:
+        usage, cache = row.completion.usage, row.completion.cache
+        print(
+            f"{row.label:<28} {usage.prompt_tokens:>7} {usage.cached_tokens:>7}  "
+            f"{cache.hit.value:<8} {cache.source:<5} "
+            f"{row.completion.timings.ttft_ms:>9.1f} ms {row.speed_up:>7.1f}×"
+        )
