@@ -85,6 +85,11 @@ class ArenaMap:
         self._used += need
         return True
 
+    def is_free(self, offset: int) -> bool:
+        """Whether the page at ``offset`` belongs to no slab."""
+        at = bisect_right(self._starts, offset) - 1
+        return at >= 0 and offset < self._starts[at] + self._free[self._starts[at]]
+
     def free(self, offset: int) -> int:
         """Give a slab back, joining it with free neighbours; returns its bytes."""
         size = self._slabs.pop(offset, None)

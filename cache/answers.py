@@ -160,9 +160,10 @@ class Snapshot:
     hits_exact: int
     hits_partial: int
     misses: int
-    saves: Mapping[str, int]  # by save reason
+    saves: Mapping[str, int]  # rows saved to ram, by save reason
     evictions: int
     adopted: int
+    persisted: int  # copies written to file tiers
     duplicate_dropped: int
     refused: Mapping[str, int]  # by refusal reason
     tiers: Mapping[str, TierUse]

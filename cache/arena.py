@@ -41,7 +41,6 @@ from cache.allocation import PAGE_BYTES, ArenaMap
 from cache.errors import BadArena, CorruptRow, NoArenaSpace
 from cache.keys import BLOCK_TOKENS
 from cache.rows import (
-    HEADER_BYTES,
     MAGIC,
     MAX_HEAD_BYTES,
     STATE_AT,
@@ -68,6 +67,7 @@ __all__ = [
 ARENA_MAGIC: Final = b"llamaARN"
 ARENA_VERSION: Final = 1
 SUPERBLOCK: Final = struct.Struct("<8sHHIQII")
+_FIRST_READ: Final = 1024  # holds the head of a 64-token block with ordinary metadata
 _WIPE: Final = bytes(8)  # a row without its magic is no row
 
 
@@ -294,16 +294,14 @@ def _next_written_page(fd: int, at: int, layout: ArenaLayout) -> int | None:
 
 
 def _head_at(fd: int, at: int, end: int) -> RowHeader | None:
-    head = os.pread(fd, HEADER_BYTES * 4, at)  # enough for the head of a 64-token block
-    try:
-        return parse_header(head, end - at)
-    except CorruptRow:
-        if not head.startswith(MAGIC):
-            return None
-    try:
-        return parse_header(os.pread(fd, MAX_HEAD_BYTES, at), end - at)
-    except CorruptRow:
-        return None
+    for nbytes in (_FIRST_READ, MAX_HEAD_BYTES):
+        head = os.pread(fd, nbytes, at)
+        try:
+            return parse_header(head, end - at)
+        except CorruptRow:
+            if not head.startswith(MAGIC):
+                return None
+    return None
 
 
 def mark_free(path: str, offset: int) -> None:

@@ -16,8 +16,8 @@ class Counters:
     hits_exact: int = 0
     hits_partial: int = 0
     misses: int = 0
-    evictions: int = 0
     adopted: int = 0
+    persisted: int = 0
     duplicate_dropped: int = 0
     saves: dict[str, int] = field(
         default_factory=lambda: {reason.name.lower(): 0 for reason in SaveReason}
@@ -43,7 +43,13 @@ class Counters:
             self.duplicate_dropped += 1
 
     def snapshot(
-        self, *, rows: int, leases: int, reservations: int, tiers: Mapping[str, TierUse]
+        self,
+        *,
+        rows: int,
+        leases: int,
+        reservations: int,
+        evictions: int,
+        tiers: Mapping[str, TierUse],
     ) -> Snapshot:
         return Snapshot(
             rows=rows,
@@ -53,8 +59,9 @@ class Counters:
             hits_partial=self.hits_partial,
             misses=self.misses,
             saves=dict(self.saves),
-            evictions=self.evictions,
+            evictions=evictions,
             adopted=self.adopted,
+            persisted=self.persisted,
             duplicate_dropped=self.duplicate_dropped,
             refused=dict(self.refused),
             tiers=dict(tiers),

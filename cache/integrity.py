@@ -7,19 +7,15 @@ from collections.abc import Iterable, Mapping
 
 from cache.errors import InvariantBroken
 from cache.keys import child_key
+from cache.table import RowTable
 from cache.tiers import Row, Tier, Write
 
 
 def check(
-    tiers: Mapping[str, Tier],
-    rows: Mapping[bytes, Row],
-    children: Mapping[bytes, list[Row]],
-    roots: Mapping[bytes, int],
-    writes: Iterable[Write],
-    leases: Mapping[int, tuple[str, tuple[Row, ...]]],
+    table: RowTable, writes: list[Write], leases: Mapping[int, tuple[str, tuple[Row, ...]]]
 ) -> None:
     """Raise InvariantBroken unless accounts, tree and leases agree."""
-    writes = list(writes)
+    tiers, rows = table.tiers, table.rows
     pins: Counter[int] = Counter()
     alive: dict[int, Row] = {id(row): row for row in rows.values()}
     for _, leased in leases.values():
@@ -33,7 +29,7 @@ def check(
     for ident, row in alive.items():
         _require(row.leases == pins[ident], "a row's lease count is wrong")
         _require(row.leases > 0 or not row.doomed, "a doomed slab has no reader")
-    _check_tree(rows, children, roots)
+    _check_tree(rows, table.children, table.roots)
     for row in rows.values():
         copies = sum(row.key in tier.held for tier in tiers.values())
         _require(copies == row.copies > 0, "a row's copy count is wrong")

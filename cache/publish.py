@@ -25,7 +25,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from cache.errors import BadField, CorruptRow, KeyMismatch, MissingRow, TierUnavailable
 from cache.filesystem import Filesystem
@@ -47,6 +47,8 @@ TEMP_SUFFIX: Final = ".tmp"
 QUARANTINE: Final = "quarantine"
 _FIRST_READ: Final = 4096  # one page holds the head of a 64-token block with ordinary metadata
 _counter = itertools.count()
+
+Path: TypeAlias = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +83,14 @@ class Rescan:
     quarantined: tuple[str, ...]  # file names, now under quarantine/
 
 
-def row_path(root: str, key: bytes) -> str:
+def row_path(root: Path, key: bytes) -> str:
     """Where the row with this key lives under a tier's root directory."""
     name = key.hex()
     return os.path.join(root, name[:2], name + SUFFIX)
 
 
-def write_row(fs: Filesystem, root: str, slab: Buffer) -> tuple[str, int]:
-    """Publish a row (head and payload, as in the arena) as a file; returns its path and bytes.
+def write_row(fs: Filesystem, root: Path, slab: Buffer) -> tuple[str, int]:
+    """Publish a row (head and payload, as in the arena) as a file; returns its path and size.
 
     Publishing a row that is there already succeeds and changes nothing. CorruptRow if ``slab`` is
     no valid row; TierUnavailable, naming the directory and the step, if the file system refuses.
@@ -114,7 +116,7 @@ def write_row(fs: Filesystem, root: str, slab: Buffer) -> tuple[str, int]:
     return path, header.row_bytes
 
 
-def open_row(fs: Filesystem, root: str, key: bytes) -> MappedRow:
+def open_row(fs: Filesystem, root: Path, key: bytes) -> MappedRow:
     """Map a row and check every byte of it *before* handing anything out.
 
     MissingRow if the file is gone, CorruptRow if its bytes are wrong (the caller quarantines),
@@ -126,32 +128,32 @@ def open_row(fs: Filesystem, root: str, key: bytes) -> MappedRow:
     except FileNotFoundError as cause:
         raise MissingRow(f"the file of row {key.hex()} is gone") from cause
     except OSError as cause:
-        raise TierUnavailable(root, "opening a row", cause) from cause
+        raise TierUnavailable(os.fspath(root), "opening a row", cause) from cause
     header = _checked(parse_header(view), len(view), key)
     verify(view, header)
     return MappedRow(header, row_tokens(view, header), row_payload(view, header))
 
 
-def delete_row(fs: Filesystem, root: str, key: bytes) -> bool:
+def delete_row(fs: Filesystem, root: Path, key: bytes) -> bool:
     """Remove a row's file; False if it was gone already. Readers that mapped it keep their view."""
     try:
         fs.unlink(row_path(root, key))
     except FileNotFoundError:
         return False
     except OSError as cause:
-        raise TierUnavailable(root, "deleting a row", cause) from cause
+        raise TierUnavailable(os.fspath(root), "deleting a row", cause) from cause
     return True
 
 
-def quarantine_row(fs: Filesystem, root: str, key: bytes) -> bool:
+def quarantine_row(fs: Filesystem, root: Path, key: bytes) -> bool:
     """Move a corrupt row's file out of the way; False if it was gone already."""
     try:
         return _quarantine(fs, root, row_path(root, key))
     except OSError as cause:
-        raise TierUnavailable(root, "quarantining a row", cause) from cause
+        raise TierUnavailable(os.fspath(root), "quarantining a row", cause) from cause
 
 
-def rescan(fs: Filesystem, root: str) -> Rescan:
+def rescan(fs: Filesystem, root: Path) -> Rescan:
     """All rows of a directory whose heads are valid; temp files go, bad files are quarantined.
 
     Only for the directory's one owner at its start: a temp file of a live writer would go too.
@@ -159,6 +161,7 @@ def rescan(fs: Filesystem, root: str) -> Rescan:
     rows: list[FoundRow] = []
     quarantined: list[str] = []
     temps = 0
+    root = os.fspath(root)
     with _refusals(root, "scanning"):
         fs.make_dir(root)
         for shard in sorted(fs.list_dir(root)):
@@ -209,12 +212,12 @@ def _checked(header: RowHeader, size: int, key: bytes) -> RowHeader:
     return header
 
 
-def _make_shard(fs: Filesystem, root: str, shard: str) -> None:
+def _make_shard(fs: Filesystem, root: Path, shard: str) -> None:
     try:
         fs.list_dir(shard)
     except FileNotFoundError:
         fs.make_dir(shard)
-        fs.sync_dir(root)
+        fs.sync_dir(os.fspath(root))
 
 
 def _write_temp(fs: Filesystem, temp: str, head: bytes, payload: memoryview) -> None:
@@ -227,7 +230,7 @@ def _write_temp(fs: Filesystem, temp: str, head: bytes, payload: memoryview) -> 
         fs.close(fd)
 
 
-def _link(fs: Filesystem, root: str, temp: str, path: str, key: bytes) -> None:
+def _link(fs: Filesystem, root: Path, temp: str, path: str, key: bytes) -> None:
     try:
         fs.link(temp, path)
     except FileExistsError:
@@ -237,7 +240,7 @@ def _link(fs: Filesystem, root: str, temp: str, path: str, key: bytes) -> None:
         fs.link(temp, path)
 
 
-def _is_valid(fs: Filesystem, root: str, key: bytes) -> bool:
+def _is_valid(fs: Filesystem, root: Path, key: bytes) -> bool:
     try:
         open_row(fs, root, key).close()
     except (CorruptRow, MissingRow):
@@ -245,7 +248,7 @@ def _is_valid(fs: Filesystem, root: str, key: bytes) -> bool:
     return True
 
 
-def _quarantine(fs: Filesystem, root: str, path: str) -> bool:
+def _quarantine(fs: Filesystem, root: Path, path: str) -> bool:
     folder = os.path.join(root, QUARANTINE)
     fs.make_dir(folder)
     try:
@@ -256,10 +259,10 @@ def _quarantine(fs: Filesystem, root: str, path: str) -> bool:
 
 
 @contextmanager
-def _refusals(root: str, step: str) -> Iterator[None]:
+def _refusals(root: Path, step: str) -> Iterator[None]:
     try:
         yield
     except OSError as cause:
         if cause.errno is None:
             cause.errno = errno.EIO
-        raise TierUnavailable(root, step, cause) from cause
+        raise TierUnavailable(os.fspath(root), step, cause) from cause

@@ -1,0 +1,191 @@
+"""Reservations: who may write which row where, until it is published, abandoned or its holder dies.
+
+A reservation claims bytes before they are written. Overdue ones lose the *key*, so that another
+writer may take it, but keep the *bytes*: their holder may be slow rather than dead, and must never
+find itself writing into a slab that belongs to somebody else.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final
+
+from cache.answers import (
+    RAM,
+    Answer,
+    BlockRef,
+    Evicted,
+    Published,
+    Refusal,
+    RefusalReason,
+    Reservation,
+    RowRequest,
+)
+from cache.counters import Counters
+from cache.table import RowTable
+from cache.tiers import Row, Tier, Write
+from cache.tokens import count
+
+WAITING_ROWS_LOOKED_AT: Final = 256  # bounds one call when parents are late
+
+
+class Reservations:
+    """Open and overdue reservations over a table. Private to the index."""
+
+    def __init__(self, table: RowTable, counters: Counters, ttl_s: float) -> None:
+        self._table = table
+        self._counters = counters
+        self._ttl_s = ttl_s
+        self.open: dict[tuple[str, bytes], Write] = {}  # (tier, key)
+        self.overdue: dict[tuple[str, str, bytes], Write] = {}  # (holder, tier, key)
+
+    def __len__(self) -> int:
+        return len(self.open) + len(self.overdue)
+
+    def all(self) -> list[Write]:
+        """Every claim on bytes that is not a row yet."""
+        return [*self.open.values(), *self.overdue.values()]
+
+    def is_being_written(self, key: bytes) -> bool:
+        """Whether some tier will soon hold this row."""
+        return any((tier, key) in self.open for tier in self._table.tiers)
+
+    def reserve(
+        self, holder: str, request: RowRequest, tier: Tier | None, evicted: list[Evicted]
+    ) -> Answer:
+        """Claim the bytes of one row; what had to go for it is added to ``evicted``."""
+        key = request.key
+        if tier is None:
+            return Refusal(key, RefusalReason.NO_SUCH_TIER)
+        if key in tier.held:
+            return Refusal(key, RefusalReason.ALREADY_PRESENT)
+        if (tier.name, key) in self.open or (holder, tier.name, key) in self.overdue:
+            return Refusal(key, RefusalReason.WRITE_IN_PROGRESS)
+        if not self._table.is_well_formed(request):
+            return Refusal(key, RefusalReason.MALFORMED)
+        if not self._has_parent(request, tier):
+            return Refusal(key, RefusalReason.NO_PARENT)
+        row = self._table.rows.get(key)
+        ram = self._table.tiers.get(RAM)
+        source = ram.held.get(key) if ram and tier is not ram else None
+        # Both ends of the copy are held down first: making room must not evict them.
+        tier.add_kid(request.parent)
+        if row is not None:
+            self._table.pin(row)
+        nbytes = tier.size_of(request.row_bytes)
+        done, location = self._table.make_room(tier, nbytes, None, evicted)
+        if not done:
+            if row is not None:
+                evicted += self._table.unpin(row)
+            self._table.drop_kid(tier, request.parent)
+            return Refusal(key, RefusalReason.OVER_BUDGET)
+        tier.pinned_bytes += nbytes
+        deadline = self._table.now + self._ttl_s
+        self.open[tier.name, key] = Write(holder, request, tier, location, nbytes, deadline, row)
+        return Reservation(
+            key, location, request.row_bytes, tier.name, source[0] if source else None
+        )
+
+    def publish(self, holder: str, key: bytes, tier: str) -> Published:
+        """Make a reserved row visible. Late, repeated or foreign calls change nothing.
+
+        A reservation that expired is still honoured if nobody else took the key meanwhile;
+        otherwise its bytes are given back (``evicted``) and ``accepted`` is False.
+        """
+        write = self.open.get((tier, key))
+        if write is not None and write.holder == holder:
+            del self.open[tier, key]
+        else:
+            write = self.overdue.get((holder, tier, key))
+            if write is None:
+                return Published(accepted=False)
+            del self.overdue[holder, tier, key]
+            if (tier, key) in self.open or key in write.tier.held:
+                self._counters.duplicate_dropped += 1
+                return Published(accepted=False, evicted=tuple(self._cancel(write)))
+        write.tier.pinned_bytes -= write.nbytes
+        row = self._table.hold(write.request, write.tier, write.location, write.nbytes)
+        freed = self._table.unpin(write.source) if write.source is not None else []
+        self._table.offer(row)
+        lacking: tuple[str, ...] = ()
+        if write.tier.arena is None:
+            self._counters.persisted += 1
+        else:
+            self._counters.save(write.request.reason)
+            lacking = () if row.superseded else self._table.wanted_by(key)
+        return Published(accepted=True, to_persist=lacking, evicted=tuple(freed))
+
+    def abandon(self, holder: str, key: bytes, tier: str) -> list[Evicted]:
+        """Give a reservation back unwritten; the slab returned must be invalidated."""
+        write = self.open.get((tier, key))
+        if write is not None and write.holder == holder:
+            return self._cancel(self.open.pop((tier, key)))
+        late = self.overdue.pop((holder, tier, key), None)
+        return [] if late is None else self._cancel(late)
+
+    def expire(self) -> list[bytes]:
+        """Let others reserve the keys of overdue writers; returns those keys.
+
+        Their bytes stay claimed until the holder publishes, abandons or dies: it may be slow
+        rather than dead, and must not find itself writing into somebody else's slab.
+        """
+        overdue = [at for at, write in self.open.items() if write.deadline <= self._table.now]
+        for at in overdue:
+            write = self.open.pop(at)
+            self.overdue[write.holder, *at] = write
+        return [key for _, key in overdue]
+
+    def holder_died(self, holder: str) -> list[Evicted]:
+        """Give back everything a dead process had reserved."""
+        freed: list[Evicted] = []
+        for at in [at for at, write in self.open.items() if write.holder == holder]:
+            freed += self._cancel(self.open.pop(at), retry=True)
+        for late in [at for at in self.overdue if at[0] == holder]:
+            freed += self._cancel(self.overdue.pop(late), retry=True)
+        return freed
+
+    def unpersisted(self, tier: str, limit: int) -> list[BlockRef]:
+        """Ram rows that ``tier`` lacks and whose parents it holds or gets first."""
+        place, ram = self._table.tiers[tier], self._table.tiers.get(RAM)
+        chosen: dict[bytes, BlockRef] = {}
+        if ram is None:
+            return []
+        for key in list(islice(place.unpersisted, limit + WAITING_ROWS_LOOKED_AT)):
+            if len(chosen) >= limit:
+                break
+            row = self._table.rows[key]
+            if row.parent in chosen or self._has_parent(row, place):
+                if (tier, key) not in self.open:
+                    chosen[key] = row.ref(RAM, ram.held[key][0], row.n_tokens)
+            else:  # its parent is not there yet: to the end of the queue
+                del place.unpersisted[key]
+                place.unpersisted[key] = None
+        return list(chosen.values())
+
+    def _has_parent(self, request: RowRequest | Row, tier: Tier) -> bool:
+        """File tiers hold whole chains, so that a directory alone can be served after a restart."""
+        if request.parent == request.root:
+            return True
+        write = self.open.get((tier.name, request.parent))
+        row = self._table.rows.get(request.parent)
+        if tier.arena is None and request.parent not in tier.held:
+            row = None
+        before = row or (write.request if write else None)
+        return (
+            before is not None
+            and count(before.tokens) == self._table.block_tokens
+            and before.start + self._table.block_tokens == request.start
+        )
+
+    def _cancel(self, write: Write, *, retry: bool = False) -> list[Evicted]:
+        """End a reservation unpublished; ``retry`` leaves a file copy to the next writer."""
+        tier, key = write.tier, write.request.key
+        tier.pinned_bytes -= write.nbytes
+        tier.unclaim(write.location, write.nbytes)
+        self._table.drop_kid(tier, write.request.parent)
+        freed = self._table.unpin(write.source) if write.source is not None else []
+        if tier.arena is not None:
+            freed.append(Evicted(key, tier.name, write.location, write.nbytes))
+        elif retry and RAM in self._table.tiers and key in self._table.tiers[RAM].held:
+            tier.unpersisted[key] = None
+        return freed
