@@ -1,0 +1,1 @@
+"""The actors of a node: thin shells around pure cores, one file each."""

@@ -76,7 +76,7 @@ class CacheMetaActor(Worker):
             case m.RowPersisted() | m.PersistFailed():
                 self._persisted(message)
 
-    # ── models ───────────────────────────────────────────────────────────────────────────────────
+    # ── models ──────────────────────────────────────────────────────────────────────────────────
 
     def _look_up(self, ask: m.LookupPrefix) -> m.PrefixResolved:
         self._holders.add(ask.holder)
@@ -92,7 +92,7 @@ class CacheMetaActor(Worker):
         match = self._index.lookup_key(time.monotonic(), ask.holder, ask.key)
         if match is None:
             return m.PrefixResolved(ask.ref, 0, b"", 0, "parent_unknown")
-        return _resolved(ask.ref, match)
+        return _resolved(ask.ref, match, with_keys=True)
 
     def _reserve(self, ask: m.ReserveRows) -> m.RowsReserved:
         if RAM not in self._scanned:
@@ -132,7 +132,7 @@ class CacheMetaActor(Worker):
         else:
             self.tell(f"tier:{rejected.tier}", m.QuarantineFile(rejected.key))
 
-    # ── tiers and the writer ─────────────────────────────────────────────────────────────────────
+    # ── tiers and the writer ────────────────────────────────────────────────────────────────────
 
     def _adopt(self, found: m.RowsFound) -> None:
         now = time.monotonic()
@@ -195,7 +195,7 @@ class CacheMetaActor(Worker):
         for tier, keys in files.items():
             self.tell(f"tier:{tier}", m.DropFiles(tuple(keys)))
 
-    # ── time and the dead ────────────────────────────────────────────────────────────────────────
+    # ── time and the dead ───────────────────────────────────────────────────────────────────────
 
     def handle_timer(self, payload: object) -> None:
         del payload
@@ -245,8 +245,7 @@ class CacheMetaActor(Worker):
         }
 
 
-def _resolved(ref: str, match: Match) -> m.PrefixResolved:
+def _resolved(ref: str, match: Match, *, with_keys: bool = False) -> m.PrefixResolved:
     miss = None if match.miss is None else f"{match.miss.reason.value}:{match.miss.at}"
-    return m.PrefixResolved(
-        ref, match.n_tokens, refs.pack_blocks(match.blocks), match.lease, miss
-    )
+    blocks = refs.pack_blocks(match.blocks, with_keys=with_keys)
+    return m.PrefixResolved(ref, match.n_tokens, blocks, match.lease, miss)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from actors import messages as m
 from actors.ram_tier import ROWS_PER_MESSAGE, batches
 from cache.errors import CacheError
 from cache.filesystem import PosixFilesystem
-from cache.publish import Rescan, quarantine_row, remove_row, rescan
+from cache.publish import Rescan, delete_row, quarantine_row, rescan
 from supervision import EngineWorker
 
 
@@ -32,7 +31,7 @@ class FileTierActor(EngineWorker):
     def init(self, args: object) -> None:
         if not isinstance(args, FileTierArgs):
             raise TypeError(f"a file tier is started with FileTierArgs, not {args!r}")
-        self._tier, self._root = args.tier, Path(args.root_dir)
+        self._tier, self._root = args.tier, args.root_dir
         self._rows = self._quarantined = self._removed = 0
         self._trouble: str | None = None
         self.start_engine(self._run)
@@ -45,9 +44,9 @@ class FileTierActor(EngineWorker):
             self._trouble = str(error)
             self.post(m.RowsFound(self._tier, (), last=True))
         else:
-            self._rows, self._quarantined = len(found.rows), found.quarantined
+            self._rows, self._quarantined = len(found.rows), len(found.quarantined)
             for rows, last in batches(_stored(found), ROWS_PER_MESSAGE):
-                quarantined = found.quarantined if last else 0
+                quarantined = len(found.quarantined) if last else 0
                 self.post(m.RowsFound(self._tier, rows, last, quarantined))
         while True:
             order = self.commands.get()
@@ -57,7 +56,7 @@ class FileTierActor(EngineWorker):
                     self._quarantined += 1
                 elif isinstance(order, m.DropFiles):
                     for key in order.keys:
-                        remove_row(files, self._root, key)
+                        delete_row(files, self._root, key)
                         self._removed += 1
             except (CacheError, OSError) as error:
                 self._trouble = str(error)
@@ -74,7 +73,7 @@ class FileTierActor(EngineWorker):
     def status(self) -> dict[str, object]:
         return {
             "tier": self._tier,
-            "directory": str(self._root),
+            "directory": self._root,
             "rows_found_at_start": self._rows,
             "quarantined": self._quarantined,
             "removed": self._removed,

@@ -66,7 +66,8 @@ class InflightActor(Worker):
         by_model = {entry.id: entry for entry in changed}
         for request_id, running in list(self._requests.items()):
             entry = by_model.get(model_actor_id(running.model))
-            if entry is None or (entry.is_up and entry.incarnation == running.incarnation):
+            now = self.directory.get(model_actor_id(running.model))
+            if entry is None or (now and now.is_up and now.incarnation == running.incarnation):
                 continue
             del self._requests[request_id]
             self.tell(
@@ -74,7 +75,7 @@ class InflightActor(Worker):
                 m.CompletionFailed(
                     running.ref,
                     m.FailReason.MODEL_DOWN,
-                    f"the process of model {running.model!r} ended while it worked on this request; "
+                    f"the process of model {running.model!r} ended during this request; "
                     "it is being restarted, send the request again",
                 ),
             )

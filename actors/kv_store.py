@@ -12,20 +12,25 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 
 from actors import messages as m
 from actors.model_request import Request
 from actors.payload import INLINE_LIMIT_BYTES, PayloadKeeper
 from cache import keys, refs, tokens
+from cache.answers import RAM
 from cache.arena import ArenaReader, SlabWriter
 from cache.errors import CacheError
-from cache.publish import FileRow, open_row
-from cache.rows import RowHeader, SaveReason, encode_meta, row_bytes
+from cache.filesystem import PosixFilesystem
+from cache.policy import SavePolicy, Span, at_finish, at_prompt_end, while_generating
+from cache.publish import MappedRow, open_row
+from cache.rows import RowHeader, encode_meta, row_bytes
 from native.backend import Backend
 from native.errors import NativeError, StateRefused
 
 ROWS_PER_MESSAGE = 128  # with 64-token blocks about 45 KiB, under the 64 KiB of a message
+# Everything is worth a row by default: even a short prompt that comes again then hits to its last
+# token, and the index gives up the least valuable rows first when room is needed.
+SAVE_ALL = SavePolicy(min_tokens=1, min_tail_tokens=1)
 SOURCES_BY_SPEED = ("none", "live", "ram", "ram_file", "disk")
 
 
@@ -41,14 +46,16 @@ class KvStore:
         label: str,
         arena_path: str | None,
         tier_dirs: Mapping[str, str],
-        block_tokens: int = keys.BLOCK_TOKENS,
+        policy: SavePolicy = SAVE_ALL,
     ) -> None:
         self._backend = backend
         self._root = root
         self._holder = holder
         self._meta = encode_meta({"model": label})
-        self._block = block_tokens
-        self._tier_dirs = {tier: Path(path) for tier, path in tier_dirs.items()}
+        self._policy = policy
+        self._block = policy.block_tokens
+        self._tier_dirs = dict(tier_dirs)
+        self._files = PosixFilesystem()
         self._arena_path = arena_path
         self._arena: ArenaReader | None = None
         self._wanted: dict[str, dict[bytes, m.RowWanted]] = {}
@@ -63,7 +70,7 @@ class KvStore:
     def is_usable(self) -> bool:
         return not self.unusable_because
 
-    # ── looking up ───────────────────────────────────────────────────────────────────────────────
+    # ── looking up ──────────────────────────────────────────────────────────────────────────────
 
     def lookup(self, request: Request) -> m.LookupPrefix:
         """Ask for the longest stored prefix of the request's prompt."""
@@ -86,7 +93,7 @@ class KvStore:
         if keeper is not None:
             keeper.close()
 
-    # ── restoring ────────────────────────────────────────────────────────────────────────────────
+    # ── restoring ───────────────────────────────────────────────────────────────────────────────
 
     def read_parent(self, found: m.PrefixResolved) -> list[int] | None:
         """The tokens of a parent's rows, or ``None`` when it is not (wholly) stored."""
@@ -95,8 +102,9 @@ class KvStore:
         whole: list[int] = []
         try:
             for block in refs.unpack_blocks(found.blocks):
-                _, stored, _ = self._open(block)
-                whole += tokens.unpack(tokens.cut(stored, 0, block.n_used))
+                row = self._open(block)
+                row.payload.release()
+                whole += tokens.unpack(tokens.cut(row.tokens, 0, block.n_used))
         except (CacheError, OSError):
             return None
         return whole if len(whole) == found.n_tokens else None
@@ -110,25 +118,28 @@ class KvStore:
         request.missed(found.miss_reason)
         limit = min(found.n_tokens, len(request.tokens) - 1)
         prompt = tokens.pack(request.tokens)
-        blocks: list[tuple[int, int, memoryview]] = []
+        rows: list[MappedRow] = []
         sources: list[str] = []
         rejected: list[m.RowRejected] = []
         reached = 0
-        for block in refs.unpack_blocks(found.blocks):
+        for block in refs.unpack_blocks(found.blocks, self._root, prompt):
             if block.start >= limit:
                 break
             n_used = min(block.n_used, limit - block.start)
+            expected = tokens.cut(prompt, block.start, block.start + n_used)
             try:
-                header, stored, payload = self._open(block)
-                self._check(header, stored, block.start, tokens.cut(
-                    prompt, block.start, block.start + n_used))
+                row = self._open(block)
+                self._check(row, block.start, expected)
             except (CacheError, OSError) as error:
                 rejected.append(m.RowRejected(block.key, block.tier, str(error)))
                 break
-            blocks.append((block.start, header.n_tokens, payload))
+            rows.append(row)
             sources.append(block.tier)
             reached = block.start + n_used
+        blocks = [(row.header.start, row.header.n_tokens, row.payload) for row in rows]
         reached = self._apply(request.kv_seq, blocks, reached)
+        for row in rows:
+            row.close()
         if reached < limit:
             request.missed("row_rejected")
         request.n_kv = request.n_reused = reached
@@ -155,24 +166,24 @@ class KvStore:
             return 0
         return reached
 
-    def _open(self, block: refs.BlockRef) -> FileRow:
-        """Head, tokens and payload of a row, where it lies."""
-        if block.tier == "ram":
+    def _open(self, block: refs.BlockRef) -> MappedRow:
+        """Head, tokens and payload of a row, where it lies; a file's bytes are all verified."""
+        if block.tier == RAM:
             if self._arena is None:
                 self._arena = ArenaReader(self._arena_path or "")
             header, payload, stored = self._arena.row(block.location or 0)
-            return FileRow(header, stored, payload)
-        return open_row(self._tier_dirs[block.tier], block.key)
+            return MappedRow(header, stored, payload)
+        return open_row(self._files, self._tier_dirs[block.tier], block.key)
 
-    def _check(self, header: RowHeader, stored: bytes, start: int, expected: bytes) -> None:
-        if header.root != self._root:
+    def _check(self, row: MappedRow, start: int, expected: bytes) -> None:
+        if row.header.root != self._root:
             raise CacheError("the row belongs to another namespace")
-        if header.start != start:
-            raise CacheError(f"the row starts at {header.start}, expected {start}")
-        if not stored.startswith(expected):
+        if row.header.start != start:
+            raise CacheError(f"the row starts at {row.header.start}, expected {start}")
+        if not row.tokens.startswith(expected):
             raise CacheError("the row holds other tokens than the prompt")
 
-    # ── saving ───────────────────────────────────────────────────────────────────────────────────
+    # ── saving ──────────────────────────────────────────────────────────────────────────────────
 
     def completes_block(self, request: Request) -> bool:
         """Whether a full block is in the context that was not offered to the cache yet."""
@@ -192,29 +203,28 @@ class KvStore:
     def wanted(self, request: Request) -> m.ReserveRows | None:
         """What to store of the request's first ``save_upto`` tokens that was not offered before.
 
-        Full blocks, and at the end of a prompt or reply also the tail, so that the very same prompt
-        hits to its last token. At most ``ROWS_PER_MESSAGE`` rows; ask again for the rest.
+        At most ``ROWS_PER_MESSAGE`` rows, so that the message stays small; ask again for the rest.
         """
         if not self.is_usable:
             return None
-        reason, upto = request.save_reason, request.save_upto
-        full, rest = divmod(upto, self._block)
-        rows = [
-            self._row(request, index, (index + 1) * self._block)
-            for index in range(
-                request.n_stored_blocks, min(full, request.n_stored_blocks + ROWS_PER_MESSAGE)
-            )
-        ]
-        ends = reason is SaveReason.FINISH or upto == request.n_prompt
-        if rest and ends and len(rows) < ROWS_PER_MESSAGE:
-            tail = self._row(request, full, upto)
-            if tail.key != request.stored_tail:
-                rows.append(tail)
+        rows: list[m.RowWanted] = []
+        for span in self._spans(request)[:ROWS_PER_MESSAGE]:
+            row = self._row(request, span.start, span.start + span.n_tokens)
+            if row.key != request.stored_tail:
+                rows.append(row)
         if not rows:
             return None
         ref = uuid.uuid4().hex
         self._wanted[ref] = {row.key: row for row in rows}
-        return m.ReserveRows(ref, self._holder, self._root, int(reason), tuple(rows))
+        return m.ReserveRows(ref, self._holder, self._root, int(request.save_reason), tuple(rows))
+
+    def _spans(self, request: Request) -> list[Span]:
+        offered, upto = request.n_stored_blocks * self._block, request.save_upto
+        if request.is_finished:
+            return at_finish(self._policy, upto, offered)
+        if upto == request.n_prompt:
+            return at_prompt_end(self._policy, upto, offered)
+        return while_generating(self._policy, upto, offered)
 
     def write(self, request: Request, grants: m.RowsReserved) -> m.RowsWritten:
         """Copy granted rows into the arena and mark what was offered as known to the cache."""
@@ -263,9 +273,8 @@ class KvStore:
             request.keys.append(keys.child_key(parent, block))
         return request.keys[n_blocks - 1] if n_blocks else self._root
 
-    def _row(self, request: Request, index: int, end: int) -> m.RowWanted:
-        start = index * self._block
-        parent = self._chain(request, index)
+    def _row(self, request: Request, start: int, end: int) -> m.RowWanted:
+        parent = self._chain(request, start // self._block)
         packed = tokens.pack(request.tokens[start:end])
         payload_bytes = self._backend.block_bytes(end - start)
         return m.RowWanted(

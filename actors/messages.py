@@ -1,8 +1,8 @@
 """The protocol, one section per receiver: requests are imperatives, replies are facts.
 
-Every message is small (64 KiB at most): KV bytes stay in shared memory or files, and a payload that
-may be big travels as a :class:`~actors.payload.Payload`. A request carries ``ref``, a string that its
-sender chose; whatever answers it carries the same ``ref``.
+Every message is small (64 KiB at most): KV bytes stay in shared memory or files, and a payload
+that may be big travels as a :class:`~actors.payload.Payload`. A request carries ``ref``, a string
+that its sender chose; whatever answers it carries the same ``ref``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from native.params import SamplingParams
 if TYPE_CHECKING:
     from supervision import Address
 
-# ── what a completion can come to ────────────────────────────────────────────────────────────────
+# ── what a completion can come to ───────────────────────────────────────────────────────────────
 
 
 class FinishReason(Enum):
@@ -85,7 +85,7 @@ class Timings:
     tokens_per_second: float
 
 
-# ── inflight, and every model ────────────────────────────────────────────────────────────────────
+# ── inflight, and every model ──────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +99,14 @@ class Complete:
     ref: str
     model: str
     prompt: Payload | str
-    """Text (``str``, or UTF-8 bytes with ``tokens=False``), or u32-le token ids (``tokens=True``)."""
+    """Text (``str``, or UTF-8 bytes), or u32-le token ids with ``tokens=True``."""
     tokens: bool = False
     max_tokens: int = 256
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     parent_key: bytes | None = None
     parse_special: bool = False
-    """Read control tokens such as ``<|user|>`` in the text as tokens. For rendered chat templates."""
+    """Read control tokens such as ``<|user|>`` in the text as tokens; for rendered templates."""
     timeout_s: float | None = None
 
     def __str__(self) -> str:
@@ -115,7 +115,7 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Caller → inflight: stop this request. Its ``Completed`` says ``cancelled``; no other reply."""
+    """Caller → inflight: stop this request. Its ``Completed`` says ``cancelled``."""
 
     request_id: str
 
@@ -130,7 +130,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class PrefillProgress:
-    """Model → caller: ``done`` of ``total`` prompt tokens are in the context, ``reused`` of them warm."""
+    """Model → caller: ``done`` of ``total`` prompt tokens are read, ``reused`` of them warm."""
 
     ref: str
     done: int
@@ -205,7 +205,7 @@ class RequestEnded:
     request_id: str
 
 
-# ── cache_meta: from models ──────────────────────────────────────────────────────────────────────
+# ── cache_meta: from models ────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +300,7 @@ class RowRejected:
     reason: str
 
 
-# ── cache_meta: from tiers and the writer ────────────────────────────────────────────────────────
+# ── cache_meta: from tiers and the writer ──────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +346,7 @@ class PersistFailed:
     detail: str
 
 
-# ── writer, tiers ────────────────────────────────────────────────────────────────────────────────
+# ── writer, tiers ──────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """One loaded model: the mailbox of the process that is allowed to load libllama.
 
 Owns: the weights, the context, its requests. Answers: ``Run``, ``CancelRun``, and ``Complete`` sent
-straight to it. Asks: cache_meta, inflight. Dies when llama.cpp does; nothing published is lost then,
-because rows live in the arena and files, and callers are told by inflight.
+straight to it. Asks: cache_meta, inflight. Dies when llama.cpp does; nothing published is lost
+then, because rows live in the arena and files, and callers are told by inflight.
 
 The mailbox decides nothing: it carries messages between the tree and the engine thread, and stays
 responsive while llama.cpp computes.
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from native.backend import Backend, ModelInfo
     from supervision import Address, Entry
 
+PROGRESS_STEP = 0.02  # of the load, so that progress costs fifty messages at most
 TOKEN_EVENT_LIMIT = 64  # tokens of one stream merged into one message at most
 
 
@@ -61,6 +62,11 @@ class _Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class _Progress:
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class _NotLoaded:
     error: LoadError
 
@@ -80,7 +86,7 @@ class ModelActor(EngineWorker):
         self.defer_ready()
         self.start_engine(self._run_engine)
 
-    # ── engine thread ────────────────────────────────────────────────────────────────────────────
+    # ── engine thread ───────────────────────────────────────────────────────────────────────────
 
     def _run_engine(self) -> None:
         args = self._load_args
@@ -99,7 +105,9 @@ class ModelActor(EngineWorker):
             self._closed.set()
 
     def _loading(self, share: float) -> None:
-        self._progress = share
+        if share - self._progress >= PROGRESS_STEP:
+            self._progress = share
+            self.post(_Progress(share))
 
     def _store(self, backend: Backend) -> KvStore:
         args = self._load_args
@@ -123,7 +131,7 @@ class ModelActor(EngineWorker):
     def _send(self, target: object, message: object) -> None:
         self.post((target, message))
 
-    # ── mailbox ──────────────────────────────────────────────────────────────────────────────────
+    # ── mailbox ─────────────────────────────────────────────────────────────────────────────────
 
     def handle_events(self, events: list[object]) -> None:
         for event in merge_token_events(events):
@@ -131,6 +139,8 @@ class ModelActor(EngineWorker):
                 case _Loaded(info):
                     self._info = info
                     self.ready()
+                case _Progress(share):
+                    self.progress(share)
                 case _NotLoaded(error):
                     self.fail(error.detail, error)
                 case (target, message):

@@ -38,7 +38,7 @@ class Slice:
 def plan_step(timelines: Sequence[Timeline], *, n_batch: int, prefill_share: int) -> list[Slice]:
     """Share one batch of ``n_batch`` tokens: generating requests first, then prompts in order.
 
-    While anyone generates, prompts together get at most ``prefill_share`` tokens of a step, so that a
+    While anyone generates, prompts get at most ``prefill_share`` tokens of a step, so that a
     long prompt of one caller does not stop the stream of another.
     """
     slices: list[Slice] = []

@@ -77,7 +77,7 @@ class ModelEngine:
         self.tokens_generated = 0
         self.requests_done = 0
 
-    # ── called from the mailbox thread ───────────────────────────────────────────────────────────
+    # ── called from the mailbox thread ──────────────────────────────────────────────────────────
 
     def interrupt(self, request_id: str) -> None:
         """Cut short the running step if it works for this request; its cancel is in the queue."""
@@ -102,7 +102,7 @@ class ModelEngine:
             "requests_done": self.requests_done,
         }
 
-    # ── the loop ─────────────────────────────────────────────────────────────────────────────────
+    # ── the loop ────────────────────────────────────────────────────────────────────────────────
 
     def run(self) -> None:
         while self._closing is None:
@@ -154,7 +154,7 @@ class ModelEngine:
             case Close():
                 self._closing = command
 
-    # ── admission ────────────────────────────────────────────────────────────────────────────────
+    # ── admission ───────────────────────────────────────────────────────────────────────────────
 
     def _open(self, run: m.Run) -> None:
         try:
@@ -165,7 +165,9 @@ class ModelEngine:
                 )
             request = open_request(run, self._backend, now=time.monotonic())
         except RequestRefused as refused:
-            self._send(run.reply_to, m.CompletionFailed(run.request.ref, refused.reason, str(refused)))
+            self._send(
+                run.reply_to, m.CompletionFailed(run.request.ref, refused.reason, str(refused))
+            )
             self._send("inflight", m.RequestEnded(run.request_id))
             return
         self._waiting.append(request)
@@ -200,7 +202,7 @@ class ModelEngine:
             self._running.append(request)
             self._look_up(request)
 
-    # ── the cache ────────────────────────────────────────────────────────────────────────────────
+    # ── the cache ───────────────────────────────────────────────────────────────────────────────
 
     def _ask_cache(self, request: Request, message: m.LookupPrefix | m.ResolveParent) -> None:
         now = time.monotonic()
@@ -282,7 +284,7 @@ class ModelEngine:
         self._send("cache_meta", message)
         return True
 
-    # ── one step ─────────────────────────────────────────────────────────────────────────────────
+    # ── one step ────────────────────────────────────────────────────────────────────────────────
 
     def _step(self, ready: list[Request]) -> None:
         info = self._backend.info
@@ -352,7 +354,7 @@ class ModelEngine:
         elif self._store.completes_block(request):
             self._save(request, SaveReason.CONTINUED, request.n_kv)
 
-    # ── endings ──────────────────────────────────────────────────────────────────────────────────
+    # ── endings ─────────────────────────────────────────────────────────────────────────────────
 
     def _finish(self, request: Request) -> None:
         """Store the tip, then tell; the rows are visible before the caller can ask for them."""

@@ -84,7 +84,7 @@ class Request:
     save_reason: SaveReason = SaveReason.COLD
     save_upto: int = 0
 
-    # ── what planning asks ───────────────────────────────────────────────────────────────────────
+    # ── what planning asks ──────────────────────────────────────────────────────────────────────
 
     @property
     def n_pending(self) -> int:
@@ -118,7 +118,7 @@ class Request:
         """Tokens from the start whose KV is worth keeping: what the caller could send again."""
         return min(self.n_kv, self.n_prompt + self.stream.visible_tokens())
 
-    # ── changes ──────────────────────────────────────────────────────────────────────────────────
+    # ── changes ─────────────────────────────────────────────────────────────────────────────────
 
     def fix_prompt(self, backend: Backend) -> None:
         """Turn the text into tokens, keeping the exact ids of the parent where the text goes on.
@@ -153,9 +153,7 @@ class Request:
                 m.FailReason.INVALID_REQUEST, "the prompt has no tokens; send some text"
             )
 
-    def start(
-        self, seq: int, admission: Admission, backend: Backend, now: float
-    ) -> None:
+    def start(self, seq: int, admission: Admission, backend: Backend, now: float) -> None:
         """Leave the queue: take a sequence and the cells of prompt and reply."""
         self.seq, self.max_tokens, self.n_cells = seq, admission.max_tokens, admission.n_cells
         self.n_prompt = len(self.tokens)
@@ -207,7 +205,7 @@ class Request:
         text = self.stream.finish()
         return m.TokensDelivered(self.ref, self.n_text_tokens, b"", text) if text else None
 
-    # ── reports ──────────────────────────────────────────────────────────────────────────────────
+    # ── reports ─────────────────────────────────────────────────────────────────────────────────
 
     def progress(self) -> m.PrefillProgress:
         return m.PrefillProgress(self.ref, self.n_kv, self.n_prompt, self.n_reused)

@@ -15,7 +15,7 @@ INLINE_LIMIT_BYTES = 48 * 1024  # leaves room for the other fields under the 64 
 
 
 class PayloadGone(Exception):
-    """The process that held the bytes is gone. The request it belonged to has no caller any more."""
+    """The process that held the bytes is gone, and with it the caller of the request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from actors import messages as m
 from cache.answers import RAM
-from cache.arena import scan_arena
+from cache.arena import ArenaReader, scan_arena
 from supervision import EngineWorker
 
 ROWS_PER_MESSAGE = 128  # about 45 KiB with 64-token rows
@@ -20,7 +20,7 @@ ROWS_PER_MESSAGE = 128  # about 45 KiB with 64-token rows
 
 @dataclass(frozen=True, slots=True)
 class RamTierArgs:
-    """Where the arena lies: a path that every process of the node can open; ``None``: no RAM tier."""
+    """The arena: a path that every process of the node can open; ``None``: no RAM tier."""
 
     arena_path: str | None
 
@@ -42,18 +42,20 @@ class RamTierActor(EngineWorker):
             self.post(m.RowsFound(RAM, rows, last))
 
     def _found(self, path: str) -> Iterator[m.StoredRow]:
-        for row in scan_arena(path):
-            self._rows += 1
-            header = row.header
-            yield m.StoredRow(
-                header.key,
-                header.parent,
-                header.root,
-                header.start,
-                row.tokens,
-                header.row_bytes,
-                row.offset,
-            )
+        with ArenaReader(path) as arena:
+            for offset, _, header in scan_arena(path):
+                _, payload, tokens = arena.row(offset)
+                payload.release()
+                self._rows += 1
+                yield m.StoredRow(
+                    header.key,
+                    header.parent,
+                    header.root,
+                    header.start,
+                    tokens,
+                    header.row_bytes,
+                    offset,
+                )
 
     def handle_events(self, events: list[object]) -> None:
         for event in events:

@@ -7,7 +7,6 @@ lookups never wait for a disk, and because a disk can hang a thread for ever.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors import messages as m
@@ -36,7 +35,7 @@ class WriterActor(EngineWorker):
         if not isinstance(args, WriterArgs):
             raise TypeError(f"the writer is started with WriterArgs, not {args!r}")
         self._arena_path = args.arena_path
-        self._roots = {tier: Path(path) for tier, path in args.tier_dirs}
+        self._roots = dict(args.tier_dirs)
         self._rows = self._bytes = self._failures = 0
         self.start_engine(self._run)
 
@@ -49,14 +48,13 @@ class WriterActor(EngineWorker):
                 continue
             arena = arena or ArenaReader(self._arena_path)
             try:
-                row = arena.row_bytes_at(order.offset)
-                written = write_row(files, self._roots[order.tier], row)
+                _, n_bytes = write_row(files, self._roots[order.tier], arena.slab(order.offset))
             except (CacheError, OSError) as error:
                 self._failures += 1
                 self.post(m.PersistFailed(order.key, order.tier, str(error)))
                 continue
             self._rows += 1
-            self._bytes += written.nbytes
+            self._bytes += n_bytes
             self.post(m.RowPersisted(order.key, order.tier))
 
     def handle(self, message: object, sender: Address) -> None:

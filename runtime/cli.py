@@ -64,7 +64,7 @@ def _complain(text: str) -> None:
     sys.stderr.write(f"error: {text}\n")
 
 
-# ── arguments ────────────────────────────────────────────────────────────────────────────────────
+# ── arguments ──────────────────────────────────────────────────────────────────────────────────
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,9 +110,13 @@ def _add_serve(commands: Any) -> None:
         "--model", action="append", default=[], metavar="ID=PATH", help="load this GGUF; repeatable"
     )
     serve.add_argument("--cache-dir", metavar="DIR", help="root of the disk tier")
-    serve.add_argument("--cache-ram", metavar="SIZE", help="budget of the RAM tier, e.g. 4GiB; 0: off")
+    serve.add_argument(
+        "--cache-ram", metavar="SIZE", help="budget of the RAM tier, e.g. 4GiB; 0: off"
+    )
     serve.add_argument("--cache-disk", metavar="SIZE", help="budget of the disk tier; 0: off")
-    serve.add_argument("--log-file", metavar="FILE", help="life-cycle log instead of standard error")
+    serve.add_argument(
+        "--log-file", metavar="FILE", help="life-cycle log instead of standard error"
+    )
     for hidden in ("--config-fd", "--ready-fd", "--parent-fd"):
         serve.add_argument(hidden, type=int, help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
@@ -121,7 +125,9 @@ def _add_serve(commands: Any) -> None:
 def _add_model_commands(commands: Any) -> None:
     load = commands.add_parser("load", help="load a model into a running node")
     _add_port(load)
-    load.add_argument("model", metavar="ID=PATH", help=f"or {EMBEDDED_MODEL_ID}, the embedded model")
+    load.add_argument(
+        "model", metavar="ID=PATH", help=f"or {EMBEDDED_MODEL_ID}, the embedded model"
+    )
     load.add_argument("--n-ctx", type=int, metavar="N", help="context length in tokens")
     load.add_argument("--n-gpu-layers", type=int, metavar="N", help="layers on the GPU; -1: all")
     load.add_argument("--threads", type=int, metavar="N", help="CPU threads")
@@ -155,7 +161,7 @@ def _add_complete(commands: Any) -> None:
     complete.set_defaults(run=_complete)
 
 
-# ── commands ─────────────────────────────────────────────────────────────────────────────────────
+# ── commands ───────────────────────────────────────────────────────────────────────────────────
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -37,6 +37,7 @@ from supervision.messages import (
     ChildNotFound,
     ChildStarted,
     ChildStartFailed,
+    ChildStartProgress,
     ListDirectory,
     ReportStatus,
     StartChild,
@@ -65,13 +66,13 @@ _FAILURES: Final[Mapping[m.FailReason, Callable[[str, str], errors.LlamaActorsEr
 
 
 class Client:
-    """Questions to one node over ``connection``; ``model_defaults`` completes what ``load`` needs."""
+    """Questions to one node; ``model_defaults`` is what every model of it is started with."""
 
     def __init__(self, connection: Connection, model_defaults: ModelArgs) -> None:
         self._connection = connection
         self._defaults = model_defaults
 
-    # ── models ───────────────────────────────────────────────────────────────────────────────────
+    # ── models ──────────────────────────────────────────────────────────────────────────────────
 
     def load(
         self,
@@ -98,10 +99,8 @@ class Client:
                     return self._model_status(entry)
                 case ChildStartFailed():
                     raise _load_failure(model, answer)
-                case _:
-                    share = getattr(answer, "detail", None)
-                    if progress is not None and isinstance(share, float):
-                        progress(share)
+                case ChildStartProgress(_, _, float(share)) if progress is not None:
+                    progress(share)
         raise errors.NoReply(f"the supervisor of models did not say whether {model!r} was loaded")
 
     def load_embedded(self, progress: Callable[[float], None] | None = None) -> None:
@@ -134,7 +133,7 @@ class Client:
             details=details or {},
         )
 
-    # ── completions ──────────────────────────────────────────────────────────────────────────────
+    # ── completions ─────────────────────────────────────────────────────────────────────────────
 
     def complete(self, model: str, prompt: str | Sequence[int], **options: Any) -> Completion:
         """Generate and wait for the end; options as for ``stream``."""
@@ -227,7 +226,7 @@ class Client:
             pause.wait()
         raise errors.ModelDown(model, f"model {model!r} did not come back within {within_s:.0f} s")
 
-    # ── the node ─────────────────────────────────────────────────────────────────────────────────
+    # ── the node ────────────────────────────────────────────────────────────────────────────────
 
     def directory(self) -> tuple[Entry, ...]:
         """Every entry of the tree, from the registry; from the root while that restarts."""
@@ -239,7 +238,9 @@ class Client:
 
     def status(self) -> dict[str, Any]:
         """What every actor says of itself, by id; ``None`` for one that did not answer in time."""
-        return {entry.id: self._report(entry) for entry in self.directory() if entry.state != "down"}
+        return {
+            entry.id: self._report(entry) for entry in self.directory() if entry.state != "down"
+        }
 
     def _report(self, entry: Entry) -> dict[str, Any] | None:
         if entry.address is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class RuntimeConfig:
 
     admin_port: int = DEFAULT_PORT
     runtime_dir: Path | None = None
-    """Parent of the node's own folder: ``$XDG_RUNTIME_DIR/llama-actors``, else under the temp dir."""
+    """Parent of the node's own folder: ``$XDG_RUNTIME_DIR/llama-actors``, else a temporary one."""
     cache_dir: Path | None = None
     """Root of the disk tier: ``$XDG_CACHE_HOME/llama-actors``, else ``~/.cache/llama-actors``."""
     cache_disk: int = DISK_CAP_BYTES
@@ -108,7 +109,7 @@ def node_dir(port: int, base: Path | None = None) -> Path:
     if base is None and os.environ.get("XDG_RUNTIME_DIR"):
         base = Path(os.environ["XDG_RUNTIME_DIR"]) / "llama-actors"
     if base is None:
-        base = Path(os.environ.get("TMPDIR", "/tmp")) / f"llama-actors-{os.getuid()}"  # noqa: S108  # 0700 below, checked by the launcher
+        base = Path(tempfile.gettempdir()) / f"llama-actors-{os.getuid()}"
     return base / f"node-{port}"
 
 
@@ -140,7 +141,7 @@ def parse_size(text: str | int, key: str = "size") -> int:
 def format_size(n_bytes: float) -> str:
     """``4.0 GiB``: for people."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:  # noqa: PLR2004  # the step between the units
+        if n_bytes < 1024:  # the step between the units
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
         n_bytes /= 1024
     return f"{n_bytes:.1f} TiB"
@@ -150,7 +151,8 @@ def check_model_id(model: str) -> None:
     """Refuse ids that would be awkward in a shell, a path or a log."""
     if not _MODEL_ID.fullmatch(model):
         raise ConfigError(
-            "model id", f"{model!r} must be 1 to 64 letters, digits, '.', '_' or '-', not starting so"
+            "model id",
+            f"{model!r} must be 1 to 64 letters, digits, '.', '_' or '-', not starting so",
         )
 
 

@@ -1,8 +1,8 @@
 """``demo``: the promises of this project, kept in front of your eyes, on the embedded model.
 
 One table, six rows: cold, the same prompt, a longer one, the next turn, after ``kill -9`` of the
-model's process, after a restart of the whole node. It succeeds only if every row reused what it must
-and printed what it must, and if nothing is left behind afterwards.
+model's process, after a restart of the whole node. It succeeds only if every row reused what it
+must and printed what it must, and if nothing is left behind afterwards.
 """
 
 from __future__ import annotations
@@ -214,7 +214,9 @@ def _remember(node: Node, seen: _Seen) -> None:
 
 
 def _left_behind(seen: _Seen, home: Path, shm_before: set[str]) -> list[str]:
-    troubles = [f"process {pid} is still alive" for pid in seen.pids if Path(f"/proc/{pid}").exists()]
+    troubles = [
+        f"process {pid} is still alive" for pid in seen.pids if Path(f"/proc/{pid}").exists()
+    ]
     for port in seen.ports:
         with socket.socket() as probe, contextlib.suppress(ConnectionRefusedError):
             probe.connect(("127.0.0.1", port))
@@ -227,13 +229,15 @@ def _left_behind(seen: _Seen, home: Path, shm_before: set[str]) -> list[str]:
 
 def _shared_memory() -> set[str]:
     try:
-        return set(os.listdir("/dev/shm"))  # noqa: S108, PTH208  # names only, nothing is written
+        return set(os.listdir("/dev/shm"))  # noqa: S108  # names only, nothing is written
     except FileNotFoundError:
         return set()
 
 
 def _print_table(rows: list[Row]) -> None:
-    print(f"{'':<28} {'prompt':>7} {'reused':>7}  {'hit':<8} {'tier':<5} {'first token':>12} {'':>8}")
+    print(
+        f"{'':<28} {'prompt':>7} {'reused':>7}  {'hit':<8} {'tier':<5} {'first token':>12} {'':>8}"
+    )
     for row in rows:
         usage, cache = row.completion.usage, row.completion.cache
         print(

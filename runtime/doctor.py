@@ -1,6 +1,6 @@
 """``doctor``: does this machine and this installation have what a node needs?
 
-Each check says what it found and, where something is wrong, what to do about it. Nothing is changed.
+Each check says what it found and, where something is wrong, what to do. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -221,5 +221,3 @@ def _disk() -> Finding:
             "name another place with --cache-dir, or a smaller --cache-disk",
         )
     return Finding("disk tier", "ok", f"{root}, {format_size(free)} free")
-
-

@@ -45,8 +45,8 @@ class NodeNotRunning(NodeError):
     def __init__(self, port: int, detail: str = "") -> None:
         because = f" ({detail})" if detail else ""
         super().__init__(
-            f"no node runs on admin port {port}{because}; start one with `python -m runtime serve`, "
-            "or name its port with --admin-port or LLAMA_ACTORS_PORT"
+            f"no node runs on admin port {port}{because}; start one with "
+            "`python -m runtime serve`, or name its port with --admin-port or LLAMA_ACTORS_PORT"
         )
         self.port = port
 

@@ -56,7 +56,7 @@ class _Child:
 
 
 class Node:
-    """A running node. Safe to use from several threads; close it, or use it as a context manager."""
+    """A running node. Safe to use from several threads; close it, or use it in a ``with``."""
 
     def __init__(self, port: int, connection: Connection, child: _Child | None = None) -> None:
         self.port = port
@@ -64,7 +64,7 @@ class Node:
         self._child = child
         self._client = Client(connection, model_defaults_from_mapping(connection.extra))
 
-    # ── getting one ──────────────────────────────────────────────────────────────────────────────
+    # ── getting one ─────────────────────────────────────────────────────────────────────────────
 
     @classmethod
     def start(
@@ -122,7 +122,7 @@ class Node:
 
     @classmethod
     def attach(cls, port: int | None = None, *, runtime_dir: str | Path | None = None) -> Self:
-        """Use a node that runs already: on ``port``, else ``LLAMA_ACTORS_PORT``, else the default."""
+        """Use a running node: on ``port``, else ``LLAMA_ACTORS_PORT``, else the default port."""
         resolved = resolve_port(port)
         directory = node_dir(resolved, None if runtime_dir is None else Path(runtime_dir))
         try:
@@ -130,7 +130,7 @@ class Node:
         except NodeNotRunning as error:
             raise errors.NodeNotRunning(resolved, error.why) from error
 
-    # ── using it ─────────────────────────────────────────────────────────────────────────────────
+    # ── using it ────────────────────────────────────────────────────────────────────────────────
 
     @property
     def client(self) -> Client:
@@ -187,7 +187,7 @@ class Node:
     def launcher_pid(self) -> int:
         return self._connection.launcher_pid
 
-    # ── ending it ────────────────────────────────────────────────────────────────────────────────
+    # ── ending it ───────────────────────────────────────────────────────────────────────────────
 
     def stop(self) -> None:
         """Stop the node, whoever started it, and wait until nothing of it is left."""

@@ -31,7 +31,7 @@ class ProgressLine:
         filled = round(share * BAR_WIDTH)
         bar = "█" * filled + "░" * (BAR_WIDTH - filled)
         left = ""
-        if share > 0.02:  # noqa: PLR2004  # before that the estimate is noise
+        if share > 0.02:  # before that the estimate is noise
             left = f"  about {(now - self._started) * (1 - share) / share:.0f} s left"
         sys.stderr.write(f"\r\x1b[K{self._label} {bar} {100 * share:3.0f} %{left}")
         sys.stderr.flush()

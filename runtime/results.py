@@ -19,7 +19,7 @@ class PrefillEvent:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """New text. ``index`` numbers the first of ``tokens``; ``text`` never ends inside a character."""
+    """New text, whole characters only. ``index`` numbers the first of ``tokens``."""
 
     index: int
     tokens: tuple[int, ...]
