@@ -1,0 +1,83 @@
+"""The native floor: the only code of the project that can crash a process.
+
+Importing this package loads no native code. Actors are forked from a process that has imported
+everything; libllama, with its threads and its process-wide log, must come to life only in the
+process of one model. ``load_backend`` is where that happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from native.backend import Backend, Batch, ModelInfo, Sampler
+from native.errors import (
+    BackendClosed,
+    ContextCreateFailed,
+    DecodeAborted,
+    DecodeFailed,
+    InvalidParam,
+    InvalidToken,
+    ModelFileError,
+    ModelLoadFailed,
+    ModelNotFound,
+    NativeError,
+    NoKvSpace,
+    NotAGguf,
+    PromptTooLong,
+    StateRefused,
+    TruncatedGguf,
+)
+from native.params import ModelParams, SamplingParams
+
+BackendKind = Literal["llama", "stub"]
+
+
+def load_backend(
+    kind: BackendKind,
+    path: str | Path,
+    params: ModelParams,
+    progress: Callable[[float], None] | None = None,
+) -> Backend:
+    """Load ``path`` and return a backend ready to decode.
+
+    ``progress`` is told fractions from 0 to 1 while llama.cpp loads. Raises ``ModelFileError`` for
+    the file, ``ContextCreateFailed`` for the parameters. The stub ignores what the file holds.
+    """
+    if kind == "llama":
+        from native.llama import LlamaBackend
+
+        return LlamaBackend.load(path, params, progress=progress)
+    if kind == "stub":
+        from native.stub import StubBackend
+
+        return StubBackend.load(path, params, progress=progress)
+    raise InvalidParam("kind", kind, "'llama' or 'stub'")
+
+
+__all__ = [
+    "Backend",
+    "BackendClosed",
+    "BackendKind",
+    "Batch",
+    "ContextCreateFailed",
+    "DecodeAborted",
+    "DecodeFailed",
+    "InvalidParam",
+    "InvalidToken",
+    "ModelFileError",
+    "ModelInfo",
+    "ModelLoadFailed",
+    "ModelNotFound",
+    "ModelParams",
+    "NativeError",
+    "NoKvSpace",
+    "NotAGguf",
+    "PromptTooLong",
+    "Sampler",
+    "SamplingParams",
+    "StateRefused",
+    "TruncatedGguf",
+    "load_backend",
+]

@@ -1,0 +1,101 @@
+"""What a loaded model is, and what this build of llama.cpp is."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from native._llama import ffi, lib
+from native.backend import ModelInfo
+from native.params import ModelParams
+
+STATE_FORMAT = 1
+"""Raise it when the shim writes payloads differently: stored rows of other versions then miss."""
+
+
+def build_id() -> str:
+    """Name the build: the llama.cpp source it was made from, and our payload format."""
+    source: bytes = ffi.string(lib.la_source_id())
+    return f"{source.decode()}+state{STATE_FORMAT}"
+
+
+def cpu_features() -> str:
+    """Return the instruction sets this build uses here, as llama.cpp reports them."""
+    text: bytes = ffi.string(lib.la_system_info())
+    return " ".join(text.decode("utf-8", errors="replace").split())
+
+
+def devices() -> str:
+    names: bytes = ffi.string(lib.la_device_names())
+    return names.decode("utf-8", errors="replace")
+
+
+def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes) -> ModelInfo:
+    """Collect what the upper floors may know."""
+    facts, sizes = ffi.new("la_model_facts *"), ffi.new("la_context_facts *")
+    lib.la_model_describe(model, facts)
+    lib.la_context_describe(context, sizes)
+    return ModelInfo(
+        description=_text(lib.la_model_description, model) or "",
+        architecture=_meta(model, "general.architecture") or "",
+        n_vocab=facts.n_vocab,
+        n_ctx=sizes.n_ctx,
+        n_ctx_train=facts.n_ctx_train,
+        n_batch=sizes.n_batch,
+        n_seq_max=params.n_seq_max,
+        n_layer=facts.n_layer,
+        n_params=facts.n_params,
+        model_bytes=facts.n_bytes,
+        fingerprint=fingerprint,
+        kv_identity=_kv_identity(facts, sizes, params),
+        can_cut=bool(sizes.can_cut),
+        add_bos=bool(facts.add_bos),
+        bos_token=None if facts.bos_token < 0 else facts.bos_token,
+        eog_tokens=_eog(model, facts.n_vocab),
+        chat_template=_text(lib.la_model_chat_template, model),
+        kv_bytes_per_token=sizes.bytes_per_token,
+    )
+
+
+def _kv_identity(facts: Any, sizes: Any, params: ModelParams) -> tuple[tuple[str, str], ...]:
+    """List what changes KV bytes besides the model file.
+
+    n_ctx, n_batch, thread and sequence counts are left out on purpose: a bigger context must not
+    lose the cache.
+    """
+    device = devices() if params.n_gpu_layers else "CPU"
+    entries = {
+        "build": build_id(),
+        "type_k": params.type_k,
+        "type_v": params.type_v,
+        "flash_attn": str(params.flash_attn),
+        "v_layout": "transposed" if sizes.v_transposed else "rows",
+        "unified": "True",
+        "rope": "model",  # no overrides are offered; an entry, so that offering them changes keys
+        "n_swa": str(facts.n_swa),
+        # Read by llama.cpp at context creation; it changes what quantised caches hold.
+        "attn_rot_disable": os.environ.get("LLAMA_ATTN_ROT_DISABLE", ""),
+        "device": f"{device}:{params.n_gpu_layers}",
+        "cpu": cpu_features(),
+    }
+    return tuple(sorted(entries.items()))
+
+
+def _eog(model: Any, n_vocab: int) -> frozenset[int]:
+    flags = ffi.new("uint8_t[]", n_vocab)
+    lib.la_model_eog(model, flags)
+    return frozenset(i for i, flag in enumerate(ffi.buffer(flags)) if flag != b"\0")
+
+
+def _meta(model: Any, key: str) -> str | None:
+    return _text(lambda m, out, n: lib.la_model_meta(m, key.encode(), out, n), model)
+
+
+def _text(read: Any, model: Any) -> str | None:
+    length = read(model, ffi.NULL, 0)
+    if length < 0:
+        return None
+    out = ffi.new("char[]", length + 1)
+    read(model, out, length + 1)
+    text: bytes = ffi.string(out)
+    return text.decode("utf-8", errors="replace")

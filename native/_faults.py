@@ -1,0 +1,97 @@
+"""From a status of the shim to a named error; and buffers on their way down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from native._llama import ffi, lib
+from native.errors import (
+    ContextCreateFailed,
+    DecodeAborted,
+    DecodeFailed,
+    InvalidParam,
+    InvalidToken,
+    NativeError,
+    NoKvSpace,
+    PromptTooLong,
+    StateRefused,
+)
+
+_LOG_BYTES = 4096
+
+
+def log_tail() -> str:
+    """Return the last warnings and errors llama.cpp logged, joined by ``; ``."""
+    out = ffi.new("char[]", _LOG_BYTES)
+    used = lib.la_log_tail(out, _LOG_BYTES)
+    text = bytes(ffi.buffer(out, used)).decode("utf-8", errors="replace")
+    return "; ".join(line for line in text.splitlines()[-6:] if line.strip())
+
+
+def last_text() -> str:
+    text: bytes = ffi.string(lib.la_error_text())
+    return text.decode("utf-8", errors="replace")
+
+
+def raise_status(status: int) -> NoReturn:
+    """Raise the named error for ``status``, with the numbers the shim kept on this thread."""
+    value, limit = int(lib.la_error_value()), int(lib.la_error_limit())
+    make = _NAMED.get(status)
+    if make is None:
+        raise NativeError(f"unexpected failure inside the native shim: {last_text()}")
+    raise make(last_text(), value, limit)
+
+
+def _with_log(text: str) -> str:
+    return "; ".join(part for part in (text, log_tail()) if part)
+
+
+def _state(text: str, value: int, limit: int) -> StateRefused:
+    return StateRefused(text if value == limit == 0 else f"{text} ({value} against {limit})")
+
+
+_NAMED: dict[int, Callable[[str, int, int], NativeError]] = {
+    lib.LA_CONTEXT: lambda text, _value, _limit: ContextCreateFailed(_with_log(text)),
+    lib.LA_TOKEN: lambda _text, value, limit: InvalidToken(value, limit),
+    lib.LA_POSITION: lambda text, v, limit: InvalidParam("position", v, f"{limit}: {text}"),
+    lib.LA_SEQ: lambda _text, value, limit: InvalidParam("seq", value, f"0 to {limit - 1}"),
+    lib.LA_ROW: lambda text, v, limit: InvalidParam("row", v, f"{text}; it had {limit} rows"),
+    lib.LA_LENGTH: lambda text, value, limit: InvalidParam("length", value, f"{text}: {limit}"),
+    lib.LA_RANGE: lambda text, v, limit: InvalidParam("range", v, f"{text}; it ends at {limit}"),
+    lib.LA_TOO_LONG: lambda _text, value, limit: PromptTooLong(value, limit),
+    lib.LA_NO_SPACE: lambda text, _value, _limit: NoKvSpace(f"{text}: remove a sequence first"),
+    lib.LA_ABORTED: lambda _text, _value, _limit: DecodeAborted("request_abort() was called"),
+    lib.LA_DECODE: lambda text, value, _limit: DecodeFailed(value, _with_log(text)),
+    lib.LA_STATE: _state,
+    lib.LA_CANNOT_CUT: _state,
+}
+
+
+@contextmanager
+def buffer(source: Any, name: str, *, writable: bool = False) -> Iterator[memoryview]:
+    """View ``source`` as plain bytes for the length of one call.
+
+    The view is released at the end, so an mmap that was lent can be closed afterwards.
+    """
+    try:
+        view = memoryview(source)
+    except TypeError:
+        raise InvalidParam(
+            name, type(source).__name__, "an object with the buffer protocol"
+        ) from None
+    with view:
+        if not view.contiguous or (writable and view.readonly):
+            raise InvalidParam(name, "buffer", "contiguous" + (" and writable" if writable else ""))
+        with view.cast("B") as plain:
+            yield plain
+
+
+def fill_block(entry: Any, start: int, n_tokens: int, data: Any, size: int) -> None:
+    """Write one line of the table of blocks; numbers that do not fit are refused, not wrapped."""
+    try:
+        entry.start, entry.n_tokens = start, n_tokens
+    except (OverflowError, TypeError):
+        raise StateRefused(f"start {start!r} or n_tokens {n_tokens!r} is no position") from None
+    entry.payload, entry.size = data, size

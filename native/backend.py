@@ -1,0 +1,221 @@
+"""The backend protocol: what the upper floors know of a model, whichever engine runs it.
+
+Words: a *sequence* is one timeline of tokens, positions 0, 1, 2 …; *cells* hold the KV of one token
+each and are shared by all sequences of a backend; a *row* is one token of a batch.
+
+A backend is used by one thread at a time (it locks, so a mistake costs time and not memory safety).
+Only ``request_abort``, ``clear_abort`` and reading ``info`` are for other threads.
+
+Two implementations pass the same contract tests, ``tests/model/test_native_contract.py``:
+``native.llama.LlamaBackend`` and ``native.stub.StubBackend``.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from mmap import mmap
+from typing import Protocol, TypeAlias
+
+from native.errors import InvalidParam
+from native.params import SamplingParams
+
+Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
+"""What payloads are read from and written to; written ones must be writable and contiguous."""
+
+_INT32 = range(-(1 << 31), 1 << 31)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Facts about a loaded model. Counts are tokens, sizes are bytes.
+
+    ``n_seq_max`` counts usable sequences. ``fingerprint`` is the BLAKE3 of the file (of the digests
+    of all files, if split). ``kv_identity`` lists everything else that changes KV bytes: together
+    they decide whether a stored payload may be restored here. ``can_cut`` says whether ranges of a
+    sequence can be saved, restored and copied; when False, only whole sequences can be copied.
+    """
+
+    description: str
+    architecture: str
+    n_vocab: int
+    n_ctx: int
+    n_ctx_train: int
+    n_batch: int
+    n_seq_max: int
+    n_layer: int
+    n_params: int
+    model_bytes: int
+    fingerprint: bytes
+    kv_identity: tuple[tuple[str, str], ...]
+    can_cut: bool
+    add_bos: bool
+    bos_token: int | None
+    eog_tokens: frozenset[int]
+    chat_template: str | None
+    kv_bytes_per_token: int
+
+
+class Batch:
+    """The rows of one decode, as columns. Reuse one object: ``clear`` keeps its memory.
+
+    Whether ids, positions and sequences make sense is checked by ``decode``, which knows the model.
+    """
+
+    __slots__ = ("positions", "seqs", "tokens", "wants")
+
+    def __init__(self) -> None:
+        self.tokens = array("i")
+        self.positions = array("i")
+        self.seqs = array("i")
+        self.wants = array("b")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def add(self, token: int, position: int, seq: int, want_logits: bool) -> int:
+        """Append one row and return its index, the ``row`` of ``sample`` and ``logits``."""
+        row = len(self.tokens)
+        try:
+            self.tokens.append(token)
+            self.positions.append(position)
+            self.seqs.append(seq)
+        except (OverflowError, TypeError):
+            del self.tokens[row:], self.positions[row:], self.seqs[row:]
+            raise InvalidParam(
+                "row", (token, position, seq), "token, position and seq are 32-bit numbers"
+            ) from None
+        self.wants.append(1 if want_logits else 0)
+        return row
+
+    def extend_prefill(
+        self, tokens: Sequence[int], start: int, seq: int, logits_last: bool
+    ) -> int | None:
+        """Append ``tokens`` at positions ``start`` … of ``seq``.
+
+        Returns the row of the last token when ``logits_last`` asks for its logits, else None.
+        """
+        n = len(tokens)
+        if n == 0:
+            return None
+        if start not in _INT32 or start + n not in _INT32 or seq not in _INT32:
+            raise InvalidParam("row", (start, seq), "position and seq are 32-bit numbers")
+        try:
+            column = array("i", tokens)
+        except (OverflowError, TypeError):
+            raise InvalidParam("tokens", tokens, "a sequence of 32-bit numbers") from None
+        self.tokens.extend(column)
+        self.positions.extend(range(start, start + n))
+        self.seqs.extend(array("i", (seq,)) * n)
+        self.wants.extend(array("b", (0,)) * n)
+        if not logits_last:
+            return None
+        self.wants[-1] = 1
+        return len(self.tokens) - 1
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        del self.tokens[:], self.positions[:], self.seqs[:], self.wants[:]
+
+
+class Sampler(Protocol):
+    """The memory of one request's sampling: its parameters and the last accepted tokens."""
+
+    def accept(self, token: int) -> None:
+        """Tell the sampler which token became part of the text (``InvalidToken``)."""
+
+
+class Backend(Protocol):
+    """One model, one context. Every call after ``close`` raises ``BackendClosed``."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """Turn text into ids.
+
+        ``add_special`` adds what the model wants around a text (BOS); ``parse_special`` reads
+        control tokens written in the text: never for untrusted text.
+        """
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
+        """Join the pieces of ``tokens``: always ``b"".join(piece(t) for t in tokens)``.
+
+        Bytes, because a token may end inside a UTF-8 character. Vocabularies of the SentencePiece
+        kind store words with a leading space, so the text of a tokenised ``"Hi"`` may come back as
+        ``" Hi"``; stripping it here would break concatenation. ``special`` shows control tokens,
+        which are empty otherwise.
+        """
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Return the bytes of one token, possibly a fragment of a UTF-8 character."""
+
+    def decode(self, batch: Batch) -> None:
+        """Compute the rows and append them to their sequences.
+
+        Refused before anything is computed: ``InvalidToken``, ``InvalidParam`` (sequence, a
+        position that does not continue its sequence, 0 or more than ``n_batch`` rows),
+        ``PromptTooLong``. Then: ``NoKvSpace`` (memory as before), ``DecodeAborted``,
+        ``DecodeFailed``. Logits of earlier decodes are gone in any case after that.
+        """
+
+    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> Sampler:
+        """Make a sampler that has accepted ``history``, prompt included."""
+
+    def sample(self, row: int, sampler: Sampler, index: int) -> int:
+        """Choose a token from the logits of ``row`` of the last decode.
+
+        The randomness is a function of (seed, ``index``) alone. Does not accept the token.
+        """
+
+    def logits(self, row: int) -> array[float]:
+        """Copy the ``n_vocab`` float32 logits of ``row`` of the last decode."""
+
+    def seq_remove(self, seq: int, start: int, end: int = -1) -> bool:
+        """Remove positions [start, end) of ``seq``, to its end if -1.
+
+        False, with nothing changed, when this model's memory cannot do that exactly.
+        """
+
+    def seq_copy(self, src: int, dst: int, start: int = 0, end: int = -1) -> None:
+        """Share cells [start, end) of ``src`` with ``dst``, which must end at ``start``.
+
+        No KV is copied. ``InvalidParam`` if a range does not fit, ``StateRefused`` if the model
+        cannot.
+        """
+
+    def seq_range(self, seq: int) -> tuple[int, int] | None:
+        """Return the first and last position held by ``seq``, or None when it is empty."""
+
+    def block_bytes(self, n_tokens: int) -> int:
+        """Return the exact payload size of a block of ``n_tokens``."""
+
+    def save_block(self, seq: int, start: int, end: int, into: Buffer) -> int:
+        """Write the KV of positions [start, end) into the writable buffer ``into``, at its start.
+
+        Returns the bytes written, ``block_bytes(end - start)``. ``InvalidParam`` when the sequence
+        does not hold the range or the buffer is too small; ``StateRefused`` if not ``can_cut``.
+        """
+
+    def restore_block(self, seq: int, start: int, n_tokens: int, payload: Buffer) -> None:
+        """Append a saved block to ``seq``, which must end at ``start``.
+
+        ``StateRefused`` for anything but a payload of exactly this shape and range; ``NoKvSpace``;
+        ``PromptTooLong``. In each case ``seq`` is as it was. Contents cannot be checked here: hand
+        over only payloads whose checksum and tokens were verified.
+        """
+
+    def restore_blocks(self, seq: int, blocks: Sequence[tuple[int, int, Buffer]]) -> None:
+        """Append many blocks (start, n_tokens, payload), all or none of them."""
+
+    def request_abort(self) -> None:
+        """Make a running or the next decode raise ``DecodeAborted``. Any thread may call it."""
+
+    def clear_abort(self) -> None:
+        """Allow decoding again after ``request_abort``."""
+
+    def close(self) -> None:
+        """Free everything. Calling it again does nothing."""

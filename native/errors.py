@@ -1,0 +1,198 @@
+"""Everything that can go wrong on the native floor, by name.
+
+::
+
+    NativeError
+    ├── ModelFileError          .path
+    │   ├── ModelNotFound       no readable regular file there
+    │   ├── NotAGguf            another kind of file, or a damaged header
+    │   ├── TruncatedGguf       shorter than its header says       .expected .actual
+    │   └── ModelLoadFailed     llama.cpp refused it               .detail
+    ├── ContextCreateFailed     no context with these parameters   .detail
+    ├── InvalidParam            a value outside its range          .name .value .allowed
+    ├── InvalidToken            not in the vocabulary              .token .n_vocab
+    ├── PromptTooLong           more tokens than the context holds .n_tokens .n_ctx
+    ├── NoKvSpace               no free KV cells now
+    ├── DecodeAborted           request_abort() was called
+    ├── DecodeFailed            llama_decode failed                .code
+    ├── StateRefused            a KV payload is not acceptable     .reason
+    └── BackendClosed           close() was called before
+
+What no exception can tell: ``GGML_ABORT`` ends the process at once. A model therefore has a process
+of its own, and whoever started it sees the exit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class NativeError(Exception):
+    """The root: catch it to catch whatever this floor raises on purpose.
+
+    Errors cross process borders, so they pickle with their fields: ``args`` are the constructor's.
+    """
+
+
+class ModelFileError(NativeError):
+    """The model file cannot be used.
+
+    Fault of the file or of the path; llama.cpp has not seen it (except in ``ModelLoadFailed``).
+    Loading it again without changing the file fails again.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class ModelNotFound(ModelFileError):
+    """There is no readable regular file at the path. Check spelling, mount and permissions."""
+
+
+class NotAGguf(ModelFileError):
+    """The file is not GGUF version 2 or 3, or its header contradicts itself.
+
+    Fetch it again, or convert the model to GGUF.
+    """
+
+
+class TruncatedGguf(ModelFileError):
+    """The file ends before what its header announces, typically an interrupted download or copy.
+
+    ``expected`` and ``actual`` are bytes. Fetch it again.
+    """
+
+    def __init__(self, path: str | Path, expected: int, actual: int) -> None:
+        super().__init__(path, f"the header announces {expected} bytes, the file has {actual}")
+        self.args = (path, expected, actual)
+        self.expected = expected
+        self.actual = actual
+
+
+class ModelLoadFailed(ModelFileError):
+    """llama.cpp refused the file: an unknown architecture, wrong tensors, not enough memory.
+
+    ``detail`` is the end of its own log; it usually names the cause.
+    """
+
+    def __init__(self, path: str | Path, detail: str) -> None:
+        super().__init__(path, f"llama.cpp could not load the model: {detail or 'no reason given'}")
+        self.args = (path, detail)
+        self.detail = detail
+
+
+class ContextCreateFailed(NativeError):
+    """There is no context for this model with these parameters.
+
+    Mostly memory: lower ``n_ctx`` or the KV types. Or the first decode failed: this build does not
+    fit this CPU. ``detail`` is the end of llama.cpp's own log.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return (
+            f"llama.cpp could not create a context: {self.detail}. "
+            "Lower n_ctx, or use another type_k/type_v/flash_attn"
+        )
+
+
+class InvalidParam(NativeError):
+    """The caller passed a value outside its range; nothing was done. ``allowed`` says the range."""
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(name, value, allowed)
+        self.name = name
+        self.value = value
+        self.allowed = allowed
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value!r} is not allowed: {self.allowed}"
+
+
+class InvalidToken(NativeError):
+    """A token id outside the vocabulary.
+
+    Nothing was decoded. Ids are valid in ``range(n_vocab)``: tokenise with the same model that
+    decodes.
+    """
+
+    def __init__(self, token: int, n_vocab: int) -> None:
+        super().__init__(token, n_vocab)
+        self.token = token
+        self.n_vocab = n_vocab
+
+    def __str__(self) -> str:
+        return f"token {self.token} is not in the vocabulary of {self.n_vocab} tokens"
+
+
+class PromptTooLong(NativeError):
+    """The sequence would hold ``n_tokens`` but the context has room for ``n_ctx``.
+
+    Shorten the prompt, ask for fewer new tokens, or load the model with a larger ``n_ctx``.
+    """
+
+    def __init__(self, n_tokens: int, n_ctx: int) -> None:
+        super().__init__(n_tokens, n_ctx)
+        self.n_tokens = n_tokens
+        self.n_ctx = n_ctx
+
+    def __str__(self) -> str:
+        return f"{self.n_tokens} tokens do not fit a context of {self.n_ctx}"
+
+
+class NoKvSpace(NativeError):
+    """The shared pool of KV cells is full.
+
+    The memory is as it was before the call. Remove or shorten a sequence and try again.
+    """
+
+
+class DecodeAborted(NativeError):
+    """``request_abort`` stopped a decode.
+
+    Some tokens of the batch may be in the memory already: trim each sequence with
+    ``seq_remove`` to the length you know, then ``clear_abort``.
+    """
+
+
+class DecodeFailed(NativeError):
+    """llama.cpp could not compute the batch.
+
+    ``code`` is what ``llama_decode`` returned, or 0 when the logits were not finite. The
+    context is not to be trusted: restart the process.
+    """
+
+    def __init__(self, code: int, detail: str = "") -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"decode failed with code {self.code}: {self.detail or 'no reason given'}"
+
+
+class StateRefused(NativeError):
+    """A KV payload (or the request for one) is not acceptable here.
+
+    The destination sequence is as it was. Treat the stored row as corrupt, and compute the
+    tokens instead.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"KV state refused: {self.reason}"
+
+
+class BackendClosed(NativeError):
+    """The backend was closed. A mistake of the caller: load a new one."""

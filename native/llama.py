@@ -1,0 +1,356 @@
+"""The llama.cpp backend: owns one model and one context, and everything that hangs on them.
+
+Lifetime rules are numbered in native/README.md. The two that shape this file: whoever was created
+last is freed first (samplers, context, model), and no pointer reaches C after ``close``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NoReturn
+
+# ggml forks a debugger to print a backtrace when it aborts. In a model process that only delays
+# the exit its supervisor is waiting for. Read once, when the library is loaded.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+
+from native import _describe, _faults
+from native._llama import ffi, lib
+from native.backend import Batch, Buffer, ModelInfo, Sampler
+from native.errors import BackendClosed, InvalidParam, ModelLoadFailed, PromptTooLong
+from native.fingerprint import fingerprint
+from native.gguf_header import all_splits, check_gguf
+from native.machine import physical_cores
+from native.params import ModelParams, SamplingParams
+
+_GGML_TYPE = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
+}  # fmt: skip
+
+model_build_id = _describe.build_id
+cpu_features = _describe.cpu_features
+
+
+class LlamaSampler:
+    """Parameters and recent tokens of one request; memory of its own, freed with this object."""
+
+    __slots__ = ("_owner", "handle")
+
+    def __init__(self, owner: LlamaBackend, handle: Any) -> None:
+        self._owner = owner
+        self.handle = handle
+
+    def accept(self, token: int) -> None:
+        with self._owner._lock:
+            self._owner._live()
+            _accept(self.handle, (token,))
+
+
+class LlamaBackend:
+    """See ``native.backend.Backend``. Create with ``load``."""
+
+    def __init__(self, model: Any, context: Any, abort_flag: Any, info: ModelInfo) -> None:
+        self._model = model
+        self._context = context
+        self._abort_flag = abort_flag  # read by C while decoding; lives as long as this object
+        self._lock = threading.RLock()
+        self._token_out = ffi.new("int32_t *")
+        self._pointer_out = ffi.new("const float **")
+        self._first_out = ffi.new("int32_t *")
+        self._last_out = ffi.new("int32_t *")
+        self.info = info
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        params: ModelParams,
+        *,
+        progress: Callable[[float], None] | None = None,
+    ) -> LlamaBackend:
+        """Check the file, load it, create the context, and decode two tokens as a proof."""
+        files = all_splits(path, check_gguf(path))
+        digest = fingerprint(files)
+        lib.la_log_clear()
+        model = _load_model(path, params, progress)
+        abort_flag = ffi.new("int32_t *")
+        try:
+            context = _new_context(model, params, abort_flag)
+        except BaseException:
+            lib.la_model_free(model)
+            raise
+        info = _describe.model_info(model, context, params, digest)
+        return cls(model, context, abort_flag, info)
+
+    # --- text ---------------------------------------------------------------------------------
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        data = _utf8(text)
+        capacity = len(data) + 8
+        with self._lock:
+            model = self._live()
+            while True:
+                out = ffi.new("int32_t[]", capacity)
+                n = lib.la_tokenize(
+                    model, data, len(data), out, capacity, add_special, parse_special
+                )
+                if n >= 0:
+                    return ffi.unpack(out, n) if n else []
+                if n == -(1 << 31):
+                    raise PromptTooLong(len(data), self.info.n_ctx)
+                capacity = -n
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
+        column = _column(tokens)
+        capacity = 16 * len(column) + 64
+        with self._lock:
+            model = self._live()
+            while True:
+                out = ffi.new("char[]", capacity)
+                n = lib.la_detokenize(
+                    model, ffi.from_buffer("int32_t[]", column), len(column), out, capacity, special
+                )
+                if n < 0:
+                    _faults.raise_status(lib.LA_TOKEN)
+                if n <= capacity:
+                    return bytes(ffi.buffer(out, n))
+                capacity = n
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        return self.detokenize((token,), special=special)
+
+    # --- decoding -----------------------------------------------------------------------------
+
+    def decode(self, batch: Batch) -> None:
+        with self._lock:
+            self._live()
+            status = lib.la_decode(
+                self._context,
+                len(batch.tokens),
+                ffi.from_buffer("int32_t[]", batch.tokens),
+                ffi.from_buffer("int32_t[]", batch.positions),
+                ffi.from_buffer("int32_t[]", batch.seqs),
+                ffi.from_buffer("int8_t[]", batch.wants),
+            )
+            if status:
+                self._refuse(status)
+
+    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> LlamaSampler:
+        wishes = ffi.new(
+            "la_sampling *",
+            {name: getattr(params, name) for name in SamplingParams.__dataclass_fields__},
+        )
+        out = ffi.new("la_sampler **")
+        with self._lock:
+            status = lib.la_sampler_new(self._live(), wishes, out)
+            if status:
+                self._refuse(status)
+            handle = ffi.gc(out[0], lib.la_sampler_free)
+            _accept(handle, history)
+        return LlamaSampler(self, handle)
+
+    def sample(self, row: int, sampler: Sampler, index: int) -> int:
+        if not isinstance(sampler, LlamaSampler):
+            raise InvalidParam("sampler", sampler, "made by new_sampler of this backend")
+        with self._lock:
+            self._live()
+            try:
+                status = lib.la_sample(self._context, row, sampler.handle, index, self._token_out)
+            except OverflowError:
+                raise InvalidParam("index", index, "a whole number of 64 bits") from None
+            if status:
+                self._refuse(status)
+            token: int = self._token_out[0]
+            return token
+
+    def logits(self, row: int) -> array[float]:
+        with self._lock:
+            self._live()
+            status = lib.la_logits(self._context, row, self._pointer_out)
+            if status:
+                self._refuse(status)
+            return array("f", bytes(ffi.buffer(self._pointer_out[0], 4 * self.info.n_vocab)))
+
+    # --- sequences ----------------------------------------------------------------------------
+
+    def seq_remove(self, seq: int, start: int, end: int = -1) -> bool:
+        removed = ffi.new("int *")
+        with self._lock:
+            self._live()
+            self._check(lib.la_seq_remove(self._context, seq, start, end, removed))
+        return bool(removed[0])
+
+    def seq_copy(self, src: int, dst: int, start: int = 0, end: int = -1) -> None:
+        with self._lock:
+            self._live()
+            self._check(lib.la_seq_copy(self._context, src, dst, start, end))
+
+    def seq_range(self, seq: int) -> tuple[int, int] | None:
+        with self._lock:
+            self._live()
+            status = lib.la_seq_range(self._context, seq, self._first_out, self._last_out)
+            self._check(status)
+            first, last = self._first_out[0], self._last_out[0]
+        return None if last < 0 else (first, last)
+
+    # --- state --------------------------------------------------------------------------------
+
+    def block_bytes(self, n_tokens: int) -> int:
+        if n_tokens < 1:
+            raise InvalidParam("n_tokens", n_tokens, "at least 1")
+        with self._lock:
+            self._live()
+            size: int = lib.la_block_bytes(self._context, n_tokens)
+        return size
+
+    def save_block(self, seq: int, start: int, end: int, into: Buffer) -> int:
+        written = ffi.new("size_t *")
+        with self._lock, _faults.buffer(into, "into", writable=True) as memory:
+            self._live()
+            status = lib.la_save_block(
+                self._context, seq, start, end, ffi.from_buffer("uint8_t[]", memory), len(memory),
+                written,
+            )  # fmt: skip
+            self._check(status)
+        return int(written[0])
+
+    def restore_block(self, seq: int, start: int, n_tokens: int, payload: Buffer) -> None:
+        self.restore_blocks(seq, ((start, n_tokens, payload),))
+
+    def restore_blocks(self, seq: int, blocks: Sequence[tuple[int, int, Buffer]]) -> None:
+        table = ffi.new("la_block[]", len(blocks))
+        with self._lock, ExitStack() as held:
+            self._live()
+            for entry, (start, n_tokens, payload) in zip(table, blocks, strict=True):
+                memory = held.enter_context(_faults.buffer(payload, "payload"))
+                data = held.enter_context(ffi.from_buffer("uint8_t[]", memory))
+                _faults.fill_block(entry, start, n_tokens, data, len(memory))
+            self._check(lib.la_restore_blocks(self._context, seq, table, len(blocks)))
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def request_abort(self) -> None:
+        if self._context is None:
+            raise BackendClosed("the backend was closed")
+        self._abort_flag[0] = 1
+
+    def clear_abort(self) -> None:
+        if self._context is None:
+            raise BackendClosed("the backend was closed")
+        self._abort_flag[0] = 0
+
+    def close(self) -> None:
+        with self._lock:
+            context, model = self._context, self._model
+            self._context = self._model = None
+            if context is not None:
+                lib.la_context_free(context)
+            if model is not None:
+                lib.la_model_free(model)
+
+    def __del__(self) -> None:
+        if getattr(self, "_context", None) is not None:
+            self.close()
+
+    def _live(self) -> Any:
+        if self._model is None:
+            raise BackendClosed("the backend was closed")
+        return self._model
+
+    def _check(self, status: int) -> None:
+        if status:
+            self._refuse(status)
+
+    def _refuse(self, status: int) -> NoReturn:
+        _faults.raise_status(status)
+
+
+def _accept(handle: Any, tokens: Sequence[int]) -> None:
+    column = _column(tokens)
+    status = lib.la_sampler_accept(handle, ffi.from_buffer("int32_t[]", column), len(column))
+    if status:
+        _faults.raise_status(status)
+
+
+def _column(tokens: Sequence[int]) -> array[int]:
+    try:
+        return array("i", tokens)
+    except (OverflowError, TypeError):
+        raise InvalidParam("tokens", tokens, "a sequence of 32-bit numbers") from None
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidParam(
+            "text", error.object[error.start], "text without lone surrogates"
+        ) from None
+
+
+class _Progress:
+    """Carries the caller's callback through C, and its exception back out."""
+
+    def __init__(self, tell: Callable[[float], None]) -> None:
+        self.tell = tell
+        self.error: BaseException | None = None
+
+
+@ffi.def_extern(error=0)  # type: ignore[untyped-decorator]  # 0 would cancel the load
+def la_on_progress(done: float, user: Any) -> int:
+    hook: _Progress = ffi.from_handle(user)
+    try:
+        hook.tell(done)
+    except BaseException as error:  # noqa: BLE001 - it is raised again by _load_model
+        hook.error = error
+        return 0
+    return 1
+
+
+def _load_model(
+    path: str | Path, params: ModelParams, progress: Callable[[float], None] | None
+) -> Any:
+    out = ffi.new("la_model **")
+    hook = _Progress(progress) if progress is not None else None
+    handle = ffi.new_handle(hook) if hook is not None else ffi.NULL
+    status = lib.la_model_load(
+        os.fsencode(path),
+        params.n_gpu_layers,
+        params.use_mmap,
+        params.use_mlock,
+        lib.la_on_progress if hook is not None else ffi.NULL,
+        handle,
+        out,
+    )
+    if hook is not None and hook.error is not None:
+        if not status:
+            lib.la_model_free(out[0])
+        raise hook.error
+    if status:
+        raise ModelLoadFailed(path, _faults.log_tail() or _faults.last_text())
+    return out[0]
+
+
+def _new_context(model: Any, params: ModelParams, abort_flag: Any) -> Any:
+    wishes = ffi.new("la_context_wishes *")
+    wishes.n_ctx = params.n_ctx
+    wishes.n_batch = params.n_batch
+    wishes.n_ubatch = params.n_ubatch
+    wishes.n_seq_usable = params.n_seq_max
+    wishes.n_threads = params.n_threads or physical_cores()
+    wishes.type_k = _GGML_TYPE[params.type_k]
+    wishes.type_v = _GGML_TYPE[params.type_v]
+    wishes.flash_attn = params.flash_attn
+    wishes.offload_kqv = params.n_gpu_layers != 0
+    wishes.abort_flag = abort_flag
+    out = ffi.new("la_context **")
+    status = lib.la_context_new(model, wishes, out)
+    if status:
+        _faults.raise_status(status)
+    return out[0]

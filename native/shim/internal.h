@@ -1,0 +1,84 @@
+// What the shim's own files share. Nothing here is visible to Python.
+#pragma once
+
+#include "llama.h"
+#include "shim.h"
+
+#include <exception>
+#include <new>
+#include <string>
+#include <vector>
+
+namespace la {
+
+// Thrown inside the shim, caught by guarded() at its edge.
+struct fault {
+    int status;
+    std::string text;
+    int64_t value = 0;
+    int64_t limit = 0;
+};
+
+int report(int status, const char *text, int64_t value = 0, int64_t limit = 0) noexcept;
+
+// Runs body; whatever it throws becomes a status and a kept explanation.
+template <class Body> int guarded(Body body) noexcept {
+    try {
+        body();
+        return LA_OK;
+    } catch (const fault &f) {
+        return report(f.status, f.text.c_str(), f.value, f.limit);
+    } catch (const std::bad_alloc &) {
+        return report(LA_EXCEPTION, "out of memory");
+    } catch (const std::exception &e) {
+        return report(LA_EXCEPTION, e.what());
+    } catch (...) {
+        return report(LA_EXCEPTION, "an exception of an unknown type");
+    }
+}
+
+// One run of equal rows in a KV payload: the keys or the values of one layer.
+struct section {
+    uint8_t header[12];   // type and row size exactly as llama.cpp writes them
+    uint64_t row_bytes;   // bytes per cell
+};
+
+// Where everything lies in a payload of n cells. Learned from a real one, see state.cpp.
+struct layout {
+    bool plain = false;
+    bool v_transposed = false;
+    uint32_t n_layer = 0;
+    std::vector<section> sections;
+    uint64_t bytes_per_token = 0;
+};
+
+void learn_layout(la_context &context, int32_t seq, uint32_t n_tokens);
+
+// seq < 0 or not usable by callers: a fault.
+void check_seq(const la_context &context, int32_t seq);
+
+} // namespace la
+
+struct la_model {
+    llama_model *handle = nullptr;
+    const llama_vocab *vocab = nullptr;
+    int32_t n_vocab = 0;
+};
+
+struct la_context {
+    const la_model *model = nullptr;
+    llama_context *handle = nullptr;
+    llama_memory_t memory = nullptr;
+    uint32_t n_ctx = 0;
+    uint32_t n_batch = 0;
+    int32_t n_seq_usable = 0;
+    int32_t scratch = 0;      // the one sequence callers cannot name
+    int32_t n_swa = 0;
+    bool recurrent = false;
+    la::layout layout;
+    // Columns llama_batch wants besides the caller's, prepared once.
+    std::vector<int32_t> one_seq;
+    std::vector<llama_seq_id *> seq_of_row;
+    std::vector<int32_t> next_position;   // per sequence, while a batch is checked
+    std::vector<int8_t> has_logits;       // per row of the last good decode
+};

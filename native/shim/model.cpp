@@ -1,0 +1,149 @@
+// Loading a model, and its vocabulary.
+#include "internal.h"
+
+#include <climits>
+#include <cstring>
+
+namespace {
+
+struct progress_hook {
+    la_progress call;
+    void *user;
+};
+
+bool on_progress(float done, void *user) noexcept {
+    const auto *hook = static_cast<const progress_hook *>(user);
+    return hook->call(done, hook->user) != 0;
+}
+
+llama_load_mode load_mode(bool mmap, bool mlock) {
+    if (mmap) {
+        return mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP;
+    }
+    return mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE;
+}
+
+int32_t copy_text(const char *text, char *out, size_t capacity) noexcept {
+    if (text == nullptr) {
+        return -1;
+    }
+    const size_t length = strlen(text);
+    if (capacity > 0) {
+        const size_t n = std::min(length, capacity - 1);
+        memcpy(out, text, n);
+        out[n] = '\0';
+    }
+    return length > INT32_MAX ? -1 : static_cast<int32_t>(length);
+}
+
+} // namespace
+
+extern "C" {
+
+int la_model_load(const char *path, int32_t n_gpu_layers, int use_mmap, int use_mlock,
+                  la_progress progress, void *user, la_model **out) noexcept {
+    return la::guarded([&] {
+        llama_model_params params = llama_model_default_params();
+        progress_hook hook{progress, user};
+        params.n_gpu_layers = n_gpu_layers;
+        params.load_mode = load_mode(use_mmap != 0, use_mlock != 0);
+        if (progress != nullptr) {
+            params.progress_callback = on_progress;
+            params.progress_callback_user_data = &hook;
+        }
+        llama_model *handle = llama_model_load_from_file(path, params);
+        if (handle == nullptr) {
+            throw la::fault{LA_LOAD, "llama.cpp refused the file"};
+        }
+        const llama_vocab *vocab = llama_model_get_vocab(handle);
+        *out = new (std::nothrow) la_model{handle, vocab, llama_vocab_n_tokens(vocab)};
+        if (*out == nullptr) {
+            llama_model_free(handle);
+            throw std::bad_alloc();
+        }
+    });
+}
+
+void la_model_free(la_model *model) noexcept {
+    if (model != nullptr) {
+        llama_model_free(model->handle);
+        delete model;
+    }
+}
+
+void la_model_describe(const la_model *model, la_model_facts *out) noexcept {
+    const llama_model *m = model->handle;
+    const llama_token bos = llama_vocab_bos(model->vocab);
+    *out = la_model_facts{
+        model->n_vocab,
+        llama_model_n_ctx_train(m),
+        llama_model_n_layer(m),
+        llama_model_n_swa(m),
+        llama_model_rope_type(m),
+        llama_model_is_recurrent(m) || llama_model_is_hybrid(m),
+        llama_model_has_decoder(m) && !llama_model_has_encoder(m),
+        llama_vocab_get_add_bos(model->vocab),
+        bos == LLAMA_TOKEN_NULL ? -1 : bos,
+        llama_model_n_params(m),
+        llama_model_size(m),
+    };
+}
+
+int32_t la_model_description(const la_model *model, char *out, size_t capacity) noexcept {
+    return llama_model_desc(model->handle, out, capacity);
+}
+
+int32_t la_model_meta(const la_model *model, const char *key, char *out, size_t capacity) noexcept {
+    return llama_model_meta_val_str(model->handle, key, out, capacity);
+}
+
+int32_t la_model_chat_template(const la_model *model, char *out, size_t capacity) noexcept {
+    return copy_text(llama_model_chat_template(model->handle, nullptr), out, capacity);
+}
+
+void la_model_eog(const la_model *model, uint8_t *out) noexcept {
+    for (int32_t token = 0; token < model->n_vocab; ++token) {
+        out[token] = llama_vocab_is_eog(model->vocab, token) ? 1 : 0;
+    }
+}
+
+int32_t la_tokenize(const la_model *model, const char *text, int32_t length, int32_t *out,
+                    int32_t capacity, int add_special, int parse_special) noexcept {
+    int32_t n = INT32_MIN;
+    const int status = la::guarded([&] {
+        n = llama_tokenize(model->vocab, text, length, out, capacity, add_special != 0, parse_special != 0);
+        if (n == INT32_MIN) {
+            throw la::fault{LA_LENGTH, "the text makes more tokens than 31 bits can count", length, INT32_MAX};
+        }
+    });
+    return status == LA_OK ? n : INT32_MIN;
+}
+
+int64_t la_detokenize(const la_model *model, const int32_t *tokens, int32_t n, char *out,
+                      int64_t capacity, int special) noexcept {
+    int64_t used = 0;
+    const int status = la::guarded([&] {
+        char small[512];
+        std::vector<char> large;
+        for (int32_t i = 0; i < n; ++i) {
+            if (tokens[i] < 0 || tokens[i] >= model->n_vocab) {
+                throw la::fault{LA_TOKEN, "not a token of this vocabulary", tokens[i], model->n_vocab};
+            }
+            const char *piece = small;
+            int32_t size = llama_token_to_piece(model->vocab, tokens[i], small, sizeof small, 0, special != 0);
+            if (size < 0) {  // longer than the small buffer
+                large.resize(static_cast<size_t>(-static_cast<int64_t>(size)));
+                size = llama_token_to_piece(model->vocab, tokens[i], large.data(),
+                                            static_cast<int32_t>(large.size()), 0, special != 0);
+                piece = large.data();
+            }
+            if (size > 0 && used + size <= capacity) {
+                memcpy(out + used, piece, static_cast<size_t>(size));
+            }
+            used += std::max(size, 0);
+        }
+    });
+    return status == LA_OK ? used : -1;
+}
+
+} // extern "C"

@@ -1,0 +1,170 @@
+/* The whole boundary between Python and llama.cpp.
+ *
+ * Rules, kept by every function here:
+ *   - extern "C" and noexcept: no C++ exception ever crosses;
+ *   - every id, length, position and row is checked before llama.cpp sees it, because a wrong one
+ *     makes it abort the process;
+ *   - the result is an LA_* status (0 is good) unless the comment says otherwise; the words and the
+ *     numbers that explain a failure are kept per thread (la_error_*).
+ *
+ * One la_context is used by one thread at a time; the caller holds a lock. The only thing another
+ * thread may touch is the int32_t behind `abort_flag`.
+ */
+#ifndef LLAMA_ACTORS_SHIM_H
+#define LLAMA_ACTORS_SHIM_H
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+#define LA_NOEXCEPT noexcept
+extern "C" {
+#else
+#define LA_NOEXCEPT
+#endif
+/* cdef begin */
+
+enum la_status {
+    LA_OK = 0,
+    LA_EXCEPTION = 1,   /* a C++ exception that nobody expected */
+    LA_LOAD = 2,        /* llama.cpp refused the model file */
+    LA_CONTEXT = 3,     /* no context for this model with these parameters */
+    LA_TOKEN = 4,       /* value: the token; limit: n_vocab */
+    LA_POSITION = 5,    /* value: the position; limit: the one expected */
+    LA_SEQ = 6,         /* value: the sequence; limit: usable sequences */
+    LA_ROW = 7,         /* value: the row; limit: rows of the last decode */
+    LA_LENGTH = 8,      /* value: a length; limit: the most allowed */
+    LA_TOO_LONG = 9,    /* value: tokens the sequence would hold; limit: n_ctx */
+    LA_NO_SPACE = 10,   /* no free KV cells */
+    LA_ABORTED = 11,    /* the abort flag was raised */
+    LA_DECODE = 12,     /* value: what llama_decode returned */
+    LA_STATE = 13,      /* a KV payload is not what it should be */
+    LA_CANNOT_CUT = 14, /* this model's memory has no addressable cells */
+    LA_RANGE = 15       /* value: a position; limit: the sequence holds positions below this */
+};
+
+typedef struct la_model la_model;
+typedef struct la_context la_context;
+typedef struct la_sampler la_sampler;
+
+/* --- process ------------------------------------------------------------------------------- */
+const char *la_source_id(void) LA_NOEXCEPT;
+const char *la_system_info(void) LA_NOEXCEPT;
+const char *la_device_names(void) LA_NOEXCEPT;
+/* Forward log lines of at least this ggml level to stderr too (0 = none; 1 debug .. 4 error). */
+void la_log_forward(int level) LA_NOEXCEPT;
+/* Copy the last warnings and errors, oldest first, into out; returns the bytes written. */
+size_t la_log_tail(char *out, size_t capacity) LA_NOEXCEPT;
+void la_log_clear(void) LA_NOEXCEPT;
+const char *la_error_text(void) LA_NOEXCEPT;
+int64_t la_error_value(void) LA_NOEXCEPT;
+int64_t la_error_limit(void) LA_NOEXCEPT;
+
+/* --- model --------------------------------------------------------------------------------- */
+typedef int (*la_progress)(float done, void *user);  /* 0 cancels the load */
+
+typedef struct la_model_facts {
+    int32_t n_vocab;
+    int32_t n_ctx_train;
+    int32_t n_layer;
+    int32_t n_swa;
+    int32_t rope_type;
+    int32_t recurrent;      /* the memory is, or has, a recurrent part */
+    int32_t generates;      /* has a decoder and no encoder */
+    int32_t add_bos;
+    int32_t bos_token;      /* -1: none */
+    uint64_t n_params;
+    uint64_t n_bytes;
+} la_model_facts;
+
+int la_model_load(const char *path, int32_t n_gpu_layers, int use_mmap, int use_mlock,
+                  la_progress progress, void *user, la_model **out) LA_NOEXCEPT;
+void la_model_free(la_model *model) LA_NOEXCEPT;
+void la_model_describe(const la_model *model, la_model_facts *out) LA_NOEXCEPT;
+/* These three return the length of the whole text (-1: absent); at most capacity-1 bytes are
+ * written, then a NUL. */
+int32_t la_model_description(const la_model *model, char *out, size_t capacity) LA_NOEXCEPT;
+int32_t la_model_meta(const la_model *model, const char *key, char *out, size_t capacity) LA_NOEXCEPT;
+int32_t la_model_chat_template(const la_model *model, char *out, size_t capacity) LA_NOEXCEPT;
+/* Write 1 into out[token] for every end-of-generation token; out has n_vocab bytes. */
+void la_model_eog(const la_model *model, uint8_t *out) LA_NOEXCEPT;
+/* Return the number of tokens, or minus the capacity that would do. INT32_MIN: see la_error_*. */
+int32_t la_tokenize(const la_model *model, const char *text, int32_t length, int32_t *out,
+                    int32_t capacity, int add_special, int parse_special) LA_NOEXCEPT;
+/* Join the pieces of n tokens. Returns the bytes of the whole; writes only if they fit.
+ * -1: see la_error_*. */
+int64_t la_detokenize(const la_model *model, const int32_t *tokens, int32_t n, char *out,
+                      int64_t capacity, int special) LA_NOEXCEPT;
+
+/* --- context ------------------------------------------------------------------------------- */
+typedef struct la_context_wishes {
+    uint32_t n_ctx;
+    uint32_t n_batch;
+    uint32_t n_ubatch;
+    uint32_t n_seq_usable;  /* one scratch sequence is added */
+    int32_t n_threads;
+    int32_t type_k;         /* ggml_type */
+    int32_t type_v;
+    int flash_attn;
+    int offload_kqv;
+    volatile int32_t *abort_flag;  /* outlives the context; not 0: a running decode gives up */
+} la_context_wishes;
+
+typedef struct la_context_facts {
+    uint32_t n_ctx;
+    uint32_t n_batch;
+    int32_t can_cut;           /* plain attention memory, proven by reading a real payload */
+    int32_t v_transposed;
+    uint64_t bytes_per_token;  /* KV data of one cell, all layers */
+} la_context_facts;
+
+/* Creates the context and decodes two tokens: proof that decoding works on this machine, and the
+ * layout of a KV payload as it really is. The memory is empty afterwards. */
+int la_context_new(const la_model *model, const la_context_wishes *wishes, la_context **out) LA_NOEXCEPT;
+void la_context_free(la_context *context) LA_NOEXCEPT;
+void la_context_describe(const la_context *context, la_context_facts *out) LA_NOEXCEPT;
+/* n columns of one batch; wants[i] != 0 asks for logits of row i. */
+int la_decode(la_context *context, int32_t n, const int32_t *tokens, const int32_t *positions,
+              const int32_t *seqs, const int8_t *wants) LA_NOEXCEPT;
+/* Borrowed until the next decode: n_vocab floats. */
+int la_logits(la_context *context, int32_t row, const float **out) LA_NOEXCEPT;
+
+/* --- sequence ------------------------------------------------------------------------------ */
+int la_seq_remove(la_context *context, int32_t seq, int32_t start, int32_t end, int *removed) LA_NOEXCEPT;
+int la_seq_copy(la_context *context, int32_t src, int32_t dst, int32_t start, int32_t end) LA_NOEXCEPT;
+int la_seq_range(la_context *context, int32_t seq, int32_t *first, int32_t *last) LA_NOEXCEPT;
+
+/* --- state --------------------------------------------------------------------------------- */
+typedef struct la_block {
+    int32_t start;
+    int32_t n_tokens;
+    const uint8_t *payload;
+    size_t size;
+} la_block;
+
+uint64_t la_block_bytes(const la_context *context, uint64_t n_tokens) LA_NOEXCEPT;
+int la_save_block(la_context *context, int32_t seq, int32_t start, int32_t end, uint8_t *into,
+                  size_t capacity, size_t *written) LA_NOEXCEPT;
+/* All blocks are checked before the first is applied; if one cannot be applied, those before it
+ * are taken out again. */
+int la_restore_blocks(la_context *context, int32_t seq, const la_block *blocks, int32_t n) LA_NOEXCEPT;
+
+/* --- sampler ------------------------------------------------------------------------------- */
+typedef struct la_sampling {
+    double temperature;
+    int32_t top_k;
+    double top_p;
+    double min_p;
+    double repetition_penalty;
+    int32_t repetition_window;
+    uint64_t seed;
+} la_sampling;
+
+int la_sampler_new(const la_model *model, const la_sampling *params, la_sampler **out) LA_NOEXCEPT;
+void la_sampler_free(la_sampler *sampler) LA_NOEXCEPT;
+int la_sampler_accept(la_sampler *sampler, const int32_t *tokens, int32_t n) LA_NOEXCEPT;
+int la_sample(la_context *context, int32_t row, la_sampler *sampler, uint64_t index, int32_t *token) LA_NOEXCEPT;
+
+/* cdef end */
+#ifdef __cplusplus
+}
+#endif
+#endif

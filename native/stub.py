@@ -1,0 +1,320 @@
+"""A backend without native code: deterministic, fast to load, and as strict as the real one.
+
+For tests of everything above this floor. It is not a mock that says yes: cells are really kept per
+sequence and counted against ``n_ctx``, payloads are real bytes, and the next token depends on the
+whole content of the sequence. KV restored at the wrong place, from another prefix or half written
+therefore changes the continuation, exactly as it would with a model.
+
+Text is bytes: token ``b`` in 0..255 is the byte, 256 begins and 257 ends a text. Continuations are
+mostly printable ASCII. A text whose last byte is EOT (4) continues with end of text (257), so a
+test can have a natural stop whenever it wants one; otherwise 257 is never chosen at temperature 0.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import threading
+from array import array
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from blake3 import blake3
+
+from native._stub_cells import CELL_BYTES, BlockFormat, CellPool
+from native.backend import Batch, Buffer, ModelInfo, Sampler
+from native.errors import (
+    BackendClosed,
+    DecodeAborted,
+    InvalidParam,
+    InvalidToken,
+    NoKvSpace,
+    PromptTooLong,
+    StateRefused,
+)
+from native.params import ModelParams, SamplingParams
+from native.sampling import TokenWindow, choose, mix
+
+BEGIN, END, N_VOCAB, EOT = 256, 257, 258, 4
+_SPECIAL = {"<s>": BEGIN, "</s>": END}
+_SPECIAL_PATTERN = re.compile(r"(<s>|</s>)")
+_PRINTABLE_BONUS, _END_BONUS = 4.0, 100.0
+_PAD = 256  # llama.cpp rounds n_ctx up to this
+
+
+class StubSampler:
+    """Parameters and recent tokens of one request."""
+
+    __slots__ = ("_owner", "params", "window")
+
+    def __init__(self, owner: StubBackend, params: SamplingParams, history: Sequence[int]) -> None:
+        self._owner = owner
+        self.params = params
+        self.window = TokenWindow(params.repetition_window, map(_known, history))
+
+    def accept(self, token: int) -> None:
+        self._owner._live()
+        self.window.accept(_known(token))
+
+
+class StubBackend:
+    """See ``native.backend.Backend``. Create with ``load``.
+
+    ``seconds_per_token`` makes every decoded row take that long; an abort ends the wait at once.
+    """
+
+    def __init__(self, info: ModelInfo, cells: CellPool, seconds_per_token: float) -> None:
+        self.info = info
+        self.seconds_per_token = seconds_per_token
+        self._cells = cells
+        self._format = BlockFormat(info.kv_bytes_per_token)
+        self._rows: dict[int, array[float]] = {}
+        self._abort = threading.Event()
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        params: ModelParams,
+        *,
+        progress: Callable[[float], None] | None = None,
+        seconds_per_token: float = 0.0,
+    ) -> StubBackend:
+        """Make a stub. ``path`` is only a name: another name is another model (fingerprint)."""
+        for done in (0.0, 1.0):
+            if progress is not None:
+                progress(done)
+        n_ctx = -(-params.n_ctx // _PAD) * _PAD
+        info = _info(str(path), params, n_ctx)
+        return cls(info, CellPool(n_ctx, params.n_seq_max), seconds_per_token)
+
+    # --- text ---------------------------------------------------------------------------------
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        self._live()
+        tokens = [BEGIN] if add_special else []
+        for part in _SPECIAL_PATTERN.split(text) if parse_special else [text]:
+            if parse_special and part in _SPECIAL:
+                tokens.append(_SPECIAL[part])
+            else:
+                tokens += _utf8(part)
+        return tokens
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
+        return b"".join(self.piece(token, special=special) for token in tokens)
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        self._live()
+        if _known(token) < BEGIN:
+            return bytes((token,))
+        return {BEGIN: b"<s>", END: b"</s>"}[token] if special else b""
+
+    # --- decoding -----------------------------------------------------------------------------
+
+    def decode(self, batch: Batch) -> None:
+        with self._lock:
+            self._live()
+            self._check_batch(batch)
+            self._rows.clear()
+            if not self._cells.has_room(len(batch)):
+                raise NoKvSpace("no free KV cells for this batch: remove or shorten a sequence")
+            rows = zip(batch.tokens, batch.positions, batch.seqs, batch.wants, strict=True)
+            wanted: dict[int, array[float]] = {}
+            for row, (token, position, seq, wants) in enumerate(rows):
+                # Waiting on the event is the compute time; set, it ends the wait and the decode.
+                if self._abort.wait(self.seconds_per_token):
+                    raise DecodeAborted("request_abort() was called; trim, then clear_abort()")
+                self._cells.append(seq, position, token)
+                if wants:
+                    wanted[row] = _next_logits(self._cells.content(seq), token)
+            self._rows = wanted
+
+    def _check_batch(self, batch: Batch) -> None:
+        if not 1 <= len(batch) <= self.info.n_batch:
+            raise InvalidParam(
+                "length", len(batch), f"a batch holds 1 to n_batch rows: {self.info.n_batch}"
+            )
+        expected: dict[int, int] = {}
+        for token, position, seq in zip(batch.tokens, batch.positions, batch.seqs, strict=True):
+            _known(token)
+            self._check_seq(seq)
+            following = expected.get(seq)
+            if following is None:
+                following = self._cells.end(seq)
+            if position != following:
+                raise InvalidParam("position", position, f"{following} (they follow one another)")
+            if following >= self.info.n_ctx:
+                raise PromptTooLong(following + 1, self.info.n_ctx)
+            expected[seq] = following + 1
+
+    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> StubSampler:
+        self._live()
+        return StubSampler(self, params, history)
+
+    def sample(self, row: int, sampler: Sampler, index: int) -> int:
+        if not isinstance(sampler, StubSampler):
+            raise InvalidParam("sampler", sampler, "made by new_sampler of this backend")
+        if not 0 <= index < 1 << 64:
+            raise InvalidParam("index", index, "a whole number of 64 bits")
+        return choose(self.logits(row), sampler.params, sampler.window, index)
+
+    def logits(self, row: int) -> array[float]:
+        with self._lock:
+            self._live()
+            found = self._rows.get(row)
+            if found is None:
+                raise InvalidParam("row", row, "the last decode made no logits for this row")
+            return array("f", found)
+
+    # --- sequences ----------------------------------------------------------------------------
+
+    def seq_remove(self, seq: int, start: int, end: int = -1) -> bool:
+        with self._lock:
+            self._live()
+            self._check_seq(seq)
+            self._cells.remove(seq, max(start, 0), end if end >= 0 else self._cells.end(seq))
+        return True
+
+    def seq_copy(self, src: int, dst: int, start: int = 0, end: int = -1) -> None:
+        with self._lock:
+            self._live()
+            self._check_seq(src)
+            self._check_seq(dst)
+            start = max(start, 0)
+            held = self._cells.end(src)
+            end = held if end < 0 else end
+            if src == dst or end <= start:
+                return
+            if end > held or start < self._cells.first(src):
+                raise InvalidParam("range", end, f"the source ends before {held}")
+            if self._cells.end(dst) != start:
+                raise InvalidParam("position", start, f"{self._cells.end(dst)} (a copy continues)")
+            self._cells.share(src, dst, start, end)
+
+    def seq_range(self, seq: int) -> tuple[int, int] | None:
+        with self._lock:
+            self._live()
+            self._check_seq(seq)
+            end = self._cells.end(seq)
+            return (self._cells.first(seq), end - 1) if end else None
+
+    # --- state --------------------------------------------------------------------------------
+
+    def block_bytes(self, n_tokens: int) -> int:
+        self._live()
+        if n_tokens < 1:
+            raise InvalidParam("n_tokens", n_tokens, "at least 1")
+        return self._format.size(n_tokens)
+
+    def save_block(self, seq: int, start: int, end: int, into: Buffer) -> int:
+        with self._lock, memoryview(into) as view, view.cast("B") as memory:
+            self._live()
+            self._check_seq(seq)
+            held = self._cells.end(seq)
+            contents = self._cells.slice(seq, start, end) if 0 <= start < end <= held else None
+            if contents is None:
+                raise InvalidParam("range", end, f"the sequence ends before {held} or has a hole")
+            size = self._format.size(end - start)
+            if memory.readonly or size > len(memory):
+                raise InvalidParam("into", len(memory), f"writable, at least {size} bytes")
+            memory[:size] = self._format.pack(contents)
+            return size
+
+    def restore_block(self, seq: int, start: int, n_tokens: int, payload: Buffer) -> None:
+        self.restore_blocks(seq, ((start, n_tokens, payload),))
+
+    def restore_blocks(self, seq: int, blocks: Sequence[tuple[int, int, Buffer]]) -> None:
+        with self._lock:
+            self._live()
+            self._check_seq(seq)
+            contents: list[bytes] = []
+            end = self._cells.end(seq)
+            for start, n_tokens, payload in blocks:
+                if start != end:
+                    raise StateRefused(f"a block starts at {start}, the sequence ends at {end}")
+                contents += self._format.unpack(payload, start, n_tokens, N_VOCAB)
+                end += n_tokens
+            if end > self.info.n_ctx:
+                raise PromptTooLong(end, self.info.n_ctx)
+            if not self._cells.has_room(len(contents)):
+                raise NoKvSpace("no free KV cells for this block: remove or shorten a sequence")
+            self._cells.adopt(seq, contents)
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def request_abort(self) -> None:
+        self._live()
+        self._abort.set()
+
+    def clear_abort(self) -> None:
+        self._live()
+        self._abort.clear()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._rows.clear()
+
+    def _live(self) -> None:
+        if self._closed:
+            raise BackendClosed("the backend was closed")
+
+    def _check_seq(self, seq: int) -> None:
+        if not 0 <= seq < self.info.n_seq_max:
+            raise InvalidParam("seq", seq, f"0 to {self.info.n_seq_max - 1}")
+
+
+def _known(token: int) -> int:
+    if not 0 <= token < N_VOCAB:
+        raise InvalidToken(token, N_VOCAB)
+    return token
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidParam(
+            "text", error.object[error.start], "text without lone surrogates"
+        ) from None
+
+
+def _next_logits(content: bytes, last: int) -> array[float]:
+    """Spread a hash of everything the sequence holds over the vocabulary, 0 to 8, as float32."""
+    seed = struct.unpack("<Q", blake2b(content, digest_size=8).digest())[0]
+    logits = array("f", ((mix(seed ^ token) >> 40) * 2.0**-22 for token in range(N_VOCAB)))
+    for token in range(32, 127):
+        logits[token] += _PRINTABLE_BONUS
+    if last == EOT:
+        logits[END] += _END_BONUS
+    return logits
+
+
+def _info(name: str, params: ModelParams, n_ctx: int) -> ModelInfo:
+    kv_bytes = 2 * CELL_BYTES if params.type_k == "f32" else CELL_BYTES
+    identity = {"build": "stub+state1", "type_k": params.type_k, "type_v": params.type_v}
+    return ModelInfo(
+        description=f"stub {name}",
+        architecture="stub",
+        n_vocab=N_VOCAB,
+        n_ctx=n_ctx,
+        n_ctx_train=1 << 20,
+        n_batch=min(params.n_batch, n_ctx),
+        n_seq_max=params.n_seq_max,
+        n_layer=1,
+        n_params=0,
+        model_bytes=0,
+        fingerprint=blake3(b"llama-actors stub\0" + name.encode()).digest(),
+        kv_identity=tuple(sorted(identity.items())),
+        can_cut=True,
+        add_bos=True,
+        bos_token=BEGIN,
+        eog_tokens=frozenset({END}),
+        chat_template=None,
+        kv_bytes_per_token=kv_bytes,
+    )

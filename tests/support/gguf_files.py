@@ -1,0 +1,170 @@
+"""Write small GGUF models with random weights: real files for libllama, made in the test.
+
+The architecture is llama, the tokenizer a byte-level BPE of our own: every byte is a token, so any
+text survives a round trip. Weights are seeded; equal arguments give equal files. ``shaped_llama``
+has the shape and the KV size of a well-known 1.1B model, which is what timings depend on; the
+benchmarks use it too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, TokenType, quants
+
+QT = GGMLQuantizationType
+_DISTINCT_ROWS = 256  # big matrices repeat a quantised slab of so many rows: written in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The hyper-parameters of a llama model. ``qtype`` is a name of GGMLQuantizationType."""
+
+    n_layer: int = 2
+    n_embd: int = 64
+    n_head: int = 4
+    n_kv: int = 2
+    n_ff: int = 128
+    n_vocab: int = 512
+    n_ctx_train: int = 8192
+    qtype: str = "F16"
+    seed: int = 0
+
+
+TINY = Shape()
+PRESETS = {
+    "1.1B": Shape(22, 2048, 32, 4, 5632, 32_000, qtype="Q4_0"),
+    "60M": Shape(8, 512, 8, 4, 1408, 8_000, qtype="Q4_0"),
+}
+
+
+def tiny_llama(path: Path, **changes: int | str) -> Path:
+    """Write a model of about half a megabyte; ``changes`` override fields of ``Shape``."""
+    return write_llama(path, replace(TINY, **changes))
+
+
+def shaped_llama(path: Path, preset: str = "1.1B") -> Path:
+    """Write a model of the shape of ``preset``; "1.1B" is about 620 MB and takes seconds."""
+    return write_llama(path, PRESETS[preset])
+
+
+def write_llama(path: Path, shape: Shape) -> Path:
+    """Write ``shape`` to ``path`` and return the path."""
+    writer = GGUFWriter(path, "llama")
+    _add_parameters(writer, shape)
+    _add_tokenizer(writer, shape.n_vocab)
+    rng = np.random.default_rng(shape.seed)
+    for name, dims, scale in _tensors(shape):
+        _add_tensor(writer, name, dims, scale, QT[shape.qtype], rng)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_parameters(writer: GGUFWriter, shape: Shape) -> None:
+    writer.add_name(f"random llama {shape.n_layer}x{shape.n_embd}")
+    writer.add_context_length(shape.n_ctx_train)
+    writer.add_embedding_length(shape.n_embd)
+    writer.add_block_count(shape.n_layer)
+    writer.add_feed_forward_length(shape.n_ff)
+    writer.add_head_count(shape.n_head)
+    writer.add_head_count_kv(shape.n_kv)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_vocab_size(shape.n_vocab)
+
+
+def vocabulary(n_vocab: int) -> tuple[list[str], list[str]]:
+    """Return tokens (256 bytes, merged pairs, begin, end of text) and the merges behind them."""
+    if n_vocab < 258:
+        raise ValueError(f"n_vocab={n_vocab}: 256 bytes and two control tokens need at least 258")
+    letters = [_byte_symbol(b) for b in range(256)]
+    tokens, merges = list(letters), []
+    for left, right in itertools.islice(_pairs(), n_vocab - 258):
+        tokens.append(left + right)
+        merges.append(f"{left} {right}")
+    return [*tokens, "<|begin|>", "<|end|>"], merges
+
+
+def _add_tokenizer(writer: GGUFWriter, n_vocab: int) -> None:
+    tokens, merges = vocabulary(n_vocab)
+    kinds = [TokenType.NORMAL] * (n_vocab - 2) + [TokenType.CONTROL] * 2
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    # An empty array has no element type, and llama.cpp wants the key to be there.
+    writer.add_key_value("tokenizer.ggml.merges", merges or ["a a"], GGUFValueType.ARRAY)
+    writer.add_bos_token_id(n_vocab - 2)
+    writer.add_eos_token_id(n_vocab - 1)
+    writer.add_add_bos_token(True)
+
+
+def _byte_symbol(byte: int) -> str:
+    """The visible character that byte-level BPE vocabularies write for a byte."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    if byte in visible:
+        return chr(byte)
+    hidden = [b for b in range(256) if b not in visible]
+    return chr(256 + hidden.index(byte))
+
+
+def _pairs() -> Iterator[tuple[str, str]]:
+    """Merges in a fixed order: letter pairs with and without a leading space, then longer ones."""
+    letters = "etaoinshrdlucmfwygpbvkjxqz"
+    space = _byte_symbol(32)
+    known = [space + a for a in letters]
+    yield from ((space, a) for a in letters)
+    words = [a + b for a in letters for b in letters]
+    yield from ((a, b) for a in letters for b in letters)
+    known += words
+    while True:
+        longer = []
+        for word, letter in itertools.product(known, letters):
+            longer.append(word + letter)
+            yield word, letter
+        known = longer
+
+
+def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...], float]]:
+    """Names and dimensions (rows, columns); a scale of 0 marks a norm, which is all ones."""
+    embd, ff, kv = shape.n_embd, shape.n_ff, shape.n_kv * (shape.n_embd // shape.n_head)
+    yield "token_embd.weight", (shape.n_vocab, embd), 1.0
+    yield "output_norm.weight", (embd,), 0.0
+    yield "output.weight", (shape.n_vocab, embd), 0.1
+    for i in range(shape.n_layer):
+        yield f"blk.{i}.attn_norm.weight", (embd,), 0.0
+        yield f"blk.{i}.ffn_norm.weight", (embd,), 0.0
+        yield f"blk.{i}.attn_q.weight", (embd, embd), 0.1
+        yield f"blk.{i}.attn_k.weight", (kv, embd), 0.1
+        yield f"blk.{i}.attn_v.weight", (kv, embd), 0.1
+        yield f"blk.{i}.attn_output.weight", (embd, embd), 0.1
+        yield f"blk.{i}.ffn_gate.weight", (ff, embd), 0.05
+        yield f"blk.{i}.ffn_up.weight", (ff, embd), 0.05
+        yield f"blk.{i}.ffn_down.weight", (embd, ff), 0.05
+
+
+def _add_tensor(
+    writer: GGUFWriter,
+    name: str,
+    dims: tuple[int, ...],
+    scale: float,
+    qtype: GGMLQuantizationType,
+    rng: np.random.Generator,
+) -> None:
+    if scale == 0.0:
+        writer.add_tensor(name, np.ones(dims, np.float32))
+        return
+    rows = min(dims[0], _DISTINCT_ROWS)
+    slab = rng.standard_normal((rows, dims[1]), dtype=np.float32) * scale
+    packed = quants.quantize(slab, qtype)
+    packed = np.tile(packed, (-(-dims[0] // rows), 1))[: dims[0]]
+    raw = None if qtype in {QT.F16, QT.F32} else qtype
+    writer.add_tensor(name, packed, raw_dtype=raw)
