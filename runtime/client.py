@@ -142,7 +142,7 @@ class Client:
                 return event.completion
         raise errors.NoReply(f"model {model!r} ended the stream without a result")
 
-    def stream(
+    def stream(  # noqa: PLR0913  # keyword-only, by the names users know
         self,
         model: str,
         prompt: str | Sequence[int],

@@ -221,7 +221,7 @@ def _left_behind(seen: _Seen, home: Path, shm_before: set[str]) -> list[str]:
         with socket.socket() as probe, contextlib.suppress(ConnectionRefusedError):
             probe.connect(("127.0.0.1", port))
             troubles.append(f"port {port} is still open")
-    troubles += [f"/dev/shm/{name} is new" for name in sorted(_shared_memory() - shm_before)]
+    troubles += [f"shared memory {name} is new" for name in sorted(_shared_memory() - shm_before)]
     if home.exists():
         troubles.append(f"{home} is still there")
     return troubles

@@ -1,0 +1,65 @@
+# Two commands matter: `make demo` and `make test`. Both set up everything by themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := actors cache native runtime supervision
+CODE := $(PACKAGES) tests examples bench
+# The editable install must be renewed when one of these changes; Python sources are used in place.
+BUILD_INPUTS := pyproject.toml native/CMakeLists.txt native/build_ffi.py native/llama.lock \
+	native/vendor.py $(wildcard native/shim/*)
+
+.PHONY: help install demo test lint format types imports pure system fault model bench clean
+
+help:
+	@echo "make demo     set up everything and show cold, warm, killed, healed on the embedded model"
+	@echo "make test     set up everything and run all tests"
+	@echo "make install  set up $(VENV) and build llama.cpp (about two minutes the first time)"
+	@echo "make lint | types | imports | pure | system | fault | model | bench | format | clean"
+
+install: $(VENV)/.installed
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.build-tools: pyproject.toml | $(BIN)/python
+	@echo "installing build tools into $(VENV)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install -q --disable-pip-version-check \
+		"scikit-build-core>=1.0" "cffi>=2.0" "cmake>=3.25" "ninja>=1.11"
+	@touch $@
+
+$(VENV)/.installed: $(BUILD_INPUTS) $(VENV)/.build-tools
+	@$(BIN)/python -m native.vendor
+	@$(BIN)/python -m pip install -v --disable-pip-version-check --no-build-isolation \
+		-e '.[dev]' 2>&1 | $(BIN)/python native/build_progress.py
+	@touch $@
+
+demo: install
+	@$(BIN)/python -m runtime demo
+
+test: install
+	$(BIN)/python -m pytest -q
+
+pure system fault model: install
+	$(BIN)/python -m pytest -q -m $@
+
+lint: install
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+format: install
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+types: install
+	$(BIN)/mypy
+
+imports: install
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python -m bench.run
+
+clean:
+	rm -rf $(VENV) build
