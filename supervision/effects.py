@@ -1,0 +1,160 @@
+"""What a supervisor's core knows of its children, and the effects it asks for. Values only."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from supervision.exits import ExitReason
+from supervision.messages import StartFailure
+from supervision.restart import RestartWindow
+from supervision.spec import ChildSpec
+
+
+class State(enum.Enum):
+    """Where a child is in its life. The values are those of ``Entry.state``."""
+
+    STARTING = "starting"
+    UP = "up"
+    STOPPING = "stopping"
+    RESTARTING = "restarting"
+    """No process now; a start is queued or its pause runs."""
+    DOWN = "down"
+
+
+class Timer(enum.Enum):
+    """What a timer is for."""
+
+    INIT = "init"
+    STOP = "stop"
+    BACKOFF = "backoff"
+
+
+@dataclass(slots=True)
+class Child:
+    """One child as the supervisor sees it."""
+
+    spec: ChildSpec
+    state: State = State.DOWN
+    incarnation: int = 0
+    restarts: int = 0
+    ever_ready: bool = False
+    last_exit: ExitReason | None = None
+    notice: ExitReason | None = None
+    """The reason it announced itself, for the exit that follows."""
+    failure: tuple[StartFailure, str, object] | None = None
+    """Why this start fails, known before the process is gone."""
+    window: RestartWindow | None = None
+    start_askers: list[object] = field(default_factory=list)
+    stop_askers: list[object] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        """The child's id."""
+        return self.spec.id
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a process of it exists or must be assumed to."""
+        return self.state in (State.STARTING, State.UP, State.STOPPING)
+
+
+# ── effects ──────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Fork a process for this incarnation and send it Init."""
+
+    id: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskToStop:
+    """Send the child Shutdown."""
+
+    id: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL the child's process."""
+
+    id: str
+    incarnation: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Call ``timer_fired`` with the same words after ``seconds``."""
+
+    timer: Timer
+    id: str
+    incarnation: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AllReady:
+    """Every child of the spec has been started: this supervisor is ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Every child is gone: exit with this reason."""
+
+    reason: ExitReason
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStarted:
+    """The child that ``asker`` wanted is up."""
+
+    asker: object
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStartFailed:
+    """The child that ``asker`` wanted is not up."""
+
+    asker: object
+    id: str
+    reason: StartFailure
+    detail: str
+    error: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTerminated:
+    """The child that ``asker`` wanted gone is gone."""
+
+    asker: object
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A dynamic child left the supervisor for good; ``child`` is its last state."""
+
+    child: Child
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """A line for the log: ``up | down | restart | give_up``."""
+
+    what: str
+    id: str
+    incarnation: int
+    text: str = ""
+    reason: ExitReason | None = None
+
+
+Effect = (
+    Spawn | AskToStop | Kill | Arm | AllReady | Finished | AnswerStarted | AnswerStartFailed
+    | AnswerTerminated | Removed | Happened
+)  # fmt: skip

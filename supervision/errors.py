@@ -1,0 +1,94 @@
+"""Errors of the supervision floor.
+
+* SupervisionError
+  x SpecError              a child or supervisor spec is wrong  -> fix the named value
+  x RuntimeDirError        the runtime folder cannot be used    -> choose another, fix its rights
+  x NodeAlreadyRunning     the folder belongs to a live node    -> attach to it, or stop it first
+  x NodeNotRunning         no node answers for this folder      -> start one
+  x NodeStartFailed        the tree did not come up             -> read the reason, fix, start again
+  x PortInUse              another process listens there        -> stop it or choose another port
+  x NoReply                no answer before the deadline        -> retry only if it is idempotent
+  x TransportRefused       a message cannot be sent at all      -> our bug, or the wrong thread
+  x WrongThespian          another thespian is installed        -> install the pinned version
+"""
+
+from __future__ import annotations
+
+
+class SupervisionError(Exception):
+    """Any error of this floor."""
+
+
+class SpecError(SupervisionError):
+    """A spec holds an impossible value: the caller's mistake. Fix the value that is named."""
+
+    def __init__(self, field: str, value: object, why: str) -> None:
+        self.field = field
+        self.value = value
+        self.why = why
+        super().__init__(f"{field}={value!r}: {why}")
+
+
+class RuntimeDirError(SupervisionError):
+    """The runtime folder is not ours or not private: fix its owner and mode, or choose another."""
+
+    def __init__(self, path: object, why: str) -> None:
+        self.path = str(path)
+        super().__init__(f"runtime folder {path}: {why}")
+
+
+class NodeAlreadyRunning(SupervisionError):
+    """The runtime folder belongs to a node that lives: attach to it or stop it first."""
+
+    def __init__(self, path: object, pid: int) -> None:
+        self.path = str(path)
+        self.pid = pid
+        super().__init__(
+            f"a node with pid {pid} already uses {path}; attach to it, or stop it and try again"
+        )
+
+
+class NodeNotRunning(SupervisionError):
+    """No node answers for this runtime folder: start one."""
+
+    def __init__(self, path: object, why: str) -> None:
+        self.path = str(path)
+        super().__init__(f"no node runs in {path}: {why}; start one and try again")
+
+
+class NodeStartFailed(SupervisionError):
+    """The tree did not come up: the reason is that of the child that failed first."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"the node could not start: {why}")
+
+
+class PortInUse(SupervisionError):
+    """Somebody else listens on the node's port: stop that process or choose another port."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        super().__init__(
+            f"port {port} on 127.0.0.1 is in use by another process; "
+            "stop it, or start this node on another port"
+        )
+
+
+class NoReply(SupervisionError):
+    """No answer in time: the target is down, stuck or slow. What it did is open."""
+
+    def __init__(self, target: object, timeout_s: float, why: str = "") -> None:
+        self.target = target
+        self.timeout_s = timeout_s
+        super().__init__(
+            f"no reply from {target} within {timeout_s} s" + (f": {why}" if why else "")
+        )
+
+
+class TransportRefused(SupervisionError):
+    """A message could not be handed to the transport: a programming error of the sender."""
+
+
+class WrongThespian(SupervisionError):
+    """The installed thespian is not the one whose internals this floor hardens."""

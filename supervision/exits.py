@@ -1,0 +1,52 @@
+"""Why a process ended: a closed type, so that restart policy is a table and not a guess."""
+
+from __future__ import annotations
+
+import enum
+import signal
+from dataclasses import dataclass
+
+
+class ExitKind(enum.Enum):
+    """The four ways to end."""
+
+    NORMAL = "normal"
+    """It finished its work and said so."""
+    SHUTDOWN = "shutdown"
+    """Its supervisor, or an operator, told it to stop."""
+    ABNORMAL = "abnormal"
+    """It failed: an exception, a failed init, an exit without a word, intensity exceeded."""
+    KILLED = "killed"
+    """A signal ended it: SIGKILL, a segmentation fault, the OOM killer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitReason:
+    """One exit: its kind and a sentence for people. Never parse the text."""
+
+    kind: ExitKind
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}: {self.text}" if self.text else self.kind.value
+
+
+NORMAL = ExitReason(ExitKind.NORMAL)
+SHUTDOWN = ExitReason(ExitKind.SHUTDOWN)
+
+
+def reason_of_exit_code(code: int | None) -> ExitReason:
+    """The reason of a process that left no notice.
+
+    ``code`` is as in ``multiprocessing``: negative is minus the signal number. A status of 0
+    without a notice is abnormal too: some library called exit() under the actor.
+    """
+    if code is None:
+        return ExitReason(ExitKind.ABNORMAL, "vanished; its exit status could not be read")
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return ExitReason(ExitKind.KILLED, f"killed by {name}")
+    return ExitReason(ExitKind.ABNORMAL, f"exited with status {code} without a word")

@@ -1,0 +1,111 @@
+"""What a process of the node owes its parent: to die with it, and to be found when it died."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import faulthandler
+import os
+import signal
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_FAULTS: Final = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+
+close_in_children: set[int] = set()
+"""Descriptors of the launcher that no process of the node may keep open."""
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({option}) failed: {os.strerror(code)}")
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """SIGKILL this process when its parent dies; end now if that has happened already.
+
+    The kernel watches the parent's *thread* that forked, so only main threads may fork.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of every orphan below it, so that it can wait for them."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def forget_launcher() -> None:
+    """Drop what a forked process inherits from the launcher but must not use."""
+    signal.set_wakeup_fd(-1)
+    for fd in close_in_children:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    close_in_children.clear()
+
+
+def let_faults_kill(log_fd: int | None = None) -> None:
+    """Faults end the process: a Python handler would return to the faulting instruction for ever.
+
+    With ``log_fd``, the Python stack of the fault is written there first.
+    """
+    for one in _FAULTS:
+        signal.signal(one, signal.SIG_DFL)
+    if log_fd is not None:
+        faulthandler.enable(file=log_fd, all_threads=False)
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a live process started, in clock ticks since boot: tells it from a later namesake."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    return start_ticks(pid) is not None
+
+
+def kill(pid: int, sig: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal to a process that may be gone already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, sig)
+
+
+def kill_group(pgid: int) -> None:
+    """SIGKILL a whole process group that may be gone already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pgid, signal.SIGKILL)
+
+
+def reap() -> list[int]:
+    """Wait for every child that is dead, without blocking; their pids."""
+    gone: list[int] = []
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except OSError as error:
+            if error.errno == errno.ECHILD:
+                return gone
+            raise
+        if pid == 0:
+            return gone
+        gone.append(pid)
+
+
+def group_is_alive(pgid: int) -> bool:
+    """Whether any process of the group is left, zombies that nobody waited for included."""
+    try:
+        os.killpg(pgid, 0)
+    except ProcessLookupError:
+        return False
+    return True

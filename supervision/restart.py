@@ -1,0 +1,60 @@
+"""Restart policy, as tables and a window.
+
+A worker crashes. Three questions, in this order:
+
+1. *Does this child restart at all?* ``RESTARTS_ON``: a permanent child always, a transient one
+   when it failed (abnormal, killed), a temporary one never.
+2. *May this supervisor restart once more?* ``RestartWindow``: more than ``intensity`` restarts
+   within ``period_s`` seconds means that restarting does not help. It gives up and escalates.
+3. *Who goes with it?* ``affected``: only the child, the child and those started after it, or all.
+
+Nothing here reads a clock or knows a process; the times are handed in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, TypeVar
+
+from supervision.exits import ExitKind
+from supervision.spec import Restart, Strategy
+
+RESTARTS_ON: Final[dict[Restart, frozenset[ExitKind]]] = {
+    Restart.PERMANENT: frozenset(ExitKind),
+    Restart.TRANSIENT: frozenset({ExitKind.ABNORMAL, ExitKind.KILLED}),
+    Restart.TEMPORARY: frozenset(),
+}
+
+C = TypeVar("C")
+
+
+def affected(strategy: Strategy, children: tuple[C, ...], failed: C) -> tuple[C, ...]:
+    """The children that a failure takes with it, in start order."""
+    at = children.index(failed)
+    match strategy:
+        case Strategy.ONE_FOR_ONE | Strategy.SIMPLE_ONE_FOR_ONE:
+            return children[at : at + 1]
+        case Strategy.REST_FOR_ONE:
+            return children[at:]
+        case Strategy.ONE_FOR_ALL:
+            return children
+
+
+class RestartWindow:
+    """Counts restarts inside a sliding window of ``period_s`` seconds."""
+
+    def __init__(self, intensity: int, period_s: float) -> None:
+        self.intensity = intensity
+        self.period_s = period_s
+        self._times: deque[float] = deque()
+
+    def record(self, now: float) -> bool:
+        """Note a restart at ``now`` (monotonic seconds). False: one too many, give up."""
+        self._times.append(now)
+        while now - self._times[0] > self.period_s:
+            self._times.popleft()
+        return len(self._times) <= self.intensity
+
+    def count(self, now: float) -> int:
+        """Restarts that still weigh at ``now``."""
+        return sum(1 for one in self._times if now - one <= self.period_s)

@@ -1,0 +1,287 @@
+"""The base of every actor: one process, one mailbox thread, one hook at a time.
+
+Kill it, and its supervisor starts the next incarnation within milliseconds. Let a hook raise,
+and the process ends once, with the traceback in the log and the reason at the supervisor: no
+hook is ever run a second time for the same message, and no actor lives on half changed.
+
+Subclasses override hooks and call services; both run on the mailbox thread only. No hook may
+block: an actor that must do something long owns a thread (``engine.py``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+from supervision.address import Address
+from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
+from supervision.logs import LOGGER
+from supervision.messages import (
+    Addressed,
+    DirectoryChanged,
+    Entry,
+    Exiting,
+    Init,
+    InitDone,
+    InitFailed,
+    InitProgress,
+    ReportStatus,
+    Shutdown,
+    StatusReported,
+)
+
+
+class Mailbox(Protocol):
+    """What the door offers the worker of its process."""
+
+    address: Address
+
+    def send(
+        self, target: Address | int, message: object, done: Callable[[bool], None] | None = None
+    ) -> None:
+        """Send to an address, or to a child of this process by pid; ``done`` says if it arrived."""
+
+    def backlog(self, target: Address | int) -> int:
+        """Messages for this target that it has not accepted yet."""
+
+    def after(self, seconds: float, payload: object) -> None:
+        """Hand ``payload`` to the worker after so many seconds; equal times keep their order."""
+
+    def watch(self, fd: int) -> None:
+        """Call the worker's ``_readable`` whenever this descriptor is."""
+
+    def fork_child(self) -> int:
+        """Start an empty actor process, a child of this one; its pid."""
+
+    def check_children(self) -> None:
+        """Look now whether a child process is gone, in case the kernel's signal was lost."""
+
+    def exit(self, code: int) -> NoReturn:
+        """Let what was sent go out, within a second, and end the process."""
+
+
+class Worker:
+    """An actor. See the module's words."""
+
+    id: str = ""
+    incarnation: int = 0
+    parent_id: str = ""
+    args: object = None
+    directory: dict[str, Entry]
+    log: logging.Logger
+
+    _mailbox: Mailbox
+    _parent: Address
+    _deferred = False
+    _is_ready = False
+    _ending: ExitReason | None = None
+
+    # ── hooks ────────────────────────────────────────────────────────────────
+
+    def init(self, args: object) -> None:
+        """Get ready. Raise, and the start fails with that reason.
+
+        May call ``defer_ready()``, and then ``ready()`` or ``fail()`` from a later hook; messages
+        are handled meanwhile. Stay below the spec's ``init_timeout_s`` either way.
+        """
+
+    def handle(self, message: object, sender: Address) -> None:
+        """Take one message. An exception ends the actor."""
+
+    def handle_timer(self, payload: object) -> None:
+        """Take what ``after`` was given."""
+
+    def directory_changed(self, changed: tuple[Entry, ...]) -> None:
+        """These entries came up, went down, or came up anew since the last call."""
+
+    def terminate(self, reason: ExitReason) -> None:
+        """Last words before an orderly end; not called after a crash, whose state is suspect."""
+
+    def status(self) -> dict[str, object]:
+        """Plain values for whoever asks with ReportStatus."""
+        return {}
+
+    # ── services ─────────────────────────────────────────────────────────────
+
+    @property
+    def address(self) -> Address:
+        """Where this process listens."""
+        return self._mailbox.address
+
+    def tell(self, target: Address | str, message: object) -> bool:
+        """Send, without an answer. False: no child of this id is up, and nothing was sent.
+
+        True is no promise that it was handled: the target may die first.
+        """
+        if isinstance(target, Address):
+            self._mailbox.send(target, message)
+            return True
+        entry = self.directory.get(target)
+        if entry is None or not entry.is_up or entry.address is None:
+            return False
+        self._mailbox.send(entry.address, Addressed(entry.id, entry.incarnation, message))
+        return True
+
+    def backlog(self, target: Address | str) -> int:
+        """Messages to this target that it has not accepted yet; for flow control."""
+        if isinstance(target, Address):
+            return self._mailbox.backlog(target)
+        entry = self.directory.get(target)
+        return 0 if entry is None or entry.address is None else self._mailbox.backlog(entry.address)
+
+    def after(self, seconds: float, payload: object) -> None:
+        """Call ``handle_timer(payload)`` in so many seconds. Timers cannot be cancelled."""
+        self._mailbox.after(seconds, payload)
+
+    def stop(self, reason: ExitReason = NORMAL) -> None:
+        """End in order when the current hook has returned."""
+        if self._ending is None:
+            self._ending = reason
+
+    def defer_ready(self) -> None:
+        """From ``init``: not ready when it returns; ``ready()`` or ``fail()`` will follow."""
+        self._deferred = True
+
+    def ready(self) -> None:
+        """Init is done: the supervisor goes on."""
+        if not self._is_ready:
+            self._is_ready = True
+            self._mailbox.send(self._parent, InitDone(self.id, self.incarnation, os.getpid()))
+
+    def progress(self, detail: object) -> None:
+        """While starting: tell whoever asked for the child, and wants it, how far it is."""
+        if not self._is_ready:
+            self._mailbox.send(self._parent, InitProgress(self.id, self.incarnation, detail))
+
+    def fail(self, detail: str, error: object | None = None) -> None:
+        """Give up before being ready; ``error`` is a small frozen value for whoever asked.
+
+        Does not return: the process ends.
+        """
+        if self._is_ready:
+            self._crash(detail)
+        self.log.error("init failed: %s", detail)
+        self._refuse(detail, error)
+
+    # ── what the door calls ──────────────────────────────────────────────────
+
+    def _begin(self, mailbox: Mailbox, init: Init, parent: Address, failure: str | None) -> None:
+        self._mailbox = mailbox
+        self._parent = parent
+        self.id, self.incarnation, self.parent_id = init.id, init.incarnation, init.parent_id
+        self.args = init.args
+        self.directory = {entry.id: entry for entry in init.directory}
+        self.log = logging.getLogger(f"{LOGGER}.{init.id}")
+        if failure is not None:
+            self._crash(failure)
+        self._prepare(init)
+        self.init(init.args)
+        if not self._deferred:
+            self.ready()
+
+    def _prepare(self, init: Init) -> None:
+        """For behaviours: set up before ``init`` runs."""
+
+    def _receive(self, message: object, sender: Address) -> None:
+        if isinstance(message, Addressed):
+            if (message.id, message.incarnation) != (self.id, self.incarnation):
+                self.log.warning(
+                    "dropped a message for %s, incarnation %s", message.id, message.incarnation
+                )
+                return
+            message = message.message
+        match message:
+            case Shutdown(reason):
+                self._shutdown(reason)
+            case DirectoryChanged(changed, removed):
+                self._apply_directory(changed, removed)
+            case ReportStatus(ref):
+                answer = StatusReported(
+                    ref, self.id, os.getpid(), self.incarnation, self.status()
+                )  # fmt: skip
+                self._mailbox.send(sender, answer)
+            case _:
+                self.handle(message, sender)
+
+    def _timer(self, payload: object) -> None:
+        self.handle_timer(payload)
+
+    def _readable(self) -> None:
+        """A watched descriptor is readable."""
+
+    def _child_exited(self, pid: int, code: int | None) -> None:
+        """A process that this one forked is gone."""
+
+    def _shutdown(self, reason: ExitReason) -> None:
+        self.stop(reason)
+
+    def _end_if_asked(self) -> None:
+        if self._ending is not None:
+            self.terminate(self._ending)
+            self._leave(self._ending, 0)
+
+    def _leave(self, reason: ExitReason, code: int) -> NoReturn:
+        if self.parent_id:  # the launcher above the root listens only while the root starts
+            self._mailbox.send(self._parent, Exiting(self.id, self.incarnation, reason))
+        self._mailbox.exit(code)
+
+    def _crash(self, text: str) -> NoReturn:
+        """End now, as a failure, and say why to the supervisor and the log.
+
+        The last line of a traceback is what the supervisor hears; the log gets all of it.
+        """
+        last_line = text.strip().splitlines()[-1] if text.strip() else "no reason given"
+        when = "crashed" if self._is_ready else "failed in init"
+        self.log.error("%s (incarnation %s): %s", when, self.incarnation, text.rstrip())
+        if not self._is_ready:
+            self._refuse(last_line, None)
+        self._leave(ExitReason(ExitKind.ABNORMAL, last_line), 1)
+
+    def _refuse(self, detail: str, error: object | None) -> NoReturn:
+        self._mailbox.send(self._parent, InitFailed(self.id, self.incarnation, detail, error))
+        self._mailbox.exit(1)
+
+    def _apply_directory(self, changed: tuple[Entry, ...], removed: tuple[Entry, ...]) -> None:
+        news = merge_directory(self.directory, changed, removed)
+        if news:
+            self.directory_changed(news)
+
+
+def merge_directory(
+    directory: dict[str, Entry], changed: tuple[Entry, ...], removed: tuple[Entry, ...]
+) -> tuple[Entry, ...]:
+    """Fold changes into ``directory``; the entries that came up, went down, or came up anew."""
+    news: list[Entry] = []
+    for entry in changed:
+        old = directory.get(entry.id)
+        if old is not None and entry.incarnation < old.incarnation:
+            continue
+        directory[entry.id] = entry
+        was_up = old is not None and old.is_up
+        anew = was_up and entry.is_up and old is not None and old.incarnation != entry.incarnation
+        if was_up != entry.is_up or anew:
+            news.append(entry)
+    for entry in removed:
+        old = directory.get(entry.id)
+        if old is not None and entry.incarnation >= old.incarnation:
+            del directory[entry.id]
+            if old.is_up:
+                news.append(entry)
+    return tuple(news)
+
+
+def load_actor(path: str) -> type[Worker]:
+    """The Worker class behind ``package.module.ClassName``."""
+    module, _, name = path.rpartition(".")
+    found: object = getattr(importlib.import_module(module), name)
+    if not (isinstance(found, type) and issubclass(found, Worker)):
+        raise TypeError(f"{path} is not a Worker class")
+    return found
+
+
+def shutdown_reason(why: str) -> ExitReason:
+    """A shutdown with words."""
+    return ExitReason(SHUTDOWN.kind, why)

@@ -1,0 +1,246 @@
+"""A zoo of badly behaved children, and one good one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+from supervision.address import Address
+from supervision.engine import EngineWorker
+from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
+from supervision.messages import Entry
+from supervision.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """Answered by Echoed with who answered."""
+
+    ref: str
+    payload: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Echoed:
+    ref: str
+    id: str
+    pid: int
+    incarnation: int
+    payload: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """Misbehave: ``raise | exit | kill | segv | stop | busy``."""
+
+    what: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSeen:
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    ref: str
+    values: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TellOther:
+    """Send Echo to a named sibling; the answer goes into what ReportSeen shows."""
+
+    ref: str
+    other: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a child behaves; ``journal`` is a file that gets a line per event."""
+
+    journal: str = ""
+    init: str = ""
+    init_s: float = 0.0
+    fail_once_file: str = ""
+    terminate_s: float = 0.0
+    error: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadError:
+    """A small frozen value for fail()."""
+
+    code: int
+    text: str
+
+
+class GoodChild(Worker):
+    """Answers Echo, does as told, writes its life into a journal."""
+
+    plan: Plan
+
+    def init(self, args: object) -> None:
+        self.plan = args if isinstance(args, Plan) else Plan()
+        self.seen: list[object] = []
+        self.handled = 0
+        self.write("init")
+        self.begin()
+        self.write("ready")
+
+    def begin(self) -> None:
+        how = self.plan.init
+        if how == "fail_once" and not os.path.exists(self.plan.fail_once_file):
+            with open(self.plan.fail_once_file, "w", encoding="ascii"):
+                pass
+            raise RuntimeError("failed once")
+        if how == "raise":
+            raise ValueError("no luck")
+        if how == "exit":
+            os._exit(7)
+        if how == "segv":
+            ctypes.string_at(1)
+        if how == "hang":
+            time.sleep(60)  # noqa: TID251 - misbehaves on purpose
+        if how == "fail":
+            self.fail("cannot load", self.plan.error)
+        if how == "defer":
+            self.defer_ready()
+            self.after(self.plan.init_s, "ready")
+        if how == "defer_fail":
+            self.defer_ready()
+            self.progress("half way")
+            self.after(self.plan.init_s, "fail")
+
+    def write(self, what: str) -> None:
+        if self.plan.journal:
+            fd = os.open(self.plan.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            os.write(fd, f"{self.id} {self.incarnation} {what}\n".encode())
+            os.close(fd)
+
+    def handle(self, message: object, sender: Address) -> None:
+        self.handled += 1
+        match message:
+            case Echo(ref, payload):
+                echoed = Echoed(ref, self.id, os.getpid(), self.incarnation, payload)
+                self.tell(sender, echoed)
+            case Echoed():
+                self.seen.append(message.id)
+            case ReportSeen(ref):
+                self.tell(sender, Seen(ref, tuple(self.seen)))
+            case TellOther(ref, other):
+                self.tell(sender, Seen(ref, (self.tell(other, Echo(ref)),)))
+            case Do(what, seconds):
+                self.write(f"do {what} {self.handled}")
+                self.do(what, seconds)
+
+    def do(self, what: str, seconds: float) -> None:
+        if what == "raise":
+            raise RuntimeError("told to raise")
+        if what == "exit":
+            os._exit(3)
+        if what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "segv":
+            ctypes.string_at(1)
+        if what == "stop":
+            self.stop(NORMAL)
+        if what == "shutdown":
+            self.stop(SHUTDOWN)
+        if what == "abnormal":
+            self.stop(ExitReason(ExitKind.ABNORMAL, "told to"))
+        if what == "busy":
+            time.sleep(seconds)  # noqa: TID251 - misbehaves on purpose
+        if what == "timers":
+            for number in range(3):
+                self.after(0.01, number)
+
+    def handle_timer(self, payload: object) -> None:
+        if payload == "ready":
+            self.ready()
+        elif payload == "fail":
+            self.fail("gave up loading", self.plan.error)
+        else:
+            self.seen.append(payload)
+
+    def directory_changed(self, changed: tuple[Entry, ...]) -> None:
+        self.seen.extend((entry.id, entry.state, entry.incarnation) for entry in changed)
+
+    def terminate(self, reason: ExitReason) -> None:
+        self.write(f"terminate {reason.kind.value}")
+        if self.plan.terminate_s:
+            time.sleep(self.plan.terminate_s)  # noqa: TID251 - misbehaves on purpose
+
+    def status(self) -> dict[str, object]:
+        return {"handled": self.handled}
+
+
+class Unimportable:
+    """Not a Worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Block the engine thread, or have it post or raise: ``sleep | post | raise | return``."""
+
+    ref: str
+    what: str
+    amount: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    ref: str
+    values: tuple[object, ...]
+
+
+class EngineChild(EngineWorker):
+    """Runs Work on its thread and answers Echo meanwhile."""
+
+    def init(self, args: object) -> None:
+        self.posted: list[object] = []
+        self.batches = 0
+        self.waiting: tuple[str, Address, int] | None = None
+        self.start_engine(self.run)
+
+    def run(self) -> None:
+        while True:
+            work = self.commands.get()
+            if not isinstance(work, Work) or work.what == "return":
+                return
+            if work.what == "raise":
+                raise RuntimeError("engine broke")
+            if work.what == "sleep":
+                time.sleep(work.amount)  # noqa: TID251 - stands for a long decode
+                self.post("slept")
+            if work.what == "post":
+                for number in range(int(work.amount)):
+                    self.post(number)
+
+    def handle(self, message: object, sender: Address) -> None:
+        match message:
+            case Echo(ref, payload):
+                echoed = Echoed(ref, self.id, os.getpid(), self.incarnation, payload)
+                self.tell(sender, echoed)
+            case Work(ref, what, amount):
+                self.posted.clear()
+                expected = int(amount) if what == "post" else 1
+                self.waiting = (ref, sender, expected)
+                self.commands.put(message)
+            case ReportSeen(ref):
+                self.tell(sender, Seen(ref, (tuple(self.posted), self.batches)))
+
+    def handle_events(self, events: list[object]) -> None:
+        self.batches += 1
+        self.posted.extend(events)
+        if self.waiting and len(self.posted) >= self.waiting[2]:
+            ref, sender, _ = self.waiting
+            self.waiting = None
+            self.tell(sender, Worked(ref, tuple(self.posted)))
+
+    def engine_ended(self) -> None:
+        self.stop()
