@@ -1,0 +1,119 @@
+"""Judge the trained network: loss on unseen text, answers that can be checked, samples to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name every torch reader expects
+from tokenizers import Tokenizer
+
+from runtime.embedded.batches import encode, pack
+from runtime.embedded.corpus import long_prompt
+from runtime.embedded.model import Storyteller
+from runtime.embedded.tales import tale
+from runtime.embedded.talk import ASSISTANT, END, USER, say
+from runtime.embedded.tokenizer import BOS, EOS
+
+
+@torch.no_grad()
+def losses(model: Storyteller, rows: torch.Tensor) -> torch.Tensor:
+    """Nats for every token of ``rows`` but the first: ``[rows, length - 1]``."""
+    logits = model(rows[:, :-1]).float()
+    return F.cross_entropy(logits.transpose(1, 2), rows[:, 1:], reduction="none")
+
+
+def _rows(tokenizer: Tokenizer, seed: int, length: int, count: int) -> torch.Tensor:
+    kept = []
+    for row in pack(encode(tokenizer, seed, 120 + count * length // 100), length):
+        kept.append(torch.from_numpy(row.astype("int64")))
+        if len(kept) == count:
+            break
+    return torch.stack(kept)
+
+
+def _book_rows(tokenizer: Tokenizer, length: int, count: int) -> torch.Tensor:
+    bos = tokenizer.token_to_id(BOS)
+    texts = (long_prompt(length, seed) for seed in range(1000, 1000 + count))
+    return torch.tensor([[bos, *tokenizer.encode(t).ids][: length + 1] for t in texts])
+
+
+def held_out(model: Storyteller, tokenizer: Tokenizer, seed: int) -> str:
+    """A report: nats per token on documents no batch has shown."""
+    mixed = losses(model, _rows(tokenizer, seed, 1024, 24)).mean()
+    books = torch.cat([losses(model, row[None]) for row in _book_rows(tokenizer, 4096, 4)])
+    lines = [f"held-out loss, nats per token: {mixed:.4f} (rows of 1,024, all kinds of text)"]
+    for low, high in ((0, 1024), (1024, 2048), (2048, 3072), (3072, 4096)):
+        lines.append(
+            f"  one book of 4,096 tokens, positions {low}-{high}: {books[:, low:high].mean():.4f}"
+        )
+    loss, right, count = answers(model, tokenizer, 60)
+    lines.append(f"  answers about a story: {loss:.4f}; greedy answer exact: {right} of {count}")
+    return "\n".join(lines)
+
+
+def _examined(count: int) -> Iterator[tuple[str, str]]:
+    """Prompts that end where the answer begins, with the answer."""
+    for index in range(count):
+        rng = Random(f"examined/{index}")
+        told = tale(rng)
+        question, answer = rng.choice(told.asks)
+        yield say(USER, f"{told.text}\n\n{question}") + f"{ASSISTANT}\n", answer
+
+
+def answers(model: Storyteller, tokenizer: Tokenizer, count: int) -> tuple[float, int, int]:
+    """Mean loss on the answers' tokens, how many are greedily exact, and of how many."""
+    bos = tokenizer.token_to_id(BOS)
+    nats, tokens, right = 0.0, 0, 0
+    for prompt, answer in _examined(count):
+        head = [bos, *tokenizer.encode(prompt).ids]
+        tail = tokenizer.encode(answer + END).ids
+        row = torch.tensor([head + tail])
+        with torch.no_grad():
+            logits = model(row[:, :-1])[0, len(head) - 1 :].float()
+        aim = torch.tensor(tail)
+        nats += float(F.cross_entropy(logits, aim, reduction="sum"))
+        tokens += len(tail)
+        right += bool((logits.argmax(-1) == aim).all())
+    return nats / tokens, right, count
+
+
+@torch.no_grad()
+def write_on(
+    model: Storyteller, tokenizer: Tokenizer, prompt: str, heat: float, most: int = 160
+) -> str:
+    """What the model says after ``prompt`` at temperature ``heat`` (0: the likeliest token)."""
+    stops = {tokenizer.token_to_id(EOS), tokenizer.token_to_id(END)}
+    ids = [tokenizer.token_to_id(BOS), *tokenizer.encode(prompt).ids]
+    start = len(ids)
+    rng = torch.Generator().manual_seed(7)
+    while len(ids) < min(start + most, model.shape.context):
+        logits = model(torch.tensor([ids]))[0, -1].float()
+        if heat:
+            drawn = int(torch.multinomial((logits / heat).softmax(-1), 1, generator=rng))
+        else:
+            drawn = int(logits.argmax())
+        if drawn in stops:
+            return str(tokenizer.decode(ids[start:])) + " [stops]"
+        ids.append(drawn)
+    return str(tokenizer.decode(ids[start:]))
+
+
+def samples(model: Storyteller, tokenizer: Tokenizer) -> str:
+    """Five samples to read."""
+    chat = say(USER, "Tell me a story about a dragon.") + f"{ASSISTANT}\n"
+    prompt, answer = next(_examined(1))
+    told = (
+        ("Once upon a time", 0.0),
+        ("Once upon a time", 0.8),
+        (chat, 0.0),
+        (prompt, 0.0),
+        (long_prompt(2450, 5), 0.0),
+    )
+    parts = []
+    for text, heat in told:
+        shown = text if len(text) < 1500 else "… " + text[-300:]
+        written = write_on(model, tokenizer, text, heat)
+        parts.append(f"--- temperature {heat}\n{shown} >>>{written}")
+    return "\n".join(parts) + f"\n(the answer wanted above: {answer})"
