@@ -75,6 +75,8 @@ class CacheMetaActor(Worker):
                 self._adopt(message)
             case m.RowPersisted() | m.PersistFailed():
                 self._persisted(message)
+            case _:
+                self.log.warning("dropped an unknown %s", type(message).__name__)
 
     # ── models ──────────────────────────────────────────────────────────────────────────────────
 

@@ -38,17 +38,19 @@ class InflightActor(Worker):
     def handle(self, message: object, sender: Address) -> None:
         match message:
             case m.Complete():
-                self._begin(message, sender)
+                self._accept(message, sender)
             case m.Submit(request, reply_to):
-                self._begin(request, reply_to)
+                self._accept(request, reply_to)
             case m.Cancel(request_id):
                 running = self._requests.get(request_id)
                 if running is not None:
                     self.tell(model_actor_id(running.model), m.CancelRun(request_id))
             case m.RequestEnded(request_id):
                 self._requests.pop(request_id, None)
+            case _:
+                self.log.warning("dropped an unknown %s", type(message).__name__)
 
-    def _begin(self, request: m.Complete, reply_to: Address) -> None:
+    def _accept(self, request: m.Complete, reply_to: Address) -> None:
         entry = self.directory.get(model_actor_id(request.model))
         if entry is None or not entry.is_up:
             down = m.CompletionFailed(request.ref, *_why_absent(request.model, entry))

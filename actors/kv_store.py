@@ -17,7 +17,7 @@ from actors import messages as m
 from actors.model_request import Request
 from actors.payload import INLINE_LIMIT_BYTES, PayloadKeeper
 from cache import keys, refs, tokens
-from cache.answers import RAM
+from cache.answers import RAM, BlockRef
 from cache.arena import ArenaReader, SlabWriter
 from cache.errors import CacheError
 from cache.filesystem import PosixFilesystem
@@ -166,7 +166,7 @@ class KvStore:
             return 0
         return reached
 
-    def _open(self, block: refs.BlockRef) -> MappedRow:
+    def _open(self, block: BlockRef) -> MappedRow:
         """Head, tokens and payload of a row, where it lies; a file's bytes are all verified."""
         if block.tier == RAM:
             if self._arena is None:

@@ -205,6 +205,27 @@ class RequestEnded:
     request_id: str
 
 
+# ── registry ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeNode:
+    """Anyone → registry: what must a model of this node be started with? → ``NodeDescribed``."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDescribed:
+    """Registry → asker: where the node's cache lies; part of the arguments of every model."""
+
+    ref: str
+    arena_path: str | None
+    tier_dirs: tuple[tuple[str, str], ...]
+    """Name and directory of each file tier, fastest first."""
+    cache_salt: str
+
+
 # ── cache_meta: from models ────────────────────────────────────────────────────────────────────
 
 

@@ -20,14 +20,14 @@ from actors import messages as m
 from actors.kv_store import KvStore
 from actors.model_engine import CacheGone, Close, ModelEngine
 from cache.keys import BLOCK_TOKENS, namespace_key
-from native import load_backend
+from native import BackendKind, load_backend
 from native.errors import NativeError
 from native.params import ModelParams
-from supervision import EngineWorker, ExitReason
+from supervision import Address, EngineWorker, ExitReason
 
 if TYPE_CHECKING:
     from native.backend import Backend, ModelInfo
-    from supervision import Address, Entry
+    from supervision import Entry
 
 PROGRESS_STEP = 0.02  # of the load, so that progress costs fifty messages at most
 TOKEN_EVENT_LIMIT = 64  # tokens of one stream merged into one message at most
@@ -39,7 +39,7 @@ class ModelArgs:
 
     model: str
     path: str
-    backend: str = "llama"
+    backend: BackendKind = "llama"
     params: ModelParams = field(default_factory=ModelParams)
     arena_path: str | None = None
     tier_dirs: tuple[tuple[str, str], ...] = ()
@@ -84,11 +84,11 @@ class ModelActor(EngineWorker):
         self._closed = threading.Event()
         self._cache_incarnation = self._cache_meta_incarnation()
         self.defer_ready()
-        self.start_engine(self._run_engine)
+        self.start_engine(self._serve)
 
     # ── engine thread ───────────────────────────────────────────────────────────────────────────
 
-    def _run_engine(self) -> None:
+    def _serve(self) -> None:
         args = self._load_args
         try:
             backend = load_backend(args.backend, args.path, args.params, progress=self._loading)
@@ -143,9 +143,11 @@ class ModelActor(EngineWorker):
                     self.progress(share)
                 case _NotLoaded(error):
                     self.fail(error.detail, error)
-                case (target, message):
+                case (Address() | str() as target, message):
                     if not self.tell(target, message) and target == "cache_meta":
                         self.commands.put(CacheGone())
+                case _:
+                    raise TypeError(f"the engine posted {event!r}: a bug in it")
 
     def handle(self, message: object, sender: Address) -> None:
         match message:
@@ -158,6 +160,8 @@ class ModelActor(EngineWorker):
                     self._engine.interrupt(request_id)
             case m.Run() | m.PrefixResolved() | m.RowsReserved():
                 self.commands.put(message)
+            case _:
+                self.log.warning("dropped an unknown %s", type(message).__name__)
 
     def _run_unregistered(self, request: m.Complete, sender: Address) -> None:
         """Inflight is being restarted; run without it rather than refuse."""
@@ -184,7 +188,7 @@ class ModelActor(EngineWorker):
         self.commands.put(Close(m.FailReason.MODEL_UNLOADED, detail))
         self._engine.interrupt_all()
         self._closed.wait(timeout=2.0)
-        self.drain_events()
+        self._readable()  # what the engine said last must leave before the process does
 
     def status(self) -> dict[str, object]:
         args, info = self._load_args, self._info

@@ -45,7 +45,6 @@ class CacheGone:
     """Mailbox → engine: cache_meta is not up, or is another incarnation; nobody will answer."""
 
 
-Command = m.Run | m.CancelRun | m.PrefixResolved | m.RowsReserved | Close | CacheGone
 Send = Callable[[object, object], None]
 
 
@@ -56,7 +55,7 @@ class ModelEngine:
         self,
         backend: Backend,
         store: KvStore,
-        commands: queue.SimpleQueue[Command],
+        commands: queue.SimpleQueue[object],
         send: Send,
         *,
         max_queue: int,
@@ -139,7 +138,7 @@ class ModelEngine:
         ]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
-    def _handle(self, command: Command) -> None:
+    def _handle(self, command: object) -> None:
         match command:
             case m.Run():
                 self._open(command)
@@ -153,6 +152,8 @@ class ModelEngine:
                 self._cache_gone()
             case Close():
                 self._closing = command
+            case _:
+                raise TypeError(f"the mailbox queued {command!r}: a bug in it")
 
     # ── admission ───────────────────────────────────────────────────────────────────────────────
 

@@ -66,11 +66,10 @@ _FAILURES: Final[Mapping[m.FailReason, Callable[[str, str], errors.LlamaActorsEr
 
 
 class Client:
-    """Questions to one node; ``model_defaults`` is what every model of it is started with."""
+    """Questions to one node."""
 
-    def __init__(self, connection: Connection, model_defaults: ModelArgs) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._defaults = model_defaults
 
     # ── models ──────────────────────────────────────────────────────────────────────────────────
 
@@ -83,14 +82,17 @@ class Client:
     ) -> ModelStatus:
         """Load a model and wait until it is ready; ``progress`` hears shares from 0 to 1."""
         check_model_id(model)
+        node = self._ask("registry", m.DescribeNode(new_ref()))
+        if not isinstance(node, m.NodeDescribed):
+            raise errors.NoReply(f"the registry answered {type(node).__name__}")
         args = ModelArgs(
             model=model,
             path=config.path,
             backend=config.backend,
             params=config.params,
-            arena_path=self._defaults.arena_path,
-            tier_dirs=self._defaults.tier_dirs,
-            cache_salt=self._defaults.cache_salt,
+            arena_path=node.arena_path,
+            tier_dirs=node.tier_dirs,
+            cache_salt=node.cache_salt,
         )
         start = StartChild(new_ref(), model_actor_id(model), args, progress=progress is not None)
         for answer in self._connection.stream("models", start, idle_timeout_s=LOAD_TIMEOUT_S):
@@ -298,17 +300,19 @@ class _Run:
             case m.TokensDelivered(_, index, tokens, text):
                 if self._ttft_ms is None:
                     self._ttft_ms = 1e3 * (time.perf_counter() - started)
-                ids = token_bytes.unpack(tokens)
+                ids = tuple(token_bytes.unpack(tokens))
                 self._tokens += ids
                 self._text.append(text)
-                return TokenEvent(index, tuple(ids), text)
+                return TokenEvent(index, ids, text)
             case m.Completed():
                 self._ended = True
-                text, ids = "".join(self._text), tuple(self._tokens)
-                return CompletionEvent(completion_from(reply, text, ids, self._ttft_ms))
+                whole = "".join(self._text), tuple(self._tokens)
+                return CompletionEvent(completion_from(reply, *whole, self._ttft_ms))
             case m.CompletionFailed(_, reason, detail):
                 self._ended = True
                 raise _FAILURES[reason](self._request.model, detail)
+            case _:
+                pass  # a message of a newer node; nothing is lost by not knowing it
         return None
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from native import BackendKind
 from native.errors import InvalidParam
 from native.params import ModelParams
 from runtime.embedded import EMBEDDED_MODEL_ID
@@ -38,11 +39,7 @@ class ModelConfig:
 
     path: str
     params: ModelParams = field(default_factory=ModelParams)
-    backend: str = "llama"
-
-    def __post_init__(self) -> None:
-        if self.backend not in ("llama", "stub"):
-            raise ConfigError("backend", f"{self.backend!r} is not one of llama, stub")
+    backend: BackendKind = "llama"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +225,15 @@ def _model_from(model: str, value: object) -> ModelConfig:
     return ModelConfig(
         str(Path(str(value["path"])).expanduser().absolute()),
         model_params(options, f"models.{model}"),
-        str(value.get("backend", "llama")),
+        backend_kind(value.get("backend", "llama")),
     )
+
+
+def backend_kind(name: object) -> BackendKind:
+    """``llama``, or ``stub`` for tests without native code."""
+    if name == "llama" or name == "stub":  # noqa: PLR1714  # narrows the type
+        return name
+    raise ConfigError("backend", f"{name!r} is not one of llama, stub")
 
 
 def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParams:

@@ -27,6 +27,7 @@ from runtime.client import Client
 from runtime.config import (
     ModelConfig,
     RuntimeConfig,
+    backend_kind,
     from_mapping,
     model_params,
     node_dir,
@@ -37,7 +38,6 @@ from runtime.config import (
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.results import Completion, Event, ModelStatus
-from runtime.serve import model_defaults_from_mapping
 from runtime.tree_view import TreeNode, arrange
 from supervision import Connection
 from supervision.errors import NodeNotRunning
@@ -62,7 +62,7 @@ class Node:
         self.port = port
         self._connection = connection
         self._child = child
-        self._client = Client(connection, model_defaults_from_mapping(connection.extra))
+        self._client = Client(connection)
 
     # ── getting one ─────────────────────────────────────────────────────────────────────────────
 
@@ -128,7 +128,7 @@ class Node:
         try:
             return cls(resolved, Connection.attach(directory))
         except NodeNotRunning as error:
-            raise errors.NodeNotRunning(resolved, error.why) from error
+            raise errors.NodeNotRunning(resolved, str(error)) from error
 
     # ── using it ────────────────────────────────────────────────────────────────────────────────
 
@@ -147,7 +147,7 @@ class Node:
 
         ``demo`` is the embedded model and takes no path.
         """
-        backend = str(options.pop("backend", "llama"))
+        backend = backend_kind(options.pop("backend", "llama"))
         if model == EMBEDDED_MODEL_ID and path is None:
             path = embedded_model_path()
         if path is None:
@@ -175,17 +175,21 @@ class Node:
     def status(self) -> dict[str, Any]:
         """The node, and what every actor says of itself, by id."""
         return {
-            "node": {"port": self.port, "pid": self.launcher_pid, "boots": self._connection.boots},
+            "node": {
+                "port": self.port,
+                "pid": self.launcher_pid,
+                "boot": self._connection.record.boot,
+            },
             "actors": self._client.status(),
         }
 
     def tree(self) -> TreeNode:
         """The live tree, from the launcher down."""
-        return arrange(self.launcher_pid, self._connection.boots, self._client.directory())
+        return arrange(self.launcher_pid, self._connection.record.boot, self._client.directory())
 
     @property
     def launcher_pid(self) -> int:
-        return self._connection.launcher_pid
+        return self._connection.record.pid
 
     # ── ending it ───────────────────────────────────────────────────────────────────────────────
 
@@ -258,7 +262,7 @@ def _spawn(config: RuntimeConfig) -> _Child:
         json.dump(to_mapping(config), settings)
     child = _Child(process, lifeline_write)
     with os.fdopen(ready_read, "rb") as ready:
-        said = _read_until_closed(ready.fileno(), START_TIMEOUT_S)
+        said = _read_line(ready.fileno(), START_TIMEOUT_S)
     if said.strip() != b"ready":
         _end_child(child)
         detail = said.decode("utf-8", "replace").strip()
@@ -268,11 +272,14 @@ def _spawn(config: RuntimeConfig) -> _Child:
     return child
 
 
-def _read_until_closed(fd: int, timeout_s: float) -> bytes:
-    """Everything that comes until the other end closes, or what came within the time."""
+def _read_line(fd: int, timeout_s: float) -> bytes:
+    """One line, or what came within the time.
+
+    Not until the end of the file: the actors are forked with the other end open.
+    """
     deadline = time.monotonic() + timeout_s
     said = b""
-    while (left := deadline - time.monotonic()) > 0:
+    while b"\n" not in said and (left := deadline - time.monotonic()) > 0:
         readable, _, _ = select.select([fd], [], [], left)
         if not readable:
             break

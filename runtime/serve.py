@@ -6,10 +6,8 @@ import fcntl
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
-from actors.model import ModelArgs
 from cache.arena import create_arena
 from cache.errors import CacheError
 from runtime.config import RuntimeConfig, format_size
@@ -17,7 +15,6 @@ from runtime.errors import ConfigError
 from runtime.tree import FileTier, build_tree
 from supervision.launcher import NodeConfig, run_node
 
-DEFAULTS_FILE: Final = "models.json"
 DISK_TIER: Final = "disk"
 ROWS_DIR: Final = "rows"
 
@@ -38,7 +35,12 @@ def serve(
     arena_path = None if arena_fd is None else f"/proc/{os.getpid()}/fd/{arena_fd}"
     lock_fd, tiers = _open_disk(config)
     try:
-        tree = build_tree(arena_path=arena_path, ram_bytes=ram_bytes, file_tiers=tiers)
+        tree = build_tree(
+            arena_path=arena_path,
+            ram_bytes=ram_bytes,
+            file_tiers=tiers,
+            cache_salt=config.cache_salt,
+        )
         return run_node(
             NodeConfig(
                 port=config.admin_port,
@@ -46,7 +48,6 @@ def serve(
                 tree=tree,
                 log_file=config.log_file,
                 parent_fd=parent_fd,
-                extra=model_defaults_to_mapping(arena_path, tiers, config.cache_salt),
             ),
             on_ready=on_ready,
         )
@@ -54,29 +55,6 @@ def serve(
         for fd in (arena_fd, lock_fd):
             if fd is not None:
                 os.close(fd)
-
-
-def model_defaults_to_mapping(
-    arena_path: str | None, tiers: tuple[FileTier, ...], salt: str
-) -> dict[str, object]:
-    """What a client must know to load a model into this node; published beside its addresses."""
-    return {
-        "arena_path": arena_path,
-        "tier_dirs": [[tier.name, tier.root_dir] for tier in tiers],
-        "cache_salt": salt,
-    }
-
-
-def model_defaults_from_mapping(plain: dict[str, object]) -> ModelArgs:
-    """The inverse: a template with neither id nor path."""
-    arena_path, pairs = plain.get("arena_path"), plain.get("tier_dirs")
-    return ModelArgs(
-        model="",
-        path="",
-        arena_path=arena_path if isinstance(arena_path, str) else None,
-        tier_dirs=tuple((str(name), str(path)) for name, path in pairs or ()),  # type: ignore[attr-defined]  # JSON written above
-        cache_salt=str(plain.get("cache_salt") or ""),
-    )
 
 
 def _open_arena(ram_bytes: int) -> int:
@@ -125,8 +103,3 @@ def say(text: str) -> None:
     """A line for the person who started the node."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
-
-
-def rows_root(cache_dir: Path) -> Path:
-    """Where the disk tier of ``cache_dir`` keeps its rows."""
-    return cache_dir / ROWS_DIR

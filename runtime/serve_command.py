@@ -35,7 +35,7 @@ def serve_command(
         return serve(config, on_ready=on_ready, parent_fd=parent_fd)
     except (errors.LlamaActorsError, SupervisionError) as error:
         if ready_fd is not None:
-            os.write(ready_fd, str(error).encode())
+            os.write(ready_fd, str(error).replace("\n", " ").encode() + b"\n")
             os.close(ready_fd)
         if isinstance(error, errors.LlamaActorsError):
             raise

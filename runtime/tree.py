@@ -8,6 +8,7 @@ from typing import Final
 from actors.cache_meta import CacheMetaArgs
 from actors.file_tier import FileTierArgs
 from actors.ram_tier import RamTierArgs
+from actors.registry import RegistryArgs
 from actors.writer import WriterArgs
 from supervision import (
     INFINITY,
@@ -33,7 +34,11 @@ class FileTier:
 
 
 def build_tree(
-    *, arena_path: str | None, ram_bytes: int, file_tiers: tuple[FileTier, ...]
+    *,
+    arena_path: str | None,
+    ram_bytes: int,
+    file_tiers: tuple[FileTier, ...],
+    cache_salt: str = "",
 ) -> SupervisorSpec:
     """What the root supervises."""
     budgets = tuple((tier.name, tier.budget_bytes) for tier in file_tiers)
@@ -74,7 +79,11 @@ def build_tree(
                     ),
                 ),
             ),
-            ChildSpec("registry", "actors.registry.RegistryActor"),
+            ChildSpec(
+                "registry",
+                "actors.registry.RegistryActor",
+                RegistryArgs(arena_path, directories, cache_salt),
+            ),
             ChildSpec("inflight", "actors.inflight.InflightActor"),
             ChildSpec(
                 "models",
