@@ -16,7 +16,6 @@
   x InvariantBroken      our bug                     -> crash the actor, file an issue
 """
 
-# ruff: noqa: N818  these are names of facts, not of Python mechanics
 from __future__ import annotations
 
 

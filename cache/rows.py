@@ -206,6 +206,8 @@ def _check_storable(header: RowHeader, tokens: bytes) -> None:
         raise ValueError(f"metadata of {header.meta_bytes} bytes exceeds {MAX_META_BYTES}")
     if not 0 <= header.payload_bytes <= MAX_PAYLOAD_BYTES or not 0 <= header.start < 1 << 63:
         raise ValueError("payload size or start position is out of range")
+    if not math.isfinite(header.created_unix_s) or not 0 <= header.hits < 1 << 32:
+        raise ValueError("the creation time must be finite and hits must fit 32 bits")
     if header.key != child_key(header.parent, tokens) or len(header.root) != KEY_BYTES:
         raise ValueError("the key must be child_key(parent, tokens) and the root 32 bytes")
 

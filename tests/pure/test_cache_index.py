@@ -1,0 +1,476 @@
+"""The index by example; the stateful test next door searches for what these forgot."""
+
+from __future__ import annotations
+
+import pytest
+
+from cache.answers import Evicted, MissReason, Refusal, RefusalReason, Reservation, RowRequest
+from cache.errors import InvariantBroken
+from cache.index import CacheIndex
+from cache.keys import child_key, namespace_key
+from cache.rows import SaveReason
+from cache.tokens import pack
+
+pytestmark = pytest.mark.pure
+
+BLOCK, PAGE, SIZE = 4, 4096, 4000
+ROOT = namespace_key([("model", "a")])
+
+
+def chain(*ids: int, root: bytes = ROOT, size: int = SIZE) -> list[RowRequest]:
+    out, parent = [], root
+    for at in range(0, len(ids), BLOCK):
+        tokens = pack(ids[at : at + BLOCK])
+        key = child_key(parent, tokens)
+        out.append(RowRequest(key, parent, root, at, tokens, size, SaveReason.COLD))
+        parent = key
+    return out
+
+
+def make(ram_rows: int = 100, **tiers: int) -> CacheIndex:
+    return CacheIndex(BLOCK, {"ram": (ram_rows + 1) * PAGE, **tiers}, page_bytes=PAGE)
+
+
+def save(index: CacheIndex, *ids: int, now: float = 0.0, holder: str = "m") -> list[Evicted]:
+    answers, evicted = index.reserve(now, holder, chain(*ids))
+    for answer in answers:
+        if isinstance(answer, Reservation):
+            assert index.publish(now, holder, answer.key).accepted
+    index.check_integrity()
+    return evicted
+
+
+def find(index: CacheIndex, *ids: int, now: float = 0.0, root: bytes = ROOT, **how):
+    match = index.lookup(now, "reader", root, pack(ids), **how)
+    index.release(match.lease)
+    return match
+
+
+def reasons(answers) -> list[RefusalReason | None]:
+    return [a.reason if isinstance(a, Refusal) else None for a in answers]
+
+
+# ── lookup ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_hit_at_any_length_uses_a_part_of_the_last_block():
+    index = make()
+    save(index, *range(12))
+    match = find(index, *range(10), 99, 98)
+    assert match.n_tokens == 10
+    assert [(b.start, b.n_used, b.n_tokens) for b in match.blocks] == [
+        (0, 4, 4),
+        (4, 4, 4),
+        (8, 2, 4),
+    ]
+    assert (match.miss.reason, match.miss.at) == (MissReason.DIVERGES, 10)
+
+
+def test_the_tail_is_found_and_named_as_tip():
+    index = make()
+    save(index, *range(6))
+    match = find(index, *range(6))
+    assert match.n_tokens == 6
+    assert match.miss is None
+    assert match.tip == chain(*range(6))[-1].key
+
+
+def test_the_longest_of_many_children_wins_whatever_they_are():
+    index = make()
+    for tail in ([0, 1, 2], [0, 1, 5, 6], [0, 9], [0, 1, 5]):
+        save(index, 7, 7, 7, 7, *tail)
+    assert find(index, 7, 7, 7, 7, 0, 1, 5, 7).n_tokens == 7
+    assert find(index, 7, 7, 7, 7, 0, 9, 9).n_tokens == 6
+    assert find(index, 7, 7, 7, 7, 3).n_tokens == 4
+
+
+def test_limit_keeps_the_last_token_for_the_model():
+    index = make()
+    save(index, *range(8))
+    match = find(index, *range(8), limit=7)
+    assert match.n_tokens == 7
+    assert match.miss is None
+    assert index.snapshot().hits_exact == 1
+
+
+def test_a_memory_that_cannot_be_cut_gets_whole_rows_only():
+    index = make()
+    save(index, *range(8))
+    save(index, *range(6))
+    match = find(index, *range(7), cuttable=False)
+    assert match.n_tokens == 6
+    assert match.miss.reason is MissReason.NOT_CUTTABLE
+    assert find(index, *range(8), cuttable=False).n_tokens == 8
+    assert find(index, 0, 1, 2, cuttable=False).n_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason", "at"),
+    [
+        ((9, 9), MissReason.DIVERGES, 0),
+        ((0, 1, 9, 9), MissReason.DIVERGES, 2),
+        ((*range(8), 5, 6), MissReason.NOT_STORED, 8),
+    ],
+)
+def test_a_miss_says_why_and_where(ids, reason, at):
+    index = make()
+    save(index, *range(8))
+    miss = find(index, *ids).miss
+    assert (miss.reason, miss.at) == (reason, at)
+
+
+def test_a_miss_in_an_empty_cache_or_a_foreign_namespace_says_so():
+    index = make()
+    assert find(index, 1).miss.reason is MissReason.EMPTY_CACHE
+    save(index, 1, 2)
+    other = namespace_key([("model", "b")])
+    match = find(index, 1, 2, root=other)
+    assert match.miss.reason is MissReason.NO_SUCH_NAMESPACE
+    assert (match.n_tokens, match.lease, match.blocks) == (0, 0, ())
+
+
+def test_a_block_that_is_being_written_is_the_reason_of_the_miss():
+    index = make()
+    save(index, *range(4))
+    index.reserve(0, "m", chain(*range(8)))
+    assert find(index, *range(8)).miss.reason is MissReason.BEING_WRITTEN
+
+
+def test_an_empty_prompt_matches_nothing_and_misses_nothing():
+    index = make()
+    save(index, 1, 2)
+    match = find(index)
+    assert (match.n_tokens, match.miss, match.lease) == (0, None, 0)
+
+
+def test_resuming_from_a_key_gives_its_whole_chain():
+    index = make()
+    save(index, *range(10))
+    rows = chain(*range(10))
+    match = index.lookup_key(0, "reader", rows[-1].key)
+    assert [block.key for block in match.blocks] == [row.key for row in rows]
+    assert match.n_tokens == 10
+    assert index.lookup_key(0, "reader", bytes(32)) is None
+
+
+def test_the_fastest_tier_that_holds_a_row_is_named():
+    index = make(disk=10**6)
+    save(index, *range(4))
+    key = chain(*range(4))[0].key
+    index.add_location(0, key, "disk", None, SIZE)
+    assert find(index, *range(4)).blocks[0].tier == "ram"
+    index.drop_location(key, "ram")
+    block = find(index, *range(4)).blocks[0]
+    assert (block.tier, block.location) == ("disk", None)
+    index.check_integrity()
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_refusal_names_its_reason():
+    index = make(ram_rows=2)
+    first, second, third = chain(*range(12))
+    assert reasons(index.reserve(0, "m", [second]).answers) == [RefusalReason.NO_PARENT]
+    index.reserve(0, "m", [first])
+    assert reasons(index.reserve(0, "x", [first]).answers) == [RefusalReason.WRITE_IN_PROGRESS]
+    index.publish(0, "m", first.key)
+    assert reasons(index.reserve(0, "x", [first]).answers) == [RefusalReason.ALREADY_PRESENT]
+    assert reasons(index.reserve(0, "m", [second, third]).answers) == [
+        None,
+        RefusalReason.OVER_BUDGET,
+    ]
+    assert reasons(index.reserve(0, "m", [first], "tape").answers) == [RefusalReason.NO_SUCH_TIER]
+    assert index.snapshot().refused["over_budget"] == 1
+    assert index.snapshot().duplicate_dropped == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": bytes(32)},
+        {"start": 1},
+        {"start": 4},
+        {"tokens": b"123"},
+        {"tokens": b""},
+        {"row_bytes": 0},
+        {"parent": bytes(32)},
+    ],
+)
+def test_a_request_whose_parts_do_not_fit_is_malformed(change):
+    fields = {
+        name: getattr(chain(0, 1)[0], name)
+        for name in ("key", "parent", "root", "start", "tokens", "row_bytes", "reason")
+    }
+    index = make()
+    answers = index.reserve(0, "m", [RowRequest(**{**fields, **change})]).answers
+    assert reasons(answers) == [RefusalReason.MALFORMED]
+
+
+def test_a_tail_can_have_no_children():
+    index = make()
+    save(index, 0, 1)
+    tail = chain(0, 1)[0]
+    tokens = pack([2, 3])
+    child = RowRequest(child_key(tail.key, tokens), tail.key, ROOT, 4, tokens, SIZE)
+    assert reasons(index.reserve(0, "m", [child]).answers) == [RefusalReason.NO_PARENT]
+
+
+def test_a_row_is_invisible_until_it_is_published():
+    index = make()
+    index.reserve(0, "m", chain(*range(4)))
+    assert find(index, *range(4)).n_tokens == 0
+    assert not index.publish(0, "other", chain(*range(4))[0].key).accepted
+    assert find(index, *range(4)).n_tokens == 0
+    assert index.publish(0, "m", chain(*range(4))[0].key).accepted
+    assert find(index, *range(4)).n_tokens == 4
+
+
+def test_an_overdue_writer_loses_the_key_but_never_its_slab():
+    index = make()
+    (row,) = chain(*range(4))
+    mine = index.reserve(0, "slow", [row]).answers[0]
+    assert index.expire(59) == []
+    assert index.expire(61) == [row.key]
+    other = index.reserve(61, "quick", [row]).answers[0]
+    assert other.offset != mine.offset
+    assert index.publish(62, "quick", row.key).accepted
+    late = index.publish(63, "slow", row.key)
+    assert not late.accepted
+    assert [gone.location for gone in late.evicted] == [mine.offset]
+    index.check_integrity()
+
+
+def test_an_overdue_writer_may_still_publish_when_nobody_else_did():
+    index = make()
+    (row,) = chain(*range(4))
+    index.reserve(0, "slow", [row])
+    index.expire(61)
+    assert index.publish(62, "slow", row.key).accepted
+    assert find(index, *range(4)).n_tokens == 4
+
+
+def test_a_dead_holder_leaves_no_lease_and_no_reservation():
+    index = make()
+    save(index, *range(8))
+    index.lookup(0, "m", ROOT, pack(range(8)))
+    answers, _ = index.reserve(0, "m", chain(9, 9))
+    freed = index.holder_died("m")
+    assert [gone.location for gone in freed] == [answers[0].offset]
+    snapshot = index.snapshot()
+    assert (snapshot.leases, snapshot.reservations) == (0, 0)
+    assert snapshot.tiers["ram"].pinned_bytes == 0
+
+
+# ── eviction ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_leaves_go_first_and_the_parent_of_a_new_row_stays():
+    index = make(ram_rows=3)
+    save(index, *range(12))
+    evicted = save(index, 50, 51, 52, 53, now=1.0)
+    assert [gone.key for gone in evicted] == [chain(*range(12))[-1].key]
+    assert find(index, *range(12)).n_tokens == 8
+
+
+def test_a_leased_row_is_never_evicted():
+    index = make(ram_rows=2)
+    save(index, *range(8))
+    lease = index.lookup(0, "r", ROOT, pack(range(8))).lease
+    assert reasons(index.reserve(1, "m", chain(9, 9)).answers) == [RefusalReason.OVER_BUDGET]
+    assert index.snapshot().evictions == 0
+    index.release(lease)
+    assert reasons(index.reserve(2, "m", chain(9, 9)).answers) == [None]
+
+
+def test_a_request_that_can_never_fit_evicts_nothing():
+    index = make(ram_rows=4)
+    save(index, *range(16))
+    huge = chain(9, size=5 * PAGE)
+    answers, evicted = index.reserve(0, "m", huge)
+    assert reasons(answers) == [RefusalReason.OVER_BUDGET]
+    assert evicted == []
+
+
+def test_the_row_that_was_used_lately_stays():
+    index = make(ram_rows=2)
+    save(index, 1, 1, 1, 1, now=0.0)
+    save(index, 2, 2, 2, 2, now=1.0)
+    find(index, 1, 1, 1, 1, now=2.0)
+    evicted = save(index, 3, 3, 3, 3, now=3.0)
+    assert [gone.key for gone in evicted] == [chain(2, 2, 2, 2)[0].key]
+
+
+def test_a_tail_that_a_longer_sibling_contains_goes_first():
+    index = make(ram_rows=3)
+    save(index, 5, 5, 5, 5, now=0.0)
+    save(index, 1, 2, now=50.0)
+    save(index, 1, 2, 3, now=50.0)
+    evicted = save(index, 8, 8, 8, 8, now=51.0)
+    assert [gone.key for gone in evicted] == [chain(1, 2)[0].key]
+
+
+def test_a_dropped_slab_is_freed_by_its_last_reader():
+    index = make(ram_rows=1)
+    save(index, *range(4))
+    key = chain(*range(4))[0].key
+    first = index.lookup(0, "r", ROOT, pack(range(4)))
+    second = index.lookup(0, "r", ROOT, pack(range(4)))
+    assert index.drop_location(key, "ram") == []
+    assert find(index, *range(4)).n_tokens == 0
+    assert reasons(index.reserve(0, "m", chain(9)).answers) == [RefusalReason.OVER_BUDGET]
+    assert index.release(first.lease) == []
+    assert [gone.location for gone in index.release(second.lease)] == [PAGE]
+    assert reasons(index.reserve(0, "m", chain(9)).answers) == [None]
+    index.check_integrity()
+
+
+# ── scans ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_adopted_children_wait_for_their_parents():
+    index = make(disk=10**6)
+    rows = chain(*range(12))
+    for row in reversed(rows[1:]):
+        assert index.adopt(0, "disk", row) == []
+    assert find(index, *range(12)).n_tokens == 0
+    assert index.lookup_key(0, "r", rows[-1].key) is None
+    index.adopt(0, "disk", rows[0])
+    assert find(index, *range(12)).n_tokens == 12
+    index.check_integrity()
+
+
+def test_rows_nothing_can_reach_are_evicted_first():
+    index = make(disk=3 * SIZE)
+    orphan = chain(*range(8))[1]
+    index.adopt(100, "disk", orphan)
+    index.adopt(0, "disk", chain(1)[0])
+    index.adopt(0, "disk", chain(2)[0])
+    evicted = index.adopt(100, "disk", chain(3)[0])
+    assert [gone.key for gone in evicted] == [orphan.key]
+
+
+def test_a_directory_over_its_budget_keeps_the_rows_used_last():
+    index = make(disk=2 * SIZE)
+    for at, age in ((1, 30), (2, 10), (3, 20), (4, 40)):
+        index.adopt(100, "disk", chain(at)[0], None, 100 - age)
+    assert find(index, 2).n_tokens == find(index, 3).n_tokens == 1
+    snapshot = index.snapshot()
+    assert snapshot.rows == 2
+    assert snapshot.tiers["disk"].used_bytes == 2 * SIZE
+
+
+def test_a_slab_found_twice_is_adopted_once():
+    index = make()
+    (row,) = chain(*range(4))
+    assert index.adopt(0, "ram", row, 5 * PAGE) == []
+    assert index.adopt(0, "ram", row, 5 * PAGE) == []
+    assert [gone.location for gone in index.adopt(0, "ram", row, 7 * PAGE)] == [7 * PAGE]
+    index.check_integrity()
+
+
+def test_a_late_scan_never_asks_to_wipe_a_slab_that_belongs_to_another_row():
+    index = make()
+    save(index, *range(4))  # takes the first page
+    other = chain(9)[0]
+    assert index.adopt(0, "ram", other, PAGE) == []
+    assert find(index, 9).n_tokens == 0
+    index.check_integrity()
+
+
+def test_a_malformed_file_is_refused():
+    index = make(disk=10**6)
+    good = chain(1)[0]
+    bad = RowRequest(bytes(32), good.parent, ROOT, 0, good.tokens, SIZE)
+    assert [gone.key for gone in index.adopt(0, "disk", bad)] == [bad.key]
+
+
+# ── write-behind ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_rows_are_persisted_parents_first_and_pinned_meanwhile():
+    index = make(ram_rows=3, disk=10**6)
+    save(index, *range(12))
+    rows = chain(*range(12))
+    answers, _ = index.persist(0, "writer", "disk", 2)
+    assert [answer.key for answer in answers] == [rows[0].key, rows[1].key]
+    assert [answer.source for answer in answers] == [PAGE, 2 * PAGE]
+    assert index.snapshot().tiers["ram"].pinned_bytes == 2 * PAGE
+    assert index.publish(0, "writer", rows[1].key, "disk").accepted
+    assert index.publish(0, "writer", rows[0].key, "disk").accepted
+    assert [ref.key for ref in index.unpersisted("disk", 9)] == [rows[2].key]
+    assert index.snapshot().tiers["ram"].pinned_bytes == 0
+    assert index.snapshot().persisted == 2
+    assert index.snapshot().saves["cold"] == 3
+
+
+def test_what_a_dead_writer_had_in_hand_is_offered_again():
+    index = make(disk=10**6)
+    save(index, *range(8))
+    assert len(index.persist(0, "writer#1", "disk", 9).answers) == 2
+    assert index.unpersisted("disk", 9) == []
+    index.holder_died("writer#1")
+    assert [ref.key for ref in index.unpersisted("disk", 9)] == [r.key for r in chain(*range(8))]
+
+
+def test_a_row_the_disk_refused_is_not_offered_for_ever():
+    index = make(disk=10**6)
+    save(index, *range(4))
+    (answer,) = index.persist(0, "writer", "disk", 9).answers
+    index.abandon("writer", answer.key, "disk")
+    assert index.unpersisted("disk", 9) == []
+    index.check_integrity()
+
+
+def test_publish_says_which_tiers_lack_the_row():
+    index = make(fast=10**6, disk=10**6)
+    (row,) = chain(1)
+    index.adopt(0, "disk", row)
+    index.reserve(0, "m", [row])
+    assert index.publish(0, "m", row.key).to_persist == ("fast",)
+
+
+def test_a_row_on_disk_may_be_promoted_to_ram():
+    index = make(disk=10**6)
+    (row,) = chain(1, 2)
+    index.adopt(0, "disk", row)
+    assert reasons(index.reserve(0, "m", [row]).answers) == [None]
+    index.publish(0, "m", row.key)
+    assert find(index, 1, 2).blocks[0].tier == "ram"
+    index.check_integrity()
+
+
+def test_integrity_notices_a_wrong_account():
+    index = make()
+    save(index, *range(4))
+    index._table.tiers["ram"].pinned_bytes += 1
+    with pytest.raises(InvariantBroken, match="pinned"):
+        index.check_integrity()
+
+
+def test_now_never_runs_backwards():
+    index = make()
+    save(index, 1, now=100.0)
+    index.reserve(1.0, "m", chain(2))
+    assert index.expire(159.0) == []
+    assert index.expire(160.0) == [chain(2)[0].key]
+
+
+def test_ten_thousand_children_of_one_node_are_searched_by_bisection():
+    index = CacheIndex(64, {"disk": 1 << 40})
+    for number in range(10_000):
+        tokens = pack([number % 100, number, *range(62)])
+        row = RowRequest(child_key(ROOT, tokens), ROOT, ROOT, 0, tokens, SIZE)
+        index.adopt(0, "disk", row)
+    compared = []
+    original = index._table.children[ROOT]
+
+    class Counting(list):
+        def __getitem__(self, at):
+            compared.append(at)
+            return super().__getitem__(at)
+
+    index._table.children[ROOT] = Counting(original)
+    match = find(index, 77, 4277, *range(30), 5)
+    assert match.n_tokens == 32
+    assert 5 < len(compared) < 20
