@@ -17,10 +17,10 @@ from runtime.embedded.talk import ASSISTANT, END, USER, say
 from runtime.embedded.tokenizer import BOS, EOS
 
 
-@torch.no_grad()
 def losses(model: Storyteller, rows: torch.Tensor) -> torch.Tensor:
     """Nats for every token of ``rows`` but the first: ``[rows, length - 1]``."""
-    logits = model(rows[:, :-1]).float()
+    with torch.no_grad():
+        logits = model(rows[:, :-1]).float()
     return F.cross_entropy(logits.transpose(1, 2), rows[:, 1:], reduction="none")
 
 
@@ -79,7 +79,6 @@ def answers(model: Storyteller, tokenizer: Tokenizer, count: int) -> tuple[float
     return nats / tokens, right, count
 
 
-@torch.no_grad()
 def write_on(
     model: Storyteller, tokenizer: Tokenizer, prompt: str, heat: float, most: int = 160
 ) -> str:
@@ -89,7 +88,8 @@ def write_on(
     start = len(ids)
     rng = torch.Generator().manual_seed(7)
     while len(ids) < min(start + most, model.shape.context):
-        logits = model(torch.tensor([ids]))[0, -1].float()
+        with torch.no_grad():
+            logits = model(torch.tensor([ids]))[0, -1].float()
         if heat:
             drawn = int(torch.multinomial((logits / heat).softmax(-1), 1, generator=rng))
         else:

@@ -53,7 +53,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return turned.flatten(-2).to(x.dtype)
 
 
-class Norm(nn.Module):
+class Norm(nn.Module):  # type: ignore[misc,unused-ignore]  # torch may be absent
     """RMS norm with a learned scale."""
 
     def __init__(self, width: int) -> None:
@@ -64,7 +64,7 @@ class Norm(nn.Module):
         return F.rms_norm(x, (x.shape[-1],), self.weight, NORM_EPS)
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc,unused-ignore]  # torch may be absent
     """One layer: attention with grouped keys and values, then the feed-forward part."""
 
     def __init__(self, shape: Shape) -> None:
@@ -100,7 +100,7 @@ class Block(nn.Module):
         return out
 
 
-class Storyteller(nn.Module):
+class Storyteller(nn.Module):  # type: ignore[misc,unused-ignore]  # torch may be absent
     """The whole network: tokens ``[batch, time]`` in, logits ``[batch, time, vocab]`` out."""
 
     def __init__(self, shape: Shape, seed: int = 0) -> None:

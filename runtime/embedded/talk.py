@@ -24,7 +24,8 @@ REQUESTS = (
         "[a story|a story|a short story|a little story|a tale] about {about}[.||!]"
     ),
     (
-        "[Tell me|Please tell me|Can you tell me|I want to hear|Write] [a story|a short story|another "
+        "[Tell me|Please tell me|Can you tell me|I want to hear|Write] [a story|a short "
+        "story|another "
         "story][.||!|, please.]"
     ),
     "[A story about {about}, please.|Do you know a story about {about}?|story about {about}]",
@@ -33,7 +34,8 @@ GREETINGS = (
     (
         "[Hello|Hi|Hello there|Good morning|Hey][!|.|]",
         (
-            "[Hello! How are you?|Hello! Would you like to hear a story?|Hi! What can I do for you?|"
+            "[Hello! How are you?|Hello! Would you like to hear a story?|Hi! What can I do "
+            "for you?|"
             "Hello! I am glad to see you.]"
         ),
     ),
@@ -115,7 +117,8 @@ def small_talk(rng: Random) -> tuple[str, str]:
     topic = rng.choice(UNKNOWN)
     asked = (
         f"[What is {topic}?|Tell me about {topic}.|What do you know about {topic}?|"
-        f"Explain {topic}.|Can you help me with {topic}?|Who is the best in {topic}?|Where is {topic}?]"
+        f"Explain {topic}.|Can you help me with {topic}?|Who is the best in {topic}?|Where is "
+        f"{topic}?]"
     )
     return expand(asked, rng, {}), expand(DUNNO, rng, {})
 

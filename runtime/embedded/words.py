@@ -228,21 +228,24 @@ HOW_TO = (
     (
         "fly a kite",
         (
-            "First, wait for a windy day. Then hold the string, run into the wind and let go of the "
+            "First, wait for a windy day. Then hold the string, run into the wind and let go "
+            "of the "
             "kite. It will rise into the sky."
         ),
     ),
     (
         "bake bread",
         (
-            "First, mix flour, water and salt. Then wait until the dough grows. At last, put it into "
+            "First, mix flour, water and salt. Then wait until the dough grows. At last, put "
+            "it into "
             "the hot oven."
         ),
     ),
     (
         "make soup",
         (
-            "First, wash and cut some carrots. Then put them into a pot of water. Cook the soup until "
+            "First, wash and cut some carrots. Then put them into a pot of water. Cook the "
+            "soup until "
             "it is hot, and add a little salt."
         ),
     ),
@@ -256,7 +259,8 @@ HOW_TO = (
     (
         "make a friend",
         (
-            "First, smile and say hello. Then tell your name and ask a question. Be kind, share your "
+            "First, smile and say hello. Then tell your name and ask a question. Be kind, "
+            "share your "
             "things and listen."
         ),
     ),
@@ -284,7 +288,8 @@ HOW_TO = (
     (
         "wash my hands",
         (
-            "First, hold your hands under warm water. Then rub them with soap. At last, dry them with "
+            "First, hold your hands under warm water. Then rub them with soap. At last, dry "
+            "them with "
             "a clean towel."
         ),
     ),
@@ -298,14 +303,16 @@ HOW_TO = (
     (
         "cheer up a sad friend",
         (
-            "First, sit next to your friend and listen. Then say something kind. You can also share "
+            "First, sit next to your friend and listen. Then say something kind. You can "
+            "also share "
             "a cookie or play a game."
         ),
     ),
     (
         "draw a cat",
         (
-            "First, draw a round head with two ears. Then draw a long body and a tail. Do not forget "
+            "First, draw a round head with two ears. Then draw a long body and a tail. Do "
+            "not forget "
             "the eyes and the whiskers."
         ),
     ),
