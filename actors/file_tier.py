@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from actors import messages as m
-from actors.ram_tier import ROWS_PER_MESSAGE, batches
+from actors.cache_reporter import CacheReporter, batches
 from cache.errors import CacheError
 from cache.filesystem import PosixFilesystem
 from cache.publish import Rescan, delete_row, quarantine_row, rescan
-from supervision import EngineWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,7 @@ class FileTierArgs:
     root_dir: str
 
 
-class FileTierActor(EngineWorker):
+class FileTierActor(CacheReporter):
     """Rescans, then removes what it is told to remove, all on its own thread."""
 
     def init(self, args: object) -> None:
@@ -45,7 +44,7 @@ class FileTierActor(EngineWorker):
             self.post(m.RowsFound(self._tier, (), last=True))
         else:
             self._rows, self._quarantined = len(found.rows), len(found.quarantined)
-            for rows, last in batches(_stored(found), ROWS_PER_MESSAGE):
+            for rows, last in batches(_stored(found)):
                 quarantined = len(found.quarantined) if last else 0
                 self.post(m.RowsFound(self._tier, rows, last, quarantined))
         while True:
@@ -65,10 +64,6 @@ class FileTierActor(EngineWorker):
         del sender
         if isinstance(message, m.DropFiles | m.QuarantineFile):
             self.commands.put(message)
-
-    def handle_events(self, events: list[object]) -> None:
-        for event in events:
-            self.tell("cache_meta", event)
 
     def status(self) -> dict[str, object]:
         return {

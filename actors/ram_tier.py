@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from actors import messages as m
+from actors.cache_reporter import CacheReporter, batches
 from cache.answers import RAM
 from cache.arena import ArenaReader, scan_arena
-from supervision import EngineWorker
-
-ROWS_PER_MESSAGE = 128  # about 45 KiB with 64-token rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,7 @@ class RamTierArgs:
     arena_path: str | None
 
 
-class RamTierActor(EngineWorker):
+class RamTierActor(CacheReporter):
     """Scans the arena once, in its own thread, and reports."""
 
     def init(self, args: object) -> None:
@@ -38,7 +36,7 @@ class RamTierActor(EngineWorker):
     def _scan(self) -> None:
         if self._arena_path is None:
             return
-        for rows, last in batches(self._found(self._arena_path), ROWS_PER_MESSAGE):
+        for rows, last in batches(self._found(self._arena_path)):
             self.post(m.RowsFound(RAM, rows, last))
 
     def _found(self, path: str) -> Iterator[m.StoredRow]:
@@ -57,22 +55,5 @@ class RamTierActor(EngineWorker):
                     offset,
                 )
 
-    def handle_events(self, events: list[object]) -> None:
-        for event in events:
-            self.tell("cache_meta", event)
-
     def status(self) -> dict[str, object]:
         return {"tier": RAM, "arena": self._arena_path, "rows_found_at_start": self._rows}
-
-
-def batches(
-    rows: Iterator[m.StoredRow], size: int
-) -> Iterator[tuple[tuple[m.StoredRow, ...], bool]]:
-    """Cut a scan into messages; the last one, maybe empty, is marked."""
-    batch: list[m.StoredRow] = []
-    for row in rows:
-        if len(batch) == size:
-            yield tuple(batch), False
-            batch = []
-        batch.append(row)
-    yield tuple(batch), True

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors import messages as m
+from actors.cache_reporter import CacheReporter
 from cache.arena import ArenaReader
 from cache.errors import CacheError
 from cache.filesystem import PosixFilesystem
 from cache.publish import write_row
-from supervision import EngineWorker
 
 if TYPE_CHECKING:
     from supervision import Address
@@ -28,7 +28,7 @@ class WriterArgs:
     tier_dirs: tuple[tuple[str, str], ...]
 
 
-class WriterActor(EngineWorker):
+class WriterActor(CacheReporter):
     """Writes one row after the other on its own thread."""
 
     def init(self, args: object) -> None:
@@ -61,10 +61,6 @@ class WriterActor(EngineWorker):
         del sender
         if isinstance(message, m.PersistRow):
             self.commands.put(message)
-
-    def handle_events(self, events: list[object]) -> None:
-        for event in events:
-            self.tell("cache_meta", event)
 
     def status(self) -> dict[str, object]:
         return {
