@@ -63,7 +63,6 @@ def _kv_identity(facts: Any, sizes: Any, params: ModelParams) -> tuple[tuple[str
     n_ctx, n_batch, thread and sequence counts are left out on purpose: a bigger context must not
     lose the cache.
     """
-    device = devices() if params.n_gpu_layers else "CPU"
     entries = {
         "build": build_id(),
         "type_k": params.type_k,
@@ -75,7 +74,7 @@ def _kv_identity(facts: Any, sizes: Any, params: ModelParams) -> tuple[tuple[str
         "n_swa": str(facts.n_swa),
         # Read by llama.cpp at context creation; it changes what quantised caches hold.
         "attn_rot_disable": os.environ.get("LLAMA_ATTN_ROT_DISABLE", ""),
-        "device": f"{device}:{params.n_gpu_layers}",
+        "device": f"{devices()}:{params.n_gpu_layers}",
         "cpu": cpu_features(),
     }
     return tuple(sorted(entries.items()))

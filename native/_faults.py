@@ -1,9 +1,8 @@
-"""From a status of the shim to a named error; and buffers on their way down."""
+"""From a status of the shim to a named error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from native._llama import ffi, lib
@@ -58,7 +57,8 @@ _NAMED: dict[int, Callable[[str, int, int], NativeError]] = {
     lib.LA_POSITION: lambda text, v, limit: InvalidParam("position", v, f"{limit}: {text}"),
     lib.LA_SEQ: lambda _text, value, limit: InvalidParam("seq", value, f"0 to {limit - 1}"),
     lib.LA_ROW: lambda text, v, limit: InvalidParam("row", v, f"{text}; it had {limit} rows"),
-    lib.LA_LENGTH: lambda text, value, limit: InvalidParam("length", value, f"{text}: {limit}"),
+    lib.LA_BATCH: lambda text, value, limit: InvalidParam("batch", value, f"{text}: {limit}"),
+    lib.LA_BUFFER: lambda _text, v, limit: InvalidParam("into", v, f"at least {limit} bytes"),
     lib.LA_RANGE: lambda text, v, limit: InvalidParam("range", v, f"{text}; it ends at {limit}"),
     lib.LA_TOO_LONG: lambda _text, value, limit: PromptTooLong(value, limit),
     lib.LA_NO_SPACE: lambda text, _value, _limit: NoKvSpace(f"{text}: remove a sequence first"),
@@ -67,25 +67,6 @@ _NAMED: dict[int, Callable[[str, int, int], NativeError]] = {
     lib.LA_STATE: _state,
     lib.LA_CANNOT_CUT: _state,
 }
-
-
-@contextmanager
-def buffer(source: Any, name: str, *, writable: bool = False) -> Iterator[memoryview]:
-    """View ``source`` as plain bytes for the length of one call.
-
-    The view is released at the end, so an mmap that was lent can be closed afterwards.
-    """
-    try:
-        view = memoryview(source)
-    except TypeError:
-        raise InvalidParam(
-            name, type(source).__name__, "an object with the buffer protocol"
-        ) from None
-    with view:
-        if not view.contiguous or (writable and view.readonly):
-            raise InvalidParam(name, "buffer", "contiguous" + (" and writable" if writable else ""))
-        with view.cast("B") as plain:
-            yield plain
 
 
 def fill_block(entry: Any, start: int, n_tokens: int, data: Any, size: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from hashlib import blake2b
 
+from native._buffers import borrowed
 from native.backend import Buffer
 from native.errors import StateRefused
 
@@ -98,7 +99,7 @@ class BlockFormat:
         """Return the cells, or raise ``StateRefused`` for anything but this very block."""
         if n_tokens < 1 or start < 0:
             raise StateRefused(f"no block has {n_tokens} tokens from {start}")
-        with memoryview(payload) as view:
+        with borrowed(payload, "payload") as view:
             data = bytes(view)
         if len(data) != self.size(n_tokens):
             raise StateRefused(f"{len(data)} bytes are not a block of {n_tokens} tokens")

@@ -15,21 +15,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 # ggml forks a debugger to print a backtrace when it aborts. In a model process that only delays
-# the exit its supervisor is waiting for. Read once, when the library is loaded.
+# the exit its supervisor is waiting for.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
 from native import _describe, _faults
+from native._buffers import borrowed
 from native._llama import ffi, lib
+from native._load import load_model, new_context
 from native.backend import Batch, Buffer, ModelInfo, Sampler
-from native.errors import BackendClosed, InvalidParam, ModelLoadFailed, PromptTooLong
+from native.errors import BackendClosed, InvalidParam
 from native.fingerprint import fingerprint
 from native.gguf_header import all_splits, check_gguf
-from native.machine import physical_cores
 from native.params import ModelParams, SamplingParams
 
-_GGML_TYPE = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
-}  # fmt: skip
+_INT32_MAX = (1 << 31) - 1
+_LOG_LEVELS = {"debug": 1, "info": 2, "warn": 3, "error": 4}
+
+# llama.cpp is silent; its last warnings are kept for error texts. To see all of it on stderr:
+lib.la_log_forward(_LOG_LEVELS.get(os.environ.get("LLAMA_ACTORS_LLAMA_LOG", ""), 0))
 
 model_build_id = _describe.build_id
 cpu_features = _describe.cpu_features
@@ -76,10 +79,10 @@ class LlamaBackend:
         files = all_splits(path, check_gguf(path))
         digest = fingerprint(files)
         lib.la_log_clear()
-        model = _load_model(path, params, progress)
+        model = load_model(path, params, progress)
         abort_flag = ffi.new("int32_t *")
         try:
-            context = _new_context(model, params, abort_flag)
+            context = new_context(model, params, abort_flag)
         except BaseException:
             lib.la_model_free(model)
             raise
@@ -103,7 +106,7 @@ class LlamaBackend:
                 if n >= 0:
                     return ffi.unpack(out, n) if n else []
                 if n == -(1 << 31):
-                    raise PromptTooLong(len(data), self.info.n_ctx)
+                    _faults.raise_status(lib.LA_TOO_LONG)
                 capacity = -n
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
@@ -157,19 +160,22 @@ class LlamaBackend:
 
     def sample(self, row: int, sampler: Sampler, index: int) -> int:
         if not isinstance(sampler, LlamaSampler):
-            raise InvalidParam("sampler", sampler, "made by new_sampler of this backend")
+            raise InvalidParam(
+                "sampler", type(sampler).__name__, "made by new_sampler of this backend"
+            )
         with self._lock:
             self._live()
             try:
                 status = lib.la_sample(self._context, row, sampler.handle, index, self._token_out)
             except OverflowError:
-                raise InvalidParam("index", index, "a whole number of 64 bits") from None
+                raise InvalidParam("row or index", (row, index), "32 and 64 bits") from None
             if status:
                 self._refuse(status)
             token: int = self._token_out[0]
             return token
 
     def logits(self, row: int) -> array[float]:
+        _int32(row=row)
         with self._lock:
             self._live()
             status = lib.la_logits(self._context, row, self._pointer_out)
@@ -181,17 +187,20 @@ class LlamaBackend:
 
     def seq_remove(self, seq: int, start: int, end: int = -1) -> bool:
         removed = ffi.new("int *")
+        _int32(seq=seq, start=start, end=end)
         with self._lock:
             self._live()
             self._check(lib.la_seq_remove(self._context, seq, start, end, removed))
         return bool(removed[0])
 
     def seq_copy(self, src: int, dst: int, start: int = 0, end: int = -1) -> None:
+        _int32(src=src, dst=dst, start=start, end=end)
         with self._lock:
             self._live()
             self._check(lib.la_seq_copy(self._context, src, dst, start, end))
 
     def seq_range(self, seq: int) -> tuple[int, int] | None:
+        _int32(seq=seq)
         with self._lock:
             self._live()
             status = lib.la_seq_range(self._context, seq, self._first_out, self._last_out)
@@ -202,7 +211,7 @@ class LlamaBackend:
     # --- state --------------------------------------------------------------------------------
 
     def block_bytes(self, n_tokens: int) -> int:
-        if n_tokens < 1:
+        if not 1 <= n_tokens <= _INT32_MAX:
             raise InvalidParam("n_tokens", n_tokens, "at least 1")
         with self._lock:
             self._live()
@@ -211,7 +220,8 @@ class LlamaBackend:
 
     def save_block(self, seq: int, start: int, end: int, into: Buffer) -> int:
         written = ffi.new("size_t *")
-        with self._lock, _faults.buffer(into, "into", writable=True) as memory:
+        _int32(seq=seq, start=start, end=end)
+        with self._lock, borrowed(into, "into", writable=True) as memory:
             self._live()
             status = lib.la_save_block(
                 self._context, seq, start, end, ffi.from_buffer("uint8_t[]", memory), len(memory),
@@ -225,10 +235,11 @@ class LlamaBackend:
 
     def restore_blocks(self, seq: int, blocks: Sequence[tuple[int, int, Buffer]]) -> None:
         table = ffi.new("la_block[]", len(blocks))
+        _int32(seq=seq)
         with self._lock, ExitStack() as held:
             self._live()
             for entry, (start, n_tokens, payload) in zip(table, blocks, strict=True):
-                memory = held.enter_context(_faults.buffer(payload, "payload"))
+                memory = held.enter_context(borrowed(payload, "payload"))
                 data = held.enter_context(ffi.from_buffer("uint8_t[]", memory))
                 _faults.fill_block(entry, start, n_tokens, data, len(memory))
             self._check(lib.la_restore_blocks(self._context, seq, table, len(blocks)))
@@ -278,6 +289,13 @@ def _accept(handle: Any, tokens: Sequence[int]) -> None:
         _faults.raise_status(status)
 
 
+def _int32(**numbers: int) -> None:
+    """Refuse what C would not take, by name."""
+    for name, number in numbers.items():
+        if not -_INT32_MAX <= number <= _INT32_MAX:
+            raise InvalidParam(name, number, "a 32-bit number")
+
+
 def _column(tokens: Sequence[int]) -> array[int]:
     try:
         return array("i", tokens)
@@ -292,65 +310,3 @@ def _utf8(text: str) -> bytes:
         raise InvalidParam(
             "text", error.object[error.start], "text without lone surrogates"
         ) from None
-
-
-class _Progress:
-    """Carries the caller's callback through C, and its exception back out."""
-
-    def __init__(self, tell: Callable[[float], None]) -> None:
-        self.tell = tell
-        self.error: BaseException | None = None
-
-
-@ffi.def_extern(error=0)  # type: ignore[untyped-decorator]  # 0 would cancel the load
-def la_on_progress(done: float, user: Any) -> int:
-    hook: _Progress = ffi.from_handle(user)
-    try:
-        hook.tell(done)
-    except BaseException as error:  # noqa: BLE001 - it is raised again by _load_model
-        hook.error = error
-        return 0
-    return 1
-
-
-def _load_model(
-    path: str | Path, params: ModelParams, progress: Callable[[float], None] | None
-) -> Any:
-    out = ffi.new("la_model **")
-    hook = _Progress(progress) if progress is not None else None
-    handle = ffi.new_handle(hook) if hook is not None else ffi.NULL
-    status = lib.la_model_load(
-        os.fsencode(path),
-        params.n_gpu_layers,
-        params.use_mmap,
-        params.use_mlock,
-        lib.la_on_progress if hook is not None else ffi.NULL,
-        handle,
-        out,
-    )
-    if hook is not None and hook.error is not None:
-        if not status:
-            lib.la_model_free(out[0])
-        raise hook.error
-    if status:
-        raise ModelLoadFailed(path, _faults.log_tail() or _faults.last_text())
-    return out[0]
-
-
-def _new_context(model: Any, params: ModelParams, abort_flag: Any) -> Any:
-    wishes = ffi.new("la_context_wishes *")
-    wishes.n_ctx = params.n_ctx
-    wishes.n_batch = params.n_batch
-    wishes.n_ubatch = params.n_ubatch
-    wishes.n_seq_usable = params.n_seq_max
-    wishes.n_threads = params.n_threads or physical_cores()
-    wishes.type_k = _GGML_TYPE[params.type_k]
-    wishes.type_v = _GGML_TYPE[params.type_v]
-    wishes.flash_attn = params.flash_attn
-    wishes.offload_kqv = params.n_gpu_layers != 0
-    wishes.abort_flag = abort_flag
-    out = ffi.new("la_context **")
-    status = lib.la_context_new(model, wishes, out)
-    if status:
-        _faults.raise_status(status)
-    return out[0]

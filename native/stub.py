@@ -22,6 +22,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from native._buffers import borrowed
 from native._stub_cells import CELL_BYTES, BlockFormat, CellPool
 from native.backend import Batch, Buffer, ModelInfo, Sampler
 from native.errors import (
@@ -137,7 +138,7 @@ class StubBackend:
     def _check_batch(self, batch: Batch) -> None:
         if not 1 <= len(batch) <= self.info.n_batch:
             raise InvalidParam(
-                "length", len(batch), f"a batch holds 1 to n_batch rows: {self.info.n_batch}"
+                "batch", len(batch), f"a batch holds 1 to n_batch rows: {self.info.n_batch}"
             )
         expected: dict[int, int] = {}
         for token, position, seq in zip(batch.tokens, batch.positions, batch.seqs, strict=True):
@@ -158,7 +159,9 @@ class StubBackend:
 
     def sample(self, row: int, sampler: Sampler, index: int) -> int:
         if not isinstance(sampler, StubSampler):
-            raise InvalidParam("sampler", sampler, "made by new_sampler of this backend")
+            raise InvalidParam(
+                "sampler", type(sampler).__name__, "made by new_sampler of this backend"
+            )
         if not 0 <= index < 1 << 64:
             raise InvalidParam("index", index, "a whole number of 64 bits")
         return choose(self.logits(row), sampler.params, sampler.window, index)
@@ -212,7 +215,7 @@ class StubBackend:
         return self._format.size(n_tokens)
 
     def save_block(self, seq: int, start: int, end: int, into: Buffer) -> int:
-        with self._lock, memoryview(into) as view, view.cast("B") as memory:
+        with self._lock, borrowed(into, "into", writable=True) as memory:
             self._live()
             self._check_seq(seq)
             held = self._cells.end(seq)
@@ -220,8 +223,8 @@ class StubBackend:
             if contents is None:
                 raise InvalidParam("range", end, f"the sequence ends before {held} or has a hole")
             size = self._format.size(end - start)
-            if memory.readonly or size > len(memory):
-                raise InvalidParam("into", len(memory), f"writable, at least {size} bytes")
+            if size > len(memory):
+                raise InvalidParam("into", len(memory), f"at least {size} bytes")
             memory[:size] = self._format.pack(contents)
             return size
 

@@ -54,7 +54,7 @@ void prove(la_context &context) {
 // Every row must continue its sequence: llama.cpp refuses gaps late and repeats not at all.
 void check_batch(la_context &c, int32_t n, const int32_t *tokens, const int32_t *positions, const int32_t *seqs) {
     if (n < 1 || static_cast<uint32_t>(n) > c.n_batch) {
-        throw la::fault{LA_LENGTH, "a batch holds between 1 and n_batch rows", n, c.n_batch};
+        throw la::fault{LA_BATCH, "a batch holds between 1 and n_batch rows", n, c.n_batch};
     }
     std::fill(c.next_position.begin(), c.next_position.end(), -1);
     for (int32_t i = 0; i < n; ++i) {

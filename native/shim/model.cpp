@@ -113,7 +113,7 @@ int32_t la_tokenize(const la_model *model, const char *text, int32_t length, int
     const int status = la::guarded([&] {
         n = llama_tokenize(model->vocab, text, length, out, capacity, add_special != 0, parse_special != 0);
         if (n == INT32_MIN) {
-            throw la::fault{LA_LENGTH, "the text makes more tokens than 31 bits can count", length, INT32_MAX};
+            throw la::fault{LA_TOO_LONG, "the text makes more tokens than 31 bits can count", length, INT32_MAX};
         }
     });
     return status == LA_OK ? n : INT32_MIN;

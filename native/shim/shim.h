@@ -31,14 +31,15 @@ enum la_status {
     LA_POSITION = 5,    /* value: the position; limit: the one expected */
     LA_SEQ = 6,         /* value: the sequence; limit: usable sequences */
     LA_ROW = 7,         /* value: the row; limit: rows of the last decode */
-    LA_LENGTH = 8,      /* value: a length; limit: the most allowed */
+    LA_BATCH = 8,       /* value: rows of the batch; limit: the most allowed */
     LA_TOO_LONG = 9,    /* value: tokens the sequence would hold; limit: n_ctx */
     LA_NO_SPACE = 10,   /* no free KV cells */
     LA_ABORTED = 11,    /* the abort flag was raised */
     LA_DECODE = 12,     /* value: what llama_decode returned */
     LA_STATE = 13,      /* a KV payload is not what it should be */
     LA_CANNOT_CUT = 14, /* this model's memory has no addressable cells */
-    LA_RANGE = 15       /* value: a position; limit: the sequence holds positions below this */
+    LA_RANGE = 15,      /* value: a position; limit: the sequence holds positions below this */
+    LA_BUFFER = 16      /* value: bytes given; limit: bytes needed */
 };
 
 typedef struct la_model la_model;

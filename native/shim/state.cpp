@@ -242,7 +242,7 @@ int la_save_block(la_context *context, int32_t seq, int32_t start, int32_t end, 
         const auto n = static_cast<uint32_t>(end - start);
         const uint64_t size = la_block_bytes(&c, n);
         if (size > capacity) {
-            throw la::fault{LA_LENGTH, "the buffer is too small for the block", static_cast<int64_t>(capacity),
+            throw la::fault{LA_BUFFER, "the buffer is too small for the block", static_cast<int64_t>(capacity),
                             static_cast<int64_t>(size)};
         }
         llama_memory_seq_cp(c.memory, seq, c.scratch, start, end);

@@ -25,10 +25,10 @@ class Shape:
     """The hyper-parameters of a llama model. ``qtype`` is a name of GGMLQuantizationType."""
 
     n_layer: int = 2
-    n_embd: int = 64
+    n_embd: int = 128
     n_head: int = 4
     n_kv: int = 2
-    n_ff: int = 128
+    n_ff: int = 256
     n_vocab: int = 512
     n_ctx_train: int = 8192
     qtype: str = "F16"
@@ -43,7 +43,7 @@ PRESETS = {
 
 
 def tiny_llama(path: Path, **changes: int | str) -> Path:
-    """Write a model of about half a megabyte; ``changes`` override fields of ``Shape``."""
+    """Write a model of about a megabyte; ``changes`` override fields of ``Shape``."""
     return write_llama(path, replace(TINY, **changes))
 
 
@@ -79,6 +79,14 @@ def _add_parameters(writer: GGUFWriter, shape: Shape) -> None:
     writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(shape.n_vocab)
+
+
+def patch_number(path: Path, key: str, value: int) -> None:
+    """Overwrite the 32-bit number behind metadata ``key`` in place: a lie the header can tell."""
+    data = bytearray(path.read_bytes())
+    at = data.index(key.encode()) + len(key) + 4  # the value's type lies between
+    data[at : at + 4] = value.to_bytes(4, "little")
+    path.write_bytes(data)
 
 
 def vocabulary(n_vocab: int) -> tuple[list[str], list[str]]:

@@ -1,0 +1,121 @@
+"""Show a package build as one line: ``build_progress.py -- pip install -v …``.
+
+Everything the command prints goes to ``build/build.log``. On a terminal one line lives:
+``building llama.cpp 57/243, about 80 s left``. In a pipe there is a line at the start and one at
+the end. If the command fails, the last lines of the log are shown and its exit code is returned.
+
+Without ``--`` the lines are read from standard input, and success is the line with which pip ends a
+good installation, because a pipe does not carry exit codes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TextIO
+
+ROOT = Path(__file__).resolve().parent.parent
+LOG = ROOT / "build" / "build.log"
+_STEP = re.compile(r"^\s*\[(\d+)/(\d+)\] ")
+_SUCCESS = "Successfully installed"
+_SHOWN_ON_FAILURE = 40
+_CPU_SECONDS = 200  # compiling all of libllama, measured with gcc 12 on x86-64
+_MIN_STEPS = 5  # below that an estimate would jump about
+
+
+class Progress:
+    """Turns lines of pip and ninja into one live line."""
+
+    def __init__(self, out: TextIO, *, live: bool) -> None:
+        self._out = out
+        self._live = live
+        self._started = time.monotonic()
+        self._first_step_at: float | None = None
+        self._shown = ""
+        self.tail: deque[str] = deque(maxlen=_SHOWN_ON_FAILURE)
+        self.saw_success = False
+
+    def start(self) -> None:
+        self._say(f"building: about {expected_duration()}; log in {LOG.relative_to(ROOT)}")
+
+    def feed(self, line: str) -> None:
+        self.tail.append(line)
+        self.saw_success = self.saw_success or line.lstrip().startswith(_SUCCESS)
+        step = _STEP.match(line)
+        if step and self._live:
+            self._show(self._estimate(int(step[1]), int(step[2])))
+
+    def finish(self, exit_code: int) -> None:
+        seconds = time.monotonic() - self._started
+        self._show("")
+        if exit_code == 0:
+            self._say(f"built in {seconds:.0f} s")
+            return
+        for line in self.tail:
+            self._out.write(line)
+        self._say(f"the build failed after {seconds:.0f} s; all of it is in {LOG}")
+
+    def _estimate(self, done: int, total: int) -> str:
+        now = time.monotonic()
+        if self._first_step_at is None:
+            self._first_step_at = now
+        text = f"building llama.cpp {done}/{total}"
+        if done < _MIN_STEPS:
+            return text
+        left = (now - self._first_step_at) / done * (total - done)
+        return f"{text}, about {left:.0f} s left"
+
+    def _show(self, text: str) -> None:
+        if self._live:
+            self._out.write("\r" + text.ljust(len(self._shown)) + ("" if text else "\r"))
+            self._out.flush()
+            self._shown = text
+
+    def _say(self, text: str) -> None:
+        self._out.write(text + "\n")
+        self._out.flush()
+
+
+def expected_duration() -> str:
+    """Say how long the build will take: seconds when one was made here before."""
+    if any((ROOT / "build").glob("*/.ninja_log")):
+        return "10 s, more if sources changed"
+    return f"{_CPU_SECONDS / len(os.sched_getaffinity(0)):.0f} s, the first time only"
+
+
+def follow(lines: Iterable[str], progress: Progress) -> None:
+    """Copy ``lines`` to the log and tell ``progress`` of each."""
+    LOG.parent.mkdir(exist_ok=True)
+    with LOG.open("w", encoding="utf-8") as log:
+        for line in lines:
+            log.write(line)
+            log.flush()
+            progress.feed(line)
+
+
+def main(argv: list[str]) -> int:
+    """Run the command after ``--``, or filter standard input."""
+    progress = Progress(sys.stdout, live=sys.stdout.isatty())
+    progress.start()
+    if not argv:
+        follow(sys.stdin, progress)
+        code = 0 if progress.saw_success else 1
+    else:
+        command = argv[1:] if argv[0] == "--" else argv
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process:
+            follow(process.stdout or (), progress)
+        code = process.returncode
+    progress.finish(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
