@@ -13,7 +13,7 @@ class Filesystem(Protocol):
     """Every method may raise OSError; none of them retries or cleans up."""
 
     def make_dir(self, path: str) -> None:
-        """Create a directory (0700) and its parents; an existing one is fine."""
+        """Create a directory (0700; missing parents get the umask's); an existing one is fine."""
 
     def list_dir(self, path: str) -> list[str]:
         """Names in a directory, unsorted."""

@@ -216,6 +216,7 @@ def _make_shard(fs: Filesystem, root: Path, shard: str) -> None:
     try:
         fs.list_dir(shard)
     except FileNotFoundError:
+        fs.make_dir(os.fspath(root))  # by itself first: only a path's last part becomes private
         fs.make_dir(shard)
         fs.sync_dir(os.fspath(root))
 

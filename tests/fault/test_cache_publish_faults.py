@@ -1,0 +1,189 @@
+"""Stop or refuse the file protocol at every step: the row is absent or valid, no temp survives."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+
+import pytest
+
+from cache.errors import CacheError, MissingRow, TierUnavailable
+from cache.filesystem import PosixFilesystem
+from cache.keys import child_key, namespace_key
+from cache.publish import TEMP_SUFFIX, open_row, rescan, write_row
+from cache.rows import RowHeader, encode_header
+from cache.tokens import pack
+
+pytestmark = pytest.mark.fault
+
+ROOT = namespace_key([("model", "faults")])
+FS = PosixFilesystem()
+
+
+def slab(number: int, payload: bytes) -> tuple[bytes, bytes]:
+    tokens = pack([number])
+    key = child_key(ROOT, tokens)
+    return key, encode_header(RowHeader(key, ROOT, ROOT, 0, 1, len(payload)), tokens) + payload
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing runs after it, no clean-up either."""
+
+
+class Faulty(PosixFilesystem):
+    """Counts calls and fails the n-th; a killed one fails all that follow."""
+
+    def __init__(self, fail_at: int, error: BaseException) -> None:
+        self.calls, self.fail_at, self.error = 0, fail_at, error
+        self.failed_in = ""
+
+    def __getattribute__(self, name):
+        value = super().__getattribute__(name)
+        if name.startswith("_") or not callable(value):
+            return value
+
+        def guarded(*args):
+            at = self.calls
+            self.calls += 1
+            if at == self.fail_at or (at > self.fail_at and isinstance(self.error, Killed)):
+                self.failed_in = self.failed_in or name
+                if name == "write" and isinstance(self.error, OSError):
+                    os.write(args[0], bytes(args[1])[: len(args[1]) // 2])  # a short write first
+                raise self.error
+            return value(*args)
+
+        return guarded
+
+
+def temps(root) -> list[str]:
+    return [name for _, _, names in os.walk(root) for name in names if name.endswith(TEMP_SUFFIX)]
+
+
+def is_absent_or_valid(root, key, payload) -> bool:
+    try:
+        row = open_row(FS, root, key)
+    except MissingRow:
+        return False
+    assert row.payload == payload
+    row.close()
+    return True
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Killed(),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EIO, "Input/output error"),
+    ],
+    ids=["killed", "disk full", "disk broken"],
+)
+def test_a_publish_that_stops_anywhere_leaves_the_row_absent_or_valid(tmp_path, error):
+    payload = b"kv" * 700
+    stopped_in, outcomes, named = [], set(), []
+    for fail_at in range(30):
+        root = tmp_path / str(fail_at)
+        key, row = slab(1, payload)
+        files = Faulty(fail_at, error)
+        try:
+            write_row(files, root, row)
+            finished = True
+        except Killed:
+            finished = False
+        except TierUnavailable as refused:
+            finished = False
+            named.append((str(root) in str(refused), refused.errno))
+        if not finished:
+            stopped_in.append(files.failed_in)
+        survived = is_absent_or_valid(root, key, payload) if root.exists() else False
+        outcomes.add(survived)
+        found = rescan(FS, root)
+        assert temps(root) == []
+        assert found.quarantined == ()
+        assert [one.header.key for one in found.rows] == ([key] if survived else [])
+        assert survived or not finished
+        write_row(FS, root, row)
+        assert is_absent_or_valid(root, key, payload)
+        if files.failed_in == "":
+            break
+    assert files.failed_in == "", "the protocol is longer than this test thinks"
+    assert {"make_dir", "create", "write", "sync", "link", "sync_dir"} <= set(stopped_in)
+    assert outcomes == {True, False}
+    assert set(named) == (set() if isinstance(error, Killed) else {(True, error.errno)})
+
+
+def test_a_full_disk_leaves_no_temp_behind(tmp_path):
+    _, row = slab(1, b"kv" * 700)
+    refused = 0
+    for fail_at in range(12):
+        root = tmp_path / str(fail_at)
+        files = Faulty(fail_at, OSError(errno.ENOSPC, "No space left on device"))
+        try:
+            write_row(files, root, row)
+        except TierUnavailable:
+            refused += 1
+            assert temps(root) == []
+    assert refused >= 8
+
+
+def test_a_disk_that_fails_to_read_is_a_refusal_and_not_a_miss(tmp_path):
+    key, row = slab(1, b"kv")
+    write_row(FS, tmp_path, row)
+    with pytest.raises(TierUnavailable):
+        open_row(Faulty(0, OSError(errno.EIO, "Input/output error")), tmp_path, key)
+    with pytest.raises(TierUnavailable):
+        rescan(Faulty(1, OSError(errno.EACCES, "Permission denied")), tmp_path)
+
+
+def test_two_writers_of_one_row_both_succeed_and_leave_one_file(tmp_path):
+    key, row = slab(1, b"kv" * 50_000)
+    failures = []
+    barrier = threading.Barrier(4)
+
+    def work() -> None:
+        barrier.wait()
+        try:
+            write_row(PosixFilesystem(), tmp_path, row)
+        except CacheError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert is_absent_or_valid(tmp_path, key, b"kv" * 50_000)
+    assert temps(tmp_path) == []
+
+
+def test_a_writer_process_killed_at_any_instant_leaves_rows_absent_or_valid(tmp_path):
+    pause = threading.Event()
+    numbers = range(1, 400)
+    payloads = {number: number.to_bytes(4, "little") * 5000 for number in numbers}
+    survivors = set()
+    for attempt in range(12):
+        root = tmp_path / str(attempt)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for number in numbers:
+                    write_row(FS, root, slab(number, payloads[number])[1])
+            finally:
+                os._exit(0)
+        pause.wait(0.003 * attempt)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        found = rescan(FS, root)
+        assert temps(root) == []
+        assert found.quarantined == ()
+        for row in found.rows:
+            number = int.from_bytes(row.tokens, "little")
+            assert is_absent_or_valid(root, row.header.key, payloads[number])
+        assert [n for n in numbers if is_absent_or_valid(root, slab(n, b"")[0], payloads[n])] == (
+            list(range(1, len(found.rows) + 1))
+        )
+        survivors.add(len(found.rows))
+    assert len(survivors) > 3, "the kills all hit at the same place"
