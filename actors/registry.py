@@ -1,8 +1,9 @@
-"""Model id and actor id → current address and incarnation, for callers outside the tree.
+"""Where things are, and which models should be loaded.
 
-Owns: nothing that could be lost; the directory is pushed to it by the supervisors. Answers:
-``WhereIs``, ``ListDirectory``, ``DescribeNode``. A process of its own so that callers never wait
-behind a supervisor that is busy healing something.
+Owns: the table of wanted models. Answers: ``WhereIs``, ``ListDirectory``, ``LoadModel``,
+``UnloadModel``. Asks: the models supervisor. A process of its own so that callers never wait behind
+a supervisor that is busy healing something; and because a dynamic supervisor that dies forgets its
+children: this actor asks the new one for the models that were loaded.
 """
 
 from __future__ import annotations
@@ -11,45 +12,161 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors import messages as m
+from actors.inflight import model_actor_id
+from actors.model import LoadError, ModelArgs
+from actors.wanted_models import WantedModels
 from supervision import Worker
-from supervision.messages import DirectoryListing, ListDirectory, Located, NotLocated, WhereIs
+from supervision.messages import (
+    ChildNotFound,
+    ChildStarted,
+    ChildStartFailed,
+    ChildStartProgress,
+    ChildTerminated,
+    DirectoryListing,
+    ListDirectory,
+    Located,
+    NotLocated,
+    StartChild,
+    StartFailure,
+    TerminateChild,
+    WhereIs,
+)
 
 if TYPE_CHECKING:
-    from supervision import Address
+    from supervision import Address, Entry
+
+HEALING = "healing"  # prefix of the refs of starts that nobody waits for
+_REASONS = {
+    StartFailure.ALREADY_STARTED: m.LoadFailure.ALREADY_LOADED,
+    StartFailure.INIT_FAILED: m.LoadFailure.REFUSED,
+    StartFailure.DIED_IN_INIT: m.LoadFailure.CRASHED,
+    StartFailure.INIT_TIMEOUT: m.LoadFailure.REFUSED,
+    StartFailure.STOPPED: m.LoadFailure.REFUSED,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryArgs:
-    """What the registry tells whoever wants to start a model."""
+    """What every model of this node is started with, and where the table of models lies."""
 
+    wanted_path: str
     arena_path: str | None
     tier_dirs: tuple[tuple[str, str], ...]
     cache_salt: str
 
 
 class RegistryActor(Worker):
-    """Answers where things are."""
+    """Answers where things are; loads, unloads and reloads models."""
 
     def init(self, args: object) -> None:
         if not isinstance(args, RegistryArgs):
             raise TypeError(f"the registry is started with RegistryArgs, not {args!r}")
         self._facts = args
+        self._wanted = WantedModels(args.wanted_path)
+        self._askers: dict[str, tuple[Address, str]] = {}
+        self._healed: int | None = None
+        self._heal()
 
     def handle(self, message: object, sender: Address) -> None:
         match message:
-            case m.DescribeNode(ref):
-                facts = self._facts
-                self.tell(
-                    sender,
-                    m.NodeDescribed(ref, facts.arena_path, facts.tier_dirs, facts.cache_salt),
-                )
             case WhereIs(ref, wanted):
                 entry = self.directory.get(wanted)
                 self.tell(sender, Located(ref, entry) if entry else NotLocated(ref, wanted))
             case ListDirectory(ref):
                 self.tell(sender, DirectoryListing(ref, tuple(self.directory.values())))
+            case m.LoadModel():
+                self._load(message, sender)
+            case m.UnloadModel(ref, model):
+                self._unload(ref, model, sender)
+            case ChildStartProgress(ref, _, float(share)):
+                self._answer(ref, m.ModelLoading(ref, share), ended=False)
+            case ChildStarted(ref, entry):
+                self._answer(ref, m.ModelLoaded(ref, entry))
+            case ChildStartFailed():
+                self._not_loaded(message)
+            case ChildTerminated(ref, _):
+                self._answer(ref, m.ModelUnloaded(ref, was_loaded=True))
+            case ChildNotFound(ref, _):
+                self._answer(ref, m.ModelUnloaded(ref, was_loaded=False))
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
 
+    # ── loading ──────────────────────────────────────────────────────────────────────────────
+
+    def _load(self, wanted: m.LoadModel, sender: Address) -> None:
+        already = wanted.model in self._wanted
+        if not self._start(wanted, wanted.ref):
+            detail = "the supervisor of models is restarting; try again in a moment"
+            self.tell(
+                sender,
+                m.ModelNotLoaded(wanted.ref, m.LoadFailure.UNAVAILABLE, "Unavailable", detail),
+            )
+            return
+        self._askers[wanted.ref] = (sender, "" if already else wanted.model)
+        if not already:
+            self._wanted.add(wanted)
+
+    def _start(self, wanted: m.LoadModel, ref: str) -> bool:
+        args = ModelArgs(
+            model=wanted.model,
+            path=wanted.path,
+            backend=wanted.backend,
+            params=wanted.params,
+            arena_path=self._facts.arena_path,
+            tier_dirs=self._facts.tier_dirs,
+            cache_salt=self._facts.cache_salt,
+        )
+        return self.tell(
+            "models", StartChild(ref, model_actor_id(wanted.model), args, progress=True)
+        )
+
+    def _not_loaded(self, failed: ChildStartFailed) -> None:
+        model = failed.child_id.removeprefix("model:")
+        is_unloadable = failed.reason in (StartFailure.INIT_FAILED, StartFailure.DIED_IN_INIT)
+        if failed.ref.startswith(HEALING):
+            if is_unloadable:
+                self.log.error("model %s was not loaded again: %s", model, failed.detail)
+                self._wanted.remove(model)
+            return
+        _, added = self._askers.get(failed.ref, (None, ""))
+        if added and failed.reason is not StartFailure.ALREADY_STARTED:
+            self._wanted.remove(added)
+        reason = _REASONS.get(failed.reason, m.LoadFailure.UNAVAILABLE)
+        kind, detail = failed.reason.name, failed.detail
+        if isinstance(failed.error, LoadError):
+            kind, detail = failed.error.kind, failed.error.detail
+        self._answer(failed.ref, m.ModelNotLoaded(failed.ref, reason, kind, detail))
+
+    def _unload(self, ref: str, model: str, sender: Address) -> None:
+        self._wanted.remove(model)
+        self._askers[ref] = (sender, "")
+        if not self.tell("models", TerminateChild(ref, model_actor_id(model))):
+            self._answer(ref, m.ModelUnloaded(ref, was_loaded=False))
+
+    def _answer(self, ref: str, answer: object, *, ended: bool = True) -> None:
+        asker = self._askers.get(ref)
+        if asker is not None:
+            self.tell(asker[0], answer)
+            if ended:
+                del self._askers[ref]
+
+    # ── healing ──────────────────────────────────────────────────────────────────────────────
+
+    def directory_changed(self, changed: tuple[Entry, ...]) -> None:
+        del changed
+        self._heal()
+
+    def _heal(self) -> None:
+        """A new models supervisor knows no models: ask it for those that should be loaded."""
+        entry = self.directory.get("models")
+        if entry is None or not entry.is_up or entry.incarnation == self._healed:
+            return
+        self._healed = entry.incarnation
+        for wanted in self._wanted.all():
+            self._start(wanted, f"{HEALING}:{entry.incarnation}:{wanted.model}")
+
     def status(self) -> dict[str, object]:
-        return {"entries": len(self.directory)}
+        return {
+            "entries": len(self.directory),
+            "wanted_models": [wanted.model for wanted in self._wanted.all()],
+        }

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from actors import messages as m
 from actors.inflight import model_actor_id
-from actors.model import LoadError, ModelArgs
 from actors.payload import PayloadKeeper
 from cache import tokens as token_bytes
 from cache.keys import KEY_BYTES
@@ -34,16 +33,9 @@ from runtime.results import (
 from supervision import Connection, Entry
 from supervision.errors import NoReply
 from supervision.messages import (
-    ChildNotFound,
-    ChildStarted,
-    ChildStartFailed,
-    ChildStartProgress,
     ListDirectory,
     ReportStatus,
-    StartChild,
-    StartFailure,
     StatusReported,
-    TerminateChild,
     new_ref,
 )
 
@@ -82,28 +74,21 @@ class Client:
     ) -> ModelStatus:
         """Load a model and wait until it is ready; ``progress`` hears shares from 0 to 1."""
         check_model_id(model)
-        node = self._ask("registry", m.DescribeNode(new_ref()))
-        if not isinstance(node, m.NodeDescribed):
-            raise errors.NoReply(f"the registry answered {type(node).__name__}")
-        args = ModelArgs(
-            model=model,
-            path=config.path,
-            backend=config.backend,
-            params=config.params,
-            arena_path=node.arena_path,
-            tier_dirs=node.tier_dirs,
-            cache_salt=node.cache_salt,
-        )
-        start = StartChild(new_ref(), model_actor_id(model), args, progress=progress is not None)
-        for answer in self._connection.stream("models", start, idle_timeout_s=LOAD_TIMEOUT_S):
-            match answer:
-                case ChildStarted(_, entry):
-                    return self._model_status(entry)
-                case ChildStartFailed():
-                    raise _load_failure(model, answer)
-                case ChildStartProgress(_, _, float(share)) if progress is not None:
-                    progress(share)
-        raise errors.NoReply(f"the supervisor of models did not say whether {model!r} was loaded")
+        message = m.LoadModel(new_ref(), model, config.path, config.backend, config.params)
+        try:
+            for answer in self._connection.stream(
+                "registry", message, idle_timeout_s=LOAD_TIMEOUT_S
+            ):
+                match answer:
+                    case m.ModelLoaded(_, entry):
+                        return self._model_status(entry)
+                    case m.ModelNotLoaded():
+                        raise _load_failure(model, answer)
+                    case m.ModelLoading(_, share) if progress is not None:
+                        progress(share)
+        except NoReply as error:
+            raise errors.NoReply(str(error)) from error
+        raise errors.NoReply(f"the registry did not say whether {model!r} was loaded")
 
     def load_embedded(self, progress: Callable[[float], None] | None = None) -> None:
         """Load the embedded model unless it is there; also when another caller is faster."""
@@ -114,9 +99,8 @@ class Client:
 
     def unload(self, model: str) -> None:
         """Unload a model; its running requests end with ``ModelUnloaded``."""
-        message = TerminateChild(new_ref(), model_actor_id(model))
-        answer = self._ask("models", message, timeout_s=30.0)
-        if isinstance(answer, ChildNotFound):
+        answer = self._ask("registry", m.UnloadModel(new_ref(), model), timeout_s=30.0)
+        if not (isinstance(answer, m.ModelUnloaded) and answer.was_loaded):
             raise errors.ModelUnknown(model, f"no model {model!r} is loaded")
 
     def models(self) -> list[ModelStatus]:
@@ -203,9 +187,12 @@ class Client:
                     yield from run.events()
                     return
                 except errors.ModelUnknown:
-                    if request.model != EMBEDDED_MODEL_ID:
+                    if self._is_wanted(request.model):
+                        self._wait_until_up(request.model, deadline - time.monotonic())
+                    elif request.model == EMBEDDED_MODEL_ID:
+                        self.load_embedded()
+                    else:
                         raise
-                    self.load_embedded()
                 except errors.ModelDown:
                     if run.delivered or time.monotonic() > deadline:
                         raise
@@ -221,12 +208,21 @@ class Client:
         pause = _Pause()
         while time.monotonic() < deadline:
             entry = self._connection.where(model_actor_id(model))
-            if entry is None or entry.state == "down":
-                raise errors.ModelUnknown(model, f"no model {model!r} is loaded")
-            if entry.is_up:
+            if entry is not None and entry.is_up:
                 return
+            is_coming = entry is not None and entry.state != "down"
+            if not is_coming and not self._is_wanted(model):
+                raise errors.ModelUnknown(model, f"no model {model!r} is loaded")
             pause.wait()
         raise errors.ModelDown(model, f"model {model!r} did not come back within {within_s:.0f} s")
+
+    def _is_wanted(self, model: str) -> bool:
+        """Whether the node means to have this model, even if it is healing just now."""
+        answer = self._ask("registry", ReportStatus(new_ref()), timeout_s=HEAL_TIMEOUT_S)
+        if not isinstance(answer, StatusReported):
+            return False
+        wanted = answer.status.get("wanted_models")
+        return isinstance(wanted, list) and model in wanted
 
     # ── the node ────────────────────────────────────────────────────────────────────────────────
 
@@ -367,18 +363,16 @@ def _parse_key(text: str | None) -> bytes | None:
     return key
 
 
-def _load_failure(model: str, failed: ChildStartFailed) -> errors.ModelError:
-    if failed.reason is StartFailure.ALREADY_STARTED:
+def _load_failure(model: str, failed: m.ModelNotLoaded) -> errors.ModelError:
+    if failed.reason is m.LoadFailure.ALREADY_LOADED:
         return errors.ModelAlreadyLoaded(
             model, f"model {model!r} is already loaded; unload it first, or choose another id"
         )
-    if isinstance(failed.error, LoadError):
-        return errors.ModelLoadFailed(model, failed.error.kind, failed.error.detail)
-    if failed.reason is StartFailure.DIED_IN_INIT:
+    if failed.reason is m.LoadFailure.CRASHED:
         return errors.ModelLoadFailed(
             model,
             "ModelLoadCrashed",
             f"llama.cpp ended the loading process ({failed.detail}); the file is probably "
             "malformed: check it, or convert it again",
         )
-    return errors.ModelLoadFailed(model, failed.reason.name, failed.detail)
+    return errors.ModelLoadFailed(model, failed.kind, failed.detail)

@@ -33,9 +33,11 @@ def serve(
     ram_bytes = config.ram_bytes()
     arena_fd = _open_arena(ram_bytes) if ram_bytes else None
     arena_path = None if arena_fd is None else f"/proc/{os.getpid()}/fd/{arena_fd}"
+    wanted_fd = os.memfd_create("llama-actors-models", os.MFD_CLOEXEC)
     lock_fd, tiers = _open_disk(config)
     try:
         tree = build_tree(
+            wanted_path=f"/proc/{os.getpid()}/fd/{wanted_fd}",
             arena_path=arena_path,
             ram_bytes=ram_bytes,
             file_tiers=tiers,
@@ -52,7 +54,7 @@ def serve(
             on_ready=on_ready,
         )
     finally:
-        for fd in (arena_fd, lock_fd):
+        for fd in (arena_fd, wanted_fd, lock_fd):
             if fd is not None:
                 os.close(fd)
 

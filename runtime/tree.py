@@ -35,6 +35,7 @@ class FileTier:
 
 def build_tree(
     *,
+    wanted_path: str,
     arena_path: str | None,
     ram_bytes: int,
     file_tiers: tuple[FileTier, ...],
@@ -82,7 +83,7 @@ def build_tree(
             ChildSpec(
                 "registry",
                 "actors.registry.RegistryActor",
-                RegistryArgs(arena_path, directories, cache_salt),
+                RegistryArgs(wanted_path, arena_path, directories, cache_salt),
             ),
             ChildSpec("inflight", "actors.inflight.InflightActor"),
             ChildSpec(
