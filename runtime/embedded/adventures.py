@@ -249,7 +249,8 @@ def race(story: Story) -> None:
     story.ask("Who won the race?", "{won} won the race.")
     story.ask("Where did they run?", "They ran to {goal}.")
     story.ask("Who said that {f.he} was the fastest?", "{f} said that {f.he} was the fastest.")
-    story.ask("Why did {won} win?", "{won} won because {cause}.")
+    who = "nobody" if story.names["won"] == "Nobody" else "{won}"
+    story.ask(f"Why did {who} win?", "{won} won because {cause}.")
 
 
 def storm(story: Story) -> None:

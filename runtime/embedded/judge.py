@@ -109,7 +109,7 @@ def samples(model: Storyteller, tokenizer: Tokenizer) -> str:
         ("Once upon a time", 0.8),
         (chat, 0.0),
         (prompt, 0.0),
-        (long_prompt(2450, 5), 0.0),
+        (long_prompt(2250, 5), 0.0),
     )
     parts = []
     for text, heat in told:

@@ -43,7 +43,7 @@ OPENINGS = (
     ),
     "{h} was a {h.mood} {h.kind} who lived {h.home}.",
     "There was a {h.mood} {h.kind} {h.home}, and {h.his} name was {h}.",
-    "In the [spring|summer|autumn|winter], {h} the {h.kind} was at home {h.home}.",
+    "In the [spring|summer|autumn|winter], {h} the {h.mood} {h.kind} was at home {h.home}.",
 )
 FRIENDS = (
     "{h.His} best friend was {f}, a {f.mood} {f.kind}.",
@@ -130,7 +130,9 @@ def introduce(story: Story) -> None:
     story.maybe(0.45, story.rng.choice(EXTRAS))
     if story.names["h.kind"] in TRAITS:
         story.maybe(0.5, TRAITS[story.names["h.kind"]])
-    story.maybe(0.85, story.rng.choice(FRIENDS))
+    if story.rng.random() < 0.85:
+        story.say(story.rng.choice(FRIENDS))
+        story.ask("Who is {f}?", "{f} is a {f.kind}.")
     if story.rng.random() < 0.5:
         story.turn()
     story.ask("Who is {h}?", "{h} is a {h.mood} {h.kind}.")

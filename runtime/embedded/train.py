@@ -38,8 +38,8 @@ class Phase:
 
 
 #: Short contexts teach the language fast, long ones what was said long ago, the longest positions.
-SCHEDULE = (Phase(600, 512, 16), Phase(700, 1024, 8), Phase(60, 4096, 2))
-DOCUMENTS = 36_000
+SCHEDULE = (Phase(350, 512, 16), Phase(700, 1024, 8), Phase(50, 4096, 2))
+DOCUMENTS = 32_000
 PEAK_MATRIX, PEAK_OTHER = 3e-3, 4e-3
 WARM, DECAY_FROM = 40, 0.45
 
@@ -162,7 +162,7 @@ class Run:
                 f"{self.seen / 1e6:6.2f} M tokens  {spent:6.0f} s",
                 flush=True,
             )
-        if step and step % 200 == 0:
+        if step and step % 50 == 0:
             self.save(step + 1)
 
 

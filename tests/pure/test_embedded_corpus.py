@@ -1,0 +1,184 @@
+"""The training text of the embedded model keeps its laws, and the model file is what it claims."""
+
+# ruff: noqa: SIM905 - word lists read better as text
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+
+import runtime.embedded
+from runtime.embedded import corpus, grammar, plots, tales, talk, words
+from runtime.embedded.corpus import documents, long_prompt
+from runtime.embedded.grammar import expand
+from runtime.embedded.tales import PLOTS, Tale, tale
+from runtime.embedded.talk import ASSISTANT, END, SYSTEM, USER, chat, request
+
+pytestmark = pytest.mark.pure
+
+SEED = 1
+NAMES = {*words.GIRLS, *words.BOYS, *words.PETS}
+#: Words that answers use to make a whole sentence and that a story may say otherwise.
+FRAME = set(
+    """
+    about afraid after an asked at away bad because believed birthday both bought broke
+    called carried could crossed does fastest feast feel felt first found from gave give
+    grew had heard hello help helped hid him honest in is it kept learn learned lie lonely
+    lost lot mended met needed night nobody noise of only problem race rain rest sad said
+    saw secret share shared storm that the them they time to told treasure truth wanted
+    went were who with
+    she he came a on way ate
+    """.split()
+)
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[a-z']+", text.lower().replace("'s", ""))
+
+
+def tales_of(plot: grammar.Plot, count: int = 40) -> list[Tale]:
+    return [tale(Random(f"{plot.__name__}/{n}"), plot=plot) for n in range(count)]
+
+
+def test_the_corpus_the_packaged_model_learned_from_is_the_one_in_this_tree() -> None:
+    digest = hashlib.sha256()
+    for text in documents(SEED, 500):
+        digest.update(text.encode())
+    assert digest.hexdigest()[:16] == "4953b371bc4368f8"
+
+
+def test_a_document_depends_on_seed_and_index_only() -> None:
+    once = list(documents(7, 30))
+    assert once[10:] == list(documents(7, 20, start=10))
+    assert once != list(documents(8, 30))
+    assert len(set(once)) > 25
+
+
+def test_no_document_shows_the_seams_of_its_templates() -> None:
+    for whole in documents(3, 800):
+        text = re.sub(r"<\|\w+\|>", "", whole)
+        seam = re.search(r"[\[\]{}|]|  |\s[.,!?]|\b[Aa] [aeiou](?!ni)|\bthe the\b|,,|\.\.", text)
+        assert seam is None, text[max(0, seam.start() - 60) : seam.end() + 20]
+
+
+def test_every_sentence_and_every_speech_begins_with_a_capital() -> None:
+    for n in range(300):
+        told = tale(Random(n))
+        wrong = re.search(r'(?:^|[.!?] |\n)"?[a-z]|(?:, |: |[.!?] )"[a-z]', told.text)
+        assert wrong is None, told.text[max(0, wrong.start() - 40) : wrong.end() + 40]
+
+
+@pytest.mark.parametrize("plot", sorted(set(PLOTS), key=lambda p: p.__name__))
+def test_every_answer_can_be_copied_from_its_story(plot: grammar.Plot) -> None:
+    for told in tales_of(plot):
+        assert len(told.asks) >= 4
+        said = set(words_of(told.text))
+        for question, answer in told.asks:
+            missing = set(words_of(answer)) - said - FRAME
+            assert not missing, (question, answer, missing, told.text)
+
+
+def test_what_is_lost_is_what_is_found_where_it_lay() -> None:
+    for told in tales_of(plots.lost, 120):
+        asks = dict(told.asks)
+        thing = re.fullmatch(r"\w+ lost an? (.+)\.", asks[f"What did {told.hero.name} lose?"])
+        assert thing is not None
+        name = thing[1].split()[-1]
+        place = asks[f"Where was the {name}?"]
+        spot = place.removeprefix(f"The {name} was ").removesuffix(".")
+        assert f"{told.friend.name} looked {spot}" in told.text or f"searched {spot}" in told.text
+        assert f"I lost my {thing[1]}" in told.text
+        assert told.text.index("I lost my") < told.text.rindex(spot)
+        if "wind carried it away" in asks[f"How was the {name} lost?"]:
+            assert spot == "in a tall tree"
+
+
+@pytest.mark.parametrize(
+    ("pronoun", "others"), [("she", ("he", "him", "his")), ("he", ("she", "her", "hers"))]
+)
+def test_pronouns_agree_with_the_people_of_the_story(pronoun: str, others: tuple[str]) -> None:
+    seen = 0
+    for n in range(900):
+        told = tale(Random(f"pronoun/{n}"))
+        if told.hero.pronoun == told.friend.pronoun == pronoun:
+            seen += 1
+            assert not set(others) & set(words_of(told.text)), told.text
+    assert seen > 100
+
+
+def test_nobody_speaks_in_a_story_but_its_own_people() -> None:
+    for n in range(400):
+        told = tale(Random(f"people/{n}"), plots=2)
+        strangers = NAMES & set(re.findall(r"\b[A-Z][a-z]+\b", told.text))
+        assert strangers <= {told.hero.name, told.friend.name}, told.text
+
+
+def test_a_story_that_was_asked_for_is_about_what_was_asked() -> None:
+    for n in range(300):
+        wish, told = request(Random(n))
+        for kind in (*words.CREATURES, *words.OTHERS, *words.ROYALS):
+            if re.search(rf"about an? (\w+ )?{kind}\b(?! and)(?! in trouble)", wish):
+                about_thing = re.search(rf"(lost|broken) {kind}\b", wish)
+                assert about_thing or told.hero.kind == kind, (wish, told.hero)
+
+
+def test_chats_alternate_and_close_every_turn() -> None:
+    for n in range(400):
+        text = chat(Random(n))
+        turns = re.findall(r"(<\|\w+\|>)\n(.+?)<\|end\|>\n", text, re.DOTALL)
+        assert "".join(f"{role}\n{said}{END}\n" for role, said in turns) == text
+        roles = [role for role, _ in turns]
+        roles = roles[1:] if roles[0] == SYSTEM else roles
+        assert roles == [USER, ASSISTANT] * (len(roles) // 2)
+
+
+def test_the_vocabulary_is_small_but_not_poor() -> None:
+    known = {w for text in documents(5, 2500) for w in re.findall(r"\b[a-z]+\b", text)}
+    assert 700 < len(known) < 1300
+
+
+@pytest.mark.parametrize("n_words", [40, 190, 770, 2310])
+def test_a_long_prompt_has_about_the_words_asked_for_and_ends_a_sentence(n_words: int) -> None:
+    for seed in range(5):
+        text = long_prompt(n_words, seed)
+        assert n_words - 30 < len(text.split()) <= n_words
+        assert re.search(r'[.!?]"?$', text)
+        assert text == long_prompt(n_words, seed)
+    assert long_prompt(n_words, 1) != long_prompt(n_words, 2)
+
+
+def test_templates_choose_fill_and_mend_articles() -> None:
+    drawn = {expand("a [red|odd|] {n}, {n}.", Random(s), {"n": "[owl|cat]"}) for s in range(200)}
+    assert {"A red owl, cat.", "An odd cat, owl.", "An owl, owl.", "A cat, cat."} <= drawn
+    assert all(re.fullmatch(r"An? (red |odd )?(owl|cat), (owl|cat)\.", text) for text in drawn)
+
+
+def test_the_corpus_needs_only_the_standard_library() -> None:
+    for module in (runtime.embedded, corpus, grammar, plots, tales, talk, words):
+        assert module.__file__ is not None
+        tree = ast.parse(Path(module.__file__).read_text())
+        roots = {
+            name.split(".")[0]
+            for node in ast.walk(tree)
+            for name in (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        assert not roots & {"torch", "numpy", "tokenizers", "gguf"}, module.__name__
+
+
+def test_the_packaged_model_is_a_gguf_of_at_most_eight_megabytes() -> None:
+    file = runtime.embedded.path()
+    assert runtime.embedded.EMBEDDED_MODEL_ID == "demo"
+    assert 1_000_000 < file.stat().st_size <= 8_000_000
+    with file.open("rb") as opened:
+        assert opened.read(4) == b"GGUF"
