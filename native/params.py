@@ -35,7 +35,8 @@ class ModelParams:
     """How to load a model. Counts are tokens unless said otherwise.
 
     ``n_ctx`` is the pool of KV cells all sequences share (llama.cpp rounds it up to 256);
-    ``n_seq_max`` counts usable sequences, the backend adds one scratch sequence itself.
+    ``n_ubatch``, rows computed at once, is capped at ``n_batch``. ``n_seq_max`` counts usable
+    sequences, the backend adds one scratch sequence itself.
     ``n_threads`` None means: physical cores this process may use. ``n_gpu_layers`` -1 means all.
     """
 
@@ -54,7 +55,7 @@ class ModelParams:
     def __post_init__(self) -> None:
         _whole("n_ctx", self.n_ctx, 1, _MAX_CTX)
         _whole("n_batch", self.n_batch, 1, _MAX_CTX)
-        _whole("n_ubatch", self.n_ubatch, 1, self.n_batch)
+        _whole("n_ubatch", self.n_ubatch, 1, _MAX_CTX)
         _whole("n_seq_max", self.n_seq_max, 1, MAX_SEQUENCES)
         if self.n_threads is not None:
             _whole("n_threads", self.n_threads, 1, 512)  # GGML_MAX_N_THREADS; more aborts

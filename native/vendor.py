@@ -221,7 +221,7 @@ def _require_complete(source: Path) -> None:
     for needed in (
         "CMakeLists.txt",
         "include/llama.h",
-        "src/CMakeLists.txt",
+        "src/llama.cpp",
         "ggml/CMakeLists.txt",
     ):
         if not (source / needed).is_file():

@@ -194,7 +194,9 @@ int la_seq_copy(la_context *context, int32_t src, int32_t dst, int32_t start, in
         if (src == dst || to <= from) {
             return;
         }
-        if (to > source_end || from < llama_memory_seq_pos_min(context->memory, src)) {
+        // A recurrent state has only its last position: the first one says nothing about holes.
+        const int32_t source_start = context->layout.plain ? llama_memory_seq_pos_min(context->memory, src) : 0;
+        if (to > source_end || from < source_start) {
             throw la::fault{LA_RANGE, "the source does not hold this range", to, source_end};
         }
         if (destination_end != from) {
@@ -203,7 +205,7 @@ int la_seq_copy(la_context *context, int32_t src, int32_t dst, int32_t start, in
         if (!context->layout.plain && (from > 0 || to < source_end)) {
             throw la::fault{LA_CANNOT_CUT, "only whole sequences of this model can be copied"};
         }
-        llama_memory_seq_cp(context->memory, src, dst, from, to);
+        llama_memory_seq_cp(context->memory, src, dst, from, to == source_end ? -1 : to);
     });
 }
 

@@ -33,8 +33,10 @@ class Shape:
     n_ctx_train: int = 8192
     qtype: str = "F16"
     seed: int = 0
+    arch: str = "llama"  # also "gemma3" (sliding window) and "mamba" (recurrent)
 
 
+WINDOW = 32  # tokens a gemma3 layer of ours looks back
 TINY = Shape()
 PRESETS = {
     "1.1B": Shape(22, 2048, 32, 4, 5632, 32_000, qtype="Q4_0"),
@@ -44,21 +46,22 @@ PRESETS = {
 
 def tiny_llama(path: Path, **changes: int | str) -> Path:
     """Write a model of about a megabyte; ``changes`` override fields of ``Shape``."""
-    return write_llama(path, replace(TINY, **changes))
+    return write_model(path, replace(TINY, **changes))
 
 
 def shaped_llama(path: Path, preset: str = "1.1B") -> Path:
     """Write a model of the shape of ``preset``; "1.1B" is about 620 MB and takes seconds."""
-    return write_llama(path, PRESETS[preset])
+    return write_model(path, PRESETS[preset])
 
 
-def write_llama(path: Path, shape: Shape) -> Path:
+def write_model(path: Path, shape: Shape) -> Path:
     """Write ``shape`` to ``path`` and return the path."""
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, shape.arch)
     _add_parameters(writer, shape)
     _add_tokenizer(writer, shape.n_vocab)
     rng = np.random.default_rng(shape.seed)
-    for name, dims, scale in _tensors(shape):
+    tensors = {"llama": _llama, "gemma3": _gemma3, "mamba": _mamba}[shape.arch]
+    for name, dims, scale in (*_ends(shape), *tensors(shape)):
         _add_tensor(writer, name, dims, scale, QT[shape.qtype], rng)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -68,7 +71,7 @@ def write_llama(path: Path, shape: Shape) -> Path:
 
 
 def _add_parameters(writer: GGUFWriter, shape: Shape) -> None:
-    writer.add_name(f"random llama {shape.n_layer}x{shape.n_embd}")
+    writer.add_name(f"random {shape.arch} {shape.n_layer}x{shape.n_embd}")
     writer.add_context_length(shape.n_ctx_train)
     writer.add_embedding_length(shape.n_embd)
     writer.add_block_count(shape.n_layer)
@@ -79,6 +82,15 @@ def _add_parameters(writer: GGUFWriter, shape: Shape) -> None:
     writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(shape.n_vocab)
+    if shape.arch == "gemma3":
+        writer.add_sliding_window(WINDOW)
+        writer.add_key_length(shape.n_embd // shape.n_head)
+        writer.add_value_length(shape.n_embd // shape.n_head)
+    if shape.arch == "mamba":
+        writer.add_ssm_conv_kernel(4)
+        writer.add_ssm_inner_size(2 * shape.n_embd)
+        writer.add_ssm_state_size(16)
+        writer.add_ssm_time_step_rank(8)
 
 
 def patch_number(path: Path, key: str, value: int) -> None:
@@ -141,12 +153,19 @@ def _pairs() -> Iterator[tuple[str, str]]:
         known = longer
 
 
-def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...], float]]:
-    """Names and dimensions (rows, columns); a scale of 0 marks a norm, which is all ones."""
+# A tensor is its name, its dimensions (rows, columns) and the spread of its random weights.
+# A spread of 0 means ones and -1 means minus ones, both float32: norms, and what must be stable.
+Tensor = tuple[str, tuple[int, ...], float]
+
+
+def _ends(shape: Shape) -> Iterator[Tensor]:
+    yield "token_embd.weight", (shape.n_vocab, shape.n_embd), 1.0
+    yield "output_norm.weight", (shape.n_embd,), 0.0
+    yield "output.weight", (shape.n_vocab, shape.n_embd), 0.1
+
+
+def _llama(shape: Shape) -> Iterator[Tensor]:
     embd, ff, kv = shape.n_embd, shape.n_ff, shape.n_kv * (shape.n_embd // shape.n_head)
-    yield "token_embd.weight", (shape.n_vocab, embd), 1.0
-    yield "output_norm.weight", (embd,), 0.0
-    yield "output.weight", (shape.n_vocab, embd), 0.1
     for i in range(shape.n_layer):
         yield f"blk.{i}.attn_norm.weight", (embd,), 0.0
         yield f"blk.{i}.ffn_norm.weight", (embd,), 0.0
@@ -159,6 +178,31 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...], float]]:
         yield f"blk.{i}.ffn_down.weight", (embd, ff), 0.05
 
 
+def _gemma3(shape: Shape) -> Iterator[Tensor]:
+    yield from _llama(shape)
+    head = shape.n_embd // shape.n_head
+    for i in range(shape.n_layer):
+        yield f"blk.{i}.attn_q_norm.weight", (head,), 0.0
+        yield f"blk.{i}.attn_k_norm.weight", (head,), 0.0
+        yield f"blk.{i}.post_attention_norm.weight", (shape.n_embd,), 0.0
+        yield f"blk.{i}.post_ffw_norm.weight", (shape.n_embd,), 0.0
+
+
+def _mamba(shape: Shape) -> Iterator[Tensor]:
+    embd, inner, state, rank = shape.n_embd, 2 * shape.n_embd, 16, 8
+    for i in range(shape.n_layer):
+        yield f"blk.{i}.attn_norm.weight", (embd,), 0.0
+        yield f"blk.{i}.ssm_in.weight", (2 * inner, embd), 0.1
+        yield f"blk.{i}.ssm_conv1d.weight", (inner, 4), 0.0
+        yield f"blk.{i}.ssm_conv1d.bias", (inner,), 0.0
+        yield f"blk.{i}.ssm_x.weight", (rank + 2 * state, inner), 0.1
+        yield f"blk.{i}.ssm_dt.weight", (inner, rank), 0.1
+        yield f"blk.{i}.ssm_dt.bias", (inner,), 0.0
+        yield f"blk.{i}.ssm_a", (inner, state), -1.0
+        yield f"blk.{i}.ssm_d", (inner,), 0.0
+        yield f"blk.{i}.ssm_out.weight", (embd, inner), 0.1
+
+
 def _add_tensor(
     writer: GGUFWriter,
     name: str,
@@ -167,8 +211,8 @@ def _add_tensor(
     qtype: GGMLQuantizationType,
     rng: np.random.Generator,
 ) -> None:
-    if scale == 0.0:
-        writer.add_tensor(name, np.ones(dims, np.float32))
+    if scale <= 0.0:
+        writer.add_tensor(name, np.full(dims, -1.0 if scale < 0 else 1.0, np.float32))
         return
     rows = min(dims[0], _DISTINCT_ROWS)
     slab = rng.standard_normal((rows, dims[1]), dtype=np.float32) * scale
