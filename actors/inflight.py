@@ -18,6 +18,13 @@ from supervision import Worker
 if TYPE_CHECKING:
     from supervision import Address, Entry
 
+STOPPING_S = 6.0  # a model gets five seconds to end its requests before it is killed
+_ENDED = (
+    "the process of model {model!r} ended during this request; it is being restarted, "
+    "send the request again"
+)
+_UNLOADED = "model {model!r} was unloaded during this request; load it again"
+
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
@@ -65,22 +72,34 @@ class InflightActor(Worker):
         self.tell(reply_to, m.Accepted(request.ref, request_id))
 
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:
-        by_model = {entry.id: entry for entry in changed}
-        for request_id, running in list(self._requests.items()):
-            entry = by_model.get(model_actor_id(running.model))
-            now = self.directory.get(model_actor_id(running.model))
-            if entry is None or (now and now.is_up and now.incarnation == running.incarnation):
+        for entry in changed:
+            model = entry.id.removeprefix("model:")
+            if model == entry.id:
                 continue
-            del self._requests[request_id]
-            self.tell(
-                running.reply_to,
-                m.CompletionFailed(
-                    running.ref,
-                    m.FailReason.MODEL_DOWN,
-                    f"the process of model {running.model!r} ended during this request; "
-                    "it is being restarted, send the request again",
-                ),
-            )
+            now = self.directory.get(entry.id)
+            if now is not None and now.state == "stopping":
+                # It tells its callers itself; this is for one that is killed before it could.
+                self.after(STOPPING_S, (model, now.incarnation))
+            else:
+                alive = now.incarnation if now is not None and now.is_up else None
+                self._fail_all(model, alive, m.FailReason.MODEL_DOWN, _ENDED)
+
+    def handle_timer(self, payload: object) -> None:
+        match payload:
+            case (str(model), int(incarnation)):
+                now = self.directory.get(model_actor_id(model))
+                if now is None or now.incarnation == incarnation:
+                    self._fail_all(model, None, m.FailReason.MODEL_UNLOADED, _UNLOADED)
+            case _:
+                self.log.warning("an unknown timer went off: %r", payload)
+
+    def _fail_all(self, model: str, alive: int | None, reason: m.FailReason, detail: str) -> None:
+        """End the requests of every incarnation of ``model`` but the one that is alive."""
+        for request_id, running in list(self._requests.items()):
+            if running.model == model and running.incarnation != alive:
+                del self._requests[request_id]
+                failed = m.CompletionFailed(running.ref, reason, detail.format(model=model))
+                self.tell(running.reply_to, failed)
 
     def status(self) -> dict[str, object]:
         return {"in_flight": len(self._requests), "accepted": self._total}

@@ -34,19 +34,18 @@ def serve_command(
     try:
         return serve(config, on_ready=on_ready, parent_fd=parent_fd)
     except (errors.LlamaActorsError, SupervisionError) as error:
+        public = _public(error)
         if ready_fd is not None:
-            os.write(ready_fd, str(error).replace("\n", " ").encode() + b"\n")
+            os.write(ready_fd, str(public).replace("\n", " ").encode() + b"\n")
             os.close(ready_fd)
-        if isinstance(error, errors.LlamaActorsError):
-            raise
-        raise _public(error, config) from error
+        raise public from error
 
 
-def _public(error: SupervisionError, config: RuntimeConfig) -> errors.NodeStartFailed:
+def _public(error: errors.LlamaActorsError | SupervisionError) -> errors.LlamaActorsError:
+    if isinstance(error, errors.LlamaActorsError):
+        return error
     if isinstance(error, PortInUse | NodeAlreadyRunning):
-        return errors.NodeStartFailed(
-            f"{error} (admin port {config.admin_port}; choose another with --admin-port)"
-        )
+        return errors.NodeStartFailed(f"{error}; --admin-port chooses another port")
     return errors.NodeStartFailed(str(error))
 
 

@@ -1,0 +1,41 @@
+"""Fixtures: small models made on the spot, and nodes that must leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import Node
+from tests.support.gguf_files import tiny_llama
+from tests.support.runtime_nodes import LeakCheck, one_thread, started
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight llama of about 1 MB, made by the tests."""
+    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    """A fresh node without models; everything of it must be gone afterwards."""
+    with LeakCheck() as leaks, started(tmp_path) as running:
+        leaks.watch(running)
+        yield running
+        leaks.watch(running)
+
+
+@pytest.fixture
+def tiny_node(node: Node, tiny_gguf: Path) -> Node:
+    """A fresh node with the tiny llama loaded as ``tiny``."""
+    node.client.load("tiny", one_thread(tiny_gguf))
+    return node
+
+
+@pytest.fixture
+def stub_node(node: Node) -> Node:
+    """A fresh node with a stub model loaded as ``stub``: no native code at all."""
+    node.load("stub", "stub", backend="stub")
+    return node

@@ -1,0 +1,123 @@
+"""Start whole nodes for tests, kill parts of them, and check that nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from native.params import ModelParams
+from runtime import ModelConfig, Node, TreeNode
+from tests.support.nodes import ROOT, alive, port_is_free
+from tests.support.waiting import eventually
+
+PROMPT = (
+    "The old lighthouse keeper counted the waves and wrote each number in a small blue book. " * 6
+)
+
+
+@contextlib.contextmanager
+def started(tmp_path: Path, **options: Any) -> Iterator[Node]:
+    """A node whose every file lies below ``tmp_path``."""
+    settings: dict[str, Any] = {
+        "cache_dir": tmp_path / "cache",
+        "cache_ram": "64MiB",
+        "cache_disk": "256MiB",
+        "runtime_dir": tmp_path / "run",
+        "log_file": tmp_path / "node.log",
+    }
+    with Node.start(**(settings | options)) as node:
+        yield node
+
+
+def one_thread(path: Path, **options: Any) -> ModelConfig:
+    """A model config for tests: one thread, so that busy machines do not spin at barriers."""
+    return ModelConfig(str(path), ModelParams(n_threads=1, **options))
+
+
+def pids(tree: TreeNode) -> set[int]:
+    found = {tree.pid} if tree.pid else set()
+    for child in tree.children:
+        found |= pids(child)
+    return found
+
+
+def pid_of(node: Node, actor: str) -> int:
+    """The actor's process, once it is up."""
+
+    def probe() -> int | None:
+        found = node.tree().find(actor)
+        return found.pid if found is not None and found.state == "up" else None
+
+    found = eventually(probe, within_s=15, what=f"{actor} is up")
+    assert found is not None
+    return found
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def shared_memory() -> set[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return set(os.listdir("/dev/shm"))
+    return set()
+
+
+class LeakCheck:
+    """Processes, ports and shared memory that the nodes of a test used must be gone at its end."""
+
+    def __init__(self) -> None:
+        self._pids: set[int] = set()
+        self._ports: set[int] = set()
+        self._shared = shared_memory()
+
+    def watch(self, node: Node) -> None:
+        with contextlib.suppress(Exception):
+            self._ports.add(node.port)
+            self._pids.add(node.launcher_pid)
+            self._pids |= pids(node.tree())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            return
+        eventually(lambda: not any(map(alive, self._pids)), within_s=5, what="no process is left")
+        eventually(lambda: all(map(port_is_free, self._ports)), within_s=5, what="ports are free")
+        assert shared_memory() <= self._shared
+
+
+def cli(
+    *arguments: str, port: int | None = None, runtime_dir: Path | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m runtime`` as a person would."""
+    environment = dict(os.environ)
+    environment.pop("LLAMA_ACTORS_PORT", None)
+    if port is not None:
+        environment["LLAMA_ACTORS_PORT"] = str(port)
+    if runtime_dir is not None:
+        environment["LLAMA_ACTORS_RUNTIME_DIR"] = str(runtime_dir)
+    environment |= options.pop("env", {})
+    return subprocess.run(
+        [sys.executable, "-m", "runtime", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=options.pop("timeout", 60),
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        **options,
+    )

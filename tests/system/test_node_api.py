@@ -1,0 +1,307 @@
+"""The host API on the stub backend: real processes, no native code."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from runtime import CompletionEvent, Node, PrefillEvent, TokenEvent, errors
+from tests.support.runtime_nodes import PROMPT, LeakCheck, started
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.system
+
+
+def test_a_completion_is_typed_and_whole(stub_node: Node) -> None:
+    done = stub_node.complete("stub", PROMPT, max_tokens=12)
+    assert done.finish_reason == "length"
+    assert len(done.tokens) == done.usage.completion_tokens == 12
+    assert done.text
+    assert done.cache.hit.value == "cold"
+    assert done.cache.source == "none"
+    assert done.cache.miss_reason is not None
+    assert done.finish_key is not None
+    assert len(bytes.fromhex(done.finish_key)) == 32
+    assert done.timings.ttft_ms > 0
+    plain = done.to_dict()
+    assert plain["usage"] == {
+        "prompt_tokens": done.usage.prompt_tokens,
+        "cached_tokens": 0,
+        "completion_tokens": 12,
+    }
+
+
+def test_the_same_prompt_hits_exactly_and_answers_the_same(stub_node: Node) -> None:
+    cold = stub_node.complete("stub", PROMPT, max_tokens=12)
+    warm = stub_node.complete("stub", PROMPT, max_tokens=12)
+    assert warm.cache.hit.value == "exact"
+    assert warm.cache.source == "ram"
+    assert warm.cache.miss_reason is None
+    assert warm.usage.cached_tokens == cold.usage.prompt_tokens - 1
+    assert warm.text == cold.text
+
+
+def test_a_prompt_that_diverges_anywhere_reuses_all_before_it(stub_node: Node) -> None:
+    whole = stub_node.complete("stub", PROMPT, max_tokens=2).usage.prompt_tokens
+    for cut in (30, 64, 65, 100, 200):
+        other = PROMPT[:cut] + "\x01" + PROMPT[cut + 1 :]
+        done = stub_node.complete("stub", other, max_tokens=2)
+        # The stub has one token a byte and a BOS before them.
+        assert done.usage.prompt_tokens == whole
+        assert done.usage.cached_tokens == cut + 1
+        assert done.cache.hit.value == "partial"
+
+
+def test_parent_key_resumes_where_the_turn_before_ended(stub_node: Node) -> None:
+    first = stub_node.complete("stub", PROMPT, max_tokens=10)
+    second = stub_node.complete(
+        "stub", PROMPT + first.text + " and then", max_tokens=5, parent_key=first.finish_key
+    )
+    held = first.usage.prompt_tokens + first.usage.completion_tokens - 1
+    assert second.usage.cached_tokens == held
+    assert second.cache.note is None
+
+
+def test_an_unknown_parent_key_costs_a_note_and_not_the_request(stub_node: Node) -> None:
+    stub_node.complete("stub", PROMPT, max_tokens=2)
+    done = stub_node.complete("stub", PROMPT, max_tokens=2, parent_key="ab" * 32)
+    assert done.cache.hit.value == "exact"
+    assert done.cache.note is not None
+    assert "not in the cache" in done.cache.note
+
+
+def test_a_parent_key_of_another_text_costs_a_note(stub_node: Node) -> None:
+    other = stub_node.complete("stub", "something else entirely", max_tokens=2)
+    done = stub_node.complete("stub", PROMPT, max_tokens=2, parent_key=other.finish_key)
+    assert done.cache.note is not None
+    assert "does not begin with" in done.cache.note
+
+
+def test_a_stream_yields_progress_tokens_and_one_end(stub_node: Node) -> None:
+    events = list(stub_node.stream("stub", PROMPT * 3, max_tokens=9))
+    ends = [event for event in events if isinstance(event, CompletionEvent)]
+    assert ends == [events[-1]]
+    tokens = [event for event in events if isinstance(event, TokenEvent)]
+    assert "".join(event.text for event in tokens) == ends[0].completion.text
+    indexes = [event.index + offset for event in tokens for offset in range(len(event.tokens))]
+    assert indexes == list(range(9))
+    assert any(isinstance(event, PrefillEvent) for event in events)
+
+
+def test_leaving_a_stream_early_cancels_the_request(stub_node: Node) -> None:
+    stream = stub_node.stream("stub", PROMPT, max_tokens=3000)
+    for event in stream:
+        if isinstance(event, TokenEvent):
+            break
+    stream.close()
+
+    def idle() -> bool:
+        report = stub_node.status()["actors"]
+        return report["inflight"]["in_flight"] == 0 and report["model:stub"]["running"] == 0
+
+    eventually(idle, within_s=5, what="the request was cancelled")
+    assert stub_node.status()["actors"]["model:stub"]["tokens_generated"] < 3000
+
+
+def test_a_stop_string_ends_the_text_before_it(stub_node: Node) -> None:
+    text = stub_node.complete("stub", PROMPT, max_tokens=20).text
+    stop = text[7:9]
+    done = stub_node.complete("stub", PROMPT, max_tokens=20, stop=[stop])
+    assert done.finish_reason == "stop"
+    assert done.stop_sequence == stop
+    assert done.text == text[: text.index(stop)]
+
+
+def test_sampling_is_positional_and_seeded(stub_node: Node) -> None:
+    options = {"max_tokens": 12, "temperature": 0.9}
+    one = stub_node.complete("stub", PROMPT, seed=1, **options)
+    again = stub_node.complete("stub", PROMPT, seed=1, **options)
+    other = stub_node.complete("stub", PROMPT, seed=2, **options)
+    assert one.text == again.text
+    assert one.text != other.text
+
+
+def test_token_ids_are_accepted_as_a_prompt(stub_node: Node) -> None:
+    ids = list(range(1, 80))
+    done = stub_node.complete("stub", ids, max_tokens=3)
+    assert done.usage.prompt_tokens == 79
+    again = stub_node.complete("stub", ids, max_tokens=3)
+    assert again.cache.hit.value == "exact"
+
+
+def test_several_threads_share_one_node(stub_node: Node) -> None:
+    prompts = [f"{index}: {PROMPT}" for index in range(8)]
+    alone = [stub_node.complete("stub", prompt, max_tokens=8).text for prompt in prompts]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(
+            pool.map(lambda p: stub_node.complete("stub", p, max_tokens=8), prompts * 3)
+        )
+    assert [done.text for done in together] == alone * 3
+
+
+def test_more_requests_than_sequences_wait_and_all_end(node: Node) -> None:
+    node.load("stub", "stub", backend="stub", n_seq_max=2)
+    with ThreadPoolExecutor(10) as pool:
+        done = list(
+            pool.map(lambda i: node.complete("stub", f"{i} {PROMPT}", max_tokens=30), range(10))
+        )
+    assert all(len(one.tokens) == 30 for one in done)
+
+
+def test_a_second_process_attaches_to_a_running_node(stub_node: Node, tmp_path: Path) -> None:
+    other = Node.attach(stub_node.port, runtime_dir=tmp_path / "run")
+    with other:
+        assert [model.id for model in other.models()] == ["stub"]
+        assert other.complete("stub", "hello", max_tokens=2).tokens
+    assert stub_node.complete("stub", "hello", max_tokens=2).tokens  # closing did not stop it
+
+
+def test_the_tree_shows_every_actor_of_the_design(stub_node: Node) -> None:
+    tree = stub_node.tree()
+    assert tree.kind == "launcher"
+    root = tree.children[0]
+    assert root.id == "root"
+    assert [child.id for child in root.children] == [
+        "cache",
+        "registry",
+        "inflight",
+        "models",
+        "scheduler",
+    ]
+    cache = tree.find("cache")
+    models = tree.find("models")
+    assert cache is not None
+    assert models is not None
+    assert [c.id for c in cache.children] == ["cache_meta", "ram_tier", "tier:disk", "writer"]
+    assert [c.id for c in models.children] == ["model:stub"]
+    plain = tree.to_dict()
+    assert set(plain) >= {"id", "kind", "pid", "state", "restarts", "children"}
+
+
+def test_two_nodes_on_one_machine_do_not_disturb_each_other(tmp_path: Path) -> None:
+    with (
+        LeakCheck() as leaks,
+        started(tmp_path / "a") as one,
+        started(tmp_path / "b") as two,
+    ):
+        leaks.watch(one)
+        leaks.watch(two)
+        one.load("stub", "stub", backend="stub")
+        two.load("stub", "stub", backend="stub")
+        assert one.complete("stub", PROMPT, max_tokens=3).cache.hit.value == "cold"
+        assert two.complete("stub", PROMPT, max_tokens=3).cache.hit.value == "cold"
+        one.stop()
+        assert two.complete("stub", PROMPT, max_tokens=3).cache.hit.value == "exact"
+
+
+def test_a_prompt_bigger_than_a_message_travels_beside_it(node: Node) -> None:
+    node.load("stub", "stub", backend="stub", n_ctx=200_000)
+    prompt = "a rather long prompt. " * 5000
+    done = node.complete("stub", prompt, max_tokens=2)
+    assert done.usage.prompt_tokens > 100_000
+    again = node.complete("stub", prompt, max_tokens=2)
+    assert again.cache.hit.value == "exact"
+
+
+# ── bad input ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "error", "says"),
+    [
+        ("", {}, errors.InvalidRequest, "empty"),
+        ([], {}, errors.InvalidRequest, "no tokens"),
+        ([-1], {}, errors.InvalidRequest, "token"),
+        ([10**6], {}, errors.InvalidRequest, "vocabulary"),
+        ("x", {"max_tokens": 0}, errors.InvalidRequest, "at least one"),
+        ("x", {"max_tokens": -5}, errors.InvalidRequest, "at least one"),
+        ("x", {"temperature": -1.0}, errors.InvalidRequest, "temperature"),
+        ("x", {"top_p": 7.0}, errors.InvalidRequest, "top_p"),
+        ("x", {"parent_key": "zz"}, errors.InvalidRequest, "64 hex digits"),
+        ("x" * 9000, {}, errors.PromptTooLong, "n_ctx"),
+    ],
+)
+def test_bad_requests_are_refused_with_a_sentence_and_lose_nothing(
+    stub_node: Node, prompt: str, options: dict[str, object], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        stub_node.complete("stub", prompt, **options)
+    assert stub_node.complete("stub", "still here", max_tokens=2).tokens
+
+
+def test_unknown_and_unloaded_models_are_named(stub_node: Node) -> None:
+    with pytest.raises(errors.ModelUnknown, match="load it first"):
+        stub_node.complete("nobody", "x")
+    with pytest.raises(errors.ModelUnknown, match="nobody"):
+        stub_node.unload("nobody")
+    stub_node.unload("stub")
+    with pytest.raises(errors.ModelUnknown, match="stub"):
+        stub_node.complete("stub", "x")
+    stub_node.load("stub", "stub", backend="stub")  # the id is free again
+    assert stub_node.complete("stub", "x", max_tokens=1).tokens
+
+
+def test_a_second_load_of_an_id_is_refused(stub_node: Node) -> None:
+    with pytest.raises(errors.ModelAlreadyLoaded, match="unload it first"):
+        stub_node.load("stub", "stub", backend="stub")
+    assert stub_node.complete("stub", "x", max_tokens=1).tokens
+
+
+def test_a_bad_option_of_a_model_is_named(node: Node) -> None:
+    with pytest.raises(errors.ConfigError, match="n_cxt"):
+        node.load("stub", "stub", backend="stub", n_cxt=10)
+    with pytest.raises(errors.ConfigError, match="n_ctx"):
+        node.load("stub", "stub", backend="stub", n_ctx=-3)
+    with pytest.raises(errors.ConfigError, match="model id"):
+        node.load("a b", "stub", backend="stub")
+
+
+def test_a_deadline_ends_a_request_that_is_too_slow(stub_node: Node) -> None:
+    with pytest.raises(errors.DeadlineExceeded, match="timeout_s"):
+        stub_node.complete("stub", PROMPT, max_tokens=4000, timeout_s=0.05)
+    assert stub_node.complete("stub", "x", max_tokens=1).tokens
+
+
+def test_unloading_ends_running_requests_with_a_reason(stub_node: Node) -> None:
+    caught: list[BaseException] = []
+    running = threading.Event()
+
+    def work() -> None:
+        try:
+            for event in stub_node.stream("stub", PROMPT, max_tokens=3500):
+                if isinstance(event, TokenEvent):
+                    running.set()
+        except errors.LlamaActorsError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert running.wait(10)
+    stub_node.unload("stub")
+    thread.join(10)
+    assert [type(error) for error in caught] == [errors.ModelUnloaded]
+
+
+def test_attaching_to_nothing_says_how_to_start_a_node(tmp_path: Path) -> None:
+    with pytest.raises(errors.NodeNotRunning, match="runtime serve"):
+        Node.attach(45_999, runtime_dir=tmp_path)
+
+
+def test_an_admin_port_in_use_is_named(stub_node: Node, tmp_path: Path) -> None:
+    with pytest.raises(errors.NodeStartFailed, match="--admin-port"):
+        Node.start(port=stub_node.port, runtime_dir=tmp_path / "other", cache_disk=0)
+    assert stub_node.complete("stub", "x", max_tokens=1).tokens
+
+
+def test_more_shared_memory_than_there_is_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(errors.NodeStartFailed, match="cache_ram"):
+        Node.start(cache_ram="64TiB", runtime_dir=tmp_path, cache_disk=0)
+
+
+def test_a_cache_directory_belongs_to_one_node(stub_node: Node, tmp_path: Path) -> None:
+    with pytest.raises(errors.NodeStartFailed, match="another node uses"):
+        Node.start(cache_dir=tmp_path / "cache", runtime_dir=tmp_path / "other", cache_ram="32MiB")
+    assert stub_node.complete("stub", "x", max_tokens=1).tokens
