@@ -32,7 +32,7 @@ FRAME = set(
     lost lot mended met needed night nobody noise of only problem race rain rest sad said
     saw secret share shared storm that the them they time to told treasure truth wanted
     went were who with
-    she he his her came a on way ate
+    she he his her put was came a on way ate
     """.split()
 )
 
