@@ -27,6 +27,7 @@ from supervision.errors import NodeNotRunning, NoReply
 from supervision.frames import FrameCodec
 from supervision.messages import (
     Addressed,
+    ChildStarted,
     DirectoryListing,
     Entry,
     ListDirectory,
@@ -169,7 +170,8 @@ class Connection:
         why = ""
         while True:
             endpoint = self._endpoint()
-            address, wrapped, why = self._resolve(endpoint, target, message, deadline)
+            address, wrapped, news = self._resolve(endpoint, target, message, deadline)
+            why = news or why
             if address is not None:
                 left = min(_SEND_S, max(0.0, deadline - time.monotonic()))
                 if endpoint.context.send(address, wrapped, left):
@@ -194,10 +196,10 @@ class Connection:
             request = WhereIs(new_ref(), target)
             left = min(_SEND_S, max(0.0, deadline - time.monotonic()))
             if not endpoint.context.send(self._record.root_address, request, left):
-                return None, message, "the root supervisor is gone"
+                return None, message, "the root supervisor is gone" if left > _RETRY_S else ""
             answer = self._await(endpoint, request.ref, deadline)
             if not isinstance(answer, Located):
-                return None, message, "the directory has no such id"
+                return None, message, "the directory has no such id" if answer else ""
             entry = answer.entry
         if not entry.is_up or entry.address is None:
             return None, message, f"it is {entry.state} (last exit: {entry.last_exit})"
@@ -213,6 +215,8 @@ class Connection:
             message = endpoint.context.receive(left)
             if message is None:
                 return None
+            if isinstance(message, ChildStarted):  # the root may hear of it a moment later
+                self._entries[message.entry.id] = message.entry
             its_ref = getattr(message, "ref", None)
             if its_ref == ref:
                 return message

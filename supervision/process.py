@@ -54,6 +54,7 @@ def let_faults_kill(log_fd: int | None = None) -> None:
 
     With ``log_fd``, the Python stack of the fault is written there first.
     """
+    faulthandler.disable()  # a parent's setting is inherited, and enable() would trust it
     for one in _FAULTS:
         signal.signal(one, signal.SIG_DFL)
     if log_fd is not None:

@@ -21,6 +21,7 @@ from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
 from supervision.logs import LOGGER
 from supervision.messages import (
     Addressed,
+    ChildStarted,
     DirectoryChanged,
     Entry,
     Exiting,
@@ -203,6 +204,10 @@ class Worker:
                     ref, self.id, os.getpid(), self.incarnation, self.status()
                 )  # fmt: skip
                 self._mailbox.send(sender, answer)
+            case ChildStarted(_, entry):
+                # The root may publish it a moment later; who asked may use the name at once.
+                self._apply_directory((entry,), ())
+                self.handle(message, sender)
             case _:
                 self.handle(message, sender)
 

@@ -81,8 +81,10 @@ class RunningNode:
         return self.config.log_file.read_text(encoding="utf-8")
 
     def note_group(self) -> None:
-        with contextlib.suppress(OSError):
-            self.groups.add(os.getpgid(self.record.admin_pid))
+        record = self.folder.read()
+        if record is not None:
+            with contextlib.suppress(OSError):
+                self.groups.add(os.getpgid(record.admin_pid))
 
     def connect(self) -> Connection:
         if self.connection is None:
@@ -143,7 +145,8 @@ def start_node(
 
         def is_ready() -> bool:
             assert process.poll() is None, f"the node ended:\n{config.log_file.read_text()}"  # type: ignore[union-attr]
-            return RuntimeDir(config.runtime_dir).read() is not None
+            record = RuntimeDir(config.runtime_dir).read()
+            return record is not None and record.pid == process.pid
 
         eventually(is_ready, within_s=30, what="node ready", every_s=0.005)
     return RunningNode(process, config)
