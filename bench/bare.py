@@ -1,0 +1,226 @@
+"""The peer: the same wrapper around llama.cpp, in a process of its own, without any actor.
+
+One child process per ``BareModel``, so that a crash of llama.cpp ends no benchmark silently and
+nothing of it runs in the process that keeps time for the actors. Times are taken in the child.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from cache.keys import BLOCK_TOKENS
+from native import load_backend
+from native.backend import Backend, Batch
+from native.params import ModelParams, SamplingParams
+
+T = TypeVar("T")
+_SEQ = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a benchmark must know of the model to write prompts."""
+
+    n_vocab: int
+    eog_tokens: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A reply, and the seconds between its first and its last token."""
+
+    tokens: tuple[int, ...]
+    seconds: float
+    reached_end: bool
+
+
+class BareModel:
+    """A loaded model without actors; close it, or use it in a ``with``. Times in milliseconds."""
+
+    def __init__(self, path: Path, params: ModelParams) -> None:
+        self._pool = ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), _load, (path, params)
+        )
+        self.facts: Facts = self._call(_Child.facts)
+
+    def tokenize(self, text: str) -> list[int]:
+        return self._call(_Child.tokenize, text)
+
+    def fill(self, tokens: Sequence[int]) -> float:
+        """Prefill ``tokens`` into an empty context; returns the time to the first new token."""
+        return self._call(_Child.fill, list(tokens))
+
+    def decode_last(self) -> float:
+        """Take the last filled token out and decode it again, with sampling."""
+        return self._call(_Child.decode_last)
+
+    def generate(self, prompt: Sequence[int], n_tokens: int, params: SamplingParams) -> Generated:
+        """Decode and sample ``n_tokens``, fewer if the model ends its text."""
+        return self._call(_Child.generate, list(prompt), n_tokens, params)
+
+    def keep_blocks(self) -> int:
+        """Save what is filled as blocks into shared memory; their size in bytes."""
+        return self._call(_Child.keep_blocks)
+
+    def restore(self, *, fresh: bool) -> float:
+        """Restore the kept blocks; ``fresh`` through a mapping that was never read before."""
+        return self._call(_Child.restore, fresh)
+
+    def copy(self, *, fresh: bool) -> float:
+        """memcpy the same bytes from the same memory into a buffer that was written before."""
+        return self._call(_Child.copy, fresh)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: Callable[..., T], *args: Any) -> T:
+        answer: T = self._pool.submit(_run, method.__name__, args).result()
+        return answer
+
+
+class _Child:
+    """What lives in the child process."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._batch = Batch()
+        self._filled: list[int] = []
+        self._kept: list[tuple[int, int, int, int]] = []
+        """Blocks in shared memory: start, tokens, offset, bytes."""
+        self._memory = -1
+        self._memory_bytes = 0
+        self._mapping: mmap.mmap | None = None
+        self._target = bytearray()
+
+    def facts(self) -> Facts:
+        return Facts(self._backend.info.n_vocab, self._backend.info.eog_tokens)
+
+    def tokenize(self, text: str) -> list[int]:
+        return self._backend.tokenize(text)
+
+    def fill(self, tokens: list[int]) -> float:
+        self._empty()
+        started = time.perf_counter()
+        row = self._prefill(tokens)
+        self._backend.sample(row, self._backend.new_sampler(SamplingParams()), 0)
+        self._filled = tokens
+        return 1e3 * (time.perf_counter() - started)
+
+    def decode_last(self) -> float:
+        position = len(self._filled) - 1
+        self._backend.seq_remove(_SEQ, position)
+        sampler = self._backend.new_sampler(SamplingParams(), self._filled)
+        started = time.perf_counter()
+        self._batch.clear()
+        row = self._batch.add(self._filled[-1], position, _SEQ, True)
+        self._backend.decode(self._batch)
+        sampler.accept(self._backend.sample(row, sampler, 0))
+        return 1e3 * (time.perf_counter() - started)
+
+    def generate(self, prompt: list[int], n_tokens: int, params: SamplingParams) -> Generated:
+        self._empty()
+        sampler = self._backend.new_sampler(params, prompt)
+        row = self._prefill(prompt)
+        tokens: list[int] = []
+        started = ended = time.perf_counter()
+        while True:
+            token = self._backend.sample(row, sampler, len(tokens))
+            sampler.accept(token)
+            ended = time.perf_counter()
+            started = started if tokens else ended
+            if token in self._backend.info.eog_tokens:
+                return Generated(tuple(tokens), ended - started, reached_end=True)
+            tokens.append(token)
+            if len(tokens) == n_tokens:
+                return Generated(tuple(tokens), ended - started, reached_end=False)
+            self._batch.clear()
+            row = self._batch.add(token, len(prompt) + len(tokens) - 1, _SEQ, True)
+            self._backend.decode(self._batch)
+
+    def keep_blocks(self) -> int:
+        spans = [
+            (start, min(BLOCK_TOKENS, len(self._filled) - start))
+            for start in range(0, len(self._filled), BLOCK_TOKENS)
+        ]
+        self._kept, offset = [], 0
+        for start, n_tokens in spans:
+            n_bytes = self._backend.block_bytes(n_tokens)
+            self._kept.append((start, n_tokens, offset, n_bytes))
+            offset += n_bytes
+        self._memory_bytes = offset
+        self._memory = os.memfd_create("bench")
+        os.ftruncate(self._memory, offset)
+        with mmap.mmap(self._memory, offset) as writable, memoryview(writable) as view:
+            for start, n_tokens, at, n_bytes in self._kept:
+                with view[at : at + n_bytes] as into:
+                    self._backend.save_block(_SEQ, start, start + n_tokens, into)
+        self._target = bytearray(offset)
+        self._target[::4096] = b"\1" * len(self._target[::4096])  # touch every page
+        return offset
+
+    def restore(self, fresh: bool) -> float:
+        self._backend.seq_remove(_SEQ, 0)
+        with memoryview(self._map(fresh)) as view:
+            started = time.perf_counter()
+            blocks = [(start, n, view[at : at + size]) for start, n, at, size in self._kept]
+            self._backend.restore_blocks(_SEQ, blocks)
+            elapsed = time.perf_counter() - started
+            for _, _, block in blocks:
+                block.release()
+        return 1e3 * elapsed
+
+    def copy(self, fresh: bool) -> float:
+        with memoryview(self._map(fresh)) as source, memoryview(self._target) as target:
+            started = time.perf_counter()
+            target[:] = source
+            return 1e3 * (time.perf_counter() - started)
+
+    def _map(self, fresh: bool) -> mmap.mmap:
+        if fresh or self._mapping is None:
+            if self._mapping is not None:
+                self._mapping.close()
+            self._mapping = mmap.mmap(
+                self._memory, self._memory_bytes, mmap.MAP_SHARED, mmap.PROT_READ
+            )
+        return self._mapping
+
+    def _empty(self) -> None:
+        self._backend.seq_remove(_SEQ, 0)
+        self._filled = []
+
+    def _prefill(self, tokens: list[int]) -> int:
+        """Decode all tokens in steps of the batch size; the row of the last one's logits."""
+        step, row = self._backend.info.n_batch, 0
+        for at in range(0, len(tokens), step):
+            self._batch.clear()
+            part = tokens[at : at + step]
+            found = self._batch.extend_prefill(part, at, _SEQ, at + step >= len(tokens))
+            self._backend.decode(self._batch)
+            row = found if found is not None else row
+        return row
+
+
+_child: _Child | None = None
+
+
+def _load(path: Path, params: ModelParams) -> None:
+    global _child  # noqa: PLW0603  # the pool's worker has no other place for its state
+    _child = _Child(load_backend("llama", path, params))
+
+
+def _run(method: str, args: tuple[Any, ...]) -> Any:
+    return getattr(_child, method)(*args)

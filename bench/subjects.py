@@ -1,0 +1,100 @@
+"""The models that are measured, and the node that runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.bare import Facts
+from bench.machine import ROOT
+from native.params import ModelParams
+from runtime import Node
+from runtime.embedded import path as embedded_path
+from tests.support.gguf_files import shaped_llama, tiny_llama
+from tests.support.waiting import eventually
+
+MODELS_DIR = ROOT / "build" / "bench"
+"""Ignored by git. The 1.1B-shape file is 620 MB and is written once."""
+CACHE_RAM = "1GiB"
+MODEL_ID = "measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model file under the name that appears in the results."""
+
+    name: str
+    path: Path
+    params: ModelParams
+
+
+def subjects(*, quick: bool, model: Path | None) -> list[Subject]:
+    """The given model; else a tiny one when quick; else the embedded one and the 1.1B shape."""
+    if model is not None:
+        return [Subject(model.stem, model, ModelParams())]
+    if quick:
+        return [Subject("tiny", _written("tiny.gguf", tiny_llama), ModelParams(n_ctx=1024))]
+    found = [Subject("1.1B", _written("1.1B.gguf", shaped_llama), ModelParams())]
+    if embedded_path().exists():
+        found.insert(0, Subject("embedded", embedded_path(), ModelParams()))
+    else:
+        print(f"{embedded_path().name} is missing: the embedded model is not measured")
+    return found
+
+
+def _written(name: str, write: Any) -> Path:
+    """The model file, written on first use; never seen half written."""
+    path = MODELS_DIR / name
+    if not path.exists():
+        MODELS_DIR.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(f"{name}.{os.getpid()}")
+        try:
+            write(half)
+            half.rename(path)
+        finally:
+            half.unlink(missing_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def node_for_measuring() -> Iterator[Node]:
+    """An empty node with default tiers, everything of it in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        where = Path(folder)
+        with Node.start(
+            cache_dir=where / "cache",
+            cache_ram=CACHE_RAM,
+            runtime_dir=where / "run",
+            log_file=where / "node.log",
+        ) as node:
+            yield node
+
+
+def load(node: Node, subject: Subject) -> None:
+    """Load the subject as ``MODEL_ID``, with the parameters that the bare loop has too."""
+    fields = ModelParams.__dataclass_fields__
+    node.load(MODEL_ID, subject.path, **{key: getattr(subject.params, key) for key in fields})
+
+
+def wait_until_persisted(node: Node) -> None:
+    """Let the writer finish: what it writes must not be timed with the next request."""
+
+    def is_idle() -> bool:
+        actors = node.status()["actors"]
+        meta, writer = actors.get("cache_meta") or {}, actors.get("writer") or {}
+        return meta.get("waiting_to_persist") == 0 and writer.get("queued") == 0
+
+    eventually(is_idle, within_s=120, every_s=0.05, what="all rows persisted")
+
+
+def random_prompt(facts: Facts, n_tokens: int, seed: int) -> list[int]:
+    """Ordinary tokens that no other seed shares a prefix with, as far as chance goes."""
+    rng = random.Random(seed)
+    usable = [token for token in range(facts.n_vocab) if token not in facts.eog_tokens]
+    return rng.choices(usable, k=n_tokens)
