@@ -6,6 +6,7 @@ threads at once; each has its own mailbox inside the connection.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -31,7 +32,7 @@ from runtime.results import (
     completion_from,
 )
 from supervision import Connection, Entry
-from supervision.errors import NoReply
+from supervision.errors import NodeRestarted, NoReply
 from supervision.messages import (
     ListDirectory,
     ReportStatus,
@@ -75,9 +76,10 @@ class Client:
         """Load a model and wait until it is ready; ``progress`` hears shares from 0 to 1."""
         check_model_id(model)
         message = m.LoadModel(new_ref(), model, config.path, config.backend, config.params)
+        watch = _Watch(self._connection, "registry")
         try:
             for answer in self._connection.stream(
-                "registry", message, idle_timeout_s=LOAD_TIMEOUT_S
+                "registry", message, idle_timeout_s=LOAD_TIMEOUT_S, on_quiet=watch.look
             ):
                 match answer:
                     case m.ModelLoaded(_, entry):
@@ -86,6 +88,12 @@ class Client:
                         raise _load_failure(model, answer)
                     case m.ModelLoading(_, share) if progress is not None:
                         progress(share)
+        except (_Gone, NodeRestarted):
+            # The asked one died; what it had noted is known to its successor, which loads it.
+            self._wait_until_up(model, LOAD_TIMEOUT_S)
+            entry = self._connection.where(model_actor_id(model))
+            if entry is not None:
+                return self._model_status(entry)
         except NoReply as error:
             raise errors.NoReply(str(error)) from error
         raise errors.NoReply(f"the registry did not say whether {model!r} was loaded")
@@ -197,6 +205,9 @@ class Client:
                     if run.delivered or time.monotonic() > deadline:
                         raise
                     self._wait_until_up(request.model, deadline - time.monotonic())
+                except NodeRestarted as error:
+                    if run.delivered or time.monotonic() > deadline:
+                        raise errors.ModelDown(request.model, str(error)) from error
                 except NoReply as error:
                     raise errors.NoReply(str(error)) from error
         finally:
@@ -275,7 +286,11 @@ class _Run:
     def events(self) -> Iterator[Event]:
         started = time.perf_counter()
         request = _with_ref(self._request, new_ref())
-        replies = self._connection.stream("inflight", request, idle_timeout_s=SILENCE_TIMEOUT_S)
+        # Inflight tells of a model's death; the watch is for when inflight itself died with it.
+        watch = _Watch(self._connection, model_actor_id(request.model))
+        replies = self._connection.stream(
+            "inflight", request, idle_timeout_s=SILENCE_TIMEOUT_S, on_quiet=watch.look
+        )
         try:
             for reply in replies:
                 event = self._event(reply, started)
@@ -283,9 +298,15 @@ class _Run:
                     yield event
                 if self._ended:
                     return
+        except _Gone as gone:
+            model = request.model
+            raise errors.ModelDown(
+                model, f"model {model!r} went away during this request"
+            ) from gone
         finally:
             if not self._ended and self._request_id is not None:
-                self._connection.tell("inflight", m.Cancel(self._request_id))
+                with contextlib.suppress(NoReply):  # nobody is left to cancel
+                    self._connection.tell("inflight", m.Cancel(self._request_id))
 
     def _event(self, reply: object, started: float) -> Event | None:
         match reply:
@@ -310,6 +331,27 @@ class _Run:
             case _:
                 pass  # a message of a newer node; nothing is lost by not knowing it
         return None
+
+
+class _Gone(Exception):
+    """The process that should answer is not the one that was asked."""
+
+
+class _Watch:
+    """Looks, while nothing comes, whether an actor is still the same process."""
+
+    def __init__(self, connection: Connection, actor: str) -> None:
+        self._connection = connection
+        self._actor = actor
+        self._incarnation: int | None = None
+
+    def look(self) -> None:
+        entry = self._connection.where(self._actor)
+        now = entry.incarnation if entry is not None and entry.is_up else None
+        if self._incarnation is None:
+            self._incarnation = now
+        elif now != self._incarnation:
+            raise _Gone(self._actor)
 
 
 class _Pause:

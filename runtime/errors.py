@@ -52,7 +52,14 @@ class NodeNotRunning(NodeError):
 
 
 class NodeStartFailed(NodeError):
-    """The node process ended before it was ready; ``detail`` is what it said."""
+    """The node process ended before it was ready; the text is what it said.
+
+    ``kind`` is the name of the error that stopped it, such as ``PortInUse`` or ``ConfigError``.
+    """
+
+    def __init__(self, detail: str, kind: str = "") -> None:
+        super().__init__(detail)
+        self.kind = kind
 
 
 class NoReply(NodeError):

@@ -40,7 +40,7 @@ from runtime.embedded import path as embedded_model_path
 from runtime.results import Completion, Event, ModelStatus
 from runtime.tree_view import TreeNode, arrange
 from supervision import Connection
-from supervision.errors import NodeNotRunning
+from supervision.errors import NodeNotRunning, PortInUse
 
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 20.0
@@ -115,6 +115,8 @@ class Node:
             try:
                 child = _spawn(node_settings)
             except errors.NodeStartFailed as failed:
+                if failed.kind != PortInUse.__name__:
+                    raise
                 last = failed
                 continue
             return cls(chosen, Connection.attach(node_settings.node_dir), child)
@@ -263,13 +265,20 @@ def _spawn(config: RuntimeConfig) -> _Child:
     child = _Child(process, lifeline_write)
     with os.fdopen(ready_read, "rb") as ready:
         said = _read_line(ready.fileno(), START_TIMEOUT_S)
-    if said.strip() != b"ready":
+    trouble = _trouble(said)
+    if trouble is not None:
         _end_child(child)
-        detail = said.decode("utf-8", "replace").strip()
-        raise errors.NodeStartFailed(
-            detail or f"the node process said nothing and ended with {process.returncode}"
-        )
+        raise trouble
     return child
+
+
+def _trouble(said: bytes) -> errors.NodeStartFailed | None:
+    """What the launcher's first line means; ``None`` when the node is ready."""
+    try:
+        answer = json.loads(said)
+    except ValueError:
+        return errors.NodeStartFailed("the node process ended before it was ready; see its log")
+    return errors.NodeStartFailed(answer["detail"], answer["kind"]) if answer else None
 
 
 def _read_line(fd: int, timeout_s: float) -> bytes:

@@ -20,11 +20,11 @@ from supervision.errors import NodeAlreadyRunning, PortInUse, SupervisionError
 def serve_command(
     config: RuntimeConfig, *, ready_fd: int | None = None, parent_fd: int | None = None
 ) -> int:
-    """Run a node; on ``ready_fd``, when given, say ``ready`` or what went wrong, then close it."""
+    """Run a node; on ``ready_fd``, when given, say ``{}`` or what went wrong, one line of JSON."""
 
     def on_ready() -> None:
         if ready_fd is not None:
-            os.write(ready_fd, b"ready\n")
+            os.write(ready_fd, b"{}\n")
             os.close(ready_fd)
         else:
             say(f"node ready on port {config.admin_port} (pid {os.getpid()}); Ctrl-C stops it")
@@ -36,7 +36,8 @@ def serve_command(
     except (errors.LlamaActorsError, SupervisionError) as error:
         public = _public(error)
         if ready_fd is not None:
-            os.write(ready_fd, str(public).replace("\n", " ").encode() + b"\n")
+            said = {"kind": type(error).__name__, "detail": str(public)}
+            os.write(ready_fd, json.dumps(said).encode() + b"\n")
             os.close(ready_fd)
         raise public from error
 

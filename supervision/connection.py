@@ -16,14 +16,14 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from supervision._thespian import LOOPBACK, HostContext, make_codec
 from supervision.address import Address
-from supervision.errors import NodeNotRunning, NoReply
+from supervision.errors import NodeNotRunning, NodeRestarted, NoReply
 from supervision.frames import FrameCodec
 from supervision.messages import (
     Addressed,
@@ -40,6 +40,8 @@ from supervision.node_file import NodeRecord, RuntimeDir
 _SEND_S: Final = 5.0
 """A live process accepts a message in milliseconds, however long it takes to handle it."""
 _RETRY_S: Final = 0.02
+_QUIET_S: Final = 1.0
+"""How long a stream may be silent before somebody looks whether the other end lives."""
 
 
 @dataclass(slots=True)
@@ -103,12 +105,19 @@ class Connection:
         self._send(target, message, time.monotonic() + _SEND_S, _SEND_S)
 
     def stream(
-        self, target: str | Address, message: object, *, idle_timeout_s: float
+        self,
+        target: str | Address,
+        message: object,
+        *,
+        idle_timeout_s: float,
+        on_quiet: Callable[[], None] | None = None,
     ) -> Iterator[object]:
         """Send, then yield every message with the same ``ref`` until the caller stops.
 
-        Raises NoReply when nothing came for ``idle_timeout_s``. The message is sent at once, not
-        at the first step. Iterate on the thread that called.
+        Raises NoReply when nothing came for ``idle_timeout_s``, and NodeRestarted as soon as it is
+        seen that the node is another one than the message was sent to. ``on_quiet`` is called about
+        every second in which nothing came; it may raise. The message is sent at once, not at the
+        first step. Iterate on the thread that called.
         """
         ref = _ref_of(message)
         endpoint = self._endpoint()
@@ -119,21 +128,34 @@ class Connection:
             endpoint.streams.pop(ref, None)
             raise
         sent.streams.setdefault(ref, endpoint.streams.get(ref, deque()))
-        return self._stream(sent, ref, target, idle_timeout_s)
+        return self._stream(sent, ref, target, idle_timeout_s, on_quiet)
 
     def _stream(
-        self, endpoint: _Endpoint, ref: str, target: str | Address, idle_timeout_s: float
+        self,
+        endpoint: _Endpoint,
+        ref: str,
+        target: str | Address,
+        idle_timeout_s: float,
+        on_quiet: Callable[[], None] | None,
     ) -> Iterator[object]:
         waiting = endpoint.streams[ref]
+        deadline = time.monotonic() + idle_timeout_s
         try:
             while True:
                 if waiting:
                     yield waiting.popleft()
                     continue
-                message = self._await(endpoint, ref, time.monotonic() + idle_timeout_s)
-                if message is None:
+                quiet_at = min(deadline, time.monotonic() + _QUIET_S)
+                message = self._await(endpoint, ref, quiet_at)
+                if message is not None:
+                    yield message
+                    deadline = time.monotonic() + idle_timeout_s
+                    continue
+                if time.monotonic() >= deadline:
                     raise NoReply(target, idle_timeout_s, "the stream went quiet")
-                yield message
+                self._require_same_boot(endpoint)
+                if on_quiet is not None:
+                    on_quiet()
         finally:
             endpoint.streams.pop(ref, None)
 
@@ -241,6 +263,11 @@ class Connection:
             self._endpoints.append(endpoint)
         self._here.endpoint = endpoint
         return endpoint
+
+    def _require_same_boot(self, endpoint: _Endpoint) -> None:
+        self._reread()
+        if (self._record.pid, self._record.boot) != endpoint.boot:
+            raise NodeRestarted(self._folder.path)
 
     def _reread(self) -> None:
         """The node may have started anew: look at ``node.json``."""

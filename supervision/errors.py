@@ -5,6 +5,7 @@
   x RuntimeDirError        the runtime folder cannot be used    -> choose another, fix its rights
   x NodeAlreadyRunning     the folder belongs to a live node    -> attach to it, or stop it first
   x NodeNotRunning         no node answers for this folder      -> start one
+  x NodeRestarted          it started anew in mid-request       -> send the request again
   x NodeStartFailed        the tree did not come up             -> read the reason, fix, start again
   x PortInUse              another process listens there        -> stop it or choose another port
   x NoReply                no answer before the deadline        -> retry only if it is idempotent
@@ -54,6 +55,14 @@ class NodeNotRunning(SupervisionError):
     def __init__(self, path: object, why: str) -> None:
         self.path = str(path)
         super().__init__(f"no node runs in {path}: {why}; start one and try again")
+
+
+class NodeRestarted(SupervisionError):
+    """The node started anew while somebody waited for it; what was in flight is lost. Ask again."""
+
+    def __init__(self, path: object) -> None:
+        self.path = str(path)
+        super().__init__(f"the node of {path} restarted during the request; send it again")
 
 
 class NodeStartFailed(SupervisionError):
