@@ -1,10 +1,16 @@
-"""Supervision: keeps a tree of processes alive, in order, on one host."""
+"""Supervision: keeps a tree of processes alive, in order, on one host.
+
+Specs, messages and workers import no actor library; only a host's ``Connection`` and the
+launcher's ``run_node`` do, so those two come when they are asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from supervision.address import Address
-from supervision.connection import Connection
 from supervision.engine import EngineWorker
 from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
-from supervision.launcher import NodeConfig, run_node
 from supervision.messages import Entry
 from supervision.spec import (
     BRUTAL_KILL,
@@ -18,6 +24,10 @@ from supervision.spec import (
 )
 from supervision.supervisor import Supervisor
 from supervision.worker import Worker
+
+if TYPE_CHECKING:
+    from supervision.connection import Connection
+    from supervision.launcher import NodeConfig, run_node
 
 __all__ = [
     "BRUTAL_KILL",
@@ -41,3 +51,15 @@ __all__ = [
     "Worker",
     "run_node",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "Connection":
+        from supervision import connection
+
+        return connection.Connection
+    if name in ("NodeConfig", "run_node"):
+        from supervision import launcher
+
+        return getattr(launcher, name)
+    raise AttributeError(f"module 'supervision' has no attribute {name!r}")

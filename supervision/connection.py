@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from supervision._thespian import LOOPBACK, HostContext, make_codec
+from supervision._hosts import HostContext
+from supervision._wire import LOOPBACK, make_codec
 from supervision.address import Address
 from supervision.errors import NodeNotRunning, NodeRestarted, NoReply
 from supervision.frames import FrameCodec

@@ -42,7 +42,7 @@ _PLAIN: Final = frozenset(
 _LIBRARY: Final = frozenset(
     {
         ("thespian.actors", "ActorAddress"),
-        ("supervision._thespian", "LoopbackAddress"),
+        ("supervision._wire", "LoopbackAddress"),
         ("logging", "LogRecord"),
     }
 )

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Final
 
 from supervision import logs, process
-from supervision._thespian import LOOPBACK, HostContext, System, make_codec
+from supervision._hosts import HostContext, System
+from supervision._wire import LOOPBACK, make_codec
 from supervision.address import Address
 from supervision.errors import NodeStartFailed, PortInUse, SpecError
 from supervision.frames import FrameCodec

@@ -108,6 +108,21 @@ class RunningNode:
         assert found is not None
         return found
 
+    def shared_memory(self) -> set[str]:
+        """Files in /dev/shm that a process of the node has mapped or open."""
+        found: set[str] = set()
+        for pid in {self.process.pid, *(p for g in self.groups for p in group_pids(g))}:
+            with contextlib.suppress(OSError):
+                maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+                found.update(part for part in maps.split() if part.startswith("/dev/shm/"))
+            with contextlib.suppress(OSError):
+                for one in Path(f"/proc/{pid}/fd").iterdir():
+                    with contextlib.suppress(OSError):
+                        target = os.readlink(one)
+                        if target.startswith("/dev/shm/"):
+                            found.add(target)
+        return found
+
     def stop(self, *, within_s: float = 20.0) -> int:
         self.note_group()
         if self.process.poll() is None:
@@ -155,11 +170,11 @@ def start_node(
 @contextlib.contextmanager
 def running_node(tree: SupervisorSpec, folder: Path, **options: object) -> Iterator[RunningNode]:
     """A node that is stopped at the end; fails if a process, port, shared memory or file stays."""
-    shm_before = set(os.listdir("/dev/shm"))
     node = start_node(tree, folder, **options)
     try:
         yield node
         node.note_group()
+        shared = node.shared_memory()
     finally:
         if node.connection is not None:
             node.connection.close()
@@ -171,7 +186,7 @@ def running_node(tree: SupervisorSpec, folder: Path, **options: object) -> Itera
                 node.process.wait(10)
     node.check_nothing_left()
     assert node.files() == [], "files are left in the runtime folder"
-    assert set(os.listdir("/dev/shm")) <= shm_before, "shared memory is left"
+    assert not [one for one in shared if Path(one).exists()], "shared memory is left"
 
 
 if __name__ == "__main__":
