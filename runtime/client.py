@@ -91,9 +91,9 @@ class Client:
         except (_Gone, NodeRestarted):
             # The asked one died; what it had noted is known to its successor, which loads it.
             self._wait_until_up(model, LOAD_TIMEOUT_S)
-            entry = self._connection.where(model_actor_id(model))
-            if entry is not None:
-                return self._model_status(entry)
+            found = self._connection.where(model_actor_id(model))
+            if found is not None:
+                return self._model_status(found)
         except NoReply as error:
             raise errors.NoReply(str(error)) from error
         raise errors.NoReply(f"the registry did not say whether {model!r} was loaded")

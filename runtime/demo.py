@@ -63,13 +63,12 @@ class Row:
 def demo_command(*, as_json: bool = False) -> int:
     """Run the demo; 0 when every promise was kept."""
     home = Path(tempfile.mkdtemp(prefix="llama-actors-demo-"))
-    shm_before = _shared_memory()
     try:
         rows, seen = _run(home)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     troubles = [f"{row.label}: {row.trouble}" for row in rows if row.trouble]
-    troubles += _left_behind(seen, home, shm_before)
+    troubles += _left_behind(seen, home)
     if as_json:
         print(json.dumps({"rows": [row.to_dict() for row in rows], "troubles": troubles}, indent=2))
     else:
@@ -87,11 +86,12 @@ class _Seen:
 
     pids: set[int]
     ports: set[int]
+    shared: set[Path]
 
 
 def _run(home: Path) -> tuple[list[Row], _Seen]:
     rows: list[Row] = []
-    seen = _Seen(set(), set())
+    seen = _Seen(set(), set(), set())
     prompt = long_prompt(PROMPT_WORDS, seed=7)
 
     def say(text: str) -> None:
@@ -206,6 +206,7 @@ def _remember(node: Node, seen: _Seen) -> None:
     def walk(place: TreeNode) -> None:
         if place.pid is not None:
             seen.pids.add(place.pid)
+            seen.shared |= _mapped_shared_memory(place.pid)
         for child in place.children:
             walk(child)
 
@@ -213,7 +214,7 @@ def _remember(node: Node, seen: _Seen) -> None:
     seen.ports.add(node.port)
 
 
-def _left_behind(seen: _Seen, home: Path, shm_before: set[str]) -> list[str]:
+def _left_behind(seen: _Seen, home: Path) -> list[str]:
     troubles = [
         f"process {pid} is still alive" for pid in seen.pids if Path(f"/proc/{pid}").exists()
     ]
@@ -221,17 +222,18 @@ def _left_behind(seen: _Seen, home: Path, shm_before: set[str]) -> list[str]:
         with socket.socket() as probe, contextlib.suppress(ConnectionRefusedError):
             probe.connect(("127.0.0.1", port))
             troubles.append(f"port {port} is still open")
-    troubles += [f"shared memory {name} is new" for name in sorted(_shared_memory() - shm_before)]
+    troubles += [f"shared memory {path} is still there" for path in seen.shared if path.exists()]
     if home.exists():
         troubles.append(f"{home} is still there")
     return troubles
 
 
-def _shared_memory() -> set[str]:
-    try:
-        return set(os.listdir("/dev/shm"))  # noqa: S108  # names only, nothing is written
-    except FileNotFoundError:
-        return set()
+def _mapped_shared_memory(pid: int) -> set[Path]:
+    """Named shared memory that a process has mapped; the node is meant to need none."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
+        paths = (line.split(maxsplit=5)[-1].strip() for line in maps)
+        return {Path(path) for path in paths if path.startswith("/dev/shm/")}  # noqa: S108  # read only
+    return set()
 
 
 def _print_table(rows: list[Row]) -> None:

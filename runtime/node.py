@@ -119,7 +119,11 @@ class Node:
                     raise
                 last = failed
                 continue
-            return cls(chosen, Connection.attach(node_settings.node_dir), child)
+            try:
+                return cls(chosen, Connection.attach(node_settings.node_dir), child)
+            except NodeNotRunning as error:
+                _end_child(child)
+                raise errors.NodeStartFailed(str(error), type(error).__name__) from error
         raise last or errors.NodeStartFailed("no free port was found")
 
     @classmethod

@@ -64,9 +64,11 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def shared_memory() -> set[str]:
-    with contextlib.suppress(FileNotFoundError):
-        return set(os.listdir("/dev/shm"))
+def mapped_shared_memory(pid: int) -> set[Path]:
+    """Named shared memory that a process has mapped."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
+        paths = (line.split(maxsplit=5)[-1].strip() for line in maps)
+        return {Path(path) for path in paths if path.startswith("/dev/shm/")}
     return set()
 
 
@@ -76,13 +78,15 @@ class LeakCheck:
     def __init__(self) -> None:
         self._pids: set[int] = set()
         self._ports: set[int] = set()
-        self._shared = shared_memory()
+        self._shared: set[Path] = set()
 
     def watch(self, node: Node) -> None:
         with contextlib.suppress(Exception):
             self._ports.add(node.port)
             self._pids.add(node.launcher_pid)
             self._pids |= pids(node.tree())
+            for pid in self._pids:
+                self._shared |= mapped_shared_memory(pid)
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +101,7 @@ class LeakCheck:
             return
         eventually(lambda: not any(map(alive, self._pids)), within_s=5, what="no process is left")
         eventually(lambda: all(map(port_is_free, self._ports)), within_s=5, what="ports are free")
-        assert shared_memory() <= self._shared
+        assert not [path for path in self._shared if path.exists()]
 
 
 def cli(
