@@ -93,8 +93,24 @@ int32_t argmax(const float *logits, int32_t n) {
     return best;
 }
 
-// Fills candidates, best first when anything is cut off and by id otherwise.
-void gather(la_sampler &s, const float *logits) {
+// The k best in one pass: a heap with the worst of them on top, which most tokens do not beat.
+void gather_top_k(la_sampler &s, const float *logits, size_t k) {
+    auto &c = s.candidates;
+    c.clear();
+    for (int32_t i = 0; i < s.n_vocab; ++i) {
+        const candidate x{i, logits[i]};
+        if (c.size() < k && x.logit > -std::numeric_limits<float>::infinity()) {
+            c.push_back(x);
+            std::push_heap(c.begin(), c.end(), better);
+        } else if (!c.empty() && x.logit > c.front().logit) {  // a tie keeps the lower id
+            std::pop_heap(c.begin(), c.end(), better);
+            c.back() = x;
+            std::push_heap(c.begin(), c.end(), better);
+        }
+    }
+}
+
+void gather_all(la_sampler &s, const float *logits) {
     auto &c = s.candidates;
     c.clear();
     for (int32_t i = 0; i < s.n_vocab; ++i) {
@@ -104,14 +120,13 @@ void gather(la_sampler &s, const float *logits) {
     }
 }
 
-void keep_top_k(la_sampler &s) {
-    auto &c = s.candidates;
+void gather(la_sampler &s, const float *logits) {
     const auto k = static_cast<size_t>(s.params.top_k);
-    if (k == 0 || k >= c.size()) {
-        return;
+    if (k == 0 || k >= static_cast<size_t>(s.n_vocab)) {
+        gather_all(s, logits);
+    } else {
+        gather_top_k(s, logits, k);
     }
-    std::nth_element(c.begin(), c.begin() + static_cast<std::ptrdiff_t>(k), c.end(), better);
-    c.resize(k);
 }
 
 // The shortest best-first run with probability top_p, and of it those with at least min_p of the
@@ -163,7 +178,6 @@ int32_t choose(la_sampler &s, const float *logits, uint64_t index) {
     }
     const double highest = logits[best];
     gather(s, logits);
-    keep_top_k(s);
     if (s.params.top_p < 1 || s.params.min_p > 0) {
         keep_likely(s, highest);
     } else {
