@@ -144,16 +144,22 @@ def test_writers_killed_at_random_instants_never_leave_a_torn_row(path):
         for slot in range(SLOTS):
             write(path, slot, slot + 1)
 
-        def work() -> None:
+        started, ready = os.pipe()
+
+        def work(ready=ready) -> None:
             number = 1000
+            os.write(ready, b"!")
             while True:
                 number += 1
                 write(path, number % (SLOTS - 1), number)
 
         pid = in_child(work)
-        pause.wait(random.uniform(0, 0.004))
+        os.read(started, 1)
+        pause.wait(random.uniform(0, 0.003))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        os.close(started)
+        os.close(ready)
         after = found(path)
         assert after[SLOTS - 1] == SLOTS, "the row nobody wrote to is gone"
         killed_in_between += len(after) < SLOTS

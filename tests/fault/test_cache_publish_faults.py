@@ -15,6 +15,7 @@ from cache.keys import child_key, namespace_key
 from cache.publish import TEMP_SUFFIX, open_row, rescan, write_row
 from cache.rows import RowHeader, encode_header
 from cache.tokens import pack
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.fault
 
@@ -59,6 +60,10 @@ class Faulty(PosixFilesystem):
 
 def temps(root) -> list[str]:
     return [name for _, _, names in os.walk(root) for name in names if name.endswith(TEMP_SUFFIX)]
+
+
+def count_files(root) -> int:
+    return sum(len(names) for _, _, names in os.walk(root))
 
 
 def is_absent_or_valid(root, key, payload) -> bool:
@@ -173,7 +178,8 @@ def test_a_writer_process_killed_at_any_instant_leaves_rows_absent_or_valid(tmp_
                     write_row(FS, root, slab(number, payloads[number])[1])
             finally:
                 os._exit(0)
-        pause.wait(0.003 * attempt)
+        eventually(lambda root=root, at=attempt: count_files(root) >= 2 * at, every_s=0.0005)
+        pause.wait(0.0001 * attempt)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         found = rescan(FS, root)

@@ -46,7 +46,7 @@ class IndexMachine(RuleBasedStateMachine):
         self.where: dict[bytes, set[str]] = {}
         self.writing: dict[tuple[str, str, bytes], int | None] = {}
         self.leases: dict[int, tuple[str, tuple[bytes, ...]]] = {}
-        self.doomed: set[bytes] = set()
+        self.ram_at: dict[bytes, int | None] = {}
 
     # ── the model ──
 
@@ -56,9 +56,11 @@ class IndexMachine(RuleBasedStateMachine):
     def leased(self) -> set[bytes]:
         return {key for _, keys in self.leases.values() for key in keys}
 
-    def gone(self, evicted, *, forced: bool = False) -> None:
+    def gone(self, evicted) -> None:
         for item in evicted:
-            if item.key in self.where and item.tier in self.where[item.key] and not forced:
+            if item.tier == "ram" and self.ram_at.get(item.key) != item.location:
+                continue  # the slab of an earlier copy, freed by its last reader
+            if item.tier in self.where.get(item.key, ()):
                 assert item.key not in self.leased(), "a leased row was evicted"
                 held = [k for k, tiers in self.where.items() if item.tier in tiers]
                 parents = {self.parent_of(k) for k in held if k != item.key}
@@ -126,13 +128,15 @@ class IndexMachine(RuleBasedStateMachine):
     @rule(data=st.data(), repeat=st.booleans())
     def publish(self, data, repeat) -> None:
         holder, tier, key = data.draw(st.sampled_from(sorted(self.writing)))
-        del self.writing[holder, tier, key]
+        offset = self.writing.pop((holder, tier, key))
         present = tier in self.where.get(key, ())
         others = any(t == tier and k == key for _, t, k in self.writing)
         done = self.index.publish(self.now, holder, key, tier)
         if done.accepted:
             assert not present
             self.where.setdefault(key, set()).add(tier)
+            if tier == "ram":
+                self.ram_at[key] = offset
         else:
             assert present or others
         if repeat:
@@ -216,6 +220,11 @@ class IndexMachine(RuleBasedStateMachine):
         self.where[key].discard(tier)
         if not self.where[key]:
             del self.where[key]
+            # Its readers keep what they lease; a row stored again under this key is another one.
+            self.leases = {
+                lease: (holder, tuple(k for k in keys if k != key))
+                for lease, (holder, keys) in self.leases.items()
+            }
         assert self.index.drop_location(key, tier) == []
 
     @rule(root=st.sampled_from(ROOTS), ids=prompts.filter(bool), age=st.floats(0, 9000))
