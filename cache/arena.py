@@ -257,50 +257,54 @@ def _take_memory(fd: int, offset: int, size: int) -> None:
 def scan_arena(path: str) -> Iterator[tuple[int, int, RowHeader]]:
     """(offset, slab bytes, header) of every published row, in order of offset.
 
-    Robust against torn slabs: it goes by pages wherever no valid head is. Reads by pread and skips
-    holes, so an empty arena costs nothing and no memory is allocated by looking at it.
+    Robust against torn slabs: it goes by pages wherever no valid head is. Holes are skipped, so an
+    empty arena costs nothing and no memory is allocated by looking at it.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         layout = read_layout(fd)
-        page = layout.page_bytes
-        at: int | None = page
-        while at is not None and (at := _next_written_page(fd, at, layout)) is not None:
-            header = _head_at(fd, at, layout.size_bytes)
-            if header is None:
-                at += page
-                continue
-            nbytes = -(-header.row_bytes // page) * page
-            if header.state is RowState.PUBLISHED:
-                yield at, nbytes, header
-            at += nbytes
+        page, at = layout.page_bytes, layout.page_bytes
+        with mmap.mmap(fd, layout.size_bytes, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            while (extent := _next_data(fd, at, layout.size_bytes)) is not None:
+                at, end = extent[0] // page * page, min(extent[1], layout.size_bytes)
+                while at < end:
+                    if memory[at : at + len(MAGIC)] != MAGIC:
+                        at += page
+                        continue
+                    header = _head_at(memory, at)
+                    if header is None:
+                        at += page
+                        continue
+                    nbytes = -(-header.row_bytes // page) * page
+                    if header.state is RowState.PUBLISHED:
+                        yield at, nbytes, header
+                    at += nbytes
     finally:
         os.close(fd)
 
 
-def _next_written_page(fd: int, at: int, layout: ArenaLayout) -> int | None:
-    if at >= layout.size_bytes:
+def _next_data(fd: int, at: int, size: int) -> tuple[int, int] | None:
+    """The next extent that has memory (or disk) behind it; reading a hole would allocate it."""
+    if at >= size:
         return None
     try:
-        found = os.lseek(fd, at, os.SEEK_DATA)
+        start = os.lseek(fd, at, os.SEEK_DATA)
+        return max(at, start), os.lseek(fd, start, os.SEEK_HOLE)
     except OSError as cause:
         if cause.errno == errno.ENXIO:  # only holes from here on
             return None
-        if cause.errno != errno.EINVAL:  # this file system cannot tell holes
-            raise
-        found = at
-    found = found // layout.page_bytes * layout.page_bytes
-    return max(at, found) if found < layout.size_bytes else None
+        if cause.errno == errno.EINVAL:  # this file system cannot tell holes
+            return at, size
+        raise
 
 
-def _head_at(fd: int, at: int, end: int) -> RowHeader | None:
+def _head_at(memory: mmap.mmap, at: int) -> RowHeader | None:
+    rest = len(memory) - at
     for nbytes in (_FIRST_READ, MAX_HEAD_BYTES):
-        head = os.pread(fd, nbytes, at)
         try:
-            return parse_header(head, end - at)
+            return parse_header(memory[at : at + nbytes], rest)
         except CorruptRow:
-            if not head.startswith(MAGIC):
-                return None
+            continue
     return None
 
 

@@ -158,8 +158,6 @@ class CacheIndex:
         stored = table.hold(row, place, location, nbytes)
         stored.heat = heat
         table.offer(stored)
-        for child in table.children.get(row.key, ()):
-            table.offer(child)  # reachable now, so worth something
         if place.arena is not None and not stored.superseded:
             table.wanted_by(row.key)
         self._counters.adopted += 1

@@ -250,6 +250,26 @@ def test_an_overdue_writer_may_still_publish_when_nobody_else_did():
     assert find(index, *range(4)).n_tokens == 4
 
 
+def test_an_overdue_writer_cannot_overtake_the_one_who_took_its_key():
+    index = make()
+    (row,) = chain(*range(4))
+    index.reserve(0, "slow", [row])
+    index.expire(61)
+    index.reserve(61, "quick", [row])
+    assert not index.publish(62, "slow", row.key).accepted
+    assert index.publish(62, "quick", row.key).accepted
+    index.check_integrity()
+
+
+def test_an_overdue_writer_may_not_reserve_the_same_row_again():
+    index = make()
+    (row,) = chain(*range(4))
+    index.reserve(0, "slow", [row])
+    index.expire(61)
+    answers = index.reserve(61, "slow", [row]).answers
+    assert reasons(answers) == [RefusalReason.WRITE_IN_PROGRESS]
+
+
 def test_a_dead_holder_leaves_no_lease_and_no_reservation():
     index = make()
     save(index, *range(8))
@@ -292,6 +312,18 @@ def test_a_request_that_can_never_fit_evicts_nothing():
     assert evicted == []
 
 
+def test_what_is_leased_counts_when_asking_whether_a_request_can_fit():
+    index = make(ram_rows=4)
+    save(index, 1, 1, 1, 1)
+    save(index, 2, 2, 2, 2)
+    lease = index.lookup(0, "r", ROOT, pack([1, 1, 1, 1])).lease
+    answers, evicted = index.reserve(0, "m", chain(9, size=4 * PAGE))
+    assert (reasons(answers), evicted) == ([RefusalReason.OVER_BUDGET], [])
+    index.release(lease)
+    answers, evicted = index.reserve(0, "m", chain(9, size=4 * PAGE))
+    assert (reasons(answers), len(evicted)) == ([None], 2)
+
+
 def test_the_row_that_was_used_lately_stays():
     index = make(ram_rows=2)
     save(index, 1, 1, 1, 1, now=0.0)
@@ -301,13 +333,80 @@ def test_the_row_that_was_used_lately_stays():
     assert [gone.key for gone in evicted] == [chain(2, 2, 2, 2)[0].key]
 
 
-def test_a_tail_that_a_longer_sibling_contains_goes_first():
+@pytest.mark.parametrize("tails", [((1, 2), (1, 2, 3)), ((1, 2, 3), (1, 2))])
+def test_a_tail_that_a_longer_sibling_contains_goes_first(tails):
     index = make(ram_rows=3)
     save(index, 5, 5, 5, 5, now=0.0)
-    save(index, 1, 2, now=50.0)
-    save(index, 1, 2, 3, now=50.0)
-    evicted = save(index, 8, 8, 8, 8, now=51.0)
+    for tail in tails:
+        save(index, *tail, now=1e6)
+    evicted = save(index, 8, 8, 8, 8, now=1e6)
     assert [gone.key for gone in evicted] == [chain(1, 2)[0].key]
+
+
+def test_in_a_tier_the_child_goes_first_even_if_its_parent_has_another_copy():
+    index = make(ram_rows=2, disk=10**6)
+    save(index, *range(8))
+    for answer in index.persist(0, "writer", "disk", 9).answers:
+        index.publish(0, "writer", answer.key, "disk")
+    _, evicted = index.reserve(1, "m", chain(9))
+    assert [gone.key for gone in evicted] == [chain(*range(8))[1].key]
+
+
+def test_the_last_copy_of_a_row_stays_while_another_tier_holds_its_children():
+    index = make(ram_rows=1, disk=10**6)
+    child = chain(*range(8))[1]
+    save(index, *range(4))
+    index.adopt(0, "disk", child)
+    assert reasons(index.reserve(0, "m", chain(9)).answers) == [RefusalReason.OVER_BUDGET]
+    assert find(index, *range(8)).n_tokens == 8
+    index.drop_location(child.key, "disk")
+    assert reasons(index.reserve(0, "m", chain(9)).answers) == [None]
+    index.check_integrity()
+
+
+def test_a_released_row_can_be_evicted_again():
+    index = make(ram_rows=2)
+    save(index, 1, 1, 1, 1, now=0.0)
+    save(index, 2, 2, 2, 2, now=1e6)
+    match = index.lookup(0, "r", ROOT, pack([1, 1, 1, 1]))
+    _, evicted = index.reserve(1e6, "m", chain(3))
+    assert [gone.key for gone in evicted] == [chain(2, 2, 2, 2)[0].key]
+    index.release(match.lease)
+    assert reasons(index.reserve(1e6, "m", chain(4)).answers) == [None]
+
+
+def test_making_much_room_takes_a_chain_from_its_end():
+    index = make(ram_rows=3)
+    save(index, *range(12))
+    answers, evicted = index.reserve(1, "m", [*chain(20), *chain(21), *chain(22)])
+    assert reasons(answers) == [None, None, None]
+    assert [gone.key for gone in evicted] == [row.key for row in reversed(chain(*range(12)))]
+
+
+def test_a_row_that_lost_its_parent_goes_before_a_cold_one():
+    index = make(disk=3 * SIZE)
+    parent, child = chain(*range(8))
+    index.adopt(1e6, "disk", parent)
+    index.adopt(1e6, "disk", child)
+    index.adopt(1e6, "disk", chain(5)[0], None, 0.0)
+    index.drop_location(parent.key, "disk")
+    index.adopt(1e6, "disk", chain(6)[0])
+    evicted = index.adopt(1e6, "disk", chain(7)[0])
+    assert [gone.key for gone in evicted] == [child.key]
+
+
+def test_a_hash_collision_is_never_a_hit(monkeypatch):
+    def weak(parent: bytes, tokens: bytes) -> bytes:
+        return bytes(31) + bytes([1 + sum(parent + tokens) % 2])
+
+    for module in ("prefix", "table", "index", "integrity"):
+        monkeypatch.setattr(f"cache.{module}.child_key", weak)
+    index = make()
+    tokens = pack([1, 2, 3, 4])
+    index.adopt(0, "ram", RowRequest(weak(ROOT, tokens), ROOT, ROOT, 0, tokens, SIZE), PAGE)
+    for other in ([2, 1, 3, 4], [4, 3, 2, 1], [1, 2, 4, 3], [1, 2, 3, 6]):
+        expected = next((n for n in range(4) if other[n] != n + 1), 4)
+        assert find(index, *other).n_tokens == expected
 
 
 def test_a_dropped_slab_is_freed_by_its_last_reader():
@@ -358,6 +457,16 @@ def test_a_directory_over_its_budget_keeps_the_rows_used_last():
     snapshot = index.snapshot()
     assert snapshot.rows == 2
     assert snapshot.tiers["disk"].used_bytes == 2 * SIZE
+
+
+def test_a_row_that_lies_about_its_position_is_never_used():
+    index = make(disk=10**6)
+    parent, child = chain(*range(8))
+    liar = RowRequest(child.key, child.parent, ROOT, 8, child.tokens, SIZE)
+    index.adopt(0, "disk", parent)
+    index.adopt(0, "disk", liar)
+    assert find(index, *range(8)).n_tokens == 4
+    assert index.lookup_key(0, "r", child.key) is None
 
 
 def test_a_slab_found_twice_is_adopted_once():
@@ -420,6 +529,16 @@ def test_a_row_the_disk_refused_is_not_offered_for_ever():
     index.abandon("writer", answer.key, "disk")
     assert index.unpersisted("disk", 9) == []
     index.check_integrity()
+
+
+def test_rows_that_wait_for_their_parents_do_not_hold_up_the_others():
+    index = make(ram_rows=400, disk=10**7)
+    for number in range(300):
+        orphan = chain(number, number, number, number, 7)[1]
+        index.adopt(0, "ram", orphan, (1 + number) * PAGE)
+    save(index, *range(4))
+    offered = [ref.key for _ in range(2) for ref in index.unpersisted("disk", 1)]
+    assert chain(*range(4))[0].key in offered
 
 
 def test_publish_says_which_tiers_lack_the_row():

@@ -21,7 +21,7 @@ ROOTS = [namespace_key([("model", name)]) for name in ("a", "b")]
 HOLDERS = ["m1", "m2"]
 TIERS = ["ram", "disk"]
 
-prompts = st.lists(st.integers(0, 1), max_size=14).map(tuple)
+prompts = st.lists(st.sampled_from([0, 0, 0, 1]), max_size=14).map(tuple)
 
 
 def chain(root: bytes, ids: tuple[int, ...]) -> list[RowRequest]:
@@ -110,6 +110,9 @@ class IndexMachine(RuleBasedStateMachine):
         skip=st.integers(0, 1),
     )
     def reserve(self, root, ids, holder, tier, skip) -> None:
+        self.reserve_rows(root, ids, holder, tier, skip)
+
+    def reserve_rows(self, root, ids, holder, tier, skip) -> None:
         requests = chain(root, ids)[skip:]
         answers, evicted = self.index.reserve(self.now, holder, requests, tier)
         for request in requests:
@@ -123,6 +126,22 @@ class IndexMachine(RuleBasedStateMachine):
             else:
                 assert answer.reason is not RefusalReason.MALFORMED
                 assert isinstance(answer, Refusal)
+
+    @rule(
+        root=st.sampled_from(ROOTS),
+        ids=prompts,
+        holder=st.sampled_from(HOLDERS),
+        tier=st.sampled_from(TIERS),
+    )
+    def save(self, root, ids, holder, tier) -> None:
+        """Reserve and publish at once, so that a few steps reach a full cache."""
+        self.reserve_rows(root, ids, holder, tier, 0)
+        for request in chain(root, ids):
+            offset = self.writing.pop((holder, tier, request.key), -1)
+            if offset != -1 and self.index.publish(self.now, holder, request.key, tier).accepted:
+                self.where.setdefault(request.key, set()).add(tier)
+                if tier == "ram":
+                    self.ram_at[request.key] = offset
 
     @precondition(lambda self: self.writing)
     @rule(data=st.data(), repeat=st.booleans())
