@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import selectors
 import signal
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 from supervision import logs, process
@@ -26,6 +28,7 @@ from supervision._wire import (
     CappedBuffer,
     LoopbackAddress,
     NodeTransport,
+    PollOnce,
     Serializer,
     exclusive_processing,
 )
@@ -162,6 +165,11 @@ def _install() -> None:
     tcp.ReceiveBuffer = CappedBuffer
     tcp.TCPv4ActorAddress = LoopbackAddress
     tcp.exclusive_processing = at.exclusive_processing = exclusive_processing
+    tcp.selectors = SimpleNamespace(
+        DefaultSelector=PollOnce,
+        EVENT_READ=selectors.EVENT_READ,
+        EVENT_WRITE=selectors.EVENT_WRITE,
+    )
     # Not formatting every message on every hop makes large ones ten times faster.
     tr.TransmitIntent.identify = lambda self: f"TransmitIntent({self.targetAddr})"
     tr.ReceiveEnvelope.identify = lambda self: f"ReceiveEnvelope({type(self.message).__name__})"

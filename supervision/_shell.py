@@ -33,7 +33,8 @@ from supervision.errors import TransportRefused
 from supervision.messages import Init, Shutdown
 from supervision.worker import Worker, load_actor, shutdown_reason
 
-_DRAIN_S: Final = 1.0
+_DRAIN_S: Final = 0.1
+_DRAIN_PARENT_S: Final = 1.0
 _OUTBOX_MESSAGES: Final = 10_000
 """More than this for one target that takes none: it is stuck, and new messages are dropped."""
 
@@ -152,13 +153,17 @@ class Shell(Actor):  # type: ignore[misc]
             return
 
         def finished(arrived: bool) -> None:
-            if done is not None:
-                done(arrived)
             outbox = self._outboxes.get(target)
-            if outbox:
+            if arrived and outbox:
                 self._transmit(target, *outbox.popleft())
             else:
                 self._outboxes.pop(target, None)
+            if done is not None:
+                done(arrived)
+            if not arrived:  # nobody listens there, and a gap in the order would be worse
+                for _, also in outbox or ():
+                    if also is not None:
+                        also(False)
 
         intent = tr.TransmitIntent(
             address, message,
@@ -207,9 +212,17 @@ class Shell(Actor):  # type: ignore[misc]
 
     def exit(self, code: int) -> NoReturn:
         with contextlib.suppress(Exception):
-            deadline = time.monotonic() + _DRAIN_S
-            self._myRef.transport._pendingWakeups.clear()  # run() would wait for the first of them
-            while self._outboxes and (left := deadline - time.monotonic()) > 0:
-                self._myRef.transport.run(tr.TransmitOnly, timedelta(seconds=left))
+            self._drain()
         logging.shutdown()
         os._exit(code)
+
+    def _drain(self) -> None:
+        """Let the supervisor hear the reason; wait for others only as long as nobody notices."""
+        transport = self._myRef.transport
+        transport._pendingWakeups.clear()  # run() would wait for the first of them
+        parent = self._worker._parent if self._worker is not None else None
+        now = time.monotonic()
+        soft, hard = now + _DRAIN_S, now + _DRAIN_PARENT_S
+        while self._outboxes and now < (hard if parent in self._outboxes else soft):
+            transport.run(tr.TransmitOnly, timedelta(seconds=0.01))
+            now = time.monotonic()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pickle
 import re
+import select
+import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, Final
 
 from supervision._thespian import ActorAddress, sb, tcp
@@ -138,6 +142,41 @@ class NodeTransport(tcp.TCPTransport):  # type: ignore[misc]
         for one in sockets:
             if one is not None:
                 one.close()
+
+
+class PollOnce:
+    """Stands where Thespian makes an epoll set for every turn of its loop.
+
+    It fills and throws away the set each time, which ``poll`` does with one system call instead
+    of a dozen. And where the same descriptor comes twice, this merges; upstream dies of it.
+    """
+
+    def __init__(self) -> None:
+        self._wanted: dict[int, int] = {}
+
+    def register(self, fd: int, events: int) -> None:
+        if fd < 0:
+            raise ValueError(f"invalid file descriptor {fd}")
+        self._wanted[fd] = self._wanted.get(fd, 0) | events
+
+    def select(self, timeout_s: float | None) -> list[tuple[SimpleNamespace, int]]:
+        poll = select.poll()
+        for fd, events in self._wanted.items():
+            read = select.POLLIN if events & selectors.EVENT_READ else 0
+            poll.register(fd, read | (select.POLLOUT if events & selectors.EVENT_WRITE else 0))
+        timeout_ms = None if timeout_s is None else math.ceil(timeout_s * 1000)
+        found = []
+        for fd, got in poll.poll(timeout_ms):
+            ready = 0
+            if got & ~select.POLLIN:
+                ready |= selectors.EVENT_WRITE
+            if got & ~select.POLLOUT:
+                ready |= selectors.EVENT_READ
+            found.append((SimpleNamespace(fd=fd), ready & self._wanted[fd]))
+        return found
+
+    def close(self) -> None:
+        self._wanted.clear()
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ from supervision.node_file import NodeRecord, RuntimeDir
 
 _SEND_S: Final = 5.0
 """A live process accepts a message in milliseconds, however long it takes to handle it."""
-_RETRY_S: Final = 0.02
+_RETRY_S: Final = 0.005
 _QUIET_S: Final = 1.0
 """How long a stream may be silent before somebody looks whether the other end lives."""
 

@@ -10,6 +10,7 @@ It stays single-threaded, because everything below it is forked from it.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -28,7 +29,7 @@ from supervision._wire import LOOPBACK, make_codec
 from supervision.address import Address
 from supervision.errors import NodeStartFailed, PortInUse, SpecError
 from supervision.frames import FrameCodec
-from supervision.messages import Init, InitDone, InitFailed, Shutdown
+from supervision.messages import Init, InitDone, InitFailed, InitProgress, Shutdown
 from supervision.node_file import VERSION, NodeRecord, RuntimeDir
 from supervision.restart import RestartWindow
 from supervision.spec import Backoff, ChildKind, SupervisorSpec, actors_below
@@ -38,6 +39,8 @@ from supervision.worker import load_actor, shutdown_reason
 _INTENSITY: Final = 5
 _PERIOD_S: Final = 60.0
 _BACKOFF: Final = Backoff(first_s=0.01, factor=4.0, max_s=5.0)
+_LOOK_S: Final = 0.1
+"""How often a start looks whether it still makes sense."""
 _LOG = logging.getLogger(f"{logs.LOGGER}.launcher")
 
 
@@ -151,6 +154,9 @@ class _Launcher:
             try:
                 boot = self._start()
             except NodeStartFailed:
+                if self.stop_why:
+                    _LOG.info("stopped while starting: %s", self.stop_why)
+                    return 0
                 if self.boots == 1:
                     raise
                 _LOG.exception("the node could not start anew")
@@ -174,12 +180,14 @@ class _Launcher:
     def _start(self) -> _Boot:
         began = time.monotonic()
         self.boots += 1
+        gc.collect()
+        gc.freeze()  # what the actors inherit stays shared: their collectors do not touch it
         system = System(self.config.port, self.codec, self.folder.thespian_log)
         context = None
         try:
             context = system.context()
             root = system.create_root()
-            root_pid = self._start_root(context, root)
+            root_pid = self._start_root(system, context, root)
         except BaseException as error:
             if context is not None:
                 context.close()
@@ -195,18 +203,31 @@ class _Launcher:
             self.on_ready()
         return boot
 
-    def _start_root(self, context: HostContext, root: Address) -> int:
+    def _start_root(self, system: System, context: HostContext, root: Address) -> int:
+        """Give the root its tree and wait until all of it is ready; the root's pid."""
         init = Init(ROOT, self.boots, ACTOR, ChildKind.SUPERVISOR, self.config.tree, "", (), ())
         if not context.send(root, init, 5.0):
             raise NodeStartFailed("the root supervisor's process took no message")
-        answer = context.receive(self.config.start_timeout_s)
-        match answer:
-            case InitDone(_, _, pid):
-                return pid
-            case InitFailed(_, _, detail, _):
-                raise NodeStartFailed(detail)
-            case _:
-                raise NodeStartFailed(f"not ready within {self.config.start_timeout_s} s")
+        deadline = time.monotonic() + self.config.start_timeout_s
+        watched = [system.admin_pid]
+        asked_to_stop = False
+        while time.monotonic() < deadline:
+            match context.receive(_LOOK_S):
+                case InitDone(_, _, pid):
+                    return pid
+                case InitFailed(_, _, detail, _):
+                    raise NodeStartFailed(detail)
+                case InitProgress(_, _, int(pid)):
+                    watched.append(pid)
+                case _:
+                    pass
+            self._events(0)
+            if self.stop_why and not asked_to_stop:
+                asked_to_stop = context.send(root, Shutdown(shutdown_reason(self.stop_why)), 1.0)
+                deadline = time.monotonic() + self.config.stop_timeout_s
+            if not all(map(process.is_alive, watched)):
+                raise NodeStartFailed("the Admin or the root supervisor died while starting")
+        raise NodeStartFailed(f"not ready within {self.config.start_timeout_s} s")
 
     def _publish(self, boot: _Boot) -> None:
         record = NodeRecord(

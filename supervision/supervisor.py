@@ -11,6 +11,7 @@ dies, its supervisor takes its whole subtree out of the directory.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -75,6 +76,19 @@ _LIVENESS_S = 1.0
 """A lost SIGCHLD would leave a dead child unnoticed; looking costs microseconds."""
 
 
+_PUSH_PAUSE_S = 0.005
+"""News that nobody can act on yet wait this long: mostly the child is up again by then."""
+
+
+_PUSH_AGAIN_S = 1.0
+"""A child took no push, so it is dying or stopped; nothing is urgent for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _PushDue:
+    """Timer: the pause before a directory push is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Asker:
     """Who waits for a child to start or stop."""
@@ -99,6 +113,7 @@ class Supervisor(Worker):
     """A worker whose work is its children. ``args`` is a SupervisorSpec."""
 
     core: SupervisorCore
+    _push_due = False
 
     def init(self, args: object) -> None:
         if not isinstance(args, SupervisorSpec):
@@ -109,6 +124,7 @@ class Supervisor(Worker):
         self._unpushed: dict[str, tuple[dict[str, Entry], dict[str, Entry]]] = {}
         self.core = SupervisorCore(args, self._incarnations)
         self.defer_ready()
+        self.progress(os.getpid())
         if self._is_root:
             self._apply_directory((self._own_entry(),), ())
         self._carry_out(self.core.start())
@@ -217,6 +233,9 @@ class Supervisor(Worker):
         match payload:
             case Arm(timer, child_id, incarnation, _):
                 self._carry_out(self.core.timer_fired(timer, child_id, incarnation))
+            case _PushDue():
+                self._push_due = False
+                self._push_all()
             case _:
                 self._mailbox.check_children()
                 self.after(_LIVENESS_S, Timer.INIT)
@@ -333,7 +352,7 @@ class Supervisor(Worker):
 
     def _own_entry(self) -> Entry:
         return Entry(
-            self.id, ChildKind.SUPERVISOR, "", ACTOR, self.address, None, self.incarnation,
+            self.id, ChildKind.SUPERVISOR, "", ACTOR, self.address, os.getpid(), self.incarnation,
             "up", 0, time.time(),
         )  # fmt: skip
 
@@ -385,6 +404,16 @@ class Supervisor(Worker):
             for entry in removed:
                 waiting[1][entry.id] = entry
                 waiting[0].pop(entry.id, None)
+        # Only the root pauses; what it has let go travels down at once. An arrival is worth a
+        # message, while a restart's way down would only slow down its way up.
+        if not self._is_root or (self._is_ready and any(entry.is_up for entry in changed)):
+            self._push_all()
+        elif not self._push_due:
+            self._push_due = True
+            self.after(_PUSH_PAUSE_S, _PushDue())
+
+    def _push_all(self) -> None:
+        for child_id in self._processes:
             self._push(child_id)
 
     def _push(self, child_id: str) -> None:
@@ -401,10 +430,16 @@ class Supervisor(Worker):
             return
         process.pushing = True
 
-        def accepted(_arrived: bool) -> None:
+        def accepted(arrived: bool) -> None:
             process.pushing = False
-            if self._processes.get(child_id) is process:
+            if self._processes.get(child_id) is not process:
+                return
+            if arrived:
                 self._push(child_id)
+                return
+            newer, gone = self._unpushed.get(child_id, ({}, {}))
+            self._unpushed[child_id] = ({**changed, **newer}, {**removed, **gone})
+            self.after(_PUSH_AGAIN_S, _PushDue())
 
         push = DirectoryChanged(tuple(changed.values()), tuple(removed.values()))
         self._mailbox.send(process.pid, push, accepted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 
@@ -287,6 +288,20 @@ def test_the_end_of_the_host_stops_the_node_in_order(tmp_path):
     os.close(writer)
     assert node.process.wait(10) == 0
     node.check_nothing_left()
+    assert journal(path)[-1] == "a 1 terminate shutdown"
+    assert node.files() == []
+
+
+def test_a_stop_request_during_a_slow_start_is_obeyed_at_once(tmp_path):
+    path = tmp_path / "journal"
+    slow = Plan(journal=str(path), init="defer", init_s=60)
+    tree = one_for_one(good("a", Plan(journal=str(path))), good("slow", slow, init_timeout_s=60))
+    node = start_node(tree, tmp_path, ready=False)
+    eventually(lambda: "slow 1 init" in journal(path), what="the slow start")
+    began = time.monotonic()
+    node.process.send_signal(signal.SIGTERM)
+    assert node.process.wait(10) == 0
+    assert time.monotonic() - began < 5
     assert journal(path)[-1] == "a 1 terminate shutdown"
     assert node.files() == []
 
