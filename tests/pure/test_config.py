@@ -1,0 +1,136 @@
+"""Settings: what is read, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime import RuntimeConfig
+from runtime.config import (
+    DEFAULT_PORT,
+    PORT_VARIABLE,
+    check_model_id,
+    from_mapping,
+    load_toml,
+    parse_model_argument,
+    parse_size,
+    resolve_port,
+    to_mapping,
+)
+from runtime.errors import ConfigError
+
+pytestmark = pytest.mark.pure
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", 0),
+        ("4096", 4096),
+        ("4k", 4096),
+        ("1.5 KiB", 1536),
+        ("512MiB", 512 << 20),
+        ("4GB", 4 << 30),
+        ("2t", 2 << 40),
+        (17, 17),
+    ],
+)
+def test_sizes(text: str | int, expected: int) -> None:
+    assert parse_size(text) == expected
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_size_or_a_named_error(text: str) -> None:
+    try:
+        size = parse_size(text, "cache_ram")
+    except ConfigError as error:
+        size, key = 0, error.key
+        assert key == "cache_ram"  # either outcome is right
+    assert size >= 0
+
+
+def test_settings_survive_the_way_to_the_launcher() -> None:
+    config = from_mapping(
+        {
+            "admin_port": 20000,
+            "cache_dir": "/tmp/x",
+            "cache_ram": "1GiB",
+            "models": {"a": {"path": "/m/a.gguf", "n_ctx": 512}, "b": "/m/b.gguf"},
+        }
+    )
+    assert from_mapping(json.loads(json.dumps(to_mapping(config)))) == config
+    assert config.models["a"].params.n_ctx == 512
+    assert config.cache_ram == 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"cahce_dir": "x"}, "cahce_dir"),
+        ({"admin_port": 80}, "admin_port"),
+        ({"cache_ram": "lots"}, "cache_ram"),
+        ({"cache_disk": -1}, "cache_disk"),
+        ({"models": ["a"]}, "models"),
+        ({"models": {"a b": "/x"}}, "model id"),
+        ({"models": {"a": 5}}, "models.a"),
+        ({"models": {"a": {"path": "/x", "n_cxt": 5}}}, "models.a.n_cxt"),
+        ({"models": {"a": {"path": "/x", "n_ctx": -5}}}, "models.a"),
+        ({"models": {"a": {"path": "/x", "backend": "vulkan"}}}, "backend"),
+    ],
+)
+def test_a_bad_setting_is_named(settings: dict[str, object], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_mapping(settings)
+    assert caught.value.key == key
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("admin_port = = 3")
+    with pytest.raises(ConfigError, match="not TOML"):
+        load_toml(path)
+
+
+def test_ports_come_from_the_argument_then_the_environment_then_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(PORT_VARIABLE, raising=False)
+    assert resolve_port(None) == DEFAULT_PORT
+    monkeypatch.setenv(PORT_VARIABLE, "20001")
+    assert resolve_port(None) == 20001
+    assert resolve_port(20002) == 20002
+    monkeypatch.setenv(PORT_VARIABLE, "many")
+    with pytest.raises(ConfigError, match=PORT_VARIABLE):
+        resolve_port(None)
+
+
+def test_model_arguments() -> None:
+    model, config = parse_model_argument("tiny=/models/tiny.gguf")
+    assert (model, config.path) == ("tiny", "/models/tiny.gguf")
+    assert parse_model_argument("demo")[1].path.endswith("demo.gguf")
+    for text in ("tiny", "=x", "a b=x", "demo=/x.gguf", "tiny="):
+        with pytest.raises(ConfigError):
+            parse_model_argument(text)
+
+
+@given(st.text(max_size=80))
+def test_model_ids_are_safe_in_a_path_and_a_shell(model: str) -> None:
+    try:
+        check_model_id(model)
+    except ConfigError:
+        return
+    assert model.isascii()
+    assert not set(model) & set(" /\\\"'$`;|&<>()\n")
+    assert not model.startswith((".", "-"))
+
+
+def test_the_ram_tier_never_takes_more_than_a_quarter_by_default() -> None:
+    from runtime.config import available_memory_bytes
+
+    assert RuntimeConfig().ram_bytes() <= max(available_memory_bytes(), 1) // 3
+    with pytest.raises(ConfigError, match="available"):
+        RuntimeConfig(cache_ram=1 << 60).ram_bytes()

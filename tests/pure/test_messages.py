@@ -1,0 +1,108 @@
+"""The protocol: frozen, small, and the same after a trip through the transport's codec."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+from actors import messages
+from cache.keys import BLOCK_TOKENS, KEY_BYTES
+from cache.rows import SaveReason
+from native.params import ModelParams, SamplingParams
+from supervision import Address
+
+pytestmark = pytest.mark.pure
+
+LIMIT = 64 * 1024
+ALL = [
+    kind
+    for _, kind in inspect.getmembers(messages, inspect.isclass)
+    if kind.__module__ == messages.__name__ and dataclasses.is_dataclass(kind)
+]
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_every_message_is_a_frozen_slotted_dataclass_with_a_sentence(kind: type) -> None:
+    params = kind.__dataclass_params__  # type: ignore[attr-defined]
+    assert params.frozen
+    assert "__slots__" in kind.__dict__
+    assert kind.__doc__
+    assert not kind.__doc__.startswith(f"{kind.__name__}(")
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_no_message_has_a_loose_field(kind: type) -> None:
+    for field in dataclasses.fields(kind):
+        assert not re.search(r"\b(Any|dict|list)\b", str(field.type)), field
+
+
+def biggest() -> list[object]:
+    """Each message that can grow, as big as the actors make it."""
+    from actors.cache_reporter import ROWS_PER_MESSAGE as FOUND
+    from actors.kv_store import ROWS_PER_MESSAGE as WANTED
+    from actors.model import TOKEN_EVENT_LIMIT
+    from actors.payload import INLINE_LIMIT_BYTES
+
+    key, tokens = b"k" * KEY_BYTES, b"t" * 4 * BLOCK_TOKENS
+    row = messages.RowWanted(key, key, 1 << 20, tokens, 1 << 30)
+    stored = messages.StoredRow(key, key, key, 1 << 20, tokens, 1 << 30, 1 << 40)
+    return [
+        messages.Complete("r" * 16, "m", b"p" * INLINE_LIMIT_BYTES, stop=("x" * 100,) * 8),
+        messages.LookupPrefix("r" * 16, "holder", key, b"p" * INLINE_LIMIT_BYTES),
+        messages.ReserveRows("r" * 16, "holder", key, SaveReason.COLD, (row,) * WANTED),
+        messages.RowsReserved("r" * 16, ((key, 1 << 40),) * WANTED, ()),
+        messages.RowsWritten("holder", (key,) * WANTED, ()),
+        messages.RowsFound("ram", (stored,) * FOUND, last=False),
+        messages.TokensDelivered("r" * 16, 0, b"t" * 4 * (TOKEN_EVENT_LIMIT + 1), "é" * 2048),
+        messages.LoadModel("r" * 16, "m", "/" * 4096, params=ModelParams()),
+        messages.Run("id", Address("127.0.0.1", 1), messages.Complete("r", "m", "text")),
+    ]
+
+
+@pytest.mark.parametrize("message", biggest(), ids=lambda message: type(message).__name__)
+def test_no_message_outgrows_the_limit(message: object) -> None:
+    assert len(pickle.dumps(message, protocol=5)) < LIMIT
+
+
+@pytest.mark.parametrize("message", biggest(), ids=lambda message: type(message).__name__)
+def test_messages_survive_the_codec_of_the_transport(message: object) -> None:
+    from supervision._wire import make_codec
+
+    codec = make_codec(b"c" * 32, ())
+    assert codec.loads(codec.dumps(("sender", message))) == ("sender", message)
+
+
+def test_names_do_not_clash_with_those_of_supervision() -> None:
+    import supervision.messages as theirs
+
+    names = {kind.__name__ for kind in ALL}
+    assert not names & {
+        name for name, kind in inspect.getmembers(theirs, inspect.isclass)
+        if kind.__module__ == theirs.__name__
+    }  # fmt: skip
+
+
+def test_names_follow_the_grammar() -> None:
+    for kind in ALL:
+        assert not re.search(r"(Msg|Data|Info|Manager)$", kind.__name__), kind
+
+
+def test_enums_of_the_protocol_are_texts_a_person_can_read() -> None:
+    for _, kind in inspect.getmembers(messages, inspect.isclass):
+        if issubclass(kind, enum.Enum) and kind.__module__ == messages.__name__:
+            assert all(re.fullmatch(r"[a-z_]+", member.value) for member in kind)
+
+
+def test_a_sampling_default_is_greedy() -> None:
+    assert SamplingParams() == messages.Complete("r", "m", "p").sampling
+
+
+def test_the_source_of_messages_imports_no_actor_library() -> None:
+    text = Path(messages.__file__).read_text(encoding="utf-8")
+    assert "thespian" not in text

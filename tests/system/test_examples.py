@@ -1,0 +1,42 @@
+"""The examples run as they stand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import ROOT
+
+pytestmark = pytest.mark.system
+
+EXPECTED = {
+    "01_hello.py": ("first: Once upon a time", "(exact)"),
+    "02_stream.py": ("tokens per second",),
+    "03_conversation.py": ("tokens reused",),
+    "04_raw_messages.py": ("accepted as", "prompt_tokens"),
+    "05_kill_and_recover.py": ("killed model:demo", "killed cache_meta", "same text: True"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_example(name: str, tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd=tmp_path,
+        env=os.environ
+        | {"TMPDIR": str(tmp_path), "LLAMA_ACTORS_RUNTIME_DIR": str(tmp_path / "run")},
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    for text in EXPECTED[name]:
+        assert text in ran.stdout, ran.stdout
+    assert "same text: False" not in ran.stdout
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == [], left
