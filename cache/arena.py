@@ -182,7 +182,8 @@ class SlabWriter:
             if offset % self._page or offset < self._page or end > layout.size_bytes or nbytes <= 0:
                 raise BadArena(f"no slab of {nbytes} bytes fits at offset {offset}")
             _take_memory(fd, offset, size)
-            self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, offset=offset)
+            # Populated in one go: a fault per page would cost as much as the copy itself.
+            self._map = mmap.mmap(fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE, offset=offset)
         finally:
             os.close(fd)
         self.nbytes = nbytes

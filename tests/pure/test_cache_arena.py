@@ -127,6 +127,20 @@ def test_beginning_a_slab_wipes_every_row_inside_it(path):
     with arena.SlabWriter(path, PAGE, row_bytes(1, 4 * PAGE)) as slab:
         slab.begin(head, tokens)
         assert list(arena.scan_arena(path)) == []
+    arena.mark_free(path, PAGE)  # nor do they come back when the new row goes
+    assert list(arena.scan_arena(path)) == []
+
+
+def test_bytes_inside_a_payload_are_never_taken_for_a_row(path):
+    write(path, 20 * PAGE, 5, b"inner")
+    with arena.ArenaReader(path) as reader:
+        inner = bytes(reader.slab(20 * PAGE))
+    arena.mark_free(path, 20 * PAGE)
+    image = bytearray(4 * PAGE)
+    at = PAGE - row_bytes(1, 0)  # so that it lies on a page boundary of the arena
+    image[at : at + len(inner)] = inner
+    write(path, PAGE, 6, bytes(image))
+    assert [offset for offset, _, _ in arena.scan_arena(path)] == [PAGE]
 
 
 def test_a_freed_row_is_not_found_again(path):
