@@ -87,10 +87,7 @@ class ModelEngine:
 
     def interrupt_all(self) -> None:
         """Cut short the running step; the command that says why is in the queue."""
-        with self._abort_lock:
-            self._cancelled |= self._in_step
-            if self._in_step:
-                self._backend.request_abort()
+        self._backend.request_abort()
 
     def counts(self) -> dict[str, int]:
         """Figures for a status report; read without a lock, so they may be a step old."""
@@ -254,7 +251,9 @@ class ModelEngine:
         request.awaits_nothing()
         if request.is_finished:
             self._release(request)
-        elif request.seq is not None and request.n_kv == 0:
+        elif request.seq is None:
+            request.note = PARENT_UNKNOWN
+        elif request.n_kv == 0:
             request.missed(why)
 
     def _reserved(self, grants: m.RowsReserved) -> None:
@@ -431,3 +430,4 @@ class ModelEngine:
             if isinstance(command, m.Run):
                 failed = m.CompletionFailed(command.request.ref, close.reason, close.detail)
                 self._send(command.reply_to, failed)
+                self._send("inflight", m.RequestEnded(command.request_id))

@@ -7,6 +7,7 @@ failed, 2 wrong usage.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -31,7 +32,14 @@ from runtime.config import (
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.node import Node
 from runtime.progress import ProgressLine
-from runtime.results import CompletionEvent, PrefillEvent, TokenEvent
+from runtime.results import (
+    Completion,
+    CompletionEvent,
+    Event,
+    ModelStatus,
+    PrefillEvent,
+    TokenEvent,
+)
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -231,7 +239,7 @@ def _models(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _model_json(model: Any) -> dict[str, Any]:
+def _model_json(model: ModelStatus) -> dict[str, Any]:
     return {
         "id": model.id,
         "state": model.state,
@@ -245,7 +253,7 @@ def _model_json(model: Any) -> dict[str, Any]:
 def _complete(arguments: argparse.Namespace) -> int:
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     with _attached(arguments) as node, ProgressLine("reading the prompt") as line:
-        events = node.stream(
+        stream = node.stream(
             arguments.model,
             prompt,
             max_tokens=arguments.max_tokens,
@@ -259,22 +267,27 @@ def _complete(arguments: argparse.Namespace) -> int:
             parse_special=arguments.special,
             timeout_s=arguments.timeout,
         )
-        for event in events:
-            match event:
-                case PrefillEvent(done, total, _):
-                    line.share(done / max(1, total))
-                case TokenEvent(_, _, text):
-                    line.clear()
-                    if not arguments.json:
-                        sys.stdout.write(text)
-                        sys.stdout.flush()
-                case CompletionEvent(completion):
-                    line.clear()
-                    _say_completion(completion, as_json=arguments.json)
+        with contextlib.closing(stream) as events:  # Ctrl-C cancels before the line is closed
+            for event in events:
+                _show(event, line, as_json=arguments.json)
     return DONE
 
 
-def _say_completion(completion: Any, *, as_json: bool) -> None:
+def _show(event: Event, line: ProgressLine, *, as_json: bool) -> None:
+    match event:
+        case PrefillEvent(done, total, _):
+            line.share(done / max(1, total))
+        case TokenEvent(_, _, text):
+            line.clear()
+            if not as_json:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+        case CompletionEvent(completion):
+            line.clear()
+            _say_completion(completion, as_json=as_json)
+
+
+def _say_completion(completion: Completion, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(completion.to_dict(), ensure_ascii=False))
     else:

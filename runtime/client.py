@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from actors import messages as m
@@ -152,7 +152,7 @@ class Client:
         parent_key: str | None = None,
         parse_special: bool = False,
         timeout_s: float | None = None,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Generate, and yield events as they come; the last one is a ``CompletionEvent``.
 
         ``prompt`` is text or token ids. ``parent_key`` is the hex ``finish_key`` of an earlier
@@ -185,7 +185,7 @@ class Client:
         )
         return self._events(request, keeper)
 
-    def _events(self, request: m.Complete, keeper: PayloadKeeper) -> Iterator[Event]:
+    def _events(self, request: m.Complete, keeper: PayloadKeeper) -> Generator[Event, None, None]:
         """Run ``request``; heal what can be healed while nothing was delivered yet."""
         deadline = time.monotonic() + HEAL_TIMEOUT_S
         try:

@@ -1,4 +1,4 @@
-"""``python -m runtime.load_models < SETTINGS``: load a node's configured models, as its client."""
+"""``python -m runtime.load_models LAUNCHER_PID < SETTINGS``: load a node's configured models."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from runtime.config import from_mapping
 from runtime.node import Node
 from runtime.progress import ProgressLine
 from runtime.serve import say
+from supervision.process import die_with_parent
 
 
 def main() -> int:
-    """Load every configured model; the exit code says whether all of them came up."""
+    """Load every configured model; the exit code says whether all of them came up.
+
+    A client like any other, in a process of its own: the launcher must not have threads or wait.
+    """
+    die_with_parent(int(sys.argv[1]))
     config = from_mapping(json.load(sys.stdin))
     failures = 0
     with Node.attach(config.admin_port, runtime_dir=config.runtime_dir) as node:

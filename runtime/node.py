@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -174,7 +174,9 @@ class Node:
         """Generate and wait for the end; options as for ``Client.stream``."""
         return self._client.complete(model, prompt, **options)
 
-    def stream(self, model: str, prompt: str | Sequence[int], **options: Any) -> Iterator[Event]:
+    def stream(
+        self, model: str, prompt: str | Sequence[int], **options: Any
+    ) -> Generator[Event, None, None]:
         """Generate, and yield typed events as they come; options as for ``Client.stream``."""
         return self._client.stream(model, prompt, **options)
 

@@ -53,7 +53,7 @@ def _public(error: errors.LlamaActorsError | SupervisionError) -> errors.LlamaAc
 def _load_models(config: RuntimeConfig) -> None:
     """Start the loader; it says on standard error what it loaded or why not."""
     loader = subprocess.Popen(
-        [sys.executable, "-m", "runtime.load_models"], stdin=subprocess.PIPE, close_fds=True
+        [sys.executable, "-m", "runtime.load_models", str(os.getpid())], stdin=subprocess.PIPE
     )
     if loader.stdin is not None:
         loader.stdin.write(json.dumps(to_mapping(config)).encode())
