@@ -219,6 +219,8 @@ _child: _Child | None = None
 
 def _load(path: Path, params: ModelParams) -> None:
     global _child  # noqa: PLW0603  # the pool's worker has no other place for its state
+    # Linux shares CPU time among sessions first; the node has one of its own, so must its peer.
+    os.setsid()
     _child = _Child(load_backend("llama", path, params))
 
 
