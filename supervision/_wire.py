@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import pickle
 import re
@@ -192,7 +193,12 @@ def exclusive_processing(transport: Any) -> Iterator[None]:
 
 def to_thespian(address: Address) -> Any:
     """Thespian's form of an address."""
-    return ActorAddress(LoopbackAddress(address.host, address.port, external=True))
+    return ActorAddress(_details(address))
+
+
+@functools.lru_cache(maxsize=1024)
+def _details(address: Address) -> LoopbackAddress:
+    return LoopbackAddress(address.host, address.port, external=True)
 
 
 def from_thespian(address: Any) -> Address:

@@ -51,6 +51,7 @@ class _Endpoint:
 
     context: HostContext
     boot: tuple[int, int]
+    thread: threading.Thread
     streams: dict[str, deque[object]] = field(default_factory=dict)
     """Messages that came for a stream while its thread asked something else."""
 
@@ -259,11 +260,19 @@ class Connection:
             if endpoint is not None:
                 self._endpoints.remove(endpoint)
                 endpoint.context.close()
+            self._close_abandoned()
             admin = Address(LOOPBACK, self._record.port)
-            endpoint = _Endpoint(HostContext.open(admin, self._codec), boot)
+            context = HostContext.open(admin, self._codec)
+            endpoint = _Endpoint(context, boot, threading.current_thread())
             self._endpoints.append(endpoint)
         self._here.endpoint = endpoint
         return endpoint
+
+    def _close_abandoned(self) -> None:
+        """Close the endpoints of threads that have ended."""
+        for one in [one for one in self._endpoints if not one.thread.is_alive()]:
+            self._endpoints.remove(one)
+            one.context.close()
 
     def _require_same_boot(self, endpoint: _Endpoint) -> None:
         self._reread()

@@ -388,6 +388,27 @@ def test_threads_of_a_host_never_get_each_others_replies(tmp_path):
         assert wrong == []
 
 
+def test_endpoints_of_threads_that_ended_are_closed(tmp_path):
+    with running_node(one_for_one(good("a")), tmp_path) as node:
+        echo(node, "a")
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(12):
+            thread = threading.Thread(target=echo, args=(node, "a"))
+            thread.start()
+            thread.join()
+        assert len(os.listdir("/proc/self/fd")) <= before + 6
+
+
+def test_ctrl_c_stops_the_node_in_order(tmp_path):
+    path = tmp_path / "journal"
+    node = start_node(one_for_one(good("a", Plan(journal=str(path)))), tmp_path)
+    node.process.send_signal(signal.SIGINT)
+    assert node.process.wait(10) == 0
+    node.check_nothing_left()
+    assert journal(path)[-1] == "a 1 terminate shutdown"
+    assert node.files() == []
+
+
 def test_a_stream_and_requests_share_a_thread(tmp_path):
     with running_node(one_for_one(good("a"), good("b")), tmp_path) as node:
         connection = node.connect()
