@@ -16,7 +16,7 @@ from actors import messages as m
 from actors.payload import PayloadGone, read_payload
 from cache import refs
 from cache.answers import RAM, Evicted, Match, Refusal, RowRequest
-from cache.arena import mark_free
+from cache.arena import arena_page_bytes, mark_free
 from cache.index import CacheIndex
 from cache.rows import SaveReason
 from supervision import Worker
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from supervision import Address, Entry
 
 EXPIRE_EVERY_S = 5.0
+GRACE_S = 1.0  # a row is written in milliseconds, and its writer looks before each whether it may
 WRITES_IN_FLIGHT = 16  # rows offered to the writer at once; more would only queue up there
 
 
@@ -46,8 +47,13 @@ class CacheMetaActor(Worker):
         self._arena_path = args.arena_path
         self._file_tiers = tuple(name for name, _ in args.file_tiers)
         budgets = {RAM: args.ram_bytes} if args.arena_path else {}
-        self._index = CacheIndex(budgets=budgets | dict(args.file_tiers))
+        self._index = CacheIndex(
+            budgets=budgets | dict(args.file_tiers), page_bytes=arena_page_bytes()
+        )
+        # Slabs that the scan has not reported yet must not be given away, nor those that a model
+        # is still writing by the word of the incarnation before this one.
         self._scanned: set[str] = set()
+        self._grants_from = time.monotonic() + (GRACE_S if self.incarnation > 1 else 0.0)
         self._holders: set[str] = set()
         self._writing: dict[str, set[bytes]] = {tier: set() for tier in self._file_tiers}
         self._persist_failures = 0
@@ -97,10 +103,9 @@ class CacheMetaActor(Worker):
         return _resolved(ask.ref, match, with_keys=True)
 
     def _reserve(self, ask: m.ReserveRows) -> m.RowsReserved:
-        if RAM not in self._scanned:
-            # Slabs that the scan has not reported yet must not be given to anybody else.
+        if RAM not in self._scanned or time.monotonic() < self._grants_from:
             refused = tuple((row.key, "starting") for row in ask.rows)
-            return m.RowsReserved(ask.ref, (), refused)
+            return m.RowsReserved(ask.ref, self.incarnation, (), refused)
         self._holders.add(ask.holder)
         reason = SaveReason(ask.reason)
         wanted = [
@@ -116,7 +121,7 @@ class CacheMetaActor(Worker):
                 refusals.append((answer.key, answer.reason.value))
             elif answer.offset is not None:
                 offsets.append((answer.key, answer.offset))
-        return m.RowsReserved(ask.ref, tuple(offsets), tuple(refusals))
+        return m.RowsReserved(ask.ref, self.incarnation, tuple(offsets), tuple(refusals))
 
     def _written(self, done: m.RowsWritten) -> None:
         now = time.monotonic()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from actors import messages as m
 from actors.model_request import Request
@@ -35,7 +35,10 @@ SOURCES_BY_SPEED = ("none", "live", "ram", "ram_file", "disk")
 
 
 class KvStore:
-    """Rows of one model: looked up, restored and saved for its engine."""
+    """Rows of one model: looked up, restored and saved for its engine.
+
+    ``granted_by`` tells which incarnation of cache_meta is alive now.
+    """
 
     def __init__(
         self,
@@ -46,12 +49,14 @@ class KvStore:
         label: str,
         arena_path: str | None,
         tier_dirs: Mapping[str, str],
+        granted_by: Callable[[], int | None],
         policy: SavePolicy = SAVE_ALL,
     ) -> None:
         self._backend = backend
         self._root = root
         self._holder = holder
         self._meta = encode_meta({"model": label})
+        self._granted_by = granted_by
         self._policy = policy
         self._block = policy.block_tokens
         self._tier_dirs = dict(tier_dirs)
@@ -235,7 +240,9 @@ class KvStore:
         abandoned: list[bytes] = []
         for key, row in offered.items():
             if key in granted:
-                written = self._write_row(request, row, granted[key])
+                # A new cache_meta may give the same memory to somebody else: look before each row.
+                is_valid = grants.incarnation == self._granted_by()
+                written = is_valid and self._write_row(request, row, granted[key])
                 (published if written else abandoned).append(key)
             present = key in published or refused.get(key) == "already_present"
             n_tokens = tokens.count(row.tokens)

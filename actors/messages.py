@@ -347,9 +347,13 @@ class ReserveRows:
 
 @dataclass(frozen=True, slots=True)
 class RowsReserved:
-    """Cache_meta → model: where to write, by key; a key that is missing was refused, and why."""
+    """Cache_meta → model: where to write, by key; a key that is missing was refused, and why.
+
+    The grant is void as soon as cache_meta is another incarnation: that one knows nothing of it.
+    """
 
     ref: str
+    incarnation: int
     offsets: tuple[tuple[bytes, int], ...]
     refused: tuple[tuple[bytes, str], ...]
 

@@ -126,6 +126,7 @@ class ModelActor(EngineWorker):
             label=args.model,
             arena_path=args.arena_path,
             tier_dirs=dict(args.tier_dirs),
+            granted_by=lambda: self._cache_incarnation,
         )
 
     def _send(self, target: object, message: object) -> None:

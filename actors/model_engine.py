@@ -16,19 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from actors import messages as m
+from actors.cache_dialogue import CacheDialogue
 from actors.kv_store import KvStore
 from actors.model_core import admit, next_to_start, plan_step
 from actors.model_request import Request, RequestRefused, open_request
-from cache.rows import SaveReason
 from native.backend import Backend, Batch
 from native.errors import DecodeAborted, NativeError, NoKvSpace
 
-LOOKUP_TIMEOUT_S = 1.0  # a lookup takes about a millisecond; past this the cache is in trouble
-SAVE_TIMEOUT_S = 0.5  # a reservation likewise; a finished reply does not wait longer for its rows
-PARENT_UNKNOWN = (
-    "the parent_key is not in the cache (evicted, or of another model or build); "
-    "the prompt was matched by its tokens instead"
-)
 PREFILL_SHARE_TOKENS = 128  # of a step, while other requests generate
 
 
@@ -61,7 +55,7 @@ class ModelEngine:
         max_queue: int,
     ) -> None:
         self._backend = backend
-        self._store = store
+        self._cache = CacheDialogue(store, send)
         self._commands = commands
         self._send = send
         self._max_queue = max_queue
@@ -111,7 +105,7 @@ class ModelEngine:
             if ready:
                 self._step(ready)
         self._end_all(self._closing)
-        self._store.close()
+        self._cache.close()
         self._backend.close()
 
     def _take_commands(self) -> None:
@@ -142,11 +136,12 @@ class ModelEngine:
             case m.CancelRun(request_id):
                 self._cancel(request_id)
             case m.PrefixResolved():
-                self._resolved(command)
+                self._cache.resolved(command, (*self._running, *self._waiting))
             case m.RowsReserved():
-                self._reserved(command)
+                self._leave(self._cache.reserved(command, self._running))
             case CacheGone():
-                self._cache_gone()
+                for request in (*self._running, *self._waiting):
+                    self._leave(self._cache.gone(request))
             case Close():
                 self._closing = command
             case _:
@@ -169,8 +164,7 @@ class ModelEngine:
             self._send("inflight", m.RequestEnded(run.request_id))
             return
         self._waiting.append(request)
-        if request.parent_key is not None and self._store.is_usable:
-            self._ask_cache(request, self._store.parent_lookup(request))
+        self._cache.resolve_parent(request)
 
     def _start_waiting(self) -> None:
         while self._waiting and self._waiting[0].wait_until is None:
@@ -198,91 +192,7 @@ class ModelEngine:
             self._waiting.popleft()
             request.start(self._free_sequences.pop(), admission, self._backend, time.monotonic())
             self._running.append(request)
-            self._look_up(request)
-
-    # ── the cache ───────────────────────────────────────────────────────────────────────────────
-
-    def _ask_cache(self, request: Request, message: m.LookupPrefix | m.ResolveParent) -> None:
-        now = time.monotonic()
-        request.awaited_since = now
-        request.awaits(message.ref, until=now + LOOKUP_TIMEOUT_S)
-        self._send("cache_meta", message)
-
-    def _look_up(self, request: Request) -> None:
-        if not self._store.is_usable:
-            request.missed(self._store.unusable_because)
-        else:
-            self._ask_cache(request, self._store.lookup(request))
-
-    def _find(self, ref: str) -> Request | None:
-        everyone = (*self._running, *self._waiting)
-        return next((request for request in everyone if request.awaited_ref == ref), None)
-
-    def _resolved(self, found: m.PrefixResolved) -> None:
-        self._store.answered(found.ref)
-        request = self._find(found.ref)
-        if request is None:  # cancelled or timed out meanwhile
-            self._send("cache_meta", m.ReleaseLease(found.lease))
-            return
-        now = time.monotonic()
-        request.lookup_ms += 1e3 * (now - request.awaited_since)
-        request.awaits_nothing()
-        if request.seq is None:
-            request.parent_tokens = self._store.read_parent(found)
-            if request.parent_tokens is None:
-                request.note = PARENT_UNKNOWN
-        else:
-            for rejected in self._store.restore(request, found):
-                self._send("cache_meta", rejected)
-        self._send("cache_meta", m.ReleaseLease(found.lease))
-
-    def _cache_gone(self) -> None:
-        for request in (*self._running, *self._waiting):
-            if request.save_ref is not None:
-                self._store.forget(request.save_ref)
-                request.save_ref = None
-            if request.awaited_ref is not None:
-                self._give_up_waiting(request, "cache_down")
-
-    def _give_up_waiting(self, request: Request, why: str) -> None:
-        """Go on without the answer of the cache: slower, but on."""
-        if request.awaited_ref is not None:
-            self._store.answered(request.awaited_ref)
-        request.awaits_nothing()
-        if request.is_finished:
-            self._release(request)
-        elif request.seq is None:
-            request.note = PARENT_UNKNOWN
-        elif request.n_kv == 0:
-            request.missed(why)
-
-    def _reserved(self, grants: m.RowsReserved) -> None:
-        request = next((r for r in self._running if r.save_ref == grants.ref), None)
-        if request is None:
-            self._send("cache_meta", self._store.abandon(grants))
-            return
-        request.save_ref = None
-        self._send("cache_meta", self._store.write(request, grants))
-        if not self._ask_to_save(request) and request.is_finished:
-            request.awaits_nothing()
-            self._release(request)
-
-    def _save(self, request: Request, reason: SaveReason, upto: int) -> bool:
-        """Ask to store what is new below position ``upto``; whether an answer will come."""
-        if request.save_ref is not None and not request.is_finished:
-            return True  # one question at a time; the next completed block asks again
-        request.save_reason, request.save_upto = reason, upto
-        return request.save_ref is not None or self._ask_to_save(request)
-
-    def _ask_to_save(self, request: Request) -> bool:
-        message = self._store.wanted(request)
-        if message is None:
-            return False
-        request.save_ref = message.ref
-        if request.is_finished:
-            request.awaits(message.ref, until=time.monotonic() + SAVE_TIMEOUT_S)
-        self._send("cache_meta", message)
-        return True
+            self._cache.look_up(request)
 
     # ── one step ────────────────────────────────────────────────────────────────────────────────
 
@@ -350,9 +260,9 @@ class ModelEngine:
         if request.is_finished:
             self._finish(request)
         elif first:
-            self._save(request, request.prompt_save_reason, request.n_prompt)
-        elif self._store.completes_block(request):
-            self._save(request, SaveReason.CONTINUED, request.n_kv)
+            self._cache.save(request, request.prompt_save_reason, request.n_prompt)
+        else:
+            self._cache.save_block(request)
 
     # ── endings ─────────────────────────────────────────────────────────────────────────────────
 
@@ -361,12 +271,13 @@ class ModelEngine:
         tail = request.close_text()
         if tail is not None:
             self._send(request.reply_to, tail)
-        request.finish_key = self._store.tip_key(request)
-        if not self._save(request, SaveReason.FINISH, request.n_visible):
+        if not self._cache.save_tip(request):
             self._release(request)
-        elif request.save_ref is not None and request.awaited_ref is None:
-            # An earlier question is still open; its answer asks for the tip, see _reserved.
-            request.awaits(request.save_ref, until=time.monotonic() + SAVE_TIMEOUT_S)
+
+    def _leave(self, request: Request | None) -> None:
+        """Let a finished request go whose last conversation with the cache has ended."""
+        if request is not None:
+            self._release(request)
 
     def _release(self, request: Request) -> None:
         """A finished request leaves: its cells are free, its caller gets the result."""
@@ -414,7 +325,7 @@ class ModelEngine:
                     "raise timeout_s or lower max_tokens",
                 )
             elif request.wait_until is not None and now >= request.wait_until:
-                self._give_up_waiting(request, "cache_timeout")
+                self._leave(self._cache.give_up(request, "cache_timeout"))
 
     def _end_all(self, close: Close) -> None:
         for request in (*self._running, *self._waiting):

@@ -6,9 +6,8 @@ threads at once; each has its own mailbox inside the connection.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final
 
 from actors import messages as m
@@ -19,6 +18,7 @@ from cache.keys import KEY_BYTES
 from native.errors import InvalidParam
 from native.params import SamplingParams
 from runtime import errors
+from runtime.attempt import ActorGone, Attempt, Watch
 from runtime.config import ModelConfig, check_model_id
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
@@ -27,9 +27,6 @@ from runtime.results import (
     CompletionEvent,
     Event,
     ModelStatus,
-    PrefillEvent,
-    TokenEvent,
-    completion_from,
 )
 from supervision import Connection, Entry
 from supervision.errors import NodeRestarted, NoReply
@@ -44,18 +41,6 @@ ASK_TIMEOUT_S: Final = 5.0  # an actor answers in milliseconds; past this it is 
 STATUS_TIMEOUT_S: Final = 1.0
 LOAD_TIMEOUT_S: Final = 660.0  # the supervisor gives up before this and says why
 HEAL_TIMEOUT_S: Final = 30.0  # a model that crashed is loaded again within this, or says why not
-SILENCE_TIMEOUT_S: Final = 600.0  # one step of a huge model on a slow machine stays below it
-
-_FAILURES: Final[Mapping[m.FailReason, Callable[[str, str], errors.LlamaActorsError]]] = {
-    m.FailReason.MODEL_UNKNOWN: errors.ModelUnknown,
-    m.FailReason.MODEL_DOWN: errors.ModelDown,
-    m.FailReason.MODEL_UNLOADED: errors.ModelUnloaded,
-    m.FailReason.INVALID_REQUEST: lambda _, detail: errors.InvalidRequest(detail),
-    m.FailReason.PROMPT_TOO_LONG: lambda _, detail: errors.PromptTooLong(detail),
-    m.FailReason.OVERLOADED: lambda _, detail: errors.Overloaded(detail),
-    m.FailReason.DEADLINE: lambda _, detail: errors.DeadlineExceeded(detail),
-    m.FailReason.ENGINE_ERROR: lambda _, detail: errors.EngineFailed(detail),
-}
 
 
 class Client:
@@ -76,7 +61,7 @@ class Client:
         """Load a model and wait until it is ready; ``progress`` hears shares from 0 to 1."""
         check_model_id(model)
         message = m.LoadModel(new_ref(), model, config.path, config.backend, config.params)
-        watch = _Watch(self._connection, "registry")
+        watch = Watch(self._connection, "registry")
         try:
             for answer in self._connection.stream(
                 "registry", message, idle_timeout_s=LOAD_TIMEOUT_S, on_quiet=watch.look
@@ -88,7 +73,7 @@ class Client:
                         raise _load_failure(model, answer)
                     case m.ModelLoading(_, share) if progress is not None:
                         progress(share)
-        except (_Gone, NodeRestarted):
+        except (ActorGone, NodeRestarted):
             # The asked one died; what it had noted is known to its successor, which loads it.
             self._wait_until_up(model, LOAD_TIMEOUT_S)
             found = self._connection.where(model_actor_id(model))
@@ -190,7 +175,7 @@ class Client:
         deadline = time.monotonic() + HEAL_TIMEOUT_S
         try:
             while True:
-                run = _Run(self._connection, request)
+                run = Attempt(self._connection, request)
                 try:
                     yield from run.events()
                     return
@@ -267,93 +252,6 @@ class Client:
             raise errors.NoReply(str(error)) from error
 
 
-class _Run:
-    """One attempt at a request: sends it, turns its replies into events, cancels it if left."""
-
-    def __init__(self, connection: Connection, request: m.Complete) -> None:
-        self._connection = connection
-        self._request = request
-        self._request_id: str | None = None
-        self._ttft_ms: float | None = None
-        self._text: list[str] = []
-        self._tokens: list[int] = []
-        self._ended = False
-
-    @property
-    def delivered(self) -> bool:
-        return bool(self._tokens)
-
-    def events(self) -> Iterator[Event]:
-        started = time.perf_counter()
-        request = _with_ref(self._request, new_ref())
-        # Inflight tells of a model's death; the watch is for when inflight itself died with it.
-        watch = _Watch(self._connection, model_actor_id(request.model))
-        replies = self._connection.stream(
-            "inflight", request, idle_timeout_s=SILENCE_TIMEOUT_S, on_quiet=watch.look
-        )
-        try:
-            for reply in replies:
-                event = self._event(reply, started)
-                if event is not None:
-                    yield event
-                if self._ended:
-                    return
-        except _Gone as gone:
-            model = request.model
-            raise errors.ModelDown(
-                model, f"model {model!r} went away during this request"
-            ) from gone
-        finally:
-            if not self._ended and self._request_id is not None:
-                with contextlib.suppress(NoReply):  # nobody is left to cancel
-                    self._connection.tell("inflight", m.Cancel(self._request_id))
-
-    def _event(self, reply: object, started: float) -> Event | None:
-        match reply:
-            case m.Accepted(_, request_id):
-                self._request_id = request_id
-            case m.PrefillProgress(_, done, total, reused):
-                return PrefillEvent(done, total, reused)
-            case m.TokensDelivered(_, index, tokens, text):
-                if self._ttft_ms is None:
-                    self._ttft_ms = 1e3 * (time.perf_counter() - started)
-                ids = tuple(token_bytes.unpack(tokens))
-                self._tokens += ids
-                self._text.append(text)
-                return TokenEvent(index, ids, text)
-            case m.Completed():
-                self._ended = True
-                whole = "".join(self._text), tuple(self._tokens)
-                return CompletionEvent(completion_from(reply, *whole, self._ttft_ms))
-            case m.CompletionFailed(_, reason, detail):
-                self._ended = True
-                raise _FAILURES[reason](self._request.model, detail)
-            case _:
-                pass  # a message of a newer node; nothing is lost by not knowing it
-        return None
-
-
-class _Gone(Exception):
-    """The process that should answer is not the one that was asked."""
-
-
-class _Watch:
-    """Looks, while nothing comes, whether an actor is still the same process."""
-
-    def __init__(self, connection: Connection, actor: str) -> None:
-        self._connection = connection
-        self._actor = actor
-        self._incarnation: int | None = None
-
-    def look(self) -> None:
-        entry = self._connection.where(self._actor)
-        now = entry.incarnation if entry is not None and entry.is_up else None
-        if self._incarnation is None:
-            self._incarnation = now
-        elif now != self._incarnation:
-            raise _Gone(self._actor)
-
-
 class _Pause:
     """Short, growing pauses between two looks at something that changes by itself."""
 
@@ -363,12 +261,6 @@ class _Pause:
     def wait(self) -> None:
         time.sleep(self._seconds)  # noqa: TID251  # a host thread, not an actor; bounded by callers
         self._seconds = min(0.1, self._seconds * 1.5)
-
-
-def _with_ref(request: m.Complete, ref: str) -> m.Complete:
-    from dataclasses import replace
-
-    return replace(request, ref=ref)
 
 
 def _encode_prompt(prompt: str | Sequence[int]) -> bytes:

@@ -56,7 +56,7 @@ def biggest() -> list[object]:
         messages.Complete("r" * 16, "m", b"p" * INLINE_LIMIT_BYTES, stop=("x" * 100,) * 8),
         messages.LookupPrefix("r" * 16, "holder", key, b"p" * INLINE_LIMIT_BYTES),
         messages.ReserveRows("r" * 16, "holder", key, SaveReason.COLD, (row,) * WANTED),
-        messages.RowsReserved("r" * 16, ((key, 1 << 40),) * WANTED, ()),
+        messages.RowsReserved("r" * 16, 1, ((key, 1 << 40),) * WANTED, ()),
         messages.RowsWritten("holder", (key,) * WANTED, ()),
         messages.RowsFound("ram", (stored,) * FOUND, last=False),
         messages.TokensDelivered("r" * 16, 0, b"t" * 4 * (TOKEN_EVENT_LIMIT + 1), "é" * 2048),

@@ -1,0 +1,141 @@
+"""What a model and cache_meta say to each other about one request, and when to stop waiting.
+
+Runs on the engine thread. A request waits for the cache at most twice: for its prefix before it
+starts, and for its tip when it has finished. Both waits are short and bounded, because cache
+trouble may cost speed, never service. In between, one offer of new rows at a time may be open.
+
+Methods that may end the wait of a *finished* request return it, for the engine to let it go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from actors import messages as m
+from actors.kv_store import KvStore
+from actors.model_request import Request
+from cache.rows import SaveReason
+
+LOOKUP_TIMEOUT_S = 1.0  # a lookup takes about a millisecond; past this the cache is in trouble
+SAVE_TIMEOUT_S = 0.5  # a reservation likewise; a finished reply does not wait longer for its rows
+PARENT_UNKNOWN = (
+    "the parent_key is not in the cache (evicted, or of another model or build); "
+    "the prompt was matched by its tokens instead"
+)
+
+
+class CacheDialogue:
+    """Asks and hears for the requests of one engine; ``store`` moves the bytes."""
+
+    def __init__(self, store: KvStore, send: Callable[[object, object], None]) -> None:
+        self._store = store
+        self._send = send
+
+    def close(self) -> None:
+        self._store.close()
+
+    # ── the prefix ───────────────────────────────────────────────────────────────────────────
+
+    def resolve_parent(self, request: Request) -> None:
+        """Before the prompt is tokenised: which tokens does its ``parent_key`` stand for?"""
+        if request.parent_key is not None and self._store.is_usable:
+            self._ask(request, self._store.parent_lookup(request))
+
+    def look_up(self, request: Request) -> None:
+        """Ask for the longest stored prefix of a request that is about to start."""
+        if self._store.is_usable:
+            self._ask(request, self._store.lookup(request))
+        else:
+            request.missed(self._store.unusable_because)
+
+    def _ask(self, request: Request, message: m.LookupPrefix | m.ResolveParent) -> None:
+        now = time.monotonic()
+        request.awaited_since = now
+        request.awaits(message.ref, until=now + LOOKUP_TIMEOUT_S)
+        self._send("cache_meta", message)
+
+    def resolved(self, found: m.PrefixResolved, requests: Iterable[Request]) -> None:
+        """Cache_meta answered: restore what it leased, then give the lease back."""
+        self._store.answered(found.ref)
+        request = next((r for r in requests if r.awaited_ref == found.ref), None)
+        if request is not None:  # else it was cancelled, or did not wait any longer
+            request.lookup_ms += 1e3 * (time.monotonic() - request.awaited_since)
+            request.awaits_nothing()
+            if request.seq is None:
+                request.parent_tokens = self._store.read_parent(found)
+                if request.parent_tokens is None:
+                    request.note = PARENT_UNKNOWN
+            else:
+                for rejected in self._store.restore(request, found):
+                    self._send("cache_meta", rejected)
+        self._send("cache_meta", m.ReleaseLease(found.lease))
+
+    # ── saving ───────────────────────────────────────────────────────────────────────────────
+
+    def save_block(self, request: Request) -> None:
+        """Offer the block that generation has just completed, if it has."""
+        if self._store.completes_block(request):
+            self.save(request, SaveReason.CONTINUED, request.n_kv)
+
+    def save_tip(self, request: Request) -> bool:
+        """Offer the end of a finished request; whether it has to wait for an answer."""
+        request.finish_key = self._store.tip_key(request)
+        if not self.save(request, SaveReason.FINISH, request.n_visible):
+            return False
+        if request.awaited_ref is None and request.save_ref is not None:
+            # An earlier offer is still open; its answer leads to that of the tip.
+            request.awaits(request.save_ref, until=time.monotonic() + SAVE_TIMEOUT_S)
+        return True
+
+    def save(self, request: Request, reason: SaveReason, upto: int) -> bool:
+        """Offer what is new below position ``upto``; whether an answer will come."""
+        if request.save_ref is not None and not request.is_finished:
+            return True  # one offer at a time; the next completed block is offered with what it has
+        request.save_reason, request.save_upto = reason, upto
+        return request.save_ref is not None or self._offer(request)
+
+    def _offer(self, request: Request) -> bool:
+        message = self._store.wanted(request)
+        if message is None:
+            return False
+        request.save_ref = message.ref
+        if request.is_finished:
+            request.awaits(message.ref, until=time.monotonic() + SAVE_TIMEOUT_S)
+        self._send("cache_meta", message)
+        return True
+
+    def reserved(self, grants: m.RowsReserved, requests: Iterable[Request]) -> Request | None:
+        """Cache_meta granted slabs: write them, and offer the rest if there was more."""
+        request = next((r for r in requests if r.save_ref == grants.ref), None)
+        if request is None:
+            self._send("cache_meta", self._store.abandon(grants))
+            return None
+        request.save_ref = None
+        self._send("cache_meta", self._store.write(request, grants))
+        if self._offer(request) or not request.is_finished:
+            return None
+        request.awaits_nothing()
+        return request
+
+    # ── no answer ────────────────────────────────────────────────────────────────────────────
+
+    def gone(self, request: Request) -> Request | None:
+        """Cache_meta died: nobody will answer what is open."""
+        if request.save_ref is not None:
+            self._store.forget(request.save_ref)
+            request.save_ref = None
+        return None if request.awaited_ref is None else self.give_up(request, "cache_down")
+
+    def give_up(self, request: Request, why: str) -> Request | None:
+        """Go on without an answer: slower, but on."""
+        if request.awaited_ref is not None:
+            self._store.answered(request.awaited_ref)
+        request.awaits_nothing()
+        if request.is_finished:
+            return request
+        if request.seq is None:
+            request.note = PARENT_UNKNOWN
+        elif request.n_kv == 0:
+            request.missed(why)
+        return None
