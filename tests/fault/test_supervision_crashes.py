@@ -68,6 +68,7 @@ def children_are_all(node: RunningNode, up: bool) -> bool:
     [
         ("kill", ExitKind.KILLED, "SIGKILL"),
         ("segv", ExitKind.KILLED, "SIGSEGV"),
+        ("abort", ExitKind.KILLED, "SIGABRT"),
         ("exit", ExitKind.ABNORMAL, "status 3"),
         ("raise", ExitKind.ABNORMAL, "RuntimeError: told to raise"),
     ],

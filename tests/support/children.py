@@ -34,7 +34,7 @@ class Echoed:
 
 @dataclass(frozen=True, slots=True)
 class Do:
-    """Misbehave: ``raise | exit | kill | segv | stop | busy``."""
+    """Misbehave: ``raise | exit | kill | segv | abort | stop | shutdown | abnormal | busy | timers``."""
 
     what: str
     seconds: float = 0.0
@@ -147,6 +147,8 @@ class GoodChild(Worker):
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "segv":
             ctypes.string_at(1)
+        if what == "abort":
+            os.abort()
         if what == "stop":
             self.stop(NORMAL)
         if what == "shutdown":
