@@ -34,7 +34,7 @@ class Echoed:
 
 @dataclass(frozen=True, slots=True)
 class Do:
-    """Misbehave: ``raise | exit | kill | segv | abort | stop | shutdown | abnormal | busy | timers``."""
+    """Misbehave, or stop; see ``GoodChild.do`` for the words."""
 
     what: str
     seconds: float = 0.0
