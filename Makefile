@@ -5,9 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := actors cache native runtime supervision
 CODE := $(PACKAGES) tests examples bench
-# The editable install must be renewed when one of these changes; Python sources are used in place.
+# The editable install must be renewed when one of these changes, or a module comes, goes or moves;
+# Python sources are used in place.
 BUILD_INPUTS := pyproject.toml native/CMakeLists.txt native/build_ffi.py native/llama.lock \
 	native/vendor.py $(wildcard native/shim/*)
+
+MODULES := $(shell find $(PACKAGES) -name '*.py' | LC_ALL=C sort | cksum | cut -d ' ' -f 1)
+INSTALLED := $(VENV)/.installed-$(MODULES)
 
 .PHONY: help install demo test lint format types imports pure system fault model bench clean
 
@@ -17,7 +21,7 @@ help:
 	@echo "make install  set up $(VENV) and build llama.cpp (about two minutes the first time)"
 	@echo "make lint | types | imports | pure | system | fault | model | bench | format | clean"
 
-install: $(VENV)/.installed
+install: $(INSTALLED)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,10 +33,11 @@ $(VENV)/.build-tools: pyproject.toml | $(BIN)/python
 		"scikit-build-core>=1.0" "cffi>=2.0" "cmake>=3.25" "ninja>=1.11"
 	@touch $@
 
-$(VENV)/.installed: $(BUILD_INPUTS) $(VENV)/.build-tools
-	@$(BIN)/python -m native.vendor
-	@$(BIN)/python -m pip install -v --disable-pip-version-check --no-build-isolation \
-		-e '.[dev]' 2>&1 | $(BIN)/python native/build_progress.py
+$(INSTALLED): $(BUILD_INPUTS) $(VENV)/.build-tools
+	@$(BIN)/python -m native.vendor > /dev/null
+	@$(BIN)/python native/build_progress.py -- $(BIN)/python -m pip install -v \
+		--disable-pip-version-check --no-build-isolation -e '.[dev]'
+	@rm -f $(VENV)/.installed-*
 	@touch $@
 
 demo: install

@@ -1,0 +1,200 @@
+"""Completions: between callers, inflight and models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from actors.payload import Payload
+from native.params import SamplingParams
+
+if TYPE_CHECKING:
+    from supervision import Address
+
+# ── what a completion can come to ───────────────────────────────────────────────────────────────
+
+
+class FinishReason(Enum):
+    """Why generation ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+class FailReason(Enum):
+    """Why a request has no result."""
+
+    INVALID_REQUEST = "invalid_request"
+    MODEL_UNKNOWN = "model_unknown"
+    MODEL_DOWN = "model_down"
+    MODEL_UNLOADED = "model_unloaded"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    OVERLOADED = "overloaded"
+    DEADLINE = "deadline"
+    ENGINE_ERROR = "engine_error"
+
+
+class HitKind(Enum):
+    """How much of the prompt the cache held."""
+
+    EXACT = "exact"
+    PARTIAL = "partial"
+    COLD = "cold"
+    STICKY = "sticky"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts; ``prompt_tokens`` includes ``cached_tokens``, as OpenAI counts them."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What the cache did for one request, and if it did nothing, why."""
+
+    hit: HitKind
+    source: str
+    """``live | ram | ram_file | disk | none``: the slowest tier that something was read from."""
+    restore_ms: float
+    miss_reason: str | None
+    """A short code and, after a colon, its detail; ``None`` when the whole prompt was held."""
+    lookup_ms: float = 0.0
+    note: str | None = None
+    """Something the caller should know, such as a ``parent_key`` that was not found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds as the model process saw them; ``ttft_ms`` runs from the request's arrival."""
+
+    queue_ms: float
+    ttft_ms: float
+    prefill_ms: float
+    decode_ms: float
+    tokens_per_second: float
+
+
+# ── inflight, and every model ──────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Caller → inflight, or a model's own address: generate.
+
+    Answered by one ``Accepted``, then ``PrefillProgress`` and ``TokensDelivered`` as they come, and
+    exactly one ``Completed`` or ``CompletionFailed`` at the end.
+    """
+
+    ref: str
+    model: str
+    prompt: Payload | str
+    """Text (``str``, or UTF-8 bytes), or u32-le token ids with ``tokens=True``."""
+    tokens: bool = False
+    max_tokens: int = 256
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: tuple[str, ...] = ()
+    parent_key: bytes | None = None
+    parse_special: bool = False
+    """Read control tokens such as ``<|user|>`` in the text as tokens; for rendered templates."""
+    timeout_s: float | None = None
+
+    def __str__(self) -> str:
+        return f"Complete({self.ref}, {self.model})"
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Caller → inflight: stop this request. Its ``Completed`` says ``cancelled``."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Inflight → caller: the request has an id and is queued or running."""
+
+    ref: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """Model → caller: ``done`` of ``total`` prompt tokens are read, ``reused`` of them warm."""
+
+    ref: str
+    done: int
+    total: int
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokensDelivered:
+    """Model → caller: new tokens. ``index`` numbers the first of them, from 0, without gaps."""
+
+    ref: str
+    index: int
+    tokens: bytes
+    """u32-le token ids."""
+    text: str
+    """Text that became final with these tokens; may be empty, never a cut character."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Model → caller: the end of a request that has a result."""
+
+    ref: str
+    request_id: str
+    finish_reason: FinishReason
+    finish_key: bytes | None
+    """Key of the KV rows that hold prompt and visible reply: a later ``parent_key``."""
+    stop_sequence: str | None
+    usage: Usage
+    cache: CacheReport
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionFailed:
+    """Model or inflight → caller: the end of a request that has no result, and what to do."""
+
+    ref: str
+    reason: FailReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Model → inflight: somebody sent me this ``Complete`` directly; register it like any other."""
+
+    request: Complete
+    reply_to: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Inflight → model: run this request and answer ``reply_to``."""
+
+    request_id: str
+    reply_to: Address
+    request: Complete
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRun:
+    """Inflight → model: stop this request."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnded:
+    """Model → inflight: forget this request, its caller has the answer."""
+
+    request_id: str

@@ -1,0 +1,81 @@
+"""Loading and unloading models: between callers and the registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from native import BackendKind
+from native.params import ModelParams
+
+if TYPE_CHECKING:
+    from supervision import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class LoadModel:
+    """Anyone → registry: load this model and keep it loaded.
+
+    Answered by ``ModelLoading`` now and then, and one ``ModelLoaded`` or ``ModelNotLoaded``.
+    """
+
+    ref: str
+    model: str
+    path: str
+    backend: BackendKind = "llama"
+    params: ModelParams = field(default_factory=ModelParams)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoading:
+    """Registry → asker: this share of the file is read, 0 to 1."""
+
+    ref: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoaded:
+    """Registry → asker: the model is ready; its directory entry has address and pid."""
+
+    ref: str
+    entry: Entry
+
+
+class LoadFailure(Enum):
+    """Why a model is not loaded."""
+
+    ALREADY_LOADED = "already_loaded"
+    REFUSED = "refused"
+    """``kind`` names the error in ``native.errors``."""
+    CRASHED = "crashed"
+    """The loading process ended; the file is malformed, or memory ran out."""
+    UNAVAILABLE = "unavailable"
+    """Models cannot be loaded just now: their supervisor is restarting or stopping."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNotLoaded:
+    """Registry → asker: the model is not loaded, and why."""
+
+    ref: str
+    reason: LoadFailure
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadModel:
+    """Anyone → registry: unload this model. Answered by ``ModelUnloaded``."""
+
+    ref: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUnloaded:
+    """Registry → asker: its process is gone; ``was_loaded`` is False when there was none."""
+
+    ref: str
+    was_loaded: bool

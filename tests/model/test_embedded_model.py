@@ -1,0 +1,101 @@
+"""The embedded model: small, whole, and it tells stories in English words."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from native.gguf_header import check_gguf
+from runtime import Node
+from runtime.embedded import path
+from runtime.embedded.corpus import documents, long_prompt
+from tests.support.nodes import free_port
+from tests.support.runtime_nodes import cli
+
+pytestmark = pytest.mark.model
+
+WORD = re.compile(r"[A-Za-z']+")
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> set[str]:
+    """Every word of a stretch of the training text."""
+    return {word.lower() for text in documents(1, 1500) for word in WORD.findall(text)}
+
+
+def judge(text: str, vocabulary: set[str]) -> None:
+    """Sentences of known words, with ends, that do not go round in circles."""
+    words = [word.lower() for word in WORD.findall(text)]
+    assert len(words) >= 25, text
+    unknown = [word for word in words if word not in vocabulary]
+    assert len(unknown) <= len(words) // 50, (unknown, text)
+    sentences = [part for part in re.split(r"(?<=[.!?])\s", text) if part.strip()]
+    assert len(sentences) >= 3, text
+    assert len(set(sentences)) >= len(sentences) * 0.7, text
+    grams = [tuple(words[at : at + 5]) for at in range(len(words) - 4)]
+    assert len(set(grams)) >= len(grams) * 0.6, text
+    for sentence in sentences[:-1]:
+        first = re.search(r"[A-Za-z]", sentence)
+        assert first is not None
+        assert first[0].isupper() or sentence[0].islower(), sentence
+
+
+def test_the_file_is_small_and_says_what_it_is() -> None:
+    assert path().stat().st_size <= 8 * 1024 * 1024
+    check_gguf(path())
+
+
+def test_stories_at_temperature_0_and_above(node: Node, vocabulary: set[str]) -> None:
+    greedy = node.complete("demo", "Once upon a time", max_tokens=140)
+    judge("Once upon a time" + greedy.text, vocabulary)
+    for seed in range(3):
+        warm = node.complete("demo", "Once upon a time", max_tokens=140, temperature=0.8, seed=seed)
+        judge("Once upon a time" + warm.text, vocabulary)
+
+
+def test_it_carries_a_chat_template_and_a_long_context(node: Node) -> None:
+    status = node.load("demo")
+    assert status.details["chat_template"]
+    assert status.details["n_ctx_train"] >= 4096
+    assert status.details["architecture"] == "llama"
+
+
+def test_it_answers_a_turn_and_stops(node: Node, vocabulary: set[str]) -> None:
+    done = node.complete(
+        "demo",
+        "<|user|>\nTell me a story about a dragon.<|end|>\n<|assistant|>\n",
+        max_tokens=400,
+        parse_special=True,
+    )
+    assert "dragon" in done.text.lower()
+    assert done.finish_reason == "stop"
+    judge(done.text, vocabulary)
+
+
+def test_a_prompt_of_three_thousand_tokens_goes_on_in_english(
+    node: Node, vocabulary: set[str]
+) -> None:
+    done = node.complete("demo", long_prompt(2300, seed=9), max_tokens=120)
+    assert done.usage.prompt_tokens > 2800
+    words = [word.lower() for word in WORD.findall(done.text)]
+    assert sum(word in vocabulary for word in words) >= len(words) * 0.95, done.text
+
+
+def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
+    ran = cli("demo", "--json", port=free_port(), runtime_dir=tmp_path, timeout=110)
+    assert ran.returncode == 0, (ran.stdout, ran.stderr)
+    report = json.loads(ran.stdout)
+    assert report["troubles"] == []
+    hits = [(row["hit"], row["tier"]) for row in report["rows"]]
+    assert hits == [
+        ("cold", "none"),
+        ("exact", "ram"),
+        ("partial", "ram"),
+        ("partial", "ram"),
+        ("exact", "ram"),
+        ("exact", "disk"),
+    ]
+    assert ran.stderr == ""  # quiet in a pipe
