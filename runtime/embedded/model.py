@@ -26,11 +26,11 @@ class Shape:
     """Sizes of the network. ``width`` and ``feed`` are multiples of 32, as Q8_0 rows must be."""
 
     vocab: int = 2048
-    width: int = 256
+    width: int = 192
     layers: int = 6
-    heads: int = 4
-    kv_heads: int = 2
-    feed: int = 640
+    heads: int = 3
+    kv_heads: int = 3
+    feed: int = 512
     context: int = 4096
     rope_base: float = 10_000.0
 
