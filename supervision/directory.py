@@ -1,0 +1,178 @@
+"""The directory: who is where in the whole tree, kept true in every process of it.
+
+The directory flows along the tree and nowhere else. Each supervisor reports its own children
+upwards; the root knows the whole tree and is the only one to publish; what it publishes flows
+down to every worker. So everybody sees the same changes in the same order. When a supervisor
+dies, its supervisor takes its whole subtree out of the directory.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from supervision.address import Address
+from supervision.effects import Child, State
+from supervision.exits import ExitKind, ExitReason
+from supervision.messages import DirectoryChanged, Entry, Init, SubtreeChanged
+from supervision.spec import ChildKind
+from supervision.worker import Worker
+
+_PUSH_PAUSE_S = 0.005
+"""News that nobody can act on yet wait this long: mostly the child is up again by then."""
+
+
+_PUSH_AGAIN_S = 1.0
+"""A child took no push, so it is dying or stopped; nothing is urgent for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushDue:
+    """Timer: the pause before a directory push is over."""
+
+
+@dataclass(slots=True)
+class ChildProcess:
+    """The process of one incarnation of one child."""
+
+    pid: int
+    started_at: float
+    address: Address | None = None
+    pushing: bool = False
+    """A directory push is on its way and was not accepted yet."""
+
+
+class DirectoryKeeper(Worker):
+    """The half of a supervisor that reports its children upwards and passes news downwards."""
+
+    _push_due = False
+
+    def _prepare(self, init: Init) -> None:
+        self._processes: dict[str, ChildProcess] = {}
+        self._reported: dict[str, Entry] = {}
+        self._unpushed: dict[str, tuple[dict[str, Entry], dict[str, Entry]]] = {}
+        self._incarnations = dict(init.incarnations)
+        for entry in init.directory:
+            self._note_incarnation(entry)
+
+    @property
+    def _is_root(self) -> bool:
+        return self.parent_id == ""
+
+    def _entry(self, child: Child) -> Entry:
+        process = self._processes.get(child.id)
+        alive = process if child.has_process else None
+        old = self._reported.get(child.id)
+        return Entry(
+            id=child.id,
+            kind=child.spec.kind,
+            parent=self.id,
+            actor=child.spec.actor,
+            address=alive.address if alive and child.state is State.UP else None,
+            pid=alive.pid if alive else None,
+            incarnation=child.incarnation,
+            state=child.state.value,
+            restarts=child.restarts,
+            started_at=process.started_at if process else (old.started_at if old else 0.0),
+            last_exit=child.last_exit,
+        )
+
+    def _own_entry(self, actor: str) -> Entry:
+        return Entry(
+            self.id, ChildKind.SUPERVISOR, "", actor, self.address, os.getpid(), self.incarnation,
+            "up", 0, time.time(),
+        )  # fmt: skip
+
+    def _changed_entries(self, children: Iterable[Child]) -> tuple[Entry, ...]:
+        changed: list[Entry] = []
+        for child in children:
+            entry = self._entry(child)
+            if self._reported.get(child.id) != entry:
+                self._reported[child.id] = entry
+                changed.append(entry)
+        return tuple(changed)
+
+    def _below(self, supervisor_id: str) -> tuple[Entry, ...]:
+        """What the directory knows below a supervisor that died, as it is now: gone."""
+        above = {supervisor_id}
+        gone: list[Entry] = []
+        while below := [
+            e for e in self.directory.values() if e.parent in above and e.id not in above
+        ]:
+            above.update(entry.id for entry in below)
+            gone.extend(below)
+        lost = ExitReason(ExitKind.KILLED, f"its supervisor {supervisor_id} died")
+        return tuple(replace(e, state="down", address=None, pid=None, last_exit=lost) for e in gone)
+
+    def _report(
+        self, changed: tuple[Entry, ...], removed: tuple[Entry, ...], lost: tuple[str, ...] = ()
+    ) -> None:
+        for entry in removed:
+            self._reported.pop(entry.id, None)
+        if not (changed or removed or lost):
+            return
+        if self._is_root:
+            for supervisor_id in lost:
+                removed = (*removed, *self._below(supervisor_id))
+            self._apply_directory(changed, removed)
+        else:
+            report = SubtreeChanged(self.id, self.incarnation, changed, removed, lost)
+            self._mailbox.send(self._parent, report)
+
+    def _apply_directory(self, changed: tuple[Entry, ...], removed: tuple[Entry, ...]) -> None:
+        super()._apply_directory(changed, removed)
+        for entry in (*changed, *removed):
+            self._note_incarnation(entry)
+        for child_id in self._processes:
+            waiting = self._unpushed.setdefault(child_id, ({}, {}))
+            for entry in changed:
+                waiting[0][entry.id] = entry
+                waiting[1].pop(entry.id, None)
+            for entry in removed:
+                waiting[1][entry.id] = entry
+                waiting[0].pop(entry.id, None)
+        # Only the root pauses; what it has let go travels down at once. An arrival is worth a
+        # message, while a restart's way down would only slow down its way up.
+        if not self._is_root or (self._is_ready and any(entry.is_up for entry in changed)):
+            self._push_all()
+        elif not self._push_due:
+            self._push_due = True
+            self.after(_PUSH_PAUSE_S, PushDue())
+
+    def _push_all(self) -> None:
+        for child_id in self._processes:
+            self._push(child_id)
+
+    def _push(self, child_id: str) -> None:
+        """Send a child what it has not heard.
+
+        One push at a time: a child that is busy gets one message with the latest state later
+        instead of a queue of stale ones.
+        """
+        process = self._processes.get(child_id)
+        if process is None or process.pushing:
+            return
+        changed, removed = self._unpushed.pop(child_id, ({}, {}))
+        if not (changed or removed):
+            return
+        process.pushing = True
+
+        def accepted(arrived: bool) -> None:
+            process.pushing = False
+            if self._processes.get(child_id) is not process:
+                return
+            if arrived:
+                self._push(child_id)
+                return
+            newer, gone = self._unpushed.get(child_id, ({}, {}))
+            self._unpushed[child_id] = ({**changed, **newer}, {**removed, **gone})
+            self.after(_PUSH_AGAIN_S, PushDue())
+
+        push = DirectoryChanged(tuple(changed.values()), tuple(removed.values()))
+        self._mailbox.send(process.pid, push, accepted)
+
+    def _note_incarnation(self, entry: Entry) -> None:
+        last = self._incarnations.get(entry.id, 0)
+        self._incarnations[entry.id] = max(last, entry.incarnation)
