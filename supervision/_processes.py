@@ -179,6 +179,7 @@ def _install() -> None:
     # Upstream sleeps 0.1 s per send above some rate; we bound what is under way per target.
     rl.RateThrottle.eventRatePause = lambda _self, _now: None
     at.MAX_PENDING_TRANSMITS = 256  # one per target (see Shell): stuck targets must not use it up
+    tr.MIN_BACKOFF_DELAY = timedelta(milliseconds=1)  # 20 ms before it sees that a peer is gone
     base.MAX_CHILD_ACTOR_CREATE_DELAY = timedelta(seconds=10)
     base.MAX_SYSTEM_SHUTDOWN_DELAY = timedelta(seconds=2)
     utilis.thesplog_control(logging.WARNING, False, 0)  # hosts write no log of Thespian's

@@ -61,7 +61,7 @@ def _check_pins() -> None:
         (mp.MultiProcManager, "_createInstance"), (mp.MultiProcReplicator, "_startChildActor"),
         (base, "MAX_CHILD_ACTOR_CREATE_DELAY"), (at, "MAX_PENDING_TRANSMITS"),
         (at, "exclusive_processing"), (tcp, "exclusive_processing"), (tcp, "serializer"),
-        (tcp, "selectors"),
+        (tcp, "selectors"), (tr, "MIN_BACKOFF_DELAY"),
         (tcp, "ReceiveBuffer"), (tcp, "TCPv4ActorAddress"), (tcp, "ExternalTransportCopy"),
         (tcp.TCPTransport, "_scheduleTransmitActual"), (tcp.TCPTransport, "_runWithExpiry"),
         (tr.TransmitIntent, "identify"), (tr.ReceiveEnvelope, "identify"),
