@@ -86,7 +86,8 @@ def expected_duration() -> str:
     """Say how long the build will take: seconds when one was made here before."""
     if any((ROOT / "build").glob("*/.ninja_log")):
         return "10 s, more if sources changed"
-    return f"{_CPU_SECONDS / len(os.sched_getaffinity(0)):.0f} s on an idle machine, the first time only"
+    seconds = _CPU_SECONDS / len(os.sched_getaffinity(0))
+    return f"{seconds:.0f} s on an idle machine, the first time only"
 
 
 def follow(lines: Iterable[str], progress: Progress) -> None:
