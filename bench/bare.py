@@ -41,7 +41,6 @@ class Generated:
 
     tokens: tuple[int, ...]
     seconds: float
-    reached_end: bool
 
 
 class BareModel:
@@ -145,11 +144,10 @@ class _Child:
             sampler.accept(token)
             ended = time.perf_counter()
             started = started if tokens else ended
-            if token in self._backend.info.eog_tokens:
-                return Generated(tuple(tokens), ended - started, reached_end=True)
-            tokens.append(token)
-            if len(tokens) == n_tokens:
-                return Generated(tuple(tokens), ended - started, reached_end=False)
+            if token not in self._backend.info.eog_tokens:
+                tokens.append(token)
+            if token in self._backend.info.eog_tokens or len(tokens) == n_tokens:
+                return Generated(tuple(tokens), ended - started)
             self._batch.clear()
             row = self._batch.add(token, len(prompt) + len(tokens) - 1, _SEQ, True)
             self._backend.decode(self._batch)

@@ -10,7 +10,7 @@ import itertools
 import time
 from pathlib import Path
 
-from bench.bare import BareModel
+from bench.bare import BareModel, Generated
 from bench.report import Figure, figure
 from bench.stats import paired_ratios, summarise
 from bench.subjects import (
@@ -28,7 +28,7 @@ from runtime.progress import ProgressLine
 NAME = "throughput"
 PROMPT = "Once upon a time"
 N_TOKENS, QUICK_N_TOKENS = 128, 32
-PAIRS, QUICK_PAIRS = 7, 2
+PAIRS, QUICK_PAIRS = 12, 2
 MAX_TRIES = 100  # the model may end a text early; such a seed is not used
 
 
@@ -66,13 +66,9 @@ def _measure(
         if len(ours) == n_pairs:
             break
         progress.share(len(ours) / n_pairs)
-        params = SamplingParams(temperature=1.0, seed=seed)
-        reply = bare.generate(prompt, n_tokens, params)
-        if reply.reached_end:
-            continue
-        tokens, seconds = _stream(node, prompt, n_tokens, seed)
+        reply, tokens, seconds = _pair(node, bare, prompt, n_tokens, seed)
         wait_until_persisted(node)
-        if len(tokens) == n_tokens:
+        if len(tokens) == len(reply.tokens) == n_tokens:
             peers.append((n_tokens - 1) / reply.seconds)
             ours.append((n_tokens - 1) / seconds)
             n_same += tokens == reply.tokens
@@ -84,6 +80,18 @@ def _measure(
         figure(NAME, variant, "actors", "tok/s", summarise(ours)),
         figure(NAME, variant, "actors_over_bare", "x", ratio, note),
     ]
+
+
+def _pair(
+    node: Node, bare: BareModel, prompt: list[int], n_tokens: int, seed: int
+) -> tuple[Generated, tuple[int, ...], float]:
+    """One reply from each side; who goes first alternates."""
+    params = SamplingParams(temperature=1.0, seed=seed)
+    if seed % 2:
+        reply = bare.generate(prompt, n_tokens, params)
+        return reply, *_stream(node, prompt, n_tokens, seed)
+    tokens, seconds = _stream(node, prompt, n_tokens, seed)
+    return bare.generate(prompt, n_tokens, params), tokens, seconds
 
 
 def _stream(
