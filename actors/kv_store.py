@@ -1,10 +1,8 @@
 """A model's side of the cache: what to ask for, how to restore it, how to write it.
 
 Lives on the engine thread. It decides nothing about the index (``cache_meta`` does) and sends
-nothing itself: it builds messages and moves bytes, one copy each way, between the context and rows
-in the arena or in files. Every row passes the restore checklist (architecture §5): format, checksum
-and key proof while its head is parsed, namespace and position here, the tokens themselves here, the
-state's own header in ``native``, and the positions of the sequence afterwards.
+nothing itself: it builds messages and moves bytes, one copy from the context into the arena here,
+one copy back in ``actors.kv_reader``.
 """
 
 from __future__ import annotations
@@ -14,24 +12,21 @@ import uuid
 from collections.abc import Callable, Mapping
 
 from actors import messages as m
+from actors.kv_reader import KvReader
 from actors.model_request import Request
 from actors.payload import INLINE_LIMIT_BYTES, PayloadKeeper
-from cache import keys, refs, tokens
-from cache.answers import RAM, BlockRef
-from cache.arena import ArenaReader, SlabWriter
+from cache import keys, tokens
+from cache.arena import SlabWriter
 from cache.errors import CacheError
-from cache.filesystem import PosixFilesystem
 from cache.policy import SavePolicy, Span, at_finish, at_prompt_end, while_generating
-from cache.publish import MappedRow, open_row
 from cache.rows import RowHeader, encode_meta, row_bytes
 from native.backend import Backend
-from native.errors import NativeError, StateRefused
+from native.errors import NativeError
 
 ROWS_PER_MESSAGE = 128  # with 64-token blocks about 45 KiB, under the 64 KiB of a message
 # Everything is worth a row by default: even a short prompt that comes again then hits to its last
 # token, and the index gives up the least valuable rows first when room is needed.
 SAVE_ALL = SavePolicy(min_tokens=1, min_tail_tokens=1)
-SOURCES_BY_SPEED = ("none", "live", "ram", "ram_file", "disk")
 
 
 class KvStore:
@@ -59,10 +54,14 @@ class KvStore:
         self._granted_by = granted_by
         self._policy = policy
         self._block = policy.block_tokens
-        self._tier_dirs = dict(tier_dirs)
-        self._files = PosixFilesystem()
         self._arena_path = arena_path
-        self._arena: ArenaReader | None = None
+        self._reader = KvReader(
+            backend,
+            root=root,
+            block_tokens=policy.block_tokens,
+            arena_path=arena_path,
+            tier_dirs=tier_dirs,
+        )
         self._wanted: dict[str, dict[bytes, m.RowWanted]] = {}
         self._keepers: dict[str, PayloadKeeper] = {}
         self.unusable_because = ""
@@ -98,95 +97,11 @@ class KvStore:
         if keeper is not None:
             keeper.close()
 
-    # ── restoring ───────────────────────────────────────────────────────────────────────────────
-
     def read_parent(self, found: m.PrefixResolved) -> list[int] | None:
-        """The tokens of a parent's rows, or ``None`` when it is not (wholly) stored."""
-        if not found.n_tokens:
-            return None
-        whole: list[int] = []
-        try:
-            for block in refs.unpack_blocks(found.blocks):
-                row = self._open(block)
-                row.payload.release()
-                whole += tokens.unpack(tokens.cut(row.tokens, 0, block.n_used))
-        except (CacheError, OSError):
-            return None
-        return whole if len(whole) == found.n_tokens else None
+        return self._reader.read_parent(found)
 
     def restore(self, request: Request, found: m.PrefixResolved) -> list[m.RowRejected]:
-        """Bring what was found into the request's sequence; rows that may not be used.
-
-        At least the prompt's last token is left to decode: its logits choose the first new token.
-        """
-        started = time.perf_counter()
-        request.missed(found.miss_reason)
-        limit = min(found.n_tokens, len(request.tokens) - 1)
-        prompt = tokens.pack(request.tokens)
-        rows: list[MappedRow] = []
-        sources: list[str] = []
-        rejected: list[m.RowRejected] = []
-        reached = 0
-        for block in refs.unpack_blocks(found.blocks, self._root, prompt):
-            if block.start >= limit:
-                break
-            n_used = min(block.n_used, limit - block.start)
-            expected = tokens.cut(prompt, block.start, block.start + n_used)
-            try:
-                row = self._open(block)
-                self._check(row, block.start, expected)
-            except (CacheError, OSError) as error:
-                rejected.append(m.RowRejected(block.key, block.tier, str(error)))
-                break
-            rows.append(row)
-            sources.append(block.tier)
-            reached = block.start + n_used
-        blocks = [(row.header.start, row.header.n_tokens, row.payload) for row in rows]
-        reached = self._apply(request.kv_seq, blocks, reached)
-        for row in rows:
-            row.close()
-        if reached < limit:
-            request.missed("row_rejected")
-        request.n_kv = request.n_reused = reached
-        request.n_stored_blocks = reached // self._block
-        if found.n_tokens == len(request.tokens) and reached == limit:
-            request.n_stored_blocks = found.n_tokens // self._block
-        request.source = max(sources, key=SOURCES_BY_SPEED.index, default="none")
-        request.restore_ms = 1e3 * (time.perf_counter() - started)
-        return rejected
-
-    def _apply(self, seq: int, blocks: list[tuple[int, int, memoryview]], reached: int) -> int:
-        """Restore checked blocks; how many tokens the sequence holds afterwards."""
-        if not blocks:
-            return 0
-        try:
-            self._backend.restore_blocks(seq, blocks)
-            start, n_tokens, _ = blocks[-1]
-            if start + n_tokens > reached and not self._backend.seq_remove(seq, reached, -1):
-                raise StateRefused("the restored sequence could not be cut")
-            if self._backend.seq_range(seq) != (0, reached - 1):
-                raise StateRefused("the restored sequence has other positions than its rows")
-        except StateRefused:
-            self._backend.seq_remove(seq, 0, -1)
-            return 0
-        return reached
-
-    def _open(self, block: BlockRef) -> MappedRow:
-        """Head, tokens and payload of a row, where it lies; a file's bytes are all verified."""
-        if block.tier == RAM:
-            if self._arena is None:
-                self._arena = ArenaReader(self._arena_path or "")
-            header, payload, stored = self._arena.row(block.location or 0)
-            return MappedRow(header, stored, payload)
-        return open_row(self._files, self._tier_dirs[block.tier], block.key)
-
-    def _check(self, row: MappedRow, start: int, expected: bytes) -> None:
-        if row.header.root != self._root:
-            raise CacheError("the row belongs to another namespace")
-        if row.header.start != start:
-            raise CacheError(f"the row starts at {row.header.start}, expected {start}")
-        if not row.tokens.startswith(expected):
-            raise CacheError("the row holds other tokens than the prompt")
+        return self._reader.restore(request, found)
 
     # ── saving ──────────────────────────────────────────────────────────────────────────────────
 
@@ -264,9 +179,7 @@ class KvStore:
         self._wanted.pop(ref, None)
 
     def close(self) -> None:
-        if self._arena is not None:
-            self._arena.close()
-            self._arena = None
+        self._reader.close()
         for keeper in self._keepers.values():
             keeper.close()
         self._keepers.clear()

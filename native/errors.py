@@ -41,17 +41,22 @@ class ModelFileError(NativeError):
     Loading it again without changing the file fails again.
     """
 
+    remedy = "check the file"
+    """What to do, as the end of the sentence."""
+
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(path, reason)
         self.path = str(path)
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{self.path}: {self.reason}; {self.remedy}"
 
 
 class ModelNotFound(ModelFileError):
     """There is no readable regular file at the path. Check spelling, mount and permissions."""
+
+    remedy = "name a GGUF file that exists and that this user may read"
 
 
 class NotAGguf(ModelFileError):
@@ -60,12 +65,16 @@ class NotAGguf(ModelFileError):
     Fetch it again, or convert the model to GGUF.
     """
 
+    remedy = "name a GGUF model; other formats must be converted to it first"
+
 
 class TruncatedGguf(ModelFileError):
     """The file ends before what its header announces, typically an interrupted download or copy.
 
     ``expected`` and ``actual`` are bytes. Fetch it again.
     """
+
+    remedy = "the copy or download was cut short, fetch it again"
 
     def __init__(self, path: str | Path, expected: int, actual: int) -> None:
         super().__init__(path, f"the header announces {expected} bytes, the file has {actual}")
@@ -79,6 +88,8 @@ class ModelLoadFailed(ModelFileError):
 
     ``detail`` is the end of its own log; it usually names the cause.
     """
+
+    remedy = "convert it again with a llama.cpp like the one in native/llama.lock, or free memory"
 
     def __init__(self, path: str | Path, detail: str) -> None:
         super().__init__(path, f"llama.cpp could not load the model: {detail or 'no reason given'}")

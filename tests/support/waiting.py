@@ -19,5 +19,7 @@ def eventually(
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not true within {within_s} s: {what or probe!r} (last: {value!r})")
+            raise AssertionError(
+                f"not true within {within_s} s: {what or probe!r} (last: {value!r})"
+            )
         time.sleep(every_s)

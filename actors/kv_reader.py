@@ -1,0 +1,177 @@
+"""Restoring: from leased rows, in the arena or in files, into a request's sequence, by one copy.
+
+Every row passes the restore checklist (architecture §5): format, checksum and key proof while its
+head is parsed, namespace, position and the tokens themselves here, the state's own header in
+``native``, and the positions of the sequence afterwards. A row that fails is reported, so that it
+is dropped and can be stored again; what was good before it is used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from actors import messages as m
+from actors.model_request import Request
+from cache import refs, tokens
+from cache.answers import RAM, BlockRef
+from cache.arena import ArenaReader
+from cache.errors import CacheError
+from cache.filesystem import PosixFilesystem
+from cache.publish import MappedRow, open_row
+from native.backend import Backend
+from native.errors import NativeError, NoKvSpace, StateRefused
+
+SOURCES_BY_SPEED = ("none", "live", "ram", "ram_file", "disk")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row that passed its checks, open to be restored, of which tokens before ``end`` count."""
+
+    ref: BlockRef
+    mapped: MappedRow
+    end: int
+
+    @property
+    def block(self) -> tuple[int, int, memoryview]:
+        """What ``Backend.restore_block`` takes: start, number of tokens, payload."""
+        return self.ref.start, self.mapped.header.n_tokens, self.mapped.payload
+
+
+class KvReader:
+    """Reads rows of one namespace for one engine."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        root: bytes,
+        block_tokens: int,
+        arena_path: str | None,
+        tier_dirs: Mapping[str, str],
+    ) -> None:
+        self._backend = backend
+        self._root = root
+        self._block = block_tokens
+        self._tier_dirs = dict(tier_dirs)
+        self._files = PosixFilesystem()
+        self._arena_path = arena_path
+        self._arena: ArenaReader | None = None
+
+    def close(self) -> None:
+        if self._arena is not None:
+            self._arena.close()
+            self._arena = None
+
+    def read_parent(self, found: m.PrefixResolved) -> list[int] | None:
+        """The tokens of a parent's rows, or ``None`` when it is not (wholly) stored."""
+        if not found.n_tokens:
+            return None
+        whole: list[int] = []
+        try:
+            for block in refs.unpack_blocks(found.blocks):
+                row = self._open(block)
+                row.payload.release()
+                whole += tokens.unpack(tokens.cut(row.tokens, 0, block.n_used))
+        except (CacheError, OSError):
+            return None
+        return whole if len(whole) == found.n_tokens else None
+
+    def restore(self, request: Request, found: m.PrefixResolved) -> list[m.RowRejected]:
+        """Bring what was found into the request's sequence; rows that may not be used.
+
+        At least the prompt's last token is left to decode: its logits choose the first new token.
+        """
+        started = time.perf_counter()
+        request.missed(found.miss_reason)
+        limit = min(found.n_tokens, len(request.tokens) - 1)
+        checked, rejected = self._checked(found, tokens.pack(request.tokens), limit)
+        reached = 0
+        try:
+            reached, unusable = self._apply(request.kv_seq, checked, limit)
+            if unusable is not None:
+                rejected.append(m.RowRejected(unusable.ref.key, unusable.ref.tier, "state refused"))
+        except NativeError as error:
+            self._backend.seq_remove(request.kv_seq, 0, -1)
+            request.missed(f"not_restored:{type(error).__name__}")
+        for row in checked:
+            row.mapped.close()
+        if rejected:
+            request.missed("row_rejected")
+        request.n_kv = request.n_reused = reached
+        whole = found.n_tokens if reached == limit else reached
+        request.n_stored_blocks = whole // self._block
+        used = [row.ref.tier for row in checked if row.ref.start < reached]
+        request.source = max(used, key=SOURCES_BY_SPEED.index, default="none")
+        request.restore_ms = 1e3 * (time.perf_counter() - started)
+        return rejected
+
+    def _checked(
+        self, found: m.PrefixResolved, prompt: bytes, limit: int
+    ) -> tuple[list[_Row], list[m.RowRejected]]:
+        """Open the leased rows below position ``limit``, up to the first that fails a check."""
+        checked: list[_Row] = []
+        for ref in refs.unpack_blocks(found.blocks, self._root, prompt):
+            if ref.start >= limit:
+                break
+            end = ref.start + min(ref.n_used, limit - ref.start)
+            try:
+                mapped = self._open(ref)
+                self._check(mapped, ref.start, tokens.cut(prompt, ref.start, end))
+            except (CacheError, OSError) as error:
+                return checked, [m.RowRejected(ref.key, ref.tier, str(error))]
+            checked.append(_Row(ref, mapped, end))
+        return checked, []
+
+    def _apply(self, seq: int, rows: list[_Row], limit: int) -> tuple[int, _Row | None]:
+        """Restore checked rows: tokens that the sequence holds then, and a row that was refused.
+
+        Whatever is raised leaves the sequence to be cleared by the caller.
+        """
+        if not rows:
+            return 0, None
+        refused: _Row | None = None
+        try:
+            self._backend.restore_blocks(seq, [row.block for row in rows])
+        except StateRefused:
+            rows, refused = self._one_by_one(seq, rows)
+        except NoKvSpace:
+            # The last row may hold more tokens than are wanted, and room was kept for those only.
+            rows = rows[:-1]
+            self._backend.restore_blocks(seq, [row.block for row in rows])
+        reached = rows[-1].end if rows else 0
+        held = self._backend.seq_range(seq)
+        if held is not None and held[1] >= reached:
+            self._backend.seq_remove(seq, reached, -1)
+            held = self._backend.seq_range(seq)
+        if held != ((0, reached - 1) if reached else None):
+            raise StateRefused(f"positions {held} after restoring {reached} of {limit} tokens")
+        return reached, refused
+
+    def _one_by_one(self, seq: int, rows: list[_Row]) -> tuple[list[_Row], _Row | None]:
+        """Find the row that does not restore, and keep those before it."""
+        for index, row in enumerate(rows):
+            try:
+                self._backend.restore_block(seq, *row.block)
+            except StateRefused:
+                return rows[:index], row
+        return rows, None
+
+    def _open(self, block: BlockRef) -> MappedRow:
+        """Head, tokens and payload of a row, where it lies; a file's bytes are all verified."""
+        if block.tier == RAM:
+            if self._arena is None:
+                self._arena = ArenaReader(self._arena_path or "")
+            header, payload, stored = self._arena.row(block.location or 0)
+            return MappedRow(header, stored, payload)
+        return open_row(self._files, self._tier_dirs[block.tier], block.key)
+
+    def _check(self, row: MappedRow, start: int, expected: bytes) -> None:
+        if row.header.root != self._root:
+            raise CacheError("the row belongs to another namespace")
+        if row.header.start != start:
+            raise CacheError(f"the row starts at {row.header.start}, expected {start}")
+        if not row.tokens.startswith(expected):
+            raise CacheError("the row holds other tokens than the prompt")
