@@ -193,7 +193,8 @@ class Node:
 
     def tree(self) -> TreeNode:
         """The live tree, from the launcher down."""
-        return arrange(self.launcher_pid, self._connection.record.boot, self._client.directory())
+        record = self._connection.record
+        return arrange(record.pid, record.root_pid, record.boot, self._client.directory())
 
     @property
     def launcher_pid(self) -> int:

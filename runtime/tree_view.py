@@ -49,8 +49,8 @@ class TreeNode:
         return "\n".join(_lines(self, "", ""))
 
 
-def arrange(launcher_pid: int, boots: int, entries: tuple[Entry, ...]) -> TreeNode:
-    """Nest the directory's entries under the launcher."""
+def arrange(launcher_pid: int, root_pid: int, boots: int, entries: tuple[Entry, ...]) -> TreeNode:
+    """Nest the directory's entries under the launcher, which started the tree ``boots`` times."""
     by_parent: dict[str, list[Entry]] = {}
     for entry in entries:
         by_parent.setdefault(entry.parent, []).append(entry)
@@ -70,10 +70,8 @@ def arrange(launcher_pid: int, boots: int, entries: tuple[Entry, ...]) -> TreeNo
             if entry.id != parent
         )
 
-    ids = {entry.id for entry in entries}
-    tops = {entry.parent for entry in entries if entry.parent not in ids}
-    children = tuple(node for top in sorted(tops) for node in below(top))
-    return TreeNode("launcher", "launcher", launcher_pid, "up", boots - 1, boots, children)
+    root = TreeNode(ROOT_ID, "supervisor", root_pid, "up", 0, 1, below(ROOT_ID))
+    return TreeNode("launcher", "launcher", launcher_pid, "up", boots - 1, boots, (root,))
 
 
 def _lines(node: TreeNode, lead: str, below: str) -> list[str]:

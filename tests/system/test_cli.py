@@ -197,6 +197,11 @@ def test_wrong_usage_is_2_and_failed_work_is_1(served: Served, tmp_path: Path) -
         assert ran.stdout == ""
     assert served.run("complete", "tiny", "x", "--max-tokens", "1").returncode == 0
 
+    second = cli("serve", "--cache-disk", "0", port=served.port, runtime_dir=tmp_path / "other")
+    assert second.returncode == 1
+    assert "--admin-port" in second.stderr
+    assert served.run("models").returncode == 0
+
 
 def test_commands_without_a_node_say_how_to_start_one(tmp_path: Path) -> None:
     for command in (("status",), ("tree",), ("stop",), ("models",), ("complete", "tiny", "x")):

@@ -1,0 +1,164 @@
+"""Restoring into the stub backend: what is good is used, what is bad is reported, nothing lies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from actors import messages as m
+from actors.kv_reader import KvReader
+from actors.model_core import admit
+from actors.model_request import Request, open_request
+from cache import keys, refs, tokens
+from cache.answers import BlockRef
+from cache.arena import SlabWriter, create_arena
+from cache.rows import RowHeader, row_bytes
+from native.backend import Batch
+from native.params import ModelParams
+from native.stub import StubBackend
+from supervision import Address
+
+pytestmark = pytest.mark.pure
+
+ROOT = b"n" * 32
+IDS = [(7 * i) % 250 for i in range(200)]
+BLOCK = keys.BLOCK_TOKENS
+
+
+@pytest.fixture
+def backend() -> StubBackend:
+    return StubBackend.load("stub", ModelParams(n_ctx=512))
+
+
+@pytest.fixture
+def arena(tmp_path: Path) -> Path:
+    path = tmp_path / "arena"
+    with path.open("w+b") as file:
+        create_arena(file.fileno(), 1 << 20)
+    return path
+
+
+def request_for(backend: StubBackend, ids: list[int]) -> Request:
+    complete = m.Complete("ref", "stub", tokens.pack(ids), tokens=True)
+    request = open_request(m.Run("id", Address("127.0.0.1", 1), complete), backend, now=0.0)
+    request.start(0, admit(len(ids), 8, 512), backend, 0.0)
+    return request
+
+
+def save(backend: StubBackend, arena: Path) -> list[BlockRef]:
+    """Decode ``IDS`` on a sequence and store its three full blocks."""
+    batch = Batch()
+    batch.extend_prefill(IDS, 0, 5, logits_last=False)
+    backend.decode(batch)
+    found, parent, offset = [], ROOT, 4096
+    for start in range(0, 3 * BLOCK, BLOCK):
+        packed = tokens.pack(IDS[start : start + BLOCK])
+        payload = backend.block_bytes(BLOCK)
+        size = row_bytes(BLOCK, payload)
+        key = keys.child_key(parent, packed)
+        with SlabWriter(str(arena), offset, size) as slab:
+            slab.begin(RowHeader(key, parent, ROOT, start, BLOCK, payload), packed)
+            backend.save_block(5, start, start + BLOCK, slab.payload)
+            slab.publish()
+        found.append(BlockRef(key, "ram", offset, size, start, BLOCK, BLOCK))
+        parent, offset = key, offset + -(-size // 4096) * 4096
+    backend.seq_remove(5, 0, -1)
+    return found
+
+
+def resolve(blocks: list[BlockRef], n_tokens: int) -> m.PrefixResolved:
+    return m.PrefixResolved("ref", n_tokens, refs.pack_blocks(blocks), 1, "not_stored")
+
+
+def reader(backend: StubBackend, arena: Path) -> KvReader:
+    return KvReader(backend, root=ROOT, block_tokens=BLOCK, arena_path=str(arena), tier_dirs={})
+
+
+def damage(arena: Path, block: BlockRef, at: int) -> None:
+    """Overwrite bytes of a payload; rows in the arena carry no digest of it."""
+    head = row_bytes(BLOCK, 0)
+    with arena.open("r+b") as file:
+        file.seek((block.location or 0) + head + at)
+        file.write(b"\xff" * 8)
+
+
+def test_all_rows_are_restored_and_the_last_token_is_left(
+    backend: StubBackend, arena: Path
+) -> None:
+    blocks = save(backend, arena)
+    request = request_for(backend, IDS[: 3 * BLOCK])
+    assert reader(backend, arena).restore(request, resolve(blocks, 3 * BLOCK)) == []
+    assert request.n_kv == request.n_reused == 3 * BLOCK - 1
+    assert backend.seq_range(0) == (0, 3 * BLOCK - 2)
+    assert request.source == "ram"
+    assert request.n_stored_blocks == 3
+
+
+def test_a_row_that_does_not_restore_is_reported_and_those_before_it_are_used(
+    backend: StubBackend, arena: Path
+) -> None:
+    blocks = save(backend, arena)
+    damage(arena, blocks[1], 0)
+    request = request_for(backend, IDS)
+    rejected = reader(backend, arena).restore(request, resolve(blocks, 3 * BLOCK))
+    assert [one.key for one in rejected] == [blocks[1].key]
+    assert request.n_kv == BLOCK
+    assert backend.seq_range(0) == (0, BLOCK - 1)
+    assert request.miss_reason == "row_rejected"
+
+
+def test_a_row_of_other_tokens_is_never_restored(backend: StubBackend, arena: Path) -> None:
+    blocks = save(backend, arena)
+    other = [*IDS[:70], 249, *IDS[71:]]
+    request = request_for(backend, other)
+    rejected = reader(backend, arena).restore(request, resolve(blocks, 3 * BLOCK))
+    assert [one.key for one in rejected] == [
+        keys.child_key(blocks[0].key, tokens.pack(other[64:128]))
+    ]
+    assert request.n_kv == BLOCK
+
+
+def test_a_row_of_another_namespace_is_never_restored(backend: StubBackend, arena: Path) -> None:
+    blocks = save(backend, arena)
+    request = request_for(backend, IDS)
+    other = KvReader(
+        backend, root=b"o" * 32, block_tokens=BLOCK, arena_path=str(arena), tier_dirs={}
+    )
+    assert len(other.restore(request, resolve(blocks, 3 * BLOCK))) == 1
+    assert request.n_kv == 0
+    assert backend.seq_range(0) is None
+
+
+def test_a_cut_of_the_last_row_leaves_exactly_what_was_asked(
+    backend: StubBackend, arena: Path
+) -> None:
+    blocks = save(backend, arena)
+    cut = replace(blocks[2], n_used=10)
+    request = request_for(backend, [*IDS[: 2 * BLOCK + 10], 1, 2, 3])
+    assert reader(backend, arena).restore(request, resolve([*blocks[:2], cut], 138)) == []
+    assert request.n_kv == 138
+    assert backend.seq_range(0) == (0, 137)
+    assert request.n_stored_blocks == 2
+
+
+def test_no_room_for_the_last_row_costs_only_that_row(arena: Path) -> None:
+    backend = StubBackend.load("stub", ModelParams(n_ctx=256))
+    blocks = save(backend, arena)
+    batch = Batch()
+    batch.extend_prefill([9] * 100, 0, 3, logits_last=False)
+    backend.decode(batch)  # somebody else's cells: 156 are left, three rows need 192
+    request = request_for(backend, IDS)
+    assert reader(backend, arena).restore(request, resolve(blocks, 3 * BLOCK)) == []
+    assert request.n_kv == 2 * BLOCK
+    assert backend.seq_range(0) == (0, 2 * BLOCK - 1)
+
+
+def test_the_tokens_of_a_parent_are_read_from_its_rows(backend: StubBackend, arena: Path) -> None:
+    blocks = save(backend, arena)
+    found = m.PrefixResolved("ref", 3 * BLOCK, refs.pack_blocks(blocks, with_keys=True), 1, None)
+    assert reader(backend, arena).read_parent(found) == IDS[: 3 * BLOCK]
+    damaged = m.PrefixResolved("ref", 3 * BLOCK, refs.pack_blocks([
+        BlockRef(blocks[0].key, "ram", 8, 1, 0, BLOCK, BLOCK)], with_keys=True), 1, None)  # fmt: skip
+    assert reader(backend, arena).read_parent(damaged) is None
