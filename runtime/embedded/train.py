@@ -38,10 +38,10 @@ class Phase:
 
 
 #: Short contexts teach the language fast, long ones what was said long ago, the longest positions.
-SCHEDULE = (Phase(350, 512, 16), Phase(700, 1024, 8), Phase(50, 4096, 2))
+SCHEDULE = (Phase(350, 512, 16), Phase(425, 1024, 8), Phase(25, 4096, 2))
 DOCUMENTS = 32_000
 PEAK_MATRIX, PEAK_OTHER = 3e-3, 4e-3
-WARM, DECAY_FROM = 40, 0.45
+WARM, DECAY_FROM = 40, 0.5
 
 
 def pace(step: int, total: int) -> float:

@@ -159,6 +159,6 @@ def test_the_tokens_of_a_parent_are_read_from_its_rows(backend: StubBackend, are
     blocks = save(backend, arena)
     found = m.PrefixResolved("ref", 3 * BLOCK, refs.pack_blocks(blocks, with_keys=True), 1, None)
     assert reader(backend, arena).read_parent(found) == IDS[: 3 * BLOCK]
-    damaged = m.PrefixResolved("ref", 3 * BLOCK, refs.pack_blocks([
-        BlockRef(blocks[0].key, "ram", 8, 1, 0, BLOCK, BLOCK)], with_keys=True), 1, None)  # fmt: skip
+    nowhere = refs.pack_blocks([replace(blocks[0], location=8)], with_keys=True)
+    damaged = m.PrefixResolved("ref", 3 * BLOCK, nowhere, 1, None)
     assert reader(backend, arena).read_parent(damaged) is None
