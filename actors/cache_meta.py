@@ -222,6 +222,15 @@ class CacheMetaActor(Worker):
                     self._writing = {tier: set() for tier in self._file_tiers}
                 self._persist()
 
+    def _all_persisted(self) -> bool:
+        """Whether every file tier holds all that is worth keeping there."""
+        return all(
+            tier in self._scanned
+            and not self._writing[tier]
+            and not self._index.unpersisted(tier, 1)
+            for tier in self._file_tiers
+        )
+
     def status(self) -> dict[str, object]:
         snapshot = self._index.snapshot()
         return {
@@ -239,7 +248,8 @@ class CacheMetaActor(Worker):
             "quarantined": self._quarantined,
             "persist_failures": self._persist_failures,
             "last_persist_failure": self._last_failure,
-            "waiting_to_persist": sum(len(keys) for keys in self._writing.values()),
+            "being_persisted": sum(len(keys) for keys in self._writing.values()),
+            "all_persisted": self._all_persisted(),
             "scanned": sorted(self._scanned),
             "tiers": {
                 name: {

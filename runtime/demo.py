@@ -181,8 +181,8 @@ def _kill_model(node: Node) -> None:
 
 def _wait_persisted(node: Node) -> None:
     def done() -> bool:
-        tiers = (node.client.status().get("cache_meta") or {}).get("tiers", {})
-        return bool(tiers) and tiers["disk"]["rows"] >= tiers["ram"]["rows"]
+        meta = node.client.status().get("cache_meta") or {}
+        return bool(meta.get("all_persisted"))
 
     _wait(done, "the rows did not reach the disk")
 
