@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from cache.arena import create_arena
@@ -75,30 +77,39 @@ def _open_arena(ram_bytes: int) -> int:
 
 
 def _open_disk(config: RuntimeConfig) -> tuple[int | None, tuple[FileTier, ...]]:
-    """Make the disk tier's directory and take it for this node alone."""
+    """Make the disk tier's directory and take it for this node alone.
+
+    A directory that was asked for must do; the default one is given up with a note, because a
+    second node, or a user without a home, is better served without a disk tier than not at all.
+    """
     root = config.disk_root
     if root is None:
         return None, ()
     rows = root / ROWS_DIR
     try:
         rows.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock_fd = _lock(root)
     except OSError as error:
+        trouble = "another node uses it" if error.errno == errno.EWOULDBLOCK else error.strerror
+        if config.cache_dir is None:
+            say(f"note: no disk tier, because {root} cannot be used: {trouble}")
+            return None, ()
         raise ConfigError(
             "cache_dir",
-            f"cannot use {root}: {error.strerror}; name another --cache-dir, "
-            "or turn the disk tier off with --cache-disk 0",
-        ) from error
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock_fd)
-        raise ConfigError(
-            "cache_dir",
-            f"another node uses {root}; name another --cache-dir, "
+            f"{root} cannot be used: {trouble}; name another --cache-dir, "
             "or turn the disk tier off with --cache-disk 0",
         ) from error
     return lock_fd, (FileTier(DISK_TIER, str(rows), config.cache_disk),)
+
+
+def _lock(root: Path) -> int:
+    fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def say(text: str) -> None:

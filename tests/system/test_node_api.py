@@ -302,6 +302,24 @@ def test_more_shared_memory_than_there_is_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_cache_directory_belongs_to_one_node(stub_node: Node, tmp_path: Path) -> None:
-    with pytest.raises(errors.NodeStartFailed, match="another node uses"):
+    with pytest.raises(errors.NodeStartFailed, match="another node uses it"):
         Node.start(cache_dir=tmp_path / "cache", runtime_dir=tmp_path / "other", cache_ram="32MiB")
     assert stub_node.complete("stub", "x", max_tokens=1).tokens
+
+
+def test_a_second_node_goes_without_the_default_cache_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    options = {"cache_ram": "32MiB"}
+    with (
+        LeakCheck() as leaks,
+        Node.start(runtime_dir=tmp_path / "a", **options) as one,
+        Node.start(runtime_dir=tmp_path / "b", **options) as two,
+    ):
+        leaks.watch(one)
+        leaks.watch(two)
+        assert one.tree().find("tier:disk") is not None
+        assert two.tree().find("tier:disk") is None
+        two.load("stub", "stub", backend="stub")
+        assert two.complete("stub", "x", max_tokens=1).tokens
