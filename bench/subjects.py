@@ -86,9 +86,7 @@ def wait_until_persisted(node: Node) -> None:
     """Let the writer finish: what it writes must not be timed with the next request."""
 
     def is_idle() -> bool:
-        actors = node.status()["actors"]
-        meta, writer = actors.get("cache_meta") or {}, actors.get("writer") or {}
-        return meta.get("waiting_to_persist") == 0 and writer.get("queued") == 0
+        return bool((node.status()["actors"].get("cache_meta") or {}).get("all_persisted"))
 
     eventually(is_idle, within_s=120, every_s=0.05, what="all rows persisted")
 
