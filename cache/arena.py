@@ -68,6 +68,7 @@ ARENA_MAGIC: Final = b"llamaARN"
 ARENA_VERSION: Final = 1
 SUPERBLOCK: Final = struct.Struct("<8sHHIQII")
 _FIRST_READ: Final = 1024  # holds the head of a 64-token block with ordinary metadata
+PROVED_HEADS: Final = 1 << 14  # about 1 KB each, and the heads of a million tokens
 _WIPE: Final = bytes(8)  # a row without its magic is no row
 
 
@@ -111,6 +112,15 @@ def read_layout(fd: int) -> ArenaLayout:
     return ArenaLayout(size, page, block_tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class _Proved:
+    """A head that was right, and the bytes by which it is known again."""
+
+    fixed: bytes
+    header: RowHeader
+    tokens: bytes
+
+
 class ArenaReader:
     """The whole arena, mapped read-only once; rows are handed out as views, never copied."""
 
@@ -122,16 +132,34 @@ class ArenaReader:
         finally:
             os.close(fd)
         self._view = memoryview(self._map)
+        self._proved: dict[int, _Proved] = {}
 
     def row(self, offset: int) -> tuple[RowHeader, memoryview, bytes]:
         """Header, payload view and packed tokens of the published row at ``offset``.
 
         Call it only for a leased row. CorruptRow if the slab holds no published row; the payload
         is not verified (``rows.verify`` can, for sealed rows).
+
+        A head that was parsed and proved before is compared with the slab's fixed header, which
+        holds the checksum of all of it, and not proved again: that is most of what a hit costs
+        beside its copy.
         """
-        header, view = self._find(offset)
-        tokens = row_tokens(view, header)
-        return header, view[header.payload_offset : header.row_bytes], tokens
+        known = self._proved.get(offset)
+        view = self._view[offset : offset + STATE_AT + 1]
+        if (
+            known is not None
+            and view[:STATE_AT] == known.fixed
+            and view[STATE_AT] == RowState.PUBLISHED
+        ):
+            header, tokens = known.header, known.tokens
+        else:
+            header, whole = self._find(offset)
+            tokens = row_tokens(whole, header)
+            if len(self._proved) >= PROVED_HEADS:
+                self._proved.clear()
+            self._proved[offset] = _Proved(bytes(whole[:STATE_AT]), header, tokens)
+        start = offset + header.payload_offset
+        return header, self._view[start : offset + header.row_bytes], tokens
 
     def slab(self, offset: int) -> memoryview:
         """All bytes of the published row at ``offset``, head included: what a file copies."""

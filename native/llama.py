@@ -10,7 +10,6 @@ import os
 import threading
 from array import array
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -243,13 +242,18 @@ class LlamaBackend:
     def restore_blocks(self, seq: int, blocks: Sequence[tuple[int, int, Buffer]]) -> None:
         table = ffi.new("la_block[]", len(blocks))
         _int32(seq=seq)
-        with self._lock, ExitStack() as held:
+        held: list[Any] = []  # plain references: a context manager each costs more than the call
+        with self._lock:
             self._live()
-            for entry, (start, n_tokens, payload) in zip(table, blocks, strict=True):
-                memory = held.enter_context(borrowed(payload, "payload"))
-                data = held.enter_context(ffi.from_buffer("uint8_t[]", memory))
-                _faults.fill_block(entry, start, n_tokens, data, len(memory))
-            self._check(lib.la_restore_blocks(self._context, seq, table, len(blocks)))
+            try:
+                for entry, (start, n_tokens, payload) in zip(table, blocks, strict=True):
+                    data = _payload(payload)
+                    held.append(data)
+                    _faults.fill_block(entry, start, n_tokens, data, len(data))
+                self._check(lib.la_restore_blocks(self._context, seq, table, len(blocks)))
+            finally:
+                for data in held:
+                    ffi.release(data)
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -294,6 +298,13 @@ def _accept(handle: Any, tokens: Sequence[int]) -> None:
     status = lib.la_sampler_accept(handle, ffi.from_buffer("int32_t[]", column), len(column))
     if status:
         _faults.raise_status(status)
+
+
+def _payload(source: Buffer) -> Any:
+    try:
+        return ffi.from_buffer("uint8_t[]", source)
+    except (TypeError, ValueError, BufferError):
+        raise InvalidParam("payload", type(source).__name__, "contiguous bytes") from None
 
 
 def _int32(**numbers: int) -> None:
