@@ -18,6 +18,7 @@ from supervision import Worker
 if TYPE_CHECKING:
     from supervision import Address, Entry
 
+LOOK_EVERY_S = 0.25
 STOPPING_S = 6.0  # a model gets five seconds to end its requests before it is killed
 _ENDED = (
     "the process of model {model!r} ended during this request; it is being restarted, "
@@ -78,17 +79,23 @@ class InflightActor(Worker):
                 continue
             now = self.directory.get(entry.id)
             if now is not None and now.state == "stopping":
-                # It tells its callers itself; this is for one that is killed before it could.
-                self.after(STOPPING_S, (model, now.incarnation))
+                # It tells its callers itself; this is for those it could not.
+                self.after(LOOK_EVERY_S, (model, now.incarnation, 1))
             else:
                 alive = now.incarnation if now is not None and now.is_up else None
                 self._fail_all(model, alive, m.FailReason.MODEL_DOWN, _ENDED)
 
     def handle_timer(self, payload: object) -> None:
         match payload:
-            case (str(model), int(incarnation)):
+            case (str(model), int(incarnation), int(looks)):
                 now = self.directory.get(model_actor_id(model))
-                if now is None or now.incarnation == incarnation:
+                stops = now is not None and (now.state, now.incarnation) == (
+                    "stopping",
+                    incarnation,
+                )
+                if stops and looks * LOOK_EVERY_S < STOPPING_S:
+                    self.after(LOOK_EVERY_S, (model, incarnation, looks + 1))
+                elif now is None or not now.is_up:
                     self._fail_all(model, None, m.FailReason.MODEL_UNLOADED, _UNLOADED)
             case _:
                 self.log.warning("an unknown timer went off: %r", payload)

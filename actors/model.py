@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from supervision import Entry
 
 PROGRESS_STEP = 0.02  # of the load, so that progress costs fifty messages at most
-TOKEN_EVENT_LIMIT = 64  # tokens of one stream merged into one message at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +134,7 @@ class ModelActor(EngineWorker):
     # ── mailbox ─────────────────────────────────────────────────────────────────────────────────
 
     def handle_events(self, events: list[object]) -> None:
-        for event in merge_token_events(events):
+        for event in events:
             match event:
                 case _Loaded(info):
                     self._info = info
@@ -217,37 +216,3 @@ class ModelActor(EngineWorker):
         if self._engine is not None:
             report |= self._engine.counts()
         return report
-
-
-def merge_token_events(events: list[object]) -> list[object]:
-    """Join token events of one stream, so that a fast model sends few messages.
-
-    Order matters only within a stream: an event joins the last one of its own stream, whatever
-    other streams did in between, unless that stream did something else since.
-    """
-    merged: list[object] = []
-    last_of: dict[str, int] = {}
-    for event in events:
-        if not isinstance(event, tuple):
-            merged.append(event)
-            continue
-        target, message = event
-        ref = getattr(message, "ref", "")
-        at = last_of.get(ref)
-        before = merged[at] if at is not None else None
-        if isinstance(message, m.TokensDelivered) and isinstance(before, tuple):
-            joined = _join(before[1], message)
-            if joined is not None and at is not None:
-                merged[at] = (target, joined)
-                continue
-        last_of[ref] = len(merged)
-        merged.append(event)
-    return merged
-
-
-def _join(before: object, after: m.TokensDelivered) -> m.TokensDelivered | None:
-    if not isinstance(before, m.TokensDelivered) or len(before.tokens) >= 4 * TOKEN_EVENT_LIMIT:
-        return None
-    return m.TokensDelivered(
-        before.ref, before.index, before.tokens + after.tokens, before.text + after.text
-    )

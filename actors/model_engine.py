@@ -23,6 +23,11 @@ from actors.model_request import Request, RequestRefused, open_request
 from native.backend import Backend, Batch
 from native.errors import DecodeAborted, NativeError, NoKvSpace
 
+# A message costs the mailbox and the host about 1.5 ms of processor, which the compute threads want
+# too: one per token took 5 % of a 1.1B model's speed on 2 cores, and 80 % of a 3M model's. The
+# first token leaves at once, later ones together, still faster than anyone reads.
+DELIVER_EVERY_S = 0.05
+HELD_TOKENS_LIMIT = 512  # keeps the message small however fast the model is
 PREFILL_SHARE_TOKENS = 128  # of a step, while other requests generate
 
 
@@ -199,6 +204,9 @@ class ModelEngine:
     def _step(self, ready: list[Request]) -> None:
         info = self._backend.info
         plan = plan_step(ready, n_batch=info.n_batch, prefill_share=PREFILL_SHARE_TOKENS)
+        if any(part.n_tokens > 1 for part in plan):
+            for request in self._running:  # nothing waits behind a long step
+                self._deliver(request)
         self._batch.clear()
         rows: list[tuple[Request, int | None]] = []
         for part in plan:
@@ -256,7 +264,10 @@ class ModelEngine:
         delivered = request.accept(token, self._backend, now)
         self.tokens_generated += 1
         if delivered is not None:
-            self._send(request.reply_to, delivered)
+            request.hold(delivered)
+        due = first or now - request.delivered_at >= DELIVER_EVERY_S
+        if due or len(request.held) >= HELD_TOKENS_LIMIT:
+            self._deliver(request)
         if request.is_finished:
             self._finish(request)
         elif first:
@@ -266,8 +277,15 @@ class ModelEngine:
 
     # ── endings ─────────────────────────────────────────────────────────────────────────────────
 
+    def _deliver(self, request: Request) -> None:
+        """Send the tokens that were held back for the sake of fewer messages."""
+        event = request.take_held(time.monotonic())
+        if event is not None:
+            self._send(request.reply_to, event)
+
     def _finish(self, request: Request) -> None:
         """Store the tip, then tell; the rows are visible before the caller can ask for them."""
+        self._deliver(request)
         tail = request.close_text()
         if tail is not None:
             self._send(request.reply_to, tail)
@@ -281,10 +299,12 @@ class ModelEngine:
 
     def _release(self, request: Request) -> None:
         """A finished request leaves: its cells are free, its caller gets the result."""
+        self._deliver(request)
         self._send(request.reply_to, request.completed(time.monotonic()))
         self._forget(request)
 
     def _fail(self, request: Request, reason: m.FailReason, detail: str) -> None:
+        self._deliver(request)
         self._send(request.reply_to, m.CompletionFailed(request.ref, reason, detail))
         self._forget(request)
 

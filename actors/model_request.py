@@ -57,6 +57,9 @@ class Request:
     n_kv: int = 0
     n_generated: int = 0
     n_text_tokens: int = 0
+    held: list[m.TokensDelivered] = field(default_factory=list)
+    """Events of one token each that wait to leave together."""
+    delivered_at: float = 0.0
     prefilled: float = 0.0
     finished: float = 0.0
     finish_reason: m.FinishReason | None = None
@@ -196,6 +199,22 @@ class Request:
         elif self.n_text_tokens >= self.max_tokens:
             self.finish(m.FinishReason.LENGTH, now)
         return m.TokensDelivered(self.ref, index, token_bytes.pack([token]), text)
+
+    def hold(self, delivered: m.TokensDelivered) -> None:
+        self.held.append(delivered)
+
+    def take_held(self, now: float) -> m.TokensDelivered | None:
+        """One event for all tokens that were held, if any."""
+        if not self.held:
+            return None
+        held, self.held = self.held, []
+        self.delivered_at = now
+        return m.TokensDelivered(
+            self.ref,
+            held[0].index,
+            b"".join(one.tokens for one in held),
+            "".join(one.text for one in held),
+        )
 
     def finish(self, reason: m.FinishReason, now: float) -> None:
         self.finish_reason, self.finished = reason, now

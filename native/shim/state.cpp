@@ -202,7 +202,6 @@ void apply(la_context &c, int32_t seq, const la_block &block) {
         refuse("llama.cpp read another block than was given");
     }
     llama_memory_seq_cp(c.memory, c.scratch, seq, -1, -1);
-    llama_memory_seq_rm(c.memory, c.scratch, -1, -1);
 }
 
 } // namespace
@@ -275,8 +274,9 @@ int la_restore_blocks(la_context *context, int32_t seq, const la_block *blocks, 
             apply(c, seq, blocks[i]);
         }
     });
+    // Once for all blocks: reading the next one empties the scratch sequence by itself.
+    llama_memory_seq_rm(c.memory, c.scratch, -1, -1);
     if (applied != LA_OK) {  // the sequence keeps what it had, no cell leaks
-        llama_memory_seq_rm(c.memory, c.scratch, -1, -1);
         llama_memory_seq_rm(c.memory, seq, blocks[0].start, -1);
     }
     return applied;

@@ -46,7 +46,7 @@ def biggest() -> list[object]:
     """Each message that can grow, as big as the actors make it."""
     from actors.cache_reporter import ROWS_PER_MESSAGE as FOUND
     from actors.kv_store import ROWS_PER_MESSAGE as WANTED
-    from actors.model import TOKEN_EVENT_LIMIT
+    from actors.model_engine import HELD_TOKENS_LIMIT
     from actors.payload import INLINE_LIMIT_BYTES
 
     key, tokens = b"k" * KEY_BYTES, b"t" * 4 * BLOCK_TOKENS
@@ -59,7 +59,7 @@ def biggest() -> list[object]:
         messages.RowsReserved("r" * 16, 1, ((key, 1 << 40),) * WANTED, ()),
         messages.RowsWritten("holder", (key,) * WANTED, ()),
         messages.RowsFound("ram", (stored,) * FOUND, last=False),
-        messages.TokensDelivered("r" * 16, 0, b"t" * 4 * (TOKEN_EVENT_LIMIT + 1), "é" * 2048),
+        messages.TokensDelivered("r" * 16, 0, b"t" * 4 * HELD_TOKENS_LIMIT, "é" * 8192),
         messages.LoadModel("r" * 16, "m", "/" * 4096, params=ModelParams()),
         messages.Run("id", Address("127.0.0.1", 1), messages.Complete("r", "m", "text")),
     ]
