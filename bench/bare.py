@@ -25,6 +25,7 @@ T = TypeVar("T")
 _SEQ = 0
 _SWEEP_BYTES = 128 << 20
 """More than the last cache of the usual machine: what is copied next comes from memory."""
+from supervision.process import die_with_parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +231,7 @@ def _load(path: Path, params: ModelParams) -> None:
     global _child  # noqa: PLW0603  # the pool's worker has no other place for its state
     # Linux shares CPU time among sessions first; the node has one of its own, so must its peer.
     os.setsid()
+    die_with_parent(os.getppid())  # a benchmark that is killed leaves no peer behind
     _child = _Child(load_backend("llama", path, params))
 
 
