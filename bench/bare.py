@@ -20,12 +20,12 @@ from cache.keys import BLOCK_TOKENS
 from native import load_backend
 from native.backend import Backend, Batch
 from native.params import ModelParams, SamplingParams
+from supervision.process import die_with_parent
 
 T = TypeVar("T")
 _SEQ = 0
 _SWEEP_BYTES = 128 << 20
 """More than the last cache of the usual machine: what is copied next comes from memory."""
-from supervision.process import die_with_parent
 
 
 @dataclass(frozen=True, slots=True)
