@@ -59,6 +59,7 @@ class CacheMetaActor(Worker):
         self._persist_failures = 0
         self._last_failure: str | None = None
         self._rejected = 0
+        self._abandoned = 0
         self._quarantined = 0
         self.after(EXPIRE_EVERY_S, "expire")
 
@@ -127,6 +128,7 @@ class CacheMetaActor(Worker):
         now = time.monotonic()
         for key in done.published:
             self._dispose(self._index.publish(now, done.holder, key).evicted)
+        self._abandoned += len(done.abandoned)
         for key in done.abandoned:
             self._dispose(self._index.abandon(done.holder, key))
         self._persist()
@@ -245,6 +247,7 @@ class CacheMetaActor(Worker):
             "adopted": snapshot.adopted,
             "refused": dict(snapshot.refused),
             "rejected": self._rejected,
+            "abandoned": self._abandoned,
             "quarantined": self._quarantined,
             "persist_failures": self._persist_failures,
             "last_persist_failure": self._last_failure,

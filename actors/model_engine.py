@@ -125,11 +125,11 @@ class ModelEngine:
             return
 
     def _patience(self) -> float | None:
-        """Seconds until the next deadline of any request; ``None`` when there is none."""
+        """Seconds until something has to be given up; ``None`` when nothing has."""
         deadlines = [
             at
             for request in (*self._running, *self._waiting)
-            for at in (request.deadline, request.wait_until)
+            for at in (None if request.is_finished else request.deadline, request.wait_until)
             if at is not None
         ]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from runtime import Completion, Node, TokenEvent, errors
 from supervision.node_file import RuntimeDir
 from tests.support.nodes import ROOT, alive, port_is_free
-from tests.support.runtime_nodes import PROMPT, kill, one_thread, pid_of, pids, started
+from tests.support.runtime_nodes import PROMPT, Streaming, kill, one_thread, pid_of, pids, started
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.fault
@@ -113,23 +112,9 @@ def test_a_node_ends_with_the_host_that_started_it(tmp_path: Path) -> None:
 
 
 def test_a_model_that_dies_tells_its_caller_at_once(tiny_node: Node) -> None:
-    caught: list[BaseException] = []
-    running = threading.Event()
-
-    def work() -> None:
-        try:
-            for event in tiny_node.stream("tiny", PROMPT, max_tokens=3000):
-                if isinstance(event, TokenEvent):
-                    running.set()
-        except errors.LlamaActorsError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert running.wait(20)
+    stream = Streaming(tiny_node, "tiny", 3000)
     kill(pid_of(tiny_node, "model:tiny"))
-    thread.join(5)
-    assert [type(error) for error in caught] == [errors.ModelDown]
+    assert stream.end() == [errors.ModelDown]
     assert tiny_node.complete("tiny", PROMPT, max_tokens=2).tokens
 
 

@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from native.params import ModelParams
-from runtime import ModelConfig, Node, TreeNode
+from runtime import ModelConfig, Node, TokenEvent, TreeNode, errors
 from tests.support.nodes import ROOT, alive, port_is_free
 from tests.support.waiting import eventually
 
@@ -70,6 +71,31 @@ def mapped_shared_memory(pid: int) -> set[Path]:
         paths = (line.split(maxsplit=5)[-1].strip() for line in maps)
         return {Path(path) for path in paths if path.startswith("/dev/shm/")}
     return set()
+
+
+class Streaming:
+    """A long stream that a thread reads; what it ended with is kept."""
+
+    def __init__(self, node: Node, model: str, max_tokens: int) -> None:
+        self.caught: list[BaseException] = []
+        self._running = threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(node, model, max_tokens))
+        self._thread.start()
+        assert self._running.wait(20), "the stream did not begin"
+
+    def _read(self, node: Node, model: str, max_tokens: int) -> None:
+        try:
+            for event in node.stream(model, PROMPT, max_tokens=max_tokens):
+                if isinstance(event, TokenEvent):
+                    self._running.set()
+        except errors.LlamaActorsError as error:
+            self.caught.append(error)
+
+    def end(self) -> list[type[BaseException]]:
+        """What the caller got, within five seconds."""
+        self._thread.join(5)
+        assert not self._thread.is_alive(), "the caller still waits"
+        return [type(error) for error in self.caught]
 
 
 class LeakCheck:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from runtime import CompletionEvent, Node, PrefillEvent, TokenEvent, errors
-from tests.support.runtime_nodes import PROMPT, LeakCheck, started
+from tests.support.runtime_nodes import PROMPT, LeakCheck, Streaming, started
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
@@ -267,23 +266,9 @@ def test_a_deadline_ends_a_request_that_is_too_slow(stub_node: Node) -> None:
 
 
 def test_unloading_ends_running_requests_with_a_reason(stub_node: Node) -> None:
-    caught: list[BaseException] = []
-    running = threading.Event()
-
-    def work() -> None:
-        try:
-            for event in stub_node.stream("stub", PROMPT, max_tokens=3500):
-                if isinstance(event, TokenEvent):
-                    running.set()
-        except errors.LlamaActorsError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert running.wait(10)
+    stream = Streaming(stub_node, "stub", 3500)
     stub_node.unload("stub")
-    thread.join(10)
-    assert [type(error) for error in caught] == [errors.ModelUnloaded]
+    assert stream.end() == [errors.ModelUnloaded]
 
 
 def test_attaching_to_nothing_says_how_to_start_a_node(tmp_path: Path) -> None:
