@@ -14,7 +14,10 @@ from supervision import SupervisorSpec
 pytestmark = pytest.mark.pure
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *(path for path in sorted(ROOT.glob("*/README.md")) if not path.parent.name.startswith(".")),
+]
 
 
 def test_functions() -> set[str]:
