@@ -3,7 +3,8 @@
 Owns: the table of wanted models. Answers: ``WhereIs``, ``ListDirectory``, ``LoadModel``,
 ``UnloadModel``. Asks: the models supervisor. A process of its own so that callers never wait behind
 a supervisor that is busy healing something; and because a dynamic supervisor that dies forgets its
-children: this actor asks the new one for the models that were loaded.
+children: this actor asks the new one for the models that were loaded. A model that crashes so often
+that its supervisor gives it up is wanted no longer, until somebody loads it again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from actors import messages as m
 from actors.inflight import model_actor_id
 from actors.model import LoadError, ModelArgs
 from actors.wanted_models import WantedModels
-from supervision import Worker
+from supervision import ExitKind, Worker
 from supervision.messages import (
     ChildNotFound,
     ChildStarted,
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from supervision import Address, Entry
 
 HEALING = "healing"  # prefix of the refs of starts that nobody waits for
+HEAL_TRIES = 5  # a file that was loaded before is good; a process that dies while loading is not
+HEAL_PAUSE_S = 0.2  # times the number of tries so far
+LOOK_EVERY_S = 1.0  # nobody tells of a model that is given up while it restarts
+_BAD_EXITS = (ExitKind.ABNORMAL, ExitKind.KILLED)
 _REASONS = {
     StartFailure.ALREADY_STARTED: m.LoadFailure.ALREADY_LOADED,
     StartFailure.INIT_FAILED: m.LoadFailure.REFUSED,
@@ -55,6 +60,13 @@ class RegistryArgs:
     cache_salt: str
 
 
+@dataclass(frozen=True, slots=True)
+class _HealAgain:
+    """Timer: try once more to bring back a model."""
+
+    model: str
+
+
 class RegistryActor(Worker):
     """Answers where things are; loads, unloads and reloads models."""
 
@@ -65,7 +77,9 @@ class RegistryActor(Worker):
         self._wanted = WantedModels(args.wanted_path)
         self._askers: dict[str, tuple[Address, str]] = {}
         self._healed: int | None = None
+        self._tries: dict[str, int] = {}
         self._heal()
+        self.after(LOOK_EVERY_S, None)
 
     def handle(self, message: object, sender: Address) -> None:
         match message:
@@ -81,6 +95,7 @@ class RegistryActor(Worker):
             case ChildStartProgress(ref, _, float(share)):
                 self._answer(ref, m.ModelLoading(ref, share), ended=False)
             case ChildStarted(ref, entry):
+                self._tries.pop(entry.id.removeprefix("model:"), None)
                 self._answer(ref, m.ModelLoaded(ref, entry))
             case ChildStartFailed():
                 self._not_loaded(message)
@@ -94,6 +109,7 @@ class RegistryActor(Worker):
     # ── loading ──────────────────────────────────────────────────────────────────────────────
 
     def _load(self, wanted: m.LoadModel, sender: Address) -> None:
+        self._forget_stopped()
         already = wanted.model in self._wanted
         if not self._start(wanted, wanted.ref):
             detail = "the supervisor of models is restarting; try again in a moment"
@@ -121,12 +137,8 @@ class RegistryActor(Worker):
         )
 
     def _not_loaded(self, failed: ChildStartFailed) -> None:
-        model = failed.child_id.removeprefix("model:")
-        is_unloadable = failed.reason in (StartFailure.INIT_FAILED, StartFailure.DIED_IN_INIT)
         if failed.ref.startswith(HEALING):
-            if is_unloadable:
-                self.log.error("model %s was not loaded again: %s", model, failed.detail)
-                self._wanted.remove(model)
+            self._not_healed(failed)
             return
         _, added = self._askers.get(failed.ref, (None, ""))
         if added and failed.reason is not StartFailure.ALREADY_STARTED:
@@ -154,7 +166,18 @@ class RegistryActor(Worker):
 
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:
         del changed
+        self._forget_stopped()
         self._heal()
+
+    def handle_timer(self, payload: object) -> None:
+        match payload:
+            case _HealAgain(model):
+                for wanted in self._wanted.all():
+                    if wanted.model == model and model_actor_id(model) not in self.directory:
+                        self._start(wanted, f"{HEALING}:{model}")
+            case _:
+                self._forget_stopped()
+                self.after(LOOK_EVERY_S, None)
 
     def _heal(self) -> None:
         """A new models supervisor knows no models: ask it for those that should be loaded."""
@@ -163,10 +186,40 @@ class RegistryActor(Worker):
             return
         self._healed = entry.incarnation
         for wanted in self._wanted.all():
-            self._start(wanted, f"{HEALING}:{entry.incarnation}:{wanted.model}")
+            self._start(wanted, f"{HEALING}:{wanted.model}")
+
+    def _not_healed(self, failed: ChildStartFailed) -> None:
+        model = failed.child_id.removeprefix("model:")
+        tries = self._tries[model] = self._tries.get(model, 0) + 1
+        match failed.reason:
+            case StartFailure.DIED_IN_INIT if tries < HEAL_TRIES:
+                self.after(HEAL_PAUSE_S * tries, _HealAgain(model))
+            case StartFailure.DIED_IN_INIT | StartFailure.INIT_FAILED:
+                self.log.error("model %s was not loaded again: %s", model, failed.detail)
+                self._wanted.remove(model)
+            case _:
+                pass  # it is up already, or its supervisor stops and the next one will be asked
+
+    def _forget_stopped(self) -> None:
+        """A model whose restarts its supervisor gave up stays down until somebody loads it.
+
+        Not so while the supervisor itself stops: then its models are down too, and come back.
+        """
+        models = self.directory.get("models")
+        if models is None or not models.is_up:
+            return
+        for wanted in self._wanted.all():
+            entry = self.directory.get(model_actor_id(wanted.model))
+            if entry is not None and entry.state == "down" and _failed(entry):
+                self.log.error("model %s stays down: %s", wanted.model, entry.last_exit)
+                self._wanted.remove(wanted.model)
 
     def status(self) -> dict[str, object]:
         return {
             "entries": len(self.directory),
             "wanted_models": [wanted.model for wanted in self._wanted.all()],
         }
+
+
+def _failed(entry: Entry) -> bool:
+    return entry.last_exit is not None and entry.last_exit.kind in _BAD_EXITS

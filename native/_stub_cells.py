@@ -77,6 +77,11 @@ class CellPool:
         contents = [cell.content for cell in cells if cell is not None]
         return contents if len(contents) == len(cells) else None
 
+    def tokens(self, seq: int, start: int, end: int) -> list[int]:
+        """Return the tokens of [start, end)."""
+        contents = self.slice(seq, start, end) or []
+        return [_PLACE.unpack_from(content)[1] for content in contents]
+
     def content(self, seq: int) -> bytes:
         cells = self._seqs[seq]
         return b"".join(cells[position].content for position in sorted(cells))

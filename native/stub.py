@@ -8,10 +8,14 @@ therefore changes the continuation, exactly as it would with a model.
 Text is bytes: token ``b`` in 0..255 is the byte, 256 begins and 257 ends a text. Continuations are
 mostly printable ASCII. A text whose last byte is EOT (4) continues with end of text (257), so a
 test can have a natural stop whenever it wants one; otherwise 257 is never chosen at temperature 0.
+
+A text that holds ``FATAL`` is poisonous: to decode its last byte aborts the process, as a failed
+assertion in native code does. Nothing is raised, nothing is cleaned up.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import threading
@@ -41,6 +45,8 @@ BEGIN, END, N_VOCAB, EOT = 256, 257, 258, 4
 _SPECIAL = {"<s>": BEGIN, "</s>": END}
 _SPECIAL_PATTERN = re.compile(r"(<s>|</s>)")
 _PRINTABLE_BONUS, _END_BONUS = 4.0, 100.0
+FATAL = b"\x18fatal\x18"
+"""CAN, a word, CAN: no text has it by accident."""
 _PAD = 256  # llama.cpp rounds n_ctx up to this
 
 
@@ -131,9 +137,15 @@ class StubBackend:
                 if self._abort.wait(self.seconds_per_token):
                     raise DecodeAborted("request_abort() was called; trim, then clear_abort()")
                 self._cells.append(seq, position, token)
+                if token == FATAL[-1] and self._ends_fatally(seq, position):
+                    os.abort()
                 if wants:
                     wanted[row] = _next_logits(self._cells.content(seq), token)
             self._rows = wanted
+
+    def _ends_fatally(self, seq: int, position: int) -> bool:
+        last = self._cells.tokens(seq, max(0, position + 1 - len(FATAL)), position + 1)
+        return last == list(FATAL)
 
     def _check_batch(self, batch: Batch) -> None:
         if not 1 <= len(batch) <= self.info.n_batch:

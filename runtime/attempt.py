@@ -17,7 +17,7 @@ from cache import tokens as token_bytes
 from runtime import errors
 from runtime.results import CompletionEvent, Event, PrefillEvent, TokenEvent, completion_from
 from supervision import Connection
-from supervision.errors import NoReply
+from supervision.errors import SupervisionError
 from supervision.messages import new_ref
 
 SILENCE_TIMEOUT_S: Final = 600.0  # one step of a huge model on a slow machine stays below it
@@ -26,6 +26,8 @@ _FAILURES: Final[Mapping[m.FailReason, Callable[[str, str], errors.LlamaActorsEr
     m.FailReason.MODEL_UNKNOWN: errors.ModelUnknown,
     m.FailReason.MODEL_DOWN: errors.ModelDown,
     m.FailReason.MODEL_UNLOADED: errors.ModelUnloaded,
+    m.FailReason.MODEL_STOPPED: errors.ModelStopped,
+    m.FailReason.POISONOUS: errors.RequestPoisoned,
     m.FailReason.INVALID_REQUEST: lambda _, detail: errors.InvalidRequest(detail),
     m.FailReason.PROMPT_TOO_LONG: lambda _, detail: errors.PromptTooLong(detail),
     m.FailReason.OVERLOADED: lambda _, detail: errors.Overloaded(detail),
@@ -44,6 +46,7 @@ class Attempt:
         self._ttft_ms: float | None = None
         self._text: list[str] = []
         self._tokens: list[int] = []
+        self._begun = False
         self._ended = False
 
     @property
@@ -53,10 +56,20 @@ class Attempt:
     def events(self) -> Iterator[Event]:
         started = time.perf_counter()
         request = replace(self._request, ref=new_ref())
-        # Inflight tells of a model's death; the watch is for when inflight itself died with it.
-        watch = Watch(self._connection, model_actor_id(request.model))
+        # Inflight tells of a model's death. The watch is for when inflight itself died with what
+        # it knew, or before it passed the request on.
+        model, inflight = (
+            Watch(self._connection, model_actor_id(request.model)),
+            Watch(self._connection, "inflight"),
+        )
+
+        def look() -> None:
+            model.look()
+            if not self._begun:
+                inflight.look()
+
         replies = self._connection.stream(
-            "inflight", request, idle_timeout_s=SILENCE_TIMEOUT_S, on_quiet=watch.look
+            "inflight", request, idle_timeout_s=SILENCE_TIMEOUT_S, on_quiet=look
         )
         try:
             for reply in replies:
@@ -66,22 +79,28 @@ class Attempt:
                 if self._ended:
                     return
         except ActorGone as gone:
-            model = request.model
+            self._withdraw(model_actor_id(request.model), m.CancelRun)
             raise errors.ModelDown(
-                model, f"model {model!r} went away during this request"
+                request.model, f"{gone} went away during this request; send it again"
             ) from gone
         finally:
-            if not self._ended and self._request_id is not None:
-                with contextlib.suppress(NoReply):  # nobody is left to cancel
-                    self._connection.tell("inflight", m.Cancel(self._request_id))
+            self._withdraw("inflight", m.Cancel)
+
+    def _withdraw(self, actor: str, cancel: Callable[[str], object]) -> None:
+        """Nobody waits for the rest; if the actor is gone too, nobody is left to cancel."""
+        if not self._ended and self._request_id is not None:
+            with contextlib.suppress(SupervisionError):
+                self._connection.tell(actor, cancel(self._request_id))
 
     def _event(self, reply: object, started: float) -> Event | None:
         match reply:
             case m.Accepted(_, request_id):
                 self._request_id = request_id
             case m.PrefillProgress(_, done, total, reused):
+                self._begun = True
                 return PrefillEvent(done, total, reused)
             case m.TokensDelivered(_, index, tokens, text):
+                self._begun = True
                 if self._ttft_ms is None:
                     self._ttft_ms = 1e3 * (time.perf_counter() - started)
                 ids = tuple(token_bytes.unpack(tokens))
@@ -105,17 +124,19 @@ class ActorGone(Exception):
 
 
 class Watch:
-    """Looks, while nothing comes, whether an actor is still the same process."""
+    """Looks, while nothing comes, whether an actor is still the process that it was at first."""
 
     def __init__(self, connection: Connection, actor: str) -> None:
         self._connection = connection
         self._actor = actor
+        self._since = time.time()
         self._incarnation: int | None = None
 
     def look(self) -> None:
         entry = self._connection.where(self._actor)
-        now = entry.incarnation if entry is not None and entry.is_up else None
+        if entry is None or not entry.is_up or entry.started_at > self._since:
+            raise ActorGone(self._actor)
         if self._incarnation is None:
-            self._incarnation = now
-        elif now != self._incarnation:
+            self._incarnation = entry.incarnation
+        elif entry.incarnation != self._incarnation:
             raise ActorGone(self._actor)

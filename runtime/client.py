@@ -29,7 +29,7 @@ from runtime.results import (
     ModelStatus,
 )
 from supervision import Connection, Entry
-from supervision.errors import NodeRestarted, NoReply
+from supervision.errors import NodeNotRunning, NodeRestarted, SupervisionError
 from supervision.messages import (
     ListDirectory,
     ReportStatus,
@@ -76,11 +76,11 @@ class Client:
         except (ActorGone, NodeRestarted):
             # The asked one died; what it had noted is known to its successor, which loads it.
             self._wait_until_up(model, LOAD_TIMEOUT_S)
-            found = self._connection.where(model_actor_id(model))
+            found = self._where(model_actor_id(model))
             if found is not None:
                 return self._model_status(found)
-        except NoReply as error:
-            raise errors.NoReply(str(error)) from error
+        except SupervisionError as error:
+            raise self._typed(error) from error
         raise errors.NoReply(f"the registry did not say whether {model!r} was loaded")
 
     def load_embedded(self, progress: Callable[[float], None] | None = None) -> None:
@@ -115,8 +115,11 @@ class Client:
     # ── completions ─────────────────────────────────────────────────────────────────────────────
 
     def complete(self, model: str, prompt: str | Sequence[int], **options: Any) -> Completion:
-        """Generate and wait for the end; options as for ``stream``."""
-        for event in self.stream(model, prompt, **options):
+        """Generate and wait for the end; options as for ``stream``.
+
+        Nothing is shown before the end, so a request whose model dies is simply run again.
+        """
+        for event in self.stream(model, prompt, repeat=True, **options):
             if isinstance(event, CompletionEvent):
                 return event.completion
         raise errors.NoReply(f"model {model!r} ended the stream without a result")
@@ -137,11 +140,14 @@ class Client:
         parent_key: str | None = None,
         parse_special: bool = False,
         timeout_s: float | None = None,
+        repeat: bool = False,
     ) -> Generator[Event, None, None]:
         """Generate, and yield events as they come; the last one is a ``CompletionEvent``.
 
         ``prompt`` is text or token ids. ``parent_key`` is the hex ``finish_key`` of an earlier
         completion whose text this prompt continues. Leaving the iterator early cancels the request.
+        With ``repeat``, a request whose model dies after tokens came is run again all the same:
+        events then begin anew at index 0. Without, that ends it with ``ModelDown``.
         """
         try:
             sampling = SamplingParams(
@@ -168,46 +174,62 @@ class Client:
             parse_special=parse_special,
             timeout_s=timeout_s,
         )
-        return self._events(request, keeper)
+        return self._events(request, keeper, repeat)
 
-    def _events(self, request: m.Complete, keeper: PayloadKeeper) -> Generator[Event, None, None]:
-        """Run ``request``; heal what can be healed while nothing was delivered yet."""
-        deadline = time.monotonic() + HEAL_TIMEOUT_S
+    def _events(
+        self, request: m.Complete, keeper: PayloadKeeper, repeat: bool
+    ) -> Generator[Event, None, None]:
+        """Run ``request``; heal what can be healed, which a poisonous request is not."""
+        deadline: float | None = None
         try:
             while True:
                 run = Attempt(self._connection, request)
                 try:
                     yield from run.events()
                     return
-                except errors.ModelUnknown:
-                    if self._is_wanted(request.model):
-                        self._wait_until_up(request.model, deadline - time.monotonic())
-                    elif request.model == EMBEDDED_MODEL_ID:
-                        self.load_embedded()
-                    else:
+                except (errors.ModelUnknown, errors.ModelDown, NodeRestarted) as error:
+                    now = time.monotonic()
+                    deadline = now + HEAL_TIMEOUT_S if deadline is None else deadline
+                    if (run.delivered and not repeat) or now > deadline:
+                        if isinstance(error, NodeRestarted):  # which took the model with it
+                            raise errors.ModelDown(request.model, str(error)) from error
                         raise
-                except errors.ModelDown:
-                    if run.delivered or time.monotonic() > deadline:
-                        raise
-                    self._wait_until_up(request.model, deadline - time.monotonic())
-                except NodeRestarted as error:
-                    if run.delivered or time.monotonic() > deadline:
-                        raise errors.ModelDown(request.model, str(error)) from error
-                except NoReply as error:
-                    raise errors.NoReply(str(error)) from error
+                    self._heal(request.model, error, deadline)
+                except SupervisionError as error:
+                    raise self._typed(error) from error
         finally:
             keeper.close()
+
+    def _heal(self, model: str, error: Exception, deadline: float) -> None:
+        """Wait until ``model`` can be asked again, or raise ``error``."""
+        match error:
+            case errors.ModelUnknown():
+                if self._is_wanted(model):
+                    self._wait_until_up(model, deadline - time.monotonic())
+                elif model == EMBEDDED_MODEL_ID:
+                    self.load_embedded()
+                else:
+                    raise error
+            case errors.ModelDown():
+                self._wait_until_up(model, deadline - time.monotonic())
+            case _:
+                pass  # the node restarted: whoever is asked next waits for it
 
     def _wait_until_up(self, model: str, within_s: float) -> None:
         """Wait for a model that is starting or restarting."""
         deadline = time.monotonic() + within_s
         pause = _Pause()
         while time.monotonic() < deadline:
-            entry = self._connection.where(model_actor_id(model))
+            entry = self._where(model_actor_id(model))
             if entry is not None and entry.is_up:
                 return
-            is_coming = entry is not None and entry.state != "down"
-            if not is_coming and not self._is_wanted(model):
+            if entry is not None and entry.state == "down":
+                raise errors.ModelStopped(
+                    model,
+                    f"model {model!r} crashed so often that it was stopped (last: "
+                    f"{entry.last_exit}); see the log, then load it again",
+                )
+            if entry is None and not self._is_wanted(model):
                 raise errors.ModelUnknown(model, f"no model {model!r} is loaded")
             pause.wait()
         raise errors.ModelDown(model, f"model {model!r} did not come back within {within_s:.0f} s")
@@ -227,7 +249,10 @@ class Client:
         try:
             answer = self._ask("registry", ListDirectory(new_ref()), timeout_s=STATUS_TIMEOUT_S)
         except errors.NoReply:
-            return self._connection.directory()
+            try:
+                return self._connection.directory()
+            except SupervisionError as error:
+                raise self._typed(error) from error
         return tuple(getattr(answer, "entries", ()))
 
     def status(self) -> dict[str, Any]:
@@ -248,8 +273,20 @@ class Client:
     def _ask(self, target: str, message: object, *, timeout_s: float = ASK_TIMEOUT_S) -> object:
         try:
             return self._connection.ask(target, message, timeout_s=timeout_s)
-        except NoReply as error:
-            raise errors.NoReply(str(error)) from error
+        except SupervisionError as error:
+            raise self._typed(error) from error
+
+    def _where(self, actor: str) -> Entry | None:
+        try:
+            return self._connection.where(actor)
+        except SupervisionError as error:
+            raise self._typed(error) from error
+
+    def _typed(self, error: SupervisionError) -> errors.NodeError:
+        """What went wrong below, in the words of this floor."""
+        if isinstance(error, NodeNotRunning):
+            return errors.NodeNotRunning(self._connection.record.port, str(error))
+        return errors.NoReply(str(error))
 
 
 class _Pause:

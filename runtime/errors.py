@@ -12,12 +12,14 @@
     - ModelLoadFailed       the file could not be loaded          -> see kind and detail
     - ModelDown             its process ended during the request  -> send the request again
     - ModelUnloaded         it was unloaded during the request    -> load it again
+    - ModelStopped          it crashed too often                  -> read the log, load it again
   x RequestError
     - InvalidRequest        the request makes no sense            -> fix it
     - PromptTooLong         prompt and context do not fit         -> shorten it, or a larger n_ctx
     - Overloaded            too many requests wait                -> try again later
     - DeadlineExceeded      not finished within timeout_s         -> more time, or fewer tokens
     - EngineFailed          llama.cpp failed on this request      -> report it with the detail
+    - RequestPoisoned       the model dies of this request        -> change it, report the fault
 """
 
 from __future__ import annotations
@@ -98,6 +100,10 @@ class ModelUnloaded(ModelError):
     """The model was unloaded while it worked on the request."""
 
 
+class ModelStopped(ModelError):
+    """The model crashed so often that it was stopped. Read the log, then load it again."""
+
+
 class RequestError(LlamaActorsError):
     """One request could not be done; the node and its model go on."""
 
@@ -120,3 +126,16 @@ class DeadlineExceeded(RequestError):
 
 class EngineFailed(RequestError):
     """llama.cpp failed on this request; others were not harmed."""
+
+
+class RequestPoisoned(RequestError):
+    """The process of ``model`` died each time it ran this request; others came through.
+
+    Nothing the node can heal: the request hits a fault in llama.cpp or in the model file. The same
+    prompt with the same sampling is refused for some minutes, so that it ends no more processes;
+    change it, or report the fault with the node's log.
+    """
+
+    def __init__(self, model: str, detail: str) -> None:
+        super().__init__(detail)
+        self.model = model

@@ -1,0 +1,220 @@
+"""Models that crash: they come back, the poisonous request does not, and nobody else notices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from native.stub import FATAL
+from runtime import Completion, Node, TokenEvent, errors
+from supervision import Entry
+from tests.support.runtime_nodes import Streaming, kill, pid_of
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.fault
+
+POISON = "Tell me " + FATAL.decode("ascii") + " a story."
+
+
+def stop_process(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+def entry_of(node: Node, model: str) -> Entry:
+    found = node.connection.where(f"model:{model}")
+    assert found is not None
+    return found
+
+
+def inflight_status(node: Node) -> dict[str, object]:
+    status = node.status()["actors"]["inflight"]
+    assert isinstance(status, dict)
+    return status
+
+
+@dataclass
+class Neighbour:
+    """Asks another model all the while; whatever it got is kept."""
+
+    node: Node
+    model: str
+    answers: list[str] = field(default_factory=list)
+    trouble: list[BaseException] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        try:
+            while not self.stop.is_set():
+                self.answers.append(self.node.complete(self.model, "ping", max_tokens=4).text)
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.trouble.append(error)
+
+
+@contextlib.contextmanager
+def neighbour_answers(node: Node) -> Iterator[Neighbour]:
+    """A second model that answers while the block runs, without an error and without a restart."""
+    node.load("neighbour", "neighbour", backend="stub")
+    before = pid_of(node, "model:neighbour")
+    neighbour = Neighbour(node, "neighbour")
+    thread = threading.Thread(target=neighbour.run)
+    thread.start()
+    try:
+        yield neighbour
+        seen = len(neighbour.answers)
+        eventually(lambda: len(neighbour.answers) > seen, what="the neighbour still answers")
+    finally:
+        neighbour.stop.set()
+        thread.join(30)
+    assert not neighbour.trouble
+    assert len(set(neighbour.answers)) == 1
+    assert pid_of(node, "model:neighbour") == before
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(12) as running:
+        yield running
+
+
+@pytest.fixture
+def narrow(node: Node) -> Node:
+    """A model that runs one request at a time: others wait in its queue, with nothing delivered."""
+    node.load("narrow", "narrow", backend="stub", n_seq_max=1)
+    return node
+
+
+def submit(
+    pool: ThreadPoolExecutor, node: Node, prompt: str, n_tokens: int = 8
+) -> Future[Completion]:
+    return pool.submit(node.complete, "narrow", prompt, max_tokens=n_tokens)
+
+
+def test_a_model_that_never_was_ready_is_not_restarted(node: Node, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"not a model at all" * 10)
+    with pytest.raises(errors.ModelLoadFailed) as caught:
+        node.load("bad", bad)
+    assert caught.value.kind == "NotAGguf"
+    eventually(lambda: node.connection.where("model:bad") is None, what="it is forgotten")
+    with pytest.raises(errors.ModelUnknown):
+        node.complete("bad", "x")
+
+
+def test_a_poisonous_request_fails_alone_and_is_refused_from_then_on(narrow: Node) -> None:
+    with neighbour_answers(narrow):
+        with pytest.raises(errors.RequestPoisoned, match="died 2 times") as caught:
+            narrow.complete("narrow", POISON, max_tokens=4)
+        assert caught.value.model == "narrow"
+        eventually(lambda: entry_of(narrow, "narrow").is_up, what="the model is back")
+        restarts = entry_of(narrow, "narrow").restarts
+        assert restarts == 2
+        assert narrow.complete("narrow", "a good prompt", max_tokens=4).tokens
+        for _ in range(3):
+            with pytest.raises(errors.RequestPoisoned):
+                narrow.complete("narrow", POISON, max_tokens=99)
+        assert narrow.complete("narrow", "a good prompt", max_tokens=4).tokens
+        assert entry_of(narrow, "narrow").restarts == restarts
+        assert inflight_status(narrow)["poisonous_digests"] == 1
+        assert inflight_status(narrow)["suspects"] == 0
+
+
+def test_bystanders_of_a_poisonous_request_come_through(
+    narrow: Node, pool: ThreadPoolExecutor
+) -> None:
+    prompts = [f"bystander number {n}" for n in range(6)]
+    expected = [narrow.complete("narrow", prompt, max_tokens=8).text for prompt in prompts]
+    with neighbour_answers(narrow):
+        busy = Streaming(narrow, "narrow", 400)  # what comes now waits in the model's queue
+        poison = submit(pool, narrow, POISON)
+        running = [submit(pool, narrow, prompt) for prompt in prompts]
+        in_flight = len(prompts) + 2
+
+        def all_sent() -> bool:
+            return int(str(inflight_status(narrow)["in_flight"])) >= in_flight
+
+        eventually(all_sent, what="all wait together", every_s=0.001)
+        assert isinstance(poison.exception(30), errors.RequestPoisoned)
+        assert [one.result(30).text for one in running] == expected
+        # Its last words may have died with the process that went on to the poisonous one.
+        assert busy.end() in ([], [errors.ModelDown])
+        assert entry_of(narrow, "narrow").restarts == 2
+        assert inflight_status(narrow)["suspects"] == 0
+
+
+def test_one_crash_from_outside_convicts_nobody(narrow: Node, pool: ThreadPoolExecutor) -> None:
+    expected = narrow.complete("narrow", "innocent", max_tokens=8).text
+    busy = Streaming(narrow, "narrow", 3000)
+    waiting = submit(pool, narrow, "innocent")
+    eventually(lambda: inflight_status(narrow)["in_flight"] == 2, what="both are there")
+    kill(pid_of(narrow, "model:narrow"))
+    assert busy.end() == [errors.ModelDown]
+    assert waiting.result(30).text == expected
+    assert inflight_status(narrow)["poisonous_digests"] == 0
+
+
+def test_a_death_of_the_models_supervisor_makes_nobody_a_suspect(
+    narrow: Node, pool: ThreadPoolExecutor
+) -> None:
+    busy = Streaming(narrow, "narrow", 3000)
+    waiting = submit(pool, narrow, "innocent")
+    eventually(lambda: inflight_status(narrow)["in_flight"] == 2, what="both are there")
+    kill(pid_of(narrow, "models"))
+    assert busy.end() == [errors.ModelDown]
+    assert waiting.result(30).tokens
+    status = inflight_status(narrow)
+    assert (status["suspects"], status["poisonous_digests"]) == (0, 0)
+
+
+def test_a_request_survives_inflights_death_before_it_was_passed_on(
+    narrow: Node, pool: ThreadPoolExecutor
+) -> None:
+    """The queue of a dead inflight dies with it; callers notice and send again."""
+    stopped = pid_of(narrow, "inflight")
+    stop_process(stopped)
+    lost = submit(pool, narrow, "lost and found")
+    eventually(lambda: narrow.status()["actors"]["inflight"] is None, what="inflight is deaf")
+    kill(stopped)
+    assert lost.result(30).tokens
+
+
+def test_a_model_that_crashes_too_often_is_stopped_and_says_so(narrow: Node) -> None:
+    with neighbour_answers(narrow):
+        seen: set[type[BaseException]] = set()
+        for n in range(4):  # each of them costs the model two crashes
+            with pytest.raises((errors.RequestPoisoned, errors.ModelStopped)) as caught:
+                narrow.complete("narrow", f"{n} {POISON}", max_tokens=4)
+            seen.add(caught.type)
+        assert seen == {errors.RequestPoisoned, errors.ModelStopped}
+        with pytest.raises(errors.ModelStopped, match="load it again"):
+            narrow.complete("narrow", "a good prompt", max_tokens=4)
+        eventually(
+            lambda: "narrow" not in narrow.status()["actors"]["registry"]["wanted_models"],
+            what="it is not wanted any more",
+        )
+        narrow.load("narrow", "narrow", backend="stub", n_seq_max=1)
+        assert narrow.complete("narrow", "a good prompt", max_tokens=4).tokens
+
+
+def test_a_held_request_can_be_cancelled_and_has_its_deadline(
+    narrow: Node, pool: ThreadPoolExecutor
+) -> None:
+    busy = Streaming(narrow, "narrow", 3000)
+    suspect = submit(pool, narrow, "a long one of its own", 3500)
+    eventually(lambda: inflight_status(narrow)["in_flight"] == 2, what="both are there")
+    kill(pid_of(narrow, "model:narrow"))
+    assert busy.end() == [errors.ModelDown]
+    eventually(lambda: inflight_status(narrow)["suspects"] == 2, what="there are suspects")
+    alone = narrow.stream("narrow", "a long one of its own", max_tokens=3500)
+    with pytest.raises(errors.DeadlineExceeded, match="alone"):
+        narrow.complete("narrow", "held", max_tokens=4, timeout_s=0.05)
+    next(event for event in alone if isinstance(event, TokenEvent))
+    alone.close()
+    assert suspect.result(30).tokens
