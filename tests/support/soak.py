@@ -1,0 +1,325 @@
+"""Kill everything, again and again, while requests run: ``python -m tests.support.soak --seed 1``.
+
+A node with two stub models, a RAM tier and a disk tier is asked by several threads all the while,
+and one process of it after the other gets SIGKILL: any actor, supervisors, the root, Admin,
+Thespian's logger, and now and then the host process of a second node. What must hold:
+
+* every request ends, with exactly the tokens of an undisturbed run or with an error that a kill
+  may cause, and within ``DEADLINE_S``;
+* ``WHOLE_WITHIN_S`` after a kill every process is up again, models later by their backoff and the
+  node by its launcher's; a second node is gone, with its port, as soon as its host is;
+* nobody gives up: kills are paced below the intensities that the node really has;
+* afterwards no request, lease or reservation is left in any table, and after the stop no process,
+  port, shared memory or file but the rows.
+
+The plan is a function of the seed; what was done, and when, goes to a log of JSON lines. A failure
+prints the command that does the same again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime import Node, errors
+from supervision.errors import SupervisionError
+from supervision.node_file import NodeRecord, RuntimeDir
+from tests.support.nodes import ROOT, alive, group_pids, port_is_free
+from tests.support.runtime_nodes import mapped_shared_memory, started
+from tests.support.soak_load import Load
+from tests.support.soak_plan import HOST, MODEL_IDS, MODELS, STATIC_IDS, Kill, Pacer, plan
+from tests.support.waiting import eventually
+
+WHOLE_WITHIN_S = 2.0
+QUIET_WITHIN_S = 15.0
+"""From the last request to empty tables; cache_meta looks every five seconds."""
+LAUNCHER_BACKOFF_S = (0.0, 0.01, 0.04, 0.16, 0.64, 2.56)
+MODEL_BACKOFF_S = (0.0, 0.05, 0.15, 0.45, 1.35, 4.05)
+"""By restarts within the window, times two for the jitter."""
+
+
+class SoakFailed(AssertionError):
+    """Something that must hold did not; the text says what, and how to see it again."""
+
+
+class Host:
+    """A second node, with the process that started it."""
+
+    SCRIPT = textwrap.dedent(
+        """
+        import json, sys
+        from runtime import Node
+        node = Node.start(cache_disk=0, cache_ram="32MiB", runtime_dir=sys.argv[1])
+        node.load("stub", "stub", backend="stub")
+        def pids(tree):
+            return [tree.pid, *(pid for child in tree.children for pid in pids(child))]
+        print(json.dumps([node.port, pids(node.tree())]), flush=True)
+        sys.stdin.read()
+        """
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.SCRIPT, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+        )
+        assert self.process.stdout is not None
+        self.port, pids = json.loads(self.process.stdout.readline())
+        self.pids: set[int] = {pid for pid in pids if pid}
+
+    def is_gone(self) -> bool:
+        return not any(map(alive, self.pids)) and port_is_free(self.port)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@dataclass
+class Soak:
+    """One run on one node."""
+
+    node: Node
+    folder: Path
+    log: Path
+    load: Load
+    pacer: Pacer = field(default_factory=Pacer)
+    host: Host | None = None
+    groups: set[int] = field(default_factory=set)
+    shared: set[Path] = field(default_factory=set)
+    healed_s: list[float] = field(default_factory=list)
+    _pause: threading.Event = field(default_factory=threading.Event)
+
+    # ── looking ─────────────────────────────────────────────────────────────────────────────────
+
+    def record(self) -> NodeRecord | None:
+        record = RuntimeDir(self.folder / "run" / f"node-{self.node.port}").read()
+        if record is not None:
+            with contextlib.suppress(OSError):
+                self.groups.add(os.getpgid(record.admin_pid))
+        return record
+
+    def pids(self) -> dict[str, int]:
+        """Processes by id; those of a node that is restarting may be missing."""
+        record = self.record()
+        if record is None or not record.is_alive:
+            return {}
+        found = {"root": record.root_pid, "admin": record.admin_pid}
+        with contextlib.suppress(SupervisionError):
+            for entry in self.node.connection.directory(timeout_s=0.5):
+                if entry.pid is not None and entry.id not in found:
+                    found[entry.id] = entry.pid
+        known = {record.pid, *found.values()}
+        with contextlib.suppress(OSError):
+            for pid in group_pids(os.getpgid(record.admin_pid)):
+                if pid not in known and _parent(pid) == record.admin_pid:
+                    found["logger"] = pid
+        return found
+
+    def missing(self) -> list[str]:
+        """What keeps the tree from being whole."""
+        record = self.record()
+        if record is None or not (alive(record.admin_pid) and alive(record.root_pid)):
+            return ["node"]
+        try:
+            entries = {e.id: e for e in self.node.connection.directory(timeout_s=0.5)}
+        except SupervisionError:
+            return ["directory"]
+        return [
+            one
+            for one in (*STATIC_IDS, *MODEL_IDS)
+            if one not in entries or not entries[one].is_up or not alive(entries[one].pid or 0)
+        ]
+
+    # ── killing ─────────────────────────────────────────────────────────────────────────────────
+
+    def step(self, kill: Kill) -> None:
+        self._pause.wait(self.pacer.wait_s(kill.victim, time.monotonic()))
+        if kill.victim == HOST:
+            self._kill_host(kill)
+            return
+        pid = self._find(kill.victim)
+        self.pacer.note(kill.victim, time.monotonic())
+        os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        if not kill.settle:
+            self._pause.wait(kill.pause_s)
+            self.write(kill, pid=pid)
+            return
+        limit = WHOLE_WITHIN_S + self._backoff()
+        try:
+            eventually(lambda: not alive(pid) and not self.missing(), within_s=limit, every_s=0.01)
+        except AssertionError:
+            self.write(kill, pid=pid, missing=self.missing())
+            raise SoakFailed(
+                f"kill {kill.n} of {kill.victim}: {', '.join(self.missing())} not up after "
+                f"{time.monotonic() - killed:.1f} s, {limit:.1f} s are allowed"
+            ) from None
+        self.healed_s.append(time.monotonic() - killed)
+        self.write(kill, pid=pid, whole_s=round(self.healed_s[-1], 3))
+
+    def _find(self, victim: str) -> int:
+        """Its process, waiting until it has one."""
+        limit = WHOLE_WITHIN_S + self._backoff()
+        try:
+            return eventually(lambda: self.pids().get(victim, 0), within_s=limit)
+        except AssertionError:
+            raise SoakFailed(f"{victim} has no process within {limit:.1f} s") from None
+
+    def _backoff(self) -> float:
+        """What is allowed on top, because restarts wait: the longest of those that may run now."""
+        now = time.monotonic()
+        models = max(self.pacer.recent(model, now) for model in MODEL_IDS)
+        return 2 * (LAUNCHER_BACKOFF_S[self.pacer.recent("root", now)] + MODEL_BACKOFF_S[models])
+
+    def _kill_host(self, kill: Kill) -> None:
+        host = self.host or Host(self.folder / f"second-{kill.n}")
+        self.host = None
+        self.pacer.note(kill.victim, time.monotonic())
+        host.end()
+        killed = time.monotonic()
+        try:
+            eventually(host.is_gone, within_s=WHOLE_WITHIN_S)
+        except AssertionError:
+            raise SoakFailed(f"kill {kill.n}: the second node outlived its host") from None
+        self.write(kill, pid=host.process.pid, gone_s=round(time.monotonic() - killed, 3))
+
+    def write(self, kill: Kill, **facts: object) -> None:
+        line = {"n": kill.n, "at": round(time.time(), 3), "victim": kill.victim, **facts}
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────
+
+    def tables(self) -> dict[str, Any]:
+        """What should be empty when nobody asks anything."""
+        actors = self.node.status()["actors"]
+        meta, inflight = actors.get("cache_meta") or {}, actors.get("inflight") or {}
+        left = {key: meta.get(key, "unknown") for key in ("leases", "reservations")}
+        left |= {key: inflight.get(key, "unknown") for key in ("in_flight", "held")}
+        for model in MODEL_IDS:
+            status = actors.get(model) or {}
+            left |= {f"{model} {key}": status.get(key, "unknown") for key in ("running", "waiting")}
+        return {key: value for key, value in left.items() if value != 0}
+
+    def settle(self) -> None:
+        """All kills are done: requests end, tables are empty."""
+        self.load.finish()
+        try:
+            eventually(lambda: not self.missing(), within_s=WHOLE_WITHIN_S + self._backoff())
+            eventually(lambda: not self.tables(), within_s=QUIET_WITHIN_S, every_s=0.2)
+        except AssertionError:
+            raise SoakFailed(f"left over: {self.missing()} {self.tables()}") from None
+        for pid in self.pids().values():
+            self.shared |= mapped_shared_memory(pid)
+
+    def check_nothing_left(self) -> None:
+        """After the stop."""
+        for group in self.groups:
+            eventually(lambda g=group: not group_pids(g), within_s=5, what="no process is left")
+        eventually(lambda: port_is_free(self.node.port), within_s=5, what="the port is free")
+        left = [one for one in (self.folder / "run").rglob("*") if one.is_file()]
+        cache = self.folder / "cache"
+        left += [one for one in cache.iterdir() if one.name not in {"lock", "rows"}]
+        left += [one for one in self.shared if one.exists()]
+        if left:
+            raise SoakFailed(f"left behind: {', '.join(map(str, left))}")
+
+
+def _parent(pid: int) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+@contextlib.contextmanager
+def soaked(seed: int, folder: Path, log: Path) -> Iterator[Soak]:
+    """A node under load; checked for leftovers when the block ends well."""
+    with started(folder) as node:
+        for model in MODELS:
+            node.load(model, model, backend="stub")
+        soak = Soak(node, folder, log, Load(node, seed))
+        soak.load.start()
+        try:
+            yield soak
+        finally:
+            soak.load.finish()
+            if soak.host is not None:
+                soak.host.end()
+    soak.check_nothing_left()
+
+
+def run(
+    seed: int, kills: int, folder: Path, log: Path, *, seconds_limit: float | None = None
+) -> Soak:
+    """Run a soak; raises SoakFailed with the command that runs it again."""
+    began, done = time.monotonic(), 0
+    try:
+        with soaked(seed, folder, log) as soak:
+            for kill in plan(seed, kills):
+                now = time.monotonic()
+                wait_s = soak.pacer.wait_s(kill.victim, now)
+                if seconds_limit is not None and now + wait_s - began > seconds_limit:
+                    break
+                soak.step(kill)
+                done = kill.n
+                _no_violation(soak)
+            soak.settle()
+            _no_violation(soak)
+    except (AssertionError, errors.LlamaActorsError, SupervisionError, OSError) as error:
+        command = f"python -m tests.support.soak --seed {seed} --kills {max(done + 1, 1)}"
+        raise SoakFailed(
+            f"seed {seed}, after {done} kills: {type(error).__name__}: {error}\n"
+            f"log: {log}; node log: {folder / 'node.log'}\nagain: {command}"
+        ) from error
+    return soak
+
+
+def _no_violation(soak: Soak) -> None:
+    found = soak.load.check()
+    if found:
+        raise SoakFailed("\n".join(found[:5]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.support.soak")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--seconds-limit", type=float, help="stop killing after so long")
+    parser.add_argument("--folder", type=Path, help="for the node's files; default: a new one")
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix=f"soak-{options.seed}-"))
+    log = folder / "soak.jsonl"
+    began = time.monotonic()
+    try:
+        soak = run(options.seed, options.kills, folder, log, seconds_limit=options.seconds_limit)
+    except SoakFailed as failed:
+        print(f"FAILED {failed}", file=sys.stderr)
+        return 1
+    healed = sorted(soak.healed_s)
+    print(
+        f"ok: seed {options.seed}, {len(log.read_text().splitlines())} kills in "
+        f"{time.monotonic() - began:.0f} s; whole again: median {healed[len(healed) // 2]:.2f} s, "
+        f"worst {healed[-1]:.2f} s; slowest request {soak.load.slowest_s:.1f} s"
+    )
+    for end, count in sorted(soak.load.ends.items()):
+        print(f"  {count:6} {end}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
