@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import selectors
 import signal
 import time
+from collections.abc import Callable
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 
 from supervision import logs, process
@@ -16,22 +15,14 @@ from supervision._thespian import (
     ActorSystemBase,
     ActorSystemMessage,
     PendingActorResponse,
-    at,
     base,
     mp,
+    multiproc_messages,
     rl,
-    tcp,
     tr,
     utilis,
 )
-from supervision._wire import (
-    CappedBuffer,
-    LoopbackAddress,
-    NodeTransport,
-    PollOnce,
-    Serializer,
-    exclusive_processing,
-)
+from supervision._wire import NodeTransport, from_thespian
 
 
 class Node:
@@ -68,10 +59,7 @@ class _EarlyDeath:
 
 
 class NodeAdmin(_EarlyDeath, mp.MultiProcAdmin):  # type: ignore[misc]
-    """The Admin: dies with the launcher, outlives its logger, reports children that die early."""
-
-    logDefs = property(lambda self: self.logdefs)  # upstream reads the wrong name and dies  # noqa: N815
-    _announced = False
+    """The Admin: dies with the launcher, and reports children that die early."""
 
     def run(self) -> None:
         deadline = time.monotonic() + 5.0
@@ -87,15 +75,8 @@ class NodeAdmin(_EarlyDeath, mp.MultiProcAdmin):  # type: ignore[misc]
         os.close(Node.announce_fd)
         super().run()
 
-    def h_LoggerConnected(self, envelope: Any) -> bool:  # noqa: N802
-        if self._announced:  # a new logger: nobody waits for the Admin to start any more
-            self.asLogger = envelope.sender
-            self._activate()
-        else:
-            self._announced = True
-            super().h_LoggerConnected(envelope)
-        logs.restore()
-        return True
+    def _cleanupAdmin(self, finish: Callable[[], None]) -> None:  # noqa: N802
+        finish()  # upstream ends its logger process first
 
     def _child_gone(self, child: Any, early: bool) -> None:
         if early:
@@ -129,6 +110,14 @@ class NodeManager(_EarlyDeath, mp.MultiProcManager):  # type: ignore[misc]
     def _actorExit(self, _request: object) -> bool:  # noqa: N802
         return True  # the shell ends the process itself, in its own order
 
+    def h_EndpointConnected(self, envelope: Any) -> bool:  # noqa: N802
+        result: bool = super().h_EndpointConnected(envelope)
+        for child in getattr(self, "_child_procs", ()):
+            if child.childNum == envelope.message.childInstance:
+                address = from_thespian(envelope.sender)
+                self.actorInst.child_connected(child.childProc.pid, address)
+        return result
+
     def _child_gone(self, child: Any, early: bool) -> None:
         if early:
             self._awaitingAddressUpdate.remove_intents_for_address(child.childAddr)
@@ -136,19 +125,16 @@ class NodeManager(_EarlyDeath, mp.MultiProcManager):  # type: ignore[misc]
         self._receiveQueue.append(tr.ReceiveEnvelope(self.myAddress, gone))
 
 
-_run_logger = mp.startupASLogger
-
-
-def _node_logger(*args: Any) -> None:
-    _settle_in_logger()
-    _run_logger(*args)
-
-
-def _settle_in_logger() -> None:
-    process.die_with_parent(os.getppid())
-    process.forget_launcher()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _no_logger(_transport_class: object, transport: Any, admin: Any, *_: object) -> None:
+    """In place of Thespian's logger process: every process writes its own lines (``logs``)."""
+    logs.restore()
+    admin.asLogProc = None
+    admin.asLogger = transport.myAddress  # upstream wants an address here; nothing is sent to it
+    started = tr.TransmitIntent(
+        admin.addrOfStarter, multiproc_messages.EndpointConnected(0)
+    )  # fmt: skip
+    transport.scheduleTransmit(None, started)
+    admin._activate()
 
 
 class NodeSystem(ActorSystemBase):  # type: ignore[misc]
@@ -156,30 +142,24 @@ class NodeSystem(ActorSystemBase):  # type: ignore[misc]
 
     transportType = NodeTransport  # noqa: N815
 
+    def _startAdmin(self, *args: Any) -> None:  # noqa: N802
+        ours = set(self.transport.endpoint.filenos())
+        process.close_in_children.update(ours)
+        try:
+            super()._startAdmin(*args)
+        finally:
+            process.close_in_children.difference_update(ours)
+
 
 def _install() -> None:
     mp.MultiProcAdmin, mp.MultiProcManager = NodeAdmin, NodeManager
-    mp.startupASLogger = _node_logger
+    mp._startLogger = _no_logger
     mp.MultiProcReplicator._childExited = lambda _self, _address: None
-    tcp.serializer = Serializer()
-    tcp.ReceiveBuffer = CappedBuffer
-    tcp.TCPv4ActorAddress = LoopbackAddress
-    tcp.exclusive_processing = at.exclusive_processing = exclusive_processing
-    tcp.selectors = SimpleNamespace(
-        DefaultSelector=PollOnce,
-        EVENT_READ=selectors.EVENT_READ,
-        EVENT_WRITE=selectors.EVENT_WRITE,
-    )
     # Not formatting every message on every hop makes large ones ten times faster.
     tr.TransmitIntent.identify = lambda self: f"TransmitIntent({self.targetAddr})"
     tr.ReceiveEnvelope.identify = lambda self: f"ReceiveEnvelope({type(self.message).__name__})"
-    defaults = list(tr.TransmitIntent.__init__.__defaults__)
-    defaults[-1] = timedelta(seconds=1)  # 35 s until a second try is a lost peer's worth
-    tr.TransmitIntent.__init__.__defaults__ = tuple(defaults)
-    # Upstream sleeps 0.1 s per send above some rate; we bound what is under way per target.
+    # Upstream sleeps 0.1 s per send above some rate; the flow is bounded per target.
     rl.RateThrottle.eventRatePause = lambda _self, _now: None
-    at.MAX_PENDING_TRANSMITS = 256  # one per target (see Shell): stuck targets must not use it up
-    tr.MIN_BACKOFF_DELAY = timedelta(milliseconds=1)  # 20 ms before it sees that a peer is gone
     base.MAX_CHILD_ACTOR_CREATE_DELAY = timedelta(seconds=10)
     base.MAX_SYSTEM_SHUTDOWN_DELAY = timedelta(seconds=2)
     utilis.thesplog_control(logging.WARNING, False, 0)  # hosts write no log of Thespian's

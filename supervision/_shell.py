@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import logging
 import os
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Final, NoReturn
 
@@ -21,22 +18,28 @@ from supervision._thespian import (
     Actor,
     ActorExitRequest,
     ActorSystemMessage,
-    CannotPickleAddress,
     ThespianWatch,
     WakeupMessage,
     WatchMessage,
     tr,
 )
-from supervision._wire import from_thespian, to_thespian
+from supervision._wire import from_thespian
 from supervision.address import Address
+from supervision.dead_letters import DeadLetterLog, refusal_of
+from supervision.endpoint import Endpoint
 from supervision.errors import TransportRefused
-from supervision.messages import Init, Shutdown
+from supervision.link import Outcome
+from supervision.messages import Addressed, DirectoryChanged, Exiting, Init, InitFailed, Shutdown
+from supervision.pulse import Page
 from supervision.worker import Worker, load_actor, shutdown_reason
 
 _DRAIN_S: Final = 0.1
 _DRAIN_PARENT_S: Final = 1.0
-_OUTBOX_MESSAGES: Final = 10_000
-"""More than this for one target that takes none: it is stuck, and new messages are dropped."""
+_WAITED_FOR: Final = (DirectoryChanged, Exiting, InitFailed)
+"""Messages whose sender does nothing more for the target until it has them."""
+
+_BEAT: Final = object()
+"""Timer: show that this process lives, however idle it is."""
 
 _Done = Callable[[bool], None] | None
 
@@ -50,48 +53,70 @@ class Shell(Actor):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
+        self.pulse = Page.inherit()
         self._worker: Worker | None = None
         self._watched: list[int] = []
-        self._timers: list[tuple[float, int, object]] = []
-        self._timer_numbers = itertools.count()
-        self._armed = float("inf")
-        self._children: dict[int, Any] = {}
-        self._outboxes: dict[
-            Address | int, deque[tuple[object, Callable[[bool], None] | None]]
-        ] = {}
+        self._children: dict[int, Address] = {}
+        """Where child processes listen, by pid."""
+        self._unconnected: dict[int, list[tuple[object, _Done]]] = {}
+        """What waits for a child process that has not said yet where it listens."""
         self._thread = threading.get_ident()
+        self._dead_letter_log = DeadLetterLog()
 
     @property
     def address(self) -> Address:
-        return from_thespian(self.myAddress)
+        return self._endpoint.address
+
+    @property
+    def _endpoint(self) -> Endpoint:
+        endpoint: Endpoint = self._myRef.transport.endpoint
+        return endpoint
 
     def receiveMessage(self, message: object, sender: Any) -> Any:
         try:
             self._dispatch(message, sender)
             if self._worker is not None:
                 self._worker._end_if_asked()
+            self.pulse.end(self._waiting())
         except BaseException:  # noqa: BLE001 - nothing may escape to Thespian
             self._crash(traceback.format_exc())
         return ThespianWatch(list(self._watched)) if self._watched else None
+
+    def _begin(self, name: str) -> None:
+        self.pulse.begin(name, self._waiting())
+
+    def _waiting(self) -> int:
+        """Messages that this process has received and not handled."""
+        ref = self._myRef
+        received = getattr(ref.transport, "_incomingEnvelopes", ())
+        return len(received) + len(getattr(ref, "_receiveQueue", ()))
 
     def _dispatch(self, message: object, sender: Any) -> None:
         worker = self._worker
         if worker is None:
             if isinstance(message, Init):
+                self._begin("Init")
                 self._host(message, from_thespian(sender))
             elif isinstance(message, ActorExitRequest | Shutdown):
                 self.exit(0)
+            elif isinstance(message, Addressed):  # for the process that had this port before
+                self._turn_away(message, from_thespian(sender))
         elif not isinstance(message, ActorSystemMessage):
+            inner = message.message if isinstance(message, Addressed) else message
+            self._begin(type(inner).__name__)
             worker._receive(message, from_thespian(sender))
         elif isinstance(message, WatchMessage):
+            self._begin("(engine events)")
             worker._readable()
         elif isinstance(message, WakeupMessage):
-            self._fire_timers(worker)
+            self._fire(worker, message.payload)
         elif isinstance(message, ChildGone):
+            self._begin("(child gone)")
             self._children.pop(message.pid, None)
-            self._outboxes.pop(message.pid, None)
+            self._unconnected.pop(message.pid, None)
             worker._child_exited(message.pid, message.code)
         elif isinstance(message, ActorExitRequest):
+            self._begin("ActorExitRequest")
             worker._shutdown(shutdown_reason("SIGTERM, or the end of the system"))
 
     def _host(self, init: Init, parent: Address) -> None:
@@ -101,7 +126,12 @@ class Shell(Actor):  # type: ignore[misc]
         except Exception:  # noqa: BLE001 - whatever a module raises, the supervisor must hear it
             failure = traceback.format_exc()
             self._worker = Worker()
+        self._show_life()
         self._worker._begin(self, init, parent, failure)
+
+    def _show_life(self) -> None:
+        if self.pulse.beat_s:
+            self.after(self.pulse.beat_s, _BEAT)
 
     def _crash(self, text: str) -> NoReturn:
         try:
@@ -118,93 +148,78 @@ class Shell(Actor):  # type: ignore[misc]
         message: object,
         done: Callable[[bool], None] | None = None,
     ) -> None:
-        if not isinstance(target, Address | int):
-            raise TransportRefused(f"{target!r} is no address")
         if threading.get_ident() != self._thread:
             raise TransportRefused("only the mailbox thread may send; post() to it instead")
-        outbox = self._outboxes.get(target)
-        if outbox is None:
-            self._outboxes[target] = deque()
-            self._transmit(target, message, done)
-        elif len(outbox) < _OUTBOX_MESSAGES:
-            outbox.append((message, done))
+        if isinstance(target, Address):
+            self._endpoint.send(
+                target, message, self._reporter(done), prompt=isinstance(message, _WAITED_FOR)
+            )
+        elif isinstance(target, int):
+            self._send_to_child(target, message, done)
         else:
-            logging.getLogger(logs.LOGGER).warning("%s takes no messages; dropped one", target)
-            if done is not None:
-                done(False)
+            raise TransportRefused(f"{target!r} is no address")
+
+    def _send_to_child(self, pid: int, message: object, done: _Done) -> None:
+        held = self._unconnected.get(pid)
+        address = self._children.get(pid)
+        if held is not None:
+            held.append((message, done))
+        elif address is not None:
+            self.send(address, message, done)
+        elif done is not None:
+            done(False)
+
+    def child_connected(self, pid: int, address: Address) -> None:
+        """A process that this one forked has said where it listens."""
+        self._children[pid] = address
+        for message, done in self._unconnected.pop(pid, ()):
+            self.send(address, message, done)
+
+    def _reporter(self, done: _Done) -> Callable[[Outcome], None] | None:
+        """``done`` for the endpoint, which knows more than whether; an error in it is a crash."""
+        if done is None:
+            return None
+
+        def report(outcome: Outcome) -> None:
+            try:
+                done(outcome is Outcome.ARRIVED)
+            except BaseException:  # noqa: BLE001 - as in receiveMessage
+                self._crash(traceback.format_exc())
+
+        return report
 
     def backlog(self, target: Address | int) -> int:
-        outbox = self._outboxes.get(target)
-        return 0 if outbox is None else 1 + len(outbox)
-
-    def _transmit(
-        self, target: Address | int, message: object, done: Callable[[bool], None] | None
-    ) -> None:
-        """Hand one message to Thespian.
-
-        One per target is there at a time; the rest wait here, where a target that does not answer
-        holds up nobody else and where waiting costs nothing.
-        """
-        address = self._children.get(target) if isinstance(target, int) else to_thespian(target)
-        if address is None:
-            self._outboxes.pop(target, None)
-            if done is not None:
-                done(False)
-            return
-
-        def finished(arrived: bool) -> None:
-            outbox = self._outboxes.get(target)
-            if arrived and outbox:
-                self._transmit(target, *outbox.popleft())
-            else:
-                self._outboxes.pop(target, None)
-            if done is not None:
-                done(arrived)
-            if not arrived:  # nobody listens there, and a gap in the order would be worse
-                for _, also in outbox or ():
-                    if also is not None:
-                        also(False)
-
-        intent = tr.TransmitIntent(
-            address, message,
-            onSuccess=lambda *_: finished(True), onError=lambda *_: finished(False),
-        )  # fmt: skip
-        try:
-            self._myRef.transport.scheduleTransmit(self._myRef._addrManager, intent)
-        except CannotPickleAddress as error:  # a child that has not connected yet
-            self._myRef._awaitingAddressUpdate.add(error.address, intent)
+        if isinstance(target, Address):
+            return self._endpoint.backlog(target)
+        address = self._children.get(target)
+        return len(self._unconnected.get(target, ())) if address is None else self.backlog(address)
 
     def after(self, seconds: float, payload: object) -> None:
-        due = time.monotonic() + max(seconds, 0.0)
-        heapq.heappush(self._timers, (due, next(self._timer_numbers), payload))
-        self._arm()
+        self._myRef.transport.addWakeup(timedelta(seconds=seconds), payload)
 
-    def _arm(self) -> None:
-        if self._timers and self._timers[0][0] < self._armed:
-            self._armed = self._timers[0][0]
-            # Thespian's loop never reads the mailbox again while a wakeup of 0 s is due.
-            wait_s = max(self._armed - time.monotonic(), 0.001)
-            self.wakeupAfter(timedelta(seconds=wait_s))
-
-    def _fire_timers(self, worker: Worker) -> None:
-        now = time.monotonic()
-        due: list[object] = []
-        while self._timers and self._timers[0][0] <= now:
-            due.append(heapq.heappop(self._timers)[2])
-        self._armed = float("inf")
-        self._arm()
-        for payload in due:
+    def _fire(self, worker: Worker, payload: object) -> None:
+        if payload is _BEAT:
+            self._show_life()
+        else:
+            self._begin(f"(timer) {type(payload).__name__}")
             worker._timer(payload)
 
     def watch(self, fd: int) -> None:
         self._watched.append(fd)
 
-    def fork_child(self) -> int:
+    def fork_child(self, page: Page) -> int:
+        Page.to_inherit = page
+        try:
+            return self._fork()
+        finally:
+            Page.to_inherit = None
+
+    def _fork(self) -> int:
         ref = self._myRef
         address = ref._addrManager.createLocalAddress()
         ref._startChildActor(address, Shell, None, ref.myAddress, notifyAddr=ref.myAddress)
         pid: int = ref._child_procs[-1].childProc.pid
-        self._children[pid] = address
+        self._unconnected[pid] = []
         return pid
 
     def check_children(self) -> None:
@@ -218,11 +233,40 @@ class Shell(Actor):  # type: ignore[misc]
 
     def _drain(self) -> None:
         """Let the supervisor hear the reason; wait for others only as long as nobody notices."""
-        transport = self._myRef.transport
-        transport._pendingWakeups.clear()  # run() would wait for the first of them
         parent = self._worker._parent if self._worker is not None else None
         now = time.monotonic()
         soft, hard = now + _DRAIN_S, now + _DRAIN_PARENT_S
-        while self._outboxes and now < (hard if parent in self._outboxes else soft):
-            transport.run(tr.TransmitOnly, timedelta(seconds=0.01))
+        self._turn_away_unhandled()
+        while True:
+            waits_for_parent = parent is not None and self._endpoint.backlog(parent) > 0
+            if now >= (hard if waits_for_parent else soft):
+                return
+            if not waits_for_parent and not self._endpoint.unwritten():
+                return
+            self._endpoint.poll(0.01)
+            self._turn_away_unhandled()
             now = time.monotonic()
+
+    def _turn_away_unhandled(self) -> None:
+        """Nobody is here any more to handle what has arrived: let its senders know."""
+        for envelope in self._received():
+            if isinstance(envelope.message, Addressed):
+                self._turn_away(envelope.message, from_thespian(envelope.sender))
+        inbox = self._endpoint.inbox
+        while inbox:
+            sender, message = inbox.popleft()
+            if isinstance(message, Addressed):
+                self._turn_away(message, sender)
+
+    def _received(self) -> Iterator[tr.ReceiveEnvelope]:
+        """Take what Thespian holds for this process and has not handed over."""
+        for queue in (self._myRef.transport._incomingEnvelopes, self._myRef._receiveQueue):
+            envelopes = [one for one in queue if isinstance(one, tr.ReceiveEnvelope)]
+            queue.clear()
+            yield from envelopes
+
+    def _turn_away(self, message: Addressed, sender: Address) -> None:
+        refusal = refusal_of(message, None)
+        if refusal is not None:
+            self.send(sender, refusal)
+        self._dead_letter_log.write(logging.getLogger(logs.LOGGER), message.id, message.message)

@@ -6,10 +6,10 @@ orphans, listens on every interface and unpickles whatever arrives. Four modules
 subclassing where it can be and by patching where it cannot; they depend on internals, so the
 version and every name they touch are checked here, at import.
 
-``_wire``       what is sent: loopback, authentication, frame cap
-``_processes``  who runs: Admin, actors, logger, and how they die
+``_wire``       what Thespian calls a transport, carried out by ``endpoint``
+``_processes``  who runs: Admin and actors, and how they die
 ``_shell``      the actor that hosts a Worker
-``_hosts``      the launcher's system and the endpoints of host processes
+``_system``     the launcher's half
 
 Outside of these five there are only ``Address`` values and plain messages.
 """
@@ -19,13 +19,13 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any, Final
 
+import thespian.system.messages.admin as admin_messages
+import thespian.system.messages.multiproc as multiproc_messages
 import thespian.system.multiprocCommon as mp  # noqa: N813
 import thespian.system.ratelimit as rl
 import thespian.system.systemBase as base  # noqa: N813
 import thespian.system.transport as tr
-import thespian.system.transport.asyncTransportBase as at  # noqa: N813
 import thespian.system.transport.IPBase as ip  # noqa: N813
-import thespian.system.transport.streamBuffer as sb  # noqa: N813
 import thespian.system.transport.TCPTransport as tcp  # noqa: N813
 from thespian.actors import (
     Actor,
@@ -46,7 +46,8 @@ from supervision.errors import WrongThespian
 __all__ = [
     "Actor", "ActorAddress", "ActorExitRequest", "ActorSystemBase", "ActorSystemMessage",
     "CannotPickleAddress", "PendingActorResponse", "ThespianWatch", "WakeupMessage",
-    "WatchMessage", "at", "base", "ip", "mp", "rl", "sb", "tcp", "tr", "utilis",
+    "WatchMessage", "admin_messages", "base", "ip", "mp", "multiproc_messages", "rl", "tcp",
+    "tr", "utilis",
 ]  # fmt: skip
 
 VERSION: Final = "4.0.1"
@@ -55,19 +56,19 @@ VERSION: Final = "4.0.1"
 def _check_pins() -> None:
     found = importlib.metadata.version("thespian")
     wanted: tuple[tuple[Any, str], ...] = (
-        (mp, "MultiProcAdmin"), (mp, "MultiProcManager"), (mp, "startupASLogger"),
-        (mp.MultiProcReplicator, "_childExited"), (mp.MultiProcReplicator, "childDied"),
-        (mp.MultiProcReplicator, "h_LoggerConnected"), (mp.MultiProcManager, "_actorExit"),
-        (mp.MultiProcManager, "_createInstance"), (mp.MultiProcReplicator, "_startChildActor"),
-        (base, "MAX_CHILD_ACTOR_CREATE_DELAY"), (at, "MAX_PENDING_TRANSMITS"),
-        (at, "exclusive_processing"), (tcp, "exclusive_processing"), (tcp, "serializer"),
-        (tcp, "selectors"), (tr, "MIN_BACKOFF_DELAY"),
-        (tcp, "ReceiveBuffer"), (tcp, "TCPv4ActorAddress"), (tcp, "ExternalTransportCopy"),
-        (tcp.TCPTransport, "_scheduleTransmitActual"), (tcp.TCPTransport, "_runWithExpiry"),
+        (mp, "MultiProcAdmin"), (mp, "MultiProcManager"), (mp, "_startLogger"),
+        (mp.multiprocessCommon, "_startAdmin"), (mp.MultiProcReplicator, "_childExited"),
+        (mp.MultiProcReplicator, "childDied"), (mp.MultiProcReplicator, "h_EndpointConnected"),
+        (mp.MultiProcReplicator, "_startChildActor"), (mp.MultiProcReplicator, "_cleanupAdmin"),
+        (mp.MultiProcReplicator, "_checkChildLiveness"), (mp.MultiProcManager, "_actorExit"),
+        (mp.MultiProcManager, "_createInstance"), (mp.MultiProcAdmin, "_activate"),
+        (base, "MAX_CHILD_ACTOR_CREATE_DELAY"), (base, "MAX_SYSTEM_SHUTDOWN_DELAY"),
+        (ActorSystemBase, "transportType"), (tcp, "TCPEndpoint"), (tcp, "ExternalTransportCopy"),
+        (tr, "ExternalInterfaceTransportInit"), (tr, "TransmitOnly"), (tr, "SendStatus"),
+        (tr, "Thespian__Run_Expired"), (tr, "Thespian__Run_Terminated"),
+        (tr, "Thespian__Run_HandlerResult"), (tr, "Thespian__UpdateWork"),
         (tr.TransmitIntent, "identify"), (tr.ReceiveEnvelope, "identify"),
-        (ip.IPActorAddress, "bindArgs"), (sb, "ackMsg"), (utilis, "thesplog_control"),
-        (rl.RateThrottle, "eventRatePause"), (base, "MAX_SYSTEM_SHUTDOWN_DELAY"),
-        (mp.MultiProcReplicator, "_checkChildLiveness"), (tcp.TCPTransport, "close"),
+        (ip, "IPActorAddress"), (utilis, "thesplog_control"), (rl.RateThrottle, "eventRatePause"),
     )  # fmt: skip
     missing = [f"{where.__name__}.{name}" for where, name in wanted if not hasattr(where, name)]
     if found != VERSION or missing:

@@ -1,194 +1,90 @@
-"""What Thespian sends: on loopback, authenticated, capped, and closed when it is closed."""
+"""How Thespian sends: its transport contract, carried out by our endpoints.
+
+Thespian's TCP transport makes an epoll set per turn of its loop, formats every message on every
+hop, starves on a timer of 0 s, unpickles from anyone and binds to every interface. None of it runs
+here: this class offers what Thespian's system, Admin and actor managers call, and ``endpoint.py``
+does the work.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import functools
-import math
-import pickle
-import re
-import select
-import selectors
+import heapq
+import itertools
+import logging
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import Any, Final
+from collections import deque
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, ClassVar, Final
 
-from supervision._thespian import ActorAddress, sb, tcp
+from supervision import logs
+from supervision._thespian import (
+    ActorAddress,
+    ActorExitRequest,
+    CannotPickleAddress,
+    WakeupMessage,
+    WatchMessage,
+    admin_messages,
+    ip,
+    multiproc_messages,
+    tcp,
+    tr,
+)
 from supervision.address import Address
+from supervision.codec import ValueCodec
+from supervision.endpoint import LOOPBACK, Endpoint
 from supervision.errors import TransportRefused
-from supervision.frames import MAX_FRAME_BYTES, FrameCodec, FrameRefused
+from supervision.link import Outcome
+from supervision.session import Secret
 
-LOOPBACK: Final = "127.0.0.1"
+_BATCH: Final = 64
+"""Messages handled before timers and sockets are looked at again."""
+
+SYSTEM_MESSAGES: Final[tuple[tuple[type, tuple[str, ...]], ...]] = (
+    (admin_messages.QueryExists, ()),
+    (admin_messages.QueryAck, ("systemName", "systemVersion", "inShutdown")),
+    (admin_messages.SystemShutdown, ()),
+    (admin_messages.SystemShutdownCompleted, ()),
+    (
+        admin_messages.PendingActor,
+        (
+            "actorClassName", "forActor", "instanceNum", "targetActorReq", "globalName",
+            "sourceHash", "alreadyTried",
+        ),
+    ),
+    (
+        admin_messages.PendingActorResponse,
+        ("forActor", "instanceNum", "errorCode", "actualAddress", "globalName", "errorStr"),
+    ),
+    (multiproc_messages.EndpointConnected, ("childInstance",)),
+)  # fmt: skip
+"""Everything of Thespian's own that may travel, with the attributes that go along."""
 
 
-class LoopbackAddress(tcp.TCPv4ActorAddress):  # type: ignore[misc]
-    """Binds to loopback only; Thespian's own binds to every interface."""
+class LoopbackAddress(ip.IPActorAddress):  # type: ignore[misc]
+    """Thespian's form of an address; a plain value, compared by host and port."""
 
     def __init__(self, host: str | None = None, port: int = 0, external: object = False) -> None:
-        super().__init__(host or LOOPBACK, port, external)
-
-    @property
-    def bindArgs(self) -> tuple[tuple[str, int]]:  # noqa: N802
-        return ((LOOPBACK, self.sockname[1]),)
-
-    def __getstate__(self) -> tuple[str, int]:
-        return (self.sockname[0], self.sockname[1])
-
-    def __setstate__(self, state: tuple[str, int]) -> None:
+        del external
         self.af, self.socktype = socket.AF_INET, socket.SOCK_STREAM
         self.proto = socket.IPPROTO_TCP
-        self.sockname, self.bindname = state, ("", state[1])
+        self.sockname = (host or LOOPBACK, port)
+        self.bindname = self.sockname
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LoopbackAddress) and self.sockname == other.sockname
 
-class CappedBuffer(sb.ReceiveBuffer):  # type: ignore[misc]
-    """A frame has a short decimal length within the cap; anything else closes the socket."""
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
-    _header = re.compile(rb"[0-9]{1,10}>")
+    def __hash__(self) -> int:
+        return hash(self.sockname)
 
-    def addMore(self, buf: bytes) -> None:  # noqa: N802
-        if not buf:  # upstream hands over "" where nothing followed a frame
-            return
-        if self._size is None:
-            head = (self._buf + buf)[:11]
-            complete = self._header.match(head)
-            if not complete and (len(head) > 10 or not head.isdigit()):
-                raise FrameRefused("no frame length")
-        super().addMore(buf)
-        if self._size is not None and not 0 < self._size <= MAX_FRAME_BYTES:
-            raise FrameRefused(f"frame of {self._size} bytes")
-
-
-class Serializer:
-    """Stands where Thespian expects ``pickle``.
-
-    Every buffer gets the codec of the transport that is at work on this thread, so that one host
-    can hold several nodes.
-    """
-
-    at_work = threading.local()
-
-    @property
-    def loads(self) -> Callable[[bytes], Any]:
-        codec: FrameCodec | None = getattr(self.at_work, "codec", None)
-        return _no_codec if codec is None else codec.open
-
-
-def _no_codec(_payload: bytes) -> Any:
-    raise FrameRefused("no node's cookie is in use here")
-
-
-def make_codec(cookie: bytes, packages: tuple[str, ...]) -> FrameCodec:
-    """The codec of a node, which knows Thespian's two acknowledgements."""
-    codec = FrameCodec(cookie, packages)
-    for word in (sb.ackPacket, sb.ackDataErrPacket):
-        codec.accept_constant(pickle.dumps(word), word)
-    return codec
-
-
-class NodeTransport(tcp.TCPTransport):  # type: ignore[misc]
-    """Thespian's TCP transport, with the node's codec and a ``close`` that closes."""
-
-    node_codec: FrameCodec | None = None
-    """The codec of this process's node; inherited by fork. Host contexts carry their own."""
-
-    def __init__(self, how: object, *args: object, codec: FrameCodec | None = None) -> None:
-        self.codec = codec or self.node_codec
-        super().__init__(how, *args)
-
-    @contextlib.contextmanager
-    def _at_work(self) -> Iterator[None]:
-        before = getattr(Serializer.at_work, "codec", None)
-        Serializer.at_work.codec = self.codec
-        try:
-            yield
-        finally:
-            Serializer.at_work.codec = before
-
-    def serializer(self, intent: Any) -> bytes:
-        if self.codec is None:
-            raise TransportRefused("this transport has no cookie")
-        sealed: bytes = sb.toSendBuffer((self.myAddress, intent.message), self.codec.seal)
-        if len(sealed) > MAX_FRAME_BYTES:
-            raise TransportRefused(
-                f"a {type(intent.message).__name__} of {len(sealed)} bytes is too large for a "
-                "message; hand over a key or a path instead"
-            )
-        return sealed
-
-    def _runWithExpiry(self, handler: object) -> Any:  # noqa: N802
-        with self._at_work():
-            return super()._runWithExpiry(handler)
-
-    def _scheduleTransmitActual(self, intent: Any, **kwargs: Any) -> Any:  # noqa: N802
-        with self._at_work():
-            return super()._scheduleTransmitActual(intent, **kwargs)
-
-    def external_transport_clone(self) -> NodeTransport:
-        return NodeTransport(
-            tcp.ExternalTransportCopy(), self._adminAddr, False, False, codec=self.codec
-        )
-
-    def close(self) -> None:
-        if not hasattr(self, "_transmitIntents"):
-            return
-        users = [*self._incomingSockets.values(), *getattr(self, "_openSockets", {}).values(),
-                 *self._transmitIntents.values(), *self._waitingTransmits]  # fmt: skip
-        sockets = [self.socket, *(getattr(one, "socket", None) for one in users)]
-        self._openSockets: dict[Any, Any] = {}
-        self._incomingSockets: dict[int, Any] = {}
-        super().close()
-        for one in sockets:
-            if one is not None:
-                one.close()
-
-
-class PollOnce:
-    """Stands where Thespian makes an epoll set for every turn of its loop.
-
-    It fills and throws away the set each time, which ``poll`` does with one system call instead
-    of a dozen. And where the same descriptor comes twice, this merges; upstream dies of it.
-    """
-
-    def __init__(self) -> None:
-        self._wanted: dict[int, int] = {}
-
-    def register(self, fd: int, events: int) -> None:
-        if fd < 0:
-            raise ValueError(f"invalid file descriptor {fd}")
-        self._wanted[fd] = self._wanted.get(fd, 0) | events
-
-    def select(self, timeout_s: float | None) -> list[tuple[SimpleNamespace, int]]:
-        poll = select.poll()
-        for fd, events in self._wanted.items():
-            read = select.POLLIN if events & selectors.EVENT_READ else 0
-            poll.register(fd, read | (select.POLLOUT if events & selectors.EVENT_WRITE else 0))
-        timeout_ms = None if timeout_s is None else math.ceil(timeout_s * 1000)
-        found = []
-        for fd, got in poll.poll(timeout_ms):
-            ready = 0
-            if got & ~select.POLLIN:
-                ready |= selectors.EVENT_WRITE
-            if got & ~select.POLLOUT:
-                ready |= selectors.EVENT_READ
-            found.append((SimpleNamespace(fd=fd), ready & self._wanted[fd]))
-        return found
-
-    def close(self) -> None:
-        self._wanted.clear()
-
-
-@contextlib.contextmanager
-def exclusive_processing(transport: Any) -> Iterator[None]:
-    """Thespian's own leaves the flag set when the section raises, and the process then spins."""
-    while not transport._exclusively_processing():
-        time.sleep(0.000001)  # noqa: TID251 - as upstream: microseconds
-    try:
-        yield
-    finally:
-        transport._not_processing()
+    def __str__(self) -> str:
+        return f"{self.sockname[0]}:{self.sockname[1]}"
 
 
 def to_thespian(address: Address) -> Any:
@@ -198,10 +94,245 @@ def to_thespian(address: Address) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _details(address: Address) -> LoopbackAddress:
-    return LoopbackAddress(address.host, address.port, external=True)
+    return LoopbackAddress(address.host, address.port)
 
 
 def from_thespian(address: Any) -> Address:
-    """Our form of an address."""
-    host, port = address.addressDetails.sockname[:2]
-    return Address(host, port)
+    """Our form of an address; CannotPickleAddress for a child that has not connected yet."""
+    details = address.addressDetails
+    if not isinstance(details, LoopbackAddress):
+        raise CannotPickleAddress(address)
+    return Address(*details.sockname)
+
+
+def teach(codec: ValueCodec) -> None:
+    """Let Thespian's own messages travel: these classes, these attributes, nothing else."""
+    codec.register(
+        ActorAddress,
+        lambda one: [from_thespian(one).host, from_thespian(one).port],
+        lambda items: to_thespian(Address(str(items[0]), int(items[1]))),
+    )
+    for cls, names in SYSTEM_MESSAGES:
+        codec.register(cls, _reader(names), _maker(cls, names))
+
+
+def _reader(names: tuple[str, ...]) -> Callable[[Any], list[Any]]:
+    return lambda message: [getattr(message, name) for name in names]
+
+
+def _maker(cls: type, names: tuple[str, ...]) -> Callable[[list[Any]], Any]:
+    def make(items: list[Any]) -> Any:
+        message: Any = object.__new__(cls)
+        message.__dict__.update(zip(names, items, strict=True))
+        return message
+
+    return make
+
+
+class NodeTransport:
+    """What Thespian calls a transport, for processes of a node."""
+
+    node_secret: ClassVar[Secret | None] = None
+    """The secret of this process's node; inherited by fork."""
+
+    def __init__(self, how: object, *args: Any) -> None:
+        secret = self.node_secret
+        if secret is None:
+            raise TransportRefused("this process belongs to no node")
+        port = 0
+        self._parent: Any = None
+        if isinstance(how, tcp.TCPEndpoint):
+            _, assigned, self._parent, self._admin, _, _ = how.args
+            port = assigned.addressDetails.sockname[1] if assigned is not None else 0
+        elif isinstance(how, tr.ExternalInterfaceTransportInit):
+            self._admin = self.getAdminAddr(args[0])
+        else:
+            self._admin = args[0]
+        self.endpoint = Endpoint(secret, port=port)
+        teach(self.endpoint.codec)
+        self.myAddress = to_thespian(self.endpoint.address)
+        self._incomingEnvelopes: deque[Any] = deque()
+        """Received and not handled."""
+        self._wakeups: list[tuple[float, int, Any]] = []
+        self._wakeup_numbers = itertools.count()
+        self._aborting: bool | None = None
+        self._children_changed = False
+        self._shutdown_asked = False
+
+    # ── addresses ────────────────────────────────────────────────────────────
+
+    @staticmethod
+    def getAdminAddr(capabilities: dict[str, Any]) -> Any:  # noqa: N802
+        return to_thespian(Address(LOOPBACK, int(capabilities["Admin Port"])))
+
+    @staticmethod
+    def getAddressFromString(text: str, adminRouting: bool = False) -> Any:  # noqa: N802, N803
+        del adminRouting
+        return to_thespian(Address.parse(text))
+
+    @staticmethod
+    def probeAdmin(address: Any) -> bool:  # noqa: N802
+        """Whether somebody listens there."""
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address.addressDetails.sockname)
+            except OSError as error:
+                return error.errno == errno.EADDRINUSE
+        return False
+
+    def prepEndpoint(self, assigned: Any, capabilities: object) -> Any:  # noqa: N802
+        del capabilities
+        details = assigned.addressDetails
+        number = None if isinstance(details, LoopbackAddress) else details.addressInstanceNum
+        place = assigned if number is None else None
+        return tcp.TCPEndpoint(number, place, self.myAddress, self._admin, False, False)
+
+    def connectEndpoint(self, endpoint: object) -> None:  # noqa: N802
+        """Nothing is left to do in the parent."""
+
+    def external_transport_clone(self) -> NodeTransport:
+        return NodeTransport(tcp.ExternalTransportCopy(), self._admin)
+
+    def setAddressManager(self, manager: object) -> None:  # noqa: N802
+        """Local addresses are resolved by whoever sends."""
+
+    def deadAddress(self, manager: object, address: object) -> None:  # noqa: N802
+        """The connection tells of the death of a process, and ports are used again."""
+
+    def enableRXPauseFlowControl(self, enable: bool = True) -> None:  # noqa: N802
+        """The flow is bounded per target."""
+
+    def protectedFileNumList(self) -> list[int]:  # noqa: N802
+        return self.endpoint.filenos()
+
+    def childResetFileNumList(self) -> list[int]:  # noqa: N802
+        return self.endpoint.filenos()
+
+    def _updateStatusResponse(self, response: object) -> None:  # noqa: N802
+        """Thespian's own status is not served."""
+
+    # ── out ──────────────────────────────────────────────────────────────────
+
+    def scheduleTransmit(self, manager: Any, intent: Any, **_: object) -> None:  # noqa: N802
+        """Send one of Thespian's own intents."""
+        if isinstance(intent.message, tr.Thespian__UpdateWork):
+            intent.tx_done(tr.SendStatus.Sent)
+            return
+        target = intent.targetAddr
+        if manager is not None:
+            target, message = manager.prepMessageSend(target, intent.message)
+            if target is None:
+                raise CannotPickleAddress(intent.targetAddr)
+            intent.changeTargetAddr(target)
+            intent.changeMessage(message)
+        where = from_thespian(target)
+        if where == self.endpoint.address:
+            self._incomingEnvelopes.append(tr.ReceiveEnvelope(self.myAddress, intent.message))
+            intent.tx_done(tr.SendStatus.Sent)
+            return
+        self.endpoint.send(
+            where, intent.message, lambda outcome: intent.tx_done(_STATUS[outcome]), prompt=True
+        )
+
+    # ── in ───────────────────────────────────────────────────────────────────
+
+    def run(self, handler: Any, maximum: Any = None) -> Any:
+        """Thespian's loop: see its ``wakeupTransportBase.run`` for what it returns when."""
+        until = None if maximum is None else time.monotonic() + _seconds(maximum)
+        sends_only = handler is tr.TransmitOnly or isinstance(handler, tr.TransmitOnly)
+        unwritten = self.endpoint.unwritten()
+        self._aborting = None
+        while True:
+            if self._aborting is not None and not (self._aborting and self.endpoint.unwritten()):
+                return tr.Thespian__Run_Terminated()
+            if sends_only:
+                left = self.endpoint.unwritten()
+                if left == 0 or left < unwritten:
+                    return left
+            elif self._incomingEnvelopes:
+                outcome = self._deliver(handler)
+                if outcome is not None:
+                    return outcome
+            wait_s = self._wait_s(until)
+            self._poll(wait_s)
+            if until is not None and time.monotonic() >= until and not self._incomingEnvelopes:
+                return tr.Thespian__Run_Expired()
+
+    def _deliver(self, handler: Any) -> Any:
+        """Hand over what has come; not None: the loop is over."""
+        for _ in range(min(_BATCH, len(self._incomingEnvelopes))):
+            envelope = self._incomingEnvelopes.popleft()
+            if handler is None:
+                return envelope
+            result = handler(envelope)
+            if not result:
+                return tr.Thespian__Run_HandlerResult(result)
+        return None
+
+    def _wait_s(self, until: float | None) -> float | None:
+        if self._incomingEnvelopes or self._children_changed or self._shutdown_asked:
+            return 0.0
+        due = [one for one in (until, self._wakeups[0][0] if self._wakeups else None) if one]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _poll(self, wait_s: float | None) -> None:
+        ready = self.endpoint.poll(wait_s)
+        inbox = self.endpoint.inbox
+        while inbox:
+            sender, message = inbox.popleft()
+            self._incomingEnvelopes.append(tr.ReceiveEnvelope(to_thespian(sender), message))
+        if ready:
+            self._tell_self(WatchMessage(ready))
+        if self._children_changed:
+            self._children_changed = False
+            self._tell_self(multiproc_messages.ChildMayHaveDied())
+        if self._shutdown_asked:
+            self._shutdown_asked = False
+            self._tell_self(ActorExitRequest())
+        now = time.monotonic()
+        while self._wakeups and self._wakeups[0][0] <= now:
+            due, _, payload = heapq.heappop(self._wakeups)
+            self._tell_self(WakeupMessage(timedelta(seconds=now - due), payload))
+
+    def _tell_self(self, message: object) -> None:
+        self._incomingEnvelopes.append(tr.ReceiveEnvelope(self.myAddress, message))
+
+    def addWakeup(self, after: timedelta, payload: object) -> None:  # noqa: N802
+        """Equal times keep their order."""
+        due = time.monotonic() + max(0.0, after.total_seconds())
+        heapq.heappush(self._wakeups, (due, next(self._wakeup_numbers), payload))
+
+    def set_watch(self, fds: list[int]) -> None:
+        try:
+            self.endpoint.watch(fds)
+        except OSError as error:
+            logging.getLogger(logs.LOGGER).error("cannot watch one of %s: %s", fds, error)
+
+    def interrupt_wait(self, signal_shutdown: bool = False, check_children: bool = False) -> None:
+        """From a signal handler."""
+        self._shutdown_asked |= signal_shutdown
+        self._children_changed |= check_children
+        self.endpoint.wake()
+
+    def abort_run(self, drain: bool = False) -> None:
+        """End the loop; with ``drain`` when everything has left."""
+        self._aborting = drain
+
+    def close(self) -> None:
+        """Close every socket."""
+        self.endpoint.close()
+
+
+_STATUS: Final = {
+    Outcome.ARRIVED: tr.SendStatus.Sent,
+    Outcome.REFUSED: tr.SendStatus.DeadTarget,
+    Outcome.UNKNOWN: tr.SendStatus.Failed,
+}
+
+
+def _seconds(period: Any) -> float:
+    return float(period.total_seconds() if isinstance(period, timedelta) else period)
+
+
+make_codec = Secret

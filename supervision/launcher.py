@@ -25,8 +25,9 @@ from typing import Final
 
 from supervision import logs, process
 from supervision._hosts import HostContext, System
-from supervision._wire import LOOPBACK, make_codec
+from supervision._wire import make_codec
 from supervision.address import Address
+from supervision.endpoint import LOOPBACK
 from supervision.errors import NodeStartFailed, PortInUse, SpecError
 from supervision.frames import FrameCodec
 from supervision.messages import Init, InitDone, InitFailed, InitProgress, Shutdown
@@ -34,6 +35,7 @@ from supervision.node_file import VERSION, NodeRecord, RuntimeDir
 from supervision.restart import RestartWindow
 from supervision.spec import Backoff, ChildKind, SupervisorSpec, actors_below
 from supervision.supervisor import ACTOR, ROOT
+from supervision.vitals import RootPulse
 from supervision.worker import load_actor, shutdown_reason
 
 _INTENSITY: Final = 5
@@ -55,6 +57,8 @@ class NodeConfig:
     tree: SupervisorSpec
     log_file: Path | None = None
     """None: standard error."""
+    log_format: logs.LogFormat = "text"
+    """``json``: one object per line; ``supervision/logs.py`` lists its keys."""
     parent_fd: int | None = None
     """Read end of a pipe that a host process holds: its end means the host died; then stop."""
     packages: tuple[str, ...] = ()
@@ -63,10 +67,15 @@ class NodeConfig:
     """From fork to the whole tree being ready."""
     stop_timeout_s: float = 30.0
     """For the ordered stop of the whole tree; what is left then is killed."""
+    root_heartbeat_s: float | None = 30.0
+    """A root supervisor that shows no life for so long hangs, and the node starts anew."""
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
             raise SpecError("NodeConfig.port", self.port, "must be a TCP port")
+        if self.log_format not in logs.LOG_FORMATS:
+            wanted = f"must be one of {', '.join(logs.LOG_FORMATS)}"
+            raise SpecError("NodeConfig.log_format", self.log_format, wanted)
 
 
 @dataclass(slots=True)
@@ -77,6 +86,7 @@ class _Boot:
     context: HostContext
     root: Address
     root_pid: int
+    pulse: RootPulse
     watched: dict[str, int] = field(default_factory=dict)
 
 
@@ -91,7 +101,7 @@ def run_node(config: NodeConfig, *, on_ready: Callable[[], None] | None = None) 
     _require_port(config.port)
     folder = RuntimeDir(config.runtime_dir)
     cookie = folder.claim()
-    logs.open_log(config.log_file)
+    logs.open_log(config.log_file, config.log_format)
     try:
         return _Launcher(config, folder, make_codec(cookie, config.packages), on_ready).run()
     finally:
@@ -166,11 +176,14 @@ class _Launcher:
                 if self.stop_why:
                     self._stop(boot)
                     return 0
-                _LOG.error("%s; ending the node", why)
+                stack = logs.take_faults()
+                text = f"{why}; ending the node"
+                logs.event(_LOG, logging.ERROR, "node_down", text, reason=why, stack=stack)
                 self._end(boot)
             now = time.monotonic()
             if not self.window.record(now):
-                _LOG.error("gave up: more than %s node restarts in %s s", _INTENSITY, _PERIOD_S)
+                text = f"gave up: more than {_INTENSITY} node restarts in {_PERIOD_S} s"
+                logs.event(_LOG, logging.ERROR, "node_gave_up", text)
                 return 1
             if self._wait(_BACKOFF.delay_s(self.window.count(now))):
                 return 0
@@ -182,23 +195,26 @@ class _Launcher:
         self.boots += 1
         gc.collect()
         gc.freeze()  # what the actors inherit stays shared: their collectors do not touch it
+        pulse = RootPulse(self.config.root_heartbeat_s)
         system = System(self.config.port, self.codec, self.folder.thespian_log)
         context = None
         try:
-            context = system.context()
+            context = HostContext(self.codec)
             root = system.create_root()
             root_pid = self._start_root(system, context, root)
         except BaseException as error:
             if context is not None:
                 context.close()
+            pulse.close()
             self._end_processes(system)
             if isinstance(error, NodeStartFailed) or not isinstance(error, Exception):
                 raise
             raise NodeStartFailed(f"{type(error).__name__}: {error}") from error
-        boot = _Boot(system, context, root, root_pid)
+        boot = _Boot(system, context, root, root_pid, pulse)
         self._publish(boot)
         took_ms = (time.monotonic() - began) * 1000
-        _LOG.info("node up: boot %s, port %s, %.0f ms", self.boots, self.config.port, took_ms)
+        text = f"node up: boot {self.boots}, port {self.config.port}, {took_ms:.0f} ms"
+        logs.event(_LOG, logging.INFO, "node_up", text, boot=self.boots, port=self.config.port)
         if self.on_ready is not None and self.boots == 1:
             self.on_ready()
         return boot
@@ -256,9 +272,11 @@ class _Launcher:
             boot.watched[name] = fd
             self.selector.register(fd, selectors.EVENT_READ, name)
         while not self.stop_why:
-            for name in self._events(None):
+            for name in self._events(boot.pulse.interval_s):
                 if name in boot.watched:
                     return f"the {name} died"
+            if hangs := boot.pulse.hung(boot.root_pid, time.monotonic()):
+                return f"the root supervisor hangs: {hangs}"
         return self.stop_why
 
     def _wait(self, seconds: float) -> bool:
@@ -293,7 +311,8 @@ class _Launcher:
 
     def _stop(self, boot: _Boot) -> None:
         """Stop the tree in order within its time, then the library, then whatever is left."""
-        _LOG.info("stopping: %s", self.stop_why)
+        text = f"stopping: {self.stop_why}"
+        logs.event(_LOG, logging.INFO, "node_stopping", text, reason=self.stop_why)
         deadline = time.monotonic() + self.config.stop_timeout_s
         reason = shutdown_reason(self.stop_why)
         in_order = boot.context.send(boot.root, Shutdown(reason), 5.0)
@@ -305,7 +324,7 @@ class _Launcher:
             boot.system.shutdown()
             self._gone(boot.system.admin_pid, time.monotonic() + 2.0)
         self._end(boot)
-        _LOG.info("stopped")
+        logs.event(_LOG, logging.INFO, "node_stopped", "stopped")
 
     def _gone(self, pid: int, deadline: float) -> bool:
         try:
@@ -324,6 +343,7 @@ class _Launcher:
             self.selector.unregister(fd)
             os.close(fd)
         boot.context.close()
+        boot.pulse.close()
         self._end_processes(boot.system)
 
     def _end_processes(self, system: System) -> None:

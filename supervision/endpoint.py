@@ -1,0 +1,378 @@
+"""Where a process of the node, or a host of it, is reached: one port, one mailbox, one thread.
+
+An endpoint listens on loopback, sends messages to other endpoints in order, and collects what comes
+in ``inbox``. Connections stay open and carry messages both ways. Until it has proved that it knows
+the cookie, whoever connects is a *stranger*: it gets no memory worth mentioning, a few seconds, and
+one of a bounded number of places; what it does costs a counter and a line in the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from supervision.address import Address
+from supervision.codec import FrameRefused, ValueCodec
+from supervision.errors import TransportRefused
+from supervision.link import READ_BYTES, Done, Link, Outcome, Outgoing
+from supervision.session import MAX_FRAME_BYTES, Acked, Arrived, Event, Proved, Secret, Session
+from supervision.strangers import Strangers, silence_of
+
+LOOPBACK: Final = "127.0.0.1"
+MAX_WAITING: Final = 10_000
+"""More messages than this for one target that takes none: it is stuck; new ones are refused."""
+_ACK_DELAY_S: Final = 0.25
+_BACKLOG: Final = 1024
+_ACCEPTS_PER_TURN: Final = 64
+_TRIES: Final = 3
+_LOG: Final = logging.getLogger("supervision.transport")
+
+
+class Endpoint:
+    """One process's or one host thread's place in a node. For one thread; ``wake`` for any."""
+
+    def __init__(self, secret: Secret, *, host: str = LOOPBACK, port: int = 0) -> None:
+        self.codec = ValueCodec(secret.packages)
+        self.inbox: deque[tuple[Address, object]] = deque()
+        """Messages that have come, with their senders."""
+        self._secret = secret
+        self._socket = socket.create_server((host, port), backlog=_BACKLOG)
+        self._socket.setblocking(False)
+        self.address = Address(host, self._socket.getsockname()[1])
+        self._epoll = select.epoll(sizehint=16)
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._links: dict[int, Link] = {}
+        self._peers: dict[Address, Link] = {}
+        self._strangers = Strangers()
+        self._owing: dict[int, Link] = {}
+        self._ack_at = 0.0
+        self._finished: deque[tuple[Done, Outcome]] = deque()
+        self._watched: set[int] = set()
+        self._resume_at: float | None = None
+        self._epoll.register(self._socket.fileno(), select.EPOLLIN)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+
+    # ── messages out ─────────────────────────────────────────────────────────
+
+    def send(
+        self, target: Address, message: object, done: Done | None = None, *, prompt: bool = False
+    ) -> Outgoing:
+        """Send; ``done`` hears what became of it, from a later ``poll``.
+
+        ``prompt``: somebody waits for that, so the other side acknowledges at once. Raises
+        TransportRefused where the message cannot travel at all.
+        """
+        payload = self.codec.pack(message)
+        if len(payload) > MAX_FRAME_BYTES - 64:
+            raise TransportRefused(
+                f"a {type(message).__name__} of {len(payload)} bytes is too large for a "
+                "message; hand over a key or a path instead"
+            )
+        outgoing = Outgoing(payload, done, prompt)
+        if target == self.address:
+            self.inbox.append((target, self.codec.unpack(payload)))
+            self._finish(outgoing, Outcome.ARRIVED)
+            return outgoing
+        link = self._peers.get(target)
+        if link is None:
+            link = self._connect(target)
+        if link is None or link.unaccepted >= MAX_WAITING:
+            if link is not None:
+                _LOG.warning("%s takes no messages; dropped one", target)
+            self._finish(outgoing, Outcome.REFUSED)
+            return outgoing
+        link.put(outgoing)
+        self._flush(link)
+        return outgoing
+
+    def cancel(self, target: Address, outgoing: Outgoing) -> bool:
+        """Take back a message that has not left. False: it has, or it is over."""
+        link = self._peers.get(target)
+        return link is not None and link.cancel(outgoing)
+
+    @property
+    def turned_away(self) -> int:
+        """Connections closed because of what came on them, or did not come, since the start."""
+        return self._strangers.turned_away
+
+    def backlog(self, target: Address) -> int:
+        """Messages for this target that it has not acknowledged."""
+        link = self._peers.get(target)
+        return 0 if link is None else link.unaccepted
+
+    def unwritten(self) -> int:
+        """Messages that have not left this process."""
+        return sum(link.unwritten for link in self._peers.values())
+
+    def _finish(self, outgoing: Outgoing, outcome: Outcome) -> None:
+        if outgoing.done is not None:
+            self._finished.append((outgoing.done, outcome))
+
+    # ── connections ──────────────────────────────────────────────────────────
+
+    def _connect(self, target: Address, tries: int = 1) -> Link | None:
+        """A connection on its way to ``target``; None: nobody listens there."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        _no_delay(sock)
+        code = sock.connect_ex((target.host, target.port))
+        if code not in (0, errno.EINPROGRESS):
+            sock.close()
+            return None
+        session = Session(self._secret, self.address.port, target.port)
+        link = Link(sock, session, target, time.monotonic())
+        link.connected = code == 0
+        link.tries = tries
+        self._peers[target] = link
+        self._add(link)
+        return link
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, _ = self._socket.accept()
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._pause_accepting(error)
+                return
+            sock.setblocking(False)
+            _no_delay(sock)
+            while (surplus := self._strangers.surplus()) is not None:
+                self._refuse(surplus, "too many at once")
+            session = Session(self._secret, self.address.port, None)
+            self._add(Link(sock, session, None, time.monotonic()))
+
+    def _pause_accepting(self, error: OSError) -> None:
+        oldest = self._strangers.oldest()
+        if oldest is not None:
+            self._refuse(oldest, str(error))
+            return
+        self._epoll.unregister(self._socket.fileno())
+        self._resume_at = time.monotonic() + 0.1
+
+    def _add(self, link: Link) -> None:
+        self._links[link.fd] = link
+        self._strangers.add(link)
+        link.events = link.wanted_events
+        self._epoll.register(link.fd, link.events)
+
+    def _drop(self, link: Link) -> None:
+        """The connection is gone: forget it, and say what became of its messages."""
+        if self._links.pop(link.fd, None) is None:
+            return
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(link.fd)
+        self._strangers.remove(link)
+        self._owing.pop(link.fd, None)
+        if link.peer is not None and self._peers.get(link.peer) is link:
+            del self._peers[link.peer]
+            if not link.session.is_open and link.waiting and link.tries < _TRIES:
+                # It was turned away before it could prove itself: the other side is crowded.
+                again = self._connect(link.peer, link.tries + 1)
+                if again is not None:
+                    again.waiting.extend(link.waiting)
+                    link.waiting.clear()
+            else:
+                self._use_another(link.peer)
+        for outgoing, outcome in link.close():
+            self._finish(outgoing, outcome)
+
+    def _use_another(self, peer: Address) -> None:
+        """Of two connections to the same endpoint the other one may still stand."""
+        for link in self._links.values():
+            if link.peer == peer and link.session.is_open:
+                self._peers[peer] = link
+                return
+
+    def _refuse(self, link: Link, why: str) -> None:
+        self._strangers.complain(why)
+        if not link.session.is_open:
+            link.tries = _TRIES  # what it did was wrong: no second try
+        self._drop(link)
+
+    # ── the loop ─────────────────────────────────────────────────────────────
+
+    def poll(self, timeout_s: float | None) -> list[int]:
+        """Wait for something to happen and do what it asks for; the watched fds that are ready.
+
+        Returns at the latest after ``timeout_s``, and earlier than that for good or for no reason.
+        """
+        if self._finished or self.inbox:
+            timeout_s = 0.0
+        ready: list[int] = []
+        for fd, events in self._epoll.poll(self._until(timeout_s)):
+            link = self._links.get(fd)
+            if link is not None:
+                self._serve(link, events)
+            elif fd == self._wake_fd:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake_fd)
+            elif fd in self._watched:
+                ready.append(fd)
+            elif fd == self._socket.fileno():
+                self._accept()
+        self._tidy()
+        self._report()
+        return ready
+
+    def _until(self, timeout_s: float | None) -> float | None:
+        """How long to wait, seen from what is due here."""
+        now = time.monotonic()
+        times = [
+            None if timeout_s is None else now + timeout_s,
+            self._ack_at if self._owing else None,
+            self._strangers.due_at(),
+            self._resume_at,
+        ]
+        due = min((one for one in times if one is not None), default=None)
+        # epoll counts milliseconds and rounds up; never early, at most one late.
+        return None if due is None else max(0.0, due - now)
+
+    def _serve(self, link: Link, events: int) -> None:
+        try:
+            if events & select.EPOLLOUT and not link.connected:
+                self._connected(link)
+            if events & ~select.EPOLLOUT:
+                self._read(link)
+            if link.fd in self._links:
+                self._flush(link)
+        except FrameRefused as refusal:
+            self._refuse(link, str(refusal))
+        except OSError:
+            self._drop(link)
+
+    def _connected(self, link: Link) -> None:
+        code = link.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            link.tries = _TRIES
+            raise OSError(code, "not connected")
+        link.connected = True
+
+    def _read(self, link: Link) -> None:
+        try:
+            data = link.socket.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            if not link.connected:
+                link.tries = _TRIES  # refused: nobody listens there
+            raise
+        if not data:
+            if not link.session.is_open and link.peer is None:
+                self._refuse(link, "gone before it proved itself")
+            else:
+                self._drop(link)
+            return
+        for event in link.session.receive(data):
+            self._take(link, event)
+        if link.owes_ack and link.fd not in self._owing:
+            if not self._owing:
+                self._ack_at = time.monotonic() + _ACK_DELAY_S
+            self._owing[link.fd] = link
+
+    def _take(self, link: Link, event: Event) -> None:
+        match event:
+            case Arrived(payload, wants_ack):
+                if link.peer is not None:  # always: the session heard an identity first
+                    self.inbox.append((link.peer, self.codec.unpack(payload)))
+                    link.note_arrived(wants_ack=wants_ack)
+            case Acked(count):
+                for outgoing in link.note_acked(count):
+                    self._finish(outgoing, Outcome.ARRIVED)
+            case Proved(port):
+                self._proved(link, Address(self.address.host, port))
+
+    def _proved(self, link: Link, peer: Address) -> None:
+        self._strangers.remove(link)
+        link.peer = peer
+        link.opened()
+        known = self._peers.get(peer)
+        # Of two connections the newer one is surely the living one, but messages that are on
+        # their way on the older one must not be overtaken.
+        if known is None or (known is not link and not known.unaccepted):
+            self._peers[peer] = link
+
+    def _flush(self, link: Link) -> None:
+        try:
+            link.flush()
+        except OSError:
+            self._drop(link)
+            return
+        if not link.owes_ack:
+            self._owing.pop(link.fd, None)
+        wanted = link.wanted_events
+        if wanted != link.events:
+            link.events = wanted
+            self._epoll.modify(link.fd, wanted)
+
+    def _tidy(self) -> None:
+        """What is due by time."""
+        now = time.monotonic()
+        for link in self._strangers.overdue(now):
+            if link.peer is None:
+                self._refuse(link, silence_of(link))
+            else:
+                link.tries = _TRIES
+                self._drop(link)
+        if self._owing and now >= self._ack_at:
+            for link in list(self._owing.values()):
+                link.put_ack()
+                self._flush(link)
+            self._owing.clear()
+        if self._resume_at is not None and now >= self._resume_at:
+            self._resume_at = None
+            self._epoll.register(self._socket.fileno(), select.EPOLLIN)
+        self._strangers.log(now)
+
+    def _report(self) -> None:
+        for _ in range(len(self._finished)):
+            done, outcome = self._finished.popleft()
+            done(outcome)
+
+    # ── more to wait for ─────────────────────────────────────────────────────
+
+    def watch(self, fds: Iterable[int]) -> None:
+        """From now on ``poll`` tells of exactly these descriptors when they are readable."""
+        wanted = set(fds)
+        if wanted == self._watched:
+            return
+        for fd in self._watched - wanted:
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(fd)
+        for fd in wanted - self._watched:
+            self._epoll.register(fd, select.EPOLLIN)
+        self._watched = wanted
+
+    def wake(self) -> None:
+        """Make ``poll`` return; from a signal handler or another thread."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def filenos(self) -> list[int]:
+        """Every descriptor of this endpoint: a process forked from this one must close them."""
+        own = [self._socket.fileno(), self._epoll.fileno(), self._wake_fd]
+        return [*own, *self._links]
+
+    def close(self) -> None:
+        """Close everything; what had not arrived is reported to nobody."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+        self._peers.clear()
+        self._owing.clear()
+        self._finished.clear()
+        if not self._epoll.closed:
+            self._epoll.close()
+            self._socket.close()
+            os.close(self._wake_fd)
+
+
+def _no_delay(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,70 @@
+"""The endpoint of a thread that is no actor: a launcher, a test, an application's thread."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from supervision.address import Address
+from supervision.endpoint import Endpoint
+from supervision.link import Outcome
+from supervision.session import Secret
+
+_FLUSH_S: Final = 0.5
+
+
+class HostContext:
+    """A private endpoint. One thread at a time."""
+
+    def __init__(self, secret: Secret) -> None:
+        """Listens; connects to nothing yet."""
+        self._endpoint = Endpoint(secret)
+
+    @classmethod
+    def open(cls, admin: Address, secret: Secret) -> HostContext:
+        """An endpoint for the node with this secret."""
+        del admin
+        return cls(secret)
+
+    @property
+    def address(self) -> Address:
+        """Where answers come."""
+        return self._endpoint.address
+
+    def send(self, target: Address, message: object, timeout_s: float) -> bool:
+        """Send; returns when the target's process has it, at the latest after ``timeout_s``.
+
+        False: it certainly reached nobody. True: it arrived, or it left and what became of it is
+        open, because the other side died or is stopped.
+        """
+        outcomes: list[Outcome] = []
+        outgoing = self._endpoint.send(target, message, outcomes.append, prompt=True)
+        deadline = time.monotonic() + timeout_s
+        while not outcomes:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return not self._endpoint.cancel(target, outgoing)
+            self._poll(left)
+        return outcomes[0] is not Outcome.REFUSED
+
+    def receive(self, timeout_s: float) -> object | None:
+        """The next message for this endpoint, or None when the time is over."""
+        deadline = time.monotonic() + timeout_s
+        inbox = self._endpoint.inbox
+        while not inbox and (left := deadline - time.monotonic()) > 0:
+            self._endpoint.poll(left)
+        return inbox.popleft()[1] if inbox else None
+
+    def _poll(self, timeout_s: float) -> None:
+        """Wait for news of what was sent, though messages may be waiting to be received."""
+        waiting = list(self._endpoint.inbox)
+        self._endpoint.inbox.clear()
+        self._endpoint.poll(timeout_s)
+        self._endpoint.inbox.extendleft(reversed(waiting))
+
+    def close(self) -> None:
+        """Let what was sent leave, and close every socket of this endpoint."""
+        deadline = time.monotonic() + _FLUSH_S
+        while self._endpoint.unwritten() and (left := deadline - time.monotonic()) > 0:
+            self._poll(left)
+        self._endpoint.close()

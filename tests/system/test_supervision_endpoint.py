@@ -1,0 +1,276 @@
+"""Endpoints over real sockets: order, outcomes, strangers, and nothing left open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+
+import pytest
+
+from supervision import endpoint as endpoint_module
+from supervision import strangers as strangers_module
+from supervision.address import Address
+from supervision.endpoint import LOOPBACK, Endpoint
+from supervision.errors import TransportRefused
+from supervision.link import Outcome
+from supervision.session import Secret
+from supervision.strangers import MAX_STRANGERS
+from tests.support.children import Echo
+
+pytestmark = pytest.mark.system
+
+SECRET = Secret(b"c" * 32, ("tests",))
+
+
+@contextlib.contextmanager
+def endpoints(*secrets: Secret):
+    """Endpoints of one test; every descriptor is closed at the end."""
+    before = set(os.listdir("/proc/self/fd"))
+    made = [Endpoint(one) for one in secrets or (SECRET, SECRET)]
+    try:
+        yield made
+    finally:
+        for one in made:
+            one.close()
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def pump(until, *running: Endpoint, within_s: float = 5.0) -> None:
+    """Let endpoints work, in turns, until something holds."""
+    deadline = time.monotonic() + within_s
+    while not until():
+        assert time.monotonic() < deadline, "did not come about"
+        for one in running:
+            one.poll(0.005)
+
+
+def test_messages_arrive_in_order_both_ways_over_one_connection():
+    with endpoints() as (a, b):
+        outcomes: list[Outcome] = []
+        for number in range(500):
+            a.send(b.address, Echo("r", number), outcomes.append)
+        pump(lambda: len(b.inbox) == 500, a, b)
+        assert [message.payload for _, message in b.inbox] == list(range(500))
+        assert {sender for sender, _ in b.inbox} == {a.address}
+        fds = len(b.filenos())
+        for number in range(500):
+            b.send(a.address, Echo("r", -number))
+        pump(lambda: len(a.inbox) == 500, a, b)
+        assert [message.payload for _, message in a.inbox] == [-n for n in range(500)]
+        assert len(b.filenos()) == fds, "the answer took another connection"
+        pump(lambda: len(outcomes) == 500, a, b)
+        assert set(outcomes) == {Outcome.ARRIVED}
+        assert a.backlog(b.address) == 0
+
+
+def test_two_that_connect_to_each_other_at_once_lose_and_reorder_nothing():
+    with endpoints() as (a, b):
+        for number in range(100):
+            a.send(b.address, Echo("r", number))
+            b.send(a.address, Echo("r", number))
+        pump(lambda: len(a.inbox) == len(b.inbox) == 100, a, b)
+        for number in range(100, 200):
+            a.send(b.address, Echo("r", number))
+            b.send(a.address, Echo("r", number))
+        pump(lambda: len(a.inbox) == len(b.inbox) == 200, a, b)
+        for one in (a, b):
+            assert [message.payload for _, message in one.inbox] == list(range(200))
+
+
+def test_acknowledgements_that_nobody_waits_for_come_together():
+    with endpoints() as (a, b):
+        lazy: list[Outcome] = []
+        prompt: list[Outcome] = []
+        a.send(b.address, Echo("r"), lazy.append)
+        pump(lambda: b.inbox, a, b)
+        a.poll(0)
+        assert not lazy
+        a.send(b.address, Echo("r"), prompt.append, prompt=True)
+        pump(lambda: prompt, a, b)
+        assert lazy == prompt == [Outcome.ARRIVED]
+        a.send(b.address, Echo("r"), lazy.append)
+        pump(lambda: len(lazy) == 2, a, b)
+
+
+def test_what_reached_nobody_is_refused():
+    with endpoints() as (a, b):
+        gone = b.address
+        b.close()
+        outcomes: list[Outcome] = []
+        a.send(gone, Echo("r"), outcomes.append)
+        pump(lambda: outcomes, a)
+        assert outcomes == [Outcome.REFUSED]
+        assert a.filenos() == a.filenos()[:3], "the connection is still open"
+
+
+def test_what_left_and_was_not_acknowledged_is_unknown():
+    with endpoints() as (a, b):
+        outcomes: list[Outcome] = []
+        a.send(b.address, Echo("r"))
+        pump(lambda: b.inbox, a, b)
+        a.send(b.address, Echo("r"), outcomes.append)
+        a.poll(0)
+        b.close()
+        pump(lambda: outcomes, a)
+        assert outcomes == [Outcome.UNKNOWN]
+
+
+def test_an_address_that_another_process_has_now_is_reached_anew():
+    with endpoints() as (a, b):
+        a.send(b.address, Echo("r", "first"))
+        pump(lambda: b.inbox, a, b)
+        port = b.address.port
+        b.close()
+        pump(lambda: len(a.filenos()) == 3, a)
+        again = Endpoint(SECRET, port=port)
+        try:
+            a.send(again.address, Echo("r", "second"))
+            pump(lambda: again.inbox, a, again)
+            assert again.inbox[0][1] == Echo("r", "second")
+        finally:
+            again.close()
+
+
+def test_another_nodes_endpoint_gets_nothing():
+    with endpoints(SECRET, Secret(b"d" * 32, ("tests",))) as (a, b):
+        outcomes: list[Outcome] = []
+        a.send(b.address, Echo("r", "secret"), outcomes.append)
+        pump(lambda: outcomes, a, b)
+        assert outcomes == [Outcome.REFUSED]
+        assert not b.inbox
+
+
+def test_who_squats_on_the_port_of_a_dead_process_learns_nothing(monkeypatch):
+    monkeypatch.setattr(strangers_module, "STRANGER_S", 0.2)
+    with socket.create_server((LOOPBACK, 0)) as squatter, endpoints(SECRET) as (a,):
+        outcomes: list[Outcome] = []
+        a.send(Address(LOOPBACK, squatter.getsockname()[1]), Echo("r", "secret"), outcomes.append)
+        peer, _ = squatter.accept()
+        with peer:
+            pump(lambda: outcomes, a)
+            assert outcomes == [Outcome.REFUSED]
+            heard = peer.recv(1000)
+        assert len(heard) == 19
+        assert heard.startswith(b"LA1")
+
+
+def test_strangers_have_a_bounded_number_of_places():
+    with endpoints() as (a, b):
+        strangers = []
+        try:
+            for _ in range(MAX_STRANGERS + 100):
+                strangers.append(socket.create_connection((LOOPBACK, b.address.port)))
+                b.poll(0)
+            pump(lambda: b.turned_away >= 100, b)
+            assert len(b.filenos()) <= MAX_STRANGERS + 3
+            outcomes: list[Outcome] = []
+            a.send(b.address, Echo("r"), outcomes.append, prompt=True)
+            pump(lambda: outcomes, a, b)
+            assert outcomes == [Outcome.ARRIVED]
+        finally:
+            for one in strangers:
+                one.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"L", b"LA1", b"LA1" + b"n" * 16, b"GET / HTTP/1.1\r\n"])
+def test_a_stranger_is_gone_after_its_time(monkeypatch, said):
+    monkeypatch.setattr(strangers_module, "STRANGER_S", 0.1)
+    with endpoints(SECRET) as (a,), socket.create_connection((LOOPBACK, a.address.port)) as peer:
+        peer.sendall(said)
+        pump(lambda: a.turned_away == 1, a)
+        assert len(a.filenos()) == 3
+        peer.settimeout(2)
+        with contextlib.suppress(ConnectionResetError):
+            while peer.recv(100):
+                pass
+
+
+def test_a_target_that_takes_nothing_holds_up_nobody_else_and_fills_no_memory(monkeypatch):
+    monkeypatch.setattr(endpoint_module, "MAX_WAITING", 50)
+    with endpoints(SECRET, SECRET, SECRET) as (a, stuck, lively):
+        outcomes: list[Outcome] = []
+        for _ in range(60):
+            a.send(stuck.address, Echo("r", b"x" * 1000), outcomes.append)
+        a.send(lively.address, Echo("r"))
+        pump(lambda: lively.inbox, a, lively)
+        assert outcomes == [Outcome.REFUSED] * 10
+        assert a.backlog(stuck.address) == 50
+        pump(lambda: len(stuck.inbox) == 50, a, stuck)
+
+
+def test_large_messages_arrive_whole_and_too_large_ones_are_refused_by_name():
+    with endpoints() as (a, b):
+        big = os.urandom(8 << 20)
+        a.send(b.address, Echo("r", big))
+        a.send(b.address, Echo("r", "after"))
+        pump(lambda: len(b.inbox) == 2, a, b, within_s=20)
+        assert b.inbox[0][1].payload == big
+        with pytest.raises(TransportRefused, match="Echo of 1677"):
+            a.send(b.address, Echo("r", bytes(16 << 20)))
+        a.send(b.address, Echo("r", "still there"))
+        pump(lambda: len(b.inbox) == 3, a, b)
+
+
+def test_a_message_that_waits_can_be_taken_back_and_one_that_left_cannot():
+    with endpoints() as (a, b):
+        waiting = a.send(b.address, Echo("r", "taken back"))
+        assert a.cancel(b.address, waiting)
+        sent = a.send(b.address, Echo("r", "kept"))
+        pump(lambda: b.inbox, a, b)
+        assert not a.cancel(b.address, sent)
+        assert [message.payload for _, message in b.inbox] == ["kept"]
+
+
+def test_it_wakes_up_for_watched_descriptors_and_for_other_threads():
+    with endpoints(SECRET) as (a,):
+        fd = os.eventfd(0, os.EFD_NONBLOCK)
+        try:
+            a.watch([fd, fd])
+            assert a.poll(0) == []
+            os.eventfd_write(fd, 1)
+            assert a.poll(5) == [fd]
+            a.watch([])
+            assert a.poll(0) == []
+        finally:
+            os.close(fd)
+        waker = threading.Timer(0.05, a.wake)
+        waker.start()
+        began = time.monotonic()
+        a.poll(5)
+        assert time.monotonic() - began < 4
+        waker.join()
+
+
+def test_it_reaches_itself():
+    with endpoints(SECRET) as (a,):
+        outcomes: list[Outcome] = []
+        a.send(a.address, Echo("r", 1), outcomes.append)
+        a.poll(0)
+        assert a.inbox.popleft() == (a.address, Echo("r", 1))
+        assert outcomes == [Outcome.ARRIVED]
+
+
+def test_it_accepts_again_when_descriptors_are_free_again():
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with endpoints() as (a, b):
+        in_use = max(int(one) for one in os.listdir("/proc/self/fd"))
+        peers: list[socket.socket] = []
+        try:
+            peers = [socket.create_connection((LOOPBACK, b.address.port)) for _ in range(3)]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 2, hard))
+            for _ in range(20):
+                b.poll(0.01)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for one in peers:
+                one.close()
+            a.send(b.address, Echo("r"))
+            pump(lambda: b.inbox, a, b)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for one in peers:
+                one.close()
