@@ -166,17 +166,34 @@ def test_a_death_of_the_models_supervisor_makes_nobody_a_suspect(
     busy = Streaming(narrow, "narrow", 3000)
     waiting = submit(pool, narrow, "innocent")
     eventually(lambda: inflight_status(narrow)["in_flight"] == 2, what="both are there")
+    inflight = pid_of(narrow, "inflight")
     kill(pid_of(narrow, "models"))
     assert busy.end() == [errors.ModelDown]
     assert waiting.result(30).tokens
     status = inflight_status(narrow)
     assert (status["suspects"], status["poisonous_digests"]) == (0, 0)
+    assert pid_of(narrow, "inflight") == inflight  # it knows that, and did not just forget
 
 
-def test_a_request_survives_inflights_death_before_it_was_passed_on(
+def test_a_completion_whose_model_dies_in_the_middle_is_run_again(
     narrow: Node, pool: ThreadPoolExecutor
 ) -> None:
-    """The queue of a dead inflight dies with it; callers notice and send again."""
+    expected = narrow.complete("narrow", "long", max_tokens=1500).text
+
+    def generated() -> int:
+        return int(narrow.status()["actors"]["model:narrow"]["tokens_generated"])
+
+    before = generated()
+    running = submit(pool, narrow, "long", 1500)
+    eventually(lambda: generated() > before, what="tokens come")
+    kill(pid_of(narrow, "model:narrow"))
+    assert not running.done()
+    assert running.result(30).text == expected
+
+
+def test_a_request_that_inflight_did_not_take_before_its_death_is_sent_again(
+    narrow: Node, pool: ThreadPoolExecutor
+) -> None:
     stopped = pid_of(narrow, "inflight")
     stop_process(stopped)
     lost = submit(pool, narrow, "lost and found")
