@@ -15,6 +15,7 @@ from supervision.messages import Entry
 from supervision.spec import (
     BRUTAL_KILL,
     INFINITY,
+    AutoShutdown,
     Backoff,
     ChildKind,
     ChildSpec,
@@ -35,6 +36,7 @@ __all__ = [
     "NORMAL",
     "SHUTDOWN",
     "Address",
+    "AutoShutdown",
     "Backoff",
     "ChildKind",
     "ChildSpec",

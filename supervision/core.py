@@ -10,35 +10,44 @@ carries the effects out. Rules kept here, whatever order events arrive in:
   only after the one before is ready; stop in reverse order, each only after the other is gone.
 * Children of a simple_one_for_one supervisor are independent: starting, stopping or restarting
   one never waits for another.
+* A start that somebody asked for fails for whoever asked and for nobody else; any other start
+  that fails is a failure of the supervisor's: its own start fails, or it counts a restart.
+* Whoever asks is answered once.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 
+from supervision import requests
 from supervision.effects import (
     AllReady,
+    AnswerDeleted,
+    AnswerDeleteFailed,
+    AnswerNotFound,
     AnswerStarted,
     AnswerStartFailed,
     AnswerTerminated,
     Arm,
-    AskToStop,
     Child,
     Effect,
     Finished,
     Happened,
-    Kill,
     Removed,
-    Spawn,
     State,
     Timer,
 )
-from supervision.exits import ExitKind, ExitReason
-from supervision.messages import StartFailure
-from supervision.restart import RESTARTS_ON, RestartWindow, affected
-from supervision.spec import BRUTAL_KILL, Restart, ShutdownMarker, Strategy, SupervisorSpec
+from supervision.errors import SpecError
+from supervision.exits import SHUTDOWN, ExitKind, ExitReason
+from supervision.messages import DeleteFailure, StartFailure
+from supervision.operations import Operations
+from supervision.restart import RESTARTS_ON, RestartWindow, affected, ends_supervisor
+from supervision.spec import (
+    ChildSpec,
+    Restart,
+    Strategy,
+    SupervisorSpec,
+)
 
 
 class SupervisorCore:
@@ -46,28 +55,30 @@ class SupervisorCore:
 
     def __init__(self, spec: SupervisorSpec, known: Mapping[str, int] | None = None) -> None:
         self.spec = spec
-        self.children: dict[str, Child] = {one.id: Child(one) for one in spec.children}
+        self.children: dict[str, Child] = {}
+        """In start order."""
         self.is_ready = False
         self.stopping: ExitReason | None = None
         self._finished = False
         self._known = dict(known or {})
         self._window = RestartWindow(spec.intensity, spec.period_s)
-        self._queue: deque[tuple[str, str]] = deque()
-        self._current: tuple[str, str] | None = None
+        self._auto_shutdown: ExitReason | None = None
         self._out: list[Effect] = []
-        for child in self.children.values():
-            child.incarnation = self._known.get(child.id, 0)
+        self._operations = Operations(self.children, self._out, one_at_a_time=not self.is_dynamic)
+        for one in spec.children:
+            self._add(one)
 
     @property
     def is_dynamic(self) -> bool:
-        """Whether children come at run time."""
+        """Whether children come from a template, at run time."""
         return self.spec.strategy is Strategy.SIMPLE_ONE_FOR_ONE
 
     # ── events ───────────────────────────────────────────────────────────────
 
     def start(self) -> list[Effect]:
         """Begin: start every child of the spec, in order."""
-        self._queue.extend(("start", one) for one in self.children)
+        for child in self.children.values():
+            self._operations.start(child)
         return self._settle()
 
     def child_ready(self, child_id: str, incarnation: int) -> list[Effect]:
@@ -77,19 +88,20 @@ class SupervisorCore:
             return []
         child.state = State.UP
         child.ever_ready = True
+        child.is_new = False
         child.failure = None
         self._out.append(Happened("up", child.id, child.incarnation))
         self._out.extend(AnswerStarted(asker, child.id) for asker in child.start_askers)
         child.start_askers.clear()
-        self._done("start", child)
+        self._operations.started(child)
         return self._settle()
 
     def child_refused(
         self, child_id: str, incarnation: int, detail: str, error: object
     ) -> list[Effect]:
         """A child says that it cannot start; its exit follows."""
-        child = self._match(child_id, incarnation, State.STARTING, State.STOPPING)
-        if child is not None:
+        child = self._match(child_id, incarnation, State.STARTING)
+        if child is not None and child.failure is None:
             child.failure = (StartFailure.INIT_FAILED, detail, error)
             child.notice = ExitReason(ExitKind.ABNORMAL, f"init failed: {detail}")
         return []
@@ -115,12 +127,12 @@ class SupervisorCore:
         self._out.append(
             Happened("down", child.id, incarnation, str(child.last_exit), child.last_exit)
         )
-        if was is State.STOPPING:
+        if was is State.STOPPING or self._operations.is_to_stop(child):
             self._stopped(child)
         elif was is State.STARTING:
             self._start_failed(child, now)
         else:
-            self._crashed(child, now)
+            self._ended(child, child.last_exit.kind, now)
         return self._settle()
 
     def timer_fired(self, timer: Timer, child_id: str, incarnation: int) -> list[Effect]:
@@ -128,46 +140,81 @@ class SupervisorCore:
         child = self.children.get(child_id)
         if child is None or child.incarnation != incarnation:
             return []
-        if timer is Timer.INIT and child.state is State.STARTING:
+        if timer is Timer.INIT and child.state is State.STARTING and not child.killed:
             text = f"not ready within {child.spec.init_timeout_s} s"
             child.failure = (StartFailure.INIT_TIMEOUT, text, None)
             child.notice = ExitReason(ExitKind.KILLED, text)
-            self._out.append(Kill(child.id, incarnation, text))
-        elif timer is Timer.STOP and child.state is State.STOPPING:
-            self._out.append(Kill(child.id, incarnation, "did not stop in time"))
-        elif timer is Timer.BACKOFF and child.state is State.RESTARTING:
-            self._queue_restarts(self._group(child))
+            self._operations.kill(child, text)
+        elif timer is Timer.STOP and child.state is State.STOPPING and not child.killed:
+            self._operations.kill(child, "did not stop in time")
+        elif timer is Timer.BACKOFF and child.waits_for == child.id:
+            self._operations.bring_back(child.id)
         return self._settle()
 
-    def start_child(self, child_id: str, args: object, asker: object) -> list[Effect]:
-        """Somebody wants a child up."""
-        refusal = self._refusal(child_id)
+    # ── requests ─────────────────────────────────────────────────────────────
+
+    def start_child(
+        self, child_id: str, args: object, asker: object, spec: ChildSpec | None = None
+    ) -> list[Effect]:
+        """Somebody wants a new child, of the template or of the spec that comes along."""
+        refusal = self._stopping_refusal() or requests.why_not_start(
+            self.spec, self.children.get(child_id), has_spec=spec is not None
+        )
+        if refusal is None:
+            try:
+                made = requests.spec_of_new_child(self.spec, child_id, args, spec)
+            except SpecError as error:
+                refusal = StartFailure.BAD_SPEC, str(error)
+            else:
+                if old := self.children.pop(child_id, None):  # dynamic, down and given up
+                    self._known[child_id] = old.incarnation
+                child = self._add(made, is_new=True)
+                child.start_askers.append(asker)
+                self._operations.start(child)
         if refusal is not None:
             self._out.append(AnswerStartFailed(asker, child_id, *refusal))
-            return self._settle()
-        if self.spec.template is not None:
-            old = self.children.pop(child_id, None)
-            last = old.incarnation if old else self._known.get(child_id, 0)
-            self.children[child_id] = Child(
-                replace(self.spec.template, id=child_id, args=args), incarnation=last
-            )
-        child = self.children[child_id]
-        child.start_askers.append(asker)
-        child.state = State.RESTARTING
-        self._queue_starts((child,))
         return self._settle()
 
-    def terminate_child(self, child_id: str, asker: object) -> list[Effect] | None:
-        """Somebody wants a child gone. None: there is no such child."""
+    def restart_child(self, child_id: str, asker: object) -> list[Effect]:
+        """Somebody wants a child up that is known and down."""
+        child = self.children.get(child_id)
+        refusal = self._stopping_refusal() or requests.why_not_restart(self.spec, child)
+        if refusal is not None:
+            self._out.append(AnswerStartFailed(asker, child_id, *refusal))
+        elif child is not None:
+            child.start_askers.append(asker)
+            self._operations.start(child)
+        return self._settle()
+
+    def terminate_child(self, child_id: str, asker: object) -> list[Effect]:
+        """Somebody wants a child gone."""
         child = self.children.get(child_id)
         if child is None:
-            return None
+            self._out.append(AnswerNotFound(asker, child_id))
+            return self._settle()
         child.stop_askers.append(asker)
+        self._operations.drop_starts({child.id})
+        was_leading = child.waits_for == child.id
+        child.waits_for = None
         if child.has_process:
-            self._queue_stop(child)
+            self._operations.stop(child)
         else:
-            self._drop_queued("start", {child_id})
             self._stopped(child)
+        if was_leading:  # those that went down with it come back without it
+            self._operations.bring_back(child.id)
+        return self._settle()
+
+    def delete_child(self, child_id: str, asker: object) -> list[Effect]:
+        """Somebody wants a child that is down forgotten."""
+        child = self.children.get(child_id)
+        refusal = requests.why_not_delete(self.spec, child)
+        if self.stopping is not None:
+            refusal = DeleteFailure.SUPERVISOR_STOPPING, str(self.stopping)
+        if refusal is not None:
+            self._out.append(AnswerDeleteFailed(asker, child_id, *refusal))
+        elif child is not None:
+            self._forget(child)
+            self._out.append(AnswerDeleted(asker, child_id))
         return self._settle()
 
     def stop(self, reason: ExitReason) -> list[Effect]:
@@ -179,48 +226,53 @@ class SupervisorCore:
     # ── what follows an exit ─────────────────────────────────────────────────
 
     def _stopped(self, child: Child) -> None:
-        """A child that was told to stop is gone (or had no process)."""
-        self._refuse_askers(child, StartFailure.STOPPED, "terminated before it was ready")
-        self._done("stop", child)
-        if child.stop_askers:
-            child.state = State.DOWN
-            self._drop_queued("start", {child.id})
-            for asker in child.stop_askers:
-                self._out.append(AnswerTerminated(asker, child.id))
-            child.stop_askers.clear()
-            if self.is_dynamic:
-                self._forget(child)
-        elif ("start", child.id) in self._queue:
+        """A child that was to stop is gone (or had no process)."""
+        self._operations.stopped(child)
+        if child.waits_for is not None:
             child.state = State.RESTARTING
+            return
+        child.state = State.DOWN
+        why = self._stopping_refusal() or (StartFailure.STOPPED, "terminated before it was ready")
+        self._refuse_askers(child, *why)
+        child.is_new = False
+        self._out.extend(AnswerTerminated(asker, child.id) for asker in child.stop_askers)
+        child.stop_askers.clear()
+        if self.stopping is None and self._is_forgotten_when_down(child):
+            self._forget(child)
 
     def _start_failed(self, child: Child, now: float) -> None:
         """A child ended before it was ready."""
         reason, detail, error = child.failure or (
             StartFailure.DIED_IN_INIT, str(child.last_exit), None,
         )  # fmt: skip
-        self._done("start", child)
+        self._operations.started(child)
+        was_asked_for = bool(child.start_askers)
         self._refuse_askers(child, reason, detail, error)
-        if self.stopping is not None:
-            return
-        if not child.ever_ready and self.is_dynamic:
-            self._forget(child)
+        if was_asked_for:
+            if child.is_new or self._is_forgotten_when_down(child):
+                self._forget(child)
         elif not child.ever_ready and not child.spec.restart_if_never_ready:
-            return
+            if self._is_forgotten_when_down(child):
+                self._forget(child)
         elif not self.is_ready:
             text = f"start of {child.id} failed: {reason.value}: {detail}"
             self._begin_stop(ExitReason(ExitKind.ABNORMAL, text))
         else:
             self._restart(child, now)
 
-    def _crashed(self, child: Child, now: float) -> None:
-        """A child that was up ended without being told to."""
-        if self.stopping is not None:
-            return
-        kind = child.last_exit.kind if child.last_exit else ExitKind.ABNORMAL
+    def _ended(self, child: Child, kind: ExitKind, now: float) -> None:
+        """A child that was up ended by itself."""
         if kind in RESTARTS_ON[child.spec.restart]:
             self._restart(child, now)
-        elif self.is_dynamic:
+            return
+        if self._is_forgotten_when_down(child):
             self._forget(child)
+        if child.spec.significant and self._auto_shutdown is None:
+            others = (one for one in self.children.values() if one.spec.significant)
+            if ends_supervisor(self.spec.auto_shutdown, any(map(self._is_active, others))):
+                text = f"auto_shutdown: {child.id} ended: {child.last_exit}"
+                self._auto_shutdown = ExitReason(SHUTDOWN.kind, text)
+                self._out.append(Happened("auto_shutdown", child.id, child.incarnation))
 
     def _restart(self, child: Child, now: float) -> None:
         window = self._window
@@ -228,113 +280,72 @@ class SupervisorCore:
             child.window = child.window or RestartWindow(self.spec.intensity, self.spec.period_s)
             window = child.window
         if not window.record(now):
-            text = f"more than {self.spec.intensity} restarts in {self.spec.period_s} s"
-            self._out.append(Happened("give_up", child.id, child.incarnation, text))
-            if not self.is_dynamic:
-                last = f"{text}; {child.id} last: {child.last_exit}"
-                self._begin_stop(ExitReason(ExitKind.ABNORMAL, last))
+            self._give_up(child)
             return
         child.restarts += 1
-        group = self._group(child)
-        self._drop_queued("start", {one.id for one in group})
-        pause_s = child.spec.backoff.delay_s(window.count(now)) if child.spec.backoff else 0.0
-        text = f"with {', '.join(one.id for one in group)}" if len(group) > 1 else ""
-        if pause_s:
-            text = f"{text} in {pause_s:.2f} s".strip()
+        group = affected(self.spec.strategy, tuple(self.children.values()), child)
+        ids = [one.id for one in group]
+        self._operations.drop_starts(ids)
+        backoff = child.spec.backoff
+        low_s, high_s = backoff.range_s(window.count(now)) if backoff else (0.0, 0.0)
+        text = f"with {', '.join(ids)}" if len(group) > 1 else ""
+        if backoff:
+            text = f"{text} in {low_s:.2f} to {high_s:.2f} s".strip()
         self._out.append(Happened("restart", child.id, child.incarnation, text))
         for one in reversed(group):
+            one.waits_for = child.id if self._comes_back(one) else None
             if one.has_process:
-                self._queue_stop(one)
-            elif one.spec.restart is not Restart.TEMPORARY:
+                self._operations.stop(one)
+            elif one.waits_for is not None:
                 one.state = State.RESTARTING
-        if pause_s:
-            self._out.append(Arm(Timer.BACKOFF, child.id, child.incarnation, pause_s))
+        if backoff:
+            pause = Arm(Timer.BACKOFF, child.id, child.incarnation, low_s, high_s - low_s)
+            self._out.append(pause)
         else:
-            self._queue_restarts(group)
+            self._operations.bring_back(child.id)
+
+    def _give_up(self, child: Child) -> None:
+        text = f"more than {self.spec.intensity} restarts in {self.spec.period_s} s"
+        self._out.append(Happened("give_up", child.id, child.incarnation, text))
+        if not self.is_dynamic:
+            last = f"{text}; {child.id} last: {child.last_exit}"
+            self._begin_stop(ExitReason(ExitKind.ABNORMAL, last))
 
     def _begin_stop(self, reason: ExitReason) -> None:
         self.stopping = reason
-        self._queue.clear()
-        if self._current is not None and self._current[0] == "start":
-            self._current = None
+        self._operations.only_stops()
         for child in reversed(self.children.values()):
+            child.waits_for = None
             if child.has_process:
-                self._queue_stop(child)
+                self._operations.stop(child)
             else:
                 child.state = State.DOWN
                 self._refuse_askers(child, StartFailure.SUPERVISOR_STOPPING, str(reason))
 
-    # ── queue ────────────────────────────────────────────────────────────────
-
-    def _queue_restarts(self, group: Iterable[Child]) -> None:
-        """A temporary child that a sibling's failure stopped stays down."""
-        self._queue_starts(one for one in group if one.spec.restart is not Restart.TEMPORARY)
-
-    def _queue_starts(self, group: Iterable[Child]) -> None:
-        for child in group:
-            if self.is_dynamic:
-                self._begin_start(child)
-            elif ("start", child.id) not in self._queue:
-                self._queue.append(("start", child.id))
-
-    def _queue_stop(self, child: Child) -> None:
-        if child.state is State.STOPPING:
-            return
-        if self.is_dynamic or self._current == ("start", child.id):
-            # A start in flight is cut short: nobody may have to wait for a slow init to stop it.
-            if not self.is_dynamic:
-                self._current = ("stop", child.id)
-            self._begin_stop_of(child)
-        elif ("stop", child.id) not in self._queue:
-            self._queue.append(("stop", child.id))
-
     def _settle(self) -> list[Effect]:
         """Do the next queued things until one must be waited for; hand out the effects."""
-        while self._current is None and self._queue:
-            what, child_id = self._queue.popleft()
-            child = self.children.get(child_id)
-            if child is None:
-                continue
-            if what == "start" and not child.has_process:
-                self._current = (what, child_id)
-                self._begin_start(child)
-            elif what == "stop" and child.has_process:
-                self._current = (what, child_id)
-                self._begin_stop_of(child)
-        if self._current is None and not self._queue:
-            self._announce()
-        out, self._out = self._out, []
-        return out
-
-    def _announce(self) -> None:
-        if self.stopping is not None:
-            alive = any(child.has_process for child in self.children.values())
-            if not alive and not self._finished:
-                self._finished = True
-                self._out.append(Finished(self.stopping))
-        elif not self.is_ready:
+        self._operations.advance()
+        if not self.is_ready and self.stopping is None and self._operations.is_idle:
             self.is_ready = True
             self._out.append(AllReady())
-
-    def _begin_start(self, child: Child) -> None:
-        child.incarnation += 1
-        self._known[child.id] = child.incarnation
-        child.state = State.STARTING
-        child.failure = None
-        self._out.append(Spawn(child.id, child.incarnation))
-        self._out.append(Arm(Timer.INIT, child.id, child.incarnation, child.spec.init_timeout_s))
-
-    def _begin_stop_of(self, child: Child) -> None:
-        child.state = State.STOPPING
-        how = child.spec.shutdown
-        if how is BRUTAL_KILL:
-            self._out.append(Kill(child.id, child.incarnation, "brutal_kill"))
-            return
-        self._out.append(AskToStop(child.id, child.incarnation))
-        if not isinstance(how, ShutdownMarker):
-            self._out.append(Arm(Timer.STOP, child.id, child.incarnation, float(how)))
+        if self._auto_shutdown is not None and self.is_ready and self.stopping is None:
+            self._begin_stop(self._auto_shutdown)
+            self._operations.advance()
+        if self.stopping is not None and not self._finished and self._operations.is_idle:
+            alive = any(child.has_process for child in self.children.values())
+            if not alive:
+                self._finished = True
+                self._out.append(Finished(self.stopping))
+        out = self._out.copy()
+        self._out.clear()
+        return out
 
     # ── small helpers ────────────────────────────────────────────────────────
+
+    def _add(self, spec: ChildSpec, *, is_new: bool = False) -> Child:
+        child = Child(spec, incarnation=self._known.get(spec.id, 0), is_new=is_new)
+        self.children[child.id] = child
+        return child
 
     def _match(self, child_id: str, incarnation: int, *states: State) -> Child | None:
         child = self.children.get(child_id)
@@ -342,18 +353,29 @@ class SupervisorCore:
             return None
         return child
 
-    def _group(self, child: Child) -> tuple[Child, ...]:
-        return affected(self.spec.strategy, tuple(self.children.values()), child)
+    def _comes_back(self, child: Child) -> bool:
+        """Whether a restart that takes this child along starts it again: not a temporary one.
 
-    def _refusal(self, child_id: str) -> tuple[StartFailure, str] | None:
-        child = self.children.get(child_id)
-        if self.stopping is not None:
-            return StartFailure.SUPERVISOR_STOPPING, str(self.stopping)
-        if child is None and not self.is_dynamic:
-            return StartFailure.UNKNOWN_CHILD, "only simple_one_for_one takes new children"
-        if child is not None and child.state is not State.DOWN:
-            return StartFailure.ALREADY_STARTED, f"it is {child.state.value}"
-        return None
+        One that was still to start, or whose start somebody asked for, starts after all; one that
+        somebody wants gone does not.
+        """
+        if child.stop_askers:
+            return False
+        is_owed = child.state is State.RESTARTING or bool(child.start_askers)
+        return is_owed or child.spec.restart is not Restart.TEMPORARY
+
+    def _is_active(self, child: Child) -> bool:
+        """Whether it runs, or will again, as far as auto_shutdown is concerned."""
+        leaves = child.state is State.STOPPING or self._operations.is_to_stop(child)
+        return child.state is not State.DOWN and not (leaves and child.waits_for is None)
+
+    def _is_forgotten_when_down(self, child: Child) -> bool:
+        return self.is_dynamic or child.spec.restart is Restart.TEMPORARY
+
+    def _stopping_refusal(self) -> tuple[StartFailure, str] | None:
+        if self.stopping is None:
+            return None
+        return StartFailure.SUPERVISOR_STOPPING, str(self.stopping)
 
     def _refuse_askers(
         self, child: Child, reason: StartFailure, detail: str, error: object = None
@@ -362,14 +384,7 @@ class SupervisorCore:
             self._out.append(AnswerStartFailed(asker, child.id, reason, detail, error))
         child.start_askers.clear()
 
-    def _done(self, what: str, child: Child) -> None:
-        if self._current == (what, child.id):
-            self._current = None
-
-    def _drop_queued(self, what: str, ids: set[str]) -> None:
-        kept = [op for op in self._queue if not (op[0] == what and op[1] in ids)]
-        self._queue = deque(kept)
-
     def _forget(self, child: Child) -> None:
+        self._known[child.id] = child.incarnation
         self.children.pop(child.id, None)
         self._out.append(Removed(child))

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from supervision.exits import ExitReason
-from supervision.messages import StartFailure
+from supervision.messages import DeleteFailure, StartFailure
 from supervision.restart import RestartWindow
 from supervision.spec import ChildSpec
 
@@ -45,6 +45,13 @@ class Child:
     failure: tuple[StartFailure, str, object] | None = None
     """Why this start fails, known before the process is gone."""
     window: RestartWindow | None = None
+    is_new: bool = False
+    """Somebody's start_child made it and it was never ready: if it fails, it is forgotten."""
+    killed: bool = False
+    """This incarnation was sent SIGKILL already."""
+    waits_for: str | None = None
+    """It goes down, or is down, to come back with this child (or by itself), whose restart took
+    it along."""
     start_askers: list[object] = field(default_factory=list)
     stop_askers: list[object] = field(default_factory=list)
 
@@ -89,12 +96,16 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Call ``timer_fired`` with the same words after ``seconds``."""
+    """Call ``timer_fired`` with the same words after ``seconds`` and a random part of ``spread_s``.
+
+    The core knows no chance: it says how far the pause may spread, and the shell draws.
+    """
 
     timer: Timer
     id: str
     incarnation: int
     seconds: float
+    spread_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +148,41 @@ class AnswerTerminated:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerNotFound:
+    """There is no such child to terminate."""
+
+    asker: object
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDeleted:
+    """The spec of the child is forgotten."""
+
+    asker: object
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDeleteFailed:
+    """The spec of the child is still there, or never was."""
+
+    asker: object
+    id: str
+    reason: DeleteFailure
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Removed:
-    """A dynamic child left the supervisor for good; ``child`` is its last state."""
+    """A child left the supervisor for good; ``child`` is its last state."""
 
     child: Child
 
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """A line for the log: ``up | down | restart | give_up``."""
+    """A line for the log: ``up | down | restart | give_up | auto_shutdown``."""
 
     what: str
     id: str
@@ -154,7 +191,8 @@ class Happened:
     reason: ExitReason | None = None
 
 
-Effect = (
-    Spawn | AskToStop | Kill | Arm | AllReady | Finished | AnswerStarted | AnswerStartFailed
-    | AnswerTerminated | Removed | Happened
+Answer = (
+    AnswerStarted | AnswerStartFailed | AnswerTerminated | AnswerNotFound | AnswerDeleted
+    | AnswerDeleteFailed
 )  # fmt: skip
+Effect = Spawn | AskToStop | Kill | Arm | AllReady | Finished | Answer | Removed | Happened

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from supervision.address import Address
 from supervision.exits import SHUTDOWN, ExitReason
-from supervision.spec import ChildKind
+from supervision.spec import ChildKind, ChildSpec
 
 
 def new_ref() -> str:
@@ -75,11 +75,27 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Addressed:
-    """Sender → worker: a message for one incarnation of one id; any other process drops it."""
+    """Sender → worker: a message for one incarnation of one id.
+
+    Any other process, and one that is ending, answers the sender with WrongIncarnation if the
+    message has a ``ref``, and writes a line into the log if it has none.
+    """
 
     id: str
     incarnation: int
     message: object
+
+
+@dataclass(frozen=True, slots=True)
+class WrongIncarnation:
+    """Process → sender: your message was for another process than me; it was not handled."""
+
+    ref: str
+    """That of the message."""
+    id: str
+    wanted: int
+    actual: int | None
+    """Which incarnation of the id the refusing process is; None if it is none, or is ending."""
 
 
 # ── directory ────────────────────────────────────────────────────────────────
@@ -146,6 +162,41 @@ class DirectoryChanged:
     removed: tuple[Entry, ...] = ()
 
 
+# ── monitors ─────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """Host → root supervisor: tell me when this incarnation ends. Answered by Down, then or now.
+
+    With None it is the present incarnation, with 0 the last that ended. Sending the same ``ref`` again renews the monitor; a
+    Down that was lost on the way comes again.
+    """
+
+    ref: str
+    id: str
+    incarnation: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Demonitor:
+    """Host → root supervisor: forget this monitor; with an empty ``ref``, all of this sender's."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """Whoever keeps the monitor → its owner: this incarnation has ended, or was not there."""
+
+    ref: str
+    """That of the monitor, which is spent."""
+    id: str
+    incarnation: int
+    """0 if no process of the id was known."""
+    reason: ExitReason
+
+
 # ── supervisors: children ────────────────────────────────────────────────────
 
 
@@ -160,22 +211,51 @@ class StartFailure(enum.Enum):
     INIT_TIMEOUT = "init_timeout"
     SUPERVISOR_STOPPING = "supervisor_stopping"
     UNKNOWN_CHILD = "unknown_child"
-    """This supervisor takes no new children; it knows only those of its spec."""
+    """This supervisor knows no child of this id, and got no spec for it."""
     STOPPED = "stopped"
     """Somebody terminated it before it was ready."""
+    ALREADY_PRESENT = "already_present"
+    """It is known and down: RestartChild starts it, DeleteChild forgets it."""
+    ID_TAKEN = "id_taken"
+    """Another part of the tree has a child of this id, or of one below it."""
+    BAD_SPEC = "bad_spec"
+    """No child can be made of what was asked for; the detail names the value."""
+    RUNNING = "running"
+    """RestartChild: it has a process."""
+    RESTARTING = "restarting"
+    """RestartChild: it is about to start anyway."""
+    SIMPLE_ONE_FOR_ONE = "simple_one_for_one"
+    """RestartChild: the supervisor makes its children from a template; use StartChild."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartChild:
-    """Anyone → supervisor: start this child. Answered by ChildStarted or ChildStartFailed.
+    """Anyone → supervisor: a new child, please. Answered by ChildStarted or ChildStartFailed.
 
-    A simple_one_for_one supervisor makes it from its template; the others start a child of
-    their spec that is down. With ``progress``, ChildStartProgress may come before the answer.
+    A simple_one_for_one supervisor makes it from its template, with ``child_id`` and ``args``.
+    The others take the whole ``spec``, whose id is ``child_id``; the child comes last in the start
+    order, lives through restarts of its siblings, and is unknown again when the supervisor itself
+    restarts. A child that fails to start is forgotten. With ``progress``, ChildStartProgress may
+    come before the answer.
     """
 
     ref: str
     child_id: str
     args: object = None
+    progress: bool = False
+    spec: ChildSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestartChild:
+    """Anyone → supervisor: start a child of your spec that is down.
+
+    Answered by ChildStarted or ChildStartFailed. A child that fails to start stays down. Not for
+    simple_one_for_one, which keeps no spec of a child that is gone.
+    """
+
+    ref: str
+    child_id: str
     progress: bool = False
 
 
@@ -209,9 +289,10 @@ class ChildStartFailed:
 
 @dataclass(frozen=True, slots=True)
 class TerminateChild:
-    """Anyone → supervisor: stop this child and keep it down; a dynamic one is forgotten.
+    """Anyone → supervisor: stop this child and keep it down; its spec stays for RestartChild.
 
-    Answered by ChildTerminated when its process is gone, or by ChildNotFound.
+    A child of a simple_one_for_one supervisor and a temporary child are forgotten. Answered by
+    ChildTerminated when its process is gone, or by ChildNotFound.
     """
 
     ref: str
@@ -234,6 +315,48 @@ class ChildNotFound:
     child_id: str
 
 
+class DeleteFailure(enum.Enum):
+    """Why a child was not deleted."""
+
+    RUNNING = "running"
+    """It has a process: TerminateChild first."""
+    RESTARTING = "restarting"
+    """It is about to start: TerminateChild first."""
+    UNKNOWN_CHILD = "unknown_child"
+    SIMPLE_ONE_FOR_ONE = "simple_one_for_one"
+    """Its children have no spec of their own; TerminateChild forgets them."""
+    SUPERVISOR_STOPPING = "supervisor_stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteChild:
+    """Anyone → supervisor: forget the spec of a child that is down.
+
+    Answered by ChildDeleted or ChildDeleteFailed.
+    """
+
+    ref: str
+    child_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildDeleted:
+    """Supervisor → asker: the child is known no more."""
+
+    ref: str
+    child_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildDeleteFailed:
+    """Supervisor → asker: nothing was changed, and why."""
+
+    ref: str
+    child_id: str
+    reason: DeleteFailure
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class WhichChildren:
     """Anyone → supervisor: your own children? Answered by ChildrenListed."""
@@ -247,6 +370,40 @@ class ChildrenListed:
 
     ref: str
     children: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportVitals:
+    """Anyone → supervisor: how are your children? Answered at once by VitalsReported."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """One process, as its pulse shows it; also when it hangs. The root includes itself."""
+
+    id: str
+    incarnation: int
+    pid: int
+    turns: int
+    """Messages handled, timers and engine events included."""
+    mailbox: int
+    """Messages received and not yet handled, at its last sign of life."""
+    silent_s: float
+    """Since its last sign of life."""
+    busy_s: float | None
+    """How long the hook that runs now has run; None: none runs."""
+    busy_with: str = ""
+    """The type of the message that it handles now."""
+
+
+@dataclass(frozen=True, slots=True)
+class VitalsReported:
+    """Supervisor → asker: its own children, those that have a process."""
+
+    ref: str
+    vitals: tuple[Vitals, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
 """Restart policy, as tables and a window.
 
-A worker crashes. Three questions, in this order:
+A worker ends by itself. Four questions, in this order:
 
 1. *Does this child restart at all?* ``RESTARTS_ON``: a permanent child always, a transient one
    when it failed (abnormal, killed), a temporary one never.
 2. *May this supervisor restart once more?* ``RestartWindow``: more than ``intensity`` restarts
    within ``period_s`` seconds means that restarting does not help. It gives up and escalates.
 3. *Who goes with it?* ``affected``: only the child, the child and those started after it, or all.
+4. *If it does not restart, was it the last one that mattered?* ``ends_supervisor``: the end of a
+   significant child may be the end of the supervisor.
 
 Nothing here reads a clock or knows a process; the times are handed in.
 """
@@ -17,7 +19,7 @@ from collections import deque
 from typing import Final, TypeVar
 
 from supervision.exits import ExitKind
-from supervision.spec import Restart, Strategy
+from supervision.spec import AutoShutdown, Restart, Strategy
 
 RESTARTS_ON: Final[dict[Restart, frozenset[ExitKind]]] = {
     Restart.PERMANENT: frozenset(ExitKind),
@@ -38,6 +40,20 @@ def affected(strategy: Strategy, children: tuple[C, ...], failed: C) -> tuple[C,
             return children[at:]
         case Strategy.ONE_FOR_ALL:
             return children
+
+
+def ends_supervisor(auto_shutdown: AutoShutdown, others_active: bool) -> bool:
+    """Whether the end of a significant child is to end its supervisor.
+
+    ``others_active``: another significant child runs, or will run again.
+    """
+    match auto_shutdown:
+        case AutoShutdown.NEVER:
+            return False
+        case AutoShutdown.ANY_SIGNIFICANT:
+            return True
+        case AutoShutdown.ALL_SIGNIFICANT:
+            return not others_active
 
 
 class RestartWindow:

@@ -9,6 +9,9 @@ from typing import Final
 
 from supervision.errors import SpecError
 
+ROOT_ID: Final = "root"
+"""The id of the supervisor at the top of every tree; no child may have it."""
+
 
 class Strategy(enum.Enum):
     """Who else restarts when one child fails."""
@@ -26,6 +29,16 @@ class Restart(enum.Enum):
     PERMANENT = "permanent"
     TRANSIENT = "transient"
     TEMPORARY = "temporary"
+
+
+class AutoShutdown(enum.Enum):
+    """When a supervisor ends because its significant children ended by themselves."""
+
+    NEVER = "never"
+    ANY_SIGNIFICANT = "any_significant"
+    """The first that ends."""
+    ALL_SIGNIFICANT = "all_significant"
+    """The last that ends; one that was stopped before does not count as running."""
 
 
 class ChildKind(enum.Enum):
@@ -52,23 +65,47 @@ INFINITY: Final = ShutdownMarker.INFINITY
 class Backoff:
     """The pause before a restart: ``first_s``, then times ``factor`` each, at most ``max_s``.
 
-    Restarts older than the supervisor's period no longer count.
+    The pause grows with the restarts that the supervisor's window holds: those of the last
+    ``period_s`` seconds, of all its children together (of this child alone where the strategy is
+    simple_one_for_one). So a child that ran well for one period starts from ``first_s`` again,
+    and one that crashes in a loop waits longer each time until the intensity is exceeded.
+
+    ``jitter`` keeps children that failed together from coming back together: the pause is drawn
+    anew each time, evenly within that fraction below and above, and never above ``max_s``.
     """
 
     first_s: float = 0.1
     factor: float = 2.0
     max_s: float = 10.0
+    jitter: float = 0.2
 
     def __post_init__(self) -> None:
         _positive("Backoff.first_s", self.first_s)
         _positive("Backoff.max_s", self.max_s)
-        if not (math.isfinite(self.factor) and self.factor >= 1.0):
-            raise SpecError("Backoff.factor", self.factor, "must be a finite number ≥ 1")
+        if self.max_s < self.first_s:
+            raise SpecError("Backoff.max_s", self.max_s, f"must be ≥ first_s ({self.first_s})")
+        _number("Backoff.factor", self.factor)
+        if self.factor < 1.0:
+            raise SpecError("Backoff.factor", self.factor, "must be ≥ 1")
+        _number("Backoff.jitter", self.jitter)
+        if not 0.0 <= self.jitter < 1.0:
+            raise SpecError("Backoff.jitter", self.jitter, "must be ≥ 0 and < 1")
 
     def delay_s(self, restarts: int) -> float:
-        """Seconds to wait before restart number ``restarts`` (the first is 1)."""
-        exponent = min(max(restarts - 1, 0), 64)
-        return min(self.max_s, self.first_s * self.factor**exponent)
+        """Seconds to wait before restart number ``restarts`` (the first is 1), without jitter."""
+        try:
+            delay_s = self.first_s * float(self.factor) ** max(restarts - 1, 0)
+        except OverflowError:
+            return self.max_s
+        return min(self.max_s, delay_s)
+
+    def range_s(self, restarts: int) -> tuple[float, float]:
+        """The shortest and the longest pause that jitter makes of ``delay_s(restarts)``.
+
+        ``delay_s · (1 - jitter)`` and ``min(max_s, delay_s · (1 + jitter))``.
+        """
+        delay_s = self.delay_s(restarts)
+        return delay_s * (1.0 - self.jitter), min(self.max_s, delay_s * (1.0 + self.jitter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +128,39 @@ class ChildSpec:
     """No pause by default: a restart costs milliseconds and intensity bounds it."""
     restart_if_never_ready: bool = True
     """False: a child that never became ready stays down and its supervisor starts without it."""
+    heartbeat_s: float | None = 30.0
+    """A child that is up and shows no life for so long hangs, and is killed. None: it may."""
+    engine_heartbeat_s: float | None = None
+    """The same for an engine thread inside a step, where the worker says that its steps are short
+    and beats in them (``EngineWorker.engine_step``)."""
+    significant: bool = False
+    """Its end by itself, for good, may end its supervisor: ``SupervisorSpec.auto_shutdown``."""
 
     def __post_init__(self) -> None:
         _text("ChildSpec.id", self.id)
+        if self.id == ROOT_ID:
+            raise SpecError("ChildSpec.id", self.id, "is the id of the root supervisor")
         _text("ChildSpec.actor", self.actor)
-        module, _, name = self.actor.rpartition(".")
-        if not (module and name.isidentifier()):
+        parts = self.actor.split(".")
+        if len(parts) < 2 or not all(part.isidentifier() for part in parts):
             raise SpecError("ChildSpec.actor", self.actor, "must be 'package.module.ClassName'")
         _member("ChildSpec.restart", self.restart, Restart)
         _member("ChildSpec.kind", self.kind, ChildKind)
         _positive("ChildSpec.init_timeout_s", self.init_timeout_s)
+        for field in ("heartbeat_s", "engine_heartbeat_s"):
+            if getattr(self, field) is not None:
+                _positive(f"ChildSpec.{field}", getattr(self, field))
         if not isinstance(self.shutdown, ShutdownMarker):
-            _positive("ChildSpec.shutdown", self.shutdown)
+            _seconds_or_marker("ChildSpec.shutdown", self.shutdown)
+        if self.backoff is not None and not isinstance(self.backoff, Backoff):
+            raise SpecError("ChildSpec.backoff", self.backoff, "must be a Backoff or None")
+        _truth("ChildSpec.restart_if_never_ready", self.restart_if_never_ready)
+        _truth("ChildSpec.significant", self.significant)
+        if self.significant and self.restart is Restart.PERMANENT:
+            raise SpecError(
+                "ChildSpec.significant", self.significant,
+                f"child {self.id!r} is permanent: it never ends for good",
+            )  # fmt: skip
         if (self.kind is ChildKind.SUPERVISOR) != isinstance(self.args, SupervisorSpec):
             raise SpecError(
                 "ChildSpec.args", self.args, f"child {self.id!r} is a {self.kind.value}, and a "
@@ -118,6 +176,10 @@ class SupervisorSpec:
     children in reverse order and exits, which its own supervisor handles like any other crash.
     A ``simple_one_for_one`` supervisor counts per child and drops only the child that fails so
     often: one bad model must not take the others with it.
+
+    With ``auto_shutdown`` it also ends when its significant children have: in reverse order, with
+    the reason shutdown. Only an end by itself and for good counts: normal or shutdown of a
+    transient child, any of a temporary one; not a stop by terminate_child or with a sibling.
     """
 
     strategy: Strategy
@@ -126,12 +188,16 @@ class SupervisorSpec:
     period_s: float = 30.0
     template: ChildSpec | None = None
     """simple_one_for_one: every child is this spec with its own id and args."""
+    auto_shutdown: AutoShutdown = AutoShutdown.NEVER
 
     def __post_init__(self) -> None:
         _member("SupervisorSpec.strategy", self.strategy, Strategy)
         _positive("SupervisorSpec.period_s", self.period_s)
         _count("SupervisorSpec.intensity", self.intensity)
         _children("SupervisorSpec.children", self.children)
+        _member("SupervisorSpec.auto_shutdown", self.auto_shutdown, AutoShutdown)
+        if self.template is not None and not isinstance(self.template, ChildSpec):
+            raise SpecError("SupervisorSpec.template", self.template, "must be a ChildSpec or None")
         dynamic = self.strategy is Strategy.SIMPLE_ONE_FOR_ONE
         if dynamic != (self.template is not None):
             raise SpecError(
@@ -141,9 +207,20 @@ class SupervisorSpec:
             raise SpecError(
                 "SupervisorSpec.children", self.children, "simple_one_for_one starts with none"
             )
+        for child in (*self.children, *((self.template,) if self.template else ())):
+            require_significant_may_be(child, self.auto_shutdown)
         repeated = first_repeated(ids_below(self))
         if repeated is not None:
             raise SpecError("ChildSpec.id", repeated, "appears twice in one tree")
+
+
+def require_significant_may_be(child: ChildSpec, auto_shutdown: AutoShutdown) -> None:
+    """Raise SpecError where a significant child could never have an effect."""
+    if child.significant and auto_shutdown is AutoShutdown.NEVER:
+        raise SpecError(
+            "ChildSpec.significant", child.significant,
+            f"child {child.id!r} is below a supervisor whose auto_shutdown is never",
+        )  # fmt: skip
 
 
 def ids_below(spec: SupervisorSpec) -> list[str]:
@@ -181,11 +258,33 @@ def _text(field: str, value: object) -> None:
         raise SpecError(field, value, "must be a text that is not empty")
 
 
-def _positive(field: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise SpecError(field, value, "must be a number")
-    if not (math.isfinite(value) and value > 0):
-        raise SpecError(field, value, "must be a finite number > 0")
+def _number(field: str, value: object) -> None:
+    try:
+        is_number = not isinstance(value, bool) and isinstance(value, int | float)
+        if is_number and math.isfinite(float(value)):  # type: ignore[arg-type]
+            return
+    except OverflowError:  # an integer beyond what floats reach
+        pass
+    raise SpecError(field, value, "must be a finite number")
+
+
+def _positive(field: str, value: float) -> None:
+    _number(field, value)
+    if value <= 0:
+        raise SpecError(field, value, "must be > 0")
+
+
+def _seconds_or_marker(field: str, value: float) -> None:
+    try:
+        _positive(field, value)
+    except SpecError as error:
+        why = f"{error.why}, in seconds, or BRUTAL_KILL or INFINITY"
+        raise SpecError(field, value, why) from None
+
+
+def _truth(field: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise SpecError(field, value, "must be True or False")
 
 
 def _count(field: str, value: object) -> None:

@@ -8,6 +8,7 @@ incarnation is forked, and when it is ready every worker of the tree hears where
 from __future__ import annotations
 
 import os
+import random
 import time
 from dataclasses import dataclass
 from typing import NoReturn
@@ -17,6 +18,10 @@ from supervision.core import SupervisorCore
 from supervision.directory import ChildProcess, DirectoryKeeper, PushDue
 from supervision.effects import (
     AllReady,
+    Answer,
+    AnswerDeleted,
+    AnswerDeleteFailed,
+    AnswerNotFound,
     AnswerStarted,
     AnswerStartFailed,
     AnswerTerminated,
@@ -33,6 +38,8 @@ from supervision.effects import (
 )
 from supervision.exits import ExitKind, ExitReason, reason_of_exit_code
 from supervision.messages import (
+    ChildDeleted,
+    ChildDeleteFailed,
     ChildNotFound,
     ChildrenCounted,
     ChildrenListed,
@@ -41,6 +48,7 @@ from supervision.messages import (
     ChildStartProgress,
     ChildTerminated,
     CountChildren,
+    DeleteChild,
     DirectoryListing,
     Entry,
     Exiting,
@@ -51,19 +59,21 @@ from supervision.messages import (
     ListDirectory,
     Located,
     NotLocated,
+    RestartChild,
     Shutdown,
     StartChild,
+    StartFailure,
     SubtreeChanged,
     TerminateChild,
     WhereIs,
     WhichChildren,
 )
 from supervision.process import kill
-from supervision.spec import ChildKind, SupervisorSpec
+from supervision.spec import ROOT_ID, ChildKind, SupervisorSpec, ids_below
 
 ACTOR = "supervision.supervisor.Supervisor"
 """The ``actor`` of a ChildSpec that is a supervisor."""
-ROOT = "root"
+ROOT = ROOT_ID
 
 _BAD = (ExitKind.ABNORMAL, ExitKind.KILLED)
 _LIVENESS_S = 1.0
@@ -112,17 +122,35 @@ class Supervisor(DirectoryKeeper):
                 child = self.core.children.get(child_id)
                 if child is not None and child.incarnation == incarnation and child.has_process:
                     self._report(changed, removed, lost)
-            case StartChild(ref, child_id, args, progress):
-                asker = _Asker(sender, ref, progress)
-                self._carry_out(self.core.start_child(child_id, args, asker))
-            case TerminateChild(ref, child_id):
-                effects = self.core.terminate_child(child_id, _Asker(sender, ref))
-                if effects is None:
-                    self.tell(sender, ChildNotFound(ref, child_id))
-                else:
-                    self._carry_out(effects)
+            case StartChild() | RestartChild() | TerminateChild() | DeleteChild():
+                self._carry_out(self._asked(message, sender))
             case _:
                 self._answer(message, sender)
+
+    def _asked(
+        self, message: StartChild | RestartChild | TerminateChild | DeleteChild, sender: Address
+    ) -> list[Effect]:
+        asker = _Asker(sender, message.ref, getattr(message, "progress", False))
+        match message:
+            case StartChild(_, child_id, args, _, spec):
+                taken = self._id_taken(child_id, spec.args if spec else args)
+                if taken is not None:
+                    why = f"the tree has a child {taken!r} already"
+                    return [AnswerStartFailed(asker, child_id, StartFailure.ID_TAKEN, why)]
+                return self.core.start_child(child_id, args, asker, spec)
+            case RestartChild(_, child_id):
+                return self.core.restart_child(child_id, asker)
+            case TerminateChild(_, child_id):
+                return self.core.terminate_child(child_id, asker)
+            case DeleteChild(_, child_id):
+                return self.core.delete_child(child_id, asker)
+
+    def _id_taken(self, child_id: str, args: object) -> str | None:
+        """An id of a wanted child, or of one below it, that another part of the tree has."""
+        elsewhere = {one.id for one in self.directory.values() if one.parent != self.id}
+        wanted_below = set(ids_below(args)) if isinstance(args, SupervisorSpec) else set()
+        clashes = {child_id} & elsewhere or wanted_below & {*elsewhere, *self.core.children}
+        return min(clashes, default=None)
 
     def _answer(self, message: object, sender: Address) -> None:
         match message:
@@ -188,7 +216,7 @@ class Supervisor(DirectoryKeeper):
 
     def handle_timer(self, payload: object) -> None:
         match payload:
-            case Arm(timer, child_id, incarnation, _):
+            case Arm(timer, child_id, incarnation):
                 self._carry_out(self.core.timer_fired(timer, child_id, incarnation))
             case PushDue():
                 self._push_due = False
@@ -213,8 +241,8 @@ class Supervisor(DirectoryKeeper):
                     self._to_child(child_id, Shutdown())
                 case Kill(child_id, incarnation, why):
                     self._kill(child_id, incarnation, why)
-                case Arm(_, _, _, seconds):
-                    self.after(seconds, effect)
+                case Arm(_, _, _, seconds, spread_s):
+                    self.after(seconds + random.uniform(0.0, spread_s), effect)  # noqa: S311 - chance, not secrecy
                 case AllReady():
                     self.ready()
                 case Finished(reason):
@@ -223,7 +251,7 @@ class Supervisor(DirectoryKeeper):
                     removed.append(self._entry(child))
                 case Happened():
                     self._write_log(effect)
-                case AnswerStarted() | AnswerStartFailed() | AnswerTerminated():
+                case _:
                     self._answer_asker(effect)
         self._report(self._changed_entries(self.core.children.values()), tuple(removed))
         if finished is not None:
@@ -257,7 +285,7 @@ class Supervisor(DirectoryKeeper):
             self.log.warning("killing %s (pid %s): %s", child_id, process.pid, why)
             kill(process.pid)
 
-    def _answer_asker(self, effect: AnswerStarted | AnswerStartFailed | AnswerTerminated) -> None:
+    def _answer_asker(self, effect: Answer) -> None:
         asker = effect.asker
         if not isinstance(asker, _Asker):
             return
@@ -270,6 +298,13 @@ class Supervisor(DirectoryKeeper):
                 self.tell(asker.address, answer)
             case AnswerTerminated(_, child_id):
                 self.tell(asker.address, ChildTerminated(asker.ref, child_id))
+            case AnswerNotFound(_, child_id):
+                self.tell(asker.address, ChildNotFound(asker.ref, child_id))
+            case AnswerDeleted(_, child_id):
+                self.tell(asker.address, ChildDeleted(asker.ref, child_id))
+            case AnswerDeleteFailed(_, child_id, refusal, detail):
+                refused = ChildDeleteFailed(asker.ref, child_id, refusal, detail)
+                self.tell(asker.address, refused)
 
     def _write_log(self, event: Happened) -> None:
         process = self._processes.get(event.id)

@@ -1,22 +1,21 @@
 """The supervisor's decisions, in a world without processes.
 
-``World`` plays the shell: it carries out effects on imaginary processes and lets a test, or
-Hypothesis, decide what each of them does next.
+``World`` plays the shell: it carries out effects on imaginary processes and lets a test decide
+what each of them does next. What Hypothesis makes of it is in ``test_supervision_laws.py``.
 """
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from supervision import effects as fx
 from supervision.core import SupervisorCore
 from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
-from supervision.messages import StartFailure
+from supervision.messages import DeleteFailure, StartFailure
 from supervision.spec import (
     BRUTAL_KILL,
     INFINITY,
+    AutoShutdown,
     Backoff,
     ChildSpec,
     Restart,
@@ -64,8 +63,8 @@ class World:
                     assert self.live.get(i) == n
                     self.killed.add(i)
                     self.trace.append(("kill", i))
-                case fx.Arm(timer, i, n, seconds):
-                    self.timers.append((timer, i, n, seconds))
+                case fx.Arm(timer, i, n, seconds, spread_s):
+                    self.timers.append((timer, i, n, seconds, spread_s))
                 case fx.AllReady():
                     self.all_ready += 1
                 case fx.Finished(reason):
@@ -73,10 +72,10 @@ class World:
                     self.finished.append(reason)
                 case fx.Removed(child):
                     self.removed.append(child.id)
-                case fx.AnswerStarted() | fx.AnswerStartFailed() | fx.AnswerTerminated():
-                    self.answers.append(effect)
                 case fx.Happened():
                     pass
+                case _:
+                    self.answers.append(effect)
 
     def ready(self, i):
         self.do(self.core.child_ready(i, self.live[i]))
@@ -235,7 +234,7 @@ def test_a_restart_that_fails_is_tried_again_until_the_intensity_is_exceeded():
     assert ("start", "b") not in world.trace
 
 
-def test_a_temporary_child_that_a_sibling_takes_down_stays_down():
+def test_a_temporary_child_that_a_sibling_takes_down_is_forgotten():
     children = (spec("a"), spec("b", restart=Restart.TEMPORARY), spec("c"))
     world = World(SupervisorSpec(Strategy.ONE_FOR_ALL, children))
     world.ready_all()
@@ -243,7 +242,8 @@ def test_a_temporary_child_that_a_sibling_takes_down_stays_down():
     world.exit("a")
     world.obey()
     assert [i for what, i in world.take_trace() if what == "start"] == ["a", "c"]
-    assert world.state("b") is fx.State.DOWN
+    assert world.removed == ["b"]
+    assert list(world.core.children) == ["a", "c"]
 
 
 def test_a_brutal_kill_asks_nobody_and_a_late_stop_is_killed_and_infinity_is_never():
@@ -287,22 +287,314 @@ def test_a_stop_request_ends_a_start_in_flight():
     assert world.finished == [SHUTDOWN]
 
 
-def test_a_terminated_static_child_stays_down_and_can_be_started_again():
+# ── children at run time ─────────────────────────────────────────────────────
+
+
+def reasons(world):
+    return [one.reason.value for one in world.answers if hasattr(one, "reason")]
+
+
+def test_a_terminated_child_stays_down_keeps_its_spec_and_can_be_restarted():
     world = three(Strategy.ONE_FOR_ONE)
     world.do(world.core.terminate_child("b", "asker"))
     world.exit("b", SHUTDOWN)
     assert world.answers == [fx.AnswerTerminated("asker", "b")]
     assert world.state("b") is fx.State.DOWN
-    world.do(world.core.start_child("b", None, "again"))
+    assert list(world.core.children) == ["a", "b", "c"]
+    world.do(world.core.restart_child("b", "again"))
     world.ready("b")
     assert world.answers[-1] == fx.AnswerStarted("again", "b")
+    assert world.live == {"a": 1, "b": 2, "c": 1}
 
 
-def test_a_static_supervisor_takes_no_new_children():
+def test_restart_child_is_refused_unless_the_child_is_known_and_down():
+    world = three(Strategy.ONE_FOR_ONE, backoff=Backoff())
+    world.do(world.core.restart_child("a", "up"))
+    world.exit("b", KILLED)
+    world.do(world.core.restart_child("b", "pausing"))
+    world.do(world.core.terminate_child("c", "t"))
+    world.do(world.core.restart_child("c", "stopping"))
+    world.do(world.core.restart_child("new", "unknown"))
+    assert reasons(world) == ["running", "restarting", "running", "unknown_child"]
+    world = dynamic()
+    world.do(world.core.restart_child("a", "asker"))
+    assert reasons(world) == ["simple_one_for_one"]
+
+
+def test_a_restart_child_that_fails_leaves_the_child_down_and_counts_for_nothing():
+    world = three(Strategy.ONE_FOR_ALL)
+    world.do(world.core.terminate_child("b", "t"))
+    world.exit("b", SHUTDOWN)
+    for number in range(5):
+        world.do(world.core.restart_child("b", number))
+        world.core.child_refused("b", world.live["b"], "no file", "why")
+        world.exit("b", CRASHED)
+    assert reasons(world) == ["init_failed"] * 5
+    assert world.answers[-1].error == "why"
+    assert (world.state("b"), world.state("a")) == (fx.State.DOWN, fx.State.UP)
+    assert world.finished == []
+
+
+def test_delete_child_forgets_a_child_that_is_down_and_no_other():
+    world = three(Strategy.ONE_FOR_ONE, backoff=Backoff())
+    world.do(world.core.delete_child("a", "up"))
+    world.exit("b", KILLED)
+    world.do(world.core.delete_child("b", "pausing"))
+    world.do(world.core.delete_child("new", "unknown"))
+    assert reasons(world) == ["running", "restarting", "unknown_child"]
+    world.do(world.core.terminate_child("b", "t"))
+    world.do(world.core.delete_child("b", "asker"))
+    assert world.answers[-1] == fx.AnswerDeleted("asker", "b")
+    assert world.removed == ["b"]
+    world.do(world.core.delete_child("b", "again"))
+    assert world.answers[-1].reason is DeleteFailure.UNKNOWN_CHILD
+    world.fire(fx.Timer.BACKOFF, "b")
+    assert list(world.core.children) == ["a", "c"]
+    world.do(world.core.stop(SHUTDOWN))
+    world.do(world.core.delete_child("a", "late"))
+    assert world.answers[-1].reason is DeleteFailure.SUPERVISOR_STOPPING
+    world = dynamic()
+    world.do(world.core.delete_child("a", "asker"))
+    assert reasons(world) == ["simple_one_for_one"]
+
+
+def test_a_child_with_its_own_spec_comes_last_and_lives_through_restarts_of_its_siblings():
+    world = three(Strategy.ONE_FOR_ALL)
+    world.do(world.core.start_child("d", None, "asker", spec("d")))
+    world.ready("d")
+    assert world.answers == [fx.AnswerStarted("asker", "d")]
+    world.take_trace()
+    world.exit("b", KILLED)
+    world.obey()
+    assert [i for _, i in world.take_trace()] == ["d", "c", "a", "a", "b", "c", "d"]
+    world.do(world.core.stop(SHUTDOWN))
+    world.obey()
+    assert [i for _, i in world.take_trace()] == ["d", "c", "b", "a"]
+
+
+def test_a_new_child_that_fails_to_start_is_forgotten_and_hurts_nobody():
+    world = three(Strategy.ONE_FOR_ALL)
+    world.do(world.core.start_child("d", None, "asker", spec("d")))
+    world.exit("d", CRASHED)
+    assert reasons(world) == ["died_in_init"]
+    assert world.removed == ["d"]
+    assert list(world.core.children) == ["a", "b", "c"]
+    world.do(world.core.start_child("d", None, "asker", spec("d")))
+    assert world.live == {"a": 1, "b": 1, "c": 1, "d": 2}, "its incarnations count on"
+
+
+def test_a_new_child_is_refused_where_its_id_is_known_or_its_spec_is_impossible():
     world = three(Strategy.ONE_FOR_ONE)
-    world.do(world.core.start_child("new", None, "asker"))
-    assert world.answers[-1].reason is StartFailure.UNKNOWN_CHILD
-    assert world.core.terminate_child("new", "asker") is None
+    world.do(world.core.start_child("a", None, 1, spec("a")))
+    world.do(world.core.terminate_child("b", 2))
+    world.exit("b", SHUTDOWN)
+    world.do(world.core.start_child("b", None, 3, spec("b")))
+    world.do(world.core.start_child("new", None, 4))
+    world.do(world.core.start_child("new", None, 5, spec("other")))
+    world.do(world.core.start_child("new", "args", 6, spec("new")))
+    significant = spec("new", restart=Restart.TEMPORARY, significant=True)
+    world.do(world.core.start_child("new", None, 7, significant))
+    assert reasons(world) == [
+        "already_started", "already_present", "unknown_child", "bad_spec", "bad_spec", "bad_spec",
+    ]  # fmt: skip
+    assert "auto_shutdown is never" in world.answers[-1].detail
+    world.do(world.core.terminate_child("new", 8))
+    assert world.answers[-1] == fx.AnswerNotFound(8, "new")
+    world = dynamic()
+    world.do(world.core.start_child("a", None, 1, spec("a")))
+    world.do(world.core.start_child("", None, 2))
+    world.do(world.core.start_child("a", SupervisorSpec(Strategy.ONE_FOR_ONE), 3))
+    assert reasons(world) == ["bad_spec"] * 3
+    assert not world.live
+
+
+def test_a_child_that_is_added_while_the_supervisor_starts_starts_after_the_others():
+    world = World(SupervisorSpec(Strategy.ONE_FOR_ONE, (spec("a"), spec("b"))))
+    world.do(world.core.start_child("c", None, "asker", spec("c")))
+    world.do(world.core.restart_child("b", "early"))
+    assert reasons(world) == ["restarting"]
+    assert list(world.live) == ["a"]
+    world.ready("a")
+    world.ready("b")
+    assert world.all_ready == 0
+    world.exit("c", CRASHED)
+    assert world.all_ready == 1
+    assert reasons(world) == ["restarting", "died_in_init"]
+
+
+def test_a_start_that_a_siblings_restart_interrupts_is_done_after_it_and_answered_then():
+    world = three(Strategy.ONE_FOR_ALL)
+    world.do(world.core.start_child("d", None, "d", spec("d", restart=Restart.TEMPORARY)))
+    world.do(world.core.start_child("e", None, "e", spec("e", restart=Restart.TEMPORARY)))
+    world.exit("a", KILLED)
+    world.obey()
+    assert world.answers == [fx.AnswerStarted("d", "d"), fx.AnswerStarted("e", "e")]
+    assert world.live == {"a": 2, "b": 2, "c": 2, "d": 2, "e": 1}
+
+
+def test_children_of_a_group_that_die_together_count_once():
+    world = three(Strategy.ONE_FOR_ALL)
+    for _ in range(3):
+        for i in "abc":
+            world.exit(i, KILLED)
+        world.obey()
+    assert world.finished == []
+    assert world.live == {"a": 4, "b": 4, "c": 4}
+
+
+def test_a_child_that_dies_while_its_stop_is_queued_is_stopped_and_not_restarted():
+    world = three(Strategy.ONE_FOR_ONE)
+    world.do(world.core.terminate_child("a", "a"))
+    world.do(world.core.terminate_child("b", "b"))
+    world.exit("b", KILLED)
+    assert world.answers == [fx.AnswerTerminated("b", "b")]
+    world.exit("a", SHUTDOWN)
+    assert (world.state("b"), world.core.children["b"].restarts) == (fx.State.DOWN, 0)
+
+
+def test_terminating_a_child_in_its_pause_brings_the_others_back_at_once():
+    children = (spec("a"), spec("b", backoff=Backoff()), spec("c"))
+    world = World(SupervisorSpec(Strategy.REST_FOR_ONE, children))
+    world.ready_all()
+    world.exit("b", KILLED)
+    world.obey()
+    assert list(world.live) == ["a"]
+    world.do(world.core.terminate_child("b", "asker"))
+    world.obey()
+    assert (world.state("b"), world.state("c")) == (fx.State.DOWN, fx.State.UP)
+    world.fire(fx.Timer.BACKOFF, "b")
+    assert world.state("b") is fx.State.DOWN
+
+
+def test_a_pause_that_a_restart_of_an_earlier_sibling_overtakes_starts_nobody_early():
+    slow = Backoff(first_s=5.0, max_s=5.0)
+    children = (spec("a", backoff=slow), spec("b", backoff=Backoff()))
+    world = World(SupervisorSpec(Strategy.REST_FOR_ONE, children))
+    world.ready_all()
+    world.exit("b", KILLED)
+    world.exit("a", KILLED)
+    world.fire(fx.Timer.BACKOFF, "b")
+    assert not world.live
+    world.fire(fx.Timer.BACKOFF, "a")
+    world.obey()
+    assert [i for what, i in world.take_trace() if what == "start"] == ["a", "b", "a", "b"]
+
+
+# ── auto_shutdown ────────────────────────────────────────────────────────────
+
+
+def significant(when, strategy=Strategy.ONE_FOR_ONE, **kinds):
+    """a, b and c are significant and transient unless told otherwise; z is neither."""
+    children = tuple(
+        spec(i, restart=kinds.get(i, Restart.TRANSIENT), significant=True) for i in "abc"
+    )
+    world = World(SupervisorSpec(strategy, (*children, spec("z")), auto_shutdown=when))
+    world.ready_all()
+    world.take_trace()
+    return world
+
+
+ANY, ALL = AutoShutdown.ANY_SIGNIFICANT, AutoShutdown.ALL_SIGNIFICANT
+
+
+def test_any_significant_ends_the_supervisor_in_reverse_order_with_shutdown():
+    world = significant(ANY)
+    world.exit("b", NORMAL)
+    world.obey()
+    assert world.take_trace() == [("stop", "z"), ("stop", "c"), ("stop", "a")]
+    assert [one.kind for one in world.finished] == [ExitKind.SHUTDOWN]
+    assert "b ended: normal" in world.finished[0].text
+
+
+def test_all_significant_ends_the_supervisor_with_the_last_that_was_active():
+    world = significant(ALL)
+    world.exit("b", NORMAL)
+    world.do(world.core.terminate_child("c", "t"))
+    world.exit("c", SHUTDOWN)
+    world.obey()
+    assert world.finished == []
+    world.exit("a", SHUTDOWN)
+    world.obey()
+    assert world.take_trace() == [("stop", "c"), ("stop", "z")]
+    assert [one.kind for one in world.finished] == [ExitKind.SHUTDOWN]
+
+
+def test_a_significant_child_that_is_about_to_come_back_is_active():
+    children = (
+        spec("a", restart=Restart.TRANSIENT, significant=True, backoff=Backoff()),
+        spec("b", restart=Restart.TRANSIENT, significant=True),
+    )
+    world = World(SupervisorSpec(Strategy.ONE_FOR_ONE, children, auto_shutdown=ALL))
+    world.ready_all()
+    world.exit("a", KILLED)
+    world.exit("b", NORMAL)
+    assert world.finished == []
+    world.fire(fx.Timer.BACKOFF, "a")
+    world.ready("a")
+    world.exit("a", NORMAL)
+    assert [one.kind for one in world.finished] == [ExitKind.SHUTDOWN]
+
+
+def test_a_significant_child_that_somebody_is_stopping_is_not_active():
+    world = significant(ALL)
+    world.do(world.core.terminate_child("b", "t"))
+    world.do(world.core.terminate_child("c", "t"))
+    world.exit("a", NORMAL)
+    world.obey()
+    assert [one.kind for one in world.finished] == [ExitKind.SHUTDOWN]
+
+
+def test_a_stop_from_outside_and_a_siblings_restart_do_not_end_the_supervisor():
+    world = significant(ANY, Strategy.ONE_FOR_ALL, a=Restart.TEMPORARY)
+    world.exit("z", KILLED)
+    world.obey()
+    assert world.removed == ["a"]
+    world.do(world.core.terminate_child("b", "t"))
+    world.exit("b", NORMAL)
+    world.obey()
+    world.do(world.core.restart_child("b", "asker"))
+    world.exit("b", CRASHED)
+    assert world.finished == []
+    assert world.core.stopping is None
+
+
+@pytest.mark.parametrize("reason", [NORMAL, SHUTDOWN, CRASHED, KILLED], ids=str)
+@pytest.mark.parametrize("kind", [Restart.TRANSIENT, Restart.TEMPORARY], ids=lambda k: k.value)
+def test_a_transient_child_counts_when_it_ended_well_and_a_temporary_one_always(kind, reason):
+    world = significant(ANY, b=kind)
+    world.exit("b", reason)
+    world.obey()
+    ends = kind is Restart.TEMPORARY or reason in (NORMAL, SHUTDOWN)
+    assert [one.kind for one in world.finished] == ([ExitKind.SHUTDOWN] if ends else [])
+
+
+def test_an_end_before_the_supervisor_is_ready_counts_once_it_is():
+    children = (spec("a", restart=Restart.TEMPORARY, significant=True), spec("b"))
+    world = World(SupervisorSpec(Strategy.ONE_FOR_ONE, children, auto_shutdown=ANY))
+    world.ready("a")
+    world.exit("a", NORMAL)
+    assert (world.core.stopping, list(world.live)) == (None, ["b"])
+    world.ready("b")
+    world.obey()
+    assert world.all_ready == 1
+    assert [one.kind for one in world.finished] == [ExitKind.SHUTDOWN]
+
+
+@pytest.mark.parametrize(("when", "ends"), [(ANY, True), (ALL, False)])
+def test_significant_dynamic_children_end_their_supervisor_too(when, ends):
+    template = spec("template", restart=Restart.TRANSIENT, significant=True)
+    world = World(
+        SupervisorSpec(Strategy.SIMPLE_ONE_FOR_ONE, template=template, auto_shutdown=when)
+    )
+    for i in "ab":
+        world.do(world.core.start_child(i, None, i))
+        world.ready(i)
+    world.exit("a", NORMAL)
+    world.obey()
+    assert bool(world.finished) is ends
+    if not ends:
+        world.exit("b", NORMAL)
+        assert [one.kind for one in world.finished] == [ExitKind.SHUTDOWN]
 
 
 # ── dynamic ──────────────────────────────────────────────────────────────────
@@ -415,87 +707,3 @@ def test_a_stopping_supervisor_refuses_starts_and_stops_dynamic_children_at_once
 def test_incarnations_go_on_from_what_is_known():
     world = World(SupervisorSpec(Strategy.ONE_FOR_ONE, (spec("a"),)), {"a": 41})
     assert world.live == {"a": 42}
-
-
-# ── laws ─────────────────────────────────────────────────────────────────────
-
-REASONS = st.sampled_from([NORMAL, SHUTDOWN, CRASHED, KILLED])
-STRATEGIES = st.sampled_from([Strategy.ONE_FOR_ONE, Strategy.ONE_FOR_ALL, Strategy.REST_FOR_ONE])
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data(), STRATEGIES, st.integers(1, 5), st.integers(0, 4))
-def test_whatever_children_do_order_holds_and_a_stop_ends_everything(data, strategy, size, most):
-    ids = "abcde"[:size]
-    children = tuple(
-        spec(i, restart=data.draw(st.sampled_from(list(Restart)), label=f"restart {i}"))
-        for i in ids
-    )
-    world = World(SupervisorSpec(strategy, children, intensity=most, period_s=10.0))
-    for _ in range(data.draw(st.integers(0, 25))):
-        if world.finished or not world.live:
-            break
-        world.now += data.draw(st.floats(0, 8))
-        who = data.draw(st.sampled_from(sorted(world.live)))
-        if world.state(who) is fx.State.STARTING and data.draw(st.booleans()):
-            world.ready(who)
-        else:
-            gone = (who, world.live[who])
-            world.exit(who, data.draw(REASONS))
-            assert world.core.child_exited(*gone, KILLED, world.now) == []
-        stopping = [i for i in world.live if world.state(i) is fx.State.STOPPING]
-        starting = [i for i in world.live if world.state(i) is fx.State.STARTING]
-        assert len(stopping) + len(starting) <= 1, "a static supervisor does one thing at a time"
-    world.obey()
-    world.take_trace()
-    alive = [i for i in ids if i in world.live]
-    world.do(world.core.stop(SHUTDOWN))
-    world.obey()
-    assert [i for what, i in world.take_trace()] == list(reversed(alive))
-    assert len(world.finished) == 1
-    assert not world.live
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.data(), st.integers(0, 4))
-def test_it_gives_up_exactly_when_the_window_exceeds_the_intensity(data, most):
-    world = World(
-        SupervisorSpec(Strategy.ONE_FOR_ALL, (spec("a"), spec("b")), intensity=most, period_s=10.0)
-    )
-    world.ready_all()
-    times = []
-    for gap in data.draw(st.lists(st.floats(0, 8), max_size=12)):
-        world.now += gap
-        times.append(world.now)
-        world.exit(data.draw(st.sampled_from("ab")))
-        world.obey()
-        recent = [one for one in times if world.now - one <= 10.0]
-        assert bool(world.finished) is (len(recent) > most)
-        if world.finished:
-            break
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_dynamic_children_are_independent_and_every_asker_is_answered_once(data):
-    world = dynamic()
-    asked = 0
-    for _ in range(data.draw(st.integers(1, 40))):
-        world.now += data.draw(st.floats(0, 3))
-        do = data.draw(st.sampled_from(["start", "terminate", "ready", "exit"]))
-        who = data.draw(st.sampled_from("abcd"))
-        if do == "start":
-            asked += 1
-            world.do(world.core.start_child(who, None, asked))
-        elif do == "terminate":
-            effects = world.core.terminate_child(who, f"t{asked}")
-            world.do(effects or [])
-        elif do == "ready" and who in world.live:
-            world.ready(who)
-        elif do == "exit" and who in world.live:
-            world.exit(who, data.draw(REASONS))
-    world.do(world.core.stop(SHUTDOWN))
-    world.obey()
-    starts = [a.asker for a in world.answers if not isinstance(a, fx.AnswerTerminated)]
-    assert sorted(starts) == list(range(1, asked + 1))
-    assert len(world.finished) == 1

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervision.exits import ExitKind, reason_of_exit_code
-from supervision.restart import RESTARTS_ON, RestartWindow, affected
-from supervision.spec import Backoff, Restart, Strategy
+from supervision.restart import RESTARTS_ON, RestartWindow, affected, ends_supervisor
+from supervision.spec import AutoShutdown, Backoff, Restart, Strategy
 
 pytestmark = pytest.mark.pure
 
@@ -51,6 +51,23 @@ def test_who_goes_with_a_failed_child(strategy, failed, group):
     assert affected(strategy, ("a", "b", "c"), failed) == tuple(group)
 
 
+@pytest.mark.parametrize(
+    ("auto_shutdown", "others_active", "ends"),
+    [
+        (AutoShutdown.NEVER, False, False),
+        (AutoShutdown.NEVER, True, False),
+        (AutoShutdown.ANY_SIGNIFICANT, False, True),
+        (AutoShutdown.ANY_SIGNIFICANT, True, True),
+        (AutoShutdown.ALL_SIGNIFICANT, False, True),
+        (AutoShutdown.ALL_SIGNIFICANT, True, False),
+    ],
+)
+def test_when_the_end_of_a_significant_child_ends_the_supervisor(
+    auto_shutdown, others_active, ends
+):
+    assert ends_supervisor(auto_shutdown, others_active) is ends
+
+
 @given(
     st.lists(st.floats(0, 10), max_size=30),
     st.integers(0, 5),
@@ -69,7 +86,15 @@ def test_the_window_gives_up_exactly_when_it_holds_more_than_the_intensity(gaps,
 
 def test_backoff_grows_and_stops_growing():
     pause = Backoff(first_s=0.5, factor=2.0, max_s=3.0)
+    assert Backoff(factor=10**6).delay_s(10**6) == 10.0
     assert [pause.delay_s(n) for n in (1, 2, 3, 4, 500)] == [0.5, 1.0, 2.0, 3.0, 3.0]
+
+
+def test_jitter_is_a_fifth_either_way_unless_told_otherwise_and_never_exceeds_the_longest_pause():
+    pause = Backoff(first_s=1.0, factor=2.0, max_s=4.0)
+    assert [pause.range_s(n) for n in (1, 2, 3)] == [(0.8, 1.2), (1.6, 2.4), (3.2, 4.0)]
+    steady = Backoff(first_s=1.0, jitter=0.0)
+    assert steady.range_s(2) == (2.0, 2.0)
 
 
 @pytest.mark.parametrize(
