@@ -17,7 +17,7 @@ import queue
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from supervision.messages import Init
@@ -72,6 +72,23 @@ class EngineWorker(Worker):
         """Hand an event to the mailbox thread; from any thread."""
         self._posted.append(event)
         os.eventfd_write(self._event_fd, 1)
+
+    def beat(self) -> None:
+        """From the engine thread, inside ``engine_step``: it gets on."""
+        self._mailbox.pulse.beat()
+
+    @contextlib.contextmanager
+    def engine_step(self) -> Iterator[None]:
+        """Around a step that the engine promises to end, or to ``beat`` in, before long.
+
+        What long means is the spec's ``engine_heartbeat_s``; outside of steps, for instance while
+        it waits for a command, the engine may be silent. Do not nest.
+        """
+        self.beat()
+        try:
+            yield
+        finally:
+            self._mailbox.pulse.rest()
 
     @property
     def engine_is_alive(self) -> bool:

@@ -90,7 +90,7 @@ class _Setup:
     """JSON only: where faults leave their Python stack, which is no JSON, for who reports them."""
 
 
-def event(logger: logging.Logger, level: int, what: str, text: str, **fields: object) -> None:
+def event(logger: logging.Logger, level: int, what: str, text: str, /, **fields: object) -> None:
     """Write a life-cycle event: a sentence for people, fields for programs.
 
     An ``ExitReason`` among the fields, whatever its name, becomes ``reason_kind`` and ``reason``;

@@ -8,6 +8,7 @@ import errno
 import faulthandler
 import os
 import signal
+import time
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -69,6 +70,37 @@ def start_ticks(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def age_s(pid: int) -> float | None:
+    """Seconds since a live process started."""
+    ticks = start_ticks(pid)
+    if ticks is None:
+        return None
+    now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return max(0.0, now_s - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def memory(pid: int) -> tuple[int, str] | None:
+    """Bytes of a process and their measure: ``pss`` counts shared pages in part, ``rss`` fully."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024, "pss"
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"), "rss"
+    except OSError:
+        return None
+
+
+def cpu_wait_s(pid: int) -> float | None:
+    """How long a process's main thread has waited for a CPU in its life; None: not known."""
+    try:
+        with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def is_alive(pid: int) -> bool:

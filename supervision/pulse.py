@@ -219,13 +219,14 @@ class Heartbeats:
     """
 
     interval_s: float
-    """How often ``look`` is meant to be called."""
+    """How often ``look`` is meant to be called. The first look holds nothing against anybody."""
     _looked: float | None = None
     _silences: dict[tuple[str, str], _Silence] = field(default_factory=dict)
 
     def look(self, now: float, signs: Mapping[str, Sign]) -> list[tuple[str, str]]:
         """Who hangs at ``now``, and what hangs of it: ``hook`` or ``engine``."""
-        late_s = 0.0 if self._looked is None else max(0.0, now - self._looked - self.interval_s)
+        first = self._looked is None
+        late_s = max(0.0, now - (self._looked or now) - self.interval_s)
         self._looked = now
         before, self._silences = self._silences, {}
         hung: list[tuple[str, str]] = []
@@ -240,7 +241,7 @@ class Heartbeats:
                 if silence is None or silence.stamp != stamp:
                     silence = _Silence(stamp)
                 self._silences[name, what] = silence
-                silence.forgiven_s += late_s
+                silence.forgiven_s += max(0.0, now - stamp) if first else late_s
                 if now - stamp - silence.forgiven_s - _waited(silence, sign) > limit_s:
                     hung.append((name, what))
                     break

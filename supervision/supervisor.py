@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
+from supervision import logs
 from supervision.address import Address
 from supervision.core import SupervisorCore
 from supervision.directory import ChildProcess, DirectoryKeeper, PushDue
@@ -34,9 +35,11 @@ from supervision.effects import (
     Kill,
     Removed,
     Spawn,
+    State,
     Timer,
 )
 from supervision.exits import ExitKind, ExitReason, reason_of_exit_code
+from supervision.lifelog import write_crash, write_event, write_kill, write_stopped
 from supervision.messages import (
     ChildDeleted,
     ChildDeleteFailed,
@@ -59,25 +62,24 @@ from supervision.messages import (
     ListDirectory,
     Located,
     NotLocated,
+    ReportVitals,
     RestartChild,
     Shutdown,
     StartChild,
     StartFailure,
     SubtreeChanged,
     TerminateChild,
+    VitalsReported,
     WhereIs,
     WhichChildren,
 )
 from supervision.process import kill
-from supervision.spec import ROOT_ID, ChildKind, SupervisorSpec, ids_below
+from supervision.spec import BRUTAL_KILL, ROOT_ID, ChildKind, SupervisorSpec, ids_below
+from supervision.vitals import Pulses, page_for, vitals_of
 
 ACTOR = "supervision.supervisor.Supervisor"
 """The ``actor`` of a ChildSpec that is a supervisor."""
 ROOT = ROOT_ID
-
-_BAD = (ExitKind.ABNORMAL, ExitKind.KILLED)
-_LIVENESS_S = 1.0
-"""A lost SIGCHLD would leave a dead child unnoticed; looking costs microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +101,14 @@ class Supervisor(DirectoryKeeper):
             raise TypeError(f"a supervisor needs a SupervisorSpec, not {type(args).__name__}")
         self._by_pid: dict[int, tuple[str, int]] = {}
         self.core = SupervisorCore(args, self._incarnations)
+        self._pulses = Pulses()
+        logs.collect_faults()
         self.defer_ready()
         self.progress(os.getpid())
         if self._is_root:
             self._apply_directory((self._own_entry(ACTOR),), ())
         self._carry_out(self.core.start())
-        self.after(_LIVENESS_S, Timer.INIT)
+        self.after(self._pulses.interval_s, Timer.INIT)
 
     # ── messages ─────────────────────────────────────────────────────────────
 
@@ -164,6 +168,8 @@ class Supervisor(DirectoryKeeper):
                 self.tell(sender, ChildrenListed(ref, entries))
             case CountChildren(ref):
                 self.tell(sender, self._counted(ref))
+            case ReportVitals(ref):
+                self.tell(sender, self._vitals(ref))
             case _:
                 self.log.warning("ignored a %s from %s", type(message).__name__, sender)
 
@@ -177,6 +183,22 @@ class Supervisor(DirectoryKeeper):
             supervisors=supervisors,
             workers=len(children) - supervisors,
         )
+
+    def _vitals(self, ref: str) -> VitalsReported:
+        now = time.monotonic()
+        vitals = self._pulses.vitals(self._living(), now)
+        if self._is_root:
+            mine = self._mailbox.pulse.read()
+            own = vitals_of(self.id, self.incarnation, os.getpid(), mine, now)
+            vitals = (replace(own, busy_s=None, busy_with=""), *vitals)
+        return VitalsReported(ref, vitals)
+
+    def _living(self) -> list[tuple[int, Child]]:
+        return [
+            (process.pid, self.core.children[one])
+            for one, process in self._processes.items()
+            if one in self.core.children and self.core.children[one].has_process
+        ]
 
     def _child_ready(self, child_id: str, incarnation: int, pid: int, sender: Address) -> None:
         process = self._processes.get(child_id)
@@ -203,12 +225,18 @@ class Supervisor(DirectoryKeeper):
 
     def _child_exited(self, pid: int, code: int | None) -> None:
         child_id, incarnation = self._by_pid.pop(pid, ("", 0))
+        last = self._pulses.take(pid)
         child = self.core.children.get(child_id)
+        told_to = child is not None and child.state is State.STOPPING
         reason = reason_of_exit_code(code)
         effects = self.core.child_exited(child_id, incarnation, reason, time.monotonic())
         process = self._processes.get(child_id)
         if child is not None and child.spec.kind is ChildKind.SUPERVISOR:
             self._report((), (), (child_id,))
+        if child is not None and not (told_to and child.spec.shutdown is BRUTAL_KILL):
+            uptime_s = time.time() - process.started_at if process else 0.0
+            if effects and last is not None:
+                write_crash(self.log, self.core, child, incarnation, pid, uptime_s, last)
         self._carry_out(effects)
         if process is not None and self._processes.get(child_id) is process:
             del self._processes[child_id]
@@ -222,8 +250,16 @@ class Supervisor(DirectoryKeeper):
                 self._push_due = False
                 self._push_all()
             case _:
-                self._mailbox.check_children()
-                self.after(_LIVENESS_S, Timer.INIT)
+                self._look()
+                self.after(self._pulses.interval_s, Timer.INIT)
+
+    def _look(self) -> None:
+        """A lost SIGCHLD would leave a dead child unnoticed, and one that hangs sends nothing."""
+        self._mailbox.check_children()
+        for child, text in self._pulses.hung(self._living(), time.monotonic()):
+            why = ExitReason(ExitKind.KILLED, text)
+            self._carry_out(self.core.child_exiting(child.id, child.incarnation, why))
+            self._kill(child.id, child.incarnation, text)
 
     def _shutdown(self, reason: ExitReason) -> None:
         self._carry_out(self.core.stop(reason))
@@ -250,7 +286,8 @@ class Supervisor(DirectoryKeeper):
                 case Removed(child):
                     removed.append(self._entry(child))
                 case Happened():
-                    self._write_log(effect)
+                    process = self._processes.get(effect.id)
+                    write_event(self.log, self.core, effect, process.pid if process else None)
                 case _:
                     self._answer_asker(effect)
         self._report(self._changed_entries(self.core.children.values()), tuple(removed))
@@ -259,7 +296,9 @@ class Supervisor(DirectoryKeeper):
 
     def _spawn(self, child: Child, incarnation: int) -> None:
         self._incarnations[child.id] = incarnation
-        pid = self._mailbox.fork_child()
+        page = page_for(child.spec.heartbeat_s)
+        pid = self._mailbox.fork_child(page)
+        self._pulses.add(pid, page, child.spec)
         self._processes[child.id] = ChildProcess(pid, time.time())
         self._by_pid[pid] = (child.id, incarnation)
         known = tuple(self._incarnations.items()) if isinstance(
@@ -282,7 +321,7 @@ class Supervisor(DirectoryKeeper):
     def _kill(self, child_id: str, incarnation: int, why: str) -> None:
         process = self._processes.get(child_id)
         if process is not None and self._by_pid.get(process.pid) == (child_id, incarnation):
-            self.log.warning("killing %s (pid %s): %s", child_id, process.pid, why)
+            write_kill(self.log, child_id, incarnation, process.pid, why)
             kill(process.pid)
 
     def _answer_asker(self, effect: Answer) -> None:
@@ -306,18 +345,8 @@ class Supervisor(DirectoryKeeper):
                 refused = ChildDeleteFailed(asker.ref, child_id, refusal, detail)
                 self.tell(asker.address, refused)
 
-    def _write_log(self, event: Happened) -> None:
-        process = self._processes.get(event.id)
-        pid = process.pid if process else "-"
-        is_bad = event.what in ("restart", "give_up") or (
-            event.reason is not None and event.reason.kind in _BAD
-        )
-        level = self.log.warning if is_bad else self.log.info
-        level("%s %s incarnation %s pid %s %s", event.what, event.id, event.incarnation, pid,
-              event.text)  # fmt: skip
-
     def _finish(self, reason: ExitReason) -> NoReturn:
-        self.log.info("stopped: %s", reason)
+        write_stopped(self.log, self.id, self.incarnation, reason)
         if not self._is_ready:
             self.fail(reason.text or reason.kind.value)
         self._leave(reason, 0 if reason.kind is not ExitKind.ABNORMAL else 1)

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
+from supervision import logs
 from supervision.address import Address
 from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
 from supervision.logs import LOGGER
@@ -33,12 +34,15 @@ from supervision.messages import (
     Shutdown,
     StatusReported,
 )
+from supervision.pulse import Page
 
 
 class Mailbox(Protocol):
     """What the door offers the worker of its process."""
 
     address: Address
+    pulse: Page
+    """Where this process shows that it lives."""
 
     def send(
         self, target: Address | int, message: object, done: Callable[[bool], None] | None = None
@@ -54,8 +58,8 @@ class Mailbox(Protocol):
     def watch(self, fd: int) -> None:
         """Call the worker's ``_readable`` whenever this descriptor is."""
 
-    def fork_child(self) -> int:
-        """Start an empty actor process, a child of this one; its pid."""
+    def fork_child(self, page: Page) -> int:
+        """Start an empty actor process, a child of this one, which writes this page; its pid."""
 
     def check_children(self) -> None:
         """Look now whether a child process is gone, in case the kernel's signal was lost."""
@@ -164,7 +168,10 @@ class Worker:
         """
         if self._is_ready:
             self._crash(detail)
-        self.log.error("init failed: %s", detail)
+        logs.event(
+            self.log, logging.ERROR, "init_failed", f"init failed: {detail}",
+            child=self.id, incarnation=self.incarnation, reason=detail,
+        )  # fmt: skip
         self._refuse(detail, error)
 
     # ── what the door calls ──────────────────────────────────────────────────
@@ -239,8 +246,12 @@ class Worker:
         The last line of a traceback is what the supervisor hears; the log gets all of it.
         """
         last_line = text.strip().splitlines()[-1] if text.strip() else "no reason given"
-        when = "crashed" if self._is_ready else "failed in init"
-        self.log.error("%s (incarnation %s): %s", when, self.incarnation, text.rstrip())
+        what, when = ("crashed",) * 2 if self._is_ready else ("init_failed", "failed in init")
+        story = f"{when} (incarnation {self.incarnation}): {text.rstrip()}"
+        logs.event(
+            self.log, logging.ERROR, what, story,
+            child=self.id, incarnation=self.incarnation, reason=last_line,
+        )  # fmt: skip
         if not self._is_ready:
             self._refuse(last_line, None)
         self._leave(ExitReason(ExitKind.ABNORMAL, last_line), 1)

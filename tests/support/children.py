@@ -138,7 +138,7 @@ class GoodChild(Worker):
                 self.write(f"do {what} {self.handled}")
                 self.do(what, seconds)
 
-    def do(self, what: str, seconds: float) -> None:
+    def do(self, what: str, seconds: float) -> None:  # noqa: C901, PLR0912 - a list of words
         if what == "raise":
             raise RuntimeError("told to raise")
         if what == "exit":
@@ -157,6 +157,9 @@ class GoodChild(Worker):
             self.stop(ExitReason(ExitKind.ABNORMAL, "told to"))
         if what == "busy":
             time.sleep(seconds)  # noqa: TID251 - misbehaves on purpose
+        if what == "spin":
+            while True:
+                pass
         if what == "timers":
             for number in range(3):
                 self.after(0.01, number)
@@ -187,7 +190,7 @@ class Unimportable:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Block the engine thread, or have it post or raise: ``sleep | post | raise | return``."""
+    """What the engine does: ``sleep | step | beats | post | raise | return``."""
 
     ref: str
     what: str
@@ -219,6 +222,16 @@ class EngineChild(EngineWorker):
             if work.what == "sleep":
                 time.sleep(work.amount)  # noqa: TID251 - stands for a long decode
                 self.post("slept")
+            if work.what == "step":
+                with self.engine_step():
+                    time.sleep(work.amount)  # noqa: TID251 - a step that takes too long
+                self.post("stepped")
+            if work.what == "beats":
+                with self.engine_step():
+                    for _ in range(int(work.amount / 0.05)):
+                        time.sleep(0.05)  # noqa: TID251 - stands for one batch of a long step
+                        self.beat()
+                self.post("stepped")
             if work.what == "post":
                 for number in range(int(work.amount)):
                     self.post(number)
