@@ -170,6 +170,10 @@ class InflightActor(Worker):
     def _cancel(self, request_id: str) -> None:
         running = self._requests.get(request_id)
         if running is None:
+            # It has ended, or the inflight that knew it has: then its model still runs it.
+            for entry in self.directory.values():
+                if entry.id != entry.id.removeprefix("model:"):
+                    self.tell(entry.id, m.CancelRun(request_id))
             return
         if running.incarnation is not None:
             self._lanes[running.model].interrupted(request_id)

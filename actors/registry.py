@@ -61,6 +61,18 @@ class RegistryArgs:
 
 
 @dataclass(frozen=True, slots=True)
+class _Asker:
+    """Who waits for the end of a load or an unload."""
+
+    address: Address
+    model: str
+    wish: m.LoadModel | None
+    """``None``: to unload it."""
+    added: bool = False
+    """The wish put the model into the table; if it fails, the model leaves it again."""
+
+
+@dataclass(frozen=True, slots=True)
 class _HealAgain:
     """Timer: try once more to bring back a model."""
 
@@ -75,7 +87,7 @@ class RegistryActor(Worker):
             raise TypeError(f"the registry is started with RegistryArgs, not {args!r}")
         self._facts = args
         self._wanted = WantedModels(args.wanted_path)
-        self._askers: dict[str, tuple[Address, str]] = {}
+        self._askers: dict[str, _Asker] = {}
         self._healed: int | None = None
         self._tries: dict[str, int] = {}
         self._heal()
@@ -118,7 +130,7 @@ class RegistryActor(Worker):
                 m.ModelNotLoaded(wanted.ref, m.LoadFailure.UNAVAILABLE, "Unavailable", detail),
             )
             return
-        self._askers[wanted.ref] = (sender, "" if already else wanted.model)
+        self._askers[wanted.ref] = _Asker(sender, wanted.model, wanted, added=not already)
         if not already:
             self._wanted.add(wanted)
 
@@ -140,9 +152,10 @@ class RegistryActor(Worker):
         if failed.ref.startswith(HEALING):
             self._not_healed(failed)
             return
-        _, added = self._askers.get(failed.ref, (None, ""))
-        if added and failed.reason is not StartFailure.ALREADY_STARTED:
-            self._wanted.remove(added)
+        asker = self._askers.get(failed.ref)
+        is_new = failed.reason is not StartFailure.ALREADY_STARTED
+        if asker is not None and asker.added and is_new:
+            self._wanted.remove(asker.model)
         reason = _REASONS.get(failed.reason, m.LoadFailure.UNAVAILABLE)
         kind, detail = failed.reason.name, failed.detail
         if isinstance(failed.error, LoadError):
@@ -151,14 +164,14 @@ class RegistryActor(Worker):
 
     def _unload(self, ref: str, model: str, sender: Address) -> None:
         self._wanted.remove(model)
-        self._askers[ref] = (sender, "")
+        self._askers[ref] = _Asker(sender, model, None)
         if not self.tell("models", TerminateChild(ref, model_actor_id(model))):
             self._answer(ref, m.ModelUnloaded(ref, was_loaded=False))
 
     def _answer(self, ref: str, answer: object, *, ended: bool = True) -> None:
         asker = self._askers.get(ref)
         if asker is not None:
-            self.tell(asker[0], answer)
+            self.tell(asker.address, answer)
             if ended:
                 del self._askers[ref]
 
@@ -185,8 +198,16 @@ class RegistryActor(Worker):
         if entry is None or not entry.is_up or entry.incarnation == self._healed:
             return
         self._healed = entry.incarnation
+        asked_for: set[str] = set()
+        for ref, asker in list(self._askers.items()):  # their answers died with the supervisor
+            if asker.wish is None:
+                self._answer(ref, m.ModelUnloaded(ref, was_loaded=True))
+            else:
+                asked_for.add(asker.model)
+                self._start(asker.wish, ref)
         for wanted in self._wanted.all():
-            self._start(wanted, f"{HEALING}:{wanted.model}")
+            if wanted.model not in asked_for:
+                self._start(wanted, f"{HEALING}:{wanted.model}")
 
     def _not_healed(self, failed: ChildStartFailed) -> None:
         model = failed.child_id.removeprefix("model:")

@@ -235,3 +235,32 @@ def test_a_held_request_can_be_cancelled_and_has_its_deadline(
     next(event for event in alone if isinstance(event, TokenEvent))
     alone.close()
     assert suspect.result(30).tokens
+
+
+def test_a_load_is_answered_although_the_models_supervisor_dies_under_it(
+    node: Node, pool: ThreadPoolExecutor
+) -> None:
+    models = pid_of(node, "models")
+    stop_process(models)
+    loading = pool.submit(node.load, "late", "late", backend="stub")
+    eventually(
+        lambda: "late" in node.status()["actors"]["registry"]["wanted_models"],
+        what="the registry has passed it on",
+    )
+    kill(models)
+    assert loading.result(20).state == "up"
+    assert node.complete("late", "x", max_tokens=2).tokens
+
+
+def test_a_request_of_an_inflight_that_died_can_still_be_cancelled(narrow: Node) -> None:
+    stream = narrow.stream("narrow", "to be left", max_tokens=3900)
+    next(event for event in stream if isinstance(event, TokenEvent))
+    before = pid_of(narrow, "inflight")
+    kill(before)
+    eventually(lambda: pid_of(narrow, "inflight") != before, what="another inflight")
+    stream.close()
+    eventually(
+        lambda: narrow.status()["actors"]["model:narrow"]["running"] == 0,
+        within_s=1,
+        what="the model works for nobody",
+    )
