@@ -40,10 +40,12 @@ from runtime.results import (
     PrefillEvent,
     TokenEvent,
 )
+from supervision.logs import LOG_FORMATS
 
 DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
+WATCH_S: Final = 2.0
 _USAGE_ERRORS: Final = (errors.ConfigError, errors.InvalidRequest)
 
 
@@ -93,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
         _add_port(command)
         command.add_argument("--json", action="store_true", help="print one JSON object")
         command.set_defaults(run=run)
+        if name == "tree":
+            command.add_argument(
+                "--watch", type=float, nargs="?", const=WATCH_S, metavar="SECONDS",
+                help=f"show it again every so many seconds ({WATCH_S:.0f}) until Ctrl-C",
+            )  # fmt: skip
     stop = commands.add_parser("stop", help="stop the node")
     _add_port(stop)
     stop.set_defaults(run=_stop)
@@ -125,6 +132,7 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument(
         "--log-file", metavar="FILE", help="life-cycle log instead of standard error"
     )
+    serve.add_argument("--log-format", choices=LOG_FORMATS, help="text, or one JSON object a line")
     for hidden in ("--config-fd", "--ready-fd", "--parent-fd"):
         serve.add_argument(hidden, type=int, help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
@@ -188,7 +196,7 @@ def _serve_config(arguments: argparse.Namespace) -> RuntimeConfig:
     settings = load_toml(arguments.config) if arguments.config else {}
     if arguments.admin_port is not None or "admin_port" not in settings:
         settings["admin_port"] = resolve_port(arguments.admin_port)
-    for key in ("cache_dir", "log_file"):
+    for key in ("cache_dir", "log_file", "log_format"):
         if getattr(arguments, key) is not None:
             settings[key] = getattr(arguments, key)
     for key in ("cache_ram", "cache_disk"):
@@ -314,10 +322,9 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _tree(arguments: argparse.Namespace) -> int:
-    with _attached(arguments) as node:
-        tree = node.tree()
-    print(json.dumps(tree.to_dict(), indent=2) if arguments.json else tree.render())
-    return DONE
+    from runtime.tree_command import tree_command
+
+    return tree_command(arguments.admin_port, as_json=arguments.json, watch_s=arguments.watch)
 
 
 def _stop(arguments: argparse.Namespace) -> int:

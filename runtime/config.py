@@ -22,6 +22,7 @@ from native.params import ModelParams
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.errors import ConfigError
+from supervision.logs import LOG_FORMATS, LogFormat
 
 DEFAULT_PORT: Final = 19460  # unassigned by IANA, and far from Thespian's own default of 1900
 PORT_VARIABLE: Final = "LLAMA_ACTORS_PORT"
@@ -60,10 +61,16 @@ class RuntimeConfig:
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
     log_file: Path | None = None
     """Where the life-cycle log goes; standard error when not given."""
+    log_format: LogFormat = "text"
+    """``text`` for people, or ``json``: one object per line, with the keys of supervision/logs."""
 
     def __post_init__(self) -> None:
         if not 1024 <= self.admin_port <= 65535:
             raise ConfigError("admin_port", f"{self.admin_port} is not between 1024 and 65535")
+        if self.log_format not in LOG_FORMATS:
+            raise ConfigError(
+                "log_format", f"{self.log_format!r} is not one of {', '.join(LOG_FORMATS)}"
+            )
         for key in ("cache_disk", "cache_ram"):
             size = getattr(self, key)
             if size is not None and size < 0:

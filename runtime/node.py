@@ -38,12 +38,15 @@ from runtime.config import (
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.results import Completion, Event, ModelStatus
-from runtime.tree_view import TreeNode, arrange
-from supervision import Connection
-from supervision.errors import NodeNotRunning, PortInUse
+from runtime.tree_view import ProcessFacts, TreeNode, arrange
+from supervision import ChildKind, Connection, Entry
+from supervision.errors import NodeNotRunning, NoReply, PortInUse
+from supervision.messages import ReportVitals, Vitals, VitalsReported, new_ref
+from supervision.process import age_s, memory
 
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 20.0
+VITALS_TIMEOUT_S: Final = 1.0
 PORT_TRIES: Final = 5  # a free port may be taken between choosing and binding it
 
 
@@ -191,10 +194,37 @@ class Node:
             "actors": self._client.status(),
         }
 
-    def tree(self) -> TreeNode:
-        """The live tree, from the launcher down."""
+    def tree(self, *, vitals: bool = False) -> TreeNode:
+        """The live tree, from the launcher down.
+
+        With ``vitals``, memory, uptime and mailboxes too: the supervisors are asked, who know it
+        of children that hang as well, and so is the kernel, which takes a few milliseconds.
+        """
+        if not vitals:
+            record = self._connection.record
+            return arrange(record.pid, record.root_pid, record.boot, self._client.directory())
+        try:
+            entries = self._connection.directory()
+            pulses = self._vitals(entries)
+        except NoReply as error:
+            raise errors.NoReply(str(error)) from error
+        except NodeNotRunning as error:
+            raise errors.NodeNotRunning(self.port, str(error)) from error
         record = self._connection.record
-        return arrange(record.pid, record.root_pid, record.boot, self._client.directory())
+        return arrange(record.pid, record.root_pid, record.boot, entries, pulses, _facts)
+
+    def _vitals(self, entries: tuple[Entry, ...]) -> dict[str, Vitals]:
+        """By id; without the children of a supervisor that does not answer."""
+        found: dict[str, Vitals] = {}
+        for entry in entries:
+            if entry.kind is ChildKind.SUPERVISOR and entry.is_up:
+                with contextlib.suppress(NoReply):
+                    answer = self._connection.ask(
+                        entry.id, ReportVitals(new_ref()), timeout_s=VITALS_TIMEOUT_S
+                    )
+                    if isinstance(answer, VitalsReported):
+                        found |= {one.id: one for one in answer.vitals}
+        return found
 
     @property
     def launcher_pid(self) -> int:
@@ -231,6 +261,11 @@ class Node:
             self.stop()
         else:
             self.close()
+
+
+def _facts(pid: int) -> ProcessFacts:
+    size = memory(pid)
+    return ProcessFacts(age_s(pid), *(size or (None, None)))
 
 
 def _as_config(model: str, value: str | Path | ModelConfig) -> ModelConfig:

@@ -51,6 +51,7 @@ def serve(
                 runtime_dir=config.node_dir,
                 tree=tree,
                 log_file=config.log_file,
+                log_format=config.log_format,
                 parent_fd=parent_fd,
             ),
             on_ready=on_ready,
