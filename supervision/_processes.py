@@ -154,6 +154,7 @@ class NodeSystem(ActorSystemBase):  # type: ignore[misc]
 def _install() -> None:
     mp.MultiProcAdmin, mp.MultiProcManager = NodeAdmin, NodeManager
     mp._startLogger = _no_logger
+    mp.setProcName = lambda *_: None  # upstream looks for a package on every start, for 1 ms
     mp.MultiProcReplicator._childExited = lambda _self, _address: None
     # Not formatting every message on every hop makes large ones ten times faster.
     tr.TransmitIntent.identify = lambda self: f"TransmitIntent({self.targetAddr})"

@@ -24,7 +24,7 @@ class System:
     def __init__(self, port: int, secret: Secret, thesplog: Path) -> None:
         """Start the Admin on ``port``, a child of this process. The port must be free."""
         os.environ["THESPIAN_BASE_IPADDR"] = LOOPBACK
-        NodeTransport.node_secret = secret
+        NodeTransport.use(secret)
         utilis._thesplog_file = str(thesplog)
         utilis._thesplog_old_file = f"{thesplog}.old"
         utilis.thesplog_control(logging.WARNING, False, 50 * 1024)

@@ -56,7 +56,7 @@ VERSION: Final = "4.0.1"
 def _check_pins() -> None:
     found = importlib.metadata.version("thespian")
     wanted: tuple[tuple[Any, str], ...] = (
-        (mp, "MultiProcAdmin"), (mp, "MultiProcManager"), (mp, "_startLogger"),
+        (mp, "MultiProcAdmin"), (mp, "MultiProcManager"), (mp, "_startLogger"), (mp, "setProcName"),
         (mp.multiprocessCommon, "_startAdmin"), (mp.MultiProcReplicator, "_childExited"),
         (mp.MultiProcReplicator, "childDied"), (mp.MultiProcReplicator, "h_EndpointConnected"),
         (mp.MultiProcReplicator, "_startChildActor"), (mp.MultiProcReplicator, "_cleanupAdmin"),

@@ -133,7 +133,15 @@ class NodeTransport:
     """What Thespian calls a transport, for processes of a node."""
 
     node_secret: ClassVar[Secret | None] = None
-    """The secret of this process's node; inherited by fork."""
+    """The secret of this process's node; inherited by fork, like the codec, which is warm then."""
+    node_codec: ClassVar[ValueCodec | None] = None
+
+    @classmethod
+    def use(cls, secret: Secret) -> None:
+        """In the launcher, before it forks: the node that this process starts."""
+        cls.node_secret = secret
+        cls.node_codec = ValueCodec(secret.packages)
+        teach(cls.node_codec)
 
     def __init__(self, how: object, *args: Any) -> None:
         secret = self.node_secret
@@ -148,8 +156,7 @@ class NodeTransport:
             self._admin = self.getAdminAddr(args[0])
         else:
             self._admin = args[0]
-        self.endpoint = Endpoint(secret, port=port)
-        teach(self.endpoint.codec)
+        self.endpoint = Endpoint(secret, port=port, codec=self.node_codec)
         self.myAddress = to_thespian(self.endpoint.address)
         self._incomingEnvelopes: deque[Any] = deque()
         """Received and not handled."""

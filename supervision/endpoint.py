@@ -39,8 +39,16 @@ _LOG: Final = logging.getLogger("supervision.transport")
 class Endpoint:
     """One process's or one host thread's place in a node. For one thread; ``wake`` for any."""
 
-    def __init__(self, secret: Secret, *, host: str = LOOPBACK, port: int = 0) -> None:
-        self.codec = ValueCodec(secret.packages)
+    def __init__(
+        self,
+        secret: Secret,
+        *,
+        host: str = LOOPBACK,
+        port: int = 0,
+        codec: ValueCodec | None = None,
+    ) -> None:
+        """Listen. ``codec``: one that this thread has already, for the same packages."""
+        self.codec = codec or ValueCodec(secret.packages)
         self.inbox: deque[tuple[Address, object]] = deque()
         """Messages that have come, with their senders."""
         self._secret = secret

@@ -9,11 +9,15 @@
   x NodeStartFailed        the tree did not come up             -> read the reason, fix, start again
   x PortInUse              another process listens there        -> stop it or choose another port
   x NoReply                no answer before the deadline        -> retry only if it is idempotent
+    x TargetDown           who was asked ended before answering -> the same; it says why it ended
+  x UnknownMonitor         no such monitor, or its Down is taken -> our caller's mistake
   x TransportRefused       a message cannot be sent at all      -> our bug, or the wrong thread
   x WrongThespian          another thespian is installed        -> install the pinned version
 """
 
 from __future__ import annotations
+
+from supervision.exits import ExitReason
 
 
 class SupervisionError(Exception):
@@ -41,12 +45,11 @@ class RuntimeDirError(SupervisionError):
 class NodeAlreadyRunning(SupervisionError):
     """The runtime folder belongs to a node that lives: attach to it or stop it first."""
 
-    def __init__(self, path: object, pid: int) -> None:
+    def __init__(self, path: object, pid: int | None) -> None:
         self.path = str(path)
         self.pid = pid
-        super().__init__(
-            f"a node with pid {pid} already uses {path}; attach to it, or stop it and try again"
-        )
+        who = "another node that is just starting" if pid is None else f"a node with pid {pid}"
+        super().__init__(f"{who} already uses {path}; attach to it, or stop it and try again")
 
 
 class NodeNotRunning(SupervisionError):
@@ -93,6 +96,30 @@ class NoReply(SupervisionError):
         super().__init__(
             f"no reply from {target} within {timeout_s} s" + (f": {why}" if why else "")
         )
+
+
+class TargetDown(NoReply):
+    """Who was asked ended before it answered. What it did is open; ask again if that is harmless.
+
+    ``reason`` is what its supervisor saw, for an exception its last line.
+    """
+
+    def __init__(self, target: object, incarnation: int, reason: ExitReason) -> None:
+        self.target = target
+        self.timeout_s = 0.0
+        self.incarnation = incarnation
+        self.reason = reason
+        SupervisionError.__init__(
+            self, f"{target} (incarnation {incarnation}) ended before it answered: {reason}"
+        )
+
+
+class UnknownMonitor(SupervisionError):
+    """No monitor has this ref: it was never set, was removed, or its Down has been taken."""
+
+    def __init__(self, ref: str) -> None:
+        self.ref = ref
+        super().__init__(f"there is no monitor {ref!r}, or its Down was taken; set a new one")
 
 
 class TransportRefused(SupervisionError):

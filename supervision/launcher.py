@@ -106,6 +106,7 @@ def run_node(config: NodeConfig, *, on_ready: Callable[[], None] | None = None) 
         return _Launcher(config, folder, make_codec(cookie, config.packages), on_ready).run()
     finally:
         folder.clear()
+        folder.release()
         logs.close_log()
 
 
@@ -193,8 +194,9 @@ class _Launcher:
     def _start(self) -> _Boot:
         began = time.monotonic()
         self.boots += 1
-        gc.collect()
-        gc.freeze()  # what the actors inherit stays shared: their collectors do not touch it
+        if self.boots == 1:
+            gc.collect()
+            gc.freeze()  # what the actors inherit stays shared: their collectors do not touch it
         pulse = RootPulse(self.config.root_heartbeat_s)
         system = System(self.config.port, self.codec, self.folder.thespian_log)
         context = None

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -64,6 +65,7 @@ class RuntimeDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock_fd: int | None = None
 
     @property
     def thespian_log(self) -> Path:
@@ -71,7 +73,11 @@ class RuntimeDir:
         return self.path / _LOG
 
     def claim(self) -> bytes:
-        """Make the folder ours and write a new cookie; leftovers of a dead node are removed."""
+        """Make the folder ours and write a new cookie; leftovers of a dead node are removed.
+
+        Ours until ``release``, or the end of this process: of two that claim it in the same instant
+        one is refused.
+        """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = self.path.stat()
@@ -84,10 +90,30 @@ class RuntimeDir:
         record = self.read()
         if record is not None and record.is_alive:
             raise NodeAlreadyRunning(self.path, record.pid)
+        self._lock()
         self.clear()
         cookie = secrets.token_bytes(COOKIE_BYTES)
         self._write(_COOKIE, cookie)
         return cookie
+
+    def _lock(self) -> None:
+        """Lock the folder itself: a lock file would have to be removed, and that cannot be safe."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            record = self.read()
+            raise NodeAlreadyRunning(self.path, record.pid if record else None) from None
+        self._lock_fd = fd
+        process.close_in_children.add(fd)
+
+    def release(self) -> None:
+        """Let others claim the folder."""
+        if self._lock_fd is not None:
+            process.close_in_children.discard(self._lock_fd)
+            os.close(self._lock_fd)
+            self._lock_fd = None
 
     def cookie(self) -> bytes | None:
         """The node's cookie, if there is one to read."""

@@ -311,3 +311,28 @@ def test_the_node_listens_on_loopback_only_and_keeps_its_files_private(tmp_path)
         listening = [row[1] for row in rows if row[3] == "0A" and row[9] in inodes]
         assert len(listening) >= 3
         assert all(address.startswith("0100007F:") for address in listening)
+
+
+def test_of_launchers_that_claim_one_folder_at_once_exactly_one_gets_it(tmp_path):
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        nodes = [start_node(flat("a"), folder, ready=False) for _ in range(4)]
+        try:
+            eventually(
+                lambda: sum(one.process.poll() is None for one in nodes) == 1,  # noqa: B023
+                what="all but one were refused",
+            )
+            (winner,) = [one for one in nodes if one.process.poll() is None]
+            eventually(
+                lambda: (r := winner.folder.read()) and r.pid == winner.process.pid,  # noqa: B023
+                what="the one that is left comes up",
+            )
+            assert echo(winner, "a").id == "a"
+        finally:
+            for one in nodes:
+                if one.connection is not None:
+                    one.connection.close()
+                if one.process.poll() is None:
+                    one.stop()
+        assert winner.files() == []
+        winner.check_nothing_left()
