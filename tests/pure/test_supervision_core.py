@@ -432,6 +432,27 @@ def test_a_start_that_a_siblings_restart_interrupts_is_done_after_it_and_answere
     assert world.live == {"a": 2, "b": 2, "c": 2, "d": 2, "e": 1}
 
 
+def test_a_child_that_somebody_is_stopping_stays_down_when_a_sibling_restarts():
+    world = three(Strategy.ONE_FOR_ALL)
+    world.do(world.core.terminate_child("c", "asker"))
+    world.exit("a", KILLED)
+    world.exit("c", SHUTDOWN)
+    assert world.answers == [fx.AnswerTerminated("asker", "c")]
+    world.obey()
+    assert world.live == {"a": 2, "b": 2}
+
+
+def test_a_new_child_that_was_up_once_keeps_its_spec_when_a_later_start_fails():
+    world = three(Strategy.ONE_FOR_ONE)
+    world.do(world.core.start_child("d", None, 1, spec("d", restart=Restart.TRANSIENT)))
+    world.ready("d")
+    world.exit("d", NORMAL)
+    world.do(world.core.restart_child("d", 2))
+    world.exit("d", CRASHED)
+    assert reasons(world) == ["died_in_init"]
+    assert world.state("d") is fx.State.DOWN
+
+
 def test_children_of_a_group_that_die_together_count_once():
     world = three(Strategy.ONE_FOR_ALL)
     for _ in range(3):
