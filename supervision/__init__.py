@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from supervision.address import Address
 from supervision.engine import EngineWorker
 from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
-from supervision.messages import Entry
+from supervision.messages import Down, Entry
+from supervision.monitors import NOPROC
 from supervision.spec import (
     BRUTAL_KILL,
     INFINITY,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BRUTAL_KILL",
     "INFINITY",
+    "NOPROC",
     "NORMAL",
     "SHUTDOWN",
     "Address",
@@ -41,6 +43,7 @@ __all__ = [
     "ChildKind",
     "ChildSpec",
     "Connection",
+    "Down",
     "EngineWorker",
     "Entry",
     "ExitKind",

@@ -16,7 +16,15 @@ from dataclasses import dataclass, replace
 from supervision.address import Address
 from supervision.effects import Child, State
 from supervision.exits import ExitKind, ExitReason
-from supervision.messages import DirectoryChanged, Entry, Init, SubtreeChanged
+from supervision.messages import (
+    Demonitor,
+    DirectoryChanged,
+    Entry,
+    Init,
+    Monitor,
+    SubtreeChanged,
+)
+from supervision.monitors import Due
 from supervision.spec import ChildKind
 from supervision.worker import Worker
 
@@ -126,13 +134,7 @@ class DirectoryKeeper(Worker):
         for entry in (*changed, *removed):
             self._note_incarnation(entry)
         for child_id in self._processes:
-            waiting = self._unpushed.setdefault(child_id, ({}, {}))
-            for entry in changed:
-                waiting[0][entry.id] = entry
-                waiting[1].pop(entry.id, None)
-            for entry in removed:
-                waiting[1][entry.id] = entry
-                waiting[0].pop(entry.id, None)
+            add_news(self._unpushed.setdefault(child_id, ({}, {})), changed, removed)
         # Only the root pauses; what it has let go travels down at once. An arrival is worth a
         # message, while a restart's way down would only slow down its way up.
         if not self._is_root or (self._is_ready and any(entry.is_up for entry in changed)):
@@ -166,8 +168,9 @@ class DirectoryKeeper(Worker):
             if arrived:
                 self._push(child_id)
                 return
-            newer, gone = self._unpushed.get(child_id, ({}, {}))
-            self._unpushed[child_id] = ({**changed, **newer}, {**removed, **gone})
+            newer = self._unpushed.get(child_id, ({}, {}))
+            add_news((changed, removed), newer[0].values(), newer[1].values())
+            self._unpushed[child_id] = (changed, removed)
             self.after(_PUSH_AGAIN_S, PushDue())
 
         push = DirectoryChanged(tuple(changed.values()), tuple(removed.values()))
@@ -176,3 +179,56 @@ class DirectoryKeeper(Worker):
     def _note_incarnation(self, entry: Entry) -> None:
         last = self._incarnations.get(entry.id, 0)
         self._incarnations[entry.id] = max(last, entry.incarnation)
+
+    # ── monitors of hosts ────────────────────────────────────────────────────
+
+    def _set_monitor(self, request: Monitor | Demonitor, sender: Address) -> None:
+        """Keep, renew or forget a monitor for somebody who is no worker of the tree."""
+        match request:
+            case Monitor(ref, child_id, incarnation):
+                self._monitors.add(
+                    ref, child_id, self.directory.get(child_id), incarnation=incarnation,
+                    latest=self._incarnations.get(child_id, 0), owner=sender,
+                )  # fmt: skip
+                due = self._monitors.take(ref)
+                if due is not None:
+                    self._deliver_down(due)
+            case Demonitor(""):
+                self._monitors.remove_owner(sender)
+            case Demonitor(ref):
+                self._monitors.remove(ref)
+
+    def _deliver_down(self, due: Due) -> None:
+        owner = due.owner
+        if owner is None:
+            super()._deliver_down(due)
+            return
+
+        def accepted(arrived: bool) -> None:
+            # Gone, or a thread that does not read just now: it renews what it needs when it does.
+            if not arrived:
+                self._monitors.remove_owner(owner)
+
+        self._mailbox.send(owner, due.down, accepted)
+
+
+def add_news(
+    waiting: tuple[dict[str, Entry], dict[str, Entry]],
+    changed: Iterable[Entry],
+    removed: Iterable[Entry],
+) -> None:
+    """Fold news into what waits to be pushed as (changed, removed).
+
+    Of two entries of an id only the later one is pushed; why the earlier incarnation ended is kept
+    for the monitors of whoever never sees its end, if the later one does not know: a supervisor
+    that is new has not seen what happened under the one before it.
+    """
+    for entry in changed:
+        before = waiting[1].pop(entry.id, None) or waiting[0].get(entry.id)
+        if entry.last_exit is None and before is not None and before.last_exit is not None:
+            waiting[0][entry.id] = replace(entry, last_exit=before.last_exit)
+        else:
+            waiting[0][entry.id] = entry
+    for entry in removed:
+        waiting[1][entry.id] = entry
+        waiting[0].pop(entry.id, None)

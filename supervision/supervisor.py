@@ -52,6 +52,7 @@ from supervision.messages import (
     ChildTerminated,
     CountChildren,
     DeleteChild,
+    Demonitor,
     DirectoryListing,
     Entry,
     Exiting,
@@ -61,6 +62,7 @@ from supervision.messages import (
     InitProgress,
     ListDirectory,
     Located,
+    Monitor,
     NotLocated,
     ReportVitals,
     RestartChild,
@@ -168,6 +170,8 @@ class Supervisor(DirectoryKeeper):
                 self.tell(sender, ChildrenListed(ref, entries))
             case CountChildren(ref):
                 self.tell(sender, self._counted(ref))
+            case Monitor() | Demonitor():
+                self._set_monitor(message, sender)
             case ReportVitals(ref):
                 self.tell(sender, self._vitals(ref))
             case _:
@@ -219,6 +223,7 @@ class Supervisor(DirectoryKeeper):
             "strategy": self.core.spec.strategy.value,
             "children": {one.id: one.state.value for one in self.core.children.values()},
             "directory": len(self.directory),
+            "monitors": len(self._monitors),
         }
 
     # ── exits and timers ─────────────────────────────────────────────────────

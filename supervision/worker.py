@@ -10,6 +10,7 @@ block: an actor that must do something long owns a thread (``engine.py``).
 
 from __future__ import annotations
 
+import enum
 import importlib
 import logging
 import os
@@ -18,12 +19,14 @@ from typing import NoReturn, Protocol
 
 from supervision import logs
 from supervision.address import Address
+from supervision.dead_letters import DeadLetterLog, refusal_of
 from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
 from supervision.logs import LOGGER
 from supervision.messages import (
     Addressed,
     ChildStarted,
     DirectoryChanged,
+    Down,
     Entry,
     Exiting,
     Init,
@@ -33,8 +36,18 @@ from supervision.messages import (
     ReportStatus,
     Shutdown,
     StatusReported,
+    WrongIncarnation,
+    new_ref,
 )
+from supervision.monitors import Due, Monitors, merge_directory
 from supervision.pulse import Page
+
+
+class _Later(enum.Enum):
+    """Timers of the base class: hooks that may not be called inside of another hook."""
+
+    DOWNS = "downs"
+    DEAD_LETTERS = "dead letters"
 
 
 class Mailbox(Protocol):
@@ -83,6 +96,9 @@ class Worker:
     _deferred = False
     _is_ready = False
     _ending: ExitReason | None = None
+    _monitors: Monitors
+    _dead_letters: list[tuple[Address | str, object]]
+    _dead_letter_log: DeadLetterLog
 
     # ── hooks ────────────────────────────────────────────────────────────────
 
@@ -102,6 +118,22 @@ class Worker:
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:
         """These entries came up, went down, or came up anew since the last call."""
 
+    def handle_down(self, down: Down) -> None:
+        """A process that ``monitor`` watches has ended; called once per monitor.
+
+        The directory knows already what has become of the target since. To go on watching, monitor
+        again: here if the directory has a process of it, else when ``directory_changed`` has one.
+        """
+        self.log.warning("%s ended (%s) and nobody handles its Down", down.id, down.reason)
+
+    def undelivered(self, target: Address | str, message: object) -> None:
+        """What was told to ``target`` did not arrive, as far as the transport can tell.
+
+        If another process got it and refused it, ``message`` is its WrongIncarnation instead, with
+        the ``ref`` of what was sent. Unless overridden, a line in the log, without the content.
+        """
+        self._dead_letter_log.write(self.log, target, message)
+
     def terminate(self, reason: ExitReason) -> None:
         """Last words before an orderly end; not called after a crash, whose state is suspect."""
 
@@ -119,16 +151,40 @@ class Worker:
     def tell(self, target: Address | str, message: object) -> bool:
         """Send, without an answer. False: no child of this id is up, and nothing was sent.
 
-        True is no promise that it was handled: the target may die first.
+        True is no promise that it was handled: the target may die first. If it does not even
+        arrive, ``undelivered`` is called, in a later turn.
         """
-        if isinstance(target, Address):
-            self._mailbox.send(target, message)
-            return True
-        entry = self.directory.get(target)
-        if entry is None or not entry.is_up or entry.address is None:
-            return False
-        self._mailbox.send(entry.address, Addressed(entry.id, entry.incarnation, message))
+        address, sent = target, message
+        if isinstance(address, str):
+            entry = self.directory.get(address)
+            if entry is None or not entry.is_up or entry.address is None:
+                return False
+            address, sent = entry.address, Addressed(entry.id, entry.incarnation, message)
+
+        def done(arrived: bool) -> None:
+            if not arrived:
+                if not self._dead_letters:
+                    self._mailbox.after(0.0, _Later.DEAD_LETTERS)
+                self._dead_letters.append((target, message))
+
+        self._mailbox.send(address, sent, done)
         return True
+
+    def monitor(self, child_id: str) -> str:
+        """Watch the present incarnation of a child of the tree; the ``ref`` of its Down.
+
+        ``handle_down`` is called exactly once, in a later turn: when that incarnation has ended,
+        or soon if it has ended already or no such child is known (``NOPROC``).
+        """
+        ref = new_ref()
+        self._monitors.add(ref, child_id, self.directory.get(child_id))
+        if self._monitors.due_refs():
+            self._mailbox.after(0.0, _Later.DOWNS)
+        return ref
+
+    def demonitor(self, ref: str) -> None:
+        """Stop watching: ``handle_down`` is not called for this ``ref`` any more."""
+        self._monitors.remove(ref)
 
     def backlog(self, target: Address | str) -> int:
         """Messages to this target that it has not accepted yet; for flow control."""
@@ -183,6 +239,9 @@ class Worker:
         self.args = init.args
         self.directory = {entry.id: entry for entry in init.directory}
         self.log = logging.getLogger(f"{LOGGER}.{init.id}")
+        self._monitors = Monitors()
+        self._dead_letters = []
+        self._dead_letter_log = DeadLetterLog()
         if failure is not None:
             self._crash(failure)
         self._prepare(init)
@@ -196,9 +255,7 @@ class Worker:
     def _receive(self, message: object, sender: Address) -> None:
         if isinstance(message, Addressed):
             if (message.id, message.incarnation) != (self.id, self.incarnation):
-                self.log.warning(
-                    "dropped a message for %s, incarnation %s", message.id, message.incarnation
-                )
+                self._turn_away(message, sender)
                 return
             message = message.message
         match message:
@@ -210,16 +267,48 @@ class Worker:
                 answer = StatusReported(
                     ref, self.id, os.getpid(), self.incarnation, self.status()
                 )  # fmt: skip
-                self._mailbox.send(sender, answer)
+                self.tell(sender, answer)
             case ChildStarted(_, entry):
                 # The root may publish it a moment later; who asked may use the name at once.
-                self._apply_directory((entry,), ())
+                if not self._monitors.has_ended(entry):
+                    self._apply_directory((entry,), ())
                 self.handle(message, sender)
+            case WrongIncarnation():
+                self.undelivered(message.id, message)
             case _:
                 self.handle(message, sender)
 
+    def _turn_away(self, message: Addressed, sender: Address) -> None:
+        """This is not the process that the message is for, or no longer: say so to its sender."""
+        is_namesake = message.id == self.id and self._ending is None
+        refusal = refusal_of(message, self.incarnation if is_namesake else None)
+        if refusal is not None:
+            self._mailbox.send(sender, refusal)
+        self.log.warning(
+            "refused a %s for %s, incarnation %s",
+            type(message.message).__name__, message.id, message.incarnation,
+        )  # fmt: skip
+
     def _timer(self, payload: object) -> None:
-        self.handle_timer(payload)
+        match payload:
+            case _Later.DOWNS:
+                self._deliver_downs()
+            case _Later.DEAD_LETTERS:
+                letters, self._dead_letters = self._dead_letters, []
+                for target, message in letters:
+                    self.undelivered(target, message)
+            case _:
+                self.handle_timer(payload)
+
+    def _deliver_downs(self) -> None:
+        """Hand out what is due now; what a hook makes due comes in a later turn."""
+        for ref in self._monitors.due_refs():
+            due = self._monitors.take(ref)
+            if due is not None:  # else a hook before it has removed it
+                self._deliver_down(due)
+
+    def _deliver_down(self, due: Due) -> None:
+        self.handle_down(due.down)
 
     def _readable(self) -> None:
         """A watched descriptor is readable."""
@@ -262,31 +351,10 @@ class Worker:
 
     def _apply_directory(self, changed: tuple[Entry, ...], removed: tuple[Entry, ...]) -> None:
         news = merge_directory(self.directory, changed, removed)
+        self._monitors.observe(changed, removed)
+        self._deliver_downs()
         if news:
             self.directory_changed(news)
-
-
-def merge_directory(
-    directory: dict[str, Entry], changed: tuple[Entry, ...], removed: tuple[Entry, ...]
-) -> tuple[Entry, ...]:
-    """Fold changes into ``directory``; the entries that came up, went down, or came up anew."""
-    news: list[Entry] = []
-    for entry in changed:
-        old = directory.get(entry.id)
-        if old is not None and entry.incarnation < old.incarnation:
-            continue
-        directory[entry.id] = entry
-        was_up = old is not None and old.is_up
-        anew = was_up and entry.is_up and old is not None and old.incarnation != entry.incarnation
-        if was_up != entry.is_up or anew:
-            news.append(entry)
-    for entry in removed:
-        old = directory.get(entry.id)
-        if old is not None and entry.incarnation >= old.incarnation:
-            del directory[entry.id]
-            if old.is_up:
-                news.append(entry)
-    return tuple(news)
 
 
 def load_actor(path: str) -> type[Worker]:

@@ -10,9 +10,11 @@ import pytest
 
 from supervision import messages
 from supervision.address import Address
+from supervision.directory import add_news
+from supervision.exits import ExitKind, ExitReason
 from supervision.messages import Entry
+from supervision.monitors import merge_directory
 from supervision.spec import ChildKind
-from supervision.worker import merge_directory
 
 pytestmark = pytest.mark.pure
 
@@ -57,6 +59,21 @@ def test_a_removed_entry_is_gone_and_was_news_if_it_was_up():
     assert merge_directory(directory, (), (gone,)) == (gone,)
     assert directory == {}
     assert merge_directory(directory, (), (gone,)) == ()
+
+
+def test_news_that_wait_keep_why_the_incarnation_before_ended():
+    lost = ExitReason(ExitKind.KILLED, "its supervisor died")
+    waiting: tuple[dict, dict] = ({}, {})
+    add_news(waiting, (), (entry(1, "down", last_exit=lost),))
+    assert waiting[1]["a"].last_exit == lost
+    add_news(waiting, (entry(2, "starting"),), ())
+    add_news(waiting, (entry(2),), ())
+    assert waiting == ({"a": entry(2, last_exit=lost)}, {})
+    later = ExitReason(ExitKind.KILLED, "killed again")
+    add_news(waiting, (entry(3, last_exit=later),), ())
+    assert waiting[0]["a"].last_exit == later
+    add_news(waiting, (), (entry(3, "down", last_exit=later),))
+    assert waiting == ({}, {"a": entry(3, "down", last_exit=later)})
 
 
 def message_classes():

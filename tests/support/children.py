@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from supervision.address import Address
 from supervision.engine import EngineWorker
 from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
-from supervision.messages import Entry
+from supervision.messages import Down, Entry
 from supervision.worker import Worker
 
 
@@ -182,6 +182,68 @@ class GoodChild(Worker):
 
     def status(self) -> dict[str, object]:
         return {"handled": self.handled}
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Monitor a child of the tree; with ``again``, anew whenever it has ended and is back."""
+
+    ref: str
+    other: str
+    again: bool = False
+    stop: bool = False
+    """Take the monitor back at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Raise while handling this; without ``aloud``, just never answer."""
+
+    ref: str
+    aloud: bool = True
+
+
+class WatchingChild(GoodChild):
+    """Answers Watch with the ref of its monitor; shows Downs and dead letters in ReportSeen."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.again: set[str] = set()
+        self.watched: set[str] = set()
+
+    def handle(self, message: object, sender: Address) -> None:
+        if isinstance(message, Fail) and message.aloud:
+            raise LookupError("first line\nno such thing")
+        if not isinstance(message, Watch):
+            super().handle(message, sender)
+            return
+        if message.again:
+            self.again.add(message.other)
+        ref = self.monitor(message.other)
+        self.watched.add(message.other)
+        if message.stop:
+            self.demonitor(ref)
+        self.tell(sender, Seen(message.ref, (ref, tuple(self.seen))))
+
+    def handle_down(self, down: Down) -> None:
+        self.seen.append(("down", down.id, down.incarnation, down.reason, down.ref))
+        self.watched.discard(down.id)
+        entry = self.directory.get(down.id)
+        if down.id in self.again and entry is not None and entry.is_up:
+            self.watch_again(down.id)
+
+    def directory_changed(self, changed: tuple[Entry, ...]) -> None:
+        for entry in changed:
+            if entry.is_up and entry.id in self.again and entry.id not in self.watched:
+                self.watch_again(entry.id)
+
+    def watch_again(self, child_id: str) -> None:
+        self.watched.add(child_id)
+        self.monitor(child_id)
+
+    def undelivered(self, target: Address | str, message: object) -> None:
+        super().undelivered(target, message)
+        self.seen.append(("undelivered", target, type(message).__name__))
 
 
 class Unimportable:

@@ -1,0 +1,157 @@
+"""What one thread of a host owns of a Connection: its endpoint, and what it waits for there.
+
+A thread reads its endpoint only while it waits for something. So whatever came for somebody else
+meanwhile is kept here, and a monitor whose Down may have been lost while nobody read is renewed at
+the root before it is relied on again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from supervision import process
+from supervision.address import Address
+from supervision.exits import ExitKind, ExitReason
+from supervision.host_context import HostContext
+from supervision.messages import Demonitor, Down, Monitor, new_ref
+from supervision.node_file import RuntimeDir
+
+_UNREAD_S: Final = 5.0
+"""Who has not read for so long may have been forgotten at the root, and renews before it relies."""
+RENEW_S: Final = 5.0
+"""Whoever waits renews: the root forgets what is not renewed when it has too much to remember."""
+ROOT_S: Final = 1.0
+"""The root accepts at once; if it is stuck, an ask goes on without a monitor."""
+_FRESH_S: Final = 0.02
+_GLANCE_S: Final = 0.0005
+_GOODBYE_S: Final = 0.1
+_DOWNS: Final = 64
+
+
+@dataclass(slots=True)
+class _Standing:
+    """The monitor that this thread has on one name."""
+
+    ref: str
+    incarnation: int
+    renewed_at: float | None = None
+    """None: not yet, or its Down may have been missed since."""
+
+
+@dataclass(slots=True)
+class Line:
+    """What one thread owns. ``notice`` sees every message first."""
+
+    context: HostContext
+    boot: tuple[int, int]
+    """(pid, boot) of the node that this endpoint belongs to."""
+    thread: threading.Thread
+    notice: Callable[[object], None]
+    streams: dict[str, deque[object]] = field(default_factory=dict)
+    """Messages that came for a stream while its thread asked something else."""
+    standing: dict[str, _Standing] = field(default_factory=dict)
+    downs: dict[str, Down] = field(default_factory=dict)
+    """The last ones that came, by ref: who waits for one may have been asking somebody else."""
+    read_at: float = field(default_factory=time.monotonic)
+
+    def next(self, ref: str, deadline: float, monitor: str = "") -> object | None:
+        """The next message with this ref, or the Down of this monitor; None at the deadline.
+
+        What comes for a stream is kept for it; anything else is dropped.
+        """
+        if monitor in self.downs:
+            return self.downs[monitor]
+        self._doubt_after_silence()
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                message = self.context.receive(left)
+                if message is None:
+                    return None
+                self.notice(message)
+                its_ref = getattr(message, "ref", None)
+                if isinstance(message, Down):
+                    self._keep(message)
+                if its_ref == ref or (monitor and its_ref == monitor):
+                    return message
+                if its_ref in self.streams:
+                    self.streams[its_ref].append(message)
+            return None
+        finally:
+            self.read_at = time.monotonic()
+
+    def catch_up(self) -> None:
+        """Before sending: see what happened while nobody read.
+
+        A process that died meanwhile has closed its connection, and who writes into one without
+        having looked cannot say afterwards whether the message reached anybody.
+        """
+        now = time.monotonic()
+        if now - self.read_at > _FRESH_S:
+            self.next("", now + _GLANCE_S)
+
+    def watch(self, root: Address, child_id: str, incarnation: int) -> str:
+        """The ref of this thread's monitor on an incarnation, set or renewed if need be.
+
+        One message the first time, and none while the thread keeps reading.
+        """
+        self._doubt_after_silence()
+        one = self.standing.get(child_id)
+        if one is None or one.incarnation != incarnation:
+            one = self.standing[child_id] = _Standing(new_ref(), incarnation)
+        if one.renewed_at is None:
+            self._renew(root, child_id, one)
+        return one.ref
+
+    def renew(self, root: Address, child_id: str, monitor: str) -> None:
+        """While waiting: renew a monitor that has stood for long."""
+        one = self.standing.get(child_id)
+        if one is None or one.ref != monitor:
+            return
+        if one.renewed_at is None or time.monotonic() - one.renewed_at > RENEW_S:
+            self._renew(root, child_id, one)
+
+    def close(self, root: Address | None) -> None:
+        """Close the endpoint; with ``root``, tell it that nobody waits here any more."""
+        if root is not None and self.standing:
+            self.context.send(root, Demonitor(""), _GOODBYE_S)
+        self.context.close()
+
+    def _doubt_after_silence(self) -> None:
+        now = time.monotonic()
+        if now - self.read_at <= _UNREAD_S:
+            return
+        for one in self.standing.values():
+            if one.renewed_at is not None and now - one.renewed_at > _UNREAD_S:
+                one.renewed_at = None
+
+    def _renew(self, root: Address, child_id: str, one: _Standing) -> None:
+        request = Monitor(one.ref, child_id, one.incarnation)
+        if self.context.send(root, request, ROOT_S):
+            one.renewed_at = time.monotonic()
+
+    def _keep(self, down: Down) -> None:
+        one = self.standing.get(down.id)
+        if one is not None and one.ref == down.ref:
+            del self.standing[down.id]
+        self.downs[down.ref] = down
+        if len(self.downs) > _DOWNS:
+            del self.downs[next(iter(self.downs))]
+
+
+def end_of_node(folder: RuntimeDir, boot: tuple[int, int]) -> ExitReason | None:
+    """Why this boot of the node is over, as seen from outside; None while it runs."""
+    record = folder.read()
+    if record is None:
+        return ExitReason(ExitKind.SHUTDOWN, "the node has stopped")
+    if not record.is_alive:
+        return ExitReason(ExitKind.KILLED, "the launcher died, and the node with it")
+    if (record.pid, record.boot) != boot:
+        return ExitReason(ExitKind.KILLED, "the node started anew")
+    if not process.is_alive(record.root_pid):
+        return ExitReason(ExitKind.KILLED, "the root supervisor died, and the node with it")
+    return None

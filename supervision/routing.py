@@ -1,0 +1,265 @@
+"""Finding a process of a node by its name, from outside, and sending to it: for Connection.
+
+Names are looked up at the root and remembered with their incarnation. Where nobody is found the
+Router looks again, reading ``node.json`` anew, until the deadline. A message is sent a second time
+only if it certainly reached nobody. While somebody waits for an answer, a monitor on the target
+and a look at the node, several times a second, tell that it will not come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from supervision.address import Address
+from supervision.endpoint import LOOPBACK
+from supervision.errors import NodeNotRunning, NodeRestarted, NoReply, TargetDown
+from supervision.host_context import HostContext
+from supervision.lines import Line, end_of_node
+from supervision.messages import (
+    Addressed,
+    ChildStarted,
+    Down,
+    Entry,
+    Located,
+    WhereIs,
+    WrongIncarnation,
+    new_ref,
+)
+from supervision.node_file import NodeRecord, RuntimeDir
+from supervision.session import Secret
+
+SEND_S: Final = 5.0
+"""A process that is not stuck accepts a message in milliseconds, however long it handles it."""
+RETRY_S: Final = 0.005
+LOOK_S: Final = 0.1
+"""How often who waits looks whether the node lives; that a target ended, the root tells."""
+_LAST_WORDS_S: Final = 0.002
+"""What a process sent before it ended is here when its Down is, but may not have been read yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a message goes, or why it cannot go now."""
+
+    address: Address | None
+    message: object = None
+    id: str = ""
+    """The name, if there is one to watch."""
+    incarnation: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message that somebody has, or may have."""
+
+    line: Line
+    route: Route
+    monitor: str
+    """The ref of the standing monitor on its target, or empty."""
+
+
+class Router:
+    """The way to one node: its record, the endpoints of all threads, and who is where."""
+
+    def __init__(self, folder: RuntimeDir) -> None:
+        """Raises NodeNotRunning if no node lives in this folder."""
+        self.folder = folder
+        self.record, self._secret = _read(folder)
+        self.on_down: list[Callable[[Down], None]] = []
+        """Called with every Down that arrives, on the thread that reads it."""
+        self._here = threading.local()
+        self._lock = threading.Lock()
+        self._lines: list[Line] = []
+        self._entries: dict[str, Entry] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Close the endpoints of all threads. No thread may be inside a call."""
+        with self._lock:
+            self._closed = True
+            for line in self._lines:
+                self._close_line(line)
+            self._lines.clear()
+
+    @property
+    def boot(self) -> tuple[int, int]:
+        """(pid, boot) of the node as it was known last."""
+        return self.record.pid, self.record.boot
+
+    def send(
+        self,
+        target: str | Address,
+        message: object,
+        deadline: float,
+        timeout_s: float,
+        *,
+        wait: bool = False,
+    ) -> Sent:
+        """Send until somebody has it or may have it; ``wait`` sets a monitor on a named target."""
+        why = ""
+        while True:
+            line = self.line()
+            line.catch_up()
+            route = self._resolve(line, target, message, deadline)
+            why = route.why or why
+            if route.address is not None:
+                monitor = ""
+                if wait and route.id:
+                    monitor = line.watch(self.record.root_address, route.id, route.incarnation)
+                left = min(SEND_S, max(0.0, deadline - time.monotonic()))
+                if line.context.send(route.address, route.message, left):
+                    return Sent(line, route, monitor)
+                why = f"nobody accepts messages at {route.address}"
+                if isinstance(target, str):
+                    self._entries.pop(target, None)
+            if time.monotonic() + RETRY_S > deadline:
+                raise NoReply(target, timeout_s, why)
+            line.next("", time.monotonic() + RETRY_S)
+            self.reread()
+
+    def _resolve(
+        self, line: Line, target: str | Address, message: object, deadline: float
+    ) -> Route:
+        if isinstance(target, Address):
+            return Route(target, message)
+        root = self.record.root_address
+        if target == "root":
+            return Route(root, message)
+        entry = self._entries.get(target)
+        if entry is None or not entry.is_up:
+            request = WhereIs(new_ref(), target)
+            left = min(SEND_S, max(0.0, deadline - time.monotonic()))
+            if not line.context.send(root, request, left):
+                return Route(None, why="the root supervisor is gone" if left > RETRY_S else "")
+            answer = self._await_root(line, request.ref, deadline)
+            if not isinstance(answer, Located):
+                return Route(None, why="the directory has no such id" if answer else "")
+            entry = answer.entry
+        if not entry.is_up or entry.address is None:
+            return Route(None, why=f"it is {entry.state} (last exit: {entry.last_exit})")
+        self._entries[target] = entry
+        addressed = Addressed(entry.id, entry.incarnation, message)
+        return Route(entry.address, addressed, entry.id, entry.incarnation)
+
+    def _await_root(self, line: Line, ref: str, deadline: float) -> object | None:
+        """The root's answer; None at the deadline, or when that root is gone."""
+        while (now := time.monotonic()) < deadline:
+            answer = line.next(ref, min(deadline, now + LOOK_S))
+            if answer is not None or end_of_node(self.folder, line.boot) is not None:
+                return answer
+        return None
+
+    def answer(self, sent: Sent, target: str | Address, ref: str, deadline: float) -> object | None:
+        """The answer, or None at the deadline; raises TargetDown when it will not come."""
+        while (now := time.monotonic()) < deadline:
+            answer = self.next_or_down(sent, target, ref, min(deadline, now + LOOK_S))
+            if answer is not None:
+                return answer
+            reason = end_of_node(self.folder, sent.line.boot)
+            if reason is not None:
+                incarnation = sent.route.incarnation or sent.line.boot[1]
+                raise TargetDown(target, incarnation, reason)
+            sent.line.renew(self.record.root_address, sent.route.id, sent.monitor)
+        return None
+
+    def next_or_down(
+        self, sent: Sent, target: str | Address, ref: str, deadline: float
+    ) -> object | None:
+        """The next message with this ref; None at the deadline; raises TargetDown at its Down."""
+        message = sent.line.next(ref, deadline, sent.monitor)
+        if not (isinstance(message, Down) and message.ref == sent.monitor):
+            return message
+        last_words = sent.line.next(ref, time.monotonic() + _LAST_WORDS_S)
+        if last_words is not None:
+            return last_words
+        raise TargetDown(target, message.incarnation, message.reason)
+
+    def refused(self, line: Line, refusal: WrongIncarnation) -> None:
+        """A process refused a message: look its target up anew, a moment later."""
+        self._forget(refusal.id, refusal.wanted)
+        line.next("", time.monotonic() + RETRY_S)
+
+    def _notice(self, message: object) -> None:
+        """See what comes by, whoever it is for."""
+        match message:
+            case ChildStarted(_, entry):  # the root may hear of it a moment later
+                self._entries[entry.id] = entry
+            case Down(_, child_id, incarnation, _):
+                self._forget(child_id, incarnation)
+                for hear in self.on_down:
+                    hear(message)
+            case _:
+                pass
+
+    def _forget(self, child_id: str, incarnation: int) -> None:
+        entry = self._entries.get(child_id)
+        if entry is not None and entry.incarnation <= incarnation:
+            self._entries.pop(child_id, None)
+
+    def line(self) -> Line:
+        """This thread's endpoint to the present boot of the node."""
+        boot = self.boot
+        line: Line | None = getattr(self._here, "line", None)
+        if line is not None and line.boot == boot:
+            return line
+        with self._lock:
+            if self._closed:
+                raise NodeNotRunning(self.folder.path, "this connection is closed")
+            if line is not None:
+                self._lines.remove(line)
+                self._close_line(line)
+            self._close_abandoned()
+            line = Line(HostContext(self._secret), boot, threading.current_thread(), self._notice)
+            self._lines.append(line)
+        self._here.line = line
+        return line
+
+    def _close_abandoned(self) -> None:
+        """Close the endpoints of threads that have ended."""
+        for one in [one for one in self._lines if not one.thread.is_alive()]:
+            self._lines.remove(one)
+            self._close_line(one)
+
+    def _close_line(self, line: Line) -> None:
+        is_current = line.boot == self.boot and end_of_node(self.folder, line.boot) is None
+        line.close(self.record.root_address if is_current else None)
+
+    def require_same_boot(self, line: Line) -> None:
+        """Raises NodeRestarted if the node is not the one of this endpoint any more."""
+        self.reread()
+        if self.boot != line.boot:
+            raise NodeRestarted(self.folder.path)
+
+    def reread(self) -> None:
+        """The node may have started anew: look at ``node.json``."""
+        record = self.folder.read()
+        if record is None or not record.is_alive:
+            raise NodeNotRunning(self.folder.path, "it has stopped")
+        if (record.pid, record.boot) == (self.record.pid, self.record.boot):
+            return
+        if record.pid != self.record.pid:
+            with contextlib.suppress(NodeNotRunning):
+                record, self._secret = _read(self.folder)
+        self.record = record
+        self._entries.clear()
+
+
+def _read(folder: RuntimeDir) -> tuple[NodeRecord, Secret]:
+    record, cookie = folder.read(), folder.cookie()
+    if record is None or cookie is None:
+        raise NodeNotRunning(folder.path, "there is no readable node.json and cookie")
+    if not record.is_alive:
+        raise NodeNotRunning(folder.path, f"its pid {record.pid} is dead")
+    try:
+        with socket.create_connection((LOOPBACK, record.port), timeout=1.0):
+            pass
+    except OSError as error:
+        raise NodeNotRunning(folder.path, f"port {record.port} does not answer") from error
+    return record, Secret(cookie, record.packages)

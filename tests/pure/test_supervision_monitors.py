@@ -1,0 +1,421 @@
+"""Monitors: one Down per monitor, exactly when its incarnation has ended or was not there."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supervision.address import Address
+from supervision.dead_letters import DeadLetterLog, refusal_of
+from supervision.exits import ExitKind, ExitReason
+from supervision.lines import Line
+from supervision.messages import Addressed, Demonitor, Down, Entry, Monitor, WrongIncarnation
+from supervision.monitors import NOPROC, UNSEEN, Monitors, has_process, merge_directory
+from supervision.spec import ChildKind
+
+pytestmark = pytest.mark.pure
+
+HOST = Address("127.0.0.1", 7)
+OTHER = Address("127.0.0.1", 8)
+
+
+def killed(number: int) -> ExitReason:
+    return ExitReason(ExitKind.KILLED, f"end of {number}")
+
+
+def entry(
+    incarnation: int, state: str = "up", last_exit: ExitReason | None = None, child_id: str = "a"
+) -> Entry:
+    address = Address("127.0.0.1", 1000 + incarnation) if state == "up" else None
+    return Entry(
+        child_id, ChildKind.WORKER, "root", "x.Y", address, 1, incarnation, state, 0, 0.0, last_exit
+    )
+
+
+def taken(monitors: Monitors) -> list[Down]:
+    due = [monitors.take(ref) for ref in monitors.due_refs()]
+    return [one.down for one in due if one is not None]
+
+
+def test_the_end_of_an_incarnation_is_told_once_and_with_its_reason():
+    monitors = Monitors()
+    monitors.add("r", "a", entry(1))
+    monitors.observe((entry(1),), ())
+    assert taken(monitors) == []
+    monitors.observe((entry(1, "restarting", killed(1)),), ())
+    monitors.observe((entry(2, "starting", killed(1)),), ())
+    monitors.observe((entry(2, "up", killed(1)),), ())
+    assert taken(monitors) == [Down("r", "a", 1, killed(1))]
+    monitors.observe((entry(3, "up", killed(2)),), ())
+    assert taken(monitors) == []
+    assert len(monitors) == 0
+
+
+def test_coming_up_anew_between_two_looks_means_that_the_old_one_is_down():
+    monitors = Monitors()
+    monitors.add("r", "a", entry(1))
+    monitors.observe((entry(2, "up", killed(1)),), ())
+    assert taken(monitors) == [Down("r", "a", 1, killed(1))]
+
+
+def test_a_child_that_is_starting_or_stopping_is_still_there():
+    for state in ("starting", "stopping"):
+        monitors = Monitors()
+        monitors.add("r", "a", entry(1, state))
+        assert taken(monitors) == []
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (None, Down("r", "a", 0, NOPROC)),
+        (entry(0, "down"), Down("r", "a", 0, NOPROC)),
+        (entry(3, "down", killed(3)), Down("r", "a", 3, killed(3))),
+        (entry(3, "restarting", killed(3)), Down("r", "a", 3, killed(3))),
+    ],
+)
+def test_what_is_dead_or_unknown_is_down_at_once(known, expected):
+    monitors = Monitors()
+    monitors.add("r", "a", known)
+    assert taken(monitors) == [expected]
+    assert taken(monitors) == []
+
+
+def test_why_a_child_that_has_left_the_tree_ended_is_remembered():
+    monitors = Monitors()
+    monitors.observe((), (entry(2, "down", killed(2)),))
+    monitors.add("r", "a", None)
+    assert taken(monitors) == [Down("r", "a", 2, killed(2))]
+
+
+def test_the_reason_of_an_earlier_incarnation_is_its_own_and_not_that_of_the_last():
+    monitors = Monitors()
+    monitors.observe((entry(2, "up", killed(1)),), ())
+    monitors.observe((entry(3, "up", killed(2)),), ())
+    monitors.add("r", "a", entry(3, "up", killed(2)), incarnation=1)
+    assert taken(monitors) == [Down("r", "a", 1, killed(1))]
+
+
+def test_an_incarnation_that_is_not_known_yet_is_waited_for():
+    monitors = Monitors()
+    monitors.add("r", "a", None, incarnation=3, latest=2)
+    monitors.add("s", "a", entry(2), incarnation=3, latest=2)
+    monitors.observe((entry(3, "up", killed(2)),), ())
+    assert taken(monitors) == []
+    monitors.observe((), (entry(3, "down", killed(3)),))
+    assert taken(monitors) == [Down("r", "a", 3, killed(3)), Down("s", "a", 3, killed(3))]
+
+
+def test_an_incarnation_that_was_known_and_is_gone_is_down_at_once():
+    monitors = Monitors()
+    monitors.add("r", "a", None, incarnation=2, latest=2)
+    assert taken(monitors) == [Down("r", "a", 2, NOPROC)]
+
+
+def test_a_new_supervisor_that_knows_no_reason_is_told_as_unseen():
+    monitors = Monitors()
+    monitors.add("r", "a", entry(1))
+    monitors.observe((entry(2, "up", None),), ())
+    assert taken(monitors) == [Down("r", "a", 1, UNSEEN)]
+
+
+def test_removing_a_monitor_silences_it_also_when_its_down_waits():
+    monitors = Monitors()
+    monitors.add("r", "a", entry(1))
+    monitors.add("s", "a", entry(1))
+    monitors.remove("r")
+    monitors.observe((entry(1, "down", killed(1)),), ())
+    monitors.remove("s")
+    monitors.remove("never set")
+    assert taken(monitors) == []
+    assert len(monitors) == 0
+
+
+def test_setting_a_ref_again_renews_it_and_gives_it_to_its_last_owner():
+    monitors = Monitors()
+    for owner in (HOST, OTHER):
+        monitors.add("r", "a", entry(1), owner=owner)
+    monitors.observe((entry(1, "down", killed(1)),), ())
+    due = monitors.take("r")
+    assert due is not None
+    assert due.owner == OTHER
+    assert monitors.take("r") is None
+
+
+def test_a_down_that_was_lost_comes_again_when_its_ref_is_set_again():
+    monitors = Monitors()
+    monitors.add("r", "a", entry(1), owner=HOST)
+    monitors.observe((entry(2, "up", killed(1)),), ())
+    assert taken(monitors) == [Down("r", "a", 1, killed(1))]
+    monitors.observe((entry(3, "up", killed(2)),), ())
+    monitors.add("r", "a", entry(3, "up", killed(2)), incarnation=1, owner=HOST)
+    assert taken(monitors) == [Down("r", "a", 1, killed(1))]
+
+
+def test_all_monitors_of_an_owner_go_with_it_and_no_others():
+    monitors = Monitors()
+    monitors.add("r", "a", entry(1), owner=HOST)
+    monitors.add("s", "a", entry(1), owner=OTHER)
+    monitors.add("t", "a", entry(1))
+    monitors.add("u", "nobody", None, owner=HOST)
+    monitors.remove_owner(HOST)
+    monitors.observe((entry(1, "down", killed(1)),), ())
+    assert [one.ref for one in taken(monitors)] == ["s", "t"]
+
+
+def test_monitors_of_others_are_bounded_and_ones_own_are_not():
+    monitors = Monitors(limit=2)
+    for ref in ("mine", "mine too", "mine also"):
+        monitors.add(ref, "a", entry(1))
+    for ref in ("1", "2"):
+        monitors.add(ref, "a", entry(1), owner=HOST)
+    monitors.add("1", "a", entry(1), owner=HOST)  # renewed: now 2 is the one to go
+    monitors.add("3", "a", entry(1), owner=HOST)
+    monitors.observe((entry(1, "down", killed(1)),), ())
+    assert sorted(one.ref for one in taken(monitors)) == ["1", "3", "mine", "mine also", "mine too"]
+
+
+def test_what_is_remembered_of_the_ended_is_bounded():
+    monitors = Monitors(memory=3)
+    for number in range(1, 100):
+        monitors.observe((), (entry(number, "down", killed(number)),))
+    assert monitors.has_ended(entry(99))
+    assert not monitors.has_ended(entry(96))
+
+
+# ── any order of changes ─────────────────────────────────────────────────────
+
+IDS = ("a", "b")
+
+
+@dataclass
+class World:
+    """What really happens, step by step, and what a directory would say of it."""
+
+    now: dict[str, Entry] = field(default_factory=dict)
+    incarnations: dict[str, int] = field(default_factory=dict)
+    ends: dict[tuple[str, int], ExitReason] = field(default_factory=dict)
+
+    def step(self, child_id: str, what: str) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+        old = self.now.get(child_id)
+        last = self.incarnations.get(child_id, 0)
+        if what == "start" and (old is None or not has_process(old)):
+            self.incarnations[child_id] = last + 1
+            last_exit = old.last_exit if old is not None else None
+            new = entry(last + 1, "starting", last_exit, child_id)
+        elif what == "ready" and old is not None and old.state == "starting":
+            new = entry(last, "up", old.last_exit, child_id)
+        elif what in ("crash", "remove") and old is not None:
+            if has_process(old):
+                self.ends[child_id, last] = killed(last)
+            reason = self.ends.get((child_id, last))
+            new = entry(last, "down", reason, child_id)
+            if what == "remove":
+                del self.now[child_id]
+                return (), (new,)
+        else:
+            return (), ()
+        self.now[child_id] = new
+        return (new,), ()
+
+    def is_over(self, child_id: str, incarnation: int) -> bool:
+        return incarnation == 0 or (child_id, incarnation) in self.ends
+
+
+happenings = st.lists(
+    st.tuples(
+        st.sampled_from(IDS),
+        st.sampled_from(("start", "ready", "crash", "remove", "monitor", "push", "demonitor")),
+    ),
+    max_size=60,
+)
+
+
+def collapsed(
+    news: list[tuple[tuple[Entry, ...], tuple[Entry, ...]]],
+) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    """Only the last thing said of each id, as a push has it."""
+    changed: dict[str, Entry] = {}
+    removed: dict[str, Entry] = {}
+    for came, went in news:
+        for one in came:
+            changed[one.id] = one
+            removed.pop(one.id, None)
+        for one in went:
+            removed[one.id] = one
+            changed.pop(one.id, None)
+    return tuple(changed.values()), tuple(removed.values())
+
+
+@given(happenings)
+@settings(max_examples=400)
+def test_each_monitor_gets_exactly_one_down_iff_its_incarnation_ended_or_was_not_there(steps):
+    world, monitors = World(), Monitors()
+    directory: dict[str, Entry] = {}
+    unheard: list[tuple[tuple[Entry, ...], tuple[Entry, ...]]] = []
+    watched: dict[str, tuple[str, int]] = {}
+    removed: set[str] = set()
+    downs: list[Down] = []
+    for number, (child_id, what) in enumerate([*steps, ("a", "push")]):
+        if what == "monitor":
+            ref = str(number)
+            known = directory.get(child_id)
+            watched[ref] = (child_id, known.incarnation if known else 0)
+            monitors.add(ref, child_id, known)
+        elif what == "demonitor" and watched:
+            ref = next(iter(watched))
+            if ref not in {one.ref for one in downs}:
+                removed.add(ref)
+            monitors.remove(ref)
+        elif what == "push":
+            news = collapsed(unheard)
+            unheard.clear()
+            merge_directory(directory, *news)
+            monitors.observe(*news)
+            monitors.observe(*news)  # heard twice, for instance from a sibling's answer too
+            downs += taken(monitors)
+        else:
+            unheard.append(world.step(child_id, what))
+    refs = [one.ref for one in downs]
+    assert len(refs) == len(set(refs))
+    for ref, (child_id, incarnation) in watched.items():
+        mine = [one for one in downs if one.ref == ref]
+        assert bool(mine) == (ref not in removed and world.is_over(child_id, incarnation))
+        for down in mine:
+            assert down.id == child_id
+            if incarnation:
+                assert down.incarnation == incarnation
+                assert isinstance(down.reason, ExitReason)
+    waiting = {ref for ref in watched if ref not in removed} - set(refs)
+    assert len(monitors) == len(waiting)
+
+
+@given(happenings)
+def test_the_reason_is_that_of_its_own_end_when_nothing_lies_between_two_looks(steps):
+    world, monitors = World(), Monitors()
+    for number, (child_id, what) in enumerate(steps):
+        if what == "monitor" and child_id in world.now:
+            monitors.add(str(number), child_id, world.now[child_id])
+        else:
+            monitors.observe(*world.step(child_id, what))
+        for down in taken(monitors):
+            assert down.reason == world.ends.get((down.id, down.incarnation), NOPROC)
+
+
+# ── the standing monitors of a host's thread ─────────────────────────────────
+
+
+class FakeContext:
+    """Takes everything, and receives what the test put there."""
+
+    def __init__(self) -> None:
+        self.sent: list[object] = []
+        self.inbox: deque[object] = deque()
+
+    def send(self, target: Address, message: object, timeout_s: float) -> bool:
+        self.sent.append(message)
+        return True
+
+    def receive(self, timeout_s: float) -> object | None:
+        return self.inbox.popleft() if self.inbox else None
+
+    def close(self) -> None:
+        self.sent.append("closed")
+
+
+def new_line() -> tuple[Line, FakeContext]:
+    context = FakeContext()
+    line = Line(context, (1, 1), threading.current_thread(), lambda _: None)  # type: ignore[arg-type]
+    return line, context
+
+
+def soon() -> float:
+    return time.monotonic() + 10
+
+
+def test_a_thread_sets_one_monitor_per_name_and_another_for_the_next_incarnation():
+    line, context = new_line()
+    first = line.watch(HOST, "a", 1)
+    assert line.watch(HOST, "a", 1) == first
+    second = line.watch(HOST, "a", 2)
+    line.watch(HOST, "b", 1)
+    assert context.sent[:2] == [Monitor(first, "a", 1), Monitor(second, "a", 2)]
+    assert len(context.sent) == 3
+
+
+def test_a_thread_that_has_not_read_for_long_renews_each_of_its_monitors_before_it_relies_on_it():
+    line, context = new_line()
+    refs = {one: line.watch(HOST, one, 1) for one in ("a", "b")}
+    context.sent.clear()
+    for one in line.standing.values():
+        one.renewed_at -= 60  # type: ignore[operator]
+    line.read_at -= 60
+    assert line.watch(HOST, "a", 1) == refs["a"]
+    line.next("", soon())
+    assert line.watch(HOST, "b", 1) == refs["b"]
+    line.watch(HOST, "a", 1)
+    assert context.sent == [Monitor(refs["a"], "a", 1), Monitor(refs["b"], "b", 1)]
+
+
+def test_whoever_waits_long_renews_now_and_then():
+    line, context = new_line()
+    ref = line.watch(HOST, "a", 1)
+    line.renew(HOST, "a", ref)
+    line.renew(HOST, "a", "of another")
+    assert len(context.sent) == 1
+    line.standing["a"].renewed_at -= 60  # type: ignore[operator]
+    line.renew(HOST, "a", ref)
+    assert context.sent == [Monitor(ref, "a", 1)] * 2
+
+
+def test_a_down_that_was_read_while_asking_somebody_else_is_found_by_who_waits_for_it():
+    line, context = new_line()
+    ref = line.watch(HOST, "a", 1)
+    line.streams["s"] = deque()
+    down, piece, answer = Down(ref, "a", 1, NOPROC), Monitor("s", "x"), Monitor("r", "y")
+    context.inbox.extend((down, piece, Monitor("nobody's", "z"), answer))
+    assert line.next("r", soon()) == answer
+    assert list(line.streams["s"]) == [piece]
+    assert line.next("s", soon(), ref) == down
+    assert line.watch(HOST, "a", 1) != ref
+
+
+def test_a_thread_says_goodbye_to_the_root_if_it_has_monitors_there():
+    line, context = new_line()
+    line.close(HOST)
+    assert context.sent == ["closed"]
+    line, context = new_line()
+    line.watch(HOST, "a", 1)
+    line.close(HOST)
+    assert context.sent[1:] == [Demonitor(""), "closed"]
+
+
+# ── messages that reach nobody ───────────────────────────────────────────────
+
+
+def test_a_refusal_carries_the_ref_of_what_was_refused():
+    message = Addressed("a", 3, Monitor("r", "b"))
+    assert refusal_of(message, 4) == WrongIncarnation("r", "a", 3, 4)
+    assert refusal_of(Addressed("a", 3, "no ref"), 4) is None
+    assert refusal_of(Addressed("a", 3, Demonitor("")), 4) is None
+
+
+def test_a_flood_of_dead_letters_is_one_line_per_target_and_type_without_content(caplog):
+    log, letters = logging.getLogger("test"), DeadLetterLog()
+    with caplog.at_level(logging.WARNING, logger="test"):
+        for number in range(50):
+            letters.write(log, "a", Monitor("r", f"secret {number}"))
+        letters.write(log, "a", Demonitor("r"))
+        letters.write(log, "b", Demonitor("r"))
+    assert [one.getMessage() for one in caplog.records] == [
+        "undelivered: a Monitor for a",
+        "undelivered: a Demonitor for a",
+        "undelivered: a Demonitor for b",
+    ]
