@@ -169,8 +169,8 @@ class DirectoryChanged:
 class Monitor:
     """Host → root supervisor: tell me when this incarnation ends. Answered by Down, then or now.
 
-    With None it is the present incarnation, with 0 the last that ended. Sending the same ``ref`` again renews the monitor; a
-    Down that was lost on the way comes again.
+    With None it is the present incarnation, with 0 the last that ended. Sending the same ``ref``
+    again renews the monitor; a Down that was lost on the way comes again.
     """
 
     ref: str
