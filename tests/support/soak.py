@@ -1,8 +1,8 @@
 """Kill everything, again and again, while requests run: ``python -m tests.support.soak --seed 1``.
 
 A node with two stub models, a RAM tier and a disk tier is asked by several threads all the while,
-and one process of it after the other gets SIGKILL: any actor, supervisors, the root, Admin,
-Thespian's logger, and now and then the host process of a second node. What must hold:
+and one process of it after the other gets SIGKILL: any actor, supervisors, the root, Admin, and now
+and then the host process of a second node. What must hold:
 
 * every request ends, with exactly the tokens of an undisturbed run or with an error that a kill
   may cause, and within ``DEADLINE_S``;
@@ -124,11 +124,6 @@ class Soak:
             for entry in self.node.connection.directory(timeout_s=0.5):
                 if entry.pid is not None and entry.id not in found:
                     found[entry.id] = entry.pid
-        known = {record.pid, *found.values()}
-        with contextlib.suppress(OSError):
-            for pid in group_pids(os.getpgid(record.admin_pid)):
-                if pid not in known and _parent(pid) == record.admin_pid:
-                    found["logger"] = pid
         return found
 
     def missing(self) -> list[str]:
@@ -239,11 +234,6 @@ class Soak:
         left += [one for one in self.shared if one.exists()]
         if left:
             raise SoakFailed(f"left behind: {', '.join(map(str, left))}")
-
-
-def _parent(pid: int) -> int:
-    stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
-    return int(stat.rpartition(")")[2].split()[1])
 
 
 @contextlib.contextmanager

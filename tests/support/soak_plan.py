@@ -11,8 +11,8 @@ MODEL_IDS = tuple(f"model:{model}" for model in MODELS)
 ROOT_CHILDREN = ("cache", "registry", "inflight", "models", "scheduler")
 CACHE_CHILDREN = ("cache_meta", "ram_tier", "tier:disk", "writer")
 STATIC_IDS = (*ROOT_CHILDREN, *CACHE_CHILDREN)
-NODE_PARTS = ("root", "admin", "logger")
-"""Their death restarts the node (the logger's should not, and is paced as if it did)."""
+NODE_PARTS = ("root", "admin")
+"""Their death restarts the node."""
 HOST = "host"
 """The host process of a second node."""
 
