@@ -340,6 +340,8 @@ def test_restart_types_hold_for_real_exits(tmp_path, restart, what, comes_back):
         node.connect().tell("a", Do(what))
         if comes_back:
             assert node.up("a", after_incarnation=1).restarts == 1
+        elif restart is Restart.TEMPORARY:  # its spec goes with it
+            eventually(lambda: node.connect().where("a") is None, what="a out of the tree")
         else:
             down = eventually(
                 lambda: (e := node.entry("a")) and e.state == "down" and e, what="a down"
