@@ -13,11 +13,8 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -41,27 +38,21 @@ from runtime.results import Completion, Event, ModelStatus
 from runtime.tree_view import ProcessFacts, TreeNode, arrange
 from supervision import ChildKind, Connection, Entry
 from supervision.errors import NodeNotRunning, NoReply, PortInUse
+from supervision.launched import STOP_TIMEOUT_S, LaunchedNode, LauncherSaid
 from supervision.messages import ReportVitals, Vitals, VitalsReported, new_ref
 from supervision.process import age_s, memory
 
 START_TIMEOUT_S: Final = 30.0
-STOP_TIMEOUT_S: Final = 20.0
 VITALS_TIMEOUT_S: Final = 1.0
 PORT_TRIES: Final = 5  # a free port may be taken between choosing and binding it
-
-
-@dataclass(slots=True)
-class _Child:
-    """The launcher that this host started, and the pipe end that keeps it alive."""
-
-    process: subprocess.Popen[bytes]
-    lifeline: int
 
 
 class Node:
     """A running node. Safe to use from several threads; close it, or use it in a ``with``."""
 
-    def __init__(self, port: int, connection: Connection, child: _Child | None = None) -> None:
+    def __init__(
+        self, port: int, connection: Connection, child: LaunchedNode | None = None
+    ) -> None:
         self.port = port
         self._connection = connection
         self._child = child
@@ -125,7 +116,7 @@ class Node:
             try:
                 return cls(chosen, Connection.attach(node_settings.node_dir), child)
             except NodeNotRunning as error:
-                _end_child(child)
+                child.end()
                 raise errors.NodeStartFailed(str(error), type(error).__name__) from error
         raise last or errors.NodeStartFailed("no free port was found")
 
@@ -237,7 +228,7 @@ class Node:
         pid = self.launcher_pid
         self.close()
         if self._child is not None:
-            _end_child(self._child)
+            self._child.end()
             self._child = None
             return
         with contextlib.suppress(ProcessLookupError):
@@ -282,74 +273,22 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _spawn(config: RuntimeConfig) -> _Child:
+def _spawn(config: RuntimeConfig) -> LaunchedNode:
     """Run the launcher; returns when the tree is up, raises with its own words when it is not."""
-    settings_read, settings_write = os.pipe()
-    ready_read, ready_write = os.pipe()
-    lifeline_read, lifeline_write = os.pipe()
-    passed = (settings_read, ready_write, lifeline_read)
-    command = [sys.executable, "-m", "runtime", "serve", "--config-fd", str(settings_read)]
-    command += ["--ready-fd", str(ready_write), "--parent-fd", str(lifeline_read)]
+
+    def command(settings_fd: int, ready_fd: int, parent_fd: int) -> list[str]:
+        fds = ["--config-fd", str(settings_fd), "--ready-fd", str(ready_fd)]
+        return [sys.executable, "-m", "runtime", "serve", *fds, "--parent-fd", str(parent_fd)]
+
     try:
-        process = subprocess.Popen(
+        return LaunchedNode.start(
             command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL if config.log_file is None else None,
-            pass_fds=passed,
-            start_new_session=True,  # a terminal's Ctrl-C ends the host, and the host ends the node
+            json.dumps(to_mapping(config)).encode(),
+            timeout_s=START_TIMEOUT_S,
+            quiet=config.log_file is None,
         )
-    finally:
-        for fd in passed:
-            os.close(fd)
-    with os.fdopen(settings_write, "w") as settings:
-        json.dump(to_mapping(config), settings)
-    child = _Child(process, lifeline_write)
-    with os.fdopen(ready_read, "rb") as ready:
-        said = _read_line(ready.fileno(), START_TIMEOUT_S)
-    trouble = _trouble(said)
-    if trouble is not None:
-        _end_child(child)
-        raise trouble
-    return child
-
-
-def _trouble(said: bytes) -> errors.NodeStartFailed | None:
-    """What the launcher's first line means; ``None`` when the node is ready."""
-    try:
-        answer = json.loads(said)
-    except ValueError:
-        return errors.NodeStartFailed("the node process ended before it was ready; see its log")
-    return errors.NodeStartFailed(answer["detail"], answer["kind"]) if answer else None
-
-
-def _read_line(fd: int, timeout_s: float) -> bytes:
-    """One line, or what came within the time.
-
-    Not until the end of the file: the actors are forked with the other end open.
-    """
-    deadline = time.monotonic() + timeout_s
-    said = b""
-    while b"\n" not in said and (left := deadline - time.monotonic()) > 0:
-        readable, _, _ = select.select([fd], [], [], left)
-        if not readable:
-            break
-        part = os.read(fd, 65536)
-        if not part:
-            break
-        said += part
-    return said
-
-
-def _end_child(child: _Child) -> None:
-    """Let the launcher stop its tree in order; end it hard if it does not."""
-    with contextlib.suppress(OSError):
-        os.close(child.lifeline)
-    try:
-        child.process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        child.process.kill()
-        child.process.wait()
+    except LauncherSaid as said:
+        raise errors.NodeStartFailed(said.why, said.kind) from said
 
 
 def _wait_gone(pid: int) -> None:

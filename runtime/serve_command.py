@@ -15,6 +15,7 @@ from runtime import errors
 from runtime.config import RuntimeConfig, to_mapping
 from runtime.serve import say, serve
 from supervision.errors import NodeAlreadyRunning, PortInUse, SupervisionError
+from supervision.launched import say_ready
 
 
 def serve_command(
@@ -24,8 +25,7 @@ def serve_command(
 
     def on_ready() -> None:
         if ready_fd is not None:
-            os.write(ready_fd, b"{}\n")
-            os.close(ready_fd)
+            say_ready(ready_fd)
         else:
             say(f"node ready on port {config.admin_port} (pid {os.getpid()}); Ctrl-C stops it")
         if config.models:
@@ -36,9 +36,7 @@ def serve_command(
     except (errors.LlamaActorsError, SupervisionError) as error:
         public = _public(error)
         if ready_fd is not None:
-            said = {"kind": type(error).__name__, "detail": str(public)}
-            os.write(ready_fd, json.dumps(said).encode() + b"\n")
-            os.close(ready_fd)
+            say_ready(ready_fd, error, str(public))
         raise public from error
 
 

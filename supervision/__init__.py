@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from supervision.address import Address
 from supervision.engine import EngineWorker
+from supervision.errors import TargetDown
 from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
-from supervision.messages import Down, Entry
+from supervision.messages import Down, Entry, new_ref
 from supervision.monitors import NOPROC
 from supervision.spec import (
     BRUTAL_KILL,
@@ -30,6 +31,7 @@ from supervision.worker import Worker
 if TYPE_CHECKING:
     from supervision.connection import Connection
     from supervision.launcher import NodeConfig, run_node
+    from supervision.node import Node
 
 __all__ = [
     "BRUTAL_KILL",
@@ -48,12 +50,15 @@ __all__ = [
     "Entry",
     "ExitKind",
     "ExitReason",
+    "Node",
     "NodeConfig",
     "Restart",
     "Strategy",
     "Supervisor",
     "SupervisorSpec",
+    "TargetDown",
     "Worker",
+    "new_ref",
     "run_node",
 ]
 
@@ -63,6 +68,10 @@ def __getattr__(name: str) -> object:
         from supervision import connection
 
         return connection.Connection
+    if name == "Node":
+        from supervision import node
+
+        return node.Node
     if name in ("NodeConfig", "run_node"):
         from supervision import launcher
 

@@ -19,6 +19,12 @@ EXPECTED = {
     "03_conversation.py": ("tokens reused",),
     "04_raw_messages.py": ("accepted as", "prompt_tokens"),
     "05_kill_and_recover.py": ("killed model:demo", "killed cache_meta", "same text: True"),
+    "06_supervision_tree.py": (
+        "apples broke: abnormal: TypeError",
+        "apples, anew: Sum",
+        "plums went with pears: Down",
+        "basket → plums   up incarnation 2",
+    ),
 }
 
 

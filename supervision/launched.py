@@ -1,0 +1,132 @@
+"""A launcher as a child process of a host, which it never outlives.
+
+A host is not forked: it may hold threads, sockets or a GPU. The launcher is a program of its own
+that gets its settings through one pipe, says through a second when it is ready or why it is not,
+and holds the end of a third whose other end is the host's: when the host dies, by whatever signal,
+the launcher sees it and stops its node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from supervision.errors import NodeStartFailed
+
+STOP_TIMEOUT_S: Final = 20.0
+
+
+class LauncherSaid(NodeStartFailed):
+    """What a launcher said instead of being ready; ``kind`` is the name of its error's class."""
+
+    def __init__(self, detail: str, kind: str = "") -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+class LaunchedNode:
+    """A running launcher. Use ``start``."""
+
+    def __init__(self, process: subprocess.Popen[bytes], lifeline: int) -> None:
+        self.process = process
+        self._lifeline: int | None = lifeline
+
+    @classmethod
+    def start(
+        cls,
+        command: Callable[[int, int, int], Sequence[str]],
+        settings: bytes,
+        *,
+        timeout_s: float,
+        quiet: bool,
+    ) -> LaunchedNode:
+        """Run ``command(settings_fd, ready_fd, parent_fd)``; returns when the tree is up.
+
+        Raises LauncherSaid with the launcher's own words when it is not. ``quiet``: it has a log
+        of its own, or is to have none; otherwise it shares this process's standard error.
+        """
+        settings_read, settings_write = os.pipe()
+        ready_read, ready_write = os.pipe()
+        lifeline_read, lifeline_write = os.pipe()
+        passed = (settings_read, ready_write, lifeline_read)
+        try:
+            process = subprocess.Popen(
+                command(*passed),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL if quiet else None,
+                pass_fds=passed,
+                start_new_session=True,  # Ctrl-C ends the host, and the host ends the node
+            )
+        except BaseException:
+            for fd in (settings_write, ready_read, lifeline_write):
+                os.close(fd)
+            raise
+        finally:
+            for fd in passed:
+                os.close(fd)
+        node = cls(process, lifeline_write)
+        try:
+            with contextlib.suppress(BrokenPipeError), os.fdopen(settings_write, "wb") as pipe:
+                pipe.write(settings)
+            with os.fdopen(ready_read, "rb") as ready:
+                trouble = _trouble(_read_line(ready.fileno(), timeout_s))
+        except BaseException:
+            node.end()
+            raise
+        if trouble is not None:
+            node.end()
+            raise trouble
+        return node
+
+    def end(self) -> None:
+        """Let the launcher stop its tree in order; end it hard if it does not."""
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def say_ready(fd: int, error: BaseException | None = None, detail: str = "") -> None:
+    """From the launcher, once: the tree is up, or what is wrong."""
+    said = {"kind": type(error).__name__, "detail": detail or str(error)} if error else {}
+    with contextlib.suppress(OSError):
+        os.write(fd, json.dumps(said).encode() + b"\n")
+        os.close(fd)
+
+
+def _trouble(said: bytes) -> LauncherSaid | None:
+    """What the launcher's first line means; ``None`` when the node is ready."""
+    try:
+        answer = json.loads(said)
+    except ValueError:
+        return LauncherSaid("the node process ended before it was ready; see its log")
+    return LauncherSaid(answer["detail"], answer["kind"]) if answer else None
+
+
+def _read_line(fd: int, timeout_s: float) -> bytes:
+    """One line, or what came within the time.
+
+    Not until the end of the file: the actors are forked with the other end open.
+    """
+    deadline = time.monotonic() + timeout_s
+    said = b""
+    while b"\n" not in said and (left := deadline - time.monotonic()) > 0:
+        readable, _, _ = select.select([fd], [], [], left)
+        if not readable:
+            break
+        part = os.read(fd, 65536)
+        if not part:
+            break
+        said += part
+    return said
