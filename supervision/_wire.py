@@ -340,6 +340,3 @@ _STATUS: Final = {
 
 def _seconds(period: Any) -> float:
     return float(period.total_seconds() if isinstance(period, timedelta) else period)
-
-
-make_codec = Secret

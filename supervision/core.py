@@ -140,12 +140,13 @@ class SupervisorCore:
         child = self.children.get(child_id)
         if child is None or child.incarnation != incarnation:
             return []
-        if timer is Timer.INIT and child.state is State.STARTING and not child.killed:
+        if timer is Timer.INIT and child.state is State.STARTING:
             text = f"not ready within {child.spec.init_timeout_s} s"
-            child.failure = (StartFailure.INIT_TIMEOUT, text, None)
-            child.notice = ExitReason(ExitKind.KILLED, text)
+            if child.failure is None:
+                child.failure = (StartFailure.INIT_TIMEOUT, text, None)
+                child.notice = ExitReason(ExitKind.KILLED, text)
             self._operations.kill(child, text)
-        elif timer is Timer.STOP and child.state is State.STOPPING and not child.killed:
+        elif timer is Timer.STOP and child.state is State.STOPPING:
             self._operations.kill(child, "did not stop in time")
         elif timer is Timer.BACKOFF and child.waits_for == child.id:
             self._operations.bring_back(child.id)

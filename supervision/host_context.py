@@ -20,12 +20,6 @@ class HostContext:
         """Listens; connects to nothing yet."""
         self._endpoint = Endpoint(secret)
 
-    @classmethod
-    def open(cls, admin: Address, secret: Secret) -> HostContext:
-        """An endpoint for the node with this secret."""
-        del admin
-        return cls(secret)
-
     @property
     def address(self) -> Address:
         """Where answers come."""

@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import Final
 
 from supervision import logs, process
-from supervision._hosts import HostContext, System
-from supervision._wire import make_codec
+from supervision._system import System
 from supervision.address import Address
 from supervision.endpoint import LOOPBACK
 from supervision.errors import NodeStartFailed, PortInUse, SpecError
-from supervision.frames import FrameCodec
+from supervision.host_context import HostContext
 from supervision.messages import Init, InitDone, InitFailed, InitProgress, Shutdown
 from supervision.node_file import VERSION, NodeRecord, RuntimeDir
 from supervision.restart import RestartWindow
+from supervision.session import Secret
 from supervision.spec import Backoff, ChildKind, SupervisorSpec, actors_below
 from supervision.supervisor import ACTOR, ROOT
 from supervision.vitals import RootPulse
@@ -103,7 +103,7 @@ def run_node(config: NodeConfig, *, on_ready: Callable[[], None] | None = None) 
     cookie = folder.claim()
     logs.open_log(config.log_file, config.log_format)
     try:
-        return _Launcher(config, folder, make_codec(cookie, config.packages), on_ready).run()
+        return _Launcher(config, folder, Secret(cookie, config.packages), on_ready).run()
     finally:
         folder.clear()
         folder.release()
@@ -136,12 +136,12 @@ class _Launcher:
         self,
         config: NodeConfig,
         folder: RuntimeDir,
-        codec: FrameCodec,
+        secret: Secret,
         on_ready: Callable[[], None] | None,
     ) -> None:
         self.config = config
         self.folder = folder
-        self.codec = codec
+        self.secret = secret
         self.on_ready = on_ready
         self.stop_why = ""
         self.boots = 0
@@ -198,10 +198,10 @@ class _Launcher:
             gc.collect()
             gc.freeze()  # what the actors inherit stays shared: their collectors do not touch it
         pulse = RootPulse(self.config.root_heartbeat_s)
-        system = System(self.config.port, self.codec, self.folder.thespian_log)
+        system = System(self.config.port, self.secret, self.folder.thespian_log)
         context = None
         try:
-            context = HostContext(self.codec)
+            context = HostContext(self.secret)
             root = system.create_root()
             root_pid = self._start_root(system, context, root)
         except BaseException as error:

@@ -20,7 +20,7 @@ from typing import Final
 from supervision import process
 from supervision.address import Address
 from supervision.errors import NodeAlreadyRunning, RuntimeDirError
-from supervision.frames import COOKIE_BYTES
+from supervision.session import COOKIE_BYTES
 
 VERSION: Final = 1
 _NODE: Final = "node.json"
