@@ -294,6 +294,25 @@ def reasons(world):
     return [one.reason.value for one in world.answers if hasattr(one, "reason")]
 
 
+def test_a_stop_keeps_the_reverse_order_even_where_a_child_is_just_starting():
+    world = three(Strategy.ONE_FOR_ONE)
+    world.exit("b", KILLED)
+    world.do(world.core.stop(SHUTDOWN))
+    world.obey()
+    assert [i for what, i in world.take_trace() if what == "stop"] == ["c", "b", "a"]
+
+
+def test_why_a_start_failed_is_what_was_known_first():
+    world = dynamic()
+    world.do(world.core.start_child("a", None, "asker"))
+    world.core.child_refused("a", 1, "no file", None)
+    world.fire(fx.Timer.INIT, "a")
+    world.fire(fx.Timer.INIT, "a")
+    assert world.take_trace() == [("start", "a"), ("kill", "a")]
+    world.exit("a")
+    assert reasons(world) == ["init_failed"]
+
+
 def test_a_terminated_child_stays_down_keeps_its_spec_and_can_be_restarted():
     world = three(Strategy.ONE_FOR_ONE)
     world.do(world.core.terminate_child("b", "asker"))
@@ -471,6 +490,19 @@ def test_a_child_that_dies_while_its_stop_is_queued_is_stopped_and_not_restarted
     assert world.answers == [fx.AnswerTerminated("b", "b")]
     world.exit("a", SHUTDOWN)
     assert (world.state("b"), world.core.children["b"].restarts) == (fx.State.DOWN, 0)
+
+
+def test_a_child_that_is_terminated_before_its_turn_to_start_does_not_start():
+    world = three(Strategy.ONE_FOR_ONE)
+    for i in "bc":
+        world.do(world.core.terminate_child(i, f"stop {i}"))
+        world.exit(i, SHUTDOWN)
+        world.do(world.core.restart_child(i, f"start {i}"))
+    assert list(world.live) == ["a", "b"]
+    world.do(world.core.terminate_child("c", "again"))
+    world.ready("b")
+    assert reasons(world) == ["stopped"]
+    assert list(world.live) == ["a", "b"]
 
 
 def test_terminating_a_child_in_its_pause_brings_the_others_back_at_once():
@@ -710,6 +742,18 @@ def test_terminating_a_dynamic_child_removes_it_and_its_id_keeps_counting():
     assert world.removed == ["a"]
     world.do(world.core.start_child("a", None, "y"))
     assert world.live == {"a": 2}
+
+
+def test_a_child_that_is_terminated_twice_is_asked_once_and_both_askers_hear():
+    world = dynamic()
+    world.do(world.core.start_child("a", None, "x"))
+    world.ready("a")
+    world.take_trace()
+    world.do(world.core.terminate_child("a", 1))
+    world.do(world.core.terminate_child("a", 2))
+    assert world.take_trace() == [("stop", "a")]
+    world.exit("a", SHUTDOWN)
+    assert world.answers[1:] == [fx.AnswerTerminated(1, "a"), fx.AnswerTerminated(2, "a")]
 
 
 def test_a_stopping_supervisor_refuses_starts_and_stops_dynamic_children_at_once():
