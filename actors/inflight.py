@@ -114,7 +114,7 @@ class InflightActor(Worker):
     def _accept(self, request: m.Complete, reply_to: Address) -> None:
         entry = self.directory.get(model_actor_id(request.model))
         if entry is None or not entry.is_up:
-            self._turn_away(request, reply_to, *_why_absent(request.model, entry))
+            self._fail_request(request, reply_to, *_why_absent(request.model, entry))
             return
         now = time.monotonic()
         lane = self._lanes.setdefault(request.model, Lane())
@@ -122,11 +122,11 @@ class InflightActor(Worker):
         digest = digest_of(request) if len(lane.sheet) else None
         if digest is not None and lane.sheet.is_poisonous(digest, now):
             detail = _POISONOUS.format(model=request.model)
-            self._turn_away(request, reply_to, m.FailReason.POISONOUS, detail)
+            self._fail_request(request, reply_to, m.FailReason.POISONOUS, detail)
             return
         if lane.n_held >= HELD_LIMIT:
             detail = f"{lane.n_held} requests already wait for this model; try again later"
-            self._turn_away(request, reply_to, m.FailReason.OVERLOADED, detail)
+            self._fail_request(request, reply_to, m.FailReason.OVERLOADED, detail)
             return
         request_id = uuid.uuid4().hex
         self._total += 1
@@ -154,7 +154,7 @@ class InflightActor(Worker):
             self._timers[model] = due
             self.after(max(0.0, due - now), _LaneDue(model))
 
-    def _turn_away(
+    def _fail_request(
         self, request: m.Complete, reply_to: Address, reason: m.FailReason, detail: str
     ) -> None:
         self.tell(reply_to, m.CompletionFailed(request.ref, reason, detail))
@@ -194,7 +194,7 @@ class InflightActor(Worker):
                 held = self._requests.get(request_id)
                 if held is not None and held.incarnation is None:
                     self._let_go(request_id)
-                    self._turn_away(
+                    self._fail_request(
                         held.request, held.reply_to, m.FailReason.DEADLINE, _HELD_TOO_LONG
                     )
             case _:
@@ -252,7 +252,7 @@ class InflightActor(Worker):
         for request_id in verdict.poisonous:
             running = self._requests.pop(request_id)
             detail = _POISONOUS.format(model=model)
-            self._turn_away(running.request, running.reply_to, m.FailReason.POISONOUS, detail)
+            self._fail_request(running.request, running.reply_to, m.FailReason.POISONOUS, detail)
         if now.state == "down":
             reason, detail = _why_absent(model, now)
         else:
@@ -264,7 +264,7 @@ class InflightActor(Worker):
             self._lanes[model].lost()
         for request_id in [one for one, r in self._requests.items() if r.model == model]:
             running = self._requests.pop(request_id)
-            self._turn_away(running.request, running.reply_to, reason, detail)
+            self._fail_request(running.request, running.reply_to, reason, detail)
 
     def status(self) -> dict[str, object]:
         sheets = [lane.sheet.counts() for lane in self._lanes.values()]

@@ -247,7 +247,7 @@ def soaked(seed: int, folder: Path, log: Path) -> Iterator[Soak]:
         try:
             yield soak
         finally:
-            soak.load.finish()
+            soak.load.finish(within_s=5.0)  # after a failure nobody waits for the others
             if soak.host is not None:
                 soak.host.end()
     soak.check_nothing_left()
