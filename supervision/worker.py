@@ -14,14 +14,14 @@ import enum
 import importlib
 import logging
 import os
-from collections.abc import Callable
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from supervision import logs
 from supervision.address import Address
 from supervision.dead_letters import DeadLetterLog, refusal_of
 from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
 from supervision.logs import LOGGER
+from supervision.mailbox import Mailbox
 from supervision.messages import (
     Addressed,
     ChildStarted,
@@ -40,7 +40,6 @@ from supervision.messages import (
     new_ref,
 )
 from supervision.monitors import Due, Monitors, merge_directory
-from supervision.pulse import Page
 
 
 class _Later(enum.Enum):
@@ -48,37 +47,6 @@ class _Later(enum.Enum):
 
     DOWNS = "downs"
     DEAD_LETTERS = "dead letters"
-
-
-class Mailbox(Protocol):
-    """What the door offers the worker of its process."""
-
-    address: Address
-    pulse: Page
-    """Where this process shows that it lives."""
-
-    def send(
-        self, target: Address | int, message: object, done: Callable[[bool], None] | None = None
-    ) -> None:
-        """Send to an address, or to a child of this process by pid; ``done`` says if it arrived."""
-
-    def backlog(self, target: Address | int) -> int:
-        """Messages for this target that it has not accepted yet."""
-
-    def after(self, seconds: float, payload: object) -> None:
-        """Hand ``payload`` to the worker after so many seconds; equal times keep their order."""
-
-    def watch(self, fd: int) -> None:
-        """Call the worker's ``_readable`` whenever this descriptor is."""
-
-    def fork_child(self, page: Page) -> int:
-        """Start an empty actor process, a child of this one, which writes this page; its pid."""
-
-    def check_children(self) -> None:
-        """Look now whether a child process is gone, in case the kernel's signal was lost."""
-
-    def exit(self, code: int) -> NoReturn:
-        """Let what was sent go out, within a second, and end the process."""
 
 
 class Worker:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,9 +17,20 @@ from supervision.address import Address
 from supervision.dead_letters import DeadLetterLog, refusal_of
 from supervision.exits import ExitKind, ExitReason
 from supervision.lines import Line
-from supervision.messages import Addressed, Demonitor, Down, Entry, Monitor, WrongIncarnation
+from supervision.messages import (
+    Addressed,
+    ChildStarted,
+    Demonitor,
+    DirectoryChanged,
+    Down,
+    Entry,
+    Init,
+    Monitor,
+    WrongIncarnation,
+)
 from supervision.monitors import NOPROC, UNSEEN, Monitors, has_process, merge_directory
 from supervision.spec import ChildKind
+from supervision.worker import Worker
 
 pytestmark = pytest.mark.pure
 
@@ -395,6 +407,138 @@ def test_a_thread_says_goodbye_to_the_root_if_it_has_monitors_there():
     line.watch(HOST, "a", 1)
     line.close(HOST)
     assert context.sent[1:] == [Demonitor(""), "closed"]
+
+
+# ── a worker's hooks ─────────────────────────────────────────────────────────
+
+
+class FakeMailbox:
+    """Keeps what is sent and what is due later, until the test says what becomes of it."""
+
+    address = Address("127.0.0.1", 9)
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[object, object]] = []
+        self.done: list[Callable[[bool], None]] = []
+        self.later: list[object] = []
+
+    def send(
+        self, target: object, message: object, done: Callable[[bool], None] | None = None
+    ) -> None:
+        self.sent.append((target, message))
+        if done is not None:
+            self.done.append(done)
+
+    def after(self, seconds: float, payload: object) -> None:
+        self.later.append(payload)
+
+
+class Recorder(Worker):
+    """Writes its hooks down; ``reaction`` runs inside of handle_down."""
+
+    def init(self, args: object) -> None:
+        self.heard: list[object] = []
+        self.reaction: Callable[[], object] = lambda: None
+
+    def handle_down(self, down: Down) -> None:
+        self.heard.append(down)
+        self.reaction()
+
+    def directory_changed(self, changed: tuple[Entry, ...]) -> None:
+        self.heard.append(changed)
+
+    def undelivered(self, target: Address | str, message: object) -> None:
+        self.heard.append((target, message))
+
+
+def new_worker(*entries: Entry) -> tuple[Recorder, FakeMailbox]:
+    worker, mailbox = Recorder(), FakeMailbox()
+    init = Init("w", 2, "x.Y", ChildKind.WORKER, None, "root", entries, ())
+    worker._begin(mailbox, init, HOST, None)  # type: ignore[arg-type]
+    mailbox.sent.clear()
+    return worker, mailbox
+
+
+def next_turn(worker: Worker, mailbox: FakeMailbox) -> None:
+    due, mailbox.later = mailbox.later, []
+    for payload in due:
+        worker._timer(payload)
+
+
+def test_monitoring_the_dead_calls_the_hook_in_a_later_turn_and_once():
+    worker, mailbox = new_worker(entry(1, "down", killed(1)))
+    ref = worker.monitor("a")
+    assert worker.heard == []
+    next_turn(worker, mailbox)
+    next_turn(worker, mailbox)
+    assert worker.heard == [Down(ref, "a", 1, killed(1))]
+
+
+def test_a_down_comes_before_the_news_and_sees_the_new_directory():
+    worker, _ = new_worker(entry(1))
+    ref = worker.monitor("a")
+    seen: list[int] = []
+    worker.reaction = lambda: seen.append(worker.directory["a"].incarnation)
+    anew = entry(2, "up", killed(1))
+    worker._receive(DirectoryChanged((anew,)), HOST)
+    assert worker.heard == [Down(ref, "a", 1, killed(1)), (anew,)]
+    assert seen == [2]
+
+
+def test_a_hook_that_watches_a_dead_target_again_does_not_starve_the_worker():
+    worker, mailbox = new_worker(entry(1, "down", killed(1)))
+    worker.reaction = lambda: worker.monitor("a")
+    worker.monitor("a")
+    for turn in range(1, 4):
+        next_turn(worker, mailbox)
+        assert len(worker.heard) == turn
+
+
+def test_a_hook_can_take_back_a_monitor_whose_down_would_be_next():
+    worker, _ = new_worker(entry(1))
+    first, second = worker.monitor("a"), worker.monitor("a")
+    worker.reaction = lambda: worker.demonitor(second)
+    worker._receive(DirectoryChanged((entry(1, "down", killed(1)),)), HOST)
+    assert worker.heard[0] == Down(first, "a", 1, killed(1))
+    assert len(worker.heard) == 2  # and the news
+
+
+def test_late_news_that_a_child_has_started_does_not_raise_the_dead():
+    worker, _ = new_worker()
+    worker._receive(DirectoryChanged((), (entry(3, "down", killed(3)),)), HOST)
+    worker._receive(ChildStarted("r", entry(3)), HOST)
+    assert "a" not in worker.directory
+    worker._receive(ChildStarted("r", entry(4)), HOST)
+    assert worker.directory["a"].incarnation == 4
+
+
+def test_what_does_not_arrive_comes_back_in_a_later_turn():
+    worker, mailbox = new_worker(entry(1))
+    assert worker.tell("a", Demonitor("by name"))
+    assert worker.tell(OTHER, Demonitor("by address"))
+    assert not worker.tell("nobody", Demonitor("r"))
+    for done, arrived in zip(mailbox.done, (False, True), strict=True):
+        done(arrived)
+    assert worker.heard == []
+    next_turn(worker, mailbox)
+    assert worker.heard == [("a", Demonitor("by name"))]
+
+
+@pytest.mark.parametrize(
+    ("wanted_id", "wanted", "actual"), [("w", 1, 2), ("w", 3, 2), ("somebody else", 2, None)]
+)
+def test_a_message_for_another_process_is_refused_to_its_sender(wanted_id, wanted, actual):
+    worker, mailbox = new_worker()
+    worker._receive(Addressed(wanted_id, wanted, Monitor("r", "a")), OTHER)
+    worker._receive(Addressed(wanted_id, wanted, Demonitor("")), OTHER)
+    assert mailbox.sent == [(OTHER, WrongIncarnation("r", wanted_id, wanted, actual))]
+
+
+def test_a_refusal_is_an_undelivered_message():
+    worker, _ = new_worker()
+    refusal = WrongIncarnation("r", "a", 1, 2)
+    worker._receive(refusal, OTHER)
+    assert worker.heard == [("a", refusal)]
 
 
 # ── messages that reach nobody ───────────────────────────────────────────────

@@ -1,0 +1,40 @@
+"""What a worker may do with the process that it lives in; the shell behind the door provides it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+from supervision.address import Address
+from supervision.pulse import Page
+
+
+class Mailbox(Protocol):
+    """What the door offers the worker of its process."""
+
+    address: Address
+    pulse: Page
+    """Where this process shows that it lives."""
+
+    def send(
+        self, target: Address | int, message: object, done: Callable[[bool], None] | None = None
+    ) -> None:
+        """Send to an address, or to a child of this process by pid; ``done`` says if it arrived."""
+
+    def backlog(self, target: Address | int) -> int:
+        """Messages for this target that it has not accepted yet."""
+
+    def after(self, seconds: float, payload: object) -> None:
+        """Hand ``payload`` to the worker after so many seconds; equal times keep their order."""
+
+    def watch(self, fd: int) -> None:
+        """Call the worker's ``_readable`` whenever this descriptor is."""
+
+    def fork_child(self, page: Page) -> int:
+        """Start an empty actor process, a child of this one, which writes this page; its pid."""
+
+    def check_children(self) -> None:
+        """Look now whether a child process is gone, in case the kernel's signal was lost."""
+
+    def exit(self, code: int) -> NoReturn:
+        """Let what was sent go out, within a second, and end the process."""
