@@ -21,7 +21,7 @@ import pytest
 
 from runtime import Node
 from tests.support.nodes import ROOT, free_port
-from tests.support.runtime_nodes import cli, kill, pid_of
+from tests.support.runtime_nodes import cli, kill, pid_of, started
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
@@ -158,6 +158,9 @@ def test_a_watch_in_a_pipe_goes_on_through_restarts_and_says_when_the_node_is_go
         assert watch.process.poll() is None
         node.stop()
         watch.waits_for("no node: ")
+        before = watch.text.count("└── root")
+        with started(tmp_path, port=node.port):  # another one, with another secret
+            watch.waits_for("└── root", times=before + 2)
         code, said = watch.end()
         assert (code, said) == (0, "")
 
