@@ -236,6 +236,7 @@ class Shell(Actor):  # type: ignore[misc]
         parent = self._worker._parent if self._worker is not None else None
         now = time.monotonic()
         soft, hard = now + _DRAIN_S, now + _DRAIN_PARENT_S
+        self._endpoint.poll(0.0)  # what the kernel holds has arrived too
         self._turn_away_unhandled()
         while True:
             waits_for_parent = parent is not None and self._endpoint.backlog(parent) > 0

@@ -159,12 +159,7 @@ def test_an_ask_that_may_have_been_handled_is_not_sent_again(tmp_path):
 def test_what_waits_behind_the_last_message_of_a_process_is_sent_to_the_next_one(tmp_path, how):
     with running_node(TREE, tmp_path) as node:
         connection = node.connect()
-        connection.ask("x", Echo(new_ref()), timeout_s=5)
-        address = node.entry("x").address
-        assert address is not None
-        # One after the other into the same mailbox: x is busy while the others arrive.
-        connection.tell("x", Do("busy", 0.3))
-        connection.tell("x", Do(how))
+        connection.tell("x", Do(f"busy then {how}", 0.5))  # and meanwhile the next one arrives
         answer = connection.ask("x", Echo(new_ref(), "late"), timeout_s=TIMEOUT_S)
         assert isinstance(answer, Echoed)
         assert (answer.incarnation, answer.payload) == (2, "late")

@@ -160,6 +160,9 @@ class GoodChild(Worker):
         if what == "spin":
             while True:
                 pass
+        if what.startswith("busy then "):
+            time.sleep(seconds)  # noqa: TID251 - misbehaves on purpose
+            self.do(what.removeprefix("busy then "), 0.0)
         if what == "timers":
             for number in range(3):
                 self.after(0.01, number)
