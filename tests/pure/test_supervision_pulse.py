@@ -186,7 +186,7 @@ def test_no_page_is_left_after_ten_thousand_restarts():
 
 
 def test_the_page_is_one_page_and_costs_microseconds(page):
-    """Generous, for busy machines: it is 0.9 µs on the slow one this was written on."""
+    """Generous, for busy machines: it is about 1 µs on the slow one this was written on."""
     best = 1.0
     for _ in range(5):
         began = time.perf_counter()
