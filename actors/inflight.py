@@ -132,7 +132,8 @@ class InflightActor(Worker):
         self._total += 1
         deadline = None if request.timeout_s is None else now + request.timeout_s
         self._requests[request_id] = _InFlight(request, reply_to, deadline=deadline)
-        self.tell(reply_to, m.Accepted(request.ref, request_id))
+        accepted = m.Accepted(request.ref, request_id, self.incarnation, entry.incarnation)
+        self.tell(reply_to, accepted)
         self._run(request.model, lane.arrive(request_id, digest, now))
         if deadline is not None and self._requests[request_id].incarnation is None:
             self.after(deadline - now, _Deadline(request_id))

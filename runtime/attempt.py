@@ -42,7 +42,7 @@ class Attempt:
     def __init__(self, connection: Connection, request: m.Complete) -> None:
         self._connection = connection
         self._request = request
-        self._request_id: str | None = None
+        self._accepted: m.Accepted | None = None
         self._ttft_ms: float | None = None
         self._text: list[str] = []
         self._tokens: list[int] = []
@@ -64,9 +64,11 @@ class Attempt:
         )
 
         def look() -> None:
-            model.look()
+            accepted = self._accepted
+            if accepted is not None or self._begun:
+                model.look(accepted.model if accepted is not None else 0)
             if not self._begun:
-                inflight.look()
+                inflight.look(accepted.inflight if accepted is not None else 0)
 
         replies = self._connection.stream(
             "inflight", request, idle_timeout_s=SILENCE_TIMEOUT_S, on_quiet=look
@@ -88,14 +90,14 @@ class Attempt:
 
     def _withdraw(self, actor: str, cancel: Callable[[str], object]) -> None:
         """Nobody waits for the rest; if the actor is gone too, nobody is left to cancel."""
-        if not self._ended and self._request_id is not None:
+        if not self._ended and self._accepted is not None:
             with contextlib.suppress(SupervisionError):
-                self._connection.tell(actor, cancel(self._request_id))
+                self._connection.tell(actor, cancel(self._accepted.request_id))
 
     def _event(self, reply: object, started: float) -> Event | None:
         match reply:
-            case m.Accepted(_, request_id):
-                self._request_id = request_id
+            case m.Accepted():
+                self._accepted = reply
             case m.PrefillProgress(_, done, total, reused):
                 self._begun = True
                 return PrefillEvent(done, total, reused)
@@ -124,19 +126,25 @@ class ActorGone(Exception):
 
 
 class Watch:
-    """Looks, while nothing comes, whether an actor is still the process that it was at first."""
+    """Looks, while nothing comes, whether an actor is still the process that it was."""
 
     def __init__(self, connection: Connection, actor: str) -> None:
         self._connection = connection
         self._actor = actor
         self._since = time.time()
-        self._incarnation: int | None = None
+        self._incarnation = 0
 
-    def look(self) -> None:
+    def look(self, incarnation: int = 0) -> None:
+        """Raise ActorGone if it is down or another incarnation.
+
+        Without knowing the incarnation, one that started after this watch began is another.
+        """
         entry = self._connection.where(self._actor)
-        if entry is None or not entry.is_up or entry.started_at > self._since:
+        if entry is None or not entry.is_up:
             raise ActorGone(self._actor)
-        if self._incarnation is None:
-            self._incarnation = entry.incarnation
-        elif entry.incarnation != self._incarnation:
+        known = incarnation or self._incarnation
+        if known == 0 and entry.started_at > self._since:
+            raise ActorGone(self._actor)
+        self._incarnation = known or entry.incarnation
+        if entry.incarnation != self._incarnation:
             raise ActorGone(self._actor)

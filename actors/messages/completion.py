@@ -121,10 +121,16 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Inflight → caller: the request has an id and is queued or running."""
+    """Inflight → caller: the request has an id and is queued or running.
+
+    The incarnations are of those who know of it; 0 where nobody watches. Once one of them is
+    another, the request may be lost.
+    """
 
     ref: str
     request_id: str
+    inflight: int = 0
+    model: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from actors import messages as m
 from native.stub import FATAL
 from runtime import Completion, Node, TokenEvent, errors
 from supervision import Entry
+from supervision.messages import new_ref
 from tests.support.runtime_nodes import Streaming, kill, pid_of
 from tests.support.waiting import eventually
 
@@ -230,11 +232,18 @@ def test_a_held_request_can_be_cancelled_and_has_its_deadline(
     kill(pid_of(narrow, "model:narrow"))
     assert busy.end() == [errors.ModelDown]
     eventually(lambda: inflight_status(narrow)["suspects"] == 2, what="there are suspects")
-    alone = narrow.stream("narrow", "a long one of its own", max_tokens=3500)
+    eventually(lambda: inflight_status(narrow)["in_flight"] == 1, what="it runs again, alone")
     with pytest.raises(errors.DeadlineExceeded, match="alone"):
         narrow.complete("narrow", "held", max_tokens=4, timeout_s=0.05)
-    next(event for event in alone if isinstance(event, TokenEvent))
-    alone.close()
+    held = m.Complete(new_ref(), "narrow", "held", max_tokens=4)
+    replies = narrow.connection.stream("inflight", held, idle_timeout_s=10)
+    accepted = next(replies)
+    assert isinstance(accepted, m.Accepted)
+    assert inflight_status(narrow)["held"] == 1
+    narrow.connection.tell("inflight", m.Cancel(accepted.request_id))
+    ended = next(replies)
+    assert isinstance(ended, m.Completed)
+    assert ended.finish_reason is m.FinishReason.CANCELLED
     assert suspect.result(30).tokens
 
 

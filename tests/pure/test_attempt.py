@@ -69,7 +69,8 @@ def attempt(replies: list[object], **later: dict[str, object]) -> tuple[Attempt,
     return Attempt(cast(Connection, line), m.Complete("r", "x", "prompt")), line
 
 
-ACCEPTED = m.Accepted("r", "id")
+ACCEPTED = m.Accepted("r", "id", inflight=1, model=1)
+ANOTHER: dict[str, object] = {"incarnation": 2, "started_at": time.time() + 1e6}
 TOKENS = m.TokensDelivered("r", 0, b"\1\0\0\0", "a")
 
 
@@ -80,7 +81,7 @@ def test_while_everybody_lives_nothing_happens() -> None:
 
 @pytest.mark.parametrize("replies", [[], [ACCEPTED]])
 def test_an_inflight_that_is_another_may_have_lost_the_request(replies: list[object]) -> None:
-    running, line = attempt(replies, inflight={"started_at": time.time() + 1})
+    running, line = attempt(replies, inflight=ANOTHER)
     with pytest.raises(errors.ModelDown, match="inflight went away"):
         list(running.events())
     assert not running.delivered
@@ -89,13 +90,17 @@ def test_an_inflight_that_is_another_may_have_lost_the_request(replies: list[obj
 
 
 def test_once_the_model_answers_inflight_may_die() -> None:
-    running, _ = attempt([TOKENS], inflight={"started_at": time.time() + 1})
+    running, _ = attempt([TOKENS, ACCEPTED], inflight=ANOTHER)
     assert len(list(running.events())) == 1
 
 
-@pytest.mark.parametrize(
-    "change", [{"started_at": time.time() + 1e6}, {"state": "restarting", "address": None}]
-)
+def test_a_clock_that_was_set_back_alarms_nobody_who_knows_the_incarnation() -> None:
+    later: dict[str, object] = {"started_at": time.time() + 1e6}
+    running, _ = attempt([ACCEPTED, TOKENS], model=later, inflight=later)
+    assert len(list(running.events())) == 1
+
+
+@pytest.mark.parametrize("change", [ANOTHER, {"state": "restarting", "address": None}])
 def test_a_model_that_is_another_ends_the_attempt(change: dict[str, object]) -> None:
     running, _ = attempt([ACCEPTED, TOKENS], model=change)
     with pytest.raises(errors.ModelDown, match="model:x went away"):
