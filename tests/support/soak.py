@@ -79,7 +79,11 @@ class Host:
             cwd=ROOT,
         )
         assert self.process.stdout is not None
-        self.port, pids = json.loads(self.process.stdout.readline())
+        said = self.process.stdout.readline()
+        if not said:
+            self.end()
+            raise SoakFailed("the second node did not start; see what it wrote to standard error")
+        self.port, pids = json.loads(said)
         self.pids: set[int] = {pid for pid in pids if pid}
 
     def is_gone(self) -> bool:
