@@ -1,7 +1,6 @@
 """Supervision: keeps a tree of processes alive, in order, on one host.
 
-Specs, messages and workers import no actor library; only a host's ``Connection`` and the
-launcher's ``run_node`` do, so those two come when they are asked for.
+Only the launcher's ``run_node`` needs the actor library, so it comes when it is asked for.
 """
 
 from __future__ import annotations
@@ -9,11 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from supervision.address import Address
+from supervision.connection import Connection
 from supervision.engine import EngineWorker
 from supervision.errors import TargetDown
 from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
 from supervision.messages import Down, Entry, new_ref
 from supervision.monitors import NOPROC
+from supervision.node import Node
+from supervision.node_config import NodeConfig
 from supervision.spec import (
     BRUTAL_KILL,
     INFINITY,
@@ -29,9 +31,7 @@ from supervision.supervisor import Supervisor
 from supervision.worker import Worker
 
 if TYPE_CHECKING:
-    from supervision.connection import Connection
-    from supervision.launcher import NodeConfig, run_node
-    from supervision.node import Node
+    from supervision.launcher import run_node
 
 __all__ = [
     "BRUTAL_KILL",
@@ -64,16 +64,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "Connection":
-        from supervision import connection
-
-        return connection.Connection
-    if name == "Node":
-        from supervision import node
-
-        return node.Node
-    if name in ("NodeConfig", "run_node"):
+    if name == "run_node":
         from supervision import launcher
 
-        return getattr(launcher, name)
+        return launcher.run_node
     raise AttributeError(f"module 'supervision' has no attribute {name!r}")

@@ -233,7 +233,9 @@ class Shell(Actor):  # type: ignore[misc]
 
     def _drain(self) -> None:
         """Let the supervisor hear the reason; wait for others only as long as nobody notices."""
-        parent = self._worker._parent if self._worker is not None else None
+        # The launcher reads what the root said when the root is gone: it need not acknowledge it.
+        has_parent = self._worker is not None and self._worker.parent_id
+        parent = self._worker._parent if self._worker is not None and has_parent else None
         now = time.monotonic()
         soft, hard = now + _DRAIN_S, now + _DRAIN_PARENT_S
         self._endpoint.poll(0.0)  # what the kernel holds has arrived too

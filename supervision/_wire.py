@@ -60,6 +60,7 @@ SYSTEM_MESSAGES: Final[tuple[tuple[type, tuple[str, ...]], ...]] = (
         ("forActor", "instanceNum", "errorCode", "actualAddress", "globalName", "errorStr"),
     ),
     (multiproc_messages.EndpointConnected, ("childInstance",)),
+    (ActorExitRequest, ("_recursive",)),
 )  # fmt: skip
 """Everything of Thespian's own that may travel, with the attributes that go along."""
 

@@ -31,6 +31,7 @@ class HostContext:
         False: it certainly reached nobody. True: it arrived, or it left and what became of it is
         open, because the other side died or is stopped.
         """
+        self._poll(0.0)  # who has died since the last look has closed its connection
         outcomes: list[Outcome] = []
         outgoing = self._endpoint.send(target, message, outcomes.append, prompt=True)
         deadline = time.monotonic() + timeout_s

@@ -27,8 +27,6 @@ RENEW_S: Final = 5.0
 """Whoever waits renews: the root forgets what is not renewed when it has too much to remember."""
 ROOT_S: Final = 1.0
 """The root accepts at once; if it is stuck, an ask goes on without a monitor."""
-_FRESH_S: Final = 0.02
-_GLANCE_S: Final = 0.0005
 _GOODBYE_S: Final = 0.1
 _DOWNS: Final = 64
 
@@ -83,16 +81,6 @@ class Line:
             return None
         finally:
             self.read_at = time.monotonic()
-
-    def catch_up(self) -> None:
-        """Before sending: see what happened while nobody read.
-
-        A process that died meanwhile has closed its connection, and who writes into one without
-        having looked cannot say afterwards whether the message reached anybody.
-        """
-        now = time.monotonic()
-        if now - self.read_at > _FRESH_S:
-            self.next("", now + _GLANCE_S)
 
     def watch(self, root: Address, child_id: str, incarnation: int) -> str:
         """The ref of this thread's monitor on an incarnation, set or renewed if need be.

@@ -137,6 +137,15 @@ def reap() -> list[int]:
         gone.append(pid)
 
 
+def children() -> list[int]:
+    """Live and dead child processes of this one, adopted orphans included."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:  # a kernel without it: orphans stay until the node's end
+        return []
+
+
 def group_is_alive(pgid: int) -> bool:
     """Whether any process of the group is left, zombies that nobody waited for included."""
     try:

@@ -213,9 +213,9 @@ class _Silence:
 class Heartbeats:
     """Decides who hangs. Pure: numbers in, names out.
 
-    Two things are taken off a silence before it is held against a child: the time by which the
-    looks themselves came late (the whole node was stopped, so who looks was, too), and the time
-    that the child spent waiting for a CPU that others had.
+    A silence is held against a child but for the larger of two times: that by which the looks
+    themselves came late (the whole node was stopped, so who looks was, too), and that which the
+    child spent waiting for a CPU that others had.
     """
 
     interval_s: float
@@ -242,7 +242,9 @@ class Heartbeats:
                     silence = _Silence(stamp)
                 self._silences[name, what] = silence
                 silence.forgiven_s += max(0.0, now - stamp) if first else late_s
-                if now - stamp - silence.forgiven_s - _waited(silence, sign) > limit_s:
+                # The larger of the two: on a crowded machine they are the same time, seen twice.
+                excused_s = max(silence.forgiven_s, _waited(silence, sign))
+                if now - stamp - excused_s > limit_s:
                     hung.append((name, what))
                     break
         return hung

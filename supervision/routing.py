@@ -9,7 +9,6 @@ and a look at the node, several times a second, tell that it will not come.
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from supervision.address import Address
-from supervision.endpoint import LOOPBACK
 from supervision.errors import NodeNotRunning, NodeRestarted, NoReply, TargetDown
 from supervision.host_context import HostContext
 from supervision.lines import Line, end_of_node
@@ -106,7 +104,6 @@ class Router:
         why = ""
         while True:
             line = self.line()
-            line.catch_up()
             route = self._resolve(line, target, message, deadline)
             why = route.why or why
             if route.address is not None:
@@ -257,9 +254,4 @@ def _read(folder: RuntimeDir) -> tuple[NodeRecord, Secret]:
         raise NodeNotRunning(folder.path, "there is no readable node.json and cookie")
     if not record.is_alive:
         raise NodeNotRunning(folder.path, f"its pid {record.pid} is dead")
-    try:
-        with socket.create_connection((LOOPBACK, record.port), timeout=1.0):
-            pass
-    except OSError as error:
-        raise NodeNotRunning(folder.path, f"port {record.port} does not answer") from error
     return record, Secret(cookie, record.packages)

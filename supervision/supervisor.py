@@ -11,7 +11,7 @@ import os
 import random
 import time
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from supervision import logs
 from supervision.address import Address
@@ -82,6 +82,16 @@ from supervision.vitals import Pulses, page_for, vitals_of
 ACTOR = "supervision.supervisor.Supervisor"
 """The ``actor`` of a ChildSpec that is a supervisor."""
 ROOT = ROOT_ID
+_FORK_PAUSE_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _NotForked:
+    """Timer: the kernel gave no process for this start."""
+
+    id: str
+    incarnation: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +261,10 @@ class Supervisor(DirectoryKeeper):
         match payload:
             case Arm(timer, child_id, incarnation):
                 self._carry_out(self.core.timer_fired(timer, child_id, incarnation))
+            case _NotForked(child_id, incarnation, why):
+                reason = ExitReason(ExitKind.ABNORMAL, f"could not be forked: {why}")
+                now = time.monotonic()
+                self._carry_out(self.core.child_exited(child_id, incarnation, reason, now))
             case PushDue():
                 self._push_due = False
                 self._push_all()
@@ -301,8 +315,12 @@ class Supervisor(DirectoryKeeper):
 
     def _spawn(self, child: Child, incarnation: int) -> None:
         self._incarnations[child.id] = incarnation
-        page = page_for(child.spec.heartbeat_s)
-        pid = self._mailbox.fork_child(page)
+        try:
+            page = page_for(child.spec.heartbeat_s)
+            pid = self._mailbox.fork_child(page)
+        except OSError as error:  # no memory or no process to be had now; perhaps in a moment
+            self.after(_FORK_PAUSE_S, _NotForked(child.id, incarnation, str(error)))
+            return
         self._pulses.add(pid, page, child.spec)
         self._processes[child.id] = ChildProcess(pid, time.time())
         self._by_pid[pid] = (child.id, incarnation)

@@ -293,8 +293,7 @@ class Worker:
             self._leave(self._ending, 0)
 
     def _leave(self, reason: ExitReason, code: int) -> NoReturn:
-        if self.parent_id:  # the launcher above the root listens only while the root starts
-            self._mailbox.send(self._parent, Exiting(self.id, self.incarnation, reason))
+        self._mailbox.send(self._parent, Exiting(self.id, self.incarnation, reason))
         self._mailbox.exit(code)
 
     def _crash(self, text: str) -> NoReturn:

@@ -80,7 +80,7 @@ def message_classes():
     return [
         cls
         for _, cls in inspect.getmembers(messages, inspect.isclass)
-        if cls.__module__ == messages.__name__ and dataclasses.is_dataclass(cls)
+        if cls.__module__.startswith(messages.__name__) and dataclasses.is_dataclass(cls)
     ]
 
 

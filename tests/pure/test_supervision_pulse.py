@@ -333,3 +333,16 @@ def test_a_wrong_heartbeat_is_refused_by_name(field, value):
     with pytest.raises(SpecError, match=f"ChildSpec.{field}"):
         ChildSpec("a", "b.C", **{field: value})
     assert getattr(ChildSpec("a", "b.C", **{field: None}), field) is None
+
+
+def test_a_crowded_machine_is_an_excuse_once_and_not_twice():
+    """The looks come late for the same reason for which the child waits: others have the CPUs."""
+    heartbeats = Heartbeats(1.0)
+    now, hung = 100.0, []
+    while not hung and now < 1000.0:
+        quiet = now - 100.0 > 2.0
+        sign = Sign(5.0, 100.0, waited_s=0.6 * now if quiet else None)
+        hung = heartbeats.look(now, {"a": sign})
+        now += 2.0  # each look a second late, and the child runs two fifths of the time
+    assert hung == [("a", "hook")]
+    assert now < 120.0

@@ -1,0 +1,199 @@
+"""Between anybody and a supervisor: its children."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from supervision.messages.directory import Entry
+from supervision.spec import ChildSpec
+
+
+class StartFailure(enum.Enum):
+    """Why a child did not start."""
+
+    ALREADY_STARTED = "already_started"
+    INIT_FAILED = "init_failed"
+    """Its init raised, or it called fail()."""
+    DIED_IN_INIT = "died_in_init"
+    """Its process ended before it was ready."""
+    INIT_TIMEOUT = "init_timeout"
+    SUPERVISOR_STOPPING = "supervisor_stopping"
+    UNKNOWN_CHILD = "unknown_child"
+    """This supervisor knows no child of this id, and got no spec for it."""
+    STOPPED = "stopped"
+    """Somebody terminated it before it was ready."""
+    ALREADY_PRESENT = "already_present"
+    """It is known and down: RestartChild starts it, DeleteChild forgets it."""
+    ID_TAKEN = "id_taken"
+    """Another part of the tree has a child of this id, or of one below it."""
+    BAD_SPEC = "bad_spec"
+    """No child can be made of what was asked for; the detail names the value."""
+    RUNNING = "running"
+    """RestartChild: it has a process."""
+    RESTARTING = "restarting"
+    """RestartChild: it is about to start anyway."""
+    SIMPLE_ONE_FOR_ONE = "simple_one_for_one"
+    """RestartChild: the supervisor makes its children from a template; use StartChild."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartChild:
+    """Anyone → supervisor: a new child, please. Answered by ChildStarted or ChildStartFailed.
+
+    A simple_one_for_one supervisor makes it from its template, with ``child_id`` and ``args``.
+    The others take the whole ``spec``, whose id is ``child_id``; the child comes last in the start
+    order, lives through restarts of its siblings, and is unknown again when the supervisor itself
+    restarts. A child that fails to start is forgotten. With ``progress``, ChildStartProgress may
+    come before the answer.
+    """
+
+    ref: str
+    child_id: str
+    args: object = None
+    progress: bool = False
+    spec: ChildSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestartChild:
+    """Anyone → supervisor: start a child of your spec that is down.
+
+    Answered by ChildStarted or ChildStartFailed. A child that fails to start stays down. Not for
+    simple_one_for_one, which keeps no spec of a child that is gone.
+    """
+
+    ref: str
+    child_id: str
+    progress: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStartProgress:
+    """Supervisor → asker: the child is not ready yet and says how far it is."""
+
+    ref: str
+    child_id: str
+    detail: object
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStarted:
+    """Supervisor → asker: the child is up."""
+
+    ref: str
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStartFailed:
+    """Supervisor → asker: the child is not up, and why; ``error`` is what it gave to fail()."""
+
+    ref: str
+    child_id: str
+    reason: StartFailure
+    detail: str
+    error: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class TerminateChild:
+    """Anyone → supervisor: stop this child and keep it down; its spec stays for RestartChild.
+
+    A child of a simple_one_for_one supervisor and a temporary child are forgotten. Answered by
+    ChildTerminated when its process is gone, or by ChildNotFound.
+    """
+
+    ref: str
+    child_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildTerminated:
+    """Supervisor → asker: the child's process is gone."""
+
+    ref: str
+    child_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildNotFound:
+    """Supervisor → asker: I have no such child."""
+
+    ref: str
+    child_id: str
+
+
+class DeleteFailure(enum.Enum):
+    """Why a child was not deleted."""
+
+    RUNNING = "running"
+    """It has a process: TerminateChild first."""
+    RESTARTING = "restarting"
+    """It is about to start: TerminateChild first."""
+    UNKNOWN_CHILD = "unknown_child"
+    SIMPLE_ONE_FOR_ONE = "simple_one_for_one"
+    """Its children have no spec of their own; TerminateChild forgets them."""
+    SUPERVISOR_STOPPING = "supervisor_stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteChild:
+    """Anyone → supervisor: forget the spec of a child that is down.
+
+    Answered by ChildDeleted or ChildDeleteFailed.
+    """
+
+    ref: str
+    child_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildDeleted:
+    """Supervisor → asker: the child is known no more."""
+
+    ref: str
+    child_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildDeleteFailed:
+    """Supervisor → asker: nothing was changed, and why."""
+
+    ref: str
+    child_id: str
+    reason: DeleteFailure
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class WhichChildren:
+    """Anyone → supervisor: your own children? Answered by ChildrenListed."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildrenListed:
+    """Supervisor → asker: its own children, in start order."""
+
+    ref: str
+    children: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CountChildren:
+    """Anyone → supervisor: how many? Answered by ChildrenCounted."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildrenCounted:
+    """Supervisor → asker: children it knows, those with a process, and those by kind."""
+
+    ref: str
+    specs: int
+    active: int
+    supervisors: int
+    workers: int

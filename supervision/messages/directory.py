@@ -1,0 +1,96 @@
+"""What the directory knows, and how it travels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from supervision.address import Address
+from supervision.exits import ExitReason
+from supervision.spec import ChildKind
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the directory knows about one child of the tree."""
+
+    id: str
+    kind: ChildKind
+    parent: str
+    actor: str
+    address: Address | None
+    """None until the child is up."""
+    pid: int | None
+    incarnation: int
+    """How many times this id has been started."""
+    state: str
+    """``starting | up | stopping | restarting | down``."""
+    restarts: int
+    started_at: float
+    """Unix time of the last start; 0.0 if it never started."""
+    last_exit: ExitReason | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Ready to take messages."""
+        return self.state == "up" and self.address is not None
+
+
+@dataclass(frozen=True, slots=True)
+class WhereIs:
+    """Anyone → supervisor: where is this id? Answered by Located or NotLocated."""
+
+    ref: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Supervisor → asker: the entry, which may be down."""
+
+    ref: str
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class NotLocated:
+    """Supervisor → asker: no child of the tree has this id."""
+
+    ref: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListDirectory:
+    """Anyone → supervisor: every entry you know. Answered by DirectoryListing."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryListing:
+    """Supervisor → asker: the whole directory."""
+
+    ref: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SubtreeChanged:
+    """Supervisor → its supervisor: these entries below me changed; these left the tree.
+
+    ``lost`` names supervisors that died: all that the root knows below them is gone with them.
+    """
+
+    id: str
+    incarnation: int
+    changed: tuple[Entry, ...]
+    removed: tuple[Entry, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryChanged:
+    """Supervisor → child: these entries changed anywhere in the tree; these left it."""
+
+    changed: tuple[Entry, ...]
+    removed: tuple[Entry, ...] = ()

@@ -1,0 +1,39 @@
+"""Between anybody and a supervisor: how its children are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ReportVitals:
+    """Anyone → supervisor: how are your children? Answered at once by VitalsReported."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """One process, as its pulse shows it; also when it hangs. The root includes itself."""
+
+    id: str
+    incarnation: int
+    pid: int
+    turns: int
+    """Messages handled, timers and engine events included."""
+    mailbox: int
+    """Messages received and not yet handled, at its last sign of life."""
+    silent_s: float
+    """Since its last sign of life."""
+    busy_s: float | None
+    """How long the hook that runs now has run; None: none runs."""
+    busy_with: str = ""
+    """The type of the message that it handles now."""
+
+
+@dataclass(frozen=True, slots=True)
+class VitalsReported:
+    """Supervisor → asker: its own children, those that have a process."""
+
+    ref: str
+    vitals: tuple[Vitals, ...]

@@ -1,0 +1,57 @@
+"""Between anybody and any worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from supervision.exits import SHUTDOWN, ExitReason
+
+
+@dataclass(frozen=True, slots=True)
+class ReportStatus:
+    """Anyone → worker: how are you? Answered by StatusReported."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReported:
+    """Worker → asker: what ``status()`` returned."""
+
+    ref: str
+    id: str
+    pid: int
+    incarnation: int
+    status: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Supervisor → child: stop, in order, and exit. Answered by the end of the process."""
+
+    reason: ExitReason = SHUTDOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Addressed:
+    """Sender → worker: a message for one incarnation of one id.
+
+    Any other process, and one that is ending, answers the sender with WrongIncarnation if the
+    message has a ``ref``, and writes a line into the log if it has none.
+    """
+
+    id: str
+    incarnation: int
+    message: object
+
+
+@dataclass(frozen=True, slots=True)
+class WrongIncarnation:
+    """Process → sender: your message was for another process than me; it was not handled."""
+
+    ref: str
+    """That of the message."""
+    id: str
+    wanted: int
+    actual: int | None
+    """Which incarnation of the id the refusing process is; None if it is none, or is ending."""

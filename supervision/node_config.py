@@ -1,0 +1,66 @@
+"""What a launcher is told of its node, and what can be known to be wrong before it starts."""
+
+from __future__ import annotations
+
+import importlib
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervision import logs
+from supervision.endpoint import LOOPBACK
+from supervision.errors import PortInUse, SpecError
+from supervision.spec import SupervisorSpec, actors_below
+from supervision.worker import load_actor
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One node: where it listens, where its files are, what it runs."""
+
+    port: int
+    """TCP port of the Admin on 127.0.0.1."""
+    runtime_dir: Path
+    """Private folder of this node (0700); holds the cookie and node.json while it runs."""
+    tree: SupervisorSpec
+    log_file: Path | None = None
+    """None: standard error."""
+    log_format: logs.LogFormat = "text"
+    """``json``: one object per line; ``supervision/logs.py`` lists its keys."""
+    parent_fd: int | None = None
+    """Read end of a pipe that a host process holds: its end means the host died; then stop."""
+    packages: tuple[str, ...] = ()
+    """Packages whose dataclasses and enums may travel in messages, beside the project's own."""
+    start_timeout_s: float = 60.0
+    """From fork to the whole tree being ready."""
+    stop_timeout_s: float = 30.0
+    """For the ordered stop of the whole tree; what is left then is killed."""
+    root_heartbeat_s: float | None = 30.0
+    """A root supervisor that shows no life for so long hangs, and the node starts anew."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.port < 65536:
+            raise SpecError("NodeConfig.port", self.port, "must be a TCP port")
+        if self.log_format not in logs.LOG_FORMATS:
+            wanted = f"must be one of {', '.join(logs.LOG_FORMATS)}"
+            raise SpecError("NodeConfig.log_format", self.log_format, wanted)
+
+
+def load_actors(tree: SupervisorSpec) -> None:
+    """A wrong class path is an error of the caller, found before anything runs."""
+    for path in actors_below(tree):
+        try:
+            load_actor(path)
+        except (ImportError, AttributeError, TypeError) as error:
+            raise SpecError("ChildSpec.actor", path, f"cannot be loaded: {error}") from error
+    importlib.import_module("supervision.supervisor")
+
+
+def require_port(port: int) -> None:
+    """Somebody else's port is an error too; raises PortInUse."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise PortInUse(port) from error
