@@ -21,8 +21,11 @@ from supervision.messages import (
     DirectoryChanged,
     Entry,
     Init,
+    Located,
     Monitor,
+    NotLocated,
     SubtreeChanged,
+    WhereIs,
 )
 from supervision.monitors import Due
 from supervision.spec import ChildKind
@@ -32,6 +35,11 @@ _PUSH_PAUSE_S = 0.005
 """News that nobody can act on yet wait this long: mostly the child is up again by then."""
 
 
+_PUSH_PAUSE_PER_ENTRY_S = 0.001
+"""News goes to everybody, so in a large tree it is gathered for longer: a fifth of the time at most
+goes into telling a hundred processes of each other."""
+_WAITING = 10_000
+_WAIT_S = 60.0
 _PUSH_AGAIN_S = 1.0
 """A child took no push, so it is dying or stopped; nothing is urgent for it."""
 
@@ -39,6 +47,13 @@ _PUSH_AGAIN_S = 1.0
 @dataclass(frozen=True, slots=True)
 class PushDue:
     """Timer: the pause before a directory push is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocateDue:
+    """Timer: whoever waits for a child to come up has waited long enough."""
+
+    ref: str
 
 
 @dataclass(slots=True)
@@ -50,17 +65,23 @@ class ChildProcess:
     address: Address | None = None
     pushing: bool = False
     """A directory push is on its way and was not accepted yet."""
+    push_again: bool = False
+    """Another one was due meanwhile."""
 
 
 class DirectoryKeeper(Worker):
     """The half of a supervisor that reports its children upwards and passes news downwards."""
 
     _push_due = False
+    _pushed_at = 0.0
 
     def _prepare(self, init: Init) -> None:
         self._processes: dict[str, ChildProcess] = {}
         self._reported: dict[str, Entry] = {}
+        self._known: dict[str, tuple[object, ...]] = {}
         self._unpushed: dict[str, tuple[dict[str, Entry], dict[str, Entry]]] = {}
+        self._waiting: dict[str, tuple[str, Address]] = {}
+        """Who waits for a child to come up: its id and their address, by ref."""
         self._incarnations = dict(init.incarnations)
         for entry in init.directory:
             self._note_incarnation(entry)
@@ -96,9 +117,15 @@ class DirectoryKeeper(Worker):
     def _changed_entries(self, children: Iterable[Child]) -> tuple[Entry, ...]:
         changed: list[Entry] = []
         for child in children:
-            entry = self._entry(child)
-            if self._reported.get(child.id) != entry:
-                self._reported[child.id] = entry
+            # What an entry is made of, compared without making one: there may be hundreds.
+            process = self._processes.get(child.id)
+            known = (
+                child.state, child.incarnation, child.restarts, child.last_exit,
+                process.pid if process else 0, process.address if process else None,
+            )  # fmt: skip
+            if self._known.get(child.id) != known:
+                self._known[child.id] = known
+                entry = self._reported[child.id] = self._entry(child)
                 changed.append(entry)
         return tuple(changed)
 
@@ -119,6 +146,7 @@ class DirectoryKeeper(Worker):
     ) -> None:
         for entry in removed:
             self._reported.pop(entry.id, None)
+            self._known.pop(entry.id, None)
         if not (changed or removed or lost):
             return
         if self._is_root:
@@ -135,15 +163,51 @@ class DirectoryKeeper(Worker):
             self._note_incarnation(entry)
         for child_id in self._processes:
             add_news(self._unpushed.setdefault(child_id, ({}, {})), changed, removed)
+        if self._waiting:
+            self._answer_waiting()
         # Only the root pauses; what it has let go travels down at once. An arrival is worth a
         # message, while a restart's way down would only slow down its way up.
-        if not self._is_root or (self._is_ready and any(entry.is_up for entry in changed)):
+        if not self._is_root:
+            self._push_all()
+            return
+        is_arrival = self._is_ready and any(entry.is_up for entry in changed)
+        pause_s = max(_PUSH_PAUSE_S, _PUSH_PAUSE_PER_ENTRY_S * len(self.directory))
+        left_s = self._pushed_at + pause_s - time.monotonic()
+        if is_arrival and left_s <= 0:
             self._push_all()
         elif not self._push_due:
             self._push_due = True
-            self.after(_PUSH_PAUSE_S, PushDue())
+            self.after(max(_PUSH_PAUSE_S, left_s), PushDue())
+
+    def _locate(self, request: WhereIs, asker: Address) -> None:
+        """Answer where a child is, now or when it is up."""
+        entry = self.directory.get(request.id)
+        is_coming = entry is not None and not entry.is_up and request.until_up_s > 0
+        if is_coming and len(self._waiting) < _WAITING:
+            self._waiting[request.ref] = (request.id, asker)
+            self.after(min(request.until_up_s, _WAIT_S), LocateDue(request.ref))
+        else:
+            self._answer_where(request.ref, request.id, asker)
+
+    def _answer_where(self, ref: str, child_id: str, asker: Address) -> None:
+        entry = self.directory.get(child_id)
+        self.tell(asker, Located(ref, entry) if entry else NotLocated(ref, child_id))
+
+    def _locate_due(self, due: LocateDue) -> None:
+        child_id, asker = self._waiting.pop(due.ref, ("", None))
+        if asker is not None:
+            self._answer_where(due.ref, child_id, asker)
+
+    def _answer_waiting(self) -> None:
+        """Something changed: whose child is up, or gone for good, waits no longer."""
+        for ref, (child_id, asker) in list(self._waiting.items()):
+            entry = self.directory.get(child_id)
+            if entry is None or entry.is_up:
+                del self._waiting[ref]
+                self._answer_where(ref, child_id, asker)
 
     def _push_all(self) -> None:
+        self._pushed_at = time.monotonic()
         for child_id in self._processes:
             self._push(child_id)
 
@@ -154,7 +218,10 @@ class DirectoryKeeper(Worker):
         instead of a queue of stale ones.
         """
         process = self._processes.get(child_id)
-        if process is None or process.pushing:
+        if process is None:
+            return
+        if process.pushing:
+            process.push_again = True
             return
         changed, removed = self._unpushed.pop(child_id, ({}, {}))
         if not (changed or removed):
@@ -166,7 +233,9 @@ class DirectoryKeeper(Worker):
             if self._processes.get(child_id) is not process:
                 return
             if arrived:
-                self._push(child_id)
+                if process.push_again:
+                    process.push_again = False
+                    self._push(child_id)
                 return
             newer = self._unpushed.get(child_id, ({}, {}))
             add_news((changed, removed), newer[0].values(), newer[1].values())

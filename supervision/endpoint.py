@@ -111,6 +111,10 @@ class Endpoint:
         """Connections closed because of what came on them, or did not come, since the start."""
         return self._strangers.turned_away
 
+    def is_connected(self, target: Address) -> bool:
+        """Whether a connection to this address stands, or is being made."""
+        return target in self._peers
+
     def backlog(self, target: Address) -> int:
         """Messages for this target that it has not acknowledged."""
         link = self._peers.get(target)

@@ -7,7 +7,7 @@ from typing import Final
 
 from supervision.address import Address
 from supervision.endpoint import Endpoint
-from supervision.link import Outcome
+from supervision.link import Done, Outcome
 from supervision.session import Secret
 
 _FLUSH_S: Final = 0.5
@@ -42,6 +42,10 @@ class HostContext:
             self._poll(left)
         return outcomes[0] is not Outcome.REFUSED
 
+    def post(self, target: Address, message: object, done: Done | None = None) -> None:
+        """Send and wait for nothing; ``done`` hears what became of it, while others are awaited."""
+        self._endpoint.send(target, message, done)
+
     def receive(self, timeout_s: float) -> object | None:
         """The next message for this endpoint, or None when the time is over."""
         deadline = time.monotonic() + timeout_s
@@ -56,6 +60,10 @@ class HostContext:
         self._endpoint.inbox.clear()
         self._endpoint.poll(timeout_s)
         self._endpoint.inbox.extendleft(reversed(waiting))
+
+    def is_connected(self, target: Address) -> bool:
+        """Whether a connection to this address stands, as far as was read."""
+        return self._endpoint.is_connected(target)
 
     def close(self) -> None:
         """Let what was sent leave, and close every socket of this endpoint."""

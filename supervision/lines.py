@@ -18,6 +18,7 @@ from supervision import process
 from supervision.address import Address
 from supervision.exits import ExitKind, ExitReason
 from supervision.host_context import HostContext
+from supervision.link import Outcome
 from supervision.messages import Demonitor, Down, Monitor, new_ref
 from supervision.node_file import RuntimeDir
 
@@ -118,9 +119,14 @@ class Line:
                 one.renewed_at = None
 
     def _renew(self, root: Address, child_id: str, one: _Standing) -> None:
-        request = Monitor(one.ref, child_id, one.incarnation)
-        if self.context.send(root, request, ROOT_S):
-            one.renewed_at = time.monotonic()
+        """Not waited for: a root that is busy must not hold up what it only watches."""
+        one.renewed_at = time.monotonic()
+
+        def sent(outcome: Outcome) -> None:
+            if outcome is not Outcome.ARRIVED:
+                one.renewed_at = None
+
+        self.context.post(root, Monitor(one.ref, child_id, one.incarnation), sent)
 
     def _keep(self, down: Down) -> None:
         one = self.standing.get(down.id)

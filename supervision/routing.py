@@ -37,8 +37,12 @@ SEND_S: Final = 5.0
 RETRY_S: Final = 0.005
 LOOK_S: Final = 0.1
 """How often who waits looks whether the node lives; that a target ended, the root tells."""
+_UNTIL_UP_S: Final = 1.0
+"""The root is asked to answer when a child is up, and asked anew after this."""
 _LAST_WORDS_S: Final = 0.002
 """What a process sent before it ended is here when its Down is, but may not have been read yet."""
+_GLANCE_S: Final = 0.0002
+"""When the end of its connection was read, so was everything before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,8 @@ class Router:
             return Route(root, message)
         entry = self._entries.get(target)
         if entry is None or not entry.is_up:
-            request = WhereIs(new_ref(), target)
+            until_up_s = min(_UNTIL_UP_S, max(0.0, deadline - time.monotonic()))
+            request = WhereIs(new_ref(), target, until_up_s)
             left = min(SEND_S, max(0.0, deadline - time.monotonic()))
             if not line.context.send(root, request, left):
                 return Route(None, why="the root supervisor is gone" if left > RETRY_S else "")
@@ -173,7 +178,10 @@ class Router:
         message = sent.line.next(ref, deadline, sent.monitor)
         if not (isinstance(message, Down) and message.ref == sent.monitor):
             return message
-        last_words = sent.line.next(ref, time.monotonic() + _LAST_WORDS_S)
+        address = sent.route.address
+        is_silent = address is not None and not sent.line.context.is_connected(address)
+        grace_s = _GLANCE_S if is_silent else _LAST_WORDS_S
+        last_words = sent.line.next(ref, time.monotonic() + grace_s)
         if last_words is not None:
             return last_words
         raise TargetDown(target, message.incarnation, message.reason)

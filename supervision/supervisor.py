@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 from supervision import logs
 from supervision.address import Address
 from supervision.core import SupervisorCore
-from supervision.directory import ChildProcess, DirectoryKeeper, PushDue
+from supervision.directory import ChildProcess, DirectoryKeeper, LocateDue, PushDue
 from supervision.effects import (
     AllReady,
     Answer,
@@ -61,9 +61,7 @@ from supervision.messages import (
     InitFailed,
     InitProgress,
     ListDirectory,
-    Located,
     Monitor,
-    NotLocated,
     ReportVitals,
     RestartChild,
     Shutdown,
@@ -170,9 +168,8 @@ class Supervisor(DirectoryKeeper):
 
     def _answer(self, message: object, sender: Address) -> None:
         match message:
-            case WhereIs(ref, wanted):
-                entry = self.directory.get(wanted)
-                self.tell(sender, Located(ref, entry) if entry else NotLocated(ref, wanted))
+            case WhereIs():
+                self._locate(message, sender)
             case ListDirectory(ref):
                 self.tell(sender, DirectoryListing(ref, tuple(self.directory.values())))
             case WhichChildren(ref):
@@ -248,11 +245,15 @@ class Supervisor(DirectoryKeeper):
         process = self._processes.get(child_id)
         if child is not None and child.spec.kind is ChildKind.SUPERVISOR:
             self._report((), (), (child_id,))
+        spawns = any(isinstance(one, Spawn) for one in effects)
+        if spawns:  # the next incarnation does not wait for the report on the last one
+            self._carry_out(effects)
         if child is not None and not (told_to and child.spec.shutdown is BRUTAL_KILL):
             uptime_s = time.time() - process.started_at if process else 0.0
             if effects and last is not None:
                 write_crash(self.log, self.core, child, incarnation, pid, uptime_s, last)
-        self._carry_out(effects)
+        if not spawns:
+            self._carry_out(effects)
         if process is not None and self._processes.get(child_id) is process:
             del self._processes[child_id]
             self._unpushed.pop(child_id, None)
@@ -265,6 +266,8 @@ class Supervisor(DirectoryKeeper):
                 reason = ExitReason(ExitKind.ABNORMAL, f"could not be forked: {why}")
                 now = time.monotonic()
                 self._carry_out(self.core.child_exited(child_id, incarnation, reason, now))
+            case LocateDue():
+                self._locate_due(payload)
             case PushDue():
                 self._push_due = False
                 self._push_all()

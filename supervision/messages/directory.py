@@ -37,10 +37,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class WhereIs:
-    """Anyone → supervisor: where is this id? Answered by Located or NotLocated."""
+    """Anyone → supervisor: where is this id? Answered by Located or NotLocated.
+
+    With ``until_up_s`` a supervisor answers when the child is up, or after so many seconds.
+    """
 
     ref: str
     id: str
+    until_up_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
