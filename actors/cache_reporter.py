@@ -23,8 +23,8 @@ ROWS_PER_MESSAGE = 128  # about 45 KiB with 64-token rows
 class CacheReporter(EngineWorker):
     """Sends what its thread posts to cache_meta, in order, none lost."""
 
-    def _prepare(self, init: Init) -> None:
-        super()._prepare(init)
+    def prepare(self, init: Init) -> None:
+        super().prepare(init)
         self._unreported: deque[object] = deque()
 
     def handle_events(self, events: list[object]) -> None:

@@ -12,6 +12,7 @@ more crash per poisonous request, which is cheaper than a table that outlives it
 
 from __future__ import annotations
 
+import signal
 import time
 import uuid
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from actors import messages as m
 from actors.request_digest import digest_of
-from actors.suspicion import POISON_CRASHES, Lane
+from actors.suspicion import KILLED_WEIGHT, POISON_CRASHES, Lane
 from supervision import ExitKind, Worker
 
 if TYPE_CHECKING:
@@ -243,7 +244,8 @@ class InflightActor(Worker):
             return
         ran = {one: digest_of(r.request) for one, r in dead.items() if r.incarnation is not None}
         known = {one: digest for one, digest in ran.items() if digest is not None}
-        verdict = self._lanes[model].crashed(known, time.monotonic())
+        weight = KILLED_WEIGHT if now.last_exit.signal == signal.SIGKILL else 1.0
+        verdict = self._lanes[model].crashed(known, time.monotonic(), weight)
         self._poisonous += len(verdict.poisonous)
         self.log.warning(
             "model %s died (%s) while it ran %s requests: %s are suspects, poisonous: %s",

@@ -95,7 +95,12 @@ class ModelActor(EngineWorker):
             self.post(_NotLoaded(LoadError(type(error).__name__, str(error))))
             return
         self._engine = ModelEngine(
-            backend, self._store(backend), self.commands, self._send, max_queue=args.max_queue
+            backend,
+            self._store(backend),
+            self.commands,
+            self._send,
+            max_queue=args.max_queue,
+            guard=self.engine_step,
         )
         self.post(_Loaded(backend.info))
         try:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from actors import messages as m
@@ -58,8 +59,11 @@ class ModelEngine:
         send: Send,
         *,
         max_queue: int,
+        guard: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """``guard`` is entered around each decode: who watches may mind one that does not end."""
         self._backend = backend
+        self._guard = guard
         self._cache = CacheDialogue(store, send)
         self._commands = commands
         self._send = send
@@ -231,7 +235,8 @@ class ModelEngine:
                 self._drop_cancelled()
                 return False
         try:
-            self._backend.decode(self._batch)
+            with self._guard():
+                self._backend.decode(self._batch)
         except DecodeAborted:
             self._roll_back(rows)
             self._drop_cancelled()

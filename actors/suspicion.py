@@ -4,8 +4,9 @@ A model's process dies, and nobody can say which of its requests did it. So each
 with the crash and becomes a *suspect*; its caller sends it again, and now it runs **alone**:
 nothing else is sent to the model until it has ended. If it ends, it is innocent and its charge is
 dropped. If the model dies again, nobody else can have been the cause: at ``POISON_CRASHES`` charges
-a request is *poisonous*, which ends the search. Who ran beside a poisonous request is charged once
-and comes through at the second try; who waited behind a suspect is not charged at all.
+a request is *poisonous*, which ends the search. A SIGKILL counts half: the kernel sends it to who
+takes too much memory, but anybody else may send it too. Who ran beside a poisonous request is
+charged once and comes through at the second try; who waited behind a suspect is not charged at all.
 
 What a request *is* here is a digest of what the engine computes from it, so that a repeated request
 is known again, and an identical one of another caller is too.
@@ -27,6 +28,7 @@ from typing import Final
 POISON_CRASHES: Final = 2
 DRAIN_S: Final = 5.0  # most requests end within it
 ALONE_S: Final = 10.0  # a crash comes with the prompt or within the first tokens, or hardly ever
+KILLED_WEIGHT: Final = 0.5  # SIGKILL: the OOM killer for a request, or somebody for no reason of it
 SUSPECT_FOR_S: Final = 300.0
 POISONOUS_FOR_S: Final = 900.0
 SHEET_LIMIT: Final = 1024
@@ -34,7 +36,7 @@ SHEET_LIMIT: Final = 1024
 
 @dataclass(slots=True)
 class _Charge:
-    crashes: int
+    crashes: float
     until: float
 
     @property
@@ -52,7 +54,7 @@ class ChargeSheet:
     def __len__(self) -> int:
         return len(self._charges)
 
-    def crashes(self, digest: bytes, now: float) -> int:
+    def crashes(self, digest: bytes, now: float) -> float:
         """Charges of a digest that still count; 0 for one nobody suspects."""
         charge = self._charges.get(digest)
         if charge is not None and now >= charge.until:
@@ -63,9 +65,9 @@ class ChargeSheet:
     def is_poisonous(self, digest: bytes, now: float) -> bool:
         return self.crashes(digest, now) >= POISON_CRASHES
 
-    def charge(self, digest: bytes, now: float) -> bool:
+    def charge(self, digest: bytes, now: float, weight: float = 1.0) -> bool:
         """Charge a digest with one crash; whether it is poisonous now."""
-        crashes = self.crashes(digest, now) + 1
+        crashes = self.crashes(digest, now) + weight
         lasts_s = POISONOUS_FOR_S if crashes >= POISON_CRASHES else SUSPECT_FOR_S
         self._charges.pop(digest, None)  # the latest charge goes to the end
         self._charges[digest] = _Charge(crashes, now + lasts_s)
@@ -170,14 +172,16 @@ class Lane:
         """Time has passed."""
         return self._let_in(now)
 
-    def crashed(self, digests: Mapping[str, bytes], now: float) -> Verdict:
+    def crashed(self, digests: Mapping[str, bytes], now: float, weight: float = 1.0) -> Verdict:
         """The model's process died by itself; ``digests`` of those that ran, where they are known.
 
         Several identical requests that ran at one crash are charged once: it was one crash.
         """
         self.sheet.expire(now)
         ran = {one: digests[one] for one in self._running if one in digests}
-        poisonous_digests = {one for one in set(ran.values()) if self.sheet.charge(one, now)}
+        poisonous_digests = {
+            one for one in set(ran.values()) if self.sheet.charge(one, now, weight)
+        }
         poisonous = tuple(one for one, digest in ran.items() if digest in poisonous_digests)
         suspects = tuple(one for one in self._running if one not in poisonous)
         verdict = Verdict(poisonous, suspects, tuple(one.request_id for one in self._held))

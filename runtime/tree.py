@@ -23,6 +23,8 @@ from supervision import (
 MODEL_LOAD_TIMEOUT_S: Final = 600.0  # a 100 GB file from a slow disk; a crash is noticed at once
 MODEL_UNLOAD_TIMEOUT_S: Final = 5.0  # requests are ended and told within it, then SIGKILL
 
+MODEL_STEP_TIMEOUT_S: Final = 600.0  # one decode of a huge model on a slow machine stays below it
+
 
 @dataclass(frozen=True, slots=True)
 class FileTier:
@@ -103,6 +105,7 @@ def build_tree(
                         backoff=Backoff(first_s=0.05, factor=3.0, max_s=10.0),
                         init_timeout_s=MODEL_LOAD_TIMEOUT_S,
                         shutdown=MODEL_UNLOAD_TIMEOUT_S,
+                        engine_heartbeat_s=MODEL_STEP_TIMEOUT_S,
                     ),
                 ),
             ),

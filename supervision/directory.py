@@ -75,7 +75,7 @@ class DirectoryKeeper(Worker):
     _push_due = False
     _pushed_at = 0.0
 
-    def _prepare(self, init: Init) -> None:
+    def prepare(self, init: Init) -> None:
         self._processes: dict[str, ChildProcess] = {}
         self._reported: dict[str, Entry] = {}
         self._known: dict[str, tuple[object, ...]] = {}

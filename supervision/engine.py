@@ -97,8 +97,8 @@ class EngineWorker(Worker):
 
     # ── inside ───────────────────────────────────────────────────────────────
 
-    def _prepare(self, init: Init) -> None:
-        super()._prepare(init)
+    def prepare(self, init: Init) -> None:
+        super().prepare(init)
         self.commands = queue.SimpleQueue()
         self._posted = deque()
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

@@ -26,6 +26,8 @@ class ExitReason:
 
     kind: ExitKind
     text: str = ""
+    signal: int | None = None
+    """Which signal ended the process, where that is all that is known of its end."""
 
     def __str__(self) -> str:
         return f"{self.kind.value}: {self.text}" if self.text else self.kind.value
@@ -48,5 +50,5 @@ def reason_of_exit_code(code: int | None) -> ExitReason:
             name = signal.Signals(-code).name
         except ValueError:
             name = f"signal {-code}"
-        return ExitReason(ExitKind.KILLED, f"killed by {name}")
+        return ExitReason(ExitKind.KILLED, f"killed by {name}", -code)
     return ExitReason(ExitKind.ABNORMAL, f"exited with status {code} without a word")

@@ -68,6 +68,18 @@ class Worker:
     _dead_letters: list[tuple[Address | str, object]]
     _dead_letter_log: DeadLetterLog
 
+    def __init_subclass__(cls) -> None:
+        """An actor that hides a private name of its base would break in ways nobody expects."""
+        super().__init_subclass__()
+        if cls.__module__.startswith("supervision."):
+            return
+        for name in vars(cls):
+            if name.startswith("_") and not name.startswith("__") and hasattr(Worker, name):
+                raise TypeError(
+                    f"{cls.__module__}.{cls.__qualname__} defines {name}, which belongs to Worker; "
+                    "choose another name"
+                )
+
     # ── hooks ────────────────────────────────────────────────────────────────
 
     def init(self, args: object) -> None:
@@ -212,12 +224,12 @@ class Worker:
         self._dead_letter_log = DeadLetterLog()
         if failure is not None:
             self._crash(failure)
-        self._prepare(init)
+        self.prepare(init)
         self.init(init.args)
         if not self._deferred:
             self.ready()
 
-    def _prepare(self, init: Init) -> None:
+    def prepare(self, init: Init) -> None:
         """For behaviours: set up before ``init`` runs."""
 
     def _receive(self, message: object, sender: Address) -> None:

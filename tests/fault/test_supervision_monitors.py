@@ -201,15 +201,20 @@ def test_a_stream_ends_with_its_target_if_it_shall_and_else_goes_on(tmp_path):
 
 def test_one_monitor_serves_every_ask_of_a_thread_and_none_is_renewed(tmp_path, monkeypatch):
     sent: Counter[str] = Counter()
-    send = HostContext.send
+    send, post = HostContext.send, HostContext.post
 
     def counting(self: HostContext, target: object, message: object, timeout_s: float) -> bool:
         sent[type(message).__name__] += 1
         return send(self, target, message, timeout_s)  # type: ignore[arg-type]
 
+    def counting_post(self: HostContext, target: object, message: object, *done: object) -> None:
+        sent[type(message).__name__] += 1
+        post(self, target, message, *done)  # type: ignore[arg-type]
+
     with running_node(TREE, tmp_path) as node:
         connection = node.connect()
         monkeypatch.setattr(HostContext, "send", counting)
+        monkeypatch.setattr(HostContext, "post", counting_post)
         for _ in range(20):
             connection.ask("x", Echo(new_ref()), timeout_s=5)
         assert sent == {"WhereIs": 1, "Monitor": 1, "Addressed": 20}

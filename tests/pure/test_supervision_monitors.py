@@ -17,6 +17,7 @@ from supervision.address import Address
 from supervision.dead_letters import DeadLetterLog, refusal_of
 from supervision.exits import ExitKind, ExitReason
 from supervision.lines import Line
+from supervision.link import Outcome
 from supervision.messages import (
     Addressed,
     ChildStarted,
@@ -330,10 +331,18 @@ class FakeContext:
     def __init__(self) -> None:
         self.sent: list[object] = []
         self.inbox: deque[object] = deque()
+        self.outcome = Outcome.ARRIVED
 
     def send(self, target: Address, message: object, timeout_s: float) -> bool:
         self.sent.append(message)
         return True
+
+    def post(
+        self, target: Address, message: object, done: Callable[[Outcome], None] | None = None
+    ) -> None:
+        self.sent.append(message)
+        if done is not None:
+            done(self.outcome)
 
     def receive(self, timeout_s: float) -> object | None:
         return self.inbox.popleft() if self.inbox else None
@@ -563,3 +572,26 @@ def test_a_flood_of_dead_letters_is_one_line_per_target_and_type_without_content
         "undelivered: a Demonitor for a",
         "undelivered: a Demonitor for b",
     ]
+
+
+def test_a_standing_monitor_that_did_not_arrive_is_set_again():
+    line, context = new_line()
+    context.outcome = Outcome.REFUSED
+    ref = line.watch(HOST, "a", 1)
+    context.outcome = Outcome.ARRIVED
+    assert line.watch(HOST, "a", 1) == ref
+    assert line.watch(HOST, "a", 1) == ref
+    assert context.sent == [Monitor(ref, "a", 1)] * 2
+
+
+def test_an_actor_that_hides_what_belongs_to_its_base_is_refused_when_it_is_defined():
+    with pytest.raises(TypeError, match=r"_leave.*another name"):
+
+        class _Hides(Worker):
+            def _leave(self) -> None: ...
+
+    class _Fine(Worker):
+        _mine = 1
+
+        def __repr__(self) -> str:
+            return ""

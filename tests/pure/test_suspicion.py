@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from actors.suspicion import (
     ALONE_S,
     DRAIN_S,
+    KILLED_WEIGHT,
     POISON_CRASHES,
     POISONOUS_FOR_S,
     SUSPECT_FOR_S,
@@ -236,3 +237,11 @@ def test_nobody_waits_for_ever_even_if_nothing_ends(arrivals: list[tuple[bytes, 
     assert now <= 1.0 + sum(pause for _, pause in arrivals) + 2 * (DRAIN_S + ALONE_S) * len(
         arrivals
     )
+
+
+def test_a_sigkill_says_half_as_much_as_a_crash() -> None:
+    sheet = ChargeSheet()
+    assert not sheet.charge(A, 0.0, KILLED_WEIGHT)
+    assert not sheet.charge(A, 1.0)
+    assert sheet.charge(A, 2.0, KILLED_WEIGHT)
+    assert [sheet.charge(B, float(n), KILLED_WEIGHT) for n in range(4)] == [False] * 3 + [True]
