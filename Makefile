@@ -13,13 +13,13 @@ BUILD_INPUTS := pyproject.toml native/CMakeLists.txt native/build_ffi.py native/
 MODULES := $(shell find $(PACKAGES) -name '*.py' | LC_ALL=C sort | cksum | cut -d ' ' -f 1)
 INSTALLED := $(VENV)/.installed-$(MODULES)
 
-.PHONY: help install demo test lint format types imports pure system fault model bench clean
+.PHONY: help install demo test lint format types imports pure system fault model bench soak clean
 
 help:
 	@echo "make demo     set up everything and show cold, warm, killed, healed on the embedded model"
 	@echo "make test     set up everything and run all tests"
 	@echo "make install  set up $(VENV) and build llama.cpp (about two minutes the first time)"
-	@echo "make lint | types | imports | pure | system | fault | model | bench | format | clean"
+	@echo "make lint | types | imports | pure | system | fault | model | bench | soak | format | clean"
 
 install: $(INSTALLED)
 
@@ -65,6 +65,12 @@ imports: install
 
 bench: install
 	$(BIN)/python -m bench.run
+
+SEED ?= 1
+KILLS ?= 500
+# Random SIGKILLs over a whole node under load, about a quarter of an hour; a seed repeats its plan.
+soak: install
+	$(BIN)/python -m tests.support.soak --seed $(SEED) --kills $(KILLS)
 
 clean:
 	rm -rf $(VENV) build
