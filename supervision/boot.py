@@ -31,6 +31,7 @@ from supervision.worker import shutdown_reason
 _LOOK_S: Final = 0.1
 """How often a start looks whether it still makes sense."""
 _LAST_WORDS_S: Final = 0.002
+_ORPHAN_S: Final = 0.5
 _END_S: Final = 5.0
 _LOG = logging.getLogger(f"{logs.LOGGER}.launcher")
 
@@ -44,6 +45,8 @@ class Boot:
         self._folder = folder
         self.own_children: frozenset[int] = frozenset()
         """Child processes of the launcher that are not the node's."""
+        self._orphans: dict[int, float] = {}
+        """When each process that is nobody's was first seen."""
         if number == 1:
             gc.collect()
             gc.freeze()  # what the actors inherit stays shared: their collectors do not touch it
@@ -131,11 +134,18 @@ class Boot:
         return None
 
     def end_orphans(self) -> None:
-        """End what actors have forked and left behind: the launcher is its parent now."""
-        for pid in set(process.children()) - self.own_children - {self.system.admin_pid}:
-            text = f"ending pid {pid}, which an actor that is gone had started"
-            logs.event(_LOG, logging.WARNING, "orphan_ended", text, pid=pid)
-            process.kill(pid)
+        """End what actors have forked and left behind: the launcher is its parent now.
+
+        Children of an actor that has just died pass by here too, on their way out.
+        """
+        now = time.monotonic()
+        orphans = set(process.children()) - self.own_children - {self.system.admin_pid}
+        self._orphans = {pid: self._orphans.get(pid, now) for pid in orphans}
+        for pid, since in self._orphans.items():
+            if now - since > _ORPHAN_S:
+                text = f"ending pid {pid}, which an actor that is gone had started"
+                logs.event(_LOG, logging.WARNING, "orphan_ended", text, pid=pid)
+                process.kill(pid)
 
     # ── end ──────────────────────────────────────────────────────────────────
 
@@ -158,7 +168,8 @@ class Boot:
         self.pulse.close()
         group = self.system.group
         process.kill_group(group)
-        self.end_orphans()
+        for pid in set(process.children()) - self.own_children - {self.system.admin_pid}:
+            process.kill(pid)
         self.system.close()
         deadline = time.monotonic() + _END_S
         while process.group_is_alive(group) and time.monotonic() < deadline:

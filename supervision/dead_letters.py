@@ -42,4 +42,4 @@ class DeadLetterLog:
             self._last.clear()
         self._last[key] = (now, 0)
         more = f" (and {left_out} more before)" if left_out else ""
-        log.warning("undelivered: a %s for %s%s", kind, target, more)
+        log.warning("not known to have arrived: a %s for %s%s", kind, target, more)

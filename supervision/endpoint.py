@@ -29,7 +29,7 @@ from supervision.strangers import Strangers, silence_of
 LOOPBACK: Final = "127.0.0.1"
 MAX_WAITING: Final = 10_000
 """More messages than this for one target that takes none: it is stuck; new ones are refused."""
-_ACK_DELAY_S: Final = 0.25
+_ACK_DELAY_S: Final = 0.05
 _BACKLOG: Final = 1024
 _ACCEPTS_PER_TURN: Final = 64
 _TRIES: Final = 3
@@ -372,7 +372,10 @@ class Endpoint:
         return [*own, *self._links]
 
     def close(self) -> None:
-        """Close everything; what had not arrived is reported to nobody."""
+        """Acknowledge what has come, and close everything; nobody hears of what had not arrived."""
+        for link in list(self._owing.values()):
+            link.put_ack()
+            self._flush(link)
         for link in self._links.values():
             link.close()
         self._links.clear()

@@ -376,7 +376,7 @@ def test_a_worker_hears_that_what_it_told_did_not_arrive(tmp_path):
             )
         finally:
             os.kill(supervisor, signal.SIGCONT)
-        assert node.log.count("undelivered: a Echo for x") == 1
+        assert node.log.count("not known to have arrived: a Echo for x") == 1
         node.up("x", after_incarnation=1)
 
 

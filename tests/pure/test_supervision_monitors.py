@@ -568,9 +568,9 @@ def test_a_flood_of_dead_letters_is_one_line_per_target_and_type_without_content
         letters.write(log, "a", Demonitor("r"))
         letters.write(log, "b", Demonitor("r"))
     assert [one.getMessage() for one in caplog.records] == [
-        "undelivered: a Monitor for a",
-        "undelivered: a Demonitor for a",
-        "undelivered: a Demonitor for b",
+        "not known to have arrived: a Monitor for a",
+        "not known to have arrived: a Demonitor for a",
+        "not known to have arrived: a Demonitor for b",
     ]
 
 

@@ -95,6 +95,17 @@ def test_acknowledgements_that_nobody_waits_for_come_together():
         pump(lambda: len(lazy) == 2, a, b)
 
 
+def test_who_closes_acknowledges_what_it_has():
+    with endpoints() as (a, b):
+        outcomes: list[Outcome] = []
+        a.send(b.address, Echo("r"), outcomes.append)
+        pump(lambda: b.inbox, a, b)
+        assert not outcomes
+        b.close()
+        pump(lambda: outcomes, a)
+        assert outcomes == [Outcome.ARRIVED]
+
+
 def test_what_reached_nobody_is_refused():
     with endpoints() as (a, b):
         gone = b.address
@@ -113,7 +124,7 @@ def test_what_left_and_was_not_acknowledged_is_unknown():
         pump(lambda: b.inbox, a, b)
         a.send(b.address, Echo("r"), outcomes.append)
         a.poll(0)
-        b.close()
+        b.close()  # it has not read it
         pump(lambda: outcomes, a)
         assert outcomes == [Outcome.UNKNOWN]
 
