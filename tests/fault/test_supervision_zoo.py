@@ -44,30 +44,35 @@ WAYS: dict[str, tuple[int, tuple[ExitKind, ...], str]] = {
 """How many messages it takes, what kind of exit the supervisor sees, and a word of its reason."""
 
 
-def animal(name: str, restart: Restart = Restart.PERMANENT) -> ChildSpec:
-    return ChildSpec(
-        name, "tests.support.zoo.ZooChild", restart=restart, shutdown=0.5, heartbeat_s=0.5
-    )
+def animal(name: str, restart: Restart = Restart.PERMANENT, heartbeat_s: float = 10.0) -> ChildSpec:
+    actor = "tests.support.zoo.ZooChild"
+    return ChildSpec(name, actor, restart=restart, shutdown=0.5, heartbeat_s=heartbeat_s)
 
 
-def cage(strategy: Strategy, restart: Restart) -> tuple[str, ChildSpec]:
-    name = f"{strategy.value}:{restart.value}"
+CAGES = {
+    (strategy, restart): f"{strategy.value}:{restart.value}"
+    for strategy in STATIC
+    for restart in Restart
+}
+
+
+def cage(strategy: Strategy, restart: Restart, heartbeat_s: float = 10.0) -> ChildSpec:
+    """A supervisor with three children, of which the middle one breaks."""
+    name = CAGES[strategy, restart]
     children = (
-        animal(f"{name}:{BEFORE}"), animal(f"{name}:{BAD}", restart), animal(f"{name}:{AFTER}"),
-    )  # fmt: skip
+        animal(f"{name}:{BEFORE}"),
+        animal(f"{name}:{BAD}", restart, heartbeat_s),
+        animal(f"{name}:{AFTER}"),
+    )
     spec = SupervisorSpec(strategy, children)
-    return name, ChildSpec(name, SUPERVISOR, spec, kind=ChildKind.SUPERVISOR)
-
-
-CAGES = {(strategy, restart): cage(strategy, restart) for strategy in STATIC for restart in Restart}
-ZOO = SupervisorSpec(Strategy.ONE_FOR_ONE, tuple(spec for _, spec in CAGES.values()))
+    return ChildSpec(name, SUPERVISOR, spec, kind=ChildKind.SUPERVISOR)
 
 
 def incarnations(node: RunningNode) -> dict[str, tuple[int, ...]]:
     """Of each cage: the incarnations of its three children that are up; 0 for one that is not."""
     up = {one.id: one.incarnation for one in node.connect().directory() if one.is_up}
     places = (BEFORE, BAD, AFTER)
-    return {name: tuple(up.get(f"{name}:{p}", 0) for p in places) for name, _ in CAGES.values()}
+    return {name: tuple(up.get(f"{name}:{p}", 0) for p in places) for name in CAGES.values()}
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -75,11 +80,13 @@ def test_whatever_a_child_does_its_strategy_and_restart_type_decide(how: str, tm
     messages, kinds, word = WAYS[how]
     wanted = {
         name: GONE if restart is Restart.TEMPORARY else RESTARTED[strategy]
-        for (strategy, restart), (name, _) in CAGES.items()
+        for (strategy, restart), name in CAGES.items()
     }
-    with running_node(ZOO, tmp_path) as node:
+    heartbeat_s = 0.5 if word == "hung" else 10.0
+    zoo = tuple(cage(*which, heartbeat_s) for which in CAGES)
+    with running_node(SupervisorSpec(Strategy.ONE_FOR_ONE, zoo), tmp_path) as node:
         monitors = {}
-        for name, _ in CAGES.values():
+        for name in CAGES.values():
             bad = f"{name}:{BAD}"
             monitors[bad] = node.connect().monitor(bad)
             for _ in range(messages):
@@ -108,7 +115,8 @@ def test_whatever_a_child_does_its_strategy_and_restart_type_decide(how: str, tm
 
 
 def test_who_ignores_shutdown_is_killed_and_holds_nothing_up_for_long(tmp_path: Path):
-    name, spec = CAGES[Strategy.ONE_FOR_ALL, Restart.PERMANENT]
+    which = (Strategy.ONE_FOR_ALL, Restart.PERMANENT)
+    name, spec = CAGES[which], cage(*which)
     with running_node(SupervisorSpec(Strategy.ONE_FOR_ONE, (spec,)), tmp_path) as node:
         for place in (BEFORE, AFTER):
             node.connect().tell(f"{name}:{place}", Break("ignores_shutdown"))

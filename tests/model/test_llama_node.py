@@ -162,7 +162,8 @@ def test_raw_messages_reach_a_model_by_its_address(tiny_node: Node) -> None:
         seen.append(message)
         if isinstance(message, m.Completed | m.CompletionFailed):
             break
-    assert isinstance(seen[0], m.Accepted)
+    # Inflight accepts and the model delivers: two processes, so in either order.
+    assert any(isinstance(one, m.Accepted) for one in seen)
     assert isinstance(seen[-1], m.Completed)
     assert seen[-1].usage.completion_tokens == 5
     assert {getattr(message, "ref", None) for message in seen} == {request.ref}

@@ -73,7 +73,9 @@ class ZooChild(Worker):
         time.sleep(600)  # noqa: TID251 - misbehaves on purpose
 
     def grows_memory(self, _: str) -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20))
+        with open("/proc/self/statm", encoding="ascii") as file:
+            most = int(file.read().split()[0]) * resource.getpagesize() + (64 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
         hoard = []
         while True:
             hoard.append(bytearray(16 << 20))
