@@ -51,26 +51,34 @@ __all__ = [
 ]  # fmt: skip
 
 VERSION: Final = "4.0.1"
+PINS: Final[tuple[tuple[Any, str], ...]] = (
+    (mp, "MultiProcAdmin"), (mp, "MultiProcManager"), (mp, "_startLogger"), (mp, "setProcName"),
+    (mp.multiprocessCommon, "_startAdmin"), (mp.MultiProcReplicator, "_childExited"),
+    (mp.MultiProcReplicator, "childDied"), (mp.MultiProcReplicator, "h_EndpointConnected"),
+    (mp.MultiProcReplicator, "_startChildActor"), (mp.MultiProcReplicator, "_cleanupAdmin"),
+    (mp.MultiProcReplicator, "_checkChildLiveness"), (mp.MultiProcManager, "_actorExit"),
+    (mp.MultiProcManager, "_createInstance"), (mp.MultiProcAdmin, "_activate"),
+    (base, "MAX_CHILD_ACTOR_CREATE_DELAY"), (base, "MAX_SYSTEM_SHUTDOWN_DELAY"),
+    (ActorSystemBase, "transportType"), (tcp, "TCPEndpoint"), (tcp, "ExternalTransportCopy"),
+    (tr, "ExternalInterfaceTransportInit"), (tr, "TransmitOnly"), (tr, "SendStatus"),
+    (tr, "Thespian__Run_Expired"), (tr, "Thespian__Run_Terminated"),
+    (tr, "Thespian__Run_HandlerResult"), (tr, "Thespian__UpdateWork"),
+    (tr.TransmitIntent, "identify"), (tr.ReceiveEnvelope, "identify"),
+    (ip, "IPActorAddress"), (utilis, "thesplog_control"), (utilis, "_thesplog_file"),
+    (utilis, "_thesplog_old_file"), (rl, "RateThrottle"), (rl.RateThrottle, "eventRatePause"),
+    (mp, "MultiProcReplicator"), (mp, "multiprocessCommon"), (tr, "ReceiveEnvelope"),
+    (tr, "TransmitIntent"), (admin_messages, "PendingActor"),
+    (admin_messages, "PendingActorResponse"), (admin_messages, "QueryAck"),
+    (admin_messages, "QueryExists"), (admin_messages, "SystemShutdown"),
+    (admin_messages, "SystemShutdownCompleted"), (multiproc_messages, "ChildMayHaveDied"),
+    (multiproc_messages, "EndpointConnected"),
+)  # fmt: skip
+"""Everything of Thespian's inside that the door relies on: where, and its name."""
 
 
 def _check_pins() -> None:
     found = importlib.metadata.version("thespian")
-    wanted: tuple[tuple[Any, str], ...] = (
-        (mp, "MultiProcAdmin"), (mp, "MultiProcManager"), (mp, "_startLogger"), (mp, "setProcName"),
-        (mp.multiprocessCommon, "_startAdmin"), (mp.MultiProcReplicator, "_childExited"),
-        (mp.MultiProcReplicator, "childDied"), (mp.MultiProcReplicator, "h_EndpointConnected"),
-        (mp.MultiProcReplicator, "_startChildActor"), (mp.MultiProcReplicator, "_cleanupAdmin"),
-        (mp.MultiProcReplicator, "_checkChildLiveness"), (mp.MultiProcManager, "_actorExit"),
-        (mp.MultiProcManager, "_createInstance"), (mp.MultiProcAdmin, "_activate"),
-        (base, "MAX_CHILD_ACTOR_CREATE_DELAY"), (base, "MAX_SYSTEM_SHUTDOWN_DELAY"),
-        (ActorSystemBase, "transportType"), (tcp, "TCPEndpoint"), (tcp, "ExternalTransportCopy"),
-        (tr, "ExternalInterfaceTransportInit"), (tr, "TransmitOnly"), (tr, "SendStatus"),
-        (tr, "Thespian__Run_Expired"), (tr, "Thespian__Run_Terminated"),
-        (tr, "Thespian__Run_HandlerResult"), (tr, "Thespian__UpdateWork"),
-        (tr.TransmitIntent, "identify"), (tr.ReceiveEnvelope, "identify"),
-        (ip, "IPActorAddress"), (utilis, "thesplog_control"), (rl.RateThrottle, "eventRatePause"),
-    )  # fmt: skip
-    missing = [f"{where.__name__}.{name}" for where, name in wanted if not hasattr(where, name)]
+    missing = [f"{where.__name__}.{name}" for where, name in PINS if not hasattr(where, name)]
     if found != VERSION or missing:
         raise WrongThespian(
             f"thespian {found} is installed and lacks {missing or 'nothing'}; this floor hardens "
