@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,34 @@ def test_whatever_a_child_does_its_strategy_and_restart_type_decide(how: str, tm
             within_s=5,
         )
         assert incarnations(node) == wanted
+
+
+@pytest.mark.parametrize(
+    ("strategy", "wanted"),
+    [
+        (Strategy.ONE_FOR_ONE, (1, 3, 1)),
+        # The one after it is not started before it: its turn comes once.
+        (Strategy.ONE_FOR_ALL, (3, 3, 2)),
+        (Strategy.REST_FOR_ONE, (1, 3, 2)),
+    ],
+)
+def test_who_raises_in_init_when_restarted_is_tried_again(
+    strategy: Strategy, wanted: tuple[int, ...], tmp_path: Path
+):
+    trap = tmp_path / "trap"
+    children = (animal(BEFORE), replace(animal(BAD), args=str(trap)), animal(AFTER))
+    with running_node(SupervisorSpec(strategy, children), tmp_path) as node:
+        node.up(AFTER)
+        trap.touch()
+        node.connect().tell(BAD, Break("raises_in_a_handler"))
+
+        def whole() -> bool:
+            up = [node.entry(name) for name in (BEFORE, BAD, AFTER)]
+            return all(one.is_up for one in up) and up[1].incarnation == 3
+
+        eventually(whole, what="all are up", within_s=10)
+        assert tuple(node.entry(name).incarnation for name in (BEFORE, BAD, AFTER)) == wanted
+        assert node.record.boot == 1
 
 
 def test_who_ignores_shutdown_is_killed_and_holds_nothing_up_for_long(tmp_path: Path):
