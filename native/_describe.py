@@ -54,6 +54,8 @@ def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes
         eog_tokens=_eog(model, facts.n_vocab),
         chat_template=_text(lib.la_model_chat_template, model),
         kv_bytes_per_token=sizes.bytes_per_token,
+        state_grows=bool(sizes.state_grows),
+        memory="blocks" if sizes.can_cut else "checkpoint" if sizes.can_checkpoint else "none",
     )
 
 

@@ -16,13 +16,15 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from mmap import mmap
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from native.errors import InvalidParam
 from native.params import SamplingParams
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 """What payloads are read from and written to; written ones must be writable and contiguous."""
+
+MemoryKind: TypeAlias = Literal["blocks", "checkpoint", "none"]
 
 _INT32 = range(-(1 << 31), 1 << 31)
 
@@ -35,6 +37,9 @@ class ModelInfo:
     of all files, if split). ``kv_identity`` lists everything else that changes KV bytes: together
     they decide whether a stored payload may be restored here. ``can_cut`` says whether ranges of a
     sequence can be saved, restored and copied; when False, only whole sequences can be copied.
+    ``memory`` says how it may be saved: in "blocks", as a "checkpoint" of a whole sequence (which
+    every model in blocks can do too), or not at all: "none". ``state_grows`` is False when the
+    state of a long sequence is no larger than that of a short one.
     """
 
     description: str
@@ -55,6 +60,8 @@ class ModelInfo:
     eog_tokens: frozenset[int]
     chat_template: str | None
     kv_bytes_per_token: int
+    memory: MemoryKind = "blocks"
+    state_grows: bool = True
 
 
 class Batch:
@@ -210,6 +217,24 @@ class Backend(Protocol):
 
     def restore_blocks(self, seq: int, blocks: Sequence[tuple[int, int, Buffer]]) -> None:
         """Append many blocks (start, n_tokens, payload), all or none of them."""
+
+    def checkpoint_bytes(self, seq: int) -> int:
+        """Return the exact size that ``save_checkpoint`` of ``seq`` would write now."""
+
+    def save_checkpoint(self, seq: int, into: Buffer) -> int:
+        """Write the state of all of ``seq`` into the writable buffer ``into``, at its start.
+
+        Returns the bytes written. ``InvalidParam`` when the sequence is empty or the buffer too
+        small; ``StateRefused`` if ``memory`` is "none" or the state is not whole.
+        """
+
+    def restore_checkpoint(self, seq: int, n_tokens: int, payload: Buffer) -> None:
+        """Bring a saved state of ``n_tokens`` tokens into ``seq``, which must be empty.
+
+        ``StateRefused`` for anything but the state of so many tokens in this memory; ``NoKvSpace``;
+        ``PromptTooLong``; ``InvalidParam``. In each case ``seq`` is empty and the context healthy.
+        As with blocks: hand over only payloads whose checksum and tokens were verified.
+        """
 
     def request_abort(self) -> None:
         """Make a running or the next decode raise ``DecodeAborted``. Any thread may call it."""

@@ -256,6 +256,32 @@ class LlamaBackend:
                     ffi.release(data)
 
     # --- life ---------------------------------------------------------------------------------
+    def checkpoint_bytes(self, seq: int) -> int:
+        size = ffi.new("uint64_t *")
+        _int32(seq=seq)
+        with self._lock:
+            self._live()
+            self._check(lib.la_checkpoint_bytes(self._context, seq, size))
+        return int(size[0])
+
+    def save_checkpoint(self, seq: int, into: Buffer) -> int:
+        written = ffi.new("size_t *")
+        _int32(seq=seq)
+        with self._lock, borrowed(into, "into", writable=True) as memory:
+            self._live()
+            with ffi.from_buffer("uint8_t[]", memory) as data:
+                status = lib.la_save_checkpoint(self._context, seq, data, len(memory), written)
+            self._check(status)
+        return int(written[0])
+
+    def restore_checkpoint(self, seq: int, n_tokens: int, payload: Buffer) -> None:
+        _int32(seq=seq, n_tokens=n_tokens)
+        with self._lock, borrowed(payload, "payload") as memory:
+            self._live()
+            with ffi.from_buffer("uint8_t[]", memory) as data:
+                status = lib.la_restore_checkpoint(self._context, seq, n_tokens, data, len(memory))
+            self._check(status)
+
 
     def request_abort(self) -> None:
         if self._context is None:

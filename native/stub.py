@@ -47,6 +47,8 @@ _SPECIAL_PATTERN = re.compile(r"(<s>|</s>)")
 _PRINTABLE_BONUS, _END_BONUS = 4.0, 100.0
 FATAL = b"\x18fatal\x18"
 """CAN, a word, CAN: no text has it by accident."""
+UNCUTTABLE = "uncuttable"
+"""A stub whose name begins so behaves as a recurrent model: no blocks, no partial removal."""
 _PAD = 256  # llama.cpp rounds n_ctx up to this
 
 
@@ -192,7 +194,11 @@ class StubBackend:
         with self._lock:
             self._live()
             self._check_seq(seq)
-            self._cells.remove(seq, max(start, 0), end if end >= 0 else self._cells.end(seq))
+            held = self._cells.end(seq)
+            first, last = max(start, 0), end if end >= 0 else held
+            if not self.info.can_cut and max(first, 0) < min(last, held) and last - first < held:
+                return False  # as a recurrent memory: all or nothing
+            self._cells.remove(seq, first, last)
         return True
 
     def seq_copy(self, src: int, dst: int, start: int = 0, end: int = -1) -> None:
@@ -209,6 +215,8 @@ class StubBackend:
                 raise InvalidParam("range", end, f"the source ends before {held}")
             if self._cells.end(dst) != start:
                 raise InvalidParam("position", start, f"{self._cells.end(dst)} (a copy continues)")
+            if not self.info.can_cut and (start > 0 or end < held):
+                raise StateRefused("only whole sequences of this model can be copied")
             self._cells.share(src, dst, start, end)
 
     def seq_range(self, seq: int) -> tuple[int, int] | None:
@@ -227,6 +235,10 @@ class StubBackend:
         return self._format.size(n_tokens)
 
     def save_block(self, seq: int, start: int, end: int, into: Buffer) -> int:
+        self._require_cut()
+        return self._save(seq, start, end, into)
+
+    def _save(self, seq: int, start: int, end: int, into: Buffer) -> int:
         with self._lock, borrowed(into, "into", writable=True) as memory:
             self._live()
             self._check_seq(seq)
@@ -244,6 +256,15 @@ class StubBackend:
         self.restore_blocks(seq, ((start, n_tokens, payload),))
 
     def restore_blocks(self, seq: int, blocks: Sequence[tuple[int, int, Buffer]]) -> None:
+        self._require_cut()
+        self._restore(seq, blocks)
+
+    def _require_cut(self) -> None:
+        self._live()
+        if not self.info.can_cut:
+            raise StateRefused("this model's memory cannot be cut into blocks")
+
+    def _restore(self, seq: int, blocks: Sequence[tuple[int, int, Buffer]]) -> None:
         with self._lock:
             self._live()
             self._check_seq(seq)
@@ -259,6 +280,25 @@ class StubBackend:
             if not self._cells.has_room(len(contents)):
                 raise NoKvSpace("no free KV cells for this block: remove or shorten a sequence")
             self._cells.adopt(seq, contents)
+
+    def checkpoint_bytes(self, seq: int) -> int:
+        return self.block_bytes(self._whole(seq))
+
+    def save_checkpoint(self, seq: int, into: Buffer) -> int:
+        return self._save(seq, 0, self._whole(seq), into)
+
+    def restore_checkpoint(self, seq: int, n_tokens: int, payload: Buffer) -> None:
+        with self._lock:
+            if self.seq_range(seq) is not None:
+                raise InvalidParam("position", 0, "a checkpoint is restored into an empty sequence")
+            self._restore(seq, ((0, n_tokens, payload),))
+
+    def _whole(self, seq: int) -> int:
+        """Number of tokens of ``seq``, which must hold some."""
+        held = self.seq_range(seq)
+        if held is None:
+            raise InvalidParam("range", 0, "the sequence holds nothing")
+        return held[1] + 1
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -313,6 +353,7 @@ def _next_logits(content: bytes, last: int) -> array[float]:
 def _info(name: str, params: ModelParams, n_ctx: int) -> ModelInfo:
     kv_bytes = 2 * CELL_BYTES if params.type_k == "f32" else CELL_BYTES
     identity = {"build": "stub+state1", "type_k": params.type_k, "type_v": params.type_v}
+    can_cut = not Path(name).name.startswith(UNCUTTABLE)
     return ModelInfo(
         description=f"stub {name}",
         architecture="stub",
@@ -326,10 +367,11 @@ def _info(name: str, params: ModelParams, n_ctx: int) -> ModelInfo:
         model_bytes=0,
         fingerprint=blake3(b"llama-actors stub\0" + name.encode()).digest(),
         kv_identity=tuple(sorted(identity.items())),
-        can_cut=True,
+        can_cut=can_cut,
         add_bos=True,
         bos_token=BEGIN,
         eog_tokens=frozenset({END}),
         chat_template=None,
         kv_bytes_per_token=kv_bytes,
+        memory="blocks" if can_cut else "checkpoint",
     )

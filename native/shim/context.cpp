@@ -48,6 +48,7 @@ void prove(la_context &context) {
     }
     llama_synchronize(context.handle);
     la::learn_layout(context, 0, static_cast<uint32_t>(n));
+    la::learn_checkpoint(context, 0, static_cast<uint32_t>(n));
     llama_memory_clear(context.memory, true);
 }
 
@@ -132,7 +133,9 @@ void la_context_free(la_context *context) noexcept {
 }
 
 void la_context_describe(const la_context *c, la_context_facts *out) noexcept {
-    *out = la_context_facts{c->n_ctx, c->n_batch, c->layout.plain, c->layout.v_transposed, c->layout.bytes_per_token};
+    const bool grows = std::any_of(c->parts.begin(), c->parts.end(), [](const la::part &p) { return !p.recurrent; });
+    *out = la_context_facts{c->n_ctx,  c->n_batch, c->layout.plain, !c->parts.empty(),
+                            grows, c->layout.v_transposed, c->layout.bytes_per_token};
 }
 
 int la_decode(la_context *context, int32_t n, const int32_t *tokens, const int32_t *positions,

@@ -54,6 +54,18 @@ struct layout {
 
 void learn_layout(la_context &context, int32_t seq, uint32_t n_tokens);
 
+// One part of the state of a whole sequence: an attention cache or a recurrent memory.
+struct part {
+    bool recurrent = false;
+    bool windowed = false;    // holds only the cells that a sliding window still sees
+    bool transposed = false;
+    uint32_t n_layer = 0;
+    std::vector<section> sections;
+};
+
+// After learn_layout. Decodes one more token in seq and one in the scratch sequence.
+void learn_checkpoint(la_context &context, int32_t seq, uint32_t n_tokens);
+
 // seq < 0 or not usable by callers: a fault.
 void check_seq(const la_context &context, int32_t seq);
 
@@ -76,6 +88,7 @@ struct la_context {
     int32_t n_swa = 0;
     bool recurrent = false;
     la::layout layout;
+    std::vector<la::part> parts;  // of a whole sequence's state; none: it cannot be saved
     // Columns llama_batch wants besides the caller's, prepared once.
     std::vector<int32_t> one_seq;
     std::vector<llama_seq_id *> seq_of_row;

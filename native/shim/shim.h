@@ -113,6 +113,8 @@ typedef struct la_context_facts {
     uint32_t n_ctx;
     uint32_t n_batch;
     int32_t can_cut;           /* plain attention memory, proven by reading a real payload */
+    int32_t can_checkpoint;    /* states of whole sequences restore, proven by continuing from one */
+    int32_t state_grows;       /* such a state is larger for more tokens */
     int32_t v_transposed;
     uint64_t bytes_per_token;  /* KV data of one cell, all layers */
 } la_context_facts;
@@ -147,6 +149,14 @@ int la_save_block(la_context *context, int32_t seq, int32_t start, int32_t end, 
 /* All blocks are checked before the first is applied; if one cannot be applied, those before it
  * are taken out again. */
 int la_restore_blocks(la_context *context, int32_t seq, const la_block *blocks, int32_t n) LA_NOEXCEPT;
+
+/* The state of a whole sequence, for every memory that can_checkpoint. */
+int la_checkpoint_bytes(la_context *context, int32_t seq, uint64_t *bytes) LA_NOEXCEPT;
+int la_save_checkpoint(la_context *context, int32_t seq, uint8_t *into, size_t capacity,
+                       size_t *written) LA_NOEXCEPT;
+/* Into an empty sequence, which is empty again if this fails. */
+int la_restore_checkpoint(la_context *context, int32_t seq, int32_t n_tokens, const uint8_t *payload,
+                          size_t size) LA_NOEXCEPT;
 
 /* --- sampler ------------------------------------------------------------------------------- */
 typedef struct la_sampling {

@@ -1,15 +1,15 @@
 """Write small GGUF models with random weights: real files for libllama, made in the test.
 
-The architecture is llama, the tokenizer a byte-level BPE of our own: every byte is a token, so any
-text survives a round trip. Weights are seeded; equal arguments give equal files. ``shaped_llama``
-has the shape and the KV size of a well-known 1.1B model, which is what timings depend on; the
-benchmarks use it too.
+The architecture is llama unless a test asks for another, the tokenizer a byte-level BPE of our own:
+every byte is a token, so any text survives a round trip. Weights are seeded; equal arguments give
+equal files. ``shaped_llama`` has the shape and the KV size of a well-known 1.1B model, which is
+what timings depend on; the benchmarks use it too.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,10 +33,16 @@ class Shape:
     n_ctx_train: int = 8192
     qtype: str = "F16"
     seed: int = 0
-    arch: str = "llama"  # also "gemma3" (sliding window) and "mamba" (recurrent)
+    arch: str = "llama"  # or one of the other keys of ARCHITECTURES
+
+    def is_recurrent(self, layer: int) -> bool:
+        """In a hybrid of ours every second layer attends, the others are recurrent."""
+        return self.arch == "mamba" or (self.arch in HYBRIDS and layer % 2 == 0)
 
 
-WINDOW = 32  # tokens a gemma3 layer of ours looks back
+WINDOW = 32  # tokens that a layer of ours with a sliding window looks back
+HYBRIDS = ("jamba", "lfm2")
+_STATE, _RANK, _CONV, _EXPERTS = 16, 8, 4, 4
 TINY = Shape()
 PRESETS = {
     "1.1B": Shape(22, 2048, 32, 4, 5632, 32_000, qtype="Q4_0"),
@@ -60,8 +66,7 @@ def write_model(path: Path, shape: Shape) -> Path:
     _add_parameters(writer, shape)
     _add_tokenizer(writer, shape.n_vocab)
     rng = np.random.default_rng(shape.seed)
-    tensors = {"llama": _llama, "gemma3": _gemma3, "mamba": _mamba}[shape.arch]
-    for name, dims, scale in (*_ends(shape), *tensors(shape)):
+    for name, dims, scale in (*_ends(shape), *ARCHITECTURES[shape.arch](shape)):
         _add_tensor(writer, name, dims, scale, QT[shape.qtype], rng)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -77,20 +82,27 @@ def _add_parameters(writer: GGUFWriter, shape: Shape) -> None:
     writer.add_block_count(shape.n_layer)
     writer.add_feed_forward_length(shape.n_ff)
     writer.add_head_count(shape.n_head)
-    writer.add_head_count_kv(shape.n_kv)
+    per_layer = [0 if shape.is_recurrent(i) else shape.n_kv for i in range(shape.n_layer)]
+    writer.add_head_count_kv(per_layer if shape.arch in HYBRIDS else shape.n_kv)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(shape.n_vocab)
-    if shape.arch == "gemma3":
+    if shape.arch in ("gemma3", "gpt-oss"):
         writer.add_sliding_window(WINDOW)
         writer.add_key_length(shape.n_embd // shape.n_head)
         writer.add_value_length(shape.n_embd // shape.n_head)
-    if shape.arch == "mamba":
-        writer.add_ssm_conv_kernel(4)
+    if shape.arch == "gpt-oss":
+        writer.add_expert_count(_EXPERTS)
+        writer.add_expert_used_count(2)
+        writer.add_expert_feed_forward_length(shape.n_ff)
+    if shape.arch in ("mamba", "jamba"):
+        writer.add_ssm_conv_kernel(_CONV)
         writer.add_ssm_inner_size(2 * shape.n_embd)
-        writer.add_ssm_state_size(16)
-        writer.add_ssm_time_step_rank(8)
+        writer.add_ssm_state_size(_STATE)
+        writer.add_ssm_time_step_rank(_RANK)
+    if shape.arch == "lfm2":
+        writer.add_shortconv_l_cache(_CONV)
 
 
 def patch_number(path: Path, key: str, value: int) -> None:
@@ -160,22 +172,31 @@ Tensor = tuple[str, tuple[int, ...], float]
 
 def _ends(shape: Shape) -> Iterator[Tensor]:
     yield "token_embd.weight", (shape.n_vocab, shape.n_embd), 1.0
-    yield "output_norm.weight", (shape.n_embd,), 0.0
+    norm = "token_embd_norm.weight" if shape.arch == "lfm2" else "output_norm.weight"
+    yield norm, (shape.n_embd,), 0.0
     yield "output.weight", (shape.n_vocab, shape.n_embd), 0.1
 
 
+def _attention(shape: Shape, i: int) -> Iterator[Tensor]:
+    embd, kv = shape.n_embd, shape.n_kv * (shape.n_embd // shape.n_head)
+    yield f"blk.{i}.attn_q.weight", (embd, embd), 0.1
+    yield f"blk.{i}.attn_k.weight", (kv, embd), 0.1
+    yield f"blk.{i}.attn_v.weight", (kv, embd), 0.1
+    yield f"blk.{i}.attn_output.weight", (embd, embd), 0.1
+
+
+def _feed_forward(shape: Shape, i: int) -> Iterator[Tensor]:
+    yield f"blk.{i}.ffn_norm.weight", (shape.n_embd,), 0.0
+    yield f"blk.{i}.ffn_gate.weight", (shape.n_ff, shape.n_embd), 0.05
+    yield f"blk.{i}.ffn_up.weight", (shape.n_ff, shape.n_embd), 0.05
+    yield f"blk.{i}.ffn_down.weight", (shape.n_embd, shape.n_ff), 0.05
+
+
 def _llama(shape: Shape) -> Iterator[Tensor]:
-    embd, ff, kv = shape.n_embd, shape.n_ff, shape.n_kv * (shape.n_embd // shape.n_head)
     for i in range(shape.n_layer):
-        yield f"blk.{i}.attn_norm.weight", (embd,), 0.0
-        yield f"blk.{i}.ffn_norm.weight", (embd,), 0.0
-        yield f"blk.{i}.attn_q.weight", (embd, embd), 0.1
-        yield f"blk.{i}.attn_k.weight", (kv, embd), 0.1
-        yield f"blk.{i}.attn_v.weight", (kv, embd), 0.1
-        yield f"blk.{i}.attn_output.weight", (embd, embd), 0.1
-        yield f"blk.{i}.ffn_gate.weight", (ff, embd), 0.05
-        yield f"blk.{i}.ffn_up.weight", (ff, embd), 0.05
-        yield f"blk.{i}.ffn_down.weight", (embd, ff), 0.05
+        yield f"blk.{i}.attn_norm.weight", (shape.n_embd,), 0.0
+        yield from _attention(shape, i)
+        yield from _feed_forward(shape, i)
 
 
 def _gemma3(shape: Shape) -> Iterator[Tensor]:
@@ -188,19 +209,76 @@ def _gemma3(shape: Shape) -> Iterator[Tensor]:
         yield f"blk.{i}.post_ffw_norm.weight", (shape.n_embd,), 0.0
 
 
-def _mamba(shape: Shape) -> Iterator[Tensor]:
-    embd, inner, state, rank = shape.n_embd, 2 * shape.n_embd, 16, 8
+def _gpt_oss(shape: Shape) -> Iterator[Tensor]:
+    embd, ff, experts = shape.n_embd, shape.n_ff, _EXPERTS
     for i in range(shape.n_layer):
         yield f"blk.{i}.attn_norm.weight", (embd,), 0.0
-        yield f"blk.{i}.ssm_in.weight", (2 * inner, embd), 0.1
-        yield f"blk.{i}.ssm_conv1d.weight", (inner, 4), 0.0
-        yield f"blk.{i}.ssm_conv1d.bias", (inner,), 0.0
-        yield f"blk.{i}.ssm_x.weight", (rank + 2 * state, inner), 0.1
-        yield f"blk.{i}.ssm_dt.weight", (inner, rank), 0.1
-        yield f"blk.{i}.ssm_dt.bias", (inner,), 0.0
-        yield f"blk.{i}.ssm_a", (inner, state), -1.0
-        yield f"blk.{i}.ssm_d", (inner,), 0.0
-        yield f"blk.{i}.ssm_out.weight", (embd, inner), 0.1
+        yield f"blk.{i}.post_attention_norm.weight", (embd,), 0.0
+        yield from _attention(shape, i)
+        yield f"blk.{i}.attn_output.bias", (embd,), 0.0
+        yield f"blk.{i}.attn_sinks.weight", (shape.n_head,), 0.0
+        yield f"blk.{i}.ffn_gate_inp.weight", (experts, embd), 0.1
+        yield f"blk.{i}.ffn_gate_inp.bias", (experts,), 0.0
+        for name, dims in (("gate", (ff, embd)), ("down", (embd, ff)), ("up", (ff, embd))):
+            yield f"blk.{i}.ffn_{name}_exps.weight", (experts, *dims), 0.05
+            yield f"blk.{i}.ffn_{name}_exps.bias", (experts, dims[0]), 0.0
+
+
+def _mamba(shape: Shape) -> Iterator[Tensor]:
+    for i in range(shape.n_layer):
+        yield f"blk.{i}.attn_norm.weight", (shape.n_embd,), 0.0
+        yield from _state_space(shape, i)
+
+
+def _state_space(shape: Shape, i: int) -> Iterator[Tensor]:
+    embd, inner = shape.n_embd, 2 * shape.n_embd
+    yield f"blk.{i}.ssm_in.weight", (2 * inner, embd), 0.1
+    yield f"blk.{i}.ssm_conv1d.weight", (inner, _CONV), 0.0
+    yield f"blk.{i}.ssm_conv1d.bias", (inner,), 0.0
+    yield f"blk.{i}.ssm_x.weight", (_RANK + 2 * _STATE, inner), 0.1
+    yield f"blk.{i}.ssm_dt.weight", (inner, _RANK), 0.1
+    yield f"blk.{i}.ssm_dt.bias", (inner,), 0.0
+    yield f"blk.{i}.ssm_a", (inner, _STATE), -1.0
+    yield f"blk.{i}.ssm_d", (inner,), 0.0
+    yield f"blk.{i}.ssm_out.weight", (embd, inner), 0.1
+
+
+def _jamba(shape: Shape) -> Iterator[Tensor]:
+    for i in range(shape.n_layer):
+        yield f"blk.{i}.attn_norm.weight", (shape.n_embd,), 0.0
+        if shape.is_recurrent(i):
+            yield from _state_space(shape, i)
+            yield f"blk.{i}.ssm_dt_norm.weight", (_RANK,), 0.0
+            yield f"blk.{i}.ssm_b_norm.weight", (_STATE,), 0.0
+            yield f"blk.{i}.ssm_c_norm.weight", (_STATE,), 0.0
+        else:
+            yield from _attention(shape, i)
+        yield from _feed_forward(shape, i)
+
+
+def _lfm2(shape: Shape) -> Iterator[Tensor]:
+    embd, head = shape.n_embd, shape.n_embd // shape.n_head
+    for i in range(shape.n_layer):
+        yield f"blk.{i}.attn_norm.weight", (embd,), 0.0
+        if shape.is_recurrent(i):
+            yield f"blk.{i}.shortconv.conv.weight", (embd, _CONV), 0.0
+            yield f"blk.{i}.shortconv.in_proj.weight", (3 * embd, embd), 0.1
+            yield f"blk.{i}.shortconv.out_proj.weight", (embd, embd), 0.1
+        else:
+            yield f"blk.{i}.attn_q_norm.weight", (head,), 0.0
+            yield f"blk.{i}.attn_k_norm.weight", (head,), 0.0
+            yield from _attention(shape, i)
+        yield from _feed_forward(shape, i)
+
+
+ARCHITECTURES: dict[str, Callable[[Shape], Iterator[Tensor]]] = {
+    "llama": _llama,
+    "gemma3": _gemma3,  # sliding window, every sixth layer looks at all
+    "gpt-oss": _gpt_oss,  # sliding window in every second layer, sinks, experts
+    "mamba": _mamba,  # recurrent
+    "jamba": _jamba,  # hybrid of both kinds of layer
+    "lfm2": _lfm2,  # hybrid with short convolutions
+}
 
 
 def _add_tensor(
@@ -215,8 +293,8 @@ def _add_tensor(
         writer.add_tensor(name, np.full(dims, -1.0 if scale < 0 else 1.0, np.float32))
         return
     rows = min(dims[0], _DISTINCT_ROWS)
-    slab = rng.standard_normal((rows, dims[1]), dtype=np.float32) * scale
+    slab = rng.standard_normal((rows, *dims[1:]), dtype=np.float32) * scale
     packed = quants.quantize(slab, qtype)
-    packed = np.tile(packed, (-(-dims[0] // rows), 1))[: dims[0]]
+    packed = np.tile(packed, (-(-dims[0] // rows), *(1 for _ in dims[1:])))[: dims[0]]
     raw = None if qtype in {QT.F16, QT.F32} else qtype
     writer.add_tensor(name, packed, raw_dtype=raw)
