@@ -45,7 +45,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final, TypeAlias
 
-import msgpack  # type: ignore[import-untyped]  # it ships no stubs
+import msgpack  # it ships no stubs
 from blake3 import blake3
 
 from cache.errors import (
