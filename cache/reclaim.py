@@ -1,0 +1,68 @@
+"""Giving arena memory back to the kernel: holes where no row is.
+
+An evicted slab keeps its memory for the next one, which saves the kernel's work. Under memory
+pressure that is wrong, and only a hole in the file returns it. A later ``SlabWriter`` takes memory
+anew, and is refused with ``NoArenaSpace`` when there is none.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from cache.arena import read_layout
+from cache.errors import BadArena
+
+_PIECE_BYTES: Final = 16 << 20  # a limit is kept to within this
+
+
+def resident_bytes(path: str) -> int:
+    """The memory that an arena takes now, slabs and free pages together."""
+    return os.stat(path).st_blocks * 512  # its unit, whatever the file system's own is
+
+
+def return_memory(path: str, extents: Iterable[tuple[int, int]], limit: int | None = None) -> int:
+    """Punch holes at ``(offset, bytes)``; how many bytes the kernel got back.
+
+    Only for pages that belong to nobody: they read as zeros from now on. Stops once ``limit`` bytes
+    came back. BadArena for an extent that is not whole pages of the arena's slabs.
+    """
+    returned = 0
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        layout = read_layout(fd)
+        for offset, nbytes in extents:
+            end = offset + nbytes
+            if offset % layout.page_bytes or nbytes % layout.page_bytes or nbytes <= 0:
+                raise BadArena(f"{nbytes} bytes at offset {offset} are not whole pages")
+            if offset < layout.page_bytes or end > layout.size_bytes:
+                raise BadArena(f"{nbytes} bytes at offset {offset} are not in the arena")
+            for start, stop in _with_memory(fd, offset, end, layout.page_bytes):
+                if limit is not None and returned >= limit:
+                    return returned
+                with mmap.mmap(fd, stop - start, mmap.MAP_SHARED, offset=start) as pages:
+                    pages.madvise(mmap.MADV_REMOVE)
+                returned += stop - start
+    finally:
+        os.close(fd)
+    return returned
+
+
+def _with_memory(fd: int, start: int, end: int, page: int) -> Iterator[tuple[int, int]]:
+    """Whole pages between ``start`` and ``end`` that have memory behind them, in pieces."""
+    while start < end:
+        try:
+            found = os.lseek(fd, start, os.SEEK_DATA) // page * page
+        except OSError as cause:
+            if cause.errno == errno.ENXIO:  # holes up to the end of the file
+                return
+            raise
+        if found >= end:
+            return
+        stop = min(end, os.lseek(fd, found, os.SEEK_HOLE), found + _PIECE_BYTES)
+        stop = -(-stop // page) * page
+        yield max(start, found), stop
+        start = stop
