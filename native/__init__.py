@@ -29,6 +29,7 @@ from native.errors import (
     StateRefused,
     TruncatedGguf,
 )
+from native.fingerprint import Fingerprints
 from native.params import ModelParams, SamplingParams
 
 BackendKind = Literal["llama", "stub"]
@@ -39,16 +40,18 @@ def load_backend(
     path: str | Path,
     params: ModelParams,
     progress: Callable[[float], None] | None = None,
+    fingerprints: Fingerprints | None = None,
 ) -> Backend:
     """Load ``path`` and return a backend ready to decode.
 
-    ``progress`` is told fractions from 0 to 1 while llama.cpp loads. Raises ``ModelFileError`` for
+    ``progress`` is told fractions from 0 to 1 while llama.cpp loads; ``fingerprints`` says how the
+    file is identified, and where that is remembered. Raises ``ModelFileError`` for
     the file, ``ContextCreateFailed`` for the parameters. The stub ignores what the file holds.
     """
     if kind == "llama":
         from native.llama import LlamaBackend
 
-        return LlamaBackend.load(path, params, progress=progress)
+        return LlamaBackend.load(path, params, progress=progress, fingerprints=fingerprints)
     if kind == "stub":
         from native.stub import StubBackend
 
@@ -64,6 +67,7 @@ __all__ = [
     "ContextCreateFailed",
     "DecodeAborted",
     "DecodeFailed",
+    "Fingerprints",
     "InvalidParam",
     "InvalidToken",
     "ModelFileError",

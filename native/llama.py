@@ -30,7 +30,7 @@ from native._llama import ffi, lib
 from native._load import load_model, new_context
 from native.backend import Batch, Buffer, ModelInfo, Sampler
 from native.errors import BackendClosed, InvalidParam
-from native.fingerprint import fingerprint
+from native.fingerprint import Fingerprints
 from native.gguf_header import all_splits, check_gguf
 from native.params import ModelParams, SamplingParams
 
@@ -80,10 +80,11 @@ class LlamaBackend:
         params: ModelParams,
         *,
         progress: Callable[[float], None] | None = None,
+        fingerprints: Fingerprints | None = None,
     ) -> LlamaBackend:
         """Check the file, load it, create the context, and decode two tokens as a proof."""
         files = all_splits(path, check_gguf(path))
-        digest = fingerprint(files)
+        digest = (fingerprints or Fingerprints()).of(files)
         lib.la_log_clear()
         model = load_model(path, params, progress)
         abort_flag = ffi.new("int32_t *")
@@ -255,7 +256,6 @@ class LlamaBackend:
                 for data in held:
                     ffi.release(data)
 
-    # --- life ---------------------------------------------------------------------------------
     def checkpoint_bytes(self, seq: int) -> int:
         size = ffi.new("uint64_t *")
         _int32(seq=seq)
@@ -282,6 +282,7 @@ class LlamaBackend:
                 status = lib.la_restore_checkpoint(self._context, seq, n_tokens, data, len(memory))
             self._check(status)
 
+    # --- life ---------------------------------------------------------------------------------
 
     def request_abort(self) -> None:
         if self._context is None:

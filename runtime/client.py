@@ -270,6 +270,15 @@ class Client:
             return None
         return dict(answer.status) if isinstance(answer, StatusReported) else None
 
+    @property
+    def connection(self) -> Connection:
+        """The raw line into the tree."""
+        return self._connection
+
+    def ask(self, target: str, message: object) -> object:
+        """Ask any actor by id; ``NoReply`` or ``NodeNotRunning`` when it does not answer."""
+        return self._ask(target, message)
+
     def _ask(self, target: str, message: object, *, timeout_s: float = ASK_TIMEOUT_S) -> object:
         try:
             return self._connection.ask(target, message, timeout_s=timeout_s)
