@@ -175,3 +175,13 @@ class KvReader:
             raise CacheError(f"the row starts at {row.header.start}, expected {start}")
         if not row.tokens.startswith(expected):
             raise CacheError("the row holds other tokens than the prompt")
+    def open_checked(self, ref: BlockRef, expected: bytes) -> MappedRow:
+        """Open a row that must hold exactly these tokens at this place; else CacheError, OSError."""
+        row = self._open(ref)
+        try:
+            self._check(row, ref.start, expected)
+        except CacheError:
+            row.close()
+            raise
+        return row
+

@@ -64,11 +64,12 @@ class KvStore:
         )
         self._wanted: dict[str, dict[bytes, m.RowWanted]] = {}
         self._keepers: dict[str, PayloadKeeper] = {}
-        self.unusable_because = ""
-        if arena_path is None:
-            self.unusable_because = "cache_off"
-        elif not backend.info.can_cut:
-            self.unusable_because = "model_cannot_be_cut"
+        self.unusable_because = self._why_unusable()
+
+    def _why_unusable(self) -> str:
+        if self._arena_path is None:
+            return "cache_off"
+        return "" if self._backend.info.can_cut else "model_cannot_be_cut"
 
     @property
     def is_usable(self) -> bool:
@@ -79,11 +80,14 @@ class KvStore:
     def lookup(self, request: Request) -> m.LookupPrefix:
         """Ask for the longest stored prefix of the request's prompt."""
         ref = uuid.uuid4().hex
-        packed = tokens.pack(request.tokens)
+        packed = tokens.pack(self._query(request))
         keeper = PayloadKeeper(packed)
         if len(packed) > INLINE_LIMIT_BYTES:
             self._keepers[ref] = keeper
         return m.LookupPrefix(ref, self._holder, self._root, keeper.payload)
+
+    def _query(self, request: Request) -> list[int]:
+        return request.tokens
 
     def parent_lookup(self, request: Request) -> m.ResolveParent:
         """Ask for the rows that the request's ``parent_key`` names."""
@@ -102,6 +106,16 @@ class KvStore:
 
     def restore(self, request: Request, found: m.PrefixResolved) -> list[m.RowRejected]:
         return self._reader.restore(request, found)
+
+    # ── what only models that cannot be cut need (actors.checkpoint_store) ───────────────────────
+
+    def next_stop(self, request: Request) -> int | None:
+        """Position at which the prompt's reading is interrupted, to save the state there."""
+        del request
+        return None
+
+    def reached(self, request: Request) -> None:
+        """The sequence stands at ``n_kv`` now."""
 
     # ── saving ──────────────────────────────────────────────────────────────────────────────────
 
@@ -160,11 +174,7 @@ class KvStore:
                 written = is_valid and self._write_row(request, row, granted[key])
                 (published if written else abandoned).append(key)
             present = key in published or refused.get(key) == "already_present"
-            n_tokens = tokens.count(row.tokens)
-            if n_tokens == self._block:
-                request.n_stored_blocks = row.start // self._block + 1
-            else:
-                request.stored_tail = row.key
+            self._mark_offered(request, row)
             if present:
                 request.stored_keys.add(key)
         return m.RowsWritten(self._holder, tuple(published), tuple(abandoned))
@@ -175,6 +185,12 @@ class KvStore:
         return m.RowsWritten(self._holder, (), tuple(key for key, _ in grants.offsets))
 
     def forget(self, ref: str) -> None:
+    def _mark_offered(self, request: Request, row: m.RowWanted) -> None:
+        if tokens.count(row.tokens) == self._block:
+            request.n_stored_blocks = row.start // self._block + 1
+        else:
+            request.stored_tail = row.key
+
         """The cache did not answer this offer; nothing of it was written."""
         self._wanted.pop(ref, None)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actors import messages as m
+from actors.checkpoint_store import CheckpointStore
 from actors.kv_store import KvStore
 from actors.model_engine import CacheGone, Close, ModelEngine
 from cache.keys import BLOCK_TOKENS, namespace_key
@@ -123,7 +124,8 @@ class ModelActor(EngineWorker):
                 ("salt", args.cache_salt),
             ]
         )
-        return KvStore(
+        kind = CheckpointStore if backend.info.memory == "checkpoint" else KvStore
+        return kind(
             backend,
             root=root,
             holder=f"{self.id}#{self.incarnation}",
@@ -215,7 +217,7 @@ class ModelActor(EngineWorker):
                 "model_bytes": info.model_bytes,
                 "kv_bytes_per_token": info.kv_bytes_per_token,
                 "fingerprint": info.fingerprint.hex(),
-                "cached": info.can_cut and args.arena_path is not None,
+                "cached": info.memory != "none" and args.arena_path is not None,
                 "chat_template": info.chat_template,
             }
         if self._engine is not None:

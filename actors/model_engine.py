@@ -223,6 +223,7 @@ class ModelEngine:
         for part, (request, row) in zip(plan, rows, strict=True):
             request.n_kv += part.n_tokens
             if row is None:
+        plan = [self._cache.cut_at_stop(ready[part.index], part) for part in plan]
                 self._send(request.reply_to, request.progress())
             else:
                 self._sample(request, row)
@@ -238,6 +239,7 @@ class ModelEngine:
             with self._guard():
                 self._backend.decode(self._batch)
         except DecodeAborted:
+            self._cache.reached(request)
             self._roll_back(rows)
             self._drop_cancelled()
             return False
@@ -260,7 +262,10 @@ class ModelEngine:
 
     def _roll_back(self, rows: list[tuple[Request, int | None]]) -> None:
         for request, _ in rows:
-            self._backend.seq_remove(request.kv_seq, request.n_kv, -1)
+            if not self._backend.seq_remove(request.kv_seq, request.n_kv, -1):
+                # A memory that cannot be cut went further, nobody knows how far: from the start.
+                self._backend.seq_remove(request.kv_seq, 0, -1)
+                request.n_kv = 0
 
     def _sample(self, request: Request, row: int) -> None:
         now = time.monotonic()

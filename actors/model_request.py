@@ -94,8 +94,11 @@ class Request:
         return len(self.tokens) - self.n_kv
 
     @property
+    states: dict[int, bytearray] = field(default_factory=dict)
+    """Of a model that cannot be cut: states by position, until they are written."""
     def is_generating(self) -> bool:
-        return self.n_generated > 0
+        """It decodes one token at a time; not so when it reads all again after a rollback."""
+        return self.n_generated > 0 and self.n_pending <= 1
 
     @property
     def is_finished(self) -> bool:

@@ -1,0 +1,95 @@
+"""Models whose memory cannot be cut, on the real node: a hit answers as cold does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import Completion, Node
+from tests.support.gguf_files import ARCHITECTURES, tiny_llama
+from tests.support.runtime_nodes import one_thread, started
+
+pytestmark = pytest.mark.model
+
+UNCUT = [arch for arch in ARCHITECTURES if arch != "llama"]
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "f16": {},
+    "q8_0": {"type_k": "q8_0", "type_v": "q8_0"},
+    "f16, no flash attention": {"flash_attn": False},
+    "q8_0 keys, no flash attention": {"flash_attn": False, "type_k": "q8_0"},
+}
+TOKENS = [32 + (i * 37 + i * i) % 90 for i in range(700)]
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("uncut")
+    return {
+        # Of six layers of gemma3 the last one looks at everything.
+        arch: tiny_llama(folder / f"{arch}.gguf", arch=arch, n_layer=6 if arch == "gemma3" else 4)
+        for arch in UNCUT
+    }
+
+
+@pytest.fixture(scope="module")
+def cold(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node that caches nothing: what it answers is the truth."""
+    with started(tmp_path_factory.mktemp("cold"), cache_ram=0, cache_disk=0) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with started(tmp_path_factory.mktemp("warm")) as node:
+        yield node
+
+
+def load(node: Node, gguf: dict[str, Path], arch: str, layout: str = "f16") -> str:
+    name = f"{arch}-{list(LAYOUTS).index(layout)}"
+    if name not in {model.id for model in node.models()}:
+        node.client.load(name, one_thread(gguf[arch], **LAYOUTS[layout]))
+    return name
+
+
+def ask(node: Node, model: str, prompt: list[int], n: int = 12) -> Completion:
+    return node.complete(model, prompt, max_tokens=n)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("arch", UNCUT)
+def test_a_hit_answers_as_cold_does(
+    warm: Node, cold: Node, gguf: dict[str, Path], arch: str, layout: str
+) -> None:
+    """An exact repeat, a next turn, an edited turn, and a prompt that shares only a beginning."""
+    model = load(warm, gguf, arch, layout)
+    load(cold, gguf, arch, layout)
+    try:
+        first = TOKENS[:301]
+        one = ask(warm, model, first, 80)
+        assert one.usage.cached_tokens == 0
+        assert one.tokens == ask(cold, model, first, 80).tokens
+        again = ask(warm, model, first, 80)
+        assert (again.cache.hit.value, again.usage.cached_tokens) == ("exact", 300)
+        assert again.tokens == one.tokens
+
+        turn = [*first, *one.tokens, *TOKENS[:40]]
+        second = ask(warm, model, turn)
+        # 301 tokens and the 79 of 80 that were decoded: the last whole block of 64 ends at 320.
+        assert (second.cache.hit.value, second.usage.cached_tokens) == ("partial", 320)
+        assert second.tokens == ask(cold, model, turn).tokens
+
+        edited = [*turn[:335], *TOKENS[100:150]]
+        third = ask(warm, model, edited)
+        assert third.usage.cached_tokens == 320
+        assert third.tokens == ask(cold, model, edited).tokens
+
+        shared = [*first[:270], *TOKENS[200:290]]
+        fourth = ask(warm, model, shared)
+        assert fourth.usage.cached_tokens == 256
+        assert fourth.tokens == ask(cold, model, shared).tokens
+    finally:
+        warm.unload(model)
+        cold.unload(model)
