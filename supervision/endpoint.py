@@ -29,6 +29,7 @@ from supervision.strangers import Strangers, silence_of
 LOOPBACK: Final = "127.0.0.1"
 MAX_WAITING: Final = 10_000
 """More messages than this for one target that takes none: it is stuck; new ones are refused."""
+MAX_WAITING_BYTES: Final = 64 << 20
 _ACK_DELAY_S: Final = 0.05
 _BACKLOG: Final = 1024
 _ACCEPTS_PER_TURN: Final = 64
@@ -92,7 +93,7 @@ class Endpoint:
         link = self._peers.get(target)
         if link is None:
             link = self._connect(target)
-        if link is None or link.unaccepted >= MAX_WAITING:
+        if link is None or _is_stuck(link):
             if link is not None:
                 _LOG.warning("%s takes no messages; dropped one", target)
             self._finish(outgoing, Outcome.REFUSED)
@@ -386,6 +387,11 @@ class Endpoint:
             self._epoll.close()
             self._socket.close()
             os.close(self._wake_fd)
+
+
+def _is_stuck(link: Link) -> bool:
+    """Whether more waits for the other side than a live one ever lets wait."""
+    return link.unaccepted >= MAX_WAITING or link.unwritten_bytes >= MAX_WAITING_BYTES
 
 
 def _no_delay(sock: socket.socket) -> None:

@@ -75,6 +75,8 @@ class Link:
         self._acked = 0
         self._ack_due = 0
         """Messages that came and were not acknowledged."""
+        self.unwritten_bytes = 0
+        """Of messages that the kernel does not have yet."""
 
     @property
     def unaccepted(self) -> int:
@@ -101,6 +103,7 @@ class Link:
 
     def put(self, message: Outgoing) -> None:
         """Take a message; ``flush`` sends it."""
+        self.unwritten_bytes += len(message.payload)
         if self.session.is_open:
             self._seal(message)
         else:
@@ -147,11 +150,13 @@ class Link:
             self._written -= len(data)
             if message is not None:
                 message.left = True
+                self.unwritten_bytes -= len(message.payload)
 
     def cancel(self, message: Outgoing) -> bool:
         """Take a message back that is still waiting. False: it is on its way."""
         with contextlib.suppress(ValueError):
             self.waiting.remove(message)
+            self.unwritten_bytes -= len(message.payload)
             return True
         return False
 

@@ -212,6 +212,21 @@ def test_a_target_that_takes_nothing_holds_up_nobody_else_and_fills_no_memory(mo
         pump(lambda: len(stuck.inbox) == 50, a, stuck)
 
 
+def test_what_waits_for_a_stuck_target_is_bounded_in_bytes_too(monkeypatch):
+    monkeypatch.setattr(endpoint_module, "MAX_WAITING_BYTES", 8 << 20)
+    with endpoints(SECRET, SECRET) as (a, stuck):
+        outcomes: list[Outcome] = []
+        for _ in range(12):
+            a.send(stuck.address, Echo("r", bytes(1 << 20)), outcomes.append)
+        a.poll(0)
+        refused = len(outcomes)
+        assert outcomes == [Outcome.REFUSED] * refused
+        assert 3 <= refused <= 4
+        pump(lambda: len(stuck.inbox) == 12 - refused, a, stuck)
+        a.send(stuck.address, Echo("r", "again"))
+        pump(lambda: stuck.inbox[-1][1] == Echo("r", "again"), a, stuck)
+
+
 def test_large_messages_arrive_whole_and_too_large_ones_are_refused_by_name():
     with endpoints() as (a, b):
         big = os.urandom(8 << 20)
