@@ -72,6 +72,19 @@ class CacheDialogue:
                     self._send("cache_meta", rejected)
         self._send("cache_meta", m.ReleaseLease(found.lease))
 
+    # ── states ───────────────────────────────────────────────────────────────────────────────
+
+    def cut_at_stop(self, request: Request, part: Slice) -> Slice:
+        """End a step where the state of the sequence is to be saved."""
+        stop = self._store.next_stop(request)
+        if stop is None or request.n_kv + part.n_tokens <= stop:
+            return part
+        return Slice(part.index, stop - request.n_kv, reaches_end=False)
+
+    def reached(self, request: Request) -> None:
+        """A step ended for this request."""
+        self._store.reached(request)
+
     # ── saving ───────────────────────────────────────────────────────────────────────────────
 
     def save_block(self, request: Request) -> None:
@@ -88,19 +101,6 @@ class CacheDialogue:
             # An earlier offer is still open; its answer leads to that of the tip.
             request.awaits(request.save_ref, until=time.monotonic() + SAVE_TIMEOUT_S)
         return True
-    # ── states ───────────────────────────────────────────────────────────────────────────────
-
-    def cut_at_stop(self, request: Request, part: Slice) -> Slice:
-        """End a step where the state of the sequence is to be saved."""
-        stop = self._store.next_stop(request)
-        if stop is None or request.n_kv + part.n_tokens <= stop:
-            return part
-        return Slice(part.index, stop - request.n_kv, reaches_end=False)
-
-    def reached(self, request: Request) -> None:
-        """A step ended for this request."""
-        self._store.reached(request)
-
 
     def save(self, request: Request, reason: SaveReason, upto: int) -> bool:
         """Offer what is new below position ``upto``; whether an answer will come."""

@@ -159,6 +159,16 @@ class KvReader:
                 return rows[:index], row
         return rows, None
 
+    def open_checked(self, ref: BlockRef, expected: bytes) -> MappedRow:
+        """Open a row that must hold exactly these tokens at this place; else CacheError, OSError."""
+        row = self._open(ref)
+        try:
+            self._check(row, ref.start, expected)
+        except CacheError:
+            row.close()
+            raise
+        return row
+
     def _open(self, block: BlockRef) -> MappedRow:
         """Head, tokens and payload of a row, where it lies; a file's bytes are all verified."""
         if block.tier == RAM:
@@ -175,13 +185,3 @@ class KvReader:
             raise CacheError(f"the row starts at {row.header.start}, expected {start}")
         if not row.tokens.startswith(expected):
             raise CacheError("the row holds other tokens than the prompt")
-    def open_checked(self, ref: BlockRef, expected: bytes) -> MappedRow:
-        """Open a row that must hold exactly these tokens at this place; else CacheError, OSError."""
-        row = self._open(ref)
-        try:
-            self._check(row, ref.start, expected)
-        except CacheError:
-            row.close()
-            raise
-        return row
-

@@ -179,18 +179,18 @@ class KvStore:
                 request.stored_keys.add(key)
         return m.RowsWritten(self._holder, tuple(published), tuple(abandoned))
 
-    def abandon(self, grants: m.RowsReserved) -> m.RowsWritten:
-        """Give back reservations whose request is gone."""
-        self._wanted.pop(grants.ref, None)
-        return m.RowsWritten(self._holder, (), tuple(key for key, _ in grants.offsets))
-
-    def forget(self, ref: str) -> None:
     def _mark_offered(self, request: Request, row: m.RowWanted) -> None:
         if tokens.count(row.tokens) == self._block:
             request.n_stored_blocks = row.start // self._block + 1
         else:
             request.stored_tail = row.key
 
+    def abandon(self, grants: m.RowsReserved) -> m.RowsWritten:
+        """Give back reservations whose request is gone."""
+        self._wanted.pop(grants.ref, None)
+        return m.RowsWritten(self._holder, (), tuple(key for key, _ in grants.offsets))
+
+    def forget(self, ref: str) -> None:
         """The cache did not answer this offer; nothing of it was written."""
         self._wanted.pop(ref, None)
 

@@ -208,6 +208,7 @@ class ModelEngine:
     def _step(self, ready: list[Request]) -> None:
         info = self._backend.info
         plan = plan_step(ready, n_batch=info.n_batch, prefill_share=PREFILL_SHARE_TOKENS)
+        plan = [self._cache.cut_at_stop(ready[part.index], part) for part in plan]
         if any(part.n_tokens > 1 for part in plan):
             for request in self._running:  # nothing waits behind a long step
                 self._deliver(request)
@@ -222,8 +223,8 @@ class ModelEngine:
             return
         for part, (request, row) in zip(plan, rows, strict=True):
             request.n_kv += part.n_tokens
+            self._cache.reached(request)
             if row is None:
-        plan = [self._cache.cut_at_stop(ready[part.index], part) for part in plan]
                 self._send(request.reply_to, request.progress())
             else:
                 self._sample(request, row)
@@ -239,7 +240,6 @@ class ModelEngine:
             with self._guard():
                 self._backend.decode(self._batch)
         except DecodeAborted:
-            self._cache.reached(request)
             self._roll_back(rows)
             self._drop_cancelled()
             return False

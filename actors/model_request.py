@@ -84,6 +84,8 @@ class Request:
     """Key of the tail row last offered, so that it is not offered twice."""
     stored_keys: set[bytes] = field(default_factory=set)
     """Keys of rows that the cache is known to hold after an offer of this request."""
+    states: dict[int, bytearray] = field(default_factory=dict)
+    """Of a model that cannot be cut: states by position, until they are written."""
     save_reason: SaveReason = SaveReason.COLD
     save_upto: int = 0
 
@@ -94,8 +96,6 @@ class Request:
         return len(self.tokens) - self.n_kv
 
     @property
-    states: dict[int, bytearray] = field(default_factory=dict)
-    """Of a model that cannot be cut: states by position, until they are written."""
     def is_generating(self) -> bool:
         """It decodes one token at a time; not so when it reads all again after a rollback."""
         return self.n_generated > 0 and self.n_pending <= 1
