@@ -38,6 +38,11 @@ def open_source(name: str) -> Source:
             return system_reading
         case "nvidia":
             return NvidiaSource()
+        case _:
+            return _own_source(name)
+
+
+def _own_source(name: str) -> Source:
     module, _, attribute = name.partition(":")
     found: Any = importlib.import_module(module)
     for part in attribute.split("."):

@@ -1,0 +1,169 @@
+"""Tending the index: pages of rows, removals, and memory given back under pressure.
+
+Part of ``cache_meta``'s process, between two of its messages: every answer is bounded in rows and
+in bytes, so that a lookup never waits for more than a few milliseconds behind one. Whoever wants
+more asks again with the cursor of the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from actors import messages as m
+from cache.answers import RAM, Evicted
+from cache.index import CacheIndex
+from cache.listing import RowFacts
+from cache.reclaim import return_memory
+
+ROWS_PER_PAGE: Final = 96  # about 250 bytes a row on the wire: far below 64 KiB
+SCANNED_PER_PAGE: Final = 2048
+REMOVED_PER_MESSAGE: Final = 256
+EVICTED_PER_MESSAGE: Final = 64
+RETURNED_PER_MESSAGE: Final = 256 << 20  # the kernel frees some 10 GB a second
+NAMESPACES_LISTED: Final = 128
+
+TendMessage = m.ListRows | m.ShowRow | m.ListNamespaces | m.RemoveRows | m.EvictBytes
+TendAnswer = m.RowsListed | m.RowShown | m.NamespacesListed | m.RowsRemoved | m.BytesEvicted
+
+
+class CacheAdmin:
+    """Answers for ``cache_meta``; ``dispose`` makes an eviction true in memory and on disk."""
+
+    def __init__(
+        self,
+        index: CacheIndex,
+        dispose: Callable[[Sequence[Evicted]], None],
+        arena_path: str | None,
+    ) -> None:
+        self._index = index
+        self._dispose = dispose
+        self._arena_path = arena_path
+        self.removed_rows = 0
+        self.returned_bytes = 0
+
+    def answer(self, now: float, message: TendMessage) -> TendAnswer:
+        match message:
+            case m.ListRows():
+                return self._list(message)
+            case m.ShowRow(ref, key):
+                return m.RowShown(ref, self._index.facts(key), len(self._index.children(key)))
+            case m.ListNamespaces(ref):
+                return m.NamespacesListed(ref, tuple(self._index.namespaces()[:NAMESPACES_LISTED]))
+            case m.RemoveRows():
+                return self._remove(message)
+            case m.EvictBytes():
+                return self._evict(now, message)
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────
+
+    def _list(self, ask: m.ListRows) -> m.RowsListed:
+        found: list[RowFacts] = []
+        cursor, scanned = ask.cursor, 0
+        most = max(1, min(ask.limit, ROWS_PER_PAGE))
+        while scanned < SCANNED_PER_PAGE:
+            rows, cursor = self._index.scan(cursor, most - len(found))
+            found += [row for row in rows if _matches(row, ask)]
+            scanned += max(1, len(rows))
+            if not cursor or len(found) == most:
+                break
+        return m.RowsListed(ask.ref, tuple(found), cursor)
+
+    # ── removing ─────────────────────────────────────────────────────────────────────────────
+
+    def _remove(self, ask: m.RemoveRows) -> m.RowsRemoved:
+        if ask.what is m.Removal.TREE:
+            chosen, leased, is_more = self._far_end_first(ask.key or b"")
+            cursor = 1 if is_more else 0
+        else:
+            rows, cursor = self._index.scan(ask.cursor, REMOVED_PER_MESSAGE)
+            wanted = [row for row in rows if _is_meant(row, ask)]
+            chosen = [row for row in wanted if not row.leases]
+            leased = len(wanted) - len(chosen)
+        gone: list[Evicted] = []
+        for row in chosen:
+            for tier, _ in row.tiers:
+                gone += self._index.drop_location(row.key, tier)
+        self._dispose(gone)
+        self.removed_rows += len(chosen)
+        nbytes = sum(copy.nbytes for copy in gone)
+        return m.RowsRemoved(ask.ref, len(chosen), nbytes, leased, cursor)
+
+    def _far_end_first(self, key: bytes) -> tuple[list[RowFacts], int, bool]:
+        """Some rows of a tree that may go, children first; how many must stay; whether more go.
+
+        A row stays if it is read, or if one that continues it stays.
+        """
+        chosen: list[RowFacts] = []
+        staying: set[bytes] = set()
+        stack = [(key, self._index.children(key))]
+        visited = n_staying = 0
+        while stack and visited < SCANNED_PER_PAGE and len(chosen) < REMOVED_PER_MESSAGE:
+            here, ahead = stack[-1]
+            if ahead:
+                following = ahead.pop()
+                stack.append((following, self._index.children(following)))
+                continue
+            stack.pop()
+            visited += 1
+            row = self._index.facts(here)
+            if row is None:
+                continue
+            if row.leases or here in staying:
+                staying.add(row.parent)
+                n_staying += 1
+            else:
+                chosen.append(row)
+        return chosen, n_staying, bool(stack and chosen)
+
+    # ── pressure ─────────────────────────────────────────────────────────────────────────────
+
+    def _evict(self, now: float, ask: m.EvictBytes) -> m.BytesEvicted:
+        """Memory that belongs to no row first: it costs nothing."""
+        returned = self._return_holes(ask.nbytes) if RAM in ask.tiers else 0
+        rows = 0
+        for tier in ask.tiers:
+            while returned < ask.nbytes and rows < EVICTED_PER_MESSAGE:
+                evicted = self._index.evict(now, tier)
+                if evicted is None:
+                    break
+                self._dispose(evicted)
+                rows += 1
+                slabs = [_extent(copy) for copy in evicted if copy.tier == RAM]
+                returned += sum(copy.nbytes for copy in evicted if copy.tier != RAM)
+                returned += self._return([slab for slab in slabs if slab is not None])
+        self.returned_bytes += returned
+        is_enough = returned >= ask.nbytes
+        return m.BytesEvicted(
+            ask.ref, rows, returned, more=not is_enough and bool(rows or returned)
+        )
+
+    def _return_holes(self, nbytes: int) -> int:
+        """No more than is asked for: the rest will be wanted for rows."""
+        return self._return(self._index.arena_holes(), min(nbytes, RETURNED_PER_MESSAGE))
+
+    def _return(self, extents: list[tuple[int, int]], limit: int | None = None) -> int:
+        if not extents or self._arena_path is None:
+            return 0
+        try:
+            return return_memory(self._arena_path, extents, limit)
+        except OSError:  # a file system that cannot punch holes: the rows are gone all the same
+            return 0
+
+
+def _extent(copy: Evicted) -> tuple[int, int] | None:
+    return None if copy.location is None else (copy.location, copy.nbytes)
+
+
+def _matches(row: RowFacts, ask: m.ListRows) -> bool:
+    return (
+        row.key.startswith(ask.prefix)
+        and (ask.root is None or row.root == ask.root)
+        and (ask.tier is None or any(name == ask.tier for name, _ in row.tiers))
+    )
+
+
+def _is_meant(row: RowFacts, ask: m.RemoveRows) -> bool:
+    if ask.what is m.Removal.SUPERSEDED:
+        return row.superseded
+    return ask.key is None or row.root == ask.key
