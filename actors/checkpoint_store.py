@@ -16,7 +16,7 @@ import uuid
 
 from actors import messages as m
 from actors.checkpoints import TIP, Stops, is_rung, query, tip
-from actors.kv_reader import slowness
+from actors.kv_reader import SOURCES_BY_SPEED
 from actors.kv_store import ROWS_PER_MESSAGE, KvStore
 from actors.model_request import Request
 from cache import keys, refs, tokens
@@ -119,7 +119,7 @@ class CheckpointStore(KvStore):
             except (CacheError, OSError) as error:
                 rejected.append(m.RowRejected(ref.key, ref.tier, str(error)))
             if reached:
-                request.source = max("none", ref.tier, key=slowness)
+                request.source = max("none", ref.tier, key=SOURCES_BY_SPEED.index)
                 break
         request.n_kv = request.n_reused = reached
         lost = min((ref.start for ref in path if self._is_among(ref, rejected)), default=None)
