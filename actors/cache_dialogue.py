@@ -27,11 +27,24 @@ PARENT_UNKNOWN = (
 
 
 class CacheDialogue:
-    """Asks and hears for the requests of one engine; ``store`` moves the bytes."""
+    """Asks and hears for the requests of one engine; ``store`` moves the bytes.
 
-    def __init__(self, store: KvStore, send: Callable[[object, object], None]) -> None:
+    ``settled`` is called with each request whose lookup has ended, whatever it brought.
+    """
+
+    def __init__(
+        self,
+        store: KvStore,
+        send: Callable[[object, object], None],
+        settled: Callable[[Request], None],
+    ) -> None:
         self._store = store
         self._send = send
+        self._settled = settled
+
+    @property
+    def is_usable(self) -> bool:
+        return self._store.is_usable
 
     def close(self) -> None:
         self._store.close()
@@ -48,7 +61,9 @@ class CacheDialogue:
         if self._store.is_usable:
             self._ask(request, self._store.lookup(request))
         else:
-            request.missed(self._store.unusable_because)
+            if not request.n_live:
+                request.missed(self._store.unusable_because)
+            self._settled(request)
 
     def _ask(self, request: Request, message: m.LookupPrefix | m.ResolveParent) -> None:
         now = time.monotonic()
@@ -70,6 +85,7 @@ class CacheDialogue:
             else:
                 for rejected in self._store.restore(request, found):
                     self._send("cache_meta", rejected)
+                self._settled(request)
         self._send("cache_meta", m.ReleaseLease(found.lease))
 
     # ── states ───────────────────────────────────────────────────────────────────────────────
@@ -150,6 +166,8 @@ class CacheDialogue:
             return request
         if request.seq is None:
             request.note = PARENT_UNKNOWN
-        elif request.n_kv == 0:
-            request.missed(why)
+        else:
+            if not request.n_live:
+                request.missed(why)
+            self._settled(request)
         return None

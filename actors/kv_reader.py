@@ -26,6 +26,11 @@ from native.errors import NativeError, NoKvSpace, StateRefused
 SOURCES_BY_SPEED = ("none", "live", "ram", "ram_file", "disk")
 
 
+def slowness(source: str) -> int:
+    """Order of the places KV comes from; all disks (disk, disk2, …) are the slowest."""
+    return SOURCES_BY_SPEED.index(source.rstrip("0123456789"))
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
     """A row that passed its checks, open to be restored, of which tokens before ``end`` count."""
@@ -83,18 +88,27 @@ class KvReader:
         """Bring what was found into the request's sequence; rows that may not be used.
 
         At least the prompt's last token is left to decode: its logits choose the first new token.
+        What the sequence shares already stays; the rows go on where its last whole block ends.
         """
         started = time.perf_counter()
-        request.missed(found.miss_reason)
         limit = min(found.n_tokens, len(request.tokens) - 1)
-        checked, rejected = self._checked(found, tokens.pack(request.tokens), limit)
-        reached = 0
+        if limit <= request.n_kv and request.n_kv:
+            known = found.n_tokens // self._block
+            request.n_stored_blocks = max(request.n_stored_blocks, known)
+            return []  # what is live reaches further
+        request.missed(found.miss_reason)
+        base = request.n_kv // self._block * self._block
+        if base < request.n_kv:
+            self._backend.seq_remove(request.kv_seq, base, -1)
+            request.n_kv = request.n_live = base
+        checked, rejected = self._checked(found, tokens.pack(request.tokens), base, limit)
+        reached = base
         try:
-            reached, unusable = self._apply(request.kv_seq, checked, limit)
+            reached, unusable = self._apply(request.kv_seq, checked, base, limit)
             if unusable is not None:
                 rejected.append(m.RowRejected(unusable.ref.key, unusable.ref.tier, "state refused"))
         except NativeError as error:
-            self._backend.seq_remove(request.kv_seq, 0, -1)
+            self._backend.seq_remove(request.kv_seq, base, -1)
             request.missed(f"not_restored:{type(error).__name__}")
         for row in checked:
             row.mapped.close()
@@ -104,16 +118,18 @@ class KvReader:
         whole = found.n_tokens if reached == limit else reached
         request.n_stored_blocks = whole // self._block
         used = [row.ref.tier for row in checked if row.ref.start < reached]
-        request.source = max(used, key=SOURCES_BY_SPEED.index, default="none")
+        request.source = max(used, key=slowness, default="none")
         request.restore_ms = 1e3 * (time.perf_counter() - started)
         return rejected
 
     def _checked(
-        self, found: m.PrefixResolved, prompt: bytes, limit: int
+        self, found: m.PrefixResolved, prompt: bytes, base: int, limit: int
     ) -> tuple[list[_Row], list[m.RowRejected]]:
-        """Open the leased rows below position ``limit``, up to the first that fails a check."""
+        """Open the leased rows between ``base`` and ``limit``, up to the first that fails."""
         checked: list[_Row] = []
         for ref in refs.unpack_blocks(found.blocks, self._root, prompt):
+            if ref.start < base:
+                continue
             if ref.start >= limit:
                 break
             end = ref.start + min(ref.n_used, limit - ref.start)
@@ -125,13 +141,13 @@ class KvReader:
             checked.append(_Row(ref, mapped, end))
         return checked, []
 
-    def _apply(self, seq: int, rows: list[_Row], limit: int) -> tuple[int, _Row | None]:
+    def _apply(self, seq: int, rows: list[_Row], base: int, limit: int) -> tuple[int, _Row | None]:
         """Restore checked rows: tokens that the sequence holds then, and a row that was refused.
 
-        Whatever is raised leaves the sequence to be cleared by the caller.
+        Whatever is raised leaves the sequence to be cut back to ``base`` by the caller.
         """
         if not rows:
-            return 0, None
+            return base, None
         refused: _Row | None = None
         try:
             self._backend.restore_blocks(seq, [row.block for row in rows])
@@ -141,7 +157,7 @@ class KvReader:
             # The last row may hold more tokens than are wanted, and room was kept for those only.
             rows = rows[:-1]
             self._backend.restore_blocks(seq, [row.block for row in rows])
-        reached = rows[-1].end if rows else 0
+        reached = rows[-1].end if rows else base
         held = self._backend.seq_range(seq)
         if held is not None and held[1] >= reached:
             self._backend.seq_remove(seq, reached, -1)

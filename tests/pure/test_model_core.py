@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.model_core import admit, next_to_start, plan_step
+from actors.model_core import admit, plan_step
 
 pytestmark = pytest.mark.pure
 
@@ -70,10 +70,3 @@ def test_an_admitted_request_fits_the_context(n_prompt: int, max_tokens: int, n_
         assert admission.n_cells == n_prompt + admission.max_tokens <= n_ctx
     else:
         assert n_prompt >= n_ctx
-
-
-def test_the_queue_is_first_in_first_out() -> None:
-    assert not next_to_start([900, 10], free_cells=100, free_sequences=4)
-    assert next_to_start([90, 900], free_cells=100, free_sequences=4)
-    assert not next_to_start([90], free_cells=100, free_sequences=0)
-    assert not next_to_start([], free_cells=100, free_sequences=4)

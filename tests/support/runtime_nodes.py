@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cache.policy import LivePolicy
 from native.params import ModelParams
 from runtime import ModelConfig, Node, TokenEvent, TreeNode, errors
 from tests.support.nodes import ROOT, alive, port_is_free
@@ -71,6 +72,12 @@ def mapped_shared_memory(pid: int) -> set[Path]:
         paths = (line.split(maxsplit=5)[-1].strip() for line in maps)
         return {Path(path) for path in paths if path.startswith("/dev/shm/")}
     return set()
+
+
+def crowd_out(node: Node, model: str) -> None:
+    """Give the places of all idle sequences to other prompts: the next hit comes from storage."""
+    for index in range(LivePolicy().max_idle):
+        node.complete(model, [20 + index] * 70, max_tokens=1)
 
 
 class Streaming:

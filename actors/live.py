@@ -1,0 +1,293 @@
+"""The live tier: sequences of one context, and the prefixes they share.
+
+Runs on the engine thread. When a request ends, its sequence may stay as an *idle* one, until its
+cells or its id are needed or keeping it has cost as much as getting it back. A new request tags the
+cells of the longest live prefix as its own (``seq_copy``: no KV moves), also those of a request
+that still reads the same prompt: then it *follows* that one, and takes what is there after each
+step. A follower computes nothing while its leader, which was started before it, goes ahead; when
+the leader ends early, the next one leads from where it stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from actors.live_core import (
+    Candidate,
+    Stretch,
+    Stretches,
+    best_source,
+    between,
+    cells_in_use,
+    is_worn_out,
+    make_room,
+    to_drop,
+    worst_first,
+)
+from actors.model_core import Admission
+from actors.model_request import Request
+from cache import tokens as token_bytes
+from cache.keys import BLOCK_TOKENS
+from cache.policy import LivePolicy
+from native.backend import Backend
+
+
+@dataclass(slots=True, eq=False)
+class IdleSequence:
+    """What an ended request left in the context."""
+
+    seq: int
+    tokens: bytes
+    stretches: Stretches
+    used_at: float
+    n_stored_blocks: int
+    steps: int = 0
+
+    @property
+    def n_kv(self) -> int:
+        return token_bytes.count(self.tokens)
+
+    @property
+    def is_stored(self) -> bool:
+        return self.n_stored_blocks >= self.n_kv // BLOCK_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A sequence to share from, and how far it goes the same way."""
+
+    holder: Request | IdleSequence
+    common: int
+    is_whole: bool
+    """Whether it holds the whole prompt, the last token too."""
+    ends: bool
+    """Whether it ends there rather than going on with other tokens."""
+
+    @property
+    def ready(self) -> int:
+        return min(self.common, self.holder.n_kv)
+
+
+@dataclass(slots=True)
+class LiveSequences:
+    """Hands out the sequences of ``backend``; knows which cells they share."""
+
+    backend: Backend
+    policy: LivePolicy = field(default_factory=LivePolicy)
+    idle: list[IdleSequence] = field(default_factory=list)
+    _free: list[int] = field(init=False)
+    _origins: Iterator[int] = field(default_factory=itertools.count, init=False)
+
+    def __post_init__(self) -> None:
+        self._free = list(range(self.backend.info.n_seq_max))
+
+    def counts(self) -> dict[str, int]:
+        idle = list(self.idle)
+        return {
+            "idle_sequences": len(idle),
+            "idle_cells": cells_in_use(one.stretches for one in idle),
+        }
+
+    def expires_at(self) -> float | None:
+        """When the next idle sequence becomes too old, if one is there."""
+        return min((one.used_at + self.policy.idle_s for one in self.idle), default=None)
+
+    # ── starting ────────────────────────────────────────────────────────────────────────────────
+
+    def place(
+        self, request: Request, admission: Admission, running: Sequence[Request], *, lookup: bool
+    ) -> bool:
+        """Give a request its sequence, with the live prefix it can share; False: not yet.
+
+        With ``lookup`` the cache is asked next, unless it could add nothing; only what is ready is
+        shared before it has answered, and ``settle`` does the rest.
+        """
+        source = self._source(request, running)
+        upto = 0
+        if source is not None:
+            is_enough = source.common >= max(1, len(request.tokens) - 1)
+            upto = source.ready if lookup and not is_enough else source.common
+        own = Stretch(next(self._origins), upto, admission.n_cells)
+        shared = between(source.holder.stretches, 0, upto) if source is not None else ()
+        order = [self.idle[at] for at in worst_first(self.idle)]
+        held_by = source.holder if source is not None and upto else None
+        at = order.index(held_by) if isinstance(held_by, IdleSequence) else None
+        gone = self._room((*shared, own), running, order, at)
+        if gone is None:
+            return False
+        for index in gone:
+            if index != at:
+                self._drop(order[index])
+        if isinstance(held_by, IdleSequence) and at in gone:
+            self._take_over(request, held_by, upto)
+        else:
+            request.seq = self._free.pop()
+        request.n_cells = admission.n_cells
+        request.stretches = (*between(shared, 0, request.n_kv), own)
+        if source is not None and upto:
+            self._join(request, source, upto)
+        return True
+
+    def _take_over(self, request: Request, one: IdleSequence, upto: int) -> None:
+        """The request goes on in the idle sequence itself, since there is no room beside it."""
+        self.idle.remove(one)
+        self.backend.seq_remove(one.seq, upto, -1)
+        request.seq = one.seq
+        request.n_kv = request.n_live = request.n_reused = upto
+
+    def _room(
+        self,
+        wanted: Stretches,
+        running: Sequence[Request],
+        order: Sequence[IdleSequence],
+        source: int | None,
+    ) -> list[int] | None:
+        gone: list[int] | None = None
+        # A restore may need up to a block more than it keeps; idle sequences make room for that.
+        for spare in (BLOCK_TOKENS, 0):
+            gone = make_room(
+                wanted,
+                [one.stretches for one in running],
+                [one.stretches for one in order],
+                n_cells=self.backend.info.n_ctx - spare,
+                free_sequences=len(self._free),
+                source=source,
+            )
+            if gone is not None:
+                break
+        return gone
+
+    def is_complete(self, request: Request) -> bool:
+        """Whether the cache could add nothing to what is shared already."""
+        return max(request.n_kv, request.share_upto) >= max(1, len(request.tokens) - 1)
+
+    def settle(self, request: Request, running: Sequence[Request]) -> None:
+        """Share what is live beyond what the request holds, and follow who is reading it."""
+        request.following = None
+        request.share_upto = request.n_kv
+        if request.n_live < request.n_kv:  # the rest was restored, into cells of its own
+            own = Stretch(next(self._origins), request.n_live, request.n_cells)
+            request.stretches = (*between(request.stretches, 0, request.n_live), own)
+        source = self._source(request, running)
+        if source is not None and source.common > request.n_kv:
+            self._join(request, source, source.common)
+
+    def follow(self, running: Sequence[Request]) -> list[Request]:
+        """Give followers what their leaders have read since; those that got further."""
+        advanced = []
+        for request in running:
+            if request.following is None:
+                continue
+            before = request.n_kv
+            leader = request.following
+            if leader.seq is None or leader.is_finished:
+                self.settle(request, running)
+            else:
+                self._copy(request, leader, min(leader.n_kv, request.share_upto))
+                if request.n_kv >= request.share_upto:
+                    request.following = None
+            if request.n_kv > before:
+                advanced.append(request)
+        return advanced
+
+    # ── ending ──────────────────────────────────────────────────────────────────────────────────
+
+    def retire(self, request: Request, running: Sequence[Request], *, keep: bool) -> None:
+        """A request ends: its sequence stays idle, or is free again."""
+        if request.seq is None:
+            return
+        seq, request.seq, request.following = request.seq, None, None
+        n_kv, policy = request.n_kv, self.policy
+        if keep and policy.max_idle and n_kv >= policy.min_tokens and self.backend.info.can_cut:
+            self.idle.append(
+                IdleSequence(
+                    seq,
+                    token_bytes.pack(request.tokens[:n_kv]),
+                    between(request.stretches, 0, n_kv),
+                    time.monotonic(),
+                    request.n_stored_blocks,
+                )
+            )
+            held = [one.stretches for one in running if one.seq is not None]
+            now, n_ctx = time.monotonic(), self.backend.info.n_ctx
+            for one in [self.idle[at] for at in to_drop(self.idle, held, policy, n_ctx, now)]:
+                self._drop(one)
+        else:
+            self.backend.seq_remove(seq, 0, -1)
+            self._free.append(seq)
+
+    def stepped(self, n: int = 1) -> None:
+        """The engine ran ``n`` steps beside the idle sequences, or time has passed (0)."""
+        now = time.monotonic()
+        for one in list(self.idle):
+            one.steps += n
+            if is_worn_out(one, self.policy, now):
+                self._drop(one)
+
+    def drop_idle(self) -> bool:
+        """Free all idle sequences; whether there were any."""
+        idle = list(self.idle)
+        for one in idle:
+            self._drop(one)
+        return bool(idle)
+
+    def _drop(self, one: IdleSequence) -> None:
+        self.idle.remove(one)
+        self.backend.seq_remove(one.seq, 0, -1)
+        self._free.append(one.seq)
+
+    # ── sharing ─────────────────────────────────────────────────────────────────────────────────
+
+    def _source(self, request: Request, running: Sequence[Request]) -> _Source | None:
+        """The live sequence that goes furthest the same way, among those started before."""
+        if not self.backend.info.can_cut:
+            return None
+        earlier = itertools.takewhile(lambda other: other is not request, running)
+        holders: list[Request | IdleSequence] = [*self.idle, *earlier]
+        sources = [self._compare(request, holder) for holder in holders]
+        candidates = [Candidate(one.common, one.ready) for one in sources]
+        best = best_source(candidates, min_tokens=self.policy.min_tokens)
+        return None if best is None else sources[best]
+
+    def _compare(self, request: Request, holder: Request | IdleSequence) -> _Source:
+        prompt = request.packed_prompt
+        theirs = holder.tokens if isinstance(holder, IdleSequence) else holder.packed_prompt
+        same, whole = token_bytes.common_prefix(prompt, theirs), len(request.tokens)
+        if isinstance(holder, Request) and (holder.seq is None or holder.is_finished):
+            same = min(same, holder.n_kv)
+        # One token is left to decode: its logits choose the first new one.
+        return _Source(
+            holder, min(same, whole - 1), same == whole, same == token_bytes.count(theirs)
+        )
+
+    def _join(self, request: Request, source: _Source, upto: int) -> None:
+        """Make the cells from the request's end up to ``upto`` its own too, now or as they come."""
+        start, holder = request.n_kv, source.holder
+        self._copy(request, holder, min(upto, holder.n_kv))
+        if upto > start:
+            request.stretches = (
+                *between(request.stretches, 0, start),
+                *between(holder.stretches, start, upto),
+                Stretch(next(self._origins), upto, request.n_cells),
+            )
+        if isinstance(holder, IdleSequence):
+            holder.used_at, holder.steps = time.monotonic(), 0
+        elif request.n_kv < upto:
+            request.following = holder
+        request.share_upto = upto
+        known = min(holder.n_stored_blocks, upto // BLOCK_TOKENS)
+        request.n_stored_blocks = max(request.n_stored_blocks, known)
+        if upto == source.common:
+            why = f"{'not_stored' if source.ends else 'diverges'}:{source.common}"
+            request.missed(None if source.is_whole else why)
+
+    def _copy(self, request: Request, holder: Request | IdleSequence, upto: int) -> None:
+        start = request.n_kv
+        if upto > start and holder.seq is not None:
+            self.backend.seq_copy(holder.seq, request.kv_seq, start, upto)
+            request.n_kv = upto
+            request.n_reused += upto - start
+            request.n_live += upto - start

@@ -1,0 +1,140 @@
+"""Drive a model's engine without any process: every step happens when the test says so.
+
+The engine runs on the caller's thread. A script is a generator that yields lists of commands; it is
+resumed with what became of the requests when all of them have ended. Commands may also be sent in
+reply to events, so "cancel it while it reads" is exact and needs no clock.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+from actors import messages as m
+from actors.kv_store import KvStore
+from actors.model_engine import Close, ModelEngine
+from cache import tokens as token_bytes
+from cache.policy import LivePolicy
+from native.backend import Backend, Batch
+from native.params import SamplingParams
+from supervision import Address
+
+HOST = Address("127.0.0.1", 1)
+Script = Generator[Sequence[object], "dict[str, Outcome]", None]
+
+
+@dataclass
+class Outcome:
+    """What a caller got."""
+
+    done: m.Completed | None = None
+    failed: m.CompletionFailed | None = None
+    tokens: list[int] = field(default_factory=list)
+    progress: list[m.PrefillProgress] = field(default_factory=list)
+
+    @property
+    def cache(self) -> m.CacheReport:
+        assert self.done is not None, self.failed
+        return self.done.cache
+
+    @property
+    def reused(self) -> int:
+        assert self.done is not None, self.failed
+        return self.done.usage.cached_tokens
+
+
+def ask(
+    name: str,
+    prompt: Sequence[int],
+    max_tokens: int = 4,
+    timeout_s: float | None = None,
+    **sampling: float,
+) -> m.Run:
+    complete = m.Complete(
+        name,
+        "model",
+        token_bytes.pack(prompt),
+        tokens=True,
+        max_tokens=max_tokens,
+        timeout_s=timeout_s,
+        sampling=SamplingParams(**sampling),  # type: ignore[arg-type]
+    )
+    return m.Run(name, HOST, complete)
+
+
+class EngineRun:
+    """One engine over ``backend``, without a cache beside it unless ``store`` says so."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        policy: LivePolicy | None = None,
+        on_event: Callable[[EngineRun, object], None] | None = None,
+    ) -> None:
+        self.backend = backend
+        self.outcomes: dict[str, Outcome] = {}
+        self.commands: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self.rows_decoded = 0
+        self._on_event = on_event
+        self._open: set[str] = set()
+        self._count(backend)
+        store = KvStore(
+            backend,
+            root=b"r" * 32,
+            holder="model#1",
+            label="model",
+            arena_path=None,
+            tier_dirs={},
+            granted_by=lambda: 1,
+        )
+        self.engine = ModelEngine(
+            backend, store, self.commands, self._send, max_queue=1000, live=policy
+        )
+
+    def _count(self, backend: Backend) -> None:
+        decode = backend.decode
+
+        def counted(batch: Batch) -> None:
+            decode(batch)
+            self.rows_decoded += len(batch)
+
+        backend.decode = counted  # type: ignore[method-assign]
+
+    def play(self, script: Script) -> dict[str, Outcome]:
+        """Run to the end of the script, then close the engine."""
+        self._script = script
+        self._advance(next(script))
+        self.engine.run()
+        return self.outcomes
+
+    def _advance(self, commands: Sequence[object]) -> None:
+        for command in commands:
+            if isinstance(command, m.Run):
+                self.outcomes[command.request_id] = Outcome()
+                self._open.add(command.request_id)
+            self.commands.put(command)
+
+    def _send(self, target: object, message: object) -> None:
+        del target
+        ref = getattr(message, "ref", None)
+        outcome = self.outcomes.get(ref or "")
+        match message:
+            case m.PrefillProgress() if outcome:
+                outcome.progress.append(message)
+            case m.TokensDelivered(tokens=packed) if outcome:
+                outcome.tokens += token_bytes.unpack(packed)
+            case m.Completed() if outcome:
+                outcome.done = message
+            case m.CompletionFailed() if outcome:
+                outcome.failed = message
+            case m.RequestEnded(request_id):  # the last word about a request; its cells go next
+                self._open.discard(request_id)
+        if self._on_event is not None:
+            self._on_event(self, message)
+        if isinstance(message, m.RequestEnded) and not self._open:
+            try:
+                self._advance(self._script.send(self.outcomes))
+            except StopIteration:
+                self.commands.put(Close(m.FailReason.MODEL_UNLOADED, "the script has ended"))
