@@ -1,7 +1,7 @@
 """The cache index: which rows exist, where, who reads them, who may write them.
 
 Owns: the index and the arena's allocation map; it is their only writer, which is what keeps the
-budgets true. Answers: ``LookupPrefix``, ``ResolveParent``, ``ReserveRows``. Asks: the writer, file
+budgets true. Answers: ``LookupPrefix``, ``ResolveParent``, ``ReserveRows``. Asks: the writer, the
 tiers. When it dies, requests run cold for a moment; its successor gets the rows back from the arena
 and the directories, which the tiers scan (they restart after it, rest_for_one).
 """
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors import messages as m
+from actors.cache_admin import CacheAdmin
+from actors.copies import Copies
 from actors.payload import PayloadGone, read_payload
 from cache import refs
 from cache.answers import RAM, Evicted, Match, Refusal, RowRequest
@@ -22,11 +24,12 @@ from cache.rows import SaveReason
 from supervision import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from supervision import Address, Entry
 
 EXPIRE_EVERY_S = 5.0
 GRACE_S = 1.0  # a row is written in milliseconds, and its writer looks before each whether it may
-WRITES_IN_FLIGHT = 16  # rows offered to the writer at once; more would only queue up there
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +48,26 @@ class CacheMetaActor(Worker):
         if not isinstance(args, CacheMetaArgs):
             raise TypeError(f"cache_meta is started with CacheMetaArgs, not {args!r}")
         self._arena_path = args.arena_path
-        self._file_tiers = tuple(name for name, _ in args.file_tiers)
         budgets = {RAM: args.ram_bytes} if args.arena_path else {}
         self._index = CacheIndex(
             budgets=budgets | dict(args.file_tiers), page_bytes=arena_page_bytes()
         )
+        self._admin = CacheAdmin(self._index, self._dispose, self._arena_path)
         # Slabs that the scan has not reported yet must not be given away, nor those that a model
         # is still writing by the word of the incarnation before this one.
         self._scanned: set[str] = set()
         self._grants_from = time.monotonic() + (GRACE_S if self.incarnation > 1 else 0.0)
         self._holders: set[str] = set()
-        self._writing: dict[str, set[bytes]] = {tier: set() for tier in self._file_tiers}
-        self._persist_failures = 0
-        self._last_failure: str | None = None
+        self._alive: dict[str, str | None] = {}
+        self._copies = Copies(
+            self._index,
+            [name for name, _ in args.file_tiers],
+            ram_bytes=args.ram_bytes,
+            send=self.tell,
+            dispose=self._dispose,
+            holder=self._holder_of,
+            log=self.log,
+        )
         self._rejected = 0
         self._abandoned = 0
         self._quarantined = 0
@@ -74,14 +84,18 @@ class CacheMetaActor(Worker):
             case m.ReleaseLease(lease):
                 if lease:
                     self._dispose(self._index.release(lease))
+                    self._pump()
             case m.RowsWritten():
                 self._written(message)
             case m.RowRejected():
                 self._reject(message)
             case m.RowsFound():
                 self._adopt(message)
-            case m.RowPersisted() | m.PersistFailed():
-                self._persisted(message)
+            case m.ListRows() | m.ShowRow() | m.ListNamespaces() | m.RemoveRows() | m.EvictBytes():
+                self.tell(sender, self._admin.answer(time.monotonic(), message))
+            case m.RowCopied() | m.CopyFailed() | m.FilesDropped() | m.TierChanged():
+                self._copies.handle(time.monotonic(), message)
+                self._pump()
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
 
@@ -94,6 +108,7 @@ class CacheMetaActor(Worker):
         except PayloadGone as gone:
             return m.PrefixResolved(ask.ref, 0, b"", 0, f"payload_gone:{gone}")
         match = self._index.lookup(time.monotonic(), ask.holder, ask.root, tokens)
+        self._copies.hit(match.blocks)
         return _resolved(ask.ref, match)
 
     def _resolve_parent(self, ask: m.ResolveParent) -> m.PrefixResolved:
@@ -101,6 +116,7 @@ class CacheMetaActor(Worker):
         match = self._index.lookup_key(time.monotonic(), ask.holder, ask.key)
         if match is None:
             return m.PrefixResolved(ask.ref, 0, b"", 0, "parent_unknown")
+        self._copies.hit(match.blocks)
         return _resolved(ask.ref, match, with_keys=True)
 
     def _reserve(self, ask: m.ReserveRows) -> m.RowsReserved:
@@ -131,7 +147,7 @@ class CacheMetaActor(Worker):
         self._abandoned += len(done.abandoned)
         for key in done.abandoned:
             self._dispose(self._index.abandon(done.holder, key))
-        self._persist()
+        self._pump()
 
     def _reject(self, rejected: m.RowRejected) -> None:
         self._rejected += 1
@@ -146,54 +162,32 @@ class CacheMetaActor(Worker):
     def _adopt(self, found: m.RowsFound) -> None:
         now = time.monotonic()
         self._quarantined += found.quarantined
+        evicted: list[Evicted] = []
         for row in found.rows:
             request = RowRequest(
                 row.key, row.parent, row.root, row.start, row.tokens, row.row_bytes
             )
-            self._dispose(self._index.adopt(now, found.tier, request, row.location))
+            used = now - row.age_s
+            evicted += self._index.adopt(now, found.tier, request, row.location, used)
+        self._dispose(evicted)
         if found.last:
             self._scanned.add(found.tier)
-            self._persist()
+            self._copies.scanned(found.tier, found.incarnation)
+            self._pump()
 
-    def _persist(self) -> None:
-        """Hand rows that a file tier lacks to the writer, a bounded number at a time."""
-        holder = self._writer_holder()
-        if holder is None:
-            return
-        for tier in self._file_tiers:
-            room = WRITES_IN_FLIGHT - len(self._writing[tier])
-            if tier not in self._scanned or room <= 0:
-                continue
-            answers, evicted = self._index.persist(time.monotonic(), holder, tier, room)
-            self._dispose(evicted)
-            for answer in answers:
-                if isinstance(answer, Refusal) or answer.source is None:
-                    continue
-                self._writing[tier].add(answer.key)
-                self.tell("writer", m.PersistRow(answer.key, tier, answer.source))
+    def _pump(self) -> None:
+        now = time.monotonic()
+        self._copies.pump(now, may_promote=RAM in self._scanned and now >= self._grants_from)
 
-    def _persisted(self, done: m.RowPersisted | m.PersistFailed) -> None:
-        holder = self._writer_holder()
-        self._writing.get(done.tier, set()).discard(done.key)
-        if holder is not None:
-            if isinstance(done, m.RowPersisted):
-                published = self._index.publish(time.monotonic(), holder, done.key, done.tier)
-                self._dispose(published.evicted)
-            else:
-                self._persist_failures += 1
-                self._last_failure = done.detail
-                self._dispose(self._index.abandon(holder, done.key, done.tier))
-        self._persist()
-
-    def _writer_holder(self) -> str | None:
-        entry = self.directory.get("writer")
+    def _holder_of(self, child: str) -> str | None:
+        entry = self.directory.get(child)
         if entry is None or not entry.is_up:
             return None
-        holder = f"writer#{entry.incarnation}"
+        holder = f"{child}#{entry.incarnation}"
         self._holders.add(holder)
         return holder
 
-    def _dispose(self, evicted: list[Evicted] | tuple[Evicted, ...]) -> None:
+    def _dispose(self, evicted: Sequence[Evicted]) -> None:
         """Make the index's decision true: no scan may ever find these rows again."""
         files: dict[str, list[bytes]] = {}
         for gone in evicted:
@@ -202,14 +196,15 @@ class CacheMetaActor(Worker):
             elif gone.location is not None and self._arena_path:
                 mark_free(self._arena_path, gone.location)
         for tier, keys in files.items():
-            self.tell(f"tier:{tier}", m.DropFiles(tuple(keys)))
+            self._copies.drop_files(tier, keys)
 
     # ── time and the dead ───────────────────────────────────────────────────────────────────────
 
     def handle_timer(self, payload: object) -> None:
         del payload
         self._index.expire(time.monotonic())
-        self._persist()
+        self._copies.look_after(time.monotonic())
+        self._pump()
         self.after(EXPIRE_EVERY_S, "expire")
 
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:
@@ -219,19 +214,10 @@ class CacheMetaActor(Worker):
             for holder in dead:
                 self._holders.discard(holder)
                 self._dispose(self._index.holder_died(holder))
-            if entry.id == "writer":
-                if dead:
-                    self._writing = {tier: set() for tier in self._file_tiers}
-                self._persist()
-
-    def _all_persisted(self) -> bool:
-        """Whether every file tier holds all that is worth keeping there."""
-        return all(
-            tier in self._scanned
-            and not self._writing[tier]
-            and not self._index.unpersisted(tier, 1)
-            for tier in self._file_tiers
-        )
+            self._copies.child_changed(entry.id, is_new=self._alive.get(entry.id) != alive)
+            self._alive[entry.id] = alive
+            if entry.id in ("writer", "ram_tier"):
+                self._pump()
 
     def status(self) -> dict[str, object]:
         snapshot = self._index.snapshot()
@@ -249,16 +235,17 @@ class CacheMetaActor(Worker):
             "rejected": self._rejected,
             "abandoned": self._abandoned,
             "quarantined": self._quarantined,
-            "persist_failures": self._persist_failures,
-            "last_persist_failure": self._last_failure,
-            "being_persisted": sum(len(keys) for keys in self._writing.values()),
-            "all_persisted": self._all_persisted(),
+            "lost": snapshot.lost,
+            **self._copies.status(),
             "scanned": sorted(self._scanned),
             "tiers": {
                 name: {
                     "budget_bytes": use.budget_bytes,
                     "used_bytes": use.used_bytes,
+                    "pinned_bytes": use.pinned_bytes,
                     "rows": use.rows,
+                    "waiting": use.waiting,
+                    **self._copies.tier_status(name),
                 }
                 for name, use in snapshot.tiers.items()
             },

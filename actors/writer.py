@@ -1,23 +1,25 @@
-"""The writer: copies rows from the arena into file tiers, behind everybody's back.
+"""The writer: copies rows from faster tiers into file tiers, behind everybody's back.
 
-Owns: nothing. Answers: ``PersistRow``. Tells: cache_meta. A process of its own so that decoding and
-lookups never wait for a disk, and because a disk can hang a thread for ever.
+Owns: nothing. Answers: ``CopyRow``. Tells: cache_meta. A process of its own so that decoding and
+lookups never wait for a disk, and because a disk can hang a thread for ever: each tier has its own.
 """
 
 from __future__ import annotations
 
+import queue
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors import messages as m
 from actors.cache_reporter import CacheReporter
-from cache.arena import ArenaReader
-from cache.errors import CacheError
+from actors.write_lane import BATCH_ROWS, WriteLane
 from cache.filesystem import PosixFilesystem
-from cache.publish import write_row
 
 if TYPE_CHECKING:
     from supervision import Address
+
+Orders = queue.SimpleQueue[m.CopyRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,43 +31,54 @@ class WriterArgs:
 
 
 class WriterActor(CacheReporter):
-    """Writes one row after the other on its own thread."""
+    """Writes to all tiers at once, each on a thread of its own."""
 
     def init(self, args: object) -> None:
         if not isinstance(args, WriterArgs):
             raise TypeError(f"the writer is started with WriterArgs, not {args!r}")
-        self._arena_path = args.arena_path
-        self._roots = dict(args.tier_dirs)
-        self._rows = self._bytes = self._failures = 0
+        roots = dict(args.tier_dirs)
+        self._lanes = {
+            tier: WriteLane(tier, roots, args.arena_path, PosixFilesystem()) for tier in roots
+        }
+        self._orders: dict[str, Orders] = {tier: queue.SimpleQueue() for tier in roots}
+        self._broken: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
         self.start_engine(self._run)
 
     def _run(self) -> None:
-        files = PosixFilesystem()
-        arena: ArenaReader | None = None
+        for tier in self._lanes:
+            threading.Thread(
+                target=self._guard, args=(tier,), name=f"write:{tier}", daemon=True
+            ).start()
+        raise self._broken.get()  # a lane that breaks ends the actor
+
+    def _guard(self, tier: str) -> None:
+        try:
+            self._work(self._lanes[tier], self._orders[tier])
+        except BaseException as broken:  # noqa: BLE001 - the engine raises it again
+            self._broken.put(broken)
+
+    def _work(self, lane: WriteLane, orders: Orders) -> None:
         while True:
-            order = self.commands.get()
-            if not isinstance(order, m.PersistRow) or self._arena_path is None:
-                continue
-            arena = arena or ArenaReader(self._arena_path)
-            try:
-                _, n_bytes = write_row(files, self._roots[order.tier], arena.slab(order.offset))
-            except (CacheError, OSError) as error:
-                self._failures += 1
-                self.post(m.PersistFailed(order.key, order.tier, str(error)))
-                continue
-            self._rows += 1
-            self._bytes += n_bytes
-            self.post(m.RowPersisted(order.key, order.tier))
+            batch = [orders.get()]
+            while len(batch) < BATCH_ROWS and not orders.empty():
+                batch.append(orders.get())
+            for answer in lane.write(batch):
+                self.post(answer)
 
     def handle(self, message: object, sender: Address) -> None:
         del sender
-        if isinstance(message, m.PersistRow):
-            self.commands.put(message)
+        if isinstance(message, m.CopyRow) and message.tier in self._orders:
+            self._orders[message.tier].put(message)
 
     def status(self) -> dict[str, object]:
+        lanes = self._lanes.values()
         return {
-            "rows_written": self._rows,
-            "bytes_written": self._bytes,
-            "failures": self._failures,
-            "queued": self.commands.qsize(),
+            "rows_written": sum(lane.rows for lane in lanes),
+            "bytes_written": sum(lane.bytes for lane in lanes),
+            "failures": sum(lane.failures for lane in lanes),
+            "queued": sum(orders.qsize() for orders in self._orders.values()),
+            "tiers": {
+                lane.tier: {**lane.status(), "queued": self._orders[lane.tier].qsize()}
+                for lane in lanes
+            },
         }

@@ -55,8 +55,8 @@ class RowRequest:
 class Reservation:
     """The right to write one row: in the arena at ``offset``, or as a file copied from ``source``.
 
-    ``source`` is the arena offset of the row to copy (file tiers only); it is pinned until the
-    reservation is published or abandoned.
+    Of a copy, ``source_tier`` says where to read it and ``source`` the arena offset there (None in
+    a file tier); it is pinned until the reservation is published or abandoned.
     """
 
     key: bytes
@@ -64,6 +64,7 @@ class Reservation:
     row_bytes: int
     tier: str = RAM
     source: int | None = None
+    source_tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ class TierUse:
     used_bytes: int
     pinned_bytes: int
     rows: int
+    waiting: int = 0  # rows it is to get from a faster tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ class Snapshot:
     duplicate_dropped: int
     refused: Mapping[str, int]  # by refusal reason
     tiers: Mapping[str, TierUse]
+    lost: int = 0  # evicted before the slower tier that should have them did
 
 
 Answer: TypeAlias = Reservation | Refusal

@@ -49,6 +49,7 @@ class Counters:
         leases: int,
         reservations: int,
         evictions: int,
+        lost: int,
         tiers: Mapping[str, TierUse],
     ) -> Snapshot:
         return Snapshot(
@@ -60,6 +61,7 @@ class Counters:
             misses=self.misses,
             saves=dict(self.saves),
             evictions=evictions,
+            lost=lost,
             adopted=self.adopted,
             persisted=self.persisted,
             duplicate_dropped=self.duplicate_dropped,

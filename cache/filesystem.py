@@ -48,6 +48,10 @@ class Filesystem(Protocol):
         """The first ``nbytes`` of a file, and the size of all of it."""
         ...
 
+    def device(self, path: str) -> int:
+        """Number of the file system that a file lies on."""
+        ...
+
     def map(self, path: str) -> memoryview:
         """The whole file, mapped read-only; the mapping lives as long as views of it do."""
         ...
@@ -98,6 +102,9 @@ class PosixFilesystem:
             return os.pread(fd, nbytes, 0), os.fstat(fd).st_size
         finally:
             os.close(fd)
+
+    def device(self, path: str) -> int:
+        return os.stat(path).st_dev
 
     def map(self, path: str) -> memoryview:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -14,10 +14,11 @@ after its children; every claim on bytes has exactly one owner (row, reservation
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from cache import eviction, integrity, prefix
+from cache import eviction, integrity, listing, prefix
 from cache.allocation import PAGE_BYTES
 from cache.answers import (
     RAM,
@@ -35,8 +36,9 @@ from cache.answers import (
 )
 from cache.counters import Counters
 from cache.keys import BLOCK_TOKENS, child_key
+from cache.listing import NamespaceFacts, RowFacts
 from cache.table import RowTable
-from cache.tiers import Row, Tier
+from cache.tiers import Tier
 from cache.tokens import count, cut
 from cache.writes import Reservations
 
@@ -58,7 +60,7 @@ class CacheIndex:
         self._table = RowTable(block_tokens, budgets or {}, page_bytes)
         self._counters = Counters()
         self._writes = Reservations(self._table, self._counters, reservation_ttl_s)
-        self._leases: dict[int, tuple[str, tuple[Row, ...]]] = {}
+        self._leases: dict[int, tuple[str, array[int]]] = {}
         self._last_lease = 0
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────
@@ -111,15 +113,61 @@ class CacheIndex:
 
     def persist(self, now: float, holder: str, tier: str, limit: int) -> Reserved:
         """Reserve, for the writer, up to ``limit`` ram rows this file tier lacks; parents first."""
-        requests = [self._table.rows[ref.key].request() for ref in self.unpersisted(tier, limit)]
-        reserved = self.reserve(now, holder, requests, tier)
+        table = self._table
+        found = [table.find(ref.key) for ref in self.unpersisted(tier, limit)]
+        reserved = self.reserve(now, holder, [table.nodes.request(at) for at in found], tier)
         for answer in reserved.answers:
-            self._table.tiers[tier].unpersisted.pop(answer.key, None)
+            table.tiers[tier].unpersisted.pop(table.find(answer.key), None)
         return reserved
 
     def unpersisted(self, tier: str, limit: int) -> list[BlockRef]:
-        """Ram rows that ``tier`` lacks and whose parents it holds or gets first."""
+        """Rows of faster tiers that ``tier`` is to get, if it holds or gets their parents first."""
         return self._writes.unpersisted(tier, limit)
+
+    def promote(self, now: float, holder: str, keys: Sequence[bytes]) -> Reserved:
+        """Reserve arena room for rows that only slower tiers hold; parents come before children.
+
+        Hotter rows are not evicted for it. Unknown keys and rows in the arena are left out.
+        """
+        self._table.advance(now)
+        table = self._table
+        ram = table.tiers.get(RAM)
+        answers: list[Answer] = []
+        evicted: list[Evicted] = []
+        for key in keys:
+            at = table.find(key)
+            if ram is None or not at or ram.holds(at):
+                continue
+            request = table.nodes.request(at)
+            answers.append(self._writes.reserve(holder, request, ram, evicted, is_promotion=True))
+        return Reserved(answers, evicted)
+
+    def open_tier(self, tier: str, *, is_open: bool) -> None:
+        """Let a file tier get rows, or leave them to others of its kind while its disk refuses."""
+        table = self._table
+        place = table.tiers[tier]
+        waiting, place.unpersisted = place.unpersisted, {}
+        place.is_open = is_open
+        for at in waiting:
+            table.wanted_by(at)
+        if is_open:
+            faster = [t for t in table.tiers.values() if t.durability < place.durability]
+            for at in table.nodes.rows():
+                if any(t.holds(at) for t in faster) and not table.is_superseded(at):
+                    table.wanted_by(at)
+
+    def forget_tier(self, tier: str) -> None:
+        """Its directory has vanished: no row is there any more, until a scan finds some."""
+        place = self._table.tiers[tier]
+        for at in self._table.nodes.rows():
+            if place.holds(at):
+                self._table.drop(at, place)
+
+    def want(self, key: bytes) -> None:
+        """Queue a row once more for the tiers that lack it: a copy of it was not made."""
+        at = self._table.find(key)
+        if at and not self._table.is_superseded(at):
+            self._table.wanted_by(at)
 
     # ── rows that exist already ──────────────────────────────────────────────────────────────
 
@@ -141,25 +189,30 @@ class CacheIndex:
         place = table.tiers.get(tier)
         if place is None or not table.is_well_formed(row):
             return _refused(row, place, tier, location)
-        known = place.held.get(row.key)
+        at = table.find(row.key)
         writing = self._writes.open.get((tier, row.key))
-        if known is not None or writing is not None:
-            here = known[0] if known is not None else writing.location if writing else None
+        if (is_held := bool(at) and place.holds(at)) or writing is not None:
+            here = place.location(at) if is_held else writing.location if writing else None
             return [] if here == location else _refused(row, place, tier, location)
-        candidate = table.rows.get(row.key) or Row(row, table.now)
-        if last_used is not None and candidate.copies == 0:
-            candidate.heat = eviction.first_heat(min(last_used, table.now))
+        if at:
+            heat = table.nodes.heat[at]
+        else:
+            used = table.now if last_used is None else min(last_used, table.now)
+            heat = eviction.first_heat(used)
+
+        def rank() -> float:
+            return table.rank(at) if at else table.rank_found(row, heat)
+
         evicted: list[Evicted] = []
         nbytes = place.size_of(row.row_bytes)
-        if not table.make_room(place, nbytes, (candidate, location), evicted)[0]:
+        if not table.make_room(place, nbytes, (rank, location), evicted)[0]:
             return [*evicted, *_refused(row, place, tier, location)]
-        heat = candidate.heat
-        place.add_kid(row.parent)
+        table.add_kid(place, row.parent)
         stored = table.hold(row, place, location, nbytes)
-        stored.heat = heat
+        table.nodes.heat[stored] = heat
         table.offer(stored)
-        if place.arena is not None and not stored.superseded:
-            table.wanted_by(row.key)
+        if not table.is_superseded(stored):
+            table.wanted_by(stored)
         self._counters.adopted += 1
         return evicted
 
@@ -167,20 +220,20 @@ class CacheIndex:
         self, now: float, key: bytes, tier: str, location: int | None, nbytes: int
     ) -> list[Evicted]:
         """A known row was found in another tier; like ``adopt``."""
-        row = self._table.rows.get(key)
-        if row is None:
+        at = self._table.find(key)
+        if not at:
             return [Evicted(key, tier, location, nbytes)]
-        return self.adopt(now, tier, row.request(), location)
+        return self.adopt(now, tier, self._table.nodes.request(at), location)
 
     def drop_location(self, key: bytes, tier: str) -> list[Evicted]:
         """Forget a copy that turned out to be corrupt or gone; unknown ones are ignored.
 
         A slab somebody still reads is freed by the last ``release``, not before.
         """
-        place, row = self._table.tiers.get(tier), self._table.rows.get(key)
-        if place is None or row is None or key not in place.held:
+        place, at = self._table.tiers.get(tier), self._table.find(key)
+        if place is None or not at or not place.holds(at):
             return []
-        return self._table.drop(row, place)
+        return self._table.drop(at, place)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────
 
@@ -202,19 +255,21 @@ class CacheIndex:
         want = count(tokens) if limit is None else max(0, min(limit, count(tokens)))
         if want < count(tokens):
             tokens = cut(tokens, 0, want)
+        nodes = self._table.nodes
         path, tip = prefix.descend(self._table, root, tokens)
         at = len(path) * self.block_tokens
         rest = cut(tokens, at, at + self.block_tokens)
-        child, shared = prefix.best_child(self._table, tip, at, rest)
+        node = path[-1] if path else nodes.find(root)
+        child, shared = prefix.best_child(self._table, node, at, rest)
         used, n_used = child, shared
-        if child is not None and not cuttable and shared < child.n_tokens:
+        if child and not cuttable and shared < nodes.n_tokens[child]:
             used, n_used = prefix.whole_child(self._table, tip, at, cut(rest, 0, shared))
-        if used is not None:
+        if used:
             path.append(used)
             at += n_used
         miss = None
         if at < want:
-            miss = prefix.explain(self._table, root, tip, child, shared, at)
+            miss = prefix.explain(self._table, root, node, child, shared, at)
             if self._writes.is_being_written(child_key(tip, rest)):
                 miss = Miss(MissReason.BEING_WRITTEN, at)
         self._counters.looked_up(at, want)
@@ -227,9 +282,10 @@ class CacheIndex:
         if path is None:
             self._counters.looked_up(0, 1)
             return None
-        n_tokens = path[-1].start + path[-1].n_tokens
+        nodes = self._table.nodes
+        n_tokens = nodes.start[path[-1]] + nodes.n_tokens[path[-1]]
         self._counters.looked_up(n_tokens, n_tokens)
-        return self._lease(holder, path[0].root, path, n_tokens, None)
+        return self._lease(holder, nodes.key(nodes.root[path[0]]), path, n_tokens, None)
 
     def release(self, lease: int) -> list[Evicted]:
         """Unpin a lease's rows; repeated or unknown leases are ignored.
@@ -238,42 +294,71 @@ class CacheIndex:
         """
         _, rows = self._leases.pop(lease, ("", ()))
         freed: list[Evicted] = []
-        for row in rows:
-            freed += self._table.unpin(row)
+        for at in rows:
+            freed += self._table.unpin(at)
         return freed
 
     def snapshot(self) -> Snapshot:
         """Counters and sizes, frozen."""
         return self._counters.snapshot(
-            rows=len(self._table.rows),
+            rows=self._table.n_rows,
             leases=len(self._leases),
             reservations=len(self._writes),
             evictions=self._table.evictions,
+            lost=self._table.lost,
             tiers={name: tier.use() for name, tier in self._table.tiers.items()},
         )
+
+    # ── looking and tending, for people and under pressure ──────────────────────────────────────
+
+    def scan(self, cursor: int, limit: int) -> tuple[list[RowFacts], int]:
+        """A page of rows in no order, and the cursor of the next; see ``cache.listing``."""
+        return listing.scan(self._table, cursor, limit)
+
+    def facts(self, key: bytes) -> RowFacts | None:
+        """What is known of one row, or None."""
+        return listing.facts(self._table, key)
+
+    def children(self, key: bytes) -> list[bytes]:
+        """Keys of the rows that continue this row or root."""
+        return listing.children(self._table, key)
+
+    def namespaces(self) -> list[NamespaceFacts]:
+        """Every root with rows."""
+        return listing.namespaces(self._table)
+
+    def evict(self, now: float, tier: str) -> list[Evicted] | None:
+        """Give up the least valuable row of a tier, although nobody needs its room; None: none."""
+        self._table.advance(now)
+        place = self._table.tiers.get(tier)
+        return None if place is None else self._table.evict_one(place)
+
+    def arena_holes(self) -> list[tuple[int, int]]:
+        """(offset, bytes) of the arena's pages that belong to no slab."""
+        ram = self._table.tiers.get(RAM)
+        return [] if ram is None or ram.arena is None else ram.arena.holes()
 
     def check_integrity(self) -> None:
         """Recount everything; InvariantBroken if an account is wrong. For tests: O(rows)."""
         integrity.check(self._table, self._writes.all(), self._leases)
 
     def _lease(
-        self, holder: str, root: bytes, path: list[Row], n_tokens: int, miss: Miss | None
+        self, holder: str, root: bytes, path: list[int], n_tokens: int, miss: Miss | None
     ) -> Match:
         if not path:
             return Match(0, (), 0, miss, root)
-        tiers = [(tier.name, tier.held) for tier in self._table.tiers.values()]
+        table, nodes = self._table, self._table.nodes
+        tiers = list(table.tiers.values())
         blocks: list[BlockRef] = []
-        for row in path:
-            self._table.pin(row)
-            row.heat = eviction.touched(row.heat, self._table.now)
-            for name, held in tiers:
-                copy = held.get(row.key)
-                if copy is not None:
-                    blocks.append(row.ref(name, copy[0], min(row.n_tokens, n_tokens - row.start)))
-                    break
+        for at in path:
+            table.pin(at)
+            nodes.heat[at] = eviction.touched(nodes.heat[at], table.now)
+            tier = next(tier for tier in tiers if tier.holds(at))
+            n_used = min(nodes.n_tokens[at], n_tokens - nodes.start[at])
+            blocks.append(table.ref(at, tier, n_used))
         self._last_lease += 1
-        self._leases[self._last_lease] = (holder, tuple(path))
-        return Match(n_tokens, tuple(blocks), self._last_lease, miss, path[-1].key)
+        self._leases[self._last_lease] = (holder, array("I", path))
+        return Match(n_tokens, tuple(blocks), self._last_lease, miss, blocks[-1].key)
 
 
 def _refused(row: RowRequest, tier: Tier | None, name: str, location: int | None) -> list[Evicted]:

@@ -11,6 +11,9 @@ The order, and why each step is where it is:
    of one row the first wins; the row exists from here on
 5. unlink temp, fsync directory: the name is durable; only now is the caller told
 
+Several rows take each step together (``write_rows``): a directory is synced once for all of them,
+and a journal that was just committed for one file has little left to do for the next.
+
 Killed before 4: a temp file, removed by the next rescan. Killed after 4: a valid row that nobody
 was told of, adopted by the next rescan. If the final name exists already, its content decides:
 valid means the work was done before; invalid means it is moved to ``quarantine/`` and the link is
@@ -22,12 +25,19 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from cache.errors import BadField, CorruptRow, KeyMismatch, MissingRow, TierUnavailable
+from cache.errors import (
+    BadField,
+    CacheError,
+    CorruptRow,
+    KeyMismatch,
+    MissingRow,
+    TierUnavailable,
+)
 from cache.filesystem import Filesystem
 from cache.keys import KEY_BYTES
 from cache.rows import (
@@ -45,6 +55,9 @@ from cache.rows import (
 SUFFIX: Final = ".kvb"
 TEMP_SUFFIX: Final = ".tmp"
 QUARANTINE: Final = "quarantine"
+QUARANTINE_KEPT: Final = 8  # files; enough to look at, too few to fill a disk
+PROBE: Final = "probe.tmp"
+PROBE_BYTES: Final = 1 << 20
 _FIRST_READ: Final = 4096  # one page holds the head of a 64-token block with ordinary metadata
 _counter = itertools.count()
 
@@ -89,31 +102,168 @@ def row_path(root: Path, key: bytes) -> str:
     return os.path.join(root, name[:2], name + SUFFIX)
 
 
-def write_row(fs: Filesystem, root: Path, slab: Buffer) -> tuple[str, int]:
+def write_row(
+    fs: Filesystem, root: Path, slab: Buffer, *, make_root: bool = True
+) -> tuple[str, int]:
     """Publish a row (head and payload, as in the arena) as a file; returns its path and size.
 
     Publishing a row that is there already succeeds and changes nothing. CorruptRow if ``slab`` is
     no valid row; TierUnavailable, naming the directory and the step, if the file system refuses.
     """
-    header = parse_header(slab)
-    payload = row_payload(slab, header)
-    head = seal(bytes(memoryview(slab)[: header.payload_offset]), payload)
-    path = row_path(root, header.key)
-    shard = os.path.dirname(path)
-    temp = f"{path}.{os.getpid()}.{next(_counter)}{TEMP_SUFFIX}"
-    with _refusals(root, "creating the directory"):
-        _make_shard(fs, root, shard)
+    written = write_rows(fs, root, [slab], make_root=make_root)[0]
+    if isinstance(written, CacheError):
+        raise written
+    return row_path(root, written.key), written.row_bytes
+
+
+def write_rows(
+    fs: Filesystem, root: Path, slabs: Sequence[Buffer], *, make_root: bool = True
+) -> list[RowHeader | CacheError]:
+    """Publish several rows; each one's header, or what ``write_row`` would raise for it.
+
+    The first refusal of the file system ends the batch: the rows after it are refused as well.
+    With ``make_root`` False a root directory that is gone is a refusal: it may be a disk that was
+    taken out, and what is written to the bare mount point would fill another one.
+    """
+    outcomes: list[RowHeader | CacheError] = []
+    drafts: dict[int, _Draft] = {}
+    refusal: TierUnavailable | None = None
     try:
-        with _refusals(root, "writing a row"):
-            _write_temp(fs, temp, head, payload)
-        with _refusals(root, "publishing a row"):
-            _link(fs, root, temp, path, header.key)
+        for at, slab in enumerate(slabs):
+            if refusal is not None:
+                outcomes.append(refusal)
+                continue
+            try:
+                draft = _Draft(root, slab)
+                drafts[at] = draft
+                outcomes.append(draft.header)
+                with _refusals(root, "creating the directory"):
+                    _make_shard(fs, root, draft.shard, make_root=make_root)
+                with _refusals(root, "writing a row"):
+                    draft.write(fs)
+            except TierUnavailable as refused:
+                drafts.pop(at).discard(fs)
+                outcomes[at] = refusal = refused
+            except CorruptRow as corrupt:
+                outcomes.append(corrupt)
+        _each(drafts, outcomes, fs, "writing a row", lambda draft: draft.sync(fs))
+        _each(drafts, outcomes, fs, "publishing a row", lambda draft: draft.publish(fs))
     finally:
-        with suppress(OSError):  # what stays behind is removed by the next rescan
-            fs.unlink(temp)
-    with _refusals(root, "syncing the directory"):
-        fs.sync_dir(shard)
-    return path, header.row_bytes
+        for draft in drafts.values():
+            draft.discard(fs)
+    synced: dict[str, OSError | None] = {}
+
+    def make_durable(draft: _Draft) -> None:
+        if draft.shard not in synced:
+            synced[draft.shard] = None
+            try:
+                fs.sync_dir(draft.shard)
+            except OSError as error:  # a second try would succeed and mean nothing
+                synced[draft.shard] = error
+        refused = synced[draft.shard]
+        if refused is not None:
+            raise refused
+
+    _each(drafts, outcomes, fs, "syncing the directory", make_durable)
+    return outcomes
+
+
+def _each(
+    drafts: dict[int, _Draft],
+    outcomes: list[RowHeader | CacheError],
+    fs: Filesystem,
+    step: str,
+    work: Callable[[_Draft], None],
+) -> None:
+    """One step for all rows that got so far; a row that fails leaves nothing behind."""
+    for at, draft in list(drafts.items()):
+        try:
+            with _refusals(draft.root, step):
+                work(draft)
+        except TierUnavailable as refused:
+            outcomes[at] = refused
+            del drafts[at]
+            draft.discard(fs)
+            draft.retract(fs)
+
+
+class _Draft:
+    """A row on its way into a file."""
+
+    def __init__(self, root: Path, slab: Buffer) -> None:
+        self.root = root
+        self.header = parse_header(slab)
+        self._payload = row_payload(slab, self.header)
+        self._head = seal(bytes(memoryview(slab)[: self.header.payload_offset]), self._payload)
+        self._path = row_path(root, self.header.key)
+        self.shard = os.path.dirname(self._path)
+        self._temp: str | None = None
+        self._fd: int | None = None
+        self._is_linked = False
+
+    def write(self, fs: Filesystem) -> None:
+        """Steps 1 and 2: all bytes, not durable yet."""
+        self._temp = f"{self._path}.{os.getpid()}.{next(_counter)}{TEMP_SUFFIX}"
+        self._fd = fs.create(self._temp)
+        fs.write(self._fd, self._head)
+        fs.write(self._fd, self._payload)
+
+    def sync(self, fs: Filesystem) -> None:
+        """Step 3."""
+        if self._fd is not None:
+            fs.sync(self._fd)
+            self._close(fs)
+
+    def publish(self, fs: Filesystem) -> None:
+        """Step 4."""
+        if self._temp is None:
+            return
+        try:
+            fs.link(self._temp, self._path)
+        except FileExistsError:
+            if _is_valid(fs, self.root, self.header.key):
+                return
+            _quarantine(fs, self.root, self._path)
+            fs.link(self._temp, self._path)
+        self._is_linked = True
+
+    def discard(self, fs: Filesystem) -> None:
+        """Close and unlink the temp file; what stays behind is removed by the next rescan."""
+        with suppress(OSError):
+            self._close(fs)
+        if self._temp is not None:
+            with suppress(OSError):
+                fs.unlink(self._temp)
+            self._temp = None
+
+    def retract(self, fs: Filesystem) -> None:
+        """Take back a name that may not be durable: nobody is told of it, so nobody counts it."""
+        if self._is_linked:
+            with suppress(OSError):
+                fs.unlink(self._path)
+
+    def _close(self, fs: Filesystem) -> None:
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            fs.close(fd)
+
+
+def probe(fs: Filesystem, root: Path) -> None:
+    """Find out whether the directory takes rows: write, sync and remove a file of a row's size.
+
+    TierUnavailable, naming the directory and the step, if it does not.
+    """
+    path = os.path.join(root, PROBE)
+    with _refusals(root, "trying to write"):
+        with suppress(FileNotFoundError):
+            fs.unlink(path)
+        fd = fs.create(path)
+        try:
+            fs.write(fd, bytes(PROBE_BYTES))
+            fs.sync(fd)
+        finally:
+            fs.close(fd)
+            fs.unlink(path)
 
 
 def open_row(fs: Filesystem, root: Path, key: bytes) -> MappedRow:
@@ -122,6 +272,12 @@ def open_row(fs: Filesystem, root: Path, key: bytes) -> MappedRow:
     MissingRow if the file is gone, CorruptRow if its bytes are wrong (the caller quarantines),
     TierUnavailable if the disk refuses.
     """
+    header, view = read_row(fs, root, key)
+    return MappedRow(header, row_tokens(view, header), row_payload(view, header))
+
+
+def read_row(fs: Filesystem, root: Path, key: bytes) -> tuple[RowHeader, memoryview]:
+    """Like ``open_row``, for copying: the header, and all bytes of the file with the head."""
     path = row_path(root, key)
     try:
         view = fs.map(path)
@@ -131,7 +287,7 @@ def open_row(fs: Filesystem, root: Path, key: bytes) -> MappedRow:
         raise TierUnavailable(os.fspath(root), "opening a row", cause) from cause
     header = _checked(parse_header(view), len(view), key)
     verify(view, header)
-    return MappedRow(header, row_tokens(view, header), row_payload(view, header))
+    return header, view
 
 
 def delete_row(fs: Filesystem, root: Path, key: bytes) -> bool:
@@ -212,33 +368,16 @@ def _checked(header: RowHeader, size: int, key: bytes) -> RowHeader:
     return header
 
 
-def _make_shard(fs: Filesystem, root: Path, shard: str) -> None:
+def _make_shard(fs: Filesystem, root: Path, shard: str, *, make_root: bool) -> None:
     try:
         fs.list_dir(shard)
     except FileNotFoundError:
-        fs.make_dir(os.fspath(root))  # by itself first: only a path's last part becomes private
+        if make_root:
+            fs.make_dir(os.fspath(root))  # by itself first: only a path's last part is private
+        else:
+            fs.list_dir(os.fspath(root))
         fs.make_dir(shard)
         fs.sync_dir(os.fspath(root))
-
-
-def _write_temp(fs: Filesystem, temp: str, head: bytes, payload: memoryview) -> None:
-    fd = fs.create(temp)
-    try:
-        fs.write(fd, head)
-        fs.write(fd, payload)
-        fs.sync(fd)
-    finally:
-        fs.close(fd)
-
-
-def _link(fs: Filesystem, root: Path, temp: str, path: str, key: bytes) -> None:
-    try:
-        fs.link(temp, path)
-    except FileExistsError:
-        if _is_valid(fs, root, key):
-            return
-        _quarantine(fs, root, path)
-        fs.link(temp, path)
 
 
 def _is_valid(fs: Filesystem, root: Path, key: bytes) -> bool:
@@ -256,6 +395,9 @@ def _quarantine(fs: Filesystem, root: Path, path: str) -> bool:
         fs.rename(path, os.path.join(folder, os.path.basename(path)))
     except FileNotFoundError:
         return False
+    kept = fs.list_dir(folder)
+    if len(kept) > QUARANTINE_KEPT:  # these bytes are in no budget
+        fs.unlink(os.path.join(folder, min(set(kept) - {os.path.basename(path)})))
     return True
 
 

@@ -2,40 +2,55 @@
 
 The table keeps four things in step: the rows by key, the tree (children of a key, sorted by their
 token bytes), the accounts of the tiers, and the pins of readers. Every change goes through ``hold``
-and ``drop``, so that none of them can be forgotten.
+and ``drop``, so that none of them can be forgotten. Rows are slots of ``cache.nodes``.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping
-from operator import attrgetter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from cache import eviction
+from cache import eviction, siblings
 from cache.allocation import ArenaMap
-from cache.answers import RAM, Evicted, RowRequest
-from cache.keys import child_key
-from cache.tiers import Row, Tier
+from cache.answers import RAM, BlockRef, Evicted, RowRequest
+from cache.keys import KEY_BYTES, child_key
+from cache.nodes import NIL, SUPERSEDED, Nodes
+from cache.tiers import Tier, place
 from cache.tokens import TOKEN_BYTES
 
-by_tokens: Final = attrgetter("tokens")
+SPARED: Final = 16  # rows that wait for a copy and are passed over before one of them is evicted
+MAX_START: Final = 1 << 31  # tokens; columns of 32 bits hold it
+MAX_TIERS: Final = 31  # bits of a 32-bit mask
+MAX_BLOCK_TOKENS: Final = (1 << 16) - 1
+MAX_PAGES: Final = 1 << 32
 
 
 class RowTable:
     """Rows, tree, tiers and pins. Private to the index; changed by one process only."""
 
     def __init__(self, block_tokens: int, budgets: Mapping[str, int], page_bytes: int) -> None:
+        if not 1 <= block_tokens <= MAX_BLOCK_TOKENS or len(budgets) > MAX_TIERS:
+            raise ValueError(
+                f"an index has blocks of 1 .. {MAX_BLOCK_TOKENS} tokens, not {block_tokens}, "
+                f"and at most {MAX_TIERS} tiers, not {len(budgets)}"
+            )
+        if budgets.get(RAM, 0) // page_bytes >= MAX_PAGES:
+            raise ValueError(f"an arena has fewer than {MAX_PAGES} pages")
         self.block_tokens = block_tokens
+        self.nodes = Nodes(block_tokens)
         self.tiers: dict[str, Tier] = {}
-        for name, budget in budgets.items():
+        for number, (name, budget) in enumerate(budgets.items()):
             arena = ArenaMap(budget, page_bytes) if name == RAM else None
-            self.tiers[name] = Tier(name, budget, arena)
-        self.rows: dict[bytes, Row] = {}  # every row that at least one tier holds
-        self.children: dict[bytes, list[Row]] = {}  # parent key -> rows sorted by token bytes
-        self.roots: dict[bytes, int] = {}  # root key -> number of rows
+            self.tiers[name] = Tier(name, budget, arena, self.nodes, 1 << number)
+        kinds = sorted({tier.durability for tier in self.file_tiers()})
+        self._kinds = [[t for t in self.file_tiers() if t.durability == kind] for kind in kinds]
+        self.n_rows = 0  # nodes that at least one tier holds
+        self.roots: dict[int, int] = {}  # root -> number of its rows
+        self.leases: dict[int, int] = {}  # row -> readers and copiers that hold it down
+        self.doomed: dict[int, list[tuple[Tier, int | None, int]]] = {}  # freed with the last lease
         self.now = 0.0
         self.evictions = 0
+        self.lost = 0  # evicted before the slower tier that should have them did
 
     def is_well_formed(self, request: RowRequest) -> bool:
         """Sizes, position, parent and key of a request fit together."""
@@ -43,127 +58,207 @@ class RowTable:
         return (
             not odd
             and 1 <= n_tokens <= self.block_tokens
-            and request.start >= 0
+            and 0 <= request.start <= MAX_START
             and request.start % self.block_tokens == 0
+            and len(request.parent) == len(request.root) == KEY_BYTES
             and (request.parent == request.root) == (request.start == 0)
-            and request.row_bytes > 0
+            and 0 < request.row_bytes < 1 << 63
             and child_key(request.parent, request.tokens) == request.key
         )
 
     def advance(self, now: float) -> None:
         self.now = max(self.now, now)
 
-    def wanted_by(self, key: bytes) -> tuple[str, ...]:
-        """Queue a ram row for every file tier that lacks it; their names."""
-        lacking = [tier for tier in self.file_tiers() if key not in tier.held]
-        for tier in lacking:
-            tier.unpersisted[key] = None
-        return tuple(tier.name for tier in lacking)
+    def find(self, key: bytes) -> int:
+        """The row with this key, or NIL."""
+        at = self.nodes.find(key)
+        return at if at and self.nodes.copies[at] else NIL
+
+    def ref(self, at: int, tier: Tier, n_used: int) -> BlockRef:
+        """A row's copy as an answer to a lookup."""
+        nodes = self.nodes
+        return BlockRef(
+            nodes.key(at),
+            tier.name,
+            tier.location(at),
+            nodes.row_bytes[at],
+            nodes.start[at],
+            n_used,
+            nodes.n_tokens[at],
+        )
+
+    def wanted_by(self, at: int) -> tuple[str, ...]:
+        """Queue a row for one open tier of every more durable kind that lacks it; their names."""
+        queued: list[str] = []
+        for kind in self._kinds:
+            if any(tier.holds(at) or at in tier.unpersisted for tier in kind):
+                continue
+            is_open = [tier for tier in kind if tier.is_open]
+            if is_open and self.source_for(at, kind[0]) is not None:
+                tier = place(self.nodes.key(at), is_open)
+                tier.unpersisted[at] = None
+                queued.append(tier.name)
+        return tuple(queued)
+
+    def source_for(self, at: int, tier: Tier) -> Tier | None:
+        """Where a copy for ``tier`` is read: the fastest tier that holds the row.
+
+        A file tier gets rows of less durable tiers only; the arena gets them from anywhere.
+        """
+        for other in self.tiers.values():
+            is_source = other is not tier and (
+                tier.arena is not None or other.durability < tier.durability
+            )
+            if is_source and other.holds(at):
+                return other
+        return None
 
     def file_tiers(self) -> Iterable[Tier]:
         return (tier for tier in self.tiers.values() if tier.arena is None)
 
-    def hold(self, request: RowRequest, tier: Tier, location: int | None, nbytes: int) -> Row:
+    def is_superseded(self, at: int) -> bool:
+        """Whether a longer sibling contains all of this row's tokens."""
+        return bool(self.nodes.mark[at] & SUPERSEDED)
+
+    # ── coming and going ─────────────────────────────────────────────────────────────────────
+
+    def hold(self, request: RowRequest, tier: Tier, location: int | None, nbytes: int) -> int:
         """Record that a tier holds a row; its bytes and its place among the kids are claimed."""
-        row = self.rows.get(request.key)
-        if row is None:
-            row = self.rows[request.key] = Row(request, self.now)
-            self.roots[row.root] = self.roots.get(row.root, 0) + 1
-            siblings = self.children.setdefault(row.parent, [])
-            at = bisect_left(siblings, row.tokens, key=by_tokens)
-            siblings.insert(at, row)
-            # The nearest neighbours only: enough for a tail that grows, cheap for 10,000 siblings.
-            if at and row.tokens.startswith(siblings[at - 1].tokens):
-                self._supersede(siblings[at - 1])
-            if at + 1 < len(siblings) and siblings[at + 1].tokens.startswith(row.tokens):
-                self._supersede(row)
-        row.copies += 1
-        tier.held[row.key] = (location, nbytes)
-        if row.leases:
+        at = self.nodes.use(request.key)
+        if not self.nodes.copies[at]:
+            self._enter(at, request)
+        tier.add(at, location, nbytes)
+        if at in self.leases:
             tier.pinned_bytes += nbytes
-        return row
+        return at
 
-    def _supersede(self, row: Row) -> None:
-        row.superseded = True  # not worth a file any more either
+    def _enter(self, at: int, request: RowRequest) -> None:
+        nodes = self.nodes
+        parent, root = nodes.use(request.parent), nodes.use(request.root)
+        nodes.fill(at, request, parent, root, eviction.first_heat(self.now))
+        self.n_rows += 1
+        self.roots[root] = self.roots.get(root, 0) + 1
+        before, after = siblings.insert(nodes, parent, at)
+        # The nearest neighbours only: enough for a tail that grows, cheap for 10,000 siblings.
+        if before and request.tokens.startswith(nodes.tokens(before)):
+            self._supersede(before)
+        if after and nodes.tokens(after).startswith(request.tokens):
+            self._supersede(at)
+
+    def _supersede(self, at: int) -> None:
+        self.nodes.mark[at] |= SUPERSEDED  # not worth a file any more either
         for tier in self.file_tiers():
-            tier.unpersisted.pop(row.key, None)
-        self.offer(row, again=True)
+            tier.unpersisted.pop(at, None)
+        self.offer(at)
 
-    def drop(self, row: Row, tier: Tier) -> list[Evicted]:
+    def drop(self, at: int, tier: Tier) -> list[Evicted]:
         """Forget one copy. Readers keep a slab until they release it; a file survives unlinking."""
-        location, nbytes = tier.held.pop(row.key)
-        row.copies -= 1
-        if tier.arena is not None:
-            for other in self.file_tiers():
-                other.unpersisted.pop(row.key, None)
-        if row.copies == 0:
-            self._forget(row)
-        self.drop_kid(tier, row.parent)
-        if row.leases and tier.arena is not None:
-            row.doomed = [*(row.doomed or ()), (tier, location, nbytes)]
+        nodes = self.nodes
+        key, parent = nodes.key(at), nodes.parent[at]
+        location, nbytes = tier.take(at)
+        for other in self.file_tiers():
+            if at in other.unpersisted and self.source_for(at, other) is None:
+                del other.unpersisted[at]
+        if not nodes.copies[at]:
+            self._forget(at)
+        self.drop_kid(tier, parent)
+        is_leased = at in self.leases
+        if is_leased and tier.arena is not None:
+            self.doomed.setdefault(at, []).append((tier, location, nbytes))
             return []
         tier.unclaim(location, nbytes)
-        if row.leases:
+        if is_leased:
             tier.pinned_bytes -= nbytes
-        return [Evicted(row.key, tier.name, location, nbytes)]
+        self._tidy(at)
+        return [Evicted(key, tier.name, location, nbytes)]
 
-    def _forget(self, row: Row) -> None:
-        del self.rows[row.key]
-        siblings = self.children[row.parent]
-        del siblings[bisect_left(siblings, row.tokens, key=by_tokens)]
-        if not siblings:
-            del self.children[row.parent]
-        left = self.roots[row.root] - 1
-        if left:
-            self.roots[row.root] = left
+    def _forget(self, at: int) -> None:
+        nodes = self.nodes
+        root = nodes.root[at]
+        self.n_rows -= 1
+        siblings.remove(nodes, nodes.parent[at], at)
+        self.roots[root] -= 1
+        if not self.roots[root]:
+            del self.roots[root]
+            self._tidy(root)
+        for child in siblings.of(nodes, at):
+            self.offer(child)  # unreachable now, so worth nothing
+
+    def is_idle(self, at: int) -> bool:
+        """Whether nothing refers to this node any more."""
+        nodes = self.nodes
+        return (
+            not nodes.copies[at]
+            and not nodes.child[at]
+            and at not in self.roots
+            and at not in self.leases
+            and not any(tier.kids[at] for tier in self.tiers.values())
+        )
+
+    def _tidy(self, at: int) -> None:
+        if self.is_idle(at):
+            self.nodes.free(at)
+
+    def add_kid(self, tier: Tier, parent: bytes) -> int:
+        """One row more under ``parent`` in this tier, held or being written; the parent's node."""
+        at = self.nodes.use(parent)
+        tier.kids[at] += 1
+        return at
+
+    def drop_kid(self, tier: Tier, parent: int) -> None:
+        """One row less under ``parent`` in this tier; the parent may be evictable now."""
+        tier.kids[parent] -= 1
+        if self.nodes.copies[parent]:
+            self.offer(parent)
         else:
-            del self.roots[row.root]
-        for child in self.children.get(row.key, ()):
-            self.offer(child, again=True)  # unreachable now, so worth nothing
+            self._tidy(parent)
 
-    def pin(self, row: Row) -> None:
+    # ── readers ──────────────────────────────────────────────────────────────────────────────
+
+    def pin(self, at: int) -> None:
         """Hold a row down for a reader; its bytes cannot be won back meanwhile."""
-        row.leases += 1
-        if row.leases == 1:
+        readers = self.leases.get(at, 0)
+        self.leases[at] = readers + 1
+        if not readers:
             for tier in self.tiers.values():
-                copy = tier.held.get(row.key)
-                if copy is not None:
-                    tier.pinned_bytes += copy[1]
+                if tier.holds(at):
+                    tier.pinned_bytes += tier.nbytes(at)
 
-    def unpin(self, row: Row) -> list[Evicted]:
+    def unpin(self, at: int) -> list[Evicted]:
         """End one hold; the last one frees slabs of copies dropped meanwhile."""
-        row.leases -= 1
-        if row.leases:
+        self.leases[at] -= 1
+        if self.leases[at]:
             return []
+        del self.leases[at]
         freed = []
-        for tier, location, nbytes in row.doomed or ():
+        for tier, location, nbytes in self.doomed.pop(at, ()):
             tier.unclaim(location, nbytes)
             tier.pinned_bytes -= nbytes
-            freed.append(Evicted(row.key, tier.name, location, nbytes))
-        row.doomed = None
-        if row.copies:
-            for tier in self.tiers.values():
-                copy = tier.held.get(row.key)
-                if copy is not None:
-                    tier.pinned_bytes -= copy[1]
-            self.offer(row)
+            freed.append(Evicted(self.nodes.key(at), tier.name, location, nbytes))
+        for tier in self.tiers.values():
+            if tier.holds(at):
+                tier.pinned_bytes -= tier.nbytes(at)
+        if self.nodes.copies[at]:
+            self.offer(at)
+        else:
+            self._tidy(at)
         return freed
 
-    def drop_kid(self, tier: Tier, parent: bytes) -> None:
-        """One row less under ``parent`` in this tier; the parent may be evictable now."""
-        tier.remove_kid(parent)
-        row = self.rows.get(parent)
-        if row is not None:
-            self.offer(row)
+    # ── eviction ─────────────────────────────────────────────────────────────────────────────
 
     def make_room(
         self,
         tier: Tier,
         nbytes: int,
-        found: tuple[Row, int | None] | None,
+        found: tuple[Callable[[], float], int | None] | None,
         evicted: list[Evicted],
+        guest: int = NIL,
     ) -> tuple[bool, int | None]:
-        """Claim bytes, evicting the least valuable; a found row displaces only cheaper ones."""
+        """Claim bytes, evicting the least valuable.
+
+        What was ``found`` (its rank now, its location) displaces only what is worth less; so does
+        a ``guest``, a row of a slower tier that is to be promoted.
+        """
         if not tier.could_fit(nbytes):
             return False, None
         while True:
@@ -174,39 +269,102 @@ class RowTable:
                 done = tier.claim_at(location, nbytes)
             if done or (found is not None and tier.arena is not None):
                 return done, location
-            victim = self._cheapest(tier)
-            if victim is None:
+            victim = self._victim(tier)
+            if not victim:
                 return False, None
-            if found is not None and self._rank(victim) > self._rank(found[0]):
+            if (found and self.rank(victim) > found[0]()) or (
+                guest and self.rank(victim) > self.rank(guest)
+            ):
                 self.offer(victim)
                 return False, None
+            if self._would_be_lost(victim, tier):
+                self.lost += 1
             evicted += self.drop(victim, tier)
             self.evictions += 1
 
-    def _cheapest(self, tier: Tier) -> Row | None:
-        while (queued := tier.pop_cheapest()) is not None:
-            rank, key = queued
-            row = self.rows.get(key)
-            if row is None or not self._is_evictable(row, tier):
+    def evict_one(self, tier: Tier) -> list[Evicted] | None:
+        """Give up the least valuable row of a tier; None if none may go."""
+        victim = self._victim(tier)
+        if not victim:
+            return None
+        if self._would_be_lost(victim, tier):
+            self.lost += 1
+        self.evictions += 1
+        return self.drop(victim, tier)
+
+    def _victim(self, tier: Tier) -> int:
+        """The cheapest row; one that a slower tier is still to get only when there is no other."""
+        spared: list[int] = []
+        at = self._cheapest(tier)
+        while at and self._would_be_lost(at, tier):
+            spared.append(at)
+            at = self._cheapest(tier) if len(spared) < SPARED else NIL
+        if not at and spared:
+            at = spared.pop(0)
+        for other in spared:
+            self.offer(other)
+        return at
+
+    def _would_be_lost(self, at: int, tier: Tier) -> bool:
+        """Whether this tier holds the only copy although a more durable one is to have it."""
+        return (
+            self.nodes.copies[at] == tier.bit
+            and not self.is_superseded(at)
+            and any(
+                other.durability > tier.durability
+                and (at in other.unpersisted or not other.is_open)
+                for other in self.file_tiers()
+            )
+        )
+
+    def _cheapest(self, tier: Tier) -> int:
+        while (queued := tier.queue.pop()) is not None:
+            rank, at = queued
+            if not self.is_evictable(at, tier):
                 continue  # it is offered again when that changes
-            current = self._rank(row)
+            current = self.rank(at)
             if current <= rank:
-                return row
-            tier.offer(key, current)
-        return None
+                return at
+            tier.queue.offer(at, current)
+        return NIL
 
-    def _rank(self, row: Row) -> float:
-        is_reachable = row.parent == row.root or row.parent in self.rows
-        return row.heat + row.weight if is_reachable and not row.superseded else eviction.WORTHLESS
+    def rank(self, at: int) -> float:
+        """What a row is worth per byte, see ``cache.eviction``."""
+        nodes = self.nodes
+        parent = nodes.parent[at]
+        is_reachable = parent == nodes.root[at] or nodes.copies[parent]
+        if not is_reachable or nodes.mark[at] & SUPERSEDED:
+            return eviction.WORTHLESS
+        return eviction.rank(
+            nodes.heat[at], nodes.start[at], nodes.n_tokens[at], nodes.row_bytes[at]
+        )
 
-    def _is_evictable(self, row: Row, tier: Tier) -> bool:
-        key = row.key
-        if row.leases or key not in tier.held or key in tier.kids:
+    def rank_found(self, request: RowRequest, heat: float) -> float:
+        """The same for a row that is not here yet."""
+        if request.parent != request.root and not self.find(request.parent):
+            return eviction.WORTHLESS
+        n_tokens = len(request.tokens) // TOKEN_BYTES
+        return eviction.rank(heat, request.start, n_tokens, request.row_bytes)
+
+    def is_evictable(self, at: int, tier: Tier) -> bool:
+        """Whether this tier may give up its copy: nobody reads it, nothing there hangs on it."""
+        copies = self.nodes.copies[at]
+        if not copies & tier.bit or tier.kids[at] or at in self.leases:
             return False
-        return row.copies > 1 or not any(key in other.kids for other in self.tiers.values())
+        with_kids = [other for other in self.tiers.values() if other.kids[at]]
+        if not with_kids:
+            return True
+        if not copies & copies - 1:
+            return False
+        # A child must not outlive its parent: a copy as durable as the children's has to stay.
+        needed = [t.durability for t in with_kids if t.durability <= tier.durability]
+        return not needed or any(
+            other is not tier and other.durability >= max(needed) and other.holds(at)
+            for other in self.tiers.values()
+        )
 
-    def offer(self, row: Row, *, again: bool = False) -> None:
+    def offer(self, at: int) -> None:
         """Queue a row for eviction wherever it may be evicted now."""
         for tier in self.tiers.values():
-            if self._is_evictable(row, tier):
-                tier.offer(row.key, self._rank(row), again=again)
+            if self.is_evictable(at, tier):
+                tier.queue.offer(at, self.rank(at))

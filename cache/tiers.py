@@ -2,67 +2,24 @@
 
 A tier never exceeds its budget because bytes are claimed *before* they are written: a reservation
 counts as used. The ram tier's accounts are the arena's allocation map itself; a file tier counts
-row sizes. Decisions that need more than one tier live in ``cache.index``.
+row sizes. Decisions that need more than one tier live in ``cache.table``.
 """
 
 from __future__ import annotations
 
-import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from cache import eviction
 from cache.allocation import ArenaMap
-from cache.answers import BlockRef, RowRequest, TierUse
+from cache.answers import RAM, RowRequest, TierUse
 from cache.errors import InvariantBroken
-from cache.rows import SaveReason
-from cache.tokens import TOKEN_BYTES
+from cache.nodes import Nodes
+from cache.ranking import EvictionQueue
 
-
-class Row:
-    """A stored row. Mutable and private to the index; ``copies`` counts the tiers holding it."""
-
-    __slots__ = (
-        "copies",
-        "doomed",
-        "heat",
-        "key",
-        "leases",
-        "n_tokens",
-        "parent",
-        "reason",
-        "root",
-        "row_bytes",
-        "start",
-        "superseded",
-        "tokens",
-        "weight",
-    )
-
-    def __init__(self, request: RowRequest, now: float) -> None:
-        self.key = request.key
-        self.parent = request.parent
-        self.root = request.root
-        self.start = request.start
-        self.tokens = request.tokens
-        self.n_tokens = len(request.tokens) // TOKEN_BYTES
-        self.row_bytes = request.row_bytes
-        self.reason: SaveReason = request.reason
-        self.heat = eviction.first_heat(now)
-        self.weight = eviction.rank(0.0, self.start, self.n_tokens, self.row_bytes)
-        self.leases = 0
-        self.copies = 0
-        self.superseded = False  # a longer sibling contains all of its tokens
-        self.doomed: list[tuple[Tier, int | None, int]] | None = None  # freed with the last lease
-
-    def request(self) -> RowRequest:
-        """The row as it would be asked for again."""
-        return RowRequest(
-            self.key, self.parent, self.root, self.start, self.tokens, self.row_bytes, self.reason
-        )
-
-    def ref(self, tier: str, location: int | None, n_used: int) -> BlockRef:
-        """The row as an answer to a lookup."""
-        return BlockRef(self.key, tier, location, self.row_bytes, self.start, n_used, self.n_tokens)
+RAM_FILE: Final = "ram_file"
+DISK_DURABILITY: Final = 2
+_DURABILITY: Final = {RAM: 0, RAM_FILE: 1}
 
 
 @dataclass(slots=True)
@@ -75,23 +32,31 @@ class Write:
     location: int | None
     nbytes: int
     deadline: float
-    source: Row | None  # the row being copied, leased until this ends
+    source: int  # the slot of the row being copied, pinned until this ends; NIL: none
+    is_promotion: bool = False
 
 
 class Tier:
-    """Budget, contents and eviction queue of one tier."""
+    """Budget, contents and eviction queue of one tier. Rows are slots of ``nodes``."""
 
-    def __init__(self, name: str, budget_bytes: int, arena: ArenaMap | None) -> None:
+    def __init__(
+        self, name: str, budget_bytes: int, arena: ArenaMap | None, nodes: Nodes, bit: int
+    ) -> None:
         self.name = name
         self.budget_bytes = budget_bytes
         self.arena = arena
-        self.held: dict[bytes, tuple[int | None, int]] = {}  # key -> location, bytes
-        self.kids: dict[bytes, int] = {}  # parent key -> rows held or being written here
+        self.durability = _DURABILITY.get(name, DISK_DURABILITY)  # what its rows survive
+        self.is_open = True  # False while its disk refuses writes; rows held stay readable
+        self.bit = bit  # of the column ``copies``
+        self.rows = 0
+        self.kids = nodes.column("I")  # by parent: rows held or being written here
         self.pinned_bytes = 0  # leased rows and reservations: bytes no eviction can win back
-        self.unpersisted: dict[bytes, None] = {}  # keys in ram that this file tier lacks, in order
+        self.unpersisted: dict[int, None] = {}  # rows it is to get, in order
+        self.queue = EvictionQueue(nodes)
+        self._nodes = nodes
+        self._pages = nodes.column("I") if arena is not None else None  # arena offset / page size
+        self._odd: dict[int, int] = {}  # bytes of copies whose size is not that of their row
         self._used = 0
-        self._heap: list[tuple[float, bytes]] = []
-        self._queued: set[bytes] = set()
 
     @property
     def used_bytes(self) -> int:
@@ -100,6 +65,41 @@ class Tier:
     @property
     def capacity_bytes(self) -> int:
         return self.budget_bytes if self.arena is None else self.arena.capacity_bytes
+
+    # ── what it holds ────────────────────────────────────────────────────────────────────────
+
+    def holds(self, at: int) -> bool:
+        """Whether a copy of this row is here."""
+        return bool(self._nodes.copies[at] & self.bit)
+
+    def location(self, at: int) -> int | None:
+        """The arena offset of a copy that is here; None in a file tier."""
+        if self.arena is None or self._pages is None:
+            return None
+        return self._pages[at] * self.arena.page_bytes
+
+    def nbytes(self, at: int) -> int:
+        """What the copy that is here takes."""
+        return self._odd.get(at) or self.size_of(self._nodes.row_bytes[at])
+
+    def add(self, at: int, location: int | None, nbytes: int) -> None:
+        """Note a copy whose bytes are claimed."""
+        self._nodes.copies[at] |= self.bit
+        self.rows += 1
+        if nbytes != self.size_of(self._nodes.row_bytes[at]):
+            self._odd[at] = nbytes
+        if self.arena is not None and self._pages is not None and location is not None:
+            self._pages[at] = location // self.arena.page_bytes
+
+    def take(self, at: int) -> tuple[int | None, int]:
+        """Forget a copy: where it was and what it took; its bytes stay claimed."""
+        gone = self.location(at), self.nbytes(at)
+        self._nodes.copies[at] &= ~self.bit
+        self._odd.pop(at, None)
+        self.rows -= 1
+        return gone
+
+    # ── bytes ────────────────────────────────────────────────────────────────────────────────
 
     def size_of(self, row_bytes: int) -> int:
         """What a row of this size takes here."""
@@ -134,30 +134,21 @@ class Tier:
         else:
             self.arena.free(location)
 
-    def add_kid(self, parent: bytes) -> None:
-        self.kids[parent] = self.kids.get(parent, 0) + 1
-
-    def remove_kid(self, parent: bytes) -> None:
-        left = self.kids[parent] - 1
-        if left:
-            self.kids[parent] = left
-        else:
-            del self.kids[parent]
-
-    def offer(self, key: bytes, rank: float, *, again: bool = False) -> None:
-        """Queue a row for eviction; ``again`` when its rank has fallen since it was queued."""
-        if key not in self._queued or again:
-            self._queued.add(key)
-            heapq.heappush(self._heap, (rank, key))
-
-    def pop_cheapest(self) -> tuple[float, bytes] | None:
-        """The queued row of lowest rank; the caller checks it and may offer it again."""
-        while self._heap:
-            rank, key = heapq.heappop(self._heap)
-            if key in self._queued:
-                self._queued.discard(key)
-                return rank, key
-        return None
-
     def use(self) -> TierUse:
-        return TierUse(self.capacity_bytes, self.used_bytes, self.pinned_bytes, len(self.held))
+        return TierUse(
+            self.capacity_bytes,
+            self.used_bytes,
+            self.pinned_bytes,
+            self.rows,
+            len(self.unpersisted),
+        )
+
+
+def place(key: bytes, tiers: Sequence[Tier]) -> Tier:
+    """Which of several tiers of one kind gets a row: by its key, in proportion to their budgets."""
+    at = int.from_bytes(key[:8], "little") * sum(tier.budget_bytes for tier in tiers) >> 64
+    for tier in tiers:
+        if at < tier.budget_bytes:
+            return tier
+        at -= tier.budget_bytes
+    return tiers[-1]

@@ -11,7 +11,6 @@ from itertools import islice
 from typing import Final
 
 from cache.answers import (
-    RAM,
     Answer,
     BlockRef,
     Evicted,
@@ -22,9 +21,10 @@ from cache.answers import (
     RowRequest,
 )
 from cache.counters import Counters
+from cache.nodes import NIL
 from cache.table import RowTable
-from cache.tiers import Row, Tier, Write
-from cache.tokens import count
+from cache.tiers import Tier, Write
+from cache.tokens import TOKEN_BYTES
 
 WAITING_ROWS_LOOKED_AT: Final = 256  # bounds one call when parents are late
 
@@ -51,13 +51,23 @@ class Reservations:
         return any((tier, key) in self.open for tier in self._table.tiers)
 
     def reserve(
-        self, holder: str, request: RowRequest, tier: Tier | None, evicted: list[Evicted]
+        self,
+        holder: str,
+        request: RowRequest,
+        tier: Tier | None,
+        evicted: list[Evicted],
+        *,
+        is_promotion: bool = False,
     ) -> Answer:
-        """Claim the bytes of one row; what had to go for it is added to ``evicted``."""
+        """Claim the bytes of one row; what had to go for it is added to ``evicted``.
+
+        A promotion copies a row of a slower tier into the arena, and displaces no hotter row.
+        """
         key = request.key
         if tier is None:
             return Refusal(key, RefusalReason.NO_SUCH_TIER)
-        if key in tier.held:
+        row = self._table.find(key)
+        if row and tier.holds(row):
             return Refusal(key, RefusalReason.ALREADY_PRESENT)
         if (tier.name, key) in self.open or (holder, tier.name, key) in self.overdue:
             return Refusal(key, RefusalReason.WRITE_IN_PROGRESS)
@@ -65,25 +75,32 @@ class Reservations:
             return Refusal(key, RefusalReason.MALFORMED)
         if not self._has_parent(request, tier):
             return Refusal(key, RefusalReason.NO_PARENT)
-        row = self._table.rows.get(key)
-        ram = self._table.tiers.get(RAM)
-        source = ram.held.get(key) if ram and tier is not ram else None
+        is_copy = tier.arena is None or is_promotion
+        source = self._table.source_for(row, tier) if row and is_copy else None
         # Both ends of the copy are held down first: making room must not evict them.
-        tier.add_kid(request.parent)
-        if row is not None:
+        parent = self._table.add_kid(tier, request.parent)
+        if row:
             self._table.pin(row)
         nbytes = tier.size_of(request.row_bytes)
-        done, location = self._table.make_room(tier, nbytes, None, evicted)
+        guest = row if is_promotion else NIL
+        done, location = self._table.make_room(tier, nbytes, None, evicted, guest)
         if not done:
-            if row is not None:
+            if row:
                 evicted += self._table.unpin(row)
-            self._table.drop_kid(tier, request.parent)
+            self._table.drop_kid(tier, parent)
             return Refusal(key, RefusalReason.OVER_BUDGET)
         tier.pinned_bytes += nbytes
         deadline = self._table.now + self._ttl_s
-        self.open[tier.name, key] = Write(holder, request, tier, location, nbytes, deadline, row)
+        self.open[tier.name, key] = Write(
+            holder, request, tier, location, nbytes, deadline, row, is_promotion
+        )
         return Reservation(
-            key, location, request.row_bytes, tier.name, source[0] if source else None
+            key,
+            location,
+            request.row_bytes,
+            tier.name,
+            source.location(row) if source else None,
+            source.name if source else None,
         )
 
     def publish(self, holder: str, key: bytes, tier: str) -> Published:
@@ -100,19 +117,21 @@ class Reservations:
             if write is None:
                 return Published(accepted=False)
             del self.overdue[holder, tier, key]
-            if (tier, key) in self.open or key in write.tier.held:
+            row = self._table.find(key)
+            if (tier, key) in self.open or (row and write.tier.holds(row)):
                 self._counters.duplicate_dropped += 1
                 return Published(accepted=False, evicted=tuple(self._cancel(write)))
         write.tier.pinned_bytes -= write.nbytes
         row = self._table.hold(write.request, write.tier, write.location, write.nbytes)
-        freed = self._table.unpin(write.source) if write.source is not None else []
+        freed = self._table.unpin(write.source) if write.source else []
         self._table.offer(row)
         lacking: tuple[str, ...] = ()
         if write.tier.arena is None:
             self._counters.persisted += 1
-        else:
+        elif not write.is_promotion:
             self._counters.save(write.request.reason)
-            lacking = () if row.superseded else self._table.wanted_by(key)
+        if not self._table.is_superseded(row):
+            lacking = self._table.wanted_by(row)
         return Published(accepted=True, to_persist=lacking, evicted=tuple(freed))
 
     def abandon(self, holder: str, key: bytes, tier: str) -> list[Evicted]:
@@ -145,47 +164,49 @@ class Reservations:
         return freed
 
     def unpersisted(self, tier: str, limit: int) -> list[BlockRef]:
-        """Ram rows that ``tier`` lacks and whose parents it holds or gets first."""
-        place, ram = self._table.tiers[tier], self._table.tiers.get(RAM)
-        chosen: dict[bytes, BlockRef] = {}
-        if ram is None:
-            return []
-        for key in list(islice(place.unpersisted, limit + WAITING_ROWS_LOOKED_AT)):
+        """Rows of faster tiers that ``tier`` is to get, if it holds or gets their parents first."""
+        table, place = self._table, self._table.tiers[tier]
+        nodes = table.nodes
+        chosen: dict[int, BlockRef] = {}
+        for at in list(islice(place.unpersisted, limit + WAITING_ROWS_LOOKED_AT)):
             if len(chosen) >= limit:
                 break
-            row = self._table.rows[key]
-            if row.parent in chosen or self._has_parent(row, place):
-                if (tier, key) not in self.open:
-                    chosen[key] = row.ref(RAM, ram.held[key][0], row.n_tokens)
+            if nodes.parent[at] in chosen or self._has_parent(nodes.request(at), place):
+                source = table.source_for(at, place)
+                if (tier, nodes.key(at)) not in self.open and source is not None:
+                    chosen[at] = table.ref(at, source, nodes.n_tokens[at])
             else:  # its parent is not there yet: to the end of the queue
-                del place.unpersisted[key]
-                place.unpersisted[key] = None
+                del place.unpersisted[at]
+                place.unpersisted[at] = None
         return list(chosen.values())
 
-    def _has_parent(self, request: RowRequest | Row, tier: Tier) -> bool:
-        """File tiers hold whole chains, so that a directory alone can be served after a restart."""
+    def _has_parent(self, request: RowRequest, tier: Tier) -> bool:
+        """Rows of a kind hold whole chains: what survives a restart must be found after it."""
         if request.parent == request.root:
             return True
-        write = self.open.get((tier.name, request.parent))
-        row = self._table.rows.get(request.parent)
-        if tier.arena is None and request.parent not in tier.held:
-            row = None
-        before = row or (write.request if write else None)
-        return (
-            before is not None
-            and count(before.tokens) == self._table.block_tokens
-            and before.start + self._table.block_tokens == request.start
-        )
+        table = self._table
+        row = table.find(request.parent)
+        if row and any(
+            other.durability >= tier.durability and other.holds(row)
+            for other in table.tiers.values()
+        ):
+            start, n_tokens = table.nodes.start[row], table.nodes.n_tokens[row]
+        elif write := self.open.get((tier.name, request.parent)):
+            start = write.request.start
+            n_tokens = len(write.request.tokens) // TOKEN_BYTES
+        else:
+            return False
+        return n_tokens == table.block_tokens and start + n_tokens == request.start
 
     def _cancel(self, write: Write, *, retry: bool = False) -> list[Evicted]:
         """End a reservation unpublished; ``retry`` leaves a file copy to the next writer."""
         tier, key = write.tier, write.request.key
         tier.pinned_bytes -= write.nbytes
         tier.unclaim(write.location, write.nbytes)
-        self._table.drop_kid(tier, write.request.parent)
-        freed = self._table.unpin(write.source) if write.source is not None else []
+        self._table.drop_kid(tier, self._table.nodes.find(write.request.parent))
+        freed = self._table.unpin(write.source) if write.source else []
         if tier.arena is not None:
             freed.append(Evicted(key, tier.name, write.location, write.nbytes))
-        elif retry and RAM in self._table.tiers and key in self._table.tiers[RAM].held:
-            tier.unpersisted[key] = None
+        elif retry and (at := self._table.find(key)):
+            self._table.wanted_by(at)
         return freed

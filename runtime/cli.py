@@ -16,20 +16,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime import errors
+from runtime.cache_command import add_cache_commands
 from runtime.config import (
     DEFAULT_PORT,
     PORT_VARIABLE,
     ModelConfig,
     RuntimeConfig,
+    disk_settings,
     format_size,
     from_mapping,
     load_toml,
     model_params,
     parse_model_argument,
-    parse_size,
     resolve_port,
 )
 from runtime.embedded import EMBEDDED_MODEL_ID
+from runtime.inspect_command import add_inspect_command
 from runtime.node import Node
 from runtime.progress import ProgressLine
 from runtime.results import (
@@ -100,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
                 "--watch", type=float, nargs="?", const=WATCH_S, metavar="SECONDS",
                 help=f"show it again every so many seconds ({WATCH_S:.0f}) until Ctrl-C",
             )  # fmt: skip
+    add_cache_commands(commands)
+    add_inspect_command(commands)
     stop = commands.add_parser("stop", help="stop the node")
     _add_port(stop)
     stop.set_defaults(run=_stop)
@@ -128,7 +132,15 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument(
         "--cache-ram", metavar="SIZE", help="budget of the RAM tier, e.g. 4GiB; 0: off"
     )
-    serve.add_argument("--cache-disk", metavar="SIZE", help="budget of the disk tier; 0: off")
+    serve.add_argument(
+        "--cache-ram-file",
+        metavar="SIZE",
+        help="files in memory, which survive a restart of the node",
+    )
+    serve.add_argument(
+        "--cache-disk", action="append", metavar="SIZE|DIR=SIZE",
+        help="budget of the disk tier; 0: off; several disks: DIR=SIZE for each",
+    )  # fmt: skip
     serve.add_argument(
         "--log-file", metavar="FILE", help="life-cycle log instead of standard error"
     )
@@ -199,9 +211,17 @@ def _serve_config(arguments: argparse.Namespace) -> RuntimeConfig:
     for key in ("cache_dir", "log_file", "log_format"):
         if getattr(arguments, key) is not None:
             settings[key] = getattr(arguments, key)
-    for key in ("cache_ram", "cache_disk"):
+    for key in ("cache_ram", "cache_ram_file"):
         if getattr(arguments, key) is not None:
-            settings[key] = parse_size(getattr(arguments, key), key)
+            settings[key] = getattr(arguments, key)
+    if arguments.cache_dir is not None:
+        settings.pop("cache_disks", None)  # one disk or several: the command line has said which
+    if arguments.cache_disk is not None:
+        given = disk_settings(arguments.cache_disk)
+        settings.pop("cache_disks", None)
+        if "cache_disks" in given and arguments.cache_dir is None:
+            settings.pop("cache_dir", None)
+        settings |= given
     config = from_mapping(settings)
     models: dict[str, ModelConfig] = dict(config.models)
     models |= dict(parse_model_argument(text) for text in arguments.model)

@@ -11,13 +11,15 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+from actors.pressure import BadPressureSetting, PressureSettings, settings_from
 from native import BackendKind
 from native.errors import InvalidParam
+from native.fingerprint import FINGERPRINT_MODES, FingerprintMode
 from native.params import ModelParams
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
@@ -30,8 +32,37 @@ RUNTIME_DIR_VARIABLE: Final = "LLAMA_ACTORS_RUNTIME_DIR"
 RAM_SHARE_OF_AVAILABLE: Final = 4  # a quarter, so that weights and other programs keep the rest
 RAM_CAP_BYTES: Final = 4 << 30
 DISK_CAP_BYTES: Final = 16 << 30
+RAM_FILE_ROOT: Final = Path("/dev/shm")  # noqa: S108 - the tmpfs of every Linux; we make it 0700
 _UNITS: Final = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A budget as a part of what is free when the node starts."""
+
+    percent: float
+
+    def of(self, free_bytes: int) -> int:
+        return int(free_bytes * self.percent / 100)
+
+    def __str__(self) -> str:
+        return f"{self.percent:g}%"
+
+
+Budget: TypeAlias = int | Share
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryPlan:
+    """One file tier as configured: its name, where it lies, its budget, and which key says so."""
+
+    name: str
+    root: Path
+    budget: Budget
+    key: str
+    is_asked_for: bool
+    """The directory was named; a default one may be done without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +83,24 @@ class RuntimeConfig:
     """Parent of the node's own folder: ``$XDG_RUNTIME_DIR/llama-actors``, else a temporary one."""
     cache_dir: Path | None = None
     """Root of the disk tier: ``$XDG_CACHE_HOME/llama-actors``, else ``~/.cache/llama-actors``."""
-    cache_disk: int = DISK_CAP_BYTES
+    cache_disk: Budget = DISK_CAP_BYTES
     """Budget of the disk tier; 0 turns it off."""
-    cache_ram: int | None = None
+    cache_disks: Mapping[str, Budget] = field(default_factory=dict)
+    """Several disks: a budget per directory, in place of ``cache_dir`` and ``cache_disk``. Rows are
+    spread over them in proportion to the budgets."""
+    cache_ram: Budget | None = None
     """Budget of the RAM tier: a quarter of the available memory, at most 4 GiB; 0 turns it off."""
+    cache_ram_file: Budget = 0
+    """Budget of the ram_file tier: files in memory, which survive a restart of the node. Off."""
+    cache_ram_file_dir: Path | None = None
+    """Its directory, on a tmpfs: ``/dev/shm/llama-actors-<uid>``."""
     cache_salt: str = ""
     """Separates what otherwise equal models store, for instance by tenant."""
+    fingerprint_mode: FingerprintMode = "safe"
+    """How model files are told apart: ``safe``, ``gguf_chunked``, ``fast_unsafe``; see
+    ``native.fingerprint``."""
+    pressure: PressureSettings = field(default_factory=PressureSettings)
+    """Memory pressure: source, watermarks, tiers; off by default."""
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
     log_file: Path | None = None
     """Where the life-cycle log goes; standard error when not given."""
@@ -67,14 +110,25 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if not 1024 <= self.admin_port <= 65535:
             raise ConfigError("admin_port", f"{self.admin_port} is not between 1024 and 65535")
+        if self.fingerprint_mode not in FINGERPRINT_MODES:
+            raise ConfigError(
+                "fingerprint_mode",
+                f"{self.fingerprint_mode!r} is not one of {', '.join(FINGERPRINT_MODES)}",
+            )
         if self.log_format not in LOG_FORMATS:
             raise ConfigError(
                 "log_format", f"{self.log_format!r} is not one of {', '.join(LOG_FORMATS)}"
             )
-        for key in ("cache_disk", "cache_ram"):
-            size = getattr(self, key)
-            if size is not None and size < 0:
-                raise ConfigError(key, f"{size} is negative; 0 turns the tier off")
+        for key in ("cache_disk", "cache_ram", "cache_ram_file"):
+            _check_budget(key, getattr(self, key))
+        for path, budget in self.cache_disks.items():
+            _check_budget(f"cache_disks.{path}", budget)
+        if self.cache_disks and self.cache_dir is not None:
+            raise ConfigError(
+                "cache_dir", "is for one disk; with cache_disks, name this directory there"
+            )
+        if len({Path(path).resolve() for path in self.cache_disks}) < len(self.cache_disks):
+            raise ConfigError("cache_disks", "names one directory twice; join the two budgets")
         for model in self.models:
             check_model_id(model)
 
@@ -85,18 +139,43 @@ class RuntimeConfig:
 
     @property
     def disk_root(self) -> Path | None:
-        if not self.cache_disk:
+        """The first disk's directory; ``None`` without a disk tier."""
+        for path, budget in self.cache_disks.items():
+            if budget:
+                return Path(path)
+        if not self.cache_disk or self.cache_disks:
             return None
         if self.cache_dir is not None:
             return self.cache_dir
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         return Path(base) / "llama-actors"
 
+    def directories(self) -> tuple[DirectoryPlan, ...]:
+        """The file tiers, fastest first. Several disks are called disk, disk2, disk3 and so on."""
+        plans: list[DirectoryPlan] = []
+        if self.cache_ram_file:
+            root = self.cache_ram_file_dir or RAM_FILE_ROOT / f"llama-actors-{os.getuid()}"
+            named = self.cache_ram_file_dir is not None
+            key = "cache_ram_file"
+            plans.append(DirectoryPlan("ram_file", root, self.cache_ram_file, key, named))
+        if self.cache_disks:
+            disks = [(Path(p), b, f"cache_disks.{p}", True) for p, b in self.cache_disks.items()]
+        else:
+            root = self.disk_root or Path()
+            disks = [(root, self.cache_disk, "cache_dir", self.cache_dir is not None)]
+        for number, (root, budget, key, named) in enumerate(disks, 1):
+            name = "disk" if number == 1 else f"disk{number}"
+            if budget:
+                plans.append(DirectoryPlan(name, root, budget, key, named))
+        return tuple(plans)
+
     def ram_bytes(self) -> int:
         """The RAM tier's size; refuses one that this machine cannot hold."""
         available = available_memory_bytes()
         if self.cache_ram is None:
             return min(RAM_CAP_BYTES, available // RAM_SHARE_OF_AVAILABLE)
+        if isinstance(self.cache_ram, Share):
+            return self.cache_ram.of(available)
         if self.cache_ram > available:
             raise ConfigError(
                 "cache_ram",
@@ -132,14 +211,48 @@ def available_memory_bytes() -> int:
     return available if limit == "max" else min(available, max(0, int(limit) - used))
 
 
-def parse_size(text: str | int, key: str = "size") -> int:
+def _check_budget(key: str, budget: Budget | None) -> None:
+    if isinstance(budget, int) and budget < 0:
+        raise ConfigError(key, f"{budget} is negative; 0 turns the tier off")
+
+
+def parse_size(text: object, key: str = "size") -> int:
     """``4GiB``, ``512M``, ``1.5g`` or plain bytes. Units are powers of 1,024."""
-    if isinstance(text, int):
+    if isinstance(text, int) and not isinstance(text, bool):
         return text
+    if not isinstance(text, str):
+        raise ConfigError(key, f"{text!r} is not a size; write for instance 512MiB or 4GiB")
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
     if match is None:
         raise ConfigError(key, f"{text!r} is not a size; write for instance 512MiB or 4GiB")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def parse_budget(text: object, key: str) -> Budget:
+    """A size, or a share of what is free: ``25%``. A share of 0 turns the tier off like 0 does."""
+    if isinstance(text, Share):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text) if isinstance(text, str) else None
+    if match is None:
+        return parse_size(text, key)
+    percent = float(match[1])
+    if percent > 100:
+        raise ConfigError(key, f"{text!r} is more than there is; write at most 100%")
+    return Share(percent) if percent else 0
+
+
+def disk_settings(texts: Sequence[str]) -> dict[str, object]:
+    """What ``--cache-disk`` was given: one SIZE for ``cache_dir``, or any number of PATH=SIZE."""
+    pairs = [text.rpartition("=") for text in texts]
+    if all(separator and path for path, separator, _ in pairs):
+        if len({path for path, _, _ in pairs}) < len(pairs):
+            raise ConfigError("cache_disks", "names one directory twice; join the two budgets")
+        return {"cache_disks": {path: size for path, _, size in pairs}}
+    if len(texts) == 1 and not pairs[0][1]:
+        return {"cache_disk": texts[0]}
+    raise ConfigError(
+        "cache_disk", f"{' '.join(texts)!r} is neither one SIZE nor PATH=SIZE for each disk"
+    )
 
 
 def format_size(n_bytes: float) -> str:
@@ -205,12 +318,14 @@ def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
     if unknown:
         raise ConfigError(unknown[0], f"unknown setting; known are {', '.join(sorted(known))}")
     values: dict[str, Any] = dict(settings)
-    for key in ("runtime_dir", "cache_dir", "log_file"):
+    for key in ("runtime_dir", "cache_dir", "cache_ram_file_dir", "log_file"):
         if values.get(key) is not None:
             values[key] = Path(values[key]).expanduser().absolute()
-    for key in ("cache_ram", "cache_disk"):
+    for key in ("cache_ram", "cache_ram_file", "cache_disk"):
         if values.get(key) is not None:
-            values[key] = parse_size(values[key], key)
+            values[key] = parse_budget(values[key], key)
+    values["cache_disks"] = _disks_from(values.get("cache_disks", {}))
+    values["pressure"] = _pressure_from(values.get("pressure", {}))
     models = values.get("models", {})
     if not isinstance(models, Mapping):
         raise ConfigError("models", "must be a table of models by id")
@@ -219,6 +334,27 @@ def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
         return RuntimeConfig(**values)
     except TypeError as error:
         raise ConfigError("config", str(error)) from error
+
+
+def _disks_from(values: object) -> dict[str, Budget]:
+    if not isinstance(values, Mapping):
+        raise ConfigError("cache_disks", 'must be a table: [cache_disks], then "/path" = "200GiB"')
+    return {
+        str(Path(path).expanduser().absolute()): parse_budget(size, f"cache_disks.{path}")
+        for path, size in values.items()
+    }
+
+
+def _pressure_from(values: object) -> PressureSettings:
+    if not isinstance(values, Mapping):
+        raise ConfigError("pressure", "must be a table, for instance [pressure] enabled = true")
+    plain = dict(values)
+    if "min_evict_bytes" in plain:
+        plain["min_evict_bytes"] = parse_size(plain["min_evict_bytes"], "pressure.min_evict_bytes")
+    try:
+        return settings_from(plain)
+    except BadPressureSetting as error:
+        raise ConfigError(f"pressure.{error.key}", error.detail) from error
 
 
 def _model_from(model: str, value: object) -> ModelConfig:
@@ -260,10 +396,17 @@ def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParam
 def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
     """The inverse of ``from_mapping``, in values that JSON can carry."""
     plain = dataclasses.asdict(config)
-    for key in ("runtime_dir", "cache_dir", "log_file"):
+    for key in ("runtime_dir", "cache_dir", "cache_ram_file_dir", "log_file"):
         plain[key] = None if plain[key] is None else str(plain[key])
+    for key in ("cache_ram", "cache_ram_file", "cache_disk"):
+        plain[key] = _plain_budget(getattr(config, key))
+    plain["cache_disks"] = {p: _plain_budget(budget) for p, budget in config.cache_disks.items()}
     plain["models"] = {
         model: {"path": c.path, "backend": c.backend, **dataclasses.asdict(c.params)}
         for model, c in config.models.items()
     }
     return plain
+
+
+def _plain_budget(budget: Budget | None) -> int | str | None:
+    return str(budget) if isinstance(budget, Share) else budget

@@ -28,7 +28,6 @@ from runtime.config import (
     from_mapping,
     model_params,
     node_dir,
-    parse_size,
     resolve_port,
     to_mapping,
 )
@@ -61,13 +60,15 @@ class Node:
     # ── getting one ─────────────────────────────────────────────────────────────────────────────
 
     @classmethod
-    def start(
+    def start(  # noqa: PLR0913 - keywords, each with a default
         cls,
         models: Mapping[str, str | Path | ModelConfig] | None = None,
         *,
         cache_dir: str | Path | None = None,
         cache_ram: str | int | None = None,
+        cache_ram_file: str | int | None = None,
         cache_disk: str | int | None = None,
+        cache_disks: Mapping[str | Path, str | int] | None = None,
         port: int | None = None,
         runtime_dir: str | Path | None = None,
         log_file: str | Path | None = None,
@@ -75,14 +76,18 @@ class Node:
     ) -> Self:
         """Start a node and load ``models`` (id → path, or a ``ModelConfig``).
 
-        Without ``port`` a free one is chosen. Sizes are bytes or texts like ``512MiB``; 0 turns a
-        tier off. The node ends with ``stop``, with the context manager, or with this process.
+        Without ``port`` a free one is chosen. Sizes are bytes or texts like ``512MiB`` or ``25%``
+        of what is free; 0 turns a tier off. ``cache_disks`` names several directories, each with
+        its size, in place of ``cache_dir`` and ``cache_disk``. The node ends with ``stop``, with
+        the context manager, or with this process.
         """
         base = to_mapping(config or RuntimeConfig())
         given: dict[str, Any] = {
             "cache_dir": None if cache_dir is None else str(cache_dir),
-            "cache_ram": None if cache_ram is None else parse_size(cache_ram, "cache_ram"),
-            "cache_disk": None if cache_disk is None else parse_size(cache_disk, "cache_disk"),
+            "cache_ram": cache_ram,
+            "cache_ram_file": cache_ram_file,
+            "cache_disk": cache_disk,
+            "cache_disks": cache_disks and {str(at): size for at, size in cache_disks.items()},
             "runtime_dir": None if runtime_dir is None else str(runtime_dir),
             "log_file": None if log_file is None else str(log_file),
         }

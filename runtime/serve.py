@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from cache.arena import create_arena
 from cache.errors import CacheError
+from native.fingerprint import Fingerprints
+from runtime.cache_tiers import open_directories
 from runtime.config import RuntimeConfig, format_size
 from runtime.errors import ConfigError
-from runtime.tree import FileTier, build_tree
+from runtime.tree import build_tree
 from supervision.launcher import NodeConfig, run_node
 
 DISK_TIER: Final = "disk"
-ROWS_DIR: Final = "rows"
+FINGERPRINTS_FILE: Final = "fingerprints"
 
 
 def serve(
@@ -36,7 +35,9 @@ def serve(
     arena_fd = _open_arena(ram_bytes) if ram_bytes else None
     arena_path = None if arena_fd is None else f"/proc/{os.getpid()}/fd/{arena_fd}"
     wanted_fd = os.memfd_create("llama-actors-models", os.MFD_CLOEXEC)
-    lock_fd, tiers = _open_disk(config)
+    lock_fds, tiers = open_directories(config)
+    has_disk = any(tier.name == DISK_TIER for tier in tiers)
+    fingerprints_fd, fingerprints_path = _open_fingerprints(config, has_disk=has_disk)
     try:
         tree = build_tree(
             wanted_path=f"/proc/{os.getpid()}/fd/{wanted_fd}",
@@ -44,6 +45,8 @@ def serve(
             ram_bytes=ram_bytes,
             file_tiers=tiers,
             cache_salt=config.cache_salt,
+            fingerprints=Fingerprints(config.fingerprint_mode, fingerprints_path),
+            pressure=config.pressure,
         )
         return run_node(
             NodeConfig(
@@ -57,7 +60,7 @@ def serve(
             on_ready=on_ready,
         )
     finally:
-        for fd in (arena_fd, wanted_fd, lock_fd):
+        for fd in (arena_fd, wanted_fd, *lock_fds, fingerprints_fd):
             if fd is not None:
                 os.close(fd)
 
@@ -77,40 +80,13 @@ def _open_arena(ram_bytes: int) -> int:
     return fd
 
 
-def _open_disk(config: RuntimeConfig) -> tuple[int | None, tuple[FileTier, ...]]:
-    """Make the disk tier's directory and take it for this node alone.
-
-    A directory that was asked for must do; the default one is given up with a note, because a
-    second node, or a user without a home, is better served without a disk tier than not at all.
-    """
-    root = config.disk_root
-    if root is None:
-        return None, ()
-    rows = root / ROWS_DIR
-    try:
-        rows.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock_fd = _lock(root)
-    except OSError as error:
-        trouble = "another node uses it" if error.errno == errno.EWOULDBLOCK else error.strerror
-        if config.cache_dir is None:
-            say(f"note: no disk tier, because {root} cannot be used: {trouble}")
-            return None, ()
-        raise ConfigError(
-            "cache_dir",
-            f"{root} cannot be used: {trouble}; name another --cache-dir, "
-            "or turn the disk tier off with --cache-disk 0",
-        ) from error
-    return lock_fd, (FileTier(DISK_TIER, str(rows), config.cache_disk),)
-
-
-def _lock(root: Path) -> int:
-    fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+def _open_fingerprints(config: RuntimeConfig, *, has_disk: bool) -> tuple[int | None, str]:
+    """Where fingerprints are remembered: beside the rows, else as long as this launcher lives."""
+    if has_disk and config.disk_root is not None:
+        return None, str(config.disk_root / FINGERPRINTS_FILE)
+    fd = os.memfd_create("llama-actors-fingerprints", os.MFD_CLOEXEC)
+    os.fchmod(fd, 0o600)
+    return fd, f"/proc/{os.getpid()}/fd/{fd}"
 
 
 def say(text: str) -> None:

@@ -7,9 +7,11 @@ from typing import Final
 
 from actors.cache_meta import CacheMetaArgs
 from actors.file_tier import FileTierArgs
+from actors.pressure import PressureSettings
 from actors.ram_tier import RamTierArgs
 from actors.registry import RegistryArgs
 from actors.writer import WriterArgs
+from native.fingerprint import Fingerprints
 from supervision import (
     INFINITY,
     Backoff,
@@ -33,6 +35,8 @@ class FileTier:
     name: str
     root_dir: str
     budget_bytes: int
+    device: int = 0
+    """``st_dev`` of the directory; 0: not known."""
 
 
 def build_tree(
@@ -42,6 +46,8 @@ def build_tree(
     ram_bytes: int,
     file_tiers: tuple[FileTier, ...],
     cache_salt: str = "",
+    fingerprints: Fingerprints | None = None,
+    pressure: PressureSettings | None = None,
 ) -> SupervisorSpec:
     """What the root supervises."""
     budgets = tuple((tier.name, tier.budget_bytes) for tier in file_tiers)
@@ -64,13 +70,17 @@ def build_tree(
                             CacheMetaArgs(arena_path, ram_bytes, budgets),
                         ),
                         ChildSpec(
-                            "ram_tier", "actors.ram_tier.RamTierActor", RamTierArgs(arena_path)
+                            "ram_tier",
+                            "actors.ram_tier.RamTierActor",
+                            RamTierArgs(arena_path, directories, ram_bytes),
                         ),
                         *(
                             ChildSpec(
                                 f"tier:{tier.name}",
                                 "actors.file_tier.FileTierActor",
-                                FileTierArgs(tier.name, tier.root_dir),
+                                FileTierArgs(
+                                    tier.name, tier.root_dir, tier.budget_bytes, tier.device
+                                ),
                             )
                             for tier in file_tiers
                         ),
@@ -85,7 +95,7 @@ def build_tree(
             ChildSpec(
                 "registry",
                 "actors.registry.RegistryActor",
-                RegistryArgs(wanted_path, arena_path, directories, cache_salt),
+                RegistryArgs(wanted_path, arena_path, directories, cache_salt, fingerprints),
             ),
             ChildSpec("inflight", "actors.inflight.InflightActor"),
             ChildSpec(
@@ -109,6 +119,6 @@ def build_tree(
                     ),
                 ),
             ),
-            ChildSpec("scheduler", "actors.scheduler.SchedulerActor"),
+            ChildSpec("scheduler", "actors.scheduler.SchedulerActor", pressure),
         ),
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from actors.payload import Payload
+from cache.listing import NamespaceFacts, RowFacts
 
 # ── cache_meta: from models ────────────────────────────────────────────────────────────────────
 
@@ -119,6 +121,8 @@ class StoredRow:
     tokens: bytes
     row_bytes: int
     location: int | None
+    age_s: float = 0.0
+    """Since it was computed, by the clock of the machine; 0 where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,25 +133,50 @@ class RowsFound:
     rows: tuple[StoredRow, ...]
     last: bool
     quarantined: int = 0
+    incarnation: int = 0
+    """Of the tier; before its end nothing is written there, for it would look like an orphan."""
 
     def __str__(self) -> str:
         return f"RowsFound({self.tier}, {len(self.rows)} rows)"
 
 
 @dataclass(frozen=True, slots=True)
-class RowPersisted:
-    """Writer → cache_meta: the row now also lies in this file tier."""
+class RowCopied:
+    """Writer, ram_tier → cache_meta: the row now also lies in this tier."""
 
     key: bytes
     tier: str
 
 
 @dataclass(frozen=True, slots=True)
-class PersistFailed:
-    """Writer → cache_meta: the row could not be written; the node goes on with its other tiers."""
+class CopyFailed:
+    """Writer, ram_tier → cache_meta: the row was not copied; the node goes on without the copy."""
 
     key: bytes
     tier: str
+    source: str
+    detail: str
+    is_bad: bool
+    """The copy in ``source`` is corrupt or gone."""
+    refused_by: str | None
+    """The tier whose storage said no."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilesDropped:
+    """File tier → cache_meta: the files of this ``DropFiles`` take no room any more."""
+
+    tier: str
+    ref: int
+
+
+@dataclass(frozen=True, slots=True)
+class TierChanged:
+    """File tier → cache_meta: whether its directory takes rows, and whether it is there at all."""
+
+    tier: str
+    is_open: bool
+    is_there: bool
     detail: str
 
 
@@ -155,19 +184,36 @@ class PersistFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class PersistRow:
-    """Cache_meta → writer: copy this row of the arena into a file tier. One reply per row."""
+class CopyRow:
+    """Cache_meta → writer: copy this row into a file tier; → ram_tier: into the arena.
+
+    One reply per row, ``RowCopied`` or ``CopyFailed``. Offsets are those of the arena.
+    """
 
     key: bytes
+    row_bytes: int
+    source: str
+    source_offset: int | None
     tier: str
-    offset: int
+    offset: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class DropFiles:
-    """Cache_meta → file tier: these rows were evicted; remove their files."""
+    """Cache_meta → file tier: rows were evicted; remove their files, then say ``FilesDropped``."""
 
+    ref: int
     keys: tuple[bytes, ...]
+
+    def __str__(self) -> str:
+        return f"DropFiles({self.ref}, {len(self.keys)} files)"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchTier:
+    """Cache_meta → file tier: rows could not be written; say ``TierChanged`` when they can."""
+
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +221,132 @@ class QuarantineFile:
     """Cache_meta → file tier: this row failed its checks; keep it aside for inspection."""
 
     key: bytes
+
+
+# ── cache_meta: from people and the pressure scheduler ─────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ListRows:
+    """Anyone → cache_meta: a page of rows. Answered by ``RowsListed``.
+
+    A bounded number of rows is looked at; a page may be empty although more follow.
+    """
+
+    ref: str
+    cursor: int = 0
+    prefix: bytes = b""
+    """Of the key."""
+    root: bytes | None = None
+    tier: str | None = None
+    limit: int = 1 << 16
+    """Rows of the answer; bounded by what fits into a message anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowsListed:
+    """Cache_meta → asker: rows, and where to go on; cursor 0 is the end."""
+
+    ref: str
+    rows: tuple[RowFacts, ...]
+    cursor: int
+
+    def __str__(self) -> str:
+        return f"RowsListed({self.ref}, {len(self.rows)} rows)"
+
+
+@dataclass(frozen=True, slots=True)
+class ShowRow:
+    """Anyone → cache_meta: what is known of one row. Answered by ``RowShown``."""
+
+    ref: str
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RowShown:
+    """Cache_meta → asker: the row, ``None`` if it is not stored, and how many rows continue it."""
+
+    ref: str
+    row: RowFacts | None
+    children: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListNamespaces:
+    """Anyone → cache_meta: which models have rows. Answered by ``NamespacesListed``."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamespacesListed:
+    """Cache_meta → asker: the namespaces, each with a row whose head names the model."""
+
+    ref: str
+    namespaces: tuple[NamespaceFacts, ...]
+
+    def __str__(self) -> str:
+        return f"NamespacesListed({self.ref}, {len(self.namespaces)})"
+
+
+class Removal(Enum):
+    """Which rows to remove."""
+
+    TREE = "tree"
+    """The row ``key`` and everything that continues it, from the far end."""
+    ALL = "all"
+    """Every row, or those of the namespace ``key``."""
+    SUPERSEDED = "superseded"
+    """Tails that a longer row contains."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRows:
+    """Anyone → cache_meta: remove rows, except leased ones. Answered by ``RowsRemoved``.
+
+    A bounded number per message, so that lookups are answered in between; ask again with the
+    cursor of the answer.
+    """
+
+    ref: str
+    what: Removal
+    key: bytes | None = None
+    cursor: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRemoved:
+    """Cache_meta → asker: what went, how many stayed because they are read; cursor 0 is the end."""
+
+    ref: str
+    rows: int
+    nbytes: int
+    leased: int
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvictBytes:
+    """Scheduler → cache_meta: give up this much, from these tiers in order.
+
+    Answered by ``BytesEvicted``. A bounded number of rows per message.
+    """
+
+    ref: str
+    nbytes: int
+    tiers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BytesEvicted:
+    """Cache_meta → scheduler: rows given up, and bytes returned to the system.
+
+    ``returned`` counts arena memory that the kernel got back, also where no row was, and the sizes
+    of dropped files. ``more``: asking again would free something.
+    """
+
+    ref: str
+    rows: int
+    returned: int
+    more: bool

@@ -1,0 +1,121 @@
+"""Opening the directories of file tiers: make them, take them for this node alone, size them.
+
+Runs in the launcher before the tree starts, so that everything wrong with a setting is an error
+with a name. What goes wrong later is the tiers' own business (``actors.tier_keeper``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from cache.tiers import RAM_FILE
+from runtime.config import DirectoryPlan, RuntimeConfig, Share, available_memory_bytes, format_size
+from runtime.errors import ConfigError
+from runtime.tree import FileTier
+
+ROWS_DIR: Final = "rows"
+LOCK_FILE: Final = "lock"
+_TRIES_ANOTHER: Final = "name another directory, or turn the tier off"
+
+
+def open_directories(config: RuntimeConfig) -> tuple[tuple[int, ...], tuple[FileTier, ...]]:
+    """Descriptors that hold the locks, and the tiers, fastest first.
+
+    A directory that was asked for must do; a default one is given up with a note, because a second
+    node, or a user without a home, is better served without the tier than not at all.
+    """
+    locks: list[int] = []
+    tiers: list[FileTier] = []
+    with contextlib.ExitStack() as on_error:
+        for plan in config.directories():
+            try:
+                lock_fd, tier = _open(plan)
+            except OSError as error:
+                taken = error.errno == errno.EWOULDBLOCK
+                trouble = "another node uses it" if taken else error.strerror
+                if plan.is_asked_for:
+                    raise ConfigError(
+                        plan.key, f"{plan.root} cannot be used: {trouble}; {_fix(plan)}"
+                    ) from error
+                _say(f"note: no {plan.name} tier, because {plan.root} cannot be used: {trouble}")
+                continue
+            on_error.callback(os.close, lock_fd)
+            locks.append(lock_fd)
+            tiers.append(tier)
+        on_error.pop_all()
+    return tuple(locks), tuple(tiers)
+
+
+def _fix(plan: DirectoryPlan) -> str:
+    if plan.name == RAM_FILE:
+        return f"{_TRIES_ANOTHER} with --cache-ram-file 0"
+    if plan.key == "cache_dir":
+        return "name another --cache-dir, or turn the disk tier off with --cache-disk 0"
+    return f"{_TRIES_ANOTHER} by leaving out its --cache-disk"
+
+
+def _open(plan: DirectoryPlan) -> tuple[int, FileTier]:
+    rows = plan.root / ROWS_DIR
+    rows.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock_fd = _lock(plan.root)
+    try:
+        budget = _budget(plan, rows)
+        return lock_fd, FileTier(plan.name, str(rows), budget, os.stat(rows).st_dev)
+    except BaseException:
+        os.close(lock_fd)
+        raise
+
+
+def _lock(root: Path) -> int:
+    fd = os.open(root / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _budget(plan: DirectoryPlan, rows: Path) -> int:
+    """In bytes. What the tier holds already counts as free, or shares would shrink each time."""
+    is_memory = plan.name == RAM_FILE
+    if not isinstance(plan.budget, Share) and not is_memory:
+        return plan.budget  # a disk that fills up earlier closes the tier for as long as it is full
+    room = os.statvfs(rows)
+    free = room.f_bavail * room.f_frsize
+    if is_memory:
+        free = min(free, available_memory_bytes())
+    free += stored_bytes(rows)
+    if isinstance(plan.budget, Share):
+        return plan.budget.of(free)
+    if plan.budget > free:
+        raise ConfigError(
+            plan.key,
+            f"{format_size(plan.budget)} asked for, {format_size(free)} free in {plan.root}; "
+            "choose a smaller --cache-ram-file, mount a larger tmpfs there, or name another "
+            "directory with cache_ram_file_dir",
+        )
+    return plan.budget
+
+
+def stored_bytes(rows: Path) -> int:
+    """Bytes of the row files in a tier's directory."""
+    total = 0
+    for shard in os.scandir(rows):
+        if shard.is_dir(follow_symlinks=False):
+            for file in os.scandir(shard.path):
+                with contextlib.suppress(FileNotFoundError):
+                    total += file.stat(follow_symlinks=False).st_size
+    return total
+
+
+def _say(text: str) -> None:
+    """A line for the person who started the node."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
