@@ -3,75 +3,78 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
+from cache import siblings
 from cache.errors import InvariantBroken
 from cache.keys import child_key
+from cache.nodes import Nodes
 from cache.table import RowTable
-from cache.tiers import Row, Tier, Write
+from cache.tiers import Tier, Write
 
 
 def check(
-    table: RowTable, writes: list[Write], leases: Mapping[int, tuple[str, tuple[Row, ...]]]
+    table: RowTable, writes: list[Write], leases: Mapping[int, tuple[str, Sequence[int]]]
 ) -> None:
-    """Raise InvariantBroken unless accounts, tree and leases agree."""
-    tiers, rows = table.tiers, table.rows
-    pins: Counter[int] = Counter()
-    alive: dict[int, Row] = {id(row): row for row in rows.values()}
-    for _, leased in leases.values():
-        for row in leased:
-            pins[id(row)] += 1
-            alive[id(row)] = row
-    for write in writes:
-        if write.source is not None:
-            pins[id(write.source)] += 1
-            alive[id(write.source)] = write.source
-    for ident, row in alive.items():
-        _require(row.leases == pins[ident], "a row's lease count is wrong")
-        _require(row.leases > 0 or not row.doomed, "a doomed slab has no reader")
-    _check_tree(rows, table.children, table.roots)
-    for row in rows.values():
-        copies = sum(row.key in tier.held for tier in tiers.values())
-        _require(copies == row.copies > 0, "a row's copy count is wrong")
-    for tier in tiers.values():
+    """Raise InvariantBroken unless accounts, tree, leases and slots agree."""
+    nodes = table.nodes
+    pins = Counter(at for _, leased in leases.values() for at in leased)
+    pins.update(write.source for write in writes if write.source)
+    _require(dict(pins) == table.leases, "a row's lease count is wrong")
+    _require(all(at in pins for at in table.doomed), "a doomed slab has no reader")
+    rows = nodes.rows()
+    _require(len(rows) == table.n_rows, "the number of rows is wrong")
+    _check_tree(nodes, rows, table.roots)
+    for tier in table.tiers.values():
         mine = [write for write in writes if write.tier is tier]
-        _check_tier(tier, rows, mine, alive.values())
+        _check_tier(table, tier, rows, mine)
+        tier.queue.check_integrity()
+    _check_slots(table)
 
 
-def _check_tree(
-    rows: Mapping[bytes, Row], children: Mapping[bytes, list[Row]], roots: Mapping[bytes, int]
-) -> None:
-    listed = [row for siblings in children.values() for row in siblings]
-    _require(len(listed) == len(rows), "the tree and the table disagree")
-    for parent, siblings in children.items():
-        _require(bool(siblings), "an empty list of children")
-        tokens = [row.tokens for row in siblings]
+def _check_tree(nodes: Nodes, rows: list[int], roots: Mapping[int, int]) -> None:
+    listed = 0
+    for parent in nodes.slots():
+        children = list(siblings.of(nodes, parent))
+        tokens = [nodes.tokens(at) for at in children]
         _require(tokens == sorted(set(tokens)), "children are not sorted or not unique")
-        for row in siblings:
-            _require(rows.get(row.key) is row and row.parent == parent, "a child is misplaced")
-            _require(child_key(parent, row.tokens) == row.key, "a key does not prove itself")
-    _require(dict(roots) == dict(Counter(row.root for row in rows.values())), "namespace counts")
+        for at in children:
+            _require(bool(nodes.copies[at]), "a child is no row")
+            _require(nodes.parent[at] == parent, "a child is misplaced")
+            key = child_key(nodes.key(parent), nodes.tokens(at))
+            _require(key == nodes.key(at), "a key does not prove itself")
+            for below in (nodes.left[at], nodes.right[at]):
+                _require(not below or nodes.key(below) < nodes.key(at), "siblings out of balance")
+        listed += len(children)
+    _require(listed == len(rows), "the tree and the table disagree")
+    _require(dict(roots) == dict(Counter(nodes.root[at] for at in rows)), "namespace counts")
 
 
-def _check_tier(
-    tier: Tier, rows: Mapping[bytes, Row], writes: list[Write], alive: Iterable[Row]
-) -> None:
+def _check_tier(table: RowTable, tier: Tier, rows: list[int], writes: list[Write]) -> None:
+    nodes = table.nodes
     doomed = [
         (location, nbytes)
-        for row in alive
-        for place, location, nbytes in row.doomed or ()
+        for copies in table.doomed.values()
+        for place, location, nbytes in copies
         if place is tier
     ]
-    claims = [*tier.held.values(), *((w.location, w.nbytes) for w in writes), *doomed]
+    held = [at for at in rows if tier.holds(at)]
+    _require(len(held) == tier.rows, f"the number of rows of {tier.name} is wrong")
+    claims = [(tier.location(at), tier.nbytes(at)) for at in held]
+    claims += [*((write.location, write.nbytes) for write in writes), *doomed]
     used = sum(nbytes for _, nbytes in claims)
     _require(used == tier.used_bytes, f"bytes of {tier.name} are wrong")
     _require(used <= tier.capacity_bytes, f"{tier.name} is over its budget")
-    pinned = sum(nbytes for key, (_, nbytes) in tier.held.items() if rows[key].leases)
+    pinned = sum(tier.nbytes(at) for at in held if at in table.leases)
     pinned += sum(write.nbytes for write in writes) + sum(nbytes for _, nbytes in doomed)
     _require(pinned == tier.pinned_bytes, f"pinned bytes of {tier.name} are wrong")
-    kids = Counter(rows[key].parent for key in tier.held)
-    kids.update(write.request.parent for write in writes)
-    _require(dict(kids) == tier.kids, f"children counts of {tier.name} are wrong")
+    kids = Counter(nodes.parent[at] for at in held)
+    kids.update(nodes.find(write.request.parent) for write in writes)
+    for at in held:
+        is_queued = tier.queue.has(at) or not table.is_evictable(at, tier)
+        _require(is_queued, f"a row of {tier.name} that may be evicted is not queued")
+    counted = {at: kids for at, kids in enumerate(tier.kids) if kids}
+    _require(dict(kids) == counted, f"children counts of {tier.name} are wrong")
     if tier.arena is not None:
         tier.arena.check_integrity()
         slabs = dict(claims)
@@ -79,6 +82,14 @@ def _check_tier(
         for location, nbytes in slabs.items():
             is_slab = location is not None and tier.arena.slab_bytes(location) == nbytes
             _require(is_slab, "a claim without its slab")
+
+
+def _check_slots(table: RowTable) -> None:
+    """Every slot is reached by its key, and none is kept that nothing refers to."""
+    nodes = table.nodes
+    for at in nodes.slots():
+        _require(nodes.find(nodes.key(at)) == at, "a key leads to another slot")
+        _require(not table.is_idle(at), "a slot is kept that nothing refers to")
 
 
 def _require(condition: bool, what: str) -> None:

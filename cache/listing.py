@@ -7,12 +7,14 @@ between two lookups, whatever the size of the index.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
+
+from cache import siblings
+from cache.nodes import REASON
+from cache.rows import SaveReason
 
 if TYPE_CHECKING:
     from cache.table import RowTable
-    from cache.tiers import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,43 +50,50 @@ def scan(table: RowTable, cursor: int, limit: int) -> tuple[list[RowFacts], int]
 
     Rows that come or go meanwhile may be missed; every other row is seen once.
     """
-    rows = [_facts(table, row) for row in islice(table.rows.values(), cursor, cursor + limit)]
-    return rows, cursor + limit if len(rows) == limit else 0
+    found: list[RowFacts] = []
+    copies = table.nodes.copies
+    while cursor < len(copies) and len(found) < limit:
+        if copies[cursor]:
+            found.append(_facts(table, cursor))
+        cursor += 1
+    return found, cursor if cursor < len(copies) else 0
 
 
 def facts(table: RowTable, key: bytes) -> RowFacts | None:
     """The row with this key, or None."""
-    row = table.rows.get(key)
-    return None if row is None else _facts(table, row)
+    at = table.find(key)
+    return _facts(table, at) if at else None
 
 
 def children(table: RowTable, key: bytes) -> list[bytes]:
     """Keys of the rows that continue this one (or this root), in the order of their tokens."""
-    return [row.key for row in table.children.get(key, ())]
+    nodes = table.nodes
+    at = nodes.find(key)
+    return [nodes.key(child) for child in siblings.of(nodes, at)] if at else []
 
 
 def namespaces(table: RowTable) -> list[NamespaceFacts]:
     """Every namespace with rows. There are as many as models and settings: few."""
     found = []
-    for root, rows in table.roots.items():
-        first = next(iter(children(table, root)), None)
-        found.append(NamespaceFacts(root, rows, None if first is None else facts(table, first)))
+    for at, rows in table.roots.items():
+        first = next(siblings.of(table.nodes, at), None)
+        sample = None if first is None else _facts(table, first)
+        found.append(NamespaceFacts(table.nodes.key(at), rows, sample))
     return found
 
 
-def _facts(table: RowTable, row: Row) -> RowFacts:
-    held = (
-        (tier.name, tier.held[row.key][0]) for tier in table.tiers.values() if row.key in tier.held
-    )
+def _facts(table: RowTable, at: int) -> RowFacts:
+    nodes = table.nodes
+    held = ((tier.name, tier.location(at)) for tier in table.tiers.values() if tier.holds(at))
     return RowFacts(
-        row.key,
-        row.parent,
-        row.root,
-        row.start,
-        row.n_tokens,
-        row.row_bytes,
-        row.reason.name.lower(),
+        nodes.key(at),
+        nodes.key(nodes.parent[at]),
+        nodes.key(nodes.root[at]),
+        nodes.start[at],
+        nodes.n_tokens[at],
+        nodes.row_bytes[at],
+        SaveReason(nodes.mark[at] & REASON).name.lower(),
         tuple(held),
-        row.leases,
-        row.superseded,
+        table.leases.get(at, 0),
+        table.is_superseded(at),
     )

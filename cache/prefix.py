@@ -5,68 +5,67 @@ full blocks have children. The search descends full blocks by chain key, compari
 and then takes among all children of the deepest node the one with the longest common token prefix.
 The children of a node are sorted by their token bytes; in a sorted list the longest common prefix
 with any query is at one of the two neighbours of its insertion point, so 10,000 children cost one
-bisection.
+search down a tree.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
+from cache import siblings
 from cache.answers import Miss, MissReason
 from cache.keys import child_key
-from cache.table import RowTable, by_tokens
-from cache.tiers import Row
+from cache.nodes import NIL
+from cache.table import RowTable
 from cache.tokens import TOKEN_BYTES, common_prefix, count, cut
 
 
-def descend(table: RowTable, root: bytes, tokens: bytes) -> tuple[list[Row], bytes]:
+def descend(table: RowTable, root: bytes, tokens: bytes) -> tuple[list[int], bytes]:
     """The stored full blocks that ``tokens`` begins with, and the key of the last (or the root)."""
-    rows, step = table.rows, table.block_tokens * TOKEN_BYTES
-    path: list[Row] = []
+    nodes, step = table.nodes, table.block_tokens * TOKEN_BYTES
+    path: list[int] = []
     tip, end = root, len(tokens) - step
     for at in range(0, end + 1, step):
         block = tokens[at : at + step]
         key = child_key(tip, block)
-        row = rows.get(key)
-        if row is None or row.tokens != block or row.start * TOKEN_BYTES != at:
+        row = table.find(key)
+        if not row or nodes.tokens(row) != block or nodes.start[row] * TOKEN_BYTES != at:
             break
         path.append(row)
         tip = key
     return path, tip
 
 
-def best_child(table: RowTable, parent: bytes, start: int, rest: bytes) -> tuple[Row | None, int]:
+def best_child(table: RowTable, parent: int, start: int, rest: bytes) -> tuple[int, int]:
     """The child of ``parent`` that shares the most tokens with ``rest``, and how many."""
-    siblings = table.children.get(parent)
-    if not siblings or not rest:
-        return None, 0
-    at = bisect_left(siblings, rest, key=by_tokens)
-    best, longest = None, 0
-    for row in siblings[max(0, at - 1) : at + 1]:
-        shared = common_prefix(row.tokens, rest)
-        if shared > longest and row.start == start:
-            best, longest = row, shared
+    best, longest = NIL, 0
+    if not rest:
+        return best, longest
+    for row in siblings.around(table.nodes, parent, rest):
+        if row and table.nodes.start[row] == start:
+            shared = common_prefix(table.nodes.tokens(row), rest)
+            if shared > longest:
+                best, longest = row, shared
     return best, longest
 
 
-def whole_child(table: RowTable, parent: bytes, start: int, rest: bytes) -> tuple[Row | None, int]:
+def whole_child(table: RowTable, parent: bytes, start: int, rest: bytes) -> tuple[int, int]:
     """The longest child of ``parent`` that ``rest`` begins with: probes each length by key."""
     for stop in range(count(rest), 0, -1):
-        row = table.rows.get(child_key(parent, cut(rest, 0, stop)))
-        if row is not None and row.start == start:
+        row = table.find(child_key(parent, cut(rest, 0, stop)))
+        if row and table.nodes.start[row] == start:
             return row, stop
-    return None, 0
+    return NIL, 0
 
 
-def ancestors(table: RowTable, key: bytes) -> list[Row] | None:
+def ancestors(table: RowTable, key: bytes) -> list[int] | None:
     """The whole chain that ends in ``key``, first block first; None if a row of it is missing."""
-    row = table.rows.get(key)
-    if row is None:
+    nodes = table.nodes
+    row = table.find(key)
+    if not row:
         return None
     path = [row]
-    while row.parent != row.root:
-        before = table.rows.get(row.parent)
-        if before is None or before.start + before.n_tokens != row.start:
+    while (before := nodes.parent[row]) != nodes.root[row]:
+        follows = nodes.start[before] + nodes.n_tokens[before] == nodes.start[row]
+        if not nodes.copies[before] or not follows:
             return None
         path.append(before)
         row = before
@@ -74,18 +73,17 @@ def ancestors(table: RowTable, key: bytes) -> list[Row] | None:
     return path
 
 
-def explain(
-    table: RowTable, root: bytes, tip: bytes, child: Row | None, shared: int, at: int
-) -> Miss:
+def explain(table: RowTable, root: bytes, tip: int, child: int, shared: int, at: int) -> Miss:
     """Why a match ends at ``at``: ``child`` is the nearest row there, ``shared`` what it shares."""
-    if not table.rows:
+    nodes = table.nodes
+    if not table.n_rows:
         return Miss(MissReason.EMPTY_CACHE, at)
-    if root not in table.roots:
+    if nodes.find(root) not in table.roots:
         return Miss(MissReason.NO_SUCH_NAMESPACE, at)
-    if child is None:
-        reason = MissReason.DIVERGES if table.children.get(tip) else MissReason.NOT_STORED
+    if not child:
+        reason = MissReason.DIVERGES if nodes.child[tip] else MissReason.NOT_STORED
         return Miss(reason, at)
-    if shared > at - child.start:
+    if shared > at - nodes.start[child]:
         return Miss(MissReason.NOT_CUTTABLE, at)
-    is_whole = shared == child.n_tokens
+    is_whole = shared == nodes.n_tokens[child]
     return Miss(MissReason.NOT_STORED if is_whole else MissReason.DIVERGES, at)

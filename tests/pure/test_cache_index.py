@@ -583,9 +583,12 @@ def test_ten_thousand_children_of_one_node_are_searched_down_a_tree(monkeypatch)
         index.adopt(0, "disk", row)
     nodes = index._table.nodes
     compared = []
-    monkeypatch.setattr(
-        nodes, "tokens", lambda at: compared.append(at) or type(nodes).tokens(nodes, at)
-    )
+
+    def counting(at: int) -> bytes:
+        compared.append(at)
+        return type(nodes).tokens(nodes, at)
+
+    monkeypatch.setattr(nodes, "tokens", counting)
     match = find(index, 77, 4277, *range(30), 5)
     assert match.n_tokens == 32
     assert 5 < len(compared) < 60
