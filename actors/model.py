@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actors import messages as m
+from actors.cache_tally import CacheTally
 from actors.checkpoint_store import CheckpointStore
 from actors.kv_store import KvStore
 from actors.model_engine import CacheGone, Close, ModelEngine
 from cache.keys import BLOCK_TOKENS, namespace_key
 from native import BackendKind, load_backend
 from native.errors import NativeError
+from native.fingerprint import Fingerprints
 from native.params import ModelParams
 from supervision import Address, EngineWorker, ExitReason
 
@@ -45,6 +47,7 @@ class ModelArgs:
     tier_dirs: tuple[tuple[str, str], ...] = ()
     max_queue: int = 256
     cache_salt: str = ""
+    fingerprints: Fingerprints = field(default_factory=Fingerprints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class ModelActor(EngineWorker):
         self._info: ModelInfo | None = None
         self._engine: ModelEngine | None = None
         self._progress = 0.0
+        self._tally = CacheTally()
         self._closed = threading.Event()
         self._cache_incarnation = self._cache_meta_incarnation()
         self.defer_ready()
@@ -91,7 +95,13 @@ class ModelActor(EngineWorker):
     def _serve(self) -> None:
         args = self._load_args
         try:
-            backend = load_backend(args.backend, args.path, args.params, progress=self._loading)
+            backend = load_backend(
+                args.backend,
+                args.path,
+                args.params,
+                progress=self._loading,
+                fingerprints=args.fingerprints,
+            )
         except NativeError as error:
             self.post(_NotLoaded(LoadError(type(error).__name__, str(error))))
             return
@@ -145,12 +155,15 @@ class ModelActor(EngineWorker):
             match event:
                 case _Loaded(info):
                     self._info = info
+                    self._tally.kv_bytes_per_token = info.kv_bytes_per_token
                     self.ready()
                 case _Progress(share):
                     self.progress(share)
                 case _NotLoaded(error):
                     self.fail(error.detail, error)
                 case (Address() | str() as target, message):
+                    if isinstance(message, m.Completed):
+                        self._tally.note(message)
                     if not self.tell(target, message) and target == "cache_meta":
                         self.commands.put(CacheGone())
                 case _:
@@ -220,6 +233,7 @@ class ModelActor(EngineWorker):
                 "cached": info.memory != "none" and args.arena_path is not None,
                 "chat_template": info.chat_template,
             }
+            report["cache"] = self._tally.report()
         if self._engine is not None:
             report |= self._engine.counts()
         return report

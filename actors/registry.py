@@ -16,6 +16,7 @@ from actors import messages as m
 from actors.inflight import model_actor_id
 from actors.model import LoadError, ModelArgs
 from actors.wanted_models import WantedModels
+from native.fingerprint import Fingerprints
 from supervision import ExitKind, Worker
 from supervision.messages import (
     ChildNotFound,
@@ -58,6 +59,7 @@ class RegistryArgs:
     arena_path: str | None
     tier_dirs: tuple[tuple[str, str], ...]
     cache_salt: str
+    fingerprints: Fingerprints | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class RegistryActor(Worker):
             arena_path=self._facts.arena_path,
             tier_dirs=self._facts.tier_dirs,
             cache_salt=self._facts.cache_salt,
+            fingerprints=self._facts.fingerprints or Fingerprints(),
         )
         return self.tell(
             "models", StartChild(ref, model_actor_id(wanted.model), args, progress=True)

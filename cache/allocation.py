@@ -85,6 +85,10 @@ class ArenaMap:
         self._used += need
         return True
 
+    def holes(self) -> list[tuple[int, int]]:
+        """(offset, bytes) of everything that belongs to no slab, by offset."""
+        return [(start, self._free[start]) for start in self._starts]
+
     def is_free(self, offset: int) -> bool:
         """Whether the page at ``offset`` belongs to no slab."""
         at = bisect_right(self._starts, offset) - 1
