@@ -257,7 +257,7 @@ class RowTable:
         """Claim bytes, evicting the least valuable.
 
         What was ``found`` (its rank now, its location) displaces only what is worth less; so does
-        a ``guest``, a row of a slower tier that is to be promoted.
+        a ``guest``, a row of a slower tier that is to be promoted, and nothing is lost for it.
         """
         if not tier.could_fit(nbytes):
             return False, None
@@ -272,13 +272,13 @@ class RowTable:
             victim = self._victim(tier)
             if not victim:
                 return False, None
+            would_be_lost = self._would_be_lost(victim, tier)
             if (found and self.rank(victim) > found[0]()) or (
-                guest and self.rank(victim) > self.rank(guest)
+                guest and (would_be_lost or self.rank(victim) > self.rank(guest))
             ):
                 self.offer(victim)
                 return False, None
-            if self._would_be_lost(victim, tier):
-                self.lost += 1
+            self.lost += would_be_lost
             evicted += self.drop(victim, tier)
             self.evictions += 1
 
