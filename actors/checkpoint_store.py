@@ -16,7 +16,7 @@ import uuid
 
 from actors import messages as m
 from actors.checkpoints import TIP, Stops, is_rung, query, tip
-from actors.kv_reader import SOURCES_BY_SPEED
+from actors.kv_reader import slowness
 from actors.kv_store import ROWS_PER_MESSAGE, KvStore
 from actors.model_request import Request
 from cache import keys, refs, tokens
@@ -28,8 +28,8 @@ from native.errors import NativeError, StateRefused
 
 HELD_BYTES_LIMIT = 256 << 20
 """States that one request may hold until they are written; the shortest give way."""
-LINK_BYTES_LIMIT = 8 << 10
-"""No head of a row is larger, and no state that is worth restoring smaller."""
+LINK_META_BYTES = 128
+"""Metadata of a row is shorter, and every state that is worth opening a row for is longer."""
 
 
 class CheckpointStore(KvStore):
@@ -119,7 +119,7 @@ class CheckpointStore(KvStore):
             except (CacheError, OSError) as error:
                 rejected.append(m.RowRejected(ref.key, ref.tier, str(error)))
             if reached:
-                request.source = max("none", ref.tier, key=SOURCES_BY_SPEED.index)
+                request.source = max("none", ref.tier, key=slowness)
                 break
         request.n_kv = request.n_reused = reached
         lost = min((ref.start for ref in path if self._is_among(ref, rejected)), default=None)
@@ -142,7 +142,8 @@ class CheckpointStore(KvStore):
     def _restore_row(self, request: Request, ref: BlockRef, asked: bytes) -> int:
         """Restore a row's state; how many tokens the sequence holds then, 0 for a link."""
         n_tokens = ref.start + ref.n_tokens - _is_tip(ref, asked)
-        if ref.row_bytes <= LINK_BYTES_LIMIT or not 1 <= n_tokens < len(request.tokens):
+        is_link = ref.row_bytes <= row_bytes(ref.n_tokens, LINK_META_BYTES)
+        if is_link or not 1 <= n_tokens < len(request.tokens):
             return 0
         row = self._reader.open_checked(ref, tokens.cut(asked, ref.start, ref.start + ref.n_tokens))
         try:
