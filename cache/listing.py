@@ -7,7 +7,7 @@ between two lookups, whatever the size of the index.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cache import siblings
 from cache.nodes import REASON
@@ -15,6 +15,8 @@ from cache.rows import SaveReason
 
 if TYPE_CHECKING:
     from cache.table import RowTable
+
+SLOTS_PER_SCAN: Final = 4096  # looked at in well under a millisecond when they are empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,13 @@ class NamespaceFacts:
 def scan(table: RowTable, cursor: int, limit: int) -> tuple[list[RowFacts], int]:
     """Up to ``limit`` rows from ``cursor`` (0: the beginning), and the next cursor, 0 at the end.
 
-    Rows that come or go meanwhile may be missed; every other row is seen once.
+    Rows that come or go meanwhile may be missed; every other row is seen once. A page may be empty
+    although more follow: it looks at a bounded part of the table.
     """
     found: list[RowFacts] = []
     copies = table.nodes.copies
-    while cursor < len(copies) and len(found) < limit:
+    end = min(len(copies), cursor + SLOTS_PER_SCAN)
+    while cursor < end and len(found) < limit:
         if copies[cursor]:
             found.append(_facts(table, cursor))
         cursor += 1
