@@ -49,6 +49,9 @@ class CacheDialogue:
     def close(self) -> None:
         self._store.close()
 
+    def prompt_key(self, request: Request) -> bytes:
+        return self._store.prompt_key(request)
+
     # ── the prefix ───────────────────────────────────────────────────────────────────────────
 
     def resolve_parent(self, request: Request) -> None:

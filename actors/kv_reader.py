@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from actors import first_logits
 from actors import messages as m
 from actors.model_request import Request
 from cache import refs, tokens
@@ -38,11 +39,16 @@ class _Row:
     ref: BlockRef
     mapped: MappedRow
     end: int
+    kv_bytes: int
+    """The payload's first bytes; logits may follow."""
 
     @property
     def block(self) -> tuple[int, int, memoryview]:
         """What ``Backend.restore_block`` takes: start, number of tokens, payload."""
-        return self.ref.start, self.mapped.header.n_tokens, self.mapped.payload
+        row = self.mapped
+        if row.payload.nbytes <= self.kv_bytes:
+            return self.ref.start, row.header.n_tokens, row.payload
+        return self.ref.start, row.header.n_tokens, row.payload[: self.kv_bytes]
 
 
 class KvReader:
@@ -87,11 +93,11 @@ class KvReader:
     def restore(self, request: Request, found: m.PrefixResolved) -> list[m.RowRejected]:
         """Bring what was found into the request's sequence; rows that may not be used.
 
-        At least the prompt's last token is left to decode: its logits choose the first new token.
-        What the sequence shares already stays; the rows go on where its last whole block ends.
+        The prompt's last token is left to decode, since its logits choose the first new token,
+        unless those logits are known or lie behind the last row. What the sequence shares already stays; the rows go on where its last whole block ends.
         """
         started = time.perf_counter()
-        limit = min(found.n_tokens, len(request.tokens) - 1)
+        limit = min(found.n_tokens, request.n_usable)
         if limit <= request.n_kv and request.n_kv:
             known = found.n_tokens // self._block
             request.n_stored_blocks = max(request.n_stored_blocks, known)
@@ -102,6 +108,8 @@ class KvReader:
             self._backend.seq_remove(request.kv_seq, base, -1)
             request.n_kv = request.n_live = base
         checked, rejected = self._checked(found, tokens.pack(request.tokens), base, limit)
+        if not rejected and limit == len(request.tokens) - 1:
+            limit, checked = self._with_logits(request, checked, limit)
         reached = base
         try:
             reached, unusable = self._apply(request.kv_seq, checked, base, limit)
@@ -138,8 +146,35 @@ class KvReader:
                 self._check(mapped, ref.start, tokens.cut(prompt, ref.start, end))
             except (CacheError, OSError) as error:
                 return checked, [m.RowRejected(ref.key, ref.tier, str(error))]
-            checked.append(_Row(ref, mapped, end))
+            kv_bytes = self._kv_bytes(mapped)
+            checked.append(_Row(ref, mapped, end, kv_bytes))
         return checked, []
+
+    def _kv_bytes(self, row: MappedRow) -> int:
+        """How much of the payload is KV: all of it, unless exactly one vocabulary of logits is left.
+
+        A payload of any other size is not shortened, so that the backend refuses it.
+        """
+        kv_bytes = self._backend.block_bytes(row.header.n_tokens)
+        logits_bytes = first_logits.LOGIT_BYTES * self._backend.info.n_vocab
+        has_logits = row.payload.nbytes == kv_bytes + logits_bytes
+        return kv_bytes if has_logits else row.payload.nbytes
+
+    def _with_logits(
+        self, request: Request, rows: list[_Row], limit: int
+    ) -> tuple[int, list[_Row]]:
+        """Use the whole prompt when its last row carries the logits of its last position."""
+        last = rows[-1] if rows else None
+        whole = len(request.tokens)
+        if last is None or last.ref.start + last.mapped.header.n_tokens != whole:
+            return limit, rows
+        expected = tokens.pack(request.tokens[last.ref.start :])
+        n_vocab = self._backend.info.n_vocab
+        logits = first_logits.read(last.mapped.payload, last.kv_bytes, n_vocab)
+        if logits is None or last.mapped.tokens != expected:
+            return limit, rows
+        request.first_logits = logits
+        return whole, [*rows[:-1], replace(last, end=whole)]
 
     def _apply(self, seq: int, rows: list[_Row], base: int, limit: int) -> tuple[int, _Row | None]:
         """Restore checked rows: tokens that the sequence holds then, and a row that was refused.
@@ -176,7 +211,7 @@ class KvReader:
         return rows, None
 
     def open_checked(self, ref: BlockRef, expected: bytes) -> MappedRow:
-        """Open a row that must hold exactly these tokens at this place; else CacheError, OSError."""
+        """Open a row that must hold these tokens at this place; else CacheError or OSError."""
         row = self._open(ref)
         try:
             self._check(row, ref.start, expected)

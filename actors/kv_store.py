@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 
 from actors import messages as m
 from actors.kv_reader import KvReader
+from actors.first_logits import LOGIT_BYTES
 from actors.model_request import Request
 from actors.payload import INLINE_LIMIT_BYTES, PayloadKeeper
 from cache import keys, tokens
 from cache.arena import SlabWriter
 from cache.errors import CacheError
-from cache.policy import SavePolicy, Span, at_finish, at_prompt_end, while_generating
+from cache.policy import LogitsPolicy, SavePolicy, Span, at_finish, at_prompt_end, while_generating
 from cache.rows import RowHeader, encode_meta, row_bytes
 from native.backend import Backend
 from native.errors import NativeError
@@ -46,11 +47,15 @@ class KvStore:
         tier_dirs: Mapping[str, str],
         granted_by: Callable[[], int | None],
         policy: SavePolicy = SAVE_ALL,
+        logits: LogitsPolicy | None = None,
     ) -> None:
         self._backend = backend
         self._root = root
         self._holder = holder
         self._meta = encode_meta({"model": label})
+        self._logits = logits or LogitsPolicy()
+        self._logits_bytes = LOGIT_BYTES * backend.info.n_vocab
+        self._tip_meta = encode_meta({"model": label, "logits_bytes": self._logits_bytes})
         self._granted_by = granted_by
         self._policy = policy
         self._block = policy.block_tokens
@@ -122,6 +127,15 @@ class KvStore:
     def completes_block(self, request: Request) -> bool:
         """Whether a full block is in the context that was not offered to the cache yet."""
         return self.is_usable and request.n_kv // self._block > request.n_stored_blocks
+
+    def prompt_key(self, request: Request) -> bytes:
+        """Key of the row that ends where the prompt does, stored or not."""
+        full, rest = divmod(request.n_prompt or len(request.tokens), self._block)
+        parent = self._chain(request, full)
+        at = full * self._block
+        return (
+            keys.child_key(parent, tokens.pack(request.tokens[at : at + rest])) if rest else parent
+        )
 
     def tip_key(self, request: Request) -> bytes | None:
         """Key of the row that ends at the visible tip of the request."""
@@ -219,32 +233,51 @@ class KvStore:
         parent = self._chain(request, start // self._block)
         packed = tokens.pack(request.tokens[start:end])
         payload_bytes = self._backend.block_bytes(end - start)
+        with_logits = self._carries_logits(request, end)
         return m.RowWanted(
             key=keys.child_key(parent, packed),
             parent=parent,
             start=start,
             tokens=packed,
-            row_bytes=row_bytes(end - start, payload_bytes, self._meta),
+            row_bytes=row_bytes(end - start, payload_bytes + self._logits_bytes, self._tip_meta)
+            if with_logits
+            else row_bytes(end - start, payload_bytes, self._meta),
+        )
+
+    def _carries_logits(self, request: Request, end: int) -> bool:
+        """Whether the row that ends there is the prompt's last, with logits worth storing."""
+        n_new = request.n_prompt - request.n_reused
+        return (
+            end == request.n_prompt
+            and request.tip_logits is not None
+            and self._backend.info.can_cut
+            and self._logits.stores(
+                self._logits_bytes, n_new * self._backend.info.kv_bytes_per_token
+            )
         )
 
     def _write_row(self, request: Request, row: m.RowWanted, offset: int) -> bool:
         n_tokens = tokens.count(row.tokens)
+        end = row.start + n_tokens
+        kv_bytes = self._backend.block_bytes(n_tokens)
+        logits = request.tip_logits if self._carries_logits(request, end) else None
         header = RowHeader(
             key=row.key,
             parent=row.parent,
             root=self._root,
             start=row.start,
             n_tokens=n_tokens,
-            payload_bytes=self._backend.block_bytes(n_tokens),
+            payload_bytes=kv_bytes if logits is None else kv_bytes + self._logits_bytes,
             reason=request.save_reason,
             created_unix_s=time.time(),
         )
         try:
             writer = SlabWriter(self._arena_path or "", offset, row.row_bytes)
             try:
-                writer.begin(header, row.tokens, self._meta)
-                end = row.start + n_tokens
+                writer.begin(header, row.tokens, self._meta if logits is None else self._tip_meta)
                 self._backend.save_block(request.kv_seq, row.start, end, writer.payload)
+                if logits is not None:
+                    writer.payload[kv_bytes:] = logits.tobytes()
                 writer.publish()
             finally:
                 writer.close()

@@ -108,7 +108,7 @@ class LiveSequences:
         source = self._source(request, running)
         upto = 0
         if source is not None:
-            is_enough = source.common >= max(1, len(request.tokens) - 1)
+            is_enough = source.common >= max(1, request.n_usable)
             upto = source.ready if lookup and not is_enough else source.common
         own = Stretch(next(self._origins), upto, admission.n_cells)
         shared = between(source.holder.stretches, 0, upto) if source is not None else ()
@@ -162,7 +162,7 @@ class LiveSequences:
 
     def is_complete(self, request: Request) -> bool:
         """Whether the cache could add nothing to what is shared already."""
-        return max(request.n_kv, request.share_upto) >= max(1, len(request.tokens) - 1)
+        return max(request.n_kv, request.share_upto) >= max(1, request.n_usable)
 
     def settle(self, request: Request, running: Sequence[Request]) -> None:
         """Share what is live beyond what the request holds, and follow who is reading it."""
@@ -258,10 +258,8 @@ class LiveSequences:
         same, whole = token_bytes.common_prefix(prompt, theirs), len(request.tokens)
         if isinstance(holder, Request) and (holder.seq is None or holder.is_finished):
             same = min(same, holder.n_kv)
-        # One token is left to decode: its logits choose the first new one.
-        return _Source(
-            holder, min(same, whole - 1), same == whole, same == token_bytes.count(theirs)
-        )
+        common = min(same, request.n_usable)
+        return _Source(holder, common, same == whole, same == token_bytes.count(theirs))
 
     def _join(self, request: Request, source: _Source, upto: int) -> None:
         """Make the cells from the request's end up to ``upto`` its own too, now or as they come."""

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 
 from actors import messages as m
 from actors.cache_dialogue import CacheDialogue
+from actors.first_logits import LogitsMemory
 from actors.kv_store import KvStore
 from actors.live import LiveSequences
 from actors.model_core import admit, plan_step
 from actors.model_request import Request, RequestRefused, open_request
-from cache.policy import LivePolicy
+from cache.policy import LivePolicy, LogitsPolicy
 from native.backend import Backend, Batch
 from native.errors import DecodeAborted, NativeError, NoKvSpace
 
@@ -62,12 +63,14 @@ class ModelEngine:
         *,
         max_queue: int,
         live: LivePolicy | None = None,
+        logits: LogitsPolicy | None = None,
         guard: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """``guard`` is entered around each decode: who watches may mind one that does not end."""
         self._backend = backend
         self._guard = guard
         self._live = LiveSequences(backend, live or LivePolicy())
+        self._known_logits = LogitsMemory((logits or LogitsPolicy()).memory_bytes)
         self._cache = CacheDialogue(store, send, self._settle)
         self._commands = commands
         self._send = send
@@ -116,6 +119,9 @@ class ModelEngine:
             self._expire(time.monotonic())
             self._admit()
             ready = [request for request in self._running if request.is_ready]
+            for request in [one for one in ready if not one.n_pending]:
+                ready.remove(request)
+                self._begin_at_once(request)
             if ready:
                 self._step(ready)
         self._end_all(self._closing)
@@ -209,6 +215,8 @@ class ModelEngine:
                 self._waiting.popleft()
                 self._fail(request, refused.reason, str(refused))
                 continue
+            if self._backend.info.can_cut and request.first_logits is None:
+                request.first_logits = self._known_logits.get(self._cache.prompt_key(request))
             lookup = self._cache.is_usable
             if not self._live.place(request, admission, self._running, lookup=lookup):
                 return  # strictly first in, first out: small ones passing would starve a big one
@@ -285,10 +293,31 @@ class ModelEngine:
                 self._backend.seq_remove(request.kv_seq, 0, -1)
                 request.n_kv = 0
 
+    def _begin_at_once(self, request: Request) -> None:
+        """The whole prompt is in the context and its logits are known: no decode is needed."""
+        logits, request.first_logits = request.first_logits, None
+        try:
+            token = request.sample_known(logits) if logits is not None else None
+        except NativeError:
+            token = None
+        if token is None:  # not a distribution: compute the last token again instead
+            request.n_kv -= 1
+            request.n_reused = min(request.n_reused, request.n_kv)
+            request.n_live = min(request.n_live, request.n_kv)
+            self._backend.seq_remove(request.kv_seq, request.n_kv, -1)
+            return
+        self._accept(request, token)
+
     def _sample(self, request: Request, row: int) -> None:
+        token = request.sample(self._backend, row)
+        if not request.n_generated and self._backend.info.can_cut:
+            request.tip_logits = self._backend.logits(row)
+            self._known_logits.put(self._cache.prompt_key(request), request.tip_logits)
+        self._accept(request, token)
+
+    def _accept(self, request: Request, token: int) -> None:
         now = time.monotonic()
         first = not request.n_generated
-        token = request.sample(self._backend, row)
         delivered = request.accept(token, self._backend, now)
         self.tokens_generated += 1
         if delivered is not None:

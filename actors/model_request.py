@@ -5,9 +5,11 @@ State only: the engine decides what happens, the store talks to the cache.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from actors import first_logits
 from actors import messages as m
 from actors.live_core import Stretches
 from actors.model_core import Admission
@@ -87,6 +89,10 @@ class Request:
     packed: bytes = b""
     keys: list[bytes] = field(default_factory=list)
     """Chain keys of the full blocks of ``tokens``, as far as they were needed."""
+    first_logits: array[float] | None = None
+    """Of the prompt's last position, known before anything is computed."""
+    tip_logits: array[float] | None = None
+    """The same, computed by this request; may be stored with the prompt's last row."""
     n_stored_blocks: int = 0
     """Leading full blocks known to be in the cache."""
     is_offered_anew: bool = False
@@ -104,6 +110,11 @@ class Request:
     @property
     def n_pending(self) -> int:
         return len(self.tokens) - self.n_kv
+
+    @property
+    def n_usable(self) -> int:
+        """How much of the prompt may be reused: the last token's logits choose the next one."""
+        return len(self.tokens) - (0 if self.first_logits is not None else 1)
 
     @property
     def is_generating(self) -> bool:
@@ -193,6 +204,14 @@ class Request:
         if self.sampler is None:
             raise RuntimeError(f"request {self.request_id} has not started: a bug in the engine")
         token = backend.sample(row, self.sampler, self.n_generated)
+        self.sampler.accept(token)
+        return token
+
+    def sample_known(self, logits: array[float]) -> int:
+        """The first token, from logits that were kept."""
+        if self.sampler is None:
+            raise RuntimeError(f"request {self.request_id} has not started: a bug in the engine")
+        token = first_logits.sample(logits, self.sampling, self.tokens)
         self.sampler.accept(token)
         return token
 

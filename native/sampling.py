@@ -5,6 +5,7 @@ Both must agree token for token; a test runs the two side by side on real logits
 
 from __future__ import annotations
 
+import heapq
 import math
 import struct
 from array import array
@@ -46,6 +47,10 @@ class TokenWindow:
 def choose(logits: array[float], params: SamplingParams, window: TokenWindow, index: int) -> int:
     """Choose a token id from float32 ``logits``, which may be changed."""
     _penalise(logits, params.repetition_penalty, window)
+    if params.temperature == 0 or params.top_k == 1:
+        highest = max(logits)
+        if math.isfinite(highest):  # not so when NaN comes first; the long way finds out
+            return logits.index(highest)
     candidates = [(-logit, token) for token, logit in enumerate(logits) if logit > -math.inf]
     if not candidates or min(candidates)[0] == -math.inf:
         raise DecodeFailed(0, "the logits are not finite")
@@ -53,7 +58,7 @@ def choose(logits: array[float], params: SamplingParams, window: TokenWindow, in
     if params.temperature == 0 or params.top_k == 1:
         return best_token
     if params.top_k:
-        candidates = sorted(candidates)[: params.top_k]
+        candidates = heapq.nsmallest(params.top_k, candidates)
     if params.top_p < 1 or params.min_p > 0:
         candidates = _likely(candidates, params, best)
     else:

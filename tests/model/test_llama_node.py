@@ -297,3 +297,33 @@ def test_a_killed_model_comes_back_and_finds_its_rows(tiny_node: Node) -> None:
         assert warm.tokens == cold.tokens
         assert warm.cache.hit.value == "exact"
         assert warm.cache.source == "ram"
+
+
+def test_a_stored_prompt_says_its_first_token_without_a_decode(
+    tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """Its logits lie in the last row, in RAM for another process and on disk for another node."""
+    options = {"max_tokens": 1, "temperature": 1.0, "seed": 5}
+    with started(tmp_path) as node:
+        node.client.load("tiny", one_thread(tiny_gguf))
+        cold = node.complete("tiny", LONG, **options)
+        assert cold.usage.cached_tokens == 0
+        kill(pid_of(node, "model:tiny"))
+        warm = node.complete("tiny", LONG, **options)
+        assert (warm.cache.source, warm.cache.hit.value) == ("ram", "exact")
+        assert warm.usage.cached_tokens == warm.usage.prompt_tokens  # nothing was left to decode
+        assert warm.tokens == cold.tokens
+        eventually(
+            lambda: node.client.status()["cache_meta"]["all_persisted"], what="rows are on disk"
+        )
+    with started(tmp_path) as node:
+        node.client.load("tiny", one_thread(tiny_gguf))
+        eventually(
+            lambda: "disk" in node.client.status()["cache_meta"]["scanned"], what="disk was scanned"
+        )
+        again = node.complete("tiny", LONG, **options)
+        assert (again.cache.source, again.cache.hit.value) == ("disk", "exact")
+        assert again.usage.cached_tokens == again.usage.prompt_tokens
+        assert again.tokens == cold.tokens
+        longer = node.complete("tiny", LONG + " and so on", max_tokens=4)
+        assert longer.usage.cached_tokens >= cold.usage.prompt_tokens - 2

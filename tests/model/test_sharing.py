@@ -10,7 +10,7 @@ import pytest
 
 from actors import messages as m
 from cache import tokens
-from cache.policy import LivePolicy
+from cache.policy import LivePolicy, LogitsPolicy
 from native.backend import Backend, Batch
 from native.llama import LlamaBackend
 from native.params import ModelParams
@@ -42,6 +42,9 @@ def prompt(seed: int, n_tokens: int) -> list[int]:
     return random.Random(seed).choices(range(5, 200), k=n_tokens)
 
 
+FORGETFUL = LogitsPolicy(memory_bytes=0, row_share=0)
+
+
 def alone(load: Load, runs: Sequence[m.Run]) -> dict[str, Outcome]:
     """The answers of a context in which nothing is shared."""
 
@@ -49,7 +52,7 @@ def alone(load: Load, runs: Sequence[m.Run]) -> dict[str, Outcome]:
         for run in runs:
             yield [run]
 
-    return EngineRun(load(), policy=ALONE).play(script())
+    return EngineRun(load(), policy=ALONE, logits=FORGETFUL).play(script())
 
 
 def must_agree(
@@ -93,7 +96,7 @@ def test_the_next_prompt_shares_what_the_last_one_left(load: Load) -> None:
 
     live = EngineRun(load()).play(script())
     must_agree(load, runs, live, alone(load, runs))
-    assert [live[name].reused for name in ("cold", "same", "warm", "fork")] == [0, 199, 199, 150]
+    assert [live[name].reused for name in ("cold", "same", "warm", "fork")] == [0, 200, 200, 150]
     assert live["next"].reused == 200 + 19  # the last token said was never decoded
     hits = {
         name: (one.cache.hit, one.cache.source, one.cache.miss_reason) for name, one in live.items()
@@ -102,6 +105,32 @@ def test_the_next_prompt_shares_what_the_last_one_left(load: Load) -> None:
     assert hits["same"] == (m.HitKind.EXACT, "live", None)
     assert hits["fork"] == (m.HitKind.PARTIAL, "live", "diverges:150")
     assert hits["next"] == (m.HitKind.PARTIAL, "live", "not_stored:219")
+
+
+@pytest.mark.parametrize("n_tokens", [63, 64, 100])
+def test_an_exact_repeat_says_its_first_token_without_a_decode(load: Load, n_tokens: int) -> None:
+    base = prompt(n_tokens, n_tokens)
+    ways: list[dict[str, float]] = [
+        {},
+        {"temperature": 0.8, "seed": 11},
+        {"temperature": 1.2, "seed": 12, "top_k": 20, "repetition_penalty": 1.2},
+        {"temperature": 1.0, "seed": 13, "top_p": 0.8},
+    ]
+    runs = [ask(f"{index}", base, 1, **way) for index, way in enumerate(ways)]
+    repeats = [ask(f"again {index}", base, 1, **way) for index, way in enumerate(ways)]
+
+    def script() -> Script:
+        for run in (runs[0], *repeats):
+            yield [run]
+
+    played = EngineRun(load())
+    live = played.play(script())
+    assert played.rows_decoded == n_tokens
+    expected = alone(load, runs)
+    for index in range(len(ways)):
+        assert live[f"again {index}"].tokens == expected[str(index)].tokens
+        assert live[f"again {index}"].reused == n_tokens
+        assert live[f"again {index}"].cache.hit is m.HitKind.EXACT
 
 
 def test_identical_prompts_at_once_are_read_once(load: Load) -> None:
@@ -188,7 +217,7 @@ def test_one_sequence_is_enough_to_share(load: Load) -> None:
             yield [run]
 
     live = EngineRun(load(n_seq_max=1)).play(script())
-    assert [live[run.request_id].reused for run in runs] == [0, 99, 60]
+    assert [live[run.request_id].reused for run in runs] == [0, 100, 60]
     must_agree(load, runs, live, alone(load, runs))
 
 

@@ -162,3 +162,75 @@ def test_the_tokens_of_a_parent_are_read_from_its_rows(backend: StubBackend, are
     nowhere = refs.pack_blocks([replace(blocks[0], location=8)], with_keys=True)
     damaged = m.PrefixResolved("ref", 3 * BLOCK, nowhere, 1, None)
     assert reader(backend, arena).read_parent(damaged) is None
+
+
+def save_with_logits(backend: StubBackend, arena: Path, n_tokens: int) -> list[BlockRef]:
+    """The prompt's last row carries the logits of its last position."""
+    found = save(backend, arena)[: n_tokens // BLOCK]
+    batch = Batch()
+    row = batch.extend_prefill(IDS[:n_tokens], 0, 5, logits_last=True)
+    assert row is not None
+    backend.decode(batch)
+    start = len(found) * BLOCK
+    packed = tokens.pack(IDS[start:n_tokens])
+    kv_bytes = backend.block_bytes(n_tokens - start)
+    payload = kv_bytes + 4 * backend.info.n_vocab
+    size, offset = row_bytes(n_tokens - start, payload), 1 << 19
+    key = keys.child_key(found[-1].key, packed)
+    with SlabWriter(str(arena), offset, size) as slab:
+        slab.begin(RowHeader(key, found[-1].key, ROOT, start, n_tokens - start, payload), packed)
+        backend.save_block(5, start, n_tokens, slab.payload)
+        slab.payload[kv_bytes:] = backend.logits(row).tobytes()
+        slab.publish()
+    backend.seq_remove(5, 0, -1)
+    n_own = n_tokens - start
+    return [*found, BlockRef(key, "ram", offset, size, start, n_own, n_own)]
+
+
+def test_a_last_row_with_logits_leaves_nothing_to_decode(backend: StubBackend, arena: Path) -> None:
+    blocks = save_with_logits(backend, arena, 150)
+    request = request_for(backend, IDS[:150])
+    assert reader(backend, arena).restore(request, resolve(blocks, 150)) == []
+    assert request.n_kv == request.n_reused == 150
+    assert request.n_pending == 0
+    assert request.first_logits is not None
+    cold = StubBackend.load("stub", ModelParams(n_ctx=512))
+    batch = Batch()
+    row = batch.extend_prefill(IDS[:150], 0, 0, logits_last=True)
+    assert row is not None
+    cold.decode(batch)
+    assert request.first_logits == cold.logits(row)
+
+
+def test_logits_of_a_row_that_goes_beyond_the_prompt_are_not_used(
+    backend: StubBackend, arena: Path
+) -> None:
+    blocks = save_with_logits(backend, arena, 150)
+    request = request_for(backend, IDS[:140])
+    cut = [*blocks[:2], replace(blocks[2], n_used=12)]
+    assert reader(backend, arena).restore(request, resolve(cut, 140)) == []
+    assert (request.n_kv, request.first_logits) == (139, None)
+    longer = request_for(backend, [*IDS[:150], 3])
+    backend.seq_remove(0, 0, -1)
+    assert reader(backend, arena).restore(longer, resolve(blocks, 150)) == []
+    assert (longer.n_kv, longer.first_logits) == (150, None)
+
+
+def test_rows_go_on_from_what_is_shared_already(backend: StubBackend, arena: Path) -> None:
+    blocks = save(backend, arena)
+    batch = Batch()
+    batch.extend_prefill(IDS[:100], 0, 3, logits_last=False)
+    backend.decode(batch)
+    request = request_for(backend, IDS)
+    backend.seq_copy(3, 0, 0, 100)
+    request.n_kv = request.n_live = request.n_reused = 100
+    assert reader(backend, arena).restore(request, resolve(blocks, 3 * BLOCK)) == []
+    assert (request.n_live, request.n_kv) == (64, 192)
+    assert backend.seq_range(0) == (0, 191)
+    assert backend.seq_range(3) == (0, 99)  # the other one keeps all of its own
+    shorter = request_for(backend, IDS)
+    backend.seq_remove(0, 0, -1)
+    backend.seq_copy(3, 0, 0, 100)
+    shorter.n_kv = shorter.n_live = shorter.n_reused = 100
+    assert reader(backend, arena).restore(shorter, resolve(blocks[:1], 64)) == []
+    assert (shorter.n_kv, shorter.n_stored_blocks) == (100, 1)  # live goes further

@@ -15,7 +15,7 @@ from actors import messages as m
 from actors.kv_store import KvStore
 from actors.model_engine import Close, ModelEngine
 from cache import tokens as token_bytes
-from cache.policy import LivePolicy
+from cache.policy import LivePolicy, LogitsPolicy
 from native.backend import Backend, Batch
 from native.params import SamplingParams
 from supervision import Address
@@ -71,6 +71,7 @@ class EngineRun:
         backend: Backend,
         *,
         policy: LivePolicy | None = None,
+        logits: LogitsPolicy | None = None,
         on_event: Callable[[EngineRun, object], None] | None = None,
     ) -> None:
         self.backend = backend
@@ -90,7 +91,7 @@ class EngineRun:
             granted_by=lambda: 1,
         )
         self.engine = ModelEngine(
-            backend, store, self.commands, self._send, max_queue=1000, live=policy
+            backend, store, self.commands, self._send, max_queue=1000, live=policy, logits=logits
         )
 
     def _count(self, backend: Backend) -> None:
