@@ -13,9 +13,12 @@ from runtime import RuntimeConfig
 from runtime.config import (
     DEFAULT_PORT,
     PORT_VARIABLE,
+    Share,
     check_model_id,
+    disk_settings,
     from_mapping,
     load_toml,
+    parse_budget,
     parse_model_argument,
     parse_size,
     resolve_port,
@@ -73,7 +76,16 @@ def test_settings_survive_the_way_to_the_launcher() -> None:
         ({"cahce_dir": "x"}, "cahce_dir"),
         ({"admin_port": 80}, "admin_port"),
         ({"cache_ram": "lots"}, "cache_ram"),
+        ({"cache_ram": 0.5}, "cache_ram"),
+        ({"cache_ram": True}, "cache_ram"),
+        ({"cache_ram": "120%"}, "cache_ram"),
         ({"cache_disk": -1}, "cache_disk"),
+        ({"cache_ram_file": "-4GiB"}, "cache_ram_file"),
+        ({"cache_disks": ["/a"]}, "cache_disks"),
+        ({"cache_disks": {"/a": "much"}}, "cache_disks./a"),
+        ({"cache_disks": {"/a": -5}}, "cache_disks./a"),
+        ({"cache_disks": {"/a": 5, "/b/../a": 5}}, "cache_disks"),
+        ({"cache_disks": {"/a": 5}, "cache_dir": "/b"}, "cache_dir"),
         ({"models": ["a"]}, "models"),
         ({"models": {"a b": "/x"}}, "model id"),
         ({"models": {"a": 5}}, "models.a"),
@@ -86,6 +98,37 @@ def test_a_bad_setting_is_named(settings: dict[str, object], key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_mapping(settings)
     assert caught.value.key == key
+
+
+def test_a_budget_may_be_a_share_of_what_is_free() -> None:
+    assert parse_budget("25%", "cache_ram") == Share(25.0)
+    assert parse_budget(" 12.5 % ", "cache_ram").of(800) == 100  # type: ignore[union-attr]
+    assert parse_budget("0%", "cache_ram") == 0
+    assert parse_budget("4k", "cache_ram") == 4096
+    config = from_mapping({"cache_ram": "25%", "cache_disks": {"/a": "50%", "/b": "1GiB"}})
+    assert from_mapping(json.loads(json.dumps(to_mapping(config)))) == config
+    assert 0 < config.ram_bytes() < 1 << 50
+
+
+def test_directories_are_named_fastest_first() -> None:
+    config = from_mapping(
+        {"cache_ram_file": "1MiB", "cache_disks": {"/a": "1GiB", "/b": 0, "/c": "50%"}}
+    )
+    plans = config.directories()
+    assert [(plan.name, str(plan.root)) for plan in plans[1:]] == [("disk", "/a"), ("disk3", "/c")]
+    assert plans[0].name == "ram_file"
+    assert not plans[0].is_asked_for
+    assert config.disk_root == Path("/a")
+    assert from_mapping({"cache_disk": 0}).directories() == ()
+    assert from_mapping({"cache_disk": 0}).disk_root is None
+
+
+def test_disks_on_the_command_line() -> None:
+    assert disk_settings(["4GiB"]) == {"cache_disk": "4GiB"}
+    assert disk_settings(["/a=1GiB", "/b=c=50%"]) == {"cache_disks": {"/a": "1GiB", "/b=c": "50%"}}
+    for texts in (["4GiB", "/a=1GiB"], ["4GiB", "5GiB"], ["=4GiB"], ["/a=1", "/a=2"]):
+        with pytest.raises(ConfigError, match="cache_disk"):
+            disk_settings(texts)
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
