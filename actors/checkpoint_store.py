@@ -15,7 +15,7 @@ import time
 import uuid
 
 from actors import messages as m
-from actors.checkpoints import TIP, Stops, is_rung, query, tip
+from actors.checkpoints import TIP, Stops, blocks_between, is_rung, query, tip
 from actors.kv_reader import slowness
 from actors.kv_store import ROWS_PER_MESSAGE, KvStore
 from actors.model_request import Request
@@ -59,9 +59,10 @@ class CheckpointStore(KvStore):
         if rest or blocks <= request.n_stored_blocks or not self._policy.save_while_generating:
             return
         # The next turn goes on from the last of these; one that is no rung was only kept till now.
-        for old in [p for p in request.states if p >= request.n_prompt and not self._is_rung(p)]:
-            del request.states[old]
-        self._hold(request, at)
+        older = [p for p in request.states if p >= request.n_prompt and not self._is_rung(p)]
+        if self._hold(request, at, while_generating=True):
+            for position in older:
+                request.states.pop(position, None)
 
     def _is_worth_it(self, request: Request) -> bool:
         return self.is_usable and request.n_prompt >= self._policy.min_tokens
@@ -79,18 +80,22 @@ class CheckpointStore(KvStore):
         blocks, rest = divmod(position, self._block)
         return not rest and is_rung(blocks, self._backend.info.state_grows)
 
-    def _hold(self, request: Request, position: int) -> None:
+    def _hold(self, request: Request, position: int, *, while_generating: bool = False) -> bool:
+        """Copy the sequence's state; whether it was worth it, and possible."""
         try:
             size = self._backend.checkpoint_bytes(request.kv_seq)
             if size > HELD_BYTES_LIMIT:
-                return
+                return False
+            if while_generating and position // self._block % blocks_between(size):
+                return False
             while sum(map(len, request.states.values())) > HELD_BYTES_LIMIT - size:
                 del request.states[min(request.states)]
             state = bytearray(size)
             self._backend.save_checkpoint(request.kv_seq, state)
         except NativeError:
-            return  # this position is stored as a link, the request is unharmed
+            return False  # this position is stored as a link, the request is unharmed
         request.states[position] = state
+        return True
 
     # ── looking up ──────────────────────────────────────────────────────────────────────────────
 

@@ -24,6 +24,7 @@ from typing import Final
 
 TIP: Final = 0xFFFF_FFFF
 FIRST_RUNG_BLOCKS: Final = 4  # 256 tokens are computed again in the time that a state takes
+BYTES_PER_GENERATED_BLOCK: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,15 @@ def is_rung(blocks: int, grows: bool) -> bool:
     if blocks < FIRST_RUNG_BLOCKS:
         return False
     return blocks & (blocks - 1) == 0 or (not grows and blocks % FIRST_RUNG_BLOCKS == 0)
+
+
+def blocks_between(state_bytes: int) -> int:
+    """Every how many blocks a sequence that generates keeps a state, in case it ends soon.
+
+    The copy holds up the next token, so its time is spread over the blocks: 8 MiB take about two
+    milliseconds, and a block takes a model with such states a second.
+    """
+    return max(1, state_bytes // BYTES_PER_GENERATED_BLOCK)
 
 
 def query(tokens: Sequence[int], block_tokens: int) -> list[int]:

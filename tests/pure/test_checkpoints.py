@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from actors import messages as m
 from actors.checkpoint_store import CheckpointStore
-from actors.checkpoints import FIRST_RUNG_BLOCKS, TIP, Stops, is_rung, query, tip
+from actors.checkpoints import (
+    FIRST_RUNG_BLOCKS,
+    TIP,
+    Stops,
+    blocks_between,
+    is_rung,
+    query,
+    tip,
+)
 from actors.model_engine import Close, ModelEngine
 from cache import refs, tokens
 from cache.allocation import PAGE_BYTES
@@ -68,6 +76,10 @@ def test_rungs_reach_half_of_any_shared_beginning_and_cost_twice_the_last_at_mos
         dense = [blocks for blocks in range(1, length + 1) if is_rung(blocks, grows=False)]
         assert length - dense[-1] < FIRST_RUNG_BLOCKS
         assert set(rungs) <= set(dense)
+
+
+def test_large_states_are_kept_less_often_while_a_reply_grows() -> None:
+    assert [blocks_between(mib << 20) for mib in (0, 1, 8, 15, 16, 100)] == [1, 1, 1, 1, 2, 12]
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=300))
