@@ -7,6 +7,7 @@ more asks again with the cursor of the answer.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -14,7 +15,7 @@ from actors import messages as m
 from cache.answers import RAM, Evicted
 from cache.index import CacheIndex
 from cache.listing import RowFacts
-from cache.reclaim import return_memory
+from cache.reclaim import resident_bytes, return_memory
 
 ROWS_PER_PAGE: Final = 96  # about 250 bytes a row on the wire: far below 64 KiB
 SCANNED_PER_PAGE: Final = 1024
@@ -54,6 +55,18 @@ class CacheAdmin:
                 return self._remove(message)
             case m.EvictBytes():
                 return self._evict(now, message)
+
+    def status(self) -> dict[str, object]:
+        """Counts for ``ReportStatus``; the arena's memory is what the kernel says now."""
+        arena = None
+        if self._arena_path is not None:
+            with contextlib.suppress(OSError):
+                arena = resident_bytes(self._arena_path)
+        return {
+            "removed_by_hand": self.removed_rows,
+            "returned_bytes": self.returned_bytes,
+            "arena_resident_bytes": arena,
+        }
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────
 

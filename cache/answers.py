@@ -170,6 +170,7 @@ class Snapshot:
     refused: Mapping[str, int]  # by refusal reason
     tiers: Mapping[str, TierUse]
     lost: int = 0  # evicted before the slower tier that should have them did
+    hits_resume: int = 0  # of the exact ones: found by their parent_key, without a search
 
 
 Answer: TypeAlias = Reservation | Refusal

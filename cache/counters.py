@@ -15,6 +15,7 @@ class Counters:
 
     hits_exact: int = 0
     hits_partial: int = 0
+    hits_resume: int = 0
     misses: int = 0
     adopted: int = 0
     persisted: int = 0
@@ -58,6 +59,7 @@ class Counters:
             reservations=reservations,
             hits_exact=self.hits_exact,
             hits_partial=self.hits_partial,
+            hits_resume=self.hits_resume,
             misses=self.misses,
             saves=dict(self.saves),
             evictions=evictions,

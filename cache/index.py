@@ -285,6 +285,7 @@ class CacheIndex:
         nodes = self._table.nodes
         n_tokens = nodes.start[path[-1]] + nodes.n_tokens[path[-1]]
         self._counters.looked_up(n_tokens, n_tokens)
+        self._counters.hits_resume += 1
         return self._lease(holder, nodes.key(nodes.root[path[0]]), path, n_tokens, None)
 
     def release(self, lease: int) -> list[Evicted]:

@@ -42,6 +42,15 @@ class Completion:
     timings: Timings
     """``ttft_ms`` is measured here, by the caller's clock; the rest by the model's."""
 
+    @property
+    def miss_at(self) -> int | None:
+        """Position of the first prompt token that was not stored, or differs from what is.
+
+        ``None`` when the whole prompt was held, or when the reason is no position.
+        """
+        _, _, detail = (self.cache.miss_reason or "").partition(":")
+        return int(detail) if detail.isdigit() else None
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that ``complete --json`` prints."""
         return {
@@ -60,7 +69,9 @@ class Completion:
                 "source": self.cache.source,
                 "restore_ms": round(self.cache.restore_ms, 3),
                 "lookup_ms": round(self.cache.lookup_ms, 3),
+                "reused_tokens": self.usage.cached_tokens,
                 "miss_reason": self.cache.miss_reason,
+                "miss_at": self.miss_at,
                 "note": self.cache.note,
             },
             "timings": {
