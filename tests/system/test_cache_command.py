@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from actors import messages as m
 from actors.cache_admin import REMOVED_PER_MESSAGE, ROWS_PER_PAGE, CacheAdmin
@@ -18,6 +19,7 @@ from cache.index import CacheIndex
 from runtime import Node
 from runtime.cache_files import check_file, walk
 from runtime.cache_node import CacheTender, clean_directory
+from runtime.embedded import path as embedded_model_path
 from supervision.codec import ValueCodec
 from supervision.messages import new_ref
 from tests.support.nodes import free_port
@@ -25,6 +27,8 @@ from tests.support.runtime_nodes import LeakCheck, cli, one_thread, started
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
+
+FILE_HEAD_BYTES = 46  # of native.fingerprint: magic, version, length, checksum
 
 SHARED = "The old lighthouse keeper counted the waves and wrote each number in a book. " * 4
 PROMPTS = [SHARED + f"Then he said number {n} aloud, and slept." for n in range(3)]
@@ -280,6 +284,62 @@ def test_a_row_of_the_arena_that_rots_is_found_and_dropped(shop: Shop) -> None:
         assert [one for one in tender.verify(lambda share: None) if one.report.damage] == []
     finally:
         tender.close()
+
+
+# ── explanations and fingerprints, on a node ───────────────────────────────────────────────────
+
+
+def test_a_request_says_what_was_reused_and_where_the_rest_diverged(shop: Shop) -> None:
+    done = shop.run("complete", "tiny", SHARED + "And then?", "--max-tokens", "2", "--json")
+    cache = json.loads(done.stdout)["cache"]
+    assert set(cache) >= {"hit", "source", "restore_ms", "lookup_ms", "reused_tokens", "miss_at"}
+    assert cache["hit"] == "partial"
+    assert cache["source"] != "none"
+    assert 0 < cache["reused_tokens"] <= cache["miss_at"]
+    cold = shop.run("complete", "tiny", "Nothing like it.", "--max-tokens", "1", "--json")
+    cache = json.loads(cold.stdout)["cache"]
+    assert cache["miss_reason"].startswith("diverges:")
+    assert cache["reused_tokens"] <= cache["miss_at"] <= 2  # every prompt begins alike
+    key = shop.node.complete("tiny", PROMPTS[1], max_tokens=2).finish_key
+    resumed = shop.run(
+        *("complete", "tiny", PROMPTS[1] + " more", "--parent-key", key or ""),
+        *("--max-tokens", "1", "--json"),
+    )
+    assert resumed.returncode == 0
+    meta = shop.node.status()["actors"]["cache_meta"]
+    assert meta["hits_resume"] == 1
+    assert meta["lookups"] > 0
+    assert meta["lookup_ms_total"] > 0
+
+
+def memory_of(node: Node) -> Path:
+    """Without a disk tier fingerprints are remembered by a memory file of the launcher."""
+    fds = Path(f"/proc/{node.launcher_pid}/fd").iterdir()
+    return next(fd for fd in fds if "llama-actors-fingerprints" in os.readlink(fd))
+
+
+@pytest.mark.parametrize("disk", [True, False])
+def test_a_model_is_identified_from_memory_when_it_is_loaded_again(
+    tmp_path: Path, disk: bool
+) -> None:
+    """The remembered digest is replaced by another one; the second load believes it."""
+    model = embedded_model_path()
+    options = {} if disk else {"cache_disk": 0}
+    with LeakCheck() as leaks, started(tmp_path, **options) as node:
+        leaks.watch(node)
+        first = node.client.load("demo", one_thread(model)).details["fingerprint"]
+        memory = tmp_path / "cache" / "fingerprints" if disk else memory_of(node)
+        assert memory.exists()
+        assert memory.stat().st_mode & 0o777 == 0o600
+        raw = memory.read_bytes()
+        body = raw[FILE_HEAD_BYTES:].replace(first.encode(), b"ab" * 32)
+        assert body != raw[FILE_HEAD_BYTES:]
+        memory.write_bytes(raw[: FILE_HEAD_BYTES - 32] + blake3(body).digest() + body)
+        node.unload("demo")
+        assert node.client.load("demo", one_thread(model)).details["fingerprint"] == "ab" * 32
+        memory.write_bytes(b"rotten")
+        node.unload("demo")
+        assert node.client.load("demo", one_thread(model)).details["fingerprint"] == first
 
 
 # ── bounded answers, without a node ────────────────────────────────────────────────────────────
