@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors import messages as m
+from actors.adoption import Adoption
 from actors.cache_admin import CacheAdmin
+from actors.cache_tally import LookupTimes
 from actors.copies import Copies
 from actors.payload import PayloadGone, read_payload
 from cache import refs
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from supervision import Address, Entry
 
 EXPIRE_EVERY_S = 5.0
+_ADOPT = "adopt"
 GRACE_S = 1.0  # a row is written in milliseconds, and its writer looks before each whether it may
 
 
@@ -52,7 +55,9 @@ class CacheMetaActor(Worker):
         self._index = CacheIndex(
             budgets=budgets | dict(args.file_tiers), page_bytes=arena_page_bytes()
         )
+        self._adoption = Adoption(self._index, self._dispose, self._taken_in)
         self._admin = CacheAdmin(self._index, self._dispose, self._arena_path)
+        self._lookup_times = LookupTimes()
         # Slabs that the scan has not reported yet must not be given away, nor those that a model
         # is still writing by the word of the incarnation before this one.
         self._scanned: set[str] = set()
@@ -76,9 +81,13 @@ class CacheMetaActor(Worker):
     def handle(self, message: object, sender: Address) -> None:
         match message:
             case m.LookupPrefix():
-                self.tell(sender, self._look_up(message))
+                with self._lookup_times.timed():
+                    found = self._look_up(message)
+                self.tell(sender, found)
             case m.ResolveParent():
-                self.tell(sender, self._resolve_parent(message))
+                with self._lookup_times.timed():
+                    found = self._resolve_parent(message)
+                self.tell(sender, found)
             case m.ReserveRows():
                 self.tell(sender, self._reserve(message))
             case m.ReleaseLease(lease):
@@ -89,11 +98,11 @@ class CacheMetaActor(Worker):
                 self._written(message)
             case m.RowRejected():
                 self._reject(message)
-            case m.RowsFound():
-                self._adopt(message)
+            case m.RowsFound() | m.TierChanged():
+                self._take_in(message)
             case m.ListRows() | m.ShowRow() | m.ListNamespaces() | m.RemoveRows() | m.EvictBytes():
                 self.tell(sender, self._admin.answer(time.monotonic(), message))
-            case m.RowCopied() | m.CopyFailed() | m.FilesDropped() | m.TierChanged():
+            case m.RowCopied() | m.CopyFailed() | m.FilesDropped():
                 self._copies.handle(time.monotonic(), message)
                 self._pump()
             case _:
@@ -159,20 +168,28 @@ class CacheMetaActor(Worker):
 
     # ── tiers and the writer ────────────────────────────────────────────────────────────────────
 
-    def _adopt(self, found: m.RowsFound) -> None:
-        now = time.monotonic()
-        self._quarantined += found.quarantined
-        evicted: list[Evicted] = []
-        for row in found.rows:
-            request = RowRequest(
-                row.key, row.parent, row.root, row.start, row.tokens, row.row_bytes
-            )
-            used = now - row.age_s
-            evicted += self._index.adopt(now, found.tier, request, row.location, used)
-        self._dispose(evicted)
-        if found.last:
-            self._scanned.add(found.tier)
-            self._copies.scanned(found.tier, found.incarnation)
+    def _take_in(self, message: m.RowsFound | m.TierChanged) -> None:
+        """Rows that were found, after those found before: at once, or a slice at a time."""
+        was_idle = self._adoption.is_idle
+        self._adoption.put(message)
+        if was_idle:
+            self._adopt_some()
+
+    def _adopt_some(self) -> None:
+        self._adoption.step()
+        if not self._adoption.is_idle:
+            self.after(0.0, _ADOPT)  # requests that came meanwhile go first
+
+    def _taken_in(self, message: m.RowsFound | m.TierChanged) -> None:
+        """All rows of this message, and of those before it, are in the index."""
+        if isinstance(message, m.TierChanged):
+            self._copies.handle(time.monotonic(), message)
+            self._pump()
+            return
+        self._quarantined += message.quarantined
+        if message.last:
+            self._scanned.add(message.tier)
+            self._copies.scanned(message.tier, message.incarnation)
             self._pump()
 
     def _pump(self) -> None:
@@ -201,7 +218,9 @@ class CacheMetaActor(Worker):
     # ── time and the dead ───────────────────────────────────────────────────────────────────────
 
     def handle_timer(self, payload: object) -> None:
-        del payload
+        if payload == _ADOPT:
+            self._adopt_some()
+            return
         self._index.expire(time.monotonic())
         self._copies.look_after(time.monotonic())
         self._pump()
@@ -227,7 +246,9 @@ class CacheMetaActor(Worker):
             "reservations": snapshot.reservations,
             "hits_exact": snapshot.hits_exact,
             "hits_partial": snapshot.hits_partial,
+            "hits_resume": snapshot.hits_resume,
             "misses": snapshot.misses,
+            **self._lookup_times.status(),
             "saves": dict(snapshot.saves),
             "evictions": snapshot.evictions,
             "adopted": snapshot.adopted,
@@ -236,6 +257,9 @@ class CacheMetaActor(Worker):
             "abandoned": self._abandoned,
             "quarantined": self._quarantined,
             "lost": snapshot.lost,
+            "duplicate_dropped": snapshot.duplicate_dropped,
+            "copies_persisted": snapshot.persisted,
+            **self._admin.status(),
             **self._copies.status(),
             "scanned": sorted(self._scanned),
             "tiers": {

@@ -2,10 +2,12 @@
 
 A finding is kept until cache_meta is up to take it: a tier may be ready before the directory knows
 of its neighbour, and a scan that is lost would leave the index without rows, or writing forbidden.
+A scan of many files is told no faster than cache_meta takes it: requests must not wait behind.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from supervision.messages import Init
 
 ROWS_PER_MESSAGE = 128  # about 45 KiB with 64-token rows
+MESSAGES_UNDERWAY = 40  # more than the transport acknowledges at once (32)
+MESSAGES_KEPT = 64  # about 3 MiB; a scan pauses above that
+LOOK_AGAIN_S = 0.01
+_LOOK_AGAIN = "report"
 
 
 class CacheReporter(EngineWorker):
@@ -26,6 +32,14 @@ class CacheReporter(EngineWorker):
     def prepare(self, init: Init) -> None:
         super().prepare(init)
         self._unreported: deque[object] = deque()
+        self._looks_again = False
+        self._has_room = threading.Event()
+        self._has_room.set()
+
+    def post_paced(self, event: object) -> None:
+        """From the engine thread: like ``post``, but waits while much is still to be told."""
+        self._has_room.wait()
+        self.post(event)
 
     def handle_events(self, events: list[object]) -> None:
         self._unreported.extend(events)
@@ -35,9 +49,24 @@ class CacheReporter(EngineWorker):
         del changed
         self._report()
 
+    def handle_timer(self, payload: object) -> None:
+        if payload == _LOOK_AGAIN:
+            self._looks_again = False
+            self._report()
+
     def _report(self) -> None:
-        while self._unreported and self.tell("cache_meta", self._unreported[0]):
-            self._unreported.popleft()
+        is_up = True  # if not, the directory will say when it is
+        while self._unreported and is_up and self.backlog("cache_meta") < MESSAGES_UNDERWAY:
+            is_up = self.tell("cache_meta", self._unreported[0])
+            if is_up:
+                self._unreported.popleft()
+        if len(self._unreported) <= MESSAGES_KEPT:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
+        if self._unreported and is_up and not self._looks_again:
+            self._looks_again = True
+            self.after(LOOK_AGAIN_S, _LOOK_AGAIN)
 
 
 def batches(

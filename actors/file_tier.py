@@ -39,7 +39,7 @@ class FileTierActor(CacheReporter):
             args.root_dir,
             args.device,
             PosixFilesystem(),
-            self.post,
+            self.post_paced,
             incarnation=self.incarnation,
         )
         self.start_engine(self._run)

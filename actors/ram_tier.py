@@ -53,7 +53,7 @@ class RamTierActor(CacheReporter):
             return
         started = time.perf_counter()
         for rows, last in batches(self._found(self._args.arena_path)):
-            self.post(m.RowsFound(RAM, rows, last))
+            self.post_paced(m.RowsFound(RAM, rows, last))
         self._scan_ms = 1e3 * (time.perf_counter() - started)
         while True:
             order = self.commands.get()

@@ -21,7 +21,8 @@ from actors import messages as m
 from actors.cache_reporter import batches
 from cache.errors import CacheError, TierUnavailable
 from cache.filesystem import Filesystem
-from cache.publish import FoundRow, delete_row, probe, quarantine_row, rescan
+from cache.publish import delete_row, probe, quarantine_row
+from cache.scan import DirectoryScan
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
@@ -146,23 +147,25 @@ class TierKeeper:
     def _scan(self) -> None:
         started = time.perf_counter()
         self._restore_root()
-        found = rescan(self._files, self._root)
-        self.rows, self.bytes = len(found.rows), sum(row.nbytes for row in found.rows)
-        self.quarantined += len(found.quarantined)
-        self.temps += found.temps_removed
+        self.rows = self.bytes = 0
+        scan = DirectoryScan(self._files, self._root)
+        for rows, last in batches(self._stored(scan)):
+            self._report(self._found(rows, last, len(scan.quarantined) if last else 0))
+        self.quarantined += len(scan.quarantined)
+        self.temps += scan.temps_removed
         self.scan_ms = 1e3 * (time.perf_counter() - started)
-        for rows, last in batches(self._stored(found.rows)):
-            self._report(self._found(rows, last, len(found.quarantined) if last else 0))
 
     def _found(
         self, rows: tuple[m.StoredRow, ...], last: bool, quarantined: int = 0
     ) -> m.RowsFound:
         return m.RowsFound(self._tier, rows, last, quarantined, self._incarnation)
 
-    def _stored(self, rows: tuple[FoundRow, ...]) -> Iterator[m.StoredRow]:
+    def _stored(self, scan: DirectoryScan) -> Iterator[m.StoredRow]:
         now = self._unix_time()
-        for row in rows:
+        for row in scan:
             header = row.header
+            self.rows += 1
+            self.bytes += row.nbytes
             yield m.StoredRow(
                 header.key,
                 header.parent,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import stat
 from typing import Protocol
 
 from cache.rows import Buffer
@@ -45,7 +47,10 @@ class Filesystem(Protocol):
         """Make the names in a directory durable."""
 
     def read_head(self, path: str, nbytes: int) -> tuple[bytes, int]:
-        """The first ``nbytes`` of a file, and the size of all of it."""
+        """The first ``nbytes`` of a file, and the size of all of it.
+
+        What is no regular file (a link, a pipe, a directory) is empty.
+        """
         ...
 
     def device(self, path: str) -> int:
@@ -97,9 +102,18 @@ class PosixFilesystem:
             os.close(fd)
 
     def read_head(self, path: str, nbytes: int) -> tuple[bytes, int]:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would block
         try:
-            return os.pread(fd, nbytes, 0), os.fstat(fd).st_size
+            fd = os.open(path, flags)
+        except OSError as cause:
+            if cause.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
+                return b"", 0
+            raise
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                return b"", 0
+            return os.pread(fd, nbytes, 0), found.st_size
         finally:
             os.close(fd)
 

@@ -41,11 +41,9 @@ from cache.errors import (
 from cache.filesystem import Filesystem
 from cache.keys import KEY_BYTES
 from cache.rows import (
-    MAX_HEAD_BYTES,
     Buffer,
     RowHeader,
     parse_header,
-    row_meta,
     row_payload,
     row_tokens,
     seal,
@@ -58,7 +56,6 @@ QUARANTINE: Final = "quarantine"
 QUARANTINE_KEPT: Final = 8  # files; enough to look at, too few to fill a disk
 PROBE: Final = "probe.tmp"
 PROBE_BYTES: Final = 1 << 20
-_FIRST_READ: Final = 4096  # one page holds the head of a 64-token block with ordinary metadata
 _counter = itertools.count()
 
 Path: TypeAlias = str | os.PathLike[str]
@@ -74,26 +71,6 @@ class MappedRow:
 
     def close(self) -> None:
         self.payload.release()
-
-
-@dataclass(frozen=True, slots=True)
-class FoundRow:
-    """A row found by a scan: its head is valid, its payload has not been read."""
-
-    header: RowHeader
-    tokens: bytes
-    meta: bytes
-    path: str
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rescan:
-    """What a scan of a directory found and cleaned up."""
-
-    rows: tuple[FoundRow, ...]
-    temps_removed: int
-    quarantined: tuple[str, ...]  # file names, now under quarantine/
 
 
 def row_path(root: Path, key: bytes) -> str:
@@ -137,9 +114,9 @@ def write_rows(
                 draft = _Draft(root, slab)
                 drafts[at] = draft
                 outcomes.append(draft.header)
-                with _refusals(root, "creating the directory"):
+                with refusals(root, "creating the directory"):
                     _make_shard(fs, root, draft.shard, make_root=make_root)
-                with _refusals(root, "writing a row"):
+                with refusals(root, "writing a row"):
                     draft.write(fs)
             except TierUnavailable as refused:
                 drafts.pop(at).discard(fs)
@@ -178,7 +155,7 @@ def _each(
     """One step for all rows that got so far; a row that fails leaves nothing behind."""
     for at, draft in list(drafts.items()):
         try:
-            with _refusals(draft.root, step):
+            with refusals(draft.root, step):
                 work(draft)
         except TierUnavailable as refused:
             outcomes[at] = refused
@@ -223,7 +200,7 @@ class _Draft:
         except FileExistsError:
             if _is_valid(fs, self.root, self.header.key):
                 return
-            _quarantine(fs, self.root, self._path)
+            quarantine(fs, self.root, self._path)
             fs.link(self._temp, self._path)
         self._is_linked = True
 
@@ -254,7 +231,7 @@ def probe(fs: Filesystem, root: Path) -> None:
     TierUnavailable, naming the directory and the step, if it does not.
     """
     path = os.path.join(root, PROBE)
-    with _refusals(root, "trying to write"):
+    with refusals(root, "trying to write"):
         with suppress(FileNotFoundError):
             fs.unlink(path)
         fd = fs.create(path)
@@ -285,7 +262,7 @@ def read_row(fs: Filesystem, root: Path, key: bytes) -> tuple[RowHeader, memoryv
         raise MissingRow(f"the file of row {key.hex()} is gone") from cause
     except OSError as cause:
         raise TierUnavailable(os.fspath(root), "opening a row", cause) from cause
-    header = _checked(parse_header(view), len(view), key)
+    header = checked(parse_header(view), len(view), key)
     verify(view, header)
     return header, view
 
@@ -304,61 +281,13 @@ def delete_row(fs: Filesystem, root: Path, key: bytes) -> bool:
 def quarantine_row(fs: Filesystem, root: Path, key: bytes) -> bool:
     """Move a corrupt row's file out of the way; False if it was gone already."""
     try:
-        return _quarantine(fs, root, row_path(root, key))
+        return quarantine(fs, root, row_path(root, key))
     except OSError as cause:
         raise TierUnavailable(os.fspath(root), "quarantining a row", cause) from cause
 
 
-def rescan(fs: Filesystem, root: Path) -> Rescan:
-    """All rows of a directory whose heads are valid; temp files go, bad files are quarantined.
-
-    Only for the directory's one owner at its start: a temp file of a live writer would go too.
-    """
-    rows: list[FoundRow] = []
-    quarantined: list[str] = []
-    temps = 0
-    root = os.fspath(root)
-    with _refusals(root, "scanning"):
-        fs.make_dir(root)
-        for shard in sorted(fs.list_dir(root)):
-            if not _is_shard(shard):
-                continue
-            for name in sorted(fs.list_dir(os.path.join(root, shard))):
-                path = os.path.join(root, shard, name)
-                if name.endswith(TEMP_SUFFIX):
-                    fs.unlink(path)
-                    temps += 1
-                    continue
-                found = _read_found(fs, path, name)
-                if found is not None:
-                    rows.append(found)
-                elif _quarantine(fs, root, path):
-                    quarantined.append(name)
-    return Rescan(tuple(rows), temps, tuple(quarantined))
-
-
-def _is_shard(name: str) -> bool:
-    return len(name) == 2 and all(digit in "0123456789abcdef" for digit in name)
-
-
-def _read_found(fs: Filesystem, path: str, name: str) -> FoundRow | None:
-    try:
-        key = bytes.fromhex(name.removesuffix(SUFFIX))
-        head, size = fs.read_head(path, _FIRST_READ)
-        try:
-            header = parse_header(head, size)
-        except CorruptRow:
-            if size <= len(head):
-                raise
-            head, size = fs.read_head(path, MAX_HEAD_BYTES)
-            header = parse_header(head, size)
-        header = _checked(header, size, key)
-    except (CorruptRow, ValueError):
-        return None
-    return FoundRow(header, row_tokens(head, header), row_meta(head, header), path, size)
-
-
-def _checked(header: RowHeader, size: int, key: bytes) -> RowHeader:
+def checked(header: RowHeader, size: int, key: bytes) -> RowHeader:
+    """The header, if the file's name, size and seal agree with it; else CorruptRow."""
     if header.key != key or len(key) != KEY_BYTES:
         raise KeyMismatch("the file's name is not its row's key")
     if size != header.row_bytes:
@@ -388,7 +317,8 @@ def _is_valid(fs: Filesystem, root: Path, key: bytes) -> bool:
     return True
 
 
-def _quarantine(fs: Filesystem, root: Path, path: str) -> bool:
+def quarantine(fs: Filesystem, root: Path, path: str) -> bool:
+    """Move a file into the directory's quarantine; False if it was gone already."""
     folder = os.path.join(root, QUARANTINE)
     fs.make_dir(folder)
     try:
@@ -402,7 +332,8 @@ def _quarantine(fs: Filesystem, root: Path, path: str) -> bool:
 
 
 @contextmanager
-def _refusals(root: Path, step: str) -> Iterator[None]:
+def refusals(root: Path, step: str) -> Iterator[None]:
+    """Turn what the file system refuses into TierUnavailable, naming directory and step."""
     try:
         yield
     except OSError as cause:

@@ -12,8 +12,9 @@ import pytest
 from cache.errors import CacheError, MissingRow, TierUnavailable
 from cache.filesystem import PosixFilesystem
 from cache.keys import child_key, namespace_key
-from cache.publish import TEMP_SUFFIX, open_row, rescan, write_row
+from cache.publish import TEMP_SUFFIX, open_row, write_row
 from cache.rows import RowHeader, encode_header
+from cache.scan import rescan
 from cache.tokens import pack
 from tests.support.waiting import eventually
 

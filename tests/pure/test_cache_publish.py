@@ -15,11 +15,11 @@ from cache.publish import (
     delete_row,
     open_row,
     quarantine_row,
-    rescan,
     row_path,
     write_row,
 )
 from cache.rows import STATE_AT, RowHeader, encode_header, encode_meta
+from cache.scan import rescan
 from cache.tokens import pack
 
 pytestmark = pytest.mark.pure
