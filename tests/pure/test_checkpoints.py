@@ -30,6 +30,7 @@ from cache.index import CacheIndex
 from cache.rows import SaveReason, parse_header
 from native._stub_cells import CELL_BYTES
 from native.backend import Batch
+from native.errors import DecodeAborted
 from native.params import ModelParams
 from native.stub import END, StubBackend
 from supervision import Address
@@ -174,7 +175,7 @@ class Bench:
 
     def __init__(self, cache: Cache) -> None:
         backend = StubBackend.load("uncuttable", ModelParams(n_ctx=2048, n_batch=96))
-        self.cache = cache
+        self.cache, self.backend = cache, backend
         self.commands: queue.SimpleQueue[object] = queue.SimpleQueue()
         store = CheckpointStore(
             backend,
@@ -325,3 +326,50 @@ def test_no_order_of_requests_no_damage_and_no_want_of_room_lies(arena: Path, se
     snapshot = bench.cache.index.snapshot()
     assert (snapshot.leases, snapshot.reservations) == (0, 0)
     assert (snapshot.evictions > 0) == bool(seed % 2)
+
+
+def test_a_step_cut_short_is_computed_again_from_the_start(
+    arena: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows how far such a memory got, and it cannot be cut back."""
+    bench = Bench(Cache(arena, 8 << 20))
+    decode, calls = bench.backend.decode, 0
+
+    def sometimes_aborted(batch: Batch) -> None:
+        nonlocal calls
+        calls += 1
+        decode(batch)
+        if calls in {2, 12, 40}:
+            raise DecodeAborted
+
+    monkeypatch.setattr(bench.backend, "decode", sometimes_aborted)
+    ids = [random.Random(5).randrange(32, 127) for _ in range(301)]
+
+    def script():  # type: ignore[no-untyped-def]
+        for reused in (0, 300):
+            said, done = yield run(ids, 50)
+            assert said == truth(ids, 50)
+            assert done.usage.cached_tokens == reused
+
+    bench.play(script())
+    assert calls > 100
+
+
+def test_a_row_that_failed_can_be_stored_again_at_once(arena: Path) -> None:
+    bench = Bench(Cache(arena, 8 << 20))
+    ids = [random.Random(5).randrange(32, 127) for _ in range(301)]
+
+    def script():  # type: ignore[no-untyped-def]
+        yield run(ids, 20)
+        for _ in range(2):
+            for seed in range(60):  # every state, most of them more than once
+                bench.cache.damage(random.Random(seed))
+            for reused in (0, 300):
+                said, done = yield run(ids, 20)
+                assert said == truth(ids, 20)
+                assert done.usage.cached_tokens == reused
+            assert done.cache.hit.value == "exact"
+
+    bench.play(script())
+    assert bench.cache.rejected >= 4
+    bench.cache.index.check_integrity()
