@@ -12,26 +12,25 @@ import argparse
 import contextlib
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from actors.messages import Removal
-from cache.listing import RowFacts
 from runtime import cache_offline, errors
 from runtime.cache_files import RowReport
+from runtime.cache_ls import AGE_UNITS, listed, plain_row, print_rows
 from runtime.cache_node import CacheTender, Removed, clean_directory
 from runtime.cache_stat import show_stat, stat_of
 from runtime.config import format_size
 from runtime.inspect_command import describe
 from runtime.node import Node
+from runtime.pressure_command import add_arguments, pressure_command
 from runtime.progress import ProgressLine
 
 ROWS_SHOWN: Final = 50
 QUARANTINE_AGE_S: Final = 7 * 86400.0
 TEMP_AGE_S: Final = 3600.0
-_AGE_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def add_cache_commands(commands: Any) -> None:
@@ -64,6 +63,9 @@ def add_cache_commands(commands: Any) -> None:
     remove.add_argument("key", metavar="KEY")
     wipe = _add(parts, "wipe", "remove all rows", _wipe, offline=True)
     wipe.add_argument("--model", metavar="NAME", help="only rows of this model")
+    add_arguments(
+        _add(parts, "pressure", "what memory pressure does to the cache", pressure_command)
+    )
     for command in (remove, wipe):
         command.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -84,8 +86,8 @@ def _add(
 
 def _age(text: str) -> float:
     with contextlib.suppress(ValueError, KeyError, IndexError):
-        unit = text[-1] if text[-1] in _AGE_UNITS else "s"
-        seconds = float(text.removesuffix(unit)) * _AGE_UNITS[unit]
+        unit = text[-1] if text[-1] in AGE_UNITS else "s"
+        seconds = float(text.removesuffix(unit)) * AGE_UNITS[unit]
         if seconds >= 0:
             return seconds
     raise argparse.ArgumentTypeError(f"{text!r} is not an age; write for instance 90s, 12h or 7d")
@@ -114,116 +116,11 @@ def _stat(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# ── ls ─────────────────────────────────────────────────────────────────────────────────────────
-
-
 def _ls(arguments: argparse.Namespace) -> int:
-    """Rows as they come, so that a million of them take no memory."""
     if arguments.cache_dir is not None:
-        return _print_rows(arguments, cache_offline.listed(arguments))
+        return print_rows(arguments, cache_offline.listed(arguments))
     with _tender(arguments) as tender:
-        return _print_rows(arguments, _listed(arguments, tender))
-
-
-def _listed(
-    arguments: argparse.Namespace, tender: CacheTender
-) -> Iterator[tuple[dict[str, Any], int]]:
-    names = tender.models()
-    roots = _roots(arguments, tender, names)
-    one = next(iter(roots)) if roots is not None and len(roots) == 1 else None
-    at = arguments.cursor
-    limit = arguments.limit or 1 << 16
-    for page, cursor in tender.rows(cursor=at, root=one, tier=arguments.tier, limit=limit):
-        for row in page:
-            if roots is None or row.root in roots:
-                yield _plain_row(row, names, tender.head(row)), at
-        at = cursor
-
-
-def _roots(
-    arguments: argparse.Namespace, tender: CacheTender, names: dict[bytes, str]
-) -> set[bytes] | None:
-    """The namespaces that are asked for; None: all."""
-    if arguments.model is None and arguments.namespace is None:
-        return None
-    roots = {namespace.root for namespace in tender.namespaces()}
-    if arguments.namespace is not None:
-        roots = {root for root in roots if root.hex().startswith(arguments.namespace)}
-    if arguments.model is not None:
-        roots = {root for root in roots if names.get(root) == arguments.model}
-    return roots
-
-
-def _plain_row(row: RowFacts, names: dict[bytes, str], head: RowReport | None) -> dict[str, Any]:
-    created = None if head is None or head.header is None else head.header.created_unix_s
-    return {
-        "key": row.key.hex(),
-        "namespace": row.root.hex(),
-        "model": names.get(row.root) or (head.meta.get("model") if head else None),
-        "start": row.start,
-        "tokens": row.n_tokens,
-        "bytes": row.row_bytes,
-        "tiers": [tier for tier, _ in row.tiers],
-        "reason": row.reason,
-        "created_unix_s": created,
-        "leases": row.leases,
-        "superseded": row.superseded,
-    }
-
-
-def _print_rows(arguments: argparse.Namespace, rows: Iterator[tuple[dict[str, Any], int]]) -> int:
-    """One JSON object, or one line, per row; where to go on is said on standard error."""
-    shown, now = 0, time.time()
-    page = -1
-    for row, cursor in rows:
-        # A page is shown to its end: a cursor stands between pages.
-        if arguments.limit and shown >= arguments.limit and cursor != page:
-            sys.stderr.write(f"more rows: go on with --cursor {cursor}\n")
-            return 0
-        page = cursor
-        if not _is_of_age(arguments, row["created_unix_s"], now):
-            continue
-        if arguments.json:
-            _print_json(row, indent=None)
-        else:
-            sys.stdout.write(_line(row, now, header=not shown))
-        shown += 1
-    if not shown and not arguments.json:
-        sys.stderr.write("no rows\n")
-    return 0
-
-
-def _is_of_age(arguments: argparse.Namespace, created: float | None, now: float) -> bool:
-    older, newer = arguments.older_than, arguments.newer_than
-    if older is None and newer is None:
-        return True
-    if not created:
-        return False
-    age = now - created
-    return (older is None or age >= older) and (newer is None or age <= newer)
-
-
-def _line(row: dict[str, Any], now: float, *, header: bool) -> str:
-    words = (
-        row["key"][:16],
-        f"{row['start']}+{row['tokens']}",
-        format_size(row["bytes"]),
-        ",".join(row["tiers"]),
-        row["reason"] + (" superseded" if row["superseded"] else ""),
-        _ago(row["created_unix_s"], now),
-        row["model"] or row["namespace"][:12],
-    )
-    layout = "{:<16}  {:>12}  {:>10}  {:<14}  {:<20}  {:>5}  {}\n"
-    first = layout.format("KEY", "TOKENS", "SIZE", "TIERS", "REASON", "AGE", "MODEL")
-    return (first if header else "") + layout.format(*words)
-
-
-def _ago(created: float | None, now: float) -> str:
-    if not created:
-        return "?"
-    age = max(0.0, now - created)
-    unit = next((name for name in "dhm" if age >= 2 * _AGE_UNITS[name]), "s")
-    return f"{age / _AGE_UNITS[unit]:.0f}{unit}"
+        return print_rows(arguments, listed(arguments, tender))
 
 
 # ── show, verify ───────────────────────────────────────────────────────────────────────────────
@@ -240,7 +137,7 @@ def _show(arguments: argparse.Namespace) -> int:
             row = tender.find(digits)
             head = tender.head(row)
             report = head or RowReport("no copy could be read", row.row_bytes)
-            plain = _plain_row(row, {}, head) | {"children": tender.children(row.key)}
+            plain = plain_row(row, {}, head) | {"children": tender.children(row.key)}
             plain["copies"] = dict(row.tiers)
     if arguments.json:
         _print_json(report.to_dict() | plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from runtime.config import RuntimeConfig
 from runtime.embedded import path as embedded_model_path
 from supervision.messages import new_ref
 from tests.support.nodes import free_port
-from tests.support.runtime_nodes import LeakCheck, one_thread, started
+from tests.support.runtime_nodes import LeakCheck, cli, one_thread, started
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.fault
@@ -177,6 +178,26 @@ def test_a_source_that_hangs_holds_nothing_up_and_can_be_replaced(gauge: Gauge) 
     checked = gauge.ask(m.CheckPressure(new_ref()))
     if checked.outcome == "source_failed":  # a machine without a GPU says what is missing
         assert "NVML" in gauge.status()["trouble"] or "nvidia-ml-py" in gauge.status()["trouble"]
+
+
+def test_a_person_sees_and_changes_it_from_the_command_line(gauge: Gauge, tmp_path: Path) -> None:
+    def run(*arguments: str) -> Any:
+        where = {"port": gauge.node.port, "runtime_dir": tmp_path / "run"}
+        return cli("cache", "pressure", *arguments, **where)
+
+    gauge.says(1 << 40)
+    assert run().stdout.startswith("off, source own_gauge:read")
+    done = run("on", "--high", "0.9", "--tiers", "ram,disk", "--check", "--json")
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    assert status["enabled"] is True
+    assert status["settings"]["tiers"] == ["ram", "disk"]
+    assert status["check"]["outcome"] == "below_watermark"
+    assert run("--low", "0.95").returncode == 2
+    gauge.fails("raise")
+    failed = run("--check")
+    assert failed.returncode == 1
+    assert "the gauge is broken" in failed.stdout
 
 
 def test_settings_change_while_it_runs_and_nonsense_changes_nothing(gauge: Gauge) -> None:
