@@ -136,7 +136,8 @@ class CheckpointStore(KvStore):
         if reached == len(request.tokens) - 1:
             request.missed(None)
         else:
-            request.missed(why or found.miss_reason or f"no_checkpoint_beyond:{reached}")
+            miss = _without_tip(found.miss_reason, len(request.tokens) - 1, self._block)
+            request.missed(why or miss or f"no_checkpoint_beyond:{reached}")
         request.restore_ms = 1e3 * (time.perf_counter() - started)
         return rejected
 
@@ -266,6 +267,14 @@ _TIP_BYTES = tokens.pack([TIP])
 def _end_of(row: m.RowWanted) -> int:
     """How many tokens of the sequence come before the row's end."""
     return row.start + tokens.count(row.tokens) - row.tokens.startswith(_TIP_BYTES)
+
+
+def _without_tip(miss: str | None, n_asked: int, block: int) -> str | None:
+    """Where a prompt parted from what is stored, counted without the mark of its tip."""
+    reason, _, at = (miss or "").partition(":")
+    if not at.isdigit() or int(at) <= n_asked // block * block:
+        return miss
+    return f"{reason}:{int(at) - 1}"
 
 
 def _is_tip(ref: BlockRef, asked: bytes) -> bool:

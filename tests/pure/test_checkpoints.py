@@ -373,3 +373,25 @@ def test_a_row_that_failed_can_be_stored_again_at_once(arena: Path) -> None:
     bench.play(script())
     assert bench.cache.rejected >= 4
     bench.cache.index.check_integrity()
+
+
+def test_a_miss_says_where_the_prompt_parts_from_what_is_stored(arena: Path) -> None:
+    """Counted in tokens of the prompt, also in its last block, which is looked up as its tip."""
+    bench = Bench(Cache(arena, 8 << 20))
+    ids = [random.Random(5).randrange(32, 127) for _ in range(400)]
+
+    def script():  # type: ignore[no-untyped-def]
+        said, _ = yield run(ids[:301], 60)
+        turn = [*ids[:301], *said, *ids[:30]]
+        for prompt, reused, reason in (
+            (ids[:301], 300, None),
+            (turn, 320, "not_stored:360"),
+            ([*turn[:322], 31, *ids[:99]], 320, "diverges:322"),
+            ([*ids[:290], 31, *ids[:99]], 256, "diverges:290"),
+            ([*ids[:299], 31, 32], 256, "diverges:299"),
+            ([*ids[:301], 31], 300, "not_stored:300"),
+        ):
+            _, done = yield run(prompt, 1)
+            assert (done.usage.cached_tokens, done.cache.miss_reason) == (reused, reason)
+
+    bench.play(script())
