@@ -113,7 +113,7 @@ class Fingerprints:
             return digest
         now_ns = time.time_ns() if now_ns is None else now_ns
         digest = _digest(path, self.mode)
-        if before == _Stamp.of(path) and before.is_settled(now_ns):
+        if before.is_settled(now_ns):  # what changes from now on has another stamp
             known.add(place, self.mode, before, digest)
         return digest
 

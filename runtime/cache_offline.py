@@ -20,7 +20,6 @@ from cache.publish import quarantine_row
 from runtime import cache_files, errors
 from runtime.cache_files import RowReport, rows_root, walk
 from runtime.cache_node import Removed, only, parse_digits
-from runtime.cache_tiers import LOCK_FILE
 from runtime.errors import ConfigError
 
 
@@ -30,7 +29,7 @@ def held(cache_dir: Path) -> Iterator[Path]:
     if not cache_dir.is_dir():
         raise ConfigError("cache_dir", f"there is no directory {cache_dir}")
     try:
-        fd = os.open(cache_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(cache_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -418,6 +418,12 @@ def test_a_tree_goes_from_its_far_end_and_not_under_its_reader() -> None:
     order = [copy.key for copy in store.gone]
     assert order.index(made[20]) < order.index(made[10])  # children first
     store.index.release(lease)
+    # A row that is only being copied to disk holds those before it, too.
+    store.index.persist(0.0, "writer#1", "disk", 9)
+    for key in made[:8]:
+        store.index.publish(0.0, "writer#1", key, "disk")
+    assert store.remove(m.Removal.TREE, made[3])[-1].leased == 6
+    store.index.publish(0.0, "writer#1", made[8], "disk")
     assert sum(answer.rows for answer in store.remove(m.Removal.TREE, made[3])) == 6
     assert sorted(store.all_rows()) == sorted(made[:3])
 
