@@ -164,7 +164,7 @@ class CacheMetaActor(Worker):
         if rejected.tier == RAM:
             self._dispose(gone)
         else:
-            self.tell(f"tier:{rejected.tier}", m.QuarantineFile(rejected.key))
+            self._copies.quarantine(rejected.tier, rejected.key)
 
     # ── tiers and the writer ────────────────────────────────────────────────────────────────────
 

@@ -201,7 +201,12 @@ class Copies:
         if failed.source == RAM:
             self._dispose(gone)
         else:
-            self._send(f"tier:{failed.source}", m.QuarantineFile(failed.key))
+            self.quarantine(failed.source, failed.key)
+
+    def quarantine(self, tier: str, key: bytes) -> None:
+        """Have a bad file put aside; another one of its name is not written before that is done."""
+        self._send(f"tier:{tier}", m.QuarantineFile(key))
+        self.drop_files(tier, (key,))
 
     def drop_files(self, tier: str, keys: Sequence[bytes]) -> None:
         """Have evicted rows' files removed; nothing is written there until they are gone."""

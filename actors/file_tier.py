@@ -25,6 +25,8 @@ class FileTierArgs:
     budget_bytes: int = 0
     device: int = 0
     """``st_dev`` of the directory when the node started; 0: not known."""
+    lock_inode: int = 0
+    """Of the file by whose lock the launcher holds the directory; 0: it does not."""
 
 
 class FileTierActor(CacheReporter):
@@ -41,6 +43,7 @@ class FileTierActor(CacheReporter):
             PosixFilesystem(),
             self.post_paced,
             incarnation=self.incarnation,
+            lock_inode=args.lock_inode,
         )
         self.start_engine(self._run)
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from actors import messages as m
 from actors.cache_reporter import batches
 from cache.errors import CacheError, TierUnavailable
-from cache.filesystem import Filesystem
+from cache.filesystem import LOCK_FILE, Filesystem, lock_directory
 from cache.publish import delete_row, probe, quarantine_row
 from cache.scan import DirectoryScan
 
@@ -41,14 +41,16 @@ class TierKeeper:
         report: Callable[[object], None],
         *,
         incarnation: int = 1,
+        lock_inode: int = 0,
         clock: Callable[[], float] = time.monotonic,
-        unix_time: Callable[[], float] = time.time,
     ) -> None:
         self._tier, self._root, self._device = tier, root, device
         self._files = files
         self._report = report
         self._incarnation = incarnation
-        self._clock, self._unix_time = clock, unix_time
+        self._lock_inodes = {lock_inode}
+        self._lock_fds: list[int] = []
+        self._clock = clock
         self._probe_at: float | None = None
         self._pause_s = FIRST_PAUSE_S / 2
         self._open_since = clock()
@@ -61,6 +63,11 @@ class TierKeeper:
     def is_open(self) -> bool:
         """Whether the directory takes rows, as far as is known."""
         return self._probe_at is None
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        while self._lock_fds:
+            os.close(self._lock_fds.pop())
 
     def start(self) -> None:
         """Scan. The end of a scan is reported even if nothing could be read."""
@@ -136,6 +143,28 @@ class TierKeeper:
                 cause = OSError(errno.ENODEV, "its file system is not mounted")
                 raise TierUnavailable(self._root, "finding the directory", cause) from None
             self._files.make_dir(self._root)
+        self._hold_lock()
+
+    def _hold_lock(self) -> None:
+        """Take the directory again if the launcher's lock went with the one that was there before.
+
+        Descriptors stay open until ``close``: a file that is open keeps its inode number.
+        """
+        if self._lock_inodes == {0}:
+            return
+        above = os.path.dirname(self._root)
+        try:
+            inode = os.stat(os.path.join(above, LOCK_FILE)).st_ino
+        except FileNotFoundError:
+            inode = None
+        if inode not in self._lock_inodes:
+            try:
+                fd = lock_directory(above)
+            except BlockingIOError:
+                cause = OSError(errno.EBUSY, "another node uses it")
+                raise TierUnavailable(self._root, "locking the directory", cause) from None
+            self._lock_fds.append(fd)
+            self._lock_inodes.add(os.fstat(fd).st_ino)
 
     def _exists(self, path: str) -> bool:
         try:
@@ -161,7 +190,7 @@ class TierKeeper:
         return m.RowsFound(self._tier, rows, last, quarantined, self._incarnation)
 
     def _stored(self, scan: DirectoryScan) -> Iterator[m.StoredRow]:
-        now = self._unix_time()
+        now = time.time()
         for row in scan:
             header = row.header
             self.rows += 1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import stat
-from typing import Protocol
+from typing import Final, Protocol
 
 from cache.rows import Buffer
+
+LOCK_FILE: Final = "lock"
 
 
 class Filesystem(Protocol):
@@ -128,3 +131,17 @@ class PosixFilesystem:
             return memoryview(mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ))
         finally:
             os.close(fd)
+
+
+def lock_directory(path: str) -> int:
+    """Take a directory for this node alone; the descriptor holds it until it is closed.
+
+    OSError with EWOULDBLOCK if another node has it.
+    """
+    fd = os.open(os.path.join(path, LOCK_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd

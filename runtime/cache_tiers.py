@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import sys
 from pathlib import Path
 from typing import Final
 
+from cache.filesystem import LOCK_FILE, lock_directory
 from cache.tiers import RAM_FILE
 from runtime.config import DirectoryPlan, RuntimeConfig, Share, available_memory_bytes, format_size
 from runtime.errors import ConfigError
 from runtime.tree import FileTier
 
+__all__ = ["LOCK_FILE", "ROWS_DIR", "open_directories", "stored_bytes"]
+
 ROWS_DIR: Final = "rows"
-LOCK_FILE: Final = "lock"
 _TRIES_ANOTHER: Final = "name another directory, or turn the tier off"
 
 
@@ -63,23 +64,14 @@ def _fix(plan: DirectoryPlan) -> str:
 def _open(plan: DirectoryPlan) -> tuple[int, FileTier]:
     rows = plan.root / ROWS_DIR
     rows.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock_fd = _lock(plan.root)
+    lock_fd = lock_directory(str(plan.root))
     try:
         budget = _budget(plan, rows)
-        return lock_fd, FileTier(plan.name, str(rows), budget, os.stat(rows).st_dev)
+        lock_inode = os.fstat(lock_fd).st_ino
+        return lock_fd, FileTier(plan.name, str(rows), budget, os.stat(rows).st_dev, lock_inode)
     except BaseException:
         os.close(lock_fd)
         raise
-
-
-def _lock(root: Path) -> int:
-    fd = os.open(root / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
 
 
 def _budget(plan: DirectoryPlan, rows: Path) -> int:

@@ -37,6 +37,8 @@ class FileTier:
     budget_bytes: int
     device: int = 0
     """``st_dev`` of the directory; 0: not known."""
+    lock_inode: int = 0
+    """Of the file by whose lock this launcher holds the directory; 0: it does not."""
 
 
 def build_tree(
@@ -79,7 +81,11 @@ def build_tree(
                                 f"tier:{tier.name}",
                                 "actors.file_tier.FileTierActor",
                                 FileTierArgs(
-                                    tier.name, tier.root_dir, tier.budget_bytes, tier.device
+                                    tier.name,
+                                    tier.root_dir,
+                                    tier.budget_bytes,
+                                    tier.device,
+                                    tier.lock_inode,
                                 ),
                             )
                             for tier in file_tiers

@@ -12,8 +12,8 @@ import pytest
 from cache.errors import CacheError, MissingRow, TierUnavailable
 from cache.filesystem import PosixFilesystem
 from cache.keys import child_key, namespace_key
-from cache.publish import TEMP_SUFFIX, open_row, write_row
-from cache.rows import RowHeader, encode_header
+from cache.publish import TEMP_SUFFIX, open_row, row_path, write_row, write_rows
+from cache.rows import RowHeader, encode_header, parse_header, row_payload
 from cache.scan import rescan
 from cache.tokens import pack
 from tests.support.waiting import eventually
@@ -141,6 +141,85 @@ def test_a_disk_that_fails_to_read_is_a_refusal_and_not_a_miss(tmp_path):
         open_row(Faulty(0, OSError(errno.EIO, "Input/output error")), tmp_path, key)
     with pytest.raises(TierUnavailable):
         rescan(Faulty(1, OSError(errno.EACCES, "Permission denied")), tmp_path)
+
+
+def batch_of_three() -> list[tuple[bytes, bytes]]:
+    """Three rows, of which two go into one directory."""
+    by_shard: dict[bytes, list[tuple[bytes, bytes]]] = {}
+    for number in range(1, 2000):
+        made = slab(number, b"%d" % number * 300)
+        row = by_shard.setdefault(made[0][:1], [])
+        row.append(made)
+        if len(row) == 2:
+            other = next(rows[0] for shard, rows in by_shard.items() if shard != made[0][:1])
+            return [*row, other]
+    raise AssertionError("no two keys share a directory")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Killed(), OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "I/O error")],
+    ids=["killed", "disk full", "disk broken"],
+)
+def test_a_batch_that_stops_anywhere_leaves_each_row_absent_or_valid(tmp_path, error):
+    rows = batch_of_three()
+    finished_counts = set()
+    for fail_at in range(80):
+        root = tmp_path / str(fail_at)
+        files = Faulty(fail_at, error)
+        try:
+            outcomes = write_rows(files, root, [row for _, row in rows])
+        except Killed:
+            outcomes = []
+        else:
+            assert len(outcomes) == 3
+            finished_counts.add(sum(not isinstance(one, CacheError) for one in outcomes))
+        there = {
+            key: root.exists() and is_absent_or_valid(root, key, row_payload_of(row))
+            for key, row in rows
+        }
+        for (key, _), outcome in zip(rows, outcomes, strict=False):
+            # Nobody counts the bytes of a row that was refused, so none may be left.
+            assert there[key] == (not isinstance(outcome, CacheError))
+        found = rescan(FS, root)
+        assert temps(root) == []
+        assert found.quarantined == ()
+        assert {one.header.key for one in found.rows} == {key for key in there if there[key]}
+        if files.failed_in == "":
+            break
+    assert files.failed_in == "", "the protocol is longer than this test thinks"
+    assert finished_counts == ({3} if isinstance(error, Killed) else {0, 1, 2, 3})
+
+
+def row_payload_of(row: bytes) -> bytes:
+    return bytes(row_payload(row, parse_header(row)))
+
+
+def test_a_batch_syncs_a_directory_once_and_after_all_names_in_it(tmp_path):
+    rows = batch_of_three()
+    calls: list[tuple[str, str]] = []
+
+    class Noting(PosixFilesystem):
+        def link(self, source, target):
+            super().link(source, target)
+            calls.append(("link", os.path.dirname(target)))
+
+        def sync(self, fd):
+            super().sync(fd)
+            calls.append(("sync", ""))
+
+        def sync_dir(self, path):
+            super().sync_dir(path)
+            calls.append(("sync_dir", path))
+
+    write_rows(FS, tmp_path, [slab(5000, b"x")[1]])  # so that the root is there
+    for key, _ in rows:
+        os.makedirs(os.path.dirname(row_path(tmp_path, key)), exist_ok=True)
+    write_rows(Noting(), tmp_path, [row for _, row in rows])
+    assert [name for name, _ in calls] == ["sync"] * 3 + ["link"] * 3 + ["sync_dir"] * 2
+    assert {at for name, at in calls if name == "link"} == {
+        at for name, at in calls if name == "sync_dir"
+    }
 
 
 def test_two_writers_of_one_row_both_succeed_and_leave_one_file(tmp_path):

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from actors import messages as m
 from actors.copies import STALLED_S
-from actors.tier_keeper import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from actors.tier_keeper import LONGEST_PAUSE_S, TierKeeper
+from cache.filesystem import PosixFilesystem, lock_directory
 from cache.publish import row_path
 from tests.support.tier_rig import ROW_BYTES, Rig, stored_bytes
 
@@ -333,4 +335,39 @@ def test_a_directory_that_is_gone_at_the_start_of_a_tier_does_not_stop_the_other
     rig.keepers["disk"].start()
     keys = {key for number in range(10) for key in rig.save(number)}
     assert rig.files("disk2") == keys
-    assert FIRST_PAUSE_S < LONGEST_PAUSE_S
+
+
+def test_a_directory_that_another_node_took_meanwhile_is_left_to_it(
+    start: Start, tmp_path: Path
+) -> None:
+    rig = start(disk=64)
+    root = rig.roots["disk"]
+    fd = lock_directory(str(root.parent))
+    keeper = TierKeeper(
+        "disk",
+        str(root),
+        0,
+        PosixFilesystem(),
+        rig.report,
+        clock=lambda: rig.now,
+        lock_inode=os.fstat(fd).st_ino,
+    )
+    rig.keepers["disk"] = keeper
+    keeper.start()
+    assert keeper.is_open
+    shutil.rmtree(root.parent)
+    root.mkdir(parents=True)  # another node comes first
+    other = lock_directory(str(root.parent))
+    rig.save(1)
+    rig.report(m.CopyFailed(b"k" * 32, "disk", "ram", "gone", False, "disk"))
+    rig.run()
+    rig.wait(10)
+    assert rig.tier("disk")["state"] == "closed"
+    assert "another node uses it" in rig.tier("disk")["trouble"]
+    os.close(other)
+    rig.wait(LONGEST_PAUSE_S)
+    assert rig.tier("disk")["state"] == "open"
+    with pytest.raises(BlockingIOError):  # and now it is this node's again
+        lock_directory(str(root.parent))
+    keeper.close()
+    os.close(fd)
