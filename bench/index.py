@@ -152,10 +152,12 @@ def _full_tier(rows: int) -> list[Figure]:
     for _ in range(2_000):
         row = next(requests)
         started = time.perf_counter()
-        index.adopt(1.0, "disk", row)
+        index.reserve(1.0, "bench", [row], "disk")
+        index.publish(1.0, "bench", row.key, "disk")
         us.append(1e6 * (time.perf_counter() - started))
-    variant = f"a full tier of {rows:,} rows"
-    return [figure(NAME, variant, "adopt_and_evict", "us", summarise(us))]
+    if index.snapshot().evictions != len(us):
+        raise RuntimeError(f"{index.snapshot().evictions} rows were evicted, not {len(us)}")
+    return [figure(NAME, f"a full tier of {rows:,} rows", "save_and_evict", "us", summarise(us))]
 
 
 def _requests(rows: int, chain_blocks: int) -> Iterator[RowRequest]:

@@ -39,6 +39,18 @@ class EvictionQueue:
         self._heap.append(at)
         self._rise(len(self._heap) - 1, at, rank)
 
+    def discard(self, at: int) -> None:
+        """Take a slot out, if it is queued."""
+        place = self._place[at]
+        if not place:
+            return
+        self._place[at] = 0
+        last = self._heap.pop()
+        if last != at:
+            rank = self._rank[last]
+            self._sink(place - 1, last, rank)
+            self._rise(self._place[last] - 1, last, rank)
+
     def pop(self) -> tuple[float, int] | None:
         """The queued slot of lowest rank. It may have been freed, reused or used meanwhile."""
         heap = self._heap
@@ -48,7 +60,7 @@ class EvictionQueue:
         self._place[first] = 0
         last = heap.pop()
         if heap:
-            self._sink(last, self._rank[last])
+            self._sink(0, last, self._rank[last])
         return self._rank[first], first
 
     def check_integrity(self) -> None:
@@ -73,9 +85,9 @@ class EvictionQueue:
         heap[place] = at
         places[at] = place + 1
 
-    def _sink(self, at: int, rank: float) -> None:
+    def _sink(self, place: int, at: int, rank: float) -> None:
         heap, places, ranks = self._heap, self._place, self._rank
-        place, size = 0, len(heap)
+        size = len(heap)
         while (below := 2 * place + 1) < size:
             other = heap[below]
             if below + 1 < size and ranks[heap[below + 1]] < ranks[other]:

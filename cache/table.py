@@ -203,6 +203,7 @@ class RowTable:
         """One row more under ``parent`` in this tier, held or being written; the parent's node."""
         at = self.nodes.use(parent)
         tier.kids[at] += 1
+        tier.queue.discard(at)  # or one eviction would have to pass over all inner rows
         return at
 
     def drop_kid(self, tier: Tier, parent: int) -> None:

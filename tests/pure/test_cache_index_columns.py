@@ -103,7 +103,7 @@ ranks = st.floats(-5, 5) | st.just(float("-inf"))
 
 
 @settings(max_examples=200)
-@given(st.lists(st.none() | st.tuples(st.integers(1, 30), ranks), max_size=120))
+@given(st.lists(st.none() | st.tuples(st.integers(1, 30), ranks | st.none()), max_size=120))
 def test_the_eviction_queue_gives_the_lowest_rank_and_nobody_twice(steps):
     nodes = Nodes(4)
     queue = EvictionQueue(nodes)
@@ -111,8 +111,12 @@ def test_the_eviction_queue_gives_the_lowest_rank_and_nobody_twice(steps):
     for step in steps:
         if step is not None:
             at, rank = step
-            queue.offer(at, rank)
-            model[at] = min(rank, model.get(at, rank))
+            if rank is None:
+                queue.discard(at)
+                model.pop(at, None)
+            else:
+                queue.offer(at, rank)
+                model[at] = min(rank, model.get(at, rank))
         elif model:
             rank, at = queue.pop()
             assert rank == min(model.values()) == model.pop(at)
