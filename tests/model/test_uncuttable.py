@@ -11,7 +11,7 @@ import pytest
 
 from runtime import Completion, Node
 from tests.support.gguf_files import ARCHITECTURES, tiny_llama
-from tests.support.runtime_nodes import LeakCheck, kill, one_thread, pid_of, started
+from tests.support.runtime_nodes import PROMPT, LeakCheck, kill, one_thread, pid_of, started
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.model
@@ -166,3 +166,18 @@ def test_a_reply_that_a_stop_string_ended_goes_on_as_cold_does(
     second = ask(warm, model, turn)
     assert second.usage.cached_tokens > 0
     assert second.tokens == ask(cold, model, turn).tokens
+
+
+def test_a_parent_key_names_the_exact_tokens_of_a_turn(
+    warm: Node, cold: Node, gguf: dict[str, Path]
+) -> None:
+    model = load(warm, gguf, "lfm2")
+    load(cold, gguf, "lfm2")
+    one = warm.complete(model, PROMPT, max_tokens=50)
+    assert one.finish_key is not None
+    text = PROMPT + one.text + " and then"
+    two = warm.complete(model, text, max_tokens=12, parent_key=one.finish_key)
+    assert two.cache.note is None
+    n_held = one.usage.prompt_tokens + len(one.tokens) - 1
+    assert two.usage.cached_tokens == n_held // 64 * 64
+    assert two.tokens == cold.complete(model, text, max_tokens=12).tokens
