@@ -16,10 +16,13 @@ from actors import messages as m
 from actors.kv_store import KvStore
 from actors.model_core import Slice
 from actors.model_request import Request
+from cache.answers import MissReason
 from cache.rows import SaveReason
 
 LOOKUP_TIMEOUT_S = 1.0  # a lookup takes about a millisecond; past this the cache is in trouble
+ASK_AGAIN_S = 0.02  # while rows are being saved; a batch of them takes about so long
 SAVE_TIMEOUT_S = 0.5  # a reservation likewise; a finished reply does not wait longer for its rows
+BEING_WRITTEN = MissReason.BEING_WRITTEN.value
 PARENT_UNKNOWN = (
     "the parent_key is not in the cache (evicted, or of another model or build); "
     "the prompt was matched by its tokens instead"
@@ -48,6 +51,17 @@ class CacheDialogue:
 
     def close(self) -> None:
         self._store.close()
+
+    @property
+    def logits_memory_bytes(self) -> int:
+        return self._store.logits_memory_bytes
+
+    def saw_prefill(self, n_tokens: int, seconds: float) -> None:
+        self._store.rates.saw_prefill(n_tokens, seconds)
+
+    def figures(self) -> dict[str, float]:
+        """Learned speeds, for a status report."""
+        return self._store.rates.figures()
 
     def prompt_key(self, request: Request) -> bytes:
         return self._store.prompt_key(request)
@@ -78,6 +92,9 @@ class CacheDialogue:
         """Cache_meta answered: restore what it leased, then give the lease back."""
         self._store.answered(found.ref)
         request = next((r for r in requests if r.awaited_ref == found.ref), None)
+        if request is not None and self._waits_for_save(request, found):
+            self._send("cache_meta", m.ReleaseLease(found.lease))
+            return
         if request is not None:  # else it was cancelled, or did not wait any longer
             request.lookup_ms += 1e3 * (time.monotonic() - request.awaited_since)
             request.awaits_nothing()
@@ -103,6 +120,33 @@ class CacheDialogue:
     def reached(self, request: Request) -> None:
         """A step ended for this request."""
         self._store.reached(request)
+
+    def _waits_for_save(self, request: Request, found: m.PrefixResolved) -> bool:
+        """Whether to ask again in a moment, since what is missing is being saved just now."""
+        if not (found.miss_reason or "").startswith(BEING_WRITTEN):
+            return False
+        now = time.monotonic()
+        if request.save_wait_until is None:
+            request.save_wait_until = now + self._store.resume_wait_s
+        if now >= request.save_wait_until:
+            return False
+        request.lookup_ms += 1e3 * (now - request.awaited_since)
+        request.awaited_since = now
+        request.asks_again = True
+        request.awaits(found.ref, until=min(now + ASK_AGAIN_S, request.save_wait_until))
+        return True
+
+    def time_is_up(self, request: Request) -> Request | None:
+        """What a request waited for did not come in time, or it is time to ask again."""
+        if not request.asks_again or request.is_finished:
+            return self.give_up(request, "cache_timeout")
+        request.asks_again = False
+        request.lookup_ms += 1e3 * (time.monotonic() - request.awaited_since)
+        if request.seq is None:
+            self.resolve_parent(request)
+        else:
+            self.look_up(request)
+        return None
 
     # ── saving ───────────────────────────────────────────────────────────────────────────────
 
@@ -165,6 +209,7 @@ class CacheDialogue:
         if request.awaited_ref is not None:
             self._store.answered(request.awaited_ref)
         request.awaits_nothing()
+        request.asks_again = False
         if request.is_finished:
             return request
         if request.seq is None:

@@ -19,7 +19,7 @@ from actors.cache_tally import LookupTimes
 from actors.copies import Copies
 from actors.payload import PayloadGone, read_payload
 from cache import refs
-from cache.answers import RAM, Evicted, Match, Refusal, RowRequest
+from cache.answers import RAM, Evicted, Match, MissReason, Refusal, RowRequest
 from cache.arena import arena_page_bytes, mark_free
 from cache.index import CacheIndex
 from cache.rows import SaveReason
@@ -124,7 +124,9 @@ class CacheMetaActor(Worker):
         self._holders.add(ask.holder)
         match = self._index.lookup_key(time.monotonic(), ask.holder, ask.key)
         if match is None:
-            return m.PrefixResolved(ask.ref, 0, b"", 0, "parent_unknown")
+            is_late = self._index.is_being_written(ask.key)
+            why = f"{MissReason.BEING_WRITTEN.value}:0" if is_late else "parent_unknown"
+            return m.PrefixResolved(ask.ref, 0, b"", 0, why)
         self._copies.hit(match.blocks)
         return _resolved(ask.ref, match, with_keys=True)
 

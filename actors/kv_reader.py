@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from actors import first_logits
 from actors import messages as m
 from actors.model_request import Request
+from actors.restore_core import Piece, Rates
 from cache import refs, tokens
 from cache.answers import RAM, BlockRef
 from cache.arena import ArenaReader
@@ -51,6 +52,10 @@ class _Row:
         return self.ref.start, row.header.n_tokens, row.payload[: self.kv_bytes]
 
 
+def _piece(ref: BlockRef) -> Piece:
+    return Piece(ref.tier, ref.row_bytes, ref.n_used)
+
+
 class KvReader:
     """Reads rows of one namespace for one engine."""
 
@@ -62,11 +67,13 @@ class KvReader:
         block_tokens: int,
         arena_path: str | None,
         tier_dirs: Mapping[str, str],
+        rates: Rates | None = None,
     ) -> None:
         self._backend = backend
         self._root = root
         self._block = block_tokens
         self._tier_dirs = dict(tier_dirs)
+        self._rates = rates or Rates()
         self._files = PosixFilesystem()
         self._arena_path = arena_path
         self._arena: ArenaReader | None = None
@@ -94,20 +101,29 @@ class KvReader:
         """Bring what was found into the request's sequence; rows that may not be used.
 
         The prompt's last token is left to decode, since its logits choose the first new token,
-        unless those logits are known or lie behind the last row. What the sequence shares already stays; the rows go on where its last whole block ends.
+        unless those logits are known or lie behind the last row. What the sequence shares already
+        stays; the rows go on where its last whole block ends. Rows that would be slower to restore
+        than to compute are left alone, and the request says so.
         """
         started = time.perf_counter()
         limit = min(found.n_tokens, request.n_usable)
+        known = max(request.n_stored_blocks, found.n_tokens // self._block)
         if limit <= request.n_kv and request.n_kv:
-            known = found.n_tokens // self._block
-            request.n_stored_blocks = max(request.n_stored_blocks, known)
+            request.n_stored_blocks = known
             return []  # what is live reaches further
+        prompt = tokens.pack(request.tokens)
+        stored = refs.unpack_blocks(found.blocks, self._root, prompt)
         request.missed(found.miss_reason)
+        n_worth = self._worth_it(request, stored, limit)
+        if n_worth < limit and n_worth <= request.n_kv:
+            request.n_stored_blocks = known
+            return []
+        limit = n_worth
         base = request.n_kv // self._block * self._block
         if base < request.n_kv:
             self._backend.seq_remove(request.kv_seq, base, -1)
             request.n_kv = request.n_live = base
-        checked, rejected = self._checked(found, tokens.pack(request.tokens), base, limit)
+        checked, rejected = self._checked(stored, prompt, base, limit)
         if not rejected and limit == len(request.tokens) - 1:
             limit, checked = self._with_logits(request, checked, limit)
         reached = base
@@ -127,15 +143,28 @@ class KvReader:
         request.n_stored_blocks = whole // self._block
         used = [row.ref.tier for row in checked if row.ref.start < reached]
         request.source = max(used, key=slowness, default="none")
-        request.restore_ms = 1e3 * (time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        request.restore_ms = 1e3 * seconds
+        if reached == limit:
+            self._rates.saw_restore([_piece(row.ref) for row in checked], seconds)
         return rejected
 
+    def _worth_it(self, request: Request, stored: list[BlockRef], limit: int) -> int:
+        """The position up to which rows are restored rather than computed."""
+        held = request.n_kv
+        rows = [ref for ref in stored if ref.start + ref.n_used > held and ref.start < limit]
+        n_worth = self._rates.worth_restoring([_piece(ref) for ref in rows])
+        if n_worth == len(rows):
+            return limit
+        request.missed(f"restore_would_be_slower:{rows[n_worth].start}")
+        return max(rows[n_worth].start, held)
+
     def _checked(
-        self, found: m.PrefixResolved, prompt: bytes, base: int, limit: int
+        self, stored: list[BlockRef], prompt: bytes, base: int, limit: int
     ) -> tuple[list[_Row], list[m.RowRejected]]:
         """Open the leased rows between ``base`` and ``limit``, up to the first that fails."""
         checked: list[_Row] = []
-        for ref in refs.unpack_blocks(found.blocks, self._root, prompt):
+        for ref in stored:
             if ref.start < base:
                 continue
             if ref.start >= limit:
@@ -151,7 +180,7 @@ class KvReader:
         return checked, []
 
     def _kv_bytes(self, row: MappedRow) -> int:
-        """How much of the payload is KV: all of it, unless exactly one vocabulary of logits is left.
+        """How much of the payload is KV: all, unless exactly one vocabulary of logits is left.
 
         A payload of any other size is not shortened, so that the backend refuses it.
         """

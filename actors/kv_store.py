@@ -12,14 +12,15 @@ import uuid
 from collections.abc import Callable, Mapping
 
 from actors import messages as m
-from actors.kv_reader import KvReader
 from actors.first_logits import LOGIT_BYTES
+from actors.kv_reader import KvReader
 from actors.model_request import Request
 from actors.payload import INLINE_LIMIT_BYTES, PayloadKeeper
+from actors.restore_core import Rates
 from cache import keys, tokens
 from cache.arena import SlabWriter
 from cache.errors import CacheError
-from cache.policy import LogitsPolicy, SavePolicy, Span, at_finish, at_prompt_end, while_generating
+from cache.policy import SavePolicy, Span, at_finish, at_prompt_end, while_generating
 from cache.rows import RowHeader, encode_meta, row_bytes
 from native.backend import Backend
 from native.errors import NativeError
@@ -47,13 +48,12 @@ class KvStore:
         tier_dirs: Mapping[str, str],
         granted_by: Callable[[], int | None],
         policy: SavePolicy = SAVE_ALL,
-        logits: LogitsPolicy | None = None,
     ) -> None:
         self._backend = backend
         self._root = root
         self._holder = holder
         self._meta = encode_meta({"model": label})
-        self._logits = logits or LogitsPolicy()
+        self.rates = Rates(policy.restore)
         self._logits_bytes = LOGIT_BYTES * backend.info.n_vocab
         self._tip_meta = encode_meta({"model": label, "logits_bytes": self._logits_bytes})
         self._granted_by = granted_by
@@ -66,6 +66,7 @@ class KvStore:
             block_tokens=policy.block_tokens,
             arena_path=arena_path,
             tier_dirs=tier_dirs,
+            rates=self.rates,
         )
         self._wanted: dict[str, dict[bytes, m.RowWanted]] = {}
         self._keepers: dict[str, PayloadKeeper] = {}
@@ -75,6 +76,15 @@ class KvStore:
         if self._arena_path is None:
             return "cache_off"
         return "" if self._backend.info.can_cut else "model_cannot_be_cut"
+
+    @property
+    def resume_wait_s(self) -> float:
+        """How long a lookup may wait for rows that are being saved."""
+        return self._policy.session_resume_wait_ms / 1e3
+
+    @property
+    def logits_memory_bytes(self) -> int:
+        return self._policy.logits.memory_bytes
 
     @property
     def is_usable(self) -> bool:
@@ -251,7 +261,7 @@ class KvStore:
             end == request.n_prompt
             and request.tip_logits is not None
             and self._backend.info.can_cut
-            and self._logits.stores(
+            and self._policy.logits.stores(
                 self._logits_bytes, n_new * self._backend.info.kv_bytes_per_token
             )
         )

@@ -23,7 +23,7 @@ from actors.kv_store import KvStore
 from actors.live import LiveSequences
 from actors.model_core import admit, plan_step
 from actors.model_request import Request, RequestRefused, open_request
-from cache.policy import LivePolicy, LogitsPolicy
+from cache.policy import LivePolicy
 from native.backend import Backend, Batch
 from native.errors import DecodeAborted, NativeError, NoKvSpace
 
@@ -63,15 +63,14 @@ class ModelEngine:
         *,
         max_queue: int,
         live: LivePolicy | None = None,
-        logits: LogitsPolicy | None = None,
         guard: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """``guard`` is entered around each decode: who watches may mind one that does not end."""
         self._backend = backend
         self._guard = guard
         self._live = LiveSequences(backend, live or LivePolicy())
-        self._known_logits = LogitsMemory((logits or LogitsPolicy()).memory_bytes)
         self._cache = CacheDialogue(store, send, self._settle)
+        self._known_logits = LogitsMemory(self._cache.logits_memory_bytes)
         self._commands = commands
         self._send = send
         self._max_queue = max_queue
@@ -98,7 +97,7 @@ class ModelEngine:
         """Cut short the running step; the command that says why is in the queue."""
         self._backend.request_abort()
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, float]:
         """Figures for a status report; read without a lock, so they may be a step old."""
         return {
             "running": len(self._running),
@@ -106,6 +105,7 @@ class ModelEngine:
             "tokens_generated": self.tokens_generated,
             "requests_done": self.requests_done,
             **self._live.counts(),
+            **self._cache.figures(),
         }
 
     # ── the loop ────────────────────────────────────────────────────────────────────────────────
@@ -198,9 +198,12 @@ class ModelEngine:
     def _settle(self, request: Request) -> None:
         self._live.settle(request, self._running)
 
+    def _next_waiting(self) -> Request | None:
+        """The oldest that does not wait for the cache to say what its ``parent_key`` is."""
+        return next((one for one in self._waiting if one.wait_until is None), None)
+
     def _start_waiting(self) -> None:
-        while self._waiting and self._waiting[0].wait_until is None:
-            request = self._waiting[0]
+        while (request := self._next_waiting()) is not None:
             try:
                 request.fix_prompt(self._backend)
                 admission = admit(len(request.tokens), request.max_tokens, self._backend.info.n_ctx)
@@ -212,7 +215,7 @@ class ModelEngine:
                         "load the model with a larger n_ctx",
                     )
             except RequestRefused as refused:
-                self._waiting.popleft()
+                self._waiting.remove(request)
                 self._fail(request, refused.reason, str(refused))
                 continue
             if self._backend.info.can_cut and request.first_logits is None:
@@ -220,7 +223,7 @@ class ModelEngine:
             lookup = self._cache.is_usable
             if not self._live.place(request, admission, self._running, lookup=lookup):
                 return  # strictly first in, first out: small ones passing would starve a big one
-            self._waiting.popleft()
+            self._waiting.remove(request)
             request.start(request.kv_seq, admission, self._backend, time.monotonic())
             self._running.append(request)
             if not self._live.is_complete(request):
@@ -242,8 +245,10 @@ class ModelEngine:
             tokens = request.tokens[request.n_kv : request.n_kv + part.n_tokens]
             row = self._batch.extend_prefill(tokens, request.n_kv, request.kv_seq, part.reaches_end)
             rows.append((request, row if part.reaches_end else None))
+        began = time.perf_counter()
         if not self._decode(rows):
             return
+        self._cache.saw_prefill(len(self._batch), time.perf_counter() - began)
         self._live.stepped()
         for part, (request, row) in zip(plan, rows, strict=True):
             request.n_kv += part.n_tokens
@@ -401,7 +406,7 @@ class ModelEngine:
                     "raise timeout_s or lower max_tokens",
                 )
             elif request.wait_until is not None and now >= request.wait_until:
-                self._leave(self._cache.give_up(request, "cache_timeout"))
+                self._leave(self._cache.time_is_up(request))
 
     def _end_all(self, close: Close) -> None:
         for request in (*self._running, *self._waiting):

@@ -85,6 +85,9 @@ class Request:
     awaited_ref: str | None = None
     awaited_since: float = 0.0
     wait_until: float | None = None
+    asks_again: bool = False
+    """It waits for a save of somebody else, and looks again when ``wait_until`` has come."""
+    save_wait_until: float | None = None
     save_ref: str | None = None
     packed: bytes = b""
     keys: list[bytes] = field(default_factory=list)

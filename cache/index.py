@@ -288,6 +288,10 @@ class CacheIndex:
         self._counters.hits_resume += 1
         return self._lease(holder, nodes.key(nodes.root[path[0]]), path, n_tokens, None)
 
+    def is_being_written(self, key: bytes) -> bool:
+        """Whether this row is reserved and will soon be there, or not."""
+        return self._writes.is_being_written(key)
+
     def release(self, lease: int) -> list[Evicted]:
         """Unpin a lease's rows; repeated or unknown leases are ignored.
 

@@ -6,7 +6,7 @@ the end of a sequence, the tail, needs a decision. Positions and sizes are token
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cache.errors import InvalidPolicy
 from cache.keys import BLOCK_TOKENS
@@ -23,6 +23,56 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class LogitsPolicy:
+    """When the logits of a prompt's last position are kept, in bytes and shares.
+
+    They save one decode of an identical prompt, and cost 4 bytes per token of the vocabulary: 128
+    KB for 32,000, 600 KB for 150,000. In memory they are free until the limit. In a row they are
+    stored only where they add at most ``row_share`` to the KV bytes that this request stores
+    anyway, so a conversation never writes noticeably more for them: from 190 new tokens on the
+    1.1B shape (22 KB a token), from 130 on an 8B with a vocabulary of 128,000 (128 KB a token).
+    """
+
+    memory_bytes: int = 16 << 20
+    row_share: float = 1 / 32
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes < 0:
+            raise InvalidPolicy(f"memory_bytes must not be negative, is {self.memory_bytes}")
+        if not 0.0 <= self.row_share <= 1.0:
+            raise InvalidPolicy(f"row_share must be 0 .. 1, is {self.row_share}")
+
+    def stores(self, logits_bytes: int, new_kv_bytes: int) -> bool:
+        """Whether a tip row carries them, beside ``new_kv_bytes`` of KV stored with it."""
+        return logits_bytes <= self.row_share * new_kv_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePolicy:
+    """When stored rows are computed instead of restored, because that is faster.
+
+    Speeds are learned by each model process. Nothing is refused before a tier was seen
+    ``min_samples`` times, nor for less than ``min_saved_s``: a hit is worth more than a guess.
+    """
+
+    min_samples: int = 3
+    min_saved_s: float = 0.005
+    probe_every: int = 16  # of the refusals one restores after all, to see whether it still is slow
+    weight: float = 0.2  # of the newest value in an average
+    min_prefill_tokens: int = 32  # smaller steps say nothing about prompts
+    min_tokens: int = 64  # smaller restores are mostly overhead
+
+    def __post_init__(self) -> None:
+        for name in ("min_samples", "probe_every", "min_prefill_tokens", "min_tokens"):
+            if getattr(self, name) < 1:
+                raise InvalidPolicy(f"{name} must be at least 1, is {getattr(self, name)}")
+        if self.min_saved_s < 0:
+            raise InvalidPolicy(f"min_saved_s must not be negative, is {self.min_saved_s}")
+        if not 0.0 < self.weight <= 1.0:
+            raise InvalidPolicy(f"weight must be above 0 and at most 1, is {self.weight}")
+
+
+@dataclass(frozen=True, slots=True)
 class SavePolicy:
     """Gates in tokens; refuses nonsense at construction (InvalidPolicy), so that the boot stops."""
 
@@ -32,6 +82,9 @@ class SavePolicy:
     save_prompt_tail: bool = True  # an identical prompt then hits to its last token
     save_while_generating: bool = True  # a crash or a fork then finds all but the last block
     save_finish_tail: bool = True  # the next turn continues exactly where this one ended
+    session_resume_wait_ms: int = 500  # for rows that another process is saving just now; 0: none
+    logits: LogitsPolicy = field(default_factory=LogitsPolicy)
+    restore: RestorePolicy = field(default_factory=RestorePolicy)
 
     def __post_init__(self) -> None:
         if not 1 <= self.block_tokens <= 4096:
@@ -40,6 +93,11 @@ class SavePolicy:
             raise InvalidPolicy(f"min_tokens must not be negative, is {self.min_tokens}")
         if self.min_tail_tokens < 1:
             raise InvalidPolicy(f"min_tail_tokens must be at least 1, is {self.min_tail_tokens}")
+        if not 0 <= self.session_resume_wait_ms <= 60_000:
+            raise InvalidPolicy(
+                "session_resume_wait_ms must be 0 .. 60000 (0 does not wait), "
+                f"is {self.session_resume_wait_ms}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,31 +132,6 @@ class LivePolicy:
                 )
         if not 0.0 <= self.max_idle_share <= 1.0:
             raise InvalidPolicy(f"max_idle_share must be 0 .. 1, is {self.max_idle_share}")
-
-
-@dataclass(frozen=True, slots=True)
-class LogitsPolicy:
-    """When the logits of a prompt's last position are kept, in bytes and shares.
-
-    They save one decode of an identical prompt, and cost 4 bytes per token of the vocabulary: 128
-    KB for 32,000, 600 KB for 150,000. In memory they are free until the limit. In a row they are
-    stored only where they add at most ``row_share`` to the KV bytes that this request stores
-    anyway, so a conversation never writes noticeably more for them: from 190 new tokens on the
-    1.1B shape (22 KB a token), from 130 on an 8B with a vocabulary of 128,000 (128 KB a token).
-    """
-
-    memory_bytes: int = 16 << 20
-    row_share: float = 1 / 32
-
-    def __post_init__(self) -> None:
-        if self.memory_bytes < 0:
-            raise InvalidPolicy(f"memory_bytes must not be negative, is {self.memory_bytes}")
-        if not 0.0 <= self.row_share <= 1.0:
-            raise InvalidPolicy(f"row_share must be 0 .. 1, is {self.row_share}")
-
-    def stores(self, logits_bytes: int, new_kv_bytes: int) -> bool:
-        """Whether a tip row carries them, beside ``new_kv_bytes`` of KV stored with it."""
-        return logits_bytes <= self.row_share * new_kv_bytes
 
 
 def at_prompt_end(policy: SavePolicy, prompt_tokens: int, saved_tokens: int) -> list[Span]:

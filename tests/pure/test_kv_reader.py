@@ -11,9 +11,11 @@ from actors import messages as m
 from actors.kv_reader import KvReader
 from actors.model_core import admit
 from actors.model_request import Request, open_request
+from actors.restore_core import Piece, Rates
 from cache import keys, refs, tokens
 from cache.answers import BlockRef
 from cache.arena import SlabWriter, create_arena
+from cache.policy import RestorePolicy
 from cache.rows import RowHeader, row_bytes
 from native.backend import Batch
 from native.params import ModelParams
@@ -234,3 +236,29 @@ def test_rows_go_on_from_what_is_shared_already(backend: StubBackend, arena: Pat
     shorter.n_kv = shorter.n_live = shorter.n_reused = 100
     assert reader(backend, arena).restore(shorter, resolve(blocks[:1], 64)) == []
     assert (shorter.n_kv, shorter.n_stored_blocks) == (100, 1)  # live goes further
+
+
+def test_rows_that_are_slower_to_restore_than_to_compute_are_left_alone(
+    backend: StubBackend, arena: Path
+) -> None:
+    blocks = save(backend, arena)
+    rates = Rates(RestorePolicy(min_samples=1, min_saved_s=0.001))
+    rates.saw_prefill(100, 0.001)
+    rates.saw_restore([Piece("disk", 1000, 64)], 1.0)
+    slow = [*blocks[:2], replace(blocks[2], tier="disk", location=None)]
+    careful = KvReader(
+        backend, root=ROOT, block_tokens=BLOCK, arena_path=str(arena), tier_dirs={}, rates=rates
+    )
+    request = request_for(backend, IDS)
+    assert careful.restore(request, resolve(slow, 3 * BLOCK)) == []
+    assert request.n_kv == 2 * BLOCK
+    assert request.source == "ram"
+    assert request.miss_reason == "restore_would_be_slower:128"
+    assert request.n_stored_blocks == 3  # it is stored, and not written again
+    backend.seq_remove(0, 0, -1)
+    request = request_for(backend, IDS)
+    only = [replace(block, tier="disk", location=None) for block in blocks]
+    assert careful.restore(request, resolve(only, 3 * BLOCK)) == []
+    assert (request.n_kv, request.n_reused, request.source) == (0, 0, "none")
+    assert request.miss_reason == "restore_would_be_slower:0"
+    assert request.n_stored_blocks == 3

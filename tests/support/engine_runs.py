@@ -15,7 +15,7 @@ from actors import messages as m
 from actors.kv_store import KvStore
 from actors.model_engine import Close, ModelEngine
 from cache import tokens as token_bytes
-from cache.policy import LivePolicy, LogitsPolicy
+from cache.policy import LivePolicy, LogitsPolicy, SavePolicy
 from native.backend import Backend, Batch
 from native.params import SamplingParams
 from supervision import Address
@@ -89,9 +89,10 @@ class EngineRun:
             arena_path=None,
             tier_dirs={},
             granted_by=lambda: 1,
+            policy=SavePolicy(logits=logits or LogitsPolicy()),
         )
         self.engine = ModelEngine(
-            backend, store, self.commands, self._send, max_queue=1000, live=policy, logits=logits
+            backend, store, self.commands, self._send, max_queue=1000, live=policy
         )
 
     def _count(self, backend: Backend) -> None:
