@@ -19,7 +19,7 @@ from cache.reclaim import resident_bytes, return_memory
 
 ROWS_PER_PAGE: Final = 96  # about 250 bytes a row on the wire: far below 64 KiB
 SCANNED_PER_PAGE: Final = 1024
-REMOVED_PER_MESSAGE: Final = 256
+REMOVED_PER_MESSAGE: Final = 128
 EVICTED_PER_MESSAGE: Final = 64
 RETURNED_PER_MESSAGE: Final = 256 << 20  # the kernel frees some 10 GB a second
 NAMESPACES_LISTED: Final = 128
