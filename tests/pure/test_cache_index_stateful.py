@@ -266,6 +266,28 @@ class IndexMachine(RuleBasedStateMachine):
                 assert answer.source is not None
                 self.writing[holder, "disk", answer.key] = None
 
+    @rule(
+        budget=st.sampled_from([3_000, 6_000, 11_000, 21_000, 30_000]),
+        order=st.randoms(use_true_random=False),
+    )
+    def a_restart_with_another_budget(self, budget, order) -> None:
+        """Only files survive; a scan finds them in any order, and the budget holds all the time."""
+        found = sorted(key for key, tiers in self.where.items() if "disk" in tiers)
+        order.shuffle(found)
+        self.index = CacheIndex(
+            BLOCK, {"ram": 9 * PAGE, "disk": budget}, page_bytes=PAGE, reservation_ttl_s=50.0
+        )
+        self.where, self.leases, self.writing, self.ram_at = {}, {}, {}, {}
+        for key in found:
+            root, ids, _ = self.full[key]
+            row = chain(root, ids)[-1]
+            evicted = self.index.adopt(self.now, "disk", row, None, self.now - len(ids))
+            self.gone([item for item in evicted if item.key != key])
+            if not any(item.key == key for item in evicted):
+                self.where[key] = {"disk"}
+            self.index.check_integrity()
+            assert self.index.snapshot().tiers["disk"].used_bytes <= budget
+
     # ── laws ──
 
     @invariant()
