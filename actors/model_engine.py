@@ -9,7 +9,6 @@ leaves with exactly one ``Completed`` or ``CompletionFailed``.
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 
 from actors import messages as m
 from actors.cache_dialogue import CacheDialogue
+from actors.decoder import Decoder
 from actors.first_logits import LogitsMemory
 from actors.kv_store import KvStore
 from actors.live import LiveSequences
@@ -67,7 +67,7 @@ class ModelEngine:
     ) -> None:
         """``guard`` is entered around each decode: who watches may mind one that does not end."""
         self._backend = backend
-        self._guard = guard
+        self._decoder = Decoder(backend, guard)
         self._live = LiveSequences(backend, live or LivePolicy())
         self._cache = CacheDialogue(store, send, self._settle)
         self._known_logits = LogitsMemory(self._cache.logits_memory_bytes)
@@ -78,9 +78,6 @@ class ModelEngine:
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._closing: Close | None = None
-        self._abort_lock = threading.Lock()
-        self._in_step: frozenset[str] = frozenset()
-        self._cancelled: set[str] = set()
         self.tokens_generated = 0
         self.requests_done = 0
 
@@ -88,14 +85,11 @@ class ModelEngine:
 
     def interrupt(self, request_id: str) -> None:
         """Cut short the running step if it works for this request; its cancel is in the queue."""
-        with self._abort_lock:
-            self._cancelled.add(request_id)
-            if request_id in self._in_step:
-                self._backend.request_abort()
+        self._decoder.interrupt(request_id)
 
     def interrupt_all(self) -> None:
         """Cut short the running step; the command that says why is in the queue."""
-        self._backend.request_abort()
+        self._decoder.interrupt_all()
 
     def counts(self) -> dict[str, float]:
         """Figures for a status report; read without a lock, so they may be a step old."""
@@ -259,37 +253,25 @@ class ModelEngine:
                 self._sample(request, row)
 
     def _decode(self, rows: list[tuple[Request, int | None]]) -> bool:
-        with self._abort_lock:
-            self._in_step = frozenset(request.request_id for request, _ in rows)
-            if self._in_step & self._cancelled:
-                self._in_step = frozenset()
-                self._drop_cancelled()
-                return False
-        try:
-            with self._guard():
-                self._backend.decode(self._batch)
-        except DecodeAborted:
-            self._roll_back(rows)
+        if not self._decoder.may_begin(request.request_id for request, _ in rows):
             self._drop_cancelled()
             return False
-        except NoKvSpace as error:
-            # Admission counts cells, so this is a bug or a backend that needs more than it says;
-            # idle sequences give way, then the youngest request; the others go on.
-            self._roll_back(rows)
-            if self._live.drop_idle():
-                return False
-            self._fail(rows[-1][0], m.FailReason.OVERLOADED, str(error))
-            return False
-        except NativeError as error:
-            self._roll_back(rows)
-            for request, _ in rows:
-                self._fail(request, m.FailReason.ENGINE_ERROR, str(error))
-            return False
-        finally:
-            with self._abort_lock:
-                self._in_step = frozenset()
-                self._backend.clear_abort()
-        return True
+        error = self._decoder.run(self._batch)
+        if error is None:
+            return True
+        self._roll_back(rows)
+        match error:
+            case DecodeAborted():
+                self._drop_cancelled()
+            case NoKvSpace():
+                # Admission counts cells, so this is a bug or a backend that needs more than it
+                # says; idle sequences give way, then the youngest request; the others go on.
+                if not self._live.drop_idle():
+                    self._fail(rows[-1][0], m.FailReason.OVERLOADED, str(error))
+            case _:
+                for request, _ in rows:
+                    self._fail(request, m.FailReason.ENGINE_ERROR, str(error))
+        return False
 
     def _roll_back(self, rows: list[tuple[Request, int | None]]) -> None:
         for request, _ in rows:
@@ -381,19 +363,19 @@ class ModelEngine:
         self._live.retire(request, self._running, keep=keep)
 
     def _cancel(self, request_id: str) -> None:
-        self._cancelled.add(request_id)
+        self._decoder.cancelled.add(request_id)
         self._drop_cancelled()
 
     def _drop_cancelled(self) -> None:
         """End every cancelled request with what it has; an unknown id is a late cancel, a no-op."""
         for request in [r for r in (*self._running, *self._waiting) if not r.is_finished]:
-            if request.request_id in self._cancelled:
+            if request.request_id in self._decoder.cancelled:
                 request.finish(m.FinishReason.CANCELLED, time.monotonic())
                 if request.seq is not None and request.n_kv:
                     self._finish(request)
                 else:
                     self._release(request)
-        self._cancelled.clear()
+        self._decoder.cancelled.clear()
 
     def _expire(self, now: float) -> None:
         self._live.stepped(0)
