@@ -60,8 +60,8 @@ class CacheDialogue:
         self._store.rates.saw_prefill(n_tokens, seconds)
 
     def figures(self) -> dict[str, float]:
-        """Learned speeds, for a status report."""
-        return self._store.rates.figures()
+        """Learned speeds and what saving cost, for a status report."""
+        return self._store.rates.figures() | self._store.saved.figures()
 
     def prompt_key(self, request: Request) -> bytes:
         return self._store.prompt_key(request)

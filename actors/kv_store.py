@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 
 from actors import messages as m
+from actors.cache_tally import SaveTimes
 from actors.first_logits import LOGIT_BYTES
 from actors.kv_reader import KvReader
 from actors.model_request import Request
@@ -68,6 +69,7 @@ class KvStore:
             tier_dirs=tier_dirs,
             rates=self.rates,
         )
+        self.saved = SaveTimes()
         self._wanted: dict[str, dict[bytes, m.RowWanted]] = {}
         self._keepers: dict[str, PayloadKeeper] = {}
         self.unusable_because = self._why_unusable()
@@ -197,7 +199,10 @@ class KvStore:
             if key in granted:
                 # A new cache_meta may give the same memory to somebody else: look before each row.
                 is_valid = grants.incarnation == self._granted_by()
+                started = time.perf_counter_ns()
                 written = is_valid and self._write_row(request, row, granted[key])
+                if written:
+                    self.saved.note(row.row_bytes, time.perf_counter_ns() - started)
                 (published if written else abandoned).append(key)
             present = key in published or refused.get(key) == "already_present"
             self._mark_offered(request, row)

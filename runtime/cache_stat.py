@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from runtime.config import format_size
 
+LEARNED: Final = ("saved_", "prefill_tokens_per_s", "restore_mib_per_s")
 HIDDEN: Final = ("tiers", "saves", "refused")  # shown in tables of their own
 
 
@@ -25,6 +26,7 @@ def stat_of(actors: dict[str, Any]) -> dict[str, Any]:
             tiers[report["tier"]] |= rest
     models = {
         actor.removeprefix("model:"): report["cache"]
+        | {key: value for key, value in report.items() if key.startswith(LEARNED)}
         for actor, report in actors.items()
         if actor.startswith("model:") and isinstance(report, dict) and "cache" in report
     }
@@ -72,6 +74,13 @@ def show_stat(facts: dict[str, Any]) -> str:
             f"  {tier:<10} {sums['requests']:.0f} requests, {sums['tokens']:.0f} tokens, "
             f"{format_size(sums['bytes'])}, {mean:.2f} ms each\n"
         )
+    if facts["models"]:
+        lines.append("\nsaved by models\n")
+    for name, model in facts["models"].items():
+        rows = model.get("saved_rows", 0)
+        mean = model.get("saved_ms", 0.0) / rows if rows else 0.0
+        size, worst = format_size(model.get("saved_bytes", 0)), model.get("saved_ms_slowest", 0.0)
+        lines.append(f"  {name:<22} {rows} rows, {size}, {mean:.2f} ms each, {worst:.2f} at worst\n")
     writer = facts["writer"]
     if writer:
         lines.append("\nwriter\n")

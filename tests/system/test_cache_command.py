@@ -130,6 +130,10 @@ def test_looking_around(shop: Shop) -> None:
     assert facts["models"]["tiny"]["hits"]["cold"] == 1
     assert sum(facts["models"]["tiny"]["hits"].values()) == len(PROMPTS)
     assert sum(tier["tokens"] for tier in facts["restored"].values()) > 0
+    saved = facts["models"]["tiny"]
+    assert saved["saved_rows"] == sum(facts["cache"]["saves"].values()) == len(shop.files)
+    assert saved["saved_bytes"] == facts["writer"]["bytes_written"]
+    assert saved["saved_ms"] >= saved["saved_ms_slowest"] > 0
     people = shop.run_alone("cache", "stat").stdout
     assert "MiB" in people
     assert "disk" in people
