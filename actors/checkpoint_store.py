@@ -19,6 +19,7 @@ from actors.checkpoints import TIP, Stops, blocks_between, is_rung, query, tip
 from actors.kv_reader import slowness
 from actors.kv_store import ROWS_PER_MESSAGE, KvStore
 from actors.model_request import Request
+from actors.restore_core import Piece
 from cache import keys, refs, tokens
 from cache.answers import BlockRef
 from cache.arena import SlabWriter
@@ -107,25 +108,9 @@ class CheckpointStore(KvStore):
         started = time.perf_counter()
         asked = tokens.pack(self._query(request))
         rejected: list[m.RowRejected] = []
-        reached, why = 0, None
-        try:
-            path = refs.unpack_blocks(found.blocks, self._root, asked)
-        except CacheError:
-            path, why = [], "row_rejected"
+        path = refs.unpack_blocks(found.blocks, self._root, asked)
         whole = [ref for ref in path if ref.n_used == ref.n_tokens]
-        for ref in reversed(whole):
-            try:
-                reached = self._restore_row(request, ref, asked)
-            except NativeError as error:
-                if not isinstance(error, StateRefused):
-                    why = f"not_restored:{type(error).__name__}"
-                    break
-                rejected.append(m.RowRejected(ref.key, ref.tier, "state refused"))
-            except (CacheError, OSError) as error:
-                rejected.append(m.RowRejected(ref.key, ref.tier, str(error)))
-            if reached:
-                request.source = max("none", ref.tier, key=slowness)
-                break
+        reached, why = self._restore_longest(request, whole, asked, rejected)
         request.n_kv = request.n_reused = reached
         lost = min((ref.start for ref in path if self._is_among(ref, rejected)), default=None)
         known = [ref for ref in whole if ref.n_tokens == self._block and not _is_tip(ref, asked)]
@@ -141,6 +126,38 @@ class CheckpointStore(KvStore):
         request.restore_ms = 1e3 * (time.perf_counter() - started)
         return rejected
 
+    def _restore_longest(
+        self, request: Request, rows: list[BlockRef], asked: bytes, rejected: list[m.RowRejected]
+    ) -> tuple[int, str | None]:
+        """Try the last row first; how many tokens are restored, and why no more if that is known.
+
+        Rows that fail are added to ``rejected``; the sequence is empty again after each of them.
+        """
+        why = None
+        for ref in reversed(rows):
+            piece = Piece(ref.tier, ref.row_bytes, ref.start + ref.n_tokens)
+            if _is_link(ref):
+                continue
+            if not self.rates.worth_restoring([piece]):
+                why = "restore_would_be_slower:0"
+                continue
+            started = time.perf_counter()
+            try:
+                reached = self._restore_row(request, ref, asked)
+            except StateRefused:
+                rejected.append(m.RowRejected(ref.key, ref.tier, "state refused"))
+                continue
+            except (CacheError, OSError) as error:
+                rejected.append(m.RowRejected(ref.key, ref.tier, str(error)))
+                continue
+            except NativeError as error:
+                return 0, f"not_restored:{type(error).__name__}"
+            if reached:
+                self.rates.saw_restore([piece], time.perf_counter() - started)
+                request.source = max("none", ref.tier, key=slowness)
+                return reached, why
+        return 0, why
+
     @staticmethod
     def _is_among(ref: BlockRef, rejected: list[m.RowRejected]) -> bool:
         return any(row.key == ref.key for row in rejected)
@@ -148,8 +165,7 @@ class CheckpointStore(KvStore):
     def _restore_row(self, request: Request, ref: BlockRef, asked: bytes) -> int:
         """Restore a row's state; how many tokens the sequence holds then, 0 for a link."""
         n_tokens = ref.start + ref.n_tokens - _is_tip(ref, asked)
-        is_link = ref.row_bytes <= row_bytes(ref.n_tokens, LINK_META_BYTES)
-        if is_link or not 1 <= n_tokens < len(request.tokens):
+        if not 1 <= n_tokens < len(request.tokens):
             return 0
         row = self._reader.open_checked(ref, tokens.cut(asked, ref.start, ref.start + ref.n_tokens))
         try:
@@ -275,6 +291,10 @@ def _without_tip(miss: str | None, n_asked: int, block: int) -> str | None:
     if not at.isdigit() or int(at) <= n_asked // block * block:
         return miss
     return f"{reason}:{int(at) - 1}"
+
+
+def _is_link(ref: BlockRef) -> bool:
+    return ref.row_bytes <= row_bytes(ref.n_tokens, LINK_META_BYTES)
 
 
 def _is_tip(ref: BlockRef, asked: bytes) -> bool:

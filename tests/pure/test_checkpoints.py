@@ -22,6 +22,7 @@ from actors.checkpoints import (
     tip,
 )
 from actors.model_engine import Close, ModelEngine
+from actors.restore_core import Piece
 from cache import refs, tokens
 from cache.allocation import PAGE_BYTES
 from cache.answers import RAM, Reservation, RowRequest
@@ -177,7 +178,7 @@ class Bench:
         backend = StubBackend.load("uncuttable", ModelParams(n_ctx=2048, n_batch=96))
         self.cache, self.backend = cache, backend
         self.commands: queue.SimpleQueue[object] = queue.SimpleQueue()
-        store = CheckpointStore(
+        self.store = store = CheckpointStore(
             backend,
             root=ROOT,
             holder=HOLDER,
@@ -393,5 +394,22 @@ def test_a_miss_says_where_the_prompt_parts_from_what_is_stored(arena: Path) -> 
         ):
             _, done = yield run(prompt, 1)
             assert (done.usage.cached_tokens, done.cache.miss_reason) == (reused, reason)
+
+    bench.play(script())
+
+
+def test_a_state_that_is_slower_to_restore_than_to_compute_is_left_alone(arena: Path) -> None:
+    bench = Bench(Cache(arena, 8 << 20))
+    ids = [random.Random(5).randrange(32, 127) for _ in range(301)]
+
+    def script():  # type: ignore[no-untyped-def]
+        yield run(ids, 5)
+        for _ in range(20):
+            bench.store.rates.saw_prefill(1000, 1e-3)
+            bench.store.rates.saw_restore([Piece("ram", 1000, 1000)], 10.0)
+        said, done = yield run(ids, 5)
+        assert said == truth(ids, 5)
+        assert done.usage.cached_tokens == 0
+        assert done.cache.miss_reason == "restore_would_be_slower:0"
 
     bench.play(script())
