@@ -22,7 +22,7 @@ SCANNED_PER_PAGE: Final = 1024
 REMOVED_PER_MESSAGE: Final = 128
 EVICTED_PER_MESSAGE: Final = 64
 RETURNED_PER_MESSAGE: Final = 256 << 20  # the kernel frees some 10 GB a second
-NAMESPACES_LISTED: Final = 128
+NAMESPACES_PER_PAGE: Final = 96
 
 TendMessage = m.ListRows | m.ShowRow | m.ListNamespaces | m.RemoveRows | m.EvictBytes
 TendAnswer = m.RowsListed | m.RowShown | m.NamespacesListed | m.RowsRemoved | m.BytesEvicted
@@ -49,8 +49,8 @@ class CacheAdmin:
                 return self._list(message)
             case m.ShowRow(ref, key):
                 return m.RowShown(ref, self._index.facts(key), len(self._index.children(key)))
-            case m.ListNamespaces(ref):
-                return m.NamespacesListed(ref, tuple(self._index.namespaces()[:NAMESPACES_LISTED]))
+            case m.ListNamespaces(ref, cursor):
+                return self._list_namespaces(ref, cursor)
             case m.RemoveRows():
                 return self._remove(message)
             case m.EvictBytes():
@@ -81,6 +81,11 @@ class CacheAdmin:
             if not cursor:
                 break
         return m.RowsListed(ask.ref, tuple(found), cursor)
+
+    def _list_namespaces(self, ref: str, cursor: int) -> m.NamespacesListed:
+        found = self._index.namespaces()
+        end = cursor + NAMESPACES_PER_PAGE
+        return m.NamespacesListed(ref, tuple(found[cursor:end]), end if end < len(found) else 0)
 
     # ── removing ─────────────────────────────────────────────────────────────────────────────
 

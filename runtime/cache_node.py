@@ -102,8 +102,16 @@ class CacheTender:
     def children(self, key: bytes) -> int:
         return self._ask(m.ShowRow(new_ref(), key), m.RowShown).children
 
-    def namespaces(self) -> tuple[NamespaceFacts, ...]:
-        return self._ask(m.ListNamespaces(new_ref()), m.NamespacesListed).namespaces
+    def namespaces(self) -> list[NamespaceFacts]:
+        """Every model, in every way it was ever loaded, that has rows."""
+        found: list[NamespaceFacts] = []
+        cursor = 0
+        while True:
+            page = self._ask(m.ListNamespaces(new_ref(), cursor), m.NamespacesListed)
+            found += page.namespaces
+            cursor = page.cursor
+            if not cursor:
+                return found
 
     def models(self) -> dict[bytes, str]:
         """The model's name for every namespace whose first row can be read."""

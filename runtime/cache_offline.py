@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from cache.errors import TierUnavailable
-from cache.filesystem import PosixFilesystem
+from cache.filesystem import PosixFilesystem, lock_directory
 from cache.publish import quarantine_row
 from runtime import cache_files, errors
 from runtime.cache_files import RowReport, rows_root, walk
@@ -29,12 +28,7 @@ def held(cache_dir: Path) -> Iterator[Path]:
     if not cache_dir.is_dir():
         raise ConfigError("cache_dir", f"there is no directory {cache_dir}")
     try:
-        fd = os.open(cache_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            raise
+        fd = lock_directory(str(cache_dir))
     except OSError as error:
         raise errors.LlamaActorsError(
             f"{cache_dir} is in use by a node, or cannot be locked ({error.strerror}); leave "

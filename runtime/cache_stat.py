@@ -80,7 +80,9 @@ def show_stat(facts: dict[str, Any]) -> str:
         rows = model.get("saved_rows", 0)
         mean = model.get("saved_ms", 0.0) / rows if rows else 0.0
         size, worst = format_size(model.get("saved_bytes", 0)), model.get("saved_ms_slowest", 0.0)
-        lines.append(f"  {name:<22} {rows} rows, {size}, {mean:.2f} ms each, {worst:.2f} at worst\n")
+        lines.append(
+            f"  {name:<22} {rows} rows, {size}, {mean:.2f} ms each, {worst:.2f} at worst\n"
+        )
     writer = facts["writer"]
     if writer:
         lines.append("\nwriter\n")

@@ -277,6 +277,7 @@ class ListNamespaces:
     """Anyone → cache_meta: which models have rows. Answered by ``NamespacesListed``."""
 
     ref: str
+    cursor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +286,8 @@ class NamespacesListed:
 
     ref: str
     namespaces: tuple[NamespaceFacts, ...]
+    cursor: int = 0
+    """Where to go on; 0 is the end."""
 
     def __str__(self) -> str:
         return f"NamespacesListed({self.ref}, {len(self.namespaces)})"

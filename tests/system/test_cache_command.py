@@ -17,7 +17,12 @@ import pytest
 from blake3 import blake3
 
 from actors import messages as m
-from actors.cache_admin import REMOVED_PER_MESSAGE, ROWS_PER_PAGE, CacheAdmin
+from actors.cache_admin import (
+    NAMESPACES_PER_PAGE,
+    REMOVED_PER_MESSAGE,
+    ROWS_PER_PAGE,
+    CacheAdmin,
+)
 from cache import keys, tokens
 from cache.answers import RAM, Evicted, RowRequest
 from cache.index import CacheIndex
@@ -447,6 +452,24 @@ def test_pages_are_small_and_complete() -> None:
     assert store.all_rows(prefix=made[5][:6]) == [made[5]]
     assert store.all_rows(tier="disk") == []
     assert store.all_rows(root=b"x" * 32) == []
+
+
+def test_namespaces_come_in_pages_too() -> None:
+    store = Store()
+    roots = [bytes([number]) * 32 for number in range(2 * NAMESPACES_PER_PAGE + 5)]
+    for store.root in roots:
+        store.save(store.root, 0, list(range(64)))
+    found, cursor = [], 0
+    while True:
+        page = store.admin.answer(0.0, m.ListNamespaces("r", cursor))
+        assert isinstance(page, m.NamespacesListed)
+        assert len(ValueCodec().pack(page)) < 64 * 1024
+        found += [(one.root, one.rows) for one in page.namespaces]
+        assert all(one.sample and one.sample.root == one.root for one in page.namespaces)
+        cursor = page.cursor
+        if not cursor:
+            break
+    assert sorted(found) == [(root, 1) for root in roots]
 
 
 def test_a_tree_goes_from_its_far_end_and_not_under_its_reader() -> None:
