@@ -56,8 +56,11 @@ class CacheDialogue:
     def logits_memory_bytes(self) -> int:
         return self._store.logits_memory_bytes
 
-    def saw_prefill(self, n_tokens: int, seconds: float) -> None:
-        self._store.rates.saw_prefill(n_tokens, seconds)
+    def logits_pay(self, request: Request) -> bool:
+        return self._store.logits_pay(request)
+
+    def saw_step(self, n_tokens: int, seconds: float) -> None:
+        self._store.rates.saw_step(n_tokens, seconds)
 
     def figures(self) -> dict[str, float]:
         """Learned speeds and what saving cost, for a status report."""

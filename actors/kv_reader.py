@@ -179,6 +179,11 @@ class KvReader:
             checked.append(_Row(ref, mapped, end, kv_bytes))
         return checked, []
 
+    def logits_pay(self, request: Request) -> bool:
+        """Whether kept logits would be faster than a decode for how this request samples."""
+        is_greedy = request.sampling.temperature == 0 or request.sampling.top_k == 1
+        return self._rates.logits_pay(self._backend.info.n_vocab, is_greedy=is_greedy)
+
     def _kv_bytes(self, row: MappedRow) -> int:
         """How much of the payload is KV: all, unless exactly one vocabulary of logits is left.
 
@@ -193,7 +198,7 @@ class KvReader:
         self, request: Request, rows: list[_Row], limit: int
     ) -> tuple[int, list[_Row]]:
         """Use the whole prompt when its last row carries the logits of its last position."""
-        last = rows[-1] if rows else None
+        last = rows[-1] if rows and self.logits_pay(request) else None
         whole = len(request.tokens)
         if last is None or last.ref.start + last.mapped.header.n_tokens != whole:
             return limit, rows

@@ -140,6 +140,9 @@ class KvStore:
         """Whether a full block is in the context that was not offered to the cache yet."""
         return self.is_usable and request.n_kv // self._block > request.n_stored_blocks
 
+    def logits_pay(self, request: Request) -> bool:
+        return self._backend.info.can_cut and self._reader.logits_pay(request)
+
     def prompt_key(self, request: Request) -> bytes:
         """Key of the row that ends where the prompt does, stored or not."""
         full, rest = divmod(request.n_prompt or len(request.tokens), self._block)

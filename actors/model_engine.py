@@ -212,7 +212,7 @@ class ModelEngine:
                 self._waiting.remove(request)
                 self._fail(request, refused.reason, str(refused))
                 continue
-            if self._backend.info.can_cut and request.first_logits is None:
+            if request.first_logits is None and self._cache.logits_pay(request):
                 request.first_logits = self._known_logits.get(self._cache.prompt_key(request))
             lookup = self._cache.is_usable
             if not self._live.place(request, admission, self._running, lookup=lookup):
@@ -242,7 +242,7 @@ class ModelEngine:
         began = time.perf_counter()
         if not self._decode(rows):
             return
-        self._cache.saw_prefill(len(self._batch), time.perf_counter() - began)
+        self._cache.saw_step(len(self._batch), time.perf_counter() - began)
         self._live.stepped()
         for part, (request, row) in zip(plan, rows, strict=True):
             request.n_kv += part.n_tokens

@@ -243,7 +243,7 @@ def test_rows_that_are_slower_to_restore_than_to_compute_are_left_alone(
 ) -> None:
     blocks = save(backend, arena)
     rates = Rates(RestorePolicy(min_samples=1, min_saved_s=0.001))
-    rates.saw_prefill(100, 0.001)
+    rates.saw_step(100, 0.001)
     rates.saw_restore([Piece("disk", 1000, 64)], 1.0)
     slow = [*blocks[:2], replace(blocks[2], tier="disk", location=None)]
     careful = KvReader(

@@ -18,7 +18,7 @@ EAGER = RestorePolicy(min_samples=1, min_saved_s=0.0001, probe_every=1_000_000)
 def learned(policy: RestorePolicy = EAGER, *, token_s: float, byte_s: dict[str, float]) -> Rates:
     rates = Rates(policy)
     for _ in range(policy.min_samples):
-        rates.saw_prefill(100, 100 * token_s)
+        rates.saw_step(100, 100 * token_s)
         for tier, seconds in byte_s.items():
             rates.saw_restore([Piece(tier, 1000, 64)], 1000 * seconds)
     return rates
@@ -49,7 +49,7 @@ def test_everything_is_restored_while_nothing_is_known() -> None:
     stored = [Piece("disk", 10**9, 64)] * 3
     assert Rates().worth_restoring(stored) == 3
     few = Rates()
-    few.saw_prefill(100, 0.001)
+    few.saw_step(100, 0.001)
     few.saw_restore(stored, 100.0)
     assert few.worth_restoring(stored) == 3  # one sample may be a hiccup
     few.saw_restore(stored, 100.0)
@@ -83,10 +83,19 @@ def test_a_slow_tier_is_tried_again_once_in_a_while() -> None:
 
 def test_small_steps_and_mixed_tiers_teach_nothing() -> None:
     rates = Rates(EAGER)
-    rates.saw_prefill(1, 1.0)
+    rates.saw_step(1, 1.0)
     rates.saw_restore([Piece("ram", 10, 64), Piece("disk", 10, 64)], 1.0)
     rates.saw_restore([Piece("ram", 10, 1)], 1.0)
     assert rates.figures() == {}
+
+
+def test_kept_logits_are_used_where_choosing_in_python_beats_a_decode() -> None:
+    rates = Rates()
+    assert rates.logits_pay(128_000, is_greedy=False)  # nothing is known yet
+    rates.saw_step(1, 0.020)
+    assert rates.logits_pay(128_000, is_greedy=True)
+    assert not rates.logits_pay(128_000, is_greedy=False)
+    assert rates.logits_pay(20_000, is_greedy=False)
 
 
 @given(st.lists(st.floats(0, 1e3), min_size=1, max_size=50))
