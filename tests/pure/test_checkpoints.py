@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ from actors.checkpoints import (
     tip,
 )
 from actors.model_engine import Close, ModelEngine
-from actors.restore_core import Piece
+from actors.restore_core import Piece, Rates
 from cache import refs, tokens
 from cache.allocation import PAGE_BYTES
 from cache.answers import RAM, Reservation, RowRequest
@@ -30,7 +32,7 @@ from cache.arena import create_arena, mark_free
 from cache.index import CacheIndex
 from cache.rows import SaveReason, parse_header
 from native._stub_cells import CELL_BYTES
-from native.backend import Batch
+from native.backend import Batch, MemoryKind
 from native.errors import DecodeAborted
 from native.params import ModelParams
 from native.stub import END, StubBackend
@@ -398,18 +400,49 @@ def test_a_miss_says_where_the_prompt_parts_from_what_is_stored(arena: Path) -> 
     bench.play(script())
 
 
+class Slow(Rates):
+    """Has learned that reading is slower than computing."""
+
+    def worth_restoring(self, pieces: Sequence[Piece]) -> int:
+        assert len(pieces) == 1, "a state stands for all tokens before it"
+        return 0
+
+
 def test_a_state_that_is_slower_to_restore_than_to_compute_is_left_alone(arena: Path) -> None:
     bench = Bench(Cache(arena, 8 << 20))
     ids = [random.Random(5).randrange(32, 127) for _ in range(301)]
 
     def script():  # type: ignore[no-untyped-def]
         yield run(ids, 5)
-        for _ in range(20):
-            bench.store.rates.saw_prefill(1000, 1e-3)
-            bench.store.rates.saw_restore([Piece("ram", 1000, 1000)], 10.0)
+        bench.store.rates = Slow()
         said, done = yield run(ids, 5)
         assert said == truth(ids, 5)
         assert done.usage.cached_tokens == 0
         assert done.cache.miss_reason == "restore_would_be_slower:0"
 
     bench.play(script())
+
+
+@pytest.mark.parametrize(
+    ("memory", "has_arena", "why"),
+    [
+        ("checkpoint", True, ""),
+        ("checkpoint", False, "cache_off"),
+        ("none", True, "model_cannot_be_cut"),
+    ],
+)
+def test_a_store_says_why_it_keeps_nothing(
+    arena: Path, memory: MemoryKind, has_arena: bool, why: str
+) -> None:
+    backend = StubBackend.load("uncuttable", ModelParams())
+    backend.info = replace(backend.info, memory=memory)
+    store = CheckpointStore(
+        backend,
+        root=ROOT,
+        holder=HOLDER,
+        label="stub",
+        arena_path=str(arena) if has_arena else None,
+        tier_dirs={},
+        granted_by=lambda: 1,
+    )
+    assert (store.unusable_because, store.is_usable) == (why, not why)
