@@ -16,7 +16,7 @@ from typing import Final
 from cache.arena import read_layout
 from cache.errors import BadArena
 
-_PIECE_BYTES: Final = 16 << 20  # a limit is kept to within this
+_PIECE_BYTES: Final = 4 << 20  # a limit is kept to within this
 
 
 def resident_bytes(path: str) -> int:

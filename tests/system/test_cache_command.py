@@ -498,14 +498,14 @@ def test_a_tree_goes_from_its_far_end_and_not_under_its_reader() -> None:
 
 def test_evicting_is_bounded_in_order_of_tiers_and_says_when_there_is_no_more() -> None:
     store = Store()
-    store.chain(100)
+    store.chain(50)
     first = store.admin.answer(1.0, m.EvictBytes("r", 1 << 40, ("nowhere", RAM)))
     assert isinstance(first, m.BytesEvicted)
-    assert first.rows == 64
+    assert first.rows == 32
     assert first.more
     second = store.admin.answer(1.0, m.EvictBytes("r", 1 << 40, ("nowhere", RAM)))
     assert isinstance(second, m.BytesEvicted)
-    assert second.rows == 36
+    assert second.rows == 18
     last = store.admin.answer(1.0, m.EvictBytes("r", 1 << 40, ("nowhere", RAM)))
     assert isinstance(last, m.BytesEvicted)
     assert (last.rows, last.more) == (0, False)
