@@ -32,7 +32,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         # Of six layers of gemma3 the last one looks at everything.
         arch: tiny_llama(folder / f"{arch}.gguf", arch=arch, n_layer=6 if arch == "gemma3" else 4)
-        for arch in UNCUT
+        for arch in ARCHITECTURES
     }
 
 
@@ -92,6 +92,26 @@ def test_a_hit_answers_as_cold_does(
         fourth = ask(warm, model, shared)
         assert fourth.usage.cached_tokens == 256
         assert fourth.tokens == ask(cold, model, shared).tokens
+    finally:
+        warm.unload(model)
+        cold.unload(model)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_model_that_can_be_cut_does_so_too_and_loses_nothing(
+    warm: Node, cold: Node, gguf: dict[str, Path], layout: str
+) -> None:
+    """The same turns, for comparison: blocks reach to where the prompts part."""
+    model = load(warm, gguf, "llama", layout)
+    load(cold, gguf, "llama", layout)
+    try:
+        first = TOKENS[:301]
+        one = ask(warm, model, first, 80)
+        turn = [*first, *one.tokens, *TOKENS[:40]]
+        for prompt, reused in ((turn, 380), ([*first[:270], *TOKENS[200:290]], 270)):
+            hit = ask(warm, model, prompt)
+            assert hit.usage.cached_tokens == reused
+            assert hit.tokens == ask(cold, model, prompt).tokens
     finally:
         warm.unload(model)
         cold.unload(model)
