@@ -10,7 +10,7 @@ and then the host process of a second node. What must hold:
   node by its launcher's; a second node is gone, with its port, as soon as its host is;
 * nobody gives up: kills are paced below the intensities that the node really has;
 * afterwards no request, lease or reservation is left in any table, and after the stop no process,
-  port, shared memory or file but the rows.
+  port, shared memory or file but the rows, each of which is whole.
 
 The plan is a function of the seed; what was done, and when, goes to a log of JSON lines. A failure
 prints the command that does the same again.
@@ -238,6 +238,10 @@ class Soak:
         left += [one for one in self.shared if one.exists()]
         if left:
             raise SoakFailed(f"left behind: {', '.join(map(str, left))}")
+        verify = [sys.executable, "-m", "runtime", "cache", "verify", "--cache-dir", str(cache)]
+        checked = subprocess.run(verify, cwd=ROOT, capture_output=True, text=True, check=False)
+        if checked.returncode:
+            raise SoakFailed(f"damaged rows: {checked.stdout[-1000:]}{checked.stderr[-1000:]}")
 
 
 @contextlib.contextmanager
