@@ -487,6 +487,22 @@ def test_a_late_scan_never_asks_to_wipe_a_slab_that_belongs_to_another_row():
     index.check_integrity()
 
 
+def test_copies_of_one_row_may_differ_in_size():
+    index = make(disk=10 * SIZE)
+    save(index, 1)
+    (larger,) = chain(1, size=SIZE + 500)
+    index.adopt(0, "disk", larger)
+    index.check_integrity()
+    assert index.snapshot().tiers["disk"].used_bytes == SIZE + 500
+    lease = find(index, 1) and index.lookup(0, "r", ROOT, pack([1])).lease
+    index.check_integrity()
+    index.release(lease)
+    assert [gone.nbytes for gone in index.drop_location(larger.key, "disk")] == [SIZE + 500]
+    index.adopt(0, "disk", chain(1)[0])
+    assert index.snapshot().tiers["disk"].used_bytes == SIZE
+    index.check_integrity()
+
+
 def test_a_malformed_file_is_refused():
     index = make(disk=10**6)
     good = chain(1)[0]

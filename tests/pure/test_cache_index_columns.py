@@ -126,6 +126,15 @@ def test_the_eviction_queue_gives_the_lowest_rank_and_nobody_twice(steps):
         queue.check_integrity()
 
 
+def test_what_takes_the_place_of_a_discarded_slot_may_have_to_rise():
+    queue = EvictionQueue(Nodes(4))
+    for at, rank in enumerate([1, 10, 2, 11, 12, 3], start=1):  # 4 and 5 hang below 2, 6 below 3
+        queue.offer(at, float(rank))
+    queue.discard(4)  # 6 moves there, and is worth less than 2
+    queue.check_integrity()
+    assert [queue.pop()[1] for _ in range(5)] == [1, 3, 6, 2, 5]
+
+
 def test_a_queue_out_of_order_is_noticed():
     queue = EvictionQueue(Nodes(4))
     for at in range(1, 5):
