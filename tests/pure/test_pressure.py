@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from pathlib import Path
@@ -27,6 +28,8 @@ from actors.pressure_sources import (
     open_source,
     system_reading,
 )
+from runtime.config import from_mapping, to_mapping
+from runtime.errors import ConfigError
 
 pytestmark = pytest.mark.pure
 
@@ -184,6 +187,22 @@ def test_settings_from_a_file_keep_their_types() -> None:
     assert settings.interval_s == 1.0
     assert settings.tiers == ("ram",)
     assert settings.low == PressureSettings().low
+
+
+def test_the_configuration_carries_them_and_names_what_is_wrong() -> None:
+    config = from_mapping(
+        {"pressure": {"enabled": True, "low": 0.5, "min_evict_bytes": "4MiB"}, "models": {}}
+    )
+    assert config.pressure == PressureSettings(enabled=True, low=0.5, min_evict_bytes=4 << 20)
+    assert from_mapping(json.loads(json.dumps(to_mapping(config)))) == config
+    for table, key in (({"hihg": 1.0}, "pressure.hihg"), ({"high": 2.0}, "pressure.high")):
+        with pytest.raises(ConfigError) as refused:
+            from_mapping({"pressure": table})
+        assert refused.value.key == key
+    with pytest.raises(ConfigError, match="must be a table"):
+        from_mapping({"pressure": True})
+    with pytest.raises(ConfigError, match="gguf_chunked"):
+        from_mapping({"fingerprint_mode": "fast"})
 
 
 # ── sources ────────────────────────────────────────────────────────────────────────────────────
