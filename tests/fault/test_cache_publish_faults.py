@@ -222,6 +222,28 @@ def test_a_batch_syncs_a_directory_once_and_after_all_names_in_it(tmp_path):
     }
 
 
+def test_a_directory_that_could_not_be_synced_is_not_tried_again_for_the_next_row(tmp_path):
+    rows = batch_of_three()
+
+    class Forgetful(PosixFilesystem):
+        """Reports a failed sync once, as kernels do."""
+
+        failed = False
+
+        def sync_dir(self, path):
+            if not self.failed and os.path.basename(path) == rows[0][0].hex()[:2]:
+                self.failed = True
+                raise OSError(errno.EIO, "I/O error")
+            super().sync_dir(path)
+
+    for key, _ in rows:
+        os.makedirs(os.path.dirname(row_path(tmp_path, key)), exist_ok=True)
+    outcomes = write_rows(Forgetful(), tmp_path, [row for _, row in rows])
+    refused = [isinstance(outcome, TierUnavailable) for outcome in outcomes]
+    assert refused == [True, True, False]
+    assert not any(os.path.exists(row_path(tmp_path, key)) for key, _ in rows[:2])
+
+
 def test_two_writers_of_one_row_both_succeed_and_leave_one_file(tmp_path):
     key, row = slab(1, b"kv" * 50_000)
     failures = []

@@ -109,6 +109,7 @@ class Rig:
             self.disks[name] = SickFilesystem(root, max(self.budgets[name], stored_bytes(root)))
         dirs = {name: str(root) for name, root in self.roots.items()}
         self.queue: deque[tuple[str, object]] = deque()
+        self.due: deque[object] = deque()  # what cache_meta goes on with in its next turn
         self.hung: set[str] = set()
         self.replies: list[Any] = []
         self.log = _Log()
@@ -137,7 +138,7 @@ class Rig:
         meta.directory = {name: _up(name) for name in ids}
         meta.incarnation = 1
         meta.log = self.log
-        meta.after = lambda seconds, payload: None
+        meta.after = lambda seconds, payload: None if seconds else self.due.append(payload)
         meta.tell = self._tell
         meta.init(CacheMetaArgs(self.arena, ram_bytes, tuple(self.budgets.items())))
         return meta  # type: ignore[no-any-return]
@@ -165,7 +166,10 @@ class Rig:
     def run(self) -> None:
         """Everybody does what was asked, until nothing is left; hung children do not."""
         held: deque[tuple[str, object]] = deque()
-        while self.queue:
+        while self.queue or self.due:
+            if self.due:
+                self.meta.handle_timer(self.due.popleft())
+                continue
             target, message = self.queue.popleft()
             where = message.tier if isinstance(message, m.CopyRow) else target
             if where in self.hung:
