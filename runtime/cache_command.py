@@ -22,11 +22,11 @@ from runtime.cache_files import RowReport
 from runtime.cache_ls import AGE_UNITS, listed, plain_row, print_rows
 from runtime.cache_node import CacheTender, Removed, clean_directory
 from runtime.cache_stat import show_stat, stat_of
-from runtime.config import format_size
 from runtime.inspect_command import describe
 from runtime.node import Node
 from runtime.pressure_command import add_arguments, pressure_command
 from runtime.progress import ProgressLine
+from runtime.sizes import format_size
 
 ROWS_SHOWN: Final = 50
 QUARANTINE_AGE_S: Final = 7 * 86400.0

@@ -12,7 +12,7 @@ from typing import Any, Final
 from cache.listing import RowFacts
 from runtime.cache_files import RowReport
 from runtime.cache_node import CacheTender
-from runtime.config import format_size
+from runtime.sizes import format_size
 
 AGE_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from runtime.config import format_size
+from runtime.sizes import format_size
 
 LEARNED: Final = ("saved_", "prefill_tokens_per_s", "restore_mib_per_s")
 HIDDEN: Final = ("tiers", "saves", "refused")  # shown in tables of their own

@@ -15,8 +15,9 @@ from typing import Final
 
 from cache.filesystem import LOCK_FILE, lock_directory
 from cache.tiers import RAM_FILE
-from runtime.config import DirectoryPlan, RuntimeConfig, Share, available_memory_bytes, format_size
+from runtime.config import DirectoryPlan, RuntimeConfig, available_memory_bytes
 from runtime.errors import ConfigError
+from runtime.sizes import Share, format_size
 from runtime.tree import FileTier
 
 __all__ = ["LOCK_FILE", "ROWS_DIR", "open_directories", "stored_bytes"]

@@ -22,8 +22,6 @@ from runtime.config import (
     PORT_VARIABLE,
     ModelConfig,
     RuntimeConfig,
-    disk_settings,
-    format_size,
     from_mapping,
     load_toml,
     model_params,
@@ -42,6 +40,7 @@ from runtime.results import (
     PrefillEvent,
     TokenEvent,
 )
+from runtime.sizes import disk_settings, format_size
 from supervision.logs import LOG_FORMATS
 
 DONE: Final = 0

@@ -11,10 +11,10 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from actors.pressure import BadPressureSetting, PressureSettings, settings_from
 from native import BackendKind
@@ -24,6 +24,7 @@ from native.params import ModelParams
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.errors import ConfigError
+from runtime.sizes import Budget, Share, format_size, parse_budget, parse_size, plain_budget
 from supervision.logs import LOG_FORMATS, LogFormat
 
 DEFAULT_PORT: Final = 19460  # unassigned by IANA, and far from Thespian's own default of 1900
@@ -33,24 +34,7 @@ RAM_SHARE_OF_AVAILABLE: Final = 4  # a quarter, so that weights and other progra
 RAM_CAP_BYTES: Final = 4 << 30
 DISK_CAP_BYTES: Final = 16 << 30
 RAM_FILE_ROOT: Final = Path("/dev/shm")  # noqa: S108 - the tmpfs of every Linux; we make it 0700
-_UNITS: Final = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A budget as a part of what is free when the node starts."""
-
-    percent: float
-
-    def of(self, free_bytes: int) -> int:
-        return int(free_bytes * self.percent / 100)
-
-    def __str__(self) -> str:
-        return f"{self.percent:g}%"
-
-
-Budget: TypeAlias = int | Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,54 +200,6 @@ def _check_budget(key: str, budget: Budget | None) -> None:
         raise ConfigError(key, f"{budget} is negative; 0 turns the tier off")
 
 
-def parse_size(text: object, key: str = "size") -> int:
-    """``4GiB``, ``512M``, ``1.5g`` or plain bytes. Units are powers of 1,024."""
-    if isinstance(text, int) and not isinstance(text, bool):
-        return text
-    if not isinstance(text, str):
-        raise ConfigError(key, f"{text!r} is not a size; write for instance 512MiB or 4GiB")
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
-    if match is None:
-        raise ConfigError(key, f"{text!r} is not a size; write for instance 512MiB or 4GiB")
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-def parse_budget(text: object, key: str) -> Budget:
-    """A size, or a share of what is free: ``25%``. A share of 0 turns the tier off like 0 does."""
-    if isinstance(text, Share):
-        return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text) if isinstance(text, str) else None
-    if match is None:
-        return parse_size(text, key)
-    percent = float(match[1])
-    if percent > 100:
-        raise ConfigError(key, f"{text!r} is more than there is; write at most 100%")
-    return Share(percent) if percent else 0
-
-
-def disk_settings(texts: Sequence[str]) -> dict[str, object]:
-    """What ``--cache-disk`` was given: one SIZE for ``cache_dir``, or any number of PATH=SIZE."""
-    pairs = [text.rpartition("=") for text in texts]
-    if all(separator and path for path, separator, _ in pairs):
-        if len({path for path, _, _ in pairs}) < len(pairs):
-            raise ConfigError("cache_disks", "names one directory twice; join the two budgets")
-        return {"cache_disks": {path: size for path, _, size in pairs}}
-    if len(texts) == 1 and not pairs[0][1]:
-        return {"cache_disk": texts[0]}
-    raise ConfigError(
-        "cache_disk", f"{' '.join(texts)!r} is neither one SIZE nor PATH=SIZE for each disk"
-    )
-
-
-def format_size(n_bytes: float) -> str:
-    """``4.0 GiB``: for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:  # the step between the units
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.1f} TiB"
-
-
 def check_model_id(model: str) -> None:
     """Refuse ids that would be awkward in a shell, a path or a log."""
     if not _MODEL_ID.fullmatch(model):
@@ -399,14 +335,10 @@ def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
     for key in ("runtime_dir", "cache_dir", "cache_ram_file_dir", "log_file"):
         plain[key] = None if plain[key] is None else str(plain[key])
     for key in ("cache_ram", "cache_ram_file", "cache_disk"):
-        plain[key] = _plain_budget(getattr(config, key))
-    plain["cache_disks"] = {p: _plain_budget(budget) for p, budget in config.cache_disks.items()}
+        plain[key] = plain_budget(getattr(config, key))
+    plain["cache_disks"] = {p: plain_budget(budget) for p, budget in config.cache_disks.items()}
     plain["models"] = {
         model: {"path": c.path, "backend": c.backend, **dataclasses.asdict(c.params)}
         for model, c in config.models.items()
     }
     return plain
-
-
-def _plain_budget(budget: Budget | None) -> int | str | None:
-    return str(budget) if isinstance(budget, Share) else budget

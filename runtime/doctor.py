@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runtime.config import RuntimeConfig, available_memory_bytes, format_size, node_dir
+from runtime.config import RuntimeConfig, available_memory_bytes, node_dir
+from runtime.sizes import format_size
 
 OUR_DISTRIBUTION: Final = "llama-actors"
 OUR_PACKAGES: Final = ("actors", "cache", "native", "runtime", "supervision")

@@ -19,7 +19,7 @@ from native.errors import NativeError
 from native.params import ModelParams
 from runtime import errors
 from runtime.cache_files import RowReport, check_file
-from runtime.config import format_size
+from runtime.sizes import format_size
 
 
 def add_inspect_command(commands: Any) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from actors import messages as m
 from runtime import errors
-from runtime.config import format_size, parse_size
 from runtime.node import Node
+from runtime.sizes import format_size, parse_size
 from supervision.messages import new_ref
 
 SCHEDULER = "scheduler"

@@ -11,8 +11,9 @@ from cache.arena import create_arena
 from cache.errors import CacheError
 from native.fingerprint import Fingerprints
 from runtime.cache_tiers import open_directories
-from runtime.config import RuntimeConfig, format_size
+from runtime.config import RuntimeConfig
 from runtime.errors import ConfigError
+from runtime.sizes import format_size
 from runtime.tree import build_tree
 from supervision.launcher import NodeConfig, run_node
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from runtime.config import format_size
+from runtime.sizes import format_size
 from supervision import ChildKind, Entry
 from supervision.messages import Vitals
 

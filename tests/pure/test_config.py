@@ -15,18 +15,15 @@ from runtime import RuntimeConfig
 from runtime.config import (
     DEFAULT_PORT,
     PORT_VARIABLE,
-    Share,
     check_model_id,
-    disk_settings,
     from_mapping,
     load_toml,
-    parse_budget,
     parse_model_argument,
-    parse_size,
     resolve_port,
     to_mapping,
 )
 from runtime.errors import ConfigError
+from runtime.sizes import Share, disk_settings, parse_budget, parse_size
 
 pytestmark = pytest.mark.pure
 
