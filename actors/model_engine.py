@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from actors.decoder import Decoder
 from actors.first_logits import LogitsMemory
 from actors.kv_store import KvStore
 from actors.live import LiveSequences
-from actors.model_core import admit, plan_step
-from actors.model_request import Request, RequestRefused, open_request
+from actors.model_core import plan_step
+from actors.model_request import Request, RequestRefused
+from actors.waiting import WaitingRequests
 from cache.policy import LivePolicy
 from native.backend import Backend, Batch
 from native.errors import DecodeAborted, NativeError, NoKvSpace
@@ -73,9 +73,8 @@ class ModelEngine:
         self._known_logits = LogitsMemory(self._cache.logits_memory_bytes)
         self._commands = commands
         self._send = send
-        self._max_queue = max_queue
         self._batch = Batch()
-        self._waiting: deque[Request] = deque()
+        self._waiting = WaitingRequests(backend, max_queue)
         self._running: list[Request] = []
         self._closing: Close | None = None
         self.tokens_generated = 0
@@ -168,19 +167,13 @@ class ModelEngine:
 
     def _open(self, run: m.Run) -> None:
         try:
-            if len(self._waiting) >= self._max_queue:
-                raise RequestRefused(
-                    m.FailReason.OVERLOADED,
-                    f"{len(self._waiting)} requests already wait for this model; try again later",
-                )
-            request = open_request(run, self._backend, now=time.monotonic())
+            request = self._waiting.open(run, time.monotonic())
         except RequestRefused as refused:
             self._send(
                 run.reply_to, m.CompletionFailed(run.request.ref, refused.reason, str(refused))
             )
             self._send("inflight", m.RequestEnded(run.request_id))
             return
-        self._waiting.append(request)
         self._cache.resolve_parent(request)
 
     def _admit(self) -> None:
@@ -192,22 +185,10 @@ class ModelEngine:
     def _settle(self, request: Request) -> None:
         self._live.settle(request, self._running)
 
-    def _next_waiting(self) -> Request | None:
-        """The oldest that does not wait for the cache to say what its ``parent_key`` is."""
-        return next((one for one in self._waiting if one.wait_until is None), None)
-
     def _start_waiting(self) -> None:
-        while (request := self._next_waiting()) is not None:
+        while (request := self._waiting.first()) is not None:
             try:
-                request.fix_prompt(self._backend)
-                admission = admit(len(request.tokens), request.max_tokens, self._backend.info.n_ctx)
-                if not admission.fits:
-                    raise RequestRefused(
-                        m.FailReason.PROMPT_TOO_LONG,
-                        f"the prompt has {len(request.tokens)} tokens and the context holds "
-                        f"{self._backend.info.n_ctx}, the reply included; shorten the prompt or "
-                        "load the model with a larger n_ctx",
-                    )
+                admission = self._waiting.fit(request)
             except RequestRefused as refused:
                 self._waiting.remove(request)
                 self._fail(request, refused.reason, str(refused))

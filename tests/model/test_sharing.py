@@ -133,6 +133,21 @@ def test_an_exact_repeat_says_its_first_token_without_a_decode(load: Load, n_tok
         assert live[f"again {index}"].cache.hit is m.HitKind.EXACT
 
 
+def test_without_kept_logits_the_last_token_is_computed_again(load: Load) -> None:
+    base = prompt(12, 100)
+
+    def script() -> Script:
+        yield [ask("cold", base, 6)]
+        yield [ask("same", base, 6)]
+
+    played = EngineRun(load(), logits=FORGETFUL)
+    live = played.play(script())
+    assert live["same"].reused == 99
+    assert live["same"].cache.hit is m.HitKind.EXACT
+    assert live["same"].tokens == live["cold"].tokens
+    assert played.rows_decoded == 100 + 1 + 2 * 5
+
+
 def test_identical_prompts_at_once_are_read_once(load: Load) -> None:
     base, n = prompt(4, 300), 8
     runs = [ask(str(index), base, 12, seed=index, temperature=index / 10) for index in range(n)]
@@ -222,8 +237,8 @@ def test_one_sequence_is_enough_to_share(load: Load) -> None:
 
 
 def test_shared_cells_let_more_requests_run_at_once(load: Load) -> None:
-    """Eight times 300 tokens in a context of 1,024 cells."""
-    base = prompt(8, 300)
+    """Eight times 600 tokens in a context of 1,024 cells."""
+    base = prompt(8, 600)
     most = 0
 
     def watch(run: EngineRun, message: object) -> None:
