@@ -21,15 +21,12 @@ from actors.restore_core import Rates
 from cache import keys, tokens
 from cache.arena import SlabWriter
 from cache.errors import CacheError
-from cache.policy import SavePolicy, Span, at_finish, at_prompt_end, while_generating
+from cache.policy import SAVE_ALL, SavePolicy, Span, at_finish, at_prompt_end, while_generating
 from cache.rows import RowHeader, encode_meta, row_bytes
 from native.backend import Backend
 from native.errors import NativeError
 
 ROWS_PER_MESSAGE = 128  # with 64-token blocks about 45 KiB, under the 64 KiB of a message
-# Everything is worth a row by default: even a short prompt that comes again then hits to its last
-# token, and the index gives up the least valuable rows first when room is needed.
-SAVE_ALL = SavePolicy(min_tokens=1, min_tail_tokens=1)
 
 
 class KvStore:

@@ -22,6 +22,7 @@ from actors.checkpoint_store import CheckpointStore
 from actors.kv_store import KvStore
 from actors.model_engine import CacheGone, Close, ModelEngine
 from cache.keys import BLOCK_TOKENS, namespace_key
+from cache.policy import SAVE_ALL, SavePolicy
 from native import BackendKind, load_backend
 from native.errors import NativeError
 from native.fingerprint import Fingerprints
@@ -48,6 +49,7 @@ class ModelArgs:
     max_queue: int = 256
     cache_salt: str = ""
     fingerprints: Fingerprints = field(default_factory=Fingerprints)
+    save: SavePolicy = SAVE_ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class ModelActor(EngineWorker):
             arena_path=args.arena_path,
             tier_dirs=dict(args.tier_dirs),
             granted_by=lambda: self._cache_incarnation,
+            policy=args.save,
         )
 
     def _send(self, target: object, message: object) -> None:

@@ -16,6 +16,7 @@ from actors import messages as m
 from actors.inflight import model_actor_id
 from actors.model import LoadError, ModelArgs
 from actors.wanted_models import WantedModels
+from cache.policy import SAVE_ALL, SavePolicy
 from native.fingerprint import Fingerprints
 from supervision import ExitKind, Worker
 from supervision.messages import (
@@ -60,6 +61,7 @@ class RegistryArgs:
     tier_dirs: tuple[tuple[str, str], ...]
     cache_salt: str
     fingerprints: Fingerprints | None = None
+    save: SavePolicy = SAVE_ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ class RegistryActor(Worker):
             tier_dirs=self._facts.tier_dirs,
             cache_salt=self._facts.cache_salt,
             fingerprints=self._facts.fingerprints or Fingerprints(),
+            save=self._facts.save,
         )
         return self.tell(
             "models", StartChild(ref, model_actor_id(wanted.model), args, progress=True)

@@ -7,6 +7,7 @@ the end of a sequence, the tail, needs a decision. Positions and sizes are token
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from cache.errors import InvalidPolicy
 from cache.keys import BLOCK_TOKENS
@@ -132,6 +133,11 @@ class LivePolicy:
                 )
         if not 0.0 <= self.max_idle_share <= 1.0:
             raise InvalidPolicy(f"max_idle_share must be 0 .. 1, is {self.max_idle_share}")
+
+
+SAVE_ALL: Final = SavePolicy(min_tokens=1, min_tail_tokens=1)
+"""The default of nodes: even a short prompt that comes again hits to its last token, and the index
+gives up the least valuable rows first when room is needed."""
 
 
 def at_prompt_end(policy: SavePolicy, prompt_tokens: int, saved_tokens: int) -> list[Span]:

@@ -48,6 +48,7 @@ def serve(
             cache_salt=config.cache_salt,
             fingerprints=Fingerprints(config.fingerprint_mode, fingerprints_path),
             pressure=config.pressure,
+            save=config.save,
         )
         return run_node(
             NodeConfig(

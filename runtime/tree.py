@@ -11,6 +11,7 @@ from actors.pressure import PressureSettings
 from actors.ram_tier import RamTierArgs
 from actors.registry import RegistryArgs
 from actors.writer import WriterArgs
+from cache.policy import SAVE_ALL, SavePolicy
 from native.fingerprint import Fingerprints
 from supervision import (
     INFINITY,
@@ -50,6 +51,7 @@ def build_tree(
     cache_salt: str = "",
     fingerprints: Fingerprints | None = None,
     pressure: PressureSettings | None = None,
+    save: SavePolicy = SAVE_ALL,
 ) -> SupervisorSpec:
     """What the root supervises."""
     budgets = tuple((tier.name, tier.budget_bytes) for tier in file_tiers)
@@ -101,7 +103,7 @@ def build_tree(
             ChildSpec(
                 "registry",
                 "actors.registry.RegistryActor",
-                RegistryArgs(wanted_path, arena_path, directories, cache_salt, fingerprints),
+                RegistryArgs(wanted_path, arena_path, directories, cache_salt, fingerprints, save),
             ),
             ChildSpec("inflight", "actors.inflight.InflightActor"),
             ChildSpec(
