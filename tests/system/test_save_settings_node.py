@@ -21,7 +21,7 @@ def test_prompts_below_min_tokens_are_not_saved(tmp_path: Path) -> None:
     config = from_mapping({"save": {"min_tokens": 200}, "cache_disk": 0, "cache_ram": "32MiB"})
     with Node.start(config=config, runtime_dir=tmp_path / "run") as node:
         node.load("stub", "stub", backend="stub")
-        node.complete("stub", list(range(1, 101)), max_tokens=4)
+        node.complete("stub", [1 + n % 150 for n in range(100)], max_tokens=4)
         assert rows(node) == 0
-        node.complete("stub", list(range(1, 301)), max_tokens=4)
+        node.complete("stub", [1 + n % 150 for n in range(300)], max_tokens=4)
         eventually(lambda: rows(node) >= 4, what="a long prompt is saved")
