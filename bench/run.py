@@ -10,13 +10,22 @@ import datetime
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import agents, index, machine, node, restore, supervision, throughput, ttft
+from bench import agents, conversation, index, machine, node, restore, supervision, throughput, ttft
 from bench.report import Figure, append_csv, table
 
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
     module.NAME: module.main
-    for module in (node, supervision, index, ttft, restore, agents, throughput)
+    for module in (
+        node,
+        supervision,
+        index,
+        ttft,
+        restore,
+        agents,
+        conversation,
+        throughput,
+    )
 }
 BUSY_ABOVE = 0.5  # of a core, before anything of ours runs
 
