@@ -34,7 +34,7 @@ $(VENV)/.build-tools: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(INSTALLED): $(BUILD_INPUTS) $(VENV)/.build-tools
-	@$(BIN)/python -m native.vendor > /dev/null
+	@$(BIN)/python native/vendor.py > /dev/null
 	@$(BIN)/python native/build_progress.py -- $(BIN)/python -m pip install -v \
 		--disable-pip-version-check --no-build-isolation -e '.[dev]'
 	@rm -f $(VENV)/.installed-*
