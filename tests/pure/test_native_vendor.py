@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -181,3 +183,12 @@ def test_the_committed_lock_is_complete() -> None:
     assert lock.root.startswith(lock.filename.removesuffix(".tar.gz"))
     assert {"include", "src", "ggml", "LICENSE"} <= set(lock.keep)
     assert issubclass(HashMismatch, VendorError)
+
+
+def test_it_runs_before_anything_is_installed() -> None:
+    """`make install` calls it in an environment that holds the build tools and nothing else."""
+    root = Path(__file__).parents[2]
+    bare = [sys.executable, "-I", "-S", str(root / "native" / "vendor.py"), "--help"]
+    ran = subprocess.run(bare, capture_output=True, text=True, timeout=30, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "python native/vendor.py" in (root / "Makefile").read_text(encoding="utf-8")
