@@ -13,7 +13,6 @@ from supervision._shell import Shell
 from supervision._thespian import utilis
 from supervision._wire import NodeTransport, from_thespian
 from supervision.address import Address
-from supervision.endpoint import LOOPBACK
 from supervision.errors import NodeStartFailed
 from supervision.session import Secret
 
@@ -23,7 +22,6 @@ class System:
 
     def __init__(self, port: int, secret: Secret, thesplog: Path) -> None:
         """Start the Admin on ``port``, a child of this process. The port must be free."""
-        os.environ["THESPIAN_BASE_IPADDR"] = LOOPBACK
         NodeTransport.use(secret)
         utilis._thesplog_file = str(thesplog)
         utilis._thesplog_old_file = f"{thesplog}.old"

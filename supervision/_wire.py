@@ -149,9 +149,8 @@ class NodeTransport:
         if secret is None:
             raise TransportRefused("this process belongs to no node")
         port = 0
-        self._parent: Any = None
         if isinstance(how, tcp.TCPEndpoint):
-            _, assigned, self._parent, self._admin, _, _ = how.args
+            _, assigned, _, self._admin, _, _ = how.args
             port = assigned.addressDetails.sockname[1] if assigned is not None else 0
         elif isinstance(how, tr.ExternalInterfaceTransportInit):
             self._admin = self.getAdminAddr(args[0])

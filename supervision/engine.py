@@ -90,11 +90,6 @@ class EngineWorker(Worker):
         finally:
             self._mailbox.pulse.rest()
 
-    @property
-    def engine_is_alive(self) -> bool:
-        """Whether the engine thread runs."""
-        return self._thread is not None and self._thread.is_alive()
-
     # ── inside ───────────────────────────────────────────────────────────────
 
     def prepare(self, init: Init) -> None:

@@ -119,8 +119,8 @@ def test_only_one_module_imports_the_actor_library() -> None:
     assert all(name.startswith("_") for name in doors), doors
 
 
-def test_nothing_unpickles_but_the_authenticated_codec() -> None:
-    for package in ("actors", "cache", "native", "runtime"):
+def test_nothing_pickles_or_unpickles() -> None:
+    for package in ("actors", "cache", "native", "runtime", "supervision"):
         for path in (ROOT / package).rglob("*.py"):
             source = path.read_text(encoding="utf-8")
             assert not re.search(r"^\s*(import|from) pickle|pickle\.loads?\(", source, re.M), path
