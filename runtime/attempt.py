@@ -32,6 +32,8 @@ _FAILURES: Final[Mapping[m.FailReason, Callable[[str, str], errors.LlamaActorsEr
     m.FailReason.PROMPT_TOO_LONG: lambda _, detail: errors.PromptTooLong(detail),
     m.FailReason.OVERLOADED: lambda _, detail: errors.Overloaded(detail),
     m.FailReason.DEADLINE: lambda _, detail: errors.DeadlineExceeded(detail),
+    m.FailReason.SESSION_BUSY: lambda _, detail: errors.SessionBusy(detail),
+    m.FailReason.NOT_SUPPORTED: lambda _, detail: errors.NotSupported(detail),
     m.FailReason.ENGINE_ERROR: lambda _, detail: errors.EngineFailed(detail),
 }
 

@@ -18,6 +18,8 @@
     - PromptTooLong         prompt and context do not fit         -> shorten it, or a larger n_ctx
     - Overloaded            too many requests wait                -> try again later
     - DeadlineExceeded      not finished within timeout_s         -> more time, or fewer tokens
+    - SessionBusy           another request of it is running      -> wait for it, or cancel it
+    - NotSupported          this model cannot do that             -> load it so that it can
     - EngineFailed          llama.cpp failed on this request      -> report it with the detail
     - RequestPoisoned       the model dies of this request        -> change it, report the fault
 """
@@ -122,6 +124,14 @@ class Overloaded(RequestError):
 
 class DeadlineExceeded(RequestError):
     """The request was not finished within its ``timeout_s``."""
+
+
+class SessionBusy(RequestError):
+    """Another request of the same session is running. Wait for its end, or cancel it."""
+
+
+class NotSupported(RequestError):
+    """This model cannot do that as it is loaded; the message says what it lacks."""
 
 
 class EngineFailed(RequestError):

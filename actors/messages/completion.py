@@ -21,6 +21,18 @@ class FinishReason(Enum):
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    PREFILLED = "prefilled"
+    """The request asked for no token (``prefill_only``); its prompt is in the cache."""
+
+
+class Speculation(Enum):
+    """How tokens are guessed, so that one step can prove several. Never changes the text."""
+
+    OFF = "off"
+    NGRAM = "ngram"
+    """What followed the last tokens when they occurred before (prompt lookup)."""
+    DRAFT = "draft"
+    """What a small model of the same vocabulary says; the model must be loaded with one."""
 
 
 class FailReason(Enum):
@@ -37,6 +49,10 @@ class FailReason(Enum):
     PROMPT_TOO_LONG = "prompt_too_long"
     OVERLOADED = "overloaded"
     DEADLINE = "deadline"
+    SESSION_BUSY = "session_busy"
+    """A request of the same session is running."""
+    NOT_SUPPORTED = "not_supported"
+    """This model cannot do that: no chat template, no embeddings, no draft model."""
     ENGINE_ERROR = "engine_error"
 
 
@@ -101,12 +117,19 @@ class Complete:
     """Text (``str``, or UTF-8 bytes), or u32-le token ids with ``tokens=True``."""
     tokens: bool = False
     max_tokens: int = 256
+    """0 only reads the prompt into the cache; the finish reason is then ``prefilled``."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     parent_key: bytes | None = None
     parse_special: bool = False
     """Read control tokens such as ``<|user|>`` in the text as tokens; for rendered templates."""
     timeout_s: float | None = None
+    session: str | None = None
+    """Name of a sticky sequence of this model: the next request of the same session goes on in it,
+    as far as the prompts agree. One request of a session runs at a time."""
+    continues: bool = False
+    """The prompt is only what follows what the session, or ``parent_key``, already holds."""
+    speculation: Speculation = Speculation.OFF
 
     def __str__(self) -> str:
         return f"Complete({self.ref}, {self.model})"
