@@ -36,10 +36,12 @@ class Slice:
 
 
 def plan_step(timelines: Sequence[Timeline], *, n_batch: int, prefill_share: int) -> list[Slice]:
-    """Share one batch of ``n_batch`` tokens: generating requests first, then prompts in order.
+    """Share one batch of ``n_batch`` tokens: generating requests first, then prompts.
 
     While anyone generates, prompts get at most ``prefill_share`` tokens of a step, so that a
-    long prompt of one caller does not stop the stream of another.
+    long prompt of one caller does not stop the stream of another. The oldest prompt gets half of
+    what prompts get, the others share the rest evenly: so a short prompt does not wait for a long
+    one before it, and the oldest still comes first among equals.
     """
     slices: list[Slice] = []
     left = n_batch
@@ -49,13 +51,31 @@ def plan_step(timelines: Sequence[Timeline], *, n_batch: int, prefill_share: int
     left -= len(slices)
     if slices:
         left = min(left, prefill_share)
-    for index, line in enumerate(timelines):
-        if line.is_generating or left <= 0:
-            continue
-        n_tokens = min(left, line.n_pending)
-        slices.append(Slice(index, n_tokens, reaches_end=n_tokens == line.n_pending))
-        left -= n_tokens
+    prompts = [i for i, line in enumerate(timelines) if not line.is_generating]
+    shares = _share_fairly(left, [timelines[i].n_pending for i in prompts])
+    for index, n_tokens in zip(prompts, shares, strict=True):
+        if n_tokens:
+            ends = n_tokens == timelines[index].n_pending
+            slices.append(Slice(index, n_tokens, reaches_end=ends))
     return slices
+
+
+def _share_fairly(room: int, pending: Sequence[int]) -> list[int]:
+    """Tokens for each prompt, oldest first: half for the oldest, the rest in even parts.
+
+    What somebody cannot use goes to the others; together all of ``room`` or all that is pending.
+    """
+    if not pending:
+        return []
+    shares = [min(pending[0], room - room // 2 if len(pending) > 1 else room)]
+    left = room - shares[0]
+    others = sorted(range(1, len(pending)), key=lambda i: pending[i])
+    granted = dict.fromkeys(others, 0)
+    for done, i in enumerate(others):  # the smallest first, so that what it leaves is shared on
+        granted[i] = min(pending[i], -(-left // (len(others) - done)))
+        left -= granted[i]
+    shares[0] += min(left, pending[0] - shares[0])
+    return shares + [granted[i] for i in range(1, len(pending))]
 
 
 @dataclass(frozen=True, slots=True)

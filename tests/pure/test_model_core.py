@@ -62,6 +62,26 @@ def test_a_long_prompt_gets_only_its_share_beside_a_stream() -> None:
     assert [(s.index, s.n_tokens) for s in slices] == [(1, 1), (0, 128)]
 
 
+def test_a_short_prompt_does_not_wait_for_a_long_one_before_it() -> None:
+    slices = plan_step([Line(5000, False), Line(40, False)], n_batch=512, prefill_share=128)
+    assert [(s.index, s.n_tokens, s.reaches_end) for s in slices] == [
+        (0, 472, False),
+        (1, 40, True),
+    ]
+
+
+@given(st.lists(st.integers(1, 2000), min_size=1, max_size=20), st.integers(1, 512))
+def test_prompts_use_all_of_the_room_and_share_it(pending: list[int], room: int) -> None:
+    lines = [Line(n, False) for n in pending]
+    slices = {s.index: s.n_tokens for s in plan_step(lines, n_batch=room, prefill_share=512)}
+    assert sum(slices.values()) == min(room, sum(pending))
+    assert slices.get(0, 0) >= min(pending[0], room // 2)
+    granted = [slices.get(i, 0) for i in range(1, len(pending))]
+    for got, wanted in zip(granted, pending[1:], strict=True):
+        # Nobody who still wants something is more than a token behind another one.
+        assert got == wanted or got >= max(granted) - 1
+
+
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 8192))
 def test_an_admitted_request_fits_the_context(n_prompt: int, max_tokens: int, n_ctx: int) -> None:
     admission = admit(n_prompt, max_tokens, n_ctx)
