@@ -16,7 +16,7 @@ from actors.cache_tally import SaveTimes
 from actors.first_logits import LOGIT_BYTES
 from actors.kv_reader import KvReader
 from actors.model_request import Request
-from actors.payload import INLINE_LIMIT_BYTES, PayloadKeeper
+from actors.payload import INLINE_LIMIT_BYTES, Payload, PayloadKeeper
 from actors.restore_core import Rates
 from cache import keys, tokens
 from cache.arena import SlabWriter
@@ -99,6 +99,10 @@ class KvStore:
         if len(packed) > INLINE_LIMIT_BYTES:
             self._keepers[ref] = keeper
         return m.LookupPrefix(ref, self._holder, self._root, keeper.payload)
+
+    def match(self, ref: str, packed: Payload) -> m.LookupPrefix:
+        """Ask how much of these tokens is stored."""
+        return m.LookupPrefix(ref, self._holder, self._root, packed)
 
     def _query(self, request: Request) -> list[int]:
         return request.tokens

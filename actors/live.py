@@ -45,6 +45,12 @@ class IdleSequence:
     used_at: float
     n_stored_blocks: int
     steps: int = 0
+    session: str | None = None
+    """The conversation that will go on in it, most likely."""
+
+    @property
+    def is_pinned(self) -> bool:
+        return self.session is not None
 
     @property
     def n_kv(self) -> int:
@@ -138,6 +144,46 @@ class LiveSequences:
         request.seq = one.seq
         request.n_kv = request.n_live = request.n_reused = upto
 
+    def _own_whole(self, request: Request) -> IdleSequence | None:
+        """The sequence of the request's session, if the prompt goes on where it ends."""
+        prompt = request.packed_prompt
+        return next(
+            (
+                one
+                for one in self.idle
+                if one.session is not None
+                and one.session == request.session
+                and len(one.tokens) < len(prompt)
+                and prompt.startswith(one.tokens)
+            ),
+            None,
+        )
+
+    def _go_on_in(
+        self,
+        one: IdleSequence,
+        request: Request,
+        admission: Admission,
+        running: Sequence[Request],
+    ) -> bool:
+        """Continue a sequence that cannot be shared, because this memory cannot be cut."""
+        order = [self.idle[at] for at in worst_first(self.idle) if self.idle[at] is not one]
+        own = Stretch(next(self._origins), one.n_kv, admission.n_cells)
+        self._free.append(one.seq)  # it is the one that the request takes
+        gone = self._room((*one.stretches, own), running, order, None)
+        self._free.remove(one.seq)
+        if gone is None:
+            return False
+        for index in gone:
+            self._drop(order[index])
+        self._take_over(request, one, one.n_kv)
+        request.is_sticky = True
+        request.n_stored_blocks = one.n_stored_blocks
+        request.n_cells = admission.n_cells
+        request.stretches = (*one.stretches, own)
+        request.missed(f"diverges:{one.n_kv}")
+        return True
+
     def _room(
         self,
         wanted: Stretches,
@@ -162,6 +208,8 @@ class LiveSequences:
 
     def is_complete(self, request: Request) -> bool:
         """Whether the cache could add nothing to what is shared already."""
+        if request.is_sticky and not self.backend.info.can_cut:
+            return True  # a state is restored into an empty sequence only
         return max(request.n_kv, request.share_upto) >= max(1, request.n_usable)
 
     def settle(self, request: Request, running: Sequence[Request]) -> None:
@@ -201,7 +249,9 @@ class LiveSequences:
             return
         seq, request.seq, request.following = request.seq, None, None
         n_kv, policy = request.n_kv, self.policy
-        if keep and policy.max_idle and n_kv >= policy.min_tokens and self.backend.info.can_cut:
+        is_useful = self.backend.info.can_cut or request.session is not None
+        if keep and policy.max_idle and n_kv >= policy.min_tokens and is_useful:
+            self.end_session(request.session)
             self.idle.append(
                 IdleSequence(
                     seq,
@@ -209,6 +259,7 @@ class LiveSequences:
                     between(request.stretches, 0, n_kv),
                     time.monotonic(),
                     request.n_stored_blocks,
+                    session=request.session,
                 )
             )
             held = [one.stretches for one in running if one.seq is not None]
@@ -234,6 +285,17 @@ class LiveSequences:
             self._drop(one)
         return bool(idle)
 
+    def end_session(self, session: str | None) -> None:
+        """Its sequence is like any other idle one from now on, or of no use to anybody."""
+        for one in [one for one in self.idle if one.session == session and session is not None]:
+            one.session = None
+            if not self.backend.info.can_cut:
+                self._drop(one)
+
+    def longest_match(self, tokens: bytes) -> int:
+        """How many leading tokens of these packed ones are in the context, of idle sequences."""
+        return max((token_bytes.common_prefix(tokens, one.tokens) for one in self.idle), default=0)
+
     def _drop(self, one: IdleSequence) -> None:
         self.idle.remove(one)
         self.backend.seq_remove(one.seq, 0, -1)
@@ -246,7 +308,9 @@ class LiveSequences:
         if not self.backend.info.can_cut:
             return None
         earlier = itertools.takewhile(lambda other: other is not request, running)
-        holders: list[Request | IdleSequence] = [*self.idle, *earlier]
+        # Of equal ones its own session's comes first.
+        idle = sorted(self.idle, key=lambda one: not one.session or one.session != request.session)
+        holders: list[Request | IdleSequence] = [*idle, *earlier]
         sources = [self._compare(request, holder) for holder in holders]
         candidates = [Candidate(one.common, one.ready) for one in sources]
         best = best_source(candidates, min_tokens=self.policy.min_tokens)
@@ -273,6 +337,7 @@ class LiveSequences:
             )
         if isinstance(holder, IdleSequence):
             holder.used_at, holder.steps = time.monotonic(), 0
+            request.is_sticky = request.session is not None and request.session == holder.session
         elif request.n_kv < upto:
             request.following = holder
         request.share_upto = upto

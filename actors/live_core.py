@@ -99,6 +99,11 @@ class Idle(Protocol):
         ...
 
     @property
+    def is_pinned(self) -> bool:
+        """Whether it belongs to a session: kept before others, however many steps it costs."""
+        ...
+
+    @property
     def used_at(self) -> float:
         """Seconds on the engine's clock."""
         ...
@@ -110,14 +115,19 @@ class Idle(Protocol):
 
 
 def worst_first(idle: Sequence[Idle]) -> list[int]:
-    """Indexes in the order of reclaiming: stored ones first, then the longest unused."""
-    return sorted(range(len(idle)), key=lambda at: (not idle[at].is_stored, idle[at].used_at))
+    """Indexes in the order of reclaiming: of sessions last, stored ones first, then by last use."""
+    return sorted(
+        range(len(idle)),
+        key=lambda at: (idle[at].is_pinned, not idle[at].is_stored, idle[at].used_at),
+    )
 
 
 def is_worn_out(one: Idle, policy: LivePolicy, now: float) -> bool:
     """Whether keeping it has cost about what getting it back would cost, or it is too old."""
+    if now - one.used_at >= policy.idle_s:
+        return True
     allowed = policy.idle_steps_stored if one.is_stored else policy.idle_steps_unstored
-    return one.steps >= allowed or now - one.used_at >= policy.idle_s
+    return not one.is_pinned and one.steps >= allowed
 
 
 def to_drop(

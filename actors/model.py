@@ -20,7 +20,7 @@ from actors import messages as m
 from actors.cache_tally import CacheTally
 from actors.checkpoint_store import CheckpointStore
 from actors.kv_store import KvStore
-from actors.model_engine import CacheGone, Close, ModelEngine
+from actors.model_engine import Asked, CacheGone, Close, ModelEngine
 from cache.keys import BLOCK_TOKENS, namespace_key
 from cache.policy import SAVE_ALL, SavePolicy
 from native import BackendKind, load_backend
@@ -181,6 +181,8 @@ class ModelActor(EngineWorker):
                 self.commands.put(message)
                 if self._engine is not None:
                     self._engine.interrupt(request_id)
+            case m.EndSession() | m.EvictLive() | m.MatchPrefix():
+                self.commands.put(Asked(message, sender))
             case m.Run() | m.PrefixResolved() | m.RowsReserved():
                 self.commands.put(message)
             case _:

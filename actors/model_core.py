@@ -92,9 +92,10 @@ def admit(n_prompt: int, max_tokens: int, n_ctx: int) -> Admission:
 
     The whole reply is reserved from the start, so a stream that was begun can always be ended. A
     request for more than fits is shortened, as llama-server does; its finish reason is ``length``.
+    One that asks for no token needs room for its prompt alone.
     """
     room = n_ctx - n_prompt
-    if room < 1:
+    if room < min(1, max_tokens):
         return Admission(fits=False, max_tokens=0, n_cells=0)
     granted = min(max_tokens, room)
     return Admission(fits=True, max_tokens=granted, n_cells=n_prompt + granted)

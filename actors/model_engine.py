@@ -22,6 +22,7 @@ from actors.kv_store import KvStore
 from actors.live import LiveSequences
 from actors.model_core import plan_step
 from actors.model_request import Request, RequestRefused
+from actors.tending import Tending
 from actors.waiting import WaitingRequests
 from cache.policy import LivePolicy
 from native.backend import Backend, Batch
@@ -46,6 +47,14 @@ class Close:
 @dataclass(frozen=True, slots=True)
 class CacheGone:
     """Mailbox → engine: cache_meta is not up, or is another incarnation; nobody will answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Mailbox → engine: a question that only the engine can answer."""
+
+    question: object
+    reply_to: object
 
 
 Send = Callable[[object, object], None]
@@ -75,6 +84,7 @@ class ModelEngine:
         self._send = send
         self._batch = Batch()
         self._waiting = WaitingRequests(backend, max_queue)
+        self._tending = Tending(self._live, self._waiting.sessions, store, send)
         self._running: list[Request] = []
         self._closing: Close | None = None
         self.tokens_generated = 0
@@ -152,10 +162,14 @@ class ModelEngine:
             case m.CancelRun(request_id):
                 self._cancel(request_id)
             case m.PrefixResolved():
-                self._cache.resolved(command, (*self._running, *self._waiting))
+                if not self._tending.resolved(command):
+                    self._cache.resolved(command, (*self._running, *self._waiting))
             case m.RowsReserved():
                 self._leave(self._cache.reserved(command, self._running))
+            case Asked(question, reply_to):
+                self._tending.handle(question, reply_to)
             case CacheGone():
+                self._tending.cache_gone()
                 for request in (*self._running, *self._waiting):
                     self._leave(self._cache.gone(request))
             case Close():
@@ -230,6 +244,9 @@ class ModelEngine:
             self._cache.reached(request)
             if row is None:
                 self._send(request.reply_to, request.progress())
+            elif request.is_prefill_only:
+                self._keep_logits(request, row)
+                self._end_prefill(request)
             else:
                 self._sample(request, row)
 
@@ -263,6 +280,9 @@ class ModelEngine:
 
     def _begin_at_once(self, request: Request) -> None:
         """The whole prompt is in the context and its logits are known: no decode is needed."""
+        if request.is_prefill_only:
+            self._end_prefill(request)
+            return
         logits, request.first_logits = request.first_logits, None
         try:
             token = request.sample_known(logits) if logits is not None else None
@@ -276,12 +296,24 @@ class ModelEngine:
             return
         self._accept(request, token)
 
+    def _end_prefill(self, request: Request) -> None:
+        """The prompt is in the context, and nothing more was asked for."""
+        request.prefilled = time.monotonic()
+        request.finish(m.FinishReason.PREFILLED, request.prefilled)
+        self._send(request.reply_to, request.progress())
+        self._finish(request)
+
     def _sample(self, request: Request, row: int) -> None:
         token = request.sample(self._backend, row)
-        if not request.n_generated and self._backend.info.can_cut:
+        if not request.n_generated:
+            self._keep_logits(request, row)
+        self._accept(request, token)
+
+    def _keep_logits(self, request: Request, row: int) -> None:
+        """Those of the prompt's last position: an exact repeat then needs no decode."""
+        if self._backend.info.can_cut:
             request.tip_logits = self._backend.logits(row)
             self._known_logits.put(self._cache.prompt_key(request), request.tip_logits)
-        self._accept(request, token)
 
     def _accept(self, request: Request, token: int) -> None:
         now = time.monotonic()
@@ -337,6 +369,7 @@ class ModelEngine:
         """``keep``: what it has computed is sound and may be shared by others."""
         self._send("inflight", m.RequestEnded(request.request_id))
         self.requests_done += 1
+        self._waiting.sessions.leave(request, time.monotonic())
         if request in self._waiting:
             self._waiting.remove(request)
         if request in self._running:

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from supervision import Address
 
 
+PARENT_GONE = (
+    "there is nothing to continue: the parent_key is not in the cache (evicted, or of another "
+    "model or build); send the whole prompt instead"
+)
+
+
 class RequestRefused(Exception):
     """This request cannot run, through its caller's fault or the state of the model."""
 
@@ -50,6 +56,9 @@ class Request:
     parse_special: bool
     arrived: float
     deadline: float | None
+    session: str | None = None
+    continues: bool = False
+    """The prompt is what follows ``parent_tokens``; False once it has been joined to them."""
     # set when it starts
     seq: int | None = None
     sampler: Sampler | None = None
@@ -77,6 +86,8 @@ class Request:
     n_reused: int = 0
     n_live: int = 0
     """Of those, tokens shared with another sequence of this context; always the first ones."""
+    is_sticky: bool = False
+    """What it shares is the sequence of its own session."""
     source: str = "none"
     restore_ms: float = 0.0
     lookup_ms: float = 0.0
@@ -117,7 +128,12 @@ class Request:
     @property
     def n_usable(self) -> int:
         """How much of the prompt may be reused: the last token's logits choose the next one."""
-        return len(self.tokens) - (0 if self.first_logits is not None else 1)
+        needs_logits = self.max_tokens > 0 and self.first_logits is None
+        return len(self.tokens) - (1 if needs_logits else 0)
+
+    @property
+    def is_prefill_only(self) -> bool:
+        return self.max_tokens == 0
 
     @property
     def is_generating(self) -> bool:
@@ -168,6 +184,9 @@ class Request:
         Tokenising the whole text again may cut it differently from how it was generated, and the
         stored rows would never match (a known fault of the system this one re-creates).
         """
+        if self.continues:
+            self._continue(backend)
+            return
         if self.text is None or self.tokens:
             return
         known = self.parent_tokens or []
@@ -182,7 +201,7 @@ class Request:
                 )
                 self.tokens = known + more
             else:
-                if known:
+                if known and self.parent_key is not None:
                     self.note = (
                         "the prompt does not begin with the text of parent_key; "
                         "it was matched by its tokens"
@@ -194,6 +213,21 @@ class Request:
             raise RequestRefused(
                 m.FailReason.INVALID_REQUEST, "the prompt has no tokens; send some text"
             )
+
+    def _continue(self, backend: Backend) -> None:
+        """Join the prompt to what came before it, whose exact ids are known or nothing is."""
+        if not self.parent_tokens:
+            raise RequestRefused(m.FailReason.INVALID_REQUEST, PARENT_GONE)
+        more = self.tokens
+        if self.text:
+            try:
+                more = backend.tokenize(
+                    self.text, add_special=False, parse_special=self.parse_special
+                )
+            except NativeError as error:
+                raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
+        self.tokens = [*self.parent_tokens, *more]
+        self.continues = False
 
     def start(self, seq: int, admission: Admission, backend: Backend, now: float) -> None:
         """Leave the queue: take a sequence and the cells of prompt and reply."""
@@ -290,7 +324,9 @@ class Request:
 
     def _cache_report(self) -> m.CacheReport:
         hit = m.HitKind.COLD
-        if self.n_reused:
+        if self.is_sticky:
+            hit = m.HitKind.STICKY
+        elif self.n_reused:
             hit = m.HitKind.PARTIAL if self.miss_reason else m.HitKind.EXACT
         return m.CacheReport(
             hit=hit,
@@ -319,10 +355,11 @@ class Request:
 def open_request(run: m.Run, backend: Backend, *, now: float) -> Request:
     """Check a request and make it ready to run, or refuse it with the reason."""
     asked = run.request
-    if asked.max_tokens < 1:
+    if asked.max_tokens < 0:
         raise RequestRefused(
             m.FailReason.INVALID_REQUEST,
-            f"max_tokens is {asked.max_tokens}; ask for at least one token",
+            f"max_tokens is {asked.max_tokens}; ask for at least one token, or for 0 to read the "
+            "prompt only",
         )
     text, tokens = _read_prompt(asked, backend)
     return Request(
@@ -338,6 +375,8 @@ def open_request(run: m.Run, backend: Backend, *, now: float) -> Request:
         parse_special=asked.parse_special,
         arrived=now,
         deadline=None if asked.timeout_s is None else now + asked.timeout_s,
+        session=asked.session,
+        continues=asked.continues,
     )
 
 
@@ -359,6 +398,6 @@ def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, list[
                 )
     else:
         text, tokens = raw.decode("utf-8", "replace"), []
-    if not text and not tokens:
+    if not text and not tokens and not asked.continues:
         raise RequestRefused(m.FailReason.INVALID_REQUEST, "the prompt is empty; send some text")
     return text, tokens

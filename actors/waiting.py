@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from actors import messages as m
 from actors.model_core import Admission, admit
 from actors.model_request import Request, RequestRefused, open_request
+from actors.sessions import Sessions
 from native.backend import Backend
 
 
@@ -16,6 +17,7 @@ class WaitingRequests:
     def __init__(self, backend: Backend, limit: int) -> None:
         self._backend = backend
         self._limit = limit
+        self.sessions = Sessions()
         self._requests: list[Request] = []
 
     def __len__(self) -> int:
@@ -35,6 +37,7 @@ class WaitingRequests:
                 f"{len(self._requests)} requests already wait for this model; try again later",
             )
         request = open_request(run, self._backend, now=now)
+        self.sessions.begin(request, now)
         self._requests.append(request)
         return request
 

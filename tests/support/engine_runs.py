@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from actors import messages as m
 from actors.kv_store import KvStore
@@ -51,16 +52,20 @@ def ask(
     timeout_s: float | None = None,
     **sampling: float,
 ) -> m.Run:
-    complete = m.Complete(
+    return run(
         name,
-        "model",
-        token_bytes.pack(prompt),
-        tokens=True,
+        prompt,
         max_tokens=max_tokens,
         timeout_s=timeout_s,
         sampling=SamplingParams(**sampling),  # type: ignore[arg-type]
     )
-    return m.Run(name, HOST, complete)
+
+
+def run(name: str, prompt: Sequence[int] | str, **fields: Any) -> m.Run:
+    """Any request, by the fields of ``Complete``."""
+    is_text = isinstance(prompt, str)
+    packed = prompt if isinstance(prompt, str) else token_bytes.pack(prompt)
+    return m.Run(name, HOST, m.Complete(name, "model", packed, tokens=not is_text, **fields))
 
 
 class EngineRun:
@@ -76,6 +81,8 @@ class EngineRun:
     ) -> None:
         self.backend = backend
         self.outcomes: dict[str, Outcome] = {}
+        self.answers: dict[str, Any] = {}
+        """What came for a ref that no request has."""
         self.commands: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.rows_decoded = 0
         self._on_event = on_event
@@ -133,6 +140,8 @@ class EngineRun:
                 outcome.failed = message
             case m.RequestEnded(request_id):  # the last word about a request; its cells go next
                 self._open.discard(request_id)
+            case _ if ref is not None and outcome is None:
+                self.answers[ref] = message
         if self._on_event is not None:
             self._on_event(self, message)
         if isinstance(message, m.RequestEnded) and not self._open:

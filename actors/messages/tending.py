@@ -1,0 +1,69 @@
+"""What callers ask of a model beside completions: its sessions, its live tier, what it holds.
+
+Sent to ``model:<id>``. Each carries ``ref``, which its answer repeats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.payload import Payload
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession:
+    """Caller → model: forget this session. Answered by ``SessionEnded``.
+
+    A request of it that is running goes on and is the last one.
+    """
+
+    ref: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """Model → caller: the session is forgotten; ``was_known`` says whether there was one."""
+
+    ref: str
+    was_known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EvictLive:
+    """Caller → model: give up every idle sequence of the context. Answered by ``LiveEvicted``.
+
+    What is stored nowhere yet is stored first. Running requests are not touched.
+    """
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveEvicted:
+    """Model → caller: sequences and cells that are free again."""
+
+    ref: str
+    sequences: int
+    cells: int
+
+
+@dataclass(frozen=True, slots=True)
+class MatchPrefix:
+    """Caller → model: how much of this prompt is warm? Answered by ``PrefixMatched``.
+
+    Nothing is restored and no row is touched.
+    """
+
+    ref: str
+    tokens: Payload
+    """u32-le token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMatched:
+    """Model → caller: leading tokens that are live in the context, and that are stored."""
+
+    ref: str
+    live: int
+    stored: int
