@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 from native.backend import Backend, Batch
-from native.errors import NativeError
+from native.errors import DecodeAborted, NativeError
+
+
+class StepOverdue(Exception):
+    """A decode took longer than a step may, and was cut short."""
 
 
 class Decoder:
@@ -21,6 +26,8 @@ class Decoder:
         self._guard = guard
         self._lock = threading.Lock()
         self._in_step: frozenset[str] = frozenset()
+        self._began: float | None = None
+        self._overdue_s = 0.0
         self.cancelled: set[str] = set()
         """Ids of requests that are to end; the engine clears it when they have."""
 
@@ -35,6 +42,14 @@ class Decoder:
         """Any thread: cut short the running decode."""
         self._backend.request_abort()
 
+    def interrupt_overdue(self, budget_s: float) -> None:
+        """Any thread: cut short the running decode if it has run longer than this."""
+        with self._lock:
+            took_s = 0.0 if self._began is None else time.monotonic() - self._began
+            if took_s > budget_s:
+                self._overdue_s = took_s
+                self._backend.request_abort()
+
     def may_begin(self, request_ids: Iterable[str]) -> bool:
         """Announce a decode for these requests; False if one of them was cancelled meanwhile."""
         with self._lock:
@@ -44,15 +59,20 @@ class Decoder:
             self._in_step = in_step
             return True
 
-    def run(self, batch: Batch) -> NativeError | None:
+    def run(self, batch: Batch) -> NativeError | StepOverdue | None:
         """Compute the batch; what went wrong, if anything did."""
+        self._began = time.monotonic()
+        failed: NativeError | None = None
         try:
             with self._guard():
                 self._backend.decode(batch)
         except NativeError as error:
-            return error
+            failed = error
         finally:
             with self._lock:
-                self._in_step = frozenset()
+                self._in_step, self._began = frozenset(), None
+                overdue_s, self._overdue_s = self._overdue_s, 0.0
                 self._backend.clear_abort()
-        return None
+        if isinstance(failed, DecodeAborted) and overdue_s:
+            return StepOverdue(f"one step took {overdue_s:.0f} s and was cut short")
+        return failed

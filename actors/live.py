@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from actors.late_tails import LateTail, LateTails
 from actors.live_core import (
     Candidate,
     Stretch,
@@ -47,6 +48,17 @@ class IdleSequence:
     steps: int = 0
     session: str | None = None
     """The conversation that will go on in it, most likely."""
+    late_tail: LateTail | None = None
+    """Its end, not stored yet."""
+
+    @property
+    def packed_tokens(self) -> bytes:
+        return self.tokens
+
+    def will_store(self, end: int) -> bool:
+        """Whether a row that reaches beyond its first ``end`` tokens is stored, or will be."""
+        is_late = self.late_tail is not None and self.late_tail.end > end
+        return is_late or self.n_stored_blocks * BLOCK_TOKENS >= end
 
     @property
     def is_pinned(self) -> bool:
@@ -284,6 +296,15 @@ class LiveSequences:
         for one in idle:
             self._drop(one)
         return bool(idle)
+
+    def forget_all(self, running: Sequence[Request]) -> None:
+        """The context is a new, empty one: nothing idle is left, and who runs starts anew."""
+        self.idle.clear()
+        taken = {request.seq for request in running}
+        self._free = [seq for seq in range(self.backend.info.n_seq_max) if seq not in taken]
+        for request in running:
+            request.lose_context()
+            request.stretches = (Stretch(next(self._origins), 0, request.n_cells),)
 
     def end_session(self, session: str | None) -> None:
         """Its sequence is like any other idle one from now on, or of no use to anybody."""

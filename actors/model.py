@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from native.backend import Backend, ModelInfo
     from supervision import Entry
 
+STEP_BUDGET_S = 300.0  # below the heartbeat, whose end is the end of the process
+STEP_LOOKS = 5  # per budget: that much later than it at most
+_LOOK_AT_STEP = "look at step"
 PROGRESS_STEP = 0.02  # of the load, so that progress costs fifty messages at most
 
 
@@ -50,6 +53,8 @@ class ModelArgs:
     cache_salt: str = ""
     fingerprints: Fingerprints = field(default_factory=Fingerprints)
     save: SavePolicy = SAVE_ALL
+    step_budget_s: float = STEP_BUDGET_S
+    """A step that takes longer is cut short, and its requests are tried one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,7 @@ class ModelActor(EngineWorker):
                     self._info = info
                     self._tally.kv_bytes_per_token = info.kv_bytes_per_token
                     self.ready()
+                    self.after(self._load_args.step_budget_s / STEP_LOOKS, _LOOK_AT_STEP)
                 case _Progress(share):
                     self.progress(share)
                 case _NotLoaded(error):
@@ -181,12 +187,17 @@ class ModelActor(EngineWorker):
                 self.commands.put(message)
                 if self._engine is not None:
                     self._engine.interrupt(request_id)
-            case m.EndSession() | m.EvictLive() | m.MatchPrefix():
+            case m.EndSession() | m.EvictLive() | m.MatchPrefix() | m.Drain():
                 self.commands.put(Asked(message, sender))
             case m.Run() | m.PrefixResolved() | m.RowsReserved():
                 self.commands.put(message)
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
+
+    def handle_timer(self, payload: object) -> None:
+        if payload == _LOOK_AT_STEP and self._engine is not None:
+            self._engine.interrupt_overdue(self._load_args.step_budget_s)
+            self.after(self._load_args.step_budget_s / STEP_LOOKS, _LOOK_AT_STEP)
 
     def _run_unregistered(self, request: m.Complete, sender: Address) -> None:
         """Inflight is being restarted; run without it rather than refuse."""

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 from actors import messages as m
 from actors.cache_dialogue import CacheDialogue
-from actors.decoder import Decoder
+from actors.decoder import Decoder, StepOverdue
 from actors.first_logits import LogitsMemory
+from actors.isolation import Isolation
 from actors.kv_store import KvStore
 from actors.live import LiveSequences
 from actors.model_core import plan_step
@@ -26,13 +27,14 @@ from actors.tending import Tending
 from actors.waiting import WaitingRequests
 from cache.policy import LivePolicy
 from native.backend import Backend, Batch
-from native.errors import DecodeAborted, NativeError, NoKvSpace
+from native.errors import DecodeAborted, DecodeFailed, NativeError, NoKvSpace
 
 # A message costs the mailbox and the host about 1.5 ms of processor, which the compute threads want
 # too: one per token took 5 % of a 1.1B model's speed on 2 cores, and 80 % of a 3M model's. The
 # first token leaves at once, later ones together, still faster than anyone reads.
 DELIVER_EVERY_S = 0.05
 HELD_TOKENS_LIMIT = 512  # keeps the message small however fast the model is
+BEING_UNLOADED = "this model is being unloaded and takes no new requests; load it again"
 PREFILL_SHARE_TOKENS = 128  # of a step, while other requests generate
 
 
@@ -86,9 +88,13 @@ class ModelEngine:
         self._waiting = WaitingRequests(backend, max_queue)
         self._tending = Tending(self._live, self._waiting.sessions, store, send)
         self._running: list[Request] = []
+        self._isolation = Isolation[Request]()
         self._closing: Close | None = None
         self.tokens_generated = 0
         self.requests_done = 0
+        self.contexts_rebuilt = 0
+        self._must_rebuild = False
+        self._draining: Asked | None = None
 
     # ── called from the mailbox thread ──────────────────────────────────────────────────────────
 
@@ -100,6 +106,10 @@ class ModelEngine:
         """Cut short the running step; the command that says why is in the queue."""
         self._decoder.interrupt_all()
 
+    def interrupt_overdue(self, budget_s: float) -> None:
+        """Cut short the running step if it has run longer than this many seconds."""
+        self._decoder.interrupt_overdue(budget_s)
+
     def counts(self) -> dict[str, float]:
         """Figures for a status report; read without a lock, so they may be a step old."""
         return {
@@ -107,6 +117,7 @@ class ModelEngine:
             "waiting": len(self._waiting),
             "tokens_generated": self.tokens_generated,
             "requests_done": self.requests_done,
+            "contexts_rebuilt": self.contexts_rebuilt,
             **self._live.counts(),
             **self._cache.figures(),
         }
@@ -126,7 +137,9 @@ class ModelEngine:
                 ready.remove(request)
                 self._begin_at_once(request)
             if ready:
-                self._step(ready)
+                self._step(self._isolation.choose(ready))
+            elif self._draining is not None and not self._running and not len(self._waiting):
+                self._drained(self._draining)
         self._end_all(self._closing)
         self._cache.close()
         self._backend.close()
@@ -166,6 +179,8 @@ class ModelEngine:
                     self._cache.resolved(command, (*self._running, *self._waiting))
             case m.RowsReserved():
                 self._leave(self._cache.reserved(command, self._running))
+            case Asked(m.Drain()):
+                self._draining = command
             case Asked(question, reply_to):
                 self._tending.handle(question, reply_to)
             case CacheGone():
@@ -181,6 +196,8 @@ class ModelEngine:
 
     def _open(self, run: m.Run) -> None:
         try:
+            if self._draining is not None:
+                raise RequestRefused(m.FailReason.MODEL_UNLOADED, BEING_UNLOADED)
             request = self._waiting.open(run, time.monotonic())
         except RequestRefused as refused:
             self._send(
@@ -249,13 +266,17 @@ class ModelEngine:
                 self._end_prefill(request)
             else:
                 self._sample(request, row)
+        if self._must_rebuild:
+            self._rebuild()
 
     def _decode(self, rows: list[tuple[Request, int | None]]) -> bool:
         if not self._decoder.may_begin(request.request_id for request, _ in rows):
             self._drop_cancelled()
             return False
         error = self._decoder.run(self._batch)
+        ran = [request for request, _ in rows]
         if error is None:
+            self._isolation.acquit(ran)
             return True
         self._roll_back(rows)
         match error:
@@ -267,9 +288,27 @@ class ModelEngine:
                 if not self._live.drop_idle():
                     self._fail(rows[-1][0], m.FailReason.OVERLOADED, str(error))
             case _:
-                for request, _ in rows:
+                for request in self._isolation.accuse(ran):
                     self._fail(request, m.FailReason.ENGINE_ERROR, str(error))
+                if isinstance(error, DecodeFailed | StepOverdue):
+                    self._rebuild()
         return False
+
+    def _rebuild(self) -> None:
+        """Go on in a new context: the old one is not to be trusted. Nobody is told, only later.
+
+        If even that fails the process ends, and its supervisor takes it from there.
+        """
+        self._must_rebuild = False
+        self._backend.rebuild()
+        self.contexts_rebuilt += 1
+        self._live.forget_all(self._running)
+        for request in self._running:
+            if request.is_finished or request.awaited_ref is not None:
+                continue
+            self._settle(request)
+            if request.following is None:
+                self._cache.look_up(request)
 
     def _roll_back(self, rows: list[tuple[Request, int | None]]) -> None:
         for request, _ in rows:
@@ -304,10 +343,21 @@ class ModelEngine:
         self._finish(request)
 
     def _sample(self, request: Request, row: int) -> None:
-        token = request.sample(self._backend, row)
+        try:
+            token = request.sample(self._backend, row)
+        except NativeError as error:
+            self._blame(request, error)
+            return
+        self._isolation.found_good_numbers()
         if not request.n_generated:
             self._keep_logits(request, row)
         self._accept(request, token)
+
+    def _blame(self, request: Request, error: NativeError) -> None:
+        """No token can be chosen for this request; the others of its step are not touched."""
+        self._fail(request, m.FailReason.ENGINE_ERROR, str(error))
+        if isinstance(error, DecodeFailed) and self._isolation.found_bad_numbers():
+            self._must_rebuild = True  # once the others of this step have their tokens
 
     def _keep_logits(self, request: Request, row: int) -> None:
         """Those of the prompt's last position: an exact repeat then needs no decode."""
@@ -369,6 +419,7 @@ class ModelEngine:
         """``keep``: what it has computed is sound and may be shared by others."""
         self._send("inflight", m.RequestEnded(request.request_id))
         self.requests_done += 1
+        self._isolation.forget(request)
         self._waiting.sessions.leave(request, time.monotonic())
         if request in self._waiting:
             self._waiting.remove(request)
@@ -403,6 +454,11 @@ class ModelEngine:
                 )
             elif request.wait_until is not None and now >= request.wait_until:
                 self._leave(self._cache.time_is_up(request))
+
+    def _drained(self, asked: Asked) -> None:
+        if isinstance(asked.question, m.Drain):
+            self._send(asked.reply_to, m.Drained(asked.question.ref))
+        self._draining = Asked(None, None)  # it is said once; new requests stay refused
 
     def _end_all(self, close: Close) -> None:
         for request in (*self._running, *self._waiting):

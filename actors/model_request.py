@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actors import first_logits
+from actors import guessing as guess
 from actors import messages as m
+from actors.late_tails import LateTail
 from actors.live_core import Stretches
 from actors.model_core import Admission
 from actors.payload import PayloadGone, read_payload
@@ -59,6 +61,7 @@ class Request:
     session: str | None = None
     continues: bool = False
     """The prompt is what follows ``parent_tokens``; False once it has been joined to them."""
+    guessing: guess.Guessing = field(default_factory=guess.Guessing)
     # set when it starts
     seq: int | None = None
     sampler: Sampler | None = None
@@ -112,6 +115,8 @@ class Request:
     is_offered_anew: bool = False
     stored_tail: bytes | None = None
     """Key of the tail row last offered, so that it is not offered twice."""
+    late_tail: LateTail | None = None
+    """Its end, which may be written but is not yet."""
     stored_keys: set[bytes] = field(default_factory=set)
     """Keys of rows that the cache is known to hold after an offer of this request."""
     states: dict[int, bytearray] = field(default_factory=dict)
@@ -166,6 +171,14 @@ class Request:
         if not self.packed:
             self.packed = token_bytes.pack(self.tokens[: self.n_prompt or None])
         return self.packed
+
+    @property
+    def packed_tokens(self) -> bytes:
+        return self.packed_prompt
+
+    def will_store(self, end: int) -> bool:
+        """Whether a row that reaches beyond its first ``end`` tokens is stored, or will be."""
+        return len(self.packed_prompt) > end * token_bytes.TOKEN_BYTES
 
     @property
     def prompt_save_reason(self) -> SaveReason:
@@ -258,6 +271,12 @@ class Request:
     def awaits_nothing(self) -> None:
         self.awaited_ref = self.wait_until = None
 
+    def lose_context(self) -> None:
+        """Its cells are gone; what it has said is not."""
+        self.n_kv = self.n_reused = self.n_live = self.share_upto = 0
+        self.following = self.first_logits = None
+        self.is_sticky, self.source = False, "none"
+
     def missed(self, why: str | None) -> None:
         """Note why the prompt was not wholly in the cache; ``None`` when it was."""
         self.miss_reason = why
@@ -274,6 +293,9 @@ class Request:
         index = self.n_text_tokens
         self.n_generated += 1
         self.n_text_tokens += 1
+        if self.guessing.candidates is not None:
+            guess.judge(self, now)
+            return None
         text = self.stream.feed(backend.piece(token))
         if self.stream.stopped_by is not None:
             self.finish(m.FinishReason.STOP, now)
@@ -310,14 +332,17 @@ class Request:
     def progress(self) -> m.PrefillProgress:
         return m.PrefillProgress(self.ref, self.n_kv, self.n_prompt, self.n_reused)
 
-    def completed(self, now: float) -> m.Completed:
+    def completed(self, now: float) -> m.Completed | m.Verified:
+        if self.guessing.candidates is not None:
+            return guess.verified(self)
         return m.Completed(
             ref=self.ref,
             request_id=self.request_id,
             finish_reason=self.finish_reason or m.FinishReason.CANCELLED,
             finish_key=self.finish_key if self.finish_key in self.stored_keys else None,
             stop_sequence=self.stream.stopped_by,
-            usage=m.Usage(len(self.tokens) - self.n_text_tokens, self.n_reused, self.n_text_tokens),
+            usage=m.Usage(len(self.tokens) - self.n_text_tokens, self.n_reused, self.n_text_tokens,
+                drafted_tokens=self.guessing.n_drafted, accepted_tokens=self.guessing.n_accepted),
             cache=self._cache_report(),
             timings=self._timings(now),
         )
@@ -362,6 +387,7 @@ def open_request(run: m.Run, backend: Backend, *, now: float) -> Request:
             "prompt only",
         )
     text, tokens = _read_prompt(asked, backend)
+    guessing = _guessing(asked, len(tokens), backend)
     return Request(
         request_id=run.request_id,
         ref=asked.ref,
@@ -377,7 +403,23 @@ def open_request(run: m.Run, backend: Backend, *, now: float) -> Request:
         deadline=None if asked.timeout_s is None else now + asked.timeout_s,
         session=asked.session,
         continues=asked.continues,
+        guessing=guessing,
     )
+
+
+def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> guess.Guessing:
+    try:
+        guessing = guess.guessing_of(asked, backend.info.n_vocab)
+    except guess.BadCandidates as bad:
+        raise RequestRefused(m.FailReason.INVALID_REQUEST, str(bad)) from bad
+    n_needed, n_ctx = n_prompt + len(guessing.candidates or ()), backend.info.n_ctx
+    if guessing.candidates and n_needed > n_ctx:
+        raise RequestRefused(
+            m.FailReason.PROMPT_TOO_LONG,
+            f"prefix and candidates have {n_needed} tokens and the context holds {n_ctx}; judge "
+            "fewer candidates or load the model with a larger n_ctx",
+        )
+    return guessing
 
 
 def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, list[int]]:

@@ -83,6 +83,13 @@ class _HealAgain:
     model: str
 
 
+@dataclass(frozen=True, slots=True)
+class _DrainedLongEnough:
+    """Timer: unload now, whatever still runs."""
+
+    ref: str
+
+
 class RegistryActor(Worker):
     """Answers where things are; loads, unloads and reloads models."""
 
@@ -92,6 +99,7 @@ class RegistryActor(Worker):
         self._facts = args
         self._wanted = WantedModels(args.wanted_path)
         self._askers: dict[str, _Asker] = {}
+        self._draining: set[str] = set()
         self._healed: int | None = None
         self._tries: dict[str, int] = {}
         self._heal()
@@ -106,8 +114,10 @@ class RegistryActor(Worker):
                 self.tell(sender, DirectoryListing(ref, tuple(self.directory.values())))
             case m.LoadModel():
                 self._load(message, sender)
-            case m.UnloadModel(ref, model):
-                self._unload(ref, model, sender)
+            case m.UnloadModel():
+                self._unload(message, sender)
+            case m.Drained(ref):
+                self._terminate(ref)
             case ChildStartProgress(ref, _, float(share)):
                 self._answer(ref, m.ModelLoading(ref, share), ended=False)
             case ChildStarted(ref, entry):
@@ -168,9 +178,21 @@ class RegistryActor(Worker):
             kind, detail = failed.error.kind, failed.error.detail
         self._answer(failed.ref, m.ModelNotLoaded(failed.ref, reason, kind, detail))
 
-    def _unload(self, ref: str, model: str, sender: Address) -> None:
-        self._wanted.remove(model)
-        self._askers[ref] = _Asker(sender, model, None)
+    def _unload(self, asked: m.UnloadModel, sender: Address) -> None:
+        self._wanted.remove(asked.model)
+        self._askers[asked.ref] = _Asker(sender, asked.model, None)
+        self._draining.add(asked.ref)
+        if asked.drain_s > 0 and self.tell(model_actor_id(asked.model), m.Drain(asked.ref)):
+            self.after(asked.drain_s, _DrainedLongEnough(asked.ref))
+        else:
+            self._terminate(asked.ref)
+
+    def _terminate(self, ref: str) -> None:
+        """Its requests have ended, or had their time."""
+        if ref not in self._draining:
+            return
+        self._draining.remove(ref)
+        model = self._askers[ref].model
         if not self.tell("models", TerminateChild(ref, model_actor_id(model))):
             self._answer(ref, m.ModelUnloaded(ref, was_loaded=False))
 
@@ -194,6 +216,8 @@ class RegistryActor(Worker):
                 for wanted in self._wanted.all():
                     if wanted.model == model and model_actor_id(model) not in self.directory:
                         self._start(wanted, f"{HEALING}:{model}")
+            case _DrainedLongEnough(ref):
+                self._terminate(ref)
             case _:
                 self._forget_stopped()
                 self.after(LOOK_EVERY_S, None)
@@ -207,6 +231,7 @@ class RegistryActor(Worker):
         asked_for: set[str] = set()
         for ref, asker in list(self._askers.items()):  # their answers died with the supervisor
             if asker.wish is None:
+                self._draining.discard(ref)
                 self._answer(ref, m.ModelUnloaded(ref, was_loaded=True))
             else:
                 asked_for.add(asker.model)

@@ -67,10 +67,28 @@ class ModelNotLoaded:
 
 @dataclass(frozen=True, slots=True)
 class UnloadModel:
-    """Anyone → registry: unload this model. Answered by ``ModelUnloaded``."""
+    """Anyone → registry: unload this model. Answered by ``ModelUnloaded``.
+
+    Its running requests may go on for ``drain_s`` seconds; new ones are refused at once.
+    """
 
     ref: str
     model: str
+    drain_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Registry → model: take no new requests, and say ``Drained`` when the last one has ended."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Model → registry: nothing runs or waits here any more, and nothing will."""
+
+    ref: str
 
 
 @dataclass(frozen=True, slots=True)
