@@ -73,9 +73,16 @@ class CacheTally:
     """By the slowest tier that a request read."""
     lookups: int = 0
     lookup_ms: float = 0.0
+    last: dict[str, object] | None = None
+    """Of the request that ended last: its hit kind, its source, and how many tokens were warm."""
 
     def note(self, done: Completed) -> None:
         report = done.cache
+        self.last = {
+            "hit": report.hit.value,
+            "source": report.source,
+            "cached_tokens": done.usage.cached_tokens,
+        }
         self.hits[report.hit.value] = self.hits.get(report.hit.value, 0) + 1
         if report.miss_reason is not None:
             reason = report.miss_reason.partition(":")[0]
@@ -93,6 +100,7 @@ class CacheTally:
 
     def report(self) -> dict[str, Any]:
         return {
+            "last": self.last,
             "hits": dict(self.hits),
             "misses": dict(self.misses),
             "lookups": self.lookups,

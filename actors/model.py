@@ -226,13 +226,18 @@ class ModelActor(EngineWorker):
         self._closed.wait(timeout=2.0)
         self._readable()  # what the engine said last must leave before the process does
 
+    def _phase(self) -> str:
+        if self._info is None or self._engine is None:
+            return "loading"
+        return self._engine.phase()
+
     def status(self) -> dict[str, object]:
         args, info = self._load_args, self._info
         report: dict[str, object] = {
             "model": args.model,
             "path": args.path,
             "backend": args.backend,
-            "phase": "loading" if info is None else "ready",
+            "phase": self._phase(),
             "progress": round(self._progress, 3),
             "pid": os.getpid(),
         }

@@ -17,13 +17,17 @@ from dataclasses import dataclass
 from actors import messages as m
 from actors.cache_dialogue import CacheDialogue
 from actors.decoder import Decoder, StepOverdue
+from actors.drafter import Drafter
 from actors.first_logits import LogitsMemory
 from actors.isolation import Isolation
 from actors.kv_store import KvStore
 from actors.live import LiveSequences
 from actors.model_core import plan_step
 from actors.model_request import Request, RequestRefused
+from actors.speculation import SpeculationPolicy
 from actors.tending import Tending
+from actors.verifying import Guesses
+from actors.resume import replay
 from actors.waiting import WaitingRequests
 from cache.policy import LivePolicy
 from native.backend import Backend, Batch
@@ -75,6 +79,8 @@ class ModelEngine:
         max_queue: int,
         live: LivePolicy | None = None,
         guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+        speculation: SpeculationPolicy | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         """``guard`` is entered around each decode: who watches may mind one that does not end."""
         self._backend = backend
@@ -82,6 +88,7 @@ class ModelEngine:
         self._live = LiveSequences(backend, live or LivePolicy())
         self._cache = CacheDialogue(store, send, self._settle)
         self._known_logits = LogitsMemory(self._cache.logits_memory_bytes)
+        self._guesses = Guesses(backend, speculation, drafter)
         self._commands = commands
         self._send = send
         self._batch = Batch()
@@ -110,6 +117,13 @@ class ModelEngine:
         """Cut short the running step if it has run longer than this many seconds."""
         self._decoder.interrupt_overdue(budget_s)
 
+    def phase(self) -> str:
+        """``idle | prefilling | generating``: the furthest that any request is."""
+        running = list(self._running)
+        if any(request.n_generated for request in running):
+            return "generating"
+        return "prefilling" if running or len(self._waiting) else "idle"
+
     def counts(self) -> dict[str, float]:
         """Figures for a status report; read without a lock, so they may be a step old."""
         return {
@@ -120,6 +134,7 @@ class ModelEngine:
             "contexts_rebuilt": self.contexts_rebuilt,
             **self._live.counts(),
             **self._cache.figures(),
+            **self._guesses.counts(),
         }
 
     # ── the loop ────────────────────────────────────────────────────────────────────────────────
@@ -142,6 +157,7 @@ class ModelEngine:
                 self._drained(self._draining)
         self._end_all(self._closing)
         self._cache.close()
+        self._guesses.close()
         self._backend.close()
 
     def _take_commands(self) -> None:
@@ -198,6 +214,7 @@ class ModelEngine:
         try:
             if self._draining is not None:
                 raise RequestRefused(m.FailReason.MODEL_UNLOADED, BEING_UNLOADED)
+            self._guesses.check(run.request)
             request = self._waiting.open(run, time.monotonic())
         except RequestRefused as refused:
             self._send(
@@ -232,6 +249,8 @@ class ModelEngine:
             self._waiting.remove(request)
             request.start(request.kv_seq, admission, self._backend, time.monotonic())
             self._running.append(request)
+            for event in replay(request):
+                self._send(request.reply_to, event)
             if not self._live.is_complete(request):
                 self._cache.look_up(request)
 
@@ -241,6 +260,7 @@ class ModelEngine:
         info = self._backend.info
         plan = plan_step(ready, n_batch=info.n_batch, prefill_share=PREFILL_SHARE_TOKENS)
         plan = [self._cache.cut_at_stop(ready[part.index], part) for part in plan]
+        plan = self._guesses.add_to(plan, ready, most=PREFILL_SHARE_TOKENS)
         if any(part.n_tokens > 1 for part in plan):
             for request in self._running:  # nothing waits behind a long step
                 self._deliver(request)
@@ -251,10 +271,12 @@ class ModelEngine:
             tokens = request.tokens[request.n_kv : request.n_kv + part.n_tokens]
             row = self._batch.extend_prefill(tokens, request.n_kv, request.kv_seq, part.reaches_end)
             rows.append((request, row if part.reaches_end else None))
+            self._guesses.fill(self._batch, request, part)
         began = time.perf_counter()
         if not self._decode(rows):
             return
         self._cache.saw_step(len(self._batch), time.perf_counter() - began)
+        self._guesses.saw_step(len(self._batch), time.perf_counter() - began)
         self._live.stepped()
         for part, (request, row) in zip(plan, rows, strict=True):
             request.n_kv += part.n_tokens
@@ -343,15 +365,20 @@ class ModelEngine:
         self._finish(request)
 
     def _sample(self, request: Request, row: int) -> None:
-        try:
-            token = request.sample(self._backend, row)
-        except NativeError as error:
-            self._blame(request, error)
+        if request.ends_as is not None:
+            request.finish(request.ends_as, time.monotonic())
+            self._finish(request)
             return
-        self._isolation.found_good_numbers()
-        if not request.n_generated:
-            self._keep_logits(request, row)
-        self._accept(request, token)
+        for at in self._guesses.rows(request, row):
+            try:
+                token = request.sample(self._backend, at)
+            except NativeError as error:
+                self._blame(request, error)
+                return
+            self._isolation.found_good_numbers()
+            if not request.n_generated:
+                self._keep_logits(request, at)
+            self._accept(request, token)
 
     def _blame(self, request: Request, error: NativeError) -> None:
         """No token can be chosen for this request; the others of its step are not touched."""
@@ -376,6 +403,7 @@ class ModelEngine:
         if due or len(request.held) >= HELD_TOKENS_LIMIT:
             self._deliver(request)
         if request.is_finished:
+            self._guesses.trim(request)
             self._finish(request)
         elif first:
             self._cache.save(request, request.prompt_save_reason, request.n_prompt)
@@ -419,6 +447,8 @@ class ModelEngine:
         """``keep``: what it has computed is sound and may be shared by others."""
         self._send("inflight", m.RequestEnded(request.request_id))
         self.requests_done += 1
+        self._guesses.forget(request)
+        request.close_journal()
         self._isolation.forget(request)
         self._waiting.sessions.leave(request, time.monotonic())
         if request in self._waiting:
