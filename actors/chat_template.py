@@ -1,0 +1,233 @@
+"""The chat template of a model: Jinja, as Hugging Face's ``apply_chat_template`` renders it.
+
+What templates in the wild rely on: no blank lines and no indentation from tags, ``break`` and
+``continue``, ``{% generation %}``, ``raise_exception``, ``strftime_now``, a ``tojson`` that keeps
+non-ASCII and HTML as they are, and ``bos_token`` and ``eos_token`` beside messages and tools.
+
+The template is untrusted: sandboxed against reaching what it should not, and limited in what it may
+use (``actors.template_budget``). Compiled once; not safe for several threads at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+from actors.template_budget import (
+    MAX_OUTPUT_CHARS,
+    Budget,
+    OverBudget,
+    limited,
+    size_of_binop,
+    size_of_call,
+    size_of_replace,
+)
+
+T = TypeVar("T")
+MAX_TEMPLATE_CHARS: Final = 1 << 20
+_CONCAT: Final = "_concatenated"
+# What formats, pads or wraps text to any width; no chat template needs them.
+_LEFT_OUT: Final = ("center", "format", "filesizeformat", "pprint", "urlize", "wordwrap", "xmlattr")
+
+
+class TemplateFailed(Exception):
+    """The template refused this conversation, is broken, or used too much."""
+
+
+class ChatTemplate:
+    """One compiled template."""
+
+    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
+        """Compile; TemplateFailed if it is no template."""
+        if len(source) > MAX_TEMPLATE_CHARS:
+            raise TemplateFailed(f"the chat template has more than {MAX_TEMPLATE_CHARS} characters")
+        self._environment = _Environment()
+        self._specials = {"bos_token": bos_token, "eos_token": eos_token}
+        self.constants: frozenset[str] = frozenset()
+        """The strings that the template's expressions compare and split with."""
+
+        def compiled() -> Template:
+            tree = self._environment.parse(source)
+            self.constants = frozenset(
+                one.value for one in tree.find_all(nodes.Const) if isinstance(one.value, str)
+            )
+            tree = _BoundConcat().visit(tree)
+            code = self._environment.compile(tree)
+            return Template.from_code(self._environment, code, self._environment.globals)
+
+        self._template = self._guarded(compiled)
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """The conversation as text. ``variables``: messages, add_generation_prompt, tools …"""
+
+        def rendered() -> str:
+            parts: list[str] = []
+            size = 0
+            for part in self._template.generate({**self._specials, **variables}):
+                size += len(part)
+                if size > MAX_OUTPUT_CHARS:
+                    raise OverBudget(f"it writes more than {MAX_OUTPUT_CHARS} characters")
+                parts.append(part)
+            return "".join(parts)
+
+        return self._guarded(rendered)
+
+    def _guarded(self, run: Callable[[], T]) -> T:
+        try:
+            with limited() as budget:
+                self._environment.budget = budget
+                return run()
+        except OverBudget as over:
+            raise TemplateFailed(f"the chat template was stopped: {over}") from None
+        except RecursionError:
+            raise TemplateFailed("the chat template was stopped: it nests too deeply") from None
+        except TemplateError as error:
+            line = getattr(error, "lineno", None)
+            where = f" (line {line})" if line else ""
+            raise TemplateFailed(f"the chat template says: {error}{where}") from error
+        except Exception as error:  # a stranger's program may raise anything
+            kind = type(error).__name__
+            raise TemplateFailed(f"the chat template failed: {kind}: {error}") from error
+        finally:
+            self._environment.budget = None
+
+
+class _Generation(Extension):
+    """``{% generation %} … {% endgeneration %}`` marks what a model said; it prints as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 - Jinja's interface
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _BoundConcat(NodeTransformer):
+    """``a ~ b`` is compiled to a plain join, which no environment can bound; so it is a filter."""
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - Jinja's naming
+        self.generic_visit(node)
+        joined = nodes.List(node.nodes, lineno=node.lineno)
+        return nodes.Filter(joined, _CONCAT, [], [], None, None, lineno=node.lineno)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+        )
+        self.budget: Budget | None = None
+        for name in _LEFT_OUT:
+            self.filters.pop(name, None)
+        self.filters |= {"tojson": _tojson, "indent": _indent, _CONCAT: self._concatenated}
+        self.filters = {name: self._charged(one) for name, one in self.filters.items()}
+        self.filters["replace"] = self._sized_replace(self.filters["replace"])
+        self.filters["join"] = self._sized_join(self.filters["join"])
+        self.globals.pop("lipsum", None)
+        self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+        self.concat = self._concat  # type: ignore[method-assign]  # of macros and {% set %} blocks
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        self._charge(size_of_binop(operator, left, right))
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        self._charge(size_of_call(obj, (*args, *kwargs.values())))
+        result = super().call(context, obj, *args, **kwargs)
+        self._charge_value(result)
+        return result
+
+    def _charge(self, n_chars: int) -> None:
+        if self.budget is not None:
+            self.budget.charge(n_chars)
+
+    def _charge_value(self, value: object) -> None:
+        if self.budget is not None:
+            self.budget.charge_value(value)
+
+    def _charged(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)  # keeps the mark that asks for context or environment
+        def charged(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            self._charge_value(result)
+            return result
+
+        return charged
+
+    def _sized_replace(self, replace: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(replace)
+        def sized(eval_ctx: Any, s: Any, old: Any, new: Any, count: Any = None) -> Any:
+            self._charge(size_of_replace(str(s), old, str(new)))
+            return replace(eval_ctx, str(s), old, new, count)
+
+        return sized
+
+    def _sized_join(self, join: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(join)
+        def sized(eval_ctx: Any, value: Iterable[Any], d: str = "", attribute: Any = None) -> Any:
+            items = list(value)
+            self._charge(len(items) * len(d) + sum(len(x) for x in items if isinstance(x, str)))
+            return join(eval_ctx, items, d, attribute)
+
+        return sized
+
+    def _concatenated(self, values: list[Any]) -> str:
+        texts = [str(value) for value in values]
+        self._charge(sum(map(len, texts)))
+        return "".join(texts)
+
+    def _concat(self, parts: Iterable[str]) -> str:
+        texts = list(parts)
+        self._charge(sum(map(len, texts)))
+        return "".join(texts)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    if indent is not None:
+        indent = min(int(indent), 16)
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=None if separators is None else tuple(separators),  # type: ignore[arg-type]
+        sort_keys=sort_keys,
+    )
+
+
+def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    step = width[:256] if isinstance(width, str) else " " * min(int(width), 256)
+    lines = str(text).split("\n")
+    done = [
+        step + line if (line or blank) and (first or number) else line
+        for number, line in enumerate(lines)
+    ]
+    return "\n".join(done)
+
+
+def _raise_exception(message: object) -> None:
+    raise TemplateError(str(message))
+
+
+def _strftime_now(pattern: str) -> str:
+    now = datetime.now().astimezone()  # where the node runs; templates print a date for people
+    with contextlib.suppress(ValueError):
+        return now.strftime(str(pattern)[:256])
+    return ""

@@ -1,0 +1,106 @@
+"""Text and tokens: between callers and the text desk of a model.
+
+What is asked may be big and travels as a payload; answers come in pages under 64 KiB, in order, the
+last with ``last=True``. What cannot be done is answered by one ``TextRefused``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.messages.completion import FailReason
+from actors.payload import Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenize:
+    """Anyone → model: which tokens is this text?"""
+
+    ref: str
+    text: Payload | str
+    """``str``, or UTF-8 bytes."""
+    add_special: bool = True
+    """Add what the model wants around a text, as a rule a token that begins it."""
+    parse_special: bool = False
+    """Read control tokens written in the text; not for text of strangers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """Model → asker: the next page of tokens, u32-le."""
+
+    ref: str
+    tokens: bytes
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Detokenize:
+    """Anyone → model: which bytes are these tokens (u32-le)?"""
+
+    ref: str
+    tokens: Payload
+    special: bool = False
+    """Show control tokens, which are nothing otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detokenized:
+    """Model → asker: the next page. Bytes, because a token may end inside a character."""
+
+    ref: str
+    data: bytes
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyChatTemplate:
+    """Anyone → model: what does this conversation look like to the model?
+
+    ``chat`` is JSON: ``{"messages": […], "tools": […], "documents": […], "template_kwargs": {…},
+    "add_generation_prompt": true, "enable_thinking": true}``; all but the messages may be left out.
+    """
+
+    ref: str
+    chat: Payload | str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplateApplied:
+    """Model → asker: the next page of the prompt's text, and of its tokens (u32-le).
+
+    The two are cut independently: join all texts and all tokens. Tokenising the text anew may give
+    other tokens, where a caller's text holds what looks like a control token.
+    """
+
+    ref: str
+    text: str
+    tokens: bytes
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyThinking:
+    """Anyone → model: did a model of this node think this, and sign it so?"""
+
+    ref: str
+    content: Payload
+    """The thinking's exact bytes, without its markers."""
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingVerified:
+    """Model → asker."""
+
+    ref: str
+    valid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TextRefused:
+    """Model → asker: it cannot be done, and why."""
+
+    ref: str
+    reason: FailReason
+    detail: str
