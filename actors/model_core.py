@@ -6,7 +6,7 @@ No clock, no thread, no native code: the engine owns those and asks here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 
@@ -33,6 +33,8 @@ class Slice:
     n_tokens: int
     reaches_end: bool
     """Whether the request's last known token is among them, so that its next one can be sampled."""
+    n_guesses: int = 0
+    """Tokens that may come next, behind the known ones; ``actors.verifying`` proves them."""
 
 
 def plan_step(timelines: Sequence[Timeline], *, n_batch: int, prefill_share: int) -> list[Slice]:
@@ -76,6 +78,19 @@ def _share_fairly(room: int, pending: Sequence[int]) -> list[int]:
         left -= granted[i]
     shares[0] += min(left, pending[0] - shares[0])
     return shares + [granted[i] for i in range(1, len(pending))]
+
+
+def add_guesses(plan: Sequence[Slice], wanted: Sequence[int], *, room: int) -> list[Slice]:
+    """Put guesses behind planned tokens, ``wanted`` by request and ``room`` of them at most.
+
+    They are extra: what was planned stays, and only who can sample its next token has any.
+    """
+    slices: list[Slice] = []
+    for part in plan:
+        n_guesses = min(wanted[part.index], room) if part.reaches_end else 0
+        room -= n_guesses
+        slices.append(replace(part, n_guesses=n_guesses) if n_guesses else part)
+    return slices
 
 
 @dataclass(frozen=True, slots=True)

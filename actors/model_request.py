@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from actors import first_logits
 from actors import guessing as guess
 from actors import messages as m
+from actors import resume
+from actors.journal import JournalWriter, Noted
 from actors.late_tails import LateTail
 from actors.live_core import Stretches
 from actors.model_core import Admission
@@ -73,10 +75,22 @@ class Request:
     share_upto: int = 0
     n_prompt: int = 0
     started: float = 0.0
+    # when it was interrupted by the death of a process, see actors.resume
+    journal: JournalWriter | None = None
+    is_resumed: bool = False
+    said_before: list[int] = field(default_factory=list)
+    """Reply tokens that exist already and were not taken up yet."""
+    n_resumed: int = 0
+    """Reply tokens that were taken up; they lie behind the prompt in ``tokens``."""
+    replay: list[m.TokensDelivered] = field(default_factory=list)
+    ends_as: m.FinishReason | None = None
+    """Its last token had ended it, but nobody knows whether its caller heard so."""
     # grows while it runs
     n_kv: int = 0
     n_generated: int = 0
     n_text_tokens: int = 0
+    n_chars: int = 0
+    """Of text that was shown."""
     held: list[m.TokensDelivered] = field(default_factory=list)
     """Events of one token each that wait to leave together."""
     delivered_at: float = 0.0
@@ -167,9 +181,10 @@ class Request:
 
     @property
     def packed_prompt(self) -> bytes:
-        """The prompt's tokens as bytes; packed once, for all comparisons with new requests."""
+        """What it started with as bytes; packed once, for all comparisons with new requests."""
         if not self.packed:
-            self.packed = token_bytes.pack(self.tokens[: self.n_prompt or None])
+            n_known = self.n_prompt + self.n_resumed
+            self.packed = token_bytes.pack(self.tokens[: n_known or None])
         return self.packed
 
     @property
@@ -245,9 +260,14 @@ class Request:
     def start(self, seq: int, admission: Admission, backend: Backend, now: float) -> None:
         """Leave the queue: take a sequence and the cells of prompt and reply."""
         self.seq, self.max_tokens, self.n_cells = seq, admission.max_tokens, admission.n_cells
-        self.n_prompt = len(self.tokens)
+        self.n_prompt = self.n_prompt or len(self.tokens)
         self.started = now
-        self.sampler = backend.new_sampler(self.sampling, self.tokens)
+        prompt, said = self.tokens[: self.n_prompt], self.tokens[self.n_prompt :]
+        self.sampler = backend.new_sampler(self.sampling, prompt)
+        for token in said:
+            self.sampler.accept(token)
+        if self.journal is not None:
+            self.journal.begin(prompt, said)
 
     def sample(self, backend: Backend, row: int) -> int:
         """The next token, from the logits of ``row`` of the last decode."""
@@ -283,8 +303,10 @@ class Request:
 
     def accept(self, token: int, backend: Backend, now: float) -> m.TokensDelivered | None:
         """Take a sampled token; the event to send, unless it ended the reply without text."""
-        if not self.n_generated:
+        if not self.prefilled:
             self.prefilled = now
+        if self.journal is not None and self.seq is not None:
+            self.journal.append(token)  # before anybody hears of it
         if token in backend.info.eog_tokens:
             self.n_generated += 1
             self.finish(m.FinishReason.STOP, now)
@@ -296,12 +318,13 @@ class Request:
         if self.guessing.candidates is not None:
             guess.judge(self, now)
             return None
-        text = self.stream.feed(backend.piece(token))
+        text, at = self.stream.feed(backend.piece(token)), self.n_chars
+        self.n_chars += len(text)
         if self.stream.stopped_by is not None:
             self.finish(m.FinishReason.STOP, now)
         elif self.n_text_tokens >= self.max_tokens:
             self.finish(m.FinishReason.LENGTH, now)
-        return m.TokensDelivered(self.ref, index, token_bytes.pack([token]), text)
+        return m.TokensDelivered(self.ref, index, token_bytes.pack([token]), text, at)
 
     def hold(self, delivered: m.TokensDelivered) -> None:
         self.held.append(delivered)
@@ -312,25 +335,27 @@ class Request:
             return None
         held, self.held = self.held, []
         self.delivered_at = now
-        return m.TokensDelivered(
-            self.ref,
-            held[0].index,
-            b"".join(one.tokens for one in held),
-            "".join(one.text for one in held),
-        )
+        return resume.joined(held)
 
     def finish(self, reason: m.FinishReason, now: float) -> None:
         self.finish_reason, self.finished = reason, now
 
     def close_text(self) -> m.TokensDelivered | None:
         """Text that was held back and can be shown now."""
-        text = self.stream.finish()
-        return m.TokensDelivered(self.ref, self.n_text_tokens, b"", text) if text else None
+        text, at = self.stream.finish(), self.n_chars
+        self.n_chars += len(text)
+        return m.TokensDelivered(self.ref, self.n_text_tokens, b"", text, at) if text else None
+
+    def close_journal(self) -> None:
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
 
     # ── reports ─────────────────────────────────────────────────────────────────────────────────
 
     def progress(self) -> m.PrefillProgress:
-        return m.PrefillProgress(self.ref, self.n_kv, self.n_prompt, self.n_reused)
+        n_known = self.n_prompt + self.n_resumed
+        return m.PrefillProgress(self.ref, self.n_kv, n_known, self.n_reused)
 
     def completed(self, now: float) -> m.Completed | m.Verified:
         if self.guessing.candidates is not None:
@@ -341,8 +366,13 @@ class Request:
             finish_reason=self.finish_reason or m.FinishReason.CANCELLED,
             finish_key=self.finish_key if self.finish_key in self.stored_keys else None,
             stop_sequence=self.stream.stopped_by,
-            usage=m.Usage(len(self.tokens) - self.n_text_tokens, self.n_reused, self.n_text_tokens,
-                drafted_tokens=self.guessing.n_drafted, accepted_tokens=self.guessing.n_accepted),
+            usage=m.Usage(
+                len(self.tokens) - self.n_text_tokens,
+                self.n_reused,
+                self.n_text_tokens,
+                drafted_tokens=self.guessing.n_drafted,
+                accepted_tokens=self.guessing.n_accepted,
+            ),
             cache=self._cache_report(),
             timings=self._timings(now),
         )
@@ -367,7 +397,8 @@ class Request:
         prefilled = self.prefilled or now
         finished = self.finished or now
         decode_s = max(0.0, finished - prefilled)
-        rate = (self.n_generated - 1) / decode_s if self.n_generated > 1 and decode_s else 0.0
+        n_said = self.n_generated - self.n_resumed
+        rate = (n_said - 1) / decode_s if n_said > 1 and decode_s else 0.0
         return m.Timings(
             queue_ms=1e3 * (started - self.arrived),
             ttft_ms=1e3 * (prefilled - self.arrived),
@@ -386,7 +417,12 @@ def open_request(run: m.Run, backend: Backend, *, now: float) -> Request:
             f"max_tokens is {asked.max_tokens}; ask for at least one token, or for 0 to read the "
             "prompt only",
         )
-    text, tokens = _read_prompt(asked, backend)
+    journal = resume.open_journal(run)
+    noted = Noted() if journal is None else journal.noted
+    # The exact ids of a prompt that was read before are known: nothing is looked up or cut anew.
+    is_known = bool(noted.prompt)
+    text, tokens = (None, list(noted.prompt)) if is_known else _read_prompt(asked, backend)
+    said_before = _said_before(asked, noted, backend)
     guessing = _guessing(asked, len(tokens), backend)
     return Request(
         request_id=run.request_id,
@@ -397,12 +433,15 @@ def open_request(run: m.Run, backend: Backend, *, now: float) -> Request:
         max_tokens=asked.max_tokens,
         sampling=asked.sampling,
         stream=TextStream(asked.stop),
-        parent_key=asked.parent_key,
+        parent_key=None if is_known else asked.parent_key,
         parse_special=asked.parse_special,
         arrived=now,
         deadline=None if asked.timeout_s is None else now + asked.timeout_s,
         session=asked.session,
-        continues=asked.continues,
+        continues=asked.continues and not is_known,
+        journal=journal,
+        is_resumed=is_known or bool(said_before),
+        said_before=said_before,
         guessing=guessing,
     )
 
@@ -420,6 +459,13 @@ def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> guess.Guess
             "fewer candidates or load the model with a larger n_ctx",
         )
     return guessing
+
+
+def _said_before(asked: m.Complete, noted: Noted, backend: Backend) -> list[int]:
+    try:
+        return resume.said_before(asked, noted, backend.info.n_vocab)
+    except ValueError as error:
+        raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
 
 
 def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, list[int]]:

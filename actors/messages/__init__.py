@@ -170,4 +170,5 @@ __all__ = [
     "Verify",
     "WatchTier",
     "WriteTails",
+    "draft_tokens",
 ]

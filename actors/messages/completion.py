@@ -72,6 +72,10 @@ class Usage:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    drafted_tokens: int = 0
+    """Guesses that were computed."""
+    accepted_tokens: int = 0
+    """Of those, tokens of the reply: each saved a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,11 @@ class Complete:
     continues: bool = False
     """The prompt is only what follows what the session, or ``parent_key``, already holds."""
     speculation: Speculation = Speculation.OFF
+    candidates: bytes | None = None
+    """Judge these instead of generating: see ``Verify``, which makes such a request."""
+    delivered: Payload = b""
+    """u32-le ids of the reply that the caller has already, from an attempt whose end it did not
+    hear: the reply goes on after them."""
 
     def __str__(self) -> str:
         return f"Complete({self.ref}, {self.model})"
@@ -144,16 +153,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Inflight → caller: the request has an id and is queued or running.
-
-    The incarnations are of those who know of it; 0 where nobody watches. Once one of them is
-    another, the request may be lost.
-    """
+    """Inflight → caller: the request has an id and is queued or running."""
 
     ref: str
     request_id: str
-    inflight: int = 0
-    model: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,27 @@ class TokensDelivered:
     """u32-le token ids."""
     text: str
     """Text that became final with these tokens; may be empty, never a cut character."""
+    at: int = 0
+    """Characters of the reply before ``text``: who hears a part twice knows it by this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Model → caller: the process that ran this request died, and the reply goes on.
+
+    All of it that is known, ``n_tokens``, comes again from index 0, since nobody knows what of it
+    arrived; then new tokens.
+    """
+
+    ref: str
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StillRunning:
+    """Inflight → caller: nothing new. Sent now and then: that is how the death of a caller shows."""
+
+    ref: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +241,9 @@ class Run:
     request_id: str
     reply_to: Address
     request: Complete
+    journal: str | None = None
+    """Path of a memory file, see ``actors.journal``: note the reply there, and go on with the one
+    that is there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +251,13 @@ class CancelRun:
     """Inflight → model: stop this request."""
 
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallerGone:
+    """Model → inflight: what was sent to this address did not arrive; stop what it asked for."""
+
+    caller: Address
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,74 @@
+"""Judging somebody else's guesses, and making guesses for somebody else.
+
+With these two a small model on one node drafts for a big one on another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.messages.completion import Complete, FinishReason
+from actors.payload import Payload
+
+CANDIDATES_LIMIT = 1024
+"""Of one ``Verify``; nobody guesses so many in a row right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Caller → model: which of these candidates would you say after this prefix, greedily?
+
+    Runs like any other request: queued, with the longest prefix that is live or stored, in one
+    batch with others. Answered by ``Accepted`` and then one ``Verified``, or ``CompletionFailed``.
+    A context is left as if the accepted tokens had been said.
+    """
+
+    ref: str
+    model: str
+    prefix: Payload
+    """u32-le token ids, at least one."""
+    candidates: bytes
+    """u32-le token ids, ``CANDIDATES_LIMIT`` at most."""
+    k: int | None = None
+    """Only the first so many candidates count, at least 1; all of them if ``None``."""
+    timeout_s: float | None = None
+
+    def as_complete(self) -> Complete:
+        """The request that does it: one that says nothing but candidates."""
+        n = max(1, len(self.candidates) // 4) if self.k is None else self.k
+        return Complete(
+            self.ref,
+            self.model,
+            self.prefix,
+            tokens=True,
+            max_tokens=n + 1,
+            candidates=self.candidates,
+            timeout_s=self.timeout_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """Model → caller: the first ``accepted`` candidates are right.
+
+    ``next_token`` is what the model says after them: where it differs from the next candidate, or
+    after the last one. ``None`` is the end of the text, so a candidate that ends it is never
+    accepted; with ``finish_reason`` ``cancelled``, the candidates were not all judged.
+    """
+
+    ref: str
+    accepted: int
+    next_token: int | None
+    finish_reason: FinishReason
+    cached_tokens: int = 0
+    """Of the prefix, what was not computed for this."""
+
+
+def draft_tokens(
+    ref: str, model: str, prefix: Payload, most: int, timeout_s: float | None = None
+) -> Complete:
+    """Ask a model for at most ``most`` tokens that it would say after ``prefix``, greedily.
+
+    ``prefix`` are u32-le token ids; the tokens come as ``TokensDelivered``.
+    """
+    return Complete(ref, model, prefix, tokens=True, max_tokens=most, timeout_s=timeout_s)
