@@ -21,6 +21,7 @@ from actors.drafter import Drafter
 from actors.first_logits import LogitsMemory
 from actors.isolation import Isolation
 from actors.kv_store import KvStore
+from actors.late_tails import LateTails
 from actors.live import LiveSequences
 from actors.model_core import plan_step
 from actors.model_request import Request, RequestRefused
@@ -30,13 +31,14 @@ from actors.verifying import Guesses
 from actors.resume import replay
 from actors.waiting import WaitingRequests
 from cache.policy import LivePolicy
+from cache.rows import SaveReason
 from native.backend import Backend, Batch
 from native.errors import DecodeAborted, DecodeFailed, NativeError, NoKvSpace
 
-# A message costs the mailbox and the host about 1.5 ms of processor, which the compute threads want
-# too: one per token took 5 % of a 1.1B model's speed on 2 cores, and 80 % of a 3M model's. The
-# first token leaves at once, later ones together, still faster than anyone reads.
-DELIVER_EVERY_S = 0.05
+# A message costs the mailbox and the host about 0.2 ms of processor, which the compute threads want
+# too. A model that needs longer than this for a token sends each one at once; a faster one sends
+# several together, still faster than anyone reads.
+DELIVER_EVERY_S = 0.005
 HELD_TOKENS_LIMIT = 512  # keeps the message small however fast the model is
 BEING_UNLOADED = "this model is being unloaded and takes no new requests; load it again"
 PREFILL_SHARE_TOKENS = 128  # of a step, while other requests generate
@@ -87,6 +89,8 @@ class ModelEngine:
         self._decoder = Decoder(backend, guard)
         self._live = LiveSequences(backend, live or LivePolicy())
         self._cache = CacheDialogue(store, send, self._settle)
+        self._tails = LateTails(store, send, lambda: self._live.idle, lambda: self._running)
+        self._live.tails = self._cache.tails = self._tails
         self._known_logits = LogitsMemory(self._cache.logits_memory_bytes)
         self._guesses = Guesses(backend, speculation, drafter)
         self._commands = commands
@@ -156,6 +160,7 @@ class ModelEngine:
             elif self._draining is not None and not self._running and not len(self._waiting):
                 self._drained(self._draining)
         self._end_all(self._closing)
+        self._tails.write_all(SaveReason.SHUTDOWN)
         self._cache.close()
         self._guesses.close()
         self._backend.close()
@@ -197,6 +202,12 @@ class ModelEngine:
                 self._leave(self._cache.reserved(command, self._running))
             case Asked(m.Drain()):
                 self._draining = command
+            case m.WriteTails():
+                self._tails.write_all(SaveReason.EVICT)
+            case m.ForgetLive():
+                self._live.drop_idle(unstored=True)
+                self._known_logits.clear()
+                self._cache.forget_tips()
             case Asked(question, reply_to):
                 self._tending.handle(question, reply_to)
             case CacheGone():
