@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable
 
 from actors import messages as m
 from actors.kv_store import KvStore
+from actors.late_tails import LateTails
 from actors.model_core import Slice
 from actors.model_request import Request
+from actors.recent_tips import RecentTips
 from cache.answers import MissReason
 from cache.rows import SaveReason
 
@@ -44,6 +46,8 @@ class CacheDialogue:
         self._store = store
         self._send = send
         self._settled = settled
+        self._tips = RecentTips()
+        self.tails: LateTails | None = None
 
     @property
     def is_usable(self) -> bool:
@@ -62,6 +66,10 @@ class CacheDialogue:
     def saw_step(self, n_tokens: int, seconds: float) -> None:
         self._store.rates.saw_step(n_tokens, seconds)
 
+    def forget_tips(self) -> None:
+        """Do not know the ends of replies any more that are stored nowhere."""
+        self._tips.clear()
+
     def figures(self) -> dict[str, float]:
         """Learned speeds and what saving cost, for a status report."""
         return self._store.rates.figures() | self._store.saved.figures()
@@ -73,6 +81,10 @@ class CacheDialogue:
 
     def resolve_parent(self, request: Request) -> None:
         """Before the prompt is tokenised: which tokens does its ``parent_key`` stand for?"""
+        known = self._tips.get(request.parent_key)
+        if known is not None:
+            request.parent_tokens = known
+            return
         if request.parent_key is not None and self._store.is_usable:
             self._ask(request, self._store.parent_lookup(request))
 
@@ -189,10 +201,17 @@ class CacheDialogue:
         """Cache_meta granted slabs: write them, and offer the rest if there was more."""
         request = next((r for r in requests if r.save_ref == grants.ref), None)
         if request is None:
-            self._send("cache_meta", self._store.abandon(grants))
+            if self.tails is not None and self.tails.granted(grants):
+                return None
+            if grants.offsets:
+                self._send("cache_meta", self._store.abandon(grants))
             return None
         request.save_ref = None
-        self._send("cache_meta", self._store.write(request, grants))
+        written = self._store.write(request, grants)
+        if request.late_tail is not None:
+            self._tips.put(request.late_tail.row.key, request.tokens[: request.late_tail.end])
+        if written.published or written.abandoned:
+            self._send("cache_meta", written)
         if self._offer(request) or not request.is_finished:
             return None
         request.awaits_nothing()

@@ -42,6 +42,8 @@ class CacheMetaArgs:
     arena_path: str | None
     ram_bytes: int
     file_tiers: tuple[tuple[str, int], ...]
+    tail_delay_s: float = 0.0
+    """Before a tail is copied to files: the block that contains it may come meanwhile."""
 
 
 class CacheMetaActor(Worker):
@@ -53,7 +55,9 @@ class CacheMetaActor(Worker):
         self._arena_path = args.arena_path
         budgets = {RAM: args.ram_bytes} if args.arena_path else {}
         self._index = CacheIndex(
-            budgets=budgets | dict(args.file_tiers), page_bytes=arena_page_bytes()
+            budgets=budgets | dict(args.file_tiers),
+            page_bytes=arena_page_bytes(),
+            tail_delay_s=args.tail_delay_s,
         )
         self._adoption = Adoption(self._index, self._dispose, self._taken_in)
         self._admin = CacheAdmin(self._index, self._dispose, self._arena_path)
@@ -75,6 +79,7 @@ class CacheMetaActor(Worker):
         )
         self._rejected = 0
         self._abandoned = 0
+        self._went_on = 0
         self._quarantined = 0
         self.after(EXPIRE_EVERY_S, "expire")
 
@@ -102,6 +107,8 @@ class CacheMetaActor(Worker):
                 self._take_in(message)
             case m.ListRows() | m.ShowRow() | m.ListNamespaces() | m.RemoveRows() | m.EvictBytes():
                 self.tell(sender, self._admin.answer(time.monotonic(), message))
+            case m.PersistNow(ref):
+                self.tell(sender, m.PersistState(ref, self._persist_now()))
             case m.RowCopied() | m.CopyFailed() | m.FilesDropped():
                 self._copies.handle(time.monotonic(), message)
                 self._pump()
@@ -118,6 +125,8 @@ class CacheMetaActor(Worker):
             return m.PrefixResolved(ask.ref, 0, b"", 0, f"payload_gone:{gone}")
         match = self._index.lookup(time.monotonic(), ask.holder, ask.root, tokens)
         self._copies.hit(match.blocks)
+        if match.miss is not None and match.miss.reason is MissReason.BEING_WRITTEN:
+            self._want_tails()
         return _resolved(ask.ref, match)
 
     def _resolve_parent(self, ask: m.ResolveParent) -> m.PrefixResolved:
@@ -125,6 +134,8 @@ class CacheMetaActor(Worker):
         match = self._index.lookup_key(time.monotonic(), ask.holder, ask.key)
         if match is None:
             is_late = self._index.is_being_written(ask.key)
+            if is_late:
+                self._want_tails()
             why = f"{MissReason.BEING_WRITTEN.value}:0" if is_late else "parent_unknown"
             return m.PrefixResolved(ask.ref, 0, b"", 0, why)
         self._copies.hit(match.blocks)
@@ -153,8 +164,12 @@ class CacheMetaActor(Worker):
 
     def _written(self, done: m.RowsWritten) -> None:
         now = time.monotonic()
+        reason = SaveReason(done.reason) if done.reason else None
         for key in done.published:
-            self._dispose(self._index.publish(now, done.holder, key).evicted)
+            self._dispose(self._index.publish(now, done.holder, key, reason=reason).evicted)
+        for key in done.continued:
+            self._dispose(self._index.went_on(done.holder, key))
+        self._went_on += len(done.continued)
         self._abandoned += len(done.abandoned)
         for key in done.abandoned:
             self._dispose(self._index.abandon(done.holder, key))
@@ -167,6 +182,20 @@ class CacheMetaActor(Worker):
             self._dispose(gone)
         else:
             self._copies.quarantine(rejected.tier, rejected.key)
+
+    def _want_tails(self) -> bool:
+        """Have rows written that models hold back; whether anybody has reserved some."""
+        writers = [holder.partition("#")[0] for holder in self._index.writers()]
+        models = [child for child in writers if child.startswith("model:")]
+        for child in models:
+            self.tell(child, m.WriteTails())
+        return bool(models)
+
+    def _persist_now(self) -> bool:
+        is_held_back = self._want_tails()
+        self._index.hurry()
+        self._pump()
+        return not is_held_back and self._copies.is_all_persisted
 
     # ── tiers and the writer ────────────────────────────────────────────────────────────────────
 
@@ -257,6 +286,7 @@ class CacheMetaActor(Worker):
             "refused": dict(snapshot.refused),
             "rejected": self._rejected,
             "abandoned": self._abandoned,
+            "tails_not_written": self._went_on,
             "quarantined": self._quarantined,
             "lost": snapshot.lost,
             "duplicate_dropped": snapshot.duplicate_dropped,

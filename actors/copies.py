@@ -303,6 +303,7 @@ class Copies:
             and tier.is_open
             and not tier.writing
             and not self._index.unpersisted(tier.name, 1)
+            and not self._index.is_late(tier.name)
             for tier in self._tiers.values()
         )
 

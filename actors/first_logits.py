@@ -15,6 +15,8 @@ from native.params import SamplingParams
 from native.sampling import TokenWindow, choose
 
 LOGIT_BYTES = 4
+KEPT_BYTES = 4
+"""Behind the logits: after how many tokens of the row they come, u32."""
 
 
 class LogitsMemory:
@@ -27,6 +29,10 @@ class LogitsMemory:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def clear(self) -> None:
+        self._held.clear()
+        self._used = 0
 
     def get(self, key: bytes) -> array[float] | None:
         found = self._held.get(key)
@@ -45,13 +51,18 @@ class LogitsMemory:
             self._used -= LOGIT_BYTES * len(oldest)
 
 
-def read(payload: memoryview, kv_bytes: int, n_vocab: int) -> array[float] | None:
-    """The logits behind the KV of a row, if it carries them."""
-    if payload.nbytes != kv_bytes + LOGIT_BYTES * n_vocab:
+def append_logits(n_tokens: int, logits: array[float]) -> bytes:
+    """What follows the KV of a row: logits after ``n_tokens`` of its tokens, and that number."""
+    return logits.tobytes() + n_tokens.to_bytes(KEPT_BYTES, "little")
+
+
+def read(payload: memoryview, kv_bytes: int, n_vocab: int) -> tuple[int, array[float]] | None:
+    """The logits behind the KV of a row, and after how many tokens; None: it carries none."""
+    if payload.nbytes != kv_bytes + LOGIT_BYTES * n_vocab + KEPT_BYTES:
         return None
     logits = array("f")
-    logits.frombytes(payload[kv_bytes:])
-    return logits
+    logits.frombytes(payload[kv_bytes:-KEPT_BYTES])
+    return int.from_bytes(payload[-KEPT_BYTES:], "little"), logits
 
 
 def sample(logits: array[float], params: SamplingParams, history: Sequence[int]) -> int:

@@ -181,6 +181,8 @@ class KvReader:
 
     def logits_pay(self, request: Request) -> bool:
         """Whether kept logits would be faster than a decode for how this request samples."""
+        if request.n_generated:
+            return False  # they are of a prompt's last position, and its reply has begun already
         is_greedy = request.sampling.temperature == 0 or request.sampling.top_k == 1
         return self._rates.logits_pay(self._backend.info.n_vocab, is_greedy=is_greedy)
 
@@ -190,24 +192,27 @@ class KvReader:
         A payload of any other size is not shortened, so that the backend refuses it.
         """
         kv_bytes = self._backend.block_bytes(row.header.n_tokens)
-        logits_bytes = first_logits.LOGIT_BYTES * self._backend.info.n_vocab
+        logits_bytes = first_logits.KEPT_BYTES
+        logits_bytes += first_logits.LOGIT_BYTES * self._backend.info.n_vocab
         has_logits = row.payload.nbytes == kv_bytes + logits_bytes
         return kv_bytes if has_logits else row.payload.nbytes
 
     def _with_logits(
         self, request: Request, rows: list[_Row], limit: int
     ) -> tuple[int, list[_Row]]:
-        """Use the whole prompt when its last row carries the logits of its last position."""
+        """Use the whole prompt when the row it ends in carries the logits of its last position."""
         last = rows[-1] if rows and self.logits_pay(request) else None
         whole = len(request.tokens)
-        if last is None or last.ref.start + last.mapped.header.n_tokens != whole:
+        if last is None:
             return limit, rows
         expected = tokens.pack(request.tokens[last.ref.start :])
         n_vocab = self._backend.info.n_vocab
-        logits = first_logits.read(last.mapped.payload, last.kv_bytes, n_vocab)
-        if logits is None or last.mapped.tokens != expected:
+        kept = first_logits.read(last.mapped.payload, last.kv_bytes, n_vocab)
+        if kept is None or last.ref.start + kept[0] != whole:
             return limit, rows
-        request.first_logits = logits
+        if not last.mapped.tokens.startswith(expected):
+            return limit, rows
+        request.first_logits = kept[1]
         return whole, [*rows[:-1], replace(last, end=whole)]
 
     def _apply(self, seq: int, rows: list[_Row], base: int, limit: int) -> tuple[int, _Row | None]:

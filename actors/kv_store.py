@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 import uuid
+from array import array
 from collections.abc import Callable, Mapping
 
 from actors import messages as m
 from actors.cache_tally import SaveTimes
-from actors.first_logits import LOGIT_BYTES
+from actors.first_logits import KEPT_BYTES, LOGIT_BYTES, append_logits
 from actors.kv_reader import KvReader
+from actors.late_tails import LateTail
 from actors.model_request import Request
 from actors.payload import INLINE_LIMIT_BYTES, Payload, PayloadKeeper
 from actors.restore_core import Rates
@@ -22,7 +24,7 @@ from cache import keys, tokens
 from cache.arena import SlabWriter
 from cache.errors import CacheError
 from cache.policy import SAVE_ALL, SavePolicy, Span, at_finish, at_prompt_end, while_generating
-from cache.rows import RowHeader, encode_meta, row_bytes
+from cache.rows import RowHeader, SaveReason, encode_meta, row_bytes
 from native.backend import Backend
 from native.errors import NativeError
 
@@ -52,7 +54,7 @@ class KvStore:
         self._holder = holder
         self._meta = encode_meta({"model": label})
         self.rates = Rates(policy.restore)
-        self._logits_bytes = LOGIT_BYTES * backend.info.n_vocab
+        self._logits_bytes = LOGIT_BYTES * backend.info.n_vocab + KEPT_BYTES
         self._tip_meta = encode_meta({"model": label, "logits_bytes": self._logits_bytes})
         self._granted_by = granted_by
         self._policy = policy
@@ -200,9 +202,14 @@ class KvStore:
         published: list[bytes] = []
         abandoned: list[bytes] = []
         for key, row in offered.items():
-            if key in granted:
+            if key in granted and self._is_late(request, row):
+                logits = self._logits_in(request, row)
+                tail = LateTail(row, granted[key], grants.incarnation, logits)
+                request.late_tail = tail
+                request.stored_keys.add(key)
+            elif key in granted:
                 # A new cache_meta may give the same memory to somebody else: look before each row.
-                is_valid = grants.incarnation == self._granted_by()
+                is_valid = self.is_granted(grants.incarnation)
                 started = time.perf_counter_ns()
                 written = is_valid and self._write_row(request, row, granted[key])
                 if written:
@@ -223,6 +230,39 @@ class KvStore:
             request.n_stored_blocks = row.start // self._block + 1
         else:
             request.stored_tail = row.key
+
+    # ── tails that are written later, see actors.late_tails ─────────────────────────────────────
+
+    @property
+    def tail_delay_s(self) -> float:
+        return self._policy.tail_delay_ms / 1e3
+
+    def is_granted(self, incarnation: int) -> bool:
+        return incarnation == self._granted_by()
+
+    def _is_late(self, request: Request, row: m.RowWanted) -> bool:
+        is_tail = tokens.count(row.tokens) < self._block
+        return is_tail and request.is_finished and self._policy.tail_delay_ms > 0
+
+    def write_tail(self, seq: int, tail: LateTail, reason: SaveReason) -> m.RowsWritten:
+        """Write a tail that was held back, from the sequence that holds it."""
+        started = time.perf_counter_ns()
+        key = tail.row.key
+        if not self._write_kv(seq, tail.row, tail.offset, reason, tail.logits):
+            return m.RowsWritten(self._holder, (), (key,))
+        self.saved.note(tail.row.row_bytes, time.perf_counter_ns() - started)
+        return m.RowsWritten(self._holder, (key,), (), reason=int(reason))
+
+    def given_up(self, tail: LateTail, *, continued: bool) -> m.RowsWritten:
+        """Give back the room of a tail that is not written."""
+        keys = (tail.row.key,)
+        if continued:
+            return m.RowsWritten(self._holder, (), (), keys)
+        return m.RowsWritten(self._holder, (), keys)
+
+    def ask_for(self, ref: str, row: m.RowWanted) -> m.ReserveRows:
+        """Ask for the room of a tail once more."""
+        return m.ReserveRows(ref, self._holder, self._root, int(SaveReason.FINISH), (row,))
 
     def abandon(self, grants: m.RowsReserved) -> m.RowsWritten:
         """Give back reservations whose request is gone."""
@@ -252,7 +292,7 @@ class KvStore:
         parent = self._chain(request, start // self._block)
         packed = tokens.pack(request.tokens[start:end])
         payload_bytes = self._backend.block_bytes(end - start)
-        with_logits = self._carries_logits(request, end)
+        with_logits = self._carries_logits(request, start, end)
         return m.RowWanted(
             key=keys.child_key(parent, packed),
             parent=parent,
@@ -263,11 +303,11 @@ class KvStore:
             else row_bytes(end - start, payload_bytes, self._meta),
         )
 
-    def _carries_logits(self, request: Request, end: int) -> bool:
-        """Whether the row that ends there is the prompt's last, with logits worth storing."""
+    def _carries_logits(self, request: Request, start: int, end: int) -> bool:
+        """Whether the row holds the prompt's last token, and its logits are worth storing."""
         n_new = request.n_prompt - request.n_reused
         return (
-            end == request.n_prompt
+            start < request.n_prompt <= end
             and request.tip_logits is not None
             and self._backend.info.can_cut
             and self._policy.logits.stores(
@@ -275,11 +315,27 @@ class KvStore:
             )
         )
 
+    def _logits_in(self, request: Request, row: m.RowWanted) -> tuple[int, array[float]] | None:
+        """The logits that go into a row, and after how many of its tokens they come."""
+        end = row.start + tokens.count(row.tokens)
+        if request.tip_logits is None or not self._carries_logits(request, row.start, end):
+            return None
+        return request.n_prompt - row.start, request.tip_logits
+
     def _write_row(self, request: Request, row: m.RowWanted, offset: int) -> bool:
+        logits = self._logits_in(request, row)
+        return self._write_kv(request.kv_seq, row, offset, request.save_reason, logits)
+
+    def _write_kv(
+        self,
+        seq: int,
+        row: m.RowWanted,
+        offset: int,
+        reason: SaveReason,
+        logits: tuple[int, array[float]] | None,
+    ) -> bool:
         n_tokens = tokens.count(row.tokens)
-        end = row.start + n_tokens
         kv_bytes = self._backend.block_bytes(n_tokens)
-        logits = request.tip_logits if self._carries_logits(request, end) else None
         header = RowHeader(
             key=row.key,
             parent=row.parent,
@@ -287,16 +343,16 @@ class KvStore:
             start=row.start,
             n_tokens=n_tokens,
             payload_bytes=kv_bytes if logits is None else kv_bytes + self._logits_bytes,
-            reason=request.save_reason,
+            reason=reason,
             created_unix_s=time.time(),
         )
         try:
             writer = SlabWriter(self._arena_path or "", offset, row.row_bytes)
             try:
                 writer.begin(header, row.tokens, self._meta if logits is None else self._tip_meta)
-                self._backend.save_block(request.kv_seq, row.start, end, writer.payload)
+                self._backend.save_block(seq, row.start, row.start + n_tokens, writer.payload)
                 if logits is not None:
-                    writer.payload[kv_bytes:] = logits.tobytes()
+                    writer.payload[kv_bytes:] = append_logits(*logits)
                 writer.publish()
             finally:
                 writer.close()

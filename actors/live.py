@@ -96,6 +96,8 @@ class LiveSequences:
     backend: Backend
     policy: LivePolicy = field(default_factory=LivePolicy)
     idle: list[IdleSequence] = field(default_factory=list)
+    tails: LateTails | None = None
+    """Decides when the ends of idle sequences are stored."""
     _free: list[int] = field(init=False)
     _origins: Iterator[int] = field(default_factory=itertools.count, init=False)
 
@@ -110,8 +112,10 @@ class LiveSequences:
         }
 
     def expires_at(self) -> float | None:
-        """When the next idle sequence becomes too old, if one is there."""
-        return min((one.used_at + self.policy.idle_s for one in self.idle), default=None)
+        """When the next idle sequence becomes too old, or its end is to be stored."""
+        times = [one.used_at + self.policy.idle_s for one in self.idle]
+        due_at = self.tails.due_at() if self.tails is not None else None
+        return min(times if due_at is None else [*times, due_at], default=None)
 
     # ── starting ────────────────────────────────────────────────────────────────────────────────
 
@@ -151,6 +155,8 @@ class LiveSequences:
 
     def _take_over(self, request: Request, one: IdleSequence, upto: int) -> None:
         """The request goes on in the idle sequence itself, since there is no room beside it."""
+        if self.tails is not None:
+            self.tails.leave(one, request)
         self.idle.remove(one)
         self.backend.seq_remove(one.seq, upto, -1)
         request.seq = one.seq
@@ -262,23 +268,29 @@ class LiveSequences:
         seq, request.seq, request.following = request.seq, None, None
         n_kv, policy = request.n_kv, self.policy
         is_useful = self.backend.info.can_cut or request.session is not None
+        one = IdleSequence(
+            seq,
+            token_bytes.pack(request.tokens[:n_kv]),
+            between(request.stretches, 0, n_kv),
+            time.monotonic(),
+            request.n_stored_blocks,
+            session=request.session,
+            late_tail=request.late_tail,
+        )
         if keep and policy.max_idle and n_kv >= policy.min_tokens and is_useful:
             self.end_session(request.session)
-            self.idle.append(
-                IdleSequence(
-                    seq,
-                    token_bytes.pack(request.tokens[:n_kv]),
-                    between(request.stretches, 0, n_kv),
-                    time.monotonic(),
-                    request.n_stored_blocks,
-                    session=request.session,
-                )
-            )
+            self.idle.append(one)
+            if self.tails is not None:
+                self.tails.keep(one)
             held = [one.stretches for one in running if one.seq is not None]
             now, n_ctx = time.monotonic(), self.backend.info.n_ctx
             for one in [self.idle[at] for at in to_drop(self.idle, held, policy, n_ctx, now)]:
                 self._drop(one)
         else:
+            if self.tails is not None and keep:
+                self.tails.leave(one)
+            elif self.tails is not None:
+                self.tails.forget(one)
             self.backend.seq_remove(seq, 0, -1)
             self._free.append(seq)
 
@@ -289,16 +301,23 @@ class LiveSequences:
             one.steps += n
             if is_worn_out(one, self.policy, now):
                 self._drop(one)
+        if self.tails is not None:
+            self.tails.write_due(now)
 
-    def drop_idle(self) -> bool:
-        """Free all idle sequences; whether there were any."""
+    def drop_idle(self, *, unstored: bool = False) -> bool:
+        """Free all idle sequences; whether there were any. ``unstored``: do not store their ends."""
         idle = list(self.idle)
         for one in idle:
+            if unstored and self.tails is not None:
+                self.tails.forget(one)
             self._drop(one)
         return bool(idle)
 
     def forget_all(self, running: Sequence[Request]) -> None:
         """The context is a new, empty one: nothing idle is left, and who runs starts anew."""
+        for one in self.idle:
+            if self.tails is not None:
+                self.tails.forget(one)
         self.idle.clear()
         taken = {request.seq for request in running}
         self._free = [seq for seq in range(self.backend.info.n_seq_max) if seq not in taken]
@@ -318,6 +337,8 @@ class LiveSequences:
         return max((token_bytes.common_prefix(tokens, one.tokens) for one in self.idle), default=0)
 
     def _drop(self, one: IdleSequence) -> None:
+        if self.tails is not None:
+            self.tails.leave(one)
         self.idle.remove(one)
         self.backend.seq_remove(one.seq, 0, -1)
         self._free.append(one.seq)

@@ -189,7 +189,7 @@ class ModelActor(EngineWorker):
                     self._engine.interrupt(request_id)
             case m.EndSession() | m.EvictLive() | m.MatchPrefix() | m.Drain():
                 self.commands.put(Asked(message, sender))
-            case m.Run() | m.PrefixResolved() | m.RowsReserved():
+            case m.Run() | m.PrefixResolved() | m.RowsReserved() | m.WriteTails() | m.ForgetLive():
                 self.commands.put(message)
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)

@@ -14,6 +14,7 @@ after its children; every claim on bytes has exactly one owner (row, reservation
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -37,8 +38,10 @@ from cache.answers import (
 from cache.counters import Counters
 from cache.keys import BLOCK_TOKENS, child_key
 from cache.listing import NamespaceFacts, RowFacts
+from cache.rows import SaveReason
 from cache.table import RowTable
 from cache.tiers import Tier
+from cache.tips import Tips
 from cache.tokens import count, cut
 from cache.writes import Reservations
 
@@ -55,9 +58,11 @@ class CacheIndex:
         *,
         page_bytes: int = PAGE_BYTES,
         reservation_ttl_s: float = RESERVATION_TTL_S,
+        tail_delay_s: float = 0.0,
     ) -> None:
         self.block_tokens = block_tokens
-        self._table = RowTable(block_tokens, budgets or {}, page_bytes)
+        self._table = RowTable(block_tokens, budgets or {}, page_bytes, tail_delay_s)
+        self._tips = Tips()
         self._counters = Counters()
         self._writes = Reservations(self._table, self._counters, reservation_ttl_s)
         self._leases: dict[int, tuple[str, array[int]]] = {}
@@ -83,18 +88,39 @@ class CacheIndex:
             answers.append(answer)
         return Reserved(answers, evicted)
 
-    def publish(self, now: float, holder: str, key: bytes, tier: str = RAM) -> Published:
+    def publish(
+        self,
+        now: float,
+        holder: str,
+        key: bytes,
+        tier: str = RAM,
+        reason: SaveReason | None = None,
+    ) -> Published:
         """Make a reserved row visible. Late, repeated or foreign calls change nothing.
 
         A reservation that expired is still honoured if nobody else took the key meanwhile;
         otherwise its bytes are given back (``evicted``) and ``accepted`` is False.
         """
         self._table.advance(now)
-        return self._writes.publish(holder, key, tier)
+        return self._writes.publish(holder, key, tier, reason)
 
     def abandon(self, holder: str, key: bytes, tier: str = RAM) -> list[Evicted]:
         """Give a reservation back unwritten; the slab returned must be invalidated."""
         return self._writes.abandon(holder, key, tier)
+
+    def went_on(self, holder: str, key: bytes) -> list[Evicted]:
+        """A tail is given back because its sequence went on; a longer row has its tokens, or will.
+
+        Its key can still be asked for, see ``lookup_key``.
+        """
+        write = self._writes.open.get((RAM, key))
+        if write is not None and write.holder == holder:
+            self._tips.add(write.request)
+        return self.abandon(holder, key)
+
+    def writers(self) -> set[str]:
+        """Holders that have reserved rows and not written them yet."""
+        return self._writes.holders()
 
     def expire(self, now: float) -> list[bytes]:
         """Let others reserve the keys of overdue writers; returns those keys.
@@ -119,6 +145,18 @@ class CacheIndex:
         for answer in reserved.answers:
             table.tiers[tier].unpersisted.pop(table.find(answer.key), None)
         return reserved
+
+    def hurry(self) -> bool:
+        """Let tails that wait for their time be copied to files now; whether any did."""
+        hurried = False
+        for tier in self._table.file_tiers():
+            hurried = hurried or bool(tier.late)
+            tier.take_due(math.inf)
+        return hurried
+
+    def is_late(self, tier: str) -> bool:
+        """Whether tails wait for their time to be copied there."""
+        return bool(self._table.tiers[tier].late)
 
     def unpersisted(self, tier: str, limit: int) -> list[BlockRef]:
         """Rows of faster tiers that ``tier`` is to get, if it holds or gets their parents first."""
@@ -146,7 +184,7 @@ class CacheIndex:
         """Let a file tier get rows, or leave them to others of its kind while its disk refuses."""
         table = self._table
         place = table.tiers[tier]
-        waiting, place.unpersisted = place.unpersisted, {}
+        waiting, place.unpersisted, place.late = [*place.unpersisted, *place.late], {}, {}
         place.is_open = is_open
         for at in waiting:
             table.wanted_by(at)
@@ -276,14 +314,17 @@ class CacheIndex:
         return self._lease(holder, root, path, at, miss)
 
     def lookup_key(self, now: float, holder: str, key: bytes) -> Match | None:
-        """The whole chain ending in ``key``, leased; None unless every row of it is stored."""
+        """The whole chain ending in ``key``, leased; None unless every row of it is stored.
+
+        The key may be that of a tail that went on: then the row that contains it ends the chain.
+        """
         self._table.advance(now)
-        path = prefix.ancestors(self._table, key)
-        if path is None:
+        found = self._tips.resolve(self._table, key)
+        if found is None:
             self._counters.looked_up(0, 1)
             return None
+        path, n_tokens = found
         nodes = self._table.nodes
-        n_tokens = nodes.start[path[-1]] + nodes.n_tokens[path[-1]]
         self._counters.looked_up(n_tokens, n_tokens)
         self._counters.hits_resume += 1
         return self._lease(holder, nodes.key(nodes.root[path[0]]), path, n_tokens, None)

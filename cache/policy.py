@@ -83,6 +83,8 @@ class SavePolicy:
     save_prompt_tail: bool = True  # an identical prompt then hits to its last token
     save_while_generating: bool = True  # a crash or a fork then finds all but the last block
     save_finish_tail: bool = True  # the next turn continues exactly where this one ended
+    tail_delay_ms: int = 1000  # a tail is stored when nothing has gone on from it for so long
+    tail_disk_delay_s: int = 30  # and copied to files after so long; 0: at once
     session_resume_wait_ms: int = 500  # for rows that another process is saving just now; 0: none
     logits: LogitsPolicy = field(default_factory=LogitsPolicy)
     restore: RestorePolicy = field(default_factory=RestorePolicy)
@@ -98,6 +100,15 @@ class SavePolicy:
             raise InvalidPolicy(
                 "session_resume_wait_ms must be 0 .. 60000 (0 does not wait), "
                 f"is {self.session_resume_wait_ms}"
+            )
+        if not 0 <= self.tail_delay_ms <= 30_000:
+            raise InvalidPolicy(
+                f"tail_delay_ms must be 0 .. 30000 (0 stores at once), is {self.tail_delay_ms}"
+            )
+        if not 0 <= self.tail_disk_delay_s <= 3600:
+            raise InvalidPolicy(
+                "tail_disk_delay_s must be 0 .. 3600 (0 copies at once), "
+                f"is {self.tail_disk_delay_s}"
             )
 
 
@@ -141,10 +152,12 @@ gives up the least valuable rows first when room is needed."""
 
 
 def at_prompt_end(policy: SavePolicy, prompt_tokens: int, saved_tokens: int) -> list[Span]:
-    """Rows to save when the prompt is computed; ``saved_tokens`` of it are stored already."""
-    return _spans(
-        policy, prompt_tokens, saved_tokens, SaveReason.COLD, with_tail=policy.save_prompt_tail
-    )
+    """Rows to save when the prompt is computed; ``saved_tokens`` of it are stored already.
+
+    Its tail is left to the row that holds the beginning of the reply too, unless there is none.
+    """
+    with_tail = policy.save_prompt_tail and not policy.save_finish_tail
+    return _spans(policy, prompt_tokens, saved_tokens, SaveReason.COLD, with_tail=with_tail)
 
 
 def while_generating(policy: SavePolicy, live_tokens: int, saved_tokens: int) -> list[Span]:

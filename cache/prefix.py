@@ -42,7 +42,9 @@ def best_child(table: RowTable, parent: int, start: int, rest: bytes) -> tuple[i
     for row in siblings.around(table.nodes, parent, rest):
         if row and table.nodes.start[row] == start:
             shared = common_prefix(table.nodes.tokens(row), rest)
-            if shared > longest:
+            size = table.nodes.row_bytes
+            # Of equal ones the larger: it may carry the logits of the prompt's last position, too.
+            if shared > longest or (best and shared == longest and size[row] > size[best]):
                 best, longest = row, shared
     return best, longest
 

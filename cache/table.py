@@ -28,7 +28,13 @@ MAX_PAGES: Final = 1 << 32
 class RowTable:
     """Rows, tree, tiers and pins. Private to the index; changed by one process only."""
 
-    def __init__(self, block_tokens: int, budgets: Mapping[str, int], page_bytes: int) -> None:
+    def __init__(
+        self,
+        block_tokens: int,
+        budgets: Mapping[str, int],
+        page_bytes: int,
+        tail_delay_s: float = 0.0,
+    ) -> None:
         if not 1 <= block_tokens <= MAX_BLOCK_TOKENS or len(budgets) > MAX_TIERS:
             raise ValueError(
                 f"an index has blocks of 1 .. {MAX_BLOCK_TOKENS} tokens, not {block_tokens}, "
@@ -38,6 +44,7 @@ class RowTable:
             raise ValueError(f"an arena has fewer than {MAX_PAGES} pages")
         self.block_tokens = block_tokens
         self.nodes = Nodes(block_tokens)
+        self.tail_delay_s = tail_delay_s
         self.tiers: dict[str, Tier] = {}
         for number, (name, budget) in enumerate(budgets.items()):
             arena = ArenaMap(budget, page_bytes) if name == RAM else None
@@ -88,15 +95,22 @@ class RowTable:
         )
 
     def wanted_by(self, at: int) -> tuple[str, ...]:
-        """Queue a row for one open tier of every more durable kind that lacks it; their names."""
+        """Queue a row for one open tier of every more durable kind that lacks it; their names.
+
+        A tail waits for ``tail_delay_s`` first: the block that contains it may come meanwhile.
+        """
+        is_tail = self.nodes.n_tokens[at] < self.block_tokens
         queued: list[str] = []
         for kind in self._kinds:
-            if any(tier.holds(at) or at in tier.unpersisted for tier in kind):
+            if any(tier.holds(at) or tier.is_to_get(at) for tier in kind):
                 continue
             is_open = [tier for tier in kind if tier.is_open]
             if is_open and self.source_for(at, kind[0]) is not None:
                 tier = place(self.nodes.key(at), is_open)
-                tier.unpersisted[at] = None
+                if is_tail and self.tail_delay_s:
+                    tier.late[at] = self.now + self.tail_delay_s
+                else:
+                    tier.unpersisted[at] = None
                 queued.append(tier.name)
         return tuple(queued)
 
@@ -148,7 +162,7 @@ class RowTable:
     def _supersede(self, at: int) -> None:
         self.nodes.mark[at] |= SUPERSEDED  # not worth a file any more either
         for tier in self.file_tiers():
-            tier.unpersisted.pop(at, None)
+            tier.wants_no_more(at)
         self.offer(at)
 
     def drop(self, at: int, tier: Tier) -> list[Evicted]:
@@ -157,8 +171,8 @@ class RowTable:
         key, parent = nodes.key(at), nodes.parent[at]
         location, nbytes = tier.take(at)
         for other in self.file_tiers():
-            if at in other.unpersisted and self.source_for(at, other) is None:
-                del other.unpersisted[at]
+            if other.is_to_get(at) and self.source_for(at, other) is None:
+                other.wants_no_more(at)
         if not nodes.copies[at]:
             self._forget(at)
         self.drop_kid(tier, parent)
@@ -312,8 +326,7 @@ class RowTable:
             self.nodes.copies[at] == tier.bit
             and not self.is_superseded(at)
             and any(
-                other.durability > tier.durability
-                and (at in other.unpersisted or not other.is_open)
+                other.durability > tier.durability and (other.is_to_get(at) or not other.is_open)
                 for other in self.file_tiers()
             )
         )

@@ -52,6 +52,7 @@ class Tier:
         self.kids = nodes.column("I")  # by parent: rows held or being written here
         self.pinned_bytes = 0  # leased rows and reservations: bytes no eviction can win back
         self.unpersisted: dict[int, None] = {}  # rows it is to get, in order
+        self.late: dict[int, float] = {}  # tails it is to get later, and when; in order
         self.queue = EvictionQueue(nodes)
         self._nodes = nodes
         self._pages = nodes.column("I") if arena is not None else None  # arena offset / page size
@@ -99,6 +100,25 @@ class Tier:
         self.rows -= 1
         return gone
 
+    # ── what it is to get ────────────────────────────────────────────────────────────────────
+
+    def is_to_get(self, at: int) -> bool:
+        """Whether a copy is to be written here, now or later."""
+        return at in self.unpersisted or at in self.late
+
+    def wants_no_more(self, at: int) -> None:
+        """Take a row out of both queues."""
+        self.unpersisted.pop(at, None)
+        self.late.pop(at, None)
+
+    def take_due(self, now: float) -> None:
+        """Queue the tails whose time has come; they were put off equally long, so the first are."""
+        for at in list(self.late):
+            if self.late[at] > now:
+                return
+            del self.late[at]
+            self.unpersisted[at] = None
+
     # ── bytes ────────────────────────────────────────────────────────────────────────────────
 
     def size_of(self, row_bytes: int) -> int:
@@ -140,7 +160,7 @@ class Tier:
             self.used_bytes,
             self.pinned_bytes,
             self.rows,
-            len(self.unpersisted),
+            len(self.unpersisted) + len(self.late),
         )
 
 

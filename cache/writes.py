@@ -22,6 +22,7 @@ from cache.answers import (
 )
 from cache.counters import Counters
 from cache.nodes import NIL
+from cache.rows import SaveReason
 from cache.table import RowTable
 from cache.tiers import Tier, Write
 from cache.tokens import TOKEN_BYTES
@@ -103,7 +104,9 @@ class Reservations:
             source.name if source else None,
         )
 
-    def publish(self, holder: str, key: bytes, tier: str) -> Published:
+    def publish(
+        self, holder: str, key: bytes, tier: str, reason: SaveReason | None = None
+    ) -> Published:
         """Make a reserved row visible. Late, repeated or foreign calls change nothing.
 
         A reservation that expired is still honoured if nobody else took the key meanwhile;
@@ -129,10 +132,14 @@ class Reservations:
         if write.tier.arena is None:
             self._counters.persisted += 1
         elif not write.is_promotion:
-            self._counters.save(write.request.reason)
+            self._counters.save(reason or write.request.reason)
         if not self._table.is_superseded(row):
             lacking = self._table.wanted_by(row)
         return Published(accepted=True, to_persist=lacking, evicted=tuple(freed))
+
+    def holders(self) -> set[str]:
+        """Who has promised to write rows."""
+        return {write.holder for write in self.open.values()}
 
     def abandon(self, holder: str, key: bytes, tier: str) -> list[Evicted]:
         """Give a reservation back unwritten; the slab returned must be invalidated."""
@@ -167,6 +174,7 @@ class Reservations:
         """Rows of faster tiers that ``tier`` is to get, if it holds or gets their parents first."""
         table, place = self._table, self._table.tiers[tier]
         nodes = table.nodes
+        place.take_due(table.now)
         chosen: dict[int, BlockRef] = {}
         for at in list(islice(place.unpersisted, limit + WAITING_ROWS_LOOKED_AT)):
             if len(chosen) >= limit:

@@ -96,6 +96,10 @@ class RowsWritten:
     holder: str
     published: tuple[bytes, ...]
     abandoned: tuple[bytes, ...]
+    continued: tuple[bytes, ...] = ()
+    """Given up, too: their sequence went on, and a longer row has these tokens or will."""
+    reason: int = 0
+    """``cache.rows.SaveReason`` value, if it is another than was said when they were reserved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,31 @@ class RowRejected:
     key: bytes
     tier: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteTails:
+    """Cache_meta → model: somebody waits for what is only in your context; store it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetLive:
+    """Anyone → model: drop what is only in your context, unstored; running requests go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersistNow:
+    """Anyone → cache_meta: put nothing off any longer. Answered by ``PersistState``; ask again."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class PersistState:
+    """Cache_meta → asker: whether every file tier holds all that is worth keeping there."""
+
+    ref: str
+    is_all: bool
 
 
 # ── cache_meta: from tiers and the writer ──────────────────────────────────────────────────────

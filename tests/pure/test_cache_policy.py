@@ -19,19 +19,26 @@ POLICY = policy.SavePolicy()
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"block_tokens": 0}, {"block_tokens": 5000}, {"min_tokens": -1}, {"min_tail_tokens": 0}],
+    [
+        {"block_tokens": 0},
+        {"block_tokens": 5000},
+        {"min_tokens": -1},
+        {"min_tail_tokens": 0},
+        {"tail_delay_ms": -1},
+        {"tail_delay_ms": 30_001},
+        {"tail_disk_delay_s": 3601},
+    ],
 )
 def test_nonsense_stops_the_boot(wrong):
     with pytest.raises(InvalidPolicy):
         policy.SavePolicy(**wrong)
 
 
-def test_a_prompt_is_saved_as_full_blocks_and_a_tail():
-    assert policy.at_prompt_end(POLICY, 150, 0) == [
-        policy.Span(0, 64, SaveReason.COLD),
-        policy.Span(64, 64, SaveReason.COLD),
-        policy.Span(128, 22, SaveReason.COLD),
-    ]
+def test_a_prompt_is_saved_as_full_blocks_and_its_tail_with_the_reply():
+    blocks = [policy.Span(0, 64, SaveReason.COLD), policy.Span(64, 64, SaveReason.COLD)]
+    assert policy.at_prompt_end(POLICY, 150, 0) == blocks
+    alone = policy.SavePolicy(save_finish_tail=False)
+    assert policy.at_prompt_end(alone, 150, 0) == [*blocks, policy.Span(128, 22, SaveReason.COLD)]
 
 
 def test_a_short_prompt_and_a_short_tail_are_not_worth_a_row():

@@ -38,9 +38,9 @@ def test_the_memory_keeps_what_was_used_last_within_its_limit(puts: list[tuple[i
 
 def test_logits_lie_behind_the_kv_and_only_a_whole_vocabulary_counts() -> None:
     logits = array("f", [1.5, -0.0, 3.4e38, 1e-45])
-    payload = memoryview(b"k" * 10 + logits.tobytes())
-    found = first_logits.read(payload, 10, 4)
-    assert found is not None
+    payload = memoryview(b"k" * 10 + first_logits.append_logits(7, logits))
+    n_tokens, found = first_logits.read(payload, 10, 4) or (0, array("f"))
+    assert n_tokens == 7
     assert found.tobytes() == logits.tobytes()
     assert first_logits.read(payload, 10, 3) is None
     assert first_logits.read(payload[:10], 10, 4) is None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from actors import messages as m
+from actors.first_logits import append_logits
 from actors.kv_reader import KvReader
 from actors.model_core import admit
 from actors.model_request import Request, open_request
@@ -166,31 +167,44 @@ def test_the_tokens_of_a_parent_are_read_from_its_rows(backend: StubBackend, are
     assert reader(backend, arena).read_parent(damaged) is None
 
 
-def save_with_logits(backend: StubBackend, arena: Path, n_tokens: int) -> list[BlockRef]:
-    """The prompt's last row carries the logits of its last position."""
+def save_with_logits(
+    backend: StubBackend, arena: Path, n_tokens: int, n_prompt: int | None = None
+) -> list[BlockRef]:
+    """The row in which a prompt ends carries the logits of the prompt's last position."""
+    n_prompt = n_prompt or n_tokens
     found = save(backend, arena)[: n_tokens // BLOCK]
     batch = Batch()
-    row = batch.extend_prefill(IDS[:n_tokens], 0, 5, logits_last=True)
+    row = batch.extend_prefill(IDS[:n_prompt], 0, 5, logits_last=True)
     assert row is not None
     backend.decode(batch)
+    logits = backend.logits(row)
+    if n_tokens > n_prompt:
+        batch.clear()
+        batch.extend_prefill(IDS[n_prompt:n_tokens], n_prompt, 5, logits_last=False)
+        backend.decode(batch)
     start = len(found) * BLOCK
     packed = tokens.pack(IDS[start:n_tokens])
     kv_bytes = backend.block_bytes(n_tokens - start)
-    payload = kv_bytes + 4 * backend.info.n_vocab
+    payload = kv_bytes + 4 * backend.info.n_vocab + 4
     size, offset = row_bytes(n_tokens - start, payload), 1 << 19
     key = keys.child_key(found[-1].key, packed)
     with SlabWriter(str(arena), offset, size) as slab:
         slab.begin(RowHeader(key, found[-1].key, ROOT, start, n_tokens - start, payload), packed)
         backend.save_block(5, start, n_tokens, slab.payload)
-        slab.payload[kv_bytes:] = backend.logits(row).tobytes()
+        slab.payload[kv_bytes:] = append_logits(n_prompt - start, logits)
         slab.publish()
     backend.seq_remove(5, 0, -1)
     n_own = n_tokens - start
     return [*found, BlockRef(key, "ram", offset, size, start, n_own, n_own)]
 
 
-def test_a_last_row_with_logits_leaves_nothing_to_decode(backend: StubBackend, arena: Path) -> None:
-    blocks = save_with_logits(backend, arena, 150)
+@pytest.mark.parametrize("n_stored", [150, 170])
+def test_a_row_with_the_logits_of_the_prompts_end_leaves_nothing_to_decode(
+    backend: StubBackend, arena: Path, n_stored: int
+) -> None:
+    """Also a row that goes on with the reply, of which only the prompt's part is restored."""
+    *blocks, last = save_with_logits(backend, arena, n_stored, 150)
+    blocks.append(replace(last, n_used=150 - last.start))
     request = request_for(backend, IDS[:150])
     assert reader(backend, arena).restore(request, resolve(blocks, 150)) == []
     assert request.n_kv == request.n_reused == 150

@@ -1,0 +1,202 @@
+"""An engine on a thread, with the real cache_meta beside it, without processes or mail.
+
+``cache_meta`` answers on the engine's thread, at once. A test asks one request after the other and
+looks at what was published: rows, reasons, reservations.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from actors import messages as m
+from actors.cache_meta import CacheMetaActor, CacheMetaArgs
+from actors.kv_store import KvStore
+from actors.model_engine import CacheGone, Close, ModelEngine
+from cache import tokens as token_bytes
+from cache.arena import create_arena, scan_arena
+from cache.policy import LivePolicy, SavePolicy
+from cache.rows import RowHeader
+from native.params import ModelParams, SamplingParams
+from native.stub import StubBackend
+from supervision import Address, ChildKind, Entry
+
+CALLER, ENGINE = Address("127.0.0.1", 1), Address("127.0.0.1", 2)
+ROOT = b"n" * 32
+ANSWER_S = 20.0
+
+
+class Cache:
+    """The arena and cache_meta, which may be replaced by a new incarnation."""
+
+    def __init__(self, path: Path, budget: int = 64 << 20) -> None:
+        self.path, self.budget = path, budget
+        with path.open("w+b") as file:
+            create_arena(file.fileno(), budget)
+        self.engines: dict[str, CachedEngine] = {}
+        self.incarnation: int | None = 0
+        self.start()
+
+    def start(self) -> None:
+        """A new incarnation, which scans the arena."""
+        self.incarnation = (self.incarnation or 0) + 1
+        meta: Any = CacheMetaActor()
+        meta.directory = {"ram_tier": _up("ram_tier")}
+        meta.incarnation = self.incarnation
+        meta.log = logging.getLogger("test")
+        meta.after = lambda seconds, payload: None
+        meta.tell = self._tell
+        meta.init(CacheMetaArgs(str(self.path), self.budget, ()))
+        meta._grants_from = 0.0  # nobody else writes here, so there is nothing to wait for
+        self.meta = meta
+        meta.handle(m.RowsFound("ram", tuple(self._found()), last=True), ENGINE)
+        while not meta._adoption.is_idle:
+            meta._adopt_some()
+
+    def die(self, engine: CachedEngine) -> None:
+        """Cache_meta is gone, and another one in its place."""
+        self.start()
+        engine.commands.put(CacheGone())
+
+    def _found(self) -> list[m.StoredRow]:
+        return [
+            m.StoredRow(
+                header.key,
+                header.parent,
+                header.root,
+                header.start,
+                _tokens(self.path, offset, header),
+                header.row_bytes,
+                offset,
+            )
+            for offset, _, header in scan_arena(str(self.path))
+        ]
+
+    def _tell(self, target: object, message: object) -> bool:
+        for name, engine in self.engines.items():
+            if target in (engine.address, name):
+                engine.commands.put(message)
+        return True
+
+    def headers(self) -> list[RowHeader]:
+        """Of every row in the arena."""
+        return [header for _, _, header in scan_arena(str(self.path))]
+
+    def status(self) -> dict[str, Any]:
+        return dict(self.meta.status())
+
+
+class CachedEngine:
+    """One engine over a stub, as the model ``m``."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        *,
+        save: SavePolicy,
+        live: LivePolicy | None = None,
+        n_ctx: int = 4096,
+        name: str = "model:m",
+        incarnation: int = 1,
+    ) -> None:
+        self.cache, self.name = cache, name
+        self.address = Address("127.0.0.1", 10 + len(cache.engines))
+        cache.engines[name] = self
+        self.holder = f"{name}#{incarnation}"
+        self.commands: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self.ended: queue.SimpleQueue[m.Completed | m.CompletionFailed] = queue.SimpleQueue()
+        self.written: list[m.RowsWritten] = []
+        self.said: dict[str, list[int]] = {}
+        backend = StubBackend.load("stub", ModelParams(n_ctx=n_ctx))
+        self.backend = backend
+        self.store = KvStore(
+            backend,
+            root=ROOT,
+            holder=self.holder,
+            label="m",
+            arena_path=str(cache.path),
+            tier_dirs={},
+            granted_by=lambda: cache.incarnation,
+            policy=save,
+        )
+        self.engine = ModelEngine(
+            backend, self.store, self.commands, self._send, max_queue=99, live=live
+        )
+        self._thread = threading.Thread(target=self.engine.run, daemon=True)
+        self._thread.start()
+
+    def _send(self, target: object, message: object) -> None:
+        if target == "cache_meta":
+            if isinstance(message, m.RowsWritten):
+                self.written.append(message)
+            self.cache.meta.handle(message, self.address)
+        elif isinstance(message, m.TokensDelivered):
+            self.said.setdefault(message.ref, []).extend(token_bytes.unpack(message.tokens))
+        elif isinstance(message, m.Completed | m.CompletionFailed):
+            self.ended.put(message)
+
+    def ask(
+        self, name: str, prompt: Sequence[int], max_tokens: int = 4, parent_key: bytes | None = None
+    ) -> m.Completed:
+        """Run a request to its end."""
+        complete = m.Complete(
+            name,
+            "m",
+            token_bytes.pack(prompt),
+            tokens=True,
+            max_tokens=max_tokens,
+            parent_key=parent_key,
+            sampling=SamplingParams(temperature=1.0, seed=len(prompt)),
+        )
+        self.commands.put(m.Run(name, CALLER, complete))
+        done = self.ended.get(timeout=ANSWER_S)
+        assert isinstance(done, m.Completed), done
+        return done
+
+    def published(self) -> list[bytes]:
+        """Keys in the order of publishing."""
+        return [key for written in self.written for key in written.published]
+
+    def close(self) -> None:
+        self.commands.put(Close(m.FailReason.MODEL_UNLOADED, "the test has ended"))
+        self._thread.join(ANSWER_S)
+        assert not self._thread.is_alive()
+        self.cache.engines.pop(self.name, None)
+
+    def __enter__(self) -> CachedEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _tokens(path: Path, offset: int, header: RowHeader) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset + header.tokens_offset)
+        return file.read(header.n_tokens * token_bytes.TOKEN_BYTES)
+
+
+def _up(name: str) -> Entry:
+    return Entry(
+        id=name,
+        kind=ChildKind.WORKER,
+        parent="cache",
+        actor="a.b.C",
+        address=ENGINE,
+        pid=7,
+        incarnation=1,
+        state="up",
+        restarts=0,
+        started_at=0.0,
+        last_exit=None,
+    )
