@@ -1,70 +1,46 @@
 """Requests in flight: who asked, which model works on it, and an end for each of them.
 
-Owns: the table of requests, and what is known of requests that crash models (``suspicion``).
-Answers: ``Complete``, ``Submit``, ``Cancel``. Asks: models. It lives outside the model processes on
-purpose: when one dies, its callers are told here, at once.
+Owns: the table of requests, their journals (``journal``), and what is known of requests that
+crash models (``suspicion``). Answers: ``Complete``, ``Submit``, ``Cancel``. Asks: models. It lives
+outside the model processes on purpose: when one dies, its requests wait here for its next
+incarnation, and go on in it at their next token. Callers that die are noticed, and their requests
+are cancelled.
 
-When this actor itself dies, running requests go on (models answer their callers directly) and
-callers keep their own deadlines. Lost with the table are the right to be told of a later model
-crash, for which callers watch the model themselves, and every suspicion: that costs a model one
-more crash per poisonous request, which is cheaper than a table that outlives its bugs.
+When this actor itself dies, its callers hear that at once and ask its successor, with what they
+have received. Lost with the table is every suspicion: that costs a model one more crash per
+poisonous request, which is cheaper than a table that outlives its bugs.
 """
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import signal
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from actors import inflight_core as core
 from actors import messages as m
+from actors.inflight_core import InFlight, why_absent
 from actors.request_digest import digest_of
-from actors.suspicion import KILLED_WEIGHT, POISON_CRASHES, Lane
-from supervision import ExitKind, Worker
-
-if TYPE_CHECKING:
-    from supervision import Address, Entry
+from actors.suspicion import KILLED_WEIGHT, PROOF_TOKENS, Lane
+from supervision import Address, Entry, ExitKind, Worker
 
 LOOK_EVERY_S = 0.25
 STOPPING_S = 6.0  # a model gets five seconds to end its requests before it is killed
+GONE_S = 0.5  # the news of a supervisor's death and of its children's may come apart
+HEAL_TIMEOUT_S = 30.0  # until a model that died is at least being loaded again
+RUNS_LIMIT = 8  # of one request; charges of crashes end it earlier, where they apply
 HELD_LIMIT = 256  # as many as a model lets wait
+PROOF_EVERY_S = 0.05
+ASK_CALLERS_EVERY_S = 2.0
 _BAD_EXITS = (ExitKind.ABNORMAL, ExitKind.KILLED)
-_ENDED = (
-    "the process of model {model!r} ended during this request; it is being restarted, "
-    "send the request again"
-)
-_UNLOADED = "model {model!r} was unloaded during this request; load it again"
-_STOPPED = (
-    "model {model!r} crashed so often that it was stopped (last: {why}); see the log, then load it "
-    "again"
-)
-_POISONOUS = (
-    f"model {{model!r}} died {POISON_CRASHES} times while it ran this request, at last as the only "
-    "suspect: it hits a fault in llama.cpp or in the model file, and is refused for some minutes. "
-    "Change the prompt or the model, or report the fault with the log"
-)
-_HELD_TOO_LONG = (
-    "not started within its time limit, because a request that may have crashed the model runs "
-    "alone; raise timeout_s"
-)
-
-
-@dataclass(slots=True)
-class _InFlight:
-    request: m.Complete
-    reply_to: Address
-    incarnation: int | None = None
-    """Of the model that runs it; ``None`` while it is held."""
-    deadline: float | None = None
-
-    @property
-    def model(self) -> str:
-        return self.request.model
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _LookStopping:
     """Timer: does the model still stop?"""
 
     model: str
@@ -73,8 +49,15 @@ class _Look:
 
 
 @dataclass(frozen=True, slots=True)
+class _LookWaiting:
+    """Timer: what has become of the model that requests wait for?"""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class _LaneDue:
-    """Timer: a suspect's time alone, or its wait for it, is over."""
+    """Timer: a suspect's time alone, or its wait for it, may be over."""
 
     model: str
 
@@ -86,16 +69,25 @@ class _Deadline:
     request_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class _AskCallers:
+    """Timer: are they still there?"""
+
+
 class InflightActor(Worker):
     """The one place that knows every running request."""
 
     def init(self, args: object) -> None:
         del args
-        self._requests: dict[str, _InFlight] = {}
+        self._requests: dict[str, InFlight] = {}
         self._lanes: dict[str, Lane] = {}
         self._timers: dict[str, float] = {}
-        self._total = 0
-        self._poisonous = 0
+        self._looking: set[str] = set()
+        self._asking = False
+        self._total = self._resumed = self._poisonous = self._orphans = 0
+        with contextlib.suppress(OSError, ValueError):  # a journal per request: as many as allowed
+            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     def handle(self, message: object, sender: Address) -> None:
         match message:
@@ -107,54 +99,90 @@ class InflightActor(Worker):
                 self._cancel(request_id)
             case m.RequestEnded(request_id):
                 self._let_go(request_id)
+            case m.CallerGone(caller):
+                self._abandoned_by(caller)
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
 
     # ── in ──────────────────────────────────────────────────────────────────────────────────────
 
     def _accept(self, request: m.Complete, reply_to: Address) -> None:
-        entry = self.directory.get(model_actor_id(request.model))
-        if entry is None or not entry.is_up:
-            self._fail_request(request, reply_to, *_why_absent(request.model, entry))
+        model, now = request.model, time.monotonic()
+        entry = self.directory.get(model_actor_id(model))
+        if not core.is_coming(entry):
+            self._fail_request(request, reply_to, *why_absent(model, entry))
             return
-        now = time.monotonic()
-        lane = self._lanes.setdefault(request.model, Lane())
+        lane = self._lanes.setdefault(model, Lane())
         # Nobody is suspected, nearly always; then no prompt is read here.
         digest = digest_of(request) if len(lane.sheet) else None
         if digest is not None and lane.sheet.is_poisonous(digest, now):
-            detail = _POISONOUS.format(model=request.model)
+            detail = core.POISONOUS.format(model=model)
             self._fail_request(request, reply_to, m.FailReason.POISONOUS, detail)
             return
-        if lane.n_held >= HELD_LIMIT:
-            detail = f"{lane.n_held} requests already wait for this model; try again later"
+        n_held = lane.n_held + len(self._waiting_for(model))
+        if n_held >= HELD_LIMIT:
+            detail = f"{n_held} requests already wait for this model; try again later"
             self._fail_request(request, reply_to, m.FailReason.OVERLOADED, detail)
             return
         request_id = uuid.uuid4().hex
         self._total += 1
         deadline = None if request.timeout_s is None else now + request.timeout_s
-        self._requests[request_id] = _InFlight(request, reply_to, deadline=deadline)
-        accepted = m.Accepted(request.ref, request_id, self.incarnation, entry.incarnation)
-        self.tell(reply_to, accepted)
-        self._run(request.model, lane.arrive(request_id, digest, now))
-        if deadline is not None and self._requests[request_id].incarnation is None:
-            self.after(deadline - now, _Deadline(request_id))
+        one = self._requests[request_id] = InFlight(request, reply_to, deadline)
+        self.tell(reply_to, m.Accepted(request.ref, request_id))
+        if entry is not None and entry.is_up:
+            self._run(model, lane.arrive(request_id, digest, now))
+        else:
+            self._wait(model, [request_id])
+        if one.incarnation is None:
+            self._mind_deadline(request_id, one)
+        if not self._asking:
+            self._asking = True
+            self.after(ASK_CALLERS_EVERY_S, _AskCallers())
 
-    def _run(self, model: str, let_in: tuple[str, ...]) -> None:
+    def _run(self, model: str, let_in: Iterable[str]) -> None:
         """Send requests to their model; see to what the lane still waits for."""
         now = time.monotonic()
         entry = self.directory.get(model_actor_id(model))
         for request_id in let_in:
-            running = self._requests[request_id]
-            running.incarnation = 0 if entry is None else entry.incarnation
-            request = running.request
-            if running.deadline is not None:
-                request = replace(request, timeout_s=max(0.0, running.deadline - now))
-            # If the model is gone, its exit is about to be heard here and ends the request.
-            self.tell(model_actor_id(model), m.Run(request_id, running.reply_to, request))
-        due = self._lanes[model].due()
-        if due is not None and self._timers.get(model) != due:
+            one = self._requests[request_id]
+            one.incarnation = 0 if entry is None else entry.incarnation
+            one.runs += 1
+            request = one.request
+            if one.deadline is not None:
+                request = replace(request, timeout_s=max(0.0, one.deadline - now))
+            run = m.Run(request_id, one.reply_to, request, one.open_journal())
+            # If the model is gone, its exit is about to be heard here, and the request waits.
+            self.tell(model_actor_id(model), run)
+        self._mind_lane(model, now)
+
+    def _mind_lane(self, model: str, now: float) -> None:
+        lane = self._lanes[model]
+        due = lane.due()
+        if due is None:
+            return
+        if lane.alone is not None:
+            due = min(due, now + PROOF_EVERY_S)
+        if self._timers.get(model, due + 1.0) > due:
             self._timers[model] = due
             self.after(max(0.0, due - now), _LaneDue(model))
+
+    def _lane_due(self, model: str) -> None:
+        """Time has passed for those who are held; perhaps who holds them up has proved innocent."""
+        self._timers.pop(model, None)
+        lane = self._lanes.get(model)
+        if lane is None:
+            return
+        now = time.monotonic()
+        alone = self._requests.get(lane.alone or "")
+        if lane.alone and alone and alone.n_accepted() >= alone.proved_at:
+            self._run(model, lane.proved(lane.alone, now))
+        else:
+            self._run(model, lane.tick(now))
+
+    def _mind_deadline(self, request_id: str, one: InFlight) -> None:
+        """Of a request that no model has; a model minds those that it has."""
+        if one.deadline is not None:
+            self.after(max(0.0, one.deadline - time.monotonic()), _Deadline(request_id))
 
     def _fail_request(
         self, request: m.Complete, reply_to: Address, reason: m.FailReason, detail: str
@@ -163,44 +191,58 @@ class InflightActor(Worker):
 
     # ── out ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _let_go(self, request_id: str) -> None:
+    def _let_go(self, request_id: str) -> InFlight | None:
+        """Forget a request; who waited behind it may start."""
         left = self._requests.pop(request_id, None)
         if left is not None:
-            lane = self._lanes[left.model]
-            self._run(left.model, lane.ended(request_id, time.monotonic()))
+            left.close()
+            if left.waits_since is None:
+                self._run(left.model, self._lanes[left.model].ended(request_id, time.monotonic()))
+        return left
+
+    def _fail(self, request_id: str, reason: m.FailReason, detail: str) -> None:
+        """End a request that is in no lane."""
+        left = self._requests.pop(request_id)
+        left.close()
+        self._fail_request(left.request, left.reply_to, reason, detail)
 
     def _cancel(self, request_id: str) -> None:
-        running = self._requests.get(request_id)
-        if running is None:
+        one = self._requests.get(request_id)
+        if one is None:
             # It has ended, or the inflight that knew it has: then its model still runs it.
             for entry in self.directory.values():
                 if entry.id != entry.id.removeprefix("model:"):
                     self.tell(entry.id, m.CancelRun(request_id))
-            return
-        if running.incarnation is not None:
-            self._lanes[running.model].interrupted(request_id)
-            self.tell(model_actor_id(running.model), m.CancelRun(request_id))
-            return
-        self._let_go(request_id)
-        self.tell(running.reply_to, _nothing(running.request.ref, request_id))
+        elif one.incarnation is not None:
+            self._lanes[one.model].interrupted(request_id)
+            self.tell(model_actor_id(one.model), m.CancelRun(request_id))
+        else:
+            answer = core.cancelled(request_id, one)
+            self._let_go(request_id)
+            self.tell(one.reply_to, answer)
 
-    def handle_timer(self, payload: object) -> None:
-        match payload:
-            case _Look():
-                self._look(payload)
-            case _LaneDue(model):
-                self._timers.pop(model, None)
-                if model in self._lanes:
-                    self._run(model, self._lanes[model].tick(time.monotonic()))
-            case _Deadline(request_id):
-                held = self._requests.get(request_id)
-                if held is not None and held.incarnation is None:
-                    self._let_go(request_id)
-                    self._fail_request(
-                        held.request, held.reply_to, m.FailReason.DEADLINE, _HELD_TOO_LONG
-                    )
-            case _:
-                self.log.warning("an unknown timer went off: %r", payload)
+    # ── callers that go ─────────────────────────────────────────────────────────────────────────
+
+    def undelivered(self, target: Address | str, message: object) -> None:
+        if isinstance(target, Address):
+            self._abandoned_by(target)
+        else:
+            super().undelivered(target, message)
+
+    def _abandoned_by(self, caller: Address) -> None:
+        for request_id in [one for one, r in self._requests.items() if r.reply_to == caller]:
+            self._orphans += 1
+            self.log.info("request %s is cancelled: its caller is gone", request_id)
+            self._cancel(request_id)
+
+    def _ask_callers(self) -> None:
+        """A word to each: one that does not arrive says that its process is gone."""
+        self._asking = bool(self._requests)
+        if self._asking:
+            self.after(ASK_CALLERS_EVERY_S, _AskCallers())
+        for caller, ref in {r.reply_to: r.request.ref for r in self._requests.values()}.items():
+            if not self.backlog(caller):  # else it has not read what it got, and may be at anything
+                self.tell(caller, m.StillRunning(ref))
 
     # ── models that go ──────────────────────────────────────────────────────────────────────────
 
@@ -211,40 +253,73 @@ class InflightActor(Worker):
                 continue
             now = self.directory.get(entry.id)
             if now is None:
-                # Its supervisor died and took it along, or it was unloaded: nobody's fault.
-                self._end_all(model, m.FailReason.MODEL_DOWN, _ENDED.format(model=model))
+                # Its supervisor died and took it along: nobody's fault. Or it was unloaded.
+                self._interrupted(model)
             elif now.state == "stopping":
                 # It tells its callers itself; this is for those it could not.
-                self.after(LOOK_EVERY_S, _Look(model, now.incarnation, 1))
+                self.after(LOOK_EVERY_S, _LookStopping(model, now.incarnation, 1))
             else:
-                self._died(model, now)
+                self._may_have_died(model, now)
+                if now.is_up:
+                    self._go_on(model)
 
-    def _look(self, look: _Look) -> None:
+    def handle_timer(self, payload: object) -> None:
+        match payload:
+            case _LookStopping():
+                self._look_stopping(payload)
+            case _LookWaiting(model):
+                self._looking.discard(model)
+                self._look_waiting(model)
+            case _LaneDue(model):
+                self._lane_due(model)
+            case _Deadline(request_id):
+                self._time_is_up(request_id)
+            case _AskCallers():
+                self._ask_callers()
+            case _:
+                self.log.warning("an unknown timer went off: %r", payload)
+
+    def _time_is_up(self, request_id: str) -> None:
+        one = self._requests.get(request_id)
+        if one is not None and one.incarnation is None:
+            detail = core.HELD_TOO_LONG if one.waits_since is None else core.AWAY_TOO_LONG
+            self._let_go(request_id)
+            self._fail_request(one.request, one.reply_to, m.FailReason.DEADLINE, detail)
+
+    def _look_stopping(self, look: _LookStopping) -> None:
         model = look.model
         now = self.directory.get(model_actor_id(model))
         stops = now is not None and (now.state, now.incarnation) == ("stopping", look.incarnation)
         if stops and look.looks * LOOK_EVERY_S < STOPPING_S:
-            self.after(LOOK_EVERY_S, _Look(model, look.incarnation, look.looks + 1))
+            again = _LookStopping(model, look.incarnation, look.looks + 1)
+            self.after(LOOK_EVERY_S, again)
         elif now is None or not now.is_up:
-            self._end_all(model, m.FailReason.MODEL_UNLOADED, _UNLOADED.format(model=model))
+            self._end_all(model, m.FailReason.MODEL_UNLOADED, core.UNLOADED.format(model=model))
             self._lanes.pop(model, None)  # what is loaded next may be another file
 
-    def _died(self, model: str, now: Entry) -> None:
-        """The model's process ended by itself; charge its requests, and end them all."""
+    def _may_have_died(self, model: str, now: Entry) -> None:
+        """If the process that runs requests ended by itself: charge them, and let them wait."""
         alive = now.incarnation if now.is_up else None
-        dead = {
-            one: running
-            for one, running in self._requests.items()
-            if running.model == model and running.incarnation != alive
+        ran = {
+            one: r
+            for one, r in self._requests.items()
+            if r.model == model and r.incarnation not in (None, alive)
         }
-        if not dead:
+        if not ran:
             return
-        if now.last_exit is None or now.last_exit.kind not in _BAD_EXITS:
-            self._end_all(model, m.FailReason.MODEL_DOWN, _ENDED.format(model=model))
-            return
-        ran = {one: digest_of(r.request) for one, r in dead.items() if r.incarnation is not None}
-        known = {one: digest for one, digest in ran.items() if digest is not None}
-        weight = KILLED_WEIGHT if now.last_exit.signal == signal.SIGKILL else 1.0
+        if now.last_exit is not None and now.last_exit.kind in _BAD_EXITS:
+            self._charge(model, now, ran)
+        if now.state == "down":
+            self._end_all(model, *why_absent(model, now))
+        else:
+            self._interrupted(model)
+
+    def _charge(self, model: str, now: Entry, ran: dict[str, InFlight]) -> None:
+        """One of those that ran may have crashed the model; the poisonous end here."""
+        digests = {one: digest_of(r.request) for one, r in ran.items()}
+        known = {one: digest for one, digest in digests.items() if digest is not None}
+        is_sigkill = now.last_exit is not None and now.last_exit.signal == signal.SIGKILL
+        weight = KILLED_WEIGHT if is_sigkill else 1.0
         verdict = self._lanes[model].crashed(known, time.monotonic(), weight)
         self._poisonous += len(verdict.poisonous)
         self.log.warning(
@@ -253,27 +328,99 @@ class InflightActor(Worker):
             ", ".join(verdict.poisonous) or "none",
         )  # fmt: skip
         for request_id in verdict.poisonous:
-            running = self._requests.pop(request_id)
-            detail = _POISONOUS.format(model=model)
-            self._fail_request(running.request, running.reply_to, m.FailReason.POISONOUS, detail)
-        if now.state == "down":
-            reason, detail = _why_absent(model, now)
-        else:
-            reason, detail = m.FailReason.MODEL_DOWN, _ENDED.format(model=model)
-        self._end_all(model, reason, detail)
+            self._fail(request_id, m.FailReason.POISONOUS, core.POISONOUS.format(model=model))
+
+    # ── waiting for a model ─────────────────────────────────────────────────────────────────────
+
+    def _waiting_for(self, model: str) -> list[str]:
+        return [
+            one
+            for one, r in self._requests.items()
+            if r.model == model and r.waits_since is not None
+        ]
+
+    def _interrupted(self, model: str) -> None:
+        """The model's process is gone: whoever was in its lane waits for the next one."""
+        if model not in self._lanes:
+            return
+        self._lanes[model].lost()
+        in_lane = [
+            one for one, r in self._requests.items() if r.model == model and r.waits_since is None
+        ]
+        for request_id in in_lane:
+            one = self._requests[request_id]
+            if one.runs >= RUNS_LIMIT:
+                detail = core.TOO_OFTEN.format(model=model, runs=one.runs)
+                self._fail(request_id, m.FailReason.MODEL_DOWN, detail)
+                continue
+            one.proved_at = one.n_accepted() + PROOF_TOKENS
+            self._mind_deadline(request_id, one)
+        self._wait(model, [one for one in in_lane if one in self._requests])
+
+    def _wait(self, model: str, request_ids: Iterable[str]) -> None:
+        models = self.directory.get("models")
+        for request_id in request_ids:
+            one = self._requests[request_id]
+            one.incarnation, one.waits_since = None, time.monotonic()
+            one.waits_under = 0 if models is None else models.incarnation
+        self._keep_looking(model)
+
+    def _keep_looking(self, model: str) -> None:
+        """Nobody tells of a model that is given up, or unloaded, while it is not up."""
+        if model not in self._looking and self._waiting_for(model):
+            self._looking.add(model)
+            self.after(LOOK_EVERY_S, _LookWaiting(model))
+
+    def _go_on(self, model: str) -> None:
+        """The model is up: those that wait for it run, from where they were interrupted."""
+        now = time.monotonic()
+        for request_id in self._waiting_for(model):
+            one, lane = self._requests[request_id], self._lanes.setdefault(model, Lane())
+            digest = digest_of(one.request) if len(lane.sheet) else None
+            if digest is not None and lane.sheet.is_poisonous(digest, now):
+                self._fail(request_id, m.FailReason.POISONOUS, core.POISONOUS.format(model=model))
+                continue
+            one.waits_since = None
+            self._resumed += one.runs > 0
+            self._run(model, lane.arrive(request_id, digest, now))
+
+    def _look_waiting(self, model: str) -> None:
+        entry, models = self.directory.get(model_actor_id(model)), self.directory.get("models")
+        for request_id in self._waiting_for(model):
+            one, now = self._requests[request_id], time.monotonic()
+            waited_s = now - (one.waits_since or now)
+            is_same = models is not None and (models.is_up, models.incarnation) == (
+                True,
+                one.waits_under,
+            )
+            if entry is None and is_same and waited_s >= GONE_S:
+                reason, detail = why_absent(model, None)
+                if one.runs:
+                    reason = m.FailReason.MODEL_UNLOADED
+                    detail = core.UNLOADED.format(model=model)
+                self._fail(request_id, reason, detail)
+            elif entry is not None and entry.state == "down":
+                self._fail(request_id, *why_absent(model, entry))
+            elif waited_s >= HEAL_TIMEOUT_S and (entry is None or entry.state != "starting"):
+                detail = core.NOT_BACK.format(model=model, within_s=HEAL_TIMEOUT_S)
+                self._fail(request_id, m.FailReason.MODEL_DOWN, detail)
+        self._keep_looking(model)
 
     def _end_all(self, model: str, reason: m.FailReason, detail: str) -> None:
         if model in self._lanes:
             self._lanes[model].lost()
         for request_id in [one for one, r in self._requests.items() if r.model == model]:
-            running = self._requests.pop(request_id)
-            self._fail_request(running.request, running.reply_to, reason, detail)
+            self._fail(request_id, reason, detail)
 
     def status(self) -> dict[str, object]:
         sheets = [lane.sheet.counts() for lane in self._lanes.values()]
+        waiting = sum(1 for r in self._requests.values() if r.waits_since is not None)
         return {
             "in_flight": len(self._requests),
             "accepted": self._total,
+            "resumed": self._resumed,
+            "waiting_for_model": waiting,
+            "orphans_cancelled": self._orphans,
             "held": sum(lane.n_held for lane in self._lanes.values()),
             "suspects": sum(suspects for suspects, _ in sheets),
             "poisonous_digests": sum(poisonous for _, poisonous in sheets),
@@ -284,31 +431,3 @@ class InflightActor(Worker):
 def model_actor_id(model: str) -> str:
     """The id of a model's actor in the tree."""
     return f"model:{model}"
-
-
-def _why_absent(model: str, entry: Entry | None) -> tuple[m.FailReason, str]:
-    if entry is None:
-        return (
-            m.FailReason.MODEL_UNKNOWN,
-            f"no model {model!r} is loaded; load it first (`load {model}=PATH`)",
-        )
-    if entry.state == "down":
-        return m.FailReason.MODEL_STOPPED, _STOPPED.format(model=model, why=entry.last_exit)
-    return (
-        m.FailReason.MODEL_DOWN,
-        f"model {model!r} is {entry.state}; try again in a moment",
-    )
-
-
-def _nothing(ref: str, request_id: str) -> m.Completed:
-    """The end of a request that was cancelled before it was sent to its model."""
-    return m.Completed(
-        ref=ref,
-        request_id=request_id,
-        finish_reason=m.FinishReason.CANCELLED,
-        finish_key=None,
-        stop_sequence=None,
-        usage=m.Usage(0, 0, 0),
-        cache=m.CacheReport(m.HitKind.COLD, "none", 0.0, "not_started"),
-        timings=m.Timings(0.0, 0.0, 0.0, 0.0, 0.0),
-    )

@@ -25,10 +25,10 @@ from actors.late_tails import LateTails
 from actors.live import LiveSequences
 from actors.model_core import plan_step
 from actors.model_request import Request, RequestRefused
+from actors.resume import replay
 from actors.speculation import SpeculationPolicy
 from actors.tending import Tending
 from actors.verifying import Guesses
-from actors.resume import replay
 from actors.waiting import WaitingRequests
 from cache.policy import LivePolicy
 from cache.rows import SaveReason
@@ -357,7 +357,7 @@ class ModelEngine:
             return
         logits, request.first_logits = request.first_logits, None
         try:
-            token = request.sample_known(logits) if logits is not None else None
+            token = request.sample_known(logits, self._backend) if logits is not None else None
         except NativeError:
             token = None
         if token is None:  # not a distribution: compute the last token again instead

@@ -9,10 +9,9 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from actors import first_logits
+from actors import resume
 from actors import guessing as guess
 from actors import messages as m
-from actors import resume
 from actors.journal import JournalWriter, Noted
 from actors.late_tails import LateTail
 from actors.live_core import Stretches
@@ -262,12 +261,22 @@ class Request:
         self.seq, self.max_tokens, self.n_cells = seq, admission.max_tokens, admission.n_cells
         self.n_prompt = self.n_prompt or len(self.tokens)
         self.started = now
-        prompt, said = self.tokens[: self.n_prompt], self.tokens[self.n_prompt :]
-        self.sampler = backend.new_sampler(self.sampling, prompt)
-        for token in said:
-            self.sampler.accept(token)
+        self.make_sampler(backend)
         if self.journal is not None:
-            self.journal.begin(prompt, said)
+            self.journal.begin(self.tokens[: self.n_prompt], self.tokens[self.n_prompt :])
+
+    def make_sampler(self, backend: Backend) -> None:
+        """Once the prompt is known: a grammar that cannot be used is refused before it costs."""
+        if self.sampler is not None:
+            return
+        n_prompt = self.n_prompt or len(self.tokens)
+        try:
+            sampler = backend.new_sampler(self.sampling, self.tokens[:n_prompt])
+            for token in self.tokens[n_prompt:]:
+                sampler.accept(token)
+        except (InvalidParam, InvalidToken) as error:
+            raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
+        self.sampler = sampler
 
     def sample(self, backend: Backend, row: int) -> int:
         """The next token, from the logits of ``row`` of the last decode."""
@@ -277,11 +286,11 @@ class Request:
         self.sampler.accept(token)
         return token
 
-    def sample_known(self, logits: array[float]) -> int:
+    def sample_known(self, logits: array[float], backend: Backend) -> int:
         """The first token, from logits that were kept."""
         if self.sampler is None:
             raise RuntimeError(f"request {self.request_id} has not started: a bug in the engine")
-        token = first_logits.sample(logits, self.sampling, self.tokens)
+        token = backend.sample_from(logits, self.sampler, self.n_generated)
         self.sampler.accept(token)
         return token
 

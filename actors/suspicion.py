@@ -1,12 +1,14 @@
 """Which request crashes a model: found by running suspects alone. No clock, no process, no message.
 
 A model's process dies, and nobody can say which of its requests did it. So each of them is charged
-with the crash and becomes a *suspect*; its caller sends it again, and now it runs **alone**:
-nothing else is sent to the model until it has ended. If it ends, it is innocent and its charge is
-dropped. If the model dies again, nobody else can have been the cause: at ``POISON_CRASHES`` charges
-a request is *poisonous*, which ends the search. A SIGKILL counts half: the kernel sends it to who
-takes too much memory, but anybody else may send it too. Who ran beside a poisonous request is
-charged once and comes through at the second try; who waited behind a suspect is not charged at all.
+with the crash and becomes a *suspect*; it is run again when the model is back, and now **alone**:
+nothing else is sent to the model until it has ended, or has gone ``PROOF_TOKENS`` beyond what it
+did at the crash. Then it is innocent and its charge is dropped. If the model dies again, nobody
+else can have been the cause: at ``POISON_CRASHES`` charges a request is *poisonous*, which ends the
+search. A SIGKILL counts half: the kernel sends it to who takes too much memory, but anybody else
+may send it too; so after the first one all go on together at once, and only the second makes them
+run alone. Who ran beside a poisonous request is charged once and comes through at the second try;
+who waited behind a suspect is not charged at all.
 
 What a request *is* here is a digest of what the engine computes from it, so that a repeated request
 is known again, and an identical one of another caller is too.
@@ -28,6 +30,8 @@ from typing import Final
 POISON_CRASHES: Final = 2
 DRAIN_S: Final = 5.0  # most requests end within it
 ALONE_S: Final = 10.0  # a crash comes with the prompt or within the first tokens, or hardly ever
+ALONE_CRASHES: Final = 1.0
+PROOF_TOKENS: Final = 8
 KILLED_WEIGHT: Final = 0.5  # SIGKILL: the OOM killer for a request, or somebody for no reason of it
 SUSPECT_FOR_S: Final = 300.0
 POISONOUS_FOR_S: Final = 900.0
@@ -121,6 +125,7 @@ class Lane:
     def __init__(self, sheet: ChargeSheet | None = None) -> None:
         self.sheet = ChargeSheet() if sheet is None else sheet
         self._running: dict[str, bytes | None] = {}
+        self._since: dict[str, float] = {}
         self._held: deque[_Held] = deque()
         self._alone: str | None = None
         self._alone_until = 0.0
@@ -133,6 +138,11 @@ class Lane:
     @property
     def running(self) -> tuple[str, ...]:
         return tuple(self._running)
+
+    @property
+    def alone(self) -> str | None:
+        """Who has the model to itself, if anybody has."""
+        return self._alone
 
     def due(self) -> float | None:
         """When ``tick`` should be called, unless something else happens first."""
@@ -154,6 +164,7 @@ class Lane:
         """A request ended without a crash, which clears it, or left while it was held."""
         if request_id in self._running:
             digest = self._running.pop(request_id)
+            del self._since[request_id]
             if digest is not None:
                 self.sheet.clear(digest)
         else:
@@ -168,6 +179,15 @@ class Lane:
         if request_id in self._running:
             self._running[request_id] = None
 
+    def proved(self, request_id: str, now: float) -> tuple[str, ...]:
+        """A running suspect did again what it did at the crash, and more: it is innocent."""
+        digest = self._running.get(request_id)
+        if digest is not None:
+            self.sheet.clear(digest)
+        if self._alone == request_id:
+            self._alone = None
+        return self._let_in(now)
+
     def tick(self, now: float) -> tuple[str, ...]:
         """Time has passed."""
         return self._let_in(now)
@@ -175,9 +195,13 @@ class Lane:
     def crashed(self, digests: Mapping[str, bytes], now: float, weight: float = 1.0) -> Verdict:
         """The model's process died by itself; ``digests`` of those that ran, where they are known.
 
-        Several identical requests that ran at one crash are charged once: it was one crash.
+        Several identical requests that ran at one crash are charged once: it was one crash. Who had
+        run for ``ALONE_S`` had nothing to do with earlier ones.
         """
         self.sheet.expire(now)
+        for one, since in self._since.items():
+            if one in digests and now - since >= ALONE_S:
+                self.sheet.clear(digests[one])
         ran = {one: digests[one] for one in self._running if one in digests}
         poisonous_digests = {
             one for one in set(ran.values()) if self.sheet.charge(one, now, weight)
@@ -192,6 +216,7 @@ class Lane:
         """The model is gone, and not through its requests; all of them, running or held."""
         everyone = (*self._running, *(one.request_id for one in self._held))
         self._running.clear()
+        self._since.clear()
         self._held.clear()
         self._alone = self._drain_until = None
         return everyone
@@ -203,13 +228,14 @@ class Lane:
         let_in: list[str] = []
         while self._held and not self._is_closed(now):
             head = self._held[0]
-            if head.digest is not None and self.sheet.crashes(head.digest, now):
+            if head.digest and self.sheet.crashes(head.digest, now) >= ALONE_CRASHES:
                 if not self._may_be_alone(now):
                     break
                 self._alone, self._alone_until = head.request_id, now + ALONE_S
                 self._drain_until = None
             self._held.popleft()
             self._running[head.request_id] = head.digest
+            self._since[head.request_id] = now
             let_in.append(head.request_id)
         return tuple(let_in)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from actors import messages as m
 from actors.model_core import Admission, admit
 from actors.model_request import Request, RequestRefused, open_request
+from actors.resume import take_up
 from actors.sessions import Sessions
 from native.backend import Backend
 
@@ -48,7 +49,7 @@ class WaitingRequests:
     def fit(self, request: Request) -> Admission:
         """Tokens and cells of a request that is about to start, or RequestRefused."""
         request.fix_prompt(self._backend)
-        n_prompt, n_ctx = len(request.tokens), self._backend.info.n_ctx
+        n_prompt, n_ctx = request.n_prompt or len(request.tokens), self._backend.info.n_ctx
         admission = admit(n_prompt, request.max_tokens, n_ctx)
         if not admission.fits:
             raise RequestRefused(
@@ -56,6 +57,8 @@ class WaitingRequests:
                 f"the prompt has {n_prompt} tokens and the context holds {n_ctx}, the reply "
                 "included; shorten the prompt or load the model with a larger n_ctx",
             )
+        take_up(request, admission, self._backend)
+        request.make_sampler(self._backend)
         return admission
 
     def remove(self, request: Request) -> None:

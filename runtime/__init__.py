@@ -14,6 +14,7 @@ from runtime.results import (
     Event,
     ModelStatus,
     PrefillEvent,
+    ResumedEvent,
     TokenEvent,
 )
 from runtime.tree_view import TreeNode
@@ -27,6 +28,7 @@ __all__ = [
     "ModelStatus",
     "Node",
     "PrefillEvent",
+    "ResumedEvent",
     "RuntimeConfig",
     "TokenEvent",
     "TreeNode",

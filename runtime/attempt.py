@@ -12,10 +12,9 @@ from dataclasses import replace
 from typing import Final
 
 from actors import messages as m
-from actors.inflight import model_actor_id
-from cache import tokens as token_bytes
 from runtime import errors
-from runtime.results import CompletionEvent, Event, PrefillEvent, TokenEvent, completion_from
+from runtime.received import Received
+from runtime.results import CompletionEvent, Event, PrefillEvent, ResumedEvent, completion_from
 from supervision import Connection
 from supervision.errors import SupervisionError
 from supervision.messages import new_ref
@@ -39,114 +38,88 @@ _FAILURES: Final[Mapping[m.FailReason, Callable[[str, str], errors.LlamaActorsEr
 
 
 class Attempt:
-    """One attempt at a request: sends it, turns its replies into events, cancels it if left."""
+    """Sends a request once; its events go on where ``received`` ends, and are added to it."""
 
-    def __init__(self, connection: Connection, request: m.Complete) -> None:
+    def __init__(self, connection: Connection, request: m.Complete, progress: Progress) -> None:
         self._connection = connection
         self._request = request
+        self._progress = progress
         self._accepted: m.Accepted | None = None
-        self._ttft_ms: float | None = None
-        self._text: list[str] = []
-        self._tokens: list[int] = []
-        self._begun = False
         self._ended = False
 
-    @property
-    def delivered(self) -> bool:
-        return bool(self._tokens)
-
     def events(self) -> Iterator[Event]:
-        started = time.perf_counter()
+        """Raises TargetDown when inflight died, NodeRestarted, or PartMissing: try again then.
+
+        A model that dies is not this caller's business: inflight lets it go on in the next one.
+        """
         request = replace(self._request, ref=new_ref())
-        # Inflight tells of a model's death. The watch is for when inflight itself died with what
-        # it knew, or before it passed the request on.
-        model, inflight = (
-            Watch(self._connection, model_actor_id(request.model)),
-            Watch(self._connection, "inflight"),
-        )
-
-        def look() -> None:
-            accepted = self._accepted
-            if accepted is not None or self._begun:
-                model.look(accepted.model if accepted is not None else 0)
-            if not self._begun:
-                inflight.look(accepted.inflight if accepted is not None else 0)
-
         replies = self._connection.stream(
-            "inflight", request, idle_timeout_s=SILENCE_TIMEOUT_S, on_quiet=look
+            "inflight", request, idle_timeout_s=SILENCE_TIMEOUT_S, until_down=True
         )
         try:
             for reply in replies:
-                event = self._event(reply, started)
-                if event is not None:
-                    yield event
+                yield from self._events(reply)
                 if self._ended:
                     return
-        except ActorGone as gone:
-            self._withdraw(model_actor_id(request.model), m.CancelRun)
-            raise errors.ModelDown(
-                request.model, f"{gone} went away during this request; send it again"
-            ) from gone
         finally:
-            self._withdraw("inflight", m.Cancel)
+            self._withdraw()
 
-    def _withdraw(self, actor: str, cancel: Callable[[str], object]) -> None:
-        """Nobody waits for the rest; if the actor is gone too, nobody is left to cancel."""
+    def _withdraw(self) -> None:
+        """Nobody waits for the rest. An inflight that does not know the request asks all models."""
         if not self._ended and self._accepted is not None:
             with contextlib.suppress(SupervisionError):
-                self._connection.tell(actor, cancel(self._accepted.request_id))
+                self._connection.tell("inflight", m.Cancel(self._accepted.request_id))
 
-    def _event(self, reply: object, started: float) -> Event | None:
+    def _events(self, reply: object) -> Iterator[Event]:
+        progress = self._progress
         match reply:
             case m.Accepted():
                 self._accepted = reply
+            case m.Resumed():
+                progress.interrupted()
             case m.PrefillProgress(_, done, total, reused):
-                self._begun = True
-                return PrefillEvent(done, total, reused)
-            case m.TokensDelivered(_, index, tokens, text):
-                self._begun = True
-                if self._ttft_ms is None:
-                    self._ttft_ms = 1e3 * (time.perf_counter() - started)
-                ids = tuple(token_bytes.unpack(tokens))
-                self._tokens += ids
-                self._text.append(text)
-                return TokenEvent(index, ids, text)
+                if not progress.received:  # else it is a reply that is read again
+                    progress.saw()
+                    yield PrefillEvent(done, total, reused)
+            case m.TokensDelivered():
+                event = progress.received.take(reply)
+                if event is not None:
+                    yield from progress.went_on(event.index)
+                    yield event
             case m.Completed():
                 self._ended = True
-                whole = "".join(self._text), tuple(self._tokens)
-                return CompletionEvent(completion_from(reply, *whole, self._ttft_ms))
+                received = progress.received
+                yield from progress.went_on(len(received))
+                whole = received.text, received.tokens
+                yield CompletionEvent(completion_from(reply, *whole, progress.ttft_ms))
             case m.CompletionFailed(_, reason, detail):
                 self._ended = True
                 raise _FAILURES[reason](self._request.model, detail)
             case _:
                 pass  # a message of a newer node; nothing is lost by not knowing it
-        return None
 
 
-class ActorGone(Exception):
-    """The process that should answer is not the one that was asked."""
+class Progress:
+    """How far a request is, over all attempts at it, by this caller's clock."""
 
+    def __init__(self) -> None:
+        self.received = Received()
+        self.ttft_ms: float | None = None
+        self._began = self._saw_at = time.perf_counter()
+        self._is_interrupted = False
 
-class Watch:
-    """Looks, while nothing comes, whether an actor is still the process that it was."""
+    def saw(self) -> None:
+        self._saw_at = time.perf_counter()
 
-    def __init__(self, connection: Connection, actor: str) -> None:
-        self._connection = connection
-        self._actor = actor
-        self._since = time.time()
-        self._incarnation = 0
+    def interrupted(self) -> None:
+        """A process died under it; the next thing that is new ends a pause."""
+        self._is_interrupted = True
 
-    def look(self, incarnation: int = 0) -> None:
-        """Raise ActorGone if it is down or another incarnation.
-
-        Without knowing the incarnation, one that started after this watch began is another.
-        """
-        entry = self._connection.where(self._actor)
-        if entry is None or not entry.is_up:
-            raise ActorGone(self._actor)
-        known = incarnation or self._incarnation
-        if known == 0 and entry.started_at > self._since:
-            raise ActorGone(self._actor)
-        self._incarnation = known or entry.incarnation
-        if entry.incarnation != self._incarnation:
-            raise ActorGone(self._actor)
+    def went_on(self, n_tokens: int) -> Iterator[ResumedEvent]:
+        """Something new came, after ``n_tokens``."""
+        before, self._saw_at = self._saw_at, time.perf_counter()
+        if self.ttft_ms is None and self.received:
+            self.ttft_ms = 1e3 * (self._saw_at - self._began)
+        if self._is_interrupted:
+            self._is_interrupted = False
+            yield ResumedEvent(n_tokens, 1e3 * (self._saw_at - before))

@@ -38,6 +38,7 @@ from runtime.results import (
     Event,
     ModelStatus,
     PrefillEvent,
+    ResumedEvent,
     TokenEvent,
 )
 from runtime.sizes import disk_settings, format_size
@@ -309,6 +310,8 @@ def _show(event: Event, line: ProgressLine, *, as_json: bool) -> None:
             if not as_json:
                 sys.stdout.write(text)
                 sys.stdout.flush()
+        case ResumedEvent():
+            pass  # not asked for: who reads sees a pause
         case CompletionEvent(completion):
             line.clear()
             _say_completion(completion, as_json=as_json)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from actors import messages as m
@@ -18,18 +19,20 @@ from cache.keys import KEY_BYTES
 from native.errors import InvalidParam
 from native.params import SamplingParams
 from runtime import errors
-from runtime.attempt import ActorGone, Attempt, Watch
+from runtime.attempt import Attempt, Progress
 from runtime.config import ModelConfig, check_model_id
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
+from runtime.received import PartMissing
 from runtime.results import (
     Completion,
     CompletionEvent,
     Event,
     ModelStatus,
+    ResumedEvent,
 )
 from supervision import Connection, Entry
-from supervision.errors import NodeNotRunning, NodeRestarted, SupervisionError
+from supervision.errors import NodeNotRunning, NodeRestarted, SupervisionError, TargetDown
 from supervision.messages import (
     ListDirectory,
     ReportStatus,
@@ -61,10 +64,9 @@ class Client:
         """Load a model and wait until it is ready; ``progress`` hears shares from 0 to 1."""
         check_model_id(model)
         message = m.LoadModel(new_ref(), model, config.path, config.backend, config.params)
-        watch = Watch(self._connection, "registry")
         try:
             for answer in self._connection.stream(
-                "registry", message, idle_timeout_s=LOAD_TIMEOUT_S, on_quiet=watch.look
+                "registry", message, idle_timeout_s=LOAD_TIMEOUT_S, until_down=True
             ):
                 match answer:
                     case m.ModelLoaded(_, entry):
@@ -73,7 +75,7 @@ class Client:
                         raise _load_failure(model, answer)
                     case m.ModelLoading(_, share) if progress is not None:
                         progress(share)
-        except (ActorGone, NodeRestarted):
+        except (TargetDown, NodeRestarted):
             # The asked one died; what it had noted is known to its successor, which loads it.
             self._wait_until_up(model, LOAD_TIMEOUT_S)
             found = self._where(model_actor_id(model))
@@ -115,11 +117,8 @@ class Client:
     # ── completions ─────────────────────────────────────────────────────────────────────────────
 
     def complete(self, model: str, prompt: str | Sequence[int], **options: Any) -> Completion:
-        """Generate and wait for the end; options as for ``stream``.
-
-        Nothing is shown before the end, so a request whose model dies is simply run again.
-        """
-        for event in self.stream(model, prompt, repeat=True, **options):
+        """Generate and wait for the end; options as for ``stream``."""
+        for event in self.stream(model, prompt, **options):
             if isinstance(event, CompletionEvent):
                 return event.completion
         raise errors.NoReply(f"model {model!r} ended the stream without a result")
@@ -140,14 +139,16 @@ class Client:
         parent_key: str | None = None,
         parse_special: bool = False,
         timeout_s: float | None = None,
-        repeat: bool = False,
+        resumed_events: bool = False,
     ) -> Generator[Event, None, None]:
         """Generate, and yield events as they come; the last one is a ``CompletionEvent``.
 
         ``prompt`` is text or token ids. ``parent_key`` is the hex ``finish_key`` of an earlier
         completion whose text this prompt continues. Leaving the iterator early cancels the request.
-        With ``repeat``, a request whose model dies after tokens came is run again all the same:
-        events then begin anew at index 0. Without, that ends it with ``ModelDown``.
+
+        When a process of the node dies, or all of them, the reply goes on at its next token, and
+        nothing comes twice. With ``resumed_events`` a ``ResumedEvent`` tells of it. ``ModelDown``
+        comes only if the model stays away.
         """
         try:
             sampling = SamplingParams(
@@ -174,46 +175,59 @@ class Client:
             parse_special=parse_special,
             timeout_s=timeout_s,
         )
-        return self._events(request, keeper, repeat)
+        events = self._events(request, keeper)
+        return events if resumed_events else _without_resumed(events)
 
-    def _events(
-        self, request: m.Complete, keeper: PayloadKeeper, repeat: bool
-    ) -> Generator[Event, None, None]:
-        """Run ``request``; heal what can be healed, which a poisonous request is not."""
-        deadline: float | None = None
+    def _events(self, request: m.Complete, keeper: PayloadKeeper) -> Generator[Event, None, None]:
+        """Ask until the reply is whole; what a dead process began goes on in the next one."""
+        progress = Progress()
+        ends_at = None if request.timeout_s is None else time.monotonic() + request.timeout_s
+        heals_until: float | None = None
         try:
             while True:
-                run = Attempt(self._connection, request)
+                before = len(progress.received)
+                so_far = PayloadKeeper(token_bytes.pack(progress.received.tokens))
+                rest = replace(request, delivered=so_far.payload, timeout_s=_left_s(ends_at))
                 try:
-                    yield from run.events()
+                    yield from Attempt(self._connection, rest, progress).events()
                     return
-                except (errors.ModelUnknown, errors.ModelDown, NodeRestarted) as error:
-                    now = time.monotonic()
-                    deadline = now + HEAL_TIMEOUT_S if deadline is None else deadline
-                    if (run.delivered and not repeat) or now > deadline:
-                        if isinstance(error, NodeRestarted):  # which took the model with it
-                            raise errors.ModelDown(request.model, str(error)) from error
-                        raise
-                    self._heal(request.model, error, deadline)
+                except (
+                    errors.ModelUnknown,
+                    errors.SessionBusy,
+                    NodeRestarted,
+                    TargetDown,
+                    PartMissing,
+                ) as error:
+                    is_first, now = heals_until is None, time.monotonic()
+                    if is_first or len(progress.received) > before:
+                        heals_until = now + HEAL_TIMEOUT_S
+                    self._heal(request.model, error, heals_until or now, is_first=is_first)
                 except SupervisionError as error:
                     raise self._typed(error) from error
+                finally:
+                    so_far.close()
         finally:
             keeper.close()
 
-    def _heal(self, model: str, error: Exception, deadline: float) -> None:
-        """Wait until ``model`` can be asked again, or raise ``error``."""
+    def _heal(self, model: str, error: Exception, until: float, *, is_first: bool) -> None:
+        """Wait until ``model`` can be asked again, or raise what the caller should hear."""
+        is_over = time.monotonic() > until
         match error:
             case errors.ModelUnknown():
-                if self._is_wanted(model):
-                    self._wait_until_up(model, deadline - time.monotonic())
-                elif model == EMBEDDED_MODEL_ID:
+                if not is_over and self._is_wanted(model):
+                    self._wait_until_up(model, until - time.monotonic())
+                elif not is_over and model == EMBEDDED_MODEL_ID:
                     self.load_embedded()
                 else:
                     raise error
-            case errors.ModelDown():
-                self._wait_until_up(model, deadline - time.monotonic())
+            case errors.SessionBusy():
+                if is_first or is_over:
+                    raise error
+                _Pause().wait()  # the attempt before this one, which is being cancelled
+            case _ if is_over:
+                raise errors.ModelDown(model, f"{error}; tried again for {HEAL_TIMEOUT_S:.0f} s")
             case _:
-                pass  # the node restarted: whoever is asked next waits for it
+                pass  # whoever is asked next waits for it
 
     def _wait_until_up(self, model: str, within_s: float) -> None:
         """Wait for a model that is starting or restarting."""
@@ -320,6 +334,20 @@ def _encode_prompt(prompt: str | Sequence[int]) -> bytes:
         return token_bytes.pack(prompt)
     except ValueError as error:
         raise errors.InvalidRequest(f"not a list of token ids: {error}") from error
+
+
+def _without_resumed(events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+    """All but what only those want to hear who asked for it; closing this closes ``events``."""
+    try:
+        for event in events:
+            if not isinstance(event, ResumedEvent):
+                yield event
+    finally:
+        events.close()
+
+
+def _left_s(ends_at: float | None) -> float | None:
+    return None if ends_at is None else max(0.0, ends_at - time.monotonic())
 
 
 def _checked_max_tokens(max_tokens: int) -> int:

@@ -91,7 +91,16 @@ class CompletionEvent:
     completion: Completion
 
 
-Event = PrefillEvent | TokenEvent | CompletionEvent
+@dataclass(frozen=True, slots=True)
+class ResumedEvent:
+    """A process died under the request, and the reply goes on after ``n_tokens`` as if none had."""
+
+    n_tokens: int
+    pause_ms: float
+    """From the last event before to what is new now, by the caller's clock."""
+
+
+Event = PrefillEvent | TokenEvent | ResumedEvent | CompletionEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class StillRunning:
-    """Inflight → caller: nothing new. Sent now and then: that is how the death of a caller shows."""
+    """Inflight → caller: nothing new. Sent now and then, so that a caller's death shows."""
 
     ref: str
 

@@ -1,115 +1,217 @@
-"""One attempt at a completion: who is watched while nothing comes."""
+"""Attempts at a completion: what a dead process began goes on in the next one, once."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actors import messages as m
-from runtime import errors
-from runtime.attempt import Attempt
-from supervision import Address, ChildKind, Connection, Entry
+from actors.payload import read_payload
+from cache import tokens as token_bytes
+from runtime import CompletionEvent, Event, PrefillEvent, ResumedEvent, TokenEvent, errors
+from runtime import client as client_module
+from runtime.client import Client
+from supervision import Connection, ExitKind, ExitReason
+from supervision.errors import NodeRestarted, TargetDown
 
 pytestmark = pytest.mark.pure
 
+REPLY = "The sea was calm that night."
+DIED = TargetDown("inflight", 1, ExitReason(ExitKind.KILLED, "SIGKILL"))
+RESTARTED = NodeRestarted(Path("node"))
+ACCEPTED = m.Accepted("r", "id")
+DONE = m.Completed(
+    ref="r",
+    request_id="id",
+    finish_reason=m.FinishReason.LENGTH,
+    finish_key=None,
+    stop_sequence=None,
+    usage=m.Usage(3, 0, len(REPLY)),
+    cache=m.CacheReport(m.HitKind.COLD, "none", 0.0, None),
+    timings=m.Timings(0.0, 0.0, 0.0, 0.0, 0.0),
+)
 
-def entry(actor: str, **changes: object) -> Entry:
-    up = Entry(
-        id=actor,
-        kind=ChildKind.WORKER,
-        parent="root",
-        actor="a.B",
-        address=Address("127.0.0.1", 1),
-        pid=1,
-        incarnation=1,
-        state="up",
-        restarts=0,
-        started_at=1.0,
-    )
-    return replace(up, **changes)  # type: ignore[arg-type]
+
+def tokens(start: int, end: int) -> m.TokensDelivered:
+    """Characters of the reply, each of which is a token."""
+    text = REPLY[start:end]
+    return m.TokensDelivered("r", start, token_bytes.pack(map(ord, text)), text, start)
 
 
 @dataclass
 class Line:
-    """A connection that says what it is told to; between two replies nothing comes for a while."""
+    """A connection on which each sent request gets the next script; an exception ends one."""
 
-    replies: list[object]
-    entries: dict[str, Entry]
+    scripts: list[list[object]]
+    sent: list[m.Complete] = field(default_factory=list)
+    delivered: list[str] = field(default_factory=list)
     told: list[tuple[str, object]] = field(default_factory=list)
 
     def stream(
-        self, target: str, message: object, *, idle_timeout_s: float, on_quiet: Callable[[], None]
+        self, target: str, message: m.Complete, *, idle_timeout_s: float, until_down: bool
     ) -> Iterator[object]:
-        assert target == "inflight"
-        for reply in self.replies:
+        assert (target, until_down) == ("inflight", True)
+        assert idle_timeout_s > 0
+        self.sent.append(message)
+        ids = token_bytes.unpack(read_payload(message.delivered))
+        self.delivered.append("".join(map(chr, ids)))
+        for reply in self.scripts.pop(0):
+            if isinstance(reply, Exception):
+                raise reply
             yield reply
-            on_quiet()
-        on_quiet()
-
-    def where(self, actor: str) -> Entry | None:
-        return self.entries.get(actor)
 
     def tell(self, target: str, message: object) -> None:
         self.told.append((target, message))
 
 
-def attempt(replies: list[object], **later: dict[str, object]) -> tuple[Attempt, Line]:
-    """An attempt at ``x``; ``later`` changes the entries of ``model`` and ``inflight``."""
+def ask(line: Line, **options: object) -> list[Event]:
+    client = Client(cast(Connection, line))
+    return list(client.stream("x", "abc", resumed_events=True, **options))  # type: ignore[arg-type]
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(one.text for one in events if isinstance(one, TokenEvent))
+
+
+def ends_of(events: list[Event]) -> list[CompletionEvent]:
+    return [one for one in events if isinstance(one, CompletionEvent)]
+
+
+def test_an_undisturbed_reply_is_asked_for_once() -> None:
+    line = Line([[ACCEPTED, m.PrefillProgress("r", 3, 3, 0), tokens(0, 28), DONE]])
+    events = ask(line)
+    assert [type(one) for one in events] == [PrefillEvent, TokenEvent, CompletionEvent]
+    assert line.told == []
+    assert line.delivered == [""]
+
+
+def test_a_model_that_dies_is_not_the_callers_business() -> None:
+    again = [m.Resumed("r", 7), m.PrefillProgress("r", 5, 10, 5), tokens(0, 7), tokens(7, 28)]
+    line = Line([[ACCEPTED, tokens(0, 5), *again, DONE]])
+    events = ask(line)
+    assert text_of(events) == REPLY
+    assert [one.index for one in events if isinstance(one, TokenEvent)] == [0, 5, 7]
+    resumed = [one for one in events if isinstance(one, ResumedEvent)]
+    assert [one.n_tokens for one in resumed] == [5]
+    assert resumed[0].pause_ms >= 0
+    assert not any(isinstance(one, PrefillEvent) for one in events)  # it reads its own reply
+
+
+@pytest.mark.parametrize("death", [DIED, RESTARTED])
+def test_when_inflight_or_the_node_dies_the_caller_goes_on_from_what_it_has(
+    death: Exception,
+) -> None:
     line = Line(
-        replies,
-        {
-            "model:x": entry("model:x", **later.get("model", {})),
-            "inflight": entry("inflight", **later.get("inflight", {})),
-        },
+        [
+            [ACCEPTED, tokens(0, 5), tokens(5, 9), death],
+            [m.Accepted("r", "id2"), m.Resumed("r", 9), tokens(0, 9), tokens(9, 28), DONE],
+        ]
     )
-    return Attempt(cast(Connection, line), m.Complete("r", "x", "prompt")), line
+    events = ask(line, timeout_s=100)
+    assert text_of(events) == REPLY
+    assert ends_of(events)[0].completion.text == REPLY
+    assert line.delivered == ["", REPLY[:9]]
+    assert line.told == [("inflight", m.Cancel("id"))]  # its model may work on it still
+    assert line.sent[0].ref != line.sent[1].ref
+    assert line.sent[1].timeout_s is not None
+    assert line.sent[1].timeout_s < 100
 
 
-ACCEPTED = m.Accepted("r", "id", inflight=1, model=1)
-ANOTHER: dict[str, object] = {"incarnation": 2, "started_at": time.time() + 1e6}
-TOKENS = m.TokensDelivered("r", 0, b"\1\0\0\0", "a")
+def test_who_does_not_ask_hears_a_pause_only() -> None:
+    line = Line([[ACCEPTED, tokens(0, 5), m.Resumed("r", 5), tokens(0, 5), tokens(5, 28), DONE]])
+    events = list(Client(cast(Connection, line)).stream("x", "abc"))
+    assert [type(one) for one in events] == [TokenEvent, TokenEvent, CompletionEvent]
 
 
-def test_while_everybody_lives_nothing_happens() -> None:
-    running, _ = attempt([ACCEPTED, TOKENS])
-    assert len(list(running.events())) == 1
+def test_a_result_that_was_lost_comes_with_the_next_attempt_and_once() -> None:
+    line = Line([[ACCEPTED, tokens(0, 28), DIED], [ACCEPTED, m.Resumed("r", 28), DONE]])
+    events = ask(line)
+    assert text_of(events) == REPLY
+    assert len(ends_of(events)) == 1
 
 
-@pytest.mark.parametrize("replies", [[], [ACCEPTED]])
-def test_an_inflight_that_is_another_may_have_lost_the_request(replies: list[object]) -> None:
-    running, line = attempt(replies, inflight=ANOTHER)
-    with pytest.raises(errors.ModelDown, match="inflight went away"):
-        list(running.events())
-    assert not running.delivered
-    # In case the model did get it: nobody waits for its answer.
-    assert (("model:x", m.CancelRun("id")) in line.told) == bool(replies)
+def test_a_part_that_is_missing_is_asked_for() -> None:
+    line = Line([[ACCEPTED, tokens(0, 5), tokens(7, 9)], [ACCEPTED, tokens(0, 28), DONE]])
+    events = ask(line)
+    assert text_of(events) == REPLY
+    assert line.delivered == ["", REPLY[:5]]
 
 
-def test_once_the_model_answers_inflight_may_die() -> None:
-    running, _ = attempt([TOKENS, ACCEPTED], inflight=ANOTHER)
-    assert len(list(running.events())) == 1
+def test_the_session_of_the_attempt_before_may_be_busy_for_a_moment() -> None:
+    busy = m.CompletionFailed("r", m.FailReason.SESSION_BUSY, "busy")
+    line = Line([[ACCEPTED, tokens(0, 5), DIED], [busy], [ACCEPTED, tokens(0, 28), DONE]])
+    assert text_of(ask(line)) == REPLY
+    with pytest.raises(errors.SessionBusy):
+        ask(Line([[busy]]))
 
 
-def test_a_clock_that_was_set_back_alarms_nobody_who_knows_the_incarnation() -> None:
-    later: dict[str, object] = {"started_at": time.time() + 1e6}
-    running, _ = attempt([ACCEPTED, TOKENS], model=later, inflight=later)
-    assert len(list(running.events())) == 1
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        (m.FailReason.MODEL_DOWN, errors.ModelDown),
+        (m.FailReason.POISONOUS, errors.RequestPoisoned),
+        (m.FailReason.MODEL_UNLOADED, errors.ModelUnloaded),
+        (m.FailReason.DEADLINE, errors.DeadlineExceeded),
+    ],
+)
+def test_what_inflight_has_given_up_is_not_tried_again(
+    reason: m.FailReason, kind: type[Exception]
+) -> None:
+    line = Line([[ACCEPTED, tokens(0, 5), m.CompletionFailed("r", reason, "why")]])
+    with pytest.raises(kind, match="why"):
+        ask(line)
+    assert line.told == []
 
 
-@pytest.mark.parametrize("change", [ANOTHER, {"state": "restarting", "address": None}])
-def test_a_model_that_is_another_ends_the_attempt(change: dict[str, object]) -> None:
-    running, _ = attempt([ACCEPTED, TOKENS], model=change)
-    with pytest.raises(errors.ModelDown, match="model:x went away"):
-        list(running.events())
+def test_without_any_progress_it_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "HEAL_TIMEOUT_S", 0.02)
+    pause = client_module._Pause()
+
+    class Slow(Line):
+        def stream(self, *args: object, **options: object) -> Iterator[object]:
+            pause.wait()
+            yield ACCEPTED
+            raise DIED
+
+    with pytest.raises(errors.ModelDown, match="tried again for"):
+        ask(Slow([]))
 
 
 def test_an_attempt_that_is_left_is_cancelled() -> None:
-    running, line = attempt([ACCEPTED, TOKENS])
-    events = running.events()
-    next(iter(events))
-    events.close()  # type: ignore[attr-defined]
+    line = Line([[ACCEPTED, tokens(0, 5), tokens(5, 28), DONE]])
+    events = Client(cast(Connection, line)).stream("x", "abc")
+    next(events)
+    events.close()
     assert line.told == [("inflight", m.Cancel("id"))]
+
+
+@given(st.data())
+def test_wherever_processes_die_the_caller_gets_the_text_once_and_one_end(
+    data: st.DataObject,
+) -> None:
+    scripts: list[list[object]] = []
+    known = 0  # by inflight's journal; the caller may have less
+    received = 0
+    for _ in range(data.draw(st.integers(0, 4))):
+        script: list[object] = [ACCEPTED]
+        for _ in range(data.draw(st.integers(0, 2))):  # models that die under this inflight
+            known = data.draw(st.integers(known, len(REPLY)))
+            heard = data.draw(st.integers(0, known))
+            script += [m.Resumed("r", known), tokens(0, heard)] if heard else []
+            received = max(received, heard)
+        script.append(data.draw(st.sampled_from([DIED, RESTARTED])))
+        scripts.append(script)
+        known = received
+    scripts.append([ACCEPTED, m.Resumed("r", known), tokens(0, known), tokens(known, 28), DONE])
+    line = Line(scripts)
+    events = ask(line)
+    assert text_of(events) == REPLY
+    assert len(ends_of(events)) == 1
+    assert isinstance(events[-1], CompletionEvent)
+    assert line.delivered[-1] == REPLY[:received]

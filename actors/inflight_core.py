@@ -1,0 +1,111 @@
+"""What inflight knows of one request, and the words with which requests end there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from actors import messages as m
+from actors.journal import JournalKeeper, Noted
+from actors.suspicion import POISON_CRASHES
+
+if TYPE_CHECKING:
+    from supervision import Address, Entry
+
+UNLOADED = "model {model!r} was unloaded during this request; load it again"
+NOT_BACK = "model {model!r} died during this request and did not come back within {within_s:.0f} s"
+TOO_OFTEN = "model {model!r} died {runs} times during this request; see the log"
+POISONOUS = (
+    f"model {{model!r}} died {POISON_CRASHES} times while it ran this request, at last as the only "
+    "suspect: it hits a fault in llama.cpp or in the model file, and is refused for some minutes. "
+    "Change the prompt or the model, or report the fault with the log"
+)
+HELD_TOO_LONG = (
+    "not started within its time limit, because a request that may have crashed the model runs "
+    "alone; raise timeout_s"
+)
+AWAY_TOO_LONG = "its time limit is over while its model is being started again; raise timeout_s"
+_STOPPED = (
+    "model {model!r} crashed so often that it was stopped (last: {why}); see the log, then load it "
+    "again"
+)
+
+
+@dataclass(slots=True)
+class InFlight:
+    """One request, from its arrival to its end. Times are monotonic seconds."""
+
+    request: m.Complete
+    reply_to: Address
+    deadline: float | None = None
+    incarnation: int | None = None
+    """Of the model that runs it; ``None`` while it is held."""
+    waits_since: float | None = None
+    """Its model is not up: it waits for the next incarnation. Else it is in the model's lane."""
+    waits_under: int = 0
+    """Incarnation of the models' supervisor at that time."""
+    runs: int = 0
+    """How often it was sent to its model."""
+    proved_at: int = 1
+    """Accepted tokens by which it has gone beyond what it did when a model died."""
+    journal: JournalKeeper | None = None
+
+    @property
+    def model(self) -> str:
+        return self.request.model
+
+    def noted(self) -> Noted:
+        """What is known of its reply."""
+        return Noted() if self.journal is None else self.journal.read()
+
+    def n_accepted(self) -> int:
+        return 0 if self.journal is None else self.journal.n_accepted()
+
+    def open_journal(self) -> str | None:
+        """Path of its journal; None when this process may open no more files."""
+        if self.journal is None:
+            try:
+                self.journal = JournalKeeper()
+            except OSError:
+                return None
+        return self.journal.path
+
+    def close(self) -> None:
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
+
+
+def is_coming(entry: Entry | None) -> bool:
+    """Whether a model is up, or will be by itself."""
+    return entry is not None and entry.state not in ("down", "stopping")
+
+
+def why_absent(model: str, entry: Entry | None) -> tuple[m.FailReason, str]:
+    """Why nobody can answer for a model that is not coming."""
+    if entry is None:
+        return (
+            m.FailReason.MODEL_UNKNOWN,
+            f"no model {model!r} is loaded; load it first (`load {model}=PATH`)",
+        )
+    if entry.state == "down":
+        return m.FailReason.MODEL_STOPPED, _STOPPED.format(model=model, why=entry.last_exit)
+    return (
+        m.FailReason.MODEL_UNLOADED,
+        f"model {model!r} is {entry.state}; load it again to ask it",
+    )
+
+
+def cancelled(request_id: str, one: InFlight) -> m.Completed:
+    """The end of a request that was cancelled while no model had it."""
+    noted = one.noted()
+    return m.Completed(
+        ref=one.request.ref,
+        request_id=request_id,
+        finish_reason=m.FinishReason.CANCELLED,
+        finish_key=None,
+        stop_sequence=None,
+        usage=m.Usage(len(noted.prompt), 0, len(noted.accepted)),
+        cache=m.CacheReport(m.HitKind.COLD, "none", 0.0, "not_started"),
+        timings=m.Timings(0.0, 0.0, 0.0, 0.0, 0.0),
+    )
