@@ -21,6 +21,7 @@ class TextStream:
         self._stops = tuple(sorted((stop for stop in stops if stop), key=len, reverse=True))
         self._held = ""
         self._released = 0
+        self.released_bytes = 0
         self._token_ends: list[int] = []
         self.stopped_by: str | None = None
 
@@ -75,4 +76,5 @@ class TextStream:
     def _release(self, n_chars: int) -> str:
         text, self._held = self._held[:n_chars], self._held[n_chars:]
         self._released += n_chars
+        self.released_bytes += len(text.encode())
         return text
