@@ -266,6 +266,9 @@ class CacheMetaActor(Worker):
                 self._dispose(self._index.holder_died(holder))
             self._copies.child_changed(entry.id, is_new=self._alive.get(entry.id) != alive)
             self._alive[entry.id] = alive
+            if entry.id == "models" and not entry.is_up:
+                self._index.hurry()  # the node is stopping, or nobody goes on soon
+                self._pump()
             if entry.id in ("writer", "ram_tier"):
                 self._pump()
 

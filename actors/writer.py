@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ from actors.write_lane import BATCH_ROWS, WriteLane
 from cache.filesystem import PosixFilesystem
 
 if TYPE_CHECKING:
-    from supervision import Address
+    from supervision import Address, ExitReason
 
+FINISH_S = 2.0  # what was ordered before the node stops is still written, if the disk is not stuck
 Orders = queue.SimpleQueue[m.CopyRow]
 
 
@@ -41,6 +43,9 @@ class WriterActor(CacheReporter):
             tier: WriteLane(tier, roots, args.arena_path, PosixFilesystem()) for tier in roots
         }
         self._orders: dict[str, Orders] = {tier: queue.SimpleQueue() for tier in roots}
+        self._given = dict.fromkeys(roots, 0)
+        self._done = dict.fromkeys(roots, 0)
+        self._progress = threading.Condition()
         self._broken: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
         self.start_engine(self._run)
 
@@ -64,11 +69,23 @@ class WriterActor(CacheReporter):
                 batch.append(orders.get())
             for answer in lane.write(batch):
                 self.post(answer)
+            with self._progress:
+                self._done[lane.tier] += len(batch)
+                self._progress.notify_all()
 
     def handle(self, message: object, sender: Address) -> None:
         del sender
         if isinstance(message, m.CopyRow) and message.tier in self._orders:
+            self._given[message.tier] += 1
             self._orders[message.tier].put(message)
+
+    def terminate(self, reason: ExitReason) -> None:
+        """Finish what was ordered: after a clean stop it is on disk."""
+        del reason
+        until = time.monotonic() + FINISH_S
+        with self._progress:
+            while self._done != self._given and time.monotonic() < until:
+                self._progress.wait(until - time.monotonic())
 
     def status(self) -> dict[str, object]:
         lanes = self._lanes.values()

@@ -74,45 +74,6 @@ class RestorePolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class SavePolicy:
-    """Gates in tokens; refuses nonsense at construction (InvalidPolicy), so that the boot stops."""
-
-    block_tokens: int = BLOCK_TOKENS  # see keys.BLOCK_TOKENS
-    min_tokens: int = 32  # shorter prompts are pings; their rows would push out useful ones
-    min_tail_tokens: int = 8  # a shorter tail is one small step to compute again
-    save_prompt_tail: bool = True  # an identical prompt then hits to its last token
-    save_while_generating: bool = True  # a crash or a fork then finds all but the last block
-    save_finish_tail: bool = True  # the next turn continues exactly where this one ended
-    tail_delay_ms: int = 1000  # a tail is stored when nothing has gone on from it for so long
-    tail_disk_delay_s: int = 30  # and copied to files after so long; 0: at once
-    session_resume_wait_ms: int = 500  # for rows that another process is saving just now; 0: none
-    logits: LogitsPolicy = field(default_factory=LogitsPolicy)
-    restore: RestorePolicy = field(default_factory=RestorePolicy)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.block_tokens <= 4096:
-            raise InvalidPolicy(f"block_tokens must be 1 .. 4096, not {self.block_tokens}")
-        if self.min_tokens < 0:
-            raise InvalidPolicy(f"min_tokens must not be negative, is {self.min_tokens}")
-        if self.min_tail_tokens < 1:
-            raise InvalidPolicy(f"min_tail_tokens must be at least 1, is {self.min_tail_tokens}")
-        if not 0 <= self.session_resume_wait_ms <= 60_000:
-            raise InvalidPolicy(
-                "session_resume_wait_ms must be 0 .. 60000 (0 does not wait), "
-                f"is {self.session_resume_wait_ms}"
-            )
-        if not 0 <= self.tail_delay_ms <= 30_000:
-            raise InvalidPolicy(
-                f"tail_delay_ms must be 0 .. 30000 (0 stores at once), is {self.tail_delay_ms}"
-            )
-        if not 0 <= self.tail_disk_delay_s <= 3600:
-            raise InvalidPolicy(
-                "tail_disk_delay_s must be 0 .. 3600 (0 copies at once), "
-                f"is {self.tail_disk_delay_s}"
-            )
-
-
-@dataclass(frozen=True, slots=True)
 class LivePolicy:
     """How long sequences of ended requests stay in the context, and when one is worth sharing.
 
@@ -144,6 +105,46 @@ class LivePolicy:
                 )
         if not 0.0 <= self.max_idle_share <= 1.0:
             raise InvalidPolicy(f"max_idle_share must be 0 .. 1, is {self.max_idle_share}")
+
+
+@dataclass(frozen=True, slots=True)
+class SavePolicy:
+    """Gates in tokens; refuses nonsense at construction (InvalidPolicy), so that the boot stops."""
+
+    block_tokens: int = BLOCK_TOKENS  # see keys.BLOCK_TOKENS
+    min_tokens: int = 32  # shorter prompts are pings; their rows would push out useful ones
+    min_tail_tokens: int = 8  # a shorter tail is one small step to compute again
+    save_prompt_tail: bool = True  # an identical prompt then hits to its last token
+    save_while_generating: bool = True  # a crash or a fork then finds all but the last block
+    save_finish_tail: bool = True  # the next turn continues exactly where this one ended
+    tail_delay_ms: int = 1000  # a tail is stored when nothing has gone on from it for so long
+    tail_disk_delay_s: int = 30  # and copied to files after so long; 0: at once
+    session_resume_wait_ms: int = 500  # for rows that another process is saving just now; 0: none
+    logits: LogitsPolicy = field(default_factory=LogitsPolicy)
+    restore: RestorePolicy = field(default_factory=RestorePolicy)
+    live: LivePolicy = field(default_factory=LivePolicy)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.block_tokens <= 4096:
+            raise InvalidPolicy(f"block_tokens must be 1 .. 4096, not {self.block_tokens}")
+        if self.min_tokens < 0:
+            raise InvalidPolicy(f"min_tokens must not be negative, is {self.min_tokens}")
+        if self.min_tail_tokens < 1:
+            raise InvalidPolicy(f"min_tail_tokens must be at least 1, is {self.min_tail_tokens}")
+        if not 0 <= self.session_resume_wait_ms <= 60_000:
+            raise InvalidPolicy(
+                "session_resume_wait_ms must be 0 .. 60000 (0 does not wait), "
+                f"is {self.session_resume_wait_ms}"
+            )
+        if not 0 <= self.tail_delay_ms <= 30_000:
+            raise InvalidPolicy(
+                f"tail_delay_ms must be 0 .. 30000 (0 stores at once), is {self.tail_delay_ms}"
+            )
+        if not 0 <= self.tail_disk_delay_s <= 3600:
+            raise InvalidPolicy(
+                "tail_disk_delay_s must be 0 .. 3600 (0 copies at once), "
+                f"is {self.tail_disk_delay_s}"
+            )
 
 
 SAVE_ALL: Final = SavePolicy(min_tokens=1, min_tail_tokens=1)

@@ -22,6 +22,7 @@ from runtime.cache_files import RowReport
 from runtime.cache_ls import AGE_UNITS, listed, plain_row, print_rows
 from runtime.cache_node import CacheTender, Removed, clean_directory
 from runtime.cache_stat import show_stat, stat_of
+from runtime.flush import flush
 from runtime.inspect_command import describe
 from runtime.node import Node
 from runtime.pressure_command import add_arguments, pressure_command
@@ -59,6 +60,7 @@ def add_cache_commands(commands: Any) -> None:
         "--quarantine-age", type=_age, default=QUARANTINE_AGE_S, metavar="AGE",
         help="keep younger quarantined files (7d)",
     )  # fmt: skip
+    _add(parts, "flush", "write what waits: ends of idle sequences, rows for slow disks", _flush)
     remove = _add(parts, "rm", "remove a row and all that continues it", _rm)
     remove.add_argument("key", metavar="KEY")
     wipe = _add(parts, "wipe", "remove all rows", _wipe, offline=True)
@@ -215,6 +217,14 @@ def _gc(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _flush(arguments: argparse.Namespace) -> int:
+    with Node.attach(arguments.admin_port) as node:
+        flush(node.client)
+    if arguments.json:
+        _print_json({"flushed": True})
+    return 0
+
+
 def _rm(arguments: argparse.Namespace) -> int:
     with _tender(arguments) as tender:
         row = tender.find(arguments.key.lower())
@@ -231,6 +241,7 @@ def _wipe(arguments: argparse.Namespace) -> int:
             _confirm(arguments, f"{which} in {root}")
             return _say_removed(arguments, cache_offline.wiped(root, arguments.model))
     with _tender(arguments) as tender:
+        tender.forget_live(arguments.model)
         roots = [None] if arguments.model is None else tender.roots_of(arguments.model)
         _confirm(arguments, f"{which}, in every tier of the node")
         total = Removed()

@@ -223,6 +223,14 @@ class CacheTender:
                 break
         return removed
 
+    def forget_live(self, model: str | None) -> None:
+        """Have models drop what only their contexts hold, so that it is not stored afterwards."""
+        for child, report in self.actors.items():
+            is_model = child.startswith("model:")
+            if is_model and model in (None, (report or {}).get("model")):
+                self._client.connection.tell(child, m.ForgetLive())
+                self._client.ask(child, m.EvictLive(new_ref()))  # answered after it was done
+
     def _remove(self, what: m.Removal, key: bytes | None, cursor: int) -> m.RowsRemoved:
         return self._ask(m.RemoveRows(new_ref(), what, key, cursor), m.RowsRemoved)
 

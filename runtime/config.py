@@ -25,7 +25,7 @@ from native.params import ModelParams
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.errors import ConfigError
-from runtime.save_settings import KEYS, REPLACED, save_mapping, save_policy_from
+from runtime.save_settings import KEYS, REPLACED, TABLES, save_mapping, save_policy_from
 from runtime.sizes import Budget, Share, format_size, parse_budget, parse_size, plain_budget
 from supervision.logs import LOG_FORMATS, LogFormat
 
@@ -86,7 +86,8 @@ class RuntimeConfig:
     """How model files are told apart: ``safe``, ``gguf_chunked``, ``fast_unsafe``; see
     ``native.fingerprint``."""
     save: SavePolicy = SAVE_ALL
-    """What is saved when: the ``[save]`` table, see ``runtime.save_settings``."""
+    """What is kept where and for how long: the tables ``[save]``, ``[live]``, ``[logits]`` and
+    ``[restore]``, see ``runtime.save_settings``."""
     pressure: PressureSettings = field(default_factory=PressureSettings)
     """Memory pressure: source, watermarks, tiers; off by default."""
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
@@ -253,7 +254,7 @@ def load_toml(path: Path) -> dict[str, Any]:
 
 def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
     """Build a configuration from plain values, as TOML and JSON give them."""
-    known = {f.name for f in dataclasses.fields(RuntimeConfig)}
+    known = {f.name for f in dataclasses.fields(RuntimeConfig)} | set(TABLES)
     unknown = sorted(set(settings) - known)
     if unknown and unknown[0] in {*KEYS, *REPLACED}:
         save_policy_from({unknown[0]: settings[unknown[0]]})
@@ -269,7 +270,8 @@ def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
             values[key] = parse_budget(values[key], key)
     values["cache_disks"] = _disks_from(values.get("cache_disks", {}))
     values["pressure"] = _pressure_from(values.get("pressure", {}))
-    values["save"] = save_policy_from(values.get("save", {}))
+    tables = {name: values.pop(name) for name in TABLES if name in values}
+    values["save"] = save_policy_from(values.get("save", {}), tables)
     models = values.get("models", {})
     if not isinstance(models, Mapping):
         raise ConfigError("models", "must be a table of models by id")
@@ -345,7 +347,7 @@ def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
     for key in ("cache_ram", "cache_ram_file", "cache_disk"):
         plain[key] = plain_budget(getattr(config, key))
     plain["cache_disks"] = {p: plain_budget(budget) for p, budget in config.cache_disks.items()}
-    plain["save"] = save_mapping(config.save)
+    plain |= save_mapping(config.save)
     plain["models"] = {
         model: {"path": c.path, "backend": c.backend, **dataclasses.asdict(c.params)}
         for model, c in config.models.items()

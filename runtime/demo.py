@@ -24,6 +24,7 @@ from typing import Any, Final
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded.corpus import long_prompt
 from runtime.errors import LlamaActorsError
+from runtime.flush import is_flushed
 from runtime.node import Node
 from runtime.results import Completion
 from runtime.tree_view import TreeNode
@@ -124,6 +125,7 @@ def _run(home: Path) -> tuple[list[Row], _Seen]:
             _must("partial", "live", held),
             parent_key=longer.finish_key,
         )
+        _wait_persisted(node)  # the end of a reply is stored a second later
         say("kill -9 of the model process …")
         _kill_model(node)
         row("after kill -9 of the model", node, prompt, _must("exact", "ram", whole, cold.text))
@@ -179,11 +181,7 @@ def _kill_model(node: Node) -> None:
 
 
 def _wait_persisted(node: Node) -> None:
-    def done() -> bool:
-        meta = node.client.status().get("cache_meta") or {}
-        return bool(meta.get("all_persisted"))
-
-    _wait(done, "the rows did not reach the disk")
+    _wait(lambda: is_flushed(node.client), "the rows did not reach the disk")
 
 
 def _wait_scanned(node: Node) -> None:

@@ -71,7 +71,7 @@ def build_tree(
                         ChildSpec(
                             "cache_meta",
                             "actors.cache_meta.CacheMetaActor",
-                            CacheMetaArgs(arena_path, ram_bytes, budgets),
+                            CacheMetaArgs(arena_path, ram_bytes, budgets, save.tail_disk_delay_s),
                         ),
                         ChildSpec(
                             "ram_tier",

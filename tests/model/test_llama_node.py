@@ -13,6 +13,7 @@ from actors import messages as m
 from cache.policy import LivePolicy
 from native.params import SamplingParams
 from runtime import Node, PrefillEvent, errors
+from runtime.flush import is_flushed
 from supervision.messages import Located, ReportStatus, StatusReported, WhereIs, new_ref
 from tests.support.gguf_files import patch_number, tiny_llama
 from tests.support.runtime_nodes import (
@@ -101,7 +102,7 @@ def test_a_salt_separates_what_nodes_store(tiny_gguf: Path, tmp_path: Path) -> N
             hits.append(node.complete("tiny", PROMPT, max_tokens=2).cache.source)
 
             def persisted(n: Node = node) -> bool:
-                return bool(n.client.status()["cache_meta"]["all_persisted"])
+                return is_flushed(n.client)
 
             eventually(persisted, what="rows are on disk")
     assert hits == ["none", "none", "disk"]
@@ -235,7 +236,7 @@ def test_a_malformed_model_kills_only_the_process_that_tried(
 
 def test_a_rotten_file_is_quarantined_and_costs_only_time(tiny_gguf: Path, tmp_path: Path) -> None:
     def settled(n: Node) -> bool:
-        return bool(n.client.status()["cache_meta"]["all_persisted"])
+        return is_flushed(n.client)
 
     with started(tmp_path) as node:
         node.client.load("tiny", one_thread(tiny_gguf))
@@ -313,9 +314,7 @@ def test_a_stored_prompt_says_its_first_token_without_a_decode(
         assert (warm.cache.source, warm.cache.hit.value) == ("ram", "exact")
         assert warm.usage.cached_tokens == warm.usage.prompt_tokens  # nothing was left to decode
         assert warm.tokens == cold.tokens
-        eventually(
-            lambda: node.client.status()["cache_meta"]["all_persisted"], what="rows are on disk"
-        )
+        eventually(lambda: is_flushed(node.client), what="rows are on disk")
     with started(tmp_path) as node:
         node.client.load("tiny", one_thread(tiny_gguf))
         eventually(

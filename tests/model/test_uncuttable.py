@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runtime import Completion, Node
+from runtime.flush import is_flushed
 from tests.support.gguf_files import ARCHITECTURES, tiny_llama
 from tests.support.runtime_nodes import PROMPT, LeakCheck, kill, one_thread, pid_of, started
 from tests.support.waiting import eventually
@@ -137,7 +138,7 @@ def test_checkpoints_survive_the_death_of_the_model_and_a_restart_of_the_node(
             assert (again.cache.source, again.usage.cached_tokens) == ("ram", 300)
             assert again.tokens == one.tokens
             eventually(
-                lambda: bool(node.client.status()["cache_meta"]["all_persisted"]),
+                lambda: is_flushed(node.client),
                 what="rows are on disk",
             )
         with started(tmp_path) as node:

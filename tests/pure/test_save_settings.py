@@ -30,9 +30,35 @@ def test_a_gate_of_another_cache_is_answered_with_what_replaces_it(key: str, whe
         from_mapping(settings)
 
 
+def test_the_tables_beside_it_reach_the_policy_and_come_back() -> None:
+    config = from_mapping(
+        {
+            "save": {"tail_delay_ms": 0},
+            "live": {"max_idle": 8, "idle_s": 60},
+            "logits": {"memory_bytes": "32MiB"},
+            "restore": {"min_saved_s": 0.01},
+        }
+    )
+    save = config.save
+    assert (save.tail_delay_ms, save.live.max_idle, save.live.idle_s) == (0, 8, 60.0)
+    assert (save.logits.memory_bytes, save.restore.min_saved_s) == (32 << 20, 0.01)
+    assert from_mapping(json.loads(json.dumps(to_mapping(config)))) == config
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"live": {"max_idles": 1}}, r"live\.max_idles.*known are min_tokens, max_idle"),
+        ({"live": {"max_idle": -1}}, r"live.*max_idle must be at least 0.*max_idle 0 keeps no"),
+        ({"live": {"max_idle_share": 2}}, r"live.*max_idle_share must be 0 \.\. 1"),
+        ({"live": {"idle_s": "long"}}, r"live\.idle_s.*is not a number"),
+        ({"live": 4}, r"live.*must be a table, for instance \[live\] min_tokens = 16"),
+        ({"logits": {"memory_bytes": "much"}}, r"logits\.memory_bytes.*512MiB"),
+        ({"logits": {"row_share": 3.0}}, r"logits.*row_share must be 0 \.\. 1"),
+        ({"restore": {"weight": 0.0}}, r"restore.*weight must be above 0"),
+        ({"restore": {"min_samples": 0}}, r"restore.*min_samples must be at least 1"),
+        ({"save": {"tail_delay_ms": 60_000}}, r"save.*tail_delay_ms must be 0 \.\. 30000"),
+        ({"save": {"live": {}}}, r"save\.live.*unknown setting"),
         ({"save": {"min_token": 1}}, r"save\.min_token.*known are min_tokens"),
         ({"save": {"min_tokens": "many"}}, r"save\.min_tokens.*whole number"),
         ({"save": {"min_tokens": True}}, r"save\.min_tokens.*whole number"),

@@ -31,6 +31,7 @@ from runtime.cache_files import check_file, walk
 from runtime.cache_node import CacheTender, clean_directory
 from runtime.cli import main
 from runtime.embedded import path as embedded_model_path
+from runtime.flush import is_flushed
 from supervision.codec import ValueCodec
 from supervision.messages import new_ref
 from tests.support.nodes import free_port
@@ -106,7 +107,7 @@ class Shop:
         def is_settled() -> bool:
             meta = self.node.status()["actors"]["cache_meta"]
             on_disk = len(walk(self.rows_dir).rows)
-            return bool(meta["all_persisted"]) and on_disk == meta["tiers"]["disk"]["rows"]
+            return is_flushed(self.node.client) and on_disk == meta["tiers"]["disk"]["rows"]
 
         eventually(is_settled, what="the disk holds what the index says")
 

@@ -162,6 +162,7 @@ def test_rows_survive_a_restart_of_the_node(tmp_path: Path, tiny_gguf: Path) -> 
         done = json.loads(out.stdout)
         assert done["cache"]["source"] == expected, out.stdout
         texts.append(done["text"])
+        assert node.run("cache", "flush").returncode == 0
         eventually(settled, within_s=20, every_s=0.1, what="everything is on disk")
         assert node.end() == 0
     assert texts[0] == texts[1]

@@ -13,6 +13,7 @@ from runtime import config as runtime_config
 from runtime.cache_tiers import open_directories, stored_bytes
 from runtime.config import from_mapping
 from runtime.errors import ConfigError
+from runtime.flush import is_flushed
 from tests.support.nodes import free_port
 from tests.support.runtime_nodes import PROMPT, LeakCheck
 from tests.support.waiting import eventually
@@ -35,7 +36,7 @@ def cache(node: Node) -> dict[str, Any]:
 
 
 def persisted(node: Node) -> None:
-    eventually(lambda: cache(node)["all_persisted"], what="all is persisted")
+    eventually(lambda: is_flushed(node.client), what="all is persisted")
 
 
 def ask(node: Node, prompt: str = PROMPT) -> str:
