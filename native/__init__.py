@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from native.backend import Backend, Batch, ModelInfo, Sampler
+from native.adapters import LoadedAdapter
+from native.backend import Backend, Batch, Embedder, Logprobs, MemoryUse, ModelInfo, Sampler
 from native.errors import (
+    AdapterRefused,
     BackendClosed,
     ContextCreateFailed,
     DecodeAborted,
@@ -25,6 +27,9 @@ from native.errors import (
     NativeError,
     NoKvSpace,
     NotAGguf,
+    NotEnoughMemory,
+    NoTokenLeft,
+    NotSupported,
     PromptTooLong,
     StateRefused,
     TruncatedGguf,
@@ -41,17 +46,25 @@ def load_backend(
     params: ModelParams,
     progress: Callable[[float], None] | None = None,
     fingerprints: Fingerprints | None = None,
+    memory_available: int | None = None,
 ) -> Backend:
     """Load ``path`` and return a backend ready to decode.
 
     ``progress`` is told fractions from 0 to 1 while llama.cpp loads; ``fingerprints`` says how the
-    file is identified, and where that is remembered. Raises ``ModelFileError`` for
-    the file, ``ContextCreateFailed`` for the parameters. The stub ignores what the file holds.
+    file is identified, and where that is remembered; ``memory_available`` how many bytes it may
+    take. Raises ``ModelFileError`` for the file, ``ContextCreateFailed`` for the parameters, and
+    ``NotEnoughMemory`` before anything is loaded. The stub ignores what the file holds.
     """
     if kind == "llama":
         from native.llama import LlamaBackend
 
-        return LlamaBackend.load(path, params, progress=progress, fingerprints=fingerprints)
+        return LlamaBackend.load(
+            path,
+            params,
+            progress=progress,
+            fingerprints=fingerprints,
+            memory_available=memory_available,
+        )
     if kind == "stub":
         from native.stub import StubBackend
 
@@ -60,6 +73,7 @@ def load_backend(
 
 
 __all__ = [
+    "AdapterRefused",
     "Backend",
     "BackendClosed",
     "BackendKind",
@@ -67,9 +81,13 @@ __all__ = [
     "ContextCreateFailed",
     "DecodeAborted",
     "DecodeFailed",
+    "Embedder",
     "Fingerprints",
     "InvalidParam",
     "InvalidToken",
+    "LoadedAdapter",
+    "Logprobs",
+    "MemoryUse",
     "ModelFileError",
     "ModelInfo",
     "ModelLoadFailed",
@@ -77,7 +95,10 @@ __all__ = [
     "ModelParams",
     "NativeError",
     "NoKvSpace",
+    "NoTokenLeft",
     "NotAGguf",
+    "NotEnoughMemory",
+    "NotSupported",
     "PromptTooLong",
     "Sampler",
     "SamplingParams",

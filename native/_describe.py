@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from native._llama import ffi, lib
+from native._load import gpu_layers
 from native.backend import ModelInfo
 from native.params import ModelParams
 
@@ -31,10 +32,11 @@ def devices() -> str:
 
 
 def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes) -> ModelInfo:
-    """Collect what the upper floors may know."""
+    """Collect what the upper floors may know; ``context`` is None when there is none."""
     facts, sizes = ffi.new("la_model_facts *"), ffi.new("la_context_facts *")
     lib.la_model_describe(model, facts)
-    lib.la_context_describe(context, sizes)
+    if context is not None:
+        lib.la_context_describe(context, sizes)
     return ModelInfo(
         description=_text(lib.la_model_description, model) or "",
         architecture=_meta(model, "general.architecture") or "",
@@ -56,7 +58,20 @@ def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes
         kv_bytes_per_token=sizes.bytes_per_token,
         state_grows=bool(sizes.state_grows),
         memory="blocks" if sizes.can_cut else "checkpoint" if sizes.can_checkpoint else "none",
+        can_generate=context is not None,
+        n_embd=facts.n_embd,
+        n_embd_out=facts.n_embd_out,
+        n_head=facts.n_head,
+        n_head_kv=facts.n_head_kv,
+        eos_token=_number(_meta(model, "tokenizer.ggml.eos_token_id")),
     )
+
+
+def default_pooling(model: Any) -> str:
+    """The pooling that the model file asks for; one that asks for none at all gets the mean."""
+    kinds = {"2": "cls", "3": "last", "4": "rank"}  # numbers of llama_pooling_type
+    architecture = _meta(model, "general.architecture") or ""
+    return kinds.get(_meta(model, f"{architecture}.pooling_type") or "", "mean")
 
 
 def _kv_identity(facts: Any, sizes: Any, params: ModelParams) -> tuple[tuple[str, str], ...]:
@@ -72,11 +87,11 @@ def _kv_identity(facts: Any, sizes: Any, params: ModelParams) -> tuple[tuple[str
         "flash_attn": str(params.flash_attn),
         "v_layout": "transposed" if sizes.v_transposed else "rows",
         "unified": "True",
-        "rope": "model",  # no overrides are offered; an entry, so that offering them changes keys
+        "rope": " ".join(f"{name}={value}" for name, value in params.rope_overrides) or "model",
         "n_swa": str(facts.n_swa),
         # Read by llama.cpp at context creation; it changes what quantised caches hold.
         "attn_rot_disable": os.environ.get("LLAMA_ATTN_ROT_DISABLE", ""),
-        "device": f"{devices()}:{params.n_gpu_layers}",
+        "device": f"{devices()}:{gpu_layers(params)}",
         "cpu": cpu_features(),
     }
     return tuple(sorted(entries.items()))
@@ -86,6 +101,10 @@ def _eog(model: Any, n_vocab: int) -> frozenset[int]:
     flags = ffi.new("uint8_t[]", n_vocab)
     lib.la_model_eog(model, flags)
     return frozenset(i for i, flag in enumerate(ffi.buffer(flags)) if flag != b"\0")
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdigit() else None
 
 
 def _meta(model: Any, key: str) -> str | None:

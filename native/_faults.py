@@ -14,6 +14,8 @@ from native.errors import (
     InvalidToken,
     NativeError,
     NoKvSpace,
+    NoTokenLeft,
+    NotSupported,
     PromptTooLong,
     StateRefused,
 )
@@ -64,8 +66,11 @@ _NAMED: dict[int, Callable[[str, int, int], NativeError]] = {
     lib.LA_NO_SPACE: lambda text, _value, _limit: NoKvSpace(f"{text}: remove a sequence first"),
     lib.LA_ABORTED: lambda _text, _value, _limit: DecodeAborted("request_abort() was called"),
     lib.LA_DECODE: lambda text, value, _limit: DecodeFailed(value, _with_log(text)),
+    lib.LA_STUCK: lambda text, _value, _limit: NoTokenLeft(text),
     lib.LA_STATE: _state,
     lib.LA_CANNOT_CUT: _state,
+    lib.LA_NO_MEMORY: lambda text, _value, _limit: NotSupported(text),
+    lib.LA_ADAPTER: lambda text, _value, _limit: NativeError(_with_log(text)),
 }
 
 

@@ -9,13 +9,15 @@ from typing import Any
 
 from native import _faults
 from native._llama import ffi, lib
-from native.errors import ModelLoadFailed
+from native.errors import InvalidParam, ModelLoadFailed
 from native.machine import physical_cores
+from native.model_params import POOLINGS, ROPE_SCALINGS, SPLIT_MODES
 from native.params import ModelParams
 
 _GGML_TYPE = {
     "f32": 0, "f16": 1, "q4_0": 2, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
 }  # fmt: skip
+_UNKNOWN = -1  # what llama.cpp calls unspecified: the model's own
 
 
 class _Progress:
@@ -43,15 +45,11 @@ def load_model(
     out = ffi.new("la_model **")
     hook = _Progress(progress) if progress is not None else None
     handle = ffi.new_handle(hook) if hook is not None else ffi.NULL
-    status = lib.la_model_load(
-        os.fsencode(path),
-        params.n_gpu_layers,
-        params.use_mmap,
-        params.use_mlock,
-        lib.la_on_progress if hook is not None else ffi.NULL,
-        handle,
-        out,
-    )
+    wishes, shares = _model_wishes(params)
+    if hook is not None:
+        wishes.progress, wishes.user = lib.la_on_progress, handle
+    status = lib.la_model_load(os.fsencode(path), wishes, out)
+    del shares
     if hook is not None and hook.error is not None:
         if not status:
             lib.la_model_free(out[0])
@@ -61,20 +59,96 @@ def load_model(
     return out[0]
 
 
+def _model_wishes(params: ModelParams) -> tuple[Any, Any]:
+    """The wishes, and the memory they point to."""
+    n_gpus = lib.la_gpus(ffi.NULL, 0)
+    if n_gpus > 0 and params.main_gpu >= n_gpus:
+        raise InvalidParam("main_gpu", params.main_gpu, f"0 to {n_gpus - 1}: one of the GPUs here")
+    wishes = ffi.new("la_model_wishes *")
+    wishes.n_gpu_layers = params.n_gpu_layers
+    wishes.split_mode = SPLIT_MODES.index(params.split_mode)
+    wishes.main_gpu = params.main_gpu
+    wishes.use_mmap, wishes.use_mlock = params.use_mmap, params.use_mlock
+    wishes.vocab_only = params.vocab_only
+    shares = ffi.new("float[]", params.tensor_split or (0.0,))
+    wishes.tensor_split, wishes.n_tensor_split = shares, len(params.tensor_split)
+    return wishes, shares
+
+
 def new_context(model: Any, params: ModelParams, abort_flag: Any) -> Any:
+    """A context as wished for; None when this model has no memory and cannot generate."""
     wishes = ffi.new("la_context_wishes *")
     wishes.n_ctx = params.n_ctx
     wishes.n_batch = params.n_batch
     wishes.n_ubatch = params.n_ubatch
     wishes.n_seq_usable = params.n_seq_max
-    wishes.n_threads = params.n_threads or physical_cores()
+    wishes.n_threads = n_threads(params)
+    wishes.n_threads_batch = params.n_threads_batch or n_threads(params)
     wishes.type_k = _GGML_TYPE[params.type_k]
     wishes.type_v = _GGML_TYPE[params.type_v]
     wishes.flash_attn = params.flash_attn
-    wishes.offload_kqv = params.n_gpu_layers != 0
+    wishes.offload_kqv = gpu_layers(params) != 0
     wishes.abort_flag = abort_flag
+    _wish_rope(wishes, params)
     out = ffi.new("la_context **")
     status = lib.la_context_new(model, wishes, out)
+    if status == lib.LA_NO_MEMORY:
+        return None
     if status:
         _faults.raise_status(status)
     return out[0]
+
+
+def _wish_rope(wishes: Any, params: ModelParams) -> None:
+    wishes.rope_scaling = ROPE_SCALINGS.index(params.rope_scaling) + _UNKNOWN
+    wishes.rope_freq_base = params.rope_freq_base or 0.0
+    wishes.rope_freq_scale = params.rope_freq_scale or 0.0
+    wishes.yarn_orig_ctx = params.yarn_orig_ctx or 0
+    for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
+        value = getattr(params, name)
+        setattr(wishes, name, _UNKNOWN if value is None else value)
+
+
+def new_embedder(
+    model: Any, params: ModelParams, pooling: str, n_tokens: int, abort_flag: Any
+) -> Any:
+    """A context for embeddings of texts of at most ``n_tokens``."""
+    wishes = ffi.new("la_embedder_wishes *")
+    wishes.n_tokens = n_tokens
+    # Generation goes on beside it, so it takes half of the threads.
+    wishes.n_threads = max(1, n_threads(params) // 2)
+    wishes.pooling = POOLINGS.index(pooling) + _UNKNOWN
+    wishes.flash_attn = params.flash_attn
+    wishes.offload_kqv = gpu_layers(params) != 0
+    wishes.abort_flag = abort_flag
+    out = ffi.new("la_embedder **")
+    status = lib.la_embedder_new(model, wishes, out)
+    if status:
+        _faults.raise_status(status)
+    return out[0]
+
+
+def n_threads(params: ModelParams) -> int:
+    """The threads that decode."""
+    return params.n_threads or physical_cores()
+
+
+def gpu_layers(params: ModelParams) -> int:
+    """The layers asked for on GPUs: 0 where there is none, -1 for all."""
+    return params.n_gpu_layers if has_gpu() else 0
+
+
+def has_gpu() -> bool:
+    """Whether llama.cpp sees a GPU of its own memory."""
+    return bool(lib.la_gpus(ffi.NULL, 0) > 0)
+
+
+def gpus() -> tuple[tuple[str, int, int], ...]:
+    """Name, free and total bytes of each GPU."""
+    n = lib.la_gpus(ffi.NULL, 0)
+    out = ffi.new("la_device[]", max(1, n))
+    n = min(n, lib.la_gpus(out, n))
+    return tuple(
+        (ffi.string(one.name).decode("utf-8", "replace"), int(one.free), int(one.total))
+        for one in out[0 : max(0, n)]
+    )

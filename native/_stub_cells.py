@@ -31,6 +31,12 @@ class CellPool:
     def __init__(self, n_cells: int, n_seq: int) -> None:
         self._free = n_cells
         self._seqs: list[dict[int, _Cell]] = [{} for _ in range(n_seq)]
+        self.salt = b""
+        """What the weights are changed by: part of every content from now on."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(self._seqs)
 
     def has_room(self, n: int) -> bool:
         return n <= self._free
@@ -44,7 +50,7 @@ class CellPool:
 
     def append(self, seq: int, position: int, token: int) -> None:
         before = self._seqs[seq].get(position - 1)
-        seen = before.content if before else b""
+        seen = before.content if before else self.salt
         place = _PLACE.pack(position, token)
         digest = blake2b(seen + place, digest_size=CELL_BYTES - _PLACE.size).digest()
         self._put(seq, position, _Cell(place + digest))

@@ -4,7 +4,8 @@ Words: a *sequence* is one timeline of tokens, positions 0, 1, 2 …; *cells* ho
 each and are shared by all sequences of a backend; a *row* is one token of a batch.
 
 A backend is used by one thread at a time (it locks, so a mistake costs time and not memory safety).
-Only ``request_abort``, ``clear_abort`` and reading ``info`` are for other threads.
+``request_abort``, ``clear_abort``, reading ``info``, and the vocabulary (``tokenize``,
+``detokenize``, ``piece``) are for any thread at any time; a running decode does not delay them.
 
 Two implementations pass the same contract tests, ``tests/model/test_native_contract.py``:
 ``native.llama.LlamaBackend`` and ``native.stub.StubBackend``.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from mmap import mmap
 from typing import Literal, Protocol, TypeAlias
 
+from native.adapters import LoadedAdapter
 from native.errors import InvalidParam
 from native.params import SamplingParams
 
@@ -39,7 +41,9 @@ class ModelInfo:
     sequence can be saved, restored and copied; when False, only whole sequences can be copied.
     ``memory`` says how it may be saved: in "blocks", as a "checkpoint" of a whole sequence (which
     every model in blocks can do too), or not at all: "none". ``state_grows`` is False when the
-    state of a long sequence is no larger than that of a short one.
+    state of a long sequence is no larger than that of a short one. ``can_generate`` is False for
+    a model without a context: loaded with ``vocab_only``, or one that only embeds; ``n_ctx`` and
+    ``n_batch`` are 0 then. ``n_embd_out`` counts the numbers of an embedding.
     """
 
     description: str
@@ -62,6 +66,24 @@ class ModelInfo:
     kv_bytes_per_token: int
     memory: MemoryKind = "blocks"
     state_grows: bool = True
+    can_generate: bool = True
+    n_embd: int = 0
+    n_embd_out: int = 0
+    n_head: int = 0
+    n_head_kv: int = 0
+    eos_token: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes that the engine has allocated, on the host and summed over GPUs."""
+
+    host_model: int
+    host_context: int
+    host_compute: int
+    device_model: int
+    device_context: int
+    device_compute: int
 
 
 class Batch:
@@ -126,11 +148,48 @@ class Batch:
         del self.tokens[:], self.positions[:], self.seqs[:], self.wants[:]
 
 
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Natural logarithms of probabilities at temperature 1, before anything changed them."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+    """(token, its logarithm) of the likeliest tokens, likeliest first."""
+
+
 class Sampler(Protocol):
     """The memory of one request's sampling: its parameters and the last accepted tokens."""
 
     def accept(self, token: int) -> None:
-        """Tell the sampler which token became part of the text (``InvalidToken``)."""
+        """Tell the sampler which token became part of the reply.
+
+        ``InvalidToken``; ``InvalidParam`` when the grammar does not allow it there.
+        """
+
+
+class Embedder(Protocol):
+    """Embeddings with one model, in memory of its own. Any thread may use it, one at a time."""
+
+    @property
+    def n_tokens_max(self) -> int:
+        """The longest text, in tokens."""
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it holds no memory just now."""
+
+    def embed(self, tokens: Sequence[int], pooling: str = "model") -> array[float]:
+        """The embedding of a text: ``info.n_embd_out`` numbers, not normalised.
+
+        ``pooling``: ``none`` gives so many numbers for each token, one after the other; ``mean``,
+        ``cls`` (the first token), ``last``; ``model``: as ``ModelParams.pooling`` and then the
+        model file say, the mean if both say nothing. ``PromptTooLong``, ``InvalidToken``,
+        ``InvalidParam``, ``NotSupported``, ``DecodeAborted`` (the backend is being closed).
+        Adapters are not applied.
+        """
+
+    def rest(self) -> None:
+        """Free the memory; the next text takes it again."""
 
 
 class Backend(Protocol):
@@ -170,13 +229,29 @@ class Backend(Protocol):
         """
 
     def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> Sampler:
-        """Make a sampler that has accepted ``history``, prompt included."""
+        """Make a sampler for a reply to ``history``, the prompt.
+
+        What a reply holds already is accepted token by token: penalties look at both, a grammar
+        only at the reply. ``InvalidParam`` for a grammar or schema that cannot be used, with the
+        reason; ``InvalidToken`` for a token of ``history`` or ``logit_bias``.
+        """
 
     def sample(self, row: int, sampler: Sampler, index: int) -> int:
         """Choose a token from the logits of ``row`` of the last decode.
 
         The randomness is a function of (seed, ``index``) alone. Does not accept the token.
+        ``NoTokenLeft`` when bias or grammar leave none; ``DecodeFailed`` when the logits are not
+        finite.
         """
+
+    def sample_from(self, logits: array[float], sampler: Sampler, index: int) -> int:
+        """The same from ``n_vocab`` float32 logits that were kept; they are as before after it."""
+
+    def logprobs(self, row: int, token: int, n: int) -> Logprobs:
+        """Logarithms of the probability of ``token`` and of the ``n`` likeliest (0 to 20)."""
+
+    def logprobs_from(self, logits: array[float], token: int, n: int) -> Logprobs:
+        """The same from logits that were kept."""
 
     def logits(self, row: int) -> array[float]:
         """Copy the ``n_vocab`` float32 logits of ``row`` of the last decode."""
@@ -234,6 +309,42 @@ class Backend(Protocol):
         ``StateRefused`` for anything but the state of so many tokens in this memory; ``NoKvSpace``;
         ``PromptTooLong``; ``InvalidParam``. In each case ``seq`` is empty and the context healthy.
         As with blocks: hand over only payloads whose checksum and tokens were verified.
+        """
+
+    @property
+    def adapters(self) -> tuple[LoadedAdapter, ...]:
+        """LoRA adapters that are loaded, in the order in which they were."""
+
+    def load_adapter(self, path: str, scale: float = 1.0) -> LoadedAdapter:
+        """Read a LoRA adapter and apply it, times ``scale``, from the next decode on.
+
+        ``ModelFileError`` for the file, which nothing is left of then. ``InvalidParam`` while a
+        sequence holds anything: its KV is of other weights. Also for the two below.
+        """
+
+    def scale_adapter(self, adapter: int, scale: float) -> None:
+        """Apply an adapter, by its id, times another ``scale``; 0 applies nothing."""
+
+    def remove_adapter(self, adapter: int) -> None:
+        """Unload an adapter, by its id."""
+
+    def embedder(self) -> Embedder:
+        """What makes embeddings with this model, always the same one; ``NotSupported``.
+
+        Takes no memory before it is used, and may be used from another thread than this backend.
+        """
+
+    def memory_use(self) -> MemoryUse:
+        """What model and context really take."""
+
+    def gpus(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, free bytes and all bytes of each GPU of its own memory; empty without one."""
+
+    def rebuild(self) -> None:
+        """Replace the context by a new one of the same kind, without loading the weights again.
+
+        For after a ``DecodeFailed``. All sequences are empty then, adapters apply as before, and a
+        requested abort is forgotten. ``ContextCreateFailed``: nothing but ``close`` works any more.
         """
 
     def request_abort(self) -> None:

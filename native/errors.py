@@ -7,11 +7,15 @@
     │   ├── ModelNotFound       no readable regular file there
     │   ├── NotAGguf            another kind of file, or a damaged header
     │   ├── TruncatedGguf       shorter than its header says       .expected .actual
-    │   └── ModelLoadFailed     llama.cpp refused it               .detail
+    │   ├── ModelLoadFailed     llama.cpp refused it               .detail
+    │   └── AdapterRefused      not a LoRA adapter of this model   .reason
+    ├── NotEnoughMemory         the model would not fit            .needed .available
     ├── ContextCreateFailed     no context with these parameters   .detail
+    ├── NotSupported            this model or build cannot do that .what
     ├── InvalidParam            a value outside its range          .name .value .allowed
     ├── InvalidToken            not in the vocabulary              .token .n_vocab
     ├── PromptTooLong           more tokens than the context holds .n_tokens .n_ctx
+    ├── NoTokenLeft             bias or grammar allow no token
     ├── NoKvSpace               no free KV cells now
     ├── DecodeAborted           request_abort() was called
     ├── DecodeFailed            llama_decode failed                .code
@@ -97,6 +101,43 @@ class ModelLoadFailed(ModelFileError):
         self.detail = detail
 
 
+class AdapterRefused(ModelFileError):
+    """The file is no LoRA adapter of this model, or changed while it was read.
+
+    The model is as it was before. ``reason`` says what does not fit.
+    """
+
+    remedy = "use an adapter that was made for this base model and converted to GGUF"
+
+
+class NotEnoughMemory(NativeError):
+    """The model would not fit into the memory that is free; nothing was loaded.
+
+    ``needed`` and ``available`` are bytes, estimated from the file's header.
+    """
+
+    def __init__(self, needed: int, available: int, where: str = "memory") -> None:
+        super().__init__(needed, available, where)
+        self.needed = needed
+        self.available = available
+        self.where = where
+
+    def __str__(self) -> str:
+        return (
+            f"the model needs about {self.needed >> 20} MiB of {self.where}, "
+            f"{self.available >> 20} MiB are available; lower n_ctx, use smaller type_k and type_v "
+            "or a smaller model, unload another, or load it all the same with check_memory=False"
+        )
+
+
+class NotSupported(NativeError):
+    """This model, or this build of llama.cpp, cannot do what was asked; nothing was done."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+
 class ContextCreateFailed(NativeError):
     """There is no context for this model with these parameters.
 
@@ -157,6 +198,13 @@ class PromptTooLong(NativeError):
 
     def __str__(self) -> str:
         return f"{self.n_tokens} tokens do not fit a context of {self.n_ctx}"
+
+
+class NoTokenLeft(NativeError):
+    """Logit bias, penalties or the grammar leave no token to choose.
+
+    Ask for less: fewer banned tokens, or a grammar that the model's tokens can spell.
+    """
 
 
 class NoKvSpace(NativeError):

@@ -11,6 +11,7 @@ n_tensors times (name, n_dims u32, dims u64 …, type u32, offset u64) · paddin
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import re
@@ -28,11 +29,26 @@ _MAX_DIMS = 4  # GGML_MAX_DIMS
 _MAX_NAME = 65_535  # the specification's limit for keys
 _KEPT_TEXT = 4096  # longer strings (chat templates) are walked over, not kept
 _SMALLEST_HEADER = 24
+_KEPT_NUMBERS = 4096  # of an array: one for each layer, at most; vocabularies are walked over
+_MAX_TENSORS = 1 << 16  # several times more than any model has
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFacts:
+    """One tensor: dimensions as GGUF writes them, fastest first, its ggml type, its bytes."""
+
+    dims: tuple[int, ...]
+    kind: int
+    n_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class GgufSummary:
-    """What the header says. ``metadata`` holds numbers, flags and short texts, no arrays."""
+    """What the header says.
+
+    ``metadata`` holds numbers, flags and short texts, ``kinds`` their GGUF types; ``arrays`` holds
+    short arrays of numbers, ``tensors`` the table of tensors by name.
+    """
 
     path: str
     version: int
@@ -40,6 +56,9 @@ class GgufSummary:
     data_offset: int
     file_bytes: int
     metadata: dict[str, int | float | bool | str] = field(repr=False)
+    kinds: dict[str, int] = field(repr=False, default_factory=dict)
+    arrays: dict[str, tuple[int | float | bool, ...]] = field(repr=False, default_factory=dict)
+    tensors: dict[str, TensorFacts] = field(repr=False, default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -144,58 +163,75 @@ def _read(path: str | Path, data: mmap.mmap, size: int) -> GgufSummary:
         raise NotAGguf(path, f"is GGUF version {version}; versions 2 and 3 are supported")
     n_tensors, n_kv = walk.count(), walk.count()
     metadata: dict[str, int | float | bool | str] = {}
+    kinds: dict[str, int] = {}
+    arrays: dict[str, tuple[int | float | bool, ...]] = {}
     for _ in range(n_kv):
-        key = walk.name("key")
-        value = _value(walk, walk.count("I"))
-        if value is not None:
+        key, kind = walk.name("key"), walk.count("I")
+        kinds[key] = kind
+        value = _value(walk, kind)
+        if isinstance(value, tuple):
+            arrays[key] = value
+        elif value is not None:
             metadata[key] = value
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise NotAGguf(path, f"has an alignment of {alignment!r}, which is no power of two")
+    if n_tensors > _MAX_TENSORS:
+        raise NotAGguf(path, f"announces {n_tensors} tensors; no model has that many")
     needed = 0
+    tensors: dict[str, TensorFacts] = {}
     for _ in range(n_tensors):
-        needed = max(needed, _tensor_end(walk, alignment))
+        needed = max(needed, _read_tensor(walk, alignment, tensors))
     data_offset = -(-walk.at // alignment) * alignment
     if needed and data_offset + needed > size:
         raise TruncatedGguf(path, data_offset + needed, size)
-    return GgufSummary(str(path), version, n_tensors, data_offset, size, metadata)
+    return GgufSummary(
+        str(path), version, n_tensors, data_offset, size, metadata, kinds, arrays, tensors
+    )
 
 
-def _value(walk: _Walk, kind: int) -> int | float | bool | str | None:
+def _value(
+    walk: _Walk, kind: int
+) -> int | float | bool | str | tuple[int | float | bool, ...] | None:
     if kind in _SCALARS:
         return walk.number(_SCALARS[kind])
     if kind == _STRING:
         return walk.text(_KEPT_TEXT)
     if kind == _ARRAY:
-        _skip_array(walk)
-        return None
+        return _array(walk)
     raise NotAGguf(walk.path, f"has a value of the unknown type {kind}")
 
 
-def _skip_array(walk: _Walk) -> None:
+def _array(walk: _Walk) -> tuple[int | float | bool, ...] | None:
+    """The numbers of a short array; others are walked over."""
     kind, length = walk.count("I"), walk.count()
     if kind in _SCALARS:
-        walk.skip(length * struct.calcsize("<" + _SCALARS[kind]))
+        start, code = walk.at, _SCALARS[kind]
+        walk.skip(length * struct.calcsize("<" + code))
+        if length <= _KEPT_NUMBERS:
+            return struct.unpack_from(f"<{length}{code}", walk.data, start)
     elif kind == _STRING:
         for _ in range(length):
             walk.skip(walk.count())
     else:
         raise NotAGguf(walk.path, f"has an array of the unsupported type {kind}")
+    return None
 
 
-def _tensor_end(walk: _Walk, alignment: int) -> int:
-    """Walk over one tensor description; return where its data ends, from the start of the data."""
+def _read_tensor(walk: _Walk, alignment: int, tensors: dict[str, TensorFacts]) -> int:
+    """Note one tensor description; return where its data ends, from the start of the data."""
     name = walk.name("tensor")
     n_dims = walk.count("I")
     if n_dims > _MAX_DIMS:
         raise NotAGguf(walk.path, f"tensor {name!r} has {n_dims} dimensions")
-    elements = 1
-    for _ in range(n_dims):
-        elements *= walk.count()
+    dims = tuple(walk.count() for _ in range(n_dims))
+    elements = math.prod(dims)
     kind, offset = walk.count("I"), walk.count()
     if kind not in BLOCKS:
         raise NotAGguf(walk.path, f"tensor {name!r} has the unknown type {kind}")
     if offset % alignment:
         raise NotAGguf(walk.path, f"tensor {name!r} is not aligned to {alignment} bytes")
     per_block, block_bytes = BLOCKS[kind]
-    return offset + -(-elements // per_block) * block_bytes
+    n_bytes = -(-elements // per_block) * block_bytes
+    tensors[name] = TensorFacts(dims, kind, n_bytes)
+    return offset + n_bytes

@@ -26,13 +26,19 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 from native import _describe, _faults
 from native._buffers import borrowed
+from native._embedder import LlamaEmbedder
+from native._extras import Extras
 from native._llama import ffi, lib
-from native._load import load_model, new_context
-from native.backend import Batch, Buffer, ModelInfo, Sampler
-from native.errors import BackendClosed, InvalidParam
+from native._load import gpus, load_model, new_context
+from native._lora import Adapters
+from native._sampler import Samplers
+from native._users import Users
+from native.backend import Batch, Buffer, ModelInfo
+from native.errors import InvalidParam
+from native.estimate import Room, plan
 from native.fingerprint import Fingerprints
-from native.gguf_header import all_splits, check_gguf
-from native.params import ModelParams, SamplingParams
+from native.gguf_header import GgufSummary, all_splits, check_gguf
+from native.params import ModelParams
 
 _INT32_MAX = (1 << 31) - 1
 _LOG_LEVELS = {"debug": 1, "info": 2, "warn": 3, "error": 4}
@@ -44,30 +50,27 @@ model_build_id = _describe.build_id
 cpu_features = _describe.cpu_features
 
 
-class LlamaSampler:
-    """Parameters and recent tokens of one request; memory of its own, freed with this object."""
-
-    __slots__ = ("_owner", "handle")
-
-    def __init__(self, owner: LlamaBackend, handle: Any) -> None:
-        self._owner = owner
-        self.handle = handle
-
-    def accept(self, token: int) -> None:
-        with self._owner._lock:
-            self._owner._live()
-            _accept(self.handle, (token,))
-
-
-class LlamaBackend:
+class LlamaBackend(Extras, Samplers):
     """See ``native.backend.Backend``. Create with ``load``."""
 
-    def __init__(self, model: Any, context: Any, abort_flag: Any, info: ModelInfo) -> None:
+    def __init__(
+        self,
+        model: Any,
+        context: Any,
+        abort_flag: Any,
+        info: ModelInfo,
+        params: ModelParams,
+        headers: Sequence[GgufSummary],
+    ) -> None:
         self._model = model
         self._context = context
+        self._params = params
+        self._headers = headers
+        self._adapters = Adapters(model)
+        self._embedder: LlamaEmbedder | None = None
         self._abort_flag = abort_flag  # read by C while decoding; lives as long as this object
         self._lock = threading.RLock()
-        self._token_out = ffi.new("int32_t *")
+        self._vocabulary = Users()
         self._pointer_out = ffi.new("const float **")
         self._first_out = ffi.new("int32_t *")
         self._last_out = ffi.new("int32_t *")
@@ -81,46 +84,50 @@ class LlamaBackend:
         *,
         progress: Callable[[float], None] | None = None,
         fingerprints: Fingerprints | None = None,
+        memory_available: int | None = None,
     ) -> LlamaBackend:
-        """Check the file, load it, create the context, and decode two tokens as a proof."""
+        """Check the file, load it, create the context, and decode two tokens as a proof.
+
+        ``memory_available`` is in bytes; ``NotEnoughMemory`` before anything is loaded.
+        """
         files = all_splits(path, check_gguf(path))
+        headers = [check_gguf(file) for file in files]
+        here = gpus()
+        room = Room(memory_available, sum(free for _, free, _ in here) if here else None)
+        params = params.with_n_ctx(plan(headers, params, room).n_ctx or 1)
         digest = (fingerprints or Fingerprints()).of(files)
         lib.la_log_clear()
         model = load_model(path, params, progress)
         abort_flag = ffi.new("int32_t *")
         try:
-            context = new_context(model, params, abort_flag)
+            context = None if params.vocab_only else new_context(model, params, abort_flag)
         except BaseException:
             lib.la_model_free(model)
             raise
         info = _describe.model_info(model, context, params, digest)
-        return cls(model, context, abort_flag, info)
+        backend = cls(model, context, abort_flag, info, params, headers)
+        try:
+            for adapter, scale in params.lora:
+                backend.load_adapter(adapter, scale)
+        except BaseException:
+            backend.close()
+            raise
+        return backend
 
     # --- text ---------------------------------------------------------------------------------
+    # Without the lock: a running decode holds it for seconds, and the vocabulary never changes.
 
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
-        data = _utf8(text)
-        capacity = len(data) + 8
-        with self._lock:
-            model = self._live()
-            while True:
-                out = ffi.new("int32_t[]", capacity)
-                n = lib.la_tokenize(
-                    model, data, len(data), out, capacity, add_special, parse_special
-                )
-                if n >= 0:
-                    return ffi.unpack(out, n) if n else []
-                if n == -(1 << 31):
-                    _faults.raise_status(lib.LA_TOO_LONG)
-                capacity = -n
+        with self._vocabulary:
+            return _tokenize(self._weights(), text, add_special, parse_special)
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
         column = _column(tokens)
         capacity = 16 * len(column) + 64
-        with self._lock:
-            model = self._live()
+        with self._vocabulary:
+            model = self._weights()
             while True:
                 out = ffi.new("char[]", capacity)
                 n = lib.la_detokenize(
@@ -150,36 +157,6 @@ class LlamaBackend:
             )
             if status:
                 self._refuse(status)
-
-    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> LlamaSampler:
-        wishes = ffi.new(
-            "la_sampling *",
-            {name: getattr(params, name) for name in SamplingParams.__dataclass_fields__},
-        )
-        out = ffi.new("la_sampler **")
-        with self._lock:
-            status = lib.la_sampler_new(self._live(), wishes, out)
-            if status:
-                self._refuse(status)
-            handle = ffi.gc(out[0], lib.la_sampler_free)
-            _accept(handle, history)
-        return LlamaSampler(self, handle)
-
-    def sample(self, row: int, sampler: Sampler, index: int) -> int:
-        if not isinstance(sampler, LlamaSampler):
-            raise InvalidParam(
-                "sampler", type(sampler).__name__, "made by new_sampler of this backend"
-            )
-        with self._lock:
-            self._live()
-            try:
-                status = lib.la_sample(self._context, row, sampler.handle, index, self._token_out)
-            except OverflowError:
-                raise InvalidParam("row or index", (row, index), "32 and 64 bits") from None
-            if status:
-                self._refuse(status)
-            token: int = self._token_out[0]
-            return token
 
     def logits(self, row: int) -> array[float]:
         _int32(row=row)
@@ -285,32 +262,29 @@ class LlamaBackend:
     # --- life ---------------------------------------------------------------------------------
 
     def request_abort(self) -> None:
-        if self._context is None:
-            raise BackendClosed("the backend was closed")
+        self._weights()
         self._abort_flag[0] = 1
 
     def clear_abort(self) -> None:
-        if self._context is None:
-            raise BackendClosed("the backend was closed")
+        self._weights()
         self._abort_flag[0] = 0
 
     def close(self) -> None:
+        if self._embedder is not None:
+            self._embedder.close()  # before the lock: it waits for a text that gives up
+        self._vocabulary.close()
         with self._lock:
             context, model = self._context, self._model
             self._context = self._model = None
             if context is not None:
                 lib.la_context_free(context)
             if model is not None:
+                self._adapters.close()
                 lib.la_model_free(model)
 
     def __del__(self) -> None:
-        if getattr(self, "_context", None) is not None:
+        if getattr(self, "_model", None) is not None:
             self.close()
-
-    def _live(self) -> Any:
-        if self._model is None:
-            raise BackendClosed("the backend was closed")
-        return self._model
 
     def _check(self, status: int) -> None:
         if status:
@@ -320,11 +294,20 @@ class LlamaBackend:
         _faults.raise_status(status)
 
 
-def _accept(handle: Any, tokens: Sequence[int]) -> None:
-    column = _column(tokens)
-    status = lib.la_sampler_accept(handle, ffi.from_buffer("int32_t[]", column), len(column))
-    if status:
-        _faults.raise_status(status)
+def _tokenize(
+    model: Any, text: str, add_special: bool = True, parse_special: bool = False
+) -> list[int]:
+    """Ids of ``text``; whoever calls keeps the model alive."""
+    data = _utf8(text)
+    capacity = len(data) + 8
+    while True:
+        out = ffi.new("int32_t[]", capacity)
+        n = lib.la_tokenize(model, data, len(data), out, capacity, add_special, parse_special)
+        if n >= 0:
+            return ffi.unpack(out, n) if n else []
+        if n == -(1 << 31):
+            _faults.raise_status(lib.LA_TOO_LONG)
+        capacity = -n
 
 
 def _payload(source: Buffer) -> Any:

@@ -28,18 +28,23 @@ from blake3 import blake3
 
 from native._buffers import borrowed
 from native._stub_cells import CELL_BYTES, BlockFormat, CellPool
-from native.backend import Batch, Buffer, ModelInfo, Sampler
+from native._stub_extras import N_EMBD, StubAdapters, StubEmbedder
+from native._stub_sampler import StubSamplers
+from native.adapters import LoadedAdapter
+from native.backend import Batch, Buffer, MemoryUse, ModelInfo
 from native.errors import (
     BackendClosed,
     DecodeAborted,
     InvalidParam,
     InvalidToken,
     NoKvSpace,
+    NotSupported,
     PromptTooLong,
     StateRefused,
 )
-from native.params import ModelParams, SamplingParams
-from native.sampling import TokenWindow, choose, mix
+from native.model_params import check_scale
+from native.params import ModelParams
+from native.sampling import mix
 
 BEGIN, END, N_VOCAB, EOT = 256, 257, 258, 4
 _SPECIAL = {"<s>": BEGIN, "</s>": END}
@@ -52,29 +57,19 @@ UNCUTTABLE = "uncuttable"
 _PAD = 256  # llama.cpp rounds n_ctx up to this
 
 
-class StubSampler:
-    """Parameters and recent tokens of one request."""
-
-    __slots__ = ("_owner", "params", "window")
-
-    def __init__(self, owner: StubBackend, params: SamplingParams, history: Sequence[int]) -> None:
-        self._owner = owner
-        self.params = params
-        self.window = TokenWindow(params.repetition_window, map(_known, history))
-
-    def accept(self, token: int) -> None:
-        self._owner._live()
-        self.window.accept(_known(token))
-
-
-class StubBackend:
+class StubBackend(StubSamplers):
     """See ``native.backend.Backend``. Create with ``load``.
 
     ``seconds_per_token`` makes every decoded row take that long; an abort ends the wait at once.
     """
 
-    def __init__(self, info: ModelInfo, cells: CellPool, seconds_per_token: float) -> None:
+    def __init__(
+        self, info: ModelInfo, cells: CellPool, seconds_per_token: float, params: ModelParams
+    ) -> None:
         self.info = info
+        self._params = params
+        self._adapters = StubAdapters()
+        self._embedder = StubEmbedder(params, N_VOCAB)
         self.seconds_per_token = seconds_per_token
         self._cells = cells
         self._format = BlockFormat(info.kv_bytes_per_token)
@@ -96,9 +91,12 @@ class StubBackend:
         for done in (0.0, 1.0):
             if progress is not None:
                 progress(done)
-        n_ctx = -(-params.n_ctx // _PAD) * _PAD
+        n_ctx = 0 if params.vocab_only else -(-(params.n_ctx or 4096) // _PAD) * _PAD
         info = _info(str(path), params, n_ctx)
-        return cls(info, CellPool(n_ctx, params.n_seq_max), seconds_per_token)
+        backend = cls(info, CellPool(n_ctx, params.n_seq_max), seconds_per_token, params)
+        for adapter, scale in params.lora:
+            backend.load_adapter(adapter, scale)
+        return backend
 
     # --- text ---------------------------------------------------------------------------------
 
@@ -128,6 +126,7 @@ class StubBackend:
     def decode(self, batch: Batch) -> None:
         with self._lock:
             self._live()
+            self._require_context()
             self._check_batch(batch)
             self._rows.clear()
             if not self._cells.has_room(len(batch)):
@@ -166,19 +165,6 @@ class StubBackend:
             if following >= self.info.n_ctx:
                 raise PromptTooLong(following + 1, self.info.n_ctx)
             expected[seq] = following + 1
-
-    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> StubSampler:
-        self._live()
-        return StubSampler(self, params, history)
-
-    def sample(self, row: int, sampler: Sampler, index: int) -> int:
-        if not isinstance(sampler, StubSampler):
-            raise InvalidParam(
-                "sampler", type(sampler).__name__, "made by new_sampler of this backend"
-            )
-        if not 0 <= index < 1 << 64:
-            raise InvalidParam("index", index, "a whole number of 64 bits")
-        return choose(self.logits(row), sampler.params, sampler.window, index)
 
     def logits(self, row: int) -> array[float]:
         with self._lock:
@@ -300,7 +286,67 @@ class StubBackend:
             raise InvalidParam("range", 0, "the sequence holds nothing")
         return held[1] + 1
 
+    # --- adapters, embeddings, memory ----------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[LoadedAdapter, ...]:
+        return self._adapters.all
+
+    def load_adapter(self, path: str | Path, scale: float = 1.0) -> LoadedAdapter:
+        check_scale(scale)
+        with self._lock:
+            self._require_empty()
+            loaded = self._adapters.load(path, scale)
+            self._cells.salt = self._adapters.salt
+            return loaded
+
+    def scale_adapter(self, adapter: int, scale: float) -> None:
+        check_scale(scale)
+        with self._lock:
+            self._require_empty()
+            self._adapters.rescale(adapter, scale)
+            self._cells.salt = self._adapters.salt
+
+    def remove_adapter(self, adapter: int) -> None:
+        with self._lock:
+            self._require_empty()
+            self._adapters.remove(adapter)
+            self._cells.salt = self._adapters.salt
+
+    def _require_empty(self) -> None:
+        self._live()
+        self._require_context()
+        if not self._cells.is_empty:
+            raise InvalidParam("adapter", 0, "no sequence may hold KV of the other weights")
+
+    def _require_context(self) -> None:
+        if not self.info.can_generate:
+            raise NotSupported(f"{self.info.description} has no context: it cannot generate")
+
+    def embedder(self) -> StubEmbedder:
+        self._live()
+        if self._params.vocab_only:
+            raise NotSupported("the model was loaded with vocab_only: it has no weights")
+        return self._embedder
+
+    def memory_use(self) -> MemoryUse:
+        self._live()
+        self._require_context()
+        return MemoryUse(0, self.info.n_ctx * self.info.kv_bytes_per_token, 0, 0, 0, 0)
+
+    def gpus(self) -> tuple[tuple[str, int, int], ...]:
+        return ()
+
     # --- life ---------------------------------------------------------------------------------
+
+    def rebuild(self) -> None:
+        with self._lock:
+            self._live()
+            self._require_context()
+            self._cells = CellPool(self.info.n_ctx, self.info.n_seq_max)
+            self._cells.salt = self._adapters.salt
+            self._rows.clear()
+            self._abort.clear()
 
     def request_abort(self) -> None:
         self._live()
@@ -313,6 +359,7 @@ class StubBackend:
     def close(self) -> None:
         with self._lock:
             self._closed = True
+            self._embedder.close()
             self._rows.clear()
 
     def _live(self) -> None:
@@ -373,5 +420,10 @@ def _info(name: str, params: ModelParams, n_ctx: int) -> ModelInfo:
         eog_tokens=frozenset({END}),
         chat_template=None,
         kv_bytes_per_token=kv_bytes,
-        memory="blocks" if can_cut else "checkpoint",
+        memory="none" if params.vocab_only else "blocks" if can_cut else "checkpoint",
+        can_generate=not params.vocab_only,
+        n_embd=N_EMBD,
+        n_embd_out=N_EMBD,
+        n_head=1,
+        n_head_kv=1,
     )

@@ -5,6 +5,17 @@ that may be big travels as a :class:`~actors.payload.Payload`. A request carries
 that its sender chose; whatever answers it carries the same ``ref``.
 """
 
+from actors.messages.adapters import (
+    AdapterNotChanged,
+    AdaptersChanged,
+    AdaptersInUse,
+    AdaptersListed,
+    AdapterStatus,
+    ListAdapters,
+    LoadAdapter,
+    SetAdapterScale,
+    UnloadAdapter,
+)
 from actors.messages.cache import (
     BytesEvicted,
     CopyFailed,
@@ -64,6 +75,15 @@ from actors.messages.completion import (
     TokensDelivered,
     Usage,
 )
+from actors.messages.embedding import (
+    Embed,
+    Embedded,
+    EmbeddingPage,
+    EmbedFailed,
+    NoVram,
+    ReportVram,
+    VramReported,
+)
 from actors.messages.loading import (
     Drain,
     Drained,
@@ -94,6 +114,11 @@ from actors.messages.tending import (
 
 __all__ = [
     "Accepted",
+    "AdapterNotChanged",
+    "AdapterStatus",
+    "AdaptersChanged",
+    "AdaptersInUse",
+    "AdaptersListed",
     "BytesEvicted",
     "CacheReport",
     "CallerGone",
@@ -108,6 +133,10 @@ __all__ = [
     "Drain",
     "Drained",
     "DropFiles",
+    "Embed",
+    "EmbedFailed",
+    "Embedded",
+    "EmbeddingPage",
     "EndSession",
     "EvictBytes",
     "EvictLive",
@@ -116,9 +145,11 @@ __all__ = [
     "FinishReason",
     "ForgetLive",
     "HitKind",
+    "ListAdapters",
     "ListNamespaces",
     "ListRows",
     "LiveEvicted",
+    "LoadAdapter",
     "LoadFailure",
     "LoadModel",
     "LookupPrefix",
@@ -128,6 +159,7 @@ __all__ = [
     "ModelNotLoaded",
     "ModelUnloaded",
     "NamespacesListed",
+    "NoVram",
     "PersistNow",
     "PersistState",
     "PrefillProgress",
@@ -140,6 +172,7 @@ __all__ = [
     "ReleaseLease",
     "Removal",
     "RemoveRows",
+    "ReportVram",
     "RequestEnded",
     "ReserveRows",
     "ResolveParent",
@@ -155,6 +188,7 @@ __all__ = [
     "RowsWritten",
     "Run",
     "SessionEnded",
+    "SetAdapterScale",
     "SetPressure",
     "ShowRow",
     "Speculation",
@@ -164,10 +198,12 @@ __all__ = [
     "TierChanged",
     "Timings",
     "TokensDelivered",
+    "UnloadAdapter",
     "UnloadModel",
     "Usage",
     "Verified",
     "Verify",
+    "VramReported",
     "WatchTier",
     "WriteTails",
     "draft_tokens",

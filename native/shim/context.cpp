@@ -1,5 +1,6 @@
 // A context: decoding batches and moving sequences. Everything is checked here first.
 #include "internal.h"
+#include "llama-ext.h"  // llama_get_memory_breakdown
 
 #include <algorithm>
 #include <memory>
@@ -17,7 +18,15 @@ llama_context_params context_params(const la_context_wishes &wishes) {
     params.n_ubatch = wishes.n_ubatch;
     params.n_seq_max = wishes.n_seq_usable + 1;
     params.n_threads = wishes.n_threads;
-    params.n_threads_batch = wishes.n_threads;
+    params.n_threads_batch = wishes.n_threads_batch;
+    params.rope_scaling_type = static_cast<llama_rope_scaling_type>(wishes.rope_scaling);
+    params.rope_freq_base = wishes.rope_freq_base;
+    params.rope_freq_scale = wishes.rope_freq_scale;
+    params.yarn_ext_factor = wishes.yarn_ext_factor;
+    params.yarn_attn_factor = wishes.yarn_attn_factor;
+    params.yarn_beta_fast = wishes.yarn_beta_fast;
+    params.yarn_beta_slow = wishes.yarn_beta_slow;
+    params.yarn_orig_ctx = wishes.yarn_orig_ctx;
     params.type_k = static_cast<ggml_type>(wishes.type_k);
     params.type_v = static_cast<ggml_type>(wishes.type_v);
     // Never AUTO: it is resolved per device at run time and decides the layout of saved values.
@@ -106,7 +115,7 @@ int la_context_new(const la_model *model, const la_context_wishes *wishes, la_co
         }
         context->memory = llama_get_memory(context->handle);
         if (context->memory == nullptr) {
-            throw la::fault{LA_CONTEXT, "the model has no KV memory: it embeds or diffuses and cannot generate"};
+            throw la::fault{LA_NO_MEMORY, "the model has no KV memory: it embeds or diffuses and cannot generate"};
         }
         context->n_ctx = llama_n_ctx(context->handle);
         context->n_batch = llama_n_batch(context->handle);
@@ -136,6 +145,21 @@ void la_context_describe(const la_context *c, la_context_facts *out) noexcept {
     const bool grows = std::any_of(c->parts.begin(), c->parts.end(), [](const la::part &p) { return !p.recurrent; });
     *out = la_context_facts{c->n_ctx,  c->n_batch, c->layout.plain, !c->parts.empty(),
                             grows, c->layout.v_transposed, c->layout.bytes_per_token};
+}
+
+int la_context_memory(const la_context *context, la_memory_use *out) noexcept {
+    return la::guarded([&] {
+        *out = la_memory_use{};
+        for (const auto &[kind, used] : llama_get_memory_breakdown(context->handle)) {
+            // Weights repacked for the CPU lie in a buffer that does not call itself the host's.
+            const ggml_backend_dev_t device = ggml_backend_buft_get_device(kind);
+            const bool host = device == nullptr || ggml_backend_buft_is_host(kind) ||
+                              ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;
+            (host ? out->host_model : out->device_model) += used.model;
+            (host ? out->host_context : out->device_context) += used.context;
+            (host ? out->host_compute : out->device_compute) += used.compute;
+        }
+    });
 }
 
 int la_decode(la_context *context, int32_t n, const int32_t *tokens, const int32_t *positions,

@@ -1,6 +1,7 @@
 // Loading a model, and its vocabulary.
 #include "internal.h"
 
+#include <algorithm>
 #include <climits>
 #include <cstring>
 
@@ -40,14 +41,22 @@ int32_t copy_text(const char *text, char *out, size_t capacity) noexcept {
 
 extern "C" {
 
-int la_model_load(const char *path, int32_t n_gpu_layers, int use_mmap, int use_mlock,
-                  la_progress progress, void *user, la_model **out) noexcept {
+int la_model_load(const char *path, const la_model_wishes *wishes, la_model **out) noexcept {
     return la::guarded([&] {
         llama_model_params params = llama_model_default_params();
-        progress_hook hook{progress, user};
-        params.n_gpu_layers = n_gpu_layers;
-        params.load_mode = load_mode(use_mmap != 0, use_mlock != 0);
-        if (progress != nullptr) {
+        progress_hook hook{wishes->progress, wishes->user};
+        params.n_gpu_layers = wishes->n_gpu_layers;
+        params.split_mode = static_cast<llama_split_mode>(wishes->split_mode);
+        params.main_gpu = wishes->main_gpu;
+        params.load_mode = load_mode(wishes->use_mmap != 0, wishes->use_mlock != 0);
+        params.vocab_only = wishes->vocab_only != 0;
+        // llama.cpp reads llama_max_devices() numbers, however many there are.
+        std::vector<float> shares(llama_max_devices(), 0.0f);
+        if (wishes->n_tensor_split > 0) {
+            std::copy_n(wishes->tensor_split, std::min<size_t>(shares.size(), wishes->n_tensor_split), shares.begin());
+            params.tensor_split = shares.data();
+        }
+        if (wishes->progress != nullptr) {
             params.progress_callback = on_progress;
             params.progress_callback_user_data = &hook;
         }
@@ -84,6 +93,10 @@ void la_model_describe(const la_model *model, la_model_facts *out) noexcept {
         llama_model_has_decoder(m) && !llama_model_has_encoder(m),
         llama_vocab_get_add_bos(model->vocab),
         bos == LLAMA_TOKEN_NULL ? -1 : bos,
+        llama_model_n_embd(m),
+        llama_model_n_embd_out(m),
+        llama_model_n_head(m),
+        llama_model_n_head_kv(m),
         llama_model_n_params(m),
         llama_model_size(m),
     };

@@ -108,6 +108,32 @@ void la_log_clear(void) noexcept {
     line_is_open = false;
 }
 
+int32_t la_max_devices(void) noexcept { return static_cast<int32_t>(llama_max_devices()); }
+
+int32_t la_gpus(la_device *out, int32_t capacity) noexcept {
+    int32_t n = 0;
+    const int status = la::guarded([&] {
+        for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+            const ggml_backend_dev_t device = ggml_backend_dev_get(i);
+            if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_GPU) {
+                continue;
+            }
+            if (n < capacity) {
+                size_t free = 0;
+                size_t total = 0;
+                ggml_backend_dev_memory(device, &free, &total);
+                la_device &entry = out[n];
+                strncpy(entry.name, ggml_backend_dev_description(device), sizeof entry.name - 1);
+                entry.name[sizeof entry.name - 1] = '\0';
+                entry.free = free;
+                entry.total = total;
+            }
+            ++n;
+        }
+    });
+    return status == LA_OK ? n : -1;
+}
+
 const char *la_error_text(void) noexcept { return error_text.c_str(); }
 int64_t la_error_value(void) noexcept { return error_value; }
 int64_t la_error_limit(void) noexcept { return error_limit; }

@@ -39,12 +39,18 @@ enum la_status {
     LA_STATE = 13,      /* a KV payload is not what it should be */
     LA_CANNOT_CUT = 14, /* this model's memory has no addressable cells */
     LA_RANGE = 15,      /* value: a position; limit: the sequence holds positions below this */
-    LA_BUFFER = 16      /* value: bytes given; limit: bytes needed */
+    LA_BUFFER = 16,     /* value: bytes given; limit: bytes needed */
+    LA_GRAMMAR = 20,    /* a grammar or a schema cannot be used, or a reply does not follow it */
+    LA_STUCK = 21,      /* no token is left to choose from */
+    LA_NO_MEMORY = 30,  /* the model has no KV memory: it embeds or diffuses, and cannot generate */
+    LA_ADAPTER = 31     /* llama.cpp refused the LoRA adapter */
 };
 
 typedef struct la_model la_model;
 typedef struct la_context la_context;
 typedef struct la_sampler la_sampler;
+typedef struct la_adapter la_adapter;
+typedef struct la_embedder la_embedder;
 
 /* --- process ------------------------------------------------------------------------------- */
 const char *la_source_id(void) LA_NOEXCEPT;
@@ -55,6 +61,15 @@ void la_log_forward(int level) LA_NOEXCEPT;
 /* Copy the last warnings and errors, oldest first, into out; returns the bytes written. */
 size_t la_log_tail(char *out, size_t capacity) LA_NOEXCEPT;
 void la_log_clear(void) LA_NOEXCEPT;
+/* One GPU; integrated ones share the memory of the machine and are not counted. */
+typedef struct la_device {
+    char name[64];
+    uint64_t free;
+    uint64_t total;
+} la_device;
+/* How many GPUs there are; at most capacity of them are written. -1: see la_error_*. */
+int32_t la_gpus(la_device *out, int32_t capacity) LA_NOEXCEPT;
+int32_t la_max_devices(void) LA_NOEXCEPT;
 const char *la_error_text(void) LA_NOEXCEPT;
 int64_t la_error_value(void) LA_NOEXCEPT;
 int64_t la_error_limit(void) LA_NOEXCEPT;
@@ -72,12 +87,28 @@ typedef struct la_model_facts {
     int32_t generates;      /* has a decoder and no encoder */
     int32_t add_bos;
     int32_t bos_token;      /* -1: none */
+    int32_t n_embd;
+    int32_t n_embd_out;     /* numbers of one embedding */
+    int32_t n_head;
+    int32_t n_head_kv;
     uint64_t n_params;
     uint64_t n_bytes;
 } la_model_facts;
 
-int la_model_load(const char *path, int32_t n_gpu_layers, int use_mmap, int use_mlock,
-                  la_progress progress, void *user, la_model **out) LA_NOEXCEPT;
+typedef struct la_model_wishes {
+    int32_t n_gpu_layers;   /* negative: all */
+    int32_t split_mode;     /* llama_split_mode */
+    int32_t main_gpu;
+    int32_t n_tensor_split; /* 0: by free memory */
+    const float *tensor_split;
+    int use_mmap;
+    int use_mlock;
+    int vocab_only;
+    la_progress progress;   /* may be NULL */
+    void *user;
+} la_model_wishes;
+
+int la_model_load(const char *path, const la_model_wishes *wishes, la_model **out) LA_NOEXCEPT;
 void la_model_free(la_model *model) LA_NOEXCEPT;
 void la_model_describe(const la_model *model, la_model_facts *out) LA_NOEXCEPT;
 /* These three return the length of the whole text (-1: absent); at most capacity-1 bytes are
@@ -102,10 +133,19 @@ typedef struct la_context_wishes {
     uint32_t n_ubatch;
     uint32_t n_seq_usable;  /* one scratch sequence is added */
     int32_t n_threads;
+    int32_t n_threads_batch;
     int32_t type_k;         /* ggml_type */
     int32_t type_v;
     int flash_attn;
     int offload_kqv;
+    int32_t rope_scaling;   /* llama_rope_scaling_type; -1: as the model says, as with all below */
+    float rope_freq_base;   /* 0 */
+    float rope_freq_scale;  /* 0 */
+    float yarn_ext_factor;  /* negative, as the next three */
+    float yarn_attn_factor;
+    float yarn_beta_fast;
+    float yarn_beta_slow;
+    uint32_t yarn_orig_ctx; /* 0 */
     volatile int32_t *abort_flag;  /* outlives the context; not 0: a running decode gives up */
 } la_context_wishes;
 
@@ -124,6 +164,16 @@ typedef struct la_context_facts {
 int la_context_new(const la_model *model, const la_context_wishes *wishes, la_context **out) LA_NOEXCEPT;
 void la_context_free(la_context *context) LA_NOEXCEPT;
 void la_context_describe(const la_context *context, la_context_facts *out) LA_NOEXCEPT;
+/* Bytes that llama.cpp says it has allocated for the context and its model. */
+typedef struct la_memory_use {
+    uint64_t host_model;    /* mapped or read */
+    uint64_t host_context;
+    uint64_t host_compute;
+    uint64_t device_model;  /* summed over devices */
+    uint64_t device_context;
+    uint64_t device_compute;
+} la_memory_use;
+int la_context_memory(const la_context *context, la_memory_use *out) LA_NOEXCEPT;
 /* n columns of one batch; wants[i] != 0 asks for logits of row i. */
 int la_decode(la_context *context, int32_t n, const int32_t *tokens, const int32_t *positions,
               const int32_t *seqs, const int8_t *wants) LA_NOEXCEPT;
@@ -164,15 +214,75 @@ typedef struct la_sampling {
     int32_t top_k;
     double top_p;
     double min_p;
+    double typical_p;
     double repetition_penalty;
+    double frequency_penalty;
+    double presence_penalty;
     int32_t repetition_window;
+    double dry_multiplier;
+    double dry_base;
+    int32_t dry_allowed_length;
+    int32_t dry_window;
+    double xtc_probability;
+    double xtc_threshold;
+    int32_t mirostat;
+    double mirostat_tau;
+    double mirostat_eta;
     uint64_t seed;
 } la_sampling;
 
-int la_sampler_new(const la_model *model, const la_sampling *params, la_sampler **out) LA_NOEXCEPT;
+/* Borrowed for the length of the call. */
+typedef struct la_sampling_texts {
+    int32_t n_bias;
+    const int32_t *bias_tokens;
+    const double *bias_values;  /* finite, or minus infinity */
+    int32_t n_breakers;
+    const char *const *breakers;
+    const char *grammar;        /* GBNF; NULL: none */
+    const char *json_schema;    /* NULL: none */
+} la_sampling_texts;
+
+int la_sampler_new(const la_model *model, const la_sampling *params, const la_sampling_texts *texts,
+                   la_sampler **out) LA_NOEXCEPT;
 void la_sampler_free(la_sampler *sampler) LA_NOEXCEPT;
-int la_sampler_accept(la_sampler *sampler, const int32_t *tokens, int32_t n) LA_NOEXCEPT;
+/* is_reply: the tokens were generated, so the grammar moves on with them. */
+int la_sampler_accept(la_sampler *sampler, const int32_t *tokens, int32_t n, int is_reply) LA_NOEXCEPT;
 int la_sample(la_context *context, int32_t row, la_sampler *sampler, uint64_t index, int32_t *token) LA_NOEXCEPT;
+/* The same from n_vocab logits of the caller's, changed meanwhile and as before afterwards. */
+int la_sample_from(la_sampler *sampler, float *logits, uint64_t index, int32_t *token) LA_NOEXCEPT;
+/* Natural logarithms of the probabilities that n_vocab logits mean at temperature 1: of one token,
+ * and of the n likeliest tokens, likeliest first. */
+int la_logprobs(const la_model *model, const float *logits, int32_t token, int32_t n, double *of_token,
+                int32_t *tokens, double *of_tokens) LA_NOEXCEPT;
+uint64_t la_grammars_compiled(const la_model *model) LA_NOEXCEPT;
+
+/* --- adapter ------------------------------------------------------------------------------- */
+/* Read a LoRA adapter of this model. The caller has checked the file: llama.cpp asserts on metadata
+ * of the wrong type and on tensors of the wrong shape. Free it before the model, applied to nothing. */
+int la_adapter_load(la_model *model, const char *path, la_adapter **out) LA_NOEXCEPT;
+void la_adapter_free(la_adapter *adapter) LA_NOEXCEPT;
+/* Apply exactly these from the next decode on; a scale of 0 applies nothing. KV computed before is
+ * of other weights: the memory must be empty. */
+int la_adapters_apply(la_context *context, int32_t n, la_adapter *const *adapters,
+                      const float *scales) LA_NOEXCEPT;
+
+/* --- embedder ------------------------------------------------------------------------------ */
+typedef struct la_embedder_wishes {
+    uint32_t n_tokens;      /* the longest text */
+    int32_t n_threads;
+    int32_t pooling;        /* llama_pooling_type; -1: as the model says */
+    int flash_attn;
+    int offload_kqv;
+    volatile int32_t *abort_flag;  /* outlives the embedder; not 0: a running call gives up */
+} la_embedder_wishes;
+
+/* A small context of its own. Another thread may use another context of the same model meanwhile. */
+int la_embedder_new(const la_model *model, const la_embedder_wishes *wishes, la_embedder **out) LA_NOEXCEPT;
+void la_embedder_free(la_embedder *embedder) LA_NOEXCEPT;
+int32_t la_embedder_pooling(const la_embedder *embedder) LA_NOEXCEPT;
+/* Read one text and write its embeddings: one of n_embd_out floats, or one for each token when the
+ * pooling is none. */
+int la_embed(la_embedder *embedder, int32_t n, const int32_t *tokens, float *out, size_t capacity) LA_NOEXCEPT;
 
 /* cdef end */
 #ifdef __cplusplus

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pickle
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, asdict
 from pathlib import Path
 
 import pytest
@@ -25,17 +26,50 @@ pytestmark = pytest.mark.pure
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("n_ctx", 0), ("n_ctx", 1 << 30), ("n_ctx", "4096"), ("n_ctx", True), ("n_batch", 0),
+        ("n_ctx", -1), ("n_ctx", 1 << 30), ("n_ctx", "4096"), ("n_ctx", True), ("n_batch", 0),
         ("n_ubatch", -1), ("n_seq_max", 0), ("n_seq_max", 256), ("n_threads", 0),
-        ("n_threads", 513), ("n_gpu_layers", -2), ("type_k", "q4_1"), ("type_v", ""),
-        ("flash_attn", 1), ("use_mmap", None),
+        ("n_threads", 513), ("n_gpu_layers", 1.5), ("type_k", "q4_1"), ("type_v", ""),
+        ("flash_attn", 1), ("use_mmap", None), ("n_threads_batch", 0), ("main_gpu", 16),
+        ("main_gpu", -1), ("split_mode", "rows"), ("split_mode", None), ("tensor_split", 1),
+        ("tensor_split", ["a"]), ("tensor_split", [-1.0]), ("tensor_split", [0.0]),
+        ("tensor_split", [1.0] * 17), ("rope_scaling", "ntk"), ("rope_freq_base", 0),
+        ("rope_freq_scale", float("nan")), ("yarn_ext_factor", -1.0), ("yarn_orig_ctx", 0),
+        ("vocab_only", 1), ("lora", "a.gguf"), ("lora", [["a.gguf"]]), ("lora", [""]),
+        ("lora", [["a.gguf", "1"]]), ("draft_path", ""), ("draft_path", "a\0b"),
+        ("embed_tokens", 0), ("pooling", "max"), ("check_memory", None),
     ],
 )  # fmt: skip
 def test_model_parameters_outside_their_range_are_named(name: str, value: object) -> None:
     with pytest.raises(InvalidParam) as caught:
         ModelParams(**{name: value})  # type: ignore[arg-type]
-    assert (caught.value.name, caught.value.value) == (name, value)
+    assert caught.value.name in (name, "scale")
     assert caught.value.allowed in str(caught.value)
+
+
+def test_a_negative_number_of_gpu_layers_means_all() -> None:
+    """Not "none", as where a negative number was read without a sign and dropped."""
+    assert ModelParams(n_gpu_layers=-7) == ModelParams(n_gpu_layers=-1) == ModelParams()
+
+
+def test_model_parameters_survive_json() -> None:
+    """As on their way into the table of wanted models, which makes tuples into lists."""
+    params = ModelParams(lora=("a.gguf", ("b.gguf", 0.5)), tensor_split=(1, 2), rope_freq_base=5e5)  # type: ignore[arg-type]
+    assert ModelParams(**json.loads(json.dumps(asdict(params)))) == params
+    assert params.lora == (("a.gguf", 1.0), ("b.gguf", 0.5))
+
+
+def test_rope_overrides_are_told_apart() -> None:
+    """They change KV, so they are part of its identity; the model's own values are not."""
+    assert ModelParams().rope_overrides == ()
+    different = [
+        {"rope_freq_base": 1e4}, {"rope_freq_scale": 1e4}, {"rope_scaling": "yarn"},
+        {"yarn_orig_ctx": 10_000}, {"yarn_beta_fast": 1e4},
+    ]  # fmt: skip
+    assert len({ModelParams(**one).rope_overrides for one in different}) == len(different)  # type: ignore[arg-type]
+    assert (
+        ModelParams(rope_freq_base=1).rope_overrides
+        == ModelParams(rope_freq_base=1.0).rope_overrides
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""LoRA adapters of a loaded model: between callers and ``model:<id>``.
+
+A change waits until the running requests have ended, and requests that start later wait for it: no
+request ever runs with two sets of weights. Rows of one set are never found with another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.messages.completion import FailReason
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterStatus:
+    """One adapter. ``scale`` 0: loaded, not applied."""
+
+    id: int
+    path: str
+    fingerprint: str
+    """BLAKE3 of its file, in hex."""
+    scale: float
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAdapter:
+    """Caller → model: apply the LoRA adapter in this file, times ``scale``.
+
+    Answered by ``AdaptersChanged`` or ``AdapterNotChanged``; so are the next two.
+    """
+
+    ref: str
+    path: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAdapter:
+    """Caller → model: free this adapter, by its id."""
+
+    ref: str
+    adapter: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetAdapterScale:
+    """Caller → model: apply this adapter, by its id, times another scale; 0 applies nothing."""
+
+    ref: str
+    adapter: int
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListAdapters:
+    """Caller → model: which adapters are loaded? Answered at once, by ``AdaptersListed``."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptersChanged:
+    """Model → caller: done; these are loaded now. A new one is the last."""
+
+    ref: str
+    adapters: tuple[AdapterStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptersListed:
+    """Model → caller: these are loaded, and so many changes wait for running requests."""
+
+    ref: str
+    adapters: tuple[AdapterStatus, ...]
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterNotChanged:
+    """Model → caller: nothing was changed. ``kind`` names the error in ``native.errors``."""
+
+    ref: str
+    reason: FailReason
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptersInUse:
+    """Model → registry: load these (path, scale) when the model has to be loaded again."""
+
+    model: str
+    lora: tuple[tuple[str, float], ...]

@@ -1,0 +1,80 @@
+"""Embeddings and GPU memory: between callers and ``model:<id>``.
+
+An ``Embed`` is answered by ``EmbeddingPage`` as often as needed, none above 64 KiB, and at the end
+by one ``Embedded`` or ``EmbedFailed``. The data of the pages, joined in order, is one run of
+float32 (little endian): for each input, as many rows of ``n_embd`` numbers as ``rows`` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.messages.completion import FailReason
+from actors.payload import Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Caller → model: the vectors of these texts."""
+
+    ref: str
+    inputs: Payload
+    """JSON: a list of texts, or of lists of token ids; mixed if you like."""
+    pooling: str = "model"
+    """``none | mean | cls | last``, or ``model``: as it was loaded, or as its file says."""
+    normalise: bool = True
+    """Make each vector one unit long."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingPage:
+    """Model → caller: the next numbers."""
+
+    ref: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Model → caller: that was all. ``rows`` has one number for each input, 1 when pooled."""
+
+    ref: str
+    n_embd: int
+    rows: tuple[int, ...]
+    n_tokens: int
+    """Of all inputs together."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedFailed:
+    """Model → caller: no result; pages that came before are of no use. Says what to do."""
+
+    ref: str
+    reason: FailReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportVram:
+    """Caller → model: how much GPU memory is there? ``VramReported`` or ``NoVram``."""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class VramReported:
+    """Model → caller: bytes, summed over all GPUs, and each of them: name, free, total."""
+
+    ref: str
+    free: int
+    total: int
+    gpus: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoVram:
+    """Model → caller: no GPU, or a build of llama.cpp without one."""
+
+    ref: str
+    reason: FailReason
+    detail: str

@@ -1,0 +1,185 @@
+"""How to load a model: every option, checked on construction, then frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from native import _checks
+from native.errors import InvalidParam
+
+KV_TYPES = ("f16", "f32", "bf16", "q4_0", "q5_0", "q5_1", "q8_0")
+"""KV cache types that llama.cpp can write rows of (ggml type names)."""
+
+SPLIT_MODES = ("none", "layer", "row")
+"""How a model is spread over several GPUs."""
+
+ROPE_SCALINGS = ("model", "none", "linear", "yarn", "longrope")
+"""Position scaling; ``model`` means: as the model file says."""
+
+POOLINGS = ("model", "none", "mean", "cls", "last")
+"""How the vectors of a text's tokens become one; ``model``: as the model file says."""
+
+MAX_SEQUENCES = 255
+"""llama.cpp allows 256 (LLAMA_MAX_SEQ); one of them is our scratch sequence."""
+
+ALL_LAYERS = -1
+MAX_CTX = 1 << 24
+_MAX_DEVICES = 16  # of llama.cpp
+_MAX_ADAPTERS = 64
+_MAX_SCALE = 1000.0
+_BIG = 1e12
+
+Adapter = tuple[str, float]
+"""Path of a LoRA adapter and its scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelParams:
+    """How to load a model. Counts are tokens unless said otherwise.
+
+    ``n_ctx`` is the pool of KV cells all sequences share (llama.cpp rounds it up to 256); 0 means
+    as long as the model was trained with, or less if memory is short. ``n_ubatch``, rows computed
+    at once, is capped at ``n_batch``. ``n_seq_max`` counts usable sequences, the backend adds one
+    scratch sequence itself. ``n_threads`` None means: physical cores this process may use;
+    ``n_threads_batch``, for prompts, None means: the same.
+
+    ``n_gpu_layers`` negative means all that there are; without a GPU it does nothing. ``main_gpu`` counts
+    when ``split_mode`` is ``none``; ``tensor_split`` gives shares per GPU, empty: by free memory.
+
+    Rope and YaRN values of None are the model's own. ``vocab_only`` loads no weights: the model
+    tokenises and does nothing else. ``lora`` lists adapters to apply from the start.
+    ``draft_path`` names a small model of the same vocabulary, for speculation. ``embed_tokens`` is
+    the longest text that can be embedded, ``pooling`` how its vectors become one.
+    ``check_memory`` False loads even what is estimated not to fit.
+    """
+
+    n_ctx: int = 4096
+    n_batch: int = 512
+    n_ubatch: int = 512
+    n_seq_max: int = 8
+    n_threads: int | None = None
+    n_threads_batch: int | None = None
+    n_gpu_layers: int = ALL_LAYERS
+    main_gpu: int = 0
+    split_mode: str = "layer"
+    tensor_split: tuple[float, ...] = ()
+    type_k: str = "f16"
+    type_v: str = "f16"
+    flash_attn: bool = True
+    use_mmap: bool = True
+    use_mlock: bool = False
+    rope_scaling: str = "model"
+    rope_freq_base: float | None = None
+    rope_freq_scale: float | None = None
+    yarn_ext_factor: float | None = None
+    yarn_attn_factor: float | None = None
+    yarn_beta_fast: float | None = None
+    yarn_beta_slow: float | None = None
+    yarn_orig_ctx: int | None = None
+    vocab_only: bool = False
+    lora: tuple[Adapter, ...] = ()
+    draft_path: str | None = None
+    embed_tokens: int = 2048
+    pooling: str = "model"
+    check_memory: bool = True
+
+    def __post_init__(self) -> None:
+        _checks.whole("n_ctx", self.n_ctx, 0, MAX_CTX)
+        _checks.whole("n_batch", self.n_batch, 1, MAX_CTX)
+        _checks.whole("n_ubatch", self.n_ubatch, 1, MAX_CTX)
+        _checks.whole("n_seq_max", self.n_seq_max, 1, MAX_SEQUENCES)
+        _checks.whole("embed_tokens", self.embed_tokens, 1, MAX_CTX)
+        for name in ("n_threads", "n_threads_batch"):
+            if getattr(self, name) is not None:
+                _checks.whole(name, getattr(self, name), 1, 512)  # GGML_MAX_N_THREADS; more aborts
+        for name in ("type_k", "type_v"):
+            _checks.one_of(name, getattr(self, name), KV_TYPES)
+        for name in ("flash_attn", "use_mmap", "use_mlock", "vocab_only", "check_memory"):
+            _checks.flag(name, getattr(self, name))
+        if not self.flash_attn and self.type_v not in {"f16", "f32", "bf16"}:
+            raise InvalidParam("type_v", self.type_v, "quantised values need flash_attn=True")
+        _checks.one_of("pooling", self.pooling, POOLINGS)
+        self._check_devices()
+        self._check_rope()
+        object.__setattr__(self, "lora", _adapters(self.lora))
+        if self.draft_path is not None:
+            _checks.path("draft_path", self.draft_path)
+        if self.vocab_only and self.lora:
+            raise InvalidParam("lora", self.lora, "no adapters with vocab_only=True")
+
+    def _check_devices(self) -> None:
+        _checks.whole("n_gpu_layers", self.n_gpu_layers, -100_000, 100_000)
+        object.__setattr__(self, "n_gpu_layers", max(ALL_LAYERS, self.n_gpu_layers))
+        _checks.whole("main_gpu", self.main_gpu, 0, _MAX_DEVICES - 1)
+        _checks.one_of("split_mode", self.split_mode, SPLIT_MODES)
+        shares: Any = self.tensor_split
+        if not isinstance(shares, list | tuple) or len(shares) > _MAX_DEVICES:
+            raise InvalidParam("tensor_split", shares, f"at most {_MAX_DEVICES} numbers")
+        for share in shares:
+            _checks.real("tensor_split", share, 0.0, _BIG)
+        if shares and not any(shares):
+            raise InvalidParam("tensor_split", shares, "at least one number above 0")
+        # Lists come from TOML and JSON.
+        object.__setattr__(self, "tensor_split", tuple(float(share) for share in shares))
+
+    def _check_rope(self) -> None:
+        _checks.one_of("rope_scaling", self.rope_scaling, ROPE_SCALINGS)
+        for name in ("rope_freq_base", "rope_freq_scale"):
+            if getattr(self, name) is not None:
+                _checks.real(name, getattr(self, name), 0.0, _BIG, above=True)
+        for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
+            if getattr(self, name) is not None:
+                _checks.real(name, getattr(self, name), 0.0, _BIG)
+        if self.yarn_orig_ctx is not None:
+            _checks.whole("yarn_orig_ctx", self.yarn_orig_ctx, 1, MAX_CTX)
+
+    @property
+    def rope_overrides(self) -> tuple[tuple[str, str], ...]:
+        """What is not the model's own, as text; all of it changes the KV."""
+        given = [] if self.rope_scaling == "model" else [("rope_scaling", self.rope_scaling)]
+        for name in _ROPE_NUMBERS:
+            value = getattr(self, name)
+            if value is not None:
+                given.append((name, repr(value if name == "yarn_orig_ctx" else float(value))))
+        return tuple(given)
+
+    def with_n_ctx(self, n_ctx: int) -> ModelParams:
+        """The same with another context size."""
+        return replace(self, n_ctx=n_ctx)
+
+
+_ROPE_NUMBERS = (
+    "rope_freq_base",
+    "rope_freq_scale",
+    "yarn_ext_factor",
+    "yarn_attn_factor",
+    "yarn_beta_fast",
+    "yarn_beta_slow",
+    "yarn_orig_ctx",
+)
+
+
+def check_scale(scale: object) -> None:
+    """Refuse a scale that no adapter can have. 0 applies nothing."""
+    _checks.real("scale", scale, -_MAX_SCALE, _MAX_SCALE)
+
+
+def _adapters(given: Any) -> tuple[Adapter, ...]:
+    """Paths, or pairs of path and scale, in the one form."""
+    wanted = "a list of paths, or of pairs (path, scale)"
+    if not isinstance(given, list | tuple) or len(given) > _MAX_ADAPTERS:
+        raise InvalidParam("lora", given, f"{wanted}, at most {_MAX_ADAPTERS}")
+    adapters: list[Adapter] = []
+    for entry in given:
+        where, scale = (entry, 1.0) if isinstance(entry, str) else _pair(entry, wanted)
+        _checks.path("lora", where)
+        check_scale(scale)
+        adapters.append((where, float(scale)))
+    return tuple(adapters)
+
+
+def _pair(entry: Any, wanted: str) -> tuple[Any, Any]:
+    if not isinstance(entry, list | tuple) or len(entry) != 2:
+        raise InvalidParam("lora", entry, wanted)
+    return entry[0], entry[1]
