@@ -9,10 +9,6 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
-
-from native.params import SamplingParams
-from native.sampling import TokenWindow, choose
 
 LOGIT_BYTES = 4
 KEPT_BYTES = 4
@@ -63,9 +59,3 @@ def read(payload: memoryview, kv_bytes: int, n_vocab: int) -> tuple[int, array[f
     logits = array("f")
     logits.frombytes(payload[kv_bytes:-KEPT_BYTES])
     return int.from_bytes(payload[-KEPT_BYTES:], "little"), logits
-
-
-def sample(logits: array[float], params: SamplingParams, history: Sequence[int]) -> int:
-    """The first token after ``history``, as the backend would choose it from these logits."""
-    window = TokenWindow(params.repetition_window, history)
-    return choose(array("f", logits), params, window, 0)

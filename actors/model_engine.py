@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from actors import messages as m
+from actors.adapters import AdapterDesk, Question
 from actors.cache_dialogue import CacheDialogue
 from actors.decoder import Decoder, StepOverdue
 from actors.drafter import Drafter
@@ -25,6 +26,7 @@ from actors.late_tails import LateTails
 from actors.live import LiveSequences
 from actors.model_core import plan_step
 from actors.model_request import Request, RequestRefused
+from actors.reply_rules import ReplyRules
 from actors.resume import replay
 from actors.speculation import SpeculationPolicy
 from actors.tending import Tending
@@ -41,6 +43,10 @@ from native.errors import DecodeAborted, DecodeFailed, NativeError, NoKvSpace
 DELIVER_EVERY_S = 0.005
 HELD_TOKENS_LIMIT = 512  # keeps the message small however fast the model is
 BEING_UNLOADED = "this model is being unloaded and takes no new requests; load it again"
+CANNOT_GENERATE = (
+    "this model cannot generate: it was loaded with vocab_only, or it only embeds; load it without, "
+    "or use another"
+)
 PREFILL_SHARE_TOKENS = 128  # of a step, while other requests generate
 
 
@@ -83,6 +89,7 @@ class ModelEngine:
         guard: Callable[[], AbstractContextManager[None]] = nullcontext,
         speculation: SpeculationPolicy | None = None,
         drafter: Drafter | None = None,
+        rules: ReplyRules | None = None,
     ) -> None:
         """``guard`` is entered around each decode: who watches may mind one that does not end."""
         self._backend = backend
@@ -96,9 +103,10 @@ class ModelEngine:
         self._commands = commands
         self._send = send
         self._batch = Batch()
-        self._waiting = WaitingRequests(backend, max_queue)
+        self._waiting = WaitingRequests(backend, max_queue, rules)
         self._tending = Tending(self._live, self._waiting.sessions, store, send)
         self._running: list[Request] = []
+        self._adapters = AdapterDesk(backend, store, send, self._forget_weights)
         self._isolation = Isolation[Request]()
         self._closing: Close | None = None
         self.tokens_generated = 0
@@ -202,12 +210,13 @@ class ModelEngine:
                 self._leave(self._cache.reserved(command, self._running))
             case Asked(m.Drain()):
                 self._draining = command
+            case Asked(question, reply_to) if isinstance(question, Question):
+                self._adapters.handle(question, reply_to)
             case m.WriteTails():
                 self._tails.write_all(SaveReason.EVICT)
             case m.ForgetLive():
                 self._live.drop_idle(unstored=True)
-                self._known_logits.clear()
-                self._cache.forget_tips()
+                self._forget_logits()
             case Asked(question, reply_to):
                 self._tending.handle(question, reply_to)
             case CacheGone():
@@ -225,6 +234,8 @@ class ModelEngine:
         try:
             if self._draining is not None:
                 raise RequestRefused(m.FailReason.MODEL_UNLOADED, BEING_UNLOADED)
+            if not self._backend.info.can_generate:
+                raise RequestRefused(m.FailReason.NOT_SUPPORTED, CANNOT_GENERATE)
             self._guesses.check(run.request)
             request = self._waiting.open(run, time.monotonic())
         except RequestRefused as refused:
@@ -237,9 +248,24 @@ class ModelEngine:
 
     def _admit(self) -> None:
         """Start what can start, and hand on what leaders have read since."""
-        self._start_waiting()
+        asking = any(request.awaited_ref is not None for request in self._waiting)
+        self._adapters.change(busy=bool(self._running) or asking)
+        if not self._adapters.blocks:
+            self._start_waiting()
         for request in self._live.follow(self._running):
             self._send(request.reply_to, request.progress())
+
+    def _forget_weights(self) -> None:
+        """Other adapters are about to be applied: nothing computed so far is of any use."""
+        self._live.drop_idle()
+        self._forget_logits()
+        for request in self._waiting:
+            request.keys.clear()  # of the old namespace
+            request.first_logits = None
+
+    def _forget_logits(self) -> None:
+        self._known_logits.clear()
+        self._cache.forget_tips()
 
     def _settle(self, request: Request) -> None:
         self._live.settle(request, self._running)
@@ -406,10 +432,8 @@ class ModelEngine:
     def _accept(self, request: Request, token: int) -> None:
         now = time.monotonic()
         first = not request.n_generated
-        delivered = request.accept(token, self._backend, now)
+        request.hold(request.accept(token, self._backend, now))
         self.tokens_generated += 1
-        if delivered is not None:
-            request.hold(delivered)
         due = first or now - request.delivered_at >= DELIVER_EVERY_S
         if due or len(request.held) >= HELD_TOKENS_LIMIT:
             self._deliver(request)
@@ -425,16 +449,14 @@ class ModelEngine:
 
     def _deliver(self, request: Request) -> None:
         """Send the tokens that were held back for the sake of fewer messages."""
-        event = request.take_held(time.monotonic())
-        if event is not None:
+        for event in request.take_held(time.monotonic()):
             self._send(request.reply_to, event)
 
     def _finish(self, request: Request) -> None:
         """Store the tip, then tell; the rows are visible before the caller can ask for them."""
         self._deliver(request)
-        tail = request.close_text()
-        if tail is not None:
-            self._send(request.reply_to, tail)
+        for event in request.close_text():
+            self._send(request.reply_to, event)
         if not self._cache.save_tip(request):
             self._release(request)
 
@@ -516,3 +538,6 @@ class ModelEngine:
                 failed = m.CompletionFailed(command.request.ref, close.reason, close.detail)
                 self._send(command.reply_to, failed)
                 self._send("inflight", m.RequestEnded(command.request_id))
+            elif isinstance(command, Asked) and isinstance(command.question, Question):
+                self._adapters.handle(command.question, command.reply_to)
+        self._adapters.close(close.reason, close.detail)

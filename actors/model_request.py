@@ -9,19 +9,21 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from actors import resume
 from actors import guessing as guess
 from actors import messages as m
+from actors import resume
 from actors.journal import JournalWriter, Noted
 from actors.late_tails import LateTail
 from actors.live_core import Stretches
 from actors.model_core import Admission
 from actors.payload import PayloadGone, read_payload
-from actors.text_stream import TextStream
+from actors.reply_rules import BadBudget, Event, NoMarkers, ReplyRules, Teller, merged
+from actors.reply_stream import ReplyStream
+from actors.steering import Steering
 from cache import tokens as token_bytes
 from cache.rows import SaveReason
-from native.backend import Backend, Sampler
-from native.errors import NativeError
+from native.backend import Backend
+from native.errors import InvalidParam, InvalidToken, NativeError
 from native.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -54,7 +56,9 @@ class Request:
     """Prompt and reply so far; the first ``n_kv`` of them are in the context."""
     max_tokens: int
     sampling: SamplingParams
-    stream: TextStream
+    stream: ReplyStream
+    teller: Teller
+    steering: Steering
     parent_key: bytes | None
     parse_special: bool
     arrived: float
@@ -65,7 +69,6 @@ class Request:
     guessing: guess.Guessing = field(default_factory=guess.Guessing)
     # set when it starts
     seq: int | None = None
-    sampler: Sampler | None = None
     n_cells: int = 0
     """Cells of prompt and whole reply; some of them may be shared, see ``stretches``."""
     stretches: Stretches = ()
@@ -81,16 +84,14 @@ class Request:
     """Reply tokens that exist already and were not taken up yet."""
     n_resumed: int = 0
     """Reply tokens that were taken up; they lie behind the prompt in ``tokens``."""
-    replay: list[m.TokensDelivered] = field(default_factory=list)
+    replay: list[Event] = field(default_factory=list)
     ends_as: m.FinishReason | None = None
     """Its last token had ended it, but nobody knows whether its caller heard so."""
     # grows while it runs
     n_kv: int = 0
     n_generated: int = 0
     n_text_tokens: int = 0
-    n_chars: int = 0
-    """Of text that was shown."""
-    held: list[m.TokensDelivered] = field(default_factory=list)
+    held: list[Event] = field(default_factory=list)
     """Events of one token each that wait to leave together."""
     delivered_at: float = 0.0
     prefilled: float = 0.0
@@ -267,32 +268,22 @@ class Request:
 
     def make_sampler(self, backend: Backend) -> None:
         """Once the prompt is known: a grammar that cannot be used is refused before it costs."""
-        if self.sampler is not None:
+        if self.steering.has_begun:
             return
         n_prompt = self.n_prompt or len(self.tokens)
+        prompt, said = self.tokens[:n_prompt], self.tokens[n_prompt:]
         try:
-            sampler = backend.new_sampler(self.sampling, self.tokens[:n_prompt])
-            for token in self.tokens[n_prompt:]:
-                sampler.accept(token)
+            self.steering.begin(backend, self.sampling, prompt, said, self.stream)
         except (InvalidParam, InvalidToken) as error:
             raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
-        self.sampler = sampler
 
     def sample(self, backend: Backend, row: int) -> int:
         """The next token, from the logits of ``row`` of the last decode."""
-        if self.sampler is None:
-            raise RuntimeError(f"request {self.request_id} has not started: a bug in the engine")
-        token = backend.sample(row, self.sampler, self.n_generated)
-        self.sampler.accept(token)
-        return token
+        return self.steering.choose(backend, row, self.n_generated, self.stream)
 
     def sample_known(self, logits: array[float], backend: Backend) -> int:
         """The first token, from logits that were kept."""
-        if self.sampler is None:
-            raise RuntimeError(f"request {self.request_id} has not started: a bug in the engine")
-        token = backend.sample_from(logits, self.sampler, self.n_generated)
-        self.sampler.accept(token)
-        return token
+        return self.steering.choose_from(backend, logits, self.n_generated)
 
     def awaits(self, ref: str, *, until: float) -> None:
         self.awaited_ref, self.wait_until = ref, until
@@ -310,50 +301,55 @@ class Request:
         """Note why the prompt was not wholly in the cache; ``None`` when it was."""
         self.miss_reason = why
 
-    def accept(self, token: int, backend: Backend, now: float) -> m.TokensDelivered | None:
-        """Take a sampled token; the event to send, unless it ended the reply without text."""
+    def accept(self, token: int, backend: Backend, now: float) -> list[Event]:
+        """Take a sampled token; what its caller hears of it, unless it is still undecided."""
         if not self.prefilled:
             self.prefilled = now
         if self.journal is not None and self.seq is not None:
             self.journal.append(token)  # before anybody hears of it
         if token in backend.info.eog_tokens:
             self.n_generated += 1
+            self.stream.end_with(backend.piece(token, special=True))
             self.finish(m.FinishReason.STOP, now)
-            return None
+            return []
         self.tokens.append(token)
-        index = self.n_text_tokens
         self.n_generated += 1
         self.n_text_tokens += 1
         if self.guessing.candidates is not None:
             guess.judge(self, now)
-            return None
-        text, at = self.stream.feed(backend.piece(token)), self.n_chars
-        self.n_chars += len(text)
+            return []
+        said = self.stream.feed(token, *self._bytes_of(token, backend))
+        self.steering.said(token, backend, self.stream)
         if self.stream.stopped_by is not None:
             self.finish(m.FinishReason.STOP, now)
         elif self.n_text_tokens >= self.max_tokens:
             self.finish(m.FinishReason.LENGTH, now)
-        return m.TokensDelivered(self.ref, index, token_bytes.pack([token]), text, at)
+        return self.teller.events(said)
 
-    def hold(self, delivered: m.TokensDelivered) -> None:
-        self.held.append(delivered)
+    def _bytes_of(self, token: int, backend: Backend) -> tuple[bytes, bytes]:
+        """What a token shows, and what is written for one that shows nothing."""
+        shown = backend.piece(token)
+        if shown or not self.stream.looks_for_markers:
+            return shown, b""
+        return shown, backend.piece(token, special=True)
 
-    def take_held(self, now: float) -> m.TokensDelivered | None:
-        """One event for all tokens that were held, if any."""
+    def hold(self, events: list[Event]) -> None:
+        self.held += events
+
+    def take_held(self, now: float) -> list[Event]:
+        """What was held, in as few events as may be."""
         if not self.held:
-            return None
+            return []
         held, self.held = self.held, []
         self.delivered_at = now
-        return resume.joined(held)
+        return merged(held, resume.PAGE_CHARS, resume.PAGE_TOKENS)
 
     def finish(self, reason: m.FinishReason, now: float) -> None:
         self.finish_reason, self.finished = reason, now
 
-    def close_text(self) -> m.TokensDelivered | None:
-        """Text that was held back and can be shown now."""
-        text, at = self.stream.finish(), self.n_chars
-        self.n_chars += len(text)
-        return m.TokensDelivered(self.ref, self.n_text_tokens, b"", text, at) if text else None
+    def close_text(self) -> list[Event]:
+        """What was held back and can be told now."""
+        return self.teller.events(self.stream.finish())
 
     def close_journal(self) -> None:
         if self.journal is not None:
@@ -417,7 +413,7 @@ class Request:
         )
 
 
-def open_request(run: m.Run, backend: Backend, *, now: float) -> Request:
+def open_request(run: m.Run, backend: Backend, rules: ReplyRules, *, now: float) -> Request:
     """Check a request and make it ready to run, or refuse it with the reason."""
     asked = run.request
     if asked.max_tokens < 0:
@@ -441,7 +437,9 @@ def open_request(run: m.Run, backend: Backend, *, now: float) -> Request:
         tokens=tokens,
         max_tokens=asked.max_tokens,
         sampling=asked.sampling,
-        stream=TextStream(asked.stop),
+        stream=_stream(asked, rules, backend, text, tokens),
+        teller=Teller(asked.ref, rules),
+        steering=Steering(rules.end_of_thought),
         parent_key=None if is_known else asked.parent_key,
         parse_special=asked.parse_special,
         arrived=now,
@@ -453,6 +451,17 @@ def open_request(run: m.Run, backend: Backend, *, now: float) -> Request:
         said_before=said_before,
         guessing=guessing,
     )
+
+
+def _stream(
+    asked: m.Complete, rules: ReplyRules, backend: Backend, text: str | None, tokens: list[int]
+) -> ReplyStream:
+    try:
+        return rules.stream(asked, backend, text, tokens)
+    except NoMarkers as error:
+        raise RequestRefused(m.FailReason.NOT_SUPPORTED, str(error)) from error
+    except BadBudget as error:
+        raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
 
 
 def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> guess.Guessing:

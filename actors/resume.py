@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from actors import messages as m
 from actors.journal import JournalWriter, Noted
 from actors.payload import PayloadGone, read_payload
+from actors.reply_rules import merged
 from cache import tokens as token_bytes
 
 if TYPE_CHECKING:
@@ -61,9 +62,7 @@ def take_up(request: Request, admission: Admission, backend: Backend) -> None:
     for token in said:
         if request.is_finished:
             break
-        event = request.accept(token, backend, 0.0)
-        if event is not None:
-            request.replay.append(event)
+        request.replay += request.accept(token, backend, 0.0)
     request.n_resumed = request.n_text_tokens
     request.ends_as, request.finish_reason = request.finish_reason, None
 
@@ -74,24 +73,4 @@ def replay(request: Request) -> Iterator[object]:
         return
     events, request.replay = request.replay, []
     yield m.Resumed(request.ref, request.n_resumed)
-    at = 0
-    while at < len(events):
-        n_chars, end = len(events[at].text), at + 1
-        while end < min(len(events), at + PAGE_TOKENS):
-            n_chars += len(events[end].text)
-            if n_chars > PAGE_CHARS:
-                break
-            end += 1
-        yield joined(events[at:end])
-        at = end
-
-
-def joined(events: list[m.TokensDelivered]) -> m.TokensDelivered:
-    """One event for several that follow one another."""
-    return m.TokensDelivered(
-        events[0].ref,
-        events[0].index,
-        b"".join(one.tokens for one in events),
-        "".join(one.text for one in events),
-        events[0].at,
-    )
+    yield from merged(events, PAGE_CHARS, PAGE_TOKENS)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from actors import messages as m
 from actors.model_core import Admission, admit
 from actors.model_request import Request, RequestRefused, open_request
+from actors.reply_rules import ReplyRules
 from actors.resume import take_up
 from actors.sessions import Sessions
 from native.backend import Backend
@@ -15,8 +16,9 @@ from native.backend import Backend
 class WaitingRequests:
     """A bounded queue; what cannot ever run is refused with the reason."""
 
-    def __init__(self, backend: Backend, limit: int) -> None:
+    def __init__(self, backend: Backend, limit: int, rules: ReplyRules | None = None) -> None:
         self._backend = backend
+        self._rules = rules or ReplyRules()
         self._limit = limit
         self.sessions = Sessions()
         self._requests: list[Request] = []
@@ -37,7 +39,7 @@ class WaitingRequests:
                 m.FailReason.OVERLOADED,
                 f"{len(self._requests)} requests already wait for this model; try again later",
             )
-        request = open_request(run, self._backend, now=now)
+        request = open_request(run, self._backend, self._rules, now=now)
         self.sessions.begin(request, now)
         self._requests.append(request)
         return request

@@ -1,8 +1,8 @@
 """Fetch, verify and unpack the pinned llama.cpp source: ``python -m native.vendor``.
 
 The repository holds no third-party source. ``llama.lock`` pins one source archive by SHA-256; this
-module brings it in through pip, checks the hash once more itself, and unpacks only the folders that
-libllama is built from into ``build/llama.cpp-<commit>`` (ignored by git). A second call finds the
+module brings it in through pip, checks the hash once more itself, and unpacks only the folders and
+files that are built into ``build/llama.cpp-<commit>`` (ignored by git). A second call finds the
 stamp of the first and returns at once.
 
 Environment:
@@ -140,7 +140,7 @@ def fetch(lock: Lock, folder: Path) -> Path:
 
 
 def unpack(archive: Path, target: Path, lock: Lock) -> None:
-    """Unpack the kept folders of ``archive`` to ``target``; a crash half way leaves no target."""
+    """Unpack what is kept of ``archive`` to ``target``; a crash half way leaves no target."""
     _say(f"unpacking llama.cpp {lock.commit}")
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -165,7 +165,7 @@ def _kept(tar: tarfile.TarFile, lock: Lock) -> Iterator[tuple[tarfile.TarInfo, P
         if not path.is_relative_to(root) or path == root:
             continue
         inner = path.relative_to(root)
-        if inner.parts[0] not in lock.keep or member.isdir():
+        if member.isdir() or not any(inner.is_relative_to(kept) for kept in lock.keep):
             continue
         if not member.isreg():
             raise UnsafeArchive(f"{member.name!r} in the archive is not a plain file")
@@ -223,6 +223,7 @@ def _require_complete(source: Path) -> None:
         "include/llama.h",
         "src/llama.cpp",
         "ggml/CMakeLists.txt",
+        "common/json-schema-to-grammar.cpp",
     ):
         if not (source / needed).is_file():
             raise SourceIncomplete(

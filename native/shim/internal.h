@@ -5,11 +5,14 @@
 #include "shim.h"
 
 #include <exception>
+#include <memory>
 #include <new>
 #include <string>
 #include <vector>
 
 namespace la {
+
+struct sampler_shelf;  // sampling.h
 
 // Thrown inside the shim, caught by guarded() at its edge.
 struct fault {
@@ -75,6 +78,7 @@ struct la_model {
     llama_model *handle = nullptr;
     const llama_vocab *vocab = nullptr;
     int32_t n_vocab = 0;
+    mutable std::shared_ptr<la::sampler_shelf> shelf = nullptr;  // what its samplers share
 };
 
 struct la_context {

@@ -1,7 +1,5 @@
-// Sampling whose randomness is a function of (seed, index): a stream that is resumed after a crash
-// draws the numbers the unbroken one would have drawn. native/sampling.py is the same algorithm for
-// the stub; the contract tests run both.
-#include "internal.h"
+// A sampler: what one request remembers, and asking it for the next token.
+#include "sampling.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,226 +7,165 @@
 
 namespace {
 
-struct candidate {
-    int32_t token;
-    float logit;
-};
+using la::argmax;
+using la::candidate;
 
-// Best first; equal logits by the lower id, so that no sort decides a tie.
-bool better(const candidate &a, const candidate &b) {
-    return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+constexpr float INFINITE = std::numeric_limits<float>::infinity();
+
+bool is_greedy(const la_sampling &p) {
+    return p.temperature == 0 || (p.top_k == 1 && p.mirostat == 0);
 }
 
-uint64_t mix(uint64_t x) {  // the finaliser of splitmix64
-    x += 0x9e3779b97f4a7c15ull;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-    return x ^ (x >> 31);
-}
-
-double uniform(uint64_t seed, uint64_t index) {  // in [0, 1)
-    return static_cast<double>(mix(mix(seed) ^ index) >> 11) * 0x1p-53;
-}
-
-} // namespace
-
-struct la_sampler {
-    la_sampling params;
-    int32_t n_vocab;
-    std::vector<int32_t> window;     // ring of the last accepted tokens
-    size_t next = 0;
-    std::vector<candidate> candidates;
-    std::vector<int32_t> distinct;                   // the window, sorted, each token once
-    std::vector<std::pair<int32_t, float>> changed;  // what the penalty replaced
-};
-
-namespace {
-
-void accept(la_sampler &s, int32_t token) {
-    const auto size = static_cast<size_t>(s.params.repetition_window);
-    if (size == 0) {
-        return;
+// The choice is made first and the grammar asked about it alone, which nearly always ends well; only
+// a refusal costs the whole vocabulary.
+int32_t choose_permitted(la_sampler &s, const float *logits, uint64_t index) {
+    const int32_t wished = la::choose(s, logits, index);
+    if (!s.grammar || wished < 0 || la::permits(s, wished)) {
+        return wished;
     }
-    if (s.window.size() < size) {
-        s.window.push_back(token);
-    } else {
-        s.window[s.next] = token;
-        s.next = (s.next + 1) % size;
-    }
-}
-
-// Changes the logits in place and remembers the old values: a vocabulary is never copied for it.
-void penalise(la_sampler &s, float *logits) {
-    s.changed.clear();
-    const double penalty = s.params.repetition_penalty;
-    if (penalty == 1.0) {
-        return;
-    }
-    s.distinct = s.window;
-    std::sort(s.distinct.begin(), s.distinct.end());
-    s.distinct.erase(std::unique(s.distinct.begin(), s.distinct.end()), s.distinct.end());
-    s.changed.reserve(s.distinct.size());  // nothing below may throw between change and undo
-    for (const int32_t token : s.distinct) {
-        s.changed.emplace_back(token, logits[token]);
-        const double logit = logits[token];
-        logits[token] = static_cast<float>(logit > 0 ? logit / penalty : logit * penalty);
-    }
-}
-
-void unpenalise(const la_sampler &s, float *logits) {
-    for (const auto &[token, logit] : s.changed) {
-        logits[token] = logit;
-    }
-}
-
-int32_t argmax(const float *logits, int32_t n) {
-    int32_t best = -1;
-    float highest = -std::numeric_limits<float>::infinity();
-    for (int32_t i = 0; i < n; ++i) {
-        if (logits[i] > highest) {  // false for NaN
-            highest = logits[i];
-            best = i;
+    if (is_greedy(s.params)) {
+        const int32_t found = la::best_permitted(s, logits);
+        if (found >= 0) {
+            return found;
         }
     }
-    return best;
+    if (la::mask_forbidden(s, logits)) {
+        const int32_t token = la::choose(s, s.masked.data(), index);
+        s.proven = token;
+        return token;
+    }
+    const int32_t end = la::permitted_end(s);
+    if (end < 0) {
+        throw la::fault{LA_STUCK, "no token of the vocabulary goes on as the grammar wants", 0, 0};
+    }
+    return end;
 }
 
-// The k best in one pass: a heap with the worst of them on top, which most tokens do not beat.
-void gather_top_k(la_sampler &s, const float *logits, size_t k) {
-    auto &c = s.candidates;
-    c.clear();
-    for (int32_t i = 0; i < s.n_vocab; ++i) {
-        const candidate x{i, logits[i]};
-        if (c.size() < k && x.logit > -std::numeric_limits<float>::infinity()) {
-            c.push_back(x);
-            std::push_heap(c.begin(), c.end(), better);
-        } else if (!c.empty() && x.logit > c.front().logit) {  // a tie keeps the lower id
-            std::pop_heap(c.begin(), c.end(), better);
-            c.back() = x;
-            std::push_heap(c.begin(), c.end(), better);
-        }
-    }
-}
-
-void gather_all(la_sampler &s, const float *logits) {
-    auto &c = s.candidates;
-    c.clear();
-    for (int32_t i = 0; i < s.n_vocab; ++i) {
-        if (logits[i] > -std::numeric_limits<float>::infinity()) {  // false for NaN
-            c.push_back({i, logits[i]});
-        }
-    }
-}
-
-void gather(la_sampler &s, const float *logits) {
-    const auto k = static_cast<size_t>(s.params.top_k);
-    if (k == 0 || k >= static_cast<size_t>(s.n_vocab)) {
-        gather_all(s, logits);
-    } else {
-        gather_top_k(s, logits, k);
-    }
-}
-
-// The shortest best-first run with probability top_p, and of it those with at least min_p of the
-// best. A heap gives up the best few without sorting a whole vocabulary.
-void keep_likely(la_sampler &s, double highest) {
-    auto &c = s.candidates;
-    double total = 0;
-    for (const candidate &x : c) {
-        total += std::exp(x.logit - highest);
-    }
-    const auto worse = [](const candidate &a, const candidate &b) { return better(b, a); };
-    std::make_heap(c.begin(), c.end(), worse);
-    std::vector<candidate> kept;
-    double sum = 0;
-    for (auto end = c.end(); end != c.begin(); --end) {
-        const double weight = std::exp(c.front().logit - highest);
-        if (!kept.empty() && (weight < s.params.min_p || sum >= s.params.top_p * total)) {
-            break;
-        }
-        kept.push_back(c.front());
-        sum += weight;
-        std::pop_heap(c.begin(), end, worse);
-    }
-    c = std::move(kept);
-}
-
-int32_t draw(const la_sampler &s, double highest, double u) {
-    double total = 0;
-    for (const candidate &x : s.candidates) {
-        total += std::exp((x.logit - highest) / s.params.temperature);
-    }
-    double sum = 0;
-    for (const candidate &x : s.candidates) {
-        sum += std::exp((x.logit - highest) / s.params.temperature);
-        if (sum > u * total) {
-            return x.token;
-        }
-    }
-    return s.candidates.back().token;
-}
-
-int32_t choose(la_sampler &s, const float *logits, uint64_t index) {
+[[noreturn]] void say_why_none(const la_sampler &s, const float *logits) {
     const int32_t best = argmax(logits, s.n_vocab);
-    if (best < 0 || logits[best] == std::numeric_limits<float>::infinity()) {
-        throw la::fault{LA_DECODE, "the logits are not finite: the model or its KV state is broken", 0};
+    if (best < 0 || logits[best] == INFINITE) {
+        throw la::fault{LA_DECODE, "the logits are not finite: the model or its KV state is broken", 0, 0};
     }
-    if (s.params.temperature == 0 || s.params.top_k == 1) {
-        return best;
+    throw la::fault{LA_STUCK, "logit_bias and penalties leave no token", 0, 0};
+}
+
+// Puts the logits back however a sample ends.
+struct edited {
+    la_sampler &s;
+    float *logits;
+    edited(la_sampler &sampler, float *values) : s(sampler), logits(values) { la::edit_logits(s, logits); }
+    ~edited() { la::restore_logits(s, logits); }
+    edited(const edited &) = delete;
+    edited &operator=(const edited &) = delete;
+};
+
+int32_t sample(la_sampler &s, float *logits, uint64_t index) {
+    int32_t token;
+    {
+        const edited meanwhile(s, logits);
+        token = choose_permitted(s, logits, index);
     }
-    const double highest = logits[best];
-    gather(s, logits);
-    if (s.params.top_p < 1 || s.params.min_p > 0) {
-        keep_likely(s, highest);
-    } else {
-        // Any fixed order will do for the draw, but it must not depend on how the cut was made.
-        const auto by_id = [](const candidate &a, const candidate &b) { return a.token < b.token; };
-        if (s.params.top_k > 0) {
-            std::sort(s.candidates.begin(), s.candidates.end(), by_id);
-        }
+    if (token < 0) {
+        say_why_none(s, logits);
     }
-    return draw(s, highest, uniform(s.params.seed, index));
+    return token;
 }
 
 } // namespace
 
 extern "C" {
 
-int la_sampler_new(const la_model *model, const la_sampling *params, la_sampler **out) noexcept {
-    return la::guarded([&] { *out = new la_sampler{*params, model->n_vocab, {}, 0, {}, {}, {}}; });
+int la_sampler_new(const la_model *model, const la_sampling *params, const la_sampling_texts *texts,
+                   la_sampler **out) noexcept {
+    return la::guarded([&] {
+        auto made = std::make_unique<la_sampler>(*params, *model);
+        for (int32_t i = 0; i < texts->n_bias; ++i) {
+            const int32_t token = texts->bias_tokens[i];
+            if (token < 0 || token >= model->n_vocab) {
+                throw la::fault{LA_TOKEN, "not a token of this vocabulary", token, model->n_vocab};
+            }
+            made->bias.emplace_back(token, texts->bias_values[i]);
+        }
+        if (params->dry_multiplier > 0) {
+            for (int32_t i = 0; i < texts->n_breakers; ++i) {
+                made->breakers.push_back(la::take_breaker(*model, texts->breakers[i]));
+            }
+        }
+        if (texts->grammar != nullptr || texts->json_schema != nullptr) {
+            const bool is_schema = texts->grammar == nullptr;
+            made->grammar = la::take_grammar(*model, is_schema ? texts->json_schema : texts->grammar, is_schema);
+        }
+        *out = made.release();
+    });
 }
 
 void la_sampler_free(la_sampler *sampler) noexcept { delete sampler; }
 
-int la_sampler_accept(la_sampler *sampler, const int32_t *tokens, int32_t n) noexcept {
+int la_sampler_accept(la_sampler *sampler, const int32_t *tokens, int32_t n, int is_reply) noexcept {
+    la_sampler &s = *sampler;
     return la::guarded([&] {
         for (int32_t i = 0; i < n; ++i) {
-            if (tokens[i] < 0 || tokens[i] >= sampler->n_vocab) {
-                throw la::fault{LA_TOKEN, "not a token of this vocabulary", tokens[i], sampler->n_vocab};
+            if (tokens[i] < 0 || tokens[i] >= s.n_vocab) {
+                throw la::fault{LA_TOKEN, "not a token of this vocabulary", tokens[i], s.n_vocab};
             }
         }
         for (int32_t i = 0; i < n; ++i) {
-            accept(*sampler, tokens[i]);
+            const int32_t token = tokens[i];
+            if (is_reply != 0 && s.grammar) {
+                // llama.cpp aborts on an end it did not allow.
+                if (s.proven != token && !la::permits(s, token)) {
+                    throw la::fault{LA_GRAMMAR, "the reply so far does not follow the grammar", token, 0};
+                }
+                s.proven = -1;
+                llama_sampler_accept(s.grammar.get(), token);
+            }
+            if (is_reply != 0 && s.pending == token) {
+                s.mu = s.pending_mu;
+            }
+            s.pending = -1;
+            la::remember(s, token);
         }
     });
+}
+
+int la_sample_from(la_sampler *sampler, float *logits, uint64_t index, int32_t *token) noexcept {
+    return la::guarded([&] { *token = sample(*sampler, logits, index); });
 }
 
 int la_sample(la_context *context, int32_t row, la_sampler *sampler, uint64_t index, int32_t *token) noexcept {
     const float *borrowed = nullptr;
     const int status = la_logits(context, row, &borrowed);
-    if (status != LA_OK) {
-        return status;
-    }
-    float *logits = const_cast<float *>(borrowed);
+    return status != LA_OK ? status : la_sample_from(sampler, const_cast<float *>(borrowed), index, token);
+}
+
+int la_logprobs(const la_model *model, const float *logits, int32_t token, int32_t n, double *of_token,
+                int32_t *tokens, double *of_tokens) noexcept {
     return la::guarded([&] {
-        penalise(*sampler, logits);
-        try {
-            *token = choose(*sampler, logits, index);
-        } catch (...) {
-            unpenalise(*sampler, logits);
-            throw;
+        const int32_t best = argmax(logits, model->n_vocab);
+        if (token < 0 || token >= model->n_vocab) {
+            throw la::fault{LA_TOKEN, "not a token of this vocabulary", token, model->n_vocab};
         }
-        unpenalise(*sampler, logits);
+        if (best < 0 || logits[best] == INFINITE) {
+            throw la::fault{LA_DECODE, "the logits are not finite: the model or its KV state is broken", 0, 0};
+        }
+        const double highest = logits[best];
+        double total = 0;
+        for (int32_t i = 0; i < model->n_vocab; ++i) {
+            total += std::exp(logits[i] - highest);
+        }
+        const double log_total = std::log(total);
+        const auto logprob = [&](float logit) { return logit - highest - log_total; };
+        *of_token = logprob(logits[token]);
+        std::vector<candidate> likeliest;
+        if (n > 0) {
+            la::gather_best(logits, model->n_vocab, static_cast<size_t>(n), likeliest);
+            std::sort(likeliest.begin(), likeliest.end(), la::better);
+        }
+        for (int32_t i = 0; i < n; ++i) {
+            const bool there = static_cast<size_t>(i) < likeliest.size();
+            tokens[i] = there ? likeliest[static_cast<size_t>(i)].token : -1;
+            of_tokens[i] = there ? logprob(likeliest[static_cast<size_t>(i)].logit) : -HUGE_VAL;
+        }
     });
 }
 

@@ -27,7 +27,6 @@ from native import (
     TruncatedGguf,
 )
 from native.llama import LlamaBackend, cpu_features, model_build_id
-from native.sampling import TokenWindow, choose
 from native.vendor import Lock
 from tests.support.gguf_files import WINDOW, shaped_llama, tiny_llama
 
@@ -213,22 +212,6 @@ def test_a_shortened_sliding_window_continues_as_cold(load: Load) -> None:
 
 
 # --- sampling --------------------------------------------------------------------------------
-
-
-def test_the_native_sampler_is_the_written_algorithm(load: Load) -> None:
-    """native/sampling.py and shim/sampler.cpp are one algorithm in two languages."""
-    b = load()
-    row = prefill(b, TOKENS)
-    grid = itertools.product((0.0, 0.3, 1.0, 4.0), (0, 1, 5, 100), (1.0, 0.9, 0.2), (0.0, 0.05))
-    for case, (temperature, top_k, top_p, min_p) in enumerate(grid):
-        params = SamplingParams(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=case,
-            repetition_penalty=1.0 + case % 3, repetition_window=case % 7,
-        )  # fmt: skip
-        sampler = b.new_sampler(params, TOKENS)
-        for index in (0, 1, 2, (1 << 64) - 1):
-            window = TokenWindow(params.repetition_window, TOKENS)
-            assert b.sample(row, sampler, index) == choose(b.logits(row), params, window, index)
 
 
 def test_draws_follow_the_probabilities(load: Load) -> None:

@@ -1,0 +1,229 @@
+// What is refused of a grammar before it is used.
+//
+// llama.cpp's parser and matcher trust their input: a repetition that counts down never ends, a
+// hidden left recursion fills the memory, deep brackets overflow the stack. All of these are
+// refused here, before it sees them.
+#include "sampling.h"
+
+#include "llama-grammar.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace {
+
+constexpr uint64_t MAX_ELEMENTS = 500'000;    // of all rules, repetitions written out
+constexpr int MAX_BRACKETS = 200;
+constexpr uint64_t MAX_LEFT_CALLS = 1'000'000;  // of upstream's recursive search for left recursion
+constexpr size_t MAX_LEFT_DEPTH = 5'000;
+
+[[noreturn]] void refuse(const std::string &why) {
+    // Upstream quotes all that follows the place of an error.
+    throw la::fault{LA_GRAMMAR, why.size() <= 160 ? why : why.substr(0, 160) + "...", 0, 0};
+}
+
+// --- the text, before it is parsed -------------------------------------------------------------
+
+const char *skip_space(const char *at) {
+    while (*at == ' ' || *at == '\t' || *at == '\r' || *at == '\n' || *at == '#') {
+        if (*at == '#') {
+            at += std::strcspn(at, "\r\n");
+        } else {
+            ++at;
+        }
+    }
+    return at;
+}
+
+const char *skip_quoted(const char *at, char end) {
+    for (++at; *at != '\0' && *at != end; ++at) {
+        if (*at == '\\' && at[1] != '\0') {
+            ++at;
+        }
+    }
+    return at;
+}
+
+uint64_t number(const char *&at) {
+    uint64_t value = 0;
+    for (; '0' <= *at && *at <= '9'; ++at) {
+        value = std::min<uint64_t>(10 * value + static_cast<uint64_t>(*at - '0'), 1'000'000'000);
+    }
+    return value;
+}
+
+// "{m,n}" at `at`: how often the item before it is written out.
+uint64_t repetitions(const char *&at) {
+    at = skip_space(at + 1);
+    const uint64_t least = number(at);
+    at = skip_space(at);
+    uint64_t most = least;
+    if (*at == ',') {
+        at = skip_space(at + 1);
+        if ('0' <= *at && *at <= '9') {
+            most = number(at);
+            if (most < least) {
+                refuse("a repetition {m,n} whose n is less than its m");
+            }
+        }
+    }
+    return std::min<uint64_t>(most, 2'000);  // upstream's limit; above, it refuses or counts no more
+}
+
+void check_text(const char *text) {
+    uint64_t elements = 0;
+    uint64_t last = 1;  // elements of the item that a repetition would repeat
+    int brackets = 0;
+    for (const char *at = text; *at != '\0'; ++at) {
+        const char *start = at;
+        switch (*at) {
+        case '#': at += std::strcspn(at, "\r\n") - 1; continue;
+        case '"': at = skip_quoted(at, '"'); last = static_cast<uint64_t>(at - start); break;
+        case '[': at = skip_quoted(at, ']'); last = static_cast<uint64_t>(at - start); break;
+        case '{': last *= std::max<uint64_t>(repetitions(at), 1); --at; break;
+        case '(':
+            if (++brackets > MAX_BRACKETS) {
+                refuse("brackets nested more than 200 deep");
+            }
+            last = 1;
+            break;
+        case ')': --brackets; last = 1; break;
+        case ' ': case '\t': case '\r': case '\n': continue;
+        case '*': case '+': case '?': last *= 2; break;
+        default: last = 1; break;
+        }
+        elements += last;
+        if (elements > MAX_ELEMENTS) {
+            refuse("too large: its repetitions, written out, are more than 500,000 elements");
+        }
+        if (*at == '\0') {
+            return;  // an end inside quotes is for the parser to say
+        }
+    }
+}
+
+// --- the rules, before they are used ------------------------------------------------------------
+
+bool ends(const llama_grammar_element &e) {
+    return e.type == LLAMA_GRETYPE_END || e.type == LLAMA_GRETYPE_ALT;
+}
+
+std::vector<bool> find_empty(const llama_grammar_rules &rules) {
+    std::vector<bool> empty(rules.size(), false);
+    for (bool changed = true; changed;) {
+        changed = false;
+        for (size_t r = 0; r < rules.size(); ++r) {
+            bool so_far = true;
+            for (size_t i = 0; i < rules[r].size() && !empty[r]; ++i) {
+                const auto &e = rules[r][i];
+                if (ends(e)) {
+                    changed = changed || so_far;
+                    empty[r] = so_far;
+                    so_far = true;
+                } else {
+                    so_far = so_far && e.type == LLAMA_GRETYPE_RULE_REF && empty[e.value];
+                }
+            }
+        }
+    }
+    return empty;
+}
+
+// The rules that each rule may begin with.
+std::vector<std::vector<uint32_t>> find_first(const llama_grammar_rules &rules) {
+    const auto empty = find_empty(rules);
+    std::vector<std::vector<uint32_t>> first(rules.size());
+    for (size_t r = 0; r < rules.size(); ++r) {
+        bool at_start = true;
+        for (const auto &e : rules[r]) {
+            if (ends(e)) {
+                at_start = true;
+            } else if (at_start && e.type == LLAMA_GRETYPE_RULE_REF) {
+                first[r].push_back(e.value);
+                at_start = empty[e.value];
+            } else {
+                at_start = false;
+            }
+        }
+    }
+    return first;
+}
+
+// Left recursion, also through rules that may be empty, which upstream's own search overlooks; and
+// whether that search, which forgets what it has seen, would end in time.
+void check_left(const llama_grammar_rules &rules, const std::vector<std::string> &names) {
+    const auto first = find_first(rules);
+    const size_t n = rules.size();
+    std::vector<char> state(n, 0);  // 1: on the path, 2: done
+    std::vector<uint64_t> calls(n, 1);
+    uint64_t total = 0;
+    for (size_t root = 0; root < n; ++root) {
+        std::vector<std::pair<size_t, size_t>> path;
+        if (state[root] == 0) {
+            path.emplace_back(root, 0);
+            state[root] = 1;
+        }
+        while (!path.empty()) {
+            auto &[rule, next] = path.back();
+            if (next == first[rule].size()) {
+                for (const uint32_t child : first[rule]) {
+                    calls[rule] = std::min(calls[rule] + calls[child], MAX_LEFT_CALLS + 1);
+                }
+                total += calls[rule];
+                state[rule] = 2;
+                path.pop_back();
+                continue;
+            }
+            const uint32_t child = first[rule][next++];
+            if (state[child] == 1) {
+                refuse("left recursion: rule '" + names[child] + "' may begin with itself");
+            }
+            if (state[child] == 0) {
+                state[child] = 1;
+                path.emplace_back(child, 0);
+            }
+            if (path.size() > MAX_LEFT_DEPTH) {
+                refuse("its rules begin with one another more than 5,000 deep");
+            }
+        }
+    }
+    if (total > MAX_LEFT_CALLS) {
+        refuse("its rules begin with one another in more than a million ways");
+    }
+}
+
+void check_rules(const llama_grammar_parser &parser) {
+    std::vector<std::string> names(parser.rules.size());
+    for (const auto &[name, id] : parser.symbol_ids) {
+        if (id >= parser.rules.size() || parser.rules[id].empty()) {
+            refuse("rule '" + name + "' is used and not defined");
+        }
+        names[id] = name;
+    }
+    if (parser.rules.empty()) {
+        refuse("it has no rules");
+    }
+    if (parser.symbol_ids.find("root") == parser.symbol_ids.end()) {
+        refuse("it has no rule named root");
+    }
+    check_left(parser.rules, names);
+}
+
+} // namespace
+
+void la::check_grammar(const llama_vocab *vocab, const std::string &text) {
+    check_text(text.c_str());
+    llama_grammar_parser parser(vocab);
+    try {
+        for (const char *at = skip_space(text.c_str()); *at != '\0';) {
+            at = parser.parse_rule(at);
+        }
+    } catch (const std::exception &e) {
+        std::string why = e.what();
+        if (why.find(" at _") != std::string::npos) {
+            why.insert(0, "names of rules hold letters, digits and hyphens; ");
+        }
+        refuse(why);
+    }
+    check_rules(parser);
+}

@@ -1,0 +1,128 @@
+// What the files of the sampler share.
+#pragma once
+
+#include "internal.h"
+
+#include <memory>
+#include <unordered_map>
+#include <utility>
+
+namespace la {
+
+struct candidate {
+    int32_t token;
+    float logit;
+};
+
+// Best first; equal logits by the lower id, so that no sort decides a tie.
+inline bool better(const candidate &a, const candidate &b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+}
+
+// The last tokens, at most `size` of them; 0 is the newest.
+class recent {
+  public:
+    explicit recent(int32_t size) : size_(static_cast<size_t>(size)) {}
+    size_t count() const { return tokens_.size(); }
+    int32_t back(size_t i) const {
+        const size_t newest = tokens_.size() < size_ ? tokens_.size() - 1 : (next_ + size_ - 1) % size_;
+        return tokens_[(newest + tokens_.size() - i) % tokens_.size()];
+    }
+    // The token that fell out, or -1.
+    int32_t push(int32_t token) {
+        if (size_ == 0) {
+            return -1;
+        }
+        if (tokens_.size() < size_) {
+            tokens_.push_back(token);
+            return -1;
+        }
+        const int32_t old = tokens_[next_];
+        tokens_[next_] = token;
+        next_ = (next_ + 1) % size_;
+        return old;
+    }
+
+  private:
+    size_t size_;
+    size_t next_ = 0;
+    std::vector<int32_t> tokens_;
+};
+
+// A text that ends repetitions: the tokens that contain it, and the tokens it is spelled with.
+struct breaker {
+    std::vector<int32_t> containing;  // sorted
+    std::vector<int32_t> spelled;     // empty if one token
+};
+using breakers = std::vector<std::shared_ptr<const breaker>>;
+
+struct free_grammar {
+    void operator()(llama_sampler *sampler) const { llama_sampler_free(sampler); }
+};
+using grammar = std::unique_ptr<llama_sampler, free_grammar>;
+
+// What samplers of one model share: compiled grammars and breakers, those used last.
+struct sampler_shelf;
+
+// A fault, unless the text is a grammar that can be used safely.
+void check_grammar(const llama_vocab *vocab, const std::string &text);
+// A copy of the compiled grammar, at its beginning. A grammar that cannot be used is a fault.
+grammar take_grammar(const la_model &model, const char *text, bool is_schema);
+std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *text);
+// Upstream's own converter; what it cannot express is a fault.
+std::string schema_to_grammar(const char *schema);
+
+} // namespace la
+
+struct la_sampler {
+    la_sampler(const la_sampling &wishes, const la_model &of)
+        : params(wishes), model(&of), n_vocab(of.n_vocab), window(wishes.repetition_window),
+          spoken(wishes.dry_window), mu(2 * wishes.mirostat_tau) {}
+
+    la_sampling params;
+    const la_model *model;
+    int32_t n_vocab;
+    std::vector<std::pair<int32_t, double>> bias;
+    la::recent window;                            // of the penalties
+    std::unordered_map<int32_t, int32_t> counts;  // how often each token is in the window
+    la::recent spoken;                            // of DRY
+    la::breakers breakers;
+    la::grammar grammar;
+    int32_t proven = -1;                          // the token the grammar was last asked about, and allowed
+    double mu;                                    // of mirostat
+    int32_t pending = -1;                         // the token chosen last, and mu once it is accepted
+    double pending_mu = 0;
+    // Working memory, kept from token to token.
+    std::vector<la::candidate> candidates;
+    std::vector<la::candidate> kept;
+    std::vector<std::pair<int32_t, float>> changed;  // old logits, oldest first
+    std::vector<int32_t> matches;
+    std::unordered_map<int32_t, int32_t> longest;
+    std::vector<llama_token_data> table;
+    std::vector<float> masked;
+};
+
+namespace la {
+
+void remember(la_sampler &s, int32_t token);
+// Apply logit bias, penalties and DRY in place; the old logits are in s.changed.
+void edit_logits(la_sampler &s, float *logits);
+void restore_logits(const la_sampler &s, float *logits) noexcept;
+
+// Whether the grammar lets this token come next.
+bool permits(la_sampler &s, int32_t token);
+// Of a greedy choice: the likeliest permitted token among the best few, or -1.
+int32_t best_permitted(la_sampler &s, const float *logits);
+// Copy the logits into s.masked, forbidden tokens at minus infinity; false if none is left.
+bool mask_forbidden(la_sampler &s, const float *logits);
+// An end-of-generation token the grammar permits, or -1.
+int32_t permitted_end(la_sampler &s);
+
+// The lowest index of the highest logit; -1 if none is above minus infinity.
+int32_t argmax(const float *logits, int32_t n);
+// The token that the parameters and (seed, index) choose; -1: there is no finite logit.
+int32_t choose(la_sampler &s, const float *logits, uint64_t index);
+// The k best of the logits, unordered.
+void gather_best(const float *logits, int32_t n, size_t k, std::vector<candidate> &out);
+
+} // namespace la
