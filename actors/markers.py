@@ -61,10 +61,10 @@ class Markers:
         ):
             if value is None:
                 continue
-            if not isinstance(value, tuple) or len(value) not in sizes:
+            if len(value) not in sizes:
                 counts = " or ".join(str(size) for size in sizes)
                 raise BadMarkers(f"{name} must be a list of {counts} texts")
-            if not all(isinstance(one, str) and 0 < len(one) <= 256 for one in value):
+            if not all(0 < len(one) <= 256 for one in value):
                 raise BadMarkers(f"{name} must be texts of 1 to 256 characters")
         starts = [one[0] for one in (self.thinking, self.tool_call) if one]
         if len(set(starts)) < len(starts):

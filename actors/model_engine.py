@@ -44,8 +44,8 @@ DELIVER_EVERY_S = 0.005
 HELD_TOKENS_LIMIT = 512  # keeps the message small however fast the model is
 BEING_UNLOADED = "this model is being unloaded and takes no new requests; load it again"
 CANNOT_GENERATE = (
-    "this model cannot generate: it was loaded with vocab_only, or it only embeds; load it without, "
-    "or use another"
+    "this model cannot generate: it was loaded with vocab_only, or it only embeds; load it without "
+    "vocab_only, or use another"
 )
 PREFILL_SHARE_TOKENS = 128  # of a step, while other requests generate
 
@@ -77,7 +77,7 @@ Send = Callable[[object, object], None]
 class ModelEngine:
     """Runs requests on ``backend`` until it is closed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an engine is made of
         self,
         backend: Backend,
         store: KvStore,
@@ -208,17 +208,13 @@ class ModelEngine:
                     self._cache.resolved(command, (*self._running, *self._waiting))
             case m.RowsReserved():
                 self._leave(self._cache.reserved(command, self._running))
-            case Asked(m.Drain()):
-                self._draining = command
-            case Asked(question, reply_to) if isinstance(question, Question):
-                self._adapters.handle(question, reply_to)
+            case Asked():
+                self._answer(command)
             case m.WriteTails():
                 self._tails.write_all(SaveReason.EVICT)
             case m.ForgetLive():
                 self._live.drop_idle(unstored=True)
                 self._forget_logits()
-            case Asked(question, reply_to):
-                self._tending.handle(question, reply_to)
             case CacheGone():
                 self._tending.cache_gone()
                 for request in (*self._running, *self._waiting):
@@ -227,6 +223,15 @@ class ModelEngine:
                 self._closing = command
             case _:
                 raise TypeError(f"the mailbox queued {command!r}: a bug in it")
+
+    def _answer(self, asked: Asked) -> None:
+        match asked.question:
+            case m.Drain():
+                self._draining = asked
+            case question if isinstance(question, Question):
+                self._adapters.handle(question, asked.reply_to)
+            case question:
+                self._tending.handle(question, asked.reply_to)
 
     # ── admission ───────────────────────────────────────────────────────────────────────────────
 

@@ -83,7 +83,9 @@ class ReplyStream:
         self._span_at = 0
         self._n_start = 0
         self._content = bytearray()
-        self._is_open = opened is not Kind.TEXT
+        self._is_open = self.was_opened = opened is not Kind.TEXT
+        self.opened_tokens: int | None = None
+        """Tokens until the end of the span that the prompt had opened; ``None`` while it lasts."""
         self._last_words: list[Piece] = []
         self._finished = False
 
@@ -92,6 +94,10 @@ class ReplyStream:
     @property
     def stopped_by(self) -> str | None:
         return self._text.stopped_by
+
+    @property
+    def looks_for_markers(self) -> bool:
+        return self._scanner is not None
 
     @property
     def kind(self) -> Kind:
@@ -202,6 +208,8 @@ class ReplyStream:
         tokens = tuple(self._tokens[first:last])
         content = bytes(self._content)
         out.append(Span(self._n_spans, kind, content, tokens, self._n_start, n_end))
+        if self.was_opened and not self._n_spans:
+            self.opened_tokens = len(self._tokens)
         self._n_spans += 1
         self._content.clear()
         self._inner, self._n_start, self._is_open = TextStream(), 0, False

@@ -35,6 +35,14 @@ class Speculation(Enum):
     """What a small model of the same vocabulary says; the model must be loaded with one."""
 
 
+class TextKind(Enum):
+    """What a part of a reply is; see the markers of its model."""
+
+    TEXT = "text"
+    THINKING = "thinking"
+    TOOL_CALL = "tool_call"
+
+
 class FailReason(Enum):
     """Why a request has no result."""
 
@@ -136,6 +144,16 @@ class Complete:
     speculation: Speculation = Speculation.OFF
     candidates: bytes | None = None
     """Judge these instead of generating: see ``Verify``, which makes such a request."""
+    chat: bool = False
+    """The prompt is a conversation as JSON, see ``ApplyChatTemplate``; the model's own template
+    makes the prompt of it."""
+    thinking: bool = False
+    """Tell what the model thinks from what it says. Without it, a thought is ordinary text."""
+    thinking_budget_tokens: int | None = None
+    """A thought that gets so long is ended for the model."""
+    tool_calls: bool = False
+    """Tell tool calls from text; a chat with tools does so where the model's markers are known.
+    The structure of a call is sampled greedily."""
     delivered: Payload = b""
     """u32-le ids of the reply that the caller has already, from an attempt whose end it did not
     hear: the reply goes on after them."""
@@ -181,6 +199,36 @@ class TokensDelivered:
     """Text that became final with these tokens; may be empty, never a cut character."""
     at: int = 0
     """Characters of the reply before ``text``: who hears a part twice knows it by this."""
+    kind: TextKind = TextKind.TEXT
+    """Of all the text and of the first byte of each token. Markers are not shown, but tokens of
+    them are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEnded:
+    """Model → caller: a thinking block or tool call is complete, after its deltas. In pages.
+
+    Exactly one of ``last`` per block, also where the reply ended inside it. Join the pages' content
+    and tokens.
+    """
+
+    ref: str
+    number: int
+    """Of the blocks of this reply, from 0: who hears one twice knows it by this and ``page``."""
+    kind: TextKind
+    page: int
+    content: bytes
+    """The exact bytes, markers included; control tokens as they are written."""
+    tokens: bytes
+    """u32-le ids of all tokens that hold a byte of it."""
+    n_start: int
+    """Bytes of the start marker; 0 where the prompt had written it."""
+    n_end: int
+    """Bytes of the end marker; 0 where the reply ended before it."""
+    signature: bytes
+    """HMAC-SHA256 of a thought without its markers, by a key of this node; see
+    ``VerifyThinking``."""
+    last: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -267,7 +267,7 @@ def test_markers_are_found_in_the_template_unless_they_are_set() -> None:
     assert Markers().for_template(None) == Markers((), ())
 
 
-@pytest.mark.parametrize("markers", [("a",), ("a", ""), ("a", "b", "c"), "ab", ("a", 3)], ids=repr)
+@pytest.mark.parametrize("markers", [("a",), ("a", ""), ("a", "b", "c"), ("a", "b" * 300)], ids=len)
 def test_markers_that_make_no_sense_are_refused(markers: tuple[str, ...]) -> None:
     with pytest.raises(BadMarkers):
         Markers(thinking=markers)
