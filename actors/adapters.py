@@ -80,7 +80,6 @@ class AdapterDesk:
             except NativeError as error:
                 self._send(reply_to, _not_changed(question.ref, error))
             else:
-                self._send("registry", m.AdaptersInUse("", self._in_use()))
                 self._send(reply_to, m.AdaptersChanged(question.ref, self._statuses()))
         self._namespace.change_root(root_with(self._plain_root, self._backend.adapters))
 
@@ -104,9 +103,6 @@ class AdapterDesk:
             m.AdapterStatus(one.id, one.path, one.fingerprint.hex(), one.scale, one.n_bytes)
             for one in self._backend.adapters
         )
-
-    def _in_use(self) -> tuple[tuple[str, float], ...]:
-        return tuple((one.path, one.scale) for one in self._backend.adapters)
 
 
 def _not_changed(ref: str, error: NativeError) -> m.AdapterNotChanged:

@@ -36,6 +36,7 @@ MAX_WAITING = 256
 MAX_BYTES = 256 << 20  # of one answer; only unpooled ones get that far
 PAGE_FLOATS = 12_000  # 48 KB, under the 64 KiB of a message
 
+Question = m.Embed | m.ReportVram
 Send = Callable[[object, object], None]
 
 
@@ -46,12 +47,12 @@ class EmbedDesk:
         self._backend = backend
         self._send = send
         self._rest_after_s = rest_after_s
-        self._asked: queue.SimpleQueue[tuple[object, object] | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[Question, object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closing = False
         self.texts_embedded = 0
 
-    def ask(self, question: m.Embed | m.ReportVram, reply_to: object) -> None:
+    def ask(self, question: Question, reply_to: object) -> None:
         """From the mailbox: never waits."""
         if self._closing:
             self._refuse(question, reply_to, m.FailReason.MODEL_UNLOADED, "it is being unloaded")
@@ -64,11 +65,14 @@ class EmbedDesk:
                 self._thread = threading.Thread(target=self._run, name="embedder", daemon=True)
                 self._thread.start()
 
-    def close(self, timeout_s: float) -> None:
+    def end(self) -> None:
         """Refuse what waits; the text that is being read is given up when the backend closes."""
         self._closing = True
+        self._asked.put(None)
+
+    def wait_ended(self, timeout_s: float) -> None:
+        """Give the answers of ``end`` that long to be posted."""
         if self._thread is not None:
-            self._asked.put(None)
             self._thread.join(timeout_s)
 
     # ── its thread ──────────────────────────────────────────────────────────────────────────────
@@ -131,11 +135,11 @@ class EmbedDesk:
             detail = "no_gpu: llama.cpp sees none here; build it with GPU support to use one"
             self._refuse(question, reply_to, m.FailReason.NOT_SUPPORTED, detail)
             return
-        free, total = (sum(one[at] for one in gpus) for at in (1, 2))
+        free, total = sum(one[1] for one in gpus), sum(one[2] for one in gpus)
         self._send(reply_to, m.VramReported(question.ref, free, total, gpus))
 
     def _refuse(
-        self, question: object, reply_to: object, reason: m.FailReason, detail: str
+        self, question: Question, reply_to: object, reason: m.FailReason, detail: str
     ) -> None:
         match question:
             case m.Embed(ref):

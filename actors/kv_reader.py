@@ -78,6 +78,10 @@ class KvReader:
         self._arena_path = arena_path
         self._arena: ArenaReader | None = None
 
+    def change_root(self, root: bytes) -> None:
+        """Read rows of another namespace from now on."""
+        self._root = root
+
     def close(self) -> None:
         if self._arena is not None:
             self._arena.close()

@@ -79,6 +79,16 @@ class KvStore:
         return "" if self._backend.info.can_cut else "model_cannot_be_cut"
 
     @property
+    def root(self) -> bytes:
+        """Root key of the namespace that all rows of here lie in."""
+        return self._root
+
+    def change_root(self, root: bytes) -> None:
+        """Use another namespace from now on; nothing may be under way in the old one."""
+        self._root = root
+        self._reader.change_root(root)
+
+    @property
     def resume_wait_s(self) -> float:
         """How long a lookup may wait for rows that are being saved."""
         return self._policy.session_resume_wait_ms / 1e3

@@ -19,18 +19,23 @@ from typing import TYPE_CHECKING
 from actors import messages as m
 from actors.cache_tally import CacheTally
 from actors.checkpoint_store import CheckpointStore
+from actors.embedder import EmbedDesk
 from actors.kv_store import KvStore
+from actors.markers import Markers
 from actors.model_engine import Asked, CacheGone, Close, ModelEngine
+from actors.model_loading import LoadedModel, load
+from actors.reply_rules import ReplyRules
+from actors.text_desk import Question, TextDesk
 from cache.keys import BLOCK_TOKENS, namespace_key
 from cache.policy import SAVE_ALL, SavePolicy
-from native import BackendKind, load_backend
+from native import BackendKind
 from native.errors import NativeError
 from native.fingerprint import Fingerprints
 from native.params import ModelParams
 from supervision import Address, EngineWorker, ExitReason
 
 if TYPE_CHECKING:
-    from native.backend import Backend, ModelInfo
+    from native.backend import Backend
     from supervision import Entry
 
 STEP_BUDGET_S = 300.0  # below the heartbeat, whose end is the end of the process
@@ -53,6 +58,11 @@ class ModelArgs:
     cache_salt: str = ""
     fingerprints: Fingerprints = field(default_factory=Fingerprints)
     save: SavePolicy = SAVE_ALL
+    wanted_path: str | None = None
+    """Where the registry notes the adapters that are to be applied when the model comes back."""
+    markers: Markers = field(default_factory=Markers)
+    signing_key: bytes = b""
+    """Of the node: thinking is signed with it."""
     step_budget_s: float = STEP_BUDGET_S
     """A step that takes longer is cut short, and its requests are tried one by one."""
 
@@ -68,7 +78,7 @@ class LoadError:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    info: ModelInfo
+    model: LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +98,10 @@ class ModelActor(EngineWorker):
         if not isinstance(args, ModelArgs):
             raise TypeError(f"a model is started with ModelArgs, not {args!r}")
         self._load_args = args
-        self._info: ModelInfo | None = None
+        self._loaded: LoadedModel | None = None
+        self._embeds: EmbedDesk | None = None
         self._engine: ModelEngine | None = None
+        self._texts: TextDesk | None = None
         self._progress = 0.0
         self._tally = CacheTally()
         self._closed = threading.Event()
@@ -102,25 +114,24 @@ class ModelActor(EngineWorker):
     def _serve(self) -> None:
         args = self._load_args
         try:
-            backend = load_backend(
-                args.backend,
-                args.path,
-                args.params,
-                progress=self._loading,
-                fingerprints=args.fingerprints,
-            )
+            backend, loaded = load(args, self._loading)
         except NativeError as error:
             self.post(_NotLoaded(LoadError(type(error).__name__, str(error))))
             return
+        rules = ReplyRules.of(backend, args.markers, args.signing_key)
         self._engine = ModelEngine(
             backend,
             self._store(backend),
             self.commands,
             self._send,
             max_queue=args.max_queue,
+            live=args.save.live,
             guard=self.engine_step,
+            rules=rules,
         )
-        self.post(_Loaded(backend.info))
+        self._texts = TextDesk(backend, rules, send=self._send, run=self.commands.put)
+        self._embeds = EmbedDesk(backend, self._send)
+        self.post(_Loaded(loaded))
         try:
             self._engine.run()
         finally:
@@ -161,9 +172,9 @@ class ModelActor(EngineWorker):
     def handle_events(self, events: list[object]) -> None:
         for event in events:
             match event:
-                case _Loaded(info):
-                    self._info = info
-                    self._tally.kv_bytes_per_token = info.kv_bytes_per_token
+                case _Loaded(model):
+                    self._loaded = model
+                    self._tally.kv_bytes_per_token = model.info.kv_bytes_per_token
                     self.ready()
                     self.after(self._load_args.step_budget_s / STEP_LOOKS, _LOOK_AT_STEP)
                 case _Progress(share):
@@ -173,6 +184,9 @@ class ModelActor(EngineWorker):
                 case (Address() | str() as target, message):
                     if isinstance(message, m.Completed):
                         self._tally.note(message)
+                    elif isinstance(message, m.AdaptersChanged):
+                        in_use = tuple((one.path, one.scale) for one in message.adapters)
+                        self.tell("registry", m.AdaptersInUse(self._load_args.model, in_use))
                     if not self.tell(target, message) and target == "cache_meta":
                         self.commands.put(CacheGone())
                 case _:
@@ -183,10 +197,16 @@ class ModelActor(EngineWorker):
             case m.Complete():
                 if not self.tell("inflight", m.Submit(message, sender)):
                     self._run_unregistered(message, sender)
-            case m.CancelRun(request_id):
-                self.commands.put(message)
-                if self._engine is not None:
-                    self._engine.interrupt(request_id)
+            case m.CancelRun():
+                self._cancel(message)
+            case m.Embed() | m.ReportVram() if self._embeds is not None:
+                self._embeds.ask(message, sender)
+            case m.LoadAdapter() | m.UnloadAdapter() | m.SetAdapterScale() | m.ListAdapters():
+                self.commands.put(Asked(message, sender))
+            case m.Tokenize() | m.Detokenize() | m.ApplyChatTemplate() | m.VerifyThinking():
+                self._ask_text(message, sender)
+            case m.Run() if message.request.chat and self._texts is not None:
+                self._texts.prepare(message)
             case m.EndSession() | m.EvictLive() | m.MatchPrefix() | m.Drain():
                 self.commands.put(Asked(message, sender))
             case m.Run() | m.PrefixResolved() | m.RowsReserved() | m.WriteTails() | m.ForgetLive():
@@ -194,16 +214,37 @@ class ModelActor(EngineWorker):
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
 
+    def _ask_text(self, question: Question, sender: Address) -> None:
+        if self._texts is not None:
+            self._texts.ask(question, sender)
+            return
+        detail = f"model {self._load_args.model!r} is being loaded; try again in a moment"
+        self.tell(sender, m.TextRefused(question.ref, m.FailReason.MODEL_DOWN, detail))
+
+    def _cancel(self, cancel: m.CancelRun) -> None:
+        if self._texts is not None and self._texts.cancel(cancel.request_id):
+            return  # it follows its request to the engine
+        self.commands.put(cancel)
+        if self._engine is not None:
+            self._engine.interrupt(cancel.request_id)
+
     def handle_timer(self, payload: object) -> None:
         if payload == _LOOK_AT_STEP and self._engine is not None:
             self._engine.interrupt_overdue(self._load_args.step_budget_s)
             self.after(self._load_args.step_budget_s / STEP_LOOKS, _LOOK_AT_STEP)
 
+    def undelivered(self, target: Address | str, message: object) -> None:
+        """A caller that does not hear its tokens is gone: inflight stops what it asked for."""
+        if isinstance(target, Address):
+            self.tell("inflight", m.CallerGone(target))
+        else:
+            super().undelivered(target, message)
+
     def _run_unregistered(self, request: m.Complete, sender: Address) -> None:
         """Inflight is being restarted; run without it rather than refuse."""
         request_id = uuid.uuid4().hex
         self.tell(sender, m.Accepted(request.ref, request_id))
-        self.commands.put(m.Run(request_id, sender, request))
+        self.handle(m.Run(request_id, sender, request), sender)
 
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:
         del changed
@@ -221,18 +262,24 @@ class ModelActor(EngineWorker):
         if self._engine is None:
             return
         detail = f"model {self._load_args.model!r} was unloaded ({reason.text})"
+        if self._embeds is not None:
+            self._embeds.end()
+        if self._texts is not None:
+            self._texts.close(m.FailReason.MODEL_UNLOADED, detail)
         self.commands.put(Close(m.FailReason.MODEL_UNLOADED, detail))
         self._engine.interrupt_all()
         self._closed.wait(timeout=2.0)
+        if self._embeds is not None:
+            self._embeds.wait_ended(timeout_s=0.5)
         self._readable()  # what the engine said last must leave before the process does
 
     def _phase(self) -> str:
-        if self._info is None or self._engine is None:
+        if self._loaded is None or self._engine is None:
             return "loading"
         return self._engine.phase()
 
     def status(self) -> dict[str, object]:
-        args, info = self._load_args, self._info
+        args, loaded = self._load_args, self._loaded
         report: dict[str, object] = {
             "model": args.model,
             "path": args.path,
@@ -241,20 +288,12 @@ class ModelActor(EngineWorker):
             "progress": round(self._progress, 3),
             "pid": os.getpid(),
         }
-        if info is not None:
-            report |= {
-                "description": info.description,
-                "architecture": info.architecture,
-                "n_ctx": info.n_ctx,
-                "n_ctx_train": info.n_ctx_train,
-                "n_params": info.n_params,
-                "model_bytes": info.model_bytes,
-                "kv_bytes_per_token": info.kv_bytes_per_token,
-                "fingerprint": info.fingerprint.hex(),
-                "cached": info.memory != "none" and args.arena_path is not None,
-                "chat_template": info.chat_template,
-            }
+        if loaded is not None:
+            report |= loaded.report()
+            report["cached"] = loaded.info.memory != "none" and args.arena_path is not None
             report["cache"] = self._tally.report()
+        if self._embeds is not None:
+            report["texts_embedded"] = self._embeds.texts_embedded
         if self._engine is not None:
             report |= self._engine.counts()
         return report

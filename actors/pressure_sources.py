@@ -72,6 +72,18 @@ def system_reading(proc: Path = PROC, cgroups: Path = CGROUPS) -> Reading:
     return max(readings, key=lambda reading: reading.share)
 
 
+def available_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Bytes that this process may still take: the least that any limit leaves; ``None``: unknown.
+
+    Page cache that can be dropped counts as available, so the pages of a mapped model file do too.
+    """
+    try:
+        readings = [_machine(proc), *_groups(proc, cgroups)]
+    except SourceUnavailable:
+        return None
+    return min(max(0, one.total - one.used) for one in readings)
+
+
 def _machine(proc: Path) -> Reading:
     facts: dict[str, int] = {}
     try:

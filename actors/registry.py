@@ -118,6 +118,8 @@ class RegistryActor(Worker):
                 self._unload(message, sender)
             case m.Drained(ref):
                 self._terminate(ref)
+            case m.AdaptersInUse(model, lora):
+                self._wanted.set_adapters(model, lora)
             case ChildStartProgress(ref, _, float(share)):
                 self._answer(ref, m.ModelLoading(ref, share), ended=False)
             case ChildStarted(ref, entry):
@@ -159,6 +161,7 @@ class RegistryActor(Worker):
             cache_salt=self._facts.cache_salt,
             fingerprints=self._facts.fingerprints or Fingerprints(),
             save=self._facts.save,
+            wanted_path=self._facts.wanted_path,
         )
         return self.tell(
             "models", StartChild(ref, model_actor_id(wanted.model), args, progress=True)

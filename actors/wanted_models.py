@@ -49,6 +49,13 @@ class WantedModels:
         self._models[wanted.model] = wanted
         self._write()
 
+    def set_adapters(self, model: str, lora: tuple[tuple[str, float], ...]) -> None:
+        """Note which adapters the model applies now, for when it is loaded again."""
+        wanted = self._models.get(model)
+        if wanted is not None:
+            params = dataclasses.replace(wanted.params, lora=lora)
+            self.add(dataclasses.replace(wanted, params=params))
+
     def remove(self, model: str) -> None:
         if self._models.pop(model, None) is not None:
             self._write()
