@@ -20,6 +20,7 @@ from actors.chat_prompt import ControlTokens, prompt_tokens, render_chat
 from actors.chat_template import ChatTemplate, TemplateFailed
 from actors.messages import text as t
 from actors.payload import Payload, PayloadGone, read_payload
+from actors.reply_rules import ReplyRules
 from actors.thinking import is_signed
 from cache import tokens as token_bytes
 from native.errors import BackendClosed, NativeError
@@ -60,15 +61,15 @@ class TextDesk:
     def __init__(
         self,
         backend: Backend,
+        rules: ReplyRules,
         *,
         send: Callable[[object, object], None],
         run: Callable[[object], None],
-        signing_key: bytes = b"",
     ) -> None:
         self._backend = backend
+        self._rules = rules
         self._send = send
         self._run = run
-        self._signing_key = signing_key
         self._template: ChatTemplate | None = None
         self._control: ControlTokens | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -150,7 +151,7 @@ class TextDesk:
             case t.ApplyChatTemplate():
                 self._apply(job.asked, job.reply_to)
             case t.VerifyThinking(ref, content, signature):
-                valid = is_signed(self._signing_key, _read(content), signature)
+                valid = is_signed(self._rules.signing_key, _read(content), signature)
                 self._send(job.reply_to, t.ThinkingVerified(ref, valid))
 
     def _refuse(self, job: _Job, reason: m.FailReason, detail: str) -> None:
@@ -229,7 +230,8 @@ class TextDesk:
                 prompt=token_bytes.pack(ids),
                 tokens=True,
                 chat=False,
-                tool_calls=request.tool_calls or chat.has_tools,
+                tool_calls=request.tool_calls
+                or (chat.has_tools and bool(self._rules.markers.tool_call)),
                 timeout_s=None
                 if request.timeout_s is None
                 else max(0.0, request.timeout_s - waited),
