@@ -20,6 +20,7 @@ from actors.payload import PayloadGone, read_payload
 from actors.reply_rules import BadBudget, Event, NoMarkers, ReplyRules, Teller, merged
 from actors.reply_stream import ReplyStream
 from actors.steering import Steering
+from actors.token_logprobs import LogprobsLog
 from cache import tokens as token_bytes
 from cache.rows import SaveReason
 from native.backend import Backend
@@ -279,11 +280,19 @@ class Request:
 
     def sample(self, backend: Backend, row: int) -> int:
         """The next token, from the logits of ``row`` of the last decode."""
-        return self.steering.choose(backend, row, self.n_generated, self.stream)
+        token = self.steering.choose(backend, row, self.n_generated, self.stream)
+        n = self.sampling.n_logprobs
+        if n is not None:
+            self.teller.logprobs.note(backend.logprobs(row, token, n))
+        return token
 
     def sample_known(self, logits: array[float], backend: Backend) -> int:
         """The first token, from logits that were kept."""
-        return self.steering.choose_from(backend, logits, self.n_generated)
+        token = self.steering.choose_from(backend, logits, self.n_generated)
+        n = self.sampling.n_logprobs
+        if n is not None:
+            self.teller.logprobs.note(backend.logprobs_from(logits, token, n))
+        return token
 
     def awaits(self, ref: str, *, until: float) -> None:
         self.awaited_ref, self.wait_until = ref, until
@@ -318,6 +327,7 @@ class Request:
         if self.guessing.candidates is not None:
             guess.judge(self, now)
             return []
+        self.teller.logprobs.reach(self.n_text_tokens)
         said = self.stream.feed(token, *self._bytes_of(token, backend))
         self.steering.said(token, backend, self.stream)
         if self.stream.stopped_by is not None:
@@ -438,7 +448,7 @@ def open_request(run: m.Run, backend: Backend, rules: ReplyRules, *, now: float)
         max_tokens=asked.max_tokens,
         sampling=asked.sampling,
         stream=_stream(asked, rules, backend, text, tokens),
-        teller=Teller(asked.ref, rules),
+        teller=Teller(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
         steering=Steering(rules.end_of_thought),
         parent_key=None if is_known else asked.parent_key,
         parse_special=asked.parse_special,

@@ -9,6 +9,7 @@ from actors import messages as m
 from actors.markers import Kind, Markers, is_open
 from actors.reply_stream import Delta, ReplyStream, Span
 from actors.thinking import sign
+from actors.token_logprobs import LogprobsLog
 from cache import tokens as token_bytes
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class Teller:
     rules: ReplyRules
     n_tokens: int = 0
     n_chars: int = 0
+    logprobs: LogprobsLog = field(default_factory=LogprobsLog)
 
     def events(self, parts: list[Delta | Span]) -> list[Event]:
         events: list[Event] = []
@@ -120,8 +122,11 @@ class Teller:
             packed = token_bytes.pack(part.tokens)
             kind = KINDS[part.kind]
             events.append(
-                m.TokensDelivered(self.ref, self.n_tokens, packed, part.text, self.n_chars, kind)
-            )
+                m.TokensDelivered(
+                    self.ref, self.n_tokens, packed, part.text, self.n_chars, kind,
+                    self.logprobs.take(len(part.tokens)),
+                )
+            )  # fmt: skip
             self.n_tokens += len(part.tokens)
             self.n_chars += len(part.text)
         return events
@@ -138,8 +143,11 @@ def merged(events: list[Event], max_chars: int, max_tokens: int) -> list[Event]:
             first = group[0]
             packed = b"".join(one.tokens for one in group)
             text = "".join(one.text for one in group)
+            logprobs = b"".join(one.logprobs for one in group)
             out.append(
-                m.TokensDelivered(first.ref, first.index, packed, text, first.at, first.kind)
+                m.TokensDelivered(
+                    first.ref, first.index, packed, text, first.at, first.kind, logprobs
+                )
             )
             group.clear()
 
@@ -148,12 +156,13 @@ def merged(events: list[Event], max_chars: int, max_tokens: int) -> list[Event]:
             close()
             out.append(event)
             continue
-        n_chars, n_bytes = n_chars + len(event.text), n_bytes + len(event.tokens)
+        n_event = len(event.tokens) + len(event.logprobs)
+        n_chars, n_bytes = n_chars + len(event.text), n_bytes + n_event
         is_big = n_chars > max_chars or n_bytes > max_tokens * token_bytes.TOKEN_BYTES
         if group and (is_big or event.kind is not group[0].kind):
             close()
         if not group:
-            n_chars, n_bytes = len(event.text), len(event.tokens)
+            n_chars, n_bytes = len(event.text), n_event
         group.append(event)
     close()
     return out

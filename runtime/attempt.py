@@ -90,8 +90,11 @@ class Attempt:
                 self._ended = True
                 received = progress.received
                 yield from progress.went_on(len(received))
-                whole = received.text, received.tokens
-                yield CompletionEvent(completion_from(reply, *whole, progress.ttft_ms))
+                yield CompletionEvent(
+                    completion_from(
+                        reply, received.text, received.tokens, progress.ttft_ms, received.logprobs
+                    )
+                )
             case m.CompletionFailed(_, reason, detail):
                 self._ended = True
                 raise _FAILURES[reason](self._request.model, detail)

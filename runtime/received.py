@@ -8,7 +8,9 @@ which token and at which character it begins, so what is known already is left o
 from __future__ import annotations
 
 from actors.messages import TokensDelivered
+from actors.token_logprobs import unpack
 from cache import tokens as token_bytes
+from native.backend import Logprobs
 from runtime.results import TokenEvent
 
 
@@ -21,6 +23,7 @@ class Received:
 
     def __init__(self) -> None:
         self._tokens: list[int] = []
+        self._logprobs: list[Logprobs | None] = []
         self._text: list[str] = []
         self._n_chars = 0
 
@@ -30,6 +33,10 @@ class Received:
     @property
     def tokens(self) -> tuple[int, ...]:
         return tuple(self._tokens)
+
+    @property
+    def logprobs(self) -> tuple[Logprobs | None, ...]:
+        return tuple(self._logprobs)
 
     @property
     def text(self) -> str:
@@ -42,11 +49,14 @@ class Received:
             raise PartMissing(
                 f"token {event.index}, character {event.at} came after {index} and {at}"
             )
-        ids = tuple(token_bytes.unpack(event.tokens)[index - event.index :])
+        ids = tuple(token_bytes.unpack(event.tokens))
+        logprobs = unpack(event.logprobs, len(ids))[index - event.index :]
+        ids = ids[index - event.index :]
         text = event.text[at - event.at :]
         if not ids and not text:
             return None
         self._tokens += ids
+        self._logprobs += logprobs
         self._text.append(text)
         self._n_chars += len(text)
-        return TokenEvent(index, ids, text)
+        return TokenEvent(index, ids, text, logprobs)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.messages import CacheReport, Completed, Timings, Usage
+from native.backend import Logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,9 @@ class TokenEvent:
     index: int
     tokens: tuple[int, ...]
     text: str
+    logprobs: tuple[Logprobs | None, ...] = ()
+    """One for each token where ``n_logprobs`` asked for them; None for a token that was generated
+    before its process died, and not heard of until another went on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Completion:
     cache: CacheReport
     timings: Timings
     """``ttft_ms`` is measured here, by the caller's clock; the rest by the model's."""
+    logprobs: tuple[Logprobs | None, ...] | None = None
+    """As in ``TokenEvent``, of all tokens; None when they were not asked for."""
 
     @property
     def miss_at(self) -> int | None:
@@ -81,7 +87,23 @@ class Completion:
                 "decode_ms": round(self.timings.decode_ms, 3),
                 "tokens_per_second": round(self.timings.tokens_per_second, 2),
             },
+            **({} if self.logprobs is None else {"logprobs": _listed(self.tokens, self.logprobs)}),
         }
+
+
+def _listed(
+    tokens: tuple[int, ...], logprobs: tuple[Logprobs | None, ...]
+) -> list[dict[str, Any] | None]:
+    return [
+        None
+        if one is None
+        else {
+            "token": token,
+            "logprob": one.chosen,
+            "top_logprobs": [{"token": other, "logprob": value} for other, value in one.top],
+        }
+        for token, one in zip(tokens, logprobs, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +140,11 @@ class ModelStatus:
 
 
 def completion_from(
-    done: Completed, text: str, tokens: tuple[int, ...], ttft_ms: float | None
+    done: Completed,
+    text: str,
+    tokens: tuple[int, ...],
+    ttft_ms: float | None,
+    logprobs: tuple[Logprobs | None, ...] = (),
 ) -> Completion:
     """Join what was streamed with the final report."""
     timings = done.timings
@@ -139,4 +165,5 @@ def completion_from(
         usage=done.usage,
         cache=done.cache,
         timings=timings,
+        logprobs=logprobs or None,
     )

@@ -202,6 +202,8 @@ class TokensDelivered:
     kind: TextKind = TextKind.TEXT
     """Of all the text and of the first byte of each token. Markers are not shown, but tokens of
     them are there."""
+    logprobs: bytes = b""
+    """Where they were asked for: one record for each token, see ``actors.token_logprobs``."""
 
 
 @dataclass(frozen=True, slots=True)
