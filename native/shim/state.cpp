@@ -17,6 +17,7 @@
 #include "internal.h"
 
 #include <cstring>
+#include <memory>
 
 namespace {
 
@@ -25,6 +26,8 @@ constexpr uint64_t PER_CELL = 12;       // position, n_seq_id, seq_id
 constexpr uint64_t AFTER_CELLS = 8;     // v_transposed, n_layer
 constexpr uint64_t SECTION_HEADER = sizeof la::section::header;
 constexpr uint32_t MAGIC = 0xaf143cd8u; // io_magic in llama-context.cpp
+constexpr size_t CELL_COST = 16;        // bytes that are copied while llama.cpp looks at one cell
+constexpr size_t JOINED_BYTES = 8 << 20;
 
 template <class T> T read(const uint8_t *at) {
     T value;
@@ -192,16 +195,79 @@ void check_chain(const la_context &c, int32_t seq, const la_block *blocks, int32
 }
 
 void apply(la_context &c, int32_t seq, const la_block &block) {
-    const size_t used = llama_state_seq_set_data(c.handle, block.payload, block.size, c.scratch);
+    // llama.cpp empties the sequence it reads into, so only the first block may go straight there.
+    const int32_t target = block.start == 0 ? seq : c.scratch;
+    const size_t used = llama_state_seq_set_data(c.handle, block.payload, block.size, target);
     if (used == 0) {
         // All that llama.cpp can refuse was checked before, but for one thing.
         throw la::fault{LA_NO_SPACE, "no free KV cells for this block", block.n_tokens, c.n_ctx};
     }
-    if (used != block.size || llama_memory_seq_pos_min(c.memory, c.scratch) != block.start ||
-        llama_memory_seq_pos_max(c.memory, c.scratch) != block.start + block.n_tokens - 1) {
+    if (used != block.size || llama_memory_seq_pos_min(c.memory, target) != block.start ||
+        llama_memory_seq_pos_max(c.memory, target) != block.start + block.n_tokens - 1) {
         refuse("llama.cpp read another block than was given");
     }
-    llama_memory_seq_cp(c.memory, c.scratch, seq, -1, -1);
+    if (target != seq) {
+        llama_memory_seq_cp(c.memory, c.scratch, seq, -1, -1);
+    }
+}
+
+// How many blocks from the first on are worth joining into one payload before llama.cpp reads it.
+// Why: each payload it reads costs three walks over all cells of the context, about 2.5 ns per cell,
+// and joining costs about 0.1 ns per byte (both measured, AMD EPYC). Small blocks in a large context
+// are joined, large ones in a small context are read where they lie.
+int32_t worth_joining(const la_context &c, const la_block *blocks, int32_t n, size_t capacity) {
+    int32_t count = 1;
+    size_t size = blocks[0].size;
+    while (count < n && !c.layout.v_transposed && blocks[count].size < CELL_COST * c.n_ctx &&
+           size + blocks[count].size <= capacity) {
+        size += blocks[count++].size;
+    }
+    return count;
+}
+
+// Writes consecutive, checked blocks as one; into is large enough for all of them.
+la_block join(const la_context &c, const la_block *blocks, int32_t n, uint8_t *into) {
+    uint8_t *out = into;
+    const auto append = [&out](const uint8_t *from, size_t size) {
+        memcpy(out, from, size);
+        out += size;
+    };
+    uint32_t n_tokens = 0;
+    append(blocks[0].payload, FIXED);
+    for (int32_t i = 0; i < n; ++i) {
+        const auto m = static_cast<uint32_t>(blocks[i].n_tokens);
+        append(blocks[i].payload + FIXED, PER_CELL * m);
+        n_tokens += m;
+    }
+    write<uint32_t>(into + 12, n_tokens);
+    append(blocks[0].payload + FIXED + PER_CELL * static_cast<uint32_t>(blocks[0].n_tokens), AFTER_CELLS);
+    uint64_t headers = 0, row_bytes = 0;  // of the sections before this one, per block and per cell
+    for (const la::section &s : c.layout.sections) {
+        append(s.header, SECTION_HEADER);
+        headers += SECTION_HEADER;
+        for (int32_t i = 0; i < n; ++i) {
+            const auto m = static_cast<uint32_t>(blocks[i].n_tokens);
+            append(blocks[i].payload + FIXED + AFTER_CELLS + headers + (PER_CELL + row_bytes) * m, s.row_bytes * m);
+        }
+        row_bytes += s.row_bytes;
+    }
+    return la_block{blocks[0].start, static_cast<int32_t>(n_tokens), into, static_cast<size_t>(out - into)};
+}
+
+void apply_all(la_context &c, int32_t seq, const la_block *blocks, int32_t n) {
+    std::unique_ptr<uint8_t[]> joined;  // not a vector, which would write zeros first
+    for (int32_t i = 0; i < n;) {
+        const int32_t count = worth_joining(c, blocks + i, n - i, JOINED_BYTES);
+        if (count == 1) {
+            apply(c, seq, blocks[i]);
+        } else {
+            if (joined == nullptr) {
+                joined.reset(new uint8_t[JOINED_BYTES]);
+            }
+            apply(c, seq, join(c, blocks + i, count, joined.get()));
+        }
+        i += count;
+    }
 }
 
 } // namespace
@@ -269,11 +335,7 @@ int la_restore_blocks(la_context *context, int32_t seq, const la_block *blocks, 
     if (status != LA_OK || n < 1) {
         return status;
     }
-    const int applied = la::guarded([&] {
-        for (int32_t i = 0; i < n; ++i) {
-            apply(c, seq, blocks[i]);
-        }
-    });
+    const int applied = la::guarded([&] { apply_all(c, seq, blocks, n); });
     // Once for all blocks: reading the next one empties the scratch sequence by itself.
     llama_memory_seq_rm(c.memory, c.scratch, -1, -1);
     if (applied != LA_OK) {  // the sequence keeps what it had, no cell leaks
