@@ -61,7 +61,7 @@ class ModelArgs:
     wanted_path: str | None = None
     """Where the registry notes the adapters that are to be applied when the model comes back."""
     markers: Markers = field(default_factory=Markers)
-    signing_key: bytes = b""
+    signing_key: bytes = field(default=b"", repr=False)
     """Of the node: thinking is signed with it."""
     step_budget_s: float = STEP_BUDGET_S
     """A step that takes longer is cut short, and its requests are tried one by one."""

@@ -9,7 +9,7 @@ that its supervisor gives it up is wanted no longer, until somebody loads it aga
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actors import messages as m
@@ -62,6 +62,7 @@ class RegistryArgs:
     cache_salt: str
     fingerprints: Fingerprints | None = None
     save: SavePolicy = SAVE_ALL
+    signing_key: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,8 @@ class RegistryActor(Worker):
             cache_salt=self._facts.cache_salt,
             fingerprints=self._facts.fingerprints or Fingerprints(),
             save=self._facts.save,
+            markers=wanted.markers,
+            signing_key=self._facts.signing_key,
             wanted_path=self._facts.wanted_path,
         )
         return self.tell(

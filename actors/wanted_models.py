@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from blake3 import blake3
 
+from actors.markers import Markers
 from actors.messages import LoadModel
 from native.params import ModelParams
 
@@ -95,6 +96,7 @@ def _plain(wanted: LoadModel) -> dict[str, Any]:
         "path": wanted.path,
         "backend": wanted.backend,
         "params": dataclasses.asdict(wanted.params),
+        "markers": [wanted.markers.thinking, wanted.markers.tool_call],
     }
 
 
@@ -105,4 +107,5 @@ def _wanted(plain: dict[str, Any]) -> LoadModel:
         path=plain["path"],
         backend=plain["backend"],
         params=ModelParams(**plain["params"]),
+        markers=Markers(*(None if one is None else tuple(one) for one in plain["markers"])),
     )

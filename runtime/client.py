@@ -63,7 +63,9 @@ class Client:
     ) -> ModelStatus:
         """Load a model and wait until it is ready; ``progress`` hears shares from 0 to 1."""
         check_model_id(model)
-        message = m.LoadModel(new_ref(), model, config.path, config.backend, config.params)
+        message = m.LoadModel(
+            new_ref(), model, config.path, config.backend, config.params, config.markers
+        )
         try:
             for answer in self._connection.stream(
                 "registry", message, idle_timeout_s=LOAD_TIMEOUT_S, until_down=True

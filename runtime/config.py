@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from actors.markers import Markers
 from actors.pressure import BadPressureSetting, PressureSettings, settings_from
 from cache.policy import SAVE_ALL, SavePolicy
 from native import BackendKind
@@ -25,6 +26,8 @@ from native.params import ModelParams
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.errors import ConfigError
+from runtime.marker_settings import KEYS as MARKER_KEYS
+from runtime.marker_settings import markers_from, markers_mapping
 from runtime.save_settings import KEYS, REPLACED, TABLES, save_mapping, save_policy_from
 from runtime.sizes import Budget, Share, format_size, parse_budget, parse_size, plain_budget
 from supervision.logs import LOG_FORMATS, LogFormat
@@ -58,6 +61,8 @@ class ModelConfig:
     path: str
     params: ModelParams = field(default_factory=ModelParams)
     backend: BackendKind = "llama"
+    markers: Markers = field(default_factory=Markers)
+    """What starts and ends thinking and tool calls; by default what the chat template shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,11 +315,14 @@ def _model_from(model: str, value: object) -> ModelConfig:
         return ModelConfig(str(Path(value).expanduser().absolute()))
     if not isinstance(value, Mapping) or "path" not in value:
         raise ConfigError(f"models.{model}", "must be a path, or a table with a path")
-    options = {key: item for key, item in value.items() if key not in ("path", "backend")}
+    options = {
+        key: item for key, item in value.items() if key not in ("path", "backend", *MARKER_KEYS)
+    }
     return ModelConfig(
         str(Path(str(value["path"])).expanduser().absolute()),
         model_params(options, f"models.{model}"),
         backend_kind(value.get("backend", "llama")),
+        markers_from(value, f"models.{model}"),
     )
 
 
@@ -334,9 +342,21 @@ def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParam
             f"{where}.{unknown[0]}", f"unknown option; known are {', '.join(sorted(known))}"
         )
     try:
-        return ModelParams(**options)
-    except (InvalidParam, TypeError) as error:
+        params = ModelParams(**options)
+    except InvalidParam as error:
+        raise ConfigError(f"{where}.{error.name}", str(error)) from error
+    except TypeError as error:
         raise ConfigError(where, str(error)) from error
+    draft = params.draft_path
+    return dataclasses.replace(
+        params,
+        lora=tuple((_absolute(path), scale) for path, scale in params.lora),
+        draft_path=None if draft is None else _absolute(draft),
+    )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
@@ -349,7 +369,12 @@ def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
     plain["cache_disks"] = {p: plain_budget(budget) for p, budget in config.cache_disks.items()}
     plain |= save_mapping(config.save)
     plain["models"] = {
-        model: {"path": c.path, "backend": c.backend, **dataclasses.asdict(c.params)}
+        model: {
+            "path": c.path,
+            "backend": c.backend,
+            **dataclasses.asdict(c.params),
+            **markers_mapping(c.markers),
+        }
         for model, c in config.models.items()
     }
     return plain

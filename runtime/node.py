@@ -33,6 +33,8 @@ from runtime.config import (
 )
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
+from runtime.marker_settings import KEYS as MARKER_KEYS
+from runtime.marker_settings import markers_from
 from runtime.results import Completion, Event, ModelStatus
 from runtime.tree_view import ProcessFacts, TreeNode, arrange
 from supervision import ChildKind, Connection, Entry
@@ -150,16 +152,19 @@ class Node:
     def load(self, model: str, path: str | Path | None = None, **options: Any) -> ModelStatus:
         """Load a GGUF under an id; ``options`` are fields of ``native.params.ModelParams``.
 
-        ``demo`` is the embedded model and takes no path.
+        ``thinking_markers`` and ``tool_call_markers`` are lists, see ``actors.markers``. ``demo``
+        is the embedded model and takes no path.
         """
         backend = backend_kind(options.pop("backend", "llama"))
         if model == EMBEDDED_MODEL_ID and path is None:
             path = embedded_model_path()
         if path is None:
             raise errors.InvalidRequest(f"load({model!r}) needs the path of a GGUF file")
+        markers = markers_from(options, f"load({model!r})")
+        options = {key: value for key, value in options.items() if key not in MARKER_KEYS}
         params = model_params(options, f"load({model!r})")
         where = str(path) if backend == "stub" else str(Path(path).expanduser().absolute())
-        return self._client.load(model, ModelConfig(where, params, backend))
+        return self._client.load(model, ModelConfig(where, params, backend, markers))
 
     def unload(self, model: str) -> None:
         """Unload a model; its running requests end with ``ModelUnloaded``."""

@@ -13,6 +13,7 @@ from native.fingerprint import Fingerprints
 from runtime.cache_tiers import open_directories
 from runtime.config import RuntimeConfig
 from runtime.errors import ConfigError
+from runtime.signing_key import signing_key
 from runtime.sizes import format_size
 from runtime.tree import build_tree
 from supervision.launcher import NodeConfig, run_node
@@ -49,6 +50,7 @@ def serve(
             fingerprints=Fingerprints(config.fingerprint_mode, fingerprints_path),
             pressure=config.pressure,
             save=config.save,
+            signing_key=signing_key(config.disk_root if has_disk else None),
         )
         return run_node(
             NodeConfig(

@@ -42,7 +42,7 @@ class FileTier:
     """Of the file by whose lock this launcher holds the directory; 0: it does not."""
 
 
-def build_tree(
+def build_tree(  # noqa: PLR0913 - what its leaves are started with
     *,
     wanted_path: str,
     arena_path: str | None,
@@ -52,6 +52,7 @@ def build_tree(
     fingerprints: Fingerprints | None = None,
     pressure: PressureSettings | None = None,
     save: SavePolicy = SAVE_ALL,
+    signing_key: bytes = b"",
 ) -> SupervisorSpec:
     """What the root supervises."""
     budgets = tuple((tier.name, tier.budget_bytes) for tier in file_tiers)
@@ -103,7 +104,15 @@ def build_tree(
             ChildSpec(
                 "registry",
                 "actors.registry.RegistryActor",
-                RegistryArgs(wanted_path, arena_path, directories, cache_salt, fingerprints, save),
+                RegistryArgs(
+                    wanted_path,
+                    arena_path,
+                    directories,
+                    cache_salt,
+                    fingerprints,
+                    save,
+                    signing_key,
+                ),
             ),
             ChildSpec("inflight", "actors.inflight.InflightActor"),
             ChildSpec(

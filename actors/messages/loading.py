@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from actors.markers import Markers
 from native import BackendKind
 from native.params import ModelParams
 
@@ -25,6 +26,7 @@ class LoadModel:
     path: str
     backend: BackendKind = "llama"
     params: ModelParams = field(default_factory=ModelParams)
+    markers: Markers = field(default_factory=Markers)
 
 
 @dataclass(frozen=True, slots=True)
