@@ -184,11 +184,8 @@ class KvReader:
         return checked, []
 
     def logits_pay(self, request: Request) -> bool:
-        """Whether kept logits would be faster than a decode for how this request samples."""
-        if request.n_generated:
-            return False  # they are of a prompt's last position, and its reply has begun already
-        is_greedy = request.sampling.temperature == 0 or request.sampling.top_k == 1
-        return self._rates.logits_pay(self._backend.info.n_vocab, is_greedy=is_greedy)
+        """Whether kept logits are of use: they are of a prompt's last position."""
+        return not request.n_generated
 
     def _kv_bytes(self, row: MappedRow) -> int:
         """How much of the payload is KV: all, unless exactly one vocabulary of logits is left.

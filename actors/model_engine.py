@@ -35,7 +35,7 @@ from actors.waiting import WaitingRequests
 from cache.policy import LivePolicy
 from cache.rows import SaveReason
 from native.backend import Backend, Batch
-from native.errors import DecodeAborted, DecodeFailed, NativeError, NoKvSpace
+from native.errors import DecodeAborted, DecodeFailed, NativeError, NoKvSpace, NoTokenLeft
 
 # A message costs the mailbox and the host about 0.2 ms of processor, which the compute threads want
 # too. A model that needs longer than this for a token sends each one at once; a faster one sends
@@ -424,7 +424,9 @@ class ModelEngine:
 
     def _blame(self, request: Request, error: NativeError) -> None:
         """No token can be chosen for this request; the others of its step are not touched."""
-        self._fail(request, m.FailReason.ENGINE_ERROR, str(error))
+        asked_for_it = isinstance(error, NoTokenLeft)
+        reason = m.FailReason.INVALID_REQUEST if asked_for_it else m.FailReason.ENGINE_ERROR
+        self._fail(request, reason, str(error))
         if isinstance(error, DecodeFailed) and self._isolation.found_bad_numbers():
             self._must_rebuild = True  # once the others of this step have their tokens
 

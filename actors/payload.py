@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-INLINE_LIMIT_BYTES = 48 * 1024  # leaves room for the other fields under the 64 KiB message limit
+INLINE_LIMIT_BYTES = 24 * 1024  # beside a grammar of 32 KiB and the rest, below 64 KiB in all
 
 
 class PayloadGone(Exception):

@@ -10,10 +10,6 @@ from dataclasses import dataclass, field
 
 from cache.policy import RestorePolicy
 
-# Choosing a token in Python, by logit; measured with vocabularies of 32,000 and 128,000.
-GREEDY_LOGIT_S = 0.04e-6
-DRAWN_LOGIT_S = 0.7e-6
-
 
 @dataclass(slots=True)
 class Average:
@@ -44,24 +40,15 @@ class Rates:
     policy: RestorePolicy = field(default_factory=RestorePolicy)
     refused: int = 0
     _compute: Average = field(init=False)
-    _step: Average = field(init=False)
     _tiers: dict[str, Average] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._compute = Average(self.policy.weight)
-        self._step = Average(self.policy.weight)
 
     def saw_step(self, n_tokens: int, seconds: float) -> None:
         """A step computed ``n_tokens``; small ones say nothing about prompts."""
         if n_tokens >= self.policy.min_prefill_tokens:
             self._compute.add(seconds / n_tokens)
-        else:
-            self._step.add(seconds)
-
-    def logits_pay(self, n_vocab: int, *, is_greedy: bool) -> bool:
-        """Whether a token from kept logits takes no longer than decoding the last one again."""
-        cost = n_vocab * (GREEDY_LOGIT_S if is_greedy else DRAWN_LOGIT_S)
-        return not self._step.n or cost < self._step.value + self.policy.min_saved_s
 
     def saw_restore(self, pieces: Sequence[Piece], seconds: float) -> None:
         """These rows were read and restored together; told apart only if they are of one tier."""

@@ -89,15 +89,6 @@ def test_small_steps_and_mixed_tiers_teach_nothing() -> None:
     assert rates.figures() == {}
 
 
-def test_kept_logits_are_used_where_choosing_in_python_beats_a_decode() -> None:
-    rates = Rates()
-    assert rates.logits_pay(128_000, is_greedy=False)  # nothing is known yet
-    rates.saw_step(1, 0.020)
-    assert rates.logits_pay(128_000, is_greedy=True)
-    assert not rates.logits_pay(128_000, is_greedy=False)
-    assert rates.logits_pay(20_000, is_greedy=False)
-
-
 @given(st.lists(st.floats(0, 1e3), min_size=1, max_size=50))
 def test_an_average_stays_within_what_it_saw(values: list[float]) -> None:
     average = Average(0.2)
