@@ -10,7 +10,18 @@ import datetime
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import agents, conversation, index, machine, node, restore, supervision, throughput, ttft
+from bench import (
+    agents,
+    conversation,
+    index,
+    machine,
+    node,
+    restore,
+    servers,
+    supervision,
+    throughput,
+    ttft,
+)
 from bench.report import Figure, append_csv, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -25,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         agents,
         conversation,
         throughput,
+        servers,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before anything of ours runs

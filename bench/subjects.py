@@ -16,6 +16,7 @@ from bench.machine import ROOT
 from native.params import ModelParams
 from runtime import Node
 from runtime.embedded import path as embedded_path
+from runtime.flush import is_flushed
 from tests.support.gguf_files import shaped_llama, tiny_llama
 from tests.support.waiting import eventually
 
@@ -63,17 +64,18 @@ def _written(name: str, write: Any) -> Path:
 
 
 @contextlib.contextmanager
-def node_for_measuring() -> Iterator[Node]:
-    """An empty node with default tiers, everything of it in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        where = Path(folder)
-        with Node.start(
-            cache_dir=where / "cache",
-            cache_ram=CACHE_RAM,
-            runtime_dir=where / "run",
-            log_file=where / "node.log",
-        ) as node:
-            yield node
+def node_for_measuring(where: Path | None = None, **options: Any) -> Iterator[Node]:
+    """A node with default tiers, everything of it in ``where``: else in a temporary folder."""
+    with contextlib.ExitStack() as stack:
+        if where is None:
+            where = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        settings: dict[str, Any] = {
+            "cache_dir": where / "cache",
+            "cache_ram": CACHE_RAM,
+            "runtime_dir": where / "run",
+            "log_file": where / "node.log",
+        }
+        yield stack.enter_context(Node.start(**(settings | options)))
 
 
 def load(node: Node, subject: Subject) -> None:
@@ -86,7 +88,7 @@ def wait_until_persisted(node: Node) -> None:
     """Let the writer finish: what it writes must not be timed with the next request."""
 
     def is_idle() -> bool:
-        return bool((node.status()["actors"].get("cache_meta") or {}).get("all_persisted"))
+        return is_flushed(node.client)
 
     eventually(is_idle, within_s=120, every_s=0.05, what="all rows persisted")
 
