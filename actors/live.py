@@ -127,6 +127,9 @@ class LiveSequences:
         With ``lookup`` the cache is asked next, unless it could add nothing; only what is ready is
         shared before it has answered, and ``settle`` does the rest.
         """
+        whole = None if self.backend.info.can_cut else self._own_whole(request)
+        if whole is not None:
+            return self._go_on_in(whole, request, admission, running)
         source = self._source(request, running)
         upto = 0
         if source is not None:

@@ -40,12 +40,14 @@ class ModelParams:
 
     ``n_ctx`` is the pool of KV cells all sequences share (llama.cpp rounds it up to 256); 0 means
     as long as the model was trained with, or less if memory is short. ``n_ubatch``, rows computed
-    at once, is capped at ``n_batch``. ``n_seq_max`` counts usable sequences, the backend adds one
-    scratch sequence itself. ``n_threads`` None means: physical cores this process may use;
+    at once, is capped at ``n_batch``; both are raised to what a step of all sequences needs.
+    ``n_seq_max`` counts usable sequences, the backend adds one scratch sequence itself.
+    ``n_threads`` None means: physical cores this process may use;
     ``n_threads_batch``, for prompts, None means: the same.
 
-    ``n_gpu_layers`` negative means all that there are; without a GPU it does nothing. ``main_gpu`` counts
-    when ``split_mode`` is ``none``; ``tensor_split`` gives shares per GPU, empty: by free memory.
+    ``n_gpu_layers`` negative means all that there are; without a GPU it does nothing. ``main_gpu``
+    counts when ``split_mode`` is ``none``; ``tensor_split`` gives shares per GPU, empty: by free
+    memory.
 
     Rope and YaRN values of None are the model's own. ``vocab_only`` loads no weights: the model
     tokenises and does nothing else. ``lora`` lists adapters to apply from the start.

@@ -14,9 +14,10 @@ bool should_abort(void *flag) noexcept {
 llama_context_params context_params(const la_context_wishes &wishes) {
     llama_context_params params = llama_context_default_params();
     params.n_ctx = wishes.n_ctx;
-    params.n_batch = wishes.n_batch;
-    params.n_ubatch = wishes.n_ubatch;
     params.n_seq_max = wishes.n_seq_usable + 1;
+    // llama.cpp plans one row of logits for each sequence, and aborts when they do not fit a batch.
+    params.n_batch = std::max(wishes.n_batch, params.n_seq_max);
+    params.n_ubatch = std::max(wishes.n_ubatch, params.n_seq_max);
     params.n_threads = wishes.n_threads;
     params.n_threads_batch = wishes.n_threads_batch;
     params.rope_scaling_type = static_cast<llama_rope_scaling_type>(wishes.rope_scaling);

@@ -65,7 +65,8 @@ def expected(load: Load, runs: list[m.Run]) -> dict[str, list[int]]:
 
 def play(backend: Backend, *turns: list[m.Run]) -> tuple[EngineRun, dict[str, Outcome]]:
     def script() -> Script:
-        yield from turns
+        for turn in turns:  # noqa: UP028 - a script is sent what came of each turn
+            yield turn
 
     engine = EngineRun(backend)
     return engine, engine.play(script())
