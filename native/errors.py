@@ -124,9 +124,10 @@ class NotEnoughMemory(NativeError):
 
     def __str__(self) -> str:
         return (
-            f"the model needs about {self.needed >> 20} MiB of {self.where}, "
-            f"{self.available >> 20} MiB are available; lower n_ctx, use smaller type_k and type_v "
-            "or a smaller model, unload another, or load it all the same with check_memory=False"
+            f"the model needs about {self.needed / 2**30:.1f} GiB of {self.where}, "
+            f"{self.available / 2**30:.1f} GiB are available; lower n_ctx, use smaller type_k and "
+            "type_v or a smaller model, unload another, or load it all the same with "
+            "check_memory=False"
         )
 
 

@@ -9,9 +9,11 @@ and the estimate says that it is an upper bound.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from native._ggml_types import BLOCKS
@@ -76,12 +78,24 @@ def plan(files: Sequence[GgufSummary], params: ModelParams, room: Room) -> Memor
 
     ``files`` are the headers of all splits. ``room.device`` of None means that there is no GPU.
     """
-    found = estimate(files, settle_n_ctx(files, params, room), has_gpu=room.device is not None)
+    has_gpu = room.device is not None
+    found = estimate(files, settle_n_ctx(files, params, room), has_gpu=has_gpu)
+    found = _with_companions(found, params)
     if params.check_memory and not room.holds(found):
         if room.host is not None and found.host.total > room.host:
             raise NotEnoughMemory(found.host.total, room.host)
         raise NotEnoughMemory(found.device.total, room.device or 0, "GPU memory")
     return found
+
+
+def _with_companions(found: MemoryEstimate, params: ModelParams) -> MemoryEstimate:
+    """Weights of adapters and the draft model, by the sizes of their files; on the host."""
+    files = [path for path, _ in params.lora] + ([params.draft_path] if params.draft_path else [])
+    extra = 0
+    for path in files:
+        with contextlib.suppress(OSError):  # whoever loads it says what is wrong with it
+            extra += os.path.getsize(path)
+    return replace(found, host=replace(found.host, weights=found.host.weights + extra))
 
 
 def settle_n_ctx(files: Sequence[GgufSummary], params: ModelParams, room: Room) -> ModelParams:

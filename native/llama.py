@@ -90,8 +90,9 @@ class LlamaBackend(Extras, Samplers):
 
         ``memory_available`` is in bytes; ``NotEnoughMemory`` before anything is loaded.
         """
-        files = all_splits(path, check_gguf(path))
-        headers = [check_gguf(file) for file in files]
+        first = check_gguf(path)
+        files = all_splits(path, first)
+        headers = [first, *(check_gguf(file) for file in files[1:])]
         here = gpus()
         room = Room(memory_available, sum(free for _, free, _ in here) if here else None)
         params = params.with_n_ctx(plan(headers, params, room).n_ctx or 1)

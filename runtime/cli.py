@@ -24,12 +24,12 @@ from runtime.config import (
     RuntimeConfig,
     from_mapping,
     load_toml,
-    model_params,
     parse_model_argument,
     resolve_port,
 )
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.inspect_command import add_inspect_command
+from runtime.load_flags import add_load_flags, params_from
 from runtime.node import Node
 from runtime.progress import ProgressLine
 from runtime.results import (
@@ -145,6 +145,7 @@ def _add_serve(commands: Any) -> None:
         "--log-file", metavar="FILE", help="life-cycle log instead of standard error"
     )
     serve.add_argument("--log-format", choices=LOG_FORMATS, help="text, or one JSON object a line")
+    add_load_flags(serve)  # of every --model
     for hidden in ("--config-fd", "--ready-fd", "--parent-fd"):
         serve.add_argument(hidden, type=int, help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
@@ -156,9 +157,7 @@ def _add_model_commands(commands: Any) -> None:
     load.add_argument(
         "model", metavar="ID=PATH", help=f"or {EMBEDDED_MODEL_ID}, the embedded model"
     )
-    load.add_argument("--n-ctx", type=int, metavar="N", help="context length in tokens")
-    load.add_argument("--n-gpu-layers", type=int, metavar="N", help="layers on the GPU; -1: all")
-    load.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    add_load_flags(load)
     load.set_defaults(run=_load)
     unload = commands.add_parser("unload", help="unload a model")
     _add_port(unload)
@@ -224,19 +223,16 @@ def _serve_config(arguments: argparse.Namespace) -> RuntimeConfig:
         settings |= given
     config = from_mapping(settings)
     models: dict[str, ModelConfig] = dict(config.models)
-    models |= dict(parse_model_argument(text) for text in arguments.model)
+    params = params_from(arguments, "model")
+    for text in arguments.model:
+        model, one = parse_model_argument(text)
+        models[model] = dataclasses.replace(one, params=params)
     return dataclasses.replace(config, models=models)
 
 
 def _load(arguments: argparse.Namespace) -> int:
     model, config = parse_model_argument(arguments.model)
-    given = {
-        "n_ctx": arguments.n_ctx,
-        "n_gpu_layers": arguments.n_gpu_layers,
-        "n_threads": arguments.threads,
-    }
-    options = {key: value for key, value in given.items() if value is not None}
-    config = ModelConfig(config.path, model_params(options, "load"), config.backend)
+    config = dataclasses.replace(config, params=params_from(arguments, "load"))
     with _attached(arguments) as node, ProgressLine(f"loading {model}") as line:
         status = node.client.load(model, config, progress=line.share)
     sys.stderr.write(f"loaded {model}: {status.details.get('description', '')}\n")

@@ -1,5 +1,7 @@
 """``inspect FILE``: what one row file says of itself, and where it is damaged.
 
+A GGUF model is explained by ``runtime.inspect_model``.
+
 Never prints what the prompt said, unless ``--text`` names a model whose vocabulary can read it.
 Exit codes: 0 the row is whole, 1 it is damaged or cannot be read, 2 wrong usage.
 """
@@ -19,21 +21,29 @@ from native.errors import NativeError
 from native.params import ModelParams
 from runtime import errors
 from runtime.cache_files import RowReport, check_file
+from runtime.inspect_model import inspect_model, is_model
+from runtime.load_flags import add_load_flags, params_from
 from runtime.sizes import format_size
 
 
 def add_inspect_command(commands: Any) -> None:
     """Add ``inspect`` to the command line."""
-    command = commands.add_parser("inspect", help="explain one row file of the cache")
+    command = commands.add_parser(
+        "inspect", help="explain one row file of the cache, or a GGUF model and what it will take"
+    )
     command.add_argument("file", type=Path, metavar="FILE")
     command.add_argument(
         "--text", type=Path, metavar="GGUF", help="print the tokens as text, by this model's words"
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
+    add_load_flags(command)
     command.set_defaults(run=inspect_command)
 
 
 def inspect_command(arguments: argparse.Namespace) -> int:
+    if is_model(arguments.file):
+        params = params_from(arguments, "inspect")
+        return inspect_model(arguments.file, params, as_json=arguments.json)
     try:
         # A file that was moved, for instance to quarantine, may have any name.
         report = check_file(str(arguments.file), by_name=False)

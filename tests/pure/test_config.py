@@ -89,7 +89,9 @@ def test_settings_survive_the_way_to_the_launcher() -> None:
         ({"models": {"a b": "/x"}}, "model id"),
         ({"models": {"a": 5}}, "models.a"),
         ({"models": {"a": {"path": "/x", "n_cxt": 5}}}, "models.a.n_cxt"),
-        ({"models": {"a": {"path": "/x", "n_ctx": -5}}}, "models.a"),
+        ({"models": {"a": {"path": "/x", "n_ctx": -5}}}, "models.a.n_ctx"),
+        ({"models": {"a": {"path": "/x", "split_mode": "rows"}}}, "models.a.split_mode"),
+        ({"models": {"a": {"path": "/x", "lora": [["/l", "x"]]}}}, "models.a.scale"),
         ({"models": {"a": {"path": "/x", "backend": "vulkan"}}}, "backend"),
     ],
 )

@@ -1,0 +1,84 @@
+"""Load options from the command line and from a file: the same names, the same checks."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from native.params import ModelParams
+from runtime.config import from_mapping, to_mapping
+from runtime.errors import ConfigError
+from runtime.load_flags import add_load_flags, params_from
+
+pytestmark = pytest.mark.pure
+
+GIVEN: dict[str, tuple[list[str], object]] = {
+    "n_ctx": (["--n-ctx", "0"], 0),
+    "n_batch": (["--n-batch", "64"], 64),
+    "n_ubatch": (["--n-ubatch", "32"], 32),
+    "n_seq_max": (["--n-seq-max", "2"], 2),
+    "n_threads": (["--threads", "3"], 3),
+    "n_threads_batch": (["--threads-batch", "4"], 4),
+    "n_gpu_layers": (["--n-gpu-layers", "-1"], -1),
+    "main_gpu": (["--main-gpu", "1"], 1),
+    "split_mode": (["--split-mode", "row"], "row"),
+    "tensor_split": (["--tensor-split", "3,1"], (3.0, 1.0)),
+    "type_k": (["--type-k", "q8_0"], "q8_0"),
+    "type_v": (["--type-v", "q4_0"], "q4_0"),
+    "flash_attn": (["--no-flash-attn"], False),
+    "use_mmap": (["--no-mmap"], False),
+    "use_mlock": (["--mlock"], True),
+    "rope_scaling": (["--rope-scaling", "yarn"], "yarn"),
+    "rope_freq_base": (["--rope-freq-base", "1e6"], 1e6),
+    "rope_freq_scale": (["--rope-freq-scale", "0.5"], 0.5),
+    "yarn_ext_factor": (["--yarn-ext-factor", "1"], 1.0),
+    "yarn_attn_factor": (["--yarn-attn-factor", "1"], 1.0),
+    "yarn_beta_fast": (["--yarn-beta-fast", "32"], 32.0),
+    "yarn_beta_slow": (["--yarn-beta-slow", "1"], 1.0),
+    "yarn_orig_ctx": (["--yarn-orig-ctx", "4096"], 4096),
+    "vocab_only": (["--vocab-only"], True),
+    "lora": (["--lora", "/a.gguf", "--lora", "/b@home.gguf@0.5"], None),
+    "draft_path": (["--draft", "/d.gguf"], "/d.gguf"),
+    "embed_tokens": (["--embed-tokens", "512"], 512),
+    "pooling": (["--pooling", "cls"], "cls"),
+    "check_memory": (["--no-memory-check"], False),
+}
+
+
+def parse(*flags: str) -> ModelParams:
+    parser = argparse.ArgumentParser()
+    add_load_flags(parser)
+    return params_from(parser.parse_args(flags), "load")
+
+
+@pytest.mark.parametrize("option", [one.name for one in fields(ModelParams)])
+def test_every_load_option_has_a_flag(option: str) -> None:
+    flags, value = GIVEN[option]
+    expected = (("/a.gguf", 1.0), ("/b@home.gguf", 0.5)) if option == "lora" else value
+    assert getattr(parse(*flags), option) == expected
+
+
+def test_without_flags_all_is_as_it_always_is() -> None:
+    assert parse() == ModelParams()
+
+
+def test_a_wrong_flag_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("--n-ctx", "-3")
+    assert caught.value.key == "load.n_ctx"
+
+
+def test_a_file_takes_every_option_and_the_launcher_gets_it() -> None:
+    table = {
+        name: value
+        for name, (_, value) in GIVEN.items()
+        if name not in ("lora", "vocab_only", "flash_attn")
+    }
+    table |= {"path": "/m.gguf", "lora": ["adapters/a.gguf", ["/b.gguf", 0.5]]}
+    config = from_mapping({"models": {"a": table}})
+    params = config.models["a"].params
+    assert params.lora == ((str(Path("adapters/a.gguf").absolute()), 1.0), ("/b.gguf", 0.5))
+    assert from_mapping(to_mapping(config)).models == config.models
