@@ -1,0 +1,309 @@
+"""Grammars and JSON schemas: what comes out matches, what is bad is refused and never aborts."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+import textwrap
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from native import Batch, InvalidParam, ModelParams, NoTokenLeft, Sampler, SamplingParams
+from native.llama import LlamaBackend
+from runtime.embedded import path as demo_model_path
+
+pytestmark = pytest.mark.model
+
+NAMES = (
+    'root ::= first-name " " (second-name | "the " [A-Z] [a-z]{2,4}) # who\n'
+    'first-name ::= "Ada" | "Bob"\nsecond-name ::= "(" second-name ")" | "Z"'
+)
+PROMPT = "Once upon a time there was a"
+HOW: list[dict[str, Any]] = [
+    {},
+    {"temperature": 1.0, "seed": 5},
+    {"temperature": 0.9, "top_k": 40, "top_p": 0.9, "min_p": 0.02, "seed": 6},
+    {"temperature": 1.0, "mirostat": 2, "seed": 7},
+    {"temperature": 1.0, "xtc_probability": 1.0, "typical_p": 0.9, "dry_multiplier": 1.0},
+]
+
+
+@pytest.fixture(scope="module")
+def b() -> Iterator[LlamaBackend]:
+    params = ModelParams(n_ctx=1024, n_batch=256, n_threads=1)
+    backend = LlamaBackend.load(demo_model_path(), params)
+    yield backend
+    backend.close()
+
+
+def reply(b: LlamaBackend, params: SamplingParams, n: int = 200) -> tuple[list[int], bool]:
+    """At most ``n`` tokens, and whether the model ended the reply itself."""
+    prompt, said = b.tokenize(PROMPT), list[int]()
+    sampler, batch = b.new_sampler(params, prompt), Batch()
+    row = batch.extend_prefill(prompt, 0, 0, True)
+    assert row is not None
+    b.decode(batch)
+    try:
+        for index in range(n):
+            token = b.sample(row, sampler, index)
+            sampler.accept(token)
+            if token in b.info.eog_tokens:
+                return said, True
+            said.append(token)
+            batch.clear()
+            row = batch.add(token, len(prompt) + index, 0, True)
+            b.decode(batch)
+        return said, False
+    finally:
+        b.seq_remove(0, 0)
+
+
+def accept_all(sampler: Sampler, tokens: list[int]) -> None:
+    for token in tokens:
+        sampler.accept(token)
+
+
+def text(b: LlamaBackend, params: SamplingParams, n: int = 200) -> str:
+    said, ended = reply(b, params, n)
+    assert ended, b.detokenize(said)
+    return b.detokenize(said).decode()
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+@pytest.mark.parametrize(
+    ("grammar", "pattern"),
+    [
+        ('root ::= ("yes" | "no") [!?]', r"(yes|no)[!?]"),
+        ('root ::= "<" [a-z]{3,7} ">" | [0-9]+ "."', r"<[a-z]{3,7}>|[0-9]+\."),
+        # Names with hyphens, alternatives in parentheses, comments, a rule that refers to itself.
+        (
+            NAMES,
+            r"(Ada|Bob) (\(*Z\)*|the [A-Z][a-z]{2,4})",
+        ),
+        ('root ::= "größe 世界 " [α-ω]{2}', r"größe 世界 [α-ω]{2}"),
+    ],
+    ids=["choice", "repetition", "names", "unicode"],
+)  # fmt: skip
+def test_a_reply_matches_its_grammar_and_ends_with_it(
+    b: LlamaBackend, grammar: str, pattern: str, how: dict[str, Any]
+) -> None:
+    if "[0-9]+" in grammar:
+        how = {**how, "logit_bias": tuple((t, -30.0) for t in b.tokenize("1234567890")[1:])}
+    said = text(b, SamplingParams(grammar=grammar, **how))
+    assert re.fullmatch(pattern, said), said
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "first_name": {"type": "string", "minLength": 1, "maxLength": 12},
+        "age": {"type": "integer", "minimum": 1, "maximum": 99},
+        "pets": {"type": "array", "items": {"$ref": "#/$defs/pet"}, "minItems": 1, "maxItems": 2},
+        "note": {"anyOf": [{"type": "null"}, {"type": "boolean"}]},
+    },
+    "required": ["first_name", "age", "pets", "note"],
+    "additionalProperties": False,
+    "$defs": {"pet": {"enum": ["red_cat", "blue dog", 7]}},
+}
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_a_reply_matches_its_json_schema(b: LlamaBackend, how: dict[str, Any]) -> None:
+    said = json.loads(text(b, SamplingParams(json_schema=json.dumps(SCHEMA), **how), 400))
+    assert list(said) == ["first_name", "age", "pets", "note"]
+    assert isinstance(said["first_name"], str)
+    assert 1 <= len(said["first_name"]) <= 12
+    assert 1 <= said["age"] <= 99
+    assert 1 <= len(said["pets"]) <= 2
+    assert all(pet in ["red_cat", "blue dog", 7] for pet in said["pets"])
+    assert said["note"] in (None, True, False)
+
+
+def test_a_grammar_is_compiled_once_for_a_model(b: LlamaBackend) -> None:
+    """Known fault of the system this one re-creates: it parsed every request's grammar anew."""
+    params = SamplingParams(grammar='root ::= "once" " only"')
+    before = b.grammars_compiled()
+    assert [text(b, params) for _ in range(3)] == ["once only"] * 3, "a copy begins at the start"
+    assert b.grammars_compiled() == before + 1
+    schema = SamplingParams(json_schema='{"const": "once"}')
+    for _ in range(3):
+        b.new_sampler(schema)
+    assert b.grammars_compiled() == before + 2
+    for number in range(16):
+        b.new_sampler(SamplingParams(grammar=f'root ::= "{number}"'))
+    b.new_sampler(params)
+    assert b.grammars_compiled() == before + 19, "those used longest ago are forgotten"
+
+
+def test_a_constrained_reply_goes_on_where_it_was(b: LlamaBackend) -> None:
+    params = SamplingParams(json_schema=json.dumps(SCHEMA), temperature=1.0, seed=2)
+    said, ended = reply(b, params, 400)
+    assert ended
+    flat = array("f", [0.0] * b.info.n_vocab)
+    walked = b.new_sampler(params, b.tokenize(PROMPT))
+    for index, token in enumerate(said):
+        again = b.new_sampler(params, b.tokenize(PROMPT))
+        for one in said[:index]:
+            again.accept(one)
+        assert b.sample_from(flat, again, index) == b.sample_from(flat, walked, index)
+        walked.accept(token)
+
+
+def test_a_reply_that_does_not_follow_the_grammar_is_refused(b: LlamaBackend) -> None:
+    yes = b.tokenize("yes", add_special=False)
+    params = SamplingParams(grammar='root ::= "yes"')
+    (end, *_) = sorted(b.info.eog_tokens)
+    for said in ([end], b.tokenize("maybe", add_special=False)):
+        sampler = b.new_sampler(params, yes)
+        with pytest.raises(InvalidParam, match="follow the grammar"):
+            accept_all(sampler, said)
+    assert text(b, params) == "yes"
+
+
+def test_when_the_grammar_leaves_no_token_the_reply_ends_or_says_so(b: LlamaBackend) -> None:
+    """An end that the bias forbids is still the end, when the grammar has nothing else."""
+    banned = tuple((token, -math.inf) for token in sorted(b.info.eog_tokens))
+    said, ended = reply(b, SamplingParams(grammar='root ::= "yes"', logit_bias=banned))
+    assert (b.detokenize(said), ended) == (b"yes", True)
+    with pytest.raises(NoTokenLeft, match="grammar"):
+        reply(b, SamplingParams(grammar='root ::= "a" [z-a]'))
+
+
+def test_names_of_rules_and_what_a_schema_cannot_say_are_explained(b: LlamaBackend) -> None:
+    with pytest.raises(InvalidParam, match="letters, digits and hyphens"):
+        b.new_sampler(SamplingParams(grammar='root ::= a_b\na_b ::= "x"'))
+    with pytest.raises(InvalidParam, match="not anchored") as caught:
+        b.new_sampler(SamplingParams(json_schema='{"type": "string", "pattern": "a+"}'))
+    assert "accepting any" not in str(caught.value), "we do not"
+
+
+# A bad grammar in the process of a model must not end it, so all of these run in one child.
+HOSTILE = {
+    "nothing": "# only a comment",
+    "no root": 'a ::= "x"',
+    "undefined": "root ::= a",
+    "left recursion": 'root ::= root "x" | "y"',
+    "hidden left recursion": 'root ::= a root "y" | "x"\na ::= b\nb ::= ""',
+    "a circle": 'root ::= a\na ::= b\nb ::= a | "x"',
+    "counting down": 'root ::= "a"{3,2}',
+    "counting down, hidden": 'root ::= ("a"{3 , # {3,9}\n 2})',
+    "counting down, spelled": 'root ::= "a" {5,\n1}',
+    "too many": 'root ::= "a"{99999999999999999999}',
+    "written out": "root ::= " + ('"' + "a" * 1000 + '"{2000} ') * 30,
+    "deep": "root ::= " + "(" * 16000,
+    "doubling": "root ::= r0\n"
+    + "".join(f"r{i} ::= r{i + 1} | r{i + 1}\n" for i in range(60))
+    + 'r60 ::= "x"',
+    "open": 'root ::= "abc',
+    "open class": "root ::= [a-",
+    "escape": 'root ::= "\\q"',
+    "half an escape": 'root ::= "\\x4',
+    "nothing to repeat": "root ::= *",
+    "half a token": "root ::= <",
+    "no such token": "root ::= <nope>",
+    "big token": "root ::= <[99999999999999999999]>",
+    "no rule": "hello",
+    "binary": "\x01\x02\x7f",
+}
+HOSTILE_SCHEMAS = {
+    "refers to itself": '{"allOf": [{"$ref": "#/d/a"}], "d": {"a": {"$ref": "#/d/a"}}}',
+    "in a circle": '{"$ref": "#/d/a", "d": {"a": {"$ref": "#/d/b"}, "b": {"$ref": "#/d/a"}}}',
+    "endless": '{"anyOf": [{"$ref": "#/d"}], "d": {"anyOf": [{"$ref": "#/d"}, {"type": "null"}]}}',
+    "nowhere": '{"$ref": "#/d/none"}',
+    "remote": '{"$ref": "https://example.com/schema"}',
+    "fewer than least": '{"type": "array", "items": {}, "minItems": 5, "maxItems": 2}',
+    "huge": '{"type": "array", "items": {}, "minItems": 100000}',
+    "no type": '{"type": "frob"}',
+    "a number as type": '{"type": 3}',
+    "no values": '{"enum": []}',
+    "bad pattern": '{"type": "string", "pattern": "^((((a$"}',
+    "half a character": '{"const": "\\ud800"}',
+    "beyond numbers": '{"type": "string", "minLength": 1e999}',
+}
+
+
+def test_no_grammar_and_no_schema_ends_the_process(tiny_gguf: Path) -> None:
+    script = """
+        import json, resource, sys
+        from array import array
+        from native import InvalidParam, ModelParams, NativeError, SamplingParams
+        from native.llama import LlamaBackend
+
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+        path, cases = json.load(sys.stdin)
+        b = LlamaBackend.load(path, ModelParams(n_ctx=256, n_threads=1))
+        for kind, name, text in cases:
+            try:
+                sampler = b.new_sampler(SamplingParams(**{kind: text}))
+                print(name, "|", "accepted", flush=True)
+            except InvalidParam as refused:
+                print(name, "|", refused.name, flush=True)
+    """
+    cases = [("grammar", name, text) for name, text in HOSTILE.items()]
+    cases += [("json_schema", name, text) for name, text in HOSTILE_SCHEMAS.items()]
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        input=json.dumps([str(tiny_gguf), cases]),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.stdout.splitlines() == [f"{name} | {kind}" for kind, name, _ in cases]
+    assert not ran.stderr, "what a caller wrote is not for the log"
+
+
+def test_damaged_grammars_are_accepted_or_refused_and_nothing_else(tiny_gguf: Path) -> None:
+    """Random changes of good grammars, sampled from for a few tokens."""
+    script = """
+        import json, random, resource, sys
+        from array import array
+        from native import ModelParams, NativeError, SamplingParams
+        from native.llama import LlamaBackend
+
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+        path, seeds = json.load(sys.stdin)
+        b = LlamaBackend.load(path, ModelParams(n_ctx=256, n_threads=1))
+        good = [
+            'root ::= ("a" | "b"){2,5} [^c-e]* rest?\\n'
+            'rest ::= "x" root | <[7]> | !<[8]> . "\\\\n"',
+            'root ::= obj\\nobj ::= "{" (pair ("," pair)*)? "}"\\n'
+            'pair ::= [a-z]+ ":" (obj | [0-9]{1,3})',
+        ]
+        kept = "(){}[]|*+?.,\\"\\\\ \\n:=<>!-^#0129abroot"
+        outcomes = {True: 0, False: 0}
+        for seed in range(seeds):
+            rng = random.Random(seed)
+            text = list(rng.choice(good))
+            for _ in range(rng.randint(1, 3)):
+                at = rng.randrange(len(text))
+                text[at : at + rng.randint(0, 1)] = rng.choices(kept, k=rng.choice((0, 1, 1, 2)))
+            logits = array("f", [rng.gauss(0, 3) for _ in range(b.info.n_vocab)])
+            try:
+                sampler = b.new_sampler(SamplingParams(grammar="".join(text), temperature=1.0))
+            except NativeError:
+                outcomes[False] += 1
+                continue
+            outcomes[True] += 1
+            try:
+                for index in range(8):
+                    token = b.sample_from(logits, sampler, index)
+                    sampler.accept(token)
+                    if token in b.info.eog_tokens:
+                        break
+            except NativeError:
+                pass
+        print(json.dumps(list(outcomes.values())))
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        input=json.dumps([str(tiny_gguf), 3000]),
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert min(json.loads(ran.stdout)) > 200, "some of either kind"
