@@ -41,10 +41,11 @@ class Answer:
     """Tokens of the prompt that it did not compute."""
 
 
-def same_flags(params: ModelParams) -> list[str]:
-    """The options that all programs of llama.cpp share, as our wrapper sets them."""
+def same_flags(params: ModelParams, *, context: bool = True) -> list[str]:
+    """The options that programs of llama.cpp share, as our wrapper sets them."""
     return [
-        *("-c", str(params.n_ctx), "-b", str(params.n_batch), "-ub", str(params.n_ubatch)),
+        *(("-c", str(params.n_ctx)) if context else ()),
+        *("-b", str(params.n_batch), "-ub", str(params.n_ubatch)),
         *("-ctk", params.type_k, "-ctv", params.type_v),
         *("-fa", "on" if params.flash_attn else "off"),
         *("-t", str(n_threads(params)), "-ngl", str(params.n_gpu_layers)),

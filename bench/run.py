@@ -15,6 +15,7 @@ from bench import (
     conversation,
     index,
     machine,
+    native_speed,
     node,
     restore,
     servers,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         conversation,
         throughput,
         servers,
+        native_speed,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before anything of ours runs
