@@ -257,6 +257,8 @@ class Request:
                 raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
         self.tokens = [*self.parent_tokens, *more]
         self.continues = False
+        if self.journal is not None:  # a session is known only here; its request outlives it so
+            self.journal.begin(self.tokens, ())
 
     def start(self, seq: int, admission: Admission, backend: Backend, now: float) -> None:
         """Leave the queue: take a sequence and the cells of prompt and reply."""
@@ -425,6 +427,18 @@ class Request:
 
 def open_request(run: m.Run, backend: Backend, rules: ReplyRules, *, now: float) -> Request:
     """Check a request and make it ready to run, or refuse it with the reason."""
+    journal = resume.open_journal(run)
+    try:
+        return _opened(run, backend, rules, journal, now)
+    except RequestRefused:
+        if journal is not None:
+            journal.close()
+        raise
+
+
+def _opened(
+    run: m.Run, backend: Backend, rules: ReplyRules, journal: JournalWriter | None, now: float
+) -> Request:
     asked = run.request
     if asked.max_tokens < 0:
         raise RequestRefused(
@@ -432,13 +446,13 @@ def open_request(run: m.Run, backend: Backend, rules: ReplyRules, *, now: float)
             f"max_tokens is {asked.max_tokens}; ask for at least one token, or for 0 to read the "
             "prompt only",
         )
-    journal = resume.open_journal(run)
     noted = Noted() if journal is None else journal.noted
     # The exact ids of a prompt that was read before are known: nothing is looked up or cut anew.
     is_known = bool(noted.prompt)
     text, tokens = (None, list(noted.prompt)) if is_known else _read_prompt(asked, backend)
     said_before = _said_before(asked, noted, backend)
     guessing = _guessing(asked, len(tokens), backend)
+    stream = _stream(asked, rules, backend, text, tokens)
     return Request(
         request_id=run.request_id,
         ref=asked.ref,
@@ -447,9 +461,9 @@ def open_request(run: m.Run, backend: Backend, rules: ReplyRules, *, now: float)
         tokens=tokens,
         max_tokens=asked.max_tokens,
         sampling=asked.sampling,
-        stream=_stream(asked, rules, backend, text, tokens),
+        stream=stream,
         teller=Teller(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
-        steering=Steering(rules.end_of_thought),
+        steering=Steering.of(rules.end_of_thought, stream),
         parent_key=None if is_known else asked.parent_key,
         parse_special=asked.parse_special,
         arrived=now,

@@ -36,6 +36,11 @@ class Steering:
     _is_free: bool = False
     """In a thought that no grammar binds."""
 
+    @classmethod
+    def of(cls, end_of_thought: tuple[int, ...], stream: ReplyStream) -> Steering:
+        """For a reply of which nothing is said yet; it may have to stop thinking at once."""
+        return cls(end_of_thought, list(end_of_thought) if stream.must_stop_thinking else [])
+
     def begin(
         self,
         backend: Backend,
