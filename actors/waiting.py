@@ -40,7 +40,14 @@ class WaitingRequests:
                 f"{len(self._requests)} requests already wait for this model; try again later",
             )
         request = open_request(run, self._backend, self._rules, now=now)
-        self.sessions.begin(request, now)
+        try:
+            self.sessions.begin(request, now)
+            if request.continues and request.parent_tokens:
+                request.fix_prompt(self._backend)
+        except RequestRefused:
+            self.sessions.leave(request, now)
+            request.close_journal()
+            raise
         self._requests.append(request)
         return request
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors import messages as m
+from actors.journal import JournalKeeper, JournalWriter
 from actors.model_engine import Asked
 from cache import tokens as token_bytes
 from cache.policy import LivePolicy
@@ -260,3 +263,49 @@ def test_a_session_of_a_model_that_cannot_be_cut_goes_on_where_it_stopped(
     assert hit(engine.outcomes["two"]) == (m.HitKind.STICKY, 98)
     assert engine.outcomes["two"].tokens == whole["two"].tokens
     assert engine.outcomes["elsewhere"].cache.hit is m.HitKind.COLD
+
+
+def test_a_continued_request_outlives_the_session_it_continues(load: Load) -> None:
+    """A model dies with what it knows of sessions, also while the request still waits."""
+    base, more = prompt(60, 80), [11, 12, 13]
+    keeper = JournalKeeper()
+    try:
+        next_turn = replace(
+            run("two", more, max_tokens=6, session="s", continues=True), journal=keeper.path
+        )
+        first = play(load(), run("one", base, max_tokens=5, session="s"), next_turn)
+        two = first.outcomes["two"]
+        noted = keeper.read()
+        assert list(noted.prompt) == [*base, *first.outcomes["one"].tokens, *more]
+    finally:
+        keeper.close()
+    keeper = JournalKeeper()  # as it was before a token was said
+    try:
+        JournalWriter.open(keeper.path).begin(noted.prompt, ())
+        again = play(load(), replace(next_turn, journal=keeper.path)).outcomes["two"]
+    finally:
+        keeper.close()
+    assert again.failed is None
+    assert again.tokens == two.tokens
+
+
+def test_a_refused_request_leaves_no_file_open(load: Load) -> None:
+    backend, keeper = load(), JournalKeeper()
+    try:
+        open_before = len(os.listdir("/proc/self/fd"))
+        bad = [
+            replace(run(f"{i}", [999_999], **more), journal=keeper.path)
+            for i, more in enumerate(
+                [
+                    {},
+                    {"max_tokens": -1},
+                    {"session": "never", "continues": True},
+                    {"continues": True},
+                ]
+            )
+        ]
+        got = play(backend, bad, [run("fine", [5, 6], max_tokens=1)]).outcomes
+        assert all(one.failed is not None for name, one in got.items() if name != "fine")
+        assert len(os.listdir("/proc/self/fd")) <= open_before
+    finally:
+        keeper.close()
