@@ -15,6 +15,7 @@ from runtime.results import (
     ModelStatus,
     PrefillEvent,
     ResumedEvent,
+    SpanEvent,
     TokenEvent,
 )
 from runtime.tree_view import TreeNode
@@ -30,6 +31,7 @@ __all__ = [
     "PrefillEvent",
     "ResumedEvent",
     "RuntimeConfig",
+    "SpanEvent",
     "TokenEvent",
     "TreeNode",
 ]

@@ -86,13 +86,22 @@ class Attempt:
                 if event is not None:
                     yield from progress.went_on(event.index)
                     yield event
+            case m.SpanEnded():
+                span = progress.received.take_span(reply)
+                if span is not None:
+                    yield span
             case m.Completed():
                 self._ended = True
                 received = progress.received
                 yield from progress.went_on(len(received))
                 yield CompletionEvent(
                     completion_from(
-                        reply, received.text, received.tokens, progress.ttft_ms, received.logprobs
+                        reply,
+                        received.text,
+                        received.tokens,
+                        progress.ttft_ms,
+                        received.logprobs,
+                        received.spans,
                     )
                 )
             case m.CompletionFailed(_, reason, detail):

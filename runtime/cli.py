@@ -39,6 +39,7 @@ from runtime.results import (
     ModelStatus,
     PrefillEvent,
     ResumedEvent,
+    SpanEvent,
     TokenEvent,
 )
 from runtime.sizes import disk_settings, format_size
@@ -306,6 +307,8 @@ def _show(event: Event, line: ProgressLine, *, as_json: bool) -> None:
             if not as_json:
                 sys.stdout.write(text)
                 sys.stdout.flush()
+        case SpanEvent():
+            pass  # its text was shown as it came
         case ResumedEvent():
             pass  # not asked for: who reads sees a pause
         case CompletionEvent(completion):

@@ -7,11 +7,11 @@ which token and at which character it begins, so what is known already is left o
 
 from __future__ import annotations
 
-from actors.messages import TokensDelivered
+from actors.messages import SpanEnded, TextKind, TokensDelivered
 from actors.token_logprobs import unpack
 from cache import tokens as token_bytes
 from native.backend import Logprobs
-from runtime.results import TokenEvent
+from runtime.results import SpanEvent, TokenEvent
 
 
 class PartMissing(Exception):
@@ -26,6 +26,8 @@ class Received:
         self._logprobs: list[Logprobs | None] = []
         self._text: list[str] = []
         self._n_chars = 0
+        self._spans: list[SpanEvent] = []
+        self._pages: list[SpanEnded] = []
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -40,7 +42,38 @@ class Received:
 
     @property
     def text(self) -> str:
+        """Without thinking and tool calls, where they were told apart."""
         return "".join(self._text)
+
+    @property
+    def spans(self) -> tuple[SpanEvent, ...]:
+        return tuple(self._spans)
+
+    def take_span(self, page: SpanEnded) -> SpanEvent | None:
+        """The span that is complete with this page, unless it is known already."""
+        if page.number < len(self._spans):
+            return None
+        if page.page == 0:
+            self._pages.clear()
+        if page.number > len(self._spans) or page.page != len(self._pages):
+            raise PartMissing(f"page {page.page} of span {page.number} came out of order")
+        self._pages.append(page)
+        if not page.last:
+            return None
+        content = b"".join(one.content for one in self._pages)
+        packed = b"".join(one.tokens for one in self._pages)
+        self._pages.clear()
+        self._spans.append(
+            SpanEvent(
+                page.kind.value,
+                content,
+                content[page.n_start : len(content) - page.n_end],
+                tuple(token_bytes.unpack(packed)),
+                page.n_end > 0,
+                page.signature,
+            )
+        )
+        return self._spans[-1]
 
     def take(self, event: TokensDelivered) -> TokenEvent | None:
         """What is new in it, or None; raises PartMissing where it does not follow."""
@@ -57,6 +90,7 @@ class Received:
             return None
         self._tokens += ids
         self._logprobs += logprobs
-        self._text.append(text)
+        if event.kind is TextKind.TEXT:
+            self._text.append(text)
         self._n_chars += len(text)
-        return TokenEvent(index, ids, text, logprobs)
+        return TokenEvent(index, ids, text, logprobs, event.kind.value)

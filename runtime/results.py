@@ -28,6 +28,40 @@ class TokenEvent:
     logprobs: tuple[Logprobs | None, ...] = ()
     """One for each token where ``n_logprobs`` asked for them; None for a token that was generated
     before its process died, and not heard of until another went on."""
+    kind: str = "text"
+    """``text | thinking | tool_call``; the others only for requests that ask for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEvent:
+    """A thinking block or a tool call is complete; its deltas came before."""
+
+    kind: str
+    """``thinking | tool_call``."""
+    content: bytes
+    """The exact bytes, markers included."""
+    body: bytes
+    """The same without the markers."""
+    tokens: tuple[int, ...]
+    """All tokens that hold a byte of it."""
+    is_closed: bool
+    """False: the reply ended inside it."""
+    signature: bytes
+    """Of a thought, by its node; hand it back with ``body``, and the node can tell that it is its
+    own."""
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in a completion's JSON object."""
+        return {
+            "kind": self.kind,
+            "text": self.text,
+            "closed": self.is_closed,
+            "signature": self.signature.hex(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +81,8 @@ class Completion:
     """``ttft_ms`` is measured here, by the caller's clock; the rest by the model's."""
     logprobs: tuple[Logprobs | None, ...] | None = None
     """As in ``TokenEvent``, of all tokens; None when they were not asked for."""
+    spans: tuple[SpanEvent, ...] = ()
+    """Thinking and tool calls, which are no part of ``text``."""
 
     @property
     def miss_at(self) -> int | None:
@@ -69,6 +105,8 @@ class Completion:
                 "prompt_tokens": self.usage.prompt_tokens,
                 "cached_tokens": self.usage.cached_tokens,
                 "completion_tokens": self.usage.completion_tokens,
+                "drafted_tokens": self.usage.drafted_tokens,
+                "accepted_tokens": self.usage.accepted_tokens,
             },
             "cache": {
                 "hit": self.cache.hit.value,
@@ -87,6 +125,7 @@ class Completion:
                 "decode_ms": round(self.timings.decode_ms, 3),
                 "tokens_per_second": round(self.timings.tokens_per_second, 2),
             },
+            **({"spans": [span.to_dict() for span in self.spans]} if self.spans else {}),
             **({} if self.logprobs is None else {"logprobs": _listed(self.tokens, self.logprobs)}),
         }
 
@@ -122,7 +161,7 @@ class ResumedEvent:
     """From the last event before to what is new now, by the caller's clock."""
 
 
-Event = PrefillEvent | TokenEvent | ResumedEvent | CompletionEvent
+Event = PrefillEvent | TokenEvent | SpanEvent | ResumedEvent | CompletionEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +184,7 @@ def completion_from(
     tokens: tuple[int, ...],
     ttft_ms: float | None,
     logprobs: tuple[Logprobs | None, ...] = (),
+    spans: tuple[SpanEvent, ...] = (),
 ) -> Completion:
     """Join what was streamed with the final report."""
     timings = done.timings
@@ -166,4 +206,5 @@ def completion_from(
         cache=done.cache,
         timings=timings,
         logprobs=logprobs or None,
+        spans=spans,
     )
