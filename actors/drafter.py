@@ -154,15 +154,15 @@ class Drafter:
 
 def load_drafter(
     kind: BackendKind,
-    path: str,
     params: ModelParams,
     target: Backend,
     guard: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Drafter:
-    """Load the draft model at ``path`` for ``target``, with parameters like the target's.
+    """Load the model at ``params.draft_path`` to guess for ``target``, with parameters like its.
 
     Raises what loading a model raises, and ``InvalidParam`` if it cannot guess for this one.
     """
+    path = str(params.draft_path)
     backend = load_backend(kind, path, replace(params, draft_path=None))
     try:
         why = _why_not(target, backend)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from actors import messages as m
 from actors.cache_tally import CacheTally
 from actors.checkpoint_store import CheckpointStore
+from actors.drafter import Drafter, load_drafter
 from actors.embedder import EmbedDesk
 from actors.kv_store import KvStore
 from actors.markers import Markers
@@ -115,6 +116,7 @@ class ModelActor(EngineWorker):
         args = self._load_args
         try:
             backend, loaded = load(args, self._loading)
+            drafter = self._drafter(backend)
         except NativeError as error:
             self.post(_NotLoaded(LoadError(type(error).__name__, str(error))))
             return
@@ -127,6 +129,7 @@ class ModelActor(EngineWorker):
             max_queue=args.max_queue,
             live=args.save.live,
             guard=self.engine_step,
+            drafter=drafter,
             rules=rules,
         )
         self._texts = TextDesk(backend, rules, send=self._send, run=self.commands.put)
@@ -141,6 +144,13 @@ class ModelActor(EngineWorker):
         if share - self._progress >= PROGRESS_STEP:
             self._progress = share
             self.post(_Progress(share))
+
+    def _drafter(self, target: Backend) -> Drafter | None:
+        """The small model that guesses for this one, if one was named."""
+        args = self._load_args
+        if args.params.draft_path is None:
+            return None
+        return load_drafter(args.backend, args.params, target, self.engine_step)
 
     def _store(self, backend: Backend) -> KvStore:
         args = self._load_args
@@ -197,6 +207,8 @@ class ModelActor(EngineWorker):
             case m.Complete():
                 if not self.tell("inflight", m.Submit(message, sender)):
                     self._run_unregistered(message, sender)
+            case m.Verify():
+                self.handle(message.as_complete(), sender)
             case m.CancelRun():
                 self._cancel(message)
             case m.Embed() | m.ReportVram() if self._embeds is not None:

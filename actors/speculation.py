@@ -87,6 +87,7 @@ _ENDS = (3, 4, 5, 8, 16, 32)
 """Agreements are told apart up to the first, the second … of these, exclusive, and beyond."""
 _PRIOR = (0.3, 0.4, 0.6, 0.7, 0.85, 0.93, 0.96)
 _PRIOR_WEIGHT = 6.0
+_HOPELESS = 0.02
 _MEMORY = 0.97  # what an observation weighs after one more
 
 
@@ -104,11 +105,16 @@ class CopyOdds:
         self._seen[at] = self._seen[at] * _MEMORY + 1
 
     def of(self, agreed: int, n: int) -> list[float]:
-        """For each of the next ``n`` tokens: the chance that it and all before it are right."""
+        """For each of the next ``n`` tokens: the chance that it and all before it are right.
+
+        Fewer where the chance becomes too small to matter.
+        """
         chances, chance = [], 1.0
         for length in range(agreed, agreed + n):
             at = _class_of(length)
             chance *= self._right[at] / self._seen[at]
+            if chance < _HOPELESS:
+                break
             chances.append(chance)
         return chances
 
@@ -172,13 +178,17 @@ class StepCost:
 
     What makes all steps slower, such as a longer context or a busy machine, moves all estimates; a
     size that was not seen for long is forgotten, since one bad measurement would be believed for
-    ever otherwise.
+    ever otherwise. A step of another size than the last one also costs the planning of its graph,
+    which is nothing for a big model and half a step for a tiny one.
     """
 
     row_cost: float | None = None
+    change: float = 0.0
+    """Seconds that a step of another size than the last one takes longer."""
     _by_rows: dict[int, _Seen] = field(default_factory=dict)
     _drift: float = 1.0
     _n: int = 0
+    _last: int = 0
     _estimates: dict[int, float] = field(default_factory=dict)
     """Answers of ``of`` since the last 16 steps; it is asked for 30 sizes a step."""
 
@@ -187,20 +197,27 @@ class StepCost:
         if self.row_cost is not None or seconds <= 0:
             return
         self._n += 1
+        is_change, self._last = rows != self._last, rows
         rows = _size(rows)
-        if self._n % 16 == 0 or rows not in self._by_rows:
-            self._estimates.clear()
         known = self._by_rows.get(rows)
+        if self._n % 16 == 0 or known is None:
+            self._estimates.clear()
         if known is None:
             # The first step of a size also plans its memory and graph: it says too much.
             likely = 1.5 * self._estimate(rows) if self._by_rows else seconds
             self._by_rows[rows] = _Seen(min(seconds, likely) / self._drift, self._n)
             return
-        ratio = max(0.5, min(2.0, seconds / (known.seconds * self._drift)))
+        expected = known.seconds * self._drift
+        if is_change:
+            extra = max(0.0, min(seconds - expected, 4 * expected))
+            self.change += (extra - self.change) * 0.05
+            seconds = max(seconds - self.change, 0.1 * seconds)
+        ratio = max(0.5, min(2.0, seconds / expected))
         known.seconds *= ratio**0.15
         known.at = self._n
         self._drift *= ratio**0.1
-        self._forget()
+        if self._n % 64 == 0:
+            self._forget()
 
     def of(self, rows: int) -> float:
         """Estimate for so many rows; 1.0 a step when nothing was seen yet."""
@@ -210,6 +227,11 @@ class StepCost:
         if found is None:
             found = self._estimates[rows] = self._estimate(_size(rows))
         return found
+
+    def with_guesses(self, rows: int, n: int) -> float:
+        """The same for ``n`` rows more, after the last step, and on the way back to ``rows``."""
+        n_changes = (rows + n != self._last) + (n > 0 and rows == self._last)
+        return self.of(rows + n) + n_changes * self.change
 
     def _estimate(self, rows: int) -> float:
         if not self._by_rows:
@@ -233,11 +255,10 @@ class StepCost:
         return (low + max(0.0, slope) * (rows - below)) * self._drift
 
     def _forget(self) -> None:
-        if self._n % 64 == 0:
-            least = min(self._by_rows)
-            for rows in [r for r, one in self._by_rows.items() if self._n - one.at > _FORGET_AFTER]:
-                if rows != least:
-                    del self._by_rows[rows]
+        least = min(self._by_rows)
+        for rows in [r for r, one in self._by_rows.items() if self._n - one.at > _FORGET_AFTER]:
+            if rows != least:
+                del self._by_rows[rows]
 
 
 def _size(rows: int) -> int:
@@ -262,23 +283,20 @@ def share_guesses(
     anyway. Chosen is what promises the most tokens a second of all requests together, so nobody's
     guesses slow the others down by more than they win; nothing, if that is less than ``min_gain``.
     """
-    ranked = sorted(
-        (
-            (chance, -at, index)
-            for index, odds in enumerate(chances)
-            for at, chance in enumerate(odds)
-        ),
-        reverse=True,
-    )[:room]
-    best_n, best_rate = 0, (said / cost.of(rows)) * (1 + min_gain) if said else 0.0
-    expected = float(said)
-    for n, (chance, _, _) in enumerate(ranked, start=1):
+    ranked = [(chance, index) for index, odds in enumerate(chances) for chance in odds]
+    if len(chances) > 1:
+        ranked.sort(key=lambda one: -one[0])  # stable, so a request's own keep their order
+    least = said / cost.with_guesses(rows, 0) * (1 + min_gain)
+    best_n, best_rate, expected = 0, least, float(said)
+    if expected + sum(chance for chance, _ in ranked) <= least * cost.of(rows + 1):
+        return [0] * len(chances)  # not even if all of them cost no more than one
+    for n, (chance, _) in enumerate(ranked[:room], start=1):
         expected += chance
-        rate = expected / cost.of(rows + n)
+        rate = expected / cost.with_guesses(rows, n)
         if rate > best_rate:
             best_n, best_rate = n, rate
     counts = [0] * len(chances)
-    for _, _, index in ranked[:best_n]:
+    for _, index in ranked[:best_n]:
         counts[index] += 1
     return counts
 

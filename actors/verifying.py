@@ -9,7 +9,8 @@ temperature, with penalties and grammars; but see "near ties" in actors/README.m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from actors import messages as m
 from actors.drafter import Drafter
@@ -28,12 +29,20 @@ from native.backend import Backend, Batch
 
 INDEX_TOKENS = 2048
 """Of a prompt, read into the index in one step: about 3 ms."""
-Offer = tuple[list[int], list[float]]
-"""Guesses, and for each the chance that it and those before it are right."""
 _NO_DRAFT = (
     "speculation 'draft' needs a model that was loaded with draft_path; use 'ngram', which needs "
     "nothing, or load the model again"
 )
+
+
+@dataclass(slots=True)
+class Offer:
+    """What a request could guess: for each token the chance that it and those before are right."""
+
+    request: Request
+    chances: list[float]
+    guesses: list[int] = field(default_factory=list)
+    """Known already if they had to be computed, looked up only when wanted otherwise."""
 
 
 class Guesses:
@@ -69,21 +78,19 @@ class Guesses:
         They take what the batch has left, and ``most`` tokens at most, so that nobody's stream
         waits for them longer than for somebody's prompt.
         """
-        rows = sum(part.n_tokens for part in plan)
-        room = min(self._backend.info.n_batch - rows, most)
         lines: list[Request] = []
         for part in plan:
             request = ready[part.index]
-            request.guessing.guesses = []
-            if request.guessing.is_on and self._is_able(request):
-                self._read(request)
-                if part.reaches_end and room > 0:
+            state = request.guessing
+            if state.is_on:
+                state.guesses = []
+                if self._is_able(request) and self._may_guess(request) and part.reaches_end:
                     lines.append(request)
         if not lines:
             return plan
-        wanted = self._choose(lines, rows, sum(part.reaches_end for part in plan), room)
-        for request in lines:
-            request.guessing.guesses = wanted.get(request, [])
+        rows = sum(part.n_tokens for part in plan)
+        room = min(self._backend.info.n_batch - rows, most)
+        self._choose(lines, rows, sum(part.reaches_end for part in plan), room)
         return add_guesses(plan, [len(one.guessing.guesses) for one in ready], room=room)
 
     def _is_able(self, request: Request) -> bool:
@@ -95,53 +102,58 @@ class Guesses:
             request.guessing.method = m.Speculation.OFF
         return False
 
-    def _read(self, request: Request) -> None:
-        """Keep the index of what was said before up to date, prompt and all."""
-        if request.guessing.method is m.Speculation.NGRAM:
-            copies = request.guessing.copies = request.guessing.copies or CopyGuesser()
-            copies.catch_up(request.tokens, n_prompt=request.n_prompt, limit=INDEX_TOKENS)
+    def _may_guess(self, request: Request) -> bool:
+        """Whether there is anything to guess with; keeps the index of what was said up to date."""
+        state = request.guessing
+        if state.method is not m.Speculation.NGRAM:
+            return state.candidates is not None or request.is_generating
+        copies = state.copies = state.copies or CopyGuesser()
+        is_read = copies.catch_up(request.tokens, n_prompt=request.n_prompt, limit=INDEX_TOKENS)
+        return is_read and copies.is_expecting and request.is_generating
 
-    def _choose(
-        self, lines: Sequence[Request], rows: int, said: int, room: int
-    ) -> dict[Request, list[int]]:
+    def _choose(self, lines: Sequence[Request], rows: int, said: int, room: int) -> None:
         """The guesses of each request. What is to be judged comes first: somebody asked for it."""
-        chosen: dict[Request, list[int]] = {}
         for request in [one for one in lines if one.guessing.candidates is not None]:
-            chosen[request] = self._sensible(request, unjudged(request), room)
-            room -= len(chosen[request])
-            rows += len(chosen[request])
-        offers = self._copies(lines) | self._drafts(lines, rows)
+            judged = self._sensible(request, unjudged(request), room)
+            request.guessing.guesses = judged
+            room -= len(judged)
+            rows += len(judged)
+        offers = self._copies(lines) + self._drafts(lines, rows)
+        if not offers or room <= 0:
+            return
         counts = share_guesses(
-            [chances for _, chances in offers.values()],
+            [offer.chances for offer in offers],
             rows=rows,
             said=said,
             room=room,
             cost=self._cost,
             min_gain=self._policy.min_gain,
         )
-        for (request, (guesses, _)), n in zip(offers.items(), counts, strict=True):
-            chosen[request] = guesses[:n]
-        return chosen
+        for offer, n in zip(offers, counts, strict=True):
+            if n:
+                guesses = offer.guesses or self._copied(offer.request, n)
+                offer.request.guessing.guesses = guesses[:n]
 
-    def _copies(self, lines: Sequence[Request]) -> dict[Request, Offer]:
-        offers = {}
+    def _copies(self, lines: Sequence[Request]) -> list[Offer]:
+        offers = []
         for request in lines:
-            if request.guessing.method is not m.Speculation.NGRAM or not request.is_generating:
-                continue
-            if request.guessing.copies is None or not request.guessing.copies.is_expecting:
-                continue
-            most = min(n_guessable(request), self._policy.max_guesses)
-            guesses = self._sensible(request, request.guessing.copies.guess(most), most)
-            offers[request] = guesses, request.guessing.copies.chances(len(guesses))
+            copies = request.guessing.copies
+            if copies is not None:
+                most = min(n_guessable(request), self._policy.max_guesses)
+                offers.append(Offer(request, copies.chances(most)))
         return offers
 
-    def _drafts(self, lines: Sequence[Request], rows: int) -> dict[Request, Offer]:
+    def _copied(self, request: Request, n: int) -> list[int]:
+        copies = request.guessing.copies
+        return self._sensible(request, copies.guess(n), n) if copies is not None else []
+
+    def _drafts(self, lines: Sequence[Request], rows: int) -> list[Offer]:
         drafter = self._drafter
         if drafter is None:
-            return {}
+            return []
         wanted: list[tuple[Request, int]] = []
         for request in lines:
-            if request.guessing.method is m.Speculation.DRAFT and request.is_generating:
+            if request.guessing.method is m.Speculation.DRAFT:
                 pace = request.guessing.pace = request.guessing.pace or DraftPace()
                 n = pace.length(
                     request.n_generated,
@@ -151,11 +163,11 @@ class Guesses:
                     policy=self._policy,
                 )
                 wanted.append((request, min(n, n_guessable(request))))
-        offers = {}
+        offers = []
         for request, guesses in drafter.draft([one for one in wanted if one[1] > 0]).items():
             kept = self._sensible(request, guesses, len(guesses))
             chance = request.guessing.pace.chance if request.guessing.pace is not None else 0.0
-            offers[request] = kept, chances_of(chance, len(kept))
+            offers.append(Offer(request, chances_of(chance, len(kept)), kept))
         return offers
 
     def _sensible(self, request: Request, guesses: Sequence[int], most: int) -> list[int]:
@@ -169,6 +181,9 @@ class Guesses:
 
     def fill(self, batch: Batch, request: Request, part: Slice) -> None:
         """Add the rows of a request's guesses, behind those of its last token."""
+        if not part.n_guesses:
+            request.guessing.guesses = []
+            return
         del request.guessing.guesses[part.n_guesses :]
         at = request.n_kv + part.n_tokens
         for guess in request.guessing.guesses:
@@ -181,14 +196,20 @@ class Guesses:
         """What a step cost, however many of its rows were guesses."""
         self._cost.saw(rows, seconds)
 
-    def rows(self, request: Request, row: int) -> Iterator[int]:
+    def rows(self, request: Request, row: int) -> Iterable[int]:
         """Each row that the request's next token is to be sampled from, one after another.
 
         The caller samples it and accepts the token before it asks for the next row. ``row`` is that
         of the request's last token.
         """
-        guesses, request.guessing.guesses = request.guessing.guesses, []
-        request.guessing.n_ahead = len(guesses)
+        return self._walk(request, row) if request.guessing.guesses else (row,)
+
+    def _walk(self, request: Request, row: int) -> Iterator[int]:
+        state = request.guessing
+        guesses, state.guesses = state.guesses, []
+        state.n_ahead = len(guesses)
+        state.n_drafted += len(guesses)
+        self.n_drafted += len(guesses)
         yield row
         judged = accepted = 0
         for guess in guesses:
@@ -199,19 +220,13 @@ class Guesses:
                 break
             accepted += 1
             request.n_kv += 1  # its cell is there already
-            request.guessing.n_ahead -= 1
+            state.n_ahead -= 1
+            state.n_accepted += 1  # before the row is sampled, since that may end the request
             yield row + accepted
-        if guesses:
-            self._note(request, len(guesses), judged, accepted)
-        self.trim(request)
-
-    def _note(self, request: Request, drafted: int, judged: int, accepted: int) -> None:
-        request.guessing.n_drafted += drafted
-        request.guessing.n_accepted += accepted
-        self.n_drafted += drafted
         self.n_accepted += accepted
-        if request.guessing.pace is not None:
-            request.guessing.pace.saw(judged, accepted)
+        if state.pace is not None and judged:
+            state.pace.saw(judged, accepted)
+        self.trim(request)
 
     def trim(self, request: Request) -> None:
         """Remove what is in the context beyond the accepted tokens; before the request leaves."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.model_core import admit, plan_step
+from actors.model_core import add_guesses, admit, plan_step
 
 pytestmark = pytest.mark.pure
 
@@ -90,3 +90,23 @@ def test_an_admitted_request_fits_the_context(n_prompt: int, max_tokens: int, n_
         assert admission.n_cells == n_prompt + admission.max_tokens <= n_ctx
     else:
         assert n_prompt >= n_ctx
+
+
+@given(lines, st.integers(1, 512), st.integers(0, 128), st.data())
+def test_guesses_are_extra_and_only_behind_the_last_known_token(
+    timelines: list[Line], n_batch: int, most: int, data: st.DataObject
+) -> None:
+    plan = plan_step(timelines, n_batch=n_batch, prefill_share=128)
+    sizes = st.lists(st.integers(0, 40), min_size=len(timelines), max_size=len(timelines))
+    wanted = data.draw(sizes)
+    room = min(most, n_batch - sum(s.n_tokens for s in plan))
+    slices = add_guesses(plan, wanted, room=room)
+    assert sum(s.n_tokens + s.n_guesses for s in slices) <= n_batch
+    assert sum(s.n_guesses for s in slices) <= room
+    for before, after in zip(plan, slices, strict=True):
+        assert (after.index, after.n_tokens, after.reaches_end) == (
+            before.index, before.n_tokens, before.reaches_end
+        )  # fmt: skip
+        assert 0 <= after.n_guesses <= (wanted[after.index] if after.reaches_end else 0)
+    asked = sum(wanted[s.index] for s in plan if s.reaches_end)
+    assert sum(s.n_guesses for s in slices) == min(room, asked)

@@ -30,6 +30,7 @@ class Outcome:
     """What a caller got."""
 
     done: m.Completed | None = None
+    verified: m.Verified | None = None
     failed: m.CompletionFailed | None = None
     tokens: list[int] = field(default_factory=list)
     progress: list[m.PrefillProgress] = field(default_factory=list)
@@ -78,13 +79,14 @@ class EngineRun:
         policy: LivePolicy | None = None,
         logits: LogitsPolicy | None = None,
         on_event: Callable[[EngineRun, object], None] | None = None,
+        **engine: Any,
     ) -> None:
         self.backend = backend
         self.outcomes: dict[str, Outcome] = {}
         self.answers: dict[str, Any] = {}
         """What came for a ref that no request has."""
         self.commands: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self.rows_decoded = 0
+        self.rows_decoded = self.steps = 0
         self._on_event = on_event
         self._open: set[str] = set()
         self._count(backend)
@@ -99,7 +101,7 @@ class EngineRun:
             policy=SavePolicy(logits=logits or LogitsPolicy()),
         )
         self.engine = ModelEngine(
-            backend, store, self.commands, self._send, max_queue=1000, live=policy
+            backend, store, self.commands, self._send, max_queue=1000, live=policy, **engine
         )
 
     def _count(self, backend: Backend) -> None:
@@ -108,6 +110,7 @@ class EngineRun:
         def counted(batch: Batch) -> None:
             decode(batch)
             self.rows_decoded += len(batch)
+            self.steps += 1
 
         backend.decode = counted  # type: ignore[method-assign]
 
@@ -134,6 +137,8 @@ class EngineRun:
                 outcome.progress.append(message)
             case m.TokensDelivered(tokens=packed) if outcome:
                 outcome.tokens += token_bytes.unpack(packed)
+            case m.Verified() if outcome:
+                outcome.verified = message
             case m.Completed() if outcome:
                 outcome.done = message
             case m.CompletionFailed() if outcome:
