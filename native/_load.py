@@ -89,7 +89,7 @@ def new_context(model: Any, params: ModelParams, abort_flag: Any) -> Any:
     wishes.flash_attn = params.flash_attn
     wishes.offload_kqv = gpu_layers(params) != 0
     wishes.abort_flag = abort_flag
-    _wish_rope(wishes, params)
+    _wish_rope(wishes.rope, params)
     out = ffi.new("la_context **")
     status = lib.la_context_new(model, wishes, out)
     if status == lib.LA_NO_MEMORY:
@@ -99,14 +99,14 @@ def new_context(model: Any, params: ModelParams, abort_flag: Any) -> Any:
     return out[0]
 
 
-def _wish_rope(wishes: Any, params: ModelParams) -> None:
-    wishes.rope_scaling = ROPE_SCALINGS.index(params.rope_scaling) + _UNKNOWN
-    wishes.rope_freq_base = params.rope_freq_base or 0.0
-    wishes.rope_freq_scale = params.rope_freq_scale or 0.0
-    wishes.yarn_orig_ctx = params.yarn_orig_ctx or 0
+def _wish_rope(rope: Any, params: ModelParams) -> None:
+    rope.scaling = ROPE_SCALINGS.index(params.rope_scaling) + _UNKNOWN
+    rope.freq_base = params.rope_freq_base or 0.0
+    rope.freq_scale = params.rope_freq_scale or 0.0
+    rope.yarn_orig_ctx = params.yarn_orig_ctx or 0
     for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
         value = getattr(params, name)
-        setattr(wishes, name, _UNKNOWN if value is None else value)
+        setattr(rope, name, _UNKNOWN if value is None else value)
 
 
 def new_embedder(
@@ -118,6 +118,7 @@ def new_embedder(
     # Generation goes on beside it, so it takes half of the threads.
     wishes.n_threads = max(1, n_threads(params) // 2)
     wishes.pooling = POOLINGS.index(pooling) + _UNKNOWN
+    _wish_rope(wishes.rope, params)
     wishes.flash_attn = params.flash_attn
     wishes.offload_kqv = gpu_layers(params) != 0
     wishes.abort_flag = abort_flag

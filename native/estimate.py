@@ -178,6 +178,10 @@ class _Facts:
         self.n_ff = max(self.each("feed_forward_length", 0), default=0)
         self.kv_heads = self.each("attention.head_count_kv", self.n_head)
         self._every = self.number("full_attention_interval") or 4
+        self.n_experts = self.number("expert_used_count") or 1
+        self.n_masks = 2 if self.number("attention.sliding_window") else 1
+        if self._arch in _RECURRENT_ONLY:
+            self.n_masks = 0
         known = (*_RECURRENT_ONLY, *_BOTH, *_ATTENDS_EVERY)
         varies = 0 in self.kv_heads
         has_state = bool(self.state_numbers()) or self.number("kda.head_dim") > 0
@@ -245,10 +249,13 @@ def _row(kind: str, numbers: int) -> int:
 
 
 def _compute(facts: _Facts, params: ModelParams, n_ctx: int) -> int:
-    """Buffers for the widest step: activations of a whole batch, attention's mask, logits."""
+    """Buffers for the widest step: activations of a whole batch, attention's masks, logits.
+
+    Fitted to what llama.cpp allocates, see native/README.md.
+    """
     rows = min(params.n_ubatch, params.n_batch, n_ctx)
-    widest = 2 * facts.n_ff + 4 * facts.n_embd
-    activations = 4 * rows * widest
-    mask = rows * n_ctx * (6 if params.flash_attn else 4 + 8 * facts.n_head)
+    activations = 4 * rows * (6 * facts.n_embd + 3 * facts.n_ff * facts.n_experts)
     logits = 2 * 4 * facts.n_vocab * (params.n_seq_max + 1)
-    return activations + mask + logits
+    masks = facts.n_masks * (2 if params.flash_attn else 4)
+    scores = 0 if params.flash_attn or not facts.n_masks else 4 * facts.n_head
+    return activations + logits + rows * n_ctx * (masks + scores)

@@ -20,14 +20,7 @@ llama_context_params context_params(const la_context_wishes &wishes) {
     params.n_ubatch = std::max(wishes.n_ubatch, params.n_seq_max);
     params.n_threads = wishes.n_threads;
     params.n_threads_batch = wishes.n_threads_batch;
-    params.rope_scaling_type = static_cast<llama_rope_scaling_type>(wishes.rope_scaling);
-    params.rope_freq_base = wishes.rope_freq_base;
-    params.rope_freq_scale = wishes.rope_freq_scale;
-    params.yarn_ext_factor = wishes.yarn_ext_factor;
-    params.yarn_attn_factor = wishes.yarn_attn_factor;
-    params.yarn_beta_fast = wishes.yarn_beta_fast;
-    params.yarn_beta_slow = wishes.yarn_beta_slow;
-    params.yarn_orig_ctx = wishes.yarn_orig_ctx;
+    la::override_rope(params, wishes.rope);
     params.type_k = static_cast<ggml_type>(wishes.type_k);
     params.type_v = static_cast<ggml_type>(wishes.type_v);
     // Never AUTO: it is resolved per device at run time and decides the layout of saved values.
@@ -97,6 +90,17 @@ void check_decode(int32_t code) {
 }
 
 } // namespace
+
+void la::override_rope(llama_context_params &params, const la_rope &rope) {
+    params.rope_scaling_type = static_cast<llama_rope_scaling_type>(rope.scaling);
+    params.rope_freq_base = rope.freq_base;
+    params.rope_freq_scale = rope.freq_scale;
+    params.yarn_ext_factor = rope.yarn_ext_factor;
+    params.yarn_attn_factor = rope.yarn_attn_factor;
+    params.yarn_beta_fast = rope.yarn_beta_fast;
+    params.yarn_beta_slow = rope.yarn_beta_slow;
+    params.yarn_orig_ctx = rope.yarn_orig_ctx;
+}
 
 void la::check_seq(const la_context &context, int32_t seq) {
     if (seq < 0 || seq >= context.n_seq_usable) {

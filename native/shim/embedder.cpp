@@ -38,6 +38,7 @@ llama_context_params embedder_params(const la_embedder_wishes &wishes) {
     // Nothing of this context is ever saved, so its layout may be what suits the device.
     params.flash_attn_type = wishes.flash_attn ? LLAMA_FLASH_ATTN_TYPE_AUTO : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     params.offload_kqv = wishes.offload_kqv != 0;
+    la::override_rope(params, wishes.rope);
     params.embeddings = true;
     params.no_perf = true;
     params.abort_callback = should_abort;

@@ -69,6 +69,8 @@ struct part {
 // After learn_layout. Decodes one more token in seq and one in the scratch sequence.
 void learn_checkpoint(la_context &context, int32_t seq, uint32_t n_tokens);
 
+void override_rope(llama_context_params &params, const la_rope &rope);
+
 // seq < 0 or not usable by callers: a fault.
 void check_seq(const la_context &context, int32_t seq);
 
@@ -79,6 +81,7 @@ struct la_model {
     const llama_vocab *vocab = nullptr;
     int32_t n_vocab = 0;
     mutable std::shared_ptr<la::sampler_shelf> shelf = nullptr;  // what its samplers share
+    bool vocab_only = false;  // llama.cpp has read no shape: most questions about it would abort
 };
 
 struct la_context {

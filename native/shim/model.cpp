@@ -70,6 +70,7 @@ int la_model_load(const char *path, const la_model_wishes *wishes, la_model **ou
             llama_model_free(handle);
             throw std::bad_alloc();
         }
+        (*out)->vocab_only = wishes->vocab_only != 0;
     });
 }
 
@@ -83,6 +84,13 @@ void la_model_free(la_model *model) noexcept {
 void la_model_describe(const la_model *model, la_model_facts *out) noexcept {
     const llama_model *m = model->handle;
     const llama_token bos = llama_vocab_bos(model->vocab);
+    if (model->vocab_only) {
+        *out = la_model_facts{};
+        out->n_vocab = model->n_vocab;
+        out->add_bos = llama_vocab_get_add_bos(model->vocab);
+        out->bos_token = bos == LLAMA_TOKEN_NULL ? -1 : bos;
+        return;
+    }
     *out = la_model_facts{
         model->n_vocab,
         llama_model_n_ctx_train(m),

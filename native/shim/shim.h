@@ -127,6 +127,17 @@ int64_t la_detokenize(const la_model *model, const int32_t *tokens, int32_t n, c
                       int64_t capacity, int special) LA_NOEXCEPT;
 
 /* --- context ------------------------------------------------------------------------------- */
+typedef struct la_rope {
+    int32_t scaling;        /* llama_rope_scaling_type; -1: as the model says, as with all below */
+    float freq_base;        /* 0 */
+    float freq_scale;       /* 0 */
+    float yarn_ext_factor;  /* negative, as the next three */
+    float yarn_attn_factor;
+    float yarn_beta_fast;
+    float yarn_beta_slow;
+    uint32_t yarn_orig_ctx; /* 0 */
+} la_rope;
+
 typedef struct la_context_wishes {
     uint32_t n_ctx;
     uint32_t n_batch;
@@ -138,14 +149,7 @@ typedef struct la_context_wishes {
     int32_t type_v;
     int flash_attn;
     int offload_kqv;
-    int32_t rope_scaling;   /* llama_rope_scaling_type; -1: as the model says, as with all below */
-    float rope_freq_base;   /* 0 */
-    float rope_freq_scale;  /* 0 */
-    float yarn_ext_factor;  /* negative, as the next three */
-    float yarn_attn_factor;
-    float yarn_beta_fast;
-    float yarn_beta_slow;
-    uint32_t yarn_orig_ctx; /* 0 */
+    la_rope rope;
     volatile int32_t *abort_flag;  /* outlives the context; not 0: a running decode gives up */
 } la_context_wishes;
 
@@ -273,6 +277,7 @@ typedef struct la_embedder_wishes {
     int32_t pooling;        /* llama_pooling_type; -1: as the model says */
     int flash_attn;
     int offload_kqv;
+    la_rope rope;
     volatile int32_t *abort_flag;  /* outlives the embedder; not 0: a running call gives up */
 } la_embedder_wishes;
 
