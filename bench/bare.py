@@ -6,9 +6,11 @@ nothing of it runs in the process that keeps time for the actors. Times are take
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,12 +20,14 @@ from typing import Any, Self, TypeVar
 
 from cache.keys import BLOCK_TOKENS
 from native import load_backend
-from native.backend import Backend, Batch
+from native.backend import Backend, Batch, MemoryUse
 from native.params import ModelParams, SamplingParams
 from supervision.process import die_with_parent
 
 T = TypeVar("T")
 _SEQ = 0
+_FIRST_CELL, _CELL_BYTES = 16, 12
+"""Where positions lie in a payload; see native/shim/state.cpp."""
 _SWEEP_BYTES = 128 << 20
 """More than the last cache of the usual machine: what is copied next comes from memory."""
 
@@ -42,6 +46,8 @@ class Generated:
 
     tokens: tuple[int, ...]
     seconds: float
+    gaps_ms: tuple[float, ...]
+    """From each token to the next."""
 
 
 class BareModel:
@@ -71,6 +77,18 @@ class BareModel:
     def keep_blocks(self) -> int:
         """Save what is filled as blocks into shared memory; their size in bytes."""
         return self._call(_Child.keep_blocks)
+
+    def keep_repeated(self, n_tokens: int) -> int:
+        """Like ``keep_blocks``, for a sequence whose every block is a copy of the first filled one.
+
+        What a block contains does not matter to the time that restoring it takes, and computing
+        long prompts takes minutes.
+        """
+        return self._call(_Child.keep_repeated, n_tokens)
+
+    def memory_use(self) -> MemoryUse:
+        """Bytes that llama.cpp says it has allocated."""
+        return self._call(_Child.memory_use)
 
     def restore(self, *, fresh: bool) -> float:
         """Restore the kept blocks; ``fresh`` through a mapping that was never read before."""
@@ -139,40 +157,64 @@ class _Child:
         sampler = self._backend.new_sampler(params, prompt)
         row = self._prefill(prompt)
         tokens: list[int] = []
-        started = ended = time.perf_counter()
+        times: list[float] = []
         while True:
             token = self._backend.sample(row, sampler, len(tokens))
             sampler.accept(token)
-            ended = time.perf_counter()
-            started = started if tokens else ended
+            times.append(time.perf_counter())
             if token not in self._backend.info.eog_tokens:
                 tokens.append(token)
             if token in self._backend.info.eog_tokens or len(tokens) == n_tokens:
-                return Generated(tuple(tokens), ended - started)
+                gaps = tuple(1e3 * (b - a) for a, b in itertools.pairwise(times))
+                return Generated(tuple(tokens), times[-1] - times[0], gaps)
             self._batch.clear()
             row = self._batch.add(token, len(prompt) + len(tokens) - 1, _SEQ, True)
             self._backend.decode(self._batch)
+
+    def memory_use(self) -> MemoryUse:
+        return self._backend.memory_use()
 
     def keep_blocks(self) -> int:
         spans = [
             (start, min(BLOCK_TOKENS, len(self._filled) - start))
             for start in range(0, len(self._filled), BLOCK_TOKENS)
         ]
+        with memoryview(self._place(spans)) as view:
+            for start, n_tokens, at, n_bytes in self._kept:
+                with view[at : at + n_bytes] as into:
+                    self._backend.save_block(_SEQ, start, start + n_tokens, into)
+        return self._memory_bytes
+
+    def keep_repeated(self, n_tokens: int) -> int:
+        payload = bytearray(self._backend.block_bytes(BLOCK_TOKENS))
+        self._backend.save_block(_SEQ, 0, BLOCK_TOKENS, payload)
+        starts = range(0, n_tokens, BLOCK_TOKENS)
+        with memoryview(self._place([(start, BLOCK_TOKENS) for start in starts])) as view:
+            for start, _, at, n_bytes in self._kept:
+                for index in range(BLOCK_TOKENS):
+                    where = _FIRST_CELL + _CELL_BYTES * index
+                    payload[where : where + 4] = (start + index).to_bytes(4, sys.byteorder)
+                view[at : at + n_bytes] = payload
+        return self._memory_bytes
+
+    def _place(self, spans: Sequence[tuple[int, int]]) -> mmap.mmap:
+        """Shared memory for blocks of these tokens; the mapping is for writing them once."""
         self._kept, offset = [], 0
         for start, n_tokens in spans:
             n_bytes = self._backend.block_bytes(n_tokens)
             self._kept.append((start, n_tokens, offset, n_bytes))
             offset += n_bytes
+        if self._memory >= 0:
+            os.close(self._memory)
+        if self._mapping is not None:
+            self._mapping.close()
+            self._mapping = None
         self._memory_bytes = offset
         self._memory = os.memfd_create("bench")
         os.ftruncate(self._memory, offset)
-        with mmap.mmap(self._memory, offset) as writable, memoryview(writable) as view:
-            for start, n_tokens, at, n_bytes in self._kept:
-                with view[at : at + n_bytes] as into:
-                    self._backend.save_block(_SEQ, start, start + n_tokens, into)
         self._target = bytearray(offset)
         self._target[::4096] = b"\1" * len(self._target[::4096])  # touch every page
-        return offset
+        return mmap.mmap(self._memory, offset)
 
     def restore(self, fresh: bool) -> float:
         self._backend.seq_remove(_SEQ, 0)

@@ -14,6 +14,7 @@ from bench import (
     agents,
     conversation,
     index,
+    long_restore,
     machine,
     native_speed,
     node,
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         throughput,
         servers,
         native_speed,
+        long_restore,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before anything of ours runs

@@ -13,11 +13,13 @@ from typing import Any
 
 from bench.bare import Facts
 from bench.machine import ROOT
+from cache.policy import LivePolicy, SavePolicy
 from native.params import ModelParams
 from runtime import Node
+from runtime.config import RuntimeConfig
 from runtime.embedded import path as embedded_path
 from runtime.flush import is_flushed
-from tests.support.gguf_files import shaped_llama, tiny_llama
+from tests.support.gguf_files import Shape, shaped_llama, tiny_llama, write_model
 from tests.support.waiting import eventually
 
 MODELS_DIR = ROOT / "build" / "bench"
@@ -47,6 +49,20 @@ def subjects(*, quick: bool, model: Path | None) -> list[Subject]:
     else:
         print(f"{embedded_path().name} is missing: the embedded model is not measured")
     return found
+
+
+def small_kv(*, quick: bool) -> Subject:
+    """A model of 2 KiB of KV per token: what is done per token shows most."""
+    shape = Shape(8, 512, 8, 1, 1408, 8_000, qtype="Q4_0")
+    if quick:
+        return subjects(quick=True, model=None)[0]
+    path = _written("2KiB.gguf", lambda path: write_model(path, shape))
+    return Subject("2 KiB/token", path, ModelParams())
+
+
+def without_idle_sequences() -> RuntimeConfig:
+    """A node that keeps nothing live after a request, so that every hit comes from a tier."""
+    return RuntimeConfig(save=SavePolicy(live=LivePolicy(max_idle=0)))
 
 
 def _written(name: str, write: Any) -> Path:
