@@ -116,7 +116,7 @@ def make(model: Any, params: SamplingParams, prompt: Sequence[int]) -> Any:
     del kept
     if status == lib.LA_GRAMMAR:
         name = "grammar" if params.grammar is not None else "json_schema"
-        raise InvalidParam(name, _begin(getattr(params, name)), _faults.last_text())
+        raise InvalidParam(name, _begin(getattr(params, name)), _reason())
     if status:
         _faults.raise_status(status)
     handle = ffi.gc(out[0], lib.la_sampler_free)
@@ -134,7 +134,7 @@ def tell(handle: Any, tokens: Sequence[int], *, is_reply: bool) -> None:
         handle, ffi.from_buffer("int32_t[]", column), len(column), is_reply
     )
     if status == lib.LA_GRAMMAR:
-        raise InvalidParam("reply", int(lib.la_error_value()), _faults.last_text())
+        raise InvalidParam("reply", int(lib.la_error_value()), _reason())
     if status:
         _faults.raise_status(status)
 
@@ -172,3 +172,7 @@ def _fill(texts: Any, params: SamplingParams) -> list[Any]:
 
 def _begin(text: str) -> str:
     return text if len(text) <= 60 else text[:60] + "…"
+
+
+def _reason() -> str:
+    return " ".join(_faults.last_text().split())

@@ -167,7 +167,9 @@ class InvalidParam(NativeError):
         self.allowed = allowed
 
     def __str__(self) -> str:
-        return f"{self.name}={self.value!r} is not allowed: {self.allowed}"
+        shown = repr(self.value)
+        shown = shown if len(shown) <= 120 else f"{shown[:120]}…"
+        return f"{self.name}={shown} is not allowed: {self.allowed}"
 
 
 class InvalidToken(NativeError):

@@ -30,9 +30,13 @@ FILES = {
     "pkg/vendor/llama.cpp/include/llama.h": b"// h",
     "pkg/vendor/llama.cpp/src/llama.cpp": b"// cpp",
     "pkg/vendor/llama.cpp/ggml/CMakeLists.txt": b"project(ggml)",
+    "pkg/vendor/llama.cpp/common/json-schema-to-grammar.cpp": b"// one file of a folder",
+    "pkg/vendor/llama.cpp/common/json-schema-to-grammar.cpp.orig": b"not wanted",
+    "pkg/vendor/llama.cpp/common/common.cpp": b"not wanted",
     "pkg/vendor/llama.cpp/models/big.bin": b"not wanted",
     "pkg/other.py": b"not wanted",
 }
+KEPT = ("CMakeLists.txt", "include", "src", "ggml", "common/json-schema-to-grammar.cpp")
 Add = Callable[[tarfile.TarFile], None]
 
 
@@ -60,7 +64,7 @@ def place_archive(build: Path, add: Add = lambda _: None) -> Lock:
         megabytes=1,
         commit="abc",
         root="pkg/vendor/llama.cpp",
-        keep=("CMakeLists.txt", "include", "src", "ggml"),
+        keep=KEPT,
     )
 
 
@@ -73,9 +77,10 @@ def names(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
 
 
-def test_only_the_kept_folders_are_unpacked(tmp_path: Path) -> None:
+def test_only_the_kept_folders_and_files_are_unpacked(tmp_path: Path) -> None:
     source = vendor.provide(place_archive(tmp_path), tmp_path)
     kept = {"CMakeLists.txt", "include/llama.h", "src/llama.cpp", "ggml/CMakeLists.txt"}
+    kept.add("common/json-schema-to-grammar.cpp")
     assert names(source) == kept | {vendor.STAMP}
     assert source == tmp_path / "llama.cpp-abc"
 
@@ -91,9 +96,7 @@ def test_a_second_call_touches_nothing(tmp_path: Path) -> None:
 
 def test_a_new_pin_replaces_the_old_source(tmp_path: Path) -> None:
     vendor.provide(place_archive(tmp_path), tmp_path)
-    lock = replace(
-        place_archive(tmp_path), keep=("CMakeLists.txt", "include", "src", "ggml", "models")
-    )
+    lock = replace(place_archive(tmp_path), keep=(*KEPT, "models"))
     source = vendor.provide(lock, tmp_path)
     assert (source / "models" / "big.bin").exists()
 

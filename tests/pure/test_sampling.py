@@ -1,0 +1,274 @@
+"""Laws of the sampling algorithm, and what parameters, schemas and records of it may be."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.messages import Complete
+from actors.request_digest import digest_of
+from actors.token_logprobs import LogprobsLog, unpack
+from native import InvalidParam, ModelParams, NoTokenLeft, SamplingParams
+from native.backend import Logprobs
+from native.sampling import Breaker, PythonSampler
+from native.sampling_params import MAX_GRAMMAR_BYTES
+from native.stub import N_VOCAB, StubBackend
+
+pytestmark = pytest.mark.pure
+
+LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=30)
+DRAWN = SamplingParams(temperature=1.0)
+laws = settings(deadline=None, max_examples=60)
+
+
+def draw(logits: list[float], params: SamplingParams, n: int = 40) -> list[int]:
+    sampler = PythonSampler(params)
+    return [sampler.choose(logits, index) for index in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("typical_p", 0.0), ("typical_p", 1.1), ("frequency_penalty", math.inf),
+        ("presence_penalty", "1"), ("dry_multiplier", -1), ("dry_base", 0.9),
+        ("dry_allowed_length", 0), ("dry_window", -1), ("dry_window", 1 << 17),
+        ("dry_breakers", ["a"]), ("dry_breakers", ("",)), ("dry_breakers", ("a\0",)),
+        ("dry_breakers", (3,)), ("dry_breakers", ("x" * 41,)), ("dry_breakers", ("a",) * 33),
+        ("xtc_probability", 1.1), ("xtc_threshold", -0.1), ("mirostat", 3), ("mirostat", True),
+        ("mirostat_tau", -1), ("mirostat_eta", 1.1), ("logit_bias", [(1, 2.0)]),
+        ("logit_bias", ((1, math.inf),)), ("logit_bias", ((1, math.nan),)),
+        ("logit_bias", ((-1, 1.0),)), ("logit_bias", ((1, 1.0), (1, 2.0))),
+        ("logit_bias", ((1,),)), ("logit_bias", tuple((i, 1.0) for i in range(301))),
+        ("grammar", ""), ("grammar", "a\0"), ("grammar", 7), ("grammar", "\ud800"),
+        ("grammar", "x" * (MAX_GRAMMAR_BYTES + 1)), ("json_schema", "{"), ("json_schema", "[]"),
+        ("json_schema", "{" * 100_000), ("json_schema", '{"not": ' * 70 + "{}" + "}" * 70),
+        ("json_schema", json.dumps({"properties": {"_" * 501: {}}})),
+        ("json_schema", '{"allOf": [{"$ref": "#/a"}], "a": {"$ref": "#/a"}}'),
+        ("n_logprobs", -1), ("n_logprobs", 21), ("n_logprobs", True),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "",
+)  # fmt: skip
+def test_parameters_outside_their_range_are_named(name: str, value: object) -> None:
+    with pytest.raises(InvalidParam) as caught:
+        SamplingParams(**{name: value})  # type: ignore[arg-type]
+    assert caught.value.name == name
+    assert len(str(caught.value)) < 400
+
+
+def test_a_grammar_and_a_schema_exclude_each_other() -> None:
+    with pytest.raises(InvalidParam, match="not together"):
+        SamplingParams(grammar='root ::= "a"', json_schema="{}")
+
+
+def test_a_schema_that_doubles_with_every_level_is_refused() -> None:
+    schema: dict[str, Any] = {"type": ["object", "object"]}
+    for _ in range(16):
+        schema = {"type": ["object", "object"], "properties": {"a": schema}}
+    with pytest.raises(InvalidParam, match="schemas in all"):
+        SamplingParams(json_schema=json.dumps(schema))
+
+
+def test_every_parameter_makes_another_request() -> None:
+    """Who is charged with a crash must be told apart by all of what the engine computes."""
+    changes: dict[str, object] = {
+        "temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.1,
+        "repetition_window": 3, "seed": 1, "typical_p": 0.5, "frequency_penalty": 0.1,
+        "presence_penalty": 0.1, "dry_multiplier": 0.1, "dry_base": 2.0, "dry_allowed_length": 3,
+        "dry_window": 5, "dry_breakers": (), "xtc_probability": 0.5, "xtc_threshold": 0.2,
+        "mirostat": 1, "mirostat_tau": 3.0, "mirostat_eta": 0.2, "logit_bias": ((1, 1.0),),
+        "grammar": 'root ::= "a"', "json_schema": "{}", "n_logprobs": 0,
+    }  # fmt: skip
+    assert changes.keys() == set(SamplingParams.__dataclass_fields__)
+    digests = {digest_of(Complete("", "m", "text", sampling=SamplingParams()))}
+    for name, value in changes.items():
+        sampling = replace(SamplingParams(), **{name: value})  # type: ignore[arg-type]
+        digests.add(digest_of(Complete("", "m", "text", sampling=sampling)))
+    assert len(digests) == len(changes) + 1
+
+
+@laws
+@given(LOGITS)
+def test_what_is_chosen_is_among_the_best_k(logits: list[float]) -> None:
+    best = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
+    for k in (1, 2, 5):
+        assert set(draw(logits, replace(DRAWN, top_k=k))) <= set(best[:k])
+
+
+@laws
+@given(LOGITS, st.floats(0.01, 1.0))
+def test_top_p_keeps_the_shortest_run_that_is_likely_enough(logits: list[float], p: float) -> None:
+    weights = [math.exp(logit - max(logits)) for logit in logits]
+    order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
+    kept, reached = set(), 0.0
+    for token in order:
+        if kept and reached >= p * sum(weights) * (1 + 1e-9):
+            break
+        kept.add(token)
+        reached += weights[token]
+    assert set(draw(logits, replace(DRAWN, top_p=p))) <= kept
+
+
+@laws
+@given(LOGITS, st.floats(0.0, 1.0))
+def test_min_p_is_a_share_of_the_best(logits: list[float], p: float) -> None:
+    chosen = draw(logits, replace(DRAWN, min_p=p))
+    assert all(math.exp(logits[token] - max(logits)) >= p * (1 - 1e-9) for token in chosen)
+
+
+@laws
+@given(LOGITS, st.floats(0.05, 0.5))
+def test_xtc_leaves_only_the_least_likely_of_the_likely(
+    logits: list[float], threshold: float
+) -> None:
+    weights = [math.exp(logit - max(logits)) for logit in logits]
+    likely = [weight for weight in weights if weight / sum(weights) >= threshold * (1 + 1e-9)]
+    params = replace(DRAWN, xtc_probability=1.0, xtc_threshold=threshold)
+    for token in draw(logits, params):
+        assert not likely or weights[token] <= min(likely)
+    assert draw(logits, replace(params, xtc_probability=0.0)) == draw(logits, DRAWN)
+
+
+@laws
+@given(LOGITS)
+def test_typical_choice_of_everything_is_any_choice(logits: list[float]) -> None:
+    some = set(draw(logits, replace(DRAWN, typical_p=0.3)))
+    assert some <= set(range(len(logits)))
+    flat = [1.0] * 8
+    assert set(draw(flat, replace(DRAWN, typical_p=0.999), 200)) == set(range(8))
+
+
+def test_typical_choice_leaves_out_what_is_too_likely() -> None:
+    """One sure token and many equal ones: most of the surprise is in the equal ones."""
+    logits = [3.0] + [0.0] * 40
+    assert 0 not in draw(logits, replace(DRAWN, typical_p=0.2), 100)
+
+
+@laws
+@given(LOGITS, st.integers(1, 2), st.floats(0.1, 8.0), st.integers(0, 1 << 40))
+def test_mirostat_is_a_function_of_what_was_accepted(
+    logits: list[float], kind: int, tau: float, seed: int
+) -> None:
+    params = replace(DRAWN, mirostat=kind, mirostat_tau=tau, mirostat_eta=0.5, seed=seed)
+
+    def play(again: bool) -> tuple[list[int], float]:
+        sampler, said = PythonSampler(params), []
+        for index in range(6):
+            if again:
+                sampler.choose(logits, index + 100)  # asked and not accepted: nothing is learned
+            token = sampler.choose(logits, index)
+            sampler.accept(token)
+            said.append(token)
+        return said, sampler.mu
+
+    assert play(again=False) == play(again=True)
+
+
+def test_mirostat_comes_close_to_the_surprise_it_is_asked_for() -> None:
+    logits = [-1.2 * math.log(rank) for rank in range(1, 400)]
+    total = sum(math.exp(logit) for logit in logits)
+    for kind in (1, 2):
+        for tau in (2.0, 4.0):
+            params = replace(DRAWN, mirostat=kind, mirostat_tau=tau, mirostat_eta=0.1, seed=3)
+            sampler, bits = PythonSampler(params), []
+            for index in range(400):
+                token = sampler.choose(logits, index)
+                sampler.accept(token)
+                bits.append(-(logits[token] - math.log(total)) / math.log(2))
+            assert abs(sum(bits[100:]) / 300 - tau) < 1.0, (kind, tau)
+
+
+@laws
+@given(LOGITS, st.data())
+def test_a_banned_token_never_comes(logits: list[float], data: st.DataObject) -> None:
+    banned = data.draw(st.sets(st.integers(0, len(logits) - 1), max_size=len(logits)))
+    params = replace(DRAWN, logit_bias=tuple((token, -math.inf) for token in banned))
+    if len(banned) == len(logits):
+        with pytest.raises(NoTokenLeft):
+            draw(logits, params)
+    else:
+        assert not banned & set(draw(logits, params))
+
+
+@laws
+@given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 4))
+def test_dry_counts_the_longest_repetition_that_a_token_prolongs(
+    said: list[int], allowed: int
+) -> None:
+    params = SamplingParams(dry_multiplier=1.0, dry_allowed_length=allowed)
+    sampler = PythonSampler(params)
+    for token in said:
+        sampler.accept(token)
+    expected: dict[int, int] = {}
+    for end in range(1, len(said)):  # said[:end] ends as said does, and said[end] came next
+        length = 0
+        while length < end and said[end - 1 - length] == said[len(said) - 1 - length]:
+            length += 1
+        if length >= allowed:
+            expected[said[end]] = max(expected.get(said[end], 0), length)
+    assert sampler._repetitions() == expected
+
+
+def test_dry_does_not_reach_beyond_a_breaker() -> None:
+    params = SamplingParams(dry_multiplier=1.0, dry_allowed_length=2)
+    said = [1, 2, 9, 3, 4, 5, 1, 2, 9, 3, 4]
+    for breaker, longest in (
+        (Breaker(frozenset(), ()), {5: 5}),
+        (Breaker(frozenset({9}), ()), {5: 2}),
+        (Breaker(frozenset(), (2, 9)), {5: 2}),
+        (Breaker(frozenset({3}), ()), {}),
+    ):
+        sampler = PythonSampler(params, [breaker])
+        for token in said:
+            sampler.accept(token)
+        assert sampler._repetitions() == longest
+
+
+def test_the_stub_says_that_it_has_no_grammars() -> None:
+    stub = StubBackend.load("stub", ModelParams())
+    with pytest.raises(InvalidParam, match="the stub has no grammars") as caught:
+        stub.new_sampler(SamplingParams(json_schema="{}"))
+    assert caught.value.name == "json_schema"
+    flat = array("f", [0.0] * N_VOCAB)
+    found = stub.logprobs_from(flat, 5, 3)
+    assert found.chosen == pytest.approx(-math.log(N_VOCAB))
+    assert [token for token, _ in found.top] == [0, 1, 2]
+
+
+RECORDS = st.lists(
+    st.one_of(
+        st.none(),
+        st.builds(
+            Logprobs,
+            st.floats(-50, 0, width=32),
+            st.lists(
+                st.tuples(st.integers(0, 1 << 20), st.floats(-50, 0, width=32)), max_size=3
+            ).map(tuple),
+        ),
+    ),
+    max_size=12,
+)
+
+
+@laws
+@given(RECORDS, st.lists(st.integers(1, 4), min_size=12, max_size=12))
+def test_records_of_tokens_may_be_cut_and_joined(
+    found: list[Logprobs | None], cuts: list[int]
+) -> None:
+    log, sent = LogprobsLog(3), b""
+    for count, one in enumerate(found, 1):
+        if one is None:
+            log.reach(count)
+        else:
+            log.note(one)
+    log.reach(len(found))
+    for n in cuts:
+        sent += log.take(n)
+    assert unpack(sent, len(found)) == tuple(found)
+    assert LogprobsLog(None).take(3) == b""
