@@ -18,7 +18,7 @@ import resource
 import signal
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from actors import inflight_core as core
@@ -45,7 +45,9 @@ class _LookStopping:
 
     model: str
     incarnation: int
-    looks: int
+    requests: frozenset[str]
+    """What it had, or what waited for it: another model of this name may be loaded meanwhile."""
+    looks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +141,13 @@ class InflightActor(Worker):
             self._asking = True
             self.after(ASK_CALLERS_EVERY_S, _AskCallers())
 
-    def _run(self, model: str, let_in: Iterable[str]) -> None:
+    def _run(self, model: str, let_in: Sequence[str]) -> None:
         """Send requests to their model; see to what the lane still waits for."""
         now = time.monotonic()
         entry = self.directory.get(model_actor_id(model))
+        if let_in and (entry is None or not entry.is_up):
+            self._interrupted(model)
+            return
         for request_id in let_in:
             one = self._requests[request_id]
             one.incarnation = 0 if entry is None else entry.incarnation
@@ -151,7 +156,7 @@ class InflightActor(Worker):
             if one.deadline is not None:
                 request = replace(request, timeout_s=max(0.0, one.deadline - now))
             run = m.Run(request_id, one.reply_to, request, one.open_journal())
-            # If the model is gone, its exit is about to be heard here, and the request waits.
+            # If it is gone already, its exit is about to be heard here, and the request waits.
             self.tell(model_actor_id(model), run)
         self._mind_lane(model, now)
 
@@ -230,7 +235,10 @@ class InflightActor(Worker):
             super().undelivered(target, message)
 
     def _abandoned_by(self, caller: Address) -> None:
-        for request_id in [one for one, r in self._requests.items() if r.reply_to == caller]:
+        for request_id, one in list(self._requests.items()):
+            if one.reply_to != caller or one.is_abandoned:
+                continue
+            one.is_abandoned = True
             self._orphans += 1
             self.log.info("request %s is cancelled: its caller is gone", request_id)
             self._cancel(request_id)
@@ -257,7 +265,8 @@ class InflightActor(Worker):
                 self._interrupted(model)
             elif now.state == "stopping":
                 # It tells its callers itself; this is for those it could not.
-                self.after(LOOK_EVERY_S, _LookStopping(model, now.incarnation, 1))
+                theirs = frozenset(one for one, r in self._requests.items() if r.model == model)
+                self.after(LOOK_EVERY_S, _LookStopping(model, now.incarnation, theirs))
             else:
                 self._may_have_died(model, now)
                 if now.is_up:
@@ -291,10 +300,16 @@ class InflightActor(Worker):
         now = self.directory.get(model_actor_id(model))
         stops = now is not None and (now.state, now.incarnation) == ("stopping", look.incarnation)
         if stops and look.looks * LOOK_EVERY_S < STOPPING_S:
-            again = _LookStopping(model, look.incarnation, look.looks + 1)
-            self.after(LOOK_EVERY_S, again)
-        elif now is None or not now.is_up:
-            self._end_all(model, m.FailReason.MODEL_UNLOADED, core.UNLOADED.format(model=model))
+            self.after(LOOK_EVERY_S, replace(look, looks=look.looks + 1))
+            return
+        theirs = [one for one in self._requests if one in look.requests]
+        for request_id in sorted(theirs, key=lambda one: self._requests[one].incarnation or 0):
+            one = self._requests[request_id]
+            if one.incarnation in (None, look.incarnation):
+                self._let_go(request_id)
+                detail = core.UNLOADED.format(model=model)
+                self._fail_request(one.request, one.reply_to, m.FailReason.MODEL_UNLOADED, detail)
+        if not any(r.model == model for r in self._requests.values()):
             self._lanes.pop(model, None)  # what is loaded next may be another file
 
     def _may_have_died(self, model: str, now: Entry) -> None:

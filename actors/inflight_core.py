@@ -49,6 +49,8 @@ class InFlight:
     proved_at: int = 1
     """Accepted tokens by which it has gone beyond what it did when a model died."""
     journal: JournalKeeper | None = None
+    is_abandoned: bool = False
+    """Its caller is gone, and it is being cancelled."""
 
     @property
     def model(self) -> str:

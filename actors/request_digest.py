@@ -21,6 +21,14 @@ def digest_of(request: Complete) -> bytes | None:
     except PayloadGone:
         return None
     raw = prompt.encode("utf-8", "replace") if isinstance(prompt, str) else prompt
-    how = (request.model, request.tokens, request.parse_special, request.chat)
+    how = (
+        request.model,
+        request.tokens,
+        request.parse_special,
+        request.chat,
+        request.thinking,
+        request.tool_calls,
+        request.candidates,
+    )
     sampling = dataclasses.astuple(request.sampling)
     return blake3(repr((how, sampling, len(raw))).encode() + raw).digest()

@@ -15,7 +15,16 @@ from typing import Any, Self
 
 from cache.policy import LivePolicy
 from native.params import ModelParams
-from runtime import ModelConfig, Node, TokenEvent, TreeNode, errors
+from runtime import (
+    Completion,
+    CompletionEvent,
+    ModelConfig,
+    Node,
+    ResumedEvent,
+    TokenEvent,
+    TreeNode,
+    errors,
+)
 from tests.support.nodes import ROOT, alive, port_is_free
 from tests.support.waiting import eventually
 
@@ -81,28 +90,51 @@ def crowd_out(node: Node, model: str) -> None:
 
 
 class Streaming:
-    """A long stream that a thread reads; what it ended with is kept."""
+    """A long stream that a thread reads from its first token on; what it got is kept."""
 
-    def __init__(self, node: Node, model: str, max_tokens: int) -> None:
+    def __init__(
+        self, node: Node, model: str, max_tokens: int, prompt: str = PROMPT, **options: Any
+    ) -> None:
         self.caught: list[BaseException] = []
+        self.tokens: list[int] = []
+        self.text = ""
+        self.resumed: list[ResumedEvent] = []
+        self.ends: list[Completion] = []
         self._running = threading.Event()
-        self._thread = threading.Thread(target=self._read, args=(node, model, max_tokens))
+        arguments = (node, model, prompt, options | {"max_tokens": max_tokens})
+        self._thread = threading.Thread(target=self._read, args=arguments)
         self._thread.start()
         assert self._running.wait(20), "the stream did not begin"
 
-    def _read(self, node: Node, model: str, max_tokens: int) -> None:
+    def _read(self, node: Node, model: str, prompt: str, options: dict[str, Any]) -> None:
         try:
-            for event in node.stream(model, PROMPT, max_tokens=max_tokens):
-                if isinstance(event, TokenEvent):
-                    self._running.set()
-        except errors.LlamaActorsError as error:
+            for event in node.stream(model, prompt, resumed_events=True, **options):
+                match event:
+                    case TokenEvent(index, tokens, text):
+                        assert index == len(self.tokens)
+                        self.tokens += tokens
+                        self.text += text
+                        self._running.set()
+                    case ResumedEvent():
+                        self.resumed.append(event)
+                    case CompletionEvent(completion):
+                        self.ends.append(completion)
+        except (errors.LlamaActorsError, AssertionError) as error:
             self.caught.append(error)
 
-    def end(self) -> list[type[BaseException]]:
-        """What the caller got, within five seconds."""
-        self._thread.join(5)
+    def end(self, within_s: float = 5.0) -> list[type[BaseException]]:
+        """What the caller got, if it was no result."""
+        self._thread.join(within_s)
         assert not self._thread.is_alive(), "the caller still waits"
         return [type(error) for error in self.caught]
+
+    def whole(self, within_s: float = 30.0) -> Completion:
+        """The one result of a stream; it says what was streamed."""
+        assert self.end(within_s) == [], self.caught
+        (completion,) = self.ends
+        assert completion.text == self.text
+        assert list(completion.tokens) == self.tokens
+        return completion
 
 
 class LeakCheck:
