@@ -1,0 +1,289 @@
+"""kill -9 in the middle of replies: each goes on at its next token, and its text is the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors import messages as m
+from cache import tokens as token_bytes
+from runtime import (
+    Completion,
+    CompletionEvent,
+    Node,
+    PrefillEvent,
+    ResumedEvent,
+    TokenEvent,
+    errors,
+)
+from runtime.embedded import EMBEDDED_MODEL_ID
+from runtime.embedded import path as embedded_model_path
+from supervision.messages import new_ref
+from supervision.node_file import RuntimeDir
+from tests.support.nodes import ROOT
+from tests.support.runtime_nodes import PROMPT, Streaming, kill, one_thread, pid_of
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.fault
+
+SEEDED = {"temperature": 0.9, "top_k": 40, "repetition_penalty": 1.2}
+WAYS: tuple[dict[str, Any], ...] = (
+    {},
+    {**SEEDED, "seed": 1},
+    {"stop": ("never\x00there",)},
+    {**SEEDED, "seed": 2},
+)
+N_TOKENS = 500
+
+
+@pytest.fixture
+def node4(node: Node) -> Node:
+    """A stub model for four requests at once."""
+    node.load("stub", "stub", backend="stub", n_seq_max=4, n_ctx=16_384)
+    return node
+
+
+def inflight(node: Node) -> dict[str, Any]:
+    status = node.status()["actors"]["inflight"]
+    assert isinstance(status, dict)
+    return status
+
+
+def alone(node: Node, n_tokens: int = N_TOKENS) -> list[Completion]:
+    """What undisturbed requests say."""
+    return [
+        node.complete("stub", f"Tale {n}", max_tokens=n_tokens, **way) for n, way in enumerate(WAYS)
+    ]
+
+
+def streams(node: Node, n_tokens: int = N_TOKENS) -> list[Streaming]:
+    """The same requests, all of which have begun."""
+    return [Streaming(node, "stub", n_tokens, f"Tale {n}", **way) for n, way in enumerate(WAYS)]
+
+
+def assert_same(running: list[Streaming], expected: list[Completion]) -> None:
+    whole = [one.whole() for one in running]
+    assert [one.tokens for one in whole] == [one.tokens for one in expected]
+    assert [one.text for one in whole] == [one.text for one in expected]
+    for one, other in zip(whole, expected, strict=True):
+        assert one.finish_reason == other.finish_reason
+        assert one.usage.prompt_tokens == other.usage.prompt_tokens
+        assert one.usage.completion_tokens == other.usage.completion_tokens
+
+
+def test_four_streams_go_on_when_their_model_is_killed(node4: Node) -> None:
+    expected = alone(node4)
+    running = streams(node4)
+    kill(pid_of(node4, "model:stub"))
+    assert_same(running, expected)
+    for one in running:
+        (resumed,) = one.resumed
+        assert 0 < resumed.n_tokens < N_TOKENS
+        assert resumed.pause_ms > 0
+    status = inflight(node4)
+    assert status["resumed"] == 4
+    assert status["in_flight"] == status["held"] == status["waiting_for_model"] == 0
+    assert status["suspects"] == 0
+
+
+def test_a_model_that_is_killed_twice_resumes_twice(node4: Node) -> None:
+    expected = alone(node4)
+    running = streams(node4)
+    first = pid_of(node4, "model:stub")
+    kill(first)
+    eventually(lambda: all(one.resumed for one in running), what="all go on")
+    kill(pid_of(node4, "model:stub"))
+    assert_same(running, expected)
+    assert max(len(one.resumed) for one in running) == 2
+
+
+def test_four_suspects_of_a_crash_go_on_one_after_another_within_seconds(node4: Node) -> None:
+    """A fault inside may be anybody's, so they run alone until they have gone beyond it."""
+    expected = alone(node4)
+    running = streams(node4)
+    os.kill(pid_of(node4, "model:stub"), signal.SIGABRT)
+    assert_same(running, expected)
+    assert max(one.resumed[0].pause_ms for one in running) < 5000
+    assert inflight(node4)["poisonous_digests"] == 0
+
+
+def test_streams_go_on_when_inflight_is_killed_and_then_the_model(node4: Node) -> None:
+    expected = alone(node4)
+    running = streams(node4)
+    kill(pid_of(node4, "inflight"))
+    kill(pid_of(node4, "model:stub"))
+    assert_same(running, expected)
+
+
+def test_streams_go_on_when_inflight_is_killed_alone(node4: Node) -> None:
+    expected = alone(node4)
+    running = streams(node4)
+    before = pid_of(node4, "model:stub")
+    kill(pid_of(node4, "inflight"))
+    assert_same(running, expected)
+    assert pid_of(node4, "model:stub") == before
+    # The attempts before were cancelled: nobody waits for them.
+    idle = {"running": 0, "waiting": 0}
+    eventually(
+        lambda: idle.items() <= node4.status()["actors"]["model:stub"].items(),
+        what="nothing runs",
+    )
+
+
+def test_streams_go_on_when_the_models_supervisor_is_killed(node4: Node) -> None:
+    expected = alone(node4)
+    running = streams(node4)
+    kill(pid_of(node4, "models"))
+    assert_same(running, expected)
+    assert inflight(node4)["suspects"] == 0
+
+
+@pytest.mark.parametrize("which", ["admin_pid", "root_pid"])
+def test_streams_go_on_when_the_whole_node_restarts(
+    node4: Node, tmp_path: Path, which: str
+) -> None:
+    expected = alone(node4)
+    running = streams(node4)
+    record = RuntimeDir(tmp_path / "run" / f"node-{node4.port}").read()
+    assert record is not None
+    kill(getattr(record, which))
+    assert_same(running, expected)
+
+
+def test_a_request_that_is_killed_while_it_reads_reads_again(node4: Node) -> None:
+    prompt = [66 + n % 20 for n in range(12_000)]
+    expected = node4.complete("stub", prompt, max_tokens=20)
+    node4.unload("stub")
+    node4.load("stub", "stub", backend="stub", n_seq_max=4, n_ctx=16_384)
+    node4.complete("stub", "another one, so that nothing of it is live", max_tokens=1)
+    killed, text = 0, ""
+    prompt[0] += 1  # nothing of it is stored
+    for event in node4.stream("stub", prompt, max_tokens=20):
+        if isinstance(event, PrefillEvent) and not killed and event.done < event.total:
+            killed = pid_of(node4, "model:stub")
+            kill(killed)
+        elif isinstance(event, TokenEvent):
+            text += event.text
+    assert killed
+    assert len(text) == len(expected.text) == 20
+    assert text == node4.complete("stub", prompt, max_tokens=20).text
+
+
+def test_a_request_that_is_killed_while_it_waits_runs_once(node: Node) -> None:
+    node.load("narrow", "narrow", backend="stub", n_seq_max=1)
+    expected = [node.complete("narrow", one, max_tokens=400).text for one in ("first", "second")]
+    first = Streaming(node, "narrow", 400, "first")
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(
+            lambda: list(node.stream("narrow", "second", max_tokens=400, resumed_events=True))
+        )
+        eventually(lambda: inflight(node)["in_flight"] == 2, what="both are there")
+        kill(pid_of(node, "model:narrow"))
+        events = second.result(30)
+    assert [type(one) for one in events].count(CompletionEvent) == 1
+    assert not any(isinstance(one, ResumedEvent) for one in events)  # it had not begun
+    assert "".join(one.text for one in events if isinstance(one, TokenEvent)) == expected[1]
+    assert first.whole().text == expected[0]
+
+
+def test_a_prompt_that_is_only_read_is_read_again(node4: Node) -> None:
+    prompt = token_bytes.pack([66 + n % 20 for n in range(12_000)])
+    asked = m.Complete(new_ref(), "stub", prompt, tokens=True, max_tokens=0)
+    killed = False
+    for reply in node4.connection.stream("inflight", asked, idle_timeout_s=20):
+        match reply:
+            case m.PrefillProgress(_, done, total, _) if not killed and done < total:
+                killed = True
+                kill(pid_of(node4, "model:stub"))
+            case m.Completed():
+                assert reply.finish_reason is m.FinishReason.PREFILLED
+                assert reply.usage.prompt_tokens == 12_000
+                break
+            case m.CompletionFailed():
+                raise AssertionError(reply)
+    assert killed
+
+
+def test_a_stream_whose_model_is_unloaded_is_told_so(node4: Node) -> None:
+    running = Streaming(node4, "stub", 8000)
+    kill(pid_of(node4, "model:stub"))
+    node4.unload("stub")
+    assert running.end(10) in ([errors.ModelUnloaded], [])  # it may have been resumed before
+
+
+@pytest.fixture
+def embedded(node: Node) -> Node:
+    node.client.load(EMBEDDED_MODEL_ID, one_thread(embedded_model_path(), n_ctx=4096))
+    return node
+
+
+def test_four_streams_of_a_real_model_have_the_text_of_an_unbroken_run(embedded: Node) -> None:
+    ways = [way for way in WAYS if "stop" not in way] + [{**SEEDED, "seed": 3}]
+
+    def begin() -> list[Streaming]:
+        return [
+            Streaming(embedded, EMBEDDED_MODEL_ID, 300, f"{PROMPT} {n}", **way)
+            for n, way in enumerate(ways)
+        ]
+
+    unbroken = [one.whole() for one in begin()]
+    running = begin()
+    kill(pid_of(embedded, f"model:{EMBEDDED_MODEL_ID}"))
+    whole = [one.whole() for one in running]
+    assert [one.text for one in whole] == [one.text for one in unbroken]
+    assert all(one.resumed for one in running)
+    # What was said before the crash was restored and not computed, but for the last block.
+    assert all(one.cache.source == "ram" for one in whole)
+
+
+CALLER = textwrap.dedent(
+    """
+    import sys
+    from runtime import Node, TokenEvent
+    with Node.attach(int(sys.argv[1]), runtime_dir=sys.argv[2]) as node:
+        for event in node.stream("narrow", "of a caller that dies", max_tokens=3900):
+            if isinstance(event, TokenEvent):
+                print("begun", flush=True)
+    """
+)
+
+
+def caller(node: Node, tmp_path: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CALLER, str(node.port), str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    )
+
+
+def test_a_request_whose_caller_dies_is_cancelled(node: Node, tmp_path: Path) -> None:
+    """Trap T-24R: a generation that nobody hears must not run to its end."""
+    node.load("narrow", "narrow", backend="stub", n_seq_max=1)
+    with caller(node, tmp_path) as host:
+        assert host.stdout is not None
+        host.stdout.readline()
+        host.kill()
+        generated = node.status()["actors"]["model:narrow"]["tokens_generated"]
+        eventually(lambda: inflight(node)["in_flight"] == 0, within_s=5, what="it is cancelled")
+    assert inflight(node)["orphans_cancelled"] == 1
+    assert generated < 3900
+
+
+def test_a_request_that_waits_is_cancelled_when_its_caller_dies(node: Node, tmp_path: Path) -> None:
+    node.load("narrow", "narrow", backend="stub", n_seq_max=1, n_ctx=131_072)
+    busy = node.stream("narrow", "busy", max_tokens=100_000)
+    next(event for event in busy if isinstance(event, TokenEvent))
+    with caller(node, tmp_path) as host:
+        eventually(lambda: inflight(node)["in_flight"] == 2, what="it waits")
+        host.kill()
+        eventually(lambda: inflight(node)["in_flight"] == 1, within_s=6, what="it is cancelled")
+    assert inflight(node)["orphans_cancelled"] == 1
+    busy.close()
