@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-INLINE_LIMIT_BYTES = 12 * 1024  # two of them, a grammar of 32 KiB and the rest: below 64 KiB
+INLINE_LIMIT_BYTES = 10 * 1024  # two of them, a grammar of 32 KiB and the rest: below 64 KiB
 
 
 class PayloadGone(Exception):

@@ -12,19 +12,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.messages import Complete
+from actors.messages import Complete, TokensDelivered
+from actors.payload import INLINE_LIMIT_BYTES
+from actors.reply_rules import merged
 from actors.request_digest import digest_of
+from actors.resume import PAGE_CHARS, PAGE_TOKENS
 from actors.token_logprobs import LogprobsLog, unpack
 from native import InvalidParam, ModelParams, NoTokenLeft, SamplingParams
 from native.backend import Logprobs
 from native.sampling import Breaker, PythonSampler
 from native.sampling_params import MAX_GRAMMAR_BYTES
 from native.stub import N_VOCAB, StubBackend
+from supervision.codec import ValueCodec
 
 pytestmark = pytest.mark.pure
 
 LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=30)
 DRAWN = SamplingParams(temperature=1.0)
+CODEC = ValueCodec(("actors", "native"))
 laws = settings(deadline=None, max_examples=60)
 
 
@@ -272,3 +277,32 @@ def test_records_of_tokens_may_be_cut_and_joined(
         sent += log.take(n)
     assert unpack(sent, len(found)) == tuple(found)
     assert LogprobsLog(None).take(3) == b""
+
+
+def test_joined_events_with_logprobs_stay_below_the_limit_of_a_message() -> None:
+    log, events = LogprobsLog(20), []
+    top = tuple((token, -float(token)) for token in range(20))
+    for index in range(900):
+        log.note(Logprobs(-1.0, top))
+        events.append(TokensDelivered("r", index, b"abcd", "é", index, logprobs=log.take(1)))
+    joined = merged(list(events), PAGE_CHARS, PAGE_TOKENS)
+    deliveries = [event for event in joined if isinstance(event, TokensDelivered)]
+    assert len(deliveries) > 3
+    assert max(len(CODEC.pack(event)) for event in deliveries) < 40_000
+    found = [one for event in deliveries for one in unpack(event.logprobs, len(event.tokens) // 4)]
+    assert found == [Logprobs(-1.0, top)] * 900
+
+
+def test_the_largest_request_is_a_message_and_arrives_as_it_was() -> None:
+    sampling = SamplingParams(
+        grammar="x" * MAX_GRAMMAR_BYTES,
+        logit_bias=tuple((100_000 + token, -math.inf) for token in range(300)),
+        dry_breakers=("é" * 20,) * 32,
+    )
+    part = b"p" * INLINE_LIMIT_BYTES
+    request = Complete(
+        "r" * 16, "m" * 40, part, True, 1, sampling, ("x" * 100,) * 8, delivered=part
+    )
+    packed = CODEC.pack(request)
+    assert len(packed) < 64 * 1024 - 512
+    assert CODEC.unpack(packed) == request
