@@ -47,6 +47,8 @@ class CacheDialogue:
         self._send = send
         self._settled = settled
         self._tips = RecentTips()
+        self.hits_resume = 0
+        """Parents that this process knew without asking."""
         self.tails: LateTails | None = None
 
     @property
@@ -72,7 +74,10 @@ class CacheDialogue:
 
     def figures(self) -> dict[str, float]:
         """Learned speeds and what saving cost, for a status report."""
-        return self._store.rates.figures() | self._store.saved.figures()
+        figures = self._store.rates.figures() | self._store.saved.figures()
+        if self.tails is not None:
+            figures["tails_not_written"] = self.tails.not_written
+        return figures | {"hits_resume": self.hits_resume}
 
     def prompt_key(self, request: Request) -> bytes:
         return self._store.prompt_key(request)
@@ -83,6 +88,7 @@ class CacheDialogue:
         """Before the prompt is tokenised: which tokens does its ``parent_key`` stand for?"""
         known = self._tips.get(request.parent_key)
         if known is not None:
+            self.hits_resume += 1
             request.parent_tokens = known
             return
         if request.parent_key is not None and self._store.is_usable:

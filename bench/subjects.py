@@ -94,10 +94,10 @@ def node_for_measuring(where: Path | None = None, **options: Any) -> Iterator[No
         yield stack.enter_context(Node.start(**(settings | options)))
 
 
-def load(node: Node, subject: Subject) -> None:
+def load(node: Node, subject: Subject, backend: str = "llama") -> None:
     """Load the subject as ``MODEL_ID``, with the parameters that the bare loop has too."""
-    fields = ModelParams.__dataclass_fields__
-    node.load(MODEL_ID, subject.path, **{key: getattr(subject.params, key) for key in fields})
+    options = {key: getattr(subject.params, key) for key in ModelParams.__dataclass_fields__}
+    node.load(MODEL_ID, subject.path, backend=backend, **options)
 
 
 def wait_until_persisted(node: Node) -> None:

@@ -10,7 +10,13 @@ from typing import Any, Final
 
 from runtime.sizes import format_size
 
-LEARNED: Final = ("saved_", "prefill_tokens_per_s", "restore_mib_per_s")
+LEARNED: Final = (
+    "saved_",
+    "prefill_tokens_per_s",
+    "restore_mib_per_s",
+    "hits_resume",
+    "tails_not_written",
+)
 HIDDEN: Final = ("tiers", "saves", "refused")  # shown in tables of their own
 
 
@@ -30,8 +36,12 @@ def stat_of(actors: dict[str, Any]) -> dict[str, Any]:
         for actor, report in actors.items()
         if actor.startswith("model:") and isinstance(report, dict) and "cache" in report
     }
+    cache = {key: value for key, value in meta.items() if key != "tiers"}
+    if cache:  # a model knows the ends of its own replies without asking
+        resumed = sum(model.get("hits_resume", 0) for model in models.values())
+        cache["hits_resume"] = cache.get("hits_resume", 0) + resumed
     return {
-        "cache": {key: value for key, value in meta.items() if key != "tiers"},
+        "cache": cache,
         "tiers": tiers,
         "restored": _restored(models),
         "writer": actors.get("writer"),
