@@ -37,6 +37,11 @@ _FAILURES: Final[Mapping[m.FailReason, Callable[[str, str], errors.LlamaActorsEr
 }
 
 
+def failure(model: str, reason: m.FailReason, detail: str) -> errors.LlamaActorsError:
+    """The exception for a failure that came as a value."""
+    return _FAILURES[reason](model, detail)
+
+
 class Attempt:
     """Sends a request once; its events go on where ``received`` ends, and are added to it."""
 
@@ -75,6 +80,7 @@ class Attempt:
         match reply:
             case m.Accepted():
                 self._accepted = reply
+                progress.on_accepted(reply.request_id)
             case m.Resumed():
                 progress.interrupted()
             case m.PrefillProgress(_, done, total, reused):
@@ -106,7 +112,7 @@ class Attempt:
                 )
             case m.CompletionFailed(_, reason, detail):
                 self._ended = True
-                raise _FAILURES[reason](self._request.model, detail)
+                raise failure(self._request.model, reason, detail)
             case _:
                 pass  # a message of a newer node; nothing is lost by not knowing it
 
@@ -114,7 +120,9 @@ class Attempt:
 class Progress:
     """How far a request is, over all attempts at it, by this caller's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_accepted: Callable[[str], None] = lambda _: None) -> None:
+        """``on_accepted`` hears the request's id of each attempt."""
+        self.on_accepted = on_accepted
         self.received = Received()
         self.ttft_ms: float | None = None
         self._began = self._saw_at = time.perf_counter()

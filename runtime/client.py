@@ -7,7 +7,7 @@ threads at once; each has its own mailbox inside the connection.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,15 +15,13 @@ from actors import messages as m
 from actors.inflight import model_actor_id
 from actors.payload import PayloadKeeper
 from cache import tokens as token_bytes
-from cache.keys import KEY_BYTES
-from native.errors import InvalidParam
-from native.params import SamplingParams
 from runtime import errors
 from runtime.attempt import Attempt, Progress
 from runtime.config import ModelConfig, check_model_id
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.received import PartMissing
+from runtime.request_options import Messages, Prompt, Wanted, chat_request, prompt_request
 from runtime.results import (
     Completion,
     CompletionEvent,
@@ -31,6 +29,7 @@ from runtime.results import (
     ModelStatus,
     ResumedEvent,
 )
+from runtime.stream import CompletionStream, RequestHandle
 from supervision import Connection, Entry
 from supervision.errors import NodeNotRunning, NodeRestarted, SupervisionError, TargetDown
 from supervision.messages import (
@@ -84,7 +83,7 @@ class Client:
             if found is not None:
                 return self._model_status(found)
         except SupervisionError as error:
-            raise self._typed(error) from error
+            raise self.typed(error) from error
         raise errors.NoReply(f"the registry did not say whether {model!r} was loaded")
 
     def load_embedded(self, progress: Callable[[float], None] | None = None) -> None:
@@ -94,9 +93,10 @@ class Client:
         except errors.ModelAlreadyLoaded:
             self._wait_until_up(EMBEDDED_MODEL_ID, LOAD_TIMEOUT_S)
 
-    def unload(self, model: str) -> None:
-        """Unload a model; its running requests end with ``ModelUnloaded``."""
-        answer = self._ask("registry", m.UnloadModel(new_ref(), model), timeout_s=30.0)
+    def unload(self, model: str, *, drain_s: float = 0.0) -> None:
+        """Unload a model; what runs may go on for ``drain_s`` seconds, then it is ended."""
+        request = m.UnloadModel(new_ref(), model, drain_s)
+        answer = self._ask("registry", request, timeout_s=30.0 + drain_s)
         if not (isinstance(answer, m.ModelUnloaded) and answer.was_loaded):
             raise errors.ModelUnknown(model, f"no model {model!r} is loaded")
 
@@ -104,6 +104,23 @@ class Client:
         """Loaded and loading models, by id."""
         entries = [e for e in self.directory() if e.id.startswith("model:") and e.state != "down"]
         return [self._model_status(entry) for entry in sorted(entries, key=lambda e: e.id)]
+
+    def model_status(self, model: str) -> ModelStatus:
+        """One of them, whatever state it is in."""
+        entry = self._where(model_actor_id(model))
+        if entry is None:
+            raise errors.ModelUnknown(model, f"no model {model!r} is loaded; load it first")
+        return self._model_status(entry)
+
+    def ready(self, model: str) -> None:
+        """Wait for a model that restarts; the embedded one is loaded at its first use."""
+        entry = self._where(model_actor_id(model))
+        if entry is not None and entry.is_up:
+            return
+        if entry is None and model == EMBEDDED_MODEL_ID and not self._is_wanted(model):
+            self.load_embedded()
+        else:
+            self._wait_until_up(model, HEAL_TIMEOUT_S)
 
     def _model_status(self, entry: Entry) -> ModelStatus:
         details = self._report(entry)
@@ -118,71 +135,74 @@ class Client:
 
     # ── completions ─────────────────────────────────────────────────────────────────────────────
 
-    def complete(self, model: str, prompt: str | Sequence[int], **options: Any) -> Completion:
+    def complete(self, model: str, prompt: Prompt, **options: Any) -> Completion:
         """Generate and wait for the end; options as for ``stream``."""
-        for event in self.stream(model, prompt, **options):
-            if isinstance(event, CompletionEvent):
-                return event.completion
-        raise errors.NoReply(f"model {model!r} ended the stream without a result")
+        return self._whole(model, self.stream(model, prompt, **options))
 
-    def stream(  # noqa: PLR0913  # keyword-only, by the names users know
-        self,
-        model: str,
-        prompt: str | Sequence[int],
-        *,
-        max_tokens: int = 256,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        parent_key: str | None = None,
-        parse_special: bool = False,
-        timeout_s: float | None = None,
-        resumed_events: bool = False,
-    ) -> Generator[Event, None, None]:
+    def stream(self, model: str, prompt: Prompt, **options: Any) -> CompletionStream:
         """Generate, and yield events as they come; the last one is a ``CompletionEvent``.
 
-        ``prompt`` is text or token ids. ``parent_key`` is the hex ``finish_key`` of an earlier
-        completion whose text this prompt continues. Leaving the iterator early cancels the request.
+        ``prompt`` is text or token ids. Options, all by keyword:
+
+        * ``max_tokens`` (256), ``stop``, ``timeout_s``, ``parse_special``
+        * every sampling option, see ``runtime.sampling_options``: ``temperature``, ``seed``,
+          ``json_schema``, ``grammar``, ``logprobs`` and so on
+        * ``parent_key``: hex ``finish_key`` of an earlier completion that this prompt continues
+        * ``session``: a name; its next request goes on where this one ended. With ``continues`` the
+          prompt is only what follows the session, or ``parent_key``
+        * ``speculation``: ``off | ngram | draft``; never changes the text
+        * ``thinking``, ``thinking_budget_tokens``, ``tool_calls``: tell such parts from text
+        * ``resumed_events``: hear a ``ResumedEvent`` when a process died under the request
 
         When a process of the node dies, or all of them, the reply goes on at its next token, and
-        nothing comes twice. With ``resumed_events`` a ``ResumedEvent`` tells of it. ``ModelDown``
-        comes only if the model stays away.
+        nothing comes twice. ``ModelDown`` comes only if the model stays away.
         """
-        try:
-            sampling = SamplingParams(
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                repetition_penalty=repetition_penalty,
-                seed=seed,
-            )
-        except InvalidParam as error:
-            raise errors.InvalidRequest(str(error)) from error
-        is_text = isinstance(prompt, str)
-        keeper = PayloadKeeper(_encode_prompt(prompt))
-        request = m.Complete(
-            ref="",
-            model=model,
-            prompt=keeper.payload,
-            tokens=not is_text,
-            max_tokens=_checked_max_tokens(max_tokens),
-            sampling=sampling,
-            stop=tuple(stop),
-            parent_key=_parse_key(parent_key),
-            parse_special=parse_special,
-            timeout_s=timeout_s,
-        )
-        events = self._events(request, keeper)
-        return events if resumed_events else _without_resumed(events)
+        return self._stream(prompt_request(model, prompt, **options))
 
-    def _events(self, request: m.Complete, keeper: PayloadKeeper) -> Generator[Event, None, None]:
+    def chat(self, model: str, messages: Messages, **options: Any) -> Completion:
+        """Answer a conversation and wait for the end; options as for ``stream_chat``."""
+        return self._whole(model, self.stream_chat(model, messages, **options))
+
+    def stream_chat(self, model: str, messages: Messages, **options: Any) -> CompletionStream:
+        """Answer a conversation, ``[{"role": "user", "content": …}, …]``, by the model's template.
+
+        Options as for ``stream``, and ``tools``, ``documents``, ``enable_thinking`` and
+        ``template_kwargs``, which the template sees. Calls of given tools are told from text.
+        """
+        return self._stream(chat_request(model, messages, **options))
+
+    def prefill_only(self, model: str, prompt: Prompt, **options: Any) -> Completion:
+        """Read a prompt into the cache and say nothing; its ``finish_key`` can be continued."""
+        return self.complete(model, prompt, **options, max_tokens=0)
+
+    def continue_session(
+        self, model: str, session: str, more: Prompt, **options: Any
+    ) -> Completion:
+        """Go on in a session: ``more`` is only what follows what it holds already."""
+        return self.complete(model, more, **options, session=session, continues=True)
+
+    def _whole(self, model: str, events: CompletionStream) -> Completion:
+        with events:
+            for event in events:
+                if isinstance(event, CompletionEvent):
+                    return event.completion
+        raise errors.NoReply(f"model {model!r} ended the stream without a result")
+
+    def _stream(self, wanted: Wanted) -> CompletionStream:
+        handle = RequestHandle(
+            lambda request_id: self._connection.tell("inflight", m.Cancel(request_id))
+        )
+        events = self._events(wanted.request, wanted.keeper, handle)
+        return CompletionStream(
+            events if wanted.resumed_events else _without_resumed(events), handle
+        )
+
+    def _events(
+        self, request: m.Complete, keeper: PayloadKeeper, handle: RequestHandle
+    ) -> Generator[Event, None, None]:
         """Ask until the reply is whole; what a dead process began goes on in the next one."""
-        progress = Progress()
+        progress = Progress(handle.accepted)
+        request = replace(request, prompt=keeper.payload)
         ends_at = None if request.timeout_s is None else time.monotonic() + request.timeout_s
         heals_until: float | None = None
         try:
@@ -205,7 +225,7 @@ class Client:
                         heals_until = now + HEAL_TIMEOUT_S
                     self._heal(request.model, error, heals_until or now, is_first=is_first)
                 except SupervisionError as error:
-                    raise self._typed(error) from error
+                    raise self.typed(error) from error
                 finally:
                     so_far.close()
         finally:
@@ -268,7 +288,7 @@ class Client:
             try:
                 return self._connection.directory()
             except SupervisionError as error:
-                raise self._typed(error) from error
+                raise self.typed(error) from error
         return tuple(getattr(answer, "entries", ()))
 
     def status(self) -> dict[str, Any]:
@@ -276,6 +296,11 @@ class Client:
         return {
             entry.id: self._report(entry) for entry in self.directory() if entry.state != "down"
         }
+
+    def report_of(self, actor: str) -> dict[str, Any] | None:
+        """What one actor says of itself; None if it does not answer in time."""
+        entry = self._where(actor)
+        return None if entry is None else self._report(entry)
 
     def _report(self, entry: Entry) -> dict[str, Any] | None:
         if entry.address is None:
@@ -299,15 +324,15 @@ class Client:
         try:
             return self._connection.ask(target, message, timeout_s=timeout_s)
         except SupervisionError as error:
-            raise self._typed(error) from error
+            raise self.typed(error) from error
 
     def _where(self, actor: str) -> Entry | None:
         try:
             return self._connection.where(actor)
         except SupervisionError as error:
-            raise self._typed(error) from error
+            raise self.typed(error) from error
 
-    def _typed(self, error: SupervisionError) -> errors.NodeError:
+    def typed(self, error: SupervisionError) -> errors.NodeError:
         """What went wrong below, in the words of this floor."""
         if isinstance(error, NodeNotRunning):
             return errors.NodeNotRunning(self._connection.record.port, str(error))
@@ -325,19 +350,6 @@ class _Pause:
         self._seconds = min(0.1, self._seconds * 1.5)
 
 
-def _encode_prompt(prompt: str | Sequence[int]) -> bytes:
-    if isinstance(prompt, str):
-        if not prompt:
-            raise errors.InvalidRequest("the prompt is empty; send some text")
-        return prompt.encode("utf-8", "replace")
-    if not prompt:
-        raise errors.InvalidRequest("the prompt has no tokens; send at least one")
-    try:
-        return token_bytes.pack(prompt)
-    except ValueError as error:
-        raise errors.InvalidRequest(f"not a list of token ids: {error}") from error
-
-
 def _without_resumed(events: Generator[Event, None, None]) -> Generator[Event, None, None]:
     """All but what only those want to hear who asked for it; closing this closes ``events``."""
     try:
@@ -350,27 +362,6 @@ def _without_resumed(events: Generator[Event, None, None]) -> Generator[Event, N
 
 def _left_s(ends_at: float | None) -> float | None:
     return None if ends_at is None else max(0.0, ends_at - time.monotonic())
-
-
-def _checked_max_tokens(max_tokens: int) -> int:
-    if max_tokens < 1:
-        raise errors.InvalidRequest(f"max_tokens is {max_tokens}; ask for at least one token")
-    return max_tokens
-
-
-def _parse_key(text: str | None) -> bytes | None:
-    if text is None:
-        return None
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise errors.InvalidRequest(
-            f"parent_key {text[:16]!r}… is not a finish_key, which is {2 * KEY_BYTES} hex digits; "
-            "copy it from the finish_key of an earlier completion, or leave it out"
-        )
-    return key
 
 
 def _load_failure(model: str, failed: m.ModelNotLoaded) -> errors.ModelError:

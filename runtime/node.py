@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -35,7 +35,10 @@ from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.marker_settings import KEYS as MARKER_KEYS
 from runtime.marker_settings import markers_from
-from runtime.results import Completion, Event, ModelStatus
+from runtime.model_client import ModelClient
+from runtime.request_options import Messages, Prompt
+from runtime.results import Completion, ModelStatus
+from runtime.stream import CompletionStream
 from runtime.tree_view import ProcessFacts, TreeNode, arrange
 from supervision import ChildKind, Connection, Entry
 from supervision.errors import NodeNotRunning, NoReply, PortInUse
@@ -48,8 +51,11 @@ VITALS_TIMEOUT_S: Final = 1.0
 PORT_TRIES: Final = 5  # a free port may be taken between choosing and binding it
 
 
-class Node:
-    """A running node. Safe to use from several threads; close it, or use it in a ``with``."""
+class Node(ModelClient):
+    """A running node. Safe to use from several threads; close it, or use it in a ``with``.
+
+    Questions to its models are those of ``ModelClient``.
+    """
 
     def __init__(
         self, port: int, connection: Connection, child: LaunchedNode | None = None
@@ -57,7 +63,7 @@ class Node:
         self.port = port
         self._connection = connection
         self._child = child
-        self._client = Client(connection)
+        super().__init__(Client(connection))
 
     # ── getting one ─────────────────────────────────────────────────────────────────────────────
 
@@ -166,23 +172,39 @@ class Node:
         where = str(path) if backend == "stub" else str(Path(path).expanduser().absolute())
         return self._client.load(model, ModelConfig(where, params, backend, markers))
 
-    def unload(self, model: str) -> None:
-        """Unload a model; its running requests end with ``ModelUnloaded``."""
-        self._client.unload(model)
+    def unload(self, model: str, *, drain_s: float = 0.0) -> None:
+        """Unload a model; its running requests may go on for ``drain_s`` seconds."""
+        self._client.unload(model, drain_s=drain_s)
 
     def models(self) -> list[ModelStatus]:
         """Loaded and loading models."""
         return self._client.models()
 
-    def complete(self, model: str, prompt: str | Sequence[int], **options: Any) -> Completion:
+    def complete(self, model: str, prompt: Prompt, **options: Any) -> Completion:
         """Generate and wait for the end; options as for ``Client.stream``."""
         return self._client.complete(model, prompt, **options)
 
-    def stream(
-        self, model: str, prompt: str | Sequence[int], **options: Any
-    ) -> Generator[Event, None, None]:
+    def stream(self, model: str, prompt: Prompt, **options: Any) -> CompletionStream:
         """Generate, and yield typed events as they come; options as for ``Client.stream``."""
         return self._client.stream(model, prompt, **options)
+
+    def chat(self, model: str, messages: Messages, **options: Any) -> Completion:
+        """Answer a conversation; options as for ``Client.stream_chat``."""
+        return self._client.chat(model, messages, **options)
+
+    def stream_chat(self, model: str, messages: Messages, **options: Any) -> CompletionStream:
+        """Answer a conversation, and yield events as they come: ``Client.stream_chat``."""
+        return self._client.stream_chat(model, messages, **options)
+
+    def prefill_only(self, model: str, prompt: Prompt, **options: Any) -> Completion:
+        """Read a prompt into the cache and say nothing."""
+        return self._client.prefill_only(model, prompt, **options)
+
+    def continue_session(
+        self, model: str, session: str, more: Prompt, **options: Any
+    ) -> Completion:
+        """Go on in a session: ``more`` is only what follows what it holds already."""
+        return self._client.continue_session(model, session, more, **options)
 
     def status(self) -> dict[str, Any]:
         """The node, and what every actor says of itself, by id."""

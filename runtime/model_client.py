@@ -1,0 +1,303 @@
+"""What may be asked of a model beside completions, as methods: the half of ``Node`` about models.
+
+A model that is restarting is waited for, ``HEAL_TIMEOUT_S`` at most; the embedded one is loaded at
+its first use. A question whose model dies is asked again where that is safe, else the caller hears
+``ModelDown``. Answers that come in pages are joined. Every method may raise ``ModelUnknown``,
+``ModelStopped``, ``ModelDown``, ``NoReply`` and ``NodeNotRunning``; those that send something also
+``InvalidRequest``, ``NotSupported`` and ``Overloaded``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from actors import messages as m
+from actors.inflight import model_actor_id
+from actors.payload import Payload, PayloadKeeper
+from cache import tokens as token_bytes
+from runtime import errors
+from runtime.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
+from runtime.attempt import SILENCE_TIMEOUT_S, failure
+from runtime.client import Client
+from runtime.request_options import Messages, Prompt, chat_json, encoded_prompt, packed_tokens
+from runtime.results import ModelStatus
+from supervision.errors import NodeRestarted, SupervisionError, TargetDown
+from supervision.messages import new_ref
+
+TEXT_TIMEOUT_S: Final = 60.0
+"""Megabytes are tokenised in a second or two; many may wait for the one thread that does it."""
+STEP_TIMEOUT_S: Final = 330.0
+"""What the engine answers between two steps: one step may take 300 s before it is cut short."""
+DRAIN_EXTRA_S: Final = 30.0
+_TRIES: Final = 5
+_LAST: Final = (
+    m.ThinkingVerified, m.Embedded, m.SessionEnded, m.LiveEvicted, m.PrefixMatched,
+    m.AdaptersChanged, m.AdaptersListed, m.VramReported, m.Verified,
+)  # fmt: skip
+
+
+class ModelClient:
+    """Questions to the models of one node, from any thread."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    # ── texts and tokens ────────────────────────────────────────────────────────────────────────
+
+    def tokenize(
+        self, model: str, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """The tokens of a text; with ``add_special``, also what the model wants around one.
+
+        ``parse_special`` reads control tokens that are written in it: not for texts of strangers.
+        """
+        with _kept(text.encode("utf-8", "replace")) as payload:
+            pages = self._ask(model, m.Tokenize("", payload, add_special, parse_special))
+        parts = [page.tokens for page in pages if isinstance(page, m.Tokenized)]
+        return list(token_bytes.unpack(b"".join(parts)))
+
+    def detokenize(self, model: str, tokens: Sequence[int], *, special: bool = False) -> str:
+        """The text of some tokens; bytes that are no character become U+FFFD.
+
+        ``special`` shows control tokens, which are nothing otherwise.
+        """
+        return self.detokenize_bytes(model, tokens, special=special).decode("utf-8", "replace")
+
+    def detokenize_bytes(
+        self, model: str, tokens: Sequence[int], *, special: bool = False
+    ) -> bytes:
+        """The bytes of some tokens, for one may begin or end inside a character."""
+        if not tokens:
+            return b""
+        with _kept(packed_tokens(tokens, "tokens")) as payload:
+            pages = self._ask(model, m.Detokenize("", payload, special))
+        return b"".join(page.data for page in pages if isinstance(page, m.Detokenized))
+
+    def apply_chat_template(self, model: str, messages: Messages, **options: Any) -> ChatPrompt:
+        """What a conversation looks like to the model, by its own template.
+
+        Options: ``tools``, ``documents``, ``template_kwargs``, ``enable_thinking``,
+        ``add_generation_prompt``.
+        """
+        with _kept(chat_json(messages, **options)) as payload:
+            pages = self._ask(model, m.ApplyChatTemplate("", payload))
+        parts = [page for page in pages if isinstance(page, m.ChatTemplateApplied)]
+        ids = token_bytes.unpack(b"".join(page.tokens for page in parts))
+        return ChatPrompt("".join(page.text for page in parts), tuple(ids))
+
+    def verify_thinking(self, model: str, content: bytes, signature: bytes) -> bool:
+        """Whether a model of this node thought this, a ``SpanEvent``'s ``body``, and signed it."""
+        with _kept(content) as payload:
+            (answer,) = self._ask(model, m.VerifyThinking("", payload, signature))
+        return isinstance(answer, m.ThinkingVerified) and answer.valid
+
+    def embed(
+        self,
+        model: str,
+        inputs: str | Sequence[str | Sequence[int]],
+        *,
+        pooling: str = "model",
+        normalise: bool = True,
+        timeout_s: float = SILENCE_TIMEOUT_S,
+    ) -> Embeddings:
+        """Vectors of one text, or of several texts or lists of token ids.
+
+        ``pooling``: ``mean | cls | last``, ``none`` for a vector of each token, or ``model`` for
+        what it was loaded with. ``timeout_s`` bounds each silence, not all of the work.
+        """
+        plain = [inputs] if isinstance(inputs, str) else [_plain(one) for one in inputs]
+        with _kept(json.dumps(plain).encode()) as payload:
+            answers = self._ask(model, m.Embed("", payload, pooling, normalise), idle_s=timeout_s)
+        numbers = array("f")
+        for page in answers:
+            if isinstance(page, m.EmbeddingPage):
+                numbers.frombytes(page.data)
+        end = answers[-1]
+        if not isinstance(end, m.Embedded):
+            raise errors.NoReply(f"model {model!r} did not say how its vectors end")
+        cuts = range(0, len(numbers), end.n_embd)
+        vectors = tuple(numbers[at : at + end.n_embd] for at in cuts)
+        return Embeddings(vectors, end.rows, end.n_embd, end.n_tokens)
+
+    # ── guesses ─────────────────────────────────────────────────────────────────────────────────
+
+    def draft_tokens(
+        self, model: str, prefix: Prompt, most: int, *, timeout_s: float | None = None
+    ) -> tuple[int, ...]:
+        """At most so many tokens that the model would say after ``prefix``, greedily."""
+        return self._client.complete(model, prefix, max_tokens=most, timeout_s=timeout_s).tokens
+
+    def verify(
+        self,
+        model: str,
+        prefix: Sequence[int],
+        candidates: Sequence[int],
+        *,
+        k: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Verdict:
+        """How many of these tokens the model would say itself after ``prefix``, greedily.
+
+        Only the first ``k`` count, if that is given.
+        """
+        guesses = packed_tokens(candidates, "candidates")
+        with _kept(packed_tokens(prefix, "the prefix")) as payload:
+            request = m.Verify("", model, payload, guesses, k, timeout_s)
+            found = self._ask(model, request, idle_s=SILENCE_TIMEOUT_S)[-1]
+        if not isinstance(found, m.Verified):
+            raise errors.NoReply(f"model {model!r} ended without a verdict")
+        return Verdict(
+            found.accepted, found.next_token, found.finish_reason.value, found.cached_tokens
+        )
+
+    # ── sessions and what is warm ───────────────────────────────────────────────────────────────
+
+    def end_session(self, model: str, session: str) -> bool:
+        """Forget a session, whether there was one; a request of it that runs is its last."""
+        (answer,) = self._ask(model, m.EndSession("", session), idle_s=STEP_TIMEOUT_S)
+        return isinstance(answer, m.SessionEnded) and answer.was_known
+
+    def evict(self, model: str) -> int:
+        """Give up every idle sequence of the context; how many there were.
+
+        What is stored nowhere yet is stored first. Running requests are not touched.
+        """
+        (answer,) = self._ask(model, m.EvictLive(""), idle_s=STEP_TIMEOUT_S)
+        return answer.sequences if isinstance(answer, m.LiveEvicted) else 0
+
+    def match_prefix(
+        self, model: str, prompt: Prompt, *, parse_special: bool = False
+    ) -> WarmPrefix:
+        """How much of a prompt is warm. Restores nothing and touches no row.
+
+        A text is tokenised by the model first, as a completion would.
+        """
+        if isinstance(prompt, str):
+            encoded_prompt(prompt)
+            prompt = self.tokenize(model, prompt, parse_special=parse_special)
+        with _kept(packed_tokens(prompt, "the prompt")) as payload:
+            (answer,) = self._ask(model, m.MatchPrefix("", payload), idle_s=STEP_TIMEOUT_S)
+        if not isinstance(answer, m.PrefixMatched):
+            raise errors.NoReply(f"model {model!r} did not say what is warm")
+        return WarmPrefix(answer.live, answer.stored)
+
+    def list_cached_prefixes(self, model: str, prompt: Prompt) -> int:
+        """Leading tokens of a prompt that are warm, live or stored."""
+        return self.match_prefix(model, prompt).n_tokens
+
+    # ── adapters ────────────────────────────────────────────────────────────────────────────────
+
+    def load_adapter(self, model: str, path: str, *, scale: float = 1.0) -> m.AdapterStatus:
+        """Apply a LoRA adapter, once the running requests have ended; requests behind it wait."""
+        return self._change(model, m.LoadAdapter("", path, scale))[-1]
+
+    def unload_adapter(self, model: str, adapter: int) -> tuple[m.AdapterStatus, ...]:
+        """Free an adapter, by its id; what is left."""
+        return self._change(model, m.UnloadAdapter("", adapter))
+
+    def set_adapter_scale(
+        self, model: str, adapter: int, scale: float
+    ) -> tuple[m.AdapterStatus, ...]:
+        """Apply an adapter, by its id, times another scale; 0 applies nothing."""
+        return self._change(model, m.SetAdapterScale("", adapter, scale))
+
+    def list_adapters(self, model: str) -> tuple[m.AdapterStatus, ...]:
+        """The adapters that are loaded."""
+        (answer,) = self._ask(model, m.ListAdapters(""), idle_s=STEP_TIMEOUT_S)
+        return answer.adapters if isinstance(answer, m.AdaptersListed) else ()
+
+    def _change(self, model: str, message: Any) -> tuple[m.AdapterStatus, ...]:
+        (answer,) = self._ask(model, message, idle_s=SILENCE_TIMEOUT_S, again=False)
+        return answer.adapters if isinstance(answer, m.AdaptersChanged) else ()
+
+    # ── what it is and does ─────────────────────────────────────────────────────────────────────
+
+    def vram_info(self, model: str) -> VramInfo:
+        """GPU memory as this model's llama.cpp sees it; ``NotSupported`` without a GPU."""
+        (answer,) = self._ask(model, m.ReportVram(""), idle_s=SILENCE_TIMEOUT_S)
+        if not isinstance(answer, m.VramReported):
+            raise errors.NoReply(f"model {model!r} did not say how much memory there is")
+        return VramInfo(answer.free, answer.total, answer.gpus)
+
+    def model_info(self, model: str) -> ModelStatus:
+        """Everything a model says of itself, at once, whatever it is doing."""
+        return self._client.model_status(model)
+
+    def phase(self, model: str) -> str:
+        """``loading | idle | prefilling | generating``, or the supervisor's word for one not up."""
+        status = self.model_info(model)
+        return str(status.details.get("phase", status.state))
+
+    def pending_len(self, model: str) -> int:
+        """Requests that wait in the model for a place in its context."""
+        return int(self.model_info(model).details.get("waiting", 0))
+
+    def queue_depth(self, model: str | None = None) -> int:
+        """Requests that run or wait: of a model, or of the whole node."""
+        if model is None:
+            return int((self._client.report_of("inflight") or {}).get("in_flight", 0))
+        details = self.model_info(model).details
+        return int(details.get("running", 0)) + int(details.get("waiting", 0))
+
+    def last_cache_hit(self, model: str) -> dict[str, Any] | None:
+        """Of the request that ended last: ``hit``, ``source``, ``cached_tokens``."""
+        last = self.model_info(model).details.get("cache", {}).get("last")
+        return None if last is None else dict(last)
+
+    # ── asking ──────────────────────────────────────────────────────────────────────────────────
+
+    def _ask(
+        self, model: str, message: Any, *, idle_s: float = TEXT_TIMEOUT_S, again: bool = True
+    ) -> list[Any]:
+        """All answers to a question, in order; a refusal is raised."""
+        for tries_left in reversed(range(_TRIES)):
+            self._client.ready(model)
+            asked = replace(message, ref=new_ref())
+            try:
+                return list(self._answers(model, asked, idle_s))
+            except (TargetDown, NodeRestarted) as error:
+                if not (again and tries_left):
+                    raise errors.ModelDown(model, f"{error}; look whether it was done") from error
+            except SupervisionError as error:
+                raise self._client.typed(error) from error
+        raise errors.ModelDown(model, f"model {model!r} died {_TRIES} times of this question")
+
+    def _answers(self, model: str, asked: object, idle_s: float) -> Iterator[object]:
+        replies = self._client.connection.stream(
+            model_actor_id(model), asked, idle_timeout_s=idle_s, until_down=True
+        )
+        for reply in replies:
+            match reply:
+                case (
+                    m.TextRefused(_, reason, detail)
+                    | m.EmbedFailed(_, reason, detail)
+                    | m.NoVram(_, reason, detail)
+                    | m.AdapterNotChanged(_, reason, _, detail)
+                    | m.CompletionFailed(_, reason, detail)
+                ):
+                    raise failure(model, reason, detail)
+                case m.Accepted() | m.StillRunning() | m.PrefillProgress() | m.Resumed():
+                    pass
+                case _:
+                    yield reply
+                    if isinstance(reply, _LAST) or getattr(reply, "last", False):
+                        return
+
+
+def _plain(one: str | Sequence[int]) -> str | list[int]:
+    return one if isinstance(one, str) else list(one)
+
+
+@contextlib.contextmanager
+def _kept(data: bytes) -> Iterator[Payload]:
+    """Bytes for a message, wherever they lie, until the question is answered."""
+    keeper = PayloadKeeper(data)
+    try:
+        yield keeper.payload
+    finally:
+        keeper.close()
