@@ -26,8 +26,12 @@ class LlamaEmbedder:
         info: ModelInfo,
         params: ModelParams,
         default: str,
+        n_positions: int | None,
     ) -> None:
-        """``default`` is the pooling that the model file asks for."""
+        """``default`` is the pooling that the model file asks for.
+
+        Of more than ``n_positions`` tokens, some would be looked up beyond the end of a table.
+        """
         self._model = model
         self._info = info
         self._params = params
@@ -35,11 +39,8 @@ class LlamaEmbedder:
         self._lock = threading.Lock()
         self._abort_flag = ffi.new("int32_t *")
         self._handle: Any = None
+        self.n_tokens_max = min(params.embed_tokens, n_positions or params.embed_tokens)
         self._made_for: tuple[str, int] = ("", 0)
-
-    @property
-    def n_tokens_max(self) -> int:
-        return self._params.embed_tokens
 
     def embed(self, tokens: Sequence[int], pooling: str = "model") -> array[float]:
         if pooling not in POOLINGS:

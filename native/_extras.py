@@ -16,6 +16,7 @@ from native.adapter_file import check_adapter
 from native.adapters import LoadedAdapter
 from native.backend import MemoryUse, ModelInfo
 from native.errors import BackendClosed, InvalidParam, NotSupported
+from native.estimate import n_positions
 from native.model_params import check_scale
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ class Extras:
             if self._params.vocab_only:
                 raise NotSupported("the model was loaded with vocab_only: it has no weights")
             if self._embedder is None:
-                pooling = _describe.default_pooling(model)
-                self._embedder = LlamaEmbedder(model, self.info, self._params, pooling)
+                pooling, most = _describe.default_pooling(model), n_positions(self._headers)
+                self._embedder = LlamaEmbedder(model, self.info, self._params, pooling, most)
             return self._embedder
 
     def memory_use(self) -> MemoryUse:

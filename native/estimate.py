@@ -99,10 +99,15 @@ def _with_companions(found: MemoryEstimate, params: ModelParams) -> MemoryEstima
 
 
 def settle_n_ctx(files: Sequence[GgufSummary], params: ModelParams, room: Room) -> ModelParams:
-    """Turn an ``n_ctx`` of 0 into what the model was trained with, or what fits."""
+    """Turn an ``n_ctx`` of 0 into what the model was trained with, or what fits.
+
+    And never more than the model has positions, if it has a table of them.
+    """
+    most = n_positions(files)
     if params.n_ctx:
-        return params
-    trained = _Facts(files[0]).number("context_length") or _FALLBACK_CTX
+        whole = max(_PAD, (most or MAX_CTX) // _PAD * _PAD)
+        return params.with_n_ctx(min(params.n_ctx, whole))
+    trained = min(_Facts(files[0]).number("context_length") or _FALLBACK_CTX, most or MAX_CTX)
     high = max(1, min(trained, MAX_CTX) // _PAD)
     low, best = 1, 1
     while low <= high:  # the largest multiple of _PAD that fits
@@ -113,6 +118,18 @@ def settle_n_ctx(files: Sequence[GgufSummary], params: ModelParams, room: Room) 
         else:
             high = middle - 1
     return params.with_n_ctx(min(best * _PAD, trained))
+
+
+def n_positions(files: Sequence[GgufSummary]) -> int | None:
+    """How many positions the model has vectors for; None when it computes them.
+
+    llama.cpp reads the vector of a position without looking whether there is one.
+    """
+    for file in files:
+        table = file.tensors.get("position_embd.weight")
+        if table is not None and len(table.dims) > 1:
+            return table.dims[1]
+    return None
 
 
 def estimate(

@@ -15,6 +15,7 @@ from actors import messages as m
 from native.params import ModelParams
 from runtime import ModelConfig, Node, errors
 from supervision.messages import new_ref
+from tests.support.bert_file import tiny_bert
 from tests.support.nodes import alive
 from tests.support.runtime_nodes import PROMPT, one_thread, pids
 from tests.support.waiting import eventually
@@ -69,7 +70,9 @@ def test_what_a_model_cannot_do_is_refused_in_words(tiny_node: Node) -> None:
     assert answer.reason is m.FailReason.NOT_SUPPORTED
 
 
-def test_a_vocabulary_alone_loads_and_refuses_completions(node: Node, tiny_gguf: Path) -> None:
+def test_models_that_cannot_generate_load_and_refuse_completions(
+    node: Node, tiny_gguf: Path, tmp_path: Path
+) -> None:
     details = node.client.load("words", one_thread(tiny_gguf, vocab_only=True)).details
     assert details["can_generate"] is False
     with pytest.raises(errors.LlamaActorsError, match="vocab_only"):
@@ -77,6 +80,12 @@ def test_a_vocabulary_alone_loads_and_refuses_completions(node: Node, tiny_gguf:
     answer = node.client.ask("model:words", m.Embed(new_ref(), b'["text"]'))
     assert isinstance(answer, m.EmbedFailed)
     assert answer.reason is m.FailReason.NOT_SUPPORTED
+
+    node.client.load("bert", one_thread(tiny_bert(tmp_path / "bert.gguf")))
+    vectors = embed(node, "bert", ["text", "other text"])
+    assert [len(row) for row in vectors] == [64, 64]
+    with pytest.raises(errors.LlamaActorsError, match="only embeds"):
+        node.complete("bert", "Hello", max_tokens=1)
 
 
 def test_a_model_says_how_it_was_loaded_and_what_it_takes(tiny_node: Node) -> None:

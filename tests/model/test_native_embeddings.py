@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gguf import PoolingType
 
 from native import (
     Backend,
@@ -22,6 +23,7 @@ from native import (
     SamplingParams,
     load_backend,
 )
+from tests.support.bert_file import tiny_bert
 from tests.support.gguf_files import tiny_llama
 
 pytestmark = pytest.mark.model
@@ -187,3 +189,34 @@ def test_a_vocabulary_alone_tokenises_and_refuses_the_rest(kind: str, tiny: Path
     finally:
         whole.close()
         words.close()
+
+
+def test_a_model_that_only_embeds_does_so_as_its_file_says(tmp_path: Path) -> None:
+    """It has no memory of sequences, reads a text both ways and knows 96 positions."""
+    backend = load_backend("llama", tiny_bert(tmp_path / "bert.gguf"), PARAMS)
+    try:
+        info, embedder = backend.info, backend.embedder()
+        assert (info.can_generate, info.memory, info.n_embd_out) == (False, "none", 64)
+        rows = embedder.embed(TEXT, "none")
+        assert embedder.embed(TEXT) == embedder.embed(TEXT, "cls")
+        assert near(embedder.embed(TEXT), rows[:64])
+        assert not near(embedder.embed(TEXT[:-1]), rows[:64]), "the first token sees the last"
+        assert len(embedder.embed([50] * 96)) == 64
+        with pytest.raises(PromptTooLong) as caught:
+            embedder.embed([50] * 97)  # llama.cpp would read behind the end of the table
+        assert caught.value.n_ctx == 96
+        with pytest.raises(NotSupported):
+            backend.seq_range(0)
+    finally:
+        backend.close()
+
+
+def test_a_model_that_ranks_says_so_unless_a_pooling_is_named(tmp_path: Path) -> None:
+    path = tiny_bert(tmp_path / "bert.gguf", pooling=PoolingType.RANK)
+    backend = load_backend("llama", path, PARAMS)
+    try:
+        with pytest.raises(NotSupported, match="ranks"):
+            backend.embedder().embed(TEXT)
+        assert len(backend.embedder().embed(TEXT, "mean")) == 64
+    finally:
+        backend.close()

@@ -9,7 +9,7 @@ import pytest
 
 from native.errors import NotEnoughMemory
 from native.estimate import Room, estimate, plan, settle_n_ctx
-from native.gguf_header import GgufSummary, check_gguf
+from native.gguf_header import GgufSummary, TensorFacts, check_gguf
 from native.params import ModelParams
 from tests.support.gguf_files import Shape, write_model
 
@@ -93,6 +93,15 @@ def test_n_ctx_of_0_is_as_trained_unless_memory_is_short(header: GgufSummary) ->
     assert estimate([header], bigger).total > 0.9 * 2 * least
     with pytest.raises(NotEnoughMemory):
         plan([header], asked, Room(1000))
+
+
+def test_a_context_never_outgrows_a_table_of_positions(header: GgufSummary) -> None:
+    """llama.cpp looks vectors of positions up without asking whether there is one."""
+    table = {**header.tensors, "position_embd.weight": TensorFacts((128, 1000), 0, 512_000)}
+    learned = replace(header, tensors=table)
+    for asked, settled in ((4096, 768), (0, 768), (512, 512)):
+        params = settle_n_ctx([learned], ModelParams(n_ctx=asked), Room())
+        assert plan([learned], params, Room()).n_ctx == settled
 
 
 @pytest.mark.parametrize("arch", ["mamba", "jamba", "lfm2"])
