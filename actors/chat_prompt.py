@@ -126,8 +126,17 @@ def render_chat(template: ChatTemplate, chat: Chat, control: ControlTokens) -> P
     return Prompt(text, _forged(text, whole, control))
 
 
-def prompt_tokens(backend: Backend, prompt: Prompt, control: ControlTokens) -> list[int]:
-    """The tokens of a rendered conversation, with one BOS at most."""
+def prompt_tokens(
+    backend: Backend, prompt: Prompt, control: ControlTokens, start: int = 0
+) -> list[int]:
+    """The tokens of a rendered conversation, with one BOS at most.
+
+    From the character ``start`` on; there is no BOS then.
+    """
+    if start:
+        later = tuple((at - start, end - start) for at, end in prompt.forged if at >= start)
+        rest = Prompt(prompt.text[start:], later)
+        return _marked_tokens(backend, rest, control, []) if rest.text else []
     bos = backend.info.bos_token
     begins = "" if bos is None else backend.piece(bos, special=True).decode("utf-8", "replace")
     forged = {start for start, _ in prompt.forged}
@@ -135,6 +144,15 @@ def prompt_tokens(backend: Backend, prompt: Prompt, control: ControlTokens) -> l
     if not forged:
         return backend.tokenize(prompt.text, add_special=not has_bos, parse_special=True)
     tokens = [] if has_bos or not backend.info.add_bos or bos is None else [bos]
+    return _marked_tokens(backend, prompt, control, tokens)
+
+
+def _marked_tokens(
+    backend: Backend, prompt: Prompt, control: ControlTokens, tokens: list[int]
+) -> list[int]:
+    if not prompt.forged:
+        return tokens + backend.tokenize(prompt.text, add_special=False, parse_special=True)
+    forged = {start for start, _ in prompt.forged}
     at = 0
     for start, end, token in control.split(prompt.text, forged):
         tokens += _plain(backend, prompt.text[at:start])

@@ -132,7 +132,13 @@ class ModelActor(EngineWorker):
             drafter=drafter,
             rules=rules,
         )
-        self._texts = TextDesk(backend, rules, send=self._send, run=self.commands.put)
+        self._texts = TextDesk(
+            backend,
+            rules,
+            send=self._send,
+            run=self.commands.put,
+            replays=self._engine.replays,
+        )
         self._embeds = EmbedDesk(backend, self._send)
         self.post(_Loaded(loaded))
         try:

@@ -26,6 +26,7 @@ from actors.late_tails import LateTails
 from actors.live import LiveSequences
 from actors.model_core import plan_step
 from actors.model_request import Request, RequestRefused
+from actors.replays import Replays
 from actors.reply_rules import ReplyRules
 from actors.resume import replay
 from actors.speculation import SpeculationPolicy
@@ -108,6 +109,7 @@ class ModelEngine:
         self._running: list[Request] = []
         self._adapters = AdapterDesk(backend, store, send, self._forget_weights)
         self._isolation = Isolation[Request]()
+        self.replays = Replays(backend, lambda: store.root)
         self._closing: Close | None = None
         self.tokens_generated = 0
         self.requests_done = 0
@@ -147,6 +149,7 @@ class ModelEngine:
             **self._live.counts(),
             **self._cache.figures(),
             **self._guesses.counts(),
+            "replays": self.replays.hits,
         }
 
     # ── the loop ────────────────────────────────────────────────────────────────────────────────
@@ -249,6 +252,7 @@ class ModelEngine:
             )
             self._send("inflight", m.RequestEnded(run.request_id))
             return
+        self.replays.begin(request, run)
         self._cache.resolve_parent(request)
 
     def _admit(self) -> None:
@@ -271,6 +275,7 @@ class ModelEngine:
     def _forget_logits(self) -> None:
         self._known_logits.clear()
         self._cache.forget_tips()
+        self.replays.recent.clear()
 
     def _settle(self, request: Request) -> None:
         self._live.settle(request, self._running)
@@ -464,6 +469,7 @@ class ModelEngine:
         self._deliver(request)
         for event in request.close_text():
             self._send(request.reply_to, event)
+        self.replays.finished(request)
         if not self._cache.save_tip(request):
             self._release(request)
 

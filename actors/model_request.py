@@ -17,6 +17,7 @@ from actors.late_tails import LateTail
 from actors.live_core import Stretches
 from actors.model_core import Admission
 from actors.payload import PayloadGone, read_payload
+from actors.replay import SentText
 from actors.reply_rules import BadBudget, Event, NoMarkers, ReplyRules, Teller, merged
 from actors.reply_stream import ReplyStream
 from actors.steering import Steering
@@ -28,6 +29,7 @@ from native.errors import InvalidParam, InvalidToken, NativeError
 from native.params import SamplingParams
 
 if TYPE_CHECKING:
+    from actors.replays import Rendered
     from supervision import Address
 
 
@@ -65,6 +67,11 @@ class Request:
     arrived: float
     deadline: float | None
     session: str | None = None
+    sent: SentText | None = None
+    """What its caller sent, if that is all of the prompt and is text; see ``actors.replay``."""
+    rendered: Rendered | None = None
+    journal_prompt: bool = False
+    """The tokens of its prompt come from its journal."""
     continues: bool = False
     """The prompt is what follows ``parent_tokens``; False once it has been joined to them."""
     guessing: guess.Guessing = field(default_factory=guess.Guessing)
@@ -472,6 +479,7 @@ def _opened(
         continues=asked.continues and not is_known,
         journal=journal,
         is_resumed=is_known or bool(said_before),
+        journal_prompt=is_known,
         said_before=said_before,
         guessing=guessing,
     )

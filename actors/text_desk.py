@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Final
 
 from actors import messages as m
 from actors.chat_messages import BadChat, Chat, chat_from
-from actors.chat_prompt import ControlTokens, prompt_tokens, render_chat
+from actors.chat_prompt import ControlTokens, Prompt, prompt_tokens, render_chat
 from actors.chat_template import ChatTemplate, TemplateFailed
 from actors.messages import text as t
 from actors.payload import Payload, PayloadGone, read_payload
+from actors.replays import Rendered, Replays
 from actors.reply_rules import ReplyRules
 from actors.thinking import is_signed
 from cache import tokens as token_bytes
@@ -65,11 +66,13 @@ class TextDesk:
         *,
         send: Callable[[object, object], None],
         run: Callable[[object], None],
+        replays: Replays | None = None,
     ) -> None:
         self._backend = backend
         self._rules = rules
         self._send = send
         self._run = run
+        self._replays = replays
         self._template: ChatTemplate | None = None
         self._control: ControlTokens | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -201,7 +204,8 @@ class TextDesk:
             self._send(reply_to, t.Detokenized(asked.ref, page, last))
 
     def _apply(self, asked: t.ApplyChatTemplate, reply_to: Address) -> None:
-        _, text, ids = self._prompt(asked.chat)
+        _, prompt, ids = self._prompt(asked.chat)
+        text = prompt.text
         packed = token_bytes.pack(ids)
         step = PAGE_TOKENS // 2 * token_bytes.TOKEN_BYTES
         n_pages = max(1, -(-len(text) // PAGE_CHARS), -(-len(packed) // step))
@@ -221,7 +225,7 @@ class TextDesk:
         if request.tokens or request.continues:
             what = "token ids" if request.tokens else "continues"
             raise Refused(m.FailReason.INVALID_REQUEST, f"a chat is no {what}; send messages")
-        chat, _, ids = self._prompt(request.prompt)
+        chat, prompt, ids = self._prompt(request.prompt)
         waited = time.monotonic() - job.since
         ready = replace(
             run,
@@ -242,11 +246,15 @@ class TextDesk:
             cancelled = run.request_id in self._cancelled
             self._cancelled.discard(run.request_id)
         if here:
+            if self._replays is not None and self._control is not None:
+                has_replies = any(one["role"] == "assistant" for one in chat.messages)
+                rendered = Rendered(prompt, self._control, has_replies)
+                self._replays.rendered(run.request_id, rendered)
             self._run(ready)
             if cancelled:
                 self._run(m.CancelRun(run.request_id))
 
-    def _prompt(self, source: Payload | str) -> tuple[Chat, str, list[int]]:
+    def _prompt(self, source: Payload | str) -> tuple[Chat, Prompt, list[int]]:
         raw = source if isinstance(source, str) else _read(source)
         try:
             chat = chat_from(raw)
@@ -256,7 +264,7 @@ class TextDesk:
             prompt = render_chat(template, chat, control)
         except (BadChat, TemplateFailed) as error:
             raise Refused(m.FailReason.INVALID_REQUEST, str(error)) from error
-        return chat, prompt.text, prompt_tokens(self._backend, prompt, control)
+        return chat, prompt, prompt_tokens(self._backend, prompt, control)
 
     def _compiled(self) -> ChatTemplate:
         """The model's template, compiled at its first use; a broken one is told each time."""
