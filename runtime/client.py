@@ -192,16 +192,17 @@ class Client:
         handle = RequestHandle(
             lambda request_id: self._connection.tell("inflight", m.Cancel(request_id))
         )
-        events = self._events(wanted.request, wanted.keeper, handle)
+        events = self._events(wanted.request, wanted.prompt, handle)
         return CompletionStream(
             events if wanted.resumed_events else _without_resumed(events), handle
         )
 
     def _events(
-        self, request: m.Complete, keeper: PayloadKeeper, handle: RequestHandle
+        self, request: m.Complete, prompt: bytes, handle: RequestHandle
     ) -> Generator[Event, None, None]:
         """Ask until the reply is whole; what a dead process began goes on in the next one."""
         progress = Progress(handle.accepted)
+        keeper = PayloadKeeper(prompt)
         request = replace(request, prompt=keeper.payload)
         ends_at = None if request.timeout_s is None else time.monotonic() + request.timeout_s
         heals_until: float | None = None

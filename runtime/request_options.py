@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from actors import messages as m
-from actors.payload import PayloadKeeper
 from cache import tokens as token_bytes
 from cache.keys import KEY_BYTES
 from native.sampling_params import SamplingParams
@@ -25,13 +24,10 @@ Messages = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A request that is ready to be sent, and what its caller wants to hear of it.
-
-    ``keeper`` holds the prompt until it is closed.
-    """
+    """A request but for its prompt, which may be big, and what its caller wants to hear of it."""
 
     request: m.Complete
-    keeper: PayloadKeeper
+    prompt: bytes
     resumed_events: bool = False
 
 
@@ -119,7 +115,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names users know
         else _whole("thinking_budget_tokens", thinking_budget_tokens, least=0),
         tool_calls=tool_calls,
     )
-    return Wanted(request, PayloadKeeper(prompt), resumed_events)
+    return Wanted(request, prompt, resumed_events)
 
 
 def encoded_prompt(prompt: Prompt, *, may_be_empty: bool = False) -> bytes:

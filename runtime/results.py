@@ -71,7 +71,7 @@ class Completion:
     text: str
     tokens: tuple[int, ...]
     finish_reason: str
-    """``stop | length | cancelled``."""
+    """``stop | length | cancelled | prefilled``."""
     finish_key: str | None
     """Hex; pass it as ``parent_key`` with the next turn. ``None`` when nothing was stored."""
     stop_sequence: str | None
@@ -83,6 +83,16 @@ class Completion:
     """As in ``TokenEvent``, of all tokens; None when they were not asked for."""
     spans: tuple[SpanEvent, ...] = ()
     """Thinking and tool calls, which are no part of ``text``."""
+
+    @property
+    def thinking(self) -> str:
+        """All that it thought, where that was to be told apart."""
+        return "".join(span.text for span in self.spans if span.kind == "thinking")
+
+    @property
+    def tool_calls(self) -> tuple[SpanEvent, ...]:
+        """Its tool calls, in order; ``text`` is what stands between the markers of each."""
+        return tuple(span for span in self.spans if span.kind == "tool_call")
 
     @property
     def miss_at(self) -> int | None:
