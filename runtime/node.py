@@ -253,6 +253,11 @@ class Node(ModelClient):
     def launcher_pid(self) -> int:
         return self._connection.record.pid
 
+    @property
+    def is_own(self) -> bool:
+        """Whether this object started the node, and so ends it."""
+        return self._child is not None
+
     # ── ending it ───────────────────────────────────────────────────────────────────────────────
 
     def stop(self) -> None:
