@@ -18,11 +18,12 @@ from native.sampling_params import MAX_LOGPROBS, NUMERIC_FIELDS, SamplingParams
 class LlamaSampler:
     """Parameters and recent tokens of one request; memory of its own, freed with this object."""
 
-    __slots__ = ("_owner", "handle")
+    __slots__ = ("_owner", "chosen", "handle")
 
     def __init__(self, owner: Samplers, handle: Any) -> None:
         self._owner = owner
         self.handle = handle
+        self.chosen = ffi.new("int32_t *")  # where C writes the next one
 
     def accept(self, token: int) -> None:
         with self._owner._lock:
@@ -45,29 +46,28 @@ class Samplers:
             return LlamaSampler(self, make(self._live(), params, history))
 
     def sample(self, row: int, sampler: Sampler, index: int) -> int:
-        handle, token = _handle(sampler), ffi.new("int32_t *")
+        one = _ours(sampler)
         with self._lock:
             self._live()
             try:
-                status = lib.la_sample(self._context, row, handle, index, token)
+                status = lib.la_sample(self._context, row, one.handle, index, one.chosen)
             except OverflowError:
                 raise InvalidParam("row or index", (row, index), "32 and 64 bits") from None
             if status:
                 _faults.raise_status(status)
-        return int(token[0])
+            return int(one.chosen[0])
 
     def sample_from(self, logits: array[float], sampler: Sampler, index: int) -> int:
-        handle, token = _handle(sampler), ffi.new("int32_t *")
-        numbers = self._numbers(logits)
+        one, numbers = _ours(sampler), self._numbers(logits)
         with self._lock:
             self._live()
             try:
-                status = lib.la_sample_from(handle, numbers, index, token)
+                status = lib.la_sample_from(one.handle, numbers, index, one.chosen)
             except OverflowError:
                 raise InvalidParam("index", index, "a whole number of 64 bits") from None
             if status:
                 _faults.raise_status(status)
-        return int(token[0])
+            return int(one.chosen[0])
 
     def logprobs(self, row: int, token: int, n: int) -> Logprobs:
         logits = ffi.new("const float **")
@@ -95,10 +95,10 @@ class Samplers:
         return ffi.from_buffer("float[]", logits, require_writable=True)
 
 
-def _handle(sampler: Sampler) -> Any:
+def _ours(sampler: Sampler) -> LlamaSampler:
     if not isinstance(sampler, LlamaSampler):
         raise InvalidParam("sampler", type(sampler).__name__, "made by new_sampler of this backend")
-    return sampler.handle
+    return sampler
 
 
 def _check_row(row: int) -> None:

@@ -124,18 +124,20 @@ struct drawn {
     double share;  // its probability among the candidates
 };
 
-drawn draw(const la_sampler &s, double highest, double u) {
-    const double total = sum_of_weights(s.candidates, highest, s.params.temperature);
-    double sum = 0;
-    double weight = 0;
-    for (const candidate &x : s.candidates) {
-        weight = std::exp((x.logit - highest) / s.params.temperature);
-        sum += weight;
-        if (sum > u * total) {
-            return {x.token, weight / total};
-        }
+drawn draw(la_sampler &s, double highest, double u) {
+    auto &weights = s.weights;
+    weights.resize(s.candidates.size());
+    double total = 0;
+    for (size_t i = 0; i < weights.size(); ++i) {
+        weights[i] = std::exp((s.candidates[i].logit - highest) / s.params.temperature);
+        total += weights[i];
     }
-    return {s.candidates.back().token, weight / total};
+    double sum = 0;
+    size_t at = 0;
+    while (at + 1 < weights.size() && (sum += weights[at]) <= u * total) {
+        ++at;
+    }
+    return {s.candidates[at].token, weights[at] / total};
 }
 
 // How many of the best to keep, from the slope of the likeliest: probabilities are taken to fall as
@@ -208,31 +210,73 @@ int32_t choose_mirostat(la_sampler &s, const float *logits, uint64_t index, int3
 
 namespace la {
 
+// Whole blocks at once, in a form that compilers turn into vector instructions.
+constexpr int32_t BLOCK = 16;
+
 int32_t argmax(const float *logits, int32_t n) {
-    int32_t best = -1;
-    float highest = NEVER;
-    for (int32_t i = 0; i < n; ++i) {
-        if (logits[i] > highest) {  // false for NaN
-            highest = logits[i];
-            best = i;
+    float lanes[BLOCK];
+    std::fill(lanes, lanes + BLOCK, NEVER);
+    const int32_t whole = n - n % BLOCK;
+    for (int32_t i = 0; i < whole; i += BLOCK) {
+        for (int32_t j = 0; j < BLOCK; ++j) {
+            lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];  // NaN is never more
         }
     }
-    return best;
+    float highest = NEVER;
+    for (const float lane : lanes) {
+        highest = lane > highest ? lane : highest;
+    }
+    for (int32_t i = whole; i < n; ++i) {
+        highest = logits[i] > highest ? logits[i] : highest;
+    }
+    if (highest == NEVER) {
+        return -1;
+    }
+    int32_t at = 0;
+    for (; at < whole; at += BLOCK) {
+        int32_t here = 0;
+        for (int32_t j = 0; j < BLOCK; ++j) {
+            here |= logits[at + j] == highest;
+        }
+        if (here != 0) {
+            break;
+        }
+    }
+    while (logits[at] != highest) {
+        ++at;
+    }
+    return at;
 }
 
 // The k best in one pass: a heap with the worst of them on top, which most tokens do not beat.
 void gather_best(const float *logits, int32_t n, size_t k, std::vector<candidate> &c) {
     c.clear();
-    for (int32_t i = 0; i < n; ++i) {
-        const candidate x{i, logits[i]};
-        if (c.size() < k && x.logit > NEVER) {
-            c.push_back(x);
-            std::push_heap(c.begin(), c.end(), better);
-        } else if (!c.empty() && x.logit > c.front().logit) {  // a tie keeps the lower id
-            std::pop_heap(c.begin(), c.end(), better);
-            c.back() = x;
+    int32_t i = 0;
+    for (; i < n && c.size() < k; ++i) {
+        if (logits[i] > NEVER) {
+            c.push_back({i, logits[i]});
             std::push_heap(c.begin(), c.end(), better);
         }
+    }
+    const auto offer = [&](int32_t token) {
+        if (logits[token] > c.front().logit) {  // a tie keeps the lower id
+            std::pop_heap(c.begin(), c.end(), better);
+            c.back() = {token, logits[token]};
+            std::push_heap(c.begin(), c.end(), better);
+        }
+    };
+    for (; i + BLOCK <= n; i += BLOCK) {
+        const float bar = c.front().logit;
+        int32_t any = 0;
+        for (int32_t j = 0; j < BLOCK; ++j) {
+            any |= logits[i + j] > bar;
+        }
+        for (int32_t j = 0; any != 0 && j < BLOCK; ++j) {
+            offer(i + j);
+        }
+    }
+    for (; i < n; ++i) {
+        offer(i);
     }
 }
 

@@ -95,6 +95,7 @@ struct la_sampler {
     // Working memory, kept from token to token.
     std::vector<la::candidate> candidates;
     std::vector<la::candidate> kept;
+    std::vector<double> weights;
     std::vector<std::pair<int32_t, float>> changed;  // old logits, oldest first
     std::vector<int32_t> matches;
     std::unordered_map<int32_t, int32_t> longest;
