@@ -342,12 +342,12 @@ class DraftPace:
         if n_said < self._rests_until:
             return 0
         chance, expected, weight = self.chance, 1.0, 1.0
-        alone = cost.of(rows)
+        alone = cost.with_guesses(rows, 0)
         best, best_rate = 0, (1 + policy.min_gain) / alone
         for n in range(1, policy.max_guesses + 1):
             weight *= chance
             expected += weight
-            rate = expected / (cost.of(rows + n) + n * draft_step)
+            rate = expected / (cost.with_guesses(rows, n) + n * draft_step)
             if rate > best_rate:
                 best, best_rate = n, rate
         if best:

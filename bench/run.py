@@ -20,6 +20,8 @@ from bench import (
     node,
     restore,
     servers,
+    speculation,
+    streaming,
     supervision,
     throughput,
     ttft,
@@ -41,6 +43,8 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         servers,
         native_speed,
         long_restore,
+        streaming,
+        speculation,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before anything of ours runs

@@ -4,7 +4,7 @@ One engine in this process, one request at a time, with and without in turn. Wha
 
 - *copies*: the embedded model goes on with a story that it has read three times: it copies some
   phrases of it. Models with random weights do not copy, so the 1.1B shape gets weights that make it
-  say a loop of 64 tokens at the full cost of a step: what is won at best where everything repeats.
+  say a loop of 32 tokens at the full cost of a step: what is won at best where everything repeats.
 - *nothing repeats*: a story above temperature 0, and random weights: what lookup costs in vain.
 - what a step costs by its rows, which decides how many guesses pay.
 """
@@ -37,10 +37,10 @@ from tests.support.engine_runs import EngineRun, Script, run
 
 NAME = "speculation"
 N_TOKENS, QUICK_N_TOKENS = 192, 160
-PAIRS, QUICK_PAIRS = 7, 2
+PAIRS, QUICK_PAIRS = 5, 2
 ROWS = (1, 2, 4, 8, 16, 32)
 STEPS, QUICK_STEPS = 12, 2
-LOOP = 64
+LOOP = 32
 GOAL = "goal 1.5"
 
 

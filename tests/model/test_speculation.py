@@ -21,9 +21,11 @@ from native.errors import InvalidParam
 from native.llama import LlamaBackend
 from native.params import ModelParams, SamplingParams
 from native.stub import EOT, StubBackend
+from runtime import Node, errors
 from runtime.embedded import path as embedded_path
 from tests.support.engine_runs import EngineRun, Outcome, Script, run
 from tests.support.gguf_files import tiny_llama
+from tests.support.runtime_nodes import one_thread
 from tests.support.ties import QUANTISED_TIE, TIE, same_but_for_ties
 
 pytestmark = pytest.mark.model
@@ -548,3 +550,29 @@ def test_a_prefix_and_candidates_that_just_fit_are_judged() -> None:
         yield [verify("v", [65] * 250, [65] * 6)]
 
     assert EngineRun(backend).play(script())["v"].verified is not None
+
+
+# ── on a node ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_model_is_loaded_with_its_draft_model_and_both_ways_say_the_same(
+    node: Node, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    longer = tiny_llama(tmp_path / "longer.gguf", n_vocab=600)
+    with pytest.raises(errors.ModelError, match="512 tokens, not 600"):
+        node.client.load("wrong", one_thread(tiny_gguf, draft_path=str(longer)))
+    node.client.load("tiny", one_thread(tiny_gguf, draft_path=str(tiny_gguf)))
+    text = prompt(3, 20) * 4
+    said = {
+        how: node.complete("tiny", text, max_tokens=60, speculation=how)
+        for how in ("off", "ngram", "draft")
+    }
+    assert said["off"].tokens == said["ngram"].tokens == said["draft"].tokens
+    assert said["off"].usage.drafted_tokens == 0
+    reply = said["off"].tokens
+    verdict = node.verify("tiny", text, [*reply[:7], reply[7] + 1])
+    assert (verdict.accepted, verdict.next_token) == (7, reply[7])
+    assert verdict.cached_tokens >= 79
+    assert node.draft_tokens("tiny", text, 5) == reply[:5]
+    with pytest.raises(errors.InvalidRequest, match="at least one"):
+        node.verify("tiny", text, [1], k=0)

@@ -46,6 +46,7 @@ def biggest() -> list[object]:
     """Each message that can grow, as big as the actors make it."""
     from actors.cache_reporter import ROWS_PER_MESSAGE as FOUND
     from actors.kv_store import ROWS_PER_MESSAGE as WANTED
+    from actors.messages.speculation import CANDIDATES_LIMIT
     from actors.model_engine import HELD_TOKENS_LIMIT
     from actors.payload import INLINE_LIMIT_BYTES
 
@@ -54,6 +55,7 @@ def biggest() -> list[object]:
     stored = messages.StoredRow(key, key, key, 1 << 20, tokens, 1 << 30, 1 << 40)
     return [
         messages.Complete("r" * 16, "m", b"p" * INLINE_LIMIT_BYTES, stop=("x" * 100,) * 8),
+        messages.Verify("r" * 16, "m", b"p" * INLINE_LIMIT_BYTES, b"c" * 4 * CANDIDATES_LIMIT),
         messages.LookupPrefix("r" * 16, "holder", key, b"p" * INLINE_LIMIT_BYTES),
         messages.ReserveRows("r" * 16, "holder", key, SaveReason.COLD, (row,) * WANTED),
         messages.RowsReserved("r" * 16, 1, ((key, 1 << 40),) * WANTED, ()),
