@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from actors import messages as m
+from actors import resume
 from actors.adapters import AdapterDesk, Question
 from actors.cache_dialogue import CacheDialogue
 from actors.decoder import Decoder, StepOverdue
@@ -28,7 +29,6 @@ from actors.model_core import plan_step
 from actors.model_request import Request, RequestRefused
 from actors.replays import Replays
 from actors.reply_rules import ReplyRules
-from actors.resume import replay
 from actors.speculation import SpeculationPolicy
 from actors.tending import Tending
 from actors.verifying import Guesses
@@ -109,7 +109,7 @@ class ModelEngine:
         self._running: list[Request] = []
         self._adapters = AdapterDesk(backend, store, send, self._forget_weights)
         self._isolation = Isolation[Request]()
-        self.replays = Replays(backend, lambda: store.root)
+        self.replays = Replays(backend, lambda: store.root, self._cache)
         self._closing: Close | None = None
         self.tokens_generated = 0
         self.requests_done = 0
@@ -206,6 +206,8 @@ class ModelEngine:
                 self._open(command)
             case m.CancelRun(request_id):
                 self._cancel(request_id)
+            case m.TextResolved():
+                self._replay_known(command)
             case m.PrefixResolved():
                 if not self._tending.resolved(command):
                     self._cache.resolved(command, (*self._running, *self._waiting))
@@ -255,6 +257,11 @@ class ModelEngine:
         self.replays.begin(request, run)
         self._cache.resolve_parent(request)
 
+    def _replay_known(self, found: m.TextResolved) -> None:
+        known = self._cache.text_resolved(found, self._waiting)
+        if known is not None:
+            self.replays.take_stored(*known, found)
+
     def _admit(self) -> None:
         """Start what can start, and hand on what leaders have read since."""
         asking = any(request.awaited_ref is not None for request in self._waiting)
@@ -296,7 +303,7 @@ class ModelEngine:
             self._waiting.remove(request)
             request.start(request.kv_seq, admission, self._backend, time.monotonic())
             self._running.append(request)
-            for event in replay(request):
+            for event in resume.replay(request):
                 self._send(request.reply_to, event)
             if not self._live.is_complete(request):
                 self._cache.look_up(request)
@@ -305,8 +312,10 @@ class ModelEngine:
 
     def _step(self, ready: list[Request]) -> None:
         info = self._backend.info
-        plan = plan_step(ready, n_batch=info.n_batch, prefill_share=PREFILL_SHARE_TOKENS)
+        ready, n_batch = resume.in_small_steps(ready, info.n_batch)
+        plan = plan_step(ready, n_batch=n_batch, prefill_share=PREFILL_SHARE_TOKENS)
         plan = [self._cache.cut_at_stop(ready[part.index], part) for part in plan]
+        plan = [resume.cut_at_reply(ready[part.index], part) for part in plan]
         plan = self._guesses.add_to(plan, ready, most=PREFILL_SHARE_TOKENS)
         if any(part.n_tokens > 1 for part in plan):
             for request in self._running:  # nothing waits behind a long step

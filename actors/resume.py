@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from actors import messages as m
 from actors.journal import JournalWriter, Noted
+from actors.model_core import Slice
 from actors.payload import PayloadGone, read_payload
 from actors.reply_rules import merged
 from cache import tokens as token_bytes
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from actors.model_request import Request
     from native.backend import Backend
 
+STEP_ROWS: Final = 60
+"""Tokens of a step that reads replies again. A reply was computed row by row; llama.cpp's attention
+computes up to 63 rows exactly so, and from 64 on by tiles, whose sums differ (measured on a Q8_0
+model: logits by up to 0.15). That would change near ties, and with them the text."""
 PAGE_TOKENS: Final = 4096
 PAGE_CHARS: Final = 8192  # at most 4 bytes each; with the tokens well below the 64 KiB of a message
 
@@ -48,6 +53,27 @@ def said_before(asked: m.Complete, noted: Noted, n_vocab: int) -> list[int]:
         if token >= n_vocab:
             raise ValueError(f"token {token} is not in the vocabulary of {n_vocab} tokens")
     return said
+
+
+def is_rereading(request: Request) -> bool:
+    """Whether it computes again what its reply was before the interruption."""
+    return request.n_resumed > 0 and request.n_kv >= request.n_prompt and request.n_pending > 1
+
+
+def in_small_steps(ready: list[Request], n_batch: int) -> tuple[list[Request], int]:
+    """Who takes part in the next step, and its size: replies are read again beside replies only."""
+    if not any(map(is_rereading, ready)):
+        return ready, n_batch
+    few = [one for one in ready if one.is_generating or is_rereading(one)]
+    return few, min(n_batch, max(STEP_ROWS, len(few) + 1))
+
+
+def cut_at_reply(request: Request, part: Slice) -> Slice:
+    """End a step where the prompt does, as the one did that read it first."""
+    left = request.n_prompt - request.n_kv
+    if not request.n_resumed or not 0 < left < part.n_tokens:
+        return part
+    return Slice(part.index, left, reaches_end=False)
 
 
 def take_up(request: Request, admission: Admission, backend: Backend) -> None:

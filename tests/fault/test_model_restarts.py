@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from actors import messages as m
+from cache import tokens as token_bytes
 from native.stub import FATAL
 from runtime import Completion, Node, TokenEvent, errors
 from supervision import Entry
@@ -93,6 +94,13 @@ def narrow(node: Node) -> Node:
     return node
 
 
+def until_the_end(replies: Iterator[object]) -> Iterator[object]:
+    for reply in replies:
+        yield reply
+        if isinstance(reply, m.Completed | m.CompletionFailed):
+            return
+
+
 def submit(
     pool: ThreadPoolExecutor, node: Node, prompt: str, n_tokens: int = 8
 ) -> Future[Completion]:
@@ -154,24 +162,25 @@ def test_bystanders_of_a_poisonous_request_come_through(
 
 def test_one_crash_from_outside_convicts_nobody(narrow: Node, pool: ThreadPoolExecutor) -> None:
     expected = narrow.complete("narrow", "innocent", max_tokens=8).text
-    busy = Streaming(narrow, "narrow", 3000)
+    busy = Streaming(narrow, "narrow", 1000)
     waiting = submit(pool, narrow, "innocent")
     eventually(lambda: inflight_status(narrow)["in_flight"] == 2, what="both are there")
     kill(pid_of(narrow, "model:narrow"))
-    assert busy.end() == [errors.ModelDown]
+    assert busy.whole().tokens
     assert waiting.result(30).text == expected
     assert inflight_status(narrow)["poisonous_digests"] == 0
+    assert inflight_status(narrow)["suspects"] == 0
 
 
 def test_a_death_of_the_models_supervisor_makes_nobody_a_suspect(
     narrow: Node, pool: ThreadPoolExecutor
 ) -> None:
-    busy = Streaming(narrow, "narrow", 3000)
+    busy = Streaming(narrow, "narrow", 1000)
     waiting = submit(pool, narrow, "innocent")
     eventually(lambda: inflight_status(narrow)["in_flight"] == 2, what="both are there")
     inflight = pid_of(narrow, "inflight")
     kill(pid_of(narrow, "models"))
-    assert busy.end() == [errors.ModelDown]
+    assert busy.whole().tokens
     assert waiting.result(30).tokens
     status = inflight_status(narrow)
     assert (status["suspects"], status["poisonous_digests"]) == (0, 0)
@@ -226,25 +235,26 @@ def test_a_model_that_crashes_too_often_is_stopped_and_says_so(narrow: Node) -> 
 def test_a_held_request_can_be_cancelled_and_has_its_deadline(
     narrow: Node, pool: ThreadPoolExecutor
 ) -> None:
-    busy = Streaming(narrow, "narrow", 3000)
-    suspect = submit(pool, narrow, "a long one of its own", 3500)
-    eventually(lambda: inflight_status(narrow)["in_flight"] == 2, what="both are there")
-    kill(pid_of(narrow, "model:narrow"))
-    assert busy.end() == [errors.ModelDown]
-    eventually(lambda: inflight_status(narrow)["suspects"] == 2, what="there are suspects")
-    eventually(lambda: inflight_status(narrow)["in_flight"] == 1, what="it runs again, alone")
-    with pytest.raises(errors.DeadlineExceeded, match="alone"):
+    # A request of only a prompt proves nothing before its end: it is alone for as long as it takes.
+    prompt = token_bytes.pack([66 + n % 20 for n in range(3900)])
+    reading = m.Complete(new_ref(), "narrow", prompt, tokens=True, max_tokens=0)
+    suspect = narrow.connection.stream("inflight", reading, idle_timeout_s=20)
+    assert isinstance(next(suspect), m.Accepted)
+    os.kill(pid_of(narrow, "model:narrow"), signal.SIGABRT)
+    eventually(lambda: inflight_status(narrow)["suspects"] == 1, what="there is a suspect")
+    stop_process(pid_of(narrow, "model:narrow"))
+    with pytest.raises(errors.DeadlineExceeded, match=r"alone|started again"):
         narrow.complete("narrow", "held", max_tokens=4, timeout_s=0.05)
     held = m.Complete(new_ref(), "narrow", "held", max_tokens=4)
     replies = narrow.connection.stream("inflight", held, idle_timeout_s=10)
     accepted = next(replies)
     assert isinstance(accepted, m.Accepted)
-    assert inflight_status(narrow)["held"] == 1
     narrow.connection.tell("inflight", m.Cancel(accepted.request_id))
     ended = next(replies)
     assert isinstance(ended, m.Completed)
     assert ended.finish_reason is m.FinishReason.CANCELLED
-    assert suspect.result(30).tokens
+    os.kill(pid_of(narrow, "model:narrow"), signal.SIGCONT)
+    assert any(isinstance(one, m.Completed) for one in until_the_end(suspect))
 
 
 def test_a_load_is_answered_although_the_models_supervisor_dies_under_it(

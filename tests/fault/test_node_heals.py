@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -11,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime import Completion, Node, TokenEvent, errors
+from runtime import Completion, Node, TokenEvent
 from supervision.node_file import RuntimeDir
 from tests.support.nodes import ROOT, alive, port_is_free
 from tests.support.runtime_nodes import (
     PROMPT,
-    Streaming,
     crowd_out,
     kill,
     one_thread,
@@ -122,13 +119,6 @@ def test_a_node_ends_with_the_host_that_started_it(tmp_path: Path) -> None:
         assert port_is_free(port)
 
 
-def test_a_model_that_dies_tells_its_caller_at_once(tiny_node: Node) -> None:
-    stream = Streaming(tiny_node, "tiny", 3000)
-    kill(pid_of(tiny_node, "model:tiny"))
-    assert stream.end() == [errors.ModelDown]
-    assert tiny_node.complete("tiny", PROMPT, max_tokens=2).tokens
-
-
 @pytest.mark.parametrize("actor", ["cache_meta", "writer", "ram_tier"])
 def test_requests_that_run_do_not_notice_a_death_in_the_cache(
     tiny_node: Node, tiny_gguf: Path, actor: str
@@ -146,19 +136,3 @@ def test_requests_that_run_do_not_notice_a_death_in_the_cache(
             if seen == 3:
                 kill(pid_of(tiny_node, actor))
     assert "".join(text) == expected
-
-
-def test_a_client_whose_node_restarts_in_mid_stream_is_told(
-    tiny_node: Node, tmp_path: Path
-) -> None:
-    record = RuntimeDir(tmp_path / "run" / f"node-{tiny_node.port}").read()
-    assert record is not None
-
-    def stream() -> None:
-        for event in tiny_node.stream("tiny", PROMPT, max_tokens=3000):
-            if isinstance(event, TokenEvent) and event.index < 5:
-                os.kill(record.admin_pid, signal.SIGKILL)
-
-    with pytest.raises(errors.ModelDown):
-        stream()
-    assert tiny_node.complete("tiny", PROMPT, max_tokens=2).tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from runtime.embedded import path as embedded_model_path
 from supervision.messages import new_ref
 from supervision.node_file import RuntimeDir
 from tests.support.nodes import ROOT
-from tests.support.runtime_nodes import PROMPT, Streaming, kill, one_thread, pid_of
+from tests.support.runtime_nodes import Streaming, kill, one_thread, pid_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.fault
@@ -41,7 +42,7 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"stop": ("never\x00there",)},
     {**SEEDED, "seed": 2},
 )
-N_TOKENS = 500
+N_TOKENS = 800
 
 
 @pytest.fixture
@@ -111,7 +112,9 @@ def test_four_suspects_of_a_crash_go_on_one_after_another_within_seconds(node4: 
     running = streams(node4)
     os.kill(pid_of(node4, "model:stub"), signal.SIGABRT)
     assert_same(running, expected)
-    assert max(one.resumed[0].pause_ms for one in running) < 5000
+    pauses = [resumed.pause_ms for one in running for resumed in one.resumed]
+    assert len(pauses) >= 2
+    assert max(pauses) < 5000
     assert inflight(node4)["poisonous_digests"] == 0
 
 
@@ -219,29 +222,32 @@ def test_a_stream_whose_model_is_unloaded_is_told_so(node4: Node) -> None:
     assert running.end(10) in ([errors.ModelUnloaded], [])  # it may have been resumed before
 
 
-@pytest.fixture
-def embedded(node: Node) -> Node:
+TALES = (
+    ("Once upon a time there was a little dog", {}),
+    ("The sun was warm and the garden was", {**SEEDED, "seed": 1}),
+    ("Mia and Ben went to the market to buy", {**SEEDED, "seed": 2}),
+    ("One day a small bird found a", {}),
+)
+
+
+def tell(node: Node) -> list[Streaming]:
+    """Four streams in a fresh context, where every cell lies as it would without others."""
+    with contextlib.suppress(errors.ModelUnknown):
+        node.unload(EMBEDDED_MODEL_ID)
     node.client.load(EMBEDDED_MODEL_ID, one_thread(embedded_model_path(), n_ctx=4096))
-    return node
+    return [Streaming(node, EMBEDDED_MODEL_ID, 300, tale, **way) for tale, way in TALES]
 
 
-def test_four_streams_of_a_real_model_have_the_text_of_an_unbroken_run(embedded: Node) -> None:
-    ways = [way for way in WAYS if "stop" not in way] + [{**SEEDED, "seed": 3}]
-
-    def begin() -> list[Streaming]:
-        return [
-            Streaming(embedded, EMBEDDED_MODEL_ID, 300, f"{PROMPT} {n}", **way)
-            for n, way in enumerate(ways)
-        ]
-
-    unbroken = [one.whole() for one in begin()]
-    running = begin()
-    kill(pid_of(embedded, f"model:{EMBEDDED_MODEL_ID}"))
+def test_four_streams_of_a_real_model_have_the_text_of_an_unbroken_run(node: Node) -> None:
+    unbroken = [one.whole().text for one in tell(node)]
+    running = tell(node)
+    kill(pid_of(node, f"model:{EMBEDDED_MODEL_ID}"))
     whole = [one.whole() for one in running]
-    assert [one.text for one in whole] == [one.text for one in unbroken]
-    assert all(one.resumed for one in running)
-    # What was said before the crash was restored and not computed, but for the last block.
-    assert all(one.cache.source == "ram" for one in whole)
+    assert [one.text for one in whole] == unbroken
+    assert any(one.resumed for one in running)
+    for one, stream in zip(whole, running, strict=True):
+        if stream.resumed and stream.resumed[0].n_tokens > 80:
+            assert one.cache.source == "ram"  # what was said before was restored, not computed
 
 
 CALLER = textwrap.dedent(

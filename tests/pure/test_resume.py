@@ -6,7 +6,9 @@ import pytest
 
 from actors import messages as m
 from actors.journal import Noted
+from actors.resume import STEP_ROWS
 from cache import tokens as token_bytes
+from native.backend import Batch
 from native.params import ModelParams
 from native.stub import END, EOT, StubBackend
 from tests.support.engine_runs import HOST, EngineRun, Script
@@ -183,3 +185,23 @@ def test_a_journal_that_is_gone_costs_nothing_but_the_resuming() -> None:
     gone = m.Run("r", HOST, asked, "/proc/self/fd/999999")
     outcome = EngineRun(backend()).play(iter_of([gone]))["r"]
     assert tuple(outcome.tokens) == whole.received.tokens
+
+
+def test_replies_are_read_again_in_steps_as_small_as_those_that_made_them() -> None:
+    steps: list[list[int]] = []
+
+    class Counted(StubBackend):
+        def decode(self, batch: Batch) -> None:
+            steps.append([batch.seqs.count(seq) for seq in sorted(set(batch.seqs))])
+            super().decode(batch)
+
+    ids = tuple([66] * 200)
+    said = run(backend(), request(list(ids), max_tokens=150)).noted.accepted[:140]
+    counted = Counted.load("stub", ModelParams(n_ctx=2048, n_batch=512))
+    asked = request(list(ids), max_tokens=150)
+    runs(counted, [(asked, Noted(ids, said)), (asked, Noted(ids, said))])
+    at_prompt = [one for one in steps if max(one) > STEP_ROWS]
+    assert sum(map(sum, at_prompt)) == 200  # the second shares the first one's
+    again = [sum(one) for one in steps if max(one) > 1 and one not in at_prompt]
+    assert max(again) <= STEP_ROWS
+    assert sum(again) >= 140
