@@ -25,6 +25,7 @@ _TYPE_IDS = {"f32": 0, "f16": 1, "q4_0": 2, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf
 _PAD = 256  # llama.cpp rounds n_ctx up to this
 _SHARE_OF_FREE = 0.9  # for n_ctx=0: the rest of the machine needs some too
 _FALLBACK_CTX = 4096
+_MAX_LAYERS = 4096  # eight times what llama.cpp takes; a header may say anything
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _RECURRENT_ONLY = ("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7")
 _BOTH = ("falcon-h1",)
@@ -188,7 +189,7 @@ class _Facts:
     def __init__(self, header: GgufSummary) -> None:
         self._header = header
         self._arch = header.architecture
-        self.n_layer = self.number("block_count")
+        self.n_layer = min(self.number("block_count"), _MAX_LAYERS)
         self.n_embd = self.number("embedding_length")
         self.n_head = max(self.each("attention.head_count", 0), default=0) or 1
         self.n_vocab = self._vocabulary()
@@ -208,13 +209,13 @@ class _Facts:
     def number(self, key: str) -> int:
         """A whole number of this architecture; 0 when the header has none."""
         value = self._header.metadata.get(f"{self._arch}.{key}", 0)
-        return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
+        return _count(value)
 
     def each(self, key: str, otherwise: int) -> list[int]:
         """A number for each layer, which GGUF writes once or as an array."""
         values: Sequence[Any] = self._header.arrays.get(f"{self._arch}.{key}", ())
         if len(values) >= self.n_layer:
-            return [int(value) for value in values[: self.n_layer]]
+            return [_count(value) for value in values[: self.n_layer]]
         return [self.number(key) or otherwise] * self.n_layer
 
     def _vocabulary(self) -> int:
@@ -258,6 +259,11 @@ class _Facts:
         if self._arch in _ATTENDS_EVERY:
             return (layer + 1) % self._every == 0
         return self.kv_heads[layer] > 0
+
+
+def _count(value: object) -> int:
+    """A number of the header, 0 if it makes no sense: whoever loads the file says what is wrong."""
+    return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
 
 
 def _row(kind: str, numbers: int) -> int:

@@ -104,6 +104,19 @@ def test_a_context_never_outgrows_a_table_of_positions(header: GgufSummary) -> N
         assert plan([learned], params, Room()).n_ctx == settled
 
 
+@pytest.mark.parametrize("lie", [0, -1, 1 << 30, 1 << 62, 3.5, "many"])
+@pytest.mark.parametrize(
+    "key", ["block_count", "embedding_length", "attention.head_count", "feed_forward_length"]
+)
+def test_a_header_that_lies_is_estimated_in_no_time(
+    header: GgufSummary, key: str, lie: float | str
+) -> None:
+    wrong = replace(header, metadata={**header.metadata, f"llama.{key}": lie})
+    assert estimate([wrong], ModelParams()).total > 0
+    arrays = {f"llama.{key}": (lie, float("nan"))}
+    assert estimate([replace(header, arrays=arrays)], ModelParams()).total > 0  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("arch", ["mamba", "jamba", "lfm2"])
 def test_recurrent_layers_have_a_state_for_each_sequence(arch: str, tmp_path: Path) -> None:
     header = check_gguf(write_model(tmp_path / "m.gguf", Shape(arch=arch, n_layer=4)))
