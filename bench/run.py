@@ -19,6 +19,7 @@ from bench import (
     native_speed,
     node,
     restore,
+    resume,
     servers,
     speculation,
     streaming,
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         long_restore,
         streaming,
         speculation,
+        resume,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before anything of ours runs
