@@ -15,6 +15,7 @@ from typing import Final
 from actors import messages as m
 from cache.answers import Evicted, RowRequest
 from cache.index import CacheIndex
+from cache.text_marks import TextMarks
 
 SLICE_S: Final = 0.002  # about what a lookup may wait for
 LOOKED_AT: Final = 16  # rows between two looks at the clock
@@ -28,10 +29,12 @@ class Adoption:
         index: CacheIndex,
         dispose: Callable[[Sequence[Evicted]], None],
         then: Callable[[m.RowsFound | m.TierChanged], None],
+        marks: TextMarks | None = None,
     ) -> None:
         self._index = index
         self._dispose = dispose
         self._then = then
+        self._marks = marks
         self._waiting: deque[m.RowsFound | m.TierChanged] = deque()
         self._rows_done = 0  # of the first message
 
@@ -67,6 +70,8 @@ class Adoption:
                 )
                 used = now - row.age_s
                 evicted += self._index.adopt(now, found.tier, request, row.location, used)
+                if row.marks and self._marks is not None:
+                    self._marks.adopt(row.parent, row.start, row.tokens, row.marks)
             now = time.monotonic()
         self._dispose(evicted)
         return self._rows_done >= len(found.rows)

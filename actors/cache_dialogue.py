@@ -18,6 +18,8 @@ from actors.late_tails import LateTails
 from actors.model_core import Slice
 from actors.model_request import Request
 from actors.recent_tips import RecentTips
+from actors.replay import Mark
+from cache import tokens as token_bytes
 from cache.answers import MissReason
 from cache.rows import SaveReason
 
@@ -94,6 +96,37 @@ class CacheDialogue:
         if request.parent_key is not None and self._store.is_usable:
             self._ask(request, self._store.parent_lookup(request))
 
+    def resolve_text(self, request: Request, candidates: bytes) -> None:
+        """Which stored tokens stand for the beginning of its text? See ``actors.replays``."""
+        self._ask(request, self._store.text_lookup(candidates))
+
+    @property
+    def keeps_marks(self) -> bool:
+        """Whether ends of replies can be stored with rows."""
+        return self._store.is_usable and self._store.can_cut
+
+    def mark_end(self, request: Request, mark: Mark) -> None:
+        """A reply ended: its end goes into its row, and cache_meta hears of it at once."""
+        self._send("cache_meta", self._store.mark_end(request, mark))
+
+    def text_resolved(
+        self, found: m.TextResolved, requests: Iterable[Request]
+    ) -> tuple[Request, list[int]] | None:
+        """Cache_meta answered: who asked, and the tokens if there are any."""
+        request = next((r for r in requests if r.awaited_ref == found.ref), None)
+        ids: list[int] | None = [] if found.n_bytes else None
+        if request is not None:
+            request.lookup_ms += 1e3 * (time.monotonic() - request.awaited_since)
+            request.awaits_nothing()
+            if found.n_tokens:
+                rows = m.PrefixResolved(found.ref, found.n_tokens, found.blocks, found.lease, None)
+                ids = self._store.read_parent(rows)
+        if found.lease:
+            self._send("cache_meta", m.ReleaseLease(found.lease))
+        if request is None or ids is None:
+            return None
+        return request, ids + token_bytes.unpack(found.tail)
+
     def look_up(self, request: Request) -> None:
         """Ask for the longest stored prefix of a request that is about to start."""
         if self._store.is_usable:
@@ -103,7 +136,9 @@ class CacheDialogue:
                 request.missed(self._store.unusable_because)
             self._settled(request)
 
-    def _ask(self, request: Request, message: m.LookupPrefix | m.ResolveParent) -> None:
+    def _ask(
+        self, request: Request, message: m.LookupPrefix | m.ResolveParent | m.ResolveText
+    ) -> None:
         now = time.monotonic()
         request.awaited_since = now
         request.awaits(message.ref, until=now + LOOKUP_TIMEOUT_S)
@@ -241,7 +276,7 @@ class CacheDialogue:
         if request.is_finished:
             return request
         if request.seq is None:
-            request.note = PARENT_UNKNOWN
+            request.note = PARENT_UNKNOWN if request.parent_key is not None else None
         else:
             if not request.n_live:
                 request.missed(why)

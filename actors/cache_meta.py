@@ -23,6 +23,7 @@ from cache.answers import RAM, Evicted, Match, MissReason, Refusal, RowRequest
 from cache.arena import arena_page_bytes, mark_free
 from cache.index import CacheIndex
 from cache.rows import SaveReason
+from cache.text_marks import TextMark, TextMarks
 from supervision import Worker
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class CacheMetaActor(Worker):
             page_bytes=arena_page_bytes(),
             tail_delay_s=args.tail_delay_s,
         )
-        self._adoption = Adoption(self._index, self._dispose, self._taken_in)
+        self._marks = TextMarks()
+        self._adoption = Adoption(self._index, self._dispose, self._taken_in, self._marks)
         self._admin = CacheAdmin(self._index, self._dispose, self._arena_path)
         self._lookup_times = LookupTimes()
         # Slabs that the scan has not reported yet must not be given away, nor those that a model
@@ -85,14 +87,12 @@ class CacheMetaActor(Worker):
 
     def handle(self, message: object, sender: Address) -> None:
         match message:
-            case m.LookupPrefix():
+            case m.LookupPrefix() | m.ResolveParent() | m.ResolveText():
                 with self._lookup_times.timed():
-                    found = self._look_up(message)
+                    found = self._find(message)
                 self.tell(sender, found)
-            case m.ResolveParent():
-                with self._lookup_times.timed():
-                    found = self._resolve_parent(message)
-                self.tell(sender, found)
+            case m.NoteReply(digest, n_bytes, n_known, parent, start, tail):
+                self._marks.add(TextMark(digest, n_bytes, n_known, parent, start, tail))
             case m.ReserveRows():
                 self.tell(sender, self._reserve(message))
             case m.ReleaseLease(lease):
@@ -117,6 +117,17 @@ class CacheMetaActor(Worker):
 
     # ── models ──────────────────────────────────────────────────────────────────────────────────
 
+    def _find(
+        self, ask: m.LookupPrefix | m.ResolveParent | m.ResolveText
+    ) -> m.PrefixResolved | m.TextResolved:
+        match ask:
+            case m.LookupPrefix():
+                return self._look_up(ask)
+            case m.ResolveParent():
+                return self._resolve_parent(ask)
+            case m.ResolveText():
+                return self._resolve_text(ask)
+
     def _look_up(self, ask: m.LookupPrefix) -> m.PrefixResolved:
         self._holders.add(ask.holder)
         try:
@@ -140,6 +151,20 @@ class CacheMetaActor(Worker):
             return m.PrefixResolved(ask.ref, 0, b"", 0, why)
         self._copies.hit(match.blocks)
         return _resolved(ask.ref, match, with_keys=True)
+
+    def _resolve_text(self, ask: m.ResolveText) -> m.TextResolved:
+        """The longest reply that is known and whose full blocks are all stored."""
+        self._holders.add(ask.holder)
+        for mark in self._marks.find(ask.candidates):
+            known = (ask.ref, mark.digest, mark.n_bytes, mark.n_known)
+            if not mark.start:
+                return m.TextResolved(*known, tail=mark.tail)
+            match = self._index.lookup_key(time.monotonic(), ask.holder, mark.parent)
+            if match is not None:
+                self._copies.hit(match.blocks)
+                blocks = refs.pack_blocks(match.blocks, with_keys=True)
+                return m.TextResolved(*known, match.n_tokens, blocks, match.lease, mark.tail)
+        return m.TextResolved(ask.ref)
 
     def _reserve(self, ask: m.ReserveRows) -> m.RowsReserved:
         if RAM not in self._scanned or time.monotonic() < self._grants_from:
@@ -290,6 +315,7 @@ class CacheMetaActor(Worker):
             "rejected": self._rejected,
             "abandoned": self._abandoned,
             "tails_not_written": self._went_on,
+            "replies_known": len(self._marks),
             "quarantined": self._quarantined,
             "lost": snapshot.lost,
             "duplicate_dropped": snapshot.duplicate_dropped,

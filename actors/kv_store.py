@@ -19,12 +19,14 @@ from actors.kv_reader import KvReader
 from actors.late_tails import LateTail
 from actors.model_request import Request
 from actors.payload import INLINE_LIMIT_BYTES, Payload, PayloadKeeper
+from actors.replay import Mark
 from actors.restore_core import Rates
 from cache import keys, tokens
 from cache.arena import SlabWriter
 from cache.errors import CacheError
 from cache.policy import SAVE_ALL, SavePolicy, Span, at_finish, at_prompt_end, while_generating
 from cache.rows import RowHeader, SaveReason, encode_meta, row_bytes
+from cache.text_marks import META_KEY, RowMark, pack_marks
 from native.backend import Backend
 from native.errors import NativeError
 
@@ -56,6 +58,7 @@ class KvStore:
         self.rates = Rates(policy.restore)
         self._logits_bytes = LOGIT_BYTES * backend.info.n_vocab + KEPT_BYTES
         self._tip_meta = encode_meta({"model": label, "logits_bytes": self._logits_bytes})
+        self._label = label
         self._granted_by = granted_by
         self._policy = policy
         self._block = policy.block_tokens
@@ -96,6 +99,10 @@ class KvStore:
     @property
     def logits_memory_bytes(self) -> int:
         return self._policy.logits.memory_bytes
+
+    @property
+    def can_cut(self) -> bool:
+        return self._backend.info.can_cut
 
     @property
     def is_usable(self) -> bool:
@@ -303,15 +310,45 @@ class KvStore:
         packed = tokens.pack(request.tokens[start:end])
         payload_bytes = self._backend.block_bytes(end - start)
         with_logits = self._carries_logits(request, start, end)
+        marks = pack_marks([mark for mark in request.marks if start < mark.end <= end])
+        meta = self._meta_of(marks, with_logits=with_logits)
         return m.RowWanted(
             key=keys.child_key(parent, packed),
             parent=parent,
             start=start,
             tokens=packed,
-            row_bytes=row_bytes(end - start, payload_bytes + self._logits_bytes, self._tip_meta)
-            if with_logits
-            else row_bytes(end - start, payload_bytes, self._meta),
+            row_bytes=row_bytes(
+                end - start, payload_bytes + (self._logits_bytes if with_logits else 0), meta
+            ),
+            marks=marks,
         )
+
+    def _meta_of(self, marks: bytes, *, with_logits: bool) -> bytes:
+        if not marks:
+            return self._tip_meta if with_logits else self._meta
+        facts: dict[str, object] = {"model": self._label, META_KEY: marks}
+        if with_logits:
+            facts["logits_bytes"] = self._logits_bytes
+        return encode_meta(facts)
+
+    def mark_end(self, request: Request, mark: Mark) -> m.NoteReply:
+        """Have the end of a reply stored with its row, and say where it is."""
+        n_rows = min(request.n_kv, mark.n_tokens)
+        extra = tokens.pack(request.tokens[n_rows : mark.n_tokens])
+        request.marks.append(RowMark(mark.digest, mark.n_bytes, mark.n_known, n_rows, extra))
+        start = n_rows // self._block * self._block
+        return m.NoteReply(
+            mark.digest,
+            mark.n_bytes,
+            mark.n_known,
+            self._chain(request, n_rows // self._block),
+            start,
+            tokens.pack(request.tokens[start : mark.n_tokens]),
+        )
+
+    def text_lookup(self, candidates: bytes) -> m.ResolveText:
+        """Ask which tokens stand for the beginning of a text."""
+        return m.ResolveText(uuid.uuid4().hex, self._holder, self._root, candidates)
 
     def _carries_logits(self, request: Request, start: int, end: int) -> bool:
         """Whether the row holds the prompt's last token, and its logits are worth storing."""
@@ -359,7 +396,8 @@ class KvStore:
         try:
             writer = SlabWriter(self._arena_path or "", offset, row.row_bytes)
             try:
-                writer.begin(header, row.tokens, self._meta if logits is None else self._tip_meta)
+                meta = self._meta_of(row.marks, with_logits=logits is not None)
+                writer.begin(header, row.tokens, meta)
                 self._backend.save_block(seq, row.start, row.start + n_tokens, writer.payload)
                 if logits is not None:
                     writer.payload[kv_bytes:] = append_logits(*logits)

@@ -227,7 +227,14 @@ class ModelActor(EngineWorker):
                 self._texts.prepare(message)
             case m.EndSession() | m.EvictLive() | m.MatchPrefix() | m.Drain():
                 self.commands.put(Asked(message, sender))
-            case m.Run() | m.PrefixResolved() | m.RowsReserved() | m.WriteTails() | m.ForgetLive():
+            case (
+                m.Run()
+                | m.PrefixResolved()
+                | m.TextResolved()
+                | m.RowsReserved()
+                | m.WriteTails()
+                | m.ForgetLive()
+            ):
                 self.commands.put(message)
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)

@@ -206,11 +206,8 @@ class ModelEngine:
                 self._open(command)
             case m.CancelRun(request_id):
                 self._cancel(request_id)
-            case m.TextResolved():
-                self._replay_known(command)
-            case m.PrefixResolved():
-                if not self._tending.resolved(command):
-                    self._cache.resolved(command, (*self._running, *self._waiting))
+            case m.PrefixResolved() | m.TextResolved():
+                self._found(command)
             case m.RowsReserved():
                 self._leave(self._cache.reserved(command, self._running))
             case Asked():
@@ -257,10 +254,13 @@ class ModelEngine:
         self.replays.begin(request, run)
         self._cache.resolve_parent(request)
 
-    def _replay_known(self, found: m.TextResolved) -> None:
-        known = self._cache.text_resolved(found, self._waiting)
-        if known is not None:
-            self.replays.take_stored(*known, found)
+    def _found(self, found: m.PrefixResolved | m.TextResolved) -> None:
+        if isinstance(found, m.TextResolved):
+            known = self._cache.text_resolved(found, self._waiting)
+            if known is not None:
+                self.replays.take_stored(*known, found)
+        elif not self._tending.resolved(found):
+            self._cache.resolved(found, (*self._running, *self._waiting))
 
     def _admit(self) -> None:
         """Start what can start, and hand on what leaders have read since."""

@@ -24,6 +24,7 @@ from actors.steering import Steering
 from actors.token_logprobs import LogprobsLog
 from cache import tokens as token_bytes
 from cache.rows import SaveReason
+from cache.text_marks import RowMark
 from native.backend import Backend
 from native.errors import InvalidParam, InvalidToken, NativeError
 from native.params import SamplingParams
@@ -70,6 +71,8 @@ class Request:
     sent: SentText | None = None
     """What its caller sent, if that is all of the prompt and is text; see ``actors.replay``."""
     rendered: Rendered | None = None
+    marks: list[RowMark] = field(default_factory=list)
+    """Ends of replies, its own and the last one before it, that go into the rows that hold them."""
     journal_prompt: bool = False
     """The tokens of its prompt come from its journal."""
     continues: bool = False
@@ -432,7 +435,9 @@ class Request:
         )
 
 
-def open_request(run: m.Run, backend: Backend, rules: ReplyRules, *, now: float) -> Request:
+def open_request(
+    run: m.Run, backend: Backend, rules: ReplyRules | None = None, *, now: float
+) -> Request:
     """Check a request and make it ready to run, or refuse it with the reason."""
     journal = resume.open_journal(run)
     try:
@@ -459,6 +464,7 @@ def _opened(
     text, tokens = (None, list(noted.prompt)) if is_known else _read_prompt(asked, backend)
     said_before = _said_before(asked, noted, backend)
     guessing = _guessing(asked, len(tokens), backend)
+    rules = rules or ReplyRules()
     stream = _stream(asked, rules, backend, text, tokens)
     return Request(
         request_id=run.request_id,

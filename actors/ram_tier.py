@@ -19,6 +19,7 @@ from actors.promoter import Promoter
 from cache.answers import RAM
 from cache.arena import ArenaReader, scan_arena
 from cache.filesystem import PosixFilesystem
+from cache.text_marks import marks_in
 
 if TYPE_CHECKING:
     from supervision import Address
@@ -77,6 +78,7 @@ class RamTierActor(CacheReporter):
                     header.row_bytes,
                     offset,
                     max(0.0, now - header.created_unix_s),
+                    marks_in(arena.meta(offset, header)),
                 )
 
     def handle(self, message: object, sender: Address) -> None:

@@ -5,19 +5,24 @@ Runs on the engine thread, but for ``rendered``. See ``actors.replay`` for what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from actors.chat_prompt import ControlTokens, Prompt, prompt_tokens
 from actors.payload import PayloadGone, read_payload
-from actors.replay import PLAIN, SPECIAL, RecentReplies, SentText, mark_reply
+from actors.replay import PLAIN, SPECIAL, Mark, RecentReplies, SentText, mark_reply
+from cache.text_marks import CANDIDATE, RowMark
 from native.errors import NativeError
 
 if TYPE_CHECKING:
     from actors import messages as m
+    from actors.cache_dialogue import CacheDialogue
     from actors.model_request import Request
     from native.backend import Backend
+
+MAX_CANDIDATES: Final = 512  # 10 KiB of a message, and more turns than anybody takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +48,15 @@ class Rendered:
 class Replays:
     """What one model's engine knows of replies that may come back as text."""
 
-    def __init__(self, backend: Backend, root: Callable[[], bytes]) -> None:
+    def __init__(
+        self, backend: Backend, root: Callable[[], bytes], cache: CacheDialogue | None = None
+    ) -> None:
         """``root`` tells the namespace of the moment."""
         self._backend = backend
         self._root = root
+        self._cache = cache
+        self._control: ControlTokens | None = None
+        self._ends: re.Pattern[bytes] | None = None
         self._rendered: dict[str, Rendered] = {}
         self.recent = RecentReplies()
         self.hits = 0
@@ -65,21 +75,58 @@ class Replays:
         found = self.recent.find(self._root(), request.sent) if request.sent else None
         if found is not None:
             mark, known = found
-            self.take(request, known, mark.n_known)
+            self.take(request, known, mark)
+        else:
+            self._ask_cache(request)
+
+    def _ask_cache(self, request: Request) -> None:
+        """Nothing is known here: a process before this one may have said it.
+
+        A reply that comes back is followed by a control token, or nobody could tell where it ends.
+        """
+        sent, cache = request.sent, self._cache
+        if sent is None or cache is None or not cache.keeps_marks:
+            return
+        if sent.reads != SPECIAL or not sent.has_replies:
+            return
+        ends = self._control_ends(request, sent.data)
+        if ends:
+            digests = sent.digests(self._root(), ends)
+            cache.resolve_text(
+                request, b"".join(CANDIDATE.pack(end, digest) for end, digest in digests.items())
+            )
+
+    def _control_ends(self, request: Request, data: bytes) -> list[int]:
+        if self._ends is None:
+            control = (
+                ControlTokens.of(self._backend)
+                if request.rendered is None
+                else request.rendered.control
+            )
+            texts = (re.escape(text.encode()) for text in control.ids)
+            self._ends = re.compile(b"|".join(texts) or b"(?!)")
+        found = {hit.start() for hit in self._ends.finditer(data)} - {0}
+        return sorted(found)[-MAX_CANDIDATES:]
+
+    def take_stored(self, request: Request, known: list[int], found: m.TextResolved) -> None:
+        """Cache_meta knew a reply that the text of this request begins with."""
+        n_tokens = len(known)
+        self.take(request, known, Mark(found.digest, found.n_bytes, found.n_known, n_tokens))
 
     def _may_replay(self, request: Request) -> bool:
         """Not where the exact tokens are known otherwise, or the text is not all of the prompt."""
         is_known = request.parent_key or request.parent_tokens or request.journal_prompt
         return request.sent is not None and not is_known
 
-    def take(self, request: Request, known: list[int], n_bytes: int) -> bool:
+    def take(self, request: Request, known: list[int], mark: Mark) -> None:
         """Let the prompt begin with these tokens, which stand for its first bytes."""
-        rest = self._rest(request, n_bytes)
+        rest = self._rest(request, mark.n_known)
         if rest is None:
-            return False
+            return
         request.text, request.tokens = None, [*known, *rest]
+        # The row that ended there may never be written; then that which goes on holds the mark.
+        request.marks.append(RowMark(mark.digest, mark.n_bytes, mark.n_known, len(known)))
         self.hits += 1
-        return True
 
     def _rest(self, request: Request, n_bytes: int) -> list[int] | None:
         sent, rendered = request.sent, request.rendered
@@ -111,6 +158,8 @@ class Replays:
         stop = request.stream.stopped_by
         mark = mark_reply(self._root(), sent, reply, visible, n_tokens, stop)
         self.recent.put(mark, request.tokens)
+        if self._cache is not None and self._cache.keeps_marks and sent.reads == SPECIAL:
+            self._cache.mark_end(request, mark)
 
 
 def _sent(asked: m.Complete) -> SentText | None:

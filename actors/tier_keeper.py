@@ -23,6 +23,7 @@ from cache.errors import CacheError, TierUnavailable
 from cache.filesystem import LOCK_FILE, Filesystem, lock_directory
 from cache.publish import delete_row, probe, quarantine_row
 from cache.scan import DirectoryScan
+from cache.text_marks import marks_in
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
@@ -204,6 +205,7 @@ class TierKeeper:
                 header.row_bytes,
                 None,
                 max(0.0, now - header.created_unix_s),
+                marks_in(row.meta),
             )
 
     def _drop(self, keys: tuple[bytes, ...]) -> None:

@@ -48,6 +48,7 @@ from cache.rows import (
     RowState,
     encode_header,
     parse_header,
+    row_meta,
     row_tokens,
     seal,
 )
@@ -133,6 +134,10 @@ class ArenaReader:
             os.close(fd)
         self._view = memoryview(self._map)
         self._proved: dict[int, _Proved] = {}
+
+    def meta(self, offset: int, header: RowHeader) -> bytes:
+        """The packed metadata of the row at ``offset``, whose header this is."""
+        return row_meta(self._view[offset : offset + header.row_bytes], header)
 
     def row(self, offset: int) -> tuple[RowHeader, memoryview, bytes]:
         """Header, payload view and packed tokens of the published row at ``offset``.

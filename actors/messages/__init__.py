@@ -104,6 +104,7 @@ from actors.messages.pressure import (
     PressureSet,
     SetPressure,
 )
+from actors.messages.replay import NoteReply, ResolveText, TextResolved
 from actors.messages.speculation import Verified, Verify, draft_tokens
 from actors.messages.tending import (
     EndSession,
@@ -177,6 +178,7 @@ __all__ = [
     "ModelUnloaded",
     "NamespacesListed",
     "NoVram",
+    "NoteReply",
     "PersistNow",
     "PersistState",
     "PrefillProgress",
@@ -193,6 +195,7 @@ __all__ = [
     "RequestEnded",
     "ReserveRows",
     "ResolveParent",
+    "ResolveText",
     "Resumed",
     "RowCopied",
     "RowRejected",
@@ -215,6 +218,7 @@ __all__ = [
     "Submit",
     "TextKind",
     "TextRefused",
+    "TextResolved",
     "ThinkingVerified",
     "TierChanged",
     "Timings",

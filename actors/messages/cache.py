@@ -59,6 +59,8 @@ class RowWanted:
     start: int
     tokens: bytes
     row_bytes: int
+    marks: bytes = b""
+    """Of replies that end in it, see ``cache.text_marks``; its metadata holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,8 @@ class StoredRow:
     location: int | None
     age_s: float = 0.0
     """Since it was computed, by the clock of the machine; 0 where that is not known."""
+    marks: bytes = b""
+    """As in ``RowWanted``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,51 @@
+"""Replies that come back as text: between models and cache_meta. See ``actors.replay``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NoteReply:
+    """Model → cache_meta: a reply ended; these tokens stand for the text up to its end."""
+
+    digest: bytes
+    n_bytes: int
+    n_known: int
+    """Bytes of the text that the tokens stand for."""
+    parent: bytes
+    """Key of the last full block before the end, or the root."""
+    start: int
+    tail: bytes
+    """u32-le tokens after that block."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveText:
+    """Model → cache_meta: which tokens stand for the longest of these beginnings of a text?
+
+    Answered by ``TextResolved``.
+    """
+
+    ref: str
+    holder: str
+    root: bytes
+    candidates: bytes
+    """u32 length in bytes and 16 bytes of digest each, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextResolved:
+    """Cache_meta → model: a known reply, or ``n_bytes`` 0. ``lease`` pins ``blocks``."""
+
+    ref: str
+    digest: bytes = b""
+    n_bytes: int = 0
+    n_known: int = 0
+    n_tokens: int = 0
+    """In ``blocks``."""
+    blocks: bytes = b""
+    """As in ``PrefixResolved``, with keys."""
+    lease: int = 0
+    tail: bytes = b""
+    """u32-le tokens after the blocks."""
