@@ -344,6 +344,26 @@ def test_a_sampler_with_history_equals_one_that_accepted_it(kit: Kit) -> None:
     assert b.sample(row, told, 0) != history[0]
 
 
+def test_kept_logits_give_what_the_decode_gave(kit: Kit) -> None:
+    b = kit.backend
+    row = prefill(b, kit.tokens(N))
+    kept = b.logits(row)
+    before = kept.tobytes()
+    for params in (
+        SamplingParams(),
+        SamplingParams(temperature=1.0, seed=3, repetition_penalty=2.0, logit_bias=((65, 3.0),)),
+    ):
+        expected = b.sample(row, b.new_sampler(params, kit.tokens(N)), 4)
+        assert b.sample_from(kept, b.new_sampler(params, kit.tokens(N)), 4) == expected
+        assert b.logprobs_from(kept, expected, 5) == b.logprobs(row, expected, 5)
+    assert kept.tobytes() == before
+    top = b.logprobs(row, 65, 3).top
+    assert [token for token, _ in top] == sorted(range(len(kept)), key=lambda t: (-kept[t], t))[:3]
+    assert 0 > top[0][1] >= top[1][1] >= top[2][1]
+    with pytest.raises(InvalidParam, match="float32"):
+        b.sample_from(kept[1:], b.new_sampler(SamplingParams()), 0)
+
+
 def test_samplers_refuse_unknown_tokens_and_indices(kit: Kit) -> None:
     b = kit.backend
     row = prefill(b, kit.tokens(3))
@@ -618,7 +638,7 @@ def test_an_abort_stops_decoding_until_it_is_cleared(kit: Kit) -> None:
 def test_a_closed_backend_refuses_every_call(kit: Kit) -> None:
     b = kit.backend
     row = prefill(b, kit.tokens(4))
-    sampler = b.new_sampler(SamplingParams())
+    sampler, logits = b.new_sampler(SamplingParams()), b.logits(row)
     payload = save(b, 0, 0, 4)
     batch = Batch()
     batch.add(65, 4, 0, True)
@@ -631,6 +651,9 @@ def test_a_closed_backend_refuses_every_call(kit: Kit) -> None:
         lambda: b.decode(batch),
         lambda: b.new_sampler(SamplingParams()),
         lambda: b.sample(row, sampler, 0),
+        lambda: b.sample_from(logits, sampler, 0),
+        lambda: b.logprobs(row, 65, 1),
+        lambda: b.logprobs_from(logits, 65, 1),
         lambda: sampler.accept(65),
         lambda: b.logits(row),
         lambda: b.seq_remove(0, 0),
