@@ -75,10 +75,11 @@ def system_reading(proc: Path = PROC, cgroups: Path = CGROUPS) -> Reading:
 def available_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
     """Bytes that this process may still take: the least that any limit leaves; ``None``: unknown.
 
-    Page cache that can be dropped counts as available, so the pages of a mapped model file do too.
+    All page cache counts as available, whatever the kernel would keep longest: the pages of a model
+    file that was just read are those that loading it needs.
     """
     try:
-        readings = [_machine(proc), *_groups(proc, cgroups)]
+        readings = [_machine(proc), *_groups(proc, cgroups, _ALL_CACHE)]
     except SourceUnavailable:
         return None
     return min(max(0, one.total - one.used) for one in readings)
@@ -109,7 +110,12 @@ def _by_psutil(cause: Exception) -> Reading:
     return Reading(int(memory.total - memory.available), int(memory.total), where="psutil")
 
 
-def _groups(proc: Path, cgroups: Path) -> list[Reading]:
+_IDLE_CACHE: Final = ("inactive_file",)
+"""Page cache that the kernel gives up without writing anything, and without regret."""
+_ALL_CACHE: Final = ("inactive_file", "active_file")
+
+
+def _groups(proc: Path, cgroups: Path, droppable: tuple[str, ...] = _IDLE_CACHE) -> list[Reading]:
     """A reading for every group on the way up that has a limit; none without cgroup v2."""
     try:
         lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
@@ -122,32 +128,33 @@ def _groups(proc: Path, cgroups: Path) -> list[Reading]:
     parts = [part for part in own.split("/") if part and part != ".."]
     readings = []
     for depth in range(len(parts), -1, -1):
-        reading = _group(cgroups.joinpath(*parts[:depth]))
+        reading = _group(cgroups.joinpath(*parts[:depth]), droppable)
         if reading is not None:
             readings.append(reading)
     return readings
 
 
-def _group(folder: Path) -> Reading | None:
+def _group(folder: Path, droppable: tuple[str, ...]) -> Reading | None:
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
         current = int((folder / "memory.current").read_text(encoding="ascii"))
         if limit == "max":
             return None
-        used = current - _droppable(folder / "memory.stat")
+        used = current - _sum_of(droppable, folder / "memory.stat")
         stalled = _stall(folder / "memory.pressure")
         return Reading(max(0, used), int(limit), stalled, f"control group {folder.name}")
     except (OSError, ValueError):
         return None
 
 
-def _droppable(stat: Path) -> int:
-    """Page cache that the kernel gives up without writing anything."""
+def _sum_of(keys: tuple[str, ...], stat: Path) -> int:
+    """The values of these keys in a ``memory.stat``."""
+    total = 0
     for line in stat.read_text(encoding="ascii").splitlines():
         key, _, value = line.partition(" ")
-        if key == "inactive_file":
-            return int(value)
-    return 0
+        if key in keys:
+            total += int(value)
+    return total
 
 
 def _stall(path: Path) -> float:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from native._llama import ffi, lib
-from native._load import gpu_layers
+from native._load import gpu_layers, has_gpu
 from native.backend import ModelInfo
 from native.params import ModelParams
 
@@ -91,10 +91,18 @@ def _kv_identity(facts: Any, sizes: Any, params: ModelParams) -> tuple[tuple[str
         "n_swa": str(facts.n_swa),
         # Read by llama.cpp at context creation; it changes what quantised caches hold.
         "attn_rot_disable": os.environ.get("LLAMA_ATTN_ROT_DISABLE", ""),
-        "device": f"{devices()}:{gpu_layers(params)}",
+        "device": _placement(params),
         "cpu": cpu_features(),
     }
     return tuple(sorted(entries.items()))
+
+
+def _placement(params: ModelParams) -> str:
+    """Devices, and what of the model lies on GPUs and how: kernels round differently."""
+    where = f"{devices()}:{gpu_layers(params)}"
+    if not has_gpu() or params.split_mode == "layer":
+        return where
+    return f"{where}:{params.split_mode}:{params.main_gpu}"
 
 
 def _eog(model: Any, n_vocab: int) -> frozenset[int]:
