@@ -441,7 +441,7 @@ def open_request(
     """Check a request and make it ready to run, or refuse it with the reason."""
     journal = resume.open_journal(run)
     try:
-        return _opened(run, backend, rules, journal, now)
+        return _opened(run, backend, rules or ReplyRules(), journal, now)
     except RequestRefused:
         if journal is not None:
             journal.close()
@@ -464,7 +464,6 @@ def _opened(
     text, tokens = (None, list(noted.prompt)) if is_known else _read_prompt(asked, backend)
     said_before = _said_before(asked, noted, backend)
     guessing = _guessing(asked, len(tokens), backend)
-    rules = rules or ReplyRules()
     stream = _stream(asked, rules, backend, text, tokens)
     return Request(
         request_id=run.request_id,
