@@ -182,11 +182,11 @@ def test_a_request_that_is_killed_while_it_reads_reads_again(node4: Node) -> Non
 
 def test_a_request_that_is_killed_while_it_waits_runs_once(node: Node) -> None:
     node.load("narrow", "narrow", backend="stub", n_seq_max=1)
-    expected = [node.complete("narrow", one, max_tokens=400).text for one in ("first", "second")]
-    first = Streaming(node, "narrow", 400, "first")
+    expected = [node.complete("narrow", one, max_tokens=1000).text for one in ("first", "second")]
+    first = Streaming(node, "narrow", 1000, "first")
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(
-            lambda: list(node.stream("narrow", "second", max_tokens=400, resumed_events=True))
+            lambda: list(node.stream("narrow", "second", max_tokens=1000, resumed_events=True))
         )
         eventually(lambda: inflight(node)["in_flight"] == 2, what="both are there")
         kill(pid_of(node, "model:narrow"))
