@@ -7,7 +7,6 @@ failed, 2 wrong usage.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import sys
@@ -16,7 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime import errors
+from runtime.bench_command import add_bench_command
 from runtime.cache_command import add_cache_commands
+from runtime.chat_command import add_chat_command
+from runtime.complete_command import add_complete_command
 from runtime.config import (
     DEFAULT_PORT,
     PORT_VARIABLE,
@@ -32,17 +34,10 @@ from runtime.inspect_command import add_inspect_command
 from runtime.load_flags import add_load_flags, params_from
 from runtime.node import Node
 from runtime.progress import ProgressLine
-from runtime.results import (
-    Completion,
-    CompletionEvent,
-    Event,
-    ModelStatus,
-    PrefillEvent,
-    ResumedEvent,
-    SpanEvent,
-    TokenEvent,
-)
+from runtime.results import ModelStatus
 from runtime.sizes import disk_settings, format_size
+from runtime.tend_commands import add_tend_commands
+from runtime.text_commands import add_text_commands
 from supervision.logs import LOG_FORMATS
 
 DONE: Final = 0
@@ -89,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_model_commands(commands)
-    _add_complete(commands)
+    add_complete_command(commands)
+    add_chat_command(commands)
+    add_text_commands(commands)
     for name, help_text, run in (
         ("status", "what every actor says of itself", _status),
         ("tree", "the live tree", _tree),
@@ -104,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
                 help=f"show it again every so many seconds ({WATCH_S:.0f}) until Ctrl-C",
             )  # fmt: skip
     add_cache_commands(commands)
+    add_tend_commands(commands)
+    add_bench_command(commands)
     add_inspect_command(commands)
     stop = commands.add_parser("stop", help="stop the node")
     _add_port(stop)
@@ -163,30 +162,15 @@ def _add_model_commands(commands: Any) -> None:
     unload = commands.add_parser("unload", help="unload a model")
     _add_port(unload)
     unload.add_argument("model", metavar="ID")
+    unload.add_argument(
+        "--drain", type=float, default=0.0, metavar="SECONDS",
+        help="let running requests go on for so long",
+    )  # fmt: skip
     unload.set_defaults(run=_unload)
     models = commands.add_parser("models", help="loaded models")
     _add_port(models)
     models.add_argument("--json", action="store_true", help="print a JSON list")
     models.set_defaults(run=_models)
-
-
-def _add_complete(commands: Any) -> None:
-    complete = commands.add_parser("complete", help="generate text")
-    _add_port(complete)
-    complete.add_argument("model", metavar="MODEL")
-    complete.add_argument("prompt", metavar="PROMPT", help="text, or - to read standard input")
-    complete.add_argument("--max-tokens", type=int, default=256, metavar="N")
-    complete.add_argument("--temperature", type=float, default=0.0, metavar="T")
-    complete.add_argument("--top-k", type=int, default=0, metavar="K")
-    complete.add_argument("--top-p", type=float, default=1.0, metavar="P")
-    complete.add_argument("--min-p", type=float, default=0.0, metavar="P")
-    complete.add_argument("--seed", type=int, default=0, metavar="S")
-    complete.add_argument("--stop", action="append", default=[], metavar="TEXT", help="repeatable")
-    complete.add_argument("--parent-key", metavar="HEX", help="finish_key of the turn before")
-    complete.add_argument("--special", action="store_true", help="read control tokens in PROMPT")
-    complete.add_argument("--timeout", type=float, metavar="SECONDS")
-    complete.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    complete.set_defaults(run=_complete)
 
 
 # ── commands ───────────────────────────────────────────────────────────────────────────────────
@@ -242,7 +226,7 @@ def _load(arguments: argparse.Namespace) -> int:
 
 def _unload(arguments: argparse.Namespace) -> int:
     with _attached(arguments) as node:
-        node.unload(arguments.model)
+        node.unload(arguments.model, drain_s=arguments.drain)
     return DONE
 
 
@@ -273,56 +257,6 @@ def _model_json(model: ModelStatus) -> dict[str, Any]:
         "restarts": model.restarts,
         "details": model.details,
     }
-
-
-def _complete(arguments: argparse.Namespace) -> int:
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
-    with _attached(arguments) as node, ProgressLine("reading the prompt") as line:
-        stream = node.stream(
-            arguments.model,
-            prompt,
-            max_tokens=arguments.max_tokens,
-            temperature=arguments.temperature,
-            top_k=arguments.top_k,
-            top_p=arguments.top_p,
-            min_p=arguments.min_p,
-            seed=arguments.seed,
-            stop=arguments.stop,
-            parent_key=arguments.parent_key,
-            parse_special=arguments.special,
-            timeout_s=arguments.timeout,
-        )
-        with contextlib.closing(stream) as events:  # Ctrl-C cancels before the line is closed
-            for event in events:
-                _show(event, line, as_json=arguments.json)
-    return DONE
-
-
-def _show(event: Event, line: ProgressLine, *, as_json: bool) -> None:
-    match event:
-        case PrefillEvent(done, total, _):
-            line.share(done / max(1, total))
-        case TokenEvent(_, _, text):
-            line.clear()
-            if not as_json:
-                sys.stdout.write(text)
-                sys.stdout.flush()
-        case SpanEvent():
-            pass  # its text was shown as it came
-        case ResumedEvent():
-            pass  # not asked for: who reads sees a pause
-        case CompletionEvent(completion):
-            line.clear()
-            _say_completion(completion, as_json=as_json)
-
-
-def _say_completion(completion: Completion, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(completion.to_dict(), ensure_ascii=False))
-    else:
-        sys.stdout.write("\n")
-    if completion.cache.note:
-        sys.stderr.write(f"note: {completion.cache.note}\n")
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ import json
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from actors import messages as m
@@ -192,9 +193,10 @@ class ModelClient:
 
     # ── adapters ────────────────────────────────────────────────────────────────────────────────
 
-    def load_adapter(self, model: str, path: str, *, scale: float = 1.0) -> m.AdapterStatus:
+    def load_adapter(self, model: str, path: str | Path, *, scale: float = 1.0) -> m.AdapterStatus:
         """Apply a LoRA adapter, once the running requests have ended; requests behind it wait."""
-        return self._change(model, m.LoadAdapter("", path, scale))[-1]
+        where = str(Path(path).expanduser().absolute())
+        return self._change(model, m.LoadAdapter("", where, scale))[-1]
 
     def unload_adapter(self, model: str, adapter: int) -> tuple[m.AdapterStatus, ...]:
         """Free an adapter, by its id; what is left."""
