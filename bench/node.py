@@ -9,11 +9,22 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from bench.bare import BareModel
 from bench.report import Figure, figure
 from bench.stats import summarise
-from bench.subjects import CACHE_RAM
+from bench.subjects import (
+    CACHE_RAM,
+    MODEL_ID,
+    Subject,
+    load,
+    node_for_measuring,
+    random_prompt,
+    subjects,
+    wait_until_persisted,
+)
 from runtime import Node, TreeNode
 from runtime.progress import ProgressLine
 
@@ -22,8 +33,7 @@ STARTS, QUICK_STARTS = 7, 1
 
 
 def main(quick: bool, model: Path | None = None) -> list[Figure]:
-    """Start nodes one after the other; no model is loaded, so ``model`` does not matter."""
-    del model
+    """Start nodes one after the other, without a model; then one with a model, for its memory."""
     starts: list[float] = []
     stops: list[float] = []
     memory: dict[str, int] = {}
@@ -57,6 +67,37 @@ def main(quick: bool, model: Path | None = None) -> list[Figure]:
         Figure(NAME, "no model", f"pss_mib {who}", _mib(n_bytes), "MiB", 1)
         for who, n_bytes in memory.items()
     ]
+    return figures + _model_memory(quick, model)
+
+
+def _model_memory(quick: bool, model: Path | None) -> list[Figure]:
+    """What an idle model process has beside its weights and its KV, after one request.
+
+    The model is read, not mapped: weights that llama.cpp repacks for the CPU are then no different
+    from others, all of them are private memory, as large as llama.cpp says.
+    """
+    figures: list[Figure] = []
+    for subject in subjects(quick=quick, model=model):
+        params = replace(subject.params, use_mmap=False)
+        read = Subject(subject.name, subject.path, params)
+        with BareModel(read.path, read.params) as bare:
+            used, prompt = bare.memory_use(), random_prompt(bare.facts, 32, seed=1)
+        with node_for_measuring() as node:
+            load(node, read)
+            node.complete(MODEL_ID, prompt, max_tokens=4)
+            wait_until_persisted(node)
+            found = node.tree().find(f"model:{MODEL_ID}")
+            if found is None or found.pid is None:
+                raise RuntimeError("the model has no process")
+            pss = _pss(found.pid)
+        above = pss - used.host_model - used.host_context
+        note = f"goal 120; with llama.cpp's compute buffers, {_mib(used.host_compute):.1f} MiB"
+        figures += [
+            Figure(NAME, subject.name, "model_pss_mib", _mib(pss), "MiB", 1),
+            Figure(NAME, subject.name, "model_weights_mib", _mib(used.host_model), "MiB", 1),
+            Figure(NAME, subject.name, "model_kv_mib", _mib(used.host_context), "MiB", 1),
+            Figure(NAME, subject.name, "model_above_both_mib", _mib(above), "MiB", 1, note),
+        ]
     return figures
 
 
