@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from supervision.messages import Init
 
 ROWS_PER_MESSAGE = 128  # about 45 KiB with 64-token rows
+MARKS_PER_MESSAGE = 8 << 10  # bytes; few rows have any, and none has much of them
 MESSAGES_UNDERWAY = 40  # more than the transport acknowledges at once (32)
 MESSAGES_KEPT = 64  # about 3 MiB; a scan pauses above that
 LOOK_AGAIN_S = 0.01
@@ -74,9 +75,11 @@ def batches(
 ) -> Iterator[tuple[tuple[m.StoredRow, ...], bool]]:
     """Cut a scan into messages; the last one, maybe empty, is marked."""
     batch: list[m.StoredRow] = []
+    n_marks = 0
     for row in rows:
-        if len(batch) == size:
+        n_marks += len(row.marks)
+        if len(batch) == size or n_marks > MARKS_PER_MESSAGE:
             yield tuple(batch), False
-            batch = []
+            batch, n_marks = [], len(row.marks)
         batch.append(row)
     yield tuple(batch), True

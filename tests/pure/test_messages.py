@@ -45,15 +45,39 @@ def test_no_message_has_a_loose_field(kind: type) -> None:
 def biggest() -> list[object]:
     """Each message that can grow, as big as the actors make it."""
     from actors.cache_reporter import ROWS_PER_MESSAGE as FOUND
+    from actors.cache_reporter import batches
     from actors.kv_store import ROWS_PER_MESSAGE as WANTED
     from actors.messages.speculation import CANDIDATES_LIMIT
     from actors.model_engine import HELD_TOKENS_LIMIT
     from actors.payload import INLINE_LIMIT_BYTES
+    from actors.replays import MAX_CANDIDATES
+    from actors.reply_rules import PAGE_BYTES as SPAN_BYTES
+    from actors.reply_rules import PAGE_TOKENS as SPAN_TOKENS
+    from actors.text_desk import PAGE_BYTES, PAGE_CHARS, PAGE_TOKENS
+    from cache.text_marks import CANDIDATE, MAX_PACKED
 
     key, tokens = b"k" * KEY_BYTES, b"t" * 4 * BLOCK_TOKENS
     row = messages.RowWanted(key, key, 1 << 20, tokens, 1 << 30)
     stored = messages.StoredRow(key, key, key, 1 << 20, tokens, 1 << 30, 1 << 40)
+    marked = dataclasses.replace(stored, marks=b"m" * MAX_PACKED)
+    thinking, ref = messages.TextKind.THINKING, "r" * 16
+    span, tail = b"s" * SPAN_BYTES, b"t" * 4 * SPAN_TOKENS
     return [
+        messages.SpanEnded(
+            ref, 1 << 20, thinking, 1 << 20, span, tail, 99, 99, b"h" * 32, last=True
+        ),
+        messages.Tokenized(ref, b"t" * 4 * PAGE_TOKENS, last=False),
+        messages.Detokenized(ref, b"t" * PAGE_BYTES, last=False),
+        messages.ChatTemplateApplied(
+            ref, "🦉" * PAGE_CHARS, b"t" * 4 * (PAGE_TOKENS // 2), last=False
+        ),
+        messages.ApplyChatTemplate(ref, b"p" * INLINE_LIMIT_BYTES),
+        messages.NoteReply(key[:16], 1 << 30, 1 << 30, key, 1 << 30, b"t" * 4 * (BLOCK_TOKENS + 2)),
+        messages.ResolveText(ref, "holder", key, b"c" * CANDIDATE.size * MAX_CANDIDATES),
+        *(
+            messages.RowsFound("ram", rows, last)
+            for rows, last in batches(marked if at % 2 else stored for at in range(2 * FOUND))
+        ),
         messages.Complete("r" * 16, "m", b"p" * INLINE_LIMIT_BYTES, stop=("x" * 100,) * 8),
         messages.Verify("r" * 16, "m", b"p" * INLINE_LIMIT_BYTES, b"c" * 4 * CANDIDATES_LIMIT),
         messages.LookupPrefix("r" * 16, "holder", key, b"p" * INLINE_LIMIT_BYTES),
