@@ -167,6 +167,9 @@ class MarkerScanner:
         pieces: list[Piece] = []
         while self._held:
             targets = self._targets[self.kind, self.in_payload]
+            if not any(marker[:1] in self._held for marker, _ in targets):
+                self._take(pieces, len(self._held), Part.BODY)
+                break
             partial = len(self._held) if final else self._earliest_partial(targets)
             hits = [
                 (at, -len(marker), part)

@@ -246,6 +246,7 @@ class ModelEngine:
             self._guesses.check(run.request)
             request = self._waiting.open(run, time.monotonic())
         except RequestRefused as refused:
+            self.replays.forget(run.request_id)
             self._send(
                 run.reply_to, m.CompletionFailed(run.request.ref, refused.reason, str(refused))
             )

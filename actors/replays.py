@@ -87,6 +87,8 @@ class Replays:
         sent, cache = request.sent, self._cache
         if sent is None or cache is None or not cache.keeps_marks:
             return
+        if request.parent_key is not None:
+            return  # which is being asked for
         if sent.reads != SPECIAL or not sent.has_replies:
             return
         ends = self._control_ends(request, sent.data)
@@ -113,9 +115,17 @@ class Replays:
         n_tokens = len(known)
         self.take(request, known, Mark(found.digest, found.n_bytes, found.n_known, n_tokens))
 
+    def forget(self, request_id: str) -> None:
+        """It was refused."""
+        self._rendered.pop(request_id, None)
+
     def _may_replay(self, request: Request) -> bool:
-        """Not where the exact tokens are known otherwise, or the text is not all of the prompt."""
-        is_known = request.parent_key or request.parent_tokens or request.journal_prompt
+        """Not where the exact tokens are known otherwise, or the text is not all of the prompt.
+
+        A ``parent_key`` or a session says how a text begins; a chat was tokenised without them.
+        """
+        is_joined = request.parent_key is not None or request.parent_tokens
+        is_known = request.journal_prompt or (is_joined and request.rendered is None)
         return request.sent is not None and not is_known
 
     def take(self, request: Request, known: list[int], mark: Mark) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from native.backend import Backend
 
+_ONE: Final = struct.Struct("<I")  # the usual case, twice as fast
 TAIL_TOKENS: Final = 32  # of a prompt; more than any start marker and the line break after it
 TAIL_CHARS: Final = 512
 PAGE_BYTES: Final = 24 << 10
@@ -119,7 +121,9 @@ class Teller:
             if isinstance(part, Span):
                 events += self.rules.ended(self.ref, part)
                 continue
-            packed = token_bytes.pack(part.tokens)
+            packed = (
+                _ONE.pack(*part.tokens) if len(part.tokens) == 1 else token_bytes.pack(part.tokens)
+            )
             kind = KINDS[part.kind]
             events.append(
                 m.TokensDelivered(

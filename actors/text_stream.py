@@ -23,12 +23,16 @@ class TextStream:
         self._released = 0
         self.released_bytes = 0
         self._token_ends: list[int] = []
+        self._n_fed = 0
         self.stopped_by: str | None = None
 
     def feed(self, piece: bytes) -> str:
         """Add one token's bytes; the text that became visible with it."""
         if self.stopped_by is not None:
             return ""
+        if not self._stops:  # nothing to look for
+            self._n_fed += 1
+            return self._decoder.decode(piece)
         self._held += self._decoder.decode(piece)
         self._token_ends.append(self._released + len(self._held))
         return self._scan(final=False)
@@ -47,7 +51,7 @@ class TextStream:
         next prompt, so a row beyond it would never be found again.
         """
         if self.stopped_by is None:
-            return len(self._token_ends)
+            return len(self._token_ends) or self._n_fed
         return sum(1 for end in self._token_ends if end <= self._released)
 
     def _scan(self, *, final: bool) -> str:

@@ -129,6 +129,28 @@ def test_a_chat_is_hit_through_all_its_replies(odd_seed: int) -> None:
     assert talk.engine.engine.replays.hits == 2
 
 
+def test_a_chat_in_a_session_is_hit_through_its_reply_too(odd_seed: int) -> None:
+    talk = Conversation()
+    user = {"role": "user", "content": PROMPT}
+
+    def second(said: dict[str, str]) -> m.Run:
+        messages = [user, {"role": "assistant", "content": said["a"]}, user]
+        return talk.chat("b", messages, max_tokens=4, session="s")
+
+    got = talk.play(
+        lambda _: talk.chat("a", [user], max_tokens=40, sampling=hot(odd_seed), session="s"), second
+    )
+    used = got["a"].done.usage  # type: ignore[union-attr]
+    assert got["b"].reused >= used.prompt_tokens + used.completion_tokens - 1
+    assert got["b"].cache.hit is m.HitKind.STICKY
+
+
+def test_a_refused_chat_leaves_nothing(odd_seed: int) -> None:
+    talk = Conversation()
+    talk.play(lambda _: talk.chat("a", [{"role": "user", "content": PROMPT}], max_tokens=-1))
+    assert not talk.engine.engine.replays._rendered
+
+
 def test_a_reply_that_a_stop_string_ended_is_replayed_up_to_it(odd_seed: int) -> None:
     talk = Conversation()
     seen: dict[str, int] = {}

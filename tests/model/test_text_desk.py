@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from actors import messages as m
+from actors.markers import Markers
 from actors.payload import PayloadKeeper, Spilled
 from actors.reply_rules import ReplyRules
 from actors.text_desk import MAX_JOBS, TextDesk
@@ -34,11 +35,11 @@ TEXTS = ["Once upon a time", "", "naïve café 🦉\n\n  x", "<|user|>\nhi<|end|
 class Desk:
     """A desk, and what it said, in order."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, markers: Markers | None = None) -> None:
         self.said: queue.Queue[tuple[object, object]] = queue.Queue()
         self.desk = TextDesk(
             backend,
-            ReplyRules(signing_key=KEY),
+            ReplyRules(markers or Markers((), ()), signing_key=KEY),
             send=lambda target, message: self.said.put((target, message)),
             run=lambda command: self.said.put(("engine", command)),
         )
@@ -210,6 +211,17 @@ def test_a_chat_request_reaches_the_engine_as_tokens(desk: Desk) -> None:
     assert not ready.request.chat
     assert 0 < (ready.request.timeout_s or 0) <= 9
     assert not desk.desk.cancel("id")
+
+
+def test_a_chat_with_tools_tells_calls_apart_where_the_model_has_markers(model: Backend) -> None:
+    chat = json.dumps({"messages": TALK, "tools": [{"type": "function"}]})
+    for markers, expected in ((Markers(), False), (Markers((), ("<c>", "</c>")), True)):
+        desk = Desk(model, markers)
+        desk.desk.prepare(run("id", chat, chat=True))
+        ready = desk.next()
+        assert isinstance(ready, m.Run)
+        assert ready.request.tool_calls is expected
+        desk.desk.close(m.FailReason.MODEL_UNLOADED, "")
 
 
 def test_a_bad_chat_ends_only_its_own_request(desk: Desk) -> None:
