@@ -69,7 +69,8 @@ class PromptLookup:
             if len(tail) < n:
                 continue
             gram = tail[-n:]
-            if self.agreed < n and gram in self._ends:  # shorter ones cannot agree further
+            # Who goes on needs no look: what agrees further now did so one token ago.
+            if self._source is None and gram in self._ends:
                 self._source, self.agreed = self._ends[gram], n
             self._ends[gram] = len(self._tokens)
 
@@ -208,13 +209,14 @@ class StepCost:
             self._by_rows[rows] = _Seen(min(seconds, likely) / self._drift, self._n)
             return
         expected = known.seconds * self._drift
+        known.at = self._n
         if is_change:
             extra = max(0.0, min(seconds - expected, 4 * expected))
             self.change += (extra - self.change) * 0.05
-            seconds = max(seconds - self.change, 0.1 * seconds)
+            # How much of it the size itself takes shows when it stays; it is not more, at least.
+            seconds = min(seconds, expected)
         ratio = max(0.5, min(2.0, seconds / expected))
         known.seconds *= ratio**0.15
-        known.at = self._n
         self._drift *= ratio**0.1
         if self._n % 64 == 0:
             self._forget()

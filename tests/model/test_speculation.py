@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ from native.backend import Backend, Batch
 from native.errors import InvalidParam
 from native.llama import LlamaBackend
 from native.params import ModelParams, SamplingParams
-from native.stub import EOT, StubBackend
+from native.stub import END, EOT, StubBackend
 from runtime import Node, errors
 from runtime.embedded import path as embedded_path
 from tests.support.engine_runs import EngineRun, Outcome, Script, run
@@ -227,6 +227,9 @@ def test_a_stop_inside_accepted_guesses_ends_the_text_there(oracle: type[Oracle]
 
     def script() -> Script:
         yield [guessing(request)]
+        yield [asked("moment", [7], 1)]
+        (idle,) = played.engine._live.idle
+        assert played.backend.seq_range(idle.seq) == (0, idle.n_kv - 1)  # none beyond the stop
         yield [follow_up]
 
     played = EngineRun(load(), speculation=EAGER)
@@ -241,16 +244,20 @@ def test_a_stop_inside_accepted_guesses_ends_the_text_there(oracle: type[Oracle]
     assert got["b"].tokens == expected["b"].tokens
 
 
-def test_the_end_of_a_text_is_never_guessed_and_always_found() -> None:
+def test_the_end_of_a_text_is_no_guess(
+    oracle: type[Oracle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing comes after it, so a row for it is wasted."""
     backend = StubBackend.load("stub", ModelParams(n_ctx=512))
-    text = [256, *b"an end: ", EOT, *b"an end: ", EOT]
+    monkeypatch.setattr(oracle, "guess", lambda self, n: [END, 65][:n])
+    oracle.replies[(256, 65)] = [0] * 30
 
     def script() -> Script:
-        yield [guessing(asked("a", text, 40))]
+        yield [guessing(asked("a", [256, 65], 10))]
 
     got = EngineRun(backend, speculation=EAGER).play(script())["a"]
     assert got.done is not None
-    assert (got.tokens, got.done.finish_reason) == ([], m.FinishReason.STOP)
+    assert got.done.usage.drafted_tokens == 0
 
 
 # ── rolling back ────────────────────────────────────────────────────────────────────────────────
@@ -380,6 +387,57 @@ def test_a_model_drafts_for_itself(load: Load, way: str) -> None:
             assert usage.accepted_tokens >= least
     assert got["c"].done is not None
     assert got["c"].done.usage.drafted_tokens == 0
+
+
+@dataclass(eq=False)
+class Said:
+    """All that a drafter looks at."""
+
+    tokens: list[int]
+
+
+def test_a_drafter_follows_what_was_said_and_computes_little_twice() -> None:
+    params = ModelParams(n_ctx=512)
+    backend, batch, truth = StubBackend.load("stub", params), Batch(), {}
+    other = StubBackend.load("stub", params)
+
+    def says(text: list[int], n: int) -> list[int]:
+        """What the model says after ``text``, from the start."""
+        said: list[int] = []
+        while len(said) < n:
+            other.seq_remove(0, 0, -1)
+            batch.clear()
+            row = batch.extend_prefill([*text, *said], 0, 0, logits_last=True)
+            assert row is not None
+            other.decode(batch)
+            said.append(other.logits(row).index(max(other.logits(row))))
+        return said
+
+    n_rows = 0
+    decode = backend.decode
+
+    def counted(rows: Batch) -> None:
+        nonlocal n_rows
+        n_rows += len(rows)
+        decode(rows)
+
+    backend.decode = counted  # type: ignore[method-assign]
+    one, two = Said([256, *b"one"]), Said([256, *b"two, longer"])
+    drafter = Drafter(backend)
+    wanted = [(one, 5), (two, 3)]
+    for accepted in (5, 0, 2, 1):
+        read = len(one.tokens) + len(two.tokens)
+        got = drafter.draft(wanted)  # type: ignore[arg-type]
+        for request, n in wanted:
+            truth[request] = says(request.tokens, n)
+        assert got == truth
+        one.tokens += [*got[one][:accepted], 7]  # type: ignore[index]
+        two.tokens += [*got[two][:1], 8]  # type: ignore[index]
+    # The last guess of a draft is never computed; of the others, those that were wrong in vain.
+    assert n_rows == read + (0 + 4 + 2 + 4) + (1 + 1 + 1 + 2)
+    drafter.forget(one)  # type: ignore[arg-type]
+    drafter.forget(two)  # type: ignore[arg-type]
+    assert all(backend.seq_range(seq) is None for seq in range(backend.info.n_seq_max))
 
 
 def test_a_draft_model_that_is_mostly_wrong_costs_guesses_and_no_text(

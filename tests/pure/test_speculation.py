@@ -183,6 +183,13 @@ def test_what_slows_all_steps_changes_no_ratio() -> None:
     assert cost.of(1) > 0.03
 
 
+def test_the_smallest_size_is_kept_to_compare_with() -> None:
+    cost = learned({1: 0.02, 8: 0.16}, n=30)
+    for _ in range(700):
+        cost.saw(8, 0.16)
+    assert 5 < cost.of(8) / cost.of(1) < 9  # 2.75 is what is guessed of a size never seen
+
+
 def test_a_size_that_is_not_seen_any_more_is_forgotten() -> None:
     cost = learned({1: 0.02, 2: 0.021, 8: 0.9}, n=3)
     for _ in range(700):
