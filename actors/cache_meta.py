@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 EXPIRE_EVERY_S = 5.0
 _ADOPT = "adopt"
+MAX_TEXT_BLOCKS = 1000  # with their keys 58 KB, under the 64 KiB of a message
 GRACE_S = 1.0  # a row is written in milliseconds, and its writer looks before each whether it may
 
 
@@ -160,10 +161,14 @@ class CacheMetaActor(Worker):
             if not mark.start:
                 return m.TextResolved(*known, tail=mark.tail)
             match = self._index.lookup_key(time.monotonic(), ask.holder, mark.parent)
-            if match is not None:
-                self._copies.hit(match.blocks)
-                blocks = refs.pack_blocks(match.blocks, with_keys=True)
-                return m.TextResolved(*known, match.n_tokens, blocks, match.lease, mark.tail)
+            if match is None:
+                continue
+            if len(match.blocks) > MAX_TEXT_BLOCKS:
+                self._dispose(self._index.release(match.lease))
+                continue
+            self._copies.hit(match.blocks)
+            blocks = refs.pack_blocks(match.blocks, with_keys=True)
+            return m.TextResolved(*known, match.n_tokens, blocks, match.lease, mark.tail)
         return m.TextResolved(ask.ref)
 
     def _reserve(self, ask: m.ReserveRows) -> m.RowsReserved:

@@ -33,7 +33,8 @@ Version rule: any change of meaning raises ``version``; there is no migration, t
 disposable. Every byte but the sixteen mutable ones (240..256) is covered: the head by the checksum
 (always checked), the payload by the digest (checked on sealed rows; files are always sealed). An
 unsealed row is trusted only inside the arena, where the publish order (payload, then state) and the
-death of its writer leave it absent or whole. The metadata is msgpack, free-form, for people.
+death of its writer leave it absent or whole. The metadata is msgpack, free-form, for people; but
+one key is read by programs, ``replies``: see ``cache.text_marks``.
 """
 
 from __future__ import annotations
