@@ -27,6 +27,9 @@ from actors.speculation import (
 )
 from native.backend import Backend, Batch
 
+FEW_ROWS = 63
+"""So many rows llama.cpp's attention computes as it does few; from 64 on by tiles, which add up in
+another order. Guesses do not push a step over that edge."""
 INDEX_TOKENS = 2048
 """Of a prompt, read into the index in one step: about 3 ms."""
 _NO_DRAFT = (
@@ -90,6 +93,8 @@ class Guesses:
             return plan
         rows = sum(part.n_tokens for part in plan)
         room = min(self._backend.info.n_batch - rows, most)
+        if rows < FEW_ROWS:
+            room = min(room, FEW_ROWS - rows)
         self._choose(lines, rows, sum(part.reaches_end for part in plan), room)
         return add_guesses(plan, [len(one.guessing.guesses) for one in ready], room=room)
 
