@@ -182,7 +182,7 @@ def _stopped_by_ctrl_c(events: CompletionStream) -> Iterator[None]:
 def _lines() -> Iterator[str]:
     """Lines of input, with a prompt and editing at a terminal."""
     if not _is_at_terminal():
-        for line in sys.stdin:  # not `yield from`, which would close it
+        for line in sys.stdin:  # noqa: UP028 - `yield from` would close it
             yield line
         return
     with contextlib.suppress(ImportError):

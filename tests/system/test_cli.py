@@ -88,7 +88,7 @@ def test_a_whole_session(served: Served, tiny_gguf: Path) -> None:
         "cache",
         "timings",
     }
-    assert set(done["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens"}
+    assert set(done["usage"]) >= {"prompt_tokens", "cached_tokens", "completion_tokens"}
     assert set(done["cache"]) >= {"hit", "source", "restore_ms", "miss_reason"}
     assert set(done["timings"]) >= {"ttft_ms", "prefill_ms", "decode_ms", "tokens_per_second"}
     assert done["cache"]["hit"] == "cold"

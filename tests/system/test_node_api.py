@@ -30,6 +30,8 @@ def test_a_completion_is_typed_and_whole(stub_node: Node) -> None:
         "prompt_tokens": done.usage.prompt_tokens,
         "cached_tokens": 0,
         "completion_tokens": 12,
+        "drafted_tokens": 0,
+        "accepted_tokens": 0,
     }
 
 
