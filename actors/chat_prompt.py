@@ -137,14 +137,20 @@ def prompt_tokens(
         later = tuple((at - start, end - start) for at, end in prompt.forged if at >= start)
         rest = Prompt(prompt.text[start:], later)
         return _marked_tokens(backend, rest, control, []) if rest.text else []
-    bos = backend.info.bos_token
-    begins = "" if bos is None else backend.piece(bos, special=True).decode("utf-8", "replace")
     forged = {start for start, _ in prompt.forged}
-    has_bos = bool(begins) and prompt.text.startswith(begins) and 0 not in forged
+    is_begun = has_bos(backend, prompt.text) and 0 not in forged
     if not forged:
-        return backend.tokenize(prompt.text, add_special=not has_bos, parse_special=True)
-    tokens = [] if has_bos or not backend.info.add_bos or bos is None else [bos]
+        return backend.tokenize(prompt.text, add_special=not is_begun, parse_special=True)
+    bos = backend.info.bos_token
+    tokens = [] if is_begun or not backend.info.add_bos or bos is None else [bos]
     return _marked_tokens(backend, prompt, control, tokens)
+
+
+def has_bos(backend: Backend, text: str) -> bool:
+    """Whether a text begins with the token that begins texts, as it is written."""
+    bos = backend.info.bos_token
+    begins = b"" if bos is None else backend.piece(bos, special=True)
+    return bool(begins) and text.startswith(begins.decode("utf-8", "replace"))
 
 
 def _marked_tokens(

@@ -30,6 +30,7 @@ from actors.template_budget import (
     limited,
     size_of_binop,
     size_of_call,
+    size_of_format,
     size_of_replace,
 )
 
@@ -37,7 +38,7 @@ T = TypeVar("T")
 MAX_TEMPLATE_CHARS: Final = 1 << 20
 _CONCAT: Final = "_concatenated"
 # What formats, pads or wraps text to any width; no chat template needs them.
-_LEFT_OUT: Final = ("center", "format", "filesizeformat", "pprint", "urlize", "wordwrap", "xmlattr")
+_LEFT_OUT: Final = ("center", "filesizeformat", "pprint", "urlize", "wordwrap", "xmlattr")
 
 
 class TemplateFailed(Exception):
@@ -133,6 +134,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             self.filters.pop(name, None)
         self.filters |= {"tojson": _tojson, "indent": _indent, _CONCAT: self._concatenated}
         self.filters = {name: self._charged(one) for name, one in self.filters.items()}
+        self.filters["format"] = self._sized_format
         self.filters["replace"] = self._sized_replace(self.filters["replace"])
         self.filters["join"] = self._sized_join(self.filters["join"])
         self.globals.pop("lipsum", None)
@@ -165,6 +167,10 @@ class _Environment(ImmutableSandboxedEnvironment):
             return result
 
         return charged
+
+    def _sized_format(self, pattern: Any, *args: Any) -> str:
+        self._charge(size_of_format(str(pattern), args))
+        return str(pattern) % args
 
     def _sized_replace(self, replace: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(replace)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from actors import guessing as guess
 from actors import messages as m
 from actors import resume
+from actors.chat_prompt import has_bos
 from actors.journal import JournalWriter, Noted
 from actors.late_tails import LateTail
 from actors.live_core import Stretches
@@ -245,7 +246,10 @@ class Request:
                         "the prompt does not begin with the text of parent_key; "
                         "it was matched by its tokens"
                     )
-                self.tokens = backend.tokenize(self.text, parse_special=self.parse_special)
+                add_special = not (self.parse_special and has_bos(backend, self.text))
+                self.tokens = backend.tokenize(
+                    self.text, add_special=add_special, parse_special=self.parse_special
+                )
         except NativeError as error:
             raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
         if not self.tokens:

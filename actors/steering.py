@@ -55,6 +55,7 @@ class Steering:
         if params.is_constrained and stream.was_opened:
             n_free = len(said) if stream.opened_tokens is None else stream.opened_tokens
             self._is_free = stream.opened_tokens is None
+            backend.new_sampler(params)  # a grammar that cannot be used is refused now
         self._history, self._bound = [*prompt, *said[:n_free]], []
         self._main = backend.new_sampler(
             self._unbound() if self._is_free else params, self._history

@@ -128,7 +128,8 @@ def size_of_format(pattern: str, values: object) -> int:
     """Characters of a formatted text; widths of four and more digits are refused."""
     if _WIDTH.search(pattern) or "*" in pattern:
         raise OverBudget("it formats with a width of four digits or more")
-    return len(pattern) * 1000 + _size(values)
+    n_fields = pattern.count("%") + pattern.count("{")
+    return len(pattern) + n_fields * 1000 + _size(values)
 
 
 def _size(value: object) -> int:

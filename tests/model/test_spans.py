@@ -303,3 +303,29 @@ def test_a_grammar_begins_where_a_thought_that_the_prompt_began_ends(model: Back
     assert story[1][0] == "thinking ends"
     assert story[1][1].endswith("</t>")
     assert story[2] in (("text", "yes"), ("text", "no"))
+
+
+def test_a_grammar_that_cannot_be_used_is_refused_before_the_thought(model: Backend) -> None:
+    def script() -> Script:
+        sampling = SamplingParams(grammar="root ::= nothing-of-that-name")
+        yield [run("a", model.tokenize("Once <t>"), **both(sampling=sampling))]
+
+    got = EngineRun(model, rules=ReplyRules.of(model, MARKERS, KEY)).play(script())
+    assert got["a"].failed is not None
+    assert got["a"].failed.reason is m.FailReason.INVALID_REQUEST
+
+
+def test_a_text_that_writes_its_own_beginning_gets_no_second_one(model: Backend) -> None:
+    def script() -> Script:
+        for name, text, special in (
+            ("written", "<|bos|>Once upon", True),
+            ("added", "Once upon", True),
+            ("plain", "<|bos|>Once", False),
+        ):
+            yield [run(name, text, parse_special=special, max_tokens=2)]
+
+    got = EngineRun(model).play(script())
+    sizes = {one: got[one].done.usage.prompt_tokens for one in got}  # type: ignore[union-attr]
+    assert sizes["written"] == sizes["added"]
+    assert got["written"].tokens == got["added"].tokens
+    assert sizes["plain"] > 4

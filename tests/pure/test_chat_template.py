@@ -98,6 +98,7 @@ def test_without_a_generation_prompt_it_ends_with_the_last_message() -> None:
         ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f(1) }}{{ f('a') | trim }}", "<1><a>"),
         ("{{ messages[0].content.split('h')[-1].strip('\\n') }}", "i"),
         ("{{ 'a\nb' | indent(2) }}", "a\n  b"),
+        ("{{ '%s-%03d' | format('a', 7) }}{{ '%s' % 'b' }}{{ '{}'.format('c') }}", "a-007bc"),
         ("{% if messages[0] is mapping and messages[0].content is string %}y{% endif %}", "y"),
     ],
 )  # fmt: skip
@@ -154,6 +155,7 @@ def grown(start: str, step: str) -> str:
         "{% for a in range(99999) %}{{ 'x' * 10000 }}{% endfor %}",
         "{{ lipsum(n=10000000) }}",
         "{{ 'x' | center(10000000000) }}",
+        "{{ '%10000000000d' | format(1) }}",
     ],
     ids=str,
 )

@@ -55,6 +55,10 @@ def replays(node: Node) -> int:
     return int(node.client.model_status("m").details["replays"])
 
 
+def known(node: Node) -> int:
+    return int((node.client.report_of("cache_meta") or {"replies_known": 0})["replies_known"])
+
+
 def settle(node: Node) -> None:
     """Everything that is put off is stored in files."""
     eventually(
@@ -74,9 +78,9 @@ def messages(first: Turn, *more: Turn) -> list[dict[str, str]]:
 CONFIG = one_thread(embedded(), n_ctx=2048)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("seed", "dies_too"), [(1, None), (2, None), (3, "cache_meta")])
 def test_after_the_death_of_the_model_a_chat_goes_on_with_its_exact_tokens(
-    tmp_path: Path, seed: int
+    tmp_path: Path, seed: int, dies_too: str | None
 ) -> None:
     with started(tmp_path, models={"m": CONFIG}) as node:
         eventually(lambda: [s for s in node.models() if s.state == "up"], within_s=30, what="up")
@@ -84,6 +88,9 @@ def test_after_the_death_of_the_model_a_chat_goes_on_with_its_exact_tokens(
         second = Turn(node, messages(first), seed)
         assert second.n_cached >= first.n_whole - 1
         settle(node)
+        if dies_too is not None:  # marks come back from the rows
+            kill(pid_of(node, dies_too))
+            eventually(lambda: known(node) > 1, within_s=20, what="marks are found")
         kill(pid_of(node, "model:m"))
         pid_of(node, "model:m")
         third = Turn(node, messages(first, second), seed)
