@@ -19,7 +19,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from actors import inflight_core as core
 from actors import messages as m
@@ -37,43 +37,6 @@ HELD_LIMIT = 256  # as many as a model lets wait
 PROOF_EVERY_S = 0.05
 ASK_CALLERS_EVERY_S = 2.0
 _BAD_EXITS = (ExitKind.ABNORMAL, ExitKind.KILLED)
-
-
-@dataclass(frozen=True, slots=True)
-class _LookStopping:
-    """Timer: does the model still stop?"""
-
-    model: str
-    incarnation: int
-    requests: frozenset[str]
-    """What it had, or what waited for it: another model of this name may be loaded meanwhile."""
-    looks: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class _LookWaiting:
-    """Timer: what has become of the model that requests wait for?"""
-
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class _LaneDue:
-    """Timer: a suspect's time alone, or its wait for it, may be over."""
-
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Deadline:
-    """Timer: a held request's time limit is over."""
-
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class _AskCallers:
-    """Timer: are they still there?"""
 
 
 class InflightActor(Worker):
@@ -139,7 +102,7 @@ class InflightActor(Worker):
             self._mind_deadline(request_id, one)
         if not self._asking:
             self._asking = True
-            self.after(ASK_CALLERS_EVERY_S, _AskCallers())
+            self.after(ASK_CALLERS_EVERY_S, core.AskCallers())
 
     def _run(self, model: str, let_in: Sequence[str]) -> None:
         """Send requests to their model; see to what the lane still waits for."""
@@ -169,7 +132,7 @@ class InflightActor(Worker):
             due = min(due, now + PROOF_EVERY_S)
         if self._timers.get(model, due + 1.0) > due:
             self._timers[model] = due
-            self.after(max(0.0, due - now), _LaneDue(model))
+            self.after(max(0.0, due - now), core.LaneDue(model))
 
     def _lane_due(self, model: str) -> None:
         """Time has passed for those who are held; perhaps who holds them up has proved innocent."""
@@ -187,7 +150,7 @@ class InflightActor(Worker):
     def _mind_deadline(self, request_id: str, one: InFlight) -> None:
         """Of a request that no model has; a model minds those that it has."""
         if one.deadline is not None:
-            self.after(max(0.0, one.deadline - time.monotonic()), _Deadline(request_id))
+            self.after(max(0.0, one.deadline - time.monotonic()), core.Deadline(request_id))
 
     def _fail_request(
         self, request: m.Complete, reply_to: Address, reason: m.FailReason, detail: str
@@ -247,7 +210,7 @@ class InflightActor(Worker):
         """A word to each: one that does not arrive says that its process is gone."""
         self._asking = bool(self._requests)
         if self._asking:
-            self.after(ASK_CALLERS_EVERY_S, _AskCallers())
+            self.after(ASK_CALLERS_EVERY_S, core.AskCallers())
         for caller, ref in {r.reply_to: r.request.ref for r in self._requests.values()}.items():
             if not self.backlog(caller):  # else it has not read what it got, and may be at anything
                 self.tell(caller, m.StillRunning(ref))
@@ -266,7 +229,7 @@ class InflightActor(Worker):
             elif now.state == "stopping":
                 # It tells its callers itself; this is for those it could not.
                 theirs = frozenset(one for one, r in self._requests.items() if r.model == model)
-                self.after(LOOK_EVERY_S, _LookStopping(model, now.incarnation, theirs))
+                self.after(LOOK_EVERY_S, core.LookStopping(model, now.incarnation, theirs))
             else:
                 self._may_have_died(model, now)
                 if now.is_up:
@@ -274,16 +237,16 @@ class InflightActor(Worker):
 
     def handle_timer(self, payload: object) -> None:
         match payload:
-            case _LookStopping():
+            case core.LookStopping():
                 self._look_stopping(payload)
-            case _LookWaiting(model):
+            case core.LookWaiting(model):
                 self._looking.discard(model)
                 self._look_waiting(model)
-            case _LaneDue(model):
+            case core.LaneDue(model):
                 self._lane_due(model)
-            case _Deadline(request_id):
+            case core.Deadline(request_id):
                 self._time_is_up(request_id)
-            case _AskCallers():
+            case core.AskCallers():
                 self._ask_callers()
             case _:
                 self.log.warning("an unknown timer went off: %r", payload)
@@ -295,7 +258,7 @@ class InflightActor(Worker):
             self._let_go(request_id)
             self._fail_request(one.request, one.reply_to, m.FailReason.DEADLINE, detail)
 
-    def _look_stopping(self, look: _LookStopping) -> None:
+    def _look_stopping(self, look: core.LookStopping) -> None:
         model = look.model
         now = self.directory.get(model_actor_id(model))
         stops = now is not None and (now.state, now.incarnation) == ("stopping", look.incarnation)
@@ -348,11 +311,8 @@ class InflightActor(Worker):
     # ── waiting for a model ─────────────────────────────────────────────────────────────────────
 
     def _waiting_for(self, model: str) -> list[str]:
-        return [
-            one
-            for one, r in self._requests.items()
-            if r.model == model and r.waits_since is not None
-        ]
+        found = self._requests.items()
+        return [one for one, r in found if r.model == model and r.waits_since is not None]
 
     def _interrupted(self, model: str) -> None:
         """The model's process is gone: whoever was in its lane waits for the next one."""
@@ -384,7 +344,7 @@ class InflightActor(Worker):
         """Nobody tells of a model that is given up, or unloaded, while it is not up."""
         if model not in self._looking and self._waiting_for(model):
             self._looking.add(model)
-            self.after(LOOK_EVERY_S, _LookWaiting(model))
+            self.after(LOOK_EVERY_S, core.LookWaiting(model))
 
     def _go_on(self, model: str) -> None:
         """The model is up: those that wait for it run, from where they were interrupted."""

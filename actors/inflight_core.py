@@ -1,4 +1,4 @@
-"""What inflight knows of one request, and the words with which requests end there."""
+"""What inflight knows of one request, what its timers carry, and the words with which it ends."""
 
 from __future__ import annotations
 
@@ -76,6 +76,43 @@ class InFlight:
         if self.journal is not None:
             self.journal.close()
             self.journal = None
+
+
+@dataclass(frozen=True, slots=True)
+class LookStopping:
+    """Timer: does the model still stop?"""
+
+    model: str
+    incarnation: int
+    requests: frozenset[str]
+    """What it had, or what waited for it: another model of this name may be loaded meanwhile."""
+    looks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LookWaiting:
+    """Timer: what has become of the model that requests wait for?"""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneDue:
+    """Timer: a suspect's time alone, or its wait for it, may be over."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """Timer: a held request's time limit is over."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskCallers:
+    """Timer: are they still there?"""
 
 
 def is_coming(entry: Entry | None) -> bool:

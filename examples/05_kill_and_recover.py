@@ -1,11 +1,19 @@
-"""Kill the model's process with SIGKILL, then the cache index, and carry on as if nothing was."""
+"""Kill the model's process with SIGKILL in mid-stream, then the cache index, and carry on."""
 
 import os
 import signal
 import tempfile
 
-from runtime import Node
+from runtime import Node, ResumedEvent, TokenEvent
 from runtime.embedded.corpus import long_prompt
+
+
+def kill(node: Node, actor: str) -> int:
+    found = node.tree().find(actor)
+    if found is None or found.pid is None:
+        raise SystemExit(f"{actor} has no process")
+    os.kill(found.pid, signal.SIGKILL)
+    return found.pid
 
 
 def main() -> None:
@@ -14,19 +22,29 @@ def main() -> None:
         Node.start(cache_dir=cache_dir, cache_ram="64MiB") as node,
     ):
         prompt = long_prompt(600, seed=1)
-        cold = node.complete("demo", prompt, max_tokens=20)
-        print(f"cold: first token after {cold.timings.ttft_ms:.1f} ms")
-        for victim in ("model:demo", "cache_meta"):
-            before = node.tree().find(victim)
-            if before is None or before.pid is None:
-                raise SystemExit(f"{victim} has no process")
-            os.kill(before.pid, signal.SIGKILL)
-            again = node.complete("demo", prompt, max_tokens=20)
-            print(f"killed {victim} (pid {before.pid}); the tree healed:")
-            print(
-                f"  {again.usage.cached_tokens} tokens from {again.cache.source}, first token "
-                f"after {again.timings.ttft_ms:.1f} ms, same text: {again.text == cold.text}"
-            )
+        unbroken = node.complete("demo", prompt, max_tokens=100)
+        print(f"first token after {unbroken.timings.ttft_ms:.1f} ms")
+
+        text, killed = "", 0
+        for event in node.stream("demo", prompt, max_tokens=100, resumed_events=True):
+            match event:
+                case TokenEvent():
+                    text += event.text
+                    killed = killed or kill(node, "model:demo")
+                case ResumedEvent(n_tokens, pause_ms):
+                    print(
+                        f"killed pid {killed}: a pause of {pause_ms:.0f} ms after {n_tokens} tokens"
+                    )
+                case _:
+                    pass
+        print(f"same text: {text == unbroken.text}")
+
+        print(f"killed the cache index (pid {kill(node, 'cache_meta')})")
+        again = node.complete("demo", prompt, max_tokens=100)
+        print(
+            f"{again.usage.cached_tokens} tokens from {again.cache.source}, first token after "
+            f"{again.timings.ttft_ms:.1f} ms, same text: {again.text == unbroken.text}"
+        )
         print(node.tree().render())
 
 

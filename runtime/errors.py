@@ -10,7 +10,7 @@
     - ModelUnknown          no model of that id is loaded         -> load it
     - ModelAlreadyLoaded    the id is taken                       -> unload it, or choose another id
     - ModelLoadFailed       the file could not be loaded          -> see kind and detail
-    - ModelDown             its process ended during the request  -> send the request again
+    - ModelDown             its process ended and stayed away     -> see the log, try again later
     - ModelUnloaded         it was unloaded during the request    -> load it again
     - ModelStopped          it crashed too often                  -> read the log, load it again
   x RequestError
@@ -95,7 +95,10 @@ class ModelLoadFailed(ModelError):
 
 
 class ModelDown(ModelError):
-    """The model's process ended while it worked on the request. It restarts; send it again."""
+    """The model's process ended while it worked on the request, and did not come back in time.
+
+    If it comes back in time, nobody hears of it: the reply goes on at its next token.
+    """
 
 
 class ModelUnloaded(ModelError):

@@ -18,7 +18,7 @@ EXPECTED = {
     "02_stream.py": ("tokens per second",),
     "03_conversation.py": ("tokens reused",),
     "04_raw_messages.py": ("accepted as", "prompt_tokens"),
-    "05_kill_and_recover.py": ("killed model:demo", "killed cache_meta", "same text: True"),
+    "05_kill_and_recover.py": ("a pause of", "killed the cache index", "same text: True"),
     "06_supervision_tree.py": (
         "apples broke: abnormal: TypeError",
         "apples, anew: Sum",
