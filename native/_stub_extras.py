@@ -12,16 +12,19 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from native._stub_cells import CellPool
 from native.adapters import LoadedAdapter, adapters_identity
+from native.backend import MemoryUse, ModelInfo
 from native.errors import (
     AdapterRefused,
     BackendClosed,
     InvalidParam,
     InvalidToken,
     ModelNotFound,
+    NotSupported,
     PromptTooLong,
 )
-from native.model_params import POOLINGS, ModelParams
+from native.model_params import POOLINGS, ModelParams, check_scale
 from native.sampling import mix
 
 N_EMBD = 8
@@ -127,3 +130,79 @@ def _rows(tokens: Sequence[int]) -> list[array[float]]:
         seed = struct.unpack("<Q", seen)[0]
         rows.append(array("f", ((mix(seed ^ i) >> 40) * 2.0**-23 - 1.0 for i in range(N_EMBD))))
     return rows
+
+
+class StubExtras:
+    """A part of ``StubBackend``: the methods that only few callers know."""
+
+    info: ModelInfo
+    _params: ModelParams
+    _cells: CellPool
+    _rows: dict[int, array[float]]
+    _abort: threading.Event
+    _lock: threading.RLock
+    _closed: bool
+    _adapters: StubAdapters
+    _embedder: StubEmbedder
+
+    @property
+    def adapters(self) -> tuple[LoadedAdapter, ...]:
+        return self._adapters.all
+
+    def load_adapter(self, path: str | Path, scale: float = 1.0) -> LoadedAdapter:
+        check_scale(scale)
+        with self._lock:
+            self._require_empty()
+            loaded = self._adapters.load(path, scale)
+            self._cells.salt = self._adapters.salt
+            return loaded
+
+    def scale_adapter(self, adapter: int, scale: float) -> None:
+        check_scale(scale)
+        with self._lock:
+            self._require_empty()
+            self._adapters.rescale(adapter, scale)
+            self._cells.salt = self._adapters.salt
+
+    def remove_adapter(self, adapter: int) -> None:
+        with self._lock:
+            self._require_empty()
+            self._adapters.remove(adapter)
+            self._cells.salt = self._adapters.salt
+
+    def embedder(self) -> StubEmbedder:
+        self._live()
+        if self._params.vocab_only:
+            raise NotSupported("the model was loaded with vocab_only: it has no weights")
+        return self._embedder
+
+    def memory_use(self) -> MemoryUse:
+        self._live()
+        self._require_context()
+        return MemoryUse(0, self.info.n_ctx * self.info.kv_bytes_per_token, 0, 0, 0, 0)
+
+    def gpus(self) -> tuple[tuple[str, int, int], ...]:
+        return ()
+
+    def rebuild(self) -> None:
+        with self._lock:
+            self._live()
+            self._require_context()
+            self._cells = CellPool(self.info.n_ctx, self.info.n_seq_max)
+            self._cells.salt = self._adapters.salt
+            self._rows.clear()
+            self._abort.clear()
+
+    def _require_empty(self) -> None:
+        self._live()
+        self._require_context()
+        if not self._cells.is_empty:
+            raise InvalidParam("adapter", 0, "no sequence may hold KV of the other weights")
+
+    def _require_context(self) -> None:
+        if not self.info.can_generate:
+            raise NotSupported(f"{self.info.description} has no context: it cannot generate")
+
+    def _live(self) -> None:
+        if self._closed:
+            raise BackendClosed("the backend was closed")

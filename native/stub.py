@@ -27,21 +27,17 @@ from blake3 import blake3
 
 from native._buffers import borrowed
 from native._stub_cells import CELL_BYTES, BlockFormat, CellPool
-from native._stub_extras import N_EMBD, StubAdapters, StubEmbedder
+from native._stub_extras import N_EMBD, StubAdapters, StubEmbedder, StubExtras
 from native._stub_sampler import StubSamplers
-from native.adapters import LoadedAdapter
-from native.backend import Batch, Buffer, MemoryUse, ModelInfo
+from native.backend import Batch, Buffer, ModelInfo
 from native.errors import (
-    BackendClosed,
     DecodeAborted,
     InvalidParam,
     InvalidToken,
     NoKvSpace,
-    NotSupported,
     PromptTooLong,
     StateRefused,
 )
-from native.model_params import check_scale
 from native.params import ModelParams
 
 BEGIN, END, N_VOCAB, EOT = 256, 257, 258, 4
@@ -55,7 +51,7 @@ UNCUTTABLE = "uncuttable"
 _PAD = 256  # llama.cpp rounds n_ctx up to this
 
 
-class StubBackend(StubSamplers):
+class StubBackend(StubExtras, StubSamplers):
     """See ``native.backend.Backend``. Create with ``load``.
 
     ``seconds_per_token`` makes every decoded row take that long; an abort ends the wait at once.
@@ -284,67 +280,7 @@ class StubBackend(StubSamplers):
             raise InvalidParam("range", 0, "the sequence holds nothing")
         return held[1] + 1
 
-    # --- adapters, embeddings, memory ----------------------------------------------------------
-
-    @property
-    def adapters(self) -> tuple[LoadedAdapter, ...]:
-        return self._adapters.all
-
-    def load_adapter(self, path: str | Path, scale: float = 1.0) -> LoadedAdapter:
-        check_scale(scale)
-        with self._lock:
-            self._require_empty()
-            loaded = self._adapters.load(path, scale)
-            self._cells.salt = self._adapters.salt
-            return loaded
-
-    def scale_adapter(self, adapter: int, scale: float) -> None:
-        check_scale(scale)
-        with self._lock:
-            self._require_empty()
-            self._adapters.rescale(adapter, scale)
-            self._cells.salt = self._adapters.salt
-
-    def remove_adapter(self, adapter: int) -> None:
-        with self._lock:
-            self._require_empty()
-            self._adapters.remove(adapter)
-            self._cells.salt = self._adapters.salt
-
-    def _require_empty(self) -> None:
-        self._live()
-        self._require_context()
-        if not self._cells.is_empty:
-            raise InvalidParam("adapter", 0, "no sequence may hold KV of the other weights")
-
-    def _require_context(self) -> None:
-        if not self.info.can_generate:
-            raise NotSupported(f"{self.info.description} has no context: it cannot generate")
-
-    def embedder(self) -> StubEmbedder:
-        self._live()
-        if self._params.vocab_only:
-            raise NotSupported("the model was loaded with vocab_only: it has no weights")
-        return self._embedder
-
-    def memory_use(self) -> MemoryUse:
-        self._live()
-        self._require_context()
-        return MemoryUse(0, self.info.n_ctx * self.info.kv_bytes_per_token, 0, 0, 0, 0)
-
-    def gpus(self) -> tuple[tuple[str, int, int], ...]:
-        return ()
-
     # --- life ---------------------------------------------------------------------------------
-
-    def rebuild(self) -> None:
-        with self._lock:
-            self._live()
-            self._require_context()
-            self._cells = CellPool(self.info.n_ctx, self.info.n_seq_max)
-            self._cells.salt = self._adapters.salt
-            self._rows.clear()
-            self._abort.clear()
 
     def request_abort(self) -> None:
         self._live()
@@ -359,10 +295,6 @@ class StubBackend(StubSamplers):
             self._closed = True
             self._embedder.close()
             self._rows.clear()
-
-    def _live(self) -> None:
-        if self._closed:
-            raise BackendClosed("the backend was closed")
 
     def _check_seq(self, seq: int) -> None:
         if not 0 <= seq < self.info.n_seq_max:
