@@ -54,25 +54,28 @@ class PromptLookup:
     def extend(self, tokens: Iterable[int]) -> None:
         """More of the text, prompt or reply."""
         for token in tokens:
-            self._add(token)
+            self.add(token)
 
-    def _add(self, token: int) -> None:
-        goes_on = self._source is not None and self._tokens[self._source] == token
-        self._tokens.append(token)
-        if goes_on and self._source is not None:
-            self._source += 1
+    def add(self, token: int) -> None:
+        """One more token; the hot path of every step."""
+        tokens, ends, source = self._tokens, self._ends, self._source
+        if source is not None and tokens[source] == token:
             self.agreed += 1
+            source += 1
         else:
-            self._source, self.agreed = None, 0
-        tail = tuple(self._tokens[-NGRAMS[0] :])
+            source, self.agreed = None, 0
+        tokens.append(token)
+        end = len(tokens)
+        tail = tuple(tokens[-NGRAMS[0] :])
         for n in NGRAMS:
-            if len(tail) < n:
+            if end < n:
                 continue
             gram = tail[-n:]
             # Who goes on needs no look: what agrees further now did so one token ago.
-            if self._source is None and gram in self._ends:
-                self._source, self.agreed = self._ends[gram], n
-            self._ends[gram] = len(self._tokens)
+            if source is None and (found := ends.get(gram)) is not None:
+                source, self.agreed = found, n
+            ends[gram] = end
+        self._source = source
 
     def guess(self, limit: int) -> list[int]:
         """At most ``limit`` tokens; a copy that reaches the present goes on in its own guesses."""
@@ -139,13 +142,14 @@ class CopyGuesser:
 
         A reply's tokens are compared with what was expected, which teaches the odds.
         """
-        start = len(self._lookup)
-        for at in range(start, min(len(tokens), start + limit)):
-            expected = self._lookup.expected
-            if expected is not None and at >= n_prompt:
-                self._odds.saw(self._lookup.agreed, tokens[at] == expected)
-            self._lookup.extend((tokens[at],))
-        return len(self._lookup) == len(tokens)
+        lookup = self._lookup
+        start, n_tokens = len(lookup), len(tokens)
+        for at in range(start, min(n_tokens, start + limit)):
+            token = tokens[at]
+            if at >= n_prompt and (expected := lookup.expected) is not None:
+                self._odds.saw(lookup.agreed, token == expected)
+            lookup.add(token)
+        return start + limit >= n_tokens
 
     @property
     def is_expecting(self) -> bool:
