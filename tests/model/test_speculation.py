@@ -623,10 +623,24 @@ def test_a_model_is_loaded_with_its_draft_model_and_both_ways_say_the_same(
     text = prompt(3, 20) * 4
     said = {
         how: node.complete("tiny", text, max_tokens=60, speculation=how)
-        for how in ("off", "ngram", "draft")
+        for how in ("ngram", "draft", "off")
     }
     assert said["off"].tokens == said["ngram"].tokens == said["draft"].tokens
     assert said["off"].usage.drafted_tokens == 0
+    assert said["ngram"].usage.accepted_tokens > 0
+
+    # What was stored beside guesses is what was said.
+    assert node.evict("tiny") > 0
+    longer = [*text, *said["ngram"].tokens, 5, 6, 7]
+    warm = node.complete("tiny", longer, max_tokens=20)
+    assert warm.cache.source == "ram"
+    assert warm.usage.cached_tokens > len(text) + 50
+
+    def load() -> Backend:
+        return LlamaBackend.load(tiny_gguf, ModelParams(n_ctx=1024, n_threads=1))
+
+    cold = alone(load, [asked("cold", longer, 20)])["cold"]
+    assert same_but_for_ties(load, longer, warm.tokens, cold.tokens)
     reply = said["off"].tokens
     verdict = node.verify("tiny", text, [*reply[:7], reply[7] + 1])
     assert (verdict.accepted, verdict.next_token) == (7, reply[7])
