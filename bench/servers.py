@@ -48,7 +48,7 @@ class _Plan:
     shared_tokens: int = 1024
     own_tokens: int = 16
     reply_tokens: int = 16
-    distinct_pairs: int = 3
+    distinct_pairs: int = 2
     shared_pairs: int = 2
 
     @property
