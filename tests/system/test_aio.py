@@ -1,0 +1,203 @@
+"""The asyncio twin on a real node: nothing blocks the loop, and what is left stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import AsyncNode, Completion, CompletionEvent, PrefillEvent, TokenEvent, errors
+from runtime.aio import STREAM_THREADS
+from tests.support.runtime_nodes import LeakCheck, started
+
+pytestmark = pytest.mark.system
+
+STORY = "Once upon a time there was a small fox"
+LONG = [65 + i % 26 for i in range(150_000)]
+"""The stub reads it for seconds."""
+
+Work = Callable[[AsyncNode], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("aio")
+
+
+@pytest.fixture(scope="module")
+def port(folder: Path) -> Iterator[int]:
+    with LeakCheck() as leaks, started(folder) as node:
+        node.load("demo", n_threads=1)
+        node.load("stub", "stub", backend="stub", n_ctx=200_000, n_seq_max=1)
+        leaks.watch(node)
+        yield node.port
+        leaks.watch(node)
+
+
+@pytest.fixture
+def run(folder: Path, port: int) -> Callable[[Work], None]:
+    """Do something on a loop with the node; no thread of it may be left afterwards."""
+
+    def play(work: Work) -> None:
+        async def whole() -> None:
+            async with AsyncNode.attach(port, runtime_dir=folder / "run") as node:
+                await asyncio.wait_for(work(node), 60)
+
+        before = set(threading.enumerate())
+        asyncio.run(whole())
+        assert set(threading.enumerate()) <= before
+
+    return play
+
+
+async def idle(node: AsyncNode, model: str, within_s: float = 10.0) -> float:
+    """Seconds until the model has nothing to do."""
+    began = time.monotonic()
+    while await node.queue_depth(model):
+        assert time.monotonic() - began < within_s, "it still works"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - began
+
+
+async def pulse(gaps: list[float]) -> None:
+    """Note the longest times the loop was away."""
+    last = time.monotonic()
+    while True:
+        await asyncio.sleep(0.002)
+        now = time.monotonic()
+        gaps.append(now - last - 0.002)
+        last = now
+
+
+def test_many_completions_at_once_are_each_the_right_one(run: Callable[[Work], None]) -> None:
+    async def work(node: AsyncNode) -> None:
+        prompts = [f"{STORY} and {n} owls" for n in range(STREAM_THREADS + 16)]
+        gaps: list[float] = []
+        beat = asyncio.create_task(pulse(gaps))
+        done = await asyncio.gather(*(node.complete("demo", p, max_tokens=4) for p in prompts))
+        beat.cancel()
+        assert all(len(one.tokens) == 4 for one in done)
+        for index in (0, 7, len(prompts) - 1):
+            assert (await node.complete("demo", prompts[index], max_tokens=4)).text == done[
+                index
+            ].text
+        gaps.sort()
+        assert gaps[len(gaps) // 2] < 0.05  # half of the time at least it was not away at all
+
+    run(work)
+
+
+def test_a_stream_gives_the_events_of_a_node(run: Callable[[Work], None]) -> None:
+    async def work(node: AsyncNode) -> None:
+        whole = await node.complete("demo", STORY, max_tokens=12)
+        text, ends = "", list[Completion]()
+        async with node.stream("demo", STORY, max_tokens=12) as stream:
+            async for event in stream:
+                assert stream.request_id
+                match event:
+                    case TokenEvent():
+                        text += event.text
+                    case CompletionEvent(completion):
+                        ends.append(completion)
+        assert text == whole.text == ends[0].text
+        assert len(ends) == 1
+        talk = [{"role": "user", "content": "Tell me a story about a fox."}]
+        said = [e async for e in node.stream_chat("demo", talk, max_tokens=5)]
+        assert isinstance(said[-1], CompletionEvent)
+        assert said[-1].completion.text == (await node.chat("demo", talk, max_tokens=5)).text
+
+    run(work)
+
+
+@pytest.mark.parametrize("how", ["cancel the task", "break", "cancel"])
+def test_what_is_left_in_mid_prefill_stops(run: Callable[[Work], None], how: str) -> None:
+    async def work(node: AsyncNode) -> None:
+        reading = asyncio.Event()
+        ends: list[Completion] = []
+
+        async def read() -> None:
+            stream = node.stream("stub", LONG, max_tokens=50)
+            async for event in stream:
+                if isinstance(event, CompletionEvent):
+                    ends.append(event.completion)
+                elif isinstance(event, PrefillEvent) and not reading.is_set():
+                    reading.set()
+                    if how == "break":
+                        break
+                    if how == "cancel":
+                        stream.cancel()
+
+        task = asyncio.create_task(read())
+        await asyncio.wait_for(reading.wait(), 10)
+        if how == "cancel the task":
+            began = time.monotonic()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            assert time.monotonic() - began < 0.05  # it waits for nobody
+        else:
+            await task
+        assert await idle(node, "stub") < 1.0  # 100 ms on a quiet machine
+        assert [end.finish_reason for end in ends] == (["cancelled"] if how == "cancel" else [])
+
+    run(work)
+
+
+def test_what_still_runs_when_the_node_is_closed_stops(run: Callable[[Work], None]) -> None:
+    left: list[asyncio.Task[Completion]] = []
+
+    async def work(node: AsyncNode) -> None:
+        left.append(asyncio.create_task(node.complete("stub", LONG[1:], max_tokens=50)))
+        while not await node.queue_depth("stub"):
+            await asyncio.sleep(0.005)
+
+    run(work)
+    assert left[0].done()
+
+    async def look(node: AsyncNode) -> None:
+        await idle(node, "stub")
+
+    run(look)
+
+
+def test_questions_are_coroutines_with_the_answers_of_a_node(run: Callable[[Work], None]) -> None:
+    async def work(node: AsyncNode) -> None:
+        ids = await node.tokenize("demo", STORY)
+        assert await node.detokenize("demo", ids) == STORY
+        found = await node.embed("demo", ["a fox", "an owl"])
+        assert found.rows == (1, 1)
+        read = await node.prefill_only("demo", STORY, session="aio")
+        assert read.finish_reason == "prefilled"
+        more = await node.continue_session("demo", "aio", " named Pip", max_tokens=3)
+        assert len(more.tokens) == 3
+        assert await node.end_session("demo", "aio")
+        assert len(await node.draft_tokens("demo", ids, 3)) == 3
+        assert (await node.apply_chat_template("demo", [{"role": "user", "content": "x"}])).tokens
+        assert {one.id for one in await node.models()} == {"demo", "stub"}
+        await node.load("second", "second", backend="stub")
+        await node.unload("second", drain_s=1.0)
+        with pytest.raises(errors.ModelUnknown):
+            await node.complete("nobody", "x")
+        with pytest.raises(errors.InvalidRequest, match="did you mean"):
+            node.stream("demo", "x", temprature=1)
+
+    run(work)
+
+
+def test_a_node_of_its_own_is_started_and_stopped(tmp_path: Path) -> None:
+    async def work() -> None:
+        options = {"runtime_dir": tmp_path / "run", "log_file": tmp_path / "log"}
+        async with AsyncNode.start(cache_ram=0, cache_disk=0, **options) as node:
+            assert node.port
+            assert (await node.tree()).pid == node.launcher_pid
+        with pytest.raises(errors.NodeNotRunning):
+            await node.models()
+        with pytest.raises(errors.NodeNotRunning):
+            await AsyncNode.attach(node.port, runtime_dir=tmp_path / "run")
+
+    asyncio.run(work())
