@@ -20,12 +20,12 @@ from actors.markers import Markers
 from actors.pressure import BadPressureSetting, PressureSettings, settings_from
 from cache.policy import SAVE_ALL, SavePolicy
 from native import BackendKind
-from native.errors import InvalidParam
 from native.fingerprint import FINGERPRINT_MODES, FingerprintMode
 from native.params import ModelParams
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.errors import ConfigError
+from runtime.load_options import model_params
 from runtime.marker_settings import KEYS as MARKER_KEYS
 from runtime.marker_settings import markers_from, markers_mapping
 from runtime.save_settings import KEYS, REPLACED, TABLES, save_mapping, save_policy_from
@@ -275,7 +275,7 @@ def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
             values[key] = parse_budget(values[key], key)
     values["cache_disks"] = _disks_from(values.get("cache_disks", {}))
     values["pressure"] = _pressure_from(values.get("pressure", {}))
-    tables = {name: values.pop(name) for name in TABLES if name in values}
+    tables: dict[str, object] = {name: values.pop(name) for name in TABLES if name in values}
     values["save"] = save_policy_from(values.get("save", {}), tables)
     models = values.get("models", {})
     if not isinstance(models, Mapping):
@@ -331,32 +331,6 @@ def backend_kind(name: object) -> BackendKind:
     if name == "llama" or name == "stub":  # noqa: PLR1714  # narrows the type
         return name
     raise ConfigError("backend", f"{name!r} is not one of llama, stub")
-
-
-def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParams:
-    """Options by name, as a file or a caller gives them; a wrong one is named."""
-    known = {f.name for f in dataclasses.fields(ModelParams)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise ConfigError(
-            f"{where}.{unknown[0]}", f"unknown option; known are {', '.join(sorted(known))}"
-        )
-    try:
-        params = ModelParams(**options)
-    except InvalidParam as error:
-        raise ConfigError(f"{where}.{error.name}", str(error)) from error
-    except TypeError as error:
-        raise ConfigError(where, str(error)) from error
-    draft = params.draft_path
-    return dataclasses.replace(
-        params,
-        lora=tuple((_absolute(path), scale) for path, scale in params.lora),
-        draft_path=None if draft is None else _absolute(draft),
-    )
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
 
 
 def to_mapping(config: RuntimeConfig) -> dict[str, Any]:

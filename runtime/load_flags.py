@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from native.model_params import KV_TYPES, POOLINGS, ROPE_SCALINGS, SPLIT_MODES, ModelParams
-from runtime.config import model_params
+from runtime.load_options import model_params
 
 _WHOLE = {
     "n_ctx": "context length in tokens; 0: as trained, if it fits",

@@ -26,13 +26,13 @@ from runtime.config import (
     RuntimeConfig,
     backend_kind,
     from_mapping,
-    model_params,
     node_dir,
     resolve_port,
     to_mapping,
 )
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
+from runtime.load_options import model_params
 from runtime.marker_settings import KEYS as MARKER_KEYS
 from runtime.marker_settings import markers_from
 from runtime.model_client import ModelClient

@@ -1,0 +1,37 @@
+"""Load options as a file, a flag or a caller gives them: by name, checked, with whole paths."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from native.errors import InvalidParam
+from native.params import ModelParams
+from runtime.errors import ConfigError
+
+
+def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParams:
+    """Options by name; a wrong one is a ``ConfigError`` that names it."""
+    known = {f.name for f in dataclasses.fields(ModelParams)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ConfigError(
+            f"{where}.{unknown[0]}", f"unknown option; known are {', '.join(sorted(known))}"
+        )
+    try:
+        params = ModelParams(**options)
+    except InvalidParam as error:
+        raise ConfigError(f"{where}.{error.name}", str(error)) from error
+    draft = params.draft_path
+    return dataclasses.replace(
+        params,
+        lora=tuple((absolute(path), scale) for path, scale in params.lora),
+        draft_path=None if draft is None else absolute(draft),
+    )
+
+
+def absolute(path: str) -> str:
+    """The path as other processes, in other directories, will find it."""
+    return str(Path(path).expanduser().absolute())
