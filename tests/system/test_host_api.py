@@ -120,7 +120,7 @@ def test_guessing_ahead_changes_no_text(host: Node) -> None:
     assert guessed.tokens == plain.tokens
     assert guessed.usage.drafted_tokens >= guessed.usage.accepted_tokens
     assert plain.usage.drafted_tokens == 0
-    with pytest.raises(errors.InvalidRequest, match="draft_path"):
+    with pytest.raises(errors.NotSupported, match="draft_path"):
         host.complete("demo", STORY, speculation="draft")
 
 
