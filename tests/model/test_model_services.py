@@ -16,8 +16,9 @@ from native.params import ModelParams
 from runtime import ModelConfig, Node, errors
 from supervision.messages import new_ref
 from tests.support.bert_file import tiny_bert
+from tests.support.lora_files import tiny_lora
 from tests.support.nodes import alive
-from tests.support.runtime_nodes import PROMPT, one_thread, pids
+from tests.support.runtime_nodes import PROMPT, cli, one_thread, pids
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.model
@@ -96,6 +97,20 @@ def test_a_model_says_how_it_was_loaded_and_what_it_takes(tiny_node: Node) -> No
     expected, taken = details["memory_expected"], details["memory_taken"]
     assert expected["host_kv"] == taken["host_context"]
     assert expected["host_weights"] == pytest.approx(taken["host_model"], rel=0.02)
+
+
+def test_flags_reach_the_model(node: Node, tiny_gguf: Path, tmp_path: Path) -> None:
+    lora = tiny_lora(tmp_path / "a.gguf")
+    flags = (
+        "--n-ctx", "512", "--type-k", "q8_0", "--threads", "1", "--n-gpu-layers", "-1",
+        "--rope-freq-base", "20000", "--lora", f"{lora}@0.25",
+    )  # fmt: skip
+    said = cli("load", f"mine={tiny_gguf}", *flags, port=node.port, runtime_dir=tmp_path / "run")
+    assert said.returncode == 0, said.stderr
+    params = node.models()[0].details["params"]
+    assert (params["n_ctx"], params["type_k"], params["rope_freq_base"]) == (512, "q8_0", 20_000.0)
+    assert params["lora"] == [[str(lora), 0.25]]
+    assert node.complete("mine", "Hello", max_tokens=2).tokens
 
 
 def test_what_cannot_fit_is_refused_before_it_is_loaded(node: Node, tiny_gguf: Path) -> None:
