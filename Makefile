@@ -13,13 +13,13 @@ BUILD_INPUTS := pyproject.toml native/CMakeLists.txt native/build_ffi.py native/
 MODULES := $(shell find $(PACKAGES) -name '*.py' | LC_ALL=C sort | cksum | cut -d ' ' -f 1)
 INSTALLED := $(VENV)/.installed-$(MODULES)
 
-.PHONY: help install demo test lint format types imports pure system fault model bench soak clean
+.PHONY: help install demo test lint format types imports pure system fault model bench soak killpoints clean
 
 help:
 	@echo "make demo     set up everything and show cold, warm, killed, healed on the embedded model"
 	@echo "make test     set up everything and run all tests"
 	@echo "make install  set up $(VENV) and build llama.cpp (about two minutes the first time)"
-	@echo "make lint | types | imports | pure | system | fault | model | bench | soak | format | clean"
+	@echo "make lint | types | imports | pure | system | fault | model | bench | soak | killpoints | format | clean"
 
 install: $(INSTALLED)
 
@@ -71,6 +71,11 @@ KILLS ?= 500
 # Random SIGKILLs over a whole node under load, about a quarter of an hour; a seed repeats its plan.
 soak: install
 	$(BIN)/python -m tests.support.soak --seed $(SEED) --kills $(KILLS)
+
+POINTS ?= 1000
+# kill -9 at every step of the cache's protocol, about five minutes; a seed repeats its points.
+killpoints: install
+	$(BIN)/python -m tests.support.killpoints --seed $(SEED) --points $(POINTS)
 
 clean:
 	rm -rf $(VENV) build

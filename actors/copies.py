@@ -240,10 +240,22 @@ class Copies:
             tier.held_back.clear()
         if child == "writer" and is_new:
             for one in self._tiers.values():
+                if one.writing:
+                    self._recount(one)
                 one.writing.clear()
                 one.held_back.clear()
         if child == "ram_tier" and is_new:
             self._promoting.clear()
+
+    def _recount(self, tier: _FileTier) -> None:
+        """The writer died at work: what it left there is in no account until a scan has found it.
+
+        Temp files and rows that nobody was told of; with more beside them the budget would break.
+        """
+        if tier.is_open:
+            tier.is_open, tier.detail = False, "the writer ended; what it left is being looked for"
+            self._index.open_tier(tier.name, is_open=False)
+        self._send(f"tier:{tier.name}", m.WatchTier(tier.detail))
 
     def _tier_changed(self, now: float, change: m.TierChanged) -> None:
         """A tier's own process says how its directory is."""

@@ -308,7 +308,7 @@ class LiveSequences:
             self.tails.write_due(now)
 
     def drop_idle(self, *, unstored: bool = False) -> bool:
-        """Free all idle sequences; whether there were any. ``unstored``: do not store their ends."""
+        """Free all idle sequences; whether there were any. Their ends are stored if need be."""
         idle = list(self.idle)
         for one in idle:
             if unstored and self.tails is not None:

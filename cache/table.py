@@ -94,15 +94,19 @@ class RowTable:
             nodes.n_tokens[at],
         )
 
-    def wanted_by(self, at: int) -> tuple[str, ...]:
+    def wanted_by(self, at: int, above: int = 0) -> tuple[str, ...]:
         """Queue a row for one open tier of every more durable kind that lacks it; their names.
 
+        ``above``: only of kinds more durable than this. A row that was just copied to one kind is
+        not queued for a lesser one: two full tiers would copy and evict the same rows for ever.
         A tail waits for ``tail_delay_s`` first: the block that contains it may come meanwhile.
         """
         is_tail = self.nodes.n_tokens[at] < self.block_tokens
         queued: list[str] = []
         for kind in self._kinds:
-            if any(tier.holds(at) or tier.is_to_get(at) for tier in kind):
+            if kind[0].durability <= above or any(
+                tier.holds(at) or tier.is_to_get(at) for tier in kind
+            ):
                 continue
             is_open = [tier for tier in kind if tier.is_open]
             if is_open and self.source_for(at, kind[0]) is not None:

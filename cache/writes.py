@@ -134,7 +134,7 @@ class Reservations:
         elif not write.is_promotion:
             self._counters.save(reason or write.request.reason)
         if not self._table.is_superseded(row):
-            lacking = self._table.wanted_by(row)
+            lacking = self._table.wanted_by(row, write.tier.durability)
         return Published(accepted=True, to_persist=lacking, evicted=tuple(freed))
 
     def holders(self) -> set[str]:

@@ -94,10 +94,11 @@ class Rig:
         self, home: Path, monkeypatch: pytest.MonkeyPatch, *, ram_rows: int = 64, **tiers: int
     ) -> None:
         self.now = 1000.0
+        self.holder = "model:m#1"
         clock = SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr(cache_meta, "time", clock)
         self.arena = str(home / "arena")
-        ram_bytes = 4096 + ram_rows * SLAB
+        self.ram_bytes = ram_bytes = 4096 + ram_rows * SLAB
         if not os.path.exists(self.arena):
             with open(self.arena, "w+b") as file:
                 create_arena(file.fileno(), ram_bytes)
@@ -135,7 +136,7 @@ class Rig:
     def _make_meta(self, ram_bytes: int) -> CacheMetaActor:
         meta: Any = CacheMetaActor()
         ids = ("writer", "ram_tier", *(f"tier:{name}" for name in self.budgets))
-        meta.directory = {name: _up(name) for name in ids}
+        meta.directory = {name: up(name) for name in ids}
         meta.incarnation = 1
         meta.log = self.log
         meta.after = lambda seconds, payload: None if seconds else self.due.append(payload)
@@ -219,12 +220,12 @@ class Rig:
             wanted.append(m.RowWanted(key, parent, start, tokens, ROW_BYTES))
             keys.append(key)
             parent = key
-        self.report(m.ReserveRows("ref", "model:m#1", ROOT, 1, tuple(wanted)))
+        self.report(m.ReserveRows("ref", self.holder, ROOT, 1, tuple(wanted)))
         granted = dict(self.replies.pop().offsets)
         for row in wanted:
             if row.key in granted:
                 self._fill(row, granted[row.key])
-        self.report(m.RowsWritten("model:m#1", tuple(granted), ()))
+        self.report(m.RowsWritten(self.holder, tuple(granted), ()))
         if run:
             self.run()
         return keys
@@ -240,7 +241,7 @@ class Rig:
         """What a request for this prompt would restore; the lease is given back."""
         tokens = pack([token for number in numbers for token in block(number)])
         keeper = PayloadKeeper(tokens)
-        self.report(m.LookupPrefix("ref", "model:m#1", ROOT, keeper.payload))
+        self.report(m.LookupPrefix("ref", self.holder, ROOT, keeper.payload))
         found = self.replies.pop()
         keeper.close()
         self.report(m.ReleaseLease(found.lease))
@@ -283,7 +284,7 @@ class _Log(logging.Logger):
         self.infos.append(str(message) % args)
 
 
-def _up(name: str) -> Entry:
+def up(name: str) -> Entry:
     return Entry(
         id=name,
         kind=ChildKind.WORKER,
