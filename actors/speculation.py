@@ -23,7 +23,7 @@ class SpeculationPolicy:
 
     max_guesses: int = 31
     """Of one request in one step; 32 rows are a full tile of most matrix kernels."""
-    min_gain: float = 0.03
+    min_gain: float = 0.08
     """Share of tokens a second that guessing must promise to win."""
     row_cost: float | None = None
 
@@ -89,7 +89,8 @@ class PromptLookup:
 
 _ENDS = (3, 4, 5, 8, 16, 32)
 """Agreements are told apart up to the first, the second … of these, exclusive, and beyond."""
-_PRIOR = (0.3, 0.4, 0.6, 0.7, 0.85, 0.93, 0.96)
+_PRIOR = (0.15, 0.25, 0.4, 0.6, 0.8, 0.9, 0.95)
+"""Low: who copies a passage soon shows it, and a wrong guess costs more than a late one."""
 _PRIOR_WEIGHT = 6.0
 _HOPELESS = 0.02
 _MEMORY = 0.97  # what an observation weighs after one more
@@ -123,11 +124,11 @@ class CopyOdds:
         return chances
 
 
+_CLASSES = [sum(length >= end for end in _ENDS) for length in range(_ENDS[-1] + 1)]
+
+
 def _class_of(agreed: int) -> int:
-    for at, end in enumerate(_ENDS):
-        if agreed < end:
-            return at
-    return len(_ENDS)
+    return _CLASSES[min(agreed, _ENDS[-1])]
 
 
 class CopyGuesser:

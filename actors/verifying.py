@@ -58,6 +58,7 @@ class Guesses:
         drafter: Drafter | None = None,
     ) -> None:
         self._backend = backend
+        self._can_cut = backend.info.can_cut
         self._policy = policy or SpeculationPolicy()
         self._cost = StepCost(self._policy.row_cost)
         self._drafter = drafter
@@ -87,7 +88,9 @@ class Guesses:
             state = request.guessing
             if state.is_on:
                 state.guesses = []
-                if self._is_able(request) and self._may_guess(request) and part.reaches_end:
+                if not self._can_cut:
+                    _goes_without(request)
+                elif self._may_guess(request) and part.reaches_end:
                     lines.append(request)
         if not lines:
             return plan
@@ -97,15 +100,6 @@ class Guesses:
             room = min(room, FEW_ROWS - rows)
         self._choose(lines, rows, sum(part.reaches_end for part in plan), room)
         return add_guesses(plan, [len(one.guessing.guesses) for one in ready], room=room)
-
-    def _is_able(self, request: Request) -> bool:
-        """Whether guesses can be taken back; if not, the request goes on without and says so."""
-        if self._backend.info.can_cut:
-            return True
-        if request.guessing.method is not m.Speculation.OFF:
-            request.note = NOT_CUT if request.note is None else f"{request.note}; {NOT_CUT}"
-            request.guessing.method = m.Speculation.OFF
-        return False
 
     def _may_guess(self, request: Request) -> bool:
         """Whether there is anything to guess with; keeps the index of what was said up to date."""
@@ -249,3 +243,10 @@ class Guesses:
     def close(self) -> None:
         if self._drafter is not None:
             self._drafter.close()
+
+
+def _goes_without(request: Request) -> None:
+    """Guesses could not be taken back here: the request runs on as it is, and says so."""
+    if request.guessing.method is not m.Speculation.OFF:
+        request.note = NOT_CUT if request.note is None else f"{request.note}; {NOT_CUT}"
+        request.guessing.method = m.Speculation.OFF

@@ -25,6 +25,7 @@ EXPECTED = {
     ("ttft", "actors_cost_ms"),
     ("restore", "node_later_over_memcpy"),
     ("throughput", "actors_over_bare"),
+    ("speculation", "lookup_over_plain"),
     ("long_restore", "wrapper_later_over_memcpy"),
     ("long_restore", "restore_cold_over_read"),
     ("streaming", "delivered"),
