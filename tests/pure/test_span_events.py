@@ -30,7 +30,7 @@ def pages(number: int, cuts: list[int]) -> list[SpanEnded]:
     last = len(parts) - 1
     return [
         SpanEnded(
-            "r", number, kind, page, part, token_bytes.pack(part), n_start, n_end, signature,
+            "r", number, kind, page, part, token_bytes.pack([*part]), n_start, n_end, signature,
             page == last,
         )
         for page, part in enumerate(parts)
