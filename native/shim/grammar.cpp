@@ -2,6 +2,7 @@
 #include "sampling.h"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 #include <list>
 
@@ -9,6 +10,8 @@ namespace {
 
 constexpr size_t SHELF = 16;  // compiled grammars that are kept
 constexpr size_t BREAKER_SHELF = 64;
+constexpr size_t FIRST_PART = 64;  // tokens asked about at once; more while it goes quickly
+constexpr std::chrono::seconds PATIENCE{1};
 constexpr size_t FEW = 128;   // the likeliest tokens, tried before the vocabulary
 
 la::grammar compile(const llama_vocab *vocab, const std::string &text) {
@@ -112,9 +115,22 @@ std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *t
 
 namespace {
 
+// In parts, so that a grammar which makes it slow is given up before others have waited long.
 void ask(la_sampler &s) {
-    llama_token_data_array array{s.table.data(), s.table.size(), -1, false};
-    llama_sampler_apply(s.grammar.get(), &array);
+    using clock = std::chrono::steady_clock;
+    const auto began = clock::now();
+    size_t part = FIRST_PART;
+    for (size_t at = 0; at < s.table.size();) {
+        const size_t n = std::min(part, s.table.size() - at);
+        llama_token_data_array array{s.table.data() + at, n, -1, false};
+        llama_sampler_apply(s.grammar.get(), &array);
+        at += n;
+        const auto took = clock::now() - began;
+        if (took > PATIENCE) {
+            throw la::fault{LA_STUCK, "the grammar is too ambiguous: it took more than a second for one token", 0, 0};
+        }
+        part *= took < PATIENCE / 100 ? 4 : 1;
+    }
 }
 
 } // namespace

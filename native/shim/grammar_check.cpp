@@ -8,6 +8,7 @@
 #include "llama-grammar.h"
 
 #include <algorithm>
+#include <map>
 #include <cstring>
 
 namespace {
@@ -16,6 +17,8 @@ constexpr uint64_t MAX_ELEMENTS = 500'000;    // of all rules, repetitions writt
 constexpr int MAX_BRACKETS = 200;
 constexpr uint64_t MAX_LEFT_CALLS = 1'000'000;  // of upstream's recursive search for left recursion
 constexpr size_t MAX_LEFT_DEPTH = 5'000;
+constexpr size_t MAX_SKIPPED = 8;        // times that one thing, which may be empty, may follow itself
+constexpr size_t MAX_ALL_SKIPPED = 16;   // and different ones in a row
 
 [[noreturn]] void refuse(const std::string &why) {
     // Upstream quotes all that follows the place of an error.
@@ -192,6 +195,55 @@ void check_left(const llama_grammar_rules &rules, const std::vector<std::string>
     }
 }
 
+// Rules of equal content are one: each "x"? is a rule of its own.
+std::vector<uint32_t> same_rules(const llama_grammar_rules &rules) {
+    std::map<std::vector<uint64_t>, uint32_t> first;
+    std::vector<uint32_t> same(rules.size());
+    for (uint32_t r = 0; r < rules.size(); ++r) {
+        std::vector<uint64_t> content;
+        for (const auto &e : rules[r]) {
+            content.push_back(static_cast<uint64_t>(e.type) << 32 | e.value);
+        }
+        same[r] = first.emplace(std::move(content), r).first->second;
+    }
+    return same;
+}
+
+// ("x"?){0,400}, or "x"? "x"? "x"?…: upstream tries all ways to skip some, for each token anew.
+void check_skipping(const llama_grammar_rules &rules) {
+    const auto empty = find_empty(rules);
+    const auto same = same_rules(rules);
+    const auto skips = [&](const llama_grammar_element &e) {
+        return e.type == LLAMA_GRETYPE_RULE_REF && empty[e.value];
+    };
+    for (uint32_t r = 0; r < rules.size(); ++r) {
+        size_t run = 1;
+        size_t any = 1;
+        for (size_t i = 1; i < rules[r].size(); ++i) {
+            const auto &before = rules[r][i - 1];
+            const bool again = skips(before) && skips(rules[r][i]) && same[before.value] == same[rules[r][i].value];
+            run = again ? run + 1 : 1;
+            any = skips(before) && skips(rules[r][i]) ? any + 1 : 1;
+            if (run > MAX_SKIPPED || any > MAX_ALL_SKIPPED) {
+                refuse("too many parts in a row that may be empty: 16, or 8 times the same");
+            }
+        }
+        // A repetition {0,n} is written S S(n-1), and S(n-1) is S S(n-2).
+        size_t chain = 0;
+        for (uint32_t at = r; rules[at].size() >= 2 && skips(rules[at][0]) && skips(rules[at][1]);) {
+            const uint32_t next = rules[at][1].value;
+            if (next == at || rules[next].empty() || !skips(rules[next][0]) ||
+                same[rules[next][0].value] != same[rules[at][0].value]) {
+                break;
+            }
+            if (++chain > MAX_SKIPPED) {
+                refuse("more than 8 repetitions of something that may be empty; let it not be empty");
+            }
+            at = next;
+        }
+    }
+}
+
 void check_rules(const llama_grammar_parser &parser) {
     std::vector<std::string> names(parser.rules.size());
     for (const auto &[name, id] : parser.symbol_ids) {
@@ -207,6 +259,7 @@ void check_rules(const llama_grammar_parser &parser) {
         refuse("it has no rule named root");
     }
     check_left(parser.rules, names);
+    check_skipping(parser.rules);
 }
 
 } // namespace

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +177,19 @@ def test_when_the_grammar_leaves_no_token_the_reply_ends_or_says_so(b: LlamaBack
         reply(b, SamplingParams(grammar='root ::= "a" [z-a]'))
 
 
+def test_an_ambiguous_grammar_does_not_hold_up_the_others(b: LlamaBackend) -> None:
+    """Each letter of a token could belong to any of the parts; llama.cpp tries all ways."""
+    grammar = "root ::= " + " ".join(f"[ a-q{i}]*" for i in range(16)) + ' "!"'
+    sampler = b.new_sampler(SamplingParams(grammar=grammar, temperature=1.0))
+    refused = array("f", [0.0] * b.info.n_vocab)
+    refused[b.tokenize("?", add_special=False)[-1]] = 40.0
+    began = time.thread_time()
+    with pytest.raises(NoTokenLeft, match="too ambiguous"):
+        b.sample_from(refused, sampler, 0)
+    assert time.thread_time() - began < 12
+    assert b.sample_from(refused, b.new_sampler(SamplingParams()), 0) >= 0
+
+
 def test_names_of_rules_and_what_a_schema_cannot_say_are_explained(b: LlamaBackend) -> None:
     with pytest.raises(InvalidParam, match="letters, digits and hyphens"):
         b.new_sampler(SamplingParams(grammar='root ::= a_b\na_b ::= "x"'))
@@ -201,6 +215,9 @@ HOSTILE = {
     "doubling": "root ::= r0\n"
     + "".join(f"r{i} ::= r{i + 1} | r{i + 1}\n" for i in range(60))
     + 'r60 ::= "x"',
+    "skipping": 'root ::= ("a"?){0,400}',
+    "skipping, spelled": "root ::= " + '"a"? ' * 40,
+    "skipping, varied": "root ::= " + " ".join(f"[a-z{i}]*" for i in range(17)),
     "open": 'root ::= "abc',
     "open class": "root ::= [a-",
     "escape": 'root ::= "\\q"',
