@@ -135,13 +135,13 @@ def n_threads(params: ModelParams) -> int:
 
 
 def gpu_layers(params: ModelParams) -> int:
-    """The layers asked for on GPUs: 0 where there is none, -1 for all."""
+    """The layers asked for on GPUs: 0 where there is none, -1 for all of them."""
     return params.n_gpu_layers if has_gpu() else 0
 
 
 def has_gpu() -> bool:
-    """Whether llama.cpp sees a GPU of its own memory."""
-    return bool(lib.la_gpus(ffi.NULL, 0) > 0)
+    """Whether layers can be put on a GPU, one that shares the machine's memory too."""
+    return bool(lib.la_offloads())
 
 
 def gpus() -> tuple[tuple[str, int, int], ...]:

@@ -108,7 +108,11 @@ void la_log_clear(void) noexcept {
     line_is_open = false;
 }
 
-int32_t la_max_devices(void) noexcept { return static_cast<int32_t>(llama_max_devices()); }
+int la_offloads(void) noexcept {
+    bool yes = false;
+    la::guarded([&] { yes = llama_supports_gpu_offload(); });
+    return yes;
+}
 
 int32_t la_gpus(la_device *out, int32_t capacity) noexcept {
     int32_t n = 0;

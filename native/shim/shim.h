@@ -69,7 +69,8 @@ typedef struct la_device {
 } la_device;
 /* How many GPUs there are; at most capacity of them are written. -1: see la_error_*. */
 int32_t la_gpus(la_device *out, int32_t capacity) LA_NOEXCEPT;
-int32_t la_max_devices(void) LA_NOEXCEPT;
+/* Whether layers can be put anywhere but on the CPU: on such a GPU, an integrated one, or by RPC. */
+int la_offloads(void) LA_NOEXCEPT;
 const char *la_error_text(void) LA_NOEXCEPT;
 int64_t la_error_value(void) LA_NOEXCEPT;
 int64_t la_error_limit(void) LA_NOEXCEPT;
