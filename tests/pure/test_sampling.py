@@ -12,17 +12,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.messages import Complete, TokensDelivered
+from actors.messages import (
+    CacheReport,
+    Complete,
+    Completed,
+    FinishReason,
+    HitKind,
+    Timings,
+    TokensDelivered,
+    Usage,
+)
 from actors.payload import INLINE_LIMIT_BYTES
 from actors.reply_rules import merged
 from actors.request_digest import digest_of
 from actors.resume import PAGE_CHARS, PAGE_TOKENS
 from actors.token_logprobs import LogprobsLog, unpack
+from cache import tokens as token_bytes
 from native import InvalidParam, ModelParams, NoTokenLeft, SamplingParams
 from native.backend import Logprobs
 from native.sampling import Breaker, PythonSampler
 from native.sampling_params import MAX_GRAMMAR_BYTES
 from native.stub import N_VOCAB, StubBackend
+from runtime.received import Received
+from runtime.results import completion_from
 from supervision.codec import ValueCodec
 
 pytestmark = pytest.mark.pure
@@ -306,3 +318,41 @@ def test_the_largest_request_is_a_message_and_arrives_as_it_was() -> None:
     packed = CODEC.pack(request)
     assert len(packed) < 64 * 1024 - 512
     assert CODEC.unpack(packed) == request
+
+
+def test_a_caller_keeps_the_logprobs_it_heard_when_the_reply_is_read_again() -> None:
+    """The process that goes on knows nothing of tokens that another one sampled."""
+    known = [Logprobs(-1.0, ((7, -0.5),)), Logprobs(-2.0, ((8, -0.25),))]
+    first, again = LogprobsLog(1), LogprobsLog(1)
+    for one in known:
+        first.note(one)
+    received = Received()
+    event = TokensDelivered("r", 0, token_bytes.pack([1, 2]), "ab", logprobs=first.take(2))
+    heard = received.take(event)
+    assert heard is not None
+    assert heard.logprobs == tuple(known)
+    again.reach(3)
+    again.note(Logprobs(-3.0, ()))
+    tokens = token_bytes.pack([1, 2, 3, 4])
+    heard = received.take(TokensDelivered("r", 0, tokens, "abcd", logprobs=again.take(4)))
+    assert heard is not None
+    assert heard.logprobs == (None, Logprobs(-3.0, ()))
+    assert received.logprobs == (*known, None, Logprobs(-3.0, ()))
+
+
+def test_the_json_form_of_a_result_names_tokens_and_their_logprobs() -> None:
+    done = Completed(
+        "r", "id", FinishReason.LENGTH, None, None, Usage(1, 0, 2),
+        CacheReport(HitKind.COLD, "none", 0.0, None), Timings(0.0, 0.0, 0.0, 0.0, 0.0),
+    )  # fmt: skip
+    found = (Logprobs(-0.5, ((5, -0.5), (6, -1.0))), None)
+    form = completion_from(done, "ab", (5, 9), None, found).to_dict()
+    assert form["logprobs"] == [
+        {
+            "token": 5,
+            "logprob": -0.5,
+            "top_logprobs": [{"token": 5, "logprob": -0.5}, {"token": 6, "logprob": -1.0}],
+        },
+        None,
+    ]
+    assert "logprobs" not in completion_from(done, "ab", (5, 9), None).to_dict()
