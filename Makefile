@@ -72,7 +72,7 @@ KILLS ?= 500
 soak: install
 	$(BIN)/python -m tests.support.soak --seed $(SEED) --kills $(KILLS)
 
-POINTS ?= 1000
+POINTS ?= 1400
 # kill -9 at every step of the cache's protocol, about five minutes; a seed repeats its points.
 killpoints: install
 	$(BIN)/python -m tests.support.killpoints --seed $(SEED) --points $(POINTS)

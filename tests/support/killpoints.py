@@ -1,6 +1,6 @@
 """Kill -9 at every step of the cache's protocol, then recover and look at everything.
 
-python -m tests.support.killpoints [--points 1000] [--seed 1] [--point N]
+python -m tests.support.killpoints [--points 1400] [--seed 1] [--point N]
 
 A *point* is one run of a random load over the cache of a node (real index, arena, directories,
 writer, tiers, promotions: ``tests.support.tier_rig``) in which one process dies. The process is a
@@ -53,6 +53,15 @@ FILE_STEPS = ("create", "sync", "link", "unlink", "rename", "make_dir", "sync_di
 ACTIONS = 22
 FIRST_OPERATIONS = 160
 """A point's operation is drawn from so many; a load has about as many."""
+OPERATIONS = {
+    "cache_meta": 90,
+    "model:m": 25,
+    "ram_tier": 4,
+    "tier:disk": 9,
+    "tier:ram_file": 9,
+    "writer": 25,
+}
+"""About as many of a load are of each process."""
 SETTLE_S = 8.0
 DELIVERIES = 2000
 """Before all is quiet; a load of few rows needs some dozens."""
@@ -68,6 +77,8 @@ class Point:
 
     operation: int
     step: int
+    role: str | None = None
+    """Count the operations of this process only."""
 
 
 class Died(Exception):
@@ -80,6 +91,7 @@ class KillRig(Rig):
     def __init__(self, home: Path, patch: pytest.MonkeyPatch, point: Point, **sizes: int) -> None:
         self.point = point
         self.operations = 0
+        self.by_role: Counter[str] = Counter()
         self.died: str | None = None
         self.is_fork = False
         self.incarnations: Counter[str] = Counter()
@@ -91,7 +103,10 @@ class KillRig(Rig):
     def operate(self, role: str, work: Callable[[], Any]) -> Any:
         """Do it; or let a fork begin it and die, and raise ``Died``."""
         self.operations += 1
-        if self.died is not None or self.operations != self.point.operation:
+        self.by_role[role] += 1
+        count = self.by_role[role] if role == self.point.role else self.operations
+        is_meant = self.point.role in (None, role) and count == self.point.operation
+        if self.died is not None or not is_meant:
             return work()
         self.died = role
         die_in_a_fork(lambda: self._alone(work), self.point.step)
@@ -355,6 +370,9 @@ def run_point(home: Path, number: int, seed: int) -> str:
     """One point; who died, or "nobody" if the load had fewer operations."""
     rng = random.Random(f"{seed}/{number}")
     point = Point(rng.randrange(1, FIRST_OPERATIONS), rng.choice((*range(8), 12, 20, 40)))
+    if number % 2:  # every process gets its share, those with few operations, too
+        role, most = rng.choice(sorted(OPERATIONS.items()))
+        point = Point(rng.randrange(1, most), point.step, role)
     sizes = {"ram_rows": rng.randrange(4, 12), "ram_file": rng.randrange(4, 9)}
     sizes["disk"] = rng.randrange(4, 12)
     patch = pytest.MonkeyPatch()
@@ -397,7 +415,7 @@ def run_points(n_points: int, seed: int, first: int = 0, home: Path | None = Non
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.killpoints")
-    parser.add_argument("--points", type=int, default=1000)
+    parser.add_argument("--points", type=int, default=1400)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--point", type=int, help="this one only")
     asked = parser.parse_args()
