@@ -126,6 +126,7 @@ class Lane:
         self.sheet = ChargeSheet() if sheet is None else sheet
         self._running: dict[str, bytes | None] = {}
         self._since: dict[str, float] = {}
+        self._proved: set[str] = set()
         self._held: deque[_Held] = deque()
         self._alone: str | None = None
         self._alone_until = 0.0
@@ -165,6 +166,7 @@ class Lane:
         if request_id in self._running:
             digest = self._running.pop(request_id)
             del self._since[request_id]
+            self._proved.discard(request_id)
             if digest is not None:
                 self.sheet.clear(digest)
         else:
@@ -184,6 +186,7 @@ class Lane:
         digest = self._running.get(request_id)
         if digest is not None:
             self.sheet.clear(digest)
+            self._proved.add(request_id)  # so the next suspect need not wait for its end
         if self._alone == request_id:
             self._alone = None
         return self._let_in(now)
@@ -217,6 +220,7 @@ class Lane:
         everyone = (*self._running, *(one.request_id for one in self._held))
         self._running.clear()
         self._since.clear()
+        self._proved.clear()
         self._held.clear()
         self._alone = self._drain_until = None
         return everyone
@@ -252,7 +256,7 @@ class Lane:
         return False
 
     def _may_be_alone(self, now: float) -> bool:
-        if not self._running:
+        if self._running.keys() <= self._proved:
             return True
         if self._drain_until is None:
             self._drain_until = now + DRAIN_S

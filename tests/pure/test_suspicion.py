@@ -130,6 +130,51 @@ def test_the_sheet_is_bounded_and_gives_up_suspects_before_verdicts(charged: lis
         assert sheet.counts()[1] >= min(before, 4)
 
 
+def test_after_one_sigkill_all_go_on_together_and_after_the_second_alone() -> None:
+    lane = Lane()
+    for one in "ab":
+        lane.arrive(one, None, 0.0)
+    digests = {"a": A, "b": B}
+    assert lane.crashed(digests, 0.0, KILLED_WEIGHT).suspects == ("a", "b")
+    assert lane.arrive("a", A, 1.0) == ("a",)
+    assert lane.arrive("b", B, 1.0) == ("b",)
+    assert lane.crashed(digests, 2.0, KILLED_WEIGHT).poisonous == ()
+    assert lane.arrive("a", A, 3.0) == ("a",)
+    assert lane.alone == "a"
+    assert lane.arrive("b", B, 3.0) == ()
+
+
+def test_who_got_beyond_the_crash_is_innocent_and_no_longer_alone() -> None:
+    lane = Lane()
+    crash_with(lane, A, B)
+    assert lane.arrive("a", A, 1.0) == ("a",)
+    assert lane.arrive("b", B, 1.0) == ()
+    assert lane.proved("a", 1.1) == ("b",)
+    assert lane.alone == "b"
+    assert lane.sheet.crashes(A, 1.1) == 0
+    assert lane.running == ("a", "b")
+    assert lane.crashed({"a": A, "b": B}, 1.2).poisonous == ("b",)
+
+
+def test_who_was_proved_after_a_cancel_stays_a_suspect() -> None:
+    lane = Lane()
+    crash_with(lane, A)
+    lane.arrive("a", A, 1.0)
+    lane.interrupted("a")
+    lane.proved("a", 1.1)
+    assert lane.sheet.crashes(A, 1.1) == 1
+
+
+def test_who_had_run_for_long_had_nothing_to_do_with_earlier_crashes() -> None:
+    lane = Lane()
+    now = 0.0
+    for _ in range(6):
+        lane.arrive("a", A, now)
+        now += ALONE_S
+        assert lane.crashed({"a": A}, now, 1.0).poisonous == ()
+        assert lane.sheet.crashes(A, now) == 1.0
+
+
 @dataclass
 class World:
     """Callers that repeat, and a model that dies while it runs something poisonous."""
