@@ -18,20 +18,18 @@ import resource
 import signal
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from actors import inflight_core as core
 from actors import messages as m
-from actors.inflight_core import InFlight, why_absent
+from actors.inflight_core import InFlight, model_actor_id, why_absent
+from actors.inflight_waiting import LOOK_EVERY_S, WaitingForModels
 from actors.request_digest import digest_of
 from actors.suspicion import KILLED_WEIGHT, PROOF_TOKENS, Lane
-from supervision import Address, Entry, ExitKind, Worker
+from supervision import Address, Entry, ExitKind
 
-LOOK_EVERY_S = 0.25
 STOPPING_S = 6.0  # a model gets five seconds to end its requests before it is killed
-GONE_S = 0.5  # the news of a supervisor's death and of its children's may come apart
-HEAL_TIMEOUT_S = 30.0  # until a model that died is at least being loaded again
 RUNS_LIMIT = 8  # of one request; charges of crashes end it earlier, where they apply
 HELD_LIMIT = 256  # as many as a model lets wait
 PROOF_EVERY_S = 0.05
@@ -39,7 +37,7 @@ ASK_CALLERS_EVERY_S = 2.0
 _BAD_EXITS = (ExitKind.ABNORMAL, ExitKind.KILLED)
 
 
-class InflightActor(Worker):
+class InflightActor(WaitingForModels):
     """The one place that knows every running request."""
 
     def init(self, args: object) -> None:
@@ -152,11 +150,6 @@ class InflightActor(Worker):
         if one.deadline is not None:
             self.after(max(0.0, one.deadline - time.monotonic()), core.Deadline(request_id))
 
-    def _fail_request(
-        self, request: m.Complete, reply_to: Address, reason: m.FailReason, detail: str
-    ) -> None:
-        self.tell(reply_to, m.CompletionFailed(request.ref, reason, detail))
-
     # ── out ─────────────────────────────────────────────────────────────────────────────────────
 
     def _let_go(self, request_id: str) -> InFlight | None:
@@ -167,12 +160,6 @@ class InflightActor(Worker):
             if left.waits_since is None:
                 self._run(left.model, self._lanes[left.model].ended(request_id, time.monotonic()))
         return left
-
-    def _fail(self, request_id: str, reason: m.FailReason, detail: str) -> None:
-        """End a request that is in no lane."""
-        left = self._requests.pop(request_id)
-        left.close()
-        self._fail_request(left.request, left.reply_to, reason, detail)
 
     def _cancel(self, request_id: str) -> None:
         one = self._requests.get(request_id)
@@ -310,10 +297,6 @@ class InflightActor(Worker):
 
     # ── waiting for a model ─────────────────────────────────────────────────────────────────────
 
-    def _waiting_for(self, model: str) -> list[str]:
-        found = self._requests.items()
-        return [one for one, r in found if r.model == model and r.waits_since is not None]
-
     def _interrupted(self, model: str) -> None:
         """The model's process is gone: whoever was in its lane waits for the next one."""
         if model not in self._lanes:
@@ -332,20 +315,6 @@ class InflightActor(Worker):
             self._mind_deadline(request_id, one)
         self._wait(model, [one for one in in_lane if one in self._requests])
 
-    def _wait(self, model: str, request_ids: Iterable[str]) -> None:
-        models = self.directory.get("models")
-        for request_id in request_ids:
-            one = self._requests[request_id]
-            one.incarnation, one.waits_since = None, time.monotonic()
-            one.waits_under = 0 if models is None else models.incarnation
-        self._keep_looking(model)
-
-    def _keep_looking(self, model: str) -> None:
-        """Nobody tells of a model that is given up, or unloaded, while it is not up."""
-        if model not in self._looking and self._waiting_for(model):
-            self._looking.add(model)
-            self.after(LOOK_EVERY_S, core.LookWaiting(model))
-
     def _go_on(self, model: str) -> None:
         """The model is up: those that wait for it run, from where they were interrupted."""
         now = time.monotonic()
@@ -358,28 +327,6 @@ class InflightActor(Worker):
             one.waits_since = None
             self._resumed += one.runs > 0
             self._run(model, lane.arrive(request_id, digest, now))
-
-    def _look_waiting(self, model: str) -> None:
-        entry, models = self.directory.get(model_actor_id(model)), self.directory.get("models")
-        for request_id in self._waiting_for(model):
-            one, now = self._requests[request_id], time.monotonic()
-            waited_s = now - (one.waits_since or now)
-            is_same = models is not None and (models.is_up, models.incarnation) == (
-                True,
-                one.waits_under,
-            )
-            if entry is None and is_same and waited_s >= GONE_S:
-                reason, detail = why_absent(model, None)
-                if one.runs:
-                    reason = m.FailReason.MODEL_UNLOADED
-                    detail = core.UNLOADED.format(model=model)
-                self._fail(request_id, reason, detail)
-            elif entry is not None and entry.state == "down":
-                self._fail(request_id, *why_absent(model, entry))
-            elif waited_s >= HEAL_TIMEOUT_S and (entry is None or entry.state != "starting"):
-                detail = core.NOT_BACK.format(model=model, within_s=HEAL_TIMEOUT_S)
-                self._fail(request_id, m.FailReason.MODEL_DOWN, detail)
-        self._keep_looking(model)
 
     def _end_all(self, model: str, reason: m.FailReason, detail: str) -> None:
         if model in self._lanes:
@@ -401,8 +348,3 @@ class InflightActor(Worker):
             "poisonous_digests": sum(poisonous for _, poisonous in sheets),
             "poisonous_requests": self._poisonous,
         }
-
-
-def model_actor_id(model: str) -> str:
-    """The id of a model's actor in the tree."""
-    return f"model:{model}"

@@ -115,6 +115,11 @@ class AskCallers:
     """Timer: are they still there?"""
 
 
+def model_actor_id(model: str) -> str:
+    """The id of a model's actor in the tree."""
+    return f"model:{model}"
+
+
 def is_coming(entry: Entry | None) -> bool:
     """Whether a model is up, or will be by itself."""
     return entry is not None and entry.state not in ("down", "stopping")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from actors import messages as m
-from actors.inflight import model_actor_id
+from actors.inflight_core import model_actor_id
 from actors.payload import PayloadKeeper
 from cache import tokens as token_bytes
 from runtime import errors

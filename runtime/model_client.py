@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors import messages as m
-from actors.inflight import model_actor_id
+from actors.inflight_core import model_actor_id
 from actors.payload import Payload, PayloadKeeper
 from cache import tokens as token_bytes
 from runtime import errors
