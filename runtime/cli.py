@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check this machine and this installation")
     _add_port(doctor)
     doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
+    doctor.add_argument("--config", type=Path, metavar="FILE", help="check its directories, too")
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -296,7 +297,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from runtime.doctor import doctor_command
 
-    return doctor_command(resolve_port(arguments.admin_port), as_json=arguments.json)
+    config = None if arguments.config is None else from_mapping(load_toml(arguments.config))
+    return doctor_command(
+        resolve_port(arguments.admin_port), as_json=arguments.json, config=config
+    )
 
 
 def _attached(arguments: argparse.Namespace) -> Node:

@@ -9,24 +9,22 @@ import importlib.metadata
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from runtime.config import RuntimeConfig, available_memory_bytes, node_dir
+from runtime.doctor_disks import look_at
 from runtime.sizes import format_size
 
 OUR_DISTRIBUTION: Final = "llama-actors"
 OUR_PACKAGES: Final = ("actors", "cache", "native", "runtime", "supervision")
 OPEN_FILES_WANTED: Final = 1024  # an actor has 20 to 40 open; a node with 20 models stays below it
 MEMORY_WANTED_BYTES: Final = 1 << 30
-DISK_WANTED_BYTES: Final = 1 << 30
 DECODE_TIMEOUT_S: Final = 60.0
 _DECODE: Final = """
 from native import load_backend
@@ -54,9 +52,9 @@ class Finding:
     fix: str = ""
 
 
-def doctor_command(port: int, *, as_json: bool = False) -> int:
+def doctor_command(port: int, *, as_json: bool = False, config: RuntimeConfig | None = None) -> int:
     """Run all checks and print them; 1 when one failed."""
-    findings = list(run_checks(port))
+    findings = list(run_checks(port, config))
     if as_json:
         print(json.dumps([{f: getattr(x, f) for f in x.__slots__} for x in findings], indent=2))
     else:
@@ -67,7 +65,7 @@ def doctor_command(port: int, *, as_json: bool = False) -> int:
     return 1 if any(finding.verdict == "failure" for finding in findings) else 0
 
 
-def run_checks(port: int) -> Iterator[Finding]:
+def run_checks(port: int, config: RuntimeConfig | None = None) -> Iterator[Finding]:
     """Every check, one finding each."""
     checks: tuple[Callable[[], Finding], ...] = (
         _python,
@@ -77,10 +75,10 @@ def run_checks(port: int) -> Iterator[Finding]:
         lambda: _port(port),
         _limits,
         _memory,
-        _disk,
     )
     for check in checks:
         yield check()
+    yield from _directories(config or RuntimeConfig())
 
 
 def _python() -> Finding:
@@ -204,21 +202,13 @@ def _memory() -> Finding:
     return Finding("memory", "ok", f"{format_size(available)} available; RAM tier {ram} by default")
 
 
-def _disk() -> Finding:
-    root = RuntimeConfig().disk_root or Path.home()
-    place = root
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if not os.access(place, os.W_OK):
-        return Finding(
-            "disk tier", "warning", f"{place} is not writable", "name another one with --cache-dir"
-        )
-    if free < DISK_WANTED_BYTES:
-        return Finding(
-            "disk tier",
-            "warning",
-            f"{format_size(free)} free for {root}",
-            "name another place with --cache-dir, or a smaller --cache-disk",
-        )
-    return Finding("disk tier", "ok", f"{root}, {format_size(free)} free")
+def _directories(config: RuntimeConfig) -> Iterator[Finding]:
+    """Every file tier of the configuration."""
+    for plan in config.directories():
+        found = look_at(plan)
+        if found.trouble:
+            yield Finding(
+                f"tier {plan.name}", "warning", f"{found.detail}: {found.trouble}", found.fix
+            )
+        else:
+            yield Finding(f"tier {plan.name}", "ok", found.detail)

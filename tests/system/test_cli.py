@@ -252,6 +252,7 @@ def test_doctor_finds_this_machine_fit() -> None:
     findings = {finding["check"]: finding for finding in json.loads(ran.stdout)}
     assert findings["cpu build"]["verdict"] == "ok", findings
     assert findings["shared memory"]["verdict"] == "ok"
+    assert "tier disk" in findings
     assert ran.returncode == 0
 
 
