@@ -34,6 +34,7 @@ class Kept:
     is_stored: bool = True
     used_at: float = 0.0
     steps: int = 0
+    is_pinned: bool = False
 
 
 def alone(origin: int, n: int) -> Stretches:
@@ -182,3 +183,19 @@ def test_the_longest_common_prefix_wins_then_what_is_ready() -> None:
 def test_a_policy_that_makes_no_sense_stops_the_boot(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidPolicy, match=next(iter(wrong))):
         LivePolicy(**wrong)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=6))
+def test_what_belongs_to_a_session_goes_last_and_is_not_worn_out_by_steps(
+    pinned: list[bool],
+) -> None:
+    policy = LivePolicy(idle_steps_stored=1, idle_steps_unstored=1, idle_s=10.0)
+    kept = [
+        Kept((Stretch(at, 0, 50),), bytes(200), True, float(at), steps=5, is_pinned=pin)
+        for at, pin in enumerate(pinned)
+    ]
+    order = [pinned[at] for at in worst_first(kept)]
+    assert order == sorted(order)
+    for one in kept:
+        assert is_worn_out(one, policy, now=one.used_at) == (not one.is_pinned)
+        assert is_worn_out(one, policy, now=one.used_at + 10.0)
