@@ -259,7 +259,9 @@ class KvStore:
 
     def _is_late(self, request: Request, row: m.RowWanted) -> bool:
         is_tail = tokens.count(row.tokens) < self._block
-        return is_tail and request.is_finished and self._policy.tail_delay_ms > 0
+        # A prompt that is too short to be shared live is found in a tier only.
+        is_shared = request.n_prompt >= self._policy.live.min_tokens
+        return is_tail and is_shared and request.is_finished and self._policy.tail_delay_ms > 0
 
     def write_tail(self, seq: int, tail: LateTail, reason: SaveReason) -> m.RowsWritten:
         """Write a tail that was held back, from the sequence that holds it."""

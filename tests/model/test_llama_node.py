@@ -275,6 +275,7 @@ def test_the_budget_of_the_ram_tier_holds_while_models_fill_it(
             node.complete("tiny", f"{index} {LONG}", max_tokens=4)
             ram = node.client.status()["cache_meta"]["tiers"]["ram"]
             assert ram["used_bytes"] <= ram["budget_bytes"] <= 1 << 20
+        eventually(lambda: is_flushed(node.client), what="the ends of replies are stored")
         meta = node.client.status()["cache_meta"]
         assert meta["evictions"] > 0
         assert meta["leases"] == meta["reservations"] == 0
@@ -293,6 +294,7 @@ def test_a_node_without_any_cache_still_answers(tiny_gguf: Path, tmp_path: Path)
 def test_a_killed_model_comes_back_and_finds_its_rows(tiny_node: Node) -> None:
     cold = tiny_node.complete("tiny", LONG, max_tokens=8)
     for _ in range(3):
+        eventually(lambda: is_flushed(tiny_node.client), what="the end is stored")
         kill(pid_of(tiny_node, "model:tiny"))
         warm = tiny_node.complete("tiny", LONG, max_tokens=8)
         assert warm.tokens == cold.tokens
@@ -309,6 +311,7 @@ def test_a_stored_prompt_says_its_first_token_without_a_decode(
         node.client.load("tiny", one_thread(tiny_gguf))
         cold = node.complete("tiny", LONG, **options)
         assert cold.usage.cached_tokens == 0
+        eventually(lambda: is_flushed(node.client), what="the end is stored")
         kill(pid_of(node, "model:tiny"))
         warm = node.complete("tiny", LONG, **options)
         assert (warm.cache.source, warm.cache.hit.value) == ("ram", "exact")
