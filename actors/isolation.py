@@ -45,6 +45,11 @@ class Isolation(Generic[R]):
         if request in self._suspects:
             self._suspects.remove(request)
 
+    def keep(self, present: Iterable[R]) -> None:
+        """Only these are still there; who has left can be blamed no more."""
+        still = list(present)
+        self._suspects = [one for one in self._suspects if one in still]
+
     def choose(self, ready: list[R]) -> list[R]:
         """Who takes part in the next step: one suspect alone, or everybody who is ready."""
         for suspect in self._suspects:

@@ -21,9 +21,10 @@ from actors.cache_tally import CacheTally
 from actors.checkpoint_store import CheckpointStore
 from actors.drafter import Drafter, load_drafter
 from actors.embedder import EmbedDesk
+from actors.engine_commands import Asked, CacheGone, Close
 from actors.kv_store import KvStore
 from actors.markers import Markers
-from actors.model_engine import Asked, CacheGone, Close, ModelEngine
+from actors.model_engine import ModelEngine
 from actors.model_loading import LoadedModel, load
 from actors.reply_rules import ReplyRules
 from actors.text_desk import Question, TextDesk

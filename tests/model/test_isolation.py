@@ -92,7 +92,7 @@ def test_a_decode_error_is_brought_home_to_the_request_that_causes_it(load: Load
     assert got["after"].tokens == truth["good 0"]
     assert len(failures) == 2  # once together, once alone
     assert len({*failures[1]}) == 1
-    assert engine.engine.contexts_rebuilt == 2
+    assert engine.engine.counts()["contexts_rebuilt"] == 2
 
 
 def test_numbers_that_are_none_end_only_their_request(load: Load) -> None:
@@ -124,7 +124,7 @@ def test_numbers_that_are_none_end_only_their_request(load: Load) -> None:
         assert len(outcome.tokens) == 4
     for name, tokens in expected(load, runs).items():
         assert got[name].tokens == tokens, name
-    assert engine.engine.contexts_rebuilt == 0  # good numbers came in between
+    assert engine.engine.counts()["contexts_rebuilt"] == 0  # good numbers came in between
 
 
 def test_a_step_without_end_is_cut_short_and_its_cause_is_found(load: Load) -> None:

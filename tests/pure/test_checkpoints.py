@@ -23,7 +23,8 @@ from actors.checkpoints import (
     query,
     tip,
 )
-from actors.model_engine import Close, ModelEngine
+from actors.engine_commands import Close
+from actors.model_engine import ModelEngine
 from actors.restore_core import Piece, Rates
 from cache import refs, tokens
 from cache.allocation import PAGE_BYTES

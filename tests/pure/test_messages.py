@@ -46,9 +46,9 @@ def biggest() -> list[object]:
     """Each message that can grow, as big as the actors make it."""
     from actors.cache_reporter import ROWS_PER_MESSAGE as FOUND
     from actors.cache_reporter import batches
+    from actors.endings import HELD_TOKENS_LIMIT
     from actors.kv_store import ROWS_PER_MESSAGE as WANTED
     from actors.messages.speculation import CANDIDATES_LIMIT
-    from actors.model_engine import HELD_TOKENS_LIMIT
     from actors.payload import INLINE_LIMIT_BYTES
     from actors.replays import MAX_CANDIDATES
     from actors.reply_rules import PAGE_BYTES as SPAN_BYTES
