@@ -12,33 +12,24 @@ from typing import TYPE_CHECKING
 from actors import guessing as guess
 from actors import messages as m
 from actors import resume
-from actors.chat_prompt import has_bos
-from actors.journal import JournalWriter, Noted
+from actors.journal import JournalWriter
 from actors.late_tails import LateTail
 from actors.live_core import Stretches
 from actors.model_core import Admission
-from actors.payload import PayloadGone, read_payload
 from actors.replay import SentText
-from actors.reply_rules import BadBudget, Event, NoMarkers, ReplyRules, Teller, merged
+from actors.reply_rules import Event, Teller, merged
 from actors.reply_stream import ReplyStream
 from actors.steering import Steering
-from actors.token_logprobs import LogprobsLog
 from cache import tokens as token_bytes
 from cache.rows import SaveReason
 from cache.text_marks import RowMark
 from native.backend import Backend
-from native.errors import InvalidParam, InvalidToken, NativeError
+from native.errors import InvalidParam, InvalidToken
 from native.params import SamplingParams
 
 if TYPE_CHECKING:
     from actors.replays import Rendered
     from supervision import Address
-
-
-PARENT_GONE = (
-    "there is nothing to continue: the parent_key is not in the cache (evicted, or of another "
-    "model or build); send the whole prompt instead"
-)
 
 
 class RequestRefused(Exception):
@@ -218,62 +209,6 @@ class Request:
 
     # ── changes ─────────────────────────────────────────────────────────────────────────────────
 
-    def fix_prompt(self, backend: Backend) -> None:
-        """Turn the text into tokens, keeping the exact ids of the parent where the text goes on.
-
-        Tokenising the whole text again may cut it differently from how it was generated, and the
-        stored rows would never match (a known fault of the system this one re-creates).
-        """
-        if self.continues:
-            self._continue(backend)
-            return
-        if self.text is None or self.tokens:
-            return
-        known = self.parent_tokens or []
-        said = backend.detokenize(known, special=self.parse_special).decode("utf-8", "replace")
-        try:
-            if known and self.text.startswith(said):
-                rest = self.text[len(said) :]
-                more = (
-                    backend.tokenize(rest, add_special=False, parse_special=self.parse_special)
-                    if rest
-                    else []
-                )
-                self.tokens = known + more
-            else:
-                if known and self.parent_key is not None:
-                    self.note = (
-                        "the prompt does not begin with the text of parent_key; "
-                        "it was matched by its tokens"
-                    )
-                add_special = not (self.parse_special and has_bos(backend, self.text))
-                self.tokens = backend.tokenize(
-                    self.text, add_special=add_special, parse_special=self.parse_special
-                )
-        except NativeError as error:
-            raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
-        if not self.tokens:
-            raise RequestRefused(
-                m.FailReason.INVALID_REQUEST, "the prompt has no tokens; send some text"
-            )
-
-    def _continue(self, backend: Backend) -> None:
-        """Join the prompt to what came before it, whose exact ids are known or nothing is."""
-        if not self.parent_tokens:
-            raise RequestRefused(m.FailReason.INVALID_REQUEST, PARENT_GONE)
-        more = self.tokens
-        if self.text:
-            try:
-                more = backend.tokenize(
-                    self.text, add_special=False, parse_special=self.parse_special
-                )
-            except NativeError as error:
-                raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
-        self.tokens = [*self.parent_tokens, *more]
-        self.continues = False
-        if self.journal is not None:  # a session is known only here; its request outlives it so
-            self.journal.begin(self.tokens, ())
-
     def start(self, seq: int, admission: Admission, backend: Backend, now: float) -> None:
         """Leave the queue: take a sequence and the cells of prompt and reply."""
         self.seq, self.max_tokens, self.n_cells = seq, admission.max_tokens, admission.n_cells
@@ -437,114 +372,3 @@ class Request:
             decode_ms=1e3 * decode_s,
             tokens_per_second=rate,
         )
-
-
-def open_request(
-    run: m.Run, backend: Backend, rules: ReplyRules | None = None, *, now: float
-) -> Request:
-    """Check a request and make it ready to run, or refuse it with the reason."""
-    journal = resume.open_journal(run)
-    try:
-        return _opened(run, backend, rules or ReplyRules(), journal, now)
-    except RequestRefused:
-        if journal is not None:
-            journal.close()
-        raise
-
-
-def _opened(
-    run: m.Run, backend: Backend, rules: ReplyRules, journal: JournalWriter | None, now: float
-) -> Request:
-    asked = run.request
-    if asked.max_tokens < 0:
-        raise RequestRefused(
-            m.FailReason.INVALID_REQUEST,
-            f"max_tokens is {asked.max_tokens}; ask for at least one token, or for 0 to read the "
-            "prompt only",
-        )
-    noted = Noted() if journal is None else journal.noted
-    # The exact ids of a prompt that was read before are known: nothing is looked up or cut anew.
-    is_known = bool(noted.prompt)
-    text, tokens = (None, list(noted.prompt)) if is_known else _read_prompt(asked, backend)
-    said_before = _said_before(asked, noted, backend)
-    guessing = _guessing(asked, len(tokens), backend)
-    stream = _stream(asked, rules, backend, text, tokens)
-    return Request(
-        request_id=run.request_id,
-        ref=asked.ref,
-        reply_to=run.reply_to,
-        text=text,
-        tokens=tokens,
-        max_tokens=asked.max_tokens,
-        sampling=asked.sampling,
-        stream=stream,
-        teller=Teller(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
-        steering=Steering.of(rules.end_of_thought, stream),
-        parent_key=None if is_known else asked.parent_key,
-        parse_special=asked.parse_special,
-        arrived=now,
-        deadline=None if asked.timeout_s is None else now + asked.timeout_s,
-        session=asked.session,
-        continues=asked.continues and not is_known,
-        journal=journal,
-        is_resumed=is_known or bool(said_before),
-        journal_prompt=is_known,
-        said_before=said_before,
-        guessing=guessing,
-    )
-
-
-def _stream(
-    asked: m.Complete, rules: ReplyRules, backend: Backend, text: str | None, tokens: list[int]
-) -> ReplyStream:
-    try:
-        return rules.stream(asked, backend, text, tokens)
-    except NoMarkers as error:
-        raise RequestRefused(m.FailReason.NOT_SUPPORTED, str(error)) from error
-    except BadBudget as error:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
-
-
-def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> guess.Guessing:
-    try:
-        guessing = guess.guessing_of(asked, backend.info.n_vocab)
-    except guess.BadCandidates as bad:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, str(bad)) from bad
-    n_needed, n_ctx = n_prompt + len(guessing.candidates or ()), backend.info.n_ctx
-    if guessing.candidates and n_needed > n_ctx:
-        raise RequestRefused(
-            m.FailReason.PROMPT_TOO_LONG,
-            f"prefix and candidates have {n_needed} tokens and the context holds {n_ctx}; judge "
-            "fewer candidates or load the model with a larger n_ctx",
-        )
-    return guessing
-
-
-def _said_before(asked: m.Complete, noted: Noted, backend: Backend) -> list[int]:
-    try:
-        return resume.said_before(asked, noted, backend.info.n_vocab)
-    except ValueError as error:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
-
-
-def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, list[int]]:
-    try:
-        raw = asked.prompt if isinstance(asked.prompt, str) else read_payload(asked.prompt)
-    except PayloadGone as gone:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, f"the prompt is gone: {gone}") from gone
-    if isinstance(raw, str):
-        text: str | None = raw
-        tokens: list[int] = []
-    elif asked.tokens:
-        text, tokens = None, token_bytes.unpack(raw)
-        for token in tokens:
-            if not 0 <= token < backend.info.n_vocab:
-                raise RequestRefused(
-                    m.FailReason.INVALID_REQUEST,
-                    f"token {token} is not in the vocabulary of {backend.info.n_vocab} tokens",
-                )
-    else:
-        text, tokens = raw.decode("utf-8", "replace"), []
-    if not text and not tokens and not asked.continues:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, "the prompt is empty; send some text")
-    return text, tokens

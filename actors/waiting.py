@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from actors import messages as m
 from actors.model_core import Admission, admit
-from actors.model_request import Request, RequestRefused, open_request
+from actors.model_request import Request, RequestRefused
+from actors.opening import open_request
+from actors.prompt_tokens import fix_prompt
 from actors.reply_rules import ReplyRules
 from actors.resume import take_up
 from actors.sessions import Sessions
@@ -43,7 +45,7 @@ class WaitingRequests:
         try:
             self.sessions.begin(request, now)
             if request.continues and request.parent_tokens:
-                request.fix_prompt(self._backend)
+                fix_prompt(request, self._backend)
         except RequestRefused:
             self.sessions.leave(request, now)
             request.close_journal()
@@ -57,7 +59,7 @@ class WaitingRequests:
 
     def fit(self, request: Request) -> Admission:
         """Tokens and cells of a request that is about to start, or RequestRefused."""
-        request.fix_prompt(self._backend)
+        fix_prompt(request, self._backend)
         n_prompt, n_ctx = request.n_prompt or len(request.tokens), self._backend.info.n_ctx
         admission = admit(n_prompt, request.max_tokens, n_ctx)
         if not admission.fits:

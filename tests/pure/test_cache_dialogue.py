@@ -11,7 +11,8 @@ from actors import messages as m
 from actors.cache_dialogue import ASK_AGAIN_S, PARENT_UNKNOWN, CacheDialogue
 from actors.kv_store import KvStore
 from actors.model_core import admit
-from actors.model_request import Request, open_request
+from actors.model_request import Request
+from actors.opening import open_request
 from cache import tokens
 from cache.answers import RAM, RowRequest
 from cache.index import CacheIndex

@@ -11,7 +11,8 @@ from actors import messages as m
 from actors.first_logits import append_logits
 from actors.kv_reader import KvReader
 from actors.model_core import admit
-from actors.model_request import Request, open_request
+from actors.model_request import Request
+from actors.opening import open_request
 from actors.restore_core import Piece, Rates
 from cache import keys, refs, tokens
 from cache.answers import BlockRef
