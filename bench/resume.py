@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 
 NAME = "resume"
 N_STREAMS = 4
-PROMPT_TOKENS, QUICK_PROMPT_TOKENS = 512, 100
+PROMPT_TOKENS, QUICK_PROMPT_TOKENS = 512, 32  # all replies fit the quick model's context at once
 SAID_BEFORE = 16
 """Tokens of each stream before the kill."""
 LASTS = 100
