@@ -135,9 +135,23 @@ class AsyncNode:
 
     # ── everything else, on a thread ────────────────────────────────────────────────────────────
 
-    async def load(self, model: str, path: str | Path | None = None, **options: Any) -> ModelStatus:
-        """Load a GGUF under an id; as ``Node.load``."""
-        return await self._on_thread(functools.partial(self._node.load, model, path, **options))
+    async def load(
+        self,
+        model: str,
+        path: str | Path | None = None,
+        *,
+        progress: Callable[[float], None] | None = None,
+        **options: Any,
+    ) -> ModelStatus:
+        """Load a GGUF under an id; as ``Node.load``. ``progress`` is called on the loop."""
+        loop = asyncio.get_running_loop()
+
+        def tell(share: float) -> None:
+            if progress is not None:
+                loop.call_soon_threadsafe(progress, share)
+
+        call = functools.partial(self._node.load, model, path, progress=tell, **options)
+        return await self._on_thread(call)
 
     async def apply_chat_template(
         self, model: str, messages: Messages, **options: Any

@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -155,9 +155,17 @@ class Node(ModelClient):
         """The raw line into the tree: ``ask`` and ``tell`` any message to any actor."""
         return self._connection
 
-    def load(self, model: str, path: str | Path | None = None, **options: Any) -> ModelStatus:
+    def load(
+        self,
+        model: str,
+        path: str | Path | None = None,
+        *,
+        progress: Callable[[float], None] | None = None,
+        **options: Any,
+    ) -> ModelStatus:
         """Load a GGUF under an id; ``options`` are fields of ``native.params.ModelParams``.
 
+        ``progress`` hears shares from 0 to 1 while the file is read.
         ``thinking_markers`` and ``tool_call_markers`` are lists, see ``actors.markers``. ``demo``
         is the embedded model and takes no path.
         """
@@ -170,7 +178,8 @@ class Node(ModelClient):
         options = {key: value for key, value in options.items() if key not in MARKER_KEYS}
         params = model_params(options, f"load({model!r})")
         where = str(path) if backend == "stub" else str(Path(path).expanduser().absolute())
-        return self._client.load(model, ModelConfig(where, params, backend, markers))
+        config = ModelConfig(where, params, backend, markers)
+        return self._client.load(model, config, progress=progress)
 
     def unload(self, model: str, *, drain_s: float = 0.0) -> None:
         """Unload a model; its running requests may go on for ``drain_s`` seconds."""

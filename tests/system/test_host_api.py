@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,15 +175,14 @@ def test_a_stream_is_cancelled_from_another_thread_in_mid_prefill(host: Node) ->
             if isinstance(event, PrefillEvent):
                 break
         assert stream.request_id is not None
-        began = time.monotonic()
         canceller = threading.Thread(target=stream.cancel)
         canceller.start()
-        (end,) = [event for event in stream if isinstance(event, CompletionEvent)]
-        took_s = time.monotonic() - began
+        *rest, end = stream
         canceller.join()
+    assert isinstance(end, CompletionEvent)
     assert end.completion.finish_reason == "cancelled"
     assert end.completion.usage.completion_tokens == 0
-    assert took_s < 1.0, took_s  # 100 ms on a quiet machine
+    assert all(e.done < len(LONG) for e in rest if isinstance(e, PrefillEvent))
 
 
 def test_a_queued_stream_can_be_cancelled(host: Node) -> None:
@@ -206,6 +204,14 @@ def test_a_queued_stream_can_be_cancelled(host: Node) -> None:
         queued.cancel()
         reader.join(5)
     assert [end.finish_reason for end in ends] == ["cancelled"]
+    eventually(lambda: host.queue_depth("stub") == 0, what="leaving cancelled the first")
+
+
+def test_a_session_has_one_request_at_a_time(host: Node) -> None:
+    with host.stream("stub", LONG[2:], max_tokens=5, session="one") as first:
+        next(first)
+        with pytest.raises(errors.SessionBusy):
+            host.complete("stub", "another", max_tokens=2, session="one")
     eventually(lambda: host.queue_depth("stub") == 0, what="leaving cancelled the first")
 
 
@@ -336,6 +342,14 @@ def test_a_question_waits_for_a_model_that_restarts(host: Node) -> None:
     assert host.tokenize("demo", STORY) == ids
     kill(pid_of(host, "model:demo"))
     assert host.verify("demo", ids, [1]).accepted in (0, 1)
+
+
+def test_a_load_tells_how_far_it_is(host: Node) -> None:
+    shares: list[float] = []
+    host.load("again", embedded_path(), n_threads=1, progress=shares.append)
+    host.unload("again")
+    assert shares == sorted(shares)
+    assert 0.0 < shares[0] <= shares[-1] <= 1.0
 
 
 def test_unloading_can_wait_for_what_runs(host: Node) -> None:
