@@ -42,6 +42,22 @@ def failure(model: str, reason: m.FailReason, detail: str) -> errors.LlamaActors
     return _FAILURES[reason](model, detail)
 
 
+def load_failure(model: str, failed: m.ModelNotLoaded) -> errors.ModelError:
+    """The same for a model that was not loaded."""
+    if failed.reason is m.LoadFailure.ALREADY_LOADED:
+        return errors.ModelAlreadyLoaded(
+            model, f"model {model!r} is already loaded; unload it first, or choose another id"
+        )
+    if failed.reason is m.LoadFailure.CRASHED:
+        return errors.ModelLoadFailed(
+            model,
+            "ModelLoadCrashed",
+            f"llama.cpp ended the loading process ({failed.detail}); the file is probably "
+            "malformed: check it, or convert it again",
+        )
+    return errors.ModelLoadFailed(model, failed.kind, failed.detail)
+
+
 class Attempt:
     """Sends a request once; its events go on where ``received`` ends, and are added to it."""
 

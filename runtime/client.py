@@ -16,7 +16,7 @@ from actors.inflight_core import model_actor_id
 from actors.payload import PayloadKeeper
 from cache import tokens as token_bytes
 from runtime import errors
-from runtime.attempt import Attempt, Progress
+from runtime.attempt import Attempt, Progress, load_failure
 from runtime.config import ModelConfig, check_model_id
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
@@ -27,9 +27,8 @@ from runtime.results import (
     CompletionEvent,
     Event,
     ModelStatus,
-    ResumedEvent,
 )
-from runtime.stream import CompletionStream, RequestHandle
+from runtime.stream import CompletionStream, RequestHandle, without_resumed
 from supervision import Connection, Entry
 from supervision.errors import NodeNotRunning, NodeRestarted, SupervisionError, TargetDown
 from supervision.messages import (
@@ -73,7 +72,7 @@ class Client:
                     case m.ModelLoaded(_, entry):
                         return self._model_status(entry)
                     case m.ModelNotLoaded():
-                        raise _load_failure(model, answer)
+                        raise load_failure(model, answer)
                     case m.ModelLoading(_, share) if progress is not None:
                         progress(share)
         except (TargetDown, NodeRestarted):
@@ -194,7 +193,7 @@ class Client:
         )
         events = self._events(wanted.request, wanted.prompt, handle)
         return CompletionStream(
-            events if wanted.resumed_events else _without_resumed(events), handle
+            events if wanted.resumed_events else without_resumed(events), handle
         )
 
     def _events(
@@ -351,30 +350,5 @@ class _Pause:
         self._seconds = min(0.1, self._seconds * 1.5)
 
 
-def _without_resumed(events: Generator[Event, None, None]) -> Generator[Event, None, None]:
-    """All but what only those want to hear who asked for it; closing this closes ``events``."""
-    try:
-        for event in events:
-            if not isinstance(event, ResumedEvent):
-                yield event
-    finally:
-        events.close()
-
-
 def _left_s(ends_at: float | None) -> float | None:
     return None if ends_at is None else max(0.0, ends_at - time.monotonic())
-
-
-def _load_failure(model: str, failed: m.ModelNotLoaded) -> errors.ModelError:
-    if failed.reason is m.LoadFailure.ALREADY_LOADED:
-        return errors.ModelAlreadyLoaded(
-            model, f"model {model!r} is already loaded; unload it first, or choose another id"
-        )
-    if failed.reason is m.LoadFailure.CRASHED:
-        return errors.ModelLoadFailed(
-            model,
-            "ModelLoadCrashed",
-            f"llama.cpp ended the loading process ({failed.detail}); the file is probably "
-            "malformed: check it, or convert it again",
-        )
-    return errors.ModelLoadFailed(model, failed.kind, failed.detail)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Self
 
-from runtime.results import Event
+from runtime.results import Event, ResumedEvent
 from supervision.errors import SupervisionError
 
 
@@ -101,3 +101,13 @@ class CompletionStream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def without_resumed(events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+    """All but what only those want to hear who asked for it; closing this closes ``events``."""
+    try:
+        for event in events:
+            if not isinstance(event, ResumedEvent):
+                yield event
+    finally:
+        events.close()
