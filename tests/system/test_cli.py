@@ -114,7 +114,7 @@ def test_a_whole_session(served: Served, tiny_gguf: Path) -> None:
     assert served.run("unload", "second").returncode == 1
 
     status = json.loads(served.run("status", "--json").stdout)
-    assert status["actors"]["cache_meta"]["hits_exact"] >= 1
+    assert status["actors"]["model:tiny"]["cache"]["hits"]["exact"] >= 1
     tree = json.loads(served.run("tree", "--json").stdout)
     assert tree["kind"] == "launcher"
     assert tree["pid"] == served.process.pid
