@@ -298,9 +298,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from runtime.doctor import doctor_command
 
     config = None if arguments.config is None else from_mapping(load_toml(arguments.config))
-    return doctor_command(
-        resolve_port(arguments.admin_port), as_json=arguments.json, config=config
-    )
+    return doctor_command(resolve_port(arguments.admin_port), as_json=arguments.json, config=config)
 
 
 def _attached(arguments: argparse.Namespace) -> Node:
