@@ -192,6 +192,8 @@ class ModelActor(EngineWorker):
                 case _Loaded(model):
                     self._loaded = model
                     self._tally.kv_bytes_per_token = model.info.kv_bytes_per_token
+                    if model.info.can_generate and model.info.memory == "none":
+                        self.log.warning("nothing is cached: %s", model.info.memory_because)
                     self.ready()
                     self.after(self._load_args.step_budget_s / STEP_LOOKS, _LOOK_AT_STEP)
                 case _Progress(share):

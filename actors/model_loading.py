@@ -56,6 +56,7 @@ class LoadedModel:
             "fingerprint": info.fingerprint.hex(),
             "can_generate": info.can_generate,
             "memory_kind": info.memory,
+            "memory_because": info.memory_because,
             "chat_template": info.chat_template,
             "params": _plain(self.params),
             "memory_expected": None if self.expected is None else _expected(self.expected),

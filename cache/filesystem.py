@@ -24,6 +24,10 @@ class Filesystem(Protocol):
         """Names in a directory, unsorted."""
         ...
 
+    def is_dir(self, path: str) -> bool:
+        """Whether this is a directory itself, and no link to one."""
+        ...
+
     def create(self, path: str) -> int:
         """A descriptor of a new file (O_EXCL, 0600)."""
         ...
@@ -61,7 +65,10 @@ class Filesystem(Protocol):
         ...
 
     def map(self, path: str) -> memoryview:
-        """The whole file, mapped read-only; the mapping lives as long as views of it do."""
+        """The whole file, mapped read-only; the mapping lives as long as views of it do.
+
+        What is no regular file is empty, as in ``read_head``.
+        """
         ...
 
 
@@ -73,6 +80,9 @@ class PosixFilesystem:
 
     def list_dir(self, path: str) -> list[str]:
         return os.listdir(path)
+
+    def is_dir(self, path: str) -> bool:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
 
     def create(self, path: str) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -105,18 +115,11 @@ class PosixFilesystem:
             os.close(fd)
 
     def read_head(self, path: str, nbytes: int) -> tuple[bytes, int]:
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would block
+        fd = _open_regular(path)
+        if fd is None:
+            return b"", 0
         try:
-            fd = os.open(path, flags)
-        except OSError as cause:
-            if cause.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
-                return b"", 0
-            raise
-        try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                return b"", 0
-            return os.pread(fd, nbytes, 0), found.st_size
+            return os.pread(fd, nbytes, 0), os.fstat(fd).st_size
         finally:
             os.close(fd)
 
@@ -124,7 +127,9 @@ class PosixFilesystem:
         return os.stat(path).st_dev
 
     def map(self, path: str) -> memoryview:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = _open_regular(path)
+        if fd is None:
+            return memoryview(b"")
         try:
             if os.fstat(fd).st_size == 0:
                 return memoryview(b"")  # mmap refuses empty files
@@ -133,12 +138,32 @@ class PosixFilesystem:
             os.close(fd)
 
 
+def _open_regular(path: str) -> int | None:
+    """A descriptor to read from; None for what is no regular file, which is never waited for."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would block
+    try:
+        fd = os.open(path, flags)
+    except OSError as cause:
+        if cause.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
+            return None
+        raise
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+    except OSError:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
 def lock_directory(path: str) -> int:
     """Take a directory for this node alone; the descriptor holds it until it is closed.
 
-    OSError with EWOULDBLOCK if another node has it.
+    OSError with EWOULDBLOCK if another node has it, with ELOOP if the lock is a symbolic link.
     """
-    fd = os.open(os.path.join(path, LOCK_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(os.path.join(path, LOCK_FILE), flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -54,6 +54,7 @@ SUFFIX: Final = ".kvb"
 TEMP_SUFFIX: Final = ".tmp"
 QUARANTINE: Final = "quarantine"
 QUARANTINE_KEPT: Final = 8  # files; enough to look at, too few to fill a disk
+_NAME_TAKEN: Final = (errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST)
 PROBE: Final = "probe.tmp"
 PROBE_BYTES: Final = 1 << 20
 _counter = itertools.count()
@@ -260,6 +261,8 @@ def read_row(fs: Filesystem, root: Path, key: bytes) -> tuple[RowHeader, memoryv
         view = fs.map(path)
     except FileNotFoundError as cause:
         raise MissingRow(f"the file of row {key.hex()} is gone") from cause
+    except PermissionError as cause:  # of one file: a directory that is closed fails when it moves
+        raise BadField(f"the file of row {key.hex()} may not be read: not ours") from cause
     except OSError as cause:
         raise TierUnavailable(os.fspath(root), "opening a row", cause) from cause
     header = checked(parse_header(view), len(view), key)
@@ -318,17 +321,38 @@ def _is_valid(fs: Filesystem, root: Path, key: bytes) -> bool:
 
 
 def quarantine(fs: Filesystem, root: Path, path: str) -> bool:
-    """Move a file into the directory's quarantine; False if it was gone already."""
+    """Move a file, or whatever has its name, into the quarantine; False if it was gone already."""
     folder = os.path.join(root, QUARANTINE)
-    fs.make_dir(folder)
+    _make_quarantine(fs, folder)
+    name = os.path.basename(path)
     try:
-        fs.rename(path, os.path.join(folder, os.path.basename(path)))
+        try:
+            fs.rename(path, os.path.join(folder, name))
+        except OSError as cause:
+            if cause.errno not in _NAME_TAKEN:
+                raise
+            name = f"{name}.{os.getpid()}.{next(_counter)}"
+            fs.rename(path, os.path.join(folder, name))
     except FileNotFoundError:
         return False
     kept = fs.list_dir(folder)
     if len(kept) > QUARANTINE_KEPT:  # these bytes are in no budget
-        fs.unlink(os.path.join(folder, min(set(kept) - {os.path.basename(path)})))
+        others = (os.path.join(folder, other) for other in sorted(set(kept) - {name}))
+        oldest = next((other for other in others if not fs.is_dir(other)), None)
+        if oldest is not None:  # directories are nobody's rows: not ours to empty
+            fs.unlink(oldest)
     return True
+
+
+def _make_quarantine(fs: Filesystem, folder: str) -> None:
+    """A link of that name would have files moved to, and removed from, a place of somebody else."""
+    try:
+        if fs.is_dir(folder):
+            return
+        fs.unlink(folder)
+    except FileNotFoundError:
+        pass
+    fs.make_dir(folder)
 
 
 @contextmanager

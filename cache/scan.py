@@ -59,6 +59,9 @@ class DirectoryScan:
             fs.make_dir(root)
             for shard in sorted(filter(_is_shard, fs.list_dir(root))):
                 folder = os.path.join(root, shard)
+                if not fs.is_dir(folder):  # through a link we would tidy somebody else's files
+                    self._put_aside(folder, shard)
+                    continue
                 for name in sorted(fs.list_dir(folder)):
                     found = self._look_at(f"{folder}/{name}", name)
                     if found is not None:
@@ -66,13 +69,20 @@ class DirectoryScan:
 
     def _look_at(self, path: str, name: str) -> FoundRow | None:
         if name.endswith(TEMP_SUFFIX):
-            self._fs.unlink(path)
-            self.temps_removed += 1
+            try:
+                self._fs.unlink(path)
+                self.temps_removed += 1
+            except IsADirectoryError:
+                self._put_aside(path, name)
             return None
         found = _read_found(self._fs, path, name)
-        if found is None and quarantine(self._fs, self._root, path):
-            self.quarantined.append(name)
+        if found is None:
+            self._put_aside(path, name)
         return found
+
+    def _put_aside(self, path: str, name: str) -> None:
+        if quarantine(self._fs, self._root, path):
+            self.quarantined.append(name)
 
 
 def rescan(fs: Filesystem, root: Path) -> Rescan:
@@ -98,6 +108,6 @@ def _read_found(fs: Filesystem, path: str, name: str) -> FoundRow | None:
             head, size = fs.read_head(path, MAX_HEAD_BYTES)
             header = parse_header(head, size)
         header = checked(header, size, key)
-    except (CorruptRow, ValueError):
+    except (CorruptRow, ValueError, PermissionError):
         return None
     return FoundRow(header, row_tokens(head, header), row_meta(head, header), path, size)

@@ -35,8 +35,10 @@ def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes
     """Collect what the upper floors may know; ``context`` is None when there is none."""
     facts, sizes = ffi.new("la_model_facts *"), ffi.new("la_context_facts *")
     lib.la_model_describe(model, facts)
+    unsaved = "it has no memory of a text: only its vocabulary was loaded, or it only embeds"
     if context is not None:
         lib.la_context_describe(context, sizes)
+        unsaved = ffi.string(lib.la_context_unsaved(context)).decode("utf-8", errors="replace")
     return ModelInfo(
         description=_text(lib.la_model_description, model) or "",
         architecture=_meta(model, "general.architecture") or "",
@@ -58,6 +60,7 @@ def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes
         kv_bytes_per_token=sizes.bytes_per_token,
         state_grows=bool(sizes.state_grows),
         memory="blocks" if sizes.can_cut else "checkpoint" if sizes.can_checkpoint else "none",
+        memory_because=unsaved,
         can_generate=context is not None,
         n_embd=facts.n_embd,
         n_embd_out=facts.n_embd_out,

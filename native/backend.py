@@ -40,10 +40,11 @@ class ModelInfo:
     they decide whether a stored payload may be restored here. ``can_cut`` says whether ranges of a
     sequence can be saved, restored and copied; when False, only whole sequences can be copied.
     ``memory`` says how it may be saved: in "blocks", as a "checkpoint" of a whole sequence (which
-    every model in blocks can do too), or not at all: "none". ``state_grows`` is False when the
-    state of a long sequence is no larger than that of a short one. ``can_generate`` is False for
-    a model without a context: loaded with ``vocab_only``, or one that only embeds; ``n_ctx`` and
-    ``n_batch`` are 0 then. ``n_embd_out`` counts the numbers of an embedding.
+    every model in blocks can do too), or not at all: "none", and ``memory_because`` says why in
+    words (it is empty otherwise). ``state_grows`` is False when the state of a long sequence is no
+    larger than that of a short one. ``can_generate`` is False for a model without a context: loaded
+    with ``vocab_only``, or one that only embeds; ``n_ctx`` and ``n_batch`` are 0 then.
+    ``n_embd_out`` counts the numbers of an embedding.
     """
 
     description: str
@@ -72,6 +73,7 @@ class ModelInfo:
     n_head: int = 0
     n_head_kv: int = 0
     eos_token: int | None = None
+    memory_because: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -352,6 +352,7 @@ def _info(name: str, params: ModelParams, n_ctx: int) -> ModelInfo:
         chat_template=None,
         kv_bytes_per_token=kv_bytes,
         memory="none" if params.vocab_only else "blocks" if can_cut else "checkpoint",
+        memory_because="only its vocabulary was loaded" if params.vocab_only else "",
         can_generate=not params.vocab_only,
         n_embd=N_EMBD,
         n_embd_out=N_EMBD,

@@ -30,7 +30,6 @@ namespace {
 constexpr uint32_t MAGIC = 0xaf143cd8u;    // io_magic in llama-context.cpp
 constexpr uint32_t MAX_LAYERS = 1u << 16;
 constexpr uint64_t MAX_ROW_BYTES = uint64_t{1} << 40;
-constexpr int32_t TYPE_F32 = 0;            // ggml_type
 
 [[noreturn]] void refuse(const char *why, int64_t value = 0, int64_t limit = 0) {
     throw la::fault{LA_STATE, why, value, limit};
@@ -200,22 +199,14 @@ int32_t check_cells(cursor &in, uint32_t n_cells, uint32_t n, uint8_t *writable,
     return static_cast<int32_t>(first);
 }
 
-void check_sections(const la::part &part, cursor &in, uint32_t n_cells) {
+void check_sections(const la::part &part, cursor &in, uint32_t n_cells, bool numbers) {
     for (const la::section &s : part.sections) {
         if (memcmp(in.step(sizeof s.header), s.header, sizeof s.header) != 0) {
             refuse("a layer has another type or row size than in this context");
         }
         const uint8_t *data = in.step(s.row_bytes * n_cells);
-        int32_t type;
-        memcpy(&type, s.header, sizeof type);
-        if (part.recurrent && type == TYPE_F32) {
-            uint32_t bits;
-            for (uint64_t at = 0; at + 4 <= s.row_bytes; at += 4) {
-                memcpy(&bits, data + at, sizeof bits);
-                if ((bits & 0x7f800000u) == 0x7f800000u) {
-                    refuse("a recurrent state holds a number that is not finite");
-                }
-            }
+        if (part.recurrent || numbers) {
+            la::require_finite(s, data, s.row_bytes * n_cells);
         }
     }
 }
@@ -244,7 +235,7 @@ int32_t check_part(const la_context &c, const la::part &part, cursor &in, uint32
     if (in.take<uint32_t>() != (part.transposed ? 1u : 0u) || in.take<uint32_t>() != part.n_layer) {
         refuse("the number of layers or the layout of values is another than in this context");
     }
-    check_sections(part, in, n_cells);
+    check_sections(part, in, n_cells, c.checks_numbers && writable == nullptr);
     return first;
 }
 
@@ -341,10 +332,15 @@ void la::learn_checkpoint(la_context &c, int32_t seq, uint32_t n) {
     });
     if (status != LA_OK) {
         c.parts.clear();
+        c.unsaved = la_error_text();
     }
 }
 
 extern "C" {
+
+const char *la_context_unsaved(const la_context *context) noexcept {
+    return context->layout.plain ? "" : context->unsaved.c_str();
+}
 
 int la_checkpoint_bytes(la_context *context, int32_t seq, uint64_t *bytes) noexcept {
     return la::guarded([&] {

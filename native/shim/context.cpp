@@ -128,6 +128,8 @@ int la_context_new(const la_model *model, const la_context_wishes *wishes, la_co
         context->scratch = context->n_seq_usable;
         context->n_swa = llama_model_n_swa(model->handle);
         context->recurrent = llama_model_is_recurrent(model->handle) || llama_model_is_hybrid(model->handle);
+        // The CPU's flash attention leaves out what a sequence may not see; all others multiply it by 0.
+        context->checks_numbers = !wishes->flash_attn || llama_supports_gpu_offload();
         context->one_seq.assign(context->n_batch, 1);
         context->seq_of_row.resize(context->n_batch);
         context->next_position.resize(wishes->n_seq_usable);

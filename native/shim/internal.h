@@ -66,6 +66,9 @@ struct part {
     std::vector<section> sections;
 };
 
+// LA_STATE if any of n numbers of a section is infinite or none at all. data: n_bytes of whole rows.
+void require_finite(const section &section, const uint8_t *data, size_t n_bytes);
+
 // After learn_layout. Decodes one more token in seq and one in the scratch sequence.
 void learn_checkpoint(la_context &context, int32_t seq, uint32_t n_tokens);
 
@@ -94,8 +97,10 @@ struct la_context {
     int32_t scratch = 0;      // the one sequence callers cannot name
     int32_t n_swa = 0;
     bool recurrent = false;
+    bool checks_numbers = false;  // one that is not finite would reach other sequences
     la::layout layout;
     std::vector<la::part> parts;  // of a whole sequence's state; none: it cannot be saved
+    std::string unsaved;          // why there are none
     // Columns llama_batch wants besides the caller's, prepared once.
     std::vector<int32_t> one_seq;
     std::vector<llama_seq_id *> seq_of_row;

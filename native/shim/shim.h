@@ -169,6 +169,8 @@ typedef struct la_context_facts {
 int la_context_new(const la_model *model, const la_context_wishes *wishes, la_context **out) LA_NOEXCEPT;
 void la_context_free(la_context *context) LA_NOEXCEPT;
 void la_context_describe(const la_context *context, la_context_facts *out) LA_NOEXCEPT;
+/* Why this memory can neither be cut nor checkpointed; empty if it can. Lives with the context. */
+const char *la_context_unsaved(const la_context *context) LA_NOEXCEPT;
 /* Bytes that llama.cpp says it has allocated for the context and its model. */
 typedef struct la_memory_use {
     uint64_t host_model;    /* mapped or read */

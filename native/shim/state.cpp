@@ -180,6 +180,16 @@ void check_block(const la_context &c, const la_block &block) {
     check_sections(c.layout, after + AFTER_CELLS, n);
 }
 
+void check_numbers(const la_context &c, const la_block &block) {
+    const auto n = static_cast<uint32_t>(block.n_tokens);
+    const uint8_t *at = block.payload + FIXED + PER_CELL * n + AFTER_CELLS;
+    for (const la::section &s : c.layout.sections) {
+        at += SECTION_HEADER;
+        la::require_finite(s, at, s.row_bytes * n);
+        at += s.row_bytes * n;
+    }
+}
+
 void check_chain(const la_context &c, int32_t seq, const la_block *blocks, int32_t n) {
     int64_t end = int64_t{llama_memory_seq_pos_max(c.memory, seq)} + 1;
     for (int32_t i = 0; i < n; ++i) {
@@ -187,6 +197,9 @@ void check_chain(const la_context &c, int32_t seq, const la_block *blocks, int32
             refuse("a block does not start where the sequence ends", blocks[i].start, end);
         }
         check_block(c, blocks[i]);
+        if (c.checks_numbers) {
+            check_numbers(c, blocks[i]);
+        }
         end += blocks[i].n_tokens;
     }
     if (end > int64_t{c.n_ctx}) {
@@ -271,6 +284,14 @@ void apply_all(la_context &c, int32_t seq, const la_block *blocks, int32_t n) {
 }
 
 } // namespace
+
+void la::require_finite(const la::section &section, const uint8_t *data, size_t n_bytes) {
+    int32_t type;
+    memcpy(&type, section.header, sizeof type);
+    if (!ggml_validate_row_data(static_cast<ggml_type>(type), data, n_bytes)) {
+        refuse("a state holds a number that is not finite");
+    }
+}
 
 void la::learn_layout(la_context &context, int32_t seq, uint32_t n_tokens) {
     la::layout found;

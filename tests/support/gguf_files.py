@@ -33,7 +33,7 @@ class Shape:
     n_ctx_train: int = 8192
     qtype: str = "F16"
     seed: int = 0
-    arch: str = "llama"  # or one of the other keys of ARCHITECTURES
+    arch: str = "llama"  # or one of the other keys of ARCHITECTURES or UNSAVED
 
     def is_recurrent(self, layer: int) -> bool:
         """In a hybrid of ours every second layer attends, the others are recurrent."""
@@ -66,7 +66,7 @@ def write_model(path: Path, shape: Shape) -> Path:
     _add_parameters(writer, shape)
     _add_tokenizer(writer, shape.n_vocab)
     rng = np.random.default_rng(shape.seed)
-    for name, dims, scale in (*_ends(shape), *ARCHITECTURES[shape.arch](shape)):
+    for name, dims, scale in (*_ends(shape), *(ARCHITECTURES | UNSAVED)[shape.arch](shape)):
         _add_tensor(writer, name, dims, scale, QT[shape.qtype], rng)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -103,6 +103,9 @@ def _add_parameters(writer: GGUFWriter, shape: Shape) -> None:
         writer.add_ssm_time_step_rank(_RANK)
     if shape.arch == "lfm2":
         writer.add_shortconv_l_cache(_CONV)
+    if shape.arch == "qwen2vl":
+        pairs = shape.n_embd // shape.n_head // 2
+        writer.add_rope_dimension_sections([pairs // 4, pairs // 4, pairs // 2, 0])
 
 
 def patch_number(path: Path, key: str, value: int) -> None:
@@ -271,6 +274,14 @@ def _lfm2(shape: Shape) -> Iterator[Tensor]:
         yield from _feed_forward(shape, i)
 
 
+def _qwen2vl(shape: Shape) -> Iterator[Tensor]:
+    yield from _llama(shape)
+    kv = shape.n_kv * (shape.n_embd // shape.n_head)
+    for i in range(shape.n_layer):
+        for name, width in (("q", shape.n_embd), ("k", kv), ("v", kv)):
+            yield f"blk.{i}.attn_{name}.bias", (width,), 0.0
+
+
 ARCHITECTURES: dict[str, Callable[[Shape], Iterator[Tensor]]] = {
     "llama": _llama,
     "gemma3": _gemma3,  # sliding window, every sixth layer looks at all
@@ -279,6 +290,8 @@ ARCHITECTURES: dict[str, Callable[[Shape], Iterator[Tensor]]] = {
     "jamba": _jamba,  # hybrid of both kinds of layer
     "lfm2": _lfm2,  # hybrid with short convolutions
 }
+# Positions of several numbers lie between the cells: a state that this build cannot save.
+UNSAVED = {"qwen2vl": _qwen2vl}
 
 
 def _add_tensor(
