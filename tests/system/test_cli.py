@@ -63,10 +63,12 @@ class Served:
 @pytest.fixture
 def served(tmp_path: Path, tiny_gguf: Path) -> Iterator[Served]:
     node = Served(tmp_path, "--model", f"tiny={tiny_gguf}")
-    node.wait_ready()
-    eventually(lambda: "loaded tiny" in node.log, within_s=30, what="tiny is loaded")
-    yield node
-    node.end()
+    try:
+        node.wait_ready()
+        eventually(lambda: "loaded tiny" in node.log, within_s=30, what="tiny is loaded")
+        yield node
+    finally:
+        node.end()
     assert port_is_free(node.port)
     assert [p.name for p in (tmp_path / "run").rglob("*") if p.is_file()] == []
 
