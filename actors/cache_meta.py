@@ -203,6 +203,8 @@ class CacheMetaActor(Worker):
         self._abandoned += len(done.abandoned)
         for key in done.abandoned:
             self._dispose(self._index.abandon(done.holder, key))
+        if reason is SaveReason.SHUTDOWN:
+            self._index.hurry()  # the writer stops soon after the model
         self._pump()
 
     def _reject(self, rejected: m.RowRejected) -> None:

@@ -15,6 +15,7 @@ from cache.reclaim import resident_bytes
 from runtime import Node
 from runtime.config import RuntimeConfig
 from runtime.embedded import path as embedded_model_path
+from runtime.flush import is_flushed
 from supervision.messages import new_ref
 from tests.support.nodes import free_port
 from tests.support.runtime_nodes import LeakCheck, cli, one_thread, started
@@ -103,6 +104,7 @@ def gauge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gauge]:
 
 def test_the_arena_shrinks_to_the_low_watermark_and_no_further(gauge: Gauge) -> None:
     gauge.fill()
+    eventually(lambda: is_flushed(gauge.node.client), what="room that is reserved is filled")
     full = gauge.resident
     assert full > 10 << 20
     rows = gauge.node.status()["actors"]["cache_meta"]["rows"]
