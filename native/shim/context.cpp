@@ -89,6 +89,17 @@ void check_decode(int32_t code) {
     }
 }
 
+// Why: llama.cpp empties a recurrent cell by multiplying it with 0, and NaN stays NaN; the next
+// sequence in that cell would fail, too. Only wiping all helps, so it waits until nobody is there.
+bool is_empty(const la_context &c) {
+    for (int32_t seq = 0; seq < c.n_seq_usable; ++seq) {
+        if (llama_memory_seq_pos_max(c.memory, seq) >= 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 } // namespace
 
 void la::override_rope(llama_context_params &params, const la_rope &rope) {
@@ -214,6 +225,10 @@ int la_seq_remove(la_context *context, int32_t seq, int32_t start, int32_t end, 
         const bool window_is_gone = context->n_swa > 0 && from > 0 && from <= last &&
                                     first > std::max(0, from - context->n_swa);
         *removed = !window_is_gone && llama_memory_seq_rm(context->memory, seq, from, end < 0 ? -1 : end);
+        if (context->spoiled && is_empty(*context)) {
+            llama_memory_clear(context->memory, true);
+            context->spoiled = false;
+        }
     });
 }
 

@@ -98,6 +98,7 @@ struct la_context {
     int32_t n_swa = 0;
     bool recurrent = false;
     bool checks_numbers = false;  // one that is not finite would reach other sequences
+    bool spoiled = false;         // logits were not finite: what made them may outlive its sequence
     la::layout layout;
     std::vector<la::part> parts;  // of a whole sequence's state; none: it cannot be saved
     std::string unsaved;          // why there are none

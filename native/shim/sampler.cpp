@@ -135,7 +135,12 @@ int la_sample_from(la_sampler *sampler, float *logits, uint64_t index, int32_t *
 int la_sample(la_context *context, int32_t row, la_sampler *sampler, uint64_t index, int32_t *token) noexcept {
     const float *borrowed = nullptr;
     const int status = la_logits(context, row, &borrowed);
-    return status != LA_OK ? status : la_sample_from(sampler, const_cast<float *>(borrowed), index, token);
+    if (status != LA_OK) {
+        return status;
+    }
+    const int sampled = la_sample_from(sampler, const_cast<float *>(borrowed), index, token);
+    context->spoiled = context->spoiled || sampled == LA_DECODE;
+    return sampled;
 }
 
 int la_logprobs(const la_model *model, const float *logits, int32_t token, int32_t n, double *of_token,
