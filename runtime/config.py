@@ -35,6 +35,7 @@ from supervision.logs import LOG_FORMATS, LogFormat
 DEFAULT_PORT: Final = 19460  # unassigned by IANA, and far from Thespian's own default of 1900
 PORT_VARIABLE: Final = "LLAMA_ACTORS_PORT"
 RUNTIME_DIR_VARIABLE: Final = "LLAMA_ACTORS_RUNTIME_DIR"
+STAGING_BYTES: Final = 64 << 20
 RAM_SHARE_OF_AVAILABLE: Final = 4  # a quarter, so that weights and other programs keep the rest
 RAM_CAP_BYTES: Final = 4 << 30
 DISK_CAP_BYTES: Final = 16 << 30
@@ -164,8 +165,16 @@ class RuntimeConfig:
         return tuple(plans)
 
     def ram_bytes(self) -> int:
-        """The RAM tier's size; refuses one that this machine cannot hold."""
+        """The RAM tier's size; refuses one that this machine cannot hold.
+
+        Rows reach files through the arena, so without a RAM tier a small one remains to pass them
+        on, unless there is no file tier either.
+        """
         available = available_memory_bytes()
+        if self.cache_ram == 0:
+            return (
+                min(STAGING_BYTES, available // RAM_SHARE_OF_AVAILABLE) if self.directories() else 0
+            )
         if self.cache_ram is None:
             return min(RAM_CAP_BYTES, available // RAM_SHARE_OF_AVAILABLE)
         if isinstance(self.cache_ram, Share):

@@ -148,3 +148,13 @@ def test_more_memory_files_than_memory_are_refused_with_the_way_out(tmp_path: Pa
         open_directories(config)
     with pytest.raises(ConfigError, match="smaller --cache-ram-file"):
         open_directories(config)  # the failed try has let go of the lock
+
+
+def test_a_node_without_a_ram_tier_caches_on_disk(tmp_path: Path) -> None:
+    with LeakCheck() as leaks:
+        for expected in ("none", "disk"):
+            with start(tmp_path, cache_ram=0, cache_dir=tmp_path / "cache") as node:
+                leaks.watch(node)
+                assert ask(node) == expected
+                persisted(node)
+                assert cache(node)["tiers"]["ram"]["budget_bytes"] <= runtime_config.STAGING_BYTES
