@@ -6,7 +6,7 @@ text up to its end, prompt included, and the tokens that stand for it. A later p
 with that text begins with those tokens.
 
 Marks of recent replies are kept here, in the model's process. With the rows of the cache they
-outlive it: see ``actors.replay_store``.
+outlive it: see ``actors.replays``.
 
 Pure. What is digested is the namespace, how the text is read (with or without control tokens), and
 the text, in which a byte that no text has marks each control token that a caller has forged: two
