@@ -19,6 +19,7 @@ from cache.text_marks import TextMarks
 
 SLICE_S: Final = 0.002  # about what a lookup may wait for
 LOOKED_AT: Final = 16  # rows between two looks at the clock
+TIDIED_AT_ONCE: Final = 64  # the same for rows that are looked at when a tier changes
 
 
 class Adoption:
@@ -40,7 +41,7 @@ class Adoption:
 
     @property
     def is_idle(self) -> bool:
-        return not self._waiting
+        return not self._waiting and self._index.is_tidy
 
     def put(self, message: m.RowsFound | m.TierChanged) -> None:
         """Queue what a tier reports."""
@@ -49,13 +50,22 @@ class Adoption:
     def step(self) -> None:
         """Work for about ``SLICE_S``."""
         until = time.monotonic() + SLICE_S
-        while self._waiting:
+        while self._tidy(until) and self._waiting:
             message = self._waiting[0]
             if isinstance(message, m.RowsFound) and not self._adopt(message, until):
                 return
             self._rows_done = 0
             self._waiting.popleft()
             self._then(message)
+
+    def _tidy(self, until: float) -> bool:
+        """Whether what the last message asked of all rows is done; only then the next one counts.
+
+        Rows of a directory that came back must not be adopted while the old ones are forgotten.
+        """
+        while not self._index.is_tidy and time.monotonic() < until:
+            self._index.tidy(TIDIED_AT_ONCE)
+        return self._index.is_tidy
 
     def _adopt(self, found: m.RowsFound, until: float) -> bool:
         """Whether all rows of this message are in."""

@@ -80,6 +80,7 @@ class CacheMetaActor(Worker):
             holder=self._holder_of,
             log=self.log,
         )
+        self._is_adopting = False
         self._rejected = 0
         self._abandoned = 0
         self._went_on = 0
@@ -233,15 +234,15 @@ class CacheMetaActor(Worker):
 
     def _take_in(self, message: m.RowsFound | m.TierChanged) -> None:
         """Rows that were found, after those found before: at once, or a slice at a time."""
-        was_idle = self._adoption.is_idle
         self._adoption.put(message)
-        if was_idle:
+        if not self._is_adopting:
             self._adopt_some()
 
     def _adopt_some(self) -> None:
+        self._is_adopting = True
         self._adoption.step()
-        if not self._adoption.is_idle:
-            self.after(0.0, _ADOPT)  # requests that came meanwhile go first
+        self._is_adopting = False
+        self._pump()
 
     def _taken_in(self, message: m.RowsFound | m.TierChanged) -> None:
         """All rows of this message, and of those before it, are in the index."""
@@ -258,6 +259,9 @@ class CacheMetaActor(Worker):
     def _pump(self) -> None:
         now = time.monotonic()
         self._copies.pump(now, may_promote=RAM in self._scanned and now >= self._grants_from)
+        if not self._is_adopting and not self._adoption.is_idle:
+            self._is_adopting = True
+            self.after(0.0, _ADOPT)  # requests that came meanwhile go first
 
     def _holder_of(self, child: str) -> str | None:
         entry = self.directory.get(child)

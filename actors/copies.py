@@ -310,7 +310,7 @@ class Copies:
     @property
     def is_all_persisted(self) -> bool:
         """Whether every file tier holds all that is worth keeping there."""
-        return all(
+        return self._index.is_tidy and all(
             self._is_scanned(tier)
             and tier.is_open
             and not tier.writing

@@ -35,6 +35,7 @@ from cache.answers import (
     RowRequest,
     Snapshot,
 )
+from cache.chores import Chores
 from cache.counters import Counters
 from cache.keys import BLOCK_TOKENS, child_key
 from cache.listing import NamespaceFacts, RowFacts
@@ -62,6 +63,7 @@ class CacheIndex:
     ) -> None:
         self.block_tokens = block_tokens
         self._table = RowTable(block_tokens, budgets or {}, page_bytes, tail_delay_s)
+        self._chores = Chores(self._table)
         self._tips = Tips()
         self._counters = Counters()
         self._writes = Reservations(self._table, self._counters, reservation_ttl_s)
@@ -181,25 +183,32 @@ class CacheIndex:
         return Reserved(answers, evicted)
 
     def open_tier(self, tier: str, *, is_open: bool) -> None:
-        """Let a file tier get rows, or leave them to others of its kind while its disk refuses."""
-        table = self._table
-        place = table.tiers[tier]
-        waiting, place.unpersisted, place.late = [*place.unpersisted, *place.late], {}, {}
+        """Let a file tier get rows, or leave them to others of its kind while its disk refuses.
+
+        Which rows these are is found out by ``tidy``.
+        """
+        place = self._table.tiers[tier]
         place.is_open = is_open
-        for at in waiting:
-            table.wanted_by(at)
         if is_open:
-            faster = [t for t in table.tiers.values() if t.durability < place.durability]
-            for at in table.nodes.rows():
-                if any(t.holds(at) for t in faster) and not table.is_superseded(at):
-                    table.wanted_by(at)
+            self._chores.fill(place)
+        else:
+            self._chores.hand_over(place)
 
     def forget_tier(self, tier: str) -> None:
-        """Its directory has vanished: no row is there any more, until a scan finds some."""
-        place = self._table.tiers[tier]
-        for at in self._table.nodes.rows():
-            if place.holds(at):
-                self._table.drop(at, place)
+        """Its directory has vanished: no row is there any more, until a scan finds some.
+
+        Call ``tidy`` until ``is_tidy`` before you adopt any.
+        """
+        self._chores.forget(self._table.tiers[tier])
+
+    @property
+    def is_tidy(self) -> bool:
+        """Whether nothing is left to do after tiers were opened, closed or forgotten."""
+        return self._chores.is_idle
+
+    def tidy(self, n_rows: int) -> None:
+        """Do some of it: look at so many rows."""
+        self._chores.step(n_rows)
 
     def want(self, key: bytes) -> None:
         """Queue a row once more for the tiers that lack it: a copy of it was not made."""

@@ -330,7 +330,8 @@ class RowTable:
             self.nodes.copies[at] == tier.bit
             and not self.is_superseded(at)
             and any(
-                other.durability > tier.durability and (other.is_to_get(at) or not other.is_open)
+                other.durability > tier.durability
+                and (other.is_to_get(at) or not other.is_open or other.fillings)
                 for other in self.file_tiers()
             )
         )

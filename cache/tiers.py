@@ -47,6 +47,7 @@ class Tier:
         self.arena = arena
         self.durability = _DURABILITY.get(name, DISK_DURABILITY)  # what its rows survive
         self.is_open = True  # False while its disk refuses writes; rows held stay readable
+        self.fillings = 0  # passes under way that queue rows for it, see ``cache.chores``
         self.bit = bit  # of the column ``copies``
         self.rows = 0
         self.kids = nodes.column("I")  # by parent: rows held or being written here
