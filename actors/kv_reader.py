@@ -8,8 +8,10 @@ is dropped and can be stored again; what was good before it is used.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from actors import first_logits
@@ -26,6 +28,10 @@ from native.backend import Backend
 from native.errors import NativeError, NoKvSpace, StateRefused
 
 SOURCES_BY_SPEED = ("none", "live", "ram", "ram_file", "disk")
+
+
+FILES_SIDE_BY_SIDE = 4  # fewer are verified before threads have started
+VERIFY_THREADS = min(8, len(os.sched_getaffinity(0)))  # BLAKE3 lets go of the interpreter
 
 
 def slowness(source: str) -> int:
@@ -167,21 +173,37 @@ class KvReader:
         self, stored: list[BlockRef], prompt: bytes, base: int, limit: int
     ) -> tuple[list[_Row], list[m.RowRejected]]:
         """Open the leased rows between ``base`` and ``limit``, up to the first that fails."""
+        refs = [ref for ref in stored if base <= ref.start < limit]
+        opened = self._open_all(refs)
         checked: list[_Row] = []
-        for ref in stored:
-            if ref.start < base:
-                continue
-            if ref.start >= limit:
-                break
+        for at, (ref, mapped) in enumerate(zip(refs, opened, strict=True)):
             end = ref.start + min(ref.n_used, limit - ref.start)
             try:
-                mapped = self._open(ref)
+                if isinstance(mapped, Exception):
+                    raise mapped
                 self._check(mapped, ref.start, tokens.cut(prompt, ref.start, end))
             except (CacheError, OSError) as error:
+                for unused in opened[at:]:
+                    if isinstance(unused, MappedRow):
+                        unused.close()
                 return checked, [m.RowRejected(ref.key, ref.tier, str(error))]
             kv_bytes = self._kv_bytes(mapped)
             checked.append(_Row(ref, mapped, end, kv_bytes))
         return checked, []
+
+    def _open_all(self, refs: list[BlockRef]) -> list[MappedRow | CacheError | OSError]:
+        """Each row, or why it cannot be used. Digests of many files are computed side by side."""
+        n_files = sum(ref.tier != RAM for ref in refs)
+        if n_files < FILES_SIDE_BY_SIDE or VERIFY_THREADS < 2:
+            return [self._try_open(ref) for ref in refs]
+        with ThreadPoolExecutor(VERIFY_THREADS, thread_name_prefix="verify") as pool:
+            return list(pool.map(self._try_open, refs))
+
+    def _try_open(self, ref: BlockRef) -> MappedRow | CacheError | OSError:
+        try:
+            return self._open(ref)
+        except (CacheError, OSError) as error:
+            return error
 
     def logits_pay(self, request: Request) -> bool:
         """Whether kept logits are of use: they are of a prompt's last position."""

@@ -62,6 +62,17 @@ def test_a_long_prompt_gets_only_its_share_beside_a_stream() -> None:
     assert [(s.index, s.n_tokens) for s in slices] == [(1, 1), (0, 128)]
 
 
+def test_prompts_get_more_of_a_step_where_more_wait_than_listen() -> None:
+    def prompt_tokens(n_prompts: int, n_streams: int) -> int:
+        lines = [Line(5000, False)] * n_prompts + [Line(1, True)] * n_streams
+        planned = plan_step(lines, n_batch=512, prefill_share=100)
+        return sum(s.n_tokens for s in planned if s.index < n_prompts)
+
+    assert [prompt_tokens(1, n) for n in (1, 2, 7)] == [100, 100, 100]
+    assert [prompt_tokens(n, 1) for n in (2, 3, 7)] == [200, 300, 511]
+    assert prompt_tokens(5, 2) == 200
+
+
 def test_a_short_prompt_does_not_wait_for_a_long_one_before_it() -> None:
     slices = plan_step([Line(5000, False), Line(40, False)], n_batch=512, prefill_share=128)
     assert [(s.index, s.n_tokens, s.reaches_end) for s in slices] == [
