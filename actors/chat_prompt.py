@@ -87,12 +87,11 @@ class ControlTokens:
                     return False
         return True
 
-    def occurrences(self, text: str) -> list[tuple[int, int, int]]:
-        """(start, end, id) of every control token that a tokenizer would read, in order."""
-        return self.split(text, frozenset())
-
     def split(self, text: str, forged: Set[int]) -> list[tuple[int, int, int]]:
-        """The same, without those that begin at a position in ``forged``."""
+        """(start, end, id) of every control token that a tokenizer would read, in order.
+
+        Without those that begin at a position in ``forged``.
+        """
         free = [(0, len(text))]
         found: list[tuple[int, int, int]] = []
         for token_text, token in self.ids.items():

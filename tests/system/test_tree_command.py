@@ -78,9 +78,15 @@ class Watching:
     def end(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
         if self.process.poll() is None:
             self.process.send_signal(how)
-        _, said = self.process.communicate(timeout=10)
-        self.thread.join(10)
-        os.close(self.reader)
+        try:
+            _, said = self.process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # the test fails, and leaves nothing behind
+            self.process.communicate()
+            raise
+        finally:
+            self.thread.join(10)
+            os.close(self.reader)
         return self.process.returncode, said.decode()
 
 
