@@ -104,6 +104,15 @@ def _said_before(asked: m.Complete, noted: Noted, backend: Backend) -> list[int]
         raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
 
 
+def _unpacked(raw: bytes) -> list[int]:
+    try:
+        return token_bytes.unpack(raw)
+    except ValueError as error:
+        raise RequestRefused(
+            m.FailReason.INVALID_REQUEST, f"the prompt is no list of token ids: {error}"
+        ) from error
+
+
 def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, list[int]]:
     try:
         raw = asked.prompt if isinstance(asked.prompt, str) else read_payload(asked.prompt)
@@ -113,7 +122,7 @@ def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, list[
         text: str | None = raw
         tokens: list[int] = []
     elif asked.tokens:
-        text, tokens = None, token_bytes.unpack(raw)
+        text, tokens = None, _unpacked(raw)
         for token in tokens:
             if not 0 <= token < backend.info.n_vocab:
                 raise RequestRefused(

@@ -13,6 +13,7 @@ from actors.kv_store import KvStore
 from actors.live import LiveSequences
 from actors.payload import PayloadGone, read_payload
 from actors.sessions import Sessions
+from cache import tokens as token_bytes
 
 
 class Tending:
@@ -54,6 +55,11 @@ class Tending:
             packed = read_payload(question.tokens)
         except PayloadGone:
             return  # and so is who asked
+        if len(packed) % token_bytes.TOKEN_BYTES:
+            detail = f"{len(packed)} bytes are not whole 4-byte token ids; send u32-le ids"
+            refused = m.TextRefused(question.ref, m.FailReason.INVALID_REQUEST, detail)
+            self._send(reply_to, refused)
+            return
         live = self._live.longest_match(packed)
         if not self._store.is_usable:
             self._send(reply_to, m.PrefixMatched(question.ref, live, 0))

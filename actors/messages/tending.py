@@ -50,7 +50,7 @@ class LiveEvicted:
 
 @dataclass(frozen=True, slots=True)
 class MatchPrefix:
-    """Caller → model: how much of this prompt is warm? Answered by ``PrefixMatched``.
+    """Caller → model: how much of this prompt is warm? ``PrefixMatched``, or ``TextRefused``.
 
     Nothing is restored and no row is touched.
     """

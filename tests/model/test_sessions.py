@@ -309,3 +309,16 @@ def test_a_refused_request_leaves_no_file_open(load: Load) -> None:
         assert len(os.listdir("/proc/self/fd")) <= open_before
     finally:
         keeper.close()
+
+
+def test_bytes_that_are_no_tokens_are_refused_and_harm_nobody(load: Load) -> None:
+    broken = run("broken", [5, 6, 7])
+    broken = replace(broken, request=replace(broken.request, prompt=b"abc"))
+    asked = Asked(m.MatchPrefix("match", b"abcde"), HOST)
+    engine = play(load(), [broken, asked, run("fine", [5, 6, 7], max_tokens=2)])
+    failed = engine.outcomes["broken"].failed
+    assert failed is not None
+    assert failed.reason is m.FailReason.INVALID_REQUEST
+    assert "no list of token ids" in failed.detail
+    assert engine.answers["match"].reason is m.FailReason.INVALID_REQUEST
+    assert engine.outcomes["fine"].done is not None
