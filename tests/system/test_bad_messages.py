@@ -1,0 +1,62 @@
+"""Messages that make no sense, sent raw: each is answered, and no process dies of one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from actors import messages as m
+from runtime import Node
+from supervision.messages import new_ref
+
+pytestmark = pytest.mark.system
+ONE_TOKEN = {"prompt": b"\1\0\0\0", "tokens": True}
+REFUSED: list[dict[str, Any]] = [
+    {"prompt": b"abc", "tokens": True},
+    {"prompt": b"\xff\xff\xff\x7f", "tokens": True},
+    {"prompt": ""},
+    {"max_tokens": -1},
+    {"candidates": b"abc", **ONE_TOKEN},
+    {"delivered": b"abc"},
+    {"chat": True, "prompt": "{"},
+    {"chat": True, "prompt": "[]"},
+    {"timeout_s": -1.0},
+    {"continues": True},
+    {"thinking": True, "thinking_budget_tokens": -5},
+]
+ANSWERED: list[dict[str, Any]] = [
+    {"parent_key": b"abc"},
+    {"stop": ("",)},
+    {"session": ""},
+    {"prompt": b"\xff\xfe"},
+    {"max_tokens": 10**12},
+]
+
+
+def end_of(node: Node, fields: dict[str, Any]) -> object:
+    request = replace(m.Complete(new_ref(), "stub", "hello there", max_tokens=2), **fields)
+    ends = (m.Completed, m.CompletionFailed)
+    replies = node.connection.stream("inflight", request, idle_timeout_s=10, until_down=True)
+    return next(reply for reply in replies if isinstance(reply, ends))
+
+
+def test_every_message_is_answered_and_no_process_dies_of_one(stub_node: Node) -> None:
+    before = {entry.id: entry.incarnation for entry in stub_node.client.directory()}
+    for fields in REFUSED:
+        assert isinstance(end_of(stub_node, fields), m.CompletionFailed), fields
+    for fields in ANSWERED:
+        assert isinstance(end_of(stub_node, fields), m.Completed), fields
+    for question, refusal in (
+        (m.Tokenize(new_ref(), b"\xff"), m.TextRefused),
+        (m.Detokenize(new_ref(), b"abc"), m.TextRefused),
+        (m.MatchPrefix(new_ref(), b"abc"), m.TextRefused),
+        (m.Embed(new_ref(), b"{"), m.EmbedFailed),
+        (m.LoadAdapter(new_ref(), "/nowhere"), m.AdapterNotChanged),
+        (m.SetAdapterScale(new_ref(), 7, 1.0), m.AdapterNotChanged),
+    ):
+        answer = stub_node.connection.ask("model:stub", question, timeout_s=10)
+        assert isinstance(answer, refusal), answer
+    after = {entry.id: entry.incarnation for entry in stub_node.client.directory()}
+    assert after == before
