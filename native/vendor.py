@@ -186,7 +186,8 @@ def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, to: Path) -> No
 def _pip_download(lock: Lock, folder: Path) -> None:
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{lock.package}=={lock.version} --hash=sha256:{lock.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
+    # Only this package as source: with ":all:" pip compiles its build tools too, CMake among them.
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", lock.package]
     command += ["--require-hashes", "--disable-pip-version-check", "--dest", str(folder)]
     live = sys.stderr.isatty()
     command += [] if live else ["--quiet", "--progress-bar", "off"]
