@@ -3,42 +3,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := actors cache native runtime supervision
-CODE := $(PACKAGES) tests examples bench
-# The editable install must be renewed when one of these changes, or a module comes, goes or moves;
-# Python sources are used in place.
-BUILD_INPUTS := pyproject.toml native/CMakeLists.txt native/build_ffi.py native/llama.lock \
-	native/vendor.py $(wildcard native/shim/*)
+CODE := actors cache native runtime supervision tests examples bench tools
 
-MODULES := $(shell find $(PACKAGES) -name '*.py' | LC_ALL=C sort | cksum | cut -d ' ' -f 1)
-INSTALLED := $(VENV)/.installed-$(MODULES)
-
-.PHONY: help install demo test lint format types imports pure system fault model bench soak killpoints clean
+.PHONY: help install demo test lint format types imports pure system fault model bench soak killpoints \
+	lock outdated clean
 
 help:
-	@echo "make demo     set up everything and show cold, warm, killed, healed on the embedded model"
-	@echo "make test     set up everything and run all tests"
-	@echo "make install  set up $(VENV) and build llama.cpp (about two minutes the first time)"
+	@echo "make demo      set up everything and show cold, warm, killed, healed on the embedded model"
+	@echo "make test      set up everything and run all tests"
+	@echo "make install   set up $(VENV) and build llama.cpp (about two minutes the first time)"
+	@echo "make lock      renew the locked versions of all dependencies; make outdated shows what would change"
 	@echo "make lint | types | imports | pure | system | fault | model | bench | soak | killpoints | format | clean"
 
-install: $(INSTALLED)
+install:
+	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('$(PYTHON) is Python %d.%d; 3.11 or newer is needed, as in: make PYTHON=python3.12 demo' % sys.version_info[:2])"
+	@$(PYTHON) tools/install.py $(VENV)
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-
-$(VENV)/.build-tools: pyproject.toml | $(BIN)/python
-	@echo "installing build tools into $(VENV)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade pip
-	@$(BIN)/python -m pip install -q --disable-pip-version-check \
-		"scikit-build-core>=1.0" "cffi>=2.0" "cmake>=3.25" "ninja>=1.11"
-	@touch $@
-
-$(INSTALLED): $(BUILD_INPUTS) $(VENV)/.build-tools
-	@$(BIN)/python native/vendor.py > /dev/null
-	@$(BIN)/python native/build_progress.py -- $(BIN)/python -m pip install -v \
-		--disable-pip-version-check --no-build-isolation -e '.[dev]'
-	@rm -f $(VENV)/.installed-*
-	@touch $@
+lock outdated: install
+	@$(BIN)/python tools/lock.py $(subst lock,renew,$@)
 
 demo: install
 	@$(BIN)/python -m runtime demo

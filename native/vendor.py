@@ -19,8 +19,10 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,8 +35,10 @@ from pathlib import Path, PurePosixPath
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build"
+BUILD_TOOLS = HERE.parent / "requirements" / "build.txt"
 STAMP = ".unpacked-from"
 _CHUNK = 1 << 20
+_BUILD_CONSTRAINTS_SINCE = (25, 3)  # of pip
 
 
 class VendorError(Exception):
@@ -191,6 +195,9 @@ def _pip_download(lock: Lock, folder: Path) -> None:
     command += ["--require-hashes", "--disable-pip-version-check", "--dest", str(folder)]
     live = sys.stderr.isatty()
     command += [] if live else ["--quiet", "--progress-bar", "off"]
+    if BUILD_TOOLS.exists() and _pip_version() >= _BUILD_CONSTRAINTS_SINCE:
+        # pip runs the archive's metadata hook; without this, with the newest build tools there are.
+        command += ["--build-constraint", str(BUILD_TOOLS)]
     result = subprocess.run(
         [*command, "-r", str(requirement)],
         check=False,
@@ -209,6 +216,11 @@ def _pip_download(lock: Lock, folder: Path) -> None:
         f"Check the network and pip's index settings, or place {lock.filename} in {folder} "
         "by hand, or set LLAMA_CPP_SOURCE_DIR to a llama.cpp checkout."
     )
+
+
+def _pip_version() -> tuple[int, ...]:
+    numbers = re.match(r"(\d+)\.(\d+)", importlib.metadata.version("pip"))
+    return tuple(map(int, numbers.groups())) if numbers else (0,)
 
 
 def _is_unpacked(target: Path, lock: Lock) -> bool:
@@ -250,9 +262,10 @@ def _say(text: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the source folder on standard output; everything said to people goes to stderr."""
+    """Print the source folder on standard output; messages go to standard error."""
     parser = argparse.ArgumentParser(prog="python -m native.vendor", description=__doc__)
     parser.add_argument("--cmake", action="store_true", help="print 'folder;identity' for CMake")
+    parser.add_argument("--quiet", action="store_true", help="print nothing on standard output")
     options = parser.parse_args(argv)
     lock = Lock.read()
     try:
@@ -261,7 +274,8 @@ def main(argv: list[str] | None = None) -> int:
     except VendorError as error:
         _say(f"{type(error).__name__}: {error}")
         return 1
-    sys.stdout.write(line + "\n")
+    if not options.quiet:
+        sys.stdout.write(line + "\n")
     return 0
 
 

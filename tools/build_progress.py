@@ -1,11 +1,8 @@
-"""Show a package build as one line: ``build_progress.py -- pip install -v …``.
+"""Show a package build as one line: ``build_progress.py -- uv pip install -v …``.
 
 Everything the command prints goes to ``build/build.log``. On a terminal one line lives:
 ``building llama.cpp 57/243, about 80 s left``. In a pipe there is a line at the start and one at
 the end. If the command fails, the last lines of the log are shown and its exit code is returned.
-
-Without ``--`` the lines are read from standard input, and success is the line with which pip ends a
-good installation, because a pipe does not carry exit codes.
 """
 
 from __future__ import annotations
@@ -22,15 +19,14 @@ from typing import TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / "build" / "build.log"
-_STEP = re.compile(r"^\s*\[(\d+)/(\d+)\] ")
-_SUCCESS = "Successfully installed"
+_STEP = re.compile(r"^\s*(?:DEBUG )?\[(\d+)/(\d+)\] ")  # ninja's, as pip and uv pass it on
 _SHOWN_ON_FAILURE = 40
 _CPU_SECONDS = 240  # all of libllama: 122 s on 2 idle cores, gcc 12, x86-64
 _MIN_STEPS = 5  # below that an estimate would jump about
 
 
 class Progress:
-    """Turns lines of pip and ninja into one live line."""
+    """Turns the output of ninja into one live line."""
 
     def __init__(self, out: TextIO, *, live: bool) -> None:
         self._out = out
@@ -39,14 +35,12 @@ class Progress:
         self._first_step_at: float | None = None
         self._shown = ""
         self.tail: deque[str] = deque(maxlen=_SHOWN_ON_FAILURE)
-        self.saw_success = False
 
     def start(self) -> None:
         self._say(f"building: about {expected_duration()}; log in {LOG.relative_to(ROOT)}")
 
     def feed(self, line: str) -> None:
         self.tail.append(line)
-        self.saw_success = self.saw_success or line.lstrip().startswith(_SUCCESS)
         step = _STEP.match(line)
         if step and self._live:
             self._show(self._estimate(int(step[1]), int(step[2])))
@@ -91,7 +85,7 @@ def expected_duration() -> str:
 
 
 def follow(lines: Iterable[str], progress: Progress) -> None:
-    """Copy ``lines`` to the log and tell ``progress`` of each."""
+    """Copy ``lines`` to the log and feed each to ``progress``."""
     LOG.parent.mkdir(exist_ok=True)
     with LOG.open("w", encoding="utf-8") as log:
         for line in lines:
@@ -101,21 +95,16 @@ def follow(lines: Iterable[str], progress: Progress) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command after ``--``, or filter standard input."""
+    """Run the command after ``--``; returns its exit code."""
     progress = Progress(sys.stdout, live=sys.stdout.isatty())
     progress.start()
-    if not argv:
-        follow(sys.stdin, progress)
-        code = 0 if progress.saw_success else 1
-    else:
-        command = argv[1:] if argv[0] == "--" else argv
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        ) as process:
-            follow(process.stdout or (), progress)
-        code = process.returncode
-    progress.finish(code)
-    return code
+    command = argv[1:] if argv[:1] == ["--"] else argv
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        follow(process.stdout or (), progress)
+    progress.finish(process.returncode)
+    return process.returncode
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from native import build_progress
-from native.build_progress import Progress
+from tools import build_progress
+from tools.build_progress import Progress
 
 pytestmark = pytest.mark.pure
 
@@ -67,10 +67,3 @@ def test_a_failure_shows_the_last_lines_of_the_log(capsys: pytest.CaptureFixture
     assert "line 99\n" in shown
     assert "line 59\n" not in shown
     assert "the build failed" in shown
-
-
-def test_from_a_pipe_success_is_what_pip_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("...\nSuccessfully installed llama-actors\n"))
-    assert build_progress.main([]) == 0
-    monkeypatch.setattr(sys, "stdin", io.StringIO("...\nerror: subprocess-exited-with-error\n"))
-    assert build_progress.main([]) == 1
