@@ -31,7 +31,7 @@ from cache.policy import LivePolicy, LogitsPolicy
 from native import load_backend
 from native.backend import Backend, Batch
 from native.params import SamplingParams
-from runtime.embedded.corpus import documents
+from examples.train_demo_model.corpus import documents
 from runtime.progress import ProgressLine
 from tests.support.engine_runs import EngineRun, Script, run
 

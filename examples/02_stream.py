@@ -3,7 +3,7 @@
 import tempfile
 
 from runtime import CompletionEvent, Node, PrefillEvent, TokenEvent
-from runtime.embedded.corpus import long_prompt
+from runtime.embedded.prompts import long_prompt
 
 
 def main() -> None:

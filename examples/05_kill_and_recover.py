@@ -5,7 +5,7 @@ import signal
 import tempfile
 
 from runtime import Node, ResumedEvent, TokenEvent
-from runtime.embedded.corpus import long_prompt
+from runtime.embedded.prompts import long_prompt
 
 
 def kill(node: Node, actor: str) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.embedded import EMBEDDED_MODEL_ID
-from runtime.embedded.corpus import long_prompt
+from runtime.embedded.prompts import long_prompt
 from runtime.errors import LlamaActorsError
 from runtime.flush import is_flushed
 from runtime.node import Node

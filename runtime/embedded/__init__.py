@@ -1,7 +1,6 @@
 """The embedded model: a small storyteller that this project trains itself, kept as package data.
 
-Only the path lives here; the recipe (``python -m runtime.embedded.train``) needs the ``train``
-extra, the corpus (:mod:`runtime.embedded.corpus`) needs nothing.
+The recipe that trains it is ``examples/train_demo_model``, which is not part of the package.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from examples.train_demo_model.corpus import documents
 from native.gguf_header import check_gguf
 from runtime import Node
 from runtime.embedded import path
-from runtime.embedded.corpus import documents, long_prompt
+from runtime.embedded.prompts import long_prompt
 from tests.support.nodes import free_port
 from tests.support.runtime_nodes import cli
 

@@ -13,11 +13,13 @@ from random import Random
 import pytest
 
 import runtime.embedded
-from runtime.embedded import corpus, grammar, plots, tales, talk, words
-from runtime.embedded.corpus import documents, long_prompt
-from runtime.embedded.grammar import expand
-from runtime.embedded.tales import PLOTS, Tale, tale
-from runtime.embedded.talk import ASSISTANT, END, SYSTEM, USER, chat, request
+from examples.train_demo_model import corpus, grammar, plots, tales, talk, words
+from examples.train_demo_model.corpus import documents
+from examples.train_demo_model.grammar import expand
+from examples.train_demo_model.tales import PLOTS, Tale, tale
+from examples.train_demo_model.talk import ASSISTANT, END, SYSTEM, USER, chat, request
+from runtime.embedded import prompts
+from runtime.embedded.prompts import long_prompt
 
 pytestmark = pytest.mark.pure
 
@@ -149,7 +151,12 @@ def test_a_long_prompt_has_about_the_words_asked_for_and_ends_a_sentence(n_words
         assert n_words - 30 < len(text.split()) <= n_words
         assert re.search(r'[.!?]"?$', text)
         assert text == long_prompt(n_words, seed)
-    assert long_prompt(n_words, 1) != long_prompt(n_words, 2)
+    assert n_words < 150 or long_prompt(n_words, 1) != long_prompt(n_words, 2)
+
+
+def test_a_prompt_longer_than_the_book_is_refused() -> None:
+    with pytest.raises(ValueError, match="the book has"):
+        long_prompt(100_000, 1)
 
 
 def test_templates_choose_fill_and_mend_articles() -> None:
@@ -159,7 +166,7 @@ def test_templates_choose_fill_and_mend_articles() -> None:
 
 
 def test_the_corpus_needs_only_the_standard_library() -> None:
-    for module in (runtime.embedded, corpus, grammar, plots, tales, talk, words):
+    for module in (runtime.embedded, prompts, corpus, grammar, plots, tales, talk, words):
         assert module.__file__ is not None
         tree = ast.parse(Path(module.__file__).read_text())
         roots = {

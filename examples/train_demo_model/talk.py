@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from runtime.embedded.grammar import expand
-from runtime.embedded.tales import Tale, person, tale
-from runtime.embedded.words import CREATURES, FACTS, HOW_TO, OTHERS, ROYALS, UNKNOWN
+from examples.train_demo_model.grammar import expand
+from examples.train_demo_model.tales import Tale, person, tale
+from examples.train_demo_model.words import CREATURES, FACTS, HOW_TO, OTHERS, ROYALS, UNKNOWN
 
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 

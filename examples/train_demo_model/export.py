@@ -8,8 +8,8 @@ import gguf
 import numpy as np
 from tokenizers import Tokenizer
 
-from runtime.embedded.model import NORM_EPS, Storyteller
-from runtime.embedded.tokenizer import CHAT_TEMPLATE, SPECIALS, pieces
+from examples.train_demo_model.model import NORM_EPS, Storyteller
+from examples.train_demo_model.tokenizer import CHAT_TEMPLATE, SPECIALS, pieces
 
 Q8, F16, F32 = (
     gguf.GGMLQuantizationType.Q8_0,

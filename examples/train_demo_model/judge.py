@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader expects
 from tokenizers import Tokenizer
 
-from runtime.embedded.batches import encode, pack
-from runtime.embedded.corpus import long_prompt
-from runtime.embedded.model import Storyteller
-from runtime.embedded.tales import tale
-from runtime.embedded.talk import ASSISTANT, END, USER, say
-from runtime.embedded.tokenizer import BOS, EOS
+from examples.train_demo_model.batches import encode, pack
+from examples.train_demo_model.corpus import long_prompt
+from examples.train_demo_model.model import Storyteller
+from examples.train_demo_model.tales import tale
+from examples.train_demo_model.talk import ASSISTANT, END, USER, say
+from examples.train_demo_model.tokenizer import BOS, EOS
 
 
 def losses(model: Storyteller, rows: torch.Tensor) -> torch.Tensor:

@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from runtime.embedded.adventures import DEED_PLOTS
-from runtime.embedded.grammar import Person, Plot, Story, expand
-from runtime.embedded.plots import THING_PLOTS
-from runtime.embedded.words import (
+from examples.train_demo_model.adventures import DEED_PLOTS
+from examples.train_demo_model.grammar import Person, Plot, Story, expand
+from examples.train_demo_model.plots import THING_PLOTS
+from examples.train_demo_model.words import (
     BOYS,
     CREATURES,
     DRINKS,

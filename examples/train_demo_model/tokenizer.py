@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from runtime.embedded.corpus import documents
+from examples.train_demo_model.corpus import documents
 
 BOS, EOS = "<|bos|>", "<|endoftext|>"
 #: In id order: these are tokens 0 to 5. A turn of talk ends with ``<|end|>``, a text with EOS.

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from runtime.embedded.corpus import documents
-from runtime.embedded.tokenizer import BOS, EOS
+from examples.train_demo_model.corpus import documents
+from examples.train_demo_model.tokenizer import BOS, EOS
 
 Ids = np.ndarray[tuple[int], np.dtype[np.uint16]]
 

@@ -7,8 +7,8 @@ name, ``{p}`` the place with its preposition.
 
 from __future__ import annotations
 
-from runtime.embedded.grammar import Story
-from runtime.embedded.words import COLOURS, MENDING, SPOTS, THINGS, TREASURES
+from examples.train_demo_model.grammar import Story
+from examples.train_demo_model.words import COLOURS, MENDING, SPOTS, THINGS, TREASURES
 
 SAD = (
     "{h} [felt very sad|was very sad|was so sad that {h.he} began to cry|sat down and cried|"

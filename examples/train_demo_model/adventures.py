@@ -1,13 +1,13 @@
 """Plots about deeds: making friends, helping, learning, being brave, growing, racing.
 
-The names are those of :mod:`runtime.embedded.plots`.
+The names are those of :mod:`examples.train_demo_model.plots`.
 """
 
 from __future__ import annotations
 
-from runtime.embedded.grammar import Story
-from runtime.embedded.plots import ENDING, GLAD, SAD, lesson
-from runtime.embedded.words import PLANTS, SKILLS
+from examples.train_demo_model.grammar import Story
+from examples.train_demo_model.plots import ENDING, GLAD, SAD, lesson
+from examples.train_demo_model.words import PLANTS, SKILLS
 
 
 def friend(story: Story) -> None:

@@ -1,4 +1,4 @@
-"""Train the embedded model: ``python -m runtime.embedded.train`` (needs the ``train`` extra).
+"""Train the embedded model: ``python -m examples.train_demo_model.train`` (needs requirements.txt).
 
 Text, tokenizer, network and order of batches come from fixed seeds and the schedule counts steps,
 so the same machine and library versions make the same file. On 2 unshared cores with bfloat16
@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
+from examples.train_demo_model.batches import Ids, batches, encode
+from examples.train_demo_model.export import write_gguf
+from examples.train_demo_model.judge import held_out, samples
+from examples.train_demo_model.model import Shape, Storyteller
+from examples.train_demo_model.tokenizer import train as train_tokenizer
 from runtime.embedded import path as packaged
-from runtime.embedded.batches import Ids, batches, encode
-from runtime.embedded.export import write_gguf
-from runtime.embedded.judge import held_out, samples
-from runtime.embedded.model import Shape, Storyteller
-from runtime.embedded.tokenizer import train as train_tokenizer
 
 SEED, HELD_SEED = 1, 2
 
@@ -214,7 +214,9 @@ def scaled(cycles: tuple[Cycle, ...], share: float) -> tuple[Cycle, ...]:
 
 
 def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m runtime.embedded.train", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.train_demo_model.train", description=__doc__
+    )
     parser.add_argument("--out", type=Path, default=packaged(), help="the GGUF to write")
     parser.add_argument("--scratch", type=Path, help="folder for checkpoints (default: none kept)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")

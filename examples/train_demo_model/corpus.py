@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from random import Random
 
-from runtime.embedded.tales import chapters, tale, title
-from runtime.embedded.talk import chat, questions, request, small_talk
+from examples.train_demo_model.tales import chapters, tale, title
+from examples.train_demo_model.talk import chat, questions, request, small_talk
 
 #: After a sentence: not after a speech that goes on with who said it.
 _SENTENCE_END = re.compile(r'(?<=[.!?])"?(?=\s+["A-Z])')
