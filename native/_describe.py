@@ -26,6 +26,12 @@ def cpu_features() -> str:
     return " ".join(text.decode("utf-8", errors="replace").split())
 
 
+def cpu_variant() -> str:
+    """Return which of a portable build's CPU libraries runs here; ``linked`` in other builds."""
+    name: bytes = ffi.string(lib.la_cpu_variant())
+    return name.decode("utf-8", errors="replace")
+
+
 def devices() -> str:
     names: bytes = ffi.string(lib.la_device_names())
     return names.decode("utf-8", errors="replace")

@@ -24,7 +24,7 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from native import _describe, _faults
+from native import _describe, _faults, _llama
 from native._buffers import borrowed
 from native._embedder import LlamaEmbedder
 from native._extras import Extras
@@ -34,7 +34,7 @@ from native._lora import Adapters
 from native._sampler import Samplers
 from native._users import Users
 from native.backend import Batch, Buffer, ModelInfo
-from native.errors import InvalidParam
+from native.errors import InvalidParam, NotSupported
 from native.estimate import Room, plan
 from native.fingerprint import Fingerprints
 from native.gguf_header import GgufSummary, all_splits, check_gguf
@@ -46,8 +46,14 @@ _LOG_LEVELS = {"debug": 1, "info": 2, "warn": 3, "error": 4}
 # llama.cpp is silent; its last warnings are kept for error texts. To see all of it on stderr:
 lib.la_log_forward(_LOG_LEVELS.get(os.environ.get("LLAMA_ACTORS_LLAMA_LOG", ""), 0))
 
+# Portable builds keep a library for each instruction set beside the extension module.
+_status = lib.la_backends_load(os.fsencode(Path(_llama.__file__).parent))
+if _status:
+    raise NotSupported(_faults.last_text())
+
 model_build_id = _describe.build_id
 cpu_features = _describe.cpu_features
+cpu_variant = _describe.cpu_variant
 
 
 class LlamaBackend(Extras, Samplers):

@@ -32,6 +32,8 @@ from runtime.tree_view import TreeNode
 PROMPT_WORDS: Final = 1500  # about 2,000 tokens: long enough that reading it cold takes a while
 REPLY_TOKENS: Final = 24
 SETTLE_TIMEOUT_S: Final = 30.0
+# Where steps are slow, as on a busy machine, an idle sequence costs more than restoring its rows.
+WARM: Final = ("live", "ram")
 
 
 class DemoFailed(LlamaActorsError):
@@ -112,23 +114,23 @@ def _run(home: Path) -> tuple[list[Row], _Seen]:
     with _node(home) as node:
         node.load(EMBEDDED_MODEL_ID)
         _remember(node, seen)
-        cold = row("cold prompt", node, prompt, _must("cold", "none", 0))
+        cold = row("cold prompt", node, prompt, _must("cold", ("none",), 0))
         whole = cold.usage.prompt_tokens - 1
-        row("same prompt again", node, prompt, _must("exact", "live", whole, cold.text))
+        row("same prompt again", node, prompt, _must("exact", WARM, whole, cold.text))
         longer_text = prompt + " The next morning everyone met again."
-        longer = row("a longer prompt", node, longer_text, _must("partial", "live", whole))
+        longer = row("a longer prompt", node, longer_text, _must("partial", WARM, whole))
         held = longer.usage.prompt_tokens + longer.usage.completion_tokens - 1
         row(
             "next turn, by parent_key",
             node,
             longer_text + longer.text + " Then they went home.",
-            _must("partial", "live", held),
+            _must("partial", WARM, held),
             parent_key=longer.finish_key,
         )
         _wait_persisted(node)  # the end of a reply is stored a second later
         say("kill -9 of the model process …")
         _kill_model(node)
-        row("after kill -9 of the model", node, prompt, _must("exact", "ram", whole, cold.text))
+        row("after kill -9 of the model", node, prompt, _must("exact", ("ram",), whole, cold.text))
         _remember(node, seen)
         say("waiting until everything is on disk …")
         _wait_persisted(node)
@@ -141,7 +143,7 @@ def _run(home: Path) -> tuple[list[Row], _Seen]:
             "after a restart of the node",
             node,
             prompt,
-            _must("exact", "disk", whole, cold.text),
+            _must("exact", ("disk",), whole, cold.text),
         )
     say("")
     return rows, seen
@@ -154,14 +156,14 @@ def _node(home: Path) -> Node:
 
 
 def _must(
-    hit: str, source: str, at_least: int, text: str | None = None
+    hit: str, sources: tuple[str, ...], at_least: int, text: str | None = None
 ) -> Callable[[Completion], str | None]:
     """What a row has to show; the returned function says what is wrong, if anything."""
 
     def check(done: Completion) -> str | None:
-        if done.cache.hit.value != hit or done.cache.source != source:
+        if done.cache.hit.value != hit or done.cache.source not in sources:
             return (
-                f"was {done.cache.hit.value} from {done.cache.source}, not {hit} from {source}"
+                f"was {done.cache.hit.value} from {done.cache.source}, not {hit} from {' or '.join(sources)}"
                 f" ({done.cache.miss_reason})"
             )
         if done.usage.cached_tokens < at_least:

@@ -38,7 +38,8 @@ row = batch.extend_prefill(tokens, 0, 0, True)
 backend.decode(batch)
 import math
 assert all(math.isfinite(value) for value in backend.logits(row))
-print(backend.info.description)
+from native.llama import cpu_variant
+print(f"{backend.info.description}, CPU library: {cpu_variant()}")
 """
 
 

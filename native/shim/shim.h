@@ -56,6 +56,13 @@ typedef struct la_embedder la_embedder;
 const char *la_source_id(void) LA_NOEXCEPT;
 const char *la_system_info(void) LA_NOEXCEPT;
 const char *la_device_names(void) LA_NOEXCEPT;
+/* Load the best CPU library in folder that works here, and the libraries of GPUs. Does nothing
+   where the CPU is linked in, or after the first call. Call it before any other function. */
+int la_backends_load(const char *folder) LA_NOEXCEPT;
+/* The name of that library, such as "haswell"; "linked" where it is linked in. */
+const char *la_cpu_variant(void) LA_NOEXCEPT;
+/* Whether a child process survives AMX instructions. */
+int la_amx_works(void) LA_NOEXCEPT;
 /* Forward log lines of at least this ggml level to stderr too (0 = none; 1 debug .. 4 error). */
 void la_log_forward(int level) LA_NOEXCEPT;
 /* Copy the last warnings and errors, oldest first, into out; returns the bytes written. */
