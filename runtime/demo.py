@@ -162,10 +162,9 @@ def _must(
 
     def check(done: Completion) -> str | None:
         if done.cache.hit.value != hit or done.cache.source not in sources:
-            return (
-                f"was {done.cache.hit.value} from {done.cache.source}, not {hit} from {' or '.join(sources)}"
-                f" ({done.cache.miss_reason})"
-            )
+            wanted = f"{hit} from {' or '.join(sources)}"
+            got = f"{done.cache.hit.value} from {done.cache.source}"
+            return f"was {got}, not {wanted} ({done.cache.miss_reason})"
         if done.usage.cached_tokens < at_least:
             return f"reused {done.usage.cached_tokens} tokens of at least {at_least}"
         if text is not None and done.text != text:
