@@ -6,18 +6,27 @@ BIN := $(VENV)/bin
 CODE := actors cache native runtime supervision tests examples bench tools
 
 .PHONY: help install demo test lint format types imports pure system fault model bench soak killpoints \
-	lock outdated clean
+	wheel matrix lock outdated clean
 
 help:
 	@echo "make demo      set up everything and show cold, warm, killed, healed on the embedded model"
 	@echo "make test      set up everything and run all tests"
 	@echo "make install   set up $(VENV) and build llama.cpp (about two minutes the first time)"
 	@echo "make lock      renew the locked versions of all dependencies; make outdated shows what would change"
+	@echo "make wheel     sdist and portable wheel into dist/; make matrix installs them in every clean way"
 	@echo "make lint | types | imports | pure | system | fault | model | bench | soak | killpoints | format | clean"
 
 install:
 	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('$(PYTHON) is Python %d.%d; 3.11 or newer is needed, as in: make PYTHON=python3.12 demo' % sys.version_info[:2])"
 	@$(PYTHON) tools/install.py $(VENV)
+
+# An sdist, and a wheel for any x86-64 of its glibc or newer: about eight minutes on two cores.
+wheel: install
+	@$(BIN)/python tools/wheel.py
+
+# Clean installations of every kind (tools/matrix.py --list), about an hour on two cores.
+matrix: wheel
+	@$(PYTHON) tools/matrix.py $(CASES)
 
 lock outdated: install
 	@$(BIN)/python tools/lock.py $(subst lock,renew,$@)
