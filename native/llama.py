@@ -17,13 +17,6 @@ from typing import Any, NoReturn
 # the exit its supervisor is waiting for.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
-# Compute threads wait for one another a few hundred times per token. By default OpenMP spins while
-# it waits; when other processes want the cores too, that starves the very thread it waits for. On 2
-# cores with 2 other busy processes a 1.1B model took 43 to 240 ms per token by default, 48 to 62 ms
-# with this spin, 39 to 55 ms with 300; idle, a 3M model took 0.39, 0.53 and 0.73 ms per token.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-
 from native import _describe, _faults, _llama
 from native._buffers import borrowed
 from native._embedder import LlamaEmbedder

@@ -129,6 +129,7 @@ int la_context_new(const la_model *model, const la_context_wishes *wishes, la_co
         if (context->handle == nullptr) {
             throw la::fault{LA_CONTEXT, "llama.cpp could not create the context"};
         }
+        context->threads.attach(context->handle, wishes->n_threads, wishes->n_threads_batch);
         context->memory = llama_get_memory(context->handle);
         if (context->memory == nullptr) {
             throw la::fault{LA_NO_MEMORY, "the model has no KV memory: it embeds or diffuses and cannot generate"};

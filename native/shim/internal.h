@@ -40,6 +40,20 @@ template <class Body> int guarded(Body body) noexcept {
     }
 }
 
+// Compute threads that live as long as a context. Without them ggml starts and joins threads in each step.
+class compute_threads {
+  public:
+    compute_threads() = default;
+    compute_threads(const compute_threads &) = delete;
+    compute_threads &operator=(const compute_threads &) = delete;
+    ~compute_threads();
+    void attach(llama_context *context, int n_threads, int n_threads_batch);
+
+  private:
+    ggml_threadpool_t step_ = nullptr;
+    ggml_threadpool_t batch_ = nullptr;  // the same pool where both have as many threads
+};
+
 // One run of equal rows in a KV payload: the keys or the values of one layer.
 struct section {
     uint8_t header[12];   // type and row size exactly as llama.cpp writes them
@@ -89,6 +103,7 @@ struct la_model {
 
 struct la_context {
     const la_model *model = nullptr;
+    la::compute_threads threads;  // la_context_free frees the handle first
     llama_context *handle = nullptr;
     llama_memory_t memory = nullptr;
     uint32_t n_ctx = 0;
