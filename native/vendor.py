@@ -5,8 +5,12 @@ module brings it in through pip, checks the hash once more itself, and unpacks o
 files that are built into ``build/llama.cpp-<commit>`` (ignored by git). A second call finds the
 stamp of the first and returns at once.
 
+``python -m native.vendor --test-data`` unpacks what only tests read (published tokenizers and chat
+templates) into ``build/llama.cpp-<commit>-test-data``; no build and no wheel contains it.
+
 Environment:
-    LLAMA_CPP_SOURCE_DIR   use this llama.cpp checkout instead; nothing is fetched.
+    LLAMA_CPP_SOURCE_DIR   use this llama.cpp checkout instead; nothing is fetched. Test data always
+                           comes from the pinned archive.
 
 Without network: put the pinned archive into ``build/downloads/`` and it is used from there.
 
@@ -28,9 +32,9 @@ import subprocess
 import sys
 import tarfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 HERE = Path(__file__).resolve().parent
@@ -73,6 +77,7 @@ class Lock:
     commit: str
     root: str
     keep: tuple[str, ...]
+    keep_for_tests: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path = HERE / "llama.lock") -> Lock:
@@ -87,6 +92,7 @@ class Lock:
             commit=upstream["commit"],
             root=unpack["root"],
             keep=tuple(unpack["keep"]),
+            keep_for_tests=tuple(unpack["tests"]["keep"]),
         )
 
     @property
@@ -102,13 +108,23 @@ def provide(lock: Lock, build: Path = BUILD) -> Path:
         source = Path(own).expanduser().resolve()
         _require_complete(source)
         return source
-    target = build / f"llama.cpp-{lock.commit}"
+    return _provide(lock, build / f"llama.cpp-{lock.commit}", _require_complete)
+
+
+def provide_test_data(lock: Lock, build: Path = BUILD) -> Path:
+    """Return a folder with what only tests read, fetching and unpacking it when it is missing."""
+    selection = replace(lock, keep=lock.keep_for_tests)
+    return _provide(selection, build / f"llama.cpp-{lock.commit}-test-data", _require_test_data)
+
+
+def _provide(lock: Lock, target: Path, check: Callable[[Path], None]) -> Path:
     if _is_unpacked(target, lock):
         return target
+    build = target.parent
     build.mkdir(parents=True, exist_ok=True)
     with _only_one_at_a_time(build / ".vendor.lock"):
         if not _is_unpacked(target, lock):
-            unpack(fetch(lock, build / "downloads"), target, lock)
+            unpack(fetch(lock, build / "downloads"), target, lock, check)
     return target
 
 
@@ -143,8 +159,13 @@ def fetch(lock: Lock, folder: Path) -> Path:
     return archive
 
 
-def unpack(archive: Path, target: Path, lock: Lock) -> None:
-    """Unpack what is kept of ``archive`` to ``target``; a crash half way leaves no target."""
+def unpack(
+    archive: Path, target: Path, lock: Lock, check: Callable[[Path], None] | None = None
+) -> None:
+    """Unpack what is kept of ``archive`` to ``target``; a crash half way leaves no target.
+
+    ``check`` raises ``SourceIncomplete`` when a needed file is missing.
+    """
     _say(f"unpacking llama.cpp {lock.commit}")
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -152,7 +173,7 @@ def unpack(archive: Path, target: Path, lock: Lock) -> None:
         with tarfile.open(archive, "r:gz") as tar:
             for member, inner in _kept(tar, lock):
                 _write_member(tar, member, partial / inner)
-        _require_complete(partial)
+        (check or _require_complete)(partial)
         (partial / STAMP).write_text(lock.identity, encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
@@ -245,6 +266,14 @@ def _require_complete(source: Path) -> None:
             )
 
 
+def _require_test_data(folder: Path) -> None:
+    if not any((folder / "models").glob("ggml-vocab-*.gguf")):
+        raise SourceIncomplete(
+            "the pinned archive has no models/ggml-vocab-*.gguf. After a change of the pin, "
+            "correct [unpack.tests] in native/llama.lock."
+        )
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -264,12 +293,14 @@ def _say(text: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Print the source folder on standard output; messages go to standard error."""
     parser = argparse.ArgumentParser(prog="python -m native.vendor", description=__doc__)
-    parser.add_argument("--cmake", action="store_true", help="print 'folder;identity' for CMake")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--cmake", action="store_true", help="print 'folder;identity' for CMake")
+    which.add_argument("--test-data", action="store_true", help="unpack what only tests read")
     parser.add_argument("--quiet", action="store_true", help="print nothing on standard output")
     options = parser.parse_args(argv)
     lock = Lock.read()
     try:
-        source = provide(lock)
+        source = provide_test_data(lock) if options.test_data else provide(lock)
         line = f"{source};{source_id(source, lock)}" if options.cmake else str(source)
     except VendorError as error:
         _say(f"{type(error).__name__}: {error}")

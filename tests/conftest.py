@@ -10,6 +10,7 @@ import pytest
 
 from runtime import Node
 from tests.support.gguf_files import tiny_llama
+from tests.support.published import published_models
 from tests.support.runtime_nodes import LeakCheck, one_thread, started
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -21,6 +22,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight llama of about 1 MB, made by the tests."""
     return tiny_llama(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def published() -> Path:
+    """Published tokenizers and, in ``templates``, chat templates; fails when they are missing."""
+    return published_models()
 
 
 @pytest.fixture

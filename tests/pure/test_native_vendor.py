@@ -101,6 +101,27 @@ def test_a_new_pin_replaces_the_old_source(tmp_path: Path) -> None:
     assert (source / "models" / "big.bin").exists()
 
 
+def test_test_data_has_a_folder_and_a_selection_of_its_own(tmp_path: Path) -> None:
+    vocabulary = member("pkg/vendor/llama.cpp/models/ggml-vocab-x.gguf")
+    lock = replace(
+        place_archive(tmp_path, lambda tar: tar.addfile(vocabulary)), keep_for_tests=("models",)
+    )
+    data = vendor.provide_test_data(lock, tmp_path)
+    kept = {"models/big.bin", "models/ggml-vocab-x.gguf"}
+    assert names(data) == kept | {vendor.STAMP}
+    assert data == tmp_path / "llama.cpp-abc-test-data"
+    assert not names(vendor.provide(lock, tmp_path)) & kept
+    (tmp_path / "downloads" / "pkg.tar.gz").unlink()
+    assert vendor.provide_test_data(lock, tmp_path) == data
+
+
+def test_an_archive_without_test_data_leaves_no_folder(tmp_path: Path) -> None:
+    lock = replace(place_archive(tmp_path), keep_for_tests=("models",))
+    with pytest.raises(SourceIncomplete, match=r"unpack\.tests"):
+        vendor.provide_test_data(lock, tmp_path)
+    assert not (tmp_path / "llama.cpp-abc-test-data").exists()
+
+
 def test_an_archive_with_another_hash_is_never_unpacked(tmp_path: Path) -> None:
     lock = replace(place_archive(tmp_path), sha256="0" * 64)
     with pytest.raises(HashMismatch, match="pins 000"):
