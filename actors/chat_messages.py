@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
 
 MAX_CHAT_BYTES: Final = 16 << 20
 MAX_MESSAGES: Final = 16_384
@@ -25,13 +25,40 @@ class BadChat(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """How one template wants what callers may send in several ways; see ``actors.chat_shape``."""
+
+    no_text: Literal["empty", "null", "absent"] = "empty"
+    """The content of a message that only calls tools."""
+    splits_calls: bool = False
+    """A message with text and calls is given as two, the text first."""
+    text_arguments: bool = False
+    """Arguments of calls are JSON in a text instead of an object."""
+    no_tools: Literal["null", "empty"] = "null"
+    """``tools`` where there are none."""
+    developer_is_system: bool = False
+    """The role ``developer`` is given as ``system``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Chat:
     """What a template is rendered with."""
 
     messages: list[dict[str, Any]]
+    """As the template gets them."""
     add_generation_prompt: bool = True
     extras: Mapping[str, Any] = field(default_factory=dict)
     """tools, documents, enable_thinking and the rest of the template's variables."""
+    shape: Shape = Shape()
+    sent: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """The messages as they were sent, checked; a content that was not sent is ``None``."""
+
+    def shaped(self, shape: Shape) -> Chat:
+        """The same conversation as a template of this shape wants it."""
+        if shape == self.shape:
+            return self
+        messages = [one for message in self.sent for one in _shaped(message, shape)]
+        return replace(self, messages=messages, shape=shape)
 
     @property
     def has_tools(self) -> bool:
@@ -40,7 +67,7 @@ class Chat:
     def variables(self) -> dict[str, Any]:
         """What the template finds under which name; ``tools`` is none when there are none."""
         return {
-            "tools": None,
+            "tools": None if self.shape.no_tools == "null" else [],
             "documents": None,
             **self.extras,
             "messages": self.messages,
@@ -74,7 +101,9 @@ def chat_from(raw: bytes | str) -> Chat:
     wants_reply = plain.get("add_generation_prompt", True)
     if not isinstance(wants_reply, bool):
         raise BadChat("add_generation_prompt must be true or false")
-    return Chat(_messages(plain.get("messages")), wants_reply, _extras(plain))
+    sent = _messages(plain.get("messages"))
+    messages = [one for message in sent for one in _shaped(message, Shape())]
+    return Chat(messages, wants_reply, _extras(plain), sent=sent)
 
 
 def _extras(plain: dict[str, Any]) -> dict[str, Any]:
@@ -122,11 +151,9 @@ def _message(where: str, message: object) -> dict[str, Any]:
     return checked
 
 
-def _content(where: str, content: object) -> str:
+def _content(where: str, content: object) -> str | None:
     """Text as it is; parts of type text joined by line breaks, as llama.cpp does."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
+    if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise BadChat(f"{where}.content must be text or a list of parts, not {_shown(content)}")
@@ -150,16 +177,55 @@ def _tool_calls(where: str, calls: object) -> list[dict[str, Any]]:
 
 
 def _tool_call(where: str, call: object) -> dict[str, Any]:
-    """Templates want arguments as an object; APIs send them as JSON in a text."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(call, dict) or not isinstance(function, dict):
         raise BadChat(f'{where} must be an object with a "function"')
     if not isinstance(function.get("name"), str):
         raise BadChat(f'{where}.function has no "name"')
+    return call
+
+
+# ── in the shape of a template ──────────────────────────────────────────────────────────────────
+
+
+def _shaped(message: dict[str, Any], shape: Shape) -> list[dict[str, Any]]:
+    message = dict(message)
+    if message["role"] == "developer" and shape.developer_is_system:
+        message["role"] = "system"
+    calls = message.get("tool_calls")
+    if not calls:
+        return [{**message, "content": message["content"] or ""}]
+    calls = [_shaped_call(call, text=shape.text_arguments) for call in calls]
+    if not message["content"]:
+        return [_only_calls(message, calls, shape)]
+    if not shape.splits_calls:
+        return [{**message, "tool_calls": calls}]
+    said = {key: value for key, value in message.items() if key != "tool_calls"}
+    return [said, _only_calls({"role": message["role"], "content": None}, calls, shape)]
+
+
+def _only_calls(
+    message: dict[str, Any], calls: list[dict[str, Any]], shape: Shape
+) -> dict[str, Any]:
+    message = {**message, "content": "", "tool_calls": calls}
+    if shape.no_text == "null":
+        message["content"] = None
+    elif shape.no_text == "absent":
+        del message["content"]
+    return message
+
+
+def _shaped_call(call: dict[str, Any], *, text: bool) -> dict[str, Any]:
+    """APIs send arguments as JSON in a text; most templates want an object."""
+    function = call["function"]
     arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
+    if isinstance(arguments, str) and not arguments.strip():
+        arguments = {}
+    if text and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    elif not text and isinstance(arguments, str):
         try:
-            parsed = json.loads(arguments) if arguments.strip() else {}
+            parsed = json.loads(arguments)
         except (ValueError, RecursionError):
             parsed = arguments  # what a model said may be no JSON; it must come back as it was
         arguments = parsed if isinstance(parsed, dict | list) else arguments

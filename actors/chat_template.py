@@ -13,16 +13,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Template, TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from actors.chat_messages import Shape
 from actors.template_budget import (
     MAX_OUTPUT_CHARS,
     Budget,
@@ -45,6 +46,10 @@ class TemplateFailed(Exception):
     """The template refused this conversation, is broken, or used too much."""
 
 
+class TemplateStopped(TemplateFailed):
+    """The template used more than it may."""
+
+
 class ChatTemplate:
     """One compiled template."""
 
@@ -56,12 +61,17 @@ class ChatTemplate:
         self._specials = {"bos_token": bos_token, "eos_token": eos_token}
         self.constants: frozenset[str] = frozenset()
         """The strings that the template's expressions compare and split with."""
+        self.variables: frozenset[str] = frozenset()
+        """The names that it reads and does not set itself."""
+        self.shape: Shape | None = None
+        """What it wants of a conversation; ``actors.chat_shape`` finds it out."""
 
         def compiled() -> Template:
             tree = self._environment.parse(source)
             self.constants = frozenset(
                 one.value for one in tree.find_all(nodes.Const) if isinstance(one.value, str)
             )
+            self.variables = frozenset(meta.find_undeclared_variables(tree))
             tree = _BoundConcat().visit(tree)
             code = self._environment.compile(tree)
             return Template.from_code(self._environment, code, self._environment.globals)
@@ -70,11 +80,15 @@ class ChatTemplate:
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """The conversation as text. ``variables``: messages, add_generation_prompt, tools …"""
+        try:
+            frozen = {name: _frozen(value) for name, value in variables.items()}
+        except RecursionError:
+            raise TemplateFailed("the conversation is nested too deeply") from None
 
         def rendered() -> str:
             parts: list[str] = []
             size = 0
-            for part in self._template.generate({**self._specials, **variables}):
+            for part in self._template.generate({**self._specials, **frozen}):
                 size += len(part)
                 if size > MAX_OUTPUT_CHARS:
                     raise OverBudget(f"it writes more than {MAX_OUTPUT_CHARS} characters")
@@ -89,9 +103,9 @@ class ChatTemplate:
                 self._environment.budget = budget
                 return run()
         except OverBudget as over:
-            raise TemplateFailed(f"the chat template was stopped: {over}") from None
+            raise TemplateStopped(f"the chat template was stopped: {over}") from None
         except RecursionError:
-            raise TemplateFailed("the chat template was stopped: it nests too deeply") from None
+            raise TemplateStopped("the chat template was stopped: it nests too deeply") from None
         except TemplateError as error:
             line = getattr(error, "lineno", None)
             where = f" (line {line})" if line else ""
@@ -101,6 +115,22 @@ class ChatTemplate:
             raise TemplateFailed(f"the chat template failed: {kind}: {error}") from error
         finally:
             self._environment.budget = None
+
+
+class _FrozenList(list[Any]):
+    """A list of the caller's, which no template may change."""
+
+
+class _FrozenDict(dict[Any, Any]):
+    """An object of the caller's, which no template may change."""
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, list):
+        return _FrozenList(map(_frozen, value))
+    if isinstance(value, dict):
+        return _FrozenDict((key, _frozen(item)) for key, item in value.items())
+    return value
 
 
 class _Generation(Extension):
@@ -140,6 +170,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.globals.pop("lipsum", None)
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         self.concat = self._concat  # type: ignore[method-assign]  # of macros and {% set %} blocks
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Lists and dictionaries that a template made may be changed by it, the caller's not."""
+        if type(obj) in (list, dict):
+            return SandboxedEnvironment.is_safe_attribute(self, obj, attr, value)
+        return super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         self._charge(size_of_binop(operator, left, right))
@@ -215,7 +251,15 @@ def _tojson(
         indent=indent,
         separators=None if separators is None else tuple(separators),  # type: ignore[arg-type]
         sort_keys=sort_keys,
+        default=_as_json,
     )
+
+
+def _as_json(value: Any) -> Any:
+    """What filters such as ``map`` give is a list to templates."""
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import length_hint
 from types import FrameType
 from typing import Any, Final
 
@@ -101,9 +102,11 @@ def size_of_binop(operator: str, left: Any, right: Any) -> int:
 
 
 def size_of_call(function: Any, args: tuple[Any, ...]) -> int:
-    """Characters that a method of ``str`` may build beyond what it was given."""
+    """Characters that a method of ``str``, ``list`` or ``dict`` may add to what it was given."""
     function = getattr(function, "__wrapped__", function)  # the sandbox wraps str.format
     owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
+    if isinstance(owner, list | dict):
+        return _size_of_growth(name, args)
     if not isinstance(owner, str | bytes):
         return 0
     if name in _PADDING:
@@ -115,6 +118,15 @@ def size_of_call(function: Any, args: tuple[Any, ...]) -> int:
         return size_of_replace(str(owner), args[0], args[1])
     if name == "join" and args and isinstance(args[0], list | tuple):
         return len(owner) * len(args[0]) + sum(map(_size, args[0]))
+    return 0
+
+
+def _size_of_growth(name: str, args: tuple[Any, ...]) -> int:
+    """What a template's own list or dictionary grows by."""
+    if name in ("append", "insert", "setdefault"):
+        return _ITEM_CHARS
+    if name in ("extend", "update"):
+        return _ITEM_CHARS * sum(1 + length_hint(one) for one in args)
     return 0
 
 
