@@ -38,6 +38,8 @@ class Shape:
     """``tools`` where there are none."""
     developer_is_system: bool = False
     """The role ``developer`` is given as ``system``."""
+    thinking: Literal["enable_thinking", "thinking"] = "enable_thinking"
+    """The variable that ``enable_thinking`` sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +59,27 @@ class Chat:
         """The same conversation as a template of this shape wants it."""
         if shape == self.shape:
             return self
-        messages = [one for message in self.sent for one in _shaped(message, shape)]
-        return replace(self, messages=messages, shape=shape)
+        return replace(self, shape=shape).reshaped()
+
+    def reshaped(self) -> Chat:
+        """The same after a change of ``sent``."""
+        messages = [one for message in self.sent for one in _shaped(message, self.shape)]
+        return replace(self, messages=messages)
 
     @property
     def has_tools(self) -> bool:
         return bool(self.extras.get("tools"))
 
+    @property
+    def has_calls(self) -> bool:
+        """Whether tools were called before."""
+        return any(one["role"] == "tool" or one.get("tool_calls") for one in self.sent)
+
     def variables(self) -> dict[str, Any]:
         """What the template finds under which name; ``tools`` is none when there are none."""
+        wish = self.extras.get("enable_thinking")
         return {
+            **({} if wish is None else {self.shape.thinking: wish}),
             "tools": None if self.shape.no_tools == "null" else [],
             "documents": None,
             **self.extras,

@@ -41,7 +41,9 @@ def shape_of(template: ChatTemplate) -> Shape:
 
 
 def _steps(template: ChatTemplate) -> Iterator[Shape]:
-    shape = Shape()
+    names = template.variables
+    is_other = "thinking" in names and "enable_thinking" not in names
+    shape = Shape(thinking="thinking" if is_other else "enable_thinking")
     user = {"role": "user", "content": "zquser"}
     plain = [_chat(user)]
     if "documents" in template.variables:

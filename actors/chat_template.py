@@ -71,7 +71,8 @@ class ChatTemplate:
             self.constants = frozenset(
                 one.value for one in tree.find_all(nodes.Const) if isinstance(one.value, str)
             )
-            self.variables = frozenset(meta.find_undeclared_variables(tree))
+            names = meta.find_undeclared_variables(tree) - self._environment.globals.keys()
+            self.variables = frozenset(names)
             tree = _BoundConcat().visit(tree)
             code = self._environment.compile(tree)
             return Template.from_code(self._environment, code, self._environment.globals)

@@ -58,6 +58,7 @@ class LoadedModel:
             "memory_kind": info.memory,
             "memory_because": info.memory_because,
             "chat_template": info.chat_template,
+            "named_chat_templates": [name for name, _ in info.named_templates],
             "params": _plain(self.params),
             "memory_expected": None if self.expected is None else _expected(self.expected),
             "memory_taken": None if self.taken is None else dataclasses.asdict(self.taken),

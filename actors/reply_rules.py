@@ -50,8 +50,9 @@ class ReplyRules:
 
     @classmethod
     def of(cls, backend: Backend, markers: Markers, signing_key: bytes) -> ReplyRules:
-        """Look into the model's template for markers that nobody set."""
-        decided = markers.for_template(backend.info.chat_template)
+        """Look into the model's templates for markers that were not set."""
+        named = [source for _, source in backend.info.named_templates]
+        decided = markers.for_template("\n".join([backend.info.chat_template or "", *named]))
         end: tuple[int, ...] = ()
         if decided.thinking:
             marker = decided.thinking[1]

@@ -10,13 +10,15 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from actors import messages as m
 from actors.chat_messages import BadChat, Chat, chat_from
 from actors.chat_prompt import ControlTokens, Prompt, prompt_tokens, render_chat
+from actors.chat_shape import fitted
+from actors.chat_shown import NotShown, check_shown
 from actors.chat_template import ChatTemplate, TemplateFailed
 from actors.messages import text as t
 from actors.payload import Payload, PayloadGone, read_payload
@@ -73,7 +75,7 @@ class TextDesk:
         self._send = send
         self._run = run
         self._replays = replays
-        self._template: ChatTemplate | None = None
+        self._templates: dict[str, ChatTemplate] = {}
         self._control: ControlTokens | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._pending: dict[str, _Job] = {}
@@ -258,34 +260,46 @@ class TextDesk:
         raw = source if isinstance(source, str) else _read(source)
         try:
             chat = chat_from(raw)
-            template = self._compiled()
+            template = self._compiled(chat)
             control = self._control or ControlTokens.of(self._backend)
             self._control = control
+            chat = fitted(template, chat)
             prompt = render_chat(template, chat, control)
+            check_shown(template, chat, prompt.text, thinks=bool(self._rules.markers.thinking))
+        except NotShown as error:
+            raise Refused(m.FailReason.NOT_SUPPORTED, str(error)) from error
         except (BadChat, TemplateFailed) as error:
             raise Refused(m.FailReason.INVALID_REQUEST, str(error)) from error
         return chat, prompt, prompt_tokens(self._backend, prompt, control)
 
-    def _compiled(self) -> ChatTemplate:
-        """The model's template, compiled at its first use; a broken one is told each time."""
+    def _compiled(self, chat: Chat) -> ChatTemplate:
+        """The template for this conversation, compiled at its first use; TemplateFailed."""
         info = self._backend.info
-        if self._template is None:
-            if not info.chat_template:
-                raise Refused(
-                    m.FailReason.NOT_SUPPORTED,
-                    "this model has no chat template; send a prompt as text instead",
-                )
-            self._template = ChatTemplate(
-                info.chat_template,
-                bos_token=self._shown(info.bos_token),
-                eos_token=self._shown(info.eos_token),
+        source = _chosen(chat, info.chat_template or "", dict(info.named_templates))
+        if not source:
+            raise Refused(
+                m.FailReason.NOT_SUPPORTED,
+                "this model has no chat template; send a prompt as text instead",
             )
-        return self._template
+        if source not in self._templates:
+            self._templates[source] = ChatTemplate(
+                source, bos_token=self._shown(info.bos_token), eos_token=self._shown(info.eos_token)
+            )
+        return self._templates[source]
 
     def _shown(self, token: int | None) -> str:
         if token is None:
             return ""
         return self._backend.piece(token, special=True).decode("utf-8", "replace")
+
+
+def _chosen(chat: Chat, usual: str, named: Mapping[str, str]) -> str:
+    """The template that the model's file has for such a conversation; the usual one otherwise."""
+    if chat.has_tools or chat.has_calls:
+        return named.get("tool_use") or usual
+    if chat.extras.get("documents"):
+        return named.get("rag") or usual
+    return usual
 
 
 def _read(payload: Payload) -> bytes:

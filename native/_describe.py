@@ -10,6 +10,8 @@ from native._load import gpu_layers, has_gpu
 from native.backend import ModelInfo
 from native.params import ModelParams
 
+NAMED_TEMPLATES = ("tool_use", "rag")
+"""What published models call their chat templates for tools and for documents."""
 STATE_FORMAT = 1
 """Raise it when the shim writes payloads differently: stored rows of other versions then miss."""
 
@@ -72,6 +74,11 @@ def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes
         n_embd_out=facts.n_embd_out,
         n_head=facts.n_head,
         n_head_kv=facts.n_head_kv,
+        named_templates=tuple(
+            (name, source)
+            for name in NAMED_TEMPLATES
+            if (source := _meta(model, f"tokenizer.chat_template.{name}"))
+        ),
         eos_token=_number(_meta(model, "tokenizer.ggml.eos_token_id")),
     )
 

@@ -74,6 +74,8 @@ class ModelInfo:
     n_head_kv: int = 0
     eos_token: int | None = None
     memory_because: str = ""
+    named_templates: tuple[tuple[str, str], ...] = ()
+    """(name, chat template) of those for a purpose, such as ``tool_use`` and ``rag``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -213,15 +214,70 @@ def test_a_chat_request_reaches_the_engine_as_tokens(desk: Desk) -> None:
     assert not desk.desk.cancel("id")
 
 
+class Templates:
+    """The embedded model with other chat templates."""
+
+    def __init__(self, backend: Backend, usual: str | None, **named: str) -> None:
+        self.info = replace(backend.info, chat_template=usual, named_templates=tuple(named.items()))
+        self.tokenize, self.detokenize = backend.tokenize, backend.detokenize
+        self.piece = backend.piece
+
+
+USUAL = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+TOOL = {"type": "function", "function": {"name": "look_up", "description": "Looks it up."}}
+CALL = {"type": "function", "function": {"name": "look_up", "arguments": '{"word": "owl"}'}}
+DOCUMENT = {"title": "Owls", "text": "They are awake at night."}
+
+
 def test_a_chat_with_tools_tells_calls_apart_where_the_model_has_markers(model: Backend) -> None:
-    chat = json.dumps({"messages": TALK, "tools": [{"type": "function"}]})
+    chat = json.dumps({"messages": TALK, "tools": [TOOL]})
+    knows = Templates(model, "{{ tools | tojson }}" + USUAL)
     for markers, expected in ((Markers(), False), (Markers((), ("<c>", "</c>")), True)):
-        desk = Desk(model, markers)
+        desk = Desk(knows, markers)  # type: ignore[arg-type]
         desk.desk.prepare(run("id", chat, chat=True))
         ready = desk.next()
         assert isinstance(ready, m.Run)
         assert ready.request.tool_calls is expected
         desk.desk.close(m.FailReason.MODEL_UNLOADED, "")
+
+
+def test_a_template_with_a_name_is_used_for_its_purpose(model: Backend) -> None:
+    calls = "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}"
+    said_and_called = USUAL.replace("{{ m.content }}", calls + "{{ m.content }}")
+    for_tools = "TOOLS {{ tools | tojson }}\n" + said_and_called
+    desk = Desk(
+        Templates(  # type: ignore[arg-type]
+            model, USUAL, tool_use=for_tools, rag="RAG {{ documents | tojson }}\n" + USUAL
+        )
+    )
+    user = said(("user", "Who is awake?"))
+    called = [*user, {"role": "assistant", "tool_calls": [CALL]}, *said(("tool", "Nobody."))]
+    assert desk.chat({"messages": user})[0] == "user: Who is awake?\n"
+    assert desk.chat({"messages": user, "tools": [TOOL]})[0].startswith("TOOLS [{")
+    assert "owl" in desk.chat({"messages": called})[0]
+    assert desk.chat({"messages": user, "documents": [DOCUMENT]})[0].startswith("RAG [{")
+    both = {"messages": user, "documents": [DOCUMENT], "tools": [TOOL]}
+    refused = desk.refused(m.ApplyChatTemplate("r", json.dumps(both)))
+    assert "documents would not reach the model" in refused.detail
+    desk.desk.close(m.FailReason.MODEL_UNLOADED, "")
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"tools": [TOOL]}, "tools would not reach the model"),
+        ({"documents": [DOCUMENT]}, "documents would not reach the model"),
+        ({"template_kwargs": {"mood": "glad"}}, "template_kwargs['mood'] has no effect"),
+        ({"enable_thinking": True}, "cannot make this model think"),
+    ],
+)
+def test_what_the_template_leaves_out_is_refused_by_name(
+    desk: Desk, more: dict[str, object], what: str
+) -> None:
+    refused = desk.refused(m.ApplyChatTemplate("r", json.dumps({"messages": TALK, **more})))
+    assert refused.reason is m.FailReason.NOT_SUPPORTED
+    assert what in refused.detail
+    assert desk.chat({"messages": TALK, "enable_thinking": False})[0]
 
 
 def test_a_bad_chat_ends_only_its_own_request(desk: Desk) -> None:
