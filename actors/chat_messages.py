@@ -19,6 +19,11 @@ _KNOWN: Final = ("messages", "tools", "documents", "template_kwargs", "add_gener
                  "enable_thinking")  # fmt: skip
 _OURS: Final = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token"})
 
+_PYTHON_TYPES: Final = {
+    "string": "str", "integer": "int", "number": "float", "boolean": "bool", "array": "List",
+    "object": "Dict",
+}  # fmt: skip
+
 
 class BadChat(Exception):
     """The caller's request is not a conversation; the text says where and why."""
@@ -38,6 +43,8 @@ class Shape:
     """``tools`` where there are none."""
     developer_is_system: bool = False
     """The role ``developer`` is given as ``system``."""
+    flat_tools: bool = False
+    """A tool is its function's object alone, with ``parameter_definitions``, as Cohere has it."""
     thinking: Literal["enable_thinking", "thinking"] = "enable_thinking"
     """The variable that ``enable_thinking`` sets."""
 
@@ -75,17 +82,43 @@ class Chat:
         """Whether tools were called before."""
         return any(one["role"] == "tool" or one.get("tool_calls") for one in self.sent)
 
+    def _tools(self) -> object:
+        tools = self.extras.get("tools")
+        if not tools:
+            return None if self.shape.no_tools == "null" else []
+        return [_flat(one) for one in tools] if self.shape.flat_tools else tools
+
     def variables(self) -> dict[str, Any]:
         """What the template finds under which name; ``tools`` is none when there are none."""
         wish = self.extras.get("enable_thinking")
         return {
             **({} if wish is None else {self.shape.thinking: wish}),
-            "tools": None if self.shape.no_tools == "null" else [],
             "documents": None,
             **self.extras,
+            "tools": self._tools(),
             "messages": self.messages,
             "add_generation_prompt": self.add_generation_prompt,
         }
+
+
+def _flat(tool: dict[str, Any]) -> dict[str, Any]:
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        return tool
+    schema = function.get("parameters")
+    schema = schema if isinstance(schema, dict) else {}
+    listed, properties = schema.get("required"), schema.get("properties")
+    required = listed if isinstance(listed, list) else []
+    definitions = {
+        name: {
+            "description": one.get("description", ""),
+            "type": _PYTHON_TYPES.get(str(one.get("type")), "Any"),
+            "required": name in required,
+        }
+        for name, one in (properties.items() if isinstance(properties, dict) else ())
+        if isinstance(one, dict)
+    }
+    return {"description": "", **function, "parameter_definitions": definitions}
 
 
 def chat_from(raw: bytes | str) -> Chat:

@@ -50,6 +50,9 @@ def _steps(template: ChatTemplate) -> Iterator[Shape]:
         plain.append(_chat(user, documents=[{"title": "zqtitle", "text": "zqdocument"}]))
     shape = _best(template, plain, [shape, replace(shape, no_tools="empty")], ())
     yield shape
+    offer = _chat(user, tools=[_TOOL])
+    shape = _best(template, [offer], [shape, replace(shape, flat_tools=True)], ("zqtool",))
+    yield shape
     kinds = [
         replace(shape, no_text=no_text, text_arguments=text)
         for text in (False, True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -37,6 +38,7 @@ from actors.template_budget import (
 
 T = TypeVar("T")
 MAX_TEMPLATE_CHARS: Final = 1 << 20
+_UNDEFINED: Final = re.compile(r"'(\w+)' is undefined")
 _CONCAT: Final = "_concatenated"
 # What formats, pads or wraps text to any width; no chat template needs them.
 _LEFT_OUT: Final = ("center", "filesizeformat", "pprint", "urlize", "wordwrap", "xmlattr")
@@ -110,7 +112,12 @@ class ChatTemplate:
         except TemplateError as error:
             line = getattr(error, "lineno", None)
             where = f" (line {line})" if line else ""
-            raise TemplateFailed(f"the chat template says: {error}{where}") from error
+            unset = _UNDEFINED.fullmatch(str(error))
+            hint = " (a variable of its own: give it in template_kwargs)"
+            is_own = unset is not None and unset[1] in self.variables
+            raise TemplateFailed(
+                f"the chat template says: {error}{hint if is_own else where}"
+            ) from error
         except Exception as error:  # a stranger's program may raise anything
             kind = type(error).__name__
             raise TemplateFailed(f"the chat template failed: {kind}: {error}") from error
@@ -124,6 +131,10 @@ class _FrozenList(list[Any]):
 
 class _FrozenDict(dict[Any, Any]):
     """An object of the caller's, which no template may change."""
+
+
+for _kind, _word in ((_FrozenList, "list"), (_FrozenDict, "dict")):
+    _kind.__module__, _kind.__name__ = "builtins", _word  # as Jinja's errors name them
 
 
 def _frozen(value: Any) -> Any:

@@ -106,6 +106,44 @@ def test_what_templates_rely_on_is_there(source: str, text: str) -> None:
     assert render(source, bos_token="<s>", eos_token="</s>") == text
 
 
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{% set l = [] %}{% set _ = l.append(1) %}{% set _ = l.insert(0, 2) %}{{ l }}", "[2, 1]"),
+        ("{% set l = [1, 2] %}{{ l.pop(0) }}{% set _ = l.extend([3]) %}{{ l }}", "1[2, 3]"),
+        ("{% set d = {} %}{% set _ = d.update({'a': 1}) %}{{ d.pop('a') }}{{ d }}", "1{}"),
+        ("{% set m = messages[0:1] %}{% set _ = m.append(1) %}{{ m | length }}", "2"),
+        ("{% set m = messages[0].copy() %}{% set _ = m.update(role='x') %}{{ m.role }}", "x"),
+        ("{% set q = namespace(l=[]) %}{% set _ = q.l.append('a') %}{{ q.l[0] }}", "a"),
+        ("{{ messages | map(attribute='role') | tojson }}", '["user"]'),
+        ("{{ messages }}", "[{'role': 'user', 'content': 'hi'}]"),
+        ("{{ messages[0] | tojson }}", '{"role": "user", "content": "hi"}'),
+    ],
+)  # fmt: skip
+def test_a_template_may_change_lists_of_its_own(source: str, text: str) -> None:
+    assert render(source) == text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "messages.append(1)", "messages.pop()", "messages[0].update(role='x')",
+        "messages[0].pop('role')", "messages[0:1][0].clear()", "tools[0].function.update(a=1)",
+        "messages[0].copy().tool_calls.append(1)", "messages[0].setdefault('a', 1)",
+    ],
+)  # fmt: skip
+def test_what_the_caller_sent_stays_as_it_is(change: str) -> None:
+    chat = """{"messages": [{"role": "user", "content": "hi", "tool_calls":
+        [{"function": {"name": "f"}}]}], "tools": [{"function": {"name": "f"}}]}"""
+    with pytest.raises(TemplateFailed, match=r"'(list|dict)' object is unsafe"):
+        render("{% set _ = " + change + " %}", chat)
+
+
+def test_a_variable_of_its_own_that_is_not_given_is_named() -> None:
+    with pytest.raises(TemplateFailed, match=r"'moods' is undefined .*template_kwargs"):
+        render("{% for m in moods %}{% endfor %}{{ moods.first }}")
+
+
 def test_strftime_now_prints_the_date() -> None:
     assert render("{{ strftime_now('%Y') }}").isdigit()
 
@@ -154,6 +192,10 @@ def grown(start: str, step: str) -> str:
         "{{ ('y' * 100000) | join('x' * 100000) }}",
         "{% for a in range(99999) %}{{ 'x' * 10000 }}{% endfor %}",
         "{{ lipsum(n=10000000) }}",
+        "{% set l = [1] %}{% for a in range(99999) %}{% set _ = l.extend(l) %}{% endfor %}",
+        "{% set l = [1] %}{% for a in range(99) %}{% set _ = l.extend(l | reverse) %}{% endfor %}",
+        "{% set l = [1] %}{% set _ = l.extend(l | map('upper')) %}",
+        "{% set l = [1] %}{% set _ = l.append(l) %}{{ l | tojson }}",
         "{{ 'x' | center(10000000000) }}",
         "{{ '%10000000000d' | format(1) }}",
     ],
