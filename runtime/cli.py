@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     stop.set_defaults(run=_stop)
     demo = commands.add_parser("demo", help="cold, warm, killed, healed: one table")
     demo.add_argument("--json", action="store_true", help="print the rows as JSON")
+    demo.add_argument("--model", type=Path, metavar="PATH", help="a GGUF file of your own")
     demo.set_defaults(run=_demo)
     doctor = commands.add_parser("doctor", help="check this machine and this installation")
     _add_port(doctor)
@@ -291,7 +292,7 @@ def _stop(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from runtime.demo import demo_command
 
-    return demo_command(as_json=arguments.json)
+    return demo_command(as_json=arguments.json, model=arguments.model)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -34,6 +34,7 @@ REPLY_TOKENS: Final = 24
 SETTLE_TIMEOUT_S: Final = 30.0
 # Where steps are slow, as on a busy machine, an idle sequence costs more than restoring its rows.
 WARM: Final = ("live", "ram")
+MODEL: Final = EMBEDDED_MODEL_ID  # the id, whatever file it is
 
 
 class DemoFailed(LlamaActorsError):
@@ -63,11 +64,11 @@ class Row:
         }
 
 
-def demo_command(*, as_json: bool = False) -> int:
-    """Run the demo; 0 when every promise was kept."""
+def demo_command(*, as_json: bool = False, model: Path | None = None) -> int:
+    """Run the demo on a GGUF file, or on the embedded model; 0 when every promise was kept."""
     home = Path(tempfile.mkdtemp(prefix="llama-actors-demo-"))
     try:
-        rows, seen = _run(home)
+        rows, seen = _run(home, None if model is None else str(model.absolute()))
     finally:
         shutil.rmtree(home, ignore_errors=True)
     troubles = [f"{row.label}: {row.trouble}" for row in rows if row.trouble]
@@ -92,7 +93,7 @@ class _Seen:
     shared: set[Path]
 
 
-def _run(home: Path) -> tuple[list[Row], _Seen]:
+def _run(home: Path, model: str | None) -> tuple[list[Row], _Seen]:
     rows: list[Row] = []
     seen = _Seen(set(), set(), set())
     prompt = long_prompt(PROMPT_WORDS, seed=7)
@@ -105,14 +106,14 @@ def _run(home: Path) -> tuple[list[Row], _Seen]:
     def row(label: str, node: Node, text: str, must: Callable[[Completion], str | None],
             **options: Any) -> Completion:  # fmt: skip
         say(f"{label} …")
-        done = node.complete(EMBEDDED_MODEL_ID, text, max_tokens=REPLY_TOKENS, **options)
+        done = node.complete(MODEL, text, max_tokens=REPLY_TOKENS, **options)
         cold = rows[0].completion.timings.ttft_ms if rows else done.timings.ttft_ms
         rows.append(Row(label, done, cold / done.timings.ttft_ms, must(done)))
         return done
 
     say("starting a node …")
     with _node(home) as node:
-        node.load(EMBEDDED_MODEL_ID)
+        _load(node, model)
         _remember(node, seen)
         cold = row("cold prompt", node, prompt, _must("cold", ("none",), 0))
         whole = cold.usage.prompt_tokens - 1
@@ -136,7 +137,7 @@ def _run(home: Path) -> tuple[list[Row], _Seen]:
         _wait_persisted(node)
     say("starting the node again …")
     with _node(home) as node:
-        node.load(EMBEDDED_MODEL_ID)
+        _load(node, model)
         _remember(node, seen)
         _wait_scanned(node)
         row(
@@ -147,6 +148,13 @@ def _run(home: Path) -> tuple[list[Row], _Seen]:
         )
     say("")
     return rows, seen
+
+
+def _load(node: Node, model: str | None) -> None:
+    if model is None:
+        node.load(MODEL)
+    else:
+        node.load(MODEL, model)
 
 
 def _node(home: Path) -> Node:
@@ -175,7 +183,7 @@ def _must(
 
 
 def _kill_model(node: Node) -> None:
-    model = node.tree().find(f"model:{EMBEDDED_MODEL_ID}")
+    model = node.tree().find(f"model:{MODEL}")
     if model is None or model.pid is None:
         raise DemoFailed("the model has no process to kill")
     os.kill(model.pid, signal.SIGKILL)
