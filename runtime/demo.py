@@ -1,5 +1,7 @@
 """``demo``: the promises of this project, kept in front of your eyes, on the embedded model.
 
+``--model`` takes a GGUF file of your own instead.
+
 One table, six rows: cold, the same prompt, a longer one, the next turn, after ``kill -9`` of the
 model's process, after a restart of the whole node. It succeeds only if every row reused what it
 must and printed what it must, and if nothing is left behind afterwards.
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cache.keys import BLOCK_TOKENS
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded.prompts import long_prompt
 from runtime.errors import LlamaActorsError
@@ -35,6 +38,10 @@ SETTLE_TIMEOUT_S: Final = 30.0
 # Where steps are slow, as on a busy machine, an idle sequence costs more than restoring its rows.
 WARM: Final = ("live", "ram")
 MODEL: Final = EMBEDDED_MODEL_ID  # the id, whatever file it is
+
+
+Check = Callable[[Completion], str | None]
+Must = Callable[..., Check]
 
 
 class DemoFailed(LlamaActorsError):
@@ -103,7 +110,7 @@ def _run(home: Path, model: str | None) -> tuple[list[Row], _Seen]:
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()
 
-    def row(label: str, node: Node, text: str, must: Callable[[Completion], str | None],
+    def row(label: str, node: Node, text: str, must: Check,
             **options: Any) -> Completion:  # fmt: skip
         say(f"{label} …")
         done = node.complete(MODEL, text, max_tokens=REPLY_TOKENS, **options)
@@ -113,25 +120,25 @@ def _run(home: Path, model: str | None) -> tuple[list[Row], _Seen]:
 
     say("starting a node …")
     with _node(home) as node:
-        _load(node, model)
+        must = _load(node, model)
         _remember(node, seen)
-        cold = row("cold prompt", node, prompt, _must("cold", ("none",), 0))
+        cold = row("cold prompt", node, prompt, must("cold", ("none",), 0))
         whole = cold.usage.prompt_tokens - 1
-        row("same prompt again", node, prompt, _must("exact", WARM, whole, cold.text))
+        row("same prompt again", node, prompt, must("exact", WARM, whole, cold.text))
         longer_text = prompt + " The next morning everyone met again."
-        longer = row("a longer prompt", node, longer_text, _must("partial", WARM, whole))
+        longer = row("a longer prompt", node, longer_text, must("partial", WARM, whole))
         held = longer.usage.prompt_tokens + longer.usage.completion_tokens - 1
         row(
             "next turn, by parent_key",
             node,
             longer_text + longer.text + " Then they went home.",
-            _must("partial", WARM, held),
+            must("partial", WARM, held),
             parent_key=longer.finish_key,
         )
         _wait_persisted(node)  # the end of a reply is stored a second later
         say("kill -9 of the model process …")
         _kill_model(node)
-        row("after kill -9 of the model", node, prompt, _must("exact", ("ram",), whole, cold.text))
+        row("after kill -9 of the model", node, prompt, must("exact", ("ram",), whole, cold.text))
         _remember(node, seen)
         say("waiting until everything is on disk …")
         _wait_persisted(node)
@@ -144,17 +151,19 @@ def _run(home: Path, model: str | None) -> tuple[list[Row], _Seen]:
             "after a restart of the node",
             node,
             prompt,
-            _must("exact", ("disk",), whole, cold.text),
+            must("exact", ("disk",), whole, cold.text),
         )
     say("")
     return rows, seen
 
 
-def _load(node: Node, model: str | None) -> None:
-    if model is None:
-        node.load(MODEL)
-    else:
-        node.load(MODEL, model)
+def _load(node: Node, model: str | None) -> Must:
+    """Load the model; returns what its rows have to show."""
+    status = node.load(MODEL) if model is None else node.load(MODEL, model)
+    kind = status.details.get("memory_kind")
+    if kind == "none":
+        raise DemoFailed(f"this model's prompts cannot be kept: {status.details['memory_because']}")
+    return _must_be_kept if kind == "checkpoint" else _must_be
 
 
 def _node(home: Path) -> Node:
@@ -163,9 +172,7 @@ def _node(home: Path) -> Node:
     )
 
 
-def _must(
-    hit: str, sources: tuple[str, ...], at_least: int, text: str | None = None
-) -> Callable[[Completion], str | None]:
+def _must_be(hit: str, sources: tuple[str, ...], at_least: int, text: str | None = None) -> Check:
     """What a row has to show; the returned function says what is wrong, if anything."""
 
     def check(done: Completion) -> str | None:
@@ -176,6 +183,30 @@ def _must(
         if done.usage.cached_tokens < at_least:
             return f"reused {done.usage.cached_tokens} tokens of at least {at_least}"
         if text is not None and done.text != text:
+            return f"answered {done.text!r}, cold it was {text!r}"
+        return None
+
+    return check
+
+
+def _must_be_kept(
+    hit: str, sources: tuple[str, ...], at_least: int, text: str | None = None
+) -> Check:
+    """The same for a model whose state is kept at some positions only: a sliding window, Mamba.
+
+    It goes on from the last of them, in whatever tier it is; what lies behind is read again, and in
+    other pieces, so its text is compared only where nothing had to be.
+    """
+
+    def check(done: Completion) -> str | None:
+        reused = done.usage.cached_tokens
+        is_cold = done.cache.hit.value == "cold"
+        if is_cold != (hit == "cold") or done.cache.source not in sources:
+            found = f"{done.cache.hit.value} from {done.cache.source}"
+            return f"was {found} ({done.cache.miss_reason})"
+        if reused < at_least - BLOCK_TOKENS:
+            return f"reused {reused} tokens of at least {at_least - BLOCK_TOKENS}"
+        if text is not None and reused >= at_least and done.text != text:
             return f"answered {done.text!r}, cold it was {text!r}"
         return None
 

@@ -15,7 +15,7 @@ from native import load_backend
 from native.params import ModelParams
 from runtime import Completion, ModelConfig, Node, errors
 from runtime.embedded import path as embedded_path
-from runtime.embedded.corpus import long_prompt
+from runtime.embedded.prompts import long_prompt
 from runtime.flush import is_flushed
 from tests.support.runtime_nodes import LeakCheck, kill, pid_of, started
 from tests.support.ties import QUANTISED_TIE, same_but_for_ties

