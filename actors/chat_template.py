@@ -79,7 +79,7 @@ class ChatTemplate:
             code = self._environment.compile(tree)
             return Template.from_code(self._environment, code, self._environment.globals)
 
-        self._template = self._guarded(compiled)
+        self._template = self._guarded(compiled, calls_only=True)
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """The conversation as text. ``variables``: messages, add_generation_prompt, tools …"""
@@ -100,9 +100,9 @@ class ChatTemplate:
 
         return self._guarded(rendered)
 
-    def _guarded(self, run: Callable[[], T]) -> T:
+    def _guarded(self, run: Callable[[], T], *, calls_only: bool = False) -> T:
         try:
-            with limited() as budget:
+            with limited(calls_only=calls_only) as budget:
                 self._environment.budget = budget
                 return run()
         except OverBudget as over:

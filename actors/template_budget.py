@@ -62,21 +62,35 @@ class Budget:
         del frame, event, arg
         self.countdown -= 1
         if self.countdown <= 0:
-            self.countdown = _LOOK_EVERY
-            self.lines -= _LOOK_EVERY
-            if self.lines < 0:
-                raise OverBudget(f"it takes more than {MAX_LINES} steps")
-            if time.monotonic() > self.until:
-                raise OverBudget(f"it takes longer than {MAX_RENDER_S:g} seconds")
+            self._look()
         return self.trace
+
+    def trace_calls(self, frame: FrameType, event: str, arg: object) -> None:
+        """Count a call of Python; a trace function that looks at no lines."""
+        del frame, event, arg
+        self.countdown -= 1
+        if self.countdown <= 0:
+            self._look()
+
+    def _look(self) -> None:
+        self.countdown = _LOOK_EVERY
+        self.lines -= _LOOK_EVERY
+        if self.lines < 0:
+            raise OverBudget(f"it takes more than {MAX_LINES} steps")
+        if time.monotonic() > self.until:
+            raise OverBudget(f"it takes longer than {MAX_RENDER_S:g} seconds")
 
 
 @contextlib.contextmanager
-def limited() -> Iterator[Budget]:
-    """Everything inside, on this thread, is counted; what is too much raises OverBudget."""
+def limited(*, calls_only: bool = False) -> Iterator[Budget]:
+    """Everything inside, on this thread, is counted; what is too much raises OverBudget.
+
+    ``calls_only`` is for compiling: the loops that run then are Jinja's, each round of them calls,
+    and counting their lines takes several times as long as the work.
+    """
     budget = Budget(time.monotonic() + MAX_RENDER_S)
     before = sys.gettrace()
-    sys.settrace(budget.trace)
+    sys.settrace(budget.trace_calls if calls_only else budget.trace)
     try:
         yield budget
     finally:
