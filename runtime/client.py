@@ -167,6 +167,7 @@ class Client:
 
         Options as for ``stream``, and ``tools``, ``documents``, ``enable_thinking`` and
         ``template_kwargs``, which the template sees. Calls of given tools are told from text.
+        ``NotSupported`` names what the template would leave out.
         """
         return self._stream(chat_request(model, messages, **options))
 
