@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from actors.chat_messages import Chat
-from actors.chat_template import ChatTemplate, TemplateFailed
+from actors.chat_template import ChatTemplate, TemplateFailed, TemplateStopped
 
 _MAX_SINGLE: Final = 8  # renderings for parts that are looked at one by one
 _WORD: Final = "zqshown{}z"
@@ -38,7 +38,7 @@ class _Part:
 
 
 def check_shown(template: ChatTemplate, chat: Chat, text: str, *, thinks: bool) -> None:
-    """``text`` is the chat as the template renders it; NotShown.
+    """``text`` is the chat as the template renders it; NotShown, TemplateStopped.
 
     ``thinks`` says whether markers of thinking are known for the model.
     """
@@ -155,6 +155,8 @@ def _rendered(template: ChatTemplate, chat: Chat) -> str | None:
     """The prompt; ``None`` if the template refuses this form of the conversation."""
     try:
         return template.render(chat.reshaped().variables())
+    except TemplateStopped:
+        raise
     except TemplateFailed:
         return None
 

@@ -169,7 +169,10 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[loopcontrols, _Generation],
+            finalize=self._printed,
         )
         self.budget: Budget | None = None
         for name in _LEFT_OUT:
@@ -190,14 +193,25 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if isinstance(left, str):
+            self._printed(right)
         self._charge(size_of_binop(operator, left, right))
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
-        self._charge(size_of_call(obj, (*args, *kwargs.values())))
+        given = (*args, *kwargs.values())
+        if isinstance(getattr(getattr(obj, "__wrapped__", obj), "__self__", None), str):
+            for value in given:
+                self._printed(value)
+        self._charge(size_of_call(obj, given))
         result = super().call(context, obj, *args, **kwargs)
         self._charge_value(result)
         return result
+
+    def _printed(self, value: Any) -> Any:
+        if self.budget is not None:
+            self.budget.charge_printed(value)
+        return value
 
     def _charge(self, n_chars: int) -> None:
         if self.budget is not None:
@@ -210,6 +224,8 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _charged(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)  # keeps the mark that asks for context or environment
         def charged(*args: Any, **kwargs: Any) -> Any:
+            for value in (*args, *kwargs.values()):
+                self._printed(value)
             result = function(*args, **kwargs)
             self._charge_value(result)
             return result
@@ -217,6 +233,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return charged
 
     def _sized_format(self, pattern: Any, *args: Any) -> str:
+        self._printed(args)
         self._charge(size_of_format(str(pattern), args))
         return str(pattern) % args
 
@@ -238,7 +255,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return sized
 
     def _concatenated(self, values: list[Any]) -> str:
-        texts = [str(value) for value in values]
+        texts = [str(self._printed(value)) for value in values]
         self._charge(sum(map(len, texts)))
         return "".join(texts)
 

@@ -19,6 +19,8 @@ from operator import length_hint
 from types import FrameType
 from typing import Any, Final
 
+from jinja2.utils import Namespace
+
 MAX_RENDER_S: Final = 5.0
 MAX_LINES: Final = 20_000_000
 MAX_CHARS_BUILT: Final = 128 << 20  # in all; a growing text that is copied per message counts often
@@ -26,6 +28,7 @@ MAX_OUTPUT_CHARS: Final = 16 << 20
 MAX_NUMBER_BITS: Final = 4096
 _LOOK_EVERY: Final = 512  # lines between two looks at the clock
 _ITEM_CHARS: Final = 16  # what an item of a list costs, counted in characters
+_NESTING: Final = (list, dict, tuple, Namespace)
 _WIDTH: Final = re.compile(r"\d{4,}")
 _PADDING: Final = frozenset({"ljust", "rjust", "center", "zfill", "expandtabs"})
 
@@ -56,6 +59,21 @@ class Budget:
             self.charge(len(value))
         elif isinstance(value, list | tuple | dict | set):
             self.charge(_ITEM_CHARS * len(value))
+
+    def charge_printed(self, value: object) -> None:
+        """Count what printing a value will build: lists hold others many times over."""
+        if type(value) not in _NESTING:  # what the caller sent is a tree, and is there already
+            return
+        stack: list[object] = [value]
+        while stack:
+            one = stack.pop()
+            self.charge_value(one)
+            if isinstance(one, dict):
+                stack += [*one.keys(), *one.values()]
+            elif isinstance(one, list | tuple):
+                stack += one
+            elif isinstance(one, Namespace):
+                stack.append(vars(one)["_Namespace__attrs"])
 
     def trace(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any]:
         """Count a line of Python; a trace function of ``sys.settrace``."""

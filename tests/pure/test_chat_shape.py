@@ -175,9 +175,14 @@ def test_texts_that_are_printed_in_another_form_are_no_loss(body: str) -> None:
 
 
 def test_a_template_that_uses_too_much_is_not_probed_further() -> None:
-    endless = "{% if messages[0].content == 'zquser' %}{% for a in range(99999) %}" * 1
+    endless = "{% if messages[0].content == 'zquser' %}{% for a in range(99999) %}"
     endless += "{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}" + USUAL
     assert shape_of(ChatTemplate(endless)) == Shape()
+
+
+def test_probing_a_slow_template_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.chat_shape.MAX_RENDER_S", -1.0)
+    assert shape_of(ChatTemplate(ASKS_NONE)) == Shape()
 
 
 def test_a_shape_changes_only_what_it_names() -> None:

@@ -196,6 +196,23 @@ def grown(start: str, step: str) -> str:
         "{% set l = [1] %}{% for a in range(99) %}{% set _ = l.extend(l | reverse) %}{% endfor %}",
         "{% set l = [1] %}{% set _ = l.extend(l | map('upper')) %}",
         "{% set l = [1] %}{% set _ = l.append(l) %}{{ l | tojson }}",
+        *(
+            "{% set n = namespace(l=[0]) %}{% for a in range(40) %}{% set n.l = [n.l, n.l] %}"
+            "{% endfor %}" + use
+            for use in (
+                "{{ n.l }}",
+                "{{ n }}",
+                "{{ n.l ~ '' }}",
+                "{{ n.l | string | length }}",
+                "{{ n.l | tojson | length }}",
+                "{{ [n.l] | join('') }}",
+                "{{ ('%s' % [n.l]) | length }}",
+                "{{ ('%s' | format(n.l)) | length }}",
+                "{{ '{}'.format(n.l) | length }}",
+                "{% set d = {'a': n} %}{{ d }}",
+            )
+        ),
+        "{{ ([messages] * 1000000) }}",
         "{{ 'x' | center(10000000000) }}",
         "{{ '%10000000000d' | format(1) }}",
     ],

