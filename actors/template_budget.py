@@ -73,7 +73,7 @@ class Budget:
             elif isinstance(one, list | tuple):
                 stack += one
             elif isinstance(one, Namespace):
-                stack.append(vars(one)["_Namespace__attrs"])
+                stack.append(object.__getattribute__(one, "_Namespace__attrs"))
 
     def trace(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any]:
         """Count a line of Python; a trace function of ``sys.settrace``."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from runtime import Node
 from tests.support.gguf_files import tiny_llama
@@ -16,6 +17,11 @@ from tests.support.runtime_nodes import LeakCheck, one_thread, started
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that runs the tests in the background has it so, and Ctrl-C is part of what is tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Hypothesis' own deadline is 200 ms of wall time for an example, which a busy machine misses.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

@@ -115,6 +115,7 @@ def test_what_templates_rely_on_is_there(source: str, text: str) -> None:
         ("{% set m = messages[0:1] %}{% set _ = m.append(1) %}{{ m | length }}", "2"),
         ("{% set m = messages[0].copy() %}{% set _ = m.update(role='x') %}{{ m.role }}", "x"),
         ("{% set q = namespace(l=[]) %}{% set _ = q.l.append('a') %}{{ q.l[0] }}", "a"),
+        ("{% set n = namespace(l=[0]) %}{{ [n] }}", "[<Namespace {'l': [0]}>]"),
         ("{{ messages | map(attribute='role') | tojson }}", '["user"]'),
         ("{{ messages }}", "[{'role': 'user', 'content': 'hi'}]"),
         ("{{ messages[0] | tojson }}", '{"role": "user", "content": "hi"}'),
