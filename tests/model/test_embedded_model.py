@@ -100,3 +100,12 @@ def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
         ("exact", "disk"),
     ]
     assert ran.stderr == ""  # quiet in a pipe
+
+
+def test_the_demo_takes_a_file_of_ones_own(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.gguf")
+    ran = cli("demo", "--model", missing, port=free_port(), runtime_dir=tmp_path, timeout=110)
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    assert missing in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -35,6 +35,8 @@ pytestmark = pytest.mark.model
 
 PARAMS = ModelParams(n_ctx=512, n_batch=128, n_ubatch=64, n_seq_max=4, n_threads=1)
 REAL = os.environ.get("LLAMA_TEST_MODEL")
+in_blocks = pytest.mark.usefixtures("kept_in_blocks")
+"""For a real model too, if it promises that; others have ``test_native_checkpoints``."""
 N = 70  # tokens of the usual prompt: one block of 64 and a tail
 
 
@@ -71,6 +73,12 @@ def kit(request: pytest.FixtureRequest, tiny: Path) -> Iterator[Kit]:
     yield Kit(load(PARAMS), load)
     for backend in loaded:
         backend.close()
+
+
+@pytest.fixture
+def kept_in_blocks(kit: Kit) -> None:
+    if not kit.backend.info.can_cut:
+        pytest.skip(f"{REAL} is kept as checkpoints of whole sequences")
 
 
 def prefill(b: Backend, tokens: list[int], seq: int = 0, start: int = 0) -> int:
@@ -380,6 +388,7 @@ def test_samplers_refuse_unknown_tokens_and_indices(kit: Kit) -> None:
 # --- sequences -------------------------------------------------------------------------------
 
 
+@in_blocks
 def test_a_shared_prefix_continues_as_its_source_would(kit: Kit) -> None:
     b, tokens = kit.backend, kit.tokens(N)
     expected = cold(b, tokens, 16)
@@ -417,6 +426,7 @@ def test_copies_that_do_not_fit_are_refused(kit: Kit) -> None:
     assert b.seq_range(2) is None
 
 
+@in_blocks
 def test_a_truncated_sequence_continues_as_if_it_had_ended_there(kit: Kit) -> None:
     b, tokens = kit.backend, kit.tokens(N)
     expected = cold(b, tokens, 16)
@@ -429,6 +439,7 @@ def test_a_truncated_sequence_continues_as_if_it_had_ended_there(kit: Kit) -> No
 # --- blocks ----------------------------------------------------------------------------------
 
 
+@in_blocks
 def test_restored_blocks_continue_token_for_token_as_cold(kit: Kit) -> None:
     b, tokens = kit.backend, kit.tokens(200)
     expected = cold(b, tokens, 24)
@@ -444,6 +455,7 @@ def test_restored_blocks_continue_token_for_token_as_cold(kit: Kit) -> None:
     assert greedy(b, prefill(b, tokens[-1:], 2, 199), 24, 2) == expected
 
 
+@in_blocks
 def test_blocks_move_to_another_backend_of_the_same_model(kit: Kit) -> None:
     tokens = kit.tokens(N)
     expected = cold(kit.backend, tokens, 16)
@@ -456,6 +468,7 @@ def test_blocks_move_to_another_backend_of_the_same_model(kit: Kit) -> None:
     assert greedy(other, prefill(other, tokens[64:], 0, 64), 16) == expected
 
 
+@in_blocks
 def test_equal_prefixes_give_equal_payloads(kit: Kit) -> None:
     b, tokens = kit.backend, kit.tokens(40)
     prefill(b, tokens, seq=0)
@@ -465,6 +478,7 @@ def test_equal_prefixes_give_equal_payloads(kit: Kit) -> None:
     assert save(other, 1, 0, 40) == first
 
 
+@in_blocks
 def test_a_restored_block_can_be_truncated_and_continued(kit: Kit) -> None:
     b, tokens = kit.backend, kit.tokens(N)
     expected = cold(b, tokens, 16)
@@ -474,6 +488,7 @@ def test_a_restored_block_can_be_truncated_and_continued(kit: Kit) -> None:
     assert greedy(b, prefill(b, tokens[40:], 1, 40), 16, 1) == expected
 
 
+@in_blocks
 def test_a_block_joins_a_live_prefix(kit: Kit) -> None:
     b, tokens = kit.backend, kit.tokens(100)
     expected = cold(b, tokens, 16)
@@ -484,6 +499,7 @@ def test_a_block_joins_a_live_prefix(kit: Kit) -> None:
     assert greedy(b, prefill(b, tokens[96:], 1, 96), 16, 1) == expected
 
 
+@in_blocks
 def test_blocks_survive_a_fragmented_pool(kit: Kit) -> None:
     """Cells of one block then lie in several places, later positions before earlier ones."""
     b, tokens = kit.backend, kit.tokens(120)
@@ -500,6 +516,7 @@ def test_blocks_survive_a_fragmented_pool(kit: Kit) -> None:
     assert greedy(b, prefill(b, tokens[119:], 3, 119), 16, 3) == expected
 
 
+@in_blocks
 def test_a_payload_may_lie_in_a_larger_buffer(kit: Kit) -> None:
     b = kit.backend
     prefill(b, kit.tokens(16))
@@ -511,6 +528,7 @@ def test_a_payload_may_lie_in_a_larger_buffer(kit: Kit) -> None:
     assert save(b, 1, 0, 16) == arena[50 : 50 + size]
 
 
+@in_blocks
 def test_saving_what_is_not_there_is_refused(kit: Kit) -> None:
     b = kit.backend
     prefill(b, kit.tokens(20))
@@ -535,6 +553,7 @@ def test_saving_what_is_not_there_is_refused(kit: Kit) -> None:
         b.save_block(0, 0, 20, room)
 
 
+@in_blocks
 def test_a_block_that_does_not_continue_the_sequence_is_refused(kit: Kit) -> None:
     b = kit.backend
     prefill(b, kit.tokens(64))
@@ -558,6 +577,7 @@ def test_a_block_that_does_not_continue_the_sequence_is_refused(kit: Kit) -> Non
     assert b.seq_range(1) == (0, 39)
 
 
+@in_blocks
 def test_a_bad_block_in_a_chain_restores_none(kit: Kit) -> None:
     b = kit.backend
     prefill(b, kit.tokens(48))
@@ -567,6 +587,7 @@ def test_a_bad_block_in_a_chain_restores_none(kit: Kit) -> None:
     assert b.seq_range(1) is None
 
 
+@in_blocks
 def test_hostile_payloads_are_refused_and_harm_nothing(kit: Kit) -> None:
     b, tokens = kit.backend, kit.tokens(N)
     expected = cold(b, tokens, 8)
@@ -600,6 +621,7 @@ def test_a_payload_of_another_kv_type_is_refused(kit: Kit) -> None:
         kit.backend.restore_block(0, 0, 16, save(other, 0, 0, 16))
 
 
+@in_blocks
 def test_a_restore_without_room_leaves_everything_as_it_was(kit: Kit) -> None:
     b = kit.backend
     prefill(b, kit.tokens(128))
@@ -635,6 +657,7 @@ def test_an_abort_stops_decoding_until_it_is_cleared(kit: Kit) -> None:
     assert cold(b, tokens, 4, seq=0) == expected
 
 
+@in_blocks
 def test_a_closed_backend_refuses_every_call(kit: Kit) -> None:
     b = kit.backend
     row = prefill(b, kit.tokens(4))
