@@ -99,13 +99,21 @@ class CacheAdmin:
             chosen = [row for row in wanted if not row.leases]
             leased = len(wanted) - len(chosen)
         gone: list[Evicted] = []
+        removed = 0
         for row in chosen:
-            for tier, _ in row.tiers:
-                gone += self._index.drop_location(row.key, tier)
+            copies = self._drop(row, ask.what)
+            gone += copies
+            removed += bool(copies)
         self._dispose(gone)
-        self.removed_rows += len(chosen)
+        self.removed_rows += removed
         nbytes = sum(copy.nbytes for copy in gone)
-        return m.RowsRemoved(ask.ref, len(chosen), nbytes, leased, cursor)
+        return m.RowsRemoved(ask.ref, removed, nbytes, leased, cursor)
+
+    def _drop(self, row: RowFacts, what: m.Removal) -> list[Evicted]:
+        """Its copies; of a superseded row those beside which a longer row is as safe."""
+        if what is m.Removal.SUPERSEDED:
+            return self._index.drop_contained(row.key)
+        return [copy for tier, _ in row.tiers for copy in self._index.drop_location(row.key, tier)]
 
     def _far_end_first(self, key: bytes) -> tuple[list[RowFacts], int, bool]:
         """Some rows of a tree that may go, children first; how many must stay; whether more go.

@@ -186,12 +186,17 @@ class CacheMetaActor(Worker):
         self._dispose(evicted)  # before anybody may write there, see cache.answers.Reserved
         offsets: list[tuple[bytes, int]] = []
         refusals: list[tuple[bytes, str]] = []
-        for answer in answers:
+        ends: list[tuple[bytes, bytes]] = []
+        for row, answer in zip(wanted, answers, strict=True):
             if isinstance(answer, Refusal):
                 refusals.append((answer.key, answer.reason.value))
             elif answer.offset is not None:
                 offsets.append((answer.key, answer.offset))
-        return m.RowsReserved(ask.ref, self.incarnation, tuple(offsets), tuple(refusals))
+                if packed := self._index.ends_in(row):
+                    ends.append((answer.key, packed))
+        return m.RowsReserved(
+            ask.ref, self.incarnation, tuple(offsets), tuple(refusals), tuple(ends)
+        )
 
     def _written(self, done: m.RowsWritten) -> None:
         now = time.monotonic()
@@ -326,6 +331,7 @@ class CacheMetaActor(Worker):
             "rejected": self._rejected,
             "abandoned": self._abandoned,
             "tails_not_written": self._went_on,
+            "tails_removed": snapshot.tails_removed,
             "replies_known": len(self._marks),
             "quarantined": self._quarantined,
             "lost": snapshot.lost,

@@ -77,9 +77,9 @@ def batches(
     batch: list[m.StoredRow] = []
     n_marks = 0
     for row in rows:
-        n_marks += len(row.marks)
+        n_marks += len(row.marks) + len(row.ends)
         if len(batch) == size or n_marks > MARKS_PER_MESSAGE:
             yield tuple(batch), False
-            batch, n_marks = [], len(row.marks)
+            batch, n_marks = [], len(row.marks) + len(row.ends)
         batch.append(row)
     yield tuple(batch), True

@@ -15,7 +15,7 @@ import time
 import uuid
 
 from actors import messages as m
-from actors.checkpoints import TIP, Stops, blocks_between, is_rung, query, tip
+from actors.checkpoints import Stops, blocks_between, is_rung, query, tip
 from actors.kv_reader import slowness
 from actors.kv_store import ROWS_PER_MESSAGE, KvStore
 from actors.model_request import Request
@@ -251,7 +251,7 @@ class CheckpointStore(KvStore):
         del request, row  # its ends are links, and states of sequences that go on
         return False
 
-    def _write_row(self, request: Request, row: m.RowWanted, offset: int) -> bool:
+    def _write_row(self, request: Request, row: m.RowWanted, offset: int, ends: bytes) -> bool:
         n_tokens = tokens.count(row.tokens)
         state: bytes | bytearray = b""
         if row.row_bytes != row_bytes(n_tokens, 0, self._meta):
@@ -271,7 +271,8 @@ class CheckpointStore(KvStore):
         try:
             writer = SlabWriter(self._arena_path or "", offset, row.row_bytes)
             try:
-                writer.begin(header, row.tokens, self._meta)
+                meta = self._meta_of(b"", with_logits=False, ends=ends)
+                writer.begin(header, row.tokens, meta)
                 writer.payload[:] = state
                 writer.publish()
             finally:
@@ -281,7 +282,7 @@ class CheckpointStore(KvStore):
         return True
 
 
-_TIP_BYTES = tokens.pack([TIP])
+_TIP_BYTES = tokens.pack([tokens.TIP])
 
 
 def _end_of(row: m.RowWanted) -> int:

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-TIP: Final = 0xFFFF_FFFF
+from cache.tokens import TIP
+
 FIRST_RUNG_BLOCKS: Final = 4  # 256 tokens are computed again in the time that a state takes
 BYTES_PER_GENERATED_BLOCK: Final = 8 << 20
 

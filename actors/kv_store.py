@@ -27,6 +27,7 @@ from cache.errors import CacheError
 from cache.policy import SAVE_ALL, SavePolicy, Span, at_finish, at_prompt_end, while_generating
 from cache.rows import RowHeader, SaveReason, encode_meta, row_bytes
 from cache.text_marks import META_KEY, RowMark, pack_marks
+from cache.tips import ENDS_KEY, NO_ENDS
 from native.backend import Backend
 from native.errors import NativeError
 
@@ -54,10 +55,9 @@ class KvStore:
         self._backend = backend
         self._root = root
         self._holder = holder
-        self._meta = encode_meta({"model": label})
+        self._meta = encode_meta({"model": label, ENDS_KEY: NO_ENDS})
         self.rates = Rates(policy.restore)
         self._logits_bytes = LOGIT_BYTES * backend.info.n_vocab + KEPT_BYTES
-        self._tip_meta = encode_meta({"model": label, "logits_bytes": self._logits_bytes})
         self._label = label
         self._granted_by = granted_by
         self._policy = policy
@@ -216,19 +216,23 @@ class KvStore:
         offered = self._wanted.pop(grants.ref, {})
         granted = dict(grants.offsets)
         refused = dict(grants.refused)
+        ends = dict(grants.ends)
         published: list[bytes] = []
         abandoned: list[bytes] = []
         for key, row in offered.items():
             if key in granted and self._is_late(request, row):
                 logits = self._logits_in(request, row)
                 tail = LateTail(row, granted[key], grants.incarnation, logits)
+                tail.ends = ends.get(key, NO_ENDS)
                 request.late_tail = tail
                 request.stored_keys.add(key)
             elif key in granted:
                 # A new cache_meta may give the same memory to somebody else: look before each row.
                 is_valid = self.is_granted(grants.incarnation)
                 started = time.perf_counter_ns()
-                written = is_valid and self._write_row(request, row, granted[key])
+                written = is_valid and self._write_row(
+                    request, row, granted[key], ends.get(key, NO_ENDS)
+                )
                 if written:
                     self.saved.note(row.row_bytes, time.perf_counter_ns() - started)
                 (published if written else abandoned).append(key)
@@ -267,7 +271,7 @@ class KvStore:
         """Write a tail that was held back, from the sequence that holds it."""
         started = time.perf_counter_ns()
         key = tail.row.key
-        if not self._write_kv(seq, tail.row, tail.offset, reason, tail.logits):
+        if not self._write_kv(seq, tail.row, tail.offset, reason, tail.logits, tail.ends):
             return m.RowsWritten(self._holder, (), (key,))
         self.saved.note(tail.row.row_bytes, time.perf_counter_ns() - started)
         return m.RowsWritten(self._holder, (key,), (), reason=int(reason))
@@ -325,10 +329,13 @@ class KvStore:
             marks=marks,
         )
 
-    def _meta_of(self, marks: bytes, *, with_logits: bool) -> bytes:
-        if not marks:
-            return self._tip_meta if with_logits else self._meta
-        facts: dict[str, object] = {"model": self._label, META_KEY: marks}
+    def _meta_of(self, marks: bytes, *, with_logits: bool, ends: bytes = NO_ENDS) -> bytes:
+        """Metadata of a row; its length does not depend on ``ends``."""
+        if not marks and not with_logits and ends == NO_ENDS:
+            return self._meta
+        facts: dict[str, object] = {"model": self._label, ENDS_KEY: ends}
+        if marks:
+            facts[META_KEY] = marks
         if with_logits:
             facts["logits_bytes"] = self._logits_bytes
         return encode_meta(facts)
@@ -371,9 +378,9 @@ class KvStore:
             return None
         return request.n_prompt - row.start, request.tip_logits
 
-    def _write_row(self, request: Request, row: m.RowWanted, offset: int) -> bool:
+    def _write_row(self, request: Request, row: m.RowWanted, offset: int, ends: bytes) -> bool:
         logits = self._logits_in(request, row)
-        return self._write_kv(request.kv_seq, row, offset, request.save_reason, logits)
+        return self._write_kv(request.kv_seq, row, offset, request.save_reason, logits, ends)
 
     def _write_kv(
         self,
@@ -382,6 +389,7 @@ class KvStore:
         offset: int,
         reason: SaveReason,
         logits: tuple[int, array[float]] | None,
+        ends: bytes,
     ) -> bool:
         n_tokens = tokens.count(row.tokens)
         kv_bytes = self._backend.block_bytes(n_tokens)
@@ -398,7 +406,7 @@ class KvStore:
         try:
             writer = SlabWriter(self._arena_path or "", offset, row.row_bytes)
             try:
-                meta = self._meta_of(row.marks, with_logits=logits is not None)
+                meta = self._meta_of(row.marks, with_logits=logits is not None, ends=ends)
                 writer.begin(header, row.tokens, meta)
                 self._backend.save_block(seq, row.start, row.start + n_tokens, writer.payload)
                 if logits is not None:

@@ -21,6 +21,7 @@ from typing import Protocol
 from actors import messages as m
 from cache import tokens as token_bytes
 from cache.rows import SaveReason
+from cache.tips import NO_ENDS
 
 ASK_AGAIN_S = 1.0  # cache_meta is being restarted, or scans
 
@@ -35,6 +36,8 @@ class LateTail:
     logits: tuple[int, array[float]] | None = None
     """Of the prompt's last position, and how many tokens of the row come before its end."""
     due_at: float = 0.0
+    ends: bytes = NO_ENDS
+    """Where shorter tails end that it contains, see ``cache.tips``."""
 
     @property
     def end(self) -> int:
@@ -165,6 +168,7 @@ class LateTails:
                 holder.late_tail = None  # it is there already, or cannot be stored
             return True
         tail.offset, tail.incarnation = offset, grants.incarnation
+        tail.ends = dict(grants.ends).get(tail.row.key, NO_ENDS)
         self._write(holder, tail, SaveReason.FINISH)
         return True
 

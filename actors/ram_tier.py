@@ -20,6 +20,7 @@ from cache.answers import RAM
 from cache.arena import ArenaReader, scan_arena
 from cache.filesystem import PosixFilesystem
 from cache.text_marks import marks_in
+from cache.tips import ends_in
 
 if TYPE_CHECKING:
     from supervision import Address
@@ -67,6 +68,7 @@ class RamTierActor(CacheReporter):
             for offset, _, header in scan_arena(path):
                 _, payload, tokens = arena.row(offset)
                 payload.release()
+                meta = arena.meta(offset, header)
                 self._rows += 1
                 self._bytes += header.row_bytes
                 yield m.StoredRow(
@@ -78,7 +80,8 @@ class RamTierActor(CacheReporter):
                     header.row_bytes,
                     offset,
                     max(0.0, now - header.created_unix_s),
-                    marks_in(arena.meta(offset, header)),
+                    marks_in(meta),
+                    ends_in(meta),
                 )
 
     def handle(self, message: object, sender: Address) -> None:

@@ -24,6 +24,7 @@ from cache.filesystem import LOCK_FILE, Filesystem, lock_directory
 from cache.publish import delete_row, probe, quarantine_row
 from cache.scan import DirectoryScan
 from cache.text_marks import marks_in
+from cache.tips import ends_in
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
@@ -206,6 +207,7 @@ class TierKeeper:
                 None,
                 max(0.0, now - header.created_unix_s),
                 marks_in(row.meta),
+                ends_in(row.meta),
             )
 
     def _drop(self, keys: tuple[bytes, ...]) -> None:

@@ -19,7 +19,7 @@ RAM: str = "ram"
 class RefusalReason(Enum):
     """Why a reservation was refused; says whether to forget the save or to retry it."""
 
-    ALREADY_PRESENT = "already_present"  # forget it
+    ALREADY_PRESENT = "already_present"  # forget it: the row is there, or one that contains it
     WRITE_IN_PROGRESS = "write_in_progress"  # forget it: another writer will publish it
     OVER_BUDGET = "over_budget"  # forget it: nothing evictable would make enough room
     NO_PARENT = "no_parent"  # save the rows before it first
@@ -170,6 +170,7 @@ class Snapshot:
     refused: Mapping[str, int]  # by refusal reason
     tiers: Mapping[str, TierUse]
     lost: int = 0  # evicted before the slower tier that should have them did
+    tails_removed: int = 0  # copies dropped because a longer row contains them
     hits_resume: int = 0  # of the exact ones: found by their parent_key, without a search
 
 

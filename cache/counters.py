@@ -51,6 +51,7 @@ class Counters:
         reservations: int,
         evictions: int,
         lost: int,
+        tails_removed: int,
         tiers: Mapping[str, TierUse],
     ) -> Snapshot:
         return Snapshot(
@@ -64,6 +65,7 @@ class Counters:
             saves=dict(self.saves),
             evictions=evictions,
             lost=lost,
+            tails_removed=tails_removed,
             adopted=self.adopted,
             persisted=self.persisted,
             duplicate_dropped=self.duplicate_dropped,

@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from cache import eviction, integrity, listing, prefix
+from cache import eviction, integrity, listing, prefix, siblings
 from cache.allocation import PAGE_BYTES
 from cache.answers import (
     RAM,
@@ -42,7 +42,7 @@ from cache.listing import NamespaceFacts, RowFacts
 from cache.rows import SaveReason
 from cache.table import RowTable
 from cache.tiers import Tier
-from cache.tips import Tips
+from cache.tips import pack_ends, tails_in, unpack_ends
 from cache.tokens import count, cut
 from cache.writes import Reservations
 
@@ -64,7 +64,6 @@ class CacheIndex:
         self.block_tokens = block_tokens
         self._table = RowTable(block_tokens, budgets or {}, page_bytes, tail_delay_s)
         self._chores = Chores(self._table)
-        self._tips = Tips()
         self._counters = Counters()
         self._writes = Reservations(self._table, self._counters, reservation_ttl_s)
         self._leases: dict[int, tuple[str, array[int]]] = {}
@@ -117,8 +116,31 @@ class CacheIndex:
         """
         write = self._writes.open.get((RAM, key))
         if write is not None and write.holder == holder:
-            self._tips.add(write.request)
+            self._table.tips.add(self._table.now, write.request)
         return self.abandon(holder, key)
+
+    def ends_in(self, row: RowRequest) -> bytes:
+        """Where tails end that this row contains, for its metadata; empty if none is known.
+
+        With them the keys of these tails are known again when the row is adopted, see ``learn``.
+        """
+        nodes = self._table.nodes
+        stored = siblings.beginnings(nodes, nodes.find(row.parent), row.tokens)
+        ends = {*(nodes.n_tokens[at] for at in stored), *self._table.tips.inside(row)}
+        return pack_ends(sorted(ends)) if ends else b""
+
+    def learn(self, used: float, row: RowRequest, ends: bytes) -> None:
+        """Tails end inside a row that was found, which was used at that time last."""
+        for tail in tails_in(row, unpack_ends(ends)):
+            self._table.tips.add(used, tail)
+
+    def drop_contained(self, key: bytes) -> list[Evicted]:
+        """Drop a tail from every tier whose kind holds a longer row that contains it.
+
+        That happens by itself, when the longer row is published or the last reader is done.
+        """
+        at = self._table.find(key)
+        return self._table.drop_contained(at) if at else []
 
     def writers(self) -> set[str]:
         """Holders that have reserved rows and not written them yet."""
@@ -228,8 +250,9 @@ class CacheIndex:
     ) -> list[Evicted]:
         """Take in a row found by a scan; parents may come after children.
 
-        Returns what must go instead, which is the row itself if it is malformed, a duplicate, or
-        worth less than everything the budget would have to give up for it.
+        Returns what must go instead: shorter rows that it contains, or the row itself if it is
+        malformed, a duplicate, contained in a longer one, or worth less than everything the budget
+        would have to give up for it.
         """
         table = self._table
         table.advance(now)
@@ -241,6 +264,10 @@ class CacheIndex:
         if (is_held := bool(at) and place.holds(at)) or writing is not None:
             here = place.location(at) if is_held else writing.location if writing else None
             return [] if here == location else _refused(row, place, tier, location)
+        if table.is_contained(row, place):
+            table.tips.add(table.now if last_used is None else last_used, row)
+            table.tails_removed += 1
+            return _refused(row, place, tier, location)
         if at:
             heat = table.nodes.heat[at]
         else:
@@ -261,7 +288,7 @@ class CacheIndex:
         if not table.is_superseded(stored):
             table.wanted_by(stored)
         self._counters.adopted += 1
-        return evicted
+        return evicted + table.shed(stored)
 
     def add_location(
         self, now: float, key: bytes, tier: str, location: int | None, nbytes: int
@@ -325,10 +352,10 @@ class CacheIndex:
     def lookup_key(self, now: float, holder: str, key: bytes) -> Match | None:
         """The whole chain ending in ``key``, leased; None unless every row of it is stored.
 
-        The key may be that of a tail that went on: then the row that contains it ends the chain.
+        The key may be that of a tail that a longer row contains: then that row ends the chain.
         """
         self._table.advance(now)
-        found = self._tips.resolve(self._table, key)
+        found = prefix.chain_of(self._table, key)
         if found is None:
             self._counters.looked_up(0, 1)
             return None
@@ -361,6 +388,7 @@ class CacheIndex:
             reservations=len(self._writes),
             evictions=self._table.evictions,
             lost=self._table.lost,
+            tails_removed=self._table.tails_removed,
             tiers={name: tier.use() for name, tier in self._table.tiers.items()},
         )
 

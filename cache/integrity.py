@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from cache import siblings
 from cache.errors import InvariantBroken
@@ -25,6 +26,7 @@ def check(
     rows = nodes.rows()
     _require(len(rows) == table.n_rows, "the number of rows is wrong")
     _check_tree(nodes, rows, table.roots)
+    _check_contained(table)
     for tier in table.tiers.values():
         mine = [write for write in writes if write.tier is tier]
         _check_tier(table, tier, rows, mine)
@@ -48,6 +50,20 @@ def _check_tree(nodes: Nodes, rows: list[int], roots: Mapping[int, int]) -> None
         listed += len(children)
     _require(listed == len(rows), "the tree and the table disagree")
     _require(dict(roots) == dict(Counter(nodes.root[at] for at in rows)), "namespace counts")
+
+
+def _check_contained(table: RowTable) -> None:
+    """Marks are right, and no tail stays that a longer row of the same kind of tier contains."""
+    nodes = table.nodes
+    for parent in nodes.slots():
+        children = list(siblings.of(nodes, parent))
+        for at, following in zip_longest(children, children[1:], fillvalue=0):
+            goes_on = following and nodes.tokens(following).startswith(nodes.tokens(at))
+            _require(bool(goes_on) == table.is_superseded(at), "a tail is marked wrongly")
+            for tier in table.tiers.values():
+                stays = tier.holds(at) and table.is_evictable(at, tier) and table.is_superseded(at)
+                is_needless = stays and table.is_contained(nodes.request(at), tier)
+                _require(not is_needless, f"a tail stays in {tier.name} beside a longer row")
 
 
 def _check_tier(table: RowTable, tier: Tier, rows: list[int], writes: list[Write]) -> None:

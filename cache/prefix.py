@@ -89,3 +89,22 @@ def explain(table: RowTable, root: bytes, tip: int, child: int, shared: int, at:
         return Miss(MissReason.NOT_CUTTABLE, at)
     is_whole = shared == nodes.n_tokens[child]
     return Miss(MissReason.NOT_STORED if is_whole else MissReason.DIVERGES, at)
+
+
+def chain_of(table: RowTable, key: bytes) -> tuple[list[int], int] | None:
+    """The stored chain whose first tokens end with this key, and how many; None: not stored.
+
+    A key that no row has may be that of a tail which a longer row contains (``cache.tips``).
+    """
+    path = ancestors(table, key)
+    if path is not None:
+        return path, table.nodes.start[path[-1]] + table.nodes.n_tokens[path[-1]]
+    tail = table.tips.get(key)
+    if tail is None:
+        return None
+    before = [] if not tail.start else ancestors(table, tail.parent)
+    if before is None:
+        return None
+    child, shared = best_child(table, table.nodes.find(tail.parent), tail.start, tail.tokens)
+    n_tokens = count(tail.tokens)
+    return ([*before, child], tail.start + n_tokens) if shared == n_tokens else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cache.nodes import NIL, Nodes
+from cache.tokens import common_prefix, cut
 
 
 def insert(nodes: Nodes, parent: int, new: int) -> tuple[int, int]:
@@ -90,3 +91,37 @@ def of(nodes: Nodes, parent: int) -> Iterator[int]:
         at = path.pop()
         yield at
         at = nodes.right[at]
+
+
+def beginnings(nodes: Nodes, parent: int, tokens: bytes) -> Iterator[int]:
+    """The children whose tokens these begin with, shorter ones only; the longest first.
+
+    Each step is one search and shortens ``tokens``: what lies between two of them in the order is
+    passed over. The tree must not change meanwhile.
+    """
+    before, _ = around(nodes, parent, tokens)
+    while before:
+        shared = common_prefix(nodes.tokens(before), tokens)
+        if shared == nodes.n_tokens[before]:
+            yield before
+            tokens = nodes.tokens(before)
+            before, _ = around(nodes, parent, tokens)
+            continue
+        # A longer beginning would lie between that child and these tokens.
+        tokens = cut(tokens, 0, shared)
+        before, after = around(nodes, parent, tokens)
+        if after and tokens and nodes.tokens(after) == tokens:
+            before = after
+
+
+def extensions(nodes: Nodes, parent: int, tokens: bytes) -> Iterator[int]:
+    """The children that begin with these tokens and go on; they lie side by side in the order."""
+    at = tokens
+    while True:
+        _, after = around(nodes, parent, at + b"\0")  # the first one that is above ``at``
+        if not after:
+            return
+        at = nodes.tokens(after)
+        if not at.startswith(tokens):
+            return
+        yield after

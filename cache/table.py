@@ -8,6 +8,7 @@ and ``drop``, so that none of them can be forgotten. Rows are slots of ``cache.n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Final
 
 from cache import eviction, siblings
@@ -16,13 +17,16 @@ from cache.answers import RAM, BlockRef, Evicted, RowRequest
 from cache.keys import KEY_BYTES, child_key
 from cache.nodes import NIL, SUPERSEDED, Nodes
 from cache.tiers import Tier, place
-from cache.tokens import TOKEN_BYTES
+from cache.tips import Tips
+from cache.tokens import TIP, TOKEN_BYTES, pack
 
 SPARED: Final = 16  # rows that wait for a copy and are passed over before one of them is evicted
 MAX_START: Final = 1 << 31  # tokens; columns of 32 bits hold it
 MAX_TIERS: Final = 31  # bits of a 32-bit mask
 MAX_BLOCK_TOKENS: Final = (1 << 16) - 1
 MAX_PAGES: Final = 1 << 32
+LOOKED_AT: Final = 64  # longer siblings of one tail, to find one that a tier holds
+_TIP: Final = pack([TIP])
 
 
 class RowTable:
@@ -58,6 +62,8 @@ class RowTable:
         self.now = 0.0
         self.evictions = 0
         self.lost = 0  # evicted before the slower tier that should have them did
+        self.tails_removed = 0  # copies that went because a longer row contains them
+        self.tips = Tips()
 
     def is_well_formed(self, request: RowRequest) -> bool:
         """Sizes, position, parent and key of a request fit together."""
@@ -156,10 +162,9 @@ class RowTable:
         nodes.fill(at, request, parent, root, eviction.first_heat(self.now))
         self.n_rows += 1
         self.roots[root] = self.roots.get(root, 0) + 1
-        before, after = siblings.insert(nodes, parent, at)
-        # The nearest neighbours only: enough for a tail that grows, cheap for 10,000 siblings.
-        if before and request.tokens.startswith(nodes.tokens(before)):
-            self._supersede(before)
+        _, after = siblings.insert(nodes, parent, at)
+        for shorter in siblings.beginnings(nodes, parent, request.tokens):
+            self._supersede(shorter)
         if after and nodes.tokens(after).startswith(request.tokens):
             self._supersede(at)
 
@@ -194,13 +199,61 @@ class RowTable:
         nodes = self.nodes
         root = nodes.root[at]
         self.n_rows -= 1
-        siblings.remove(nodes, nodes.parent[at], at)
+        parent = nodes.parent[at]
+        siblings.remove(nodes, parent, at)
+        for shorter in list(siblings.beginnings(nodes, parent, nodes.tokens(at))):
+            if not any(siblings.extensions(nodes, parent, nodes.tokens(shorter))):
+                nodes.mark[shorter] &= ~SUPERSEDED
+                self.wanted_by(shorter)
         self.roots[root] -= 1
         if not self.roots[root]:
             del self.roots[root]
             self._tidy(root)
         for child in siblings.of(nodes, at):
             self.offer(child)  # unreachable now, so worth nothing
+
+    # ── tails that a longer row contains ─────────────────────────────────────────────────────
+
+    def is_contained(self, tail: RowRequest, tier: Tier) -> bool:
+        """Whether a tier of this kind holds a longer row that begins with all of these tokens.
+
+        Only such a row survives what this tier's copy would. The state of a whole sequence (a row
+        that begins with ``TIP``) is contained in no other: it cannot be cut out of a longer one.
+        """
+        nodes = self.nodes
+        parent, root = nodes.find(tail.parent), nodes.find(tail.root)
+        if not parent or not nodes.child[parent] or tail.tokens.startswith(_TIP):
+            return False
+        kind = [other for other in self.tiers.values() if other.durability == tier.durability]
+        longer = siblings.extensions(nodes, parent, tail.tokens)
+        return any(
+            nodes.start[at] == tail.start
+            and nodes.root[at] == root
+            and any(other.holds(at) for other in kind)
+            for at in islice(longer, LOOKED_AT)
+        )
+
+    def shed(self, at: int) -> list[Evicted]:
+        """A tier has got this row: drop what it contains, and the row where it is contained."""
+        nodes = self.nodes
+        shorter = list(siblings.beginnings(nodes, nodes.parent[at], nodes.tokens(at)))
+        return [gone for row in (*shorter, at) for gone in self.drop_contained(row)]
+
+    def drop_contained(self, at: int) -> list[Evicted]:
+        """Drop the copies of a tail in tiers of every kind that holds a longer row with its tokens.
+
+        Not while it is read; the end of the last lease asks again.
+        """
+        if not self.is_superseded(at) or at in self.leases:
+            return []
+        gone: list[Evicted] = []
+        tail = self.nodes.request(at)
+        for tier in self.tiers.values():
+            if self.is_evictable(at, tier) and self.is_contained(tail, tier):
+                self.tips.add(self.now, tail)
+                gone += self.drop(at, tier)
+                self.tails_removed += 1
+        return gone
 
     def is_idle(self, at: int) -> bool:
         """Whether nothing refers to this node any more."""
@@ -259,6 +312,7 @@ class RowTable:
                 tier.pinned_bytes -= tier.nbytes(at)
         if self.nodes.copies[at]:
             self.offer(at)
+            freed += self.drop_contained(at)
         else:
             self._tidy(at)
         return freed

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from typing import Final
 
 TOKEN_BYTES: Final = 4
+TIP: Final = 0xFFFF_FFFF
+"""No token of any model: the first of a row whose payload is the state of a whole sequence."""
 _CHUNK: Final = 4096  # bytes; large enough that memcmp dominates, small enough that an XOR is cheap
 
 

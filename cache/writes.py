@@ -74,6 +74,9 @@ class Reservations:
             return Refusal(key, RefusalReason.WRITE_IN_PROGRESS)
         if not self._table.is_well_formed(request):
             return Refusal(key, RefusalReason.MALFORMED)
+        if self._table.is_contained(request, tier):
+            self._table.tips.add(self._table.now, request)
+            return Refusal(key, RefusalReason.ALREADY_PRESENT)
         if not self._has_parent(request, tier):
             return Refusal(key, RefusalReason.NO_PARENT)
         is_copy = tier.arena is None or is_promotion
@@ -91,6 +94,8 @@ class Reservations:
             self._table.drop_kid(tier, parent)
             return Refusal(key, RefusalReason.OVER_BUDGET)
         tier.pinned_bytes += nbytes
+        if len(request.tokens) < self._table.block_tokens * TOKEN_BYTES:
+            self._table.tips.add(self._table.now, request)
         deadline = self._table.now + self._ttl_s
         self.open[tier.name, key] = Write(
             holder, request, tier, location, nbytes, deadline, row, is_promotion
@@ -135,6 +140,7 @@ class Reservations:
             self._counters.save(reason or write.request.reason)
         if not self._table.is_superseded(row):
             lacking = self._table.wanted_by(row, write.tier.durability)
+        freed += self._table.shed(row)
         return Published(accepted=True, to_persist=lacking, evicted=tuple(freed))
 
     def holders(self) -> set[str]:

@@ -89,6 +89,8 @@ class RowsReserved:
     incarnation: int
     offsets: tuple[tuple[bytes, int], ...]
     refused: tuple[tuple[bytes, str], ...]
+    ends: tuple[tuple[bytes, bytes], ...] = ()
+    """By key: where tails end that the row contains, see ``cache.tips``; for its metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,8 @@ class StoredRow:
     """Since it was computed, by the clock of the machine; 0 where that is not known."""
     marks: bytes = b""
     """As in ``RowWanted``."""
+    ends: bytes = b""
+    """Where tails end that it contains, see ``cache.tips``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class IndexMachine(RuleBasedStateMachine):
         self.writing: dict[tuple[str, str, bytes], int | None] = {}
         self.leases: dict[int, tuple[str, tuple[bytes, ...]]] = {}
         self.ram_at: dict[bytes, int | None] = {}
+        self.tips: set[bytes] = set()  # keys of tails that the index has granted, refused, removed
 
     # ── the model ──
 
@@ -72,6 +73,38 @@ class IndexMachine(RuleBasedStateMachine):
     def parent_of(self, key: bytes) -> bytes:
         root, ids, start = self.full[key]
         return chain(root, ids)[-2].key if start else root
+
+    def longer(self, key: bytes) -> list[bytes]:
+        """Stored rows beside this one that begin with all of its tokens and go on."""
+        root, ids, start = self.full[key]
+        return [
+            other
+            for other in self.where
+            if self.full[other][0] == root
+            and self.full[other][2] == start
+            and len(self.full[other][1]) > len(ids)
+            and self.full[other][1][: len(ids)] == ids
+        ]
+
+    def is_contained(self, key: bytes, tier: str) -> bool:
+        return any(tier in self.where[other] for other in self.longer(key))
+
+    def remember(self, key: bytes) -> None:
+        _, ids, start = self.full[key]
+        if len(ids) - start < BLOCK:
+            self.tips.add(key)
+
+    def remove_contained(self) -> None:
+        """A tail goes from every tier that holds a longer row with its tokens, if not leased."""
+        for key in sorted(self.where, key=lambda key: len(self.full[key][1])):
+            facts = self.index.facts(key)
+            if facts is not None and facts.leases:
+                continue
+            for tier in sorted(self.where[key]):
+                if self.is_contained(key, tier):
+                    self.tips.add(key)
+                    self.where[key].discard(tier)
+        self.where = {key: tiers for key, tiers in self.where.items() if tiers}
 
     def is_reachable(self, key: bytes) -> bool:
         root, ids, _ = self.full[key]
@@ -120,9 +153,13 @@ class IndexMachine(RuleBasedStateMachine):
         self.gone(evicted)
         for answer in answers:
             if isinstance(answer, Reservation):
+                assert not self.is_contained(answer.key, tier)
                 self.writing[holder, tier, answer.key] = answer.offset
+                self.remember(answer.key)
             elif answer.reason is RefusalReason.ALREADY_PRESENT:
-                assert tier in self.where[answer.key]
+                is_there = tier in self.where.get(answer.key, ())
+                assert is_there or self.is_contained(answer.key, tier)
+                self.remember(answer.key)
             else:
                 assert answer.reason is not RefusalReason.MALFORMED
                 assert isinstance(answer, Refusal)
@@ -213,8 +250,14 @@ class IndexMachine(RuleBasedStateMachine):
             assert match is not None
             assert match.n_tokens == len(self.full[key][1])
             self.leases[match.lease] = (holder, tuple(b.key for b in match.blocks))
+        elif match is not None:  # a tail that a longer row contains
+            assert key in self.tips
+            assert match.n_tokens == len(self.full[key][1])
+            assert match.blocks[-1].key in self.longer(key)
+            self.leases[match.lease] = (holder, tuple(b.key for b in match.blocks))
         else:
-            assert match is None
+            found = key in self.tips and any(map(self.is_reachable, self.longer(key)))
+            assert not found, "a tail that a longer row contains was not found by its key"
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
@@ -255,6 +298,8 @@ class IndexMachine(RuleBasedStateMachine):
         busy = any(t == "disk" and k == row.key for _, t, k in self.writing)
         if not any(item.key == row.key for item in evicted) and not busy:
             self.where.setdefault(row.key, set()).add("disk")
+        if self.is_contained(row.key, "disk"):
+            self.tips.add(row.key)
 
     @rule(limit=st.integers(0, 5), holder=st.sampled_from(HOLDERS))
     def persist(self, limit, holder) -> None:
@@ -265,6 +310,7 @@ class IndexMachine(RuleBasedStateMachine):
                 assert "ram" in self.where[answer.key]
                 assert answer.source is not None
                 self.writing[holder, "disk", answer.key] = None
+                self.remember(answer.key)
 
     @rule(
         budget=st.sampled_from([3_000, 6_000, 11_000, 21_000, 30_000]),
@@ -278,6 +324,7 @@ class IndexMachine(RuleBasedStateMachine):
             BLOCK, {"ram": 9 * PAGE, "disk": budget}, page_bytes=PAGE, reservation_ttl_s=50.0
         )
         self.where, self.leases, self.writing, self.ram_at = {}, {}, {}, {}
+        self.tips = set()
         for key in found:
             root, ids, _ = self.full[key]
             row = chain(root, ids)[-1]
@@ -285,6 +332,9 @@ class IndexMachine(RuleBasedStateMachine):
             self.gone([item for item in evicted if item.key != key])
             if not any(item.key == key for item in evicted):
                 self.where[key] = {"disk"}
+            elif self.is_contained(key, "disk"):
+                self.tips.add(key)
+            self.remove_contained()
             self.index.check_integrity()
             assert self.index.snapshot().tiers["disk"].used_bytes <= budget
 
@@ -296,6 +346,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_same_rows_are_known(self) -> None:
+        self.remove_contained()
         snapshot = self.index.snapshot()
         assert snapshot.rows == len(self.where)
         assert snapshot.leases == len(self.leases)
