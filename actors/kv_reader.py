@@ -235,7 +235,7 @@ class KvReader:
             return limit, rows
         if not last.mapped.tokens.startswith(expected):
             return limit, rows
-        request.first_logits = kept[1]
+        request.first_logits, request.logits_row = kept[1], last.mapped.tokens
         return whole, [*rows[:-1], replace(last, end=whole)]
 
     def _apply(self, seq: int, rows: list[_Row], base: int, limit: int) -> tuple[int, _Row | None]:

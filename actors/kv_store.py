@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from array import array
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from actors import messages as m
@@ -31,6 +32,7 @@ from cache.tips import ENDS_KEY, NO_ENDS
 from native.backend import Backend
 from native.errors import NativeError
 
+LOGITS_ROWS_KNOWN = 1024  # prompts by key, and the tokens of a row: at most 400 bytes each
 ROWS_PER_MESSAGE = 128  # with 64-token blocks about 45 KiB, under the 64 KiB of a message
 
 
@@ -72,6 +74,7 @@ class KvStore:
             rates=self.rates,
         )
         self.saved = SaveTimes()
+        self._logits_rows: OrderedDict[bytes, bytes] = OrderedDict()
         self._wanted: dict[str, dict[bytes, m.RowWanted]] = {}
         self._keepers: dict[str, PayloadKeeper] = {}
         self.unusable_because = self._why_unusable()
@@ -89,6 +92,7 @@ class KvStore:
     def change_root(self, root: bytes) -> None:
         """Use another namespace from now on; nothing may be under way in the old one."""
         self._root = root
+        self._logits_rows.clear()
         self._reader.change_root(root)
 
     @property
@@ -220,8 +224,10 @@ class KvStore:
         published: list[bytes] = []
         abandoned: list[bytes] = []
         for key, row in offered.items():
+            logits = self._logits_in(request, row) if key in granted else None
+            if logits is not None:
+                self._note_logits(request, row)
             if key in granted and self._is_late(request, row):
-                logits = self._logits_in(request, row)
                 tail = LateTail(row, granted[key], grants.incarnation, logits)
                 tail.ends = ends.get(key, NO_ENDS)
                 request.late_tail = tail
@@ -315,7 +321,7 @@ class KvStore:
         parent = self._chain(request, start // self._block)
         packed = tokens.pack(request.tokens[start:end])
         payload_bytes = self._backend.block_bytes(end - start)
-        with_logits = self._carries_logits(request, start, end)
+        with_logits = self._carries_logits(request, start, packed)
         marks = pack_marks([mark for mark in request.marks if start < mark.end <= end])
         meta = self._meta_of(marks, with_logits=with_logits)
         return m.RowWanted(
@@ -359,24 +365,38 @@ class KvStore:
         """Ask which tokens stand for the beginning of a text."""
         return m.ResolveText(uuid.uuid4().hex, self._holder, self._root, candidates)
 
-    def _carries_logits(self, request: Request, start: int, end: int) -> bool:
-        """Whether the row holds the prompt's last token, and its logits are worth storing."""
+    def _carries_logits(self, request: Request, start: int, packed: bytes) -> bool:
+        """Whether the row holds the prompt's last token, and its logits are worth storing.
+
+        They are, too, if they are stored with a tail that this row contains: that tail will go.
+        """
+        end = start + tokens.count(packed)
+        is_here = start < request.n_prompt <= end and request.tip_logits is not None
+        if not is_here or not self._backend.info.can_cut:
+            return False
         n_new = request.n_prompt - request.n_reused
-        return (
-            start < request.n_prompt <= end
-            and request.tip_logits is not None
-            and self._backend.info.can_cut
-            and self._policy.logits.stores(
-                self._logits_bytes, n_new * self._backend.info.kv_bytes_per_token
-            )
-        )
+        if self._policy.logits.stores(
+            self._logits_bytes, n_new * self._backend.info.kv_bytes_per_token
+        ):
+            return True
+        stored = request.logits_row or self._logits_rows.get(self.prompt_key(request), b"")
+        return 0 < len(stored) < len(packed) and packed.startswith(stored)
 
     def _logits_in(self, request: Request, row: m.RowWanted) -> tuple[int, array[float]] | None:
         """The logits that go into a row, and after how many of its tokens they come."""
-        end = row.start + tokens.count(row.tokens)
-        if request.tip_logits is None or not self._carries_logits(request, row.start, end):
+        if request.tip_logits is None:
             return None
+        n_tokens = tokens.count(row.tokens)
+        meta = self._meta_of(row.marks, with_logits=False)
+        if row.row_bytes == row_bytes(n_tokens, self._backend.block_bytes(n_tokens), meta):
+            return None  # no room for them was asked for
         return request.n_prompt - row.start, request.tip_logits
+
+    def _note_logits(self, request: Request, row: m.RowWanted) -> None:
+        """The logits of the request's prompt are stored with this row."""
+        self._logits_rows[self.prompt_key(request)] = row.tokens
+        while len(self._logits_rows) > LOGITS_ROWS_KNOWN:
+            self._logits_rows.popitem(last=False)
 
     def _write_row(self, request: Request, row: m.RowWanted, offset: int, ends: bytes) -> bool:
         logits = self._logits_in(request, row)

@@ -126,7 +126,9 @@ class Request:
     first_logits: array[float] | None = None
     """Of the prompt's last position, known before anything is computed."""
     tip_logits: array[float] | None = None
-    """The same, computed by this request; may be stored with the prompt's last row."""
+    """The same, once its first token was drawn; may be stored with the prompt's last row."""
+    logits_row: bytes = b""
+    """Tokens of the stored row that they were read from."""
     n_stored_blocks: int = 0
     """Leading full blocks known to be in the cache."""
     is_offered_anew: bool = False
@@ -255,6 +257,7 @@ class Request:
         """Its cells are gone; what it has said is not."""
         self.n_kv = self.n_reused = self.n_live = self.share_upto = 0
         self.following = self.first_logits = None
+        self.logits_row = b""
         self.is_sticky, self.source = False, "none"
 
     def missed(self, why: str | None) -> None:

@@ -165,6 +165,7 @@ class Stepper:
             request.n_live = min(request.n_live, request.n_kv)
             self._backend.seq_remove(request.kv_seq, request.n_kv, -1)
             return
+        request.tip_logits = logits
         self._accept(request, token)
 
     def _end_prefill(self, request: Request) -> None:

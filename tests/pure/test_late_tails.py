@@ -58,6 +58,37 @@ def test_a_conversation_without_pauses_writes_every_token_once(cache: Cache) -> 
     assert cache.status()["saves"]["shutdown"] == 1
 
 
+def test_a_conversation_with_pauses_keeps_every_token_once_and_every_key(cache: Cache) -> None:
+    engine = CachedEngine(cache, save=NEVER)
+    tokens = ids(300)
+    ends: dict[bytes, list[int]] = {}
+    for turn in range(12):
+        prompt = [*tokens, *ids(rng_length(turn), seed=turn)]
+        done = engine.ask(f"turn {turn}", prompt, max_tokens=rng_length(turn + 50))
+        tokens = [*prompt, *engine.said[f"turn {turn}"]]
+        assert done.finish_key is not None
+        ends[done.finish_key] = tokens[:-1]
+        engine.commands.put(m.WriteTails())  # as after a pause
+    engine.close()
+    assert sum(header.n_tokens for header in cache.headers()) == len(tokens) - 1
+    assert sum(header.n_tokens < 64 for header in cache.headers()) <= 1
+    removed = cache.status()["tails_removed"]
+    assert removed >= 9
+    for name in ("model:m2", "model:m3"):  # the same cache_meta, and one that reads the rows
+        with CachedEngine(cache, save=NEVER, name=name) as other:
+            for key, before in ends.items():
+                late = other.ask(key.hex(), [*before, 9, 9, 9], parent_key=key)
+                assert late.cache.note is None, "the key of a tail that went is unknown"
+                assert late.usage.cached_tokens >= len(before)
+            cache.die(other)
+            other.ask("after", ids(10))
+
+
+def rng_length(turn: int) -> int:
+    """Tokens of a question or a reply, short and long ones."""
+    return random.Random(turn).randrange(5, 90)
+
+
 def test_a_pause_stores_the_end_and_a_new_process_finds_all_of_it(cache: Cache) -> None:
     first = CachedEngine(cache, save=SOON)
     done = first.ask("one", ids(150), max_tokens=20)
@@ -148,6 +179,33 @@ def test_a_repeat_from_the_store_needs_no_decode_although_the_prompt_ends_inside
         again = other.ask("two", ids(150), max_tokens=30)
         assert again.usage.cached_tokens == 150
         assert other.said["two"] == engine.said["one"]
+
+
+def test_logits_move_to_the_row_that_contains_their_tail(cache: Cache) -> None:
+    """An exact repeat needs no decode although the row it ended in has gone."""
+    share = replace(NEVER.logits, row_share=0.1)  # not for a repeat, which stores a few new tokens
+    save = replace(NEVER, logits=share)
+    prompt = ids(1500)
+    rows = [0]
+    for name, n_said in (("m1", 4), ("m2", 9), ("m3", 80), ("m4", 4)):
+        with CachedEngine(cache, save=save, name=f"model:{name}") as engine:
+            done = engine.ask(name, prompt, max_tokens=n_said)
+            assert done.usage.cached_tokens == (1500 if rows[-1] else 0)
+        ends = [header for header in cache.headers() if header.start == 1472]
+        rows.append(max(header.n_tokens for header in ends))
+        assert len(ends) == 1
+    assert rows == [0, 31, 36, 64, 64]
+
+
+def test_logits_that_did_not_pay_are_not_stored_with_a_longer_row_either(cache: Cache) -> None:
+    save = replace(NEVER, logits=replace(NEVER.logits, row_share=0.0))
+    for name, n_said in (("m1", 4), ("m2", 9)):
+        with CachedEngine(cache, save=save, name=f"model:{name}") as engine:
+            engine.ask(name, ids(150), max_tokens=n_said)
+            again = engine.ask("again", ids(150), max_tokens=n_said + 20)
+            assert again.usage.cached_tokens == 150  # from memory
+    with CachedEngine(cache, save=save, name="model:m3") as engine:
+        assert engine.ask("three", ids(150), max_tokens=4).usage.cached_tokens == 149
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -22,7 +22,8 @@ from actors.model_engine import ModelEngine
 from cache import tokens as token_bytes
 from cache.arena import create_arena, scan_arena
 from cache.policy import LivePolicy, SavePolicy
-from cache.rows import RowHeader
+from cache.rows import HEADER_BYTES, RowHeader
+from cache.tips import ends_in
 from native.params import ModelParams, SamplingParams
 from native.stub import StubBackend
 from supervision import Address, ChildKind, Entry
@@ -74,6 +75,7 @@ class Cache:
                 _tokens(self.path, offset, header),
                 header.row_bytes,
                 offset,
+                ends=ends_in(_meta(self.path, offset, header)),
             )
             for offset, _, header in scan_arena(str(self.path))
         ]
@@ -179,6 +181,12 @@ class CachedEngine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _meta(path: Path, offset: int, header: RowHeader) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset + HEADER_BYTES)
+        return file.read(header.meta_bytes)
 
 
 def _tokens(path: Path, offset: int, header: RowHeader) -> bytes:
