@@ -1,24 +1,33 @@
-"""What a conversation writes: bytes saved in twenty turns over the bytes of its final state.
+"""What a conversation writes and keeps: bytes of twenty turns over the bytes of its final state.
 
 Each turn sends the whole text so far and some new tokens, as stateless clients do, and a reply is
 generated. The final state is every token of the conversation once. A cache of whole prefixes writes
-the sum over all turns, which the last row states for comparison.
+the sum over all turns, which is stated for comparison.
 
-Twice: turns that follow at once, as an agent's do, and with a pause after each that is longer than
-the delay after which the end of a reply is stored, as a person's are. Bytes into RAM are what the
-model copied into the arena, bytes into files what the writer wrote; both after everything that
-waited was written, too.
+Three times: turns that follow at once, as an agent's do; with a pause after each that is longer
+than the delay after which the end of a reply is stored in RAM, as a person's are; and with pauses
+that are longer than the delay of files, too (what waits is written after each turn, as after such a
+pause).
+
+Bytes *written* are what the model copied into the arena, and the writer into files. Bytes *kept*
+are what the arena and the directory hold, after all that waited was written and after a stop; they
+are compared with those of a node that was given the same text in one prompt.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from bench.bare import BareModel, Facts
 from bench.report import Figure
 from bench.subjects import MODEL_ID, Subject, load, node_for_measuring, random_prompt, subjects
 from cache.policy import SAVE_ALL
+from native.params import ModelParams
 from runtime import Node
 from runtime.flush import flush
 from runtime.progress import ProgressLine
@@ -30,51 +39,149 @@ FIRST_TOKENS = 300
 NEW_TOKENS = 60
 REPLY_TOKENS = 40
 PAUSE_S = 1.2 * SAVE_ALL.tail_delay_ms / 1e3
+STUB: Final = Subject("stub", Path("stub"), ModelParams(n_ctx=4096))
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Bytes in the arena's slabs and in files."""
+
+    ram: int
+    files: int
+
+
+def _no_pause(node: Node) -> None:
+    del node
+
+
+def _short_pause(node: Node) -> None:
+    del node
+    time.sleep(PAUSE_S)  # noqa: TID251  # a person reads
+
+
+def _long_pause(node: Node) -> None:
+    flush(node.client)
+
+
+Pause = Callable[[Node], None]
+PAUSES: Final[dict[str, Pause]] = {
+    "": _no_pause,
+    f", pauses of {PAUSE_S:.1f} s": _short_pause,
+    ", pauses that files do not wait for": _long_pause,
+}
 
 
 def main(quick: bool, model: Path | None = None) -> list[Figure]:
-    """Measure every subject, without pauses and with them."""
+    """Measure every subject and the stub, with each kind of pause."""
     figures: list[Figure] = []
     n_turns = QUICK_TURNS if quick else TURNS
-    for subject in subjects(quick=quick, model=model):
-        with BareModel(subject.path, subject.params) as bare:
-            facts = bare.facts
-        for pause_s in (0.0,) if quick else (0.0, PAUSE_S):
-            with node_for_measuring() as node, ProgressLine(f"{NAME} {subject.name}") as progress:
-                load(node, subject)
-                figures += _measure(node, facts, subject, n_turns, pause_s, progress)
+    for subject in (*subjects(quick=quick, model=model), STUB):
+        with ProgressLine(f"{NAME} {subject.name}") as progress:
+            figures += _measure(subject, n_turns, progress, quick=quick)
     return figures
 
 
 def _measure(
-    node: Node, facts: Facts, subject: Subject, n_turns: int, pause_s: float, progress: ProgressLine
+    subject: Subject, n_turns: int, progress: ProgressLine, *, quick: bool
 ) -> list[Figure]:
+    facts = _facts(subject)
+    figures: list[Figure] = []
+    once: dict[int, Kept] = {}
+    pauses = list(PAUSES.items())
+    if quick:
+        pauses = [pauses[0], pauses[-1]]
+    for at, (pauses_of, pause) in enumerate(pauses):
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            where = Path(folder)
+            with node_for_measuring(where) as node:
+                _load(node, subject)
+
+                def share(part: float, at: int = at) -> None:
+                    progress.share((at + part) / len(pauses))
+
+                text, whole_rows, reused = _talk(node, facts, n_turns, pause, share)
+                status = _settled(node)
+            kept = Kept(_ram(status), _files(where))
+        if len(text) not in once:
+            once[len(text)] = _at_once(subject, text)
+        variant = f"{subject.name}, {n_turns} turns, {len(text)} tokens{pauses_of}"
+        figures += _figures(variant, status, kept, once[len(text)], len(text), whole_rows, reused)
+    return figures
+
+
+def _facts(subject: Subject) -> Facts:
+    if subject is STUB:
+        return Facts(200, frozenset())  # all of them letters
+    with BareModel(subject.path, subject.params) as bare:
+        return bare.facts
+
+
+def _load(node: Node, subject: Subject) -> None:
+    load(node, subject, backend="stub" if subject is STUB else "llama")
+
+
+def _talk(
+    node: Node, facts: Facts, n_turns: int, pause: Pause, share: Callable[[float], None]
+) -> tuple[list[int], int, float]:
+    """The whole text, the tokens of all turns together, the part of the last prompt reused."""
     text = random_prompt(facts, FIRST_TOKENS, seed=77)
-    whole_rows = 0
-    reused: list[float] = []
+    whole_rows, reused = 0, 0.0
     for turn in range(n_turns):
-        progress.share(turn / n_turns)
+        share(turn / n_turns)
         text = text + random_prompt(facts, NEW_TOKENS, seed=1000 + turn)
         done = node.complete(
             MODEL_ID, text, max_tokens=REPLY_TOKENS, temperature=1.0, seed=turn + 1
         )
-        reused.append(done.usage.cached_tokens / len(text))
+        reused = done.usage.cached_tokens / len(text)
         text = text + list(done.tokens)
         whole_rows += len(text)
-        time.sleep(pause_s)  # noqa: TID251  # a person reads
+        pause(node)
+    return text, whole_rows, reused
+
+
+def _at_once(subject: Subject, text: list[int]) -> Kept:
+    """What a node keeps that reads the same text in one prompt; its last token was never read."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        with node_for_measuring(Path(folder)) as node:
+            _load(node, subject)
+            node.complete(MODEL_ID, text[:-1], max_tokens=0)
+            status = _settled(node)
+        return Kept(_ram(status), _files(Path(folder)))
+
+
+def _settled(node: Node) -> dict[str, Any]:
     flush(node.client)
-    actors = node.status()["actors"]
-    status, writer = actors[f"model:{MODEL_ID}"] or {}, actors["writer"] or {}
-    final_bytes = len(text) * int(status["kv_bytes_per_token"])
-    ram, files = int(status["saved_bytes"]), int(writer["bytes_written"])
-    pauses = f", pauses of {pause_s:.1f} s" if pause_s else ""
-    variant = f"{subject.name}, {n_turns} turns, {len(text)} tokens{pauses}"
-    last = f"the last turn reused {100 * reused[-1]:.0f} % of its prompt"
-    goal = "" if pause_s else "goal 1.05"
+    return dict(node.status()["actors"])
+
+
+def _ram(status: dict[str, Any]) -> int:
+    return int(status["cache_meta"]["tiers"]["ram"]["used_bytes"])
+
+
+def _files(where: Path) -> int:
+    """Of a node that has stopped."""
+    return sum(file.stat().st_size for file in (where / "cache").rglob("*.kvb"))
+
+
+def _figures(
+    variant: str,
+    status: dict[str, Any],
+    kept: Kept,
+    once: Kept,
+    n_tokens: int,
+    whole_rows: int,
+    reused: float,
+) -> list[Figure]:
+    model = status[f"model:{MODEL_ID}"]
+    final = n_tokens * int(model["kv_bytes_per_token"])
+    saved, written = int(model["saved_bytes"]), int(status["writer"]["bytes_written"])
+    last = f"the last turn reused {100 * reused:.0f} % of its prompt"
     return [
-        Figure(NAME, variant, "final_state_mib", final_bytes / 2**20, "MiB", 1),
-        Figure(NAME, variant, "saved_mib", ram / 2**20, "MiB", 1, last),
-        Figure(NAME, variant, "saved_over_final", ram / final_bytes, "x", 1, goal),
-        Figure(NAME, variant, "files_over_final", files / final_bytes, "x", 1, "goal 1.05"),
-        Figure(NAME, variant, "whole_rows_over_final", whole_rows / len(text), "x", 1, "computed"),
+        Figure(NAME, variant, "final_state_mib", final / 2**20, "MiB", 1),
+        Figure(NAME, variant, "saved_mib", saved / 2**20, "MiB", 1, last),
+        Figure(NAME, variant, "saved_over_final", saved / final, "x", 1),
+        Figure(NAME, variant, "files_over_final", written / final, "x", 1),
+        Figure(NAME, variant, "ram_over_at_once", kept.ram / once.ram, "x", 1, "goal 1.05"),
+        Figure(NAME, variant, "disk_over_at_once", kept.files / once.files, "x", 1, "goal 1.05"),
+        Figure(NAME, variant, "whole_rows_over_final", whole_rows / n_tokens, "x", 1, "computed"),
     ]
