@@ -96,6 +96,8 @@ class KillRig(Rig):
         self.is_fork = False
         self.incarnations: Counter[str] = Counter()
         self.leases: list[int] = []
+        self.tails: random.Random | None = None
+        """Draws how long the tail is that a save ends with; None: whole blocks only."""
         super().__init__(home, patch, **sizes)
 
     # ── dying ──
@@ -250,8 +252,9 @@ class KillRig(Rig):
         self.run()
 
     def _save(self, numbers: list[int]) -> None:
+        tail = self.tails.choice((None, 1, 20, 40, 63)) if self.tails is not None else None
         try:
-            self.save(*numbers)
+            self.save(*numbers, tail=tail)
         except Died:
             self.restart(MODEL)
         except IndexError:  # cache_meta died before it answered
@@ -378,6 +381,8 @@ def run_point(home: Path, number: int, seed: int) -> str:
     patch = pytest.MonkeyPatch()
     try:
         rig = KillRig(home, patch, point, **sizes)
+        if number % 3 == 0:  # with a source of its own: other points stay as they are
+            rig.tails = random.Random(f"{seed}/{number}/tails")
         for _ in range(ACTIONS):
             rig.act(rng)
         died, rig.died = rig.died, "nobody any more"

@@ -31,7 +31,7 @@ from cache.filesystem import PosixFilesystem
 from cache.keys import BLOCK_TOKENS, child_key, namespace_key
 from cache.publish import PROBE, QUARANTINE
 from cache.rows import RowHeader, row_bytes
-from cache.tokens import pack
+from cache.tokens import count, pack
 from supervision import Address, ChildKind, Entry
 
 ROOT = namespace_key([("model", "rig")])
@@ -209,15 +209,20 @@ class Rig:
 
     # ── a model ──
 
-    def save(self, *numbers: int, run: bool = True) -> list[bytes]:
-        """Store a prompt of whole blocks; the keys of its rows, of which some may be refused."""
+    def save(self, *numbers: int, tail: int | None = None, run: bool = True) -> list[bytes]:
+        """Store a prompt of whole blocks; the keys of its rows, of which some may be refused.
+
+        Of the last block only the first ``tail`` tokens, if that is given.
+        """
         self.now += 60  # what is saved later is hotter
         wanted, parent, keys = [], ROOT, []
         for index, number in enumerate(numbers):
-            tokens = pack(block(number))
+            is_last = index == len(numbers) - 1
+            ids = block(number)[: tail if is_last else None]
+            tokens = pack(ids)
             key = child_key(parent, tokens)
             start = index * BLOCK_TOKENS
-            wanted.append(m.RowWanted(key, parent, start, tokens, ROW_BYTES))
+            wanted.append(m.RowWanted(key, parent, start, tokens, row_bytes(len(ids), PAYLOAD)))
             keys.append(key)
             parent = key
         self.report(m.ReserveRows("ref", self.holder, ROOT, 1, tuple(wanted)))
@@ -231,8 +236,8 @@ class Rig:
         return keys
 
     def _fill(self, row: m.RowWanted, offset: int) -> None:
-        header = RowHeader(row.key, row.parent, ROOT, row.start, BLOCK_TOKENS, PAYLOAD)
-        with SlabWriter(self.arena, offset, ROW_BYTES) as slab:
+        header = RowHeader(row.key, row.parent, ROOT, row.start, count(row.tokens), PAYLOAD)
+        with SlabWriter(self.arena, offset, row.row_bytes) as slab:
             slab.begin(header, row.tokens)
             slab.payload[:] = row.key[:1] * PAYLOAD
             slab.publish()
