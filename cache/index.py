@@ -43,7 +43,7 @@ from cache.rows import SaveReason
 from cache.table import RowTable
 from cache.tiers import Tier
 from cache.tips import pack_ends, tails_in, unpack_ends
-from cache.tokens import count, cut
+from cache.tokens import TIP, count, cut, pack
 from cache.writes import Reservations
 
 RESERVATION_TTL_S: Final = 60.0  # far above any block copy; only a stuck writer lets it pass
@@ -125,12 +125,16 @@ class CacheIndex:
         With them the keys of these tails are known again when the row is adopted, see ``learn``.
         """
         nodes = self._table.nodes
+        if row.tokens.startswith(pack([TIP])):
+            return b""
         stored = siblings.beginnings(nodes, nodes.find(row.parent), row.tokens)
         ends = {*(nodes.n_tokens[at] for at in stored), *self._table.tips.inside(row)}
         return pack_ends(sorted(ends)) if ends else b""
 
     def learn(self, used: float, row: RowRequest, ends: bytes) -> None:
         """Tails end inside a row that was found, which was used at that time last."""
+        if not self._table.is_well_formed(row):
+            return
         for tail in tails_in(row, unpack_ends(ends)):
             self._table.tips.add(used, tail)
 

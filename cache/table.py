@@ -214,42 +214,52 @@ class RowTable:
 
     # ── tails that a longer row contains ─────────────────────────────────────────────────────
 
-    def is_contained(self, tail: RowRequest, tier: Tier) -> bool:
+    def is_contained(self, tail: RowRequest, tier: Tier, by: int = NIL) -> bool:
         """Whether a tier of this kind holds a longer row that begins with all of these tokens.
 
         Only such a row survives what this tier's copy would. The state of a whole sequence (a row
         that begins with ``TIP``) is contained in no other: it cannot be cut out of a longer one.
+        ``by``: a longer sibling to look at first.
         """
         nodes = self.nodes
         parent, root = nodes.find(tail.parent), nodes.find(tail.root)
-        if not parent or not nodes.child[parent] or tail.tokens.startswith(_TIP):
+        is_whole = len(tail.tokens) == self.block_tokens * TOKEN_BYTES
+        if is_whole or not parent or not nodes.child[parent] or tail.tokens.startswith(_TIP):
             return False
         kind = [other for other in self.tiers.values() if other.durability == tier.durability]
-        longer = siblings.extensions(nodes, parent, tail.tokens)
+        longer = islice(siblings.extensions(nodes, parent, tail.tokens), LOOKED_AT)
         return any(
             nodes.start[at] == tail.start
             and nodes.root[at] == root
             and any(other.holds(at) for other in kind)
-            for at in islice(longer, LOOKED_AT)
+            for at in ((by, *longer) if by else longer)
         )
 
     def shed(self, at: int) -> list[Evicted]:
-        """A tier has got this row: drop what it contains, and the row where it is contained."""
-        nodes = self.nodes
-        shorter = list(siblings.beginnings(nodes, nodes.parent[at], nodes.tokens(at)))
-        return [gone for row in (*shorter, at) for gone in self.drop_contained(row)]
+        """A tier has got this row: drop what it contains, and the row where it is contained.
 
-    def drop_contained(self, at: int) -> list[Evicted]:
+        It is worth at least what the rows were that it replaces: their uses were of its tokens.
+        """
+        nodes = self.nodes
+        gone: list[Evicted] = []
+        for row in list(siblings.beginnings(nodes, nodes.parent[at], nodes.tokens(at))):
+            heat = nodes.heat[row]
+            if dropped := self.drop_contained(row, at):
+                gone += dropped
+                nodes.heat[at] = max(nodes.heat[at], heat)
+        return gone + self.drop_contained(at)
+
+    def drop_contained(self, at: int, by: int = NIL) -> list[Evicted]:
         """Drop the copies of a tail in tiers of every kind that holds a longer row with its tokens.
 
-        Not while it is read; the end of the last lease asks again.
+        Not while it is read; the end of the last lease asks again. ``by``: as for ``is_contained``.
         """
         if not self.is_superseded(at) or at in self.leases:
             return []
         gone: list[Evicted] = []
         tail = self.nodes.request(at)
         for tier in self.tiers.values():
-            if self.is_evictable(at, tier) and self.is_contained(tail, tier):
+            if self.is_evictable(at, tier) and self.is_contained(tail, tier, by):
                 self.tips.add(self.now, tail)
                 gone += self.drop(at, tier)
                 self.tails_removed += 1

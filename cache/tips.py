@@ -25,7 +25,7 @@ from cache.answers import RowRequest
 from cache.errors import CorruptRow
 from cache.keys import child_key
 from cache.rows import decode_meta, encode_meta
-from cache.tokens import count, cut
+from cache.tokens import TIP, count, cut, pack
 
 MAX_TIPS: Final = 8192
 ENDS_KEY: Final = "ends"
@@ -33,6 +33,7 @@ MAX_ENDS: Final = 8
 _ENDS: Final = struct.Struct(f"<{MAX_ENDS}H")
 ENDS_BYTES: Final = _ENDS.size
 NO_ENDS: Final = bytes(ENDS_BYTES)
+_WHOLE: Final = pack([TIP])
 _NONE: Final = encode_meta({ENDS_KEY: NO_ENDS})[1:]  # as it stands in a map
 
 
@@ -50,7 +51,12 @@ class Tips:
         return len(self._known)
 
     def add(self, used: float, tail: RowRequest) -> None:
-        """Remember a tail that was used at this time; the one used longest ago is forgotten."""
+        """Remember a tail that was used at this time; the one used longest ago is forgotten.
+
+        Not the state of a whole sequence, whose key no caller has.
+        """
+        if tail.tokens.startswith(_WHOLE):
+            return
         known = self._known.get(tail.key)
         if known is None:
             self._of_parent[tail.parent] += 1

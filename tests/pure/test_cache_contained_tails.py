@@ -102,6 +102,39 @@ def test_one_row_removes_all_it_contains_and_nothing_else():
     assert [gone.key for gone in save(index, 2, 1, 256)] == [row(2).key]
 
 
+def test_among_very_many_longer_rows_the_one_that_is_published_counts():
+    index = CacheIndex(BLOCK, {"ram": 300 * PAGE, "disk": 1_000_000}, page_bytes=PAGE)
+    save(index, 1, tier="disk")
+    for n in range(200):
+        save(index, 1, n)
+    assert tiers_of(index, 1) == ["disk"]
+    save(index, 1, 999, tier="disk")
+    assert tiers_of(index, 1) == []
+
+
+def test_the_longer_row_is_worth_what_the_tail_was():
+    index = make(ram_rows=3)
+    save(index, 1)
+    for now in range(100):
+        index.release(index.lookup(1.0 + now, READER, ROOT, pack([1])).lease)
+    save(index, 1, 2)
+    save(index, 8, 8)
+    index.release(index.lookup(200.0, READER, ROOT, pack([8, 8])).lease)
+    save(index, 9, 9)
+    evicted = save(index, 7, 7)
+    assert [gone.key for gone in evicted] != [row(1, 2).key]
+    assert tiers_of(index, 1, 2) == ["ram"]
+
+
+def test_a_row_that_does_not_fit_together_teaches_nothing():
+    index = make(disk=100_000)
+    block = row(1, 2, 3, 4)
+    lie = RowRequest(block.key, block.parent, ROOT, 4, block.tokens, SIZE)
+    index.learn(1.0, lie, pack_ends([2]))
+    index.adopt(1.0, "disk", block)
+    assert resolved(index, 1, 2) is None
+
+
 def test_tails_of_other_blocks_and_namespaces_stay():
     index = make()
     save(index, 1, 2, 3, 4)
@@ -199,6 +232,7 @@ def test_the_state_of_a_whole_sequence_is_contained_in_no_other():
     save(index, TIP, 1, 2, 3)
     assert index.snapshot().rows == 3
     assert index.drop_contained(row(TIP, 1).key) == []
+    assert index.ends_in(row(TIP, 1, 2, 3)) == b""
     assert index.snapshot().tails_removed == 0
 
 

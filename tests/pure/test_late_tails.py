@@ -118,6 +118,20 @@ def test_a_finish_key_is_a_parent_key_at_once_and_after_it_went_on(cache: Cache)
         assert late.usage.cached_tokens >= len(tokens) - 1
 
 
+def test_an_end_that_a_longer_row_contains_has_a_key_that_can_be_continued(cache: Cache) -> None:
+    with CachedEngine(cache, save=NEVER) as engine:
+        engine.ask("long", ids(150), max_tokens=60)
+    with CachedEngine(cache, save=NEVER, name="model:m2") as other:
+        short = other.ask("short", ids(150), max_tokens=10)
+        assert short.finish_key is not None
+        assert short.finish_key not in other.published()
+    with CachedEngine(cache, save=NEVER, name="model:m3") as third:
+        said = [*ids(150), *other.said["short"]]
+        late = third.ask("late", [*said, 9, 9], parent_key=short.finish_key)
+        assert late.cache.note is None
+        assert late.usage.cached_tokens >= len(said) - 1
+
+
 def test_another_process_that_waits_for_the_end_gets_it(cache: Cache) -> None:
     engine = CachedEngine(cache, save=NEVER)
     one = engine.ask("one", ids(150), max_tokens=20)
