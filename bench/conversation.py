@@ -75,7 +75,8 @@ def main(quick: bool, model: Path | None = None) -> list[Figure]:
     """Measure every subject and the stub, with each kind of pause."""
     figures: list[Figure] = []
     n_turns = QUICK_TURNS if quick else TURNS
-    for subject in (*subjects(quick=quick, model=model), STUB):
+    stubs = () if quick else (STUB,)
+    for subject in (*subjects(quick=quick, model=model), *stubs):
         with ProgressLine(f"{NAME} {subject.name}") as progress:
             figures += _measure(subject, n_turns, progress, quick=quick)
     return figures
@@ -87,9 +88,7 @@ def _measure(
     facts = _facts(subject)
     figures: list[Figure] = []
     once: dict[int, Kept] = {}
-    pauses = list(PAUSES.items())
-    if quick:
-        pauses = [pauses[0], pauses[-1]]
+    pauses = list(PAUSES.items())[-1 if quick else 0 :]
     for at, (pauses_of, pause) in enumerate(pauses):
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             where = Path(folder)

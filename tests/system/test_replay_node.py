@@ -101,7 +101,11 @@ def test_after_the_death_of_the_model_a_chat_goes_on_with_its_exact_tokens(
 def test_after_a_restart_of_the_node_too(tmp_path: Path) -> None:
     with started(tmp_path, models={"m": CONFIG}) as node:
         eventually(lambda: [s for s in node.models() if s.state == "up"], within_s=30, what="up")
-        turns = {seed: Turn(node, [USER], seed) for seed in range(4)}
+        turns = {}
+        for seed in range(4):
+            turns[seed] = Turn(node, [USER], seed)
+            if seed % 2:
+                settle(node)  # as in a pause: the tails are stored, and go when the next turn comes
         later = {seed: Turn(node, messages(turns[seed]), seed) for seed in range(4)}
         settle(node)
     with started(tmp_path, models={"m": CONFIG}) as node:
