@@ -34,7 +34,8 @@ disposable. Every byte but the sixteen mutable ones (240..256) is covered: the h
 (always checked), the payload by the digest (checked on sealed rows; files are always sealed). An
 unsealed row is trusted only inside the arena, where the publish order (payload, then state) and the
 death of its writer leave it absent or whole. The metadata is msgpack, free-form, for people; but
-one key is read by programs, ``replies``: see ``cache.text_marks``.
+two keys are read by programs: ``replies``, see ``cache.text_marks``, and ``ends``, see
+``cache.tips``.
 """
 
 from __future__ import annotations

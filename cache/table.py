@@ -162,9 +162,10 @@ class RowTable:
         nodes.fill(at, request, parent, root, eviction.first_heat(self.now))
         self.n_rows += 1
         self.roots[root] = self.roots.get(root, 0) + 1
-        _, after = siblings.insert(nodes, parent, at)
-        for shorter in siblings.beginnings(nodes, parent, request.tokens):
-            self._supersede(shorter)
+        before, after = siblings.insert(nodes, parent, at)
+        if before:
+            for shorter in siblings.beginnings(nodes, parent, request.tokens):
+                self._supersede(shorter)
         if after and nodes.tokens(after).startswith(request.tokens):
             self._supersede(at)
 
@@ -241,8 +242,11 @@ class RowTable:
         It is worth at least what the rows were that it replaces: their uses were of its tokens.
         """
         nodes = self.nodes
+        parent = nodes.parent[at]
+        if nodes.child[parent] == at and not (nodes.left[at] or nodes.right[at]):
+            return []  # the only child, as most rows are
         gone: list[Evicted] = []
-        for row in list(siblings.beginnings(nodes, nodes.parent[at], nodes.tokens(at))):
+        for row in list(siblings.beginnings(nodes, parent, nodes.tokens(at))):
             heat = nodes.heat[row]
             if dropped := self.drop_contained(row, at):
                 gone += dropped
