@@ -79,6 +79,7 @@ def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes
             for name in NAMED_TEMPLATES
             if (source := _meta(model, f"tokenizer.chat_template.{name}"))
         ),
+        max_token_bytes=lib.la_token_bytes_max(model),
         eos_token=_number(_meta(model, "tokenizer.ggml.eos_token_id")),
     )
 

@@ -18,6 +18,7 @@ from native.errors import (
     NotSupported,
     PromptTooLong,
     StateRefused,
+    TextTooLong,
 )
 
 _LOG_BYTES = 4096
@@ -69,6 +70,8 @@ _NAMED: dict[int, Callable[[str, int, int], NativeError]] = {
     lib.LA_STUCK: lambda text, _value, _limit: NoTokenLeft(text),
     lib.LA_STATE: _state,
     lib.LA_CANNOT_CUT: _state,
+    lib.LA_TEXT: TextTooLong,
+    lib.LA_NO_VOCABULARY: lambda text, _value, _limit: NotSupported(text),
     lib.LA_NO_MEMORY: lambda text, _value, _limit: NotSupported(text),
     lib.LA_ADAPTER: lambda text, _value, _limit: NativeError(_with_log(text)),
 }

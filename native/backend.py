@@ -73,6 +73,8 @@ class ModelInfo:
     n_head: int = 0
     n_head_kv: int = 0
     eos_token: int | None = None
+    max_token_bytes: int = 0
+    """Bytes of a text that one token can stand for at most; 0 where that is not known."""
     memory_because: str = ""
     named_templates: tuple[tuple[str, str], ...] = ()
     """(name, chat template) of those for a purpose, such as ``tool_use`` and ``rag``."""

@@ -203,6 +203,24 @@ class PromptTooLong(NativeError):
         return f"{self.n_tokens} tokens do not fit a context of {self.n_ctx}"
 
 
+class TextTooLong(NativeError):
+    """A text, or a run of one kind of character in it, is too long to be tokenised.
+
+    ``n_chars`` is how long it is and ``limit`` what can be done, both 0 where it is this process
+    that lacks memory or a thread. Shorten the text, or break the run.
+    """
+
+    def __init__(self, reason: str, n_chars: int = 0, limit: int = 0) -> None:
+        super().__init__(reason, n_chars, limit)
+        self.reason = reason
+        self.n_chars = n_chars
+        self.limit = limit
+
+    def __str__(self) -> str:
+        numbers = f" ({self.n_chars}, at most {self.limit})" if self.limit else ""
+        return f"text too long to tokenise: {self.reason}{numbers}"
+
+
 class NoTokenLeft(NativeError):
     """Logit bias, penalties or the grammar leave no token to choose.
 

@@ -125,19 +125,20 @@ class LlamaBackend(Extras, Samplers):
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
         column = _column(tokens)
-        capacity = 16 * len(column) + 64
+        capacity, n_bytes = 16 * len(column) + 64, ffi.new("int64_t *")
         with self._vocabulary:
             model = self._weights()
             while True:
                 out = ffi.new("char[]", capacity)
-                n = lib.la_detokenize(
-                    model, ffi.from_buffer("int32_t[]", column), len(column), out, capacity, special
-                )
-                if n < 0:
-                    _faults.raise_status(lib.LA_TOKEN)
-                if n <= capacity:
-                    return bytes(ffi.buffer(out, n))
-                capacity = n
+                self._check(
+                    lib.la_detokenize(
+                        model, ffi.from_buffer("int32_t[]", column), len(column), out, capacity,
+                        special, n_bytes,
+                    )
+                )  # fmt: skip
+                if n_bytes[0] <= capacity:
+                    return bytes(ffi.buffer(out, n_bytes[0]))
+                capacity = n_bytes[0]
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         return self.detokenize((token,), special=special)
@@ -299,14 +300,17 @@ def _tokenize(
 ) -> list[int]:
     """Ids of ``text``; whoever calls keeps the model alive."""
     data = _utf8(text)
-    capacity = len(data) + 8
+    capacity, n_out = len(data) + 8, ffi.new("int32_t *")
     while True:
         out = ffi.new("int32_t[]", capacity)
-        n = lib.la_tokenize(model, data, len(data), out, capacity, add_special, parse_special)
+        status = lib.la_tokenize(
+            model, data, len(data), out, capacity, add_special, parse_special, n_out
+        )
+        if status:
+            _faults.raise_status(status)
+        n = n_out[0]
         if n >= 0:
             return ffi.unpack(out, n) if n else []
-        if n == -(1 << 31):
-            _faults.raise_status(lib.LA_TOO_LONG)
         capacity = -n
 
 

@@ -68,8 +68,7 @@ std::shared_ptr<const breaker> make_breaker(const la_model &model, const std::st
         }
     }
     std::vector<int32_t> tokens(text.size() + 8);
-    const int32_t n = llama_tokenize(model.vocab, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
-                                     static_cast<int32_t>(tokens.size()), false, true);
+    const int32_t n = tokenize(model, text, tokens.data(), static_cast<int32_t>(tokens.size()), false, true);
     if (n > 1) {
         made->spelled.assign(tokens.begin(), tokens.begin() + n);
     }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace la {
@@ -87,6 +88,11 @@ void require_finite(const section &section, const uint8_t *data, size_t n_bytes)
 void learn_checkpoint(la_context &context, int32_t seq, uint32_t n_tokens);
 
 void override_rope(llama_context_params &params, const la_rope &rope);
+
+// As llama_tokenize; a fault where the text cannot be tokenised. However long a run of one kind of
+// character is, this does not overflow the stack.
+int32_t tokenize(const la_model &model, std::string_view text, int32_t *out, int32_t capacity, bool add_special,
+                 bool parse_special);
 
 // seq < 0 or not usable by callers: a fault.
 void check_seq(const la_context &context, int32_t seq);

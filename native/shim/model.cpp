@@ -128,43 +128,4 @@ void la_model_eog(const la_model *model, uint8_t *out) noexcept {
     }
 }
 
-int32_t la_tokenize(const la_model *model, const char *text, int32_t length, int32_t *out,
-                    int32_t capacity, int add_special, int parse_special) noexcept {
-    int32_t n = INT32_MIN;
-    const int status = la::guarded([&] {
-        n = llama_tokenize(model->vocab, text, length, out, capacity, add_special != 0, parse_special != 0);
-        if (n == INT32_MIN) {
-            throw la::fault{LA_TOO_LONG, "the text makes more tokens than 31 bits can count", length, INT32_MAX};
-        }
-    });
-    return status == LA_OK ? n : INT32_MIN;
-}
-
-int64_t la_detokenize(const la_model *model, const int32_t *tokens, int32_t n, char *out,
-                      int64_t capacity, int special) noexcept {
-    int64_t used = 0;
-    const int status = la::guarded([&] {
-        char small[512];
-        std::vector<char> large;
-        for (int32_t i = 0; i < n; ++i) {
-            if (tokens[i] < 0 || tokens[i] >= model->n_vocab) {
-                throw la::fault{LA_TOKEN, "not a token of this vocabulary", tokens[i], model->n_vocab};
-            }
-            const char *piece = small;
-            int32_t size = llama_token_to_piece(model->vocab, tokens[i], small, sizeof small, 0, special != 0);
-            if (size < 0) {  // longer than the small buffer
-                large.resize(static_cast<size_t>(-static_cast<int64_t>(size)));
-                size = llama_token_to_piece(model->vocab, tokens[i], large.data(),
-                                            static_cast<int32_t>(large.size()), 0, special != 0);
-                piece = large.data();
-            }
-            if (size > 0 && used + size <= capacity) {
-                memcpy(out + used, piece, static_cast<size_t>(size));
-            }
-            used += std::max(size, 0);
-        }
-    });
-    return status == LA_OK ? used : -1;
-}
-
 } // extern "C"

@@ -40,6 +40,8 @@ enum la_status {
     LA_CANNOT_CUT = 14, /* this model's memory has no addressable cells */
     LA_RANGE = 15,      /* value: a position; limit: the sequence holds positions below this */
     LA_BUFFER = 16,     /* value: bytes given; limit: bytes needed */
+    LA_TEXT = 17,       /* a text cannot be tokenised; value: its length (characters), limit: the most */
+    LA_NO_VOCABULARY = 18, /* the model has no vocabulary, or lacks a token that it asks for */
     LA_GRAMMAR = 20,    /* a grammar or a schema cannot be used, or a reply does not follow it */
     LA_STUCK = 21,      /* no token is left to choose from */
     LA_NO_MEMORY = 30,  /* the model has no KV memory: it embeds or diffuses, and cannot generate */
@@ -126,13 +128,15 @@ int32_t la_model_meta(const la_model *model, const char *key, char *out, size_t 
 int32_t la_model_chat_template(const la_model *model, char *out, size_t capacity) LA_NOEXCEPT;
 /* Write 1 into out[token] for every end-of-generation token; out has n_vocab bytes. */
 void la_model_eog(const la_model *model, uint8_t *out) LA_NOEXCEPT;
-/* Return the number of tokens, or minus the capacity that would do. INT32_MIN: see la_error_*. */
-int32_t la_tokenize(const la_model *model, const char *text, int32_t length, int32_t *out,
-                    int32_t capacity, int add_special, int parse_special) LA_NOEXCEPT;
-/* Join the pieces of n tokens. Returns the bytes of the whole; writes only if they fit.
- * -1: see la_error_*. */
-int64_t la_detokenize(const la_model *model, const int32_t *tokens, int32_t n, char *out,
-                      int64_t capacity, int special) LA_NOEXCEPT;
+/* Writes to *n the number of tokens, or minus the capacity that would do. */
+int la_tokenize(const la_model *model, const char *text, size_t length, int32_t *out, int32_t capacity,
+                int add_special, int parse_special, int32_t *n) LA_NOEXCEPT;
+/* Joins the pieces of n tokens. Writes the bytes of the whole to *n_bytes, and to out only if they
+ * fit. */
+int la_detokenize(const la_model *model, const int32_t *tokens, int32_t n, char *out, int64_t capacity,
+                  int special, int64_t *n_bytes) LA_NOEXCEPT;
+/* The most bytes of a text that one token can stand for. 0: any number, as far as is known. */
+int32_t la_token_bytes_max(const la_model *model) LA_NOEXCEPT;
 
 /* --- context ------------------------------------------------------------------------------- */
 typedef struct la_rope {
