@@ -1,10 +1,10 @@
 """Requests in flight: who asked, which model works on it, and an end for each of them.
 
-Owns: the table of requests, their journals (``journal``), and what is known of requests that
-crash models (``suspicion``). Answers: ``Complete``, ``Submit``, ``Cancel``. Asks: models. It lives
-outside the model processes on purpose: when one dies, its requests wait here for its next
-incarnation, and go on in it at their next token. Callers that die are noticed, and their requests
-are cancelled.
+Owns: the table of requests and questions, journals of requests (``journal``), and what is known of
+those that crash models (``suspicion``). Answers: ``Complete``, ``Ask``, ``Submit``, ``Cancel``.
+Asks: models. It lives outside the model processes on purpose: when one dies, its requests wait here
+for its next incarnation, and go on in it at their next token; a question may be asked again.
+Callers that die are noticed, and their requests are cancelled.
 
 When this actor itself dies, its callers hear that at once and ask its successor, with what they
 have received. Lost with the table is every suspicion: that costs a model one more crash per
@@ -25,7 +25,7 @@ from actors import inflight_core as core
 from actors import messages as m
 from actors.inflight_core import InFlight, model_actor_id, why_absent
 from actors.inflight_waiting import LOOK_EVERY_S, WaitingForModels
-from actors.request_digest import digest_of
+from actors.request_digest import digest_of, part_digests
 from actors.suspicion import KILLED_WEIGHT, PROOF_TOKENS, Lane
 from supervision import Address, Entry, ExitKind
 
@@ -54,10 +54,10 @@ class InflightActor(WaitingForModels):
 
     def handle(self, message: object, sender: Address) -> None:
         match message:
-            case m.Complete():
+            case m.Complete() | m.Ask():
                 self._accept(message, sender)
             case m.Submit(request, reply_to):
-                self._accept(request, reply_to)
+                self._accept(request, reply_to, is_direct=True)
             case m.Cancel(request_id):
                 self._cancel(request_id)
             case m.RequestEnded(request_id):
@@ -69,7 +69,9 @@ class InflightActor(WaitingForModels):
 
     # ── in ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _accept(self, request: m.Complete, reply_to: Address) -> None:
+    def _accept(
+        self, request: m.Complete | m.Ask, reply_to: Address, *, is_direct: bool = False
+    ) -> None:
         model, now = request.model, time.monotonic()
         entry = self.directory.get(model_actor_id(model))
         if not core.is_coming(entry):
@@ -78,9 +80,9 @@ class InflightActor(WaitingForModels):
         lane = self._lanes.setdefault(model, Lane())
         # Nobody is suspected, nearly always; then no prompt is read here.
         digest = digest_of(request) if len(lane.sheet) else None
-        if digest is not None and lane.sheet.is_poisonous(digest, now):
-            detail = core.POISONOUS.format(model=model)
-            self._fail_request(request, reply_to, m.FailReason.POISONOUS, detail)
+        why_poisonous = self._why_poisonous(lane, request, digest)
+        if why_poisonous is not None:
+            self._fail_request(request, reply_to, m.FailReason.POISONOUS, why_poisonous)
             return
         n_held = lane.n_held + len(self._waiting_for(model))
         if n_held >= HELD_LIMIT:
@@ -89,9 +91,10 @@ class InflightActor(WaitingForModels):
             return
         request_id = uuid.uuid4().hex
         self._total += 1
-        deadline = None if request.timeout_s is None else now + request.timeout_s
-        one = self._requests[request_id] = InFlight(request, reply_to, deadline)
-        self.tell(reply_to, m.Accepted(request.ref, request_id))
+        one = self._requests[request_id] = InFlight(request, reply_to, is_direct=is_direct)
+        if isinstance(request, m.Complete):
+            one.deadline = None if request.timeout_s is None else now + request.timeout_s
+            self.tell(reply_to, m.Accepted(request.ref, request_id))
         if entry is not None and entry.is_up:
             self._run(model, lane.arrive(request_id, digest, now))
         else:
@@ -101,6 +104,21 @@ class InflightActor(WaitingForModels):
         if not self._asking:
             self._asking = True
             self.after(ASK_CALLERS_EVERY_S, core.AskCallers())
+
+    def _why_poisonous(
+        self, lane: Lane, request: m.Complete | m.Ask, digest: bytes | None
+    ) -> str | None:
+        """Why a request is refused; ``digest`` is its own, where the sheet is not empty."""
+        now, model = time.monotonic(), request.model
+        if digest is None:
+            return None
+        if lane.sheet.is_poisonous(digest, now):
+            return core.POISONOUS.format(model=model)
+        if lane.sheet.counts()[1] and any(
+            lane.sheet.is_poisonous(part, now) for part in part_digests(request)
+        ):
+            return core.POISONOUS_PART.format(model=model)
+        return None
 
     def _run(self, model: str, let_in: Sequence[str]) -> None:
         """Send requests to their model; see to what the lane still waits for."""
@@ -113,13 +131,18 @@ class InflightActor(WaitingForModels):
             one = self._requests[request_id]
             one.incarnation = 0 if entry is None else entry.incarnation
             one.runs += 1
-            request = one.request
-            if one.deadline is not None:
-                request = replace(request, timeout_s=max(0.0, one.deadline - now))
-            run = m.Run(request_id, one.reply_to, request, one.open_journal())
             # If it is gone already, its exit is about to be heard here, and the request waits.
-            self.tell(model_actor_id(model), run)
+            self.tell(model_actor_id(model), self._order(request_id, one, now))
         self._mind_lane(model, now)
+
+    def _order(self, request_id: str, one: InFlight, now: float) -> m.Run | m.Answer:
+        """What is sent to a model to have this done."""
+        request = one.request
+        if isinstance(request, m.Ask):
+            return m.Answer(request_id, one.reply_to, request.question)
+        if one.deadline is not None:
+            request = replace(request, timeout_s=max(0.0, one.deadline - now))
+        return m.Run(request_id, one.reply_to, request, one.open_journal())
 
     def _mind_lane(self, model: str, now: float) -> None:
         lane = self._lanes[model]
@@ -168,6 +191,9 @@ class InflightActor(WaitingForModels):
             for entry in self.directory.values():
                 if entry.id != entry.id.removeprefix("model:"):
                     self.tell(entry.id, m.CancelRun(request_id))
+        elif isinstance(one.request, m.Ask):
+            if one.incarnation is None:  # else the model answers it, and says when that is done
+                self._let_go(request_id)
         elif one.incarnation is not None:
             self._lanes[one.model].interrupted(request_id)
             self.tell(model_actor_id(one.model), m.CancelRun(request_id))
@@ -198,7 +224,8 @@ class InflightActor(WaitingForModels):
         self._asking = bool(self._requests)
         if self._asking:
             self.after(ASK_CALLERS_EVERY_S, core.AskCallers())
-        for caller, ref in {r.reply_to: r.request.ref for r in self._requests.values()}.items():
+        pinged = [one for one in self._requests.values() if one.wants_pings]
+        for caller, ref in {r.reply_to: r.request.ref for r in pinged}.items():
             if not self.backlog(caller):  # else it has not read what it got, and may be at anything
                 self.tell(caller, m.StillRunning(ref))
 
@@ -307,6 +334,9 @@ class InflightActor(WaitingForModels):
         ]
         for request_id in in_lane:
             one = self._requests[request_id]
+            if isinstance(one.request, m.Ask) and one.incarnation is not None:
+                self._fail(request_id, *core.why_interrupted(one.request))
+                continue
             if one.runs >= RUNS_LIMIT:
                 detail = core.TOO_OFTEN.format(model=model, runs=one.runs)
                 self._fail(request_id, m.FailReason.MODEL_DOWN, detail)
@@ -321,8 +351,9 @@ class InflightActor(WaitingForModels):
         for request_id in self._waiting_for(model):
             one, lane = self._requests[request_id], self._lanes.setdefault(model, Lane())
             digest = digest_of(one.request) if len(lane.sheet) else None
-            if digest is not None and lane.sheet.is_poisonous(digest, now):
-                self._fail(request_id, m.FailReason.POISONOUS, core.POISONOUS.format(model=model))
+            why_poisonous = self._why_poisonous(lane, one.request, digest)
+            if why_poisonous is not None:
+                self._fail(request_id, m.FailReason.POISONOUS, why_poisonous)
                 continue
             one.waits_since = None
             self._resumed += one.runs > 0

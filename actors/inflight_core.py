@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from actors import messages as m
 from actors.journal import JournalKeeper, Noted
+from actors.questions import is_repeatable
 from actors.suspicion import POISON_CRASHES
 
 if TYPE_CHECKING:
@@ -18,7 +19,16 @@ TOO_OFTEN = "model {model!r} died {runs} times during this request; see the log"
 POISONOUS = (
     f"model {{model!r}} died {POISON_CRASHES} times while it ran this request, at last as the only "
     "suspect: it hits a fault in llama.cpp or in the model file, and is refused for some minutes. "
-    "Change the prompt or the model, or report the fault with the log"
+    "Change the request or the model, or report the fault with the log"
+)
+POISONOUS_PART = (
+    "model {model!r} died of a text in this request when it was asked to tokenise it: it hits a "
+    "fault in llama.cpp or in the model file, and is refused for some minutes. Change the text or "
+    "the model, or report the fault with the log"
+)
+INTERRUPTED = "model {model!r} died while it answered this question; ask again"
+NOT_REPEATED = (
+    "model {model!r} died during this change, which is not made twice; look whether it was done"
 )
 HELD_TOO_LONG = (
     "not started within its time limit, because a request that may have crashed the model runs "
@@ -33,9 +43,9 @@ _STOPPED = (
 
 @dataclass(slots=True)
 class InFlight:
-    """One request, from its arrival to its end. Times are monotonic seconds."""
+    """One request or question, from its arrival to its end. Times are monotonic seconds."""
 
-    request: m.Complete
+    request: m.Complete | m.Ask
     reply_to: Address
     deadline: float | None = None
     incarnation: int | None = None
@@ -51,10 +61,18 @@ class InFlight:
     journal: JournalKeeper | None = None
     is_abandoned: bool = False
     """Its caller is gone, and it is being cancelled."""
+    is_direct: bool = False
+    """It was sent to the model itself: its caller may know nothing of what inflight sends."""
 
     @property
     def model(self) -> str:
         return self.request.model
+
+    @property
+    def wants_pings(self) -> bool:
+        """Whether its caller gets ``StillRunning``; not while a model answers a question."""
+        is_question = isinstance(self.request, m.Ask)
+        return not is_question or (self.incarnation is None and not self.is_direct)
 
     def noted(self) -> Noted:
         """What is known of its reply."""
@@ -118,6 +136,16 @@ class AskCallers:
 def model_actor_id(model: str) -> str:
     """The id of a model's actor in the tree."""
     return f"model:{model}"
+
+
+def why_interrupted(ask: m.Ask) -> tuple[m.FailReason, str]:
+    """Why a question whose model died has no answer.
+
+    It is not put to the next process from here: pages of its answer may have arrived.
+    """
+    if is_repeatable(ask.question):
+        return m.FailReason.INTERRUPTED, INTERRUPTED.format(model=ask.model)
+    return m.FailReason.MODEL_DOWN, NOT_REPEATED.format(model=ask.model)
 
 
 def is_coming(entry: Entry | None) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from actors import inflight_core as core
 from actors import messages as m
 from actors.inflight_core import InFlight, model_actor_id, why_absent
+from actors.questions import refusal
 from supervision import Worker
 
 if TYPE_CHECKING:
@@ -30,9 +31,14 @@ class WaitingForModels(Worker):
     _looking: set[str]
 
     def _fail_request(
-        self, request: m.Complete, reply_to: Address, reason: m.FailReason, detail: str
+        self, request: m.Complete | m.Ask, reply_to: Address, reason: m.FailReason, detail: str
     ) -> None:
-        self.tell(reply_to, m.CompletionFailed(request.ref, reason, detail))
+        failed = (
+            refusal(request.question, reason, detail)
+            if isinstance(request, m.Ask)
+            else m.CompletionFailed(request.ref, reason, detail)
+        )
+        self.tell(reply_to, failed)
 
     def _fail(self, request_id: str, reason: m.FailReason, detail: str) -> None:
         """End a request that is in no lane."""

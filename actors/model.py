@@ -1,8 +1,9 @@
 """One loaded model: the mailbox of the process that is allowed to load libllama.
 
-Owns: the weights, the context, its requests. Answers: ``Run``, ``CancelRun``, and ``Complete`` sent
-straight to it. Asks: cache_meta, inflight. Dies when llama.cpp does; nothing published is lost
-then, because rows live in the arena and files, and callers are told by inflight.
+Owns: the weights, the context, its requests. Answers: ``Run``, ``Answer``, ``CancelRun``, and what
+is sent straight to it, which inflight registers first. Asks: cache_meta, inflight. Dies when
+llama.cpp does; nothing published is lost then, because rows live in the arena and files, and
+callers are told by inflight.
 
 The mailbox decides nothing: it carries messages between the tree and the engine thread, and stays
 responsive while llama.cpp computes.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,8 +28,9 @@ from actors.kv_store import KvStore
 from actors.markers import Markers
 from actors.model_engine import ModelEngine
 from actors.model_loading import LoadedModel, load
+from actors.questions import EmbedderQuestion, Question, TextQuestion, is_end, refusal
 from actors.reply_rules import ReplyRules
-from actors.text_desk import Question, TextDesk
+from actors.text_desk import TextDesk
 from cache.keys import BLOCK_TOKENS, namespace_key
 from cache.policy import SAVE_ALL, SavePolicy
 from native import BackendKind
@@ -104,6 +107,7 @@ class ModelActor(EngineWorker):
         self._embeds: EmbedDesk | None = None
         self._engine: ModelEngine | None = None
         self._texts: TextDesk | None = None
+        self._asked: dict[tuple[Address, str], deque[str]] = {}
         self._progress = 0.0
         self._tally = CacheTally()
         self._closed = threading.Event()
@@ -206,7 +210,9 @@ class ModelActor(EngineWorker):
                     elif isinstance(message, m.AdaptersChanged):
                         in_use = tuple((one.path, one.scale) for one in message.adapters)
                         self.tell("registry", m.AdaptersInUse(self._load_args.model, in_use))
-                    if not self.tell(target, message) and target == "cache_meta":
+                    if isinstance(target, Address):
+                        self._reply(target, message)
+                    elif not self.tell(target, message) and target == "cache_meta":
                         self.commands.put(CacheGone())
                 case _:
                     raise TypeError(f"the engine posted {event!r}: a bug in it")
@@ -220,15 +226,16 @@ class ModelActor(EngineWorker):
                 self.handle(message.as_complete(), sender)
             case m.CancelRun():
                 self._cancel(message)
-            case m.Embed() | m.ReportVram() if self._embeds is not None:
-                self._embeds.ask(message, sender)
-            case m.LoadAdapter() | m.UnloadAdapter() | m.SetAdapterScale() | m.ListAdapters():
-                self.commands.put(Asked(message, sender))
-            case m.Tokenize() | m.Detokenize() | m.ApplyChatTemplate() | m.VerifyThinking():
-                self._ask_text(message, sender)
+            case m.Answer(request_id, reply_to, question):
+                self._asked.setdefault((reply_to, question.ref), deque()).append(request_id)
+                self._put(question, reply_to)
+            case question if isinstance(question, Question):
+                ask = m.Ask(self._load_args.model, question)
+                if not self.tell("inflight", m.Submit(ask, sender)):
+                    self._put(question, sender)
             case m.Run() if message.request.chat and self._texts is not None:
                 self._texts.prepare(message)
-            case m.EndSession() | m.EvictLive() | m.MatchPrefix() | m.Drain():
+            case m.Drain():
                 self.commands.put(Asked(message, sender))
             case (
                 m.Run()
@@ -242,12 +249,29 @@ class ModelActor(EngineWorker):
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
 
-    def _ask_text(self, question: Question, sender: Address) -> None:
-        if self._texts is not None:
-            self._texts.ask(question, sender)
+    def _put(self, question: Question, reply_to: Address) -> None:
+        """Hand a question to what answers it; the answers come back as events."""
+        if self._texts is None or self._embeds is None:
+            detail = f"model {self._load_args.model!r} is being loaded; try again in a moment"
+            self._reply(reply_to, refusal(question, m.FailReason.MODEL_DOWN, detail))
+        elif isinstance(question, TextQuestion):
+            self._texts.ask(question, reply_to)
+        elif isinstance(question, EmbedderQuestion):
+            self._embeds.ask(question, reply_to)
+        else:
+            self.commands.put(Asked(question, reply_to))
+
+    def _reply(self, target: Address, message: object) -> None:
+        """Send an answer; inflight learns of the last one of a question."""
+        self.tell(target, message)
+        if not is_end(message):
             return
-        detail = f"model {self._load_args.model!r} is being loaded; try again in a moment"
-        self.tell(sender, m.TextRefused(question.ref, m.FailReason.MODEL_DOWN, detail))
+        asked = target, str(getattr(message, "ref", ""))
+        request_ids = self._asked.get(asked)
+        if request_ids:
+            self.tell("inflight", m.RequestEnded(request_ids.popleft()))
+        if not request_ids:
+            self._asked.pop(asked, None)
 
     def _cancel(self, cancel: m.CancelRun) -> None:
         if self._texts is not None and self._texts.cancel(cancel.request_id):

@@ -53,8 +53,11 @@ class Tending:
     def _match(self, question: m.MatchPrefix, reply_to: object) -> None:
         try:
             packed = read_payload(question.tokens)
-        except PayloadGone:
-            return  # and so is who asked
+        except PayloadGone as gone:
+            detail = f"the prompt is gone: {gone}"
+            refused = m.TextRefused(question.ref, m.FailReason.INVALID_REQUEST, detail)
+            self._send(reply_to, refused)
+            return
         if len(packed) % token_bytes.TOKEN_BYTES:
             detail = f"{len(packed)} bytes are not whole 4-byte token ids; send u32-le ids"
             refused = m.TextRefused(question.ref, m.FailReason.INVALID_REQUEST, detail)

@@ -22,6 +22,7 @@ from actors.chat_shown import NotShown, check_shown
 from actors.chat_template import ChatTemplate, TemplateFailed
 from actors.messages import text as t
 from actors.payload import Payload, PayloadGone, read_payload
+from actors.questions import TextQuestion
 from actors.replays import Rendered, Replays
 from actors.reply_rules import ReplyRules
 from actors.thinking import is_signed
@@ -40,12 +41,10 @@ PAGE_BYTES: Final = 48 << 10
 PAGE_CHARS: Final = 4096  # of up to 4 bytes each, beside half a page of tokens
 CLOSE_WAIT_S: Final = 0.5
 
-Question = t.Tokenize | t.Detokenize | t.ApplyChatTemplate | t.VerifyThinking
-
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    asked: Question | m.Run
+    asked: TextQuestion | m.Run
     reply_to: Address
     since: float
 
@@ -87,7 +86,7 @@ class TextDesk:
 
     # ── called from the mailbox ─────────────────────────────────────────────────────────────────
 
-    def ask(self, question: Question, reply_to: Address) -> None:
+    def ask(self, question: TextQuestion, reply_to: Address) -> None:
         """Put a question in the queue; its answer, or a refusal, goes to ``reply_to``."""
         if self._jobs.qsize() >= MAX_JOBS:
             detail = f"{MAX_JOBS} texts already wait for this model; try again later"

@@ -10,7 +10,8 @@ mostly printable ASCII. A text whose last byte is EOT (4) continues with end of 
 test can have a natural stop whenever it wants one; otherwise 257 is never chosen at temperature 0.
 
 A text that holds ``FATAL`` is poisonous: to decode its last byte aborts the process, as a failed
-assertion in native code does. Nothing is raised, nothing is cleaned up.
+assertion in native code does. Nothing is raised, nothing is cleaned up. One that holds
+``FATAL_TEXT`` aborts the process when it is tokenised.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ _SPECIAL_PATTERN = re.compile(r"(<s>|</s>)")
 _PRINTABLE_BONUS, _END_BONUS = 4.0, 100.0
 FATAL = b"\x18fatal\x18"
 """CAN, a word, CAN: no text has it by accident."""
+FATAL_TEXT = "\x19fatal\x19"
 UNCUTTABLE = "uncuttable"
 """A stub whose name begins so behaves as a recurrent model: no blocks, no partial removal."""
 _PAD = 256  # llama.cpp rounds n_ctx up to this
@@ -98,6 +100,8 @@ class StubBackend(StubExtras, StubSamplers):
         self, text: str, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
         self._live()
+        if FATAL_TEXT in text:
+            os.abort()
         tokens = [BEGIN] if add_special else []
         for part in _SPECIAL_PATTERN.split(text) if parse_special else [text]:
             if parse_special and part in _SPECIAL:

@@ -24,6 +24,7 @@ SILENCE_TIMEOUT_S: Final = 600.0  # one step of a huge model on a slow machine s
 _FAILURES: Final[Mapping[m.FailReason, Callable[[str, str], errors.LlamaActorsError]]] = {
     m.FailReason.MODEL_UNKNOWN: errors.ModelUnknown,
     m.FailReason.MODEL_DOWN: errors.ModelDown,
+    m.FailReason.INTERRUPTED: errors.ModelDown,
     m.FailReason.MODEL_UNLOADED: errors.ModelUnloaded,
     m.FailReason.MODEL_STOPPED: errors.ModelStopped,
     m.FailReason.POISONOUS: errors.RequestPoisoned,

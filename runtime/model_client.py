@@ -1,8 +1,9 @@
 """What may be asked of a model beside completions, as methods: the half of ``Node`` about models.
 
 A model that is restarting is waited for, ``HEAL_TIMEOUT_S`` at most; the embedded one is loaded at
-its first use. A question whose model dies is asked again where that is safe, else the caller hears
-``ModelDown``. Answers that come in pages are joined. Every method may raise ``ModelUnknown``,
+its first use. A question whose model dies is put to the next process where that is safe, else
+``ModelDown`` is raised; one whose model dies of it twice is refused, ``RequestPoisoned``. Answers
+that come in pages are joined. Every method may raise ``ModelUnknown``,
 ``ModelStopped``, ``ModelDown``, ``NoReply`` and ``NodeNotRunning``; those that send something also
 ``InvalidRequest``, ``NotSupported`` and ``Overloaded``.
 """
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors import messages as m
-from actors.inflight_core import model_actor_id
 from actors.payload import Payload, PayloadKeeper
+from actors.questions import is_end
 from cache import tokens as token_bytes
 from runtime import errors
 from runtime.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
@@ -36,10 +37,6 @@ STEP_TIMEOUT_S: Final = 330.0
 """What the engine answers between two steps: one step may take 300 s before it is cut short."""
 DRAIN_EXTRA_S: Final = 30.0
 _TRIES: Final = 5
-_LAST: Final = (
-    m.ThinkingVerified, m.Embedded, m.SessionEnded, m.LiveEvicted, m.PrefixMatched,
-    m.AdaptersChanged, m.AdaptersListed, m.VramReported, m.Verified,
-)  # fmt: skip
 
 
 class ModelClient:
@@ -259,19 +256,26 @@ class ModelClient:
         """All answers to a question, in order; a refusal is raised."""
         for tries_left in reversed(range(_TRIES)):
             self._client.ready(model)
-            asked = replace(message, ref=new_ref())
+            message = replace(message, ref=new_ref())
+            is_verify = isinstance(message, m.Verify)
+            asked = message.as_complete() if is_verify else m.Ask(model, message)
             try:
                 return list(self._answers(model, asked, idle_s))
-            except (TargetDown, NodeRestarted) as error:
+            except _Interrupted as error:
                 if not (again and tries_left):
-                    raise errors.ModelDown(model, f"{error}; look whether it was done") from error
+                    raise errors.ModelDown(model, str(error)) from error
+            except (TargetDown, NodeRestarted) as error:
+                if not (again and tries_left):  # inflight or the whole node ended
+                    raise errors.NoReply(f"{error}; look whether it was done") from error
             except SupervisionError as error:
                 raise self._client.typed(error) from error
-        raise errors.ModelDown(model, f"model {model!r} died {_TRIES} times of this question")
+        raise errors.ModelDown(
+            model, f"the question to model {model!r} was interrupted {_TRIES} times"
+        )
 
     def _answers(self, model: str, asked: object, idle_s: float) -> Iterator[object]:
         replies = self._client.connection.stream(
-            model_actor_id(model), asked, idle_timeout_s=idle_s, until_down=True
+            "inflight", asked, idle_timeout_s=idle_s, until_down=True
         )
         for reply in replies:
             match reply:
@@ -282,13 +286,19 @@ class ModelClient:
                     | m.AdapterNotChanged(_, reason, _, detail)
                     | m.CompletionFailed(_, reason, detail)
                 ):
+                    if reason is m.FailReason.INTERRUPTED:
+                        raise _Interrupted(detail)
                     raise failure(model, reason, detail)
                 case m.Accepted() | m.StillRunning() | m.PrefillProgress() | m.Resumed():
                     pass
                 case _:
                     yield reply
-                    if isinstance(reply, _LAST) or getattr(reply, "last", False):
+                    if is_end(reply) or isinstance(reply, m.Verified):
                         return
+
+
+class _Interrupted(Exception):
+    """The model's process ended while it answered; what came of the answer is of no use."""
 
 
 def _plain(one: str | Sequence[int]) -> str | list[int]:

@@ -104,6 +104,7 @@ from actors.messages.pressure import (
     PressureSet,
     SetPressure,
 )
+from actors.messages.questions import Answer, Ask
 from actors.messages.replay import NoteReply, ResolveText, TextResolved
 from actors.messages.speculation import Verified, Verify, draft_tokens
 from actors.messages.tending import (
@@ -133,7 +134,9 @@ __all__ = [
     "AdaptersChanged",
     "AdaptersInUse",
     "AdaptersListed",
+    "Answer",
     "ApplyChatTemplate",
+    "Ask",
     "BytesEvicted",
     "CacheReport",
     "CallerGone",

@@ -10,6 +10,7 @@ from actors.payload import Payload
 from native.params import SamplingParams
 
 if TYPE_CHECKING:
+    from actors.messages.questions import Ask
     from supervision import Address
 
 # ── what a completion can come to ───────────────────────────────────────────────────────────────
@@ -49,6 +50,8 @@ class FailReason(Enum):
     INVALID_REQUEST = "invalid_request"
     MODEL_UNKNOWN = "model_unknown"
     MODEL_DOWN = "model_down"
+    INTERRUPTED = "interrupted"
+    """The model died while it answered this question, which may be asked again."""
     MODEL_UNLOADED = "model_unloaded"
     MODEL_STOPPED = "model_stopped"
     """It crashed so often that its supervisor gave it up."""
@@ -278,9 +281,9 @@ class CompletionFailed:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Model → inflight: somebody sent me this ``Complete`` directly; register it like any other."""
+    """Model → inflight: this was sent to the model itself; register it like any other."""
 
-    request: Complete
+    request: Complete | Ask
     reply_to: Address
 
 
@@ -312,6 +315,6 @@ class CallerGone:
 
 @dataclass(frozen=True, slots=True)
 class RequestEnded:
-    """Model → inflight: forget this request, its caller has the answer."""
+    """Model → inflight: forget this request or question, its caller has the answer."""
 
     request_id: str

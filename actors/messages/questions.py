@@ -1,0 +1,49 @@
+"""Questions to a model on their way through inflight, which knows what ran when a process died.
+
+What is asked is a message of its own (``Tokenize``, ``Embed``, ``MatchPrefix`` and so on); its
+answers go from the model straight to the asker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from actors.messages.adapters import ListAdapters, LoadAdapter, SetAdapterScale, UnloadAdapter
+from actors.messages.embedding import Embed, ReportVram
+from actors.messages.tending import EndSession, EvictLive, MatchPrefix
+from actors.messages.text import ApplyChatTemplate, Detokenize, Tokenize, VerifyThinking
+
+if TYPE_CHECKING:
+    from supervision import Address
+
+TextQuestion = Tokenize | Detokenize | ApplyChatTemplate | VerifyThinking
+EmbedderQuestion = Embed | ReportVram
+AdapterQuestion = LoadAdapter | UnloadAdapter | SetAdapterScale | ListAdapters
+CacheQuestion = EndSession | EvictLive | MatchPrefix
+Question = TextQuestion | EmbedderQuestion | AdapterQuestion | CacheQuestion
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Caller → inflight: have this model answer this question.
+
+    Answered as the question itself says. While the model is being restarted or a suspect of a crash
+    runs alone, ``StillRunning`` is sent now and then.
+    """
+
+    model: str
+    question: Question
+
+    @property
+    def ref(self) -> str:
+        return self.question.ref
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Inflight → model: answer this question to ``reply_to``, then say ``RequestEnded``."""
+
+    request_id: str
+    reply_to: Address
+    question: Question
