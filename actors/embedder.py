@@ -18,6 +18,7 @@ from typing import Any
 
 from actors import messages as m
 from actors.payload import PayloadGone, read_payload
+from actors.prompt_tokens import least_tokens
 from native.backend import Backend, Embedder
 from native.errors import (
     BackendClosed,
@@ -100,6 +101,9 @@ class EmbedDesk:
                         self._refuse(question, reply_to, refused.reason, str(refused))
                     except NativeError as error:
                         self._refuse(question, reply_to, _reason(error), str(error))
+                    except Exception as error:  # noqa: BLE001 - later questions are answered
+                        detail = f"{type(error).__name__}: {error}"
+                        self._refuse(question, reply_to, m.FailReason.ENGINE_ERROR, detail)
 
     def _patience(self, embedder: Embedder | None) -> float | None:
         return None if embedder is None or embedder.is_resting else self._rest_after_s
@@ -114,7 +118,7 @@ class EmbedDesk:
         for one in inputs:
             if self._closing:
                 raise BackendClosed("the model is being unloaded")
-            tokens = self._backend.tokenize(one) if isinstance(one, str) else one
+            tokens = self._tokens(one, embedder) if isinstance(one, str) else one
             vectors = embedder.embed(tokens, question.pooling)
             if question.normalise:
                 _normalise(vectors, n_embd)
@@ -124,6 +128,12 @@ class EmbedDesk:
             self.texts_embedded += 1
         pages.flush()
         self._send(reply_to, m.Embedded(question.ref, n_embd, tuple(rows), n_tokens))
+
+    def _tokens(self, text: str, embedder: Embedder) -> list[int]:
+        n_least = least_tokens(text, self._backend.info)
+        if n_least > embedder.n_tokens_max:  # megabytes take seconds to tokenise
+            raise PromptTooLong(n_least, embedder.n_tokens_max)
+        return self._backend.tokenize(text)
 
     def _report_vram(self, question: m.ReportVram, reply_to: object) -> None:
         try:
@@ -190,7 +200,7 @@ class _Pages:
 def _read_inputs(question: m.Embed) -> list[str | list[int]]:
     try:
         inputs: Any = json.loads(read_payload(question.inputs))
-    except (PayloadGone, ValueError) as error:
+    except (PayloadGone, ValueError, RecursionError) as error:
         raise _Refused(m.FailReason.INVALID_REQUEST, f"cannot read the inputs: {error}") from error
     if not isinstance(inputs, list) or not 1 <= len(inputs) <= MAX_INPUTS:
         detail = f"send a list of 1 to {MAX_INPUTS} texts or lists of token ids"

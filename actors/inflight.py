@@ -25,6 +25,7 @@ from actors import inflight_core as core
 from actors import messages as m
 from actors.inflight_core import InFlight, model_actor_id, why_absent
 from actors.inflight_waiting import LOOK_EVERY_S, WaitingForModels
+from actors.questions import Question
 from actors.request_digest import digest_of, part_digests
 from actors.suspicion import KILLED_WEIGHT, PROOF_TOKENS, Lane
 from supervision import Address, Entry, ExitKind
@@ -54,7 +55,9 @@ class InflightActor(WaitingForModels):
 
     def handle(self, message: object, sender: Address) -> None:
         match message:
-            case m.Complete() | m.Ask():
+            case m.Complete():
+                self._accept(message, sender)
+            case m.Ask() if isinstance(message.question, Question):
                 self._accept(message, sender)
             case m.Submit(request, reply_to):
                 self._accept(request, reply_to, is_direct=True)

@@ -8,6 +8,7 @@ from actors import resume
 from actors.journal import JournalWriter, Noted
 from actors.model_request import Request, RequestRefused
 from actors.payload import PayloadGone, read_payload
+from actors.prompt_tokens import why_too_long
 from actors.reply_rules import BadBudget, NoMarkers, ReplyRules, Teller
 from actors.reply_stream import ReplyStream
 from actors.steering import Steering
@@ -122,6 +123,13 @@ def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, list[
         text: str | None = raw
         tokens: list[int] = []
     elif asked.tokens:
+        n_tokens, n_ctx = len(raw) // token_bytes.TOKEN_BYTES, backend.info.n_ctx
+        if n_tokens > n_ctx:
+            raise RequestRefused(
+                m.FailReason.PROMPT_TOO_LONG,
+                f"the prompt has {n_tokens} tokens and the context holds {n_ctx}, the reply "
+                "included; shorten the prompt or load the model with a larger n_ctx",
+            )
         text, tokens = None, _unpacked(raw)
         for token in tokens:
             if not 0 <= token < backend.info.n_vocab:
@@ -133,4 +141,7 @@ def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, list[
         text, tokens = raw.decode("utf-8", "replace"), []
     if not text and not tokens and not asked.continues:
         raise RequestRefused(m.FailReason.INVALID_REQUEST, "the prompt is empty; send some text")
+    too_long = why_too_long(text or "", backend.info)
+    if too_long is not None:
+        raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
     return text, tokens

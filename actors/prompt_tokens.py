@@ -5,13 +5,31 @@ from __future__ import annotations
 from actors import messages as m
 from actors.chat_prompt import has_bos
 from actors.model_request import Request, RequestRefused
-from native.backend import Backend
+from native.backend import Backend, ModelInfo
 from native.errors import NativeError
 
 PARENT_GONE = (
     "there is nothing to continue: the parent_key is not in the cache (evicted, or of another "
     "model or build); send the whole prompt instead"
 )
+
+
+def least_tokens(text: str, info: ModelInfo) -> int:
+    """How many tokens a text has at least, by its bytes alone; 0 where that is not known."""
+    if not info.max_token_bytes:
+        return 0
+    return -(-len(text.encode("utf-8", "replace")) // info.max_token_bytes)
+
+
+def why_too_long(text: str, info: ModelInfo) -> str | None:
+    """Why a text cannot be a prompt, if its bytes prove it: tokenising megabytes takes seconds."""
+    n_tokens = least_tokens(text, info)
+    if n_tokens <= info.n_ctx:
+        return None
+    return (
+        f"the prompt has at least {n_tokens} tokens and the context holds {info.n_ctx}, the reply "
+        "included; shorten the prompt or load the model with a larger n_ctx"
+    )
 
 
 def fix_prompt(request: Request, backend: Backend) -> None:

@@ -14,11 +14,13 @@ from actors.messages.questions import Ask, Question
 from actors.messages.text import Tokenize
 from actors.payload import Payload, PayloadGone, Spilled, read_payload
 
+_UNREADABLE = (PayloadGone, AttributeError, TypeError)
+
 
 def digest_of(request: Complete | Ask) -> bytes | None:
     """BLAKE3 over model, prompt and sampling, or over model and question.
 
-    ``None`` when the prompt's holder is gone. How much is generated, until when and from which
+    ``None`` when the prompt's holder is gone, or it is no payload at all. How much is generated, until when and from which
     stored rows is left out: it decides how far the engine gets with a computation, not which one it
     is.
     """
@@ -26,7 +28,7 @@ def digest_of(request: Complete | Ask) -> bytes | None:
         if isinstance(request, Ask):
             return _digest_of_question(request.model, request.question)
         raw = _raw(request.prompt)
-    except PayloadGone:
+    except _UNREADABLE:
         return None
     how = (
         request.model,
@@ -55,7 +57,7 @@ def part_digests(request: Complete | Ask) -> Iterator[bytes]:
             for one in inputs if isinstance(inputs, list) else ():
                 if isinstance(one, str):
                     yield _text_digest(request.model, _raw(one))
-    except (PayloadGone, ValueError, RecursionError):
+    except (*_UNREADABLE, ValueError, RecursionError):
         return  # the model refuses it
 
 

@@ -22,6 +22,7 @@ from actors.chat_shown import NotShown, check_shown
 from actors.chat_template import ChatTemplate, TemplateFailed
 from actors.messages import text as t
 from actors.payload import Payload, PayloadGone, read_payload
+from actors.prompt_tokens import why_too_long
 from actors.questions import TextQuestion
 from actors.replays import Rendered, Replays
 from actors.reply_rules import ReplyRules
@@ -205,8 +206,8 @@ class TextDesk:
             self._send(reply_to, t.Detokenized(asked.ref, page, last))
 
     def _apply(self, asked: t.ApplyChatTemplate, reply_to: Address) -> None:
-        _, prompt, ids = self._prompt(asked.chat)
-        text = prompt.text
+        _, prompt, control = self._prompt(asked.chat)
+        text, ids = prompt.text, prompt_tokens(self._backend, prompt, control)
         packed = token_bytes.pack(ids)
         step = PAGE_TOKENS // 2 * token_bytes.TOKEN_BYTES
         n_pages = max(1, -(-len(text) // PAGE_CHARS), -(-len(packed) // step))
@@ -226,7 +227,11 @@ class TextDesk:
         if request.tokens or request.continues:
             what = "token ids" if request.tokens else "continues"
             raise Refused(m.FailReason.INVALID_REQUEST, f"a chat is no {what}; send messages")
-        chat, prompt, ids = self._prompt(request.prompt)
+        chat, prompt, control = self._prompt(request.prompt)
+        too_long = why_too_long(prompt.text, self._backend.info)
+        if too_long is not None and self._backend.info.can_generate:
+            raise Refused(m.FailReason.PROMPT_TOO_LONG, too_long)
+        ids = prompt_tokens(self._backend, prompt, control)
         waited = time.monotonic() - job.since
         ready = replace(
             run,
@@ -255,7 +260,7 @@ class TextDesk:
             if cancelled:
                 self._run(m.CancelRun(run.request_id))
 
-    def _prompt(self, source: Payload | str) -> tuple[Chat, Prompt, list[int]]:
+    def _prompt(self, source: Payload | str) -> tuple[Chat, Prompt, ControlTokens]:
         raw = source if isinstance(source, str) else _read(source)
         try:
             chat = chat_from(raw)
@@ -269,7 +274,7 @@ class TextDesk:
             raise Refused(m.FailReason.NOT_SUPPORTED, str(error)) from error
         except (BadChat, TemplateFailed) as error:
             raise Refused(m.FailReason.INVALID_REQUEST, str(error)) from error
-        return chat, prompt, prompt_tokens(self._backend, prompt, control)
+        return chat, prompt, control
 
     def _compiled(self, chat: Chat) -> ChatTemplate:
         """The template for this conversation, compiled at its first use; TemplateFailed."""

@@ -362,4 +362,5 @@ def _info(name: str, params: ModelParams, n_ctx: int) -> ModelInfo:
         n_embd_out=N_EMBD,
         n_head=1,
         n_head_kv=1,
+        max_token_bytes=len("</s>"),
     )

@@ -14,7 +14,6 @@
 
 #include <algorithm>
 #include <climits>
-#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <functional>
@@ -307,24 +306,33 @@ int32_t la_token_bytes_max(const la_model *model) noexcept {
         if (!(type == LLAMA_VOCAB_TYPE_BPE && kind == "gpt2") && !(type == LLAMA_VOCAB_TYPE_SPM && kind == "llama")) {
             return;  // these normalise a text, or read a word that they do not know as one token
         }
-        int32_t longest = 0;
+        size_t longest = 0;
+        std::string piece;
         std::vector<bool> known(256, false);
         for (int32_t token = 0; token < model->n_vocab; ++token) {
             const int attributes = llama_vocab_get_attr(model->vocab, token);
             if ((attributes & (LLAMA_TOKEN_ATTR_LSTRIP | LLAMA_TOKEN_ATTR_RSTRIP)) != 0) {
                 return;  // blanks beside it vanish
             }
-            char piece[2];
-            const int32_t size = llama_token_to_piece(model->vocab, token, piece, sizeof piece, 0, true);
+            piece.resize(64);
+            int32_t size = llama_token_to_piece(model->vocab, token, piece.data(), 64, 0, true);
+            if (size < 0) {
+                piece.resize(static_cast<size_t>(-static_cast<int64_t>(size)));
+                size = llama_token_to_piece(model->vocab, token, piece.data(), -size, 0, true);
+            }
+            piece.resize(static_cast<size_t>(std::max(size, 0)));
             if (size == 1 && (attributes & (LLAMA_TOKEN_ATTR_NORMAL | LLAMA_TOKEN_ATTR_BYTE)) != 0) {
                 known[static_cast<unsigned char>(piece[0])] = true;
             }
-            // As it is written in the file a blank has two or three bytes: never too few.
-            longest = std::max({longest, std::abs(size),
-                                static_cast<int32_t>(strlen(llama_vocab_get_text(model->vocab, token)))});
+            // A text that was generated has U+FFFD, three bytes, for each byte that is no character.
+            // In the file a blank has two or three bytes, and may stand in a text as it does there.
+            const auto n_ascii = std::count_if(piece.begin(), piece.end(), [](char c) { return (c & 0x80) == 0; });
+            const size_t bytes = std::max(piece.size() * 3 - static_cast<size_t>(n_ascii) * 2,
+                                          strlen(llama_vocab_get_text(model->vocab, token)));
+            longest = std::max(longest, bytes);
         }
         if (std::find(known.begin(), known.end(), false) == known.end()) {
-            most = longest;  // else a byte that no token has is left out
+            most = static_cast<int32_t>(std::min<size_t>(longest, INT32_MAX));  // else a byte that no token has is left out
         }
     });
     return status == LA_OK ? most : 0;
