@@ -20,9 +20,9 @@ _UNREADABLE = (PayloadGone, AttributeError, TypeError)
 def digest_of(request: Complete | Ask) -> bytes | None:
     """BLAKE3 over model, prompt and sampling, or over model and question.
 
-    ``None`` when the prompt's holder is gone, or it is no payload at all. How much is generated, until when and from which
-    stored rows is left out: it decides how far the engine gets with a computation, not which one it
-    is.
+    ``None`` when the prompt's holder is gone, or it is no payload at all. How much is generated,
+    until when and from which stored rows is left out: it decides how far the engine gets with a
+    computation, not which one it is.
     """
     try:
         if isinstance(request, Ask):

@@ -78,6 +78,7 @@ std::shared_ptr<const breaker> make_breaker(const la_model &model, const std::st
 } // namespace
 
 grammar take_grammar(const la_model &model, const char *text, bool is_schema) {
+    require_vocabulary(model);
     sampler_shelf &shelf = shelf_of(model);
     auto &kept = shelf.grammars;
     const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto &one) {
@@ -97,6 +98,7 @@ grammar take_grammar(const la_model &model, const char *text, bool is_schema) {
 }
 
 std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *text) {
+    require_vocabulary(model);
     auto &kept = shelf_of(model).breakers;
     const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto &one) { return one.first == text; });
     if (found != kept.end()) {

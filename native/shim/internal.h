@@ -89,6 +89,9 @@ void learn_checkpoint(la_context &context, int32_t seq, uint32_t n_tokens);
 
 void override_rope(llama_context_params &params, const la_rope &rope);
 
+// A fault if there are no texts of tokens: most questions about them would abort.
+void require_vocabulary(const la_model &model);
+
 // As llama_tokenize; a fault where the text cannot be tokenised. However long a run of one kind of
 // character is, this does not overflow the stack.
 int32_t tokenize(const la_model &model, std::string_view text, int32_t *out, int32_t capacity, bool add_special,

@@ -221,9 +221,6 @@ void require_bearable(const la_model &model, const std::string_view text) {
 // llama.cpp aborts the process where a token is to be added that the vocabulary lacks.
 void require_special(const llama_vocab *vocab, bool add_special) {
     const enum llama_vocab_type type = llama_vocab_type(vocab);
-    if (type == LLAMA_VOCAB_TYPE_NONE) {
-        throw la::fault{LA_NO_VOCABULARY, "this model file holds no vocabulary; send token ids instead of text"};
-    }
     const bool needs_both = type == LLAMA_VOCAB_TYPE_WPM;
     const llama_token end = needs_both ? llama_vocab_sep(vocab) : llama_vocab_eos(vocab);
     if (add_special && ((llama_vocab_bos(vocab) == LLAMA_TOKEN_NULL && (needs_both || llama_vocab_get_add_bos(vocab))) ||
@@ -236,8 +233,15 @@ void require_special(const llama_vocab *vocab, bool add_special) {
 
 } // namespace
 
+void la::require_vocabulary(const la_model &model) {
+    if (llama_vocab_type(model.vocab) == LLAMA_VOCAB_TYPE_NONE) {
+        throw la::fault{LA_NO_VOCABULARY, "this model file holds no vocabulary; send token ids, and no rules for text"};
+    }
+}
+
 int32_t la::tokenize(const la_model &model, const std::string_view text, int32_t *out, int32_t capacity,
                      bool add_special, bool parse_special) {
+    require_vocabulary(model);
     require_special(model.vocab, add_special);
     if (text.size() > INT32_MAX) {
         refuse_run("a text of so many bytes is too long", static_cast<int64_t>(text.size()), INT32_MAX);
@@ -273,7 +277,7 @@ int la_tokenize(const la_model *model, const char *text, size_t length, int32_t 
 int la_detokenize(const la_model *model, const int32_t *tokens, int32_t n, char *out, int64_t capacity,
                   int special, int64_t *n_bytes) noexcept {
     return la::guarded([&] {
-        require_special(model->vocab, false);
+        la::require_vocabulary(*model);
         char small[512];
         std::vector<char> large;
         int64_t used = 0;

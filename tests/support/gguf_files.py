@@ -34,7 +34,7 @@ class Shape:
     qtype: str = "F16"
     seed: int = 0
     arch: str = "llama"  # or one of the other keys of ARCHITECTURES or UNSAVED
-    pre: str = "gpt-2"  # name of the pre-tokenizer
+    pre: str = "gpt-2"  # name of the pre-tokenizer; "none": no vocabulary at all
 
     def is_recurrent(self, layer: int) -> bool:
         """In a hybrid of ours every second layer attends, the others are recurrent."""
@@ -65,7 +65,11 @@ def write_model(path: Path, shape: Shape) -> Path:
     """Write ``shape`` to ``path`` and return the path."""
     writer = GGUFWriter(path, shape.arch)
     _add_parameters(writer, shape)
-    _add_tokenizer(writer, shape.n_vocab, shape.pre)
+    if shape.pre == "none":
+        writer.add_tokenizer_model("none")
+    else:
+        _add_tokenizer(writer, shape.n_vocab)
+        writer.add_tokenizer_pre(shape.pre)
     rng = np.random.default_rng(shape.seed)
     for name, dims, scale in (*_ends(shape), *(ARCHITECTURES | UNSAVED)[shape.arch](shape)):
         _add_tensor(writer, name, dims, scale, QT[shape.qtype], rng)
@@ -129,11 +133,10 @@ def vocabulary(n_vocab: int) -> tuple[list[str], list[str]]:
     return [*tokens, "<|begin|>", "<|end|>"], merges
 
 
-def _add_tokenizer(writer: GGUFWriter, n_vocab: int, pre: str = "gpt-2") -> None:
+def _add_tokenizer(writer: GGUFWriter, n_vocab: int) -> None:
     tokens, merges = vocabulary(n_vocab)
     kinds = [TokenType.NORMAL] * (n_vocab - 2) + [TokenType.CONTROL] * 2
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     # An empty array has no element type, and llama.cpp wants the key to be there.
