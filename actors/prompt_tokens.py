@@ -24,7 +24,7 @@ def least_tokens(text: str, info: ModelInfo) -> int:
 def why_too_long(text: str, info: ModelInfo) -> str | None:
     """Why a text cannot be a prompt, if its bytes prove it: tokenising megabytes takes seconds."""
     n_tokens = least_tokens(text, info)
-    if n_tokens <= info.n_ctx:
+    if n_tokens <= info.n_ctx or not info.can_generate:
         return None
     return (
         f"the prompt has at least {n_tokens} tokens and the context holds {info.n_ctx}, the reply "

@@ -142,6 +142,9 @@ class TextDesk:
                 self._refuse(job, m.FailReason.MODEL_UNLOADED, "the model was unloaded")
             except NativeError as error:
                 self._refuse(job, m.FailReason.INVALID_REQUEST, str(error))
+            except RecursionError:
+                detail = "what was sent is nested too deeply; flatten it"
+                self._refuse(job, m.FailReason.INVALID_REQUEST, detail)
             except Exception as error:  # noqa: BLE001 - one job's trouble, whatever it is
                 self._refuse(job, m.FailReason.ENGINE_ERROR, f"{type(error).__name__}: {error}")
 
@@ -179,6 +182,9 @@ class TextDesk:
         text = asked.text if isinstance(asked.text, str) else _decoded(_read(asked.text))
         if len(text) > MAX_TEXT_BYTES:
             raise Refused(m.FailReason.INVALID_REQUEST, _too_much("characters", MAX_TEXT_BYTES))
+        too_long = why_too_long(text, self._backend.info) if asked.as_prompt else None
+        if too_long is not None:
+            raise Refused(m.FailReason.PROMPT_TOO_LONG, too_long)
         ids = self._backend.tokenize(
             text, add_special=asked.add_special, parse_special=asked.parse_special
         )
@@ -229,7 +235,7 @@ class TextDesk:
             raise Refused(m.FailReason.INVALID_REQUEST, f"a chat is no {what}; send messages")
         chat, prompt, control = self._prompt(request.prompt)
         too_long = why_too_long(prompt.text, self._backend.info)
-        if too_long is not None and self._backend.info.can_generate:
+        if too_long is not None:
             raise Refused(m.FailReason.PROMPT_TOO_LONG, too_long)
         ids = prompt_tokens(self._backend, prompt, control)
         waited = time.monotonic() - job.since

@@ -30,7 +30,13 @@ from runtime.results import (
 )
 from runtime.stream import CompletionStream, RequestHandle, without_resumed
 from supervision import Connection, Entry
-from supervision.errors import NodeNotRunning, NodeRestarted, SupervisionError, TargetDown
+from supervision.errors import (
+    NodeNotRunning,
+    NodeRestarted,
+    SupervisionError,
+    TargetDown,
+    TransportRefused,
+)
 from supervision.messages import (
     ListDirectory,
     ReportStatus,
@@ -333,8 +339,10 @@ class Client:
         except SupervisionError as error:
             raise self.typed(error) from error
 
-    def typed(self, error: SupervisionError) -> errors.NodeError:
+    def typed(self, error: SupervisionError) -> errors.LlamaActorsError:
         """What went wrong below, in the words of this floor."""
+        if isinstance(error, TransportRefused):
+            return errors.InvalidRequest(f"no message can carry this request: {error}")
         if isinstance(error, NodeNotRunning):
             return errors.NodeNotRunning(self._connection.record.port, str(error))
         return errors.NoReply(str(error))

@@ -55,7 +55,10 @@ class ModelClient:
         ``parse_special`` reads control tokens that are written in it: not for texts of strangers.
         """
         with _kept(text.encode("utf-8", "replace")) as payload:
-            pages = self._ask(model, m.Tokenize("", payload, add_special, parse_special))
+            return self._tokens(model, m.Tokenize("", payload, add_special, parse_special))
+
+    def _tokens(self, model: str, question: m.Tokenize) -> list[int]:
+        pages = self._ask(model, question)
         parts = [page.tokens for page in pages if isinstance(page, m.Tokenized)]
         return list(token_bytes.unpack(b"".join(parts)))
 
@@ -173,11 +176,13 @@ class ModelClient:
     ) -> WarmPrefix:
         """How much of a prompt is warm. Restores nothing and touches no row.
 
-        A text is tokenised by the model first, as a completion would.
+        A text is tokenised by the model first, as for a completion; ``PromptTooLong`` as there.
         """
         if isinstance(prompt, str):
             encoded_prompt(prompt)
-            prompt = self.tokenize(model, prompt, parse_special=parse_special)
+            with _kept(prompt.encode("utf-8", "replace")) as payload:
+                question = m.Tokenize("", payload, True, parse_special, as_prompt=True)
+                prompt = self._tokens(model, question)
         with _kept(packed_tokens(prompt, "the prompt")) as payload:
             (answer,) = self._ask(model, m.MatchPrefix("", payload), idle_s=STEP_TIMEOUT_S)
         if not isinstance(answer, m.PrefixMatched):

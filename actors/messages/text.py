@@ -23,6 +23,8 @@ class Tokenize:
     """Add what the model wants around a text, as a rule a token that begins it."""
     parse_special: bool = False
     """Read control tokens written in the text; not for text of strangers."""
+    as_prompt: bool = False
+    """Refuse a text whose bytes prove that it does not fit the context."""
 
 
 @dataclass(frozen=True, slots=True)

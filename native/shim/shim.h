@@ -132,7 +132,7 @@ void la_model_eog(const la_model *model, uint8_t *out) LA_NOEXCEPT;
 int la_tokenize(const la_model *model, const char *text, size_t length, int32_t *out, int32_t capacity,
                 int add_special, int parse_special, int32_t *n) LA_NOEXCEPT;
 /* Joins the pieces of n tokens. Writes the bytes of the whole to *n_bytes, and to out only if they
- * fit. */
+ * fit. Without a vocabulary tokens have no bytes. */
 int la_detokenize(const la_model *model, const int32_t *tokens, int32_t n, char *out, int64_t capacity,
                   int special, int64_t *n_bytes) LA_NOEXCEPT;
 /* The most bytes of a text that one token can stand for. 0: any number, as far as is known. */

@@ -277,7 +277,10 @@ int la_tokenize(const la_model *model, const char *text, size_t length, int32_t 
 int la_detokenize(const la_model *model, const int32_t *tokens, int32_t n, char *out, int64_t capacity,
                   int special, int64_t *n_bytes) noexcept {
     return la::guarded([&] {
-        la::require_vocabulary(*model);
+        *n_bytes = 0;
+        if (llama_vocab_type(model->vocab) == LLAMA_VOCAB_TYPE_NONE) {
+            return;  // its tokens stand for no text
+        }
         char small[512];
         std::vector<char> large;
         int64_t used = 0;

@@ -140,7 +140,12 @@ def test_without_address_space_a_long_text_is_refused(tmp_path: Path) -> None:
         "print(len(backend.tokenize('=' * 100, add_special=False)))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, path], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, path],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert "address space" in done.stdout
@@ -152,6 +157,5 @@ def test_a_model_without_a_vocabulary_refuses_texts(tmp_path: Path) -> None:
     backend = LlamaBackend.load(path, VOCABULARY)
     with pytest.raises(NotSupported, match="no vocabulary"):
         backend.tokenize("x")
-    with pytest.raises(NotSupported, match="no vocabulary"):
-        backend.detokenize([1])
+    assert backend.detokenize([1]) == b""
     backend.close()

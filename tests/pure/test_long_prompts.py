@@ -1,0 +1,110 @@
+"""Texts whose bytes prove that they do not fit: refused before anything is tokenised."""
+
+from __future__ import annotations
+
+import json
+import queue
+from dataclasses import replace
+
+import pytest
+
+from actors import messages as m
+from actors.embedder import EmbedDesk
+from actors.model_request import RequestRefused
+from actors.opening import open_request
+from actors.prompt_tokens import least_tokens
+from actors.reply_rules import ReplyRules
+from actors.text_desk import TextDesk
+from cache import tokens as token_bytes
+from native.params import ModelParams
+from native.stub import StubBackend
+from supervision import Address
+
+pytestmark = pytest.mark.pure
+
+HOST = Address("127.0.0.1", 1)
+N_CTX = 256
+LONG = "x" * (4 * N_CTX + 1)  # a token of the stub has four bytes at most
+
+
+class Reluctant(StubBackend):
+    """A stub that is never to tokenise a long text."""
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        assert len(text) <= 4 * N_CTX, "a text was tokenised that cannot fit"
+        return super().tokenize(text, add_special=add_special, parse_special=parse_special)
+
+
+@pytest.fixture
+def backend() -> StubBackend:
+    found = Reluctant.load("long", ModelParams(n_ctx=N_CTX, embed_tokens=64))
+    found.info = replace(found.info, chat_template="{{ messages[0].content }}")
+    return found
+
+
+def opened(backend: StubBackend, request: m.Complete) -> str:
+    with pytest.raises(RequestRefused) as caught:
+        open_request(m.Run("id", HOST, request), backend, now=0.0)
+    assert caught.value.reason is m.FailReason.PROMPT_TOO_LONG
+    return str(caught.value)
+
+
+def test_a_prompt_that_cannot_fit_is_refused_by_its_bytes(backend: StubBackend) -> None:
+    request = m.Complete("r", "long", LONG)
+    for asked in (
+        request,
+        replace(request, prompt=LONG.encode()),
+        replace(request, session="s"),
+        replace(request, session="s", continues=True),
+        replace(request, parent_key=b"k" * 32),
+    ):
+        assert "at least 257 tokens and the context holds 256" in opened(backend, asked)
+    fits = open_request(m.Run("id", HOST, replace(request, prompt=LONG[:-1])), backend, now=0.0)
+    assert fits.text == LONG[:-1]
+
+
+def test_ids_that_cannot_fit_are_refused_by_their_number(backend: StubBackend) -> None:
+    packed = token_bytes.pack([65] * 257)
+    refusal = opened(backend, m.Complete("r", "long", packed, tokens=True))
+    assert "has 257 tokens and the context holds 256" in refusal
+
+
+def test_chats_and_questions_that_cannot_fit_are_refused(backend: StubBackend) -> None:
+    sent: queue.SimpleQueue[object] = queue.SimpleQueue()
+    desk = TextDesk(backend, ReplyRules(), send=lambda _, it: sent.put(it), run=sent.put)
+    chat = json.dumps({"messages": [{"role": "user", "content": LONG}]})
+    desk.prepare(m.Run("id", HOST, m.Complete("c", "long", chat, chat=True)))
+    desk.ask(m.Tokenize("t", LONG, as_prompt=True), HOST)
+    desk.ask(m.Tokenize("short", "x", as_prompt=True), HOST)
+    failed, ended, refused, done = (sent.get(timeout=10) for _ in range(4))
+    desk.close(m.FailReason.MODEL_UNLOADED, "")
+    assert isinstance(failed, m.CompletionFailed)
+    assert failed.reason is m.FailReason.PROMPT_TOO_LONG
+    assert ended == m.RequestEnded("id")
+    assert isinstance(refused, m.TextRefused)
+    assert refused.reason is m.FailReason.PROMPT_TOO_LONG
+    assert isinstance(done, m.Tokenized)
+
+
+def test_a_text_to_embed_that_cannot_fit_is_refused(backend: StubBackend) -> None:
+    sent: queue.SimpleQueue[object] = queue.SimpleQueue()
+    desk = EmbedDesk(backend, lambda _, it: sent.put(it))
+    desk.ask(m.Embed("e", json.dumps([LONG]).encode()), HOST)
+    desk.ask(m.Embed("deep", b"[" * 100_000), HOST)
+    desk.ask(m.Embed("good", b'["x"]'), HOST)
+    refused, deep, page, good = (sent.get(timeout=10) for _ in range(4))
+    desk.end()
+    desk.wait_ended(5)
+    assert isinstance(refused, m.EmbedFailed)
+    assert refused.reason is m.FailReason.PROMPT_TOO_LONG
+    assert isinstance(deep, m.EmbedFailed)
+    assert deep.reason is m.FailReason.INVALID_REQUEST
+    assert isinstance(page, m.EmbeddingPage)
+    assert isinstance(good, m.Embedded)
+
+
+def test_nothing_is_refused_where_a_token_may_stand_for_any_text(backend: StubBackend) -> None:
+    assert least_tokens(LONG, backend.info) == 257
+    assert least_tokens(LONG, replace(backend.info, max_token_bytes=0)) == 0
