@@ -1,14 +1,15 @@
 """Which request crashes a model: found by running suspects alone. No clock, no process, no message.
 
-A model's process dies, and nobody can say which of its requests did it. So each of them is charged
-with the crash and becomes a *suspect*; it is run again when the model is back, and now **alone**:
-nothing else is sent to the model until it has ended, or has gone ``PROOF_TOKENS`` beyond what it
-did at the crash. Then it is innocent and its charge is dropped. If the model dies again, nobody
-else can have been the cause: at ``POISON_CRASHES`` charges a request is *poisonous*, which ends the
-search. A SIGKILL counts half: the kernel sends it to who takes too much memory, but anybody else
-may send it too; so after the first one all go on together at once, and only the second makes them
-run alone. Who ran beside a poisonous request is charged once and comes through at the second try;
-who waited behind a suspect is not charged at all.
+A request is a completion or a question. A model's process dies, and which of its requests did it
+cannot be seen from outside. So each of them is charged with the crash and becomes a *suspect*; it
+is run again when the model is back, and now **alone**: nothing else is sent to the model until it
+has ended, or has gone ``PROOF_TOKENS`` beyond what it did at the crash. Then it is innocent and its
+charge is dropped. If the model dies again, nothing else can have been the cause: at
+``POISON_CRASHES`` charges a request is *poisonous*, which ends the search. A SIGKILL counts half:
+the kernel sends it to a process that takes too much memory, but it may have been sent for any other
+reason; so after the first one all go on together at once, and only the second makes them run alone.
+What ran beside a poisonous request is charged once and comes through at the second try; what waited
+behind a suspect is not charged at all.
 
 What a request *is* here is a digest of what the engine computes from it, so that a repeated request
 is known again, and an identical one of another caller is too.

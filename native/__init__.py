@@ -32,6 +32,7 @@ from native.errors import (
     NotSupported,
     PromptTooLong,
     StateRefused,
+    TextTooLong,
     TruncatedGguf,
 )
 from native.fingerprint import Fingerprints
@@ -103,6 +104,7 @@ __all__ = [
     "Sampler",
     "SamplingParams",
     "StateRefused",
+    "TextTooLong",
     "TruncatedGguf",
     "load_backend",
 ]

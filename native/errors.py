@@ -15,6 +15,7 @@
     ├── InvalidParam            a value outside its range          .name .value .allowed
     ├── InvalidToken            not in the vocabulary              .token .n_vocab
     ├── PromptTooLong           more tokens than the context holds .n_tokens .n_ctx
+    ├── TextTooLong             it, or a run in it, cannot be tokenised .n_chars .limit
     ├── NoTokenLeft             bias or grammar allow no token
     ├── NoKvSpace               no free KV cells now
     ├── DecodeAborted           request_abort() was called
