@@ -89,6 +89,15 @@ void learn_checkpoint(la_context &context, int32_t seq, uint32_t n_tokens);
 
 void override_rope(llama_context_params &params, const la_rope &rope);
 
+// A token that is found in a text before anything else is read.
+struct special {
+    std::string text;
+    bool only_if_parsed;  // found only where control tokens are to be read
+    bool strips_right;    // takes the blanks behind it too
+};
+
+std::vector<special> special_tokens(const llama_vocab *vocab);
+
 // A fault if there are no texts of tokens: most questions about them would abort.
 void require_vocabulary(const la_model &model);
 
@@ -106,6 +115,7 @@ struct la_model {
     llama_model *handle = nullptr;
     const llama_vocab *vocab = nullptr;
     int32_t n_vocab = 0;
+    std::vector<la::special> specials;
     mutable std::shared_ptr<la::sampler_shelf> shelf = nullptr;  // what its samplers share
     bool vocab_only = false;  // llama.cpp has read no shape: most questions about it would abort
 };

@@ -65,10 +65,11 @@ int la_model_load(const char *path, const la_model_wishes *wishes, la_model **ou
             throw la::fault{LA_LOAD, "llama.cpp refused the file"};
         }
         const llama_vocab *vocab = llama_model_get_vocab(handle);
-        *out = new (std::nothrow) la_model{handle, vocab, llama_vocab_n_tokens(vocab)};
-        if (*out == nullptr) {
+        try {
+            *out = new la_model{handle, vocab, llama_vocab_n_tokens(vocab), la::special_tokens(vocab)};
+        } catch (...) {
             llama_model_free(handle);
-            throw std::bad_alloc();
+            throw;
         }
         (*out)->vocab_only = wishes->vocab_only != 0;
     });

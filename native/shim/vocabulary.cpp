@@ -26,6 +26,7 @@ constexpr size_t STACK_BASE = 1 << 20;        // for everything that does not gr
 constexpr size_t DIRECT_BASE = 128 << 10;     // the same, of a text that is short
 constexpr int64_t RUN_LIMIT = 4 << 20;        // characters; such a run touches 1.3 GiB of stack
 constexpr int64_t SLOW_RUN_LIMIT = 4096;      // characters, where their square costs 8 ns and more
+constexpr size_t SPECIALS_AT_ONCE = 1024;     // their number squared, times 5 ns
 constexpr int64_t SLOWER_RUN_LIMIT = 1 << 18; // the same, where it costs less than 0.2 ns
 
 bool begins_character(char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }
@@ -231,21 +232,52 @@ void require_special(const llama_vocab *vocab, bool add_special) {
     }
 }
 
-} // namespace
-
-void la::require_vocabulary(const la_model &model) {
-    if (llama_vocab_type(model.vocab) == LLAMA_VOCAB_TYPE_NONE) {
-        throw la::fault{LA_NO_VOCABULARY, "this model file holds no vocabulary; send token ids, and no rules for text"};
+// Ends of parts of a text that can be tokenised one by one; none where it is better done at once.
+//
+// llama.cpp finds each token that is read first, control tokens and those a file defines, in a list
+// that it walks from its beginning: the time grows with the square of their number. A text may be cut
+// behind such a token where no other overlaps it, so that it is found whatever is found before.
+std::vector<size_t> cuts_of(const la_model &model, const std::string_view text, bool parse_special) {
+    struct hit {
+        size_t start;
+        size_t end;
+        bool strips_right;
+    };
+    std::vector<hit> hits;
+    std::vector<size_t> cuts;
+    if (text.size() < 2 * SPECIALS_AT_ONCE) {
+        return cuts;
     }
+    for (const la::special &special : model.specials) {
+        if (special.only_if_parsed && !parse_special) {
+            continue;
+        }
+        for (size_t at = text.find(special.text); at != std::string_view::npos; at = text.find(special.text, at + 1)) {
+            hits.push_back({at, at + special.text.size(), special.strips_right});
+        }
+    }
+    if (hits.size() <= SPECIALS_AT_ONCE) {
+        return cuts;
+    }
+    std::sort(hits.begin(), hits.end(), [](const hit &a, const hit &b) { return a.start < b.start; });
+    size_t reached = 0;
+    size_t since = 0;
+    for (size_t i = 0; i < hits.size(); ++i) {
+        const bool is_alone = hits[i].start >= reached && (i + 1 == hits.size() || hits[i + 1].start >= hits[i].end);
+        reached = std::max(reached, hits[i].end);
+        if (++since >= SPECIALS_AT_ONCE / 2 && is_alone && !hits[i].strips_right) {
+            cuts.push_back(hits[i].end);
+            since = 0;
+        }
+    }
+    if (!cuts.empty() && cuts.back() != text.size()) {
+        cuts.push_back(text.size());
+    }
+    return cuts;
 }
 
-int32_t la::tokenize(const la_model &model, const std::string_view text, int32_t *out, int32_t capacity,
-                     bool add_special, bool parse_special) {
-    require_vocabulary(model);
-    require_special(model.vocab, add_special);
-    if (text.size() > INT32_MAX) {
-        refuse_run("a text of so many bytes is too long", static_cast<int64_t>(text.size()), INT32_MAX);
-    }
+int32_t tokenize_part(const la_model &model, const std::string_view text, int32_t *out, int32_t capacity,
+                      bool add_special, bool parse_special) {
     int32_t n = 0;
     const auto body = [&] {
         n = llama_tokenize(model.vocab, text.data(), static_cast<int32_t>(text.size()), out, capacity, add_special,
@@ -262,6 +294,68 @@ int32_t la::tokenize(const la_model &model, const std::string_view text, int32_t
         throw la::fault{LA_TOO_LONG, "the text makes more tokens than 31 bits can count",
                         static_cast<int64_t>(text.size()), INT32_MAX};
     }
+    return n;
+}
+
+} // namespace
+
+std::vector<la::special> la::special_tokens(const llama_vocab *vocab) {
+    std::vector<special> found;
+    if (llama_vocab_type(vocab) != LLAMA_VOCAB_TYPE_BPE && llama_vocab_type(vocab) != LLAMA_VOCAB_TYPE_SPM) {
+        return found;
+    }
+    const int control = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_UNKNOWN;
+    for (int32_t token = 0; token < llama_vocab_n_tokens(vocab); ++token) {
+        const int attributes = llama_vocab_get_attr(vocab, token);
+        const char *text = llama_vocab_get_text(vocab, token);
+        if ((attributes & (control | LLAMA_TOKEN_ATTR_USER_DEFINED)) != 0 && text[0] != '\0') {
+            found.push_back({text, (attributes & control) != 0, (attributes & LLAMA_TOKEN_ATTR_RSTRIP) != 0});
+        }
+    }
+    return found;
+}
+
+void la::require_vocabulary(const la_model &model) {
+    if (llama_vocab_type(model.vocab) == LLAMA_VOCAB_TYPE_NONE) {
+        throw la::fault{LA_NO_VOCABULARY, "this model file holds no vocabulary; send token ids, and no rules for text"};
+    }
+}
+
+int32_t la::tokenize(const la_model &model, const std::string_view text, int32_t *out, int32_t capacity,
+                     bool add_special, bool parse_special) {
+    require_vocabulary(model);
+    require_special(model.vocab, add_special);
+    if (text.size() > INT32_MAX) {
+        refuse_run("a text of so many bytes is too long", static_cast<int64_t>(text.size()), INT32_MAX);
+    }
+    const auto cuts = cuts_of(model, text, parse_special);
+    if (cuts.empty()) {
+        return tokenize_part(model, text, out, capacity, add_special, parse_special);
+    }
+    // What the model wants around a text, then the parts as if each lay between two tokens.
+    std::vector<int32_t> around(8);
+    const int32_t n_around = tokenize_part(model, {}, around.data(), static_cast<int32_t>(around.size()), add_special, false);
+    const auto n_before = std::min<int32_t>(n_around, llama_vocab_get_add_bos(model.vocab) ? 1 : 0);
+    std::vector<int32_t> tokens(around.begin(), around.begin() + n_before);
+    size_t at = 0;
+    for (size_t cut : cuts) {
+        const std::string_view part = text.substr(at, cut - at);
+        const size_t known = tokens.size();
+        tokens.resize(known + part.size() + 8);
+        const int32_t n = tokenize_part(model, part, tokens.data() + known, static_cast<int32_t>(part.size() + 8), false,
+                                        parse_special);
+        if (n < 0) {
+            throw la::fault{LA_TEXT, "a part of it has more tokens than bytes"};
+        }
+        tokens.resize(known + static_cast<size_t>(n));
+        at = cut;
+    }
+    tokens.insert(tokens.end(), around.begin() + n_before, around.begin() + n_around);
+    const auto n = static_cast<int32_t>(tokens.size());
+    if (n > capacity) {
+        return -n;
+    }
+    std::copy(tokens.begin(), tokens.end(), out);
     return n;
 }
 

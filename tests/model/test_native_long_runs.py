@@ -159,3 +159,22 @@ def test_a_model_without_a_vocabulary_refuses_texts(tmp_path: Path) -> None:
         backend.tokenize("x")
     assert backend.detokenize([1]) == b""
     backend.close()
+
+
+def test_many_control_tokens_are_read_as_a_few_are(load: Load) -> None:
+    backend = load("gpt-2")
+    part = "say  <|begin|>a\n<|end|>\n <|begi<|end|><|begin|>n|> 12"
+    few = backend.tokenize(part * 200, add_special=False, parse_special=True)
+    assert backend.tokenize(part * 200 * 20, parse_special=True) == [
+        *backend.tokenize("", parse_special=True),
+        *(few * 20),
+    ]
+    plain = backend.tokenize(part * 4_000, add_special=False)
+    assert backend.detokenize(plain).decode() == part * 4_000
+
+
+@pytest.mark.timeout(30)
+def test_a_hundred_thousand_control_tokens_are_read_in_time(load: Load) -> None:
+    begin = load("gpt-2").info.bos_token
+    ids = load("gpt-2").tokenize("<|begin|>" * 100_000, add_special=False, parse_special=True)
+    assert ids == [begin] * 100_000
