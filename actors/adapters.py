@@ -16,7 +16,7 @@ from actors import messages as m
 from cache.keys import namespace_key
 from native.adapters import LoadedAdapter, adapters_identity
 from native.backend import Backend
-from native.errors import InvalidParam, ModelFileError, NativeError, NotSupported
+from native.errors import InvalidParam, ModelFileError, NotSupported
 
 Change = m.LoadAdapter | m.UnloadAdapter | m.SetAdapterScale
 Question = Change | m.ListAdapters
@@ -77,7 +77,7 @@ class AdapterDesk:
         for question, reply_to in asked:
             try:
                 self._apply(question)
-            except NativeError as error:
+            except Exception as error:  # noqa: BLE001 - it ends this change, not the model
                 self._send(reply_to, _not_changed(question.ref, error))
             else:
                 self._send(reply_to, m.AdaptersChanged(question.ref, self._statuses()))
@@ -105,10 +105,10 @@ class AdapterDesk:
         )
 
 
-def _not_changed(ref: str, error: NativeError) -> m.AdapterNotChanged:
+def _not_changed(ref: str, error: Exception) -> m.AdapterNotChanged:
     reason = m.FailReason.ENGINE_ERROR
     if isinstance(error, NotSupported):
         reason = m.FailReason.NOT_SUPPORTED
-    elif isinstance(error, InvalidParam | ModelFileError):
+    elif isinstance(error, InvalidParam | ModelFileError | TypeError):
         reason = m.FailReason.INVALID_REQUEST
     return m.AdapterNotChanged(ref, reason, type(error).__name__, str(error))

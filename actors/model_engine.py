@@ -25,6 +25,7 @@ from actors.kv_store import KvStore
 from actors.late_tails import LateTails
 from actors.live import LiveSequences
 from actors.model_request import Request, RequestRefused
+from actors.questions import CacheQuestion, refusal
 from actors.replays import Replays
 from actors.reply_rules import ReplyRules
 from actors.speculation import SpeculationPolicy
@@ -201,8 +202,15 @@ class ModelEngine:
                 self._draining = asked
             case question if isinstance(question, Question):
                 self._adapters.handle(question, asked.reply_to)
+            case question if isinstance(question, CacheQuestion):
+                try:
+                    self._tending.handle(question, asked.reply_to)
+                except Exception as error:  # noqa: BLE001 - it ends this question, not the others
+                    detail = f"{type(error).__name__}: {error}"
+                    refused = refusal(question, m.FailReason.ENGINE_ERROR, detail)
+                    self._send(asked.reply_to, refused)
             case question:
-                self._tending.handle(question, asked.reply_to)
+                raise TypeError(f"the mailbox queued {question!r}: a bug in it")
 
     # ── admission ───────────────────────────────────────────────────────────────────────────────
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from actors import messages as m
+from actors.payload import Spilled
 from runtime import Node
 from supervision.messages import new_ref
 
@@ -55,8 +56,25 @@ def test_every_message_is_answered_and_no_process_dies_of_one(stub_node: Node) -
         (m.Embed(new_ref(), b"{"), m.EmbedFailed),
         (m.LoadAdapter(new_ref(), "/nowhere"), m.AdapterNotChanged),
         (m.SetAdapterScale(new_ref(), 7, 1.0), m.AdapterNotChanged),
+        (m.Tokenize(new_ref(), 5), m.TextRefused),  # type: ignore[arg-type]
+        (m.ApplyChatTemplate(new_ref(), 5), m.TextRefused),  # type: ignore[arg-type]
+        (m.Detokenize(new_ref(), None), m.TextRefused),  # type: ignore[arg-type]
+        (m.VerifyThinking(new_ref(), "", None), m.TextRefused),  # type: ignore[arg-type]
+        (m.Embed(new_ref(), 5), m.EmbedFailed),  # type: ignore[arg-type]
+        (m.Embed(new_ref(), b"[" * 50_000), m.EmbedFailed),
+        (m.Embed(new_ref(), b'["x"]', pooling=5), m.EmbedFailed),  # type: ignore[arg-type]
+        (m.MatchPrefix(new_ref(), 5), m.TextRefused),  # type: ignore[arg-type]
+        (m.MatchPrefix(new_ref(), Spilled("/proc/0/fd/9", 4)), m.TextRefused),
+        (m.EndSession(new_ref(), []), m.TextRefused),  # type: ignore[arg-type]
+        (m.LoadAdapter(new_ref(), 5), m.AdapterNotChanged),  # type: ignore[arg-type]
+        (m.LoadAdapter(new_ref(), "/nowhere", "x"), m.AdapterNotChanged),  # type: ignore[arg-type]
+        (m.UnloadAdapter(new_ref(), []), m.AdapterNotChanged),  # type: ignore[arg-type]
     ):
         answer = stub_node.connection.ask("model:stub", question, timeout_s=10)
         assert isinstance(answer, refusal), answer
+        asked = m.Ask("stub", replace(question, ref=new_ref()))
+        answer = stub_node.connection.ask("inflight", asked, timeout_s=10)
+        assert isinstance(answer, refusal), answer
+    stub_node.connection.tell("inflight", m.Ask("stub", 5))  # type: ignore[arg-type]
     after = {entry.id: entry.incarnation for entry in stub_node.client.directory()}
     assert after == before
