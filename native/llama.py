@@ -34,6 +34,7 @@ from native.gguf_header import GgufSummary, all_splits, check_gguf
 from native.params import ModelParams
 
 _INT32_MAX = (1 << 31) - 1
+_TEXT_SHARE = 4  # of the memory available: what tokenising one text may take
 _LOG_LEVELS = {"debug": 1, "info": 2, "warn": 3, "error": 4}
 
 # llama.cpp is silent; its last warnings are kept for error texts. To see all of it on stderr:
@@ -98,6 +99,8 @@ class LlamaBackend(Extras, Samplers):
         digest = (fingerprints or Fingerprints()).of(files)
         lib.la_log_clear()
         model = load_model(path, params, progress)
+        if memory_available is not None:  # a text that takes all of it would end the process
+            lib.la_model_spare_memory(model, max(0, memory_available) // _TEXT_SHARE)
         abort_flag = ffi.new("int32_t *")
         try:
             context = None if params.vocab_only else new_context(model, params, abort_flag)

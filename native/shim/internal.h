@@ -116,6 +116,7 @@ struct la_model {
     const llama_vocab *vocab = nullptr;
     int32_t n_vocab = 0;
     std::vector<la::special> specials;
+    int64_t max_run = 4 << 20;  // characters; a longer run of one kind is not tokenised
     mutable std::shared_ptr<la::sampler_shelf> shelf = nullptr;  // what its samplers share
     bool vocab_only = false;  // llama.cpp has read no shape: most questions about it would abort
 };

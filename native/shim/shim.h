@@ -135,6 +135,9 @@ int la_tokenize(const la_model *model, const char *text, size_t length, int32_t 
  * fit. Without a vocabulary tokens have no bytes. */
 int la_detokenize(const la_model *model, const int32_t *tokens, int32_t n, char *out, int64_t capacity,
                   int special, int64_t *n_bytes) LA_NOEXCEPT;
+/* So much memory may be taken to tokenise a text; 1.3 GiB at most, which is enough for 4 Mi characters
+ * of one kind. Before the model is used. */
+void la_model_spare_memory(la_model *model, uint64_t n_bytes) LA_NOEXCEPT;
 /* The most bytes of a text that one token can stand for. 0: any number, as far as is known. */
 int32_t la_token_bytes_max(const la_model *model) LA_NOEXCEPT;
 

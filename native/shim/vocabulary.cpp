@@ -22,9 +22,9 @@
 namespace {
 
 constexpr size_t STACK_PER_CHAR = 2048;       // measured: 320; nested loops and other compilers take more
+constexpr size_t STACK_MEASURED = 320;
 constexpr size_t STACK_BASE = 1 << 20;        // for everything that does not grow with the text
 constexpr size_t DIRECT_BASE = 128 << 10;     // the same, of a text that is short
-constexpr int64_t RUN_LIMIT = 4 << 20;        // characters; such a run touches 1.3 GiB of stack
 constexpr int64_t SLOW_RUN_LIMIT = 4096;      // characters, where their square costs 8 ns and more
 constexpr size_t SPECIALS_AT_ONCE = 1024;     // their number squared, times 5 ns
 constexpr int64_t SLOWER_RUN_LIMIT = 1 << 18; // the same, where it costs less than 0.2 ns
@@ -207,12 +207,17 @@ void require_quick(const std::string &pre, const std::string_view text) {
     }
 }
 
-// Refuses runs that would take gigabytes of memory, or minutes.
+// Refuses runs that would take too much memory, or minutes. Only patterns recurse, and only some
+// models' texts are split by them: which, is known to llama.cpp alone.
 void require_bearable(const la_model &model, const std::string_view text) {
+    if (llama_vocab_type(model.vocab) != LLAMA_VOCAB_TYPE_BPE) {
+        return;
+    }
     const auto any_blank = [](std::string_view at) { return blank(at, true); };
     const int64_t run = std::max(longest_run(text, any_blank, always), longest_run(text, anything_else, always));
-    if (run > RUN_LIMIT) {
-        refuse_run("a run of so many characters, all blanks or none of them a blank, is too long", run, RUN_LIMIT);
+    if (run > model.max_run) {
+        refuse_run("a run of so many characters, all blanks or none of them a blank, takes too much memory", run,
+                   model.max_run);
     }
     if (run > SLOW_RUN_LIMIT) {
         require_quick(meta(model, "tokenizer.ggml.pre"), text);
@@ -397,6 +402,11 @@ int la_detokenize(const la_model *model, const int32_t *tokens, int32_t n, char 
         }
         *n_bytes = used;
     });
+}
+
+void la_model_spare_memory(la_model *model, uint64_t n_bytes) noexcept {
+    const uint64_t characters = std::max<uint64_t>(n_bytes / STACK_MEASURED, SLOW_RUN_LIMIT);
+    model->max_run = static_cast<int64_t>(std::min<uint64_t>(characters, static_cast<uint64_t>(model->max_run)));
 }
 
 int32_t la_token_bytes_max(const la_model *model) noexcept {

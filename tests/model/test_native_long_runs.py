@@ -97,6 +97,16 @@ def test_a_run_that_would_take_gigabytes_is_refused(load: Load) -> None:
     assert (caught.value.n_chars, caught.value.limit) == (5 << 20, 4 << 20)
 
 
+def test_a_run_may_take_a_quarter_of_the_memory(tmp_path: Path) -> None:
+    path = tiny_llama(tmp_path / "m.gguf", pre="gpt-4o", n_layer=1, n_embd=64, n_ff=64)
+    backend = LlamaBackend.load(path, VOCABULARY, memory_available=4 * 320 * 20_000)
+    with pytest.raises(TextTooLong, match="too much memory"):
+        backend.tokenize("=" * 20_001)
+    assert len(backend.tokenize("= " * 20_001, add_special=False)) == 2 * 20_001
+    assert len(backend.tokenize("=" * 20_000, add_special=False)) == 20_000
+    backend.close()
+
+
 def test_a_text_is_tokenised_on_a_thread_with_little_stack(load: Load) -> None:
     for unit in RUNS.values():
         text = unit * (20_000 // len(unit))
