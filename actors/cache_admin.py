@@ -13,8 +13,8 @@ from typing import Final
 
 from actors import messages as m
 from cache.answers import RAM, Evicted
+from cache.facts import RowFacts
 from cache.index import CacheIndex
-from cache.listing import RowFacts
 from cache.reclaim import resident_bytes, return_memory
 
 ROWS_PER_PAGE: Final = 96  # about 250 bytes a row on the wire: far below 64 KiB

@@ -9,7 +9,8 @@ sender dies the bytes die with it.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+from supervision.frozen import frozen
 
 INLINE_LIMIT_BYTES = 10 * 1024  # two of them, a grammar of 32 KiB and the rest: below 64 KiB
 
@@ -18,7 +19,7 @@ class PayloadGone(Exception):
     """The process that held the bytes is gone, and with it the caller of the request."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Spilled:
     """Where a payload lies: a path below ``/proc`` that lives as long as its sender keeps it."""
 

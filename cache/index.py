@@ -37,8 +37,8 @@ from cache.answers import (
 )
 from cache.chores import Chores
 from cache.counters import Counters
+from cache.facts import NamespaceFacts, RowFacts
 from cache.keys import BLOCK_TOKENS, child_key
-from cache.listing import NamespaceFacts, RowFacts
 from cache.rows import SaveReason
 from cache.table import RowTable
 from cache.tiers import Tier

@@ -6,10 +6,10 @@ between two lookups, whatever the size of the index.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cache import siblings
+from cache.facts import NamespaceFacts, RowFacts
 from cache.nodes import REASON
 from cache.rows import SaveReason
 
@@ -17,34 +17,6 @@ if TYPE_CHECKING:
     from cache.table import RowTable
 
 SLOTS_PER_SCAN: Final = 4096  # looked at in well under a millisecond when they are empty
-
-
-@dataclass(frozen=True, slots=True)
-class RowFacts:
-    """One row as the index knows it; sizes in bytes, positions in tokens."""
-
-    key: bytes
-    parent: bytes
-    root: bytes
-    start: int
-    n_tokens: int
-    row_bytes: int
-    reason: str
-    tiers: tuple[tuple[str, int | None], ...]
-    """Who holds a copy, fastest first, and its arena offset in the ram tier."""
-    leases: int
-    superseded: bool
-    """A longer sibling contains all of its tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class NamespaceFacts:
-    """What one namespace (a model with its settings) has stored."""
-
-    root: bytes
-    rows: int
-    sample: RowFacts | None
-    """A row at its start, whose head names the model; ``None`` when the first block is gone."""
 
 
 def scan(table: RowTable, cursor: int, limit: int) -> tuple[list[RowFacts], int]:

@@ -18,6 +18,7 @@ from supervision._system import System
 from supervision.address import Address
 from supervision.errors import NodeStartFailed
 from supervision.exits import ExitReason
+from supervision.frozen import compile_all
 from supervision.host_context import HostContext
 from supervision.messages import Exiting, Init, InitDone, InitFailed, InitProgress, Shutdown
 from supervision.node_config import NodeConfig
@@ -48,6 +49,7 @@ class Boot:
         self._orphans: dict[int, float] = {}
         """When each process that is nobody's was first seen."""
         if number == 1:
+            compile_all()
             gc.collect()
             gc.freeze()  # what the actors inherit stays shared: their collectors do not touch it
         self.pulse = RootPulse(config.root_heartbeat_s)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from supervision.address import Address
 from supervision.effects import Child, State
 from supervision.exits import ExitKind, ExitReason
+from supervision.frozen import frozen
 from supervision.messages import (
     Demonitor,
     DirectoryChanged,
@@ -44,12 +45,12 @@ _PUSH_AGAIN_S = 1.0
 """A child took no push, so it is dying or stopped; nothing is urgent for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PushDue:
     """Timer: the pause before a directory push is over."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LocateDue:
     """Timer: whoever waits for a child to come up has waited long enough."""
 

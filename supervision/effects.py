@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from supervision.exits import ExitReason
+from supervision.frozen import frozen
 from supervision.messages import DeleteFailure, StartFailure
 from supervision.restart import RestartWindow
 from supervision.spec import ChildSpec
@@ -69,7 +70,7 @@ class Child:
 # ── effects ──────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Spawn:
     """Fork a process for this incarnation and send it Init."""
 
@@ -77,7 +78,7 @@ class Spawn:
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskToStop:
     """Send the child Shutdown."""
 
@@ -85,7 +86,7 @@ class AskToStop:
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kill:
     """SIGKILL the child's process."""
 
@@ -94,7 +95,7 @@ class Kill:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Arm:
     """Call ``timer_fired`` with the same words after ``seconds`` and a random part of ``spread_s``.
 
@@ -108,19 +109,19 @@ class Arm:
     spread_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AllReady:
     """Every child of the spec has been started: this supervisor is ready."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finished:
     """Every child is gone: exit with this reason."""
 
     reason: ExitReason
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnswerStarted:
     """The child that ``asker`` wanted is up."""
 
@@ -128,7 +129,7 @@ class AnswerStarted:
     id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnswerStartFailed:
     """The child that ``asker`` wanted is not up."""
 
@@ -139,7 +140,7 @@ class AnswerStartFailed:
     error: object = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnswerTerminated:
     """The child that ``asker`` wanted gone is gone."""
 
@@ -147,7 +148,7 @@ class AnswerTerminated:
     id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnswerNotFound:
     """There is no such child to terminate."""
 
@@ -155,7 +156,7 @@ class AnswerNotFound:
     id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnswerDeleted:
     """The spec of the child is forgotten."""
 
@@ -163,7 +164,7 @@ class AnswerDeleted:
     id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnswerDeleteFailed:
     """The spec of the child is still there, or never was."""
 
@@ -173,14 +174,14 @@ class AnswerDeleteFailed:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Removed:
     """A child left the supervisor for good; ``child`` is its last state."""
 
     child: Child
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Happened:
     """A line for the log: ``up | down | restart | give_up | auto_shutdown``."""
 

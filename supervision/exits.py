@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import signal
-from dataclasses import dataclass
+
+from supervision.frozen import frozen
 
 
 class ExitKind(enum.Enum):
@@ -20,7 +21,7 @@ class ExitKind(enum.Enum):
     """A signal ended it: SIGKILL, a segmentation fault, the OOM killer."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ExitReason:
     """One exit: its kind and a sentence for people. Never parse the text."""
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from supervision.address import Address
 from supervision.exits import ExitKind, ExitReason
+from supervision.frozen import frozen
 from supervision.messages import Down, Entry
 
 NOPROC: Final = ExitReason(ExitKind.ABNORMAL, "noproc: no process of this id is known")
@@ -52,7 +52,7 @@ def merge_directory(
     return tuple(news)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Due:
     """A ``Down`` that must be delivered: to ``owner``, or to the process itself if None."""
 
@@ -60,7 +60,7 @@ class Due:
     down: Down
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Monitor:
     id: str
     incarnation: int

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 
 from supervision import logs
 from supervision.endpoint import LOOPBACK
 from supervision.errors import PortInUse, SpecError
+from supervision.frozen import frozen
 from supervision.spec import SupervisorSpec, actors_below
 from supervision.worker import load_actor
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeConfig:
     """One node: where it listens, where its files are, what it runs."""
 

@@ -13,13 +13,14 @@ import json
 import os
 import secrets
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from supervision import process
 from supervision.address import Address
 from supervision.errors import NodeAlreadyRunning, RuntimeDirError
+from supervision.frozen import frozen
 from supervision.session import COOKIE_BYTES
 
 VERSION: Final = 1
@@ -28,7 +29,7 @@ _COOKIE: Final = "cookie"
 _LOG: Final = "thespian.log"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeRecord:
     """What ``node.json`` says."""
 

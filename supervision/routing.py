@@ -12,11 +12,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from supervision.address import Address
 from supervision.errors import NodeNotRunning, NodeRestarted, NoReply, TargetDown
+from supervision.frozen import frozen
 from supervision.host_context import HostContext
 from supervision.lines import Line, end_of_node
 from supervision.messages import (
@@ -45,7 +45,7 @@ _GLANCE_S: Final = 0.0002
 """When the end of its connection was read, so was everything before it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Route:
     """Where a message goes, or why it cannot go now."""
 
@@ -57,7 +57,7 @@ class Route:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sent:
     """A message that somebody has, or may have."""
 

@@ -25,12 +25,12 @@ import enum
 import hmac
 import secrets
 import struct
-from dataclasses import dataclass
 from typing import Final
 
 from blake3 import blake3
 
 from supervision.codec import FrameRefused
+from supervision.frozen import frozen
 
 __all__ = ["FrameRefused"]
 
@@ -51,7 +51,7 @@ _PORT: Final = struct.Struct(">H")
 _OVERHEAD: Final = _LENGTH.size + MAC_BYTES + 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Secret:
     """What the endpoints of one node share."""
 
@@ -77,14 +77,14 @@ class Kind(enum.IntEnum):
 # ── events ───────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Proved:
     """The other side knows the cookie. ``port`` is where it listens; messages may be sent now."""
 
     port: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Arrived:
     """A message: its packed bytes, and whether its sender waits for the acknowledgement."""
 
@@ -92,7 +92,7 @@ class Arrived:
     wants_ack: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Acked:
     """So many of our messages have arrived over there."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
 from typing import Final
 
 from supervision.errors import SpecError
+from supervision.frozen import frozen
 
 ROOT_ID: Final = "root"
 """The id of the supervisor at the top of every tree; no child may have it."""
@@ -61,7 +61,7 @@ INFINITY: Final = ShutdownMarker.INFINITY
 """Ask the child to stop and wait as long as it takes. Meant for supervisors."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Backoff:
     """The pause before a restart: ``first_s``, then times ``factor`` each, at most ``max_s``.
 
@@ -108,7 +108,7 @@ class Backoff:
         return delay_s * (1.0 - self.jitter), min(self.max_s, delay_s * (1.0 + self.jitter))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChildSpec:
     """One child: who it is, how it starts, when it restarts, how it stops."""
 
@@ -168,7 +168,7 @@ class ChildSpec:
             )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SupervisorSpec:
     """A supervisor: its children in start order, its strategy, and how much failure it bears.
 

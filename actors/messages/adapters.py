@@ -6,12 +6,11 @@ request ever runs with two sets of weights. Rows of one set are never found with
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from actors.messages.completion import FailReason
+from supervision.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdapterStatus:
     """One adapter. ``scale`` 0: loaded, not applied."""
 
@@ -23,7 +22,7 @@ class AdapterStatus:
     n_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadAdapter:
     """Caller → model: apply the LoRA adapter in this file, times ``scale``.
 
@@ -35,7 +34,7 @@ class LoadAdapter:
     scale: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnloadAdapter:
     """Caller → model: free this adapter, by its id."""
 
@@ -43,7 +42,7 @@ class UnloadAdapter:
     adapter: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetAdapterScale:
     """Caller → model: apply this adapter, by its id, times another scale; 0 applies nothing."""
 
@@ -52,14 +51,14 @@ class SetAdapterScale:
     scale: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListAdapters:
     """Caller → model: which adapters are loaded? Answered at once, by ``AdaptersListed``."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdaptersChanged:
     """Model → caller: done; these are loaded now. A new one is the last."""
 
@@ -67,7 +66,7 @@ class AdaptersChanged:
     adapters: tuple[AdapterStatus, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdaptersListed:
     """Model → caller: these are loaded, and so many changes wait for running requests."""
 
@@ -76,7 +75,7 @@ class AdaptersListed:
     waiting: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdapterNotChanged:
     """Model → caller: nothing was changed. ``kind`` names the error in ``native.errors``."""
 
@@ -86,7 +85,7 @@ class AdapterNotChanged:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdaptersInUse:
     """Model → registry: load these (path, scale) when the model has to be loaded again."""
 

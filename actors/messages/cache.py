@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from actors.payload import Payload
-from cache.listing import NamespaceFacts, RowFacts
+from cache.facts import NamespaceFacts, RowFacts
+from supervision.frozen import frozen
 
 # ── cache_meta: from models ────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LookupPrefix:
     """Model → cache_meta: lease the longest stored prefix. Answered by ``PrefixResolved``."""
 
@@ -21,7 +21,7 @@ class LookupPrefix:
     tokens: Payload
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResolveParent:
     """Model → cache_meta: lease the whole chain of this tip. Answered by ``PrefixResolved``."""
 
@@ -31,7 +31,7 @@ class ResolveParent:
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PrefixResolved:
     """Cache_meta → model: what is stored, leased until ``ReleaseLease``."""
 
@@ -43,14 +43,14 @@ class PrefixResolved:
     miss_reason: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReleaseLease:
     """Model → cache_meta: the rows of this lease are not read any more."""
 
     lease: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowWanted:
     """One row that a model would like to store."""
 
@@ -63,7 +63,7 @@ class RowWanted:
     """Of replies that end in it, see ``cache.text_marks``; its metadata holds them."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReserveRows:
     """Model → cache_meta: may I write these rows? Answered by ``RowsReserved``."""
 
@@ -78,7 +78,7 @@ class ReserveRows:
         return f"ReserveRows({self.ref}, {len(self.rows)} rows)"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowsReserved:
     """Cache_meta → model: where to write, by key; a key that is missing was refused, and why.
 
@@ -93,7 +93,7 @@ class RowsReserved:
     """By key: where tails end that the row contains, see ``cache.tips``; for its metadata."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowsWritten:
     """Model → cache_meta: these reservations ended, published or given up."""
 
@@ -106,7 +106,7 @@ class RowsWritten:
     """``cache.rows.SaveReason`` value, if it is another than was said when they were reserved."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowRejected:
     """Model → cache_meta: this row failed the restore checklist; drop it."""
 
@@ -115,24 +115,24 @@ class RowRejected:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WriteTails:
     """Cache_meta → model: somebody waits for what is only in your context; store it now."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ForgetLive:
     """Anyone → model: drop what is only in your context, unstored; running requests go on."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PersistNow:
     """Anyone → cache_meta: put nothing off any longer. Answered by ``PersistState``; ask again."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PersistState:
     """Cache_meta → asker: whether every file tier holds all that is worth keeping there."""
 
@@ -143,7 +143,7 @@ class PersistState:
 # ── cache_meta: from tiers and the writer ──────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StoredRow:
     """A row that a tier found when it started."""
 
@@ -162,7 +162,7 @@ class StoredRow:
     """Where tails end that it contains, see ``cache.tips``."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowsFound:
     """Tier → cache_meta: rows found by the scan at start, in batches; ``last`` ends the scan."""
 
@@ -177,7 +177,7 @@ class RowsFound:
         return f"RowsFound({self.tier}, {len(self.rows)} rows)"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowCopied:
     """Writer, ram_tier → cache_meta: the row now also lies in this tier."""
 
@@ -185,7 +185,7 @@ class RowCopied:
     tier: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CopyFailed:
     """Writer, ram_tier → cache_meta: the row was not copied; the node goes on without the copy."""
 
@@ -199,7 +199,7 @@ class CopyFailed:
     """The tier whose storage said no."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FilesDropped:
     """File tier → cache_meta: the files of this ``DropFiles`` take no room any more."""
 
@@ -207,7 +207,7 @@ class FilesDropped:
     ref: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TierChanged:
     """File tier → cache_meta: whether its directory takes rows, and whether it is there at all."""
 
@@ -220,7 +220,7 @@ class TierChanged:
 # ── writer, tiers ──────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CopyRow:
     """Cache_meta → writer: copy this row into a file tier; → ram_tier: into the arena.
 
@@ -235,7 +235,7 @@ class CopyRow:
     offset: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DropFiles:
     """Cache_meta → file tier: rows were evicted; remove their files, then say ``FilesDropped``."""
 
@@ -246,14 +246,14 @@ class DropFiles:
         return f"DropFiles({self.ref}, {len(self.keys)} files)"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WatchTier:
     """Cache_meta → file tier: rows could not be written; say ``TierChanged`` when they can."""
 
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QuarantineFile:
     """Cache_meta → file tier: this row failed its checks; keep it aside for inspection."""
 
@@ -263,7 +263,7 @@ class QuarantineFile:
 # ── cache_meta: from people and the pressure scheduler ─────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListRows:
     """Anyone → cache_meta: a page of rows. Answered by ``RowsListed``.
 
@@ -280,7 +280,7 @@ class ListRows:
     """Rows of the answer; bounded by what fits into a message anyway."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowsListed:
     """Cache_meta → asker: rows, and where to go on; cursor 0 is the end."""
 
@@ -292,7 +292,7 @@ class RowsListed:
         return f"RowsListed({self.ref}, {len(self.rows)} rows)"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShowRow:
     """Anyone → cache_meta: what is known of one row. Answered by ``RowShown``."""
 
@@ -300,7 +300,7 @@ class ShowRow:
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowShown:
     """Cache_meta → asker: the row, ``None`` if it is not stored, and how many rows continue it."""
 
@@ -309,7 +309,7 @@ class RowShown:
     children: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListNamespaces:
     """Anyone → cache_meta: which models have rows. Answered by ``NamespacesListed``."""
 
@@ -317,7 +317,7 @@ class ListNamespaces:
     cursor: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NamespacesListed:
     """Cache_meta → asker: the namespaces, each with a row whose head names the model."""
 
@@ -341,7 +341,7 @@ class Removal(Enum):
     """Tails that a longer row contains."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RemoveRows:
     """Anyone → cache_meta: remove rows, except leased ones. Answered by ``RowsRemoved``.
 
@@ -355,7 +355,7 @@ class RemoveRows:
     cursor: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowsRemoved:
     """Cache_meta → asker: what went, how many stayed because they are read; cursor 0 is the end."""
 
@@ -366,7 +366,7 @@ class RowsRemoved:
     cursor: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EvictBytes:
     """Scheduler → cache_meta: give up this much, from these tiers in order.
 
@@ -378,7 +378,7 @@ class EvictBytes:
     tiers: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BytesEvicted:
     """Cache_meta → scheduler: rows given up, and bytes returned to the system.
 

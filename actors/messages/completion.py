@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from actors.payload import Payload
-from native.params import SamplingParams
+from native.sampling_params import SamplingParams
+from supervision.frozen import frozen
 
 if TYPE_CHECKING:
     from actors.messages.questions import Ask
@@ -76,7 +77,7 @@ class HitKind(Enum):
     STICKY = "sticky"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usage:
     """Token counts; ``prompt_tokens`` includes ``cached_tokens``, as OpenAI counts them."""
 
@@ -89,7 +90,7 @@ class Usage:
     """Of those, tokens of the reply: each saved a step."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CacheReport:
     """What the cache did for one request, and if it did nothing, why."""
 
@@ -104,7 +105,7 @@ class CacheReport:
     """Something the caller should know, such as a ``parent_key`` that was not found."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Timings:
     """Milliseconds as the model process saw them; ``ttft_ms`` runs from the request's arrival."""
 
@@ -118,7 +119,7 @@ class Timings:
 # ── inflight, and every model ──────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Complete:
     """Caller → inflight, or a model's own address: generate.
 
@@ -165,14 +166,14 @@ class Complete:
         return f"Complete({self.ref}, {self.model})"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cancel:
     """Caller → inflight: stop this request. Its ``Completed`` says ``cancelled``."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Accepted:
     """Inflight → caller: the request has an id and is queued or running."""
 
@@ -180,7 +181,7 @@ class Accepted:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PrefillProgress:
     """Model → caller: ``done`` of ``total`` prompt tokens are read, ``reused`` of them warm."""
 
@@ -190,7 +191,7 @@ class PrefillProgress:
     reused: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokensDelivered:
     """Model → caller: new tokens. ``index`` numbers the first of them, from 0, without gaps."""
 
@@ -209,7 +210,7 @@ class TokensDelivered:
     """Where they were asked for: one record for each token, see ``actors.token_logprobs``."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SpanEnded:
     """Model → caller: a thinking block or tool call is complete, after its deltas. In pages.
 
@@ -236,7 +237,7 @@ class SpanEnded:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resumed:
     """Model → caller: the process that ran this request died, and the reply goes on.
 
@@ -248,14 +249,14 @@ class Resumed:
     n_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StillRunning:
     """Inflight → caller: nothing new. Sent now and then, so that a caller's death shows."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Completed:
     """Model → caller: the end of a request that has a result."""
 
@@ -270,7 +271,7 @@ class Completed:
     timings: Timings
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CompletionFailed:
     """Model or inflight → caller: the end of a request that has no result, and what to do."""
 
@@ -279,7 +280,7 @@ class CompletionFailed:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Submit:
     """Model → inflight: this was sent to the model itself; register it like any other."""
 
@@ -287,7 +288,7 @@ class Submit:
     reply_to: Address
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Run:
     """Inflight → model: run this request and answer ``reply_to``."""
 
@@ -299,21 +300,21 @@ class Run:
     that is there already."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CancelRun:
     """Inflight → model: stop this request."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallerGone:
     """Model → inflight: what was sent to this address did not arrive; stop what it asked for."""
 
     caller: Address
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestEnded:
     """Model → inflight: forget this request or question, its caller has the answer."""
 

@@ -7,13 +7,12 @@ float32 (little endian): for each input, as many rows of ``n_embd`` numbers as `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from actors.messages.completion import FailReason
 from actors.payload import Payload
+from supervision.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Embed:
     """Caller → model: the vectors of these texts."""
 
@@ -26,7 +25,7 @@ class Embed:
     """Make each vector one unit long."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EmbeddingPage:
     """Model → caller: the next numbers."""
 
@@ -34,7 +33,7 @@ class EmbeddingPage:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Embedded:
     """Model → caller: that was all. ``rows`` has one number for each input, 1 when pooled."""
 
@@ -45,7 +44,7 @@ class Embedded:
     """Of all inputs together."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EmbedFailed:
     """Model → caller: no result; pages that came before are of no use. Says what to do."""
 
@@ -54,14 +53,14 @@ class EmbedFailed:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReportVram:
     """Caller → model: how much GPU memory is there? ``VramReported`` or ``NoVram``."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VramReported:
     """Model → caller: bytes, summed over all GPUs, and each of them: name, free, total."""
 
@@ -71,7 +70,7 @@ class VramReported:
     gpus: tuple[tuple[str, int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NoVram:
     """Model → caller: no GPU, or a build of llama.cpp without one."""
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from actors.markers import Markers
 from native import BackendKind
 from native.params import ModelParams
+from supervision.frozen import frozen
 
 if TYPE_CHECKING:
     from supervision import Entry
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadModel:
     """Anyone → registry: load this model and keep it loaded.
 
@@ -29,7 +30,7 @@ class LoadModel:
     markers: Markers = field(default_factory=Markers)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelLoading:
     """Registry → asker: this share of the file is read, 0 to 1."""
 
@@ -37,7 +38,7 @@ class ModelLoading:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelLoaded:
     """Registry → asker: the model is ready; its directory entry has address and pid."""
 
@@ -57,7 +58,7 @@ class LoadFailure(Enum):
     """Models cannot be loaded just now: their supervisor is restarting or stopping."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelNotLoaded:
     """Registry → asker: the model is not loaded, and why."""
 
@@ -67,7 +68,7 @@ class ModelNotLoaded:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnloadModel:
     """Anyone → registry: unload this model. Answered by ``ModelUnloaded``.
 
@@ -79,21 +80,21 @@ class UnloadModel:
     drain_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Drain:
     """Registry → model: take no new requests, and say ``Drained`` when the last one has ended."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Drained:
     """Model → registry: nothing runs or waits here any more, and nothing will."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelUnloaded:
     """Registry → asker: its process is gone; ``was_loaded`` is False when there was none."""
 

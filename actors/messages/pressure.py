@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from actors.pressure import PressureSettings
+from supervision.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetPressure:
     """Anyone → scheduler: change what is not ``None``, now and until the scheduler restarts.
 
@@ -26,7 +25,7 @@ class SetPressure:
     tiers: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PressureSet:
     """Scheduler → asker: what holds from now on."""
 
@@ -34,7 +33,7 @@ class PressureSet:
     settings: PressureSettings
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PressureRefused:
     """Scheduler → asker: nothing was changed, because of this setting."""
 
@@ -43,14 +42,14 @@ class PressureRefused:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CheckPressure:
     """Anyone → scheduler: read the source now and act on it. Answered by ``PressureChecked``."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PressureChecked:
     """Scheduler → asker: the end of that check.
 

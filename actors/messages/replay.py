@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from supervision.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NoteReply:
     """Model → cache_meta: a reply ended; these tokens stand for the text up to its end."""
 
@@ -20,7 +20,7 @@ class NoteReply:
     """u32-le tokens after that block."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResolveText:
     """Model → cache_meta: which tokens stand for the longest of these beginnings of a text?
 
@@ -34,7 +34,7 @@ class ResolveText:
     """u32 length in bytes and 16 bytes of digest each, ascending."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TextResolved:
     """Cache_meta → model: a known reply, or ``n_bytes`` 0. ``lease`` pins ``blocks``."""
 

@@ -5,16 +5,15 @@ With these two a small model on one node drafts for a big one on another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from actors.messages.completion import Complete, FinishReason
 from actors.payload import Payload
+from supervision.frozen import frozen
 
 CANDIDATES_LIMIT = 1024
 """Of one ``Verify``; nobody guesses so many in a row right."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verify:
     """Caller → model: which of these candidates would you say after this prefix, greedily?
 
@@ -47,7 +46,7 @@ class Verify:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verified:
     """Model → caller: the first ``accepted`` candidates are right.
 

@@ -5,12 +5,11 @@ Sent to ``model:<id>``. Each carries ``ref``, which its answer repeats.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from actors.payload import Payload
+from supervision.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndSession:
     """Caller → model: forget this session. Answered by ``SessionEnded``.
 
@@ -21,7 +20,7 @@ class EndSession:
     session: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SessionEnded:
     """Model → caller: the session is forgotten; ``was_known`` says whether there was one."""
 
@@ -29,7 +28,7 @@ class SessionEnded:
     was_known: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EvictLive:
     """Caller → model: give up every idle sequence of the context. Answered by ``LiveEvicted``.
 
@@ -39,7 +38,7 @@ class EvictLive:
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LiveEvicted:
     """Model → caller: sequences and cells that are free again."""
 
@@ -48,7 +47,7 @@ class LiveEvicted:
     cells: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MatchPrefix:
     """Caller → model: how much of this prompt is warm? ``PrefixMatched``, or ``TextRefused``.
 
@@ -60,7 +59,7 @@ class MatchPrefix:
     """u32-le token ids."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PrefixMatched:
     """Model → caller: leading tokens that are live in the context, and that are stored."""
 

@@ -6,13 +6,12 @@ last with ``last=True``. What cannot be done is answered by one ``TextRefused``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from actors.messages.completion import FailReason
 from actors.payload import Payload
+from supervision.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tokenize:
     """Anyone → model: which tokens is this text?"""
 
@@ -27,7 +26,7 @@ class Tokenize:
     """Refuse a text whose bytes prove that it does not fit the context."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tokenized:
     """Model → asker: the next page of tokens, u32-le."""
 
@@ -36,7 +35,7 @@ class Tokenized:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Detokenize:
     """Anyone → model: which bytes are these tokens (u32-le)?"""
 
@@ -46,7 +45,7 @@ class Detokenize:
     """Show control tokens, which are nothing otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Detokenized:
     """Model → asker: the next page. Bytes, because a token may end inside a character."""
 
@@ -55,7 +54,7 @@ class Detokenized:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ApplyChatTemplate:
     """Anyone → model: what does this conversation look like to the model?
 
@@ -67,7 +66,7 @@ class ApplyChatTemplate:
     chat: Payload | str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChatTemplateApplied:
     """Model → asker: the next page of the prompt's text, and of its tokens (u32-le).
 
@@ -81,7 +80,7 @@ class ChatTemplateApplied:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VerifyThinking:
     """Anyone → model: did a model of this node think this, and sign it so?"""
 
@@ -91,7 +90,7 @@ class VerifyThinking:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ThinkingVerified:
     """Model → asker."""
 
@@ -99,7 +98,7 @@ class ThinkingVerified:
     valid: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TextRefused:
     """Model → asker: it cannot be done, and why."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
+from supervision.frozen import frozen
 from supervision.messages.directory import Entry
 from supervision.spec import ChildSpec
 
@@ -37,7 +37,7 @@ class StartFailure(enum.Enum):
     """RestartChild: the supervisor makes its children from a template; use StartChild."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartChild:
     """Anyone → supervisor: a new child, please. Answered by ChildStarted or ChildStartFailed.
 
@@ -55,7 +55,7 @@ class StartChild:
     spec: ChildSpec | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RestartChild:
     """Anyone → supervisor: start a child of your spec that is down.
 
@@ -68,7 +68,7 @@ class RestartChild:
     progress: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChildStartProgress:
     """Supervisor → asker: the child is not ready yet and says how far it is."""
 
@@ -77,7 +77,7 @@ class ChildStartProgress:
     detail: object
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChildStarted:
     """Supervisor → asker: the child is up."""
 
@@ -85,7 +85,7 @@ class ChildStarted:
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChildStartFailed:
     """Supervisor → asker: the child is not up, and why; ``error`` is what it gave to fail()."""
 
@@ -96,7 +96,7 @@ class ChildStartFailed:
     error: object = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TerminateChild:
     """Anyone → supervisor: stop this child and keep it down; its spec stays for RestartChild.
 
@@ -108,7 +108,7 @@ class TerminateChild:
     child_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChildTerminated:
     """Supervisor → asker: the child's process is gone."""
 
@@ -116,7 +116,7 @@ class ChildTerminated:
     child_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChildNotFound:
     """Supervisor → asker: I have no such child."""
 
@@ -137,7 +137,7 @@ class DeleteFailure(enum.Enum):
     SUPERVISOR_STOPPING = "supervisor_stopping"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeleteChild:
     """Anyone → supervisor: forget the spec of a child that is down.
 
@@ -148,7 +148,7 @@ class DeleteChild:
     child_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChildDeleted:
     """Supervisor → asker: the child is known no more."""
 
@@ -156,7 +156,7 @@ class ChildDeleted:
     child_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChildDeleteFailed:
     """Supervisor → asker: nothing was changed, and why."""
 
@@ -166,14 +166,14 @@ class ChildDeleteFailed:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WhichChildren:
     """Anyone → supervisor: your own children? Answered by ChildrenListed."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChildrenListed:
     """Supervisor → asker: its own children, in start order."""
 
@@ -181,14 +181,14 @@ class ChildrenListed:
     children: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CountChildren:
     """Anyone → supervisor: how many? Answered by ChildrenCounted."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChildrenCounted:
     """Supervisor → asker: children it knows, those with a process, and those by kind."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from supervision.address import Address
 from supervision.exits import ExitReason
+from supervision.frozen import frozen
 from supervision.spec import ChildKind
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """What the directory knows about one child of the tree."""
 
@@ -35,7 +34,7 @@ class Entry:
         return self.state == "up" and self.address is not None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WhereIs:
     """Anyone → supervisor: where is this id? Answered by Located or NotLocated.
 
@@ -47,7 +46,7 @@ class WhereIs:
     until_up_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Located:
     """Supervisor → asker: the entry, which may be down."""
 
@@ -55,7 +54,7 @@ class Located:
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotLocated:
     """Supervisor → asker: no child of the tree has this id."""
 
@@ -63,14 +62,14 @@ class NotLocated:
     id: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListDirectory:
     """Anyone → supervisor: every entry you know. Answered by DirectoryListing."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DirectoryListing:
     """Supervisor → asker: the whole directory."""
 
@@ -78,7 +77,7 @@ class DirectoryListing:
     entries: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SubtreeChanged:
     """Supervisor → its supervisor: these entries below me changed; these left the tree.
 
@@ -92,7 +91,7 @@ class SubtreeChanged:
     lost: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DirectoryChanged:
     """Supervisor → child: these entries changed anywhere in the tree; these left it."""
 

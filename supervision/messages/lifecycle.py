@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from supervision.exits import ExitReason
+from supervision.frozen import frozen
 from supervision.messages.directory import Entry
 from supervision.spec import ChildKind
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Init:
     """Supervisor → fresh process: who you are. Answered by InitDone or InitFailed."""
 
@@ -24,7 +23,7 @@ class Init:
     """The last incarnation of every id known, so that counting goes on in a new supervisor."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InitDone:
     """Child → supervisor: I am ready."""
 
@@ -33,7 +32,7 @@ class InitDone:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InitFailed:
     """Child → supervisor: I cannot start, and I am going."""
 
@@ -43,7 +42,7 @@ class InitFailed:
     error: object = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InitProgress:
     """Child → supervisor: still starting, this far."""
 
@@ -52,7 +51,7 @@ class InitProgress:
     detail: object
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Exiting:
     """Child → supervisor: I am about to end, and why. Its absence before an exit means a crash."""
 

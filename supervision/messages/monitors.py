@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from supervision.exits import ExitReason
+from supervision.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Monitor:
     """Host → root supervisor: tell me when this incarnation ends. Answered by Down, then or now.
 
@@ -20,14 +19,14 @@ class Monitor:
     incarnation: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Demonitor:
     """Host → root supervisor: forget this monitor; with an empty ``ref``, all of this sender's."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Down:
     """Whoever keeps the monitor → its owner: this incarnation has ended, or was not there."""
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from supervision.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReportVitals:
     """Anyone → supervisor: how are your children? Answered at once by VitalsReported."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Vitals:
     """One process, as its pulse shows it; also when it hangs. The root includes itself."""
 
@@ -31,7 +31,7 @@ class Vitals:
     """The type of the message that it handles now."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VitalsReported:
     """Supervisor → asker: its own children, those that have a process."""
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from supervision.exits import SHUTDOWN, ExitReason
+from supervision.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReportStatus:
     """Anyone → worker: how are you? Answered by StatusReported."""
 
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StatusReported:
     """Worker → asker: what ``status()`` returned."""
 
@@ -25,14 +24,14 @@ class StatusReported:
     status: dict[str, object]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shutdown:
     """Supervisor → child: stop, in order, and exit. Answered by the end of the process."""
 
     reason: ExitReason = SHUTDOWN
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Addressed:
     """Sender → worker: a message for one incarnation of one id.
 
@@ -45,7 +44,7 @@ class Addressed:
     message: object
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WrongIncarnation:
     """Process → sender: your message was for another process than me; it was not handled."""
 

@@ -1,0 +1,33 @@
+"""What the index says of a row or a namespace to whoever asks: values, as messages carry them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RowFacts:
+    """One row as the index knows it; sizes in bytes, positions in tokens."""
+
+    key: bytes
+    parent: bytes
+    root: bytes
+    start: int
+    n_tokens: int
+    row_bytes: int
+    reason: str
+    tiers: tuple[tuple[str, int | None], ...]
+    """Who holds a copy, fastest first, and its arena offset in the ram tier."""
+    leases: int
+    superseded: bool
+    """A longer sibling contains all of its tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceFacts:
+    """What one namespace (a model with its settings) has stored."""
+
+    root: bytes
+    rows: int
+    sample: RowFacts | None
+    """A row at its start, whose head names the model; ``None`` when the first block is gone."""
