@@ -23,7 +23,8 @@ from dataclasses import replace
 
 from actors import inflight_core as core
 from actors import messages as m
-from actors.inflight_core import InFlight, model_actor_id, why_absent
+from actors.actor_ids import model_actor_id
+from actors.inflight_core import InFlight, why_absent
 from actors.inflight_waiting import LOOK_EVERY_S, WaitingForModels
 from actors.questions import Question
 from actors.request_digest import digest_of, part_digests

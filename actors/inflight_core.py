@@ -133,11 +133,6 @@ class AskCallers:
     """Timer: are they still there?"""
 
 
-def model_actor_id(model: str) -> str:
-    """The id of a model's actor in the tree."""
-    return f"model:{model}"
-
-
 def why_interrupted(ask: m.Ask) -> tuple[m.FailReason, str]:
     """Why a question whose model died has no answer.
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from actors import inflight_core as core
 from actors import messages as m
-from actors.inflight_core import InFlight, model_actor_id, why_absent
+from actors.actor_ids import model_actor_id
+from actors.inflight_core import InFlight, why_absent
 from actors.questions import refusal
 from supervision import Worker
 

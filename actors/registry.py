@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actors import messages as m
-from actors.inflight_core import model_actor_id
+from actors.actor_ids import model_actor_id
 from actors.model import LoadError, ModelArgs
 from actors.wanted_models import WantedModels
 from cache.policy import SAVE_ALL, SavePolicy

@@ -7,12 +7,11 @@ process of one model. ``load_backend`` is where that happens.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from native.adapters import LoadedAdapter
-from native.backend import Backend, Batch, Embedder, Logprobs, MemoryUse, ModelInfo, Sampler
 from native.errors import (
     AdapterRefused,
     BackendClosed,
@@ -35,8 +34,12 @@ from native.errors import (
     TextTooLong,
     TruncatedGguf,
 )
-from native.fingerprint import Fingerprints
-from native.params import ModelParams, SamplingParams
+
+if TYPE_CHECKING:
+    from native.adapters import LoadedAdapter
+    from native.backend import Backend, Batch, Embedder, Logprobs, MemoryUse, ModelInfo, Sampler
+    from native.fingerprint import Fingerprints
+    from native.params import ModelParams, SamplingParams
 
 BackendKind = Literal["llama", "stub"]
 
@@ -108,3 +111,37 @@ __all__ = [
     "TruncatedGguf",
     "load_backend",
 ]
+
+_HOMES: Final = {
+    name: module
+    for module, names in {
+        "native.adapters": ("LoadedAdapter",),
+        "native.backend": (
+            "Backend",
+            "Batch",
+            "Embedder",
+            "Logprobs",
+            "MemoryUse",
+            "ModelInfo",
+            "Sampler",
+        ),
+        "native.fingerprint": ("Fingerprints",),
+        "native.params": ("ModelParams", "SamplingParams"),
+    }.items()
+    for name in names
+}
+"""Where each public name is defined."""
+
+
+if not TYPE_CHECKING:  # a checker knows the names from the imports above, and refuses others
+
+    def __getattr__(name: str) -> Any:
+        """A public name, when it is first used: a command imports only what it needs."""
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(home), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

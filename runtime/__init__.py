@@ -9,28 +9,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
-from runtime.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
-from runtime.config import ModelConfig, RuntimeConfig
 from runtime.errors import LlamaActorsError
-from runtime.node import Node
-from runtime.results import (
-    Completion,
-    CompletionEvent,
-    Event,
-    ModelStatus,
-    PrefillEvent,
-    ResumedEvent,
-    SpanEvent,
-    TokenEvent,
-)
-from runtime.stream import CompletionStream
-from runtime.tree_view import TreeNode
 
 if TYPE_CHECKING:
     from runtime.aio import AsyncNode
     from runtime.aio_stream import AsyncStream
+    from runtime.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
+    from runtime.config import ModelConfig, RuntimeConfig
+    from runtime.node import Node
+    from runtime.results import (
+        Completion,
+        CompletionEvent,
+        Event,
+        ModelStatus,
+        PrefillEvent,
+        ResumedEvent,
+        SpanEvent,
+        TokenEvent,
+    )
+    from runtime.stream import CompletionStream
+    from runtime.tree_view import TreeNode
 
 __all__ = [
     "AsyncNode",
@@ -56,15 +57,41 @@ __all__ = [
     "WarmPrefix",
 ]
 
+_HOMES: Final = {
+    name: module
+    for module, names in {
+        "runtime.answers": ("ChatPrompt", "Embeddings", "Verdict", "VramInfo", "WarmPrefix"),
+        "runtime.config": ("ModelConfig", "RuntimeConfig"),
+        "runtime.node": ("Node",),
+        "runtime.results": (
+            "Completion",
+            "CompletionEvent",
+            "Event",
+            "ModelStatus",
+            "PrefillEvent",
+            "ResumedEvent",
+            "SpanEvent",
+            "TokenEvent",
+        ),
+        "runtime.stream": ("CompletionStream",),
+        "runtime.tree_view": ("TreeNode",),
+        "runtime.aio": ("AsyncNode",),
+        "runtime.aio_stream": ("AsyncStream",),
+    }.items()
+    for name in names
+}
+"""Where each public name is defined."""
 
-def __getattr__(name: str) -> Any:
-    """The asyncio half on demand: importing asyncio takes longer than all the rest."""
-    if name == "AsyncNode":
-        from runtime.aio import AsyncNode
 
-        return AsyncNode
-    if name == "AsyncStream":
-        from runtime.aio_stream import AsyncStream
+if not TYPE_CHECKING:  # a checker knows the names from the imports above, and refuses others
 
-        return AsyncStream
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """A public name, when it is first used: a command imports only what it needs."""
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(home), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+
+from supervision.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChatPrompt:
     """What a conversation looks like to the model.
 
@@ -18,7 +19,7 @@ class ChatPrompt:
     tokens: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Embeddings:
     """Vectors of some inputs, in their order."""
 
@@ -36,7 +37,7 @@ class Embeddings:
         return self.vectors[start : start + self.rows[index]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """What a model says of guesses: the first ``accepted`` are what it says itself, greedily."""
 
@@ -48,7 +49,7 @@ class Verdict:
     """Of the prefix, what was not computed for this."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WarmPrefix:
     """How many leading tokens of a prompt need not be computed."""
 
@@ -62,7 +63,7 @@ class WarmPrefix:
         return max(self.live, self.stored)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VramInfo:
     """Bytes of GPU memory, over all GPUs and of each: name, free, total."""
 

@@ -12,12 +12,15 @@ import random
 import statistics
 import sys
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from runtime import errors
-from runtime.node import Node
+from runtime.node_flags import add_port, attached
 from runtime.progress import ProgressLine
-from runtime.results import Completion
+
+if TYPE_CHECKING:
+    from runtime.node import Node
+    from runtime.results import Completion
 
 _SKIP: Final = 300
 """Low token ids are control tokens in many vocabularies, or single bytes."""
@@ -48,10 +51,9 @@ class Row:
         }
 
 
-def add_bench_command(commands: Any) -> None:
-    """Add ``bench`` to the command line."""
-    bench = commands.add_parser("bench", help="how fast a model reads and writes, cold and warm")
-    bench.add_argument("--admin-port", type=int, metavar="N", help="the node's admin port")
+def add_bench(bench: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``bench``."""
+    add_port(bench)
     bench.add_argument("model", metavar="MODEL")
     bench.add_argument("-p", "--prompt", type=int, default=512, metavar="N", help="tokens (512)")
     bench.add_argument("-n", "--generate", type=int, default=128, metavar="N", help="tokens (128)")
@@ -65,7 +67,7 @@ def bench_command(arguments: argparse.Namespace) -> int:
     n_prompt, n_said, repeat = arguments.prompt, arguments.generate, arguments.repeat
     if n_prompt < 2 or n_said < 2 or repeat < 1:
         raise errors.InvalidRequest("bench needs at least 2 tokens of each kind, and one round")
-    with Node.attach(arguments.admin_port) as node, ProgressLine("measuring") as line:
+    with attached(arguments) as node, ProgressLine("measuring") as line:
         node.client.ready(arguments.model)
         details = node.model_info(arguments.model).details
         rows = measure(node, arguments.model, details, (n_prompt, n_said, repeat), line)

@@ -37,8 +37,9 @@ from cache.rows import (
     row_tokens,
     verify,
 )
-from runtime.cache_tiers import ROWS_DIR
 
+ROWS_DIR: Final = "rows"
+"""Of a cache directory: where its row files are."""
 _FIRST_READ: Final = 4096
 _WHERE: Final[dict[type[CorruptRow], str]] = {
     BadMagic: "its first 8 bytes",

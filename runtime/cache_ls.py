@@ -7,14 +7,13 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
-from cache.listing import RowFacts
+from cache.facts import RowFacts
+from runtime.cache_command import AGE_UNITS
 from runtime.cache_files import RowReport
 from runtime.cache_node import CacheTender
 from runtime.sizes import format_size
-
-AGE_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def listed(

@@ -16,7 +16,7 @@ from actors import messages as m
 from cache.answers import RAM
 from cache.arena import ArenaReader
 from cache.errors import CacheError
-from cache.listing import NamespaceFacts, RowFacts
+from cache.facts import NamespaceFacts, RowFacts
 from cache.publish import row_path
 from runtime import cache_files, errors
 from runtime.cache_files import RowReport

@@ -11,18 +11,20 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cache.filesystem import LOCK_FILE, lock_directory
 from cache.tiers import RAM_FILE
+from runtime.cache_files import ROWS_DIR
 from runtime.config import DirectoryPlan, RuntimeConfig, available_memory_bytes
 from runtime.errors import ConfigError
 from runtime.sizes import Share, format_size
-from runtime.tree import FileTier
+
+if TYPE_CHECKING:
+    from runtime.tree import FileTier
 
 __all__ = ["LOCK_FILE", "ROWS_DIR", "open_directories", "stored_bytes"]
 
-ROWS_DIR: Final = "rows"
 _TRIES_ANOTHER: Final = "name another directory, or turn the tier off"
 
 
@@ -63,6 +65,8 @@ def _fix(plan: DirectoryPlan) -> str:
 
 
 def _open(plan: DirectoryPlan) -> tuple[int, FileTier]:
+    from runtime.tree import FileTier  # here: it imports every actor
+
     rows = plan.root / ROWS_DIR
     rows.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock_fd = lock_directory(str(plan.root))

@@ -13,11 +13,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from runtime import errors
 from runtime.chat_session import ChatSession
-from runtime.node import Node
+from runtime.node_flags import add_port, attached
 from runtime.progress import ProgressLine
 from runtime.request_flags import add_request_flags, options_from
 from runtime.results import Completion, CompletionEvent, PrefillEvent, SpanEvent, TokenEvent
@@ -34,13 +34,11 @@ HELP: Final = """\
 """
 
 
-def add_chat_command(commands: Any) -> None:
-    """Add ``chat`` to the command line."""
-    chat = commands.add_parser(
-        "chat", help="talk to a model; in a pipe, each line is a turn",
-        epilog="In the chat:\n" + HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    chat.add_argument("--admin-port", type=int, metavar="N", help="the node's admin port")
+def add_chat(chat: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``chat``."""
+    chat.epilog = "In the chat:\n" + HELP
+    chat.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_port(chat)
     chat.add_argument("model", metavar="MODEL")
     chat.add_argument("--system", metavar="TEXT", help="the system message")
     chat.add_argument("--load", type=Path, metavar="FILE", help="go on with a saved conversation")
@@ -51,7 +49,7 @@ def add_chat_command(commands: Any) -> None:
 def chat_command(arguments: argparse.Namespace) -> int:
     """Read turns until the end of the input; the exit code."""
     options = options_from(arguments)
-    with Node.attach(arguments.admin_port) as node:
+    with attached(arguments) as node:
         session = ChatSession(node, arguments.model, options, arguments.system)
         talk = _Talk(session)
         try:

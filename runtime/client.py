@@ -9,15 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from actors import messages as m
-from actors.inflight_core import model_actor_id
+from actors.actor_ids import model_actor_id
 from actors.payload import PayloadKeeper
 from cache import tokens as token_bytes
 from runtime import errors
 from runtime.attempt import Attempt, Progress, load_failure
-from runtime.config import ModelConfig, check_model_id
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.received import PartMissing
@@ -44,6 +43,9 @@ from supervision.messages import (
     new_ref,
 )
 
+if TYPE_CHECKING:
+    from runtime.config import ModelConfig
+
 ASK_TIMEOUT_S: Final = 5.0  # an actor answers in milliseconds; past this it is gone or stuck
 STATUS_TIMEOUT_S: Final = 1.0
 LOAD_TIMEOUT_S: Final = 660.0  # the supervisor gives up before this and says why
@@ -66,6 +68,8 @@ class Client:
         progress: Callable[[float], None] | None = None,
     ) -> ModelStatus:
         """Load a model and wait until it is ready; ``progress`` hears shares from 0 to 1."""
+        from runtime.config import check_model_id
+
         check_model_id(model)
         message = m.LoadModel(
             new_ref(), model, config.path, config.backend, config.params, config.markers
@@ -93,6 +97,8 @@ class Client:
 
     def load_embedded(self, progress: Callable[[float], None] | None = None) -> None:
         """Load the embedded model unless it is there; also when another caller is faster."""
+        from runtime.config import ModelConfig
+
         try:
             self.load(EMBEDDED_MODEL_ID, ModelConfig(str(embedded_model_path())), progress=progress)
         except errors.ModelAlreadyLoaded:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any, Final
+from typing import Final
 
 from runtime import errors
-from runtime.node import Node
+from runtime.node_flags import add_port, attached
 from runtime.progress import ProgressLine
 from runtime.request_flags import add_request_flags, options_from
 from runtime.results import (
@@ -28,10 +28,9 @@ from runtime.results import (
 MAX_STDIN_CHARS: Final = 64 << 20
 
 
-def add_complete_command(commands: Any) -> None:
-    """Add ``complete`` to the command line."""
-    complete = commands.add_parser("complete", help="generate text")
-    complete.add_argument("--admin-port", type=int, metavar="N", help="the node's admin port")
+def add_complete(complete: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``complete``."""
+    add_port(complete)
     complete.add_argument("model", metavar="MODEL")
     complete.add_argument("prompt", metavar="PROMPT", help="text, or - to read standard input")
     complete.add_argument("--parent-key", metavar="HEX", help="finish_key of the turn before")
@@ -59,7 +58,7 @@ def text_argument(text: str) -> str:
 def _complete(arguments: argparse.Namespace) -> int:
     prompt, options = text_argument(arguments.prompt), options_from(arguments)
     with (
-        Node.attach(arguments.admin_port) as node,
+        attached(arguments) as node,
         ProgressLine("reading the prompt") as line,
         node.stream(
             arguments.model,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,13 +27,11 @@ from runtime.errors import ConfigError
 from runtime.load_options import model_params
 from runtime.marker_settings import KEYS as MARKER_KEYS
 from runtime.marker_settings import markers_from, markers_mapping
+from runtime.ports import DEFAULT_PORT, node_dir
 from runtime.save_settings import KEYS, REPLACED, TABLES, save_mapping, save_policy_from
 from runtime.sizes import Budget, Share, format_size, parse_budget, parse_size, plain_budget
 from supervision.logs import LOG_FORMATS, LogFormat
 
-DEFAULT_PORT: Final = 19460  # unassigned by IANA, and far from Thespian's own default of 1900
-PORT_VARIABLE: Final = "LLAMA_ACTORS_PORT"
-RUNTIME_DIR_VARIABLE: Final = "LLAMA_ACTORS_RUNTIME_DIR"
 STAGING_BYTES: Final = 64 << 20
 RAM_SHARE_OF_AVAILABLE: Final = 4  # a quarter, so that weights and other programs keep the rest
 RAM_CAP_BYTES: Final = 4 << 30
@@ -188,17 +185,6 @@ class RuntimeConfig:
         return self.cache_ram
 
 
-def node_dir(port: int, base: Path | None = None) -> Path:
-    """Where the node on ``port`` keeps its secret and addresses."""
-    if base is None and os.environ.get(RUNTIME_DIR_VARIABLE):
-        base = Path(os.environ[RUNTIME_DIR_VARIABLE])
-    if base is None and os.environ.get("XDG_RUNTIME_DIR"):
-        base = Path(os.environ["XDG_RUNTIME_DIR"]) / "llama-actors"
-    if base is None:
-        base = Path(tempfile.gettempdir()) / f"llama-actors-{os.getuid()}"
-    return base / f"node-{port}"
-
-
 def available_memory_bytes() -> int:
     """Memory that can be used now: the kernel's estimate, bounded by the control group's limit."""
     available = 0
@@ -241,18 +227,6 @@ def parse_model_argument(text: str) -> tuple[str, ModelConfig]:
             "model", f"{EMBEDDED_MODEL_ID!r} always means the embedded model; choose another id"
         )
     return model, ModelConfig(str(Path(path).expanduser().absolute()))
-
-
-def resolve_port(given: int | None) -> int:
-    """The admin port: given, else the environment's, else the default."""
-    if given is not None:
-        return given
-    text = os.environ.get(PORT_VARIABLE)
-    if text is None:
-        return DEFAULT_PORT
-    if not text.isdigit():
-        raise ConfigError(PORT_VARIABLE, f"{text!r} is not a port number")
-    return int(text)
 
 
 def load_toml(path: Path) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.config import RuntimeConfig, available_memory_bytes, node_dir
+from runtime.config import RuntimeConfig, available_memory_bytes
 from runtime.doctor_disks import look_at
+from runtime.ports import node_dir
 from runtime.sizes import format_size
 
 OUR_DISTRIBUTION: Final = "llama-actors"

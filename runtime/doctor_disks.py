@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runtime.cache_tiers import ROWS_DIR
+from runtime.cache_files import ROWS_DIR
 from runtime.config import DirectoryPlan
 from runtime.sizes import Share, format_size
 

@@ -13,7 +13,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from cache import tokens as token_bytes
 from native import load_backend
@@ -21,16 +20,12 @@ from native.errors import NativeError
 from native.params import ModelParams
 from runtime import errors
 from runtime.cache_files import RowReport, check_file
-from runtime.inspect_model import inspect_model, is_model
 from runtime.load_flags import add_load_flags, params_from
 from runtime.sizes import format_size
 
 
-def add_inspect_command(commands: Any) -> None:
-    """Add ``inspect`` to the command line."""
-    command = commands.add_parser(
-        "inspect", help="explain one row file of the cache, or a GGUF model and what it will take"
-    )
+def add_inspect(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``inspect``."""
     command.add_argument("file", type=Path, metavar="FILE")
     command.add_argument(
         "--text", type=Path, metavar="GGUF", help="print the tokens as text, by this model's words"
@@ -41,6 +36,8 @@ def add_inspect_command(commands: Any) -> None:
 
 
 def inspect_command(arguments: argparse.Namespace) -> int:
+    from runtime.inspect_model import inspect_model, is_model
+
     if is_model(arguments.file):
         params = params_from(arguments, "inspect")
         return inspect_model(arguments.file, params, as_json=arguments.json)

@@ -8,45 +8,31 @@ the launcher holds the other end of a pipe.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
-import socket
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from runtime import errors
 from runtime.client import Client
-from runtime.config import (
-    ModelConfig,
-    RuntimeConfig,
-    backend_kind,
-    from_mapping,
-    node_dir,
-    resolve_port,
-    to_mapping,
-)
-from runtime.embedded import EMBEDDED_MODEL_ID
-from runtime.embedded import path as embedded_model_path
-from runtime.load_options import model_params
-from runtime.marker_settings import KEYS as MARKER_KEYS
-from runtime.marker_settings import markers_from
 from runtime.model_client import ModelClient
+from runtime.ports import node_dir, resolve_port
 from runtime.request_options import Messages, Prompt
 from runtime.results import Completion, ModelStatus
 from runtime.stream import CompletionStream
 from runtime.tree_view import ProcessFacts, TreeNode, arrange
 from supervision import ChildKind, Connection, Entry
 from supervision.errors import NodeNotRunning, NoReply, PortInUse
-from supervision.launched import STOP_TIMEOUT_S, LaunchedNode, LauncherSaid
 from supervision.messages import ReportVitals, Vitals, VitalsReported, new_ref
 from supervision.process import age_s, memory
 
-START_TIMEOUT_S: Final = 30.0
+if TYPE_CHECKING:
+    from runtime.config import ModelConfig, RuntimeConfig
+    from supervision.launched import LaunchedNode
+
 VITALS_TIMEOUT_S: Final = 1.0
 PORT_TRIES: Final = 5  # a free port may be taken between choosing and binding it
 
@@ -89,6 +75,9 @@ class Node(ModelClient):
         its size, in place of ``cache_dir`` and ``cache_disk``. The node ends with ``stop``, with
         the context manager, or with this process.
         """
+        from runtime import launch
+        from runtime.config import RuntimeConfig, from_mapping, to_mapping
+
         base = to_mapping(config or RuntimeConfig())
         given: dict[str, Any] = {
             "cache_dir": None if cache_dir is None else str(cache_dir),
@@ -101,7 +90,7 @@ class Node(ModelClient):
         }
         base |= {key: value for key, value in given.items() if value is not None}
         wanted = dict(from_mapping(base).models)
-        wanted |= {model: _as_config(model, value) for model, value in (models or {}).items()}
+        wanted |= {model: launch.as_config(model, value) for model, value in (models or {}).items()}
         base["models"] = {}
         node = cls._launch(base, port if port is not None else None, config is not None)
         try:
@@ -114,13 +103,16 @@ class Node(ModelClient):
 
     @classmethod
     def _launch(cls, settings: dict[str, Any], port: int | None, port_is_configured: bool) -> Self:
+        from runtime import launch
+        from runtime.config import from_mapping
+
         fixed = port if port is not None else settings["admin_port"] if port_is_configured else None
         last: errors.NodeStartFailed | None = None
         for _ in range(1 if fixed is not None else PORT_TRIES):
-            chosen = fixed if fixed is not None else _free_port()
+            chosen = fixed if fixed is not None else launch.free_port()
             node_settings = from_mapping({**settings, "admin_port": chosen})
             try:
-                child = _spawn(node_settings)
+                child = launch.spawn(node_settings)
             except errors.NodeStartFailed as failed:
                 if failed.kind != PortInUse.__name__:
                     raise
@@ -169,16 +161,9 @@ class Node(ModelClient):
         ``thinking_markers`` and ``tool_call_markers`` are lists, see ``actors.markers``. ``demo``
         is the embedded model and takes no path.
         """
-        backend = backend_kind(options.pop("backend", "llama"))
-        if model == EMBEDDED_MODEL_ID and path is None:
-            path = embedded_model_path()
-        if path is None:
-            raise errors.InvalidRequest(f"load({model!r}) needs the path of a GGUF file")
-        markers = markers_from(options, f"load({model!r})")
-        options = {key: value for key, value in options.items() if key not in MARKER_KEYS}
-        params = model_params(options, f"load({model!r})")
-        where = str(path) if backend == "stub" else str(Path(path).expanduser().absolute())
-        config = ModelConfig(where, params, backend, markers)
+        from runtime import launch
+
+        config = launch.config_of(model, path, options)
         return self._client.load(model, config, progress=progress)
 
     def unload(self, model: str, *, drain_s: float = 0.0) -> None:
@@ -305,40 +290,10 @@ def _facts(pid: int) -> ProcessFacts:
     return ProcessFacts(age_s(pid), *(size or (None, None)))
 
 
-def _as_config(model: str, value: str | Path | ModelConfig) -> ModelConfig:
-    if model == EMBEDDED_MODEL_ID:
-        return ModelConfig(str(embedded_model_path()))
-    if isinstance(value, ModelConfig):
-        return value
-    return ModelConfig(str(Path(value).expanduser().absolute()))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _spawn(config: RuntimeConfig) -> LaunchedNode:
-    """Run the launcher; returns when the tree is up, raises with its own words when it is not."""
-
-    def command(settings_fd: int, ready_fd: int, parent_fd: int) -> list[str]:
-        fds = ["--config-fd", str(settings_fd), "--ready-fd", str(ready_fd)]
-        return [sys.executable, "-m", "runtime", "serve", *fds, "--parent-fd", str(parent_fd)]
-
-    try:
-        return LaunchedNode.start(
-            command,
-            json.dumps(to_mapping(config)).encode(),
-            timeout_s=START_TIMEOUT_S,
-            quiet=config.log_file is None,
-        )
-    except LauncherSaid as said:
-        raise errors.NodeStartFailed(said.why, said.kind) from said
-
-
 def _wait_gone(pid: int) -> None:
     """Wait until another process's launcher has ended."""
+    from supervision.launched import STOP_TIMEOUT_S
+
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -13,25 +13,11 @@ from typing import Any
 
 from actors import messages as m
 from runtime import errors
-from runtime.node import Node
+from runtime.node_flags import attached
 from runtime.sizes import format_size, parse_size
 from supervision.messages import new_ref
 
 SCHEDULER = "scheduler"
-
-
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """What ``cache pressure`` understands."""
-    command.add_argument("switch", nargs="?", choices=("on", "off"), help="turn it on or off")
-    command.add_argument("--source", help="noop, system, nvidia, or package.module:callable")
-    command.add_argument(
-        "--high", type=float, metavar="SHARE", help="relief begins here, e.g. 0.85"
-    )
-    command.add_argument("--low", type=float, metavar="SHARE", help="and ends here, e.g. 0.75")
-    command.add_argument("--interval", type=float, metavar="SECONDS", help="between two readings")
-    command.add_argument("--min-evict", metavar="SIZE", help="a smaller overshoot is left")
-    command.add_argument("--tiers", metavar="A,B", help="where to evict, in this order")
-    command.add_argument("--check", action="store_true", help="read now, act, and say what came")
 
 
 def pressure_command(arguments: argparse.Namespace) -> int:
@@ -45,7 +31,7 @@ def pressure_command(arguments: argparse.Namespace) -> int:
         min_evict_bytes=arguments.min_evict and parse_size(arguments.min_evict, "min_evict"),
         tiers=arguments.tiers and tuple(arguments.tiers.split(",")),
     )
-    with Node.attach(arguments.admin_port) as node:
+    with attached(arguments) as node:
         if wish != m.SetPressure(wish.ref):
             answer = node.client.ask(SCHEDULER, wish)
             if isinstance(answer, m.PressureRefused):

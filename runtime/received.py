@@ -7,11 +7,14 @@ which token and at which character it begins, so what is known already is left o
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from actors.messages import SpanEnded, TextKind, TokensDelivered
-from actors.token_logprobs import unpack
 from cache import tokens as token_bytes
-from native.backend import Logprobs
 from runtime.results import SpanEvent, TokenEvent
+
+if TYPE_CHECKING:
+    from native.backend import Logprobs
 
 
 class PartMissing(Exception):
@@ -83,7 +86,11 @@ class Received:
                 f"token {event.index}, character {event.at} came after {index} and {at}"
             )
         ids = tuple(token_bytes.unpack(event.tokens))
-        logprobs = unpack(event.logprobs, len(ids))[index - event.index :]
+        logprobs: tuple[Logprobs | None, ...] = ()
+        if event.logprobs:
+            from actors.token_logprobs import unpack
+
+            logprobs = unpack(event.logprobs, len(ids))[index - event.index :]
         ids = ids[index - event.index :]
         text = event.text[at - event.at :]
         if not ids and not text:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from actors import messages as m
@@ -13,6 +12,7 @@ from cache.keys import KEY_BYTES
 from native.sampling_params import SamplingParams
 from runtime import errors
 from runtime.sampling_options import sampling_from_options
+from supervision.frozen import frozen
 
 _CHAT_KEYS: Final = ("tools", "documents", "template_kwargs", "enable_thinking")
 MAX_SESSION_CHARS: Final = 256
@@ -22,7 +22,7 @@ Prompt = str | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wanted:
     """A request but for its prompt, which may be big, and what its caller wants to hear of it."""
 

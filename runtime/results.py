@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from actors.messages import CacheReport, Completed, Timings, Usage
-from native.backend import Logprobs
+from supervision.frozen import frozen
+
+if TYPE_CHECKING:
+    from actors.messages import CacheReport, Completed, Timings, Usage
+    from native.backend import Logprobs
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PrefillEvent:
     """The prompt is being read: ``done`` of ``total`` tokens, ``reused`` of them from the cache."""
 
@@ -18,7 +21,7 @@ class PrefillEvent:
     reused: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenEvent:
     """New text, whole characters only. ``index`` numbers the first of ``tokens``."""
 
@@ -32,7 +35,7 @@ class TokenEvent:
     """``text | thinking | tool_call``; the others only for requests that ask for them."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SpanEvent:
     """A thinking block or a tool call is complete; its deltas came before."""
 
@@ -64,7 +67,7 @@ class SpanEvent:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Completion:
     """A finished completion."""
 
@@ -155,14 +158,14 @@ def _listed(
     ]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CompletionEvent:
     """The last event of a stream."""
 
     completion: Completion
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResumedEvent:
     """A process died under the request, and the reply goes on after ``n_tokens`` as if none had."""
 
@@ -174,7 +177,7 @@ class ResumedEvent:
 Event = PrefillEvent | TokenEvent | SpanEvent | ResumedEvent | CompletionEvent
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelStatus:
     """A loaded (or loading) model."""
 
@@ -199,13 +202,7 @@ def completion_from(
     """Join what was streamed with the final report."""
     timings = done.timings
     if ttft_ms is not None:
-        timings = Timings(
-            queue_ms=timings.queue_ms,
-            ttft_ms=ttft_ms,
-            prefill_ms=timings.prefill_ms,
-            decode_ms=timings.decode_ms,
-            tokens_per_second=timings.tokens_per_second,
-        )
+        timings = replace(timings, ttft_ms=ttft_ms)
     return Completion(
         text=text,
         tokens=tokens,

@@ -6,7 +6,6 @@ import json
 import math
 import secrets
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, Final
 
 from native.errors import InvalidParam
@@ -51,6 +50,8 @@ def sampling_from_options(**options: Any) -> SamplingParams:
 def _field_of(name: str) -> str:
     field = _SAME.get(name) or _WINDOWS.get(name) or name
     if field not in FIELD_NAMES:
+        from difflib import get_close_matches
+
         near = get_close_matches(name, [*FIELD_NAMES, *_SAME, *_WINDOWS], 1)
         hint = f"; did you mean {near[0]}?" if near else f"; known are: {', '.join(FIELD_NAMES)}"
         raise InvalidRequest(f"there is no sampling option {name!r}{hint}")

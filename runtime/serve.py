@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from actors import messages
 from cache.arena import create_arena
 from cache.errors import CacheError
 from native.fingerprint import Fingerprints
@@ -33,6 +34,7 @@ def serve(
     Blocks. Must be called in a process that has no threads and did not load native libraries: all
     actors are forked from it.
     """
+    messages.preload()
     ram_bytes = config.ram_bytes()
     arena_fd = _open_arena(ram_bytes) if ram_bytes else None
     arena_path = None if arena_fd is None else f"/proc/{os.getpid()}/fd/{arena_fd}"

@@ -6,38 +6,42 @@ import argparse
 import dataclasses
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from actors.messages import AdapterStatus
-from runtime.node import Node
+from runtime.node_flags import add_port, attached
 from runtime.sizes import format_size
 
+if TYPE_CHECKING:
+    from actors.messages import AdapterStatus
 
-def add_tend_commands(commands: Any) -> None:
-    """Add both to the command line."""
-    adapters = commands.add_parser(
-        "adapters", help="LoRA adapters of a model: show, load, scale, unload"
-    )
-    evict = commands.add_parser(
-        "evict", help="free idle sequences of a model's context; what they hold is stored first"
-    )
-    for command in (adapters, evict):
-        command.add_argument("--admin-port", type=int, metavar="N", help="the node's admin port")
-        command.add_argument("model", metavar="MODEL")
-        command.add_argument("--json", action="store_true", help="print JSON")
+
+def add_adapters(adapters: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``adapters``."""
+    _add_common(adapters)
     change = adapters.add_mutually_exclusive_group()
     change.add_argument("--load", metavar="PATH", help="apply this adapter, times --scale")
     change.add_argument("--set", type=int, metavar="ID", help="apply it times --scale from now on")
     change.add_argument("--unload", type=int, metavar="ID", help="free it")
     adapters.add_argument("--scale", type=float, default=1.0, metavar="X", help="default 1")
     adapters.set_defaults(run=_adapters)
+
+
+def add_evict(evict: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``evict``."""
+    _add_common(evict)
     evict.add_argument("--session", metavar="NAME", help="only forget this session")
     evict.set_defaults(run=_evict)
 
 
+def _add_common(command: argparse.ArgumentParser) -> None:
+    add_port(command)
+    command.add_argument("model", metavar="MODEL")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _adapters(arguments: argparse.Namespace) -> int:
     model = arguments.model
-    with Node.attach(arguments.admin_port) as node:
+    with attached(arguments) as node:
         if arguments.load is not None:
             node.load_adapter(model, arguments.load, scale=arguments.scale)
         elif arguments.set is not None:
@@ -60,7 +64,7 @@ def _line(one: AdapterStatus) -> str:
 
 
 def _evict(arguments: argparse.Namespace) -> int:
-    with Node.attach(arguments.admin_port) as node:
+    with attached(arguments) as node:
         if arguments.session is not None:
             was_known = node.end_session(arguments.model, arguments.session)
             found: dict[str, Any] = {"session": arguments.session, "was_known": was_known}

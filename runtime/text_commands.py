@@ -6,22 +6,22 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from runtime import errors
 from runtime.complete_command import text_argument
-from runtime.node import Node
+from runtime.node_flags import add_port, attached
+
+if TYPE_CHECKING:
+    from runtime.node import Node
 
 POOLINGS: Final = ("model", "mean", "cls", "last", "none")
 
 
-def add_text_commands(commands: Any) -> None:
-    """Add both to the command line."""
-    tokenize = commands.add_parser("tokenize", help="the tokens of a text")
-    embed = commands.add_parser("embed", help="the vector of a text")
-    for command in (tokenize, embed):
-        command.add_argument("--admin-port", type=int, metavar="N", help="the node's admin port")
-        command.add_argument("model", metavar="MODEL")
+def add_tokenize(tokenize: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``tokenize``."""
+    add_port(tokenize)
+    tokenize.add_argument("model", metavar="MODEL")
     tokenize.add_argument("text", metavar="TEXT", help="or - to read standard input")
     tokenize.add_argument(
         "--chat", action="store_true",
@@ -33,6 +33,12 @@ def add_text_commands(commands: Any) -> None:
     )
     tokenize.add_argument("--json", action="store_true", help="print one JSON object")
     tokenize.set_defaults(run=_tokenize)
+
+
+def add_embed(embed: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``embed``."""
+    add_port(embed)
+    embed.add_argument("model", metavar="MODEL")
     embed.add_argument(
         "text", metavar="TEXT", nargs="+", help="or - to read standard input; several: a line each"
     )
@@ -45,7 +51,7 @@ def add_text_commands(commands: Any) -> None:
 
 def _tokenize(arguments: argparse.Namespace) -> int:
     text = text_argument(arguments.text)
-    with Node.attach(arguments.admin_port) as node:
+    with attached(arguments) as node:
         model = arguments.model
         if arguments.chat:
             ids = list(node.apply_chat_template(model, _messages(text)).tokens)
@@ -89,7 +95,7 @@ def _embed(arguments: argparse.Namespace) -> int:
         texts = [line for text in texts for line in text.splitlines() if line]
     if not all(texts) or not texts:
         raise errors.InvalidRequest("there is no text to embed")
-    with Node.attach(arguments.admin_port) as node:
+    with attached(arguments) as node:
         found = node.embed(
             arguments.model, texts, pooling=arguments.pooling, normalise=not arguments.raw
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from runtime.sizes import format_size
 from supervision import ChildKind, Entry
+from supervision.frozen import frozen
 from supervision.messages import Vitals
 
 ROOT_ID: Final = "root"
@@ -15,7 +16,7 @@ BUSY_AFTER_S: Final = 0.5
 """A hook that runs shorter is work like any other and not worth a word."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProcessFacts:
     """What the kernel says of one process; None where it says nothing."""
 
@@ -25,7 +26,7 @@ class ProcessFacts:
     """``pss``: shared pages in part; ``rss``: fully, so that a sum counts them repeatedly."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TreeNode:
     """One process of a node. ``kind`` is ``launcher | supervisor | worker``."""
 

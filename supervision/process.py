@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import faulthandler
 import os
@@ -19,11 +18,11 @@ close_in_children: set[int] = set()
 """Descriptors of the launcher that no process of the node may keep open."""
 
 
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
-
-
 def _prctl(option: int, value: int) -> None:
-    if _LIBC.prctl(option, value, 0, 0, 0) != 0:
+    import ctypes  # here: a host that only talks to a node calls none of this
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"prctl({option}) failed: {os.strerror(code)}")
 

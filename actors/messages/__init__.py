@@ -3,129 +3,137 @@
 Every message is small (64 KiB at most): KV bytes stay in shared memory or files, and a payload
 that may be big travels as a :class:`~actors.payload.Payload`. A request carries ``ref``, a string
 that its sender chose; whatever answers it carries the same ``ref``.
+
+Each conversation is imported when one of its messages is first named here: a command needs few.
 """
 
-from actors.messages.adapters import (
-    AdapterNotChanged,
-    AdaptersChanged,
-    AdaptersInUse,
-    AdaptersListed,
-    AdapterStatus,
-    ListAdapters,
-    LoadAdapter,
-    SetAdapterScale,
-    UnloadAdapter,
-)
-from actors.messages.cache import (
-    BytesEvicted,
-    CopyFailed,
-    CopyRow,
-    DropFiles,
-    EvictBytes,
-    FilesDropped,
-    ForgetLive,
-    ListNamespaces,
-    ListRows,
-    LookupPrefix,
-    NamespacesListed,
-    PersistNow,
-    PersistState,
-    PrefixResolved,
-    QuarantineFile,
-    ReleaseLease,
-    Removal,
-    RemoveRows,
-    ReserveRows,
-    ResolveParent,
-    RowCopied,
-    RowRejected,
-    RowsFound,
-    RowShown,
-    RowsListed,
-    RowsRemoved,
-    RowsReserved,
-    RowsWritten,
-    RowWanted,
-    ShowRow,
-    StoredRow,
-    TierChanged,
-    WatchTier,
-    WriteTails,
-)
-from actors.messages.completion import (
-    Accepted,
-    CacheReport,
-    CallerGone,
-    Cancel,
-    CancelRun,
-    Complete,
-    Completed,
-    CompletionFailed,
-    FailReason,
-    FinishReason,
-    HitKind,
-    PrefillProgress,
-    RequestEnded,
-    Resumed,
-    Run,
-    SpanEnded,
-    Speculation,
-    StillRunning,
-    Submit,
-    TextKind,
-    Timings,
-    TokensDelivered,
-    Usage,
-)
-from actors.messages.embedding import (
-    Embed,
-    Embedded,
-    EmbeddingPage,
-    EmbedFailed,
-    NoVram,
-    ReportVram,
-    VramReported,
-)
-from actors.messages.loading import (
-    Drain,
-    Drained,
-    LoadFailure,
-    LoadModel,
-    ModelLoaded,
-    ModelLoading,
-    ModelNotLoaded,
-    ModelUnloaded,
-    UnloadModel,
-)
-from actors.messages.pressure import (
-    CheckPressure,
-    PressureChecked,
-    PressureRefused,
-    PressureSet,
-    SetPressure,
-)
-from actors.messages.questions import Answer, Ask
-from actors.messages.replay import NoteReply, ResolveText, TextResolved
-from actors.messages.speculation import Verified, Verify, draft_tokens
-from actors.messages.tending import (
-    EndSession,
-    EvictLive,
-    LiveEvicted,
-    MatchPrefix,
-    PrefixMatched,
-    SessionEnded,
-)
-from actors.messages.text import (
-    ApplyChatTemplate,
-    ChatTemplateApplied,
-    Detokenize,
-    Detokenized,
-    TextRefused,
-    ThinkingVerified,
-    Tokenize,
-    Tokenized,
-    VerifyThinking,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from actors.messages.adapters import (
+        AdapterNotChanged,
+        AdaptersChanged,
+        AdaptersInUse,
+        AdaptersListed,
+        AdapterStatus,
+        ListAdapters,
+        LoadAdapter,
+        SetAdapterScale,
+        UnloadAdapter,
+    )
+    from actors.messages.cache import (
+        BytesEvicted,
+        CopyFailed,
+        CopyRow,
+        DropFiles,
+        EvictBytes,
+        FilesDropped,
+        ForgetLive,
+        ListNamespaces,
+        ListRows,
+        LookupPrefix,
+        NamespacesListed,
+        PersistNow,
+        PersistState,
+        PrefixResolved,
+        QuarantineFile,
+        ReleaseLease,
+        Removal,
+        RemoveRows,
+        ReserveRows,
+        ResolveParent,
+        RowCopied,
+        RowRejected,
+        RowsFound,
+        RowShown,
+        RowsListed,
+        RowsRemoved,
+        RowsReserved,
+        RowsWritten,
+        RowWanted,
+        ShowRow,
+        StoredRow,
+        TierChanged,
+        WatchTier,
+        WriteTails,
+    )
+    from actors.messages.completion import (
+        Accepted,
+        CacheReport,
+        CallerGone,
+        Cancel,
+        CancelRun,
+        Complete,
+        Completed,
+        CompletionFailed,
+        FailReason,
+        FinishReason,
+        HitKind,
+        PrefillProgress,
+        RequestEnded,
+        Resumed,
+        Run,
+        SpanEnded,
+        Speculation,
+        StillRunning,
+        Submit,
+        TextKind,
+        Timings,
+        TokensDelivered,
+        Usage,
+    )
+    from actors.messages.embedding import (
+        Embed,
+        Embedded,
+        EmbeddingPage,
+        EmbedFailed,
+        NoVram,
+        ReportVram,
+        VramReported,
+    )
+    from actors.messages.loading import (
+        Drain,
+        Drained,
+        LoadFailure,
+        LoadModel,
+        ModelLoaded,
+        ModelLoading,
+        ModelNotLoaded,
+        ModelUnloaded,
+        UnloadModel,
+    )
+    from actors.messages.pressure import (
+        CheckPressure,
+        PressureChecked,
+        PressureRefused,
+        PressureSet,
+        SetPressure,
+    )
+    from actors.messages.questions import Answer, Ask
+    from actors.messages.replay import NoteReply, ResolveText, TextResolved
+    from actors.messages.speculation import Verified, Verify, draft_tokens
+    from actors.messages.tending import (
+        EndSession,
+        EvictLive,
+        LiveEvicted,
+        MatchPrefix,
+        PrefixMatched,
+        SessionEnded,
+    )
+    from actors.messages.text import (
+        ApplyChatTemplate,
+        ChatTemplateApplied,
+        Detokenize,
+        Detokenized,
+        TextRefused,
+        ThinkingVerified,
+        Tokenize,
+        Tokenized,
+        VerifyThinking,
+    )
 
 __all__ = [
     "Accepted",
@@ -239,3 +247,63 @@ __all__ = [
     "WriteTails",
     "draft_tokens",
 ]
+
+_HOMES: Final = {
+    name: f"actors.messages.{module}"
+    for module, names in {
+        "adapters": (
+            "AdapterNotChanged AdaptersChanged AdaptersInUse AdaptersListed AdapterStatus "
+            "ListAdapters LoadAdapter SetAdapterScale UnloadAdapter"
+        ),
+        "cache": (
+            "BytesEvicted CopyFailed CopyRow DropFiles EvictBytes FilesDropped ForgetLive "
+            "ListNamespaces ListRows LookupPrefix NamespacesListed PersistNow PersistState "
+            "PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows ReserveRows "
+            "ResolveParent RowCopied RowRejected RowsFound RowShown RowsListed RowsRemoved "
+            "RowsReserved RowsWritten RowWanted ShowRow StoredRow TierChanged WatchTier "
+            "WriteTails"
+        ),
+        "completion": (
+            "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
+            "CompletionFailed FailReason FinishReason HitKind PrefillProgress RequestEnded "
+            "Resumed Run SpanEnded Speculation StillRunning Submit TextKind Timings "
+            "TokensDelivered Usage"
+        ),
+        "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
+        "loading": (
+            "Drain Drained LoadFailure LoadModel ModelLoaded ModelLoading ModelNotLoaded "
+            "ModelUnloaded UnloadModel"
+        ),
+        "pressure": "CheckPressure PressureChecked PressureRefused PressureSet SetPressure",
+        "questions": "Answer Ask",
+        "replay": "NoteReply ResolveText TextResolved",
+        "speculation": "Verified Verify draft_tokens",
+        "tending": "EndSession EvictLive LiveEvicted MatchPrefix PrefixMatched SessionEnded",
+        "text": (
+            "ApplyChatTemplate ChatTemplateApplied Detokenize Detokenized TextRefused "
+            "ThinkingVerified Tokenize Tokenized VerifyThinking"
+        ),
+    }.items()
+    for name in names.split()
+}
+"""Where each message is defined."""
+
+
+if not TYPE_CHECKING:  # a checker knows the names from the imports above, and refuses others
+
+    def __getattr__(name: str) -> Any:
+        """A message, when it is first used."""
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(home), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+def preload() -> None:
+    """Import every message: for a process that forks others, which then share the memory."""
+    for name, module in _HOMES.items():
+        globals()[name] = getattr(importlib.import_module(module), name)

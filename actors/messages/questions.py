@@ -6,13 +6,13 @@ answers go from the model straight to the asker.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors.messages.adapters import ListAdapters, LoadAdapter, SetAdapterScale, UnloadAdapter
 from actors.messages.embedding import Embed, ReportVram
 from actors.messages.tending import EndSession, EvictLive, MatchPrefix
 from actors.messages.text import ApplyChatTemplate, Detokenize, Tokenize, VerifyThinking
+from supervision.frozen import frozen
 
 if TYPE_CHECKING:
     from supervision import Address
@@ -24,7 +24,7 @@ CacheQuestion = EndSession | EvictLive | MatchPrefix
 Question = TextQuestion | EmbedderQuestion | AdapterQuestion | CacheQuestion
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """Caller → inflight: have this model answer this question.
 
@@ -40,7 +40,7 @@ class Ask:
         return self.question.ref
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """Inflight → model: answer this question to ``reply_to``, then say ``RequestEnded``."""
 

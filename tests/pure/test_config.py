@@ -13,16 +13,14 @@ from hypothesis import strategies as st
 
 from runtime import RuntimeConfig
 from runtime.config import (
-    DEFAULT_PORT,
-    PORT_VARIABLE,
     check_model_id,
     from_mapping,
     load_toml,
     parse_model_argument,
-    resolve_port,
     to_mapping,
 )
 from runtime.errors import ConfigError
+from runtime.ports import DEFAULT_PORT, PORT_VARIABLE, resolve_port
 from runtime.sizes import Share, disk_settings, parse_budget, parse_size
 
 pytestmark = pytest.mark.pure

@@ -1,0 +1,66 @@
+"""What a node and its models are started with, and the launcher as a child process of this one."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from runtime import errors
+from runtime.config import ModelConfig, RuntimeConfig, backend_kind, to_mapping
+from runtime.embedded import EMBEDDED_MODEL_ID
+from runtime.embedded import path as embedded_model_path
+from runtime.load_options import model_params
+from runtime.marker_settings import KEYS as MARKER_KEYS
+from runtime.marker_settings import markers_from
+from supervision.launched import LaunchedNode, LauncherSaid
+
+START_TIMEOUT_S: Final = 30.0
+
+
+def config_of(model: str, path: str | Path | None, options: dict[str, Any]) -> ModelConfig:
+    """A model to load as ``Node.load`` describes it; ``options`` are checked."""
+    backend = backend_kind(options.get("backend", "llama"))
+    if model == EMBEDDED_MODEL_ID and path is None:
+        path = embedded_model_path()
+    if path is None:
+        raise errors.InvalidRequest(f"load({model!r}) needs the path of a GGUF file")
+    markers = markers_from(options, f"load({model!r})")
+    options = {key: value for key, value in options.items() if key not in (*MARKER_KEYS, "backend")}
+    params = model_params(options, f"load({model!r})")
+    where = str(path) if backend == "stub" else str(Path(path).expanduser().absolute())
+    return ModelConfig(where, params, backend, markers)
+
+
+def as_config(model: str, value: str | Path | ModelConfig) -> ModelConfig:
+    if model == EMBEDDED_MODEL_ID:
+        return ModelConfig(str(embedded_model_path()))
+    if isinstance(value, ModelConfig):
+        return value
+    return ModelConfig(str(Path(value).expanduser().absolute()))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def spawn(config: RuntimeConfig) -> LaunchedNode:
+    """Run the launcher; returns when the tree is up, raises with its own words when it is not."""
+
+    def command(settings_fd: int, ready_fd: int, parent_fd: int) -> list[str]:
+        fds = ["--config-fd", str(settings_fd), "--ready-fd", str(ready_fd)]
+        return [sys.executable, "-m", "runtime", "serve", *fds, "--parent-fd", str(parent_fd)]
+
+    try:
+        return LaunchedNode.start(
+            command,
+            json.dumps(to_mapping(config)).encode(),
+            timeout_s=START_TIMEOUT_S,
+            quiet=config.log_file is None,
+        )
+    except LauncherSaid as said:
+        raise errors.NodeStartFailed(said.why, said.kind) from said

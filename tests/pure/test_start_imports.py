@@ -1,0 +1,139 @@
+"""A command imports what it needs and no more: imports are most of the time that it takes.
+
+Counted instead of timed, so that a busy machine says the same. A limit that is exceeded names what
+is new; raise it only for something that every use of the command needs.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actors import messages
+from runtime.cli import _COMMANDS, _parser
+
+pytestmark = pytest.mark.pure
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("actors", "cache", "native", "runtime", "supervision")
+SLOW = {"asyncio", "ctypes", "difflib", "jinja2", "subprocess", "thespian", "tomllib", "cffi"}
+"""Modules that take milliseconds, and that no question to a node needs."""
+REPORT = """
+import runpy, sys
+sys.argv = ["runtime", *sys.argv[1:]]
+try:
+    runpy.run_module("runtime", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    code = end.code
+names = sorted(name for name in sys.modules if sys.modules[name] is not None)
+sys.stderr.write(f"\\nCODE {code}\\nMODULES {' '.join(names)}\\n")
+"""
+
+
+def imported(tmp_path: Path, *arguments: str) -> tuple[int, set[str]]:
+    """The exit code of a command, and what it has imported in the end; no node runs."""
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "LLAMA_ACTORS_RUNTIME_DIR": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    code, modules = done.stderr.rpartition("\nCODE ")[2].split("\nMODULES ")
+    return int(code), set(modules.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "limit"),
+    [
+        (["--help"], 0, 6),
+        (["nonsense"], 2, 6),
+        (["status", "--nonsense"], 2, 8),
+        (["complete", "--nonsense"], 2, 11),
+        (["cache", "ls", "--nonsense"], 2, 8),
+        (["status"], 1, 62),
+        (["tree"], 1, 62),
+        (["stop"], 1, 62),
+        (["models"], 1, 76),
+        (["complete", "demo", "x"], 1, 62),
+        (["chat", "demo"], 1, 62),
+        (["tokenize", "demo", "x"], 1, 62),
+        (["embed", "demo", "x"], 1, 62),
+        (["adapters", "demo"], 1, 62),
+        (["bench", "demo"], 1, 62),
+        (["cache", "stat"], 1, 82),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_command_imports_few_modules(
+    tmp_path: Path, arguments: list[str], code: int, limit: int
+) -> None:
+    done, modules = imported(tmp_path, *arguments)
+    assert done == code
+    ours = {name for name in modules if name.partition(".")[0] in PACKAGES}
+    slow = SLOW & modules
+    if arguments == ["models"]:  # it knows how models are configured
+        slow -= {"tomllib"}
+    assert not slow
+    assert len(ours) <= limit, sorted(ours)
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    script = "import sys, runtime; print(*[n for n in sys.modules if n.split('.')[0] in %r])"
+    done = subprocess.run(
+        [sys.executable, "-c", script % (PACKAGES,)],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert set(done.stdout.split()) == {"runtime", "runtime.errors"}
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_every_command_has_a_parser_of_its_own(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        _parser(command).parse_args([command, "--help"])
+    assert f"python -m runtime {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("package", ["actors.messages", "native", "runtime", "supervision"])
+def test_what_is_imported_on_demand_is_what_a_type_checker_sees(package: str) -> None:
+    module = importlib.import_module(package)
+    source = Path(str(module.__file__)).read_text(encoding="utf-8")
+    checked = {
+        alias.name: node.module
+        for block in ast.parse(source).body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert checked == module._HOMES
+    assert set(checked) <= set(module.__all__)
+    assert set(module.__all__) <= set(dir(module))
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = module.nonsense
+
+
+def test_actors_are_forked_from_a_process_that_has_imported_every_message() -> None:
+    script = (
+        "import pkgutil, sys\n"
+        "from actors import messages\n"
+        "messages.preload()\n"
+        "wanted = {m.name for m in pkgutil.iter_modules(messages.__path__, 'actors.messages.')}\n"
+        "assert wanted <= set(sys.modules), wanted - set(sys.modules)\n"
+        "assert set(messages.__all__) <= set(vars(messages))\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=60)
+    assert messages.Complete.__module__ == "actors.messages.completion"
