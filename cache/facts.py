@@ -1,4 +1,4 @@
-"""What the index says of a row or a namespace to whoever asks: values, as messages carry them."""
+"""What the index knows of a row or a namespace, as values that messages carry."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def _wipe(arguments: argparse.Namespace) -> int:
 
 
 def _confirm(arguments: argparse.Namespace, what: str) -> None:
-    """Ask, unless told not to; without a terminal nobody can answer."""
+    """Ask, unless --yes was given; without a terminal the command is refused."""
     if arguments.yes:
         return
     if not sys.stdin.isatty():

@@ -31,7 +31,7 @@ def frozen(cls: type[T]) -> type[T]:
     if any(hasattr(base, "__dataclass_fields__") for base in cls.__mro__[1:]):
         raise TypeError(f"{cls.__qualname__} would inherit fields, which @frozen does not support")
     made = dataclass(init=False, repr=False, eq=False, slots=True)(cls)
-    params = made.__dict__["__dataclass_params__"]  # for whoever asks a class what it is
+    params = made.__dict__["__dataclass_params__"]  # what introspection reads
     params.frozen = params.init = params.repr = params.eq = True
     own = made.__dict__
     compared = tuple(one.name for one in fields(made) if one.compare)  # type: ignore[arg-type]

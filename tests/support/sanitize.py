@@ -161,7 +161,7 @@ def environment_with(hook: Path) -> dict[str, str]:
 
 
 def prove(environment: dict[str, str], module: Path) -> None:
-    """Faults that were made on purpose are reported, exceptions pass, and the module is ours."""
+    """Known faults are reported, exceptions pass, and the instrumented module is loaded."""
     source, library = BUILD / "faults.cpp", BUILD / "faults.so"
     if not source.exists() or source.read_text(encoding="utf-8") != _FAULTS:
         source.write_text(_FAULTS, encoding="utf-8")
