@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from actors import messages as m
 from actors.payload import Payload, PayloadKeeper
-from actors.questions import is_end
 from cache import tokens as token_bytes
 from runtime import errors
 from runtime.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
@@ -279,6 +278,8 @@ class ModelClient:
         )
 
     def _answers(self, model: str, asked: object, idle_s: float) -> Iterator[object]:
+        from actors.questions import is_end  # here: it imports the messages of every question
+
         replies = self._client.connection.stream(
             "inflight", asked, idle_timeout_s=idle_s, until_down=True
         )
