@@ -155,7 +155,7 @@ def test_an_ask_that_may_have_been_handled_is_not_sent_again(tmp_path):
         assert status_of(node, "x")["handled"] == 0
 
 
-@pytest.mark.parametrize("how", ["stop", "raise"])
+@pytest.mark.parametrize("how", ["stop", "raise", "stop slowly"])
 def test_what_waits_behind_the_last_message_of_a_process_is_sent_to_the_next_one(tmp_path, how):
     with running_node(TREE, tmp_path) as node:
         connection = node.connect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import time
@@ -79,6 +80,14 @@ class LoadError:
     text: str
 
 
+class SlowToClose(logging.NullHandler):
+    """Stretches the time between the last message that a process reads and its end."""
+
+    def close(self) -> None:
+        super().close()
+        time.sleep(0.3)  # noqa: TID251 - misbehaves on purpose
+
+
 class GoodChild(Worker):
     """Answers Echo, does as told, writes its life into a journal."""
 
@@ -153,6 +162,9 @@ class GoodChild(Worker):
             self.stop(NORMAL)
         if what == "shutdown":
             self.stop(SHUTDOWN)
+        if what == "stop slowly":
+            logging.getLogger().addHandler(SlowToClose())
+            self.stop(NORMAL)
         if what == "abnormal":
             self.stop(ExitReason(ExitKind.ABNORMAL, "told to"))
         if what == "busy":

@@ -15,6 +15,7 @@ from supervision import strangers as strangers_module
 from supervision.address import Address
 from supervision.endpoint import LOOPBACK, Endpoint
 from supervision.errors import TransportRefused
+from supervision.host_context import HostContext
 from supervision.link import Outcome
 from supervision.session import Secret
 from supervision.strangers import MAX_STRANGERS
@@ -127,6 +128,53 @@ def test_what_left_and_was_not_acknowledged_is_unknown():
         b.close()  # it has not read it
         pump(lambda: outcomes, a)
         assert outcomes == [Outcome.UNKNOWN]
+
+
+def test_what_was_not_read_before_an_orderly_end_certainly_reached_nobody():
+    with endpoints() as (a, b):
+        outcomes: list[Outcome] = []
+        a.send(b.address, Echo("r", "read"), outcomes.append)
+        pump(lambda: b.inbox, a, b)
+        b.send(a.address, Echo("r", "last words"))
+        b.say_bye()
+        a.send(b.address, Echo("r", "unread"), outcomes.append)
+        b.close()
+        pump(lambda: len(outcomes) == 2, a)
+        assert outcomes == [Outcome.ARRIVED, Outcome.REFUSED]
+        assert [message.payload for _, message in a.inbox] == ["last words"]
+        assert not a.is_connected(b.address)
+
+
+def test_what_was_said_before_an_orderly_end_is_read_though_writing_fails():
+    with endpoints() as (a, b):
+        outcomes: list[Outcome] = []
+        a.send(b.address, Echo("r"), outcomes.append)
+        pump(lambda: b.inbox, a, b)
+        b.send(a.address, Echo("r", "last words"))
+        b.say_bye()
+        a.send(b.address, Echo("r", "unread"), outcomes.append)
+        b.close()  # it leaves something unread: the kernel resets the connection
+        for _ in range(3):
+            a.send(b.address, Echo("r"), outcomes.append)
+        pump(lambda: len(outcomes) == 5, a)
+        assert outcomes == [Outcome.ARRIVED] + [Outcome.REFUSED] * 4
+        assert [message.payload for _, message in a.inbox] == ["last words"]
+
+
+def test_a_host_reads_everything_that_a_process_sent_before_it_ended():
+    with endpoints(SECRET) as (b,), contextlib.closing(HostContext(SECRET)) as host:
+        b.send(host.address, Echo("r", "first"))
+        pump(lambda: host.receive(0.01), b)
+        more_than_one_read = 200
+        for _ in range(more_than_one_read):
+            b.send(host.address, Echo("r", bytes(2000)))
+        b.send(host.address, Echo("r", "last words"))
+        ending = threading.Thread(target=lambda: (b.say_bye(), b.close()))
+        ending.start()
+        received = list(host.receive_until_closed(b.address))
+        ending.join()
+        assert len(received) == more_than_one_read + 1
+        assert received[-1] == Echo("r", "last words")
 
 
 def test_an_address_that_another_process_has_now_is_reached_anew():
