@@ -30,7 +30,7 @@ from runtime.embedded import path as embedded_model_path
 from supervision.messages import new_ref
 from supervision.node_file import RuntimeDir
 from tests.support.nodes import ROOT
-from tests.support.runtime_nodes import Streaming, kill, one_thread, pid_of
+from tests.support.runtime_nodes import Streaming, kill, one_thread, pid_of, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.fault
@@ -53,7 +53,7 @@ def node4(node: Node) -> Node:
 
 
 def inflight(node: Node) -> dict[str, Any]:
-    status = node.status()["actors"]["inflight"]
+    status = status_of(node, "inflight")
     assert isinstance(status, dict)
     return status
 
@@ -137,7 +137,7 @@ def test_streams_go_on_when_inflight_is_killed_alone(node4: Node) -> None:
     # The attempts before were cancelled: nobody waits for them.
     idle = {"running": 0, "waiting": 0}
     eventually(
-        lambda: idle.items() <= node4.status()["actors"]["model:stub"].items(),
+        lambda: idle.items() <= status_of(node4, "model:stub").items(),
         what="nothing runs",
     )
 
@@ -278,7 +278,7 @@ def test_a_request_whose_caller_dies_is_cancelled(node: Node, tmp_path: Path) ->
         assert host.stdout is not None
         host.stdout.readline()
         host.kill()
-        generated = node.status()["actors"]["model:narrow"]["tokens_generated"]
+        generated = status_of(node, "model:narrow")["tokens_generated"]
         eventually(lambda: inflight(node)["in_flight"] == 0, within_s=5, what="it is cancelled")
     assert inflight(node)["orphans_cancelled"] == 1
     assert generated < 3900

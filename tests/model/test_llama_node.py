@@ -24,6 +24,7 @@ from tests.support.runtime_nodes import (
     one_thread,
     pid_of,
     started,
+    status_of,
 )
 from tests.support.waiting import eventually
 
@@ -96,7 +97,7 @@ def test_a_salt_separates_what_nodes_store(tiny_gguf: Path, tmp_path: Path) -> N
             leaks.watch(node)
             node.client.load("tiny", one_thread(tiny_gguf))
             eventually(
-                lambda n=node: set(n.client.status()["cache_meta"]["scanned"]) == {"ram", "disk"},
+                lambda n=node: set(status_of(n, "cache_meta")["scanned"]) == {"ram", "disk"},
                 what="the tiers were scanned",
             )
             hits.append(node.complete("tiny", PROMPT, max_tokens=2).cache.source)
@@ -162,7 +163,7 @@ def test_cancelling_a_long_prefill_frees_the_model_at_once(node: Node, slow_gguf
         break
     stream.close()
     eventually(
-        lambda: node.client.status()["model:slow"]["running"] == 0,
+        lambda: status_of(node, "model:slow")["running"] == 0,
         within_s=2,
         what="the abandoned request is gone",
     )
@@ -252,7 +253,7 @@ def test_a_rotten_file_is_quarantined_and_costs_only_time(tiny_gguf: Path, tmp_p
     with started(tmp_path) as node:
         node.client.load("tiny", one_thread(tiny_gguf))
         eventually(
-            lambda: "disk" in node.client.status()["cache_meta"]["scanned"], what="disk was scanned"
+            lambda: "disk" in status_of(node, "cache_meta")["scanned"], what="disk was scanned"
         )
         done = node.complete("tiny", LONG, max_tokens=8)
         assert done.tokens == cold.tokens
@@ -273,10 +274,10 @@ def test_the_budget_of_the_ram_tier_holds_while_models_fill_it(
         node.client.load("tiny", one_thread(tiny_gguf))
         for index in range(12):
             node.complete("tiny", f"{index} {LONG}", max_tokens=4)
-            ram = node.client.status()["cache_meta"]["tiers"]["ram"]
+            ram = status_of(node, "cache_meta")["tiers"]["ram"]
             assert ram["used_bytes"] <= ram["budget_bytes"] <= 1 << 20
         eventually(lambda: is_flushed(node.client), what="the ends of replies are stored")
-        meta = node.client.status()["cache_meta"]
+        meta = status_of(node, "cache_meta")
         assert meta["evictions"] > 0
         assert meta["leases"] == meta["reservations"] == 0
 
@@ -321,7 +322,7 @@ def test_a_stored_prompt_says_its_first_token_without_a_decode(
     with started(tmp_path) as node:
         node.client.load("tiny", one_thread(tiny_gguf))
         eventually(
-            lambda: "disk" in node.client.status()["cache_meta"]["scanned"], what="disk was scanned"
+            lambda: "disk" in status_of(node, "cache_meta")["scanned"], what="disk was scanned"
         )
         again = node.complete("tiny", LONG, **options)
         assert (again.cache.source, again.cache.hit.value) == ("disk", "exact")

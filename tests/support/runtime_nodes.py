@@ -71,6 +71,15 @@ def pid_of(node: Node, actor: str) -> int:
     return found
 
 
+def status_of(node: Node, actor: str) -> dict[str, Any]:
+    """What an actor reports; waits while it starts, restarts, or is too busy to answer at once."""
+    found = eventually(
+        lambda: node.client.report_of(actor), within_s=30, what=f"{actor} reports its status"
+    )
+    assert found is not None
+    return found
+
+
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime import CompletionEvent, Node, PrefillEvent, TokenEvent, errors
-from tests.support.runtime_nodes import PROMPT, LeakCheck, Streaming, crowd_out, started
+from tests.support.runtime_nodes import PROMPT, LeakCheck, Streaming, crowd_out, started, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
@@ -106,7 +106,7 @@ def test_leaving_a_stream_early_cancels_the_request(stub_node: Node) -> None:
         return report["inflight"]["in_flight"] == 0 and report["model:stub"]["running"] == 0
 
     eventually(idle, within_s=5, what="the request was cancelled")
-    assert stub_node.status()["actors"]["model:stub"]["tokens_generated"] < 3000
+    assert status_of(stub_node, "model:stub")["tokens_generated"] < 3000
 
 
 def test_a_stop_string_ends_the_text_before_it(stub_node: Node) -> None:

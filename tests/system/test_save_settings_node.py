@@ -8,13 +8,14 @@ import pytest
 
 from runtime import Node
 from runtime.config import from_mapping
+from tests.support.runtime_nodes import status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
 
 
 def rows(node: Node) -> int:
-    return int((node.status()["actors"]["cache_meta"] or {})["rows"])
+    return int((status_of(node, "cache_meta") or {})["rows"])
 
 
 def test_prompts_below_min_tokens_are_not_saved(tmp_path: Path) -> None:
