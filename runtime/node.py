@@ -12,7 +12,6 @@ import json
 import os
 import select
 import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,6 +43,7 @@ from supervision import ChildKind, Connection, Entry
 from supervision.errors import NodeNotRunning, NoReply, PortInUse
 from supervision.launched import STOP_TIMEOUT_S, LaunchedNode, LauncherSaid
 from supervision.messages import ReportVitals, Vitals, VitalsReported, new_ref
+from supervision.ports import free_port
 from supervision.process import age_s, memory
 
 START_TIMEOUT_S: Final = 30.0
@@ -117,7 +117,7 @@ class Node(ModelClient):
         fixed = port if port is not None else settings["admin_port"] if port_is_configured else None
         last: errors.NodeStartFailed | None = None
         for _ in range(1 if fixed is not None else PORT_TRIES):
-            chosen = fixed if fixed is not None else _free_port()
+            chosen = fixed if fixed is not None else free_port()
             node_settings = from_mapping({**settings, "admin_port": chosen})
             try:
                 child = _spawn(node_settings)
@@ -311,12 +311,6 @@ def _as_config(model: str, value: str | Path | ModelConfig) -> ModelConfig:
     if isinstance(value, ModelConfig):
         return value
     return ModelConfig(str(Path(value).expanduser().absolute()))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _spawn(config: RuntimeConfig) -> LaunchedNode:

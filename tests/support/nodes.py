@@ -16,16 +16,11 @@ from supervision.connection import Connection
 from supervision.launcher import NodeConfig, run_node
 from supervision.messages import Entry
 from supervision.node_file import NodeRecord, RuntimeDir
+from supervision.ports import free_port
 from supervision.spec import SupervisorSpec
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def alive(pid: int) -> bool:
@@ -131,8 +126,8 @@ class RunningNode:
 
     def check_nothing_left(self) -> None:
         for group in self.groups:
-            eventually(lambda g=group: not group_pids(g), what="every process gone", within_s=5)
-        assert port_is_free(self.config.port), "the port is still held"
+            eventually(lambda g=group: not group_pids(g), what="every process gone", within_s=20)
+        eventually(lambda: port_is_free(self.config.port), what="the port is free", within_s=20)
 
     def files(self) -> list[str]:
         return sorted(one.name for one in self.config.runtime_dir.iterdir())

@@ -25,6 +25,7 @@ from runtime import (
     TreeNode,
     errors,
 )
+from supervision.process import start_ticks
 from tests.support.nodes import ROOT, alive, port_is_free
 from tests.support.waiting import eventually
 
@@ -150,17 +151,21 @@ class LeakCheck:
     """Processes, ports and shared memory that the nodes of a test used must be gone at its end."""
 
     def __init__(self) -> None:
-        self._pids: set[int] = set()
+        self._pids: dict[int, int | None] = {}
+        """With the time of their start: the kernel gives numbers of the dead to others."""
         self._ports: set[int] = set()
         self._shared: set[Path] = set()
 
     def watch(self, node: Node) -> None:
         with contextlib.suppress(Exception):
             self._ports.add(node.port)
-            self._pids.add(node.launcher_pid)
-            self._pids |= pids(node.tree())
+            for pid in {node.launcher_pid, *pids(node.tree())} - self._pids.keys():
+                self._pids[pid] = start_ticks(pid)
             for pid in self._pids:
                 self._shared |= mapped_shared_memory(pid)
+
+    def _left(self) -> list[int]:
+        return [pid for pid, at in self._pids.items() if alive(pid) and start_ticks(pid) == at]
 
     def __enter__(self) -> Self:
         return self
@@ -173,8 +178,8 @@ class LeakCheck:
     ) -> None:
         if kind is not None:
             return
-        eventually(lambda: not any(map(alive, self._pids)), within_s=5, what="no process is left")
-        eventually(lambda: all(map(port_is_free, self._ports)), within_s=5, what="ports are free")
+        eventually(lambda: not self._left(), within_s=20, what="no process is left")
+        eventually(lambda: all(map(port_is_free, self._ports)), within_s=20, what="ports are free")
         assert not [path for path in self._shared if path.exists()]
 
 
