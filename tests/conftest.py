@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from runtime import Node
+from tests.support.examples import load_profiles
 from tests.support.gguf_files import tiny_llama
 from tests.support.runtime_nodes import LeakCheck, one_thread, started
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that runs the tests in the background has it so, and Ctrl-C is part of what is tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+load_profiles()
 
 
 @pytest.fixture(scope="session")
