@@ -43,8 +43,9 @@ $(INSTALLED): $(BUILD_INPUTS) $(VENV)/.build-tools
 demo: install
 	@$(BIN)/python -m runtime demo
 
+WORKERS ?= $(shell expr $$(nproc) + 1)
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS)
 
 pure system fault model: install
 	$(BIN)/python -m pytest -q -m $@
