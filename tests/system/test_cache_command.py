@@ -246,6 +246,7 @@ def test_wiping_a_model_leaves_the_others_and_a_reader_keeps_its_rows(
 ) -> None:
     shop.node.client.load("other", one_thread(tiny_gguf, type_k="q8_0", type_v="q8_0"))
     shop.node.complete("other", SHARED, max_tokens=1)
+    shop.settle()  # the end of the reply is saved some time after the rest
     others = shop.rows("--model", "other")
     assert others
     tiny = shop.rows("--model", "tiny")

@@ -28,7 +28,9 @@ pytestmark = pytest.mark.system
 
 
 def environment(node: Node, tmp_path: Path) -> dict[str, str]:
-    return dict(os.environ) | {
+    # Their width and height would count instead of the terminal's; pytest-xdist sets them.
+    inherited = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+    return inherited | {
         "LLAMA_ACTORS_RUNTIME_DIR": str(tmp_path / "run"),
         "LLAMA_ACTORS_PORT": str(node.port),
         "PYTHONUNBUFFERED": "1",
