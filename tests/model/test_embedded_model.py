@@ -85,7 +85,7 @@ def test_a_prompt_of_three_thousand_tokens_goes_on_in_english(
 
 
 def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
-    ran = cli("demo", "--json", port=free_port(), runtime_dir=tmp_path, timeout=110)
+    ran = cli("demo", "--json", port=free_port(), runtime_dir=tmp_path, timeout=280)
     assert ran.returncode == 0, (ran.stdout, ran.stderr)
     report = json.loads(ran.stdout)
     assert report["troubles"] == []

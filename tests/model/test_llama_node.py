@@ -140,19 +140,22 @@ def test_status_answers_within_100_ms_while_the_model_prefills(node: Node, slow_
     thread = threading.Thread(target=work)
     thread.start()
     assert prefilling.wait(30)
-    line, times = node.connection, []
+    line, times, idle = node.connection, [], []
     while not finished.is_set() and len(times) < 200:
-        started_at = time.perf_counter()
-        answer = line.ask("model:slow", ReportStatus(new_ref()), timeout_s=5)
-        times.append(time.perf_counter() - started_at)
-        assert isinstance(answer, StatusReported)
+        for actor, taken in (("model:slow", times), ("registry", idle)):
+            started_at = time.perf_counter()
+            answer = line.ask(actor, ReportStatus(new_ref()), timeout_s=30)
+            taken.append(time.perf_counter() - started_at)
+            assert isinstance(answer, StatusReported)
     was_busy = not finished.is_set() or len(times) >= 10
     thread.join()
     assert was_busy
     times.sort()
-    # The median, and nearly all: a shared machine may take the processor away for a moment.
-    assert times[len(times) // 2] < 0.1
-    assert times[int(len(times) * 0.9)] < 0.1
+    idle.sort()
+    # The median, and nearly all. What a busy machine adds, an actor without work shows.
+    for share in (0.5, 0.9):
+        at = int(len(times) * share)
+        assert times[at] < 0.1 + 3 * idle[at], (times[at], idle[at])
 
 
 def test_cancelling_a_long_prefill_frees_the_model_at_once(node: Node, slow_gguf: Path) -> None:
@@ -163,16 +166,16 @@ def test_cancelling_a_long_prefill_frees_the_model_at_once(node: Node, slow_gguf
         break
     stream.close()
     eventually(
-        lambda: status_of(node, "model:slow")["running"] == 0,
-        within_s=2,
-        what="the abandoned request is gone",
+        lambda: status_of(node, "model:slow")["running"] == 0, what="the abandoned request is gone"
     )
+    # At the end of its prompt it would have generated its token.
+    assert status_of(node, "model:slow")["tokens_generated"] == 0
     assert node.complete("slow", [7, 8, 9], max_tokens=2).tokens
 
 
 def test_raw_messages_reach_a_model_by_its_address(tiny_node: Node) -> None:
     line = tiny_node.connection
-    found = line.ask("registry", WhereIs(new_ref(), "model:tiny"), timeout_s=5)
+    found = line.ask("registry", WhereIs(new_ref(), "model:tiny"), timeout_s=30)
     assert isinstance(found, Located)
     assert found.entry.address is not None
     request = m.Complete(

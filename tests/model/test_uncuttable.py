@@ -139,7 +139,7 @@ def test_checkpoints_survive_the_death_of_the_model_and_a_restart_of_the_node(
             kill(pid_of(node, f"model:{model}"))
             eventually(
                 lambda: status_of(node, f"model:{model}").get("running") == 0,
-                within_s=20,
+                within_s=30,
                 what="the model is up again",
             )
             again = ask(node, model, prompt, n)

@@ -120,6 +120,9 @@ class GoodChild(Worker):
         if how == "defer":
             self.defer_ready()
             self.after(self.plan.init_s, "ready")
+        if how == "defer until":
+            self.defer_ready()
+            self.after(0.0, "look")
         if how == "defer_fail":
             self.defer_ready()
             self.progress("half way")
@@ -180,8 +183,10 @@ class GoodChild(Worker):
                 self.after(0.01, number)
 
     def handle_timer(self, payload: object) -> None:
-        if payload == "ready":
+        if payload == "ready" or (payload == "look" and os.path.exists(self.plan.fail_once_file)):
             self.ready()
+        elif payload == "look":
+            self.after(0.02, "look")
         elif payload == "fail":
             self.fail("gave up loading", self.plan.error)
         else:

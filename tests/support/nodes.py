@@ -91,7 +91,7 @@ class RunningNode:
         assert found is not None, f"{child_id} is not in the directory"
         return found
 
-    def up(self, child_id: str, *, after_incarnation: int = 0, within_s: float = 10.0) -> Entry:
+    def up(self, child_id: str, *, after_incarnation: int = 0, within_s: float = 30.0) -> Entry:
         """Wait until a child is up with a later incarnation."""
 
         def probe() -> Entry | None:
@@ -118,7 +118,7 @@ class RunningNode:
                             found.add(target)
         return found
 
-    def stop(self, *, within_s: float = 20.0) -> int:
+    def stop(self, *, within_s: float = 30.0) -> int:
         self.note_group()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -126,8 +126,8 @@ class RunningNode:
 
     def check_nothing_left(self) -> None:
         for group in self.groups:
-            eventually(lambda g=group: not group_pids(g), what="every process gone", within_s=20)
-        eventually(lambda: port_is_free(self.config.port), what="the port is free", within_s=20)
+            eventually(lambda g=group: not group_pids(g), what="every process gone", within_s=30)
+        eventually(lambda: port_is_free(self.config.port), what="the port is free", within_s=30)
 
     def files(self) -> list[str]:
         return sorted(one.name for one in self.config.runtime_dir.iterdir())

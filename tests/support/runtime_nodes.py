@@ -67,7 +67,7 @@ def pid_of(node: Node, actor: str) -> int:
         found = node.tree().find(actor)
         return found.pid if found is not None and found.state == "up" else None
 
-    found = eventually(probe, within_s=15, what=f"{actor} is up")
+    found = eventually(probe, within_s=30, what=f"{actor} is up")
     assert found is not None
     return found
 
@@ -132,7 +132,7 @@ class Streaming:
         except (errors.LlamaActorsError, AssertionError) as error:
             self.caught.append(error)
 
-    def end(self, within_s: float = 5.0) -> list[type[BaseException]]:
+    def end(self, within_s: float = 30.0) -> list[type[BaseException]]:
         """What the caller got, if it was no result."""
         self._thread.join(within_s)
         assert not self._thread.is_alive(), "the caller still waits"
@@ -178,8 +178,8 @@ class LeakCheck:
     ) -> None:
         if kind is not None:
             return
-        eventually(lambda: not self._left(), within_s=20, what="no process is left")
-        eventually(lambda: all(map(port_is_free, self._ports)), within_s=20, what="ports are free")
+        eventually(lambda: not self._left(), within_s=30, what="no process is left")
+        eventually(lambda: all(map(port_is_free, self._ports)), within_s=30, what="ports are free")
         assert not [path for path in self._shared if path.exists()]
 
 
@@ -198,7 +198,7 @@ def cli(
         [sys.executable, "-m", "runtime", *arguments],
         capture_output=True,
         text=True,
-        timeout=options.pop("timeout", 60),
+        timeout=options.pop("timeout", 200),
         cwd=ROOT,
         env=environment,
         check=False,

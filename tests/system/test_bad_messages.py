@@ -38,7 +38,7 @@ ANSWERED: list[dict[str, Any]] = [
 def end_of(node: Node, fields: dict[str, Any]) -> object:
     request = replace(m.Complete(new_ref(), "stub", "hello there", max_tokens=2), **fields)
     ends = (m.Completed, m.CompletionFailed)
-    replies = node.connection.stream("inflight", request, idle_timeout_s=10, until_down=True)
+    replies = node.connection.stream("inflight", request, idle_timeout_s=30, until_down=True)
     return next(reply for reply in replies if isinstance(reply, ends))
 
 
@@ -56,7 +56,7 @@ def test_every_message_is_answered_and_no_process_dies_of_one(stub_node: Node) -
         (m.LoadAdapter(new_ref(), "/nowhere"), m.AdapterNotChanged),
         (m.SetAdapterScale(new_ref(), 7, 1.0), m.AdapterNotChanged),
     ):
-        answer = stub_node.connection.ask("model:stub", question, timeout_s=10)
+        answer = stub_node.connection.ask("model:stub", question, timeout_s=30)
         assert isinstance(answer, refusal), answer
     after = {entry.id: entry.incarnation for entry in stub_node.client.directory()}
     assert after == before

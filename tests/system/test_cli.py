@@ -45,7 +45,7 @@ class Served:
         return (self.home / "serve.log").read_text()
 
     def wait_ready(self) -> None:
-        eventually(lambda: "node ready" in self.log, within_s=20, what="the node is ready")
+        eventually(lambda: "node ready" in self.log, within_s=30, what="the node is ready")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return cli(*arguments, port=self.port, runtime_dir=self.home / "run")
@@ -159,13 +159,13 @@ def test_rows_survive_a_restart_of_the_node(tmp_path: Path, tiny_gguf: Path) -> 
             meta = json.loads(n.run("status", "--json").stdout)["actors"]["cache_meta"] or {}
             return bool(meta.get("all_persisted")) and "ram" in meta["scanned"]
 
-        eventually(settled, within_s=20, every_s=0.1, what="the disk tier was scanned")
+        eventually(settled, within_s=30, every_s=0.1, what="the disk tier was scanned")
         out = node.run("complete", "tiny", PROMPT, "--max-tokens", "8", "--json")
         done = json.loads(out.stdout)
         assert done["cache"]["source"] == expected, out.stdout
         texts.append(done["text"])
         assert node.run("cache", "flush").returncode == 0
-        eventually(settled, within_s=20, every_s=0.1, what="everything is on disk")
+        eventually(settled, within_s=30, every_s=0.1, what="everything is on disk")
         assert node.end() == 0
     assert texts[0] == texts[1]
 
@@ -250,7 +250,7 @@ def test_a_configuration_file_is_read_and_the_command_line_wins(
 
 
 def test_doctor_finds_this_machine_fit() -> None:
-    ran = cli("doctor", "--json", port=free_port(), timeout=120)
+    ran = cli("doctor", "--json", port=free_port(), timeout=200)
     findings = {finding["check"]: finding for finding in json.loads(ran.stdout)}
     assert findings["cpu build"]["verdict"] == "ok", findings
     assert findings["shared memory"]["verdict"] == "ok"
@@ -264,7 +264,7 @@ def test_doctor_warns_of_a_distribution_that_owns_one_of_our_names(tmp_path: Pat
     (foreign / "METADATA").write_text("Metadata-Version: 2.1\nName: supervision\nVersion: 9.9\n")
     (foreign / "top_level.txt").write_text("supervision\n")
     (foreign / "RECORD").write_text("supervision/__init__.py,,\n")
-    ran = cli("doctor", port=free_port(), env={"PYTHONPATH": str(tmp_path)}, timeout=120)
+    ran = cli("doctor", port=free_port(), env={"PYTHONPATH": str(tmp_path)}, timeout=200)
     assert ran.returncode == 1
     assert "also belongs to supervision" in ran.stdout
     assert "virtual environment of its own" in ran.stdout

@@ -187,7 +187,7 @@ def test_a_stream_is_cancelled_from_another_thread_in_mid_prefill(host: Node) ->
     assert end.completion.finish_reason == "cancelled"
     assert end.completion.usage.completion_tokens == 0
     assert all(e.done < len(LONG) for e in rest if isinstance(e, PrefillEvent))
-    assert took_s < 1.0  # 12 to 36 ms on a machine with nothing else to do
+    assert took_s < 10.0  # 12 to 36 ms on a machine with nothing else to do
 
 
 def test_a_queued_stream_can_be_cancelled(host: Node) -> None:

@@ -280,7 +280,7 @@ class Screen:
         self._fd = fd
         self._rest = ""
 
-    def read_until(self, words: str, within_s: float = 20.0) -> None:
+    def read_until(self, words: str, within_s: float = 30.0) -> None:
         deadline = time.monotonic() + within_s
         while words not in self._rest:
             ready, _, _ = select.select([self._fd], [], [], deadline - time.monotonic())

@@ -58,7 +58,7 @@ def tree(*children: ChildSpec) -> SupervisorSpec:
 
 
 def ask(node: RunningNode, supervisor: str, request: object) -> object:
-    return node.connect().ask(supervisor, request, timeout_s=10)
+    return node.connect().ask(supervisor, request, timeout_s=30)
 
 
 def start(node: RunningNode, supervisor: str, spec: ChildSpec) -> object:

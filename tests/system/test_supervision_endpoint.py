@@ -39,7 +39,7 @@ def endpoints(*secrets: Secret):
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
-def pump(until, *running: Endpoint, within_s: float = 5.0) -> None:
+def pump(until, *running: Endpoint, within_s: float = 30.0) -> None:
     """Let endpoints work, in turns, until something holds."""
     deadline = time.monotonic() + within_s
     while not until():
@@ -280,7 +280,7 @@ def test_large_messages_arrive_whole_and_too_large_ones_are_refused_by_name():
         big = os.urandom(8 << 20)
         a.send(b.address, Echo("r", big))
         a.send(b.address, Echo("r", "after"))
-        pump(lambda: len(b.inbox) == 2, a, b, within_s=20)
+        pump(lambda: len(b.inbox) == 2, a, b, within_s=30)
         assert b.inbox[0][1].payload == big
         with pytest.raises(TransportRefused, match="Echo of 1677"):
             a.send(b.address, Echo("r", bytes(16 << 20)))

@@ -74,7 +74,7 @@ class Watching:
 
     def waits_for(self, what: str, *, times: int = 1) -> int:
         """Wait until this was printed; where in the text it ends."""
-        eventually(lambda: self.text.count(what) >= times, within_s=20, what=f"{what!r} is shown")
+        eventually(lambda: self.text.count(what) >= times, within_s=30, what=f"{what!r} is shown")
         return self.text.index(what) + len(what)
 
     def end(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
@@ -161,7 +161,7 @@ def test_a_watch_in_a_pipe_goes_on_through_restarts_and_says_when_the_node_is_go
         assert "\n\nID " in watch.text
         before = watch.text.count("└── root")
         kill(node.connection.record.admin_pid)
-        eventually(lambda: node.tree().restarts == 1, within_s=20, what="the node is back")
+        eventually(lambda: node.tree().restarts == 1, within_s=30, what="the node is back")
         watch.waits_for("└── root", times=before + 3)
         assert watch.process.poll() is None
         node.stop()
@@ -219,7 +219,7 @@ def test_serve_writes_its_log_as_json_on_demand(tmp_path: Path) -> None:
         env=dict(os.environ) | {"LLAMA_ACTORS_RUNTIME_DIR": str(tmp_path / "run")},
     )
     try:
-        eventually(lambda: log.exists() and "node_up" in log.read_text(), within_s=20)
+        eventually(lambda: log.exists() and "node_up" in log.read_text(), within_s=30)
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
