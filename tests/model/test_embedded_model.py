@@ -17,6 +17,12 @@ from tests.support.runtime_nodes import cli
 
 pytestmark = pytest.mark.model
 
+
+@pytest.fixture
+def node(emptied_node: Node) -> Node:
+    return emptied_node
+
+
 WORD = re.compile(r"[A-Za-z']+")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from actors import messages as m
 from cache.policy import LivePolicy
 from native.params import ModelParams
 from runtime import (
@@ -25,6 +26,8 @@ from runtime import (
     TreeNode,
     errors,
 )
+from runtime.flush import is_flushed
+from supervision.messages import new_ref
 from supervision.process import start_ticks
 from tests.support.nodes import ROOT, alive, port_is_free
 from tests.support.waiting import eventually
@@ -79,6 +82,29 @@ def status_of(node: Node, actor: str) -> dict[str, Any]:
     )
     assert found is not None
     return found
+
+
+def emptied(node: Node) -> None:
+    """Unload every model and remove every row, also those that are saved late."""
+    for model in node.models():
+        with contextlib.suppress(errors.ModelUnknown):
+            node.unload(model.id)
+
+    def is_empty() -> bool:
+        cursor = 0
+        while True:
+            answer = node.client.ask(
+                "cache_meta", m.RemoveRows(new_ref(), m.Removal.ALL, cursor=cursor)
+            )
+            assert isinstance(answer, m.RowsRemoved)
+            cursor = answer.cursor
+            if not cursor:
+                break
+        meta = status_of(node, "cache_meta")
+        return is_flushed(node.client) and meta["rows"] == meta["reservations"] == 0
+
+    eventually(is_empty, what="the node has no rows")
+    eventually(lambda: not node.models(), what="the node has no models")
 
 
 def kill(pid: int) -> None:

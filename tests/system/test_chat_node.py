@@ -20,6 +20,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
 
+
 TALK = [{"role": "user", "content": "Tell me a story about a fox."}]
 CHAT = json.dumps(TALK)
 RENDERED = "<|user|>\nTell me a story about a fox.<|end|>\n<|assistant|>\n"

@@ -13,7 +13,7 @@ from native.params import SamplingParams
 from runtime import Node
 from runtime.embedded import path as embedded
 from runtime.received import Received
-from tests.support.runtime_nodes import kill, one_thread, pid_of, started
+from tests.support.runtime_nodes import kill, one_thread, pid_of, started, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
@@ -107,7 +107,7 @@ def test_after_a_restart_of_the_node_too(tmp_path: Path) -> None:
     with started(tmp_path, models={"m": CONFIG}) as node:
         eventually(lambda: [s for s in node.models() if s.state == "up"], within_s=30, what="up")
         eventually(
-            lambda: "disk" in (node.client.report_of("cache_meta") or {})["scanned"],
+            lambda: "disk" in status_of(node, "cache_meta")["scanned"],
             within_s=30,
             what="scanned",
         )
