@@ -86,7 +86,7 @@ def gauge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gauge]:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("PRESSURE_FILE", str(control))
     settings = PressureSettings(
-        source="own_gauge:read", high=HIGH, low=LOW, interval_s=0.05, timeout_s=0.3, tiers=("ram",)
+        source="own_gauge:read", high=HIGH, low=LOW, interval_s=0.05, timeout_s=1.0, tiers=("ram",)
     )
     with (
         LeakCheck() as leaks,
@@ -167,7 +167,7 @@ def test_a_source_that_hangs_holds_nothing_up_and_can_be_replaced(gauge: Gauge) 
     gauge.fails("hang")
     gauge.ask(m.SetPressure(new_ref(), enabled=True))
     eventually(lambda: gauge.status()["trouble"], what="it is noticed")
-    assert "no answer within 0.3 s" in gauge.status()["trouble"]
+    assert "no answer within 1 s" in gauge.status()["trouble"]
     assert gauge.ask(m.CheckPressure(new_ref())).outcome == "source_failed"
     assert gauge.log.read_text().count("pressure source own_gauge:read failed") == 1
     assert gauge.node.complete("demo", "Once upon a time", max_tokens=2).tokens
