@@ -114,7 +114,7 @@ def test_a_node_ends_with_the_host_that_started_it(tmp_path: Path) -> None:
         with Node.attach(port, runtime_dir=tmp_path) as node:
             everything = pids(node.tree())
         kill(host.pid)
-        host.wait(5)
+        host.wait(60)
         eventually(lambda: not any(map(alive, everything)), within_s=30, what="the node is gone")
         assert port_is_free(port)
 

@@ -256,7 +256,7 @@ def test_a_killed_launcher_takes_every_process_with_it_and_frees_the_port(tmp_pa
     assert len(pids) == 6
     connection = node.connect()
     node.process.kill()
-    node.process.wait(5)
+    node.process.wait(60)
     eventually(lambda: not any(alive(one) for one in pids), what="all gone", within_s=30)
     eventually(lambda: port_is_free(node.config.port), what="the port is free")
     with pytest.raises((NodeNotRunning, NoReply)):

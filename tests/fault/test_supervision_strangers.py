@@ -85,7 +85,7 @@ def test_what_strangers_say_is_not_heard(tmp_path):
         before, pid = node.record, answers(node).pid
         for name, attack in attacks(mark).items():
             for port in doors(node):
-                with socket.create_connection(("127.0.0.1", port), timeout=2) as peer:
+                with socket.create_connection(("127.0.0.1", port), timeout=30) as peer:
                     peer.sendall(attack)
             assert answers(node).pid == pid, name
         assert not mark.exists()
@@ -173,7 +173,7 @@ def test_a_thousand_half_frames_and_silent_peers_hold_nothing_up(tmp_path):
         held = []
         try:
             for number in range(1_000):
-                peer = socket.create_connection(("127.0.0.1", ports[number % 3]), timeout=5)
+                peer = socket.create_connection(("127.0.0.1", ports[number % 3]), timeout=30)
                 held.append(peer)
                 with contextlib.suppress(OSError):
                     peer.sendall(

@@ -45,7 +45,7 @@ class Desk:
         )
 
     def next(self) -> object:
-        return self.said.get(timeout=20)[1]
+        return self.said.get(timeout=60)[1]
 
     def pages(self, question: object) -> list[object]:
         self.desk.ask(question, HOST)  # type: ignore[arg-type]
@@ -245,7 +245,7 @@ class Waiting:
 
     def tokenize(self, text: str, **fields: bool) -> list[int]:
         self.entered.set()
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         return self._tokenize(text, **fields)
 
 
@@ -253,7 +253,7 @@ def test_a_cancel_follows_its_request_and_a_close_ends_it() -> None:
     backend = Waiting(StubBackend.load("stub", ModelParams(n_ctx=256)))
     desk = Desk(backend)  # type: ignore[arg-type]
     desk.desk.ask(m.Tokenize("first", "x"), HOST)
-    assert backend.entered.wait(20)
+    assert backend.entered.wait(60)
     desk.desk.prepare(run("cancelled", "[]", chat=True))
     assert desk.desk.cancel("cancelled")
     assert len(desk.desk) == 1
@@ -269,7 +269,7 @@ def test_too_many_texts_at_once_are_refused() -> None:
     backend = Waiting(StubBackend.load("stub", ModelParams(n_ctx=256)))
     desk = Desk(backend)  # type: ignore[arg-type]
     desk.desk.ask(m.Tokenize("first", "x"), HOST)
-    assert backend.entered.wait(20)
+    assert backend.entered.wait(60)
     for _ in range(MAX_JOBS):
         desk.desk.ask(m.Tokenize("next", "x"), HOST)
     desk.desk.ask(m.Tokenize("over", "x"), HOST)

@@ -178,7 +178,7 @@ def running_node(tree: SupervisorSpec, folder: Path, **options: object) -> Itera
         finally:
             if node.process.poll() is None:
                 node.process.kill()
-                node.process.wait(10)
+                node.process.wait(60)
     node.check_nothing_left()
     assert node.files() == [], "files are left in the runtime folder"
     assert not [one for one in shared if Path(one).exists()], "shared memory is left"

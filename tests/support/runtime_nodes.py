@@ -140,7 +140,7 @@ class Streaming:
         arguments = (node, model, prompt, options | {"max_tokens": max_tokens})
         self._thread = threading.Thread(target=self._read, args=arguments)
         self._thread.start()
-        assert self._running.wait(20), "the stream did not begin"
+        assert self._running.wait(60), "the stream did not begin"
 
     def _read(self, node: Node, model: str, prompt: str, options: dict[str, Any]) -> None:
         try:

@@ -70,7 +70,7 @@ def test_the_node_ends_with_its_host_whatever_ends_that(tmp_path: Path):
     )
     host = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "run")],
-        cwd=ROOT, stdout=subprocess.PIPE, timeout=30, check=False,
+        cwd=ROOT, stdout=subprocess.PIPE, timeout=100, check=False,
     )  # fmt: skip
     launcher = int(host.stdout)
     eventually(lambda: not alive(launcher), what="the launcher is gone", within_s=30)
@@ -87,7 +87,7 @@ def test_the_command_line_runs_a_tree_until_it_is_told_to_stop(tmp_path: Path):
             assert isinstance(connection.ask("b", Echo(new_ref()), timeout_s=30), Echoed)
     finally:
         node.send_signal(signal.SIGTERM)
-        assert node.wait(20) == 0
+        assert node.wait(60) == 0
     assert log.read_text().startswith("{")
     with pytest.raises(NodeNotRunning):
         Connection.attach(run)
@@ -97,7 +97,7 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path):
     for arguments in (["x:Y"], ["x:Y", "--runtime-dir", str(tmp_path)]):
         ended = subprocess.run(
             [sys.executable, "-m", "supervision", *arguments],
-            cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+            cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
         )  # fmt: skip
         assert ended.returncode == 1
         assert ended.stderr.startswith("error: ")

@@ -287,7 +287,7 @@ def test_the_end_of_the_host_stops_the_node_in_order(tmp_path):
     node = start_node(tree, tmp_path, parent_fd=reader)
     os.close(reader)
     os.close(writer)
-    assert node.process.wait(10) == 0
+    assert node.process.wait(60) == 0
     node.check_nothing_left()
     assert journal(path)[-1] == "a 1 terminate shutdown"
     assert node.files() == []
@@ -406,7 +406,7 @@ def test_ctrl_c_stops_the_node_in_order(tmp_path):
     path = tmp_path / "journal"
     node = start_node(one_for_one(good("a", Plan(journal=str(path)))), tmp_path)
     node.process.send_signal(signal.SIGINT)
-    assert node.process.wait(10) == 0
+    assert node.process.wait(60) == 0
     node.check_nothing_left()
     assert journal(path)[-1] == "a 1 terminate shutdown"
     assert node.files() == []

@@ -81,13 +81,13 @@ class Watching:
         if self.process.poll() is None:
             self.process.send_signal(how)
         try:
-            _, said = self.process.communicate(timeout=10)
+            _, said = self.process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.kill()  # the test fails, and leaves nothing behind
             self.process.communicate()
             raise
         finally:
-            self.thread.join(10)
+            self.thread.join(60)
             os.close(self.reader)
         return self.process.returncode, said.decode()
 
@@ -222,7 +222,7 @@ def test_serve_writes_its_log_as_json_on_demand(tmp_path: Path) -> None:
         eventually(lambda: log.exists() and "node_up" in log.read_text(), within_s=30)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     objects = [json.loads(line) for line in log.read_text().splitlines()]
     up = {one["child"] for one in objects if one["event"] == "up"}
     assert {"cache", "registry", "models"} <= up
