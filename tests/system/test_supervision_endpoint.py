@@ -16,6 +16,7 @@ from supervision.address import Address
 from supervision.endpoint import LOOPBACK, Endpoint
 from supervision.errors import TransportRefused
 from supervision.host_context import HostContext
+from supervision.lines import Line
 from supervision.link import Outcome
 from supervision.session import Secret
 from supervision.strangers import MAX_STRANGERS
@@ -175,6 +176,16 @@ def test_a_host_reads_everything_that_a_process_sent_before_it_ended():
         ending.join()
         assert len(received) == more_than_one_read + 1
         assert received[-1] == Echo("r", "last words")
+
+
+def test_a_thread_that_is_late_takes_what_was_read_for_it():
+    with endpoints(SECRET) as (b,), contextlib.closing(HostContext(SECRET)) as host:
+        line = Line(host, (1, 1), threading.current_thread(), lambda _: None)
+        for ref in ("another", "wanted"):
+            b.send(host.address, Echo(ref))
+        pump(lambda: host._poll(0.01) or len(host._endpoint.inbox) == 2, b)
+        assert line.next("wanted", time.monotonic() - 1.0) == Echo("wanted")
+        assert line.next("wanted", time.monotonic() - 1.0) is None
 
 
 def test_an_address_that_another_process_has_now_is_reached_anew():
