@@ -180,7 +180,7 @@ def test_a_message_for_another_incarnation_is_refused_and_the_ask_finds_the_righ
         stream = connection.stream("x", Echo(new_ref()), idle_timeout_s=TIMEOUT_S)
         assert next(stream).incarnation == 1  # type: ignore[attr-defined]
         assert time.monotonic() - began < PROMPTLY_S
-        assert "refused a Echo for x, incarnation 7" in node.log
+        eventually(lambda: "refused a Echo for x, incarnation 7" in node.log, what="a line")
 
 
 def test_a_stream_ends_with_its_target_if_it_shall_and_else_goes_on(tmp_path):
