@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +23,7 @@ from runtime import (
     ModelConfig,
     Node,
     ResumedEvent,
+    RuntimeConfig,
     TokenEvent,
     TreeNode,
     errors,
@@ -29,7 +31,8 @@ from runtime import (
 from runtime.flush import is_flushed
 from supervision.messages import new_ref
 from supervision.process import start_ticks
-from tests.support.nodes import ROOT, alive, port_is_free
+from tests.support.nodes import ROOT, alive, free_port, port_is_free
+from tests.support.policies import RESTORES_ALWAYS
 from tests.support.waiting import eventually
 
 PROMPT = (
@@ -39,7 +42,10 @@ PROMPT = (
 
 @contextlib.contextmanager
 def started(tmp_path: Path, **options: Any) -> Iterator[Node]:
-    """A node whose every file lies below ``tmp_path``."""
+    """A node whose every file lies below ``tmp_path``, and which restores whatever it has."""
+    config = options.pop("config", None) or RuntimeConfig()
+    options["config"] = replace(config, save=replace(config.save, restore=RESTORES_ALWAYS))
+    options["port"] = options.pop("port", None) or free_port()
     settings: dict[str, Any] = {
         "cache_dir": tmp_path / "cache",
         "cache_ram": "64MiB",
