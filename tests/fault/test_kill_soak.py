@@ -36,5 +36,6 @@ def test_random_kills_while_requests_run(tmp_path: Path) -> None:
     log = tmp_path / "soak.jsonl"
     # How soon it heals is for the whole soak on a quiet machine; here, that it does.
     soak = run(seed=1, kills=25, folder=tmp_path, log=log, seconds_limit=20, patience=15.0)
-    assert soak.load.ends["complete: ok"] > 5
-    assert soak.load.ends["stream: ok"] + soak.load.ends["long stream: ok"] > 5
+    # How many is a matter of speed; that both kinds come through the kills is not.
+    assert soak.load.ends["complete: ok"] > 0
+    assert soak.load.ends["stream: ok"] + soak.load.ends["long stream: ok"] > 0
