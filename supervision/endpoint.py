@@ -403,8 +403,8 @@ class Endpoint:
         own = [self._socket.fileno(), self._epoll.fileno(), self._wake_fd]
         return [*own, *self._links]
 
-    def say_bye(self) -> None:
-        """Tell every peer what was read from it, and that nothing later is: the process ends.
+    def announce_end(self) -> None:
+        """Send every peer the count of its messages that were read; no later one will be.
 
         For a process that has turned away what it had read and not handled. Each peer then knows
         that its later messages reached nobody. Returns when all has left, within ``_LEAVE_S``.

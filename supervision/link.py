@@ -132,7 +132,7 @@ class Link:
         self._output.append((self.session.seal_ack(), None))
 
     def put_bye(self) -> None:
-        """Acknowledge what has arrived, and say that nothing later is read."""
+        """Acknowledge what has arrived, as the last frame: nothing later is read."""
         self._ack_due = 0
         self._output.append((self.session.seal_bye(), None))
 

@@ -137,7 +137,7 @@ def test_what_was_not_read_before_an_orderly_end_certainly_reached_nobody():
         a.send(b.address, Echo("r", "read"), outcomes.append)
         pump(lambda: b.inbox, a, b)
         b.send(a.address, Echo("r", "last words"))
-        b.say_bye()
+        b.announce_end()
         a.send(b.address, Echo("r", "unread"), outcomes.append)
         b.close()
         pump(lambda: len(outcomes) == 2, a)
@@ -152,7 +152,7 @@ def test_what_was_said_before_an_orderly_end_is_read_though_writing_fails():
         a.send(b.address, Echo("r"), outcomes.append)
         pump(lambda: b.inbox, a, b)
         b.send(a.address, Echo("r", "last words"))
-        b.say_bye()
+        b.announce_end()
         a.send(b.address, Echo("r", "unread"), outcomes.append)
         b.close()  # it leaves something unread: the kernel resets the connection
         for _ in range(3):
@@ -170,7 +170,7 @@ def test_a_host_reads_everything_that_a_process_sent_before_it_ended():
         for _ in range(more_than_one_read):
             b.send(host.address, Echo("r", bytes(2000)))
         b.send(host.address, Echo("r", "last words"))
-        ending = threading.Thread(target=lambda: (b.say_bye(), b.close()))
+        ending = threading.Thread(target=lambda: (b.announce_end(), b.close()))
         ending.start()
         received = list(host.receive_until_closed(b.address))
         ending.join()
