@@ -34,8 +34,9 @@ lock outdated: install
 demo: install
 	@$(BIN)/python -m runtime demo
 
+WORKERS ?= $(shell expr $$(nproc) + 1)
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS)
 
 pure system fault model: install
 	$(BIN)/python -m pytest -q -m $@

@@ -25,7 +25,7 @@ from cache.rows import SaveReason
 
 LOOKUP_TIMEOUT_S = 1.0  # a lookup takes about a millisecond; past this the cache is in trouble
 ASK_AGAIN_S = 0.02  # while rows are being saved; a batch of them takes about so long
-SAVE_TIMEOUT_S = 0.5  # a reservation likewise; a finished reply does not wait longer for its rows
+SAVE_TIMEOUT_S = 2.0  # a reservation likewise; past this the end of a reply is not stored
 BEING_WRITTEN = MissReason.BEING_WRITTEN.value
 PARENT_UNKNOWN = (
     "the parent_key is not in the cache (evicted, or of another model or build); "

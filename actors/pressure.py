@@ -5,7 +5,8 @@ lies above ``low``, until usage is at ``low`` or nothing more can be given up. I
 starts: usage that wanders about one watermark moves nothing (hysteresis).
 
 After each eviction the next reading is waited for, for ``settle_s``: freed memory shows up with a
-delay, and the same overshoot must not be paid twice.
+delay, and the same overshoot must not be paid twice. For the same reason no reading of that time
+begins a relief.
 """
 
 from __future__ import annotations
@@ -151,12 +152,12 @@ class PressureCore:
         if overshoot <= 0:
             self.is_relieving = False
             return Decision(Verdict.BELOW)
-        if reading.used >= given.high * reading.total or is_stalled:
-            self.is_relieving = True
-        if not self.is_relieving:
+        begins = reading.used >= given.high * reading.total or is_stalled
+        if not (self.is_relieving or begins):
             return Decision(Verdict.BELOW)
         if self._in_flight or now < self._not_before:
-            return Decision(Verdict.WAITING)
+            return Decision(Verdict.WAITING)  # what this reading shows may be over: nothing begins
+        self.is_relieving = True
         if overshoot < max(1, given.min_evict_bytes):
             self.is_relieving = False
             return Decision(Verdict.TOO_LITTLE)

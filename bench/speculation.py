@@ -28,10 +28,10 @@ from bench.report import Figure, figure
 from bench.stats import paired_ratios, summarise
 from bench.subjects import Subject, random_prompt, subjects
 from cache.policy import LivePolicy, LogitsPolicy
+from examples.train_demo_model.corpus import documents
 from native import load_backend
 from native.backend import Backend, Batch
 from native.params import SamplingParams
-from examples.train_demo_model.corpus import documents
 from runtime.progress import ProgressLine
 from tests.support.engine_runs import EngineRun, Script, run
 

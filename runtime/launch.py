@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -40,12 +39,6 @@ def as_config(model: str, value: str | Path | ModelConfig) -> ModelConfig:
     if isinstance(value, ModelConfig):
         return value
     return ModelConfig(str(Path(value).expanduser().absolute()))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def spawn(config: RuntimeConfig) -> LaunchedNode:

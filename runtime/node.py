@@ -27,6 +27,7 @@ from runtime.tree_view import ProcessFacts, TreeNode, arrange
 from supervision import ChildKind, Connection, Entry
 from supervision.errors import NodeNotRunning, NoReply, PortInUse
 from supervision.messages import ReportVitals, Vitals, VitalsReported, new_ref
+from supervision.ports import free_port
 from supervision.process import age_s, memory
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Node(ModelClient):
         fixed = port if port is not None else settings["admin_port"] if port_is_configured else None
         last: errors.NodeStartFailed | None = None
         for _ in range(1 if fixed is not None else PORT_TRIES):
-            chosen = fixed if fixed is not None else launch.free_port()
+            chosen = fixed if fixed is not None else free_port()
             node_settings = from_mapping({**settings, "admin_port": chosen})
             try:
                 child = launch.spawn(node_settings)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
-from supervision.endpoint import LOOPBACK
 from supervision.errors import SpecError, SupervisionError
 from supervision.launched import say_ready
 from supervision.launcher import NodeConfig, run_node
+from supervision.ports import free_port
 from supervision.spec import SupervisorSpec, actors_below
 
 
@@ -64,7 +63,7 @@ def _config(where: str, settings: dict[str, Any], parent_fd: int | None) -> Node
     tree = load_tree(where)
     log_file = settings["log_file"]
     return NodeConfig(
-        port=settings["port"] or _free_port(),
+        port=settings["port"] or free_port(),
         runtime_dir=Path(settings["runtime_dir"]),
         tree=tree,
         log_file=None if log_file is None else Path(log_file),
@@ -84,12 +83,6 @@ def load_tree(where: str) -> SupervisorSpec:
     if not isinstance(tree, SupervisorSpec):
         raise SpecError("MODULE:NAME", where, f"is a {type(tree).__name__}, not a SupervisorSpec")
     return tree
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def _ready(config: NodeConfig, ready_fd: int | None) -> None:

@@ -228,6 +228,7 @@ class Shell(Actor):  # type: ignore[misc]
     def exit(self, code: int) -> NoReturn:
         with contextlib.suppress(Exception):
             self._drain()
+            self._endpoint.announce_end()
         logging.shutdown()
         os._exit(code)
 

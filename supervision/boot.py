@@ -10,7 +10,7 @@ import logging
 import os
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Self
 
 from supervision import logs, process
@@ -31,7 +31,6 @@ from supervision.worker import shutdown_reason
 
 _LOOK_S: Final = 0.1
 """How often a start looks whether it still makes sense."""
-_LAST_WORDS_S: Final = 0.002
 _ORPHAN_S: Final = 0.5
 _END_S: Final = 5.0
 _LOG = logging.getLogger(f"{logs.LOGGER}.launcher")
@@ -106,6 +105,9 @@ class Boot:
                 asked_to_stop = self.context.send(root, Shutdown(shutdown_reason(why)), 1.0)
                 deadline = time.monotonic() + self._config.stop_timeout_s
             if not all(map(process.is_alive, watched)):
+                for message in self._last_words():
+                    if isinstance(message, InitFailed):
+                        raise NodeStartFailed(message.detail)
                 raise NodeStartFailed("the Admin or the root supervisor died while starting")
         raise NodeStartFailed(f"not ready within {self._config.start_timeout_s} s")
 
@@ -127,13 +129,16 @@ class Boot:
     # ── while it runs ────────────────────────────────────────────────────────
 
     def reason_of_root(self) -> ExitReason | None:
-        """What a root that has ended has said; it is here before the news of its death is."""
-        deadline = time.monotonic() + _LAST_WORDS_S
-        while (left := deadline - time.monotonic()) > 0:
-            message = self.context.receive(left)
+        """The reason that a root which has ended gave; None if it gave none."""
+        for message in self._last_words():
             if isinstance(message, Exiting):
                 return message.reason
         return None
+
+    def _last_words(self) -> Iterator[object]:
+        """What the root had sent when it ended."""
+        if self.root is not None:
+            yield from self.context.receive_until_closed(self.root)
 
     def end_orphans(self) -> None:
         """End what actors have forked and left behind: the launcher is its parent now.

@@ -23,7 +23,16 @@ from supervision.address import Address
 from supervision.codec import FrameRefused, ValueCodec
 from supervision.errors import TransportRefused
 from supervision.link import READ_BYTES, Done, Link, Outcome, Outgoing
-from supervision.session import MAX_FRAME_BYTES, Acked, Arrived, Event, Proved, Secret, Session
+from supervision.session import (
+    MAX_FRAME_BYTES,
+    Acked,
+    Arrived,
+    Event,
+    Left,
+    Proved,
+    Secret,
+    Session,
+)
 from supervision.strangers import Strangers, silence_of
 
 LOOPBACK: Final = "127.0.0.1"
@@ -34,6 +43,7 @@ _ACK_DELAY_S: Final = 0.05
 _BACKLOG: Final = 1024
 _ACCEPTS_PER_TURN: Final = 64
 _TRIES: Final = 3
+_LEAVE_S: Final = 0.1
 _LOG: Final = logging.getLogger("supervision.transport")
 
 
@@ -254,7 +264,7 @@ class Endpoint:
                 self._connected(link)
             if events & ~select.EPOLLOUT:
                 self._read(link)
-            if link.fd in self._links:
+            if self._has(link):
                 self._flush(link)
         except FrameRefused as refusal:
             self._refuse(link, str(refusal))
@@ -283,12 +293,20 @@ class Endpoint:
             else:
                 self._drop(link)
             return
-        for event in link.session.receive(data):
-            self._take(link, event)
+        self._receive(link, data)
+        if not self._has(link):
+            return
         if link.owes_ack and link.fd not in self._owing:
             if not self._owing:
                 self._ack_at = time.monotonic() + _ACK_DELAY_S
             self._owing[link.fd] = link
+
+    def _receive(self, link: Link, data: bytes) -> None:
+        for event in link.session.receive(data):
+            self._take(link, event)
+
+    def _has(self, link: Link) -> bool:
+        return self._links.get(link.fd) is link
 
     def _take(self, link: Link, event: Event) -> None:
         match event:
@@ -299,6 +317,12 @@ class Endpoint:
             case Acked(count):
                 for outgoing in link.note_acked(count):
                     self._finish(outgoing, Outcome.ARRIVED)
+            case Left(count):
+                for outgoing in link.note_acked(count):
+                    self._finish(outgoing, Outcome.ARRIVED)
+                for outgoing in link.note_left():
+                    self._finish(outgoing, Outcome.REFUSED)
+                self._drop(link)
             case Proved(port):
                 self._proved(link, Address(self.address.host, port))
 
@@ -316,6 +340,7 @@ class Endpoint:
         try:
             link.flush()
         except OSError:
+            self._read_last(link)
             self._drop(link)
             return
         if not link.owes_ack:
@@ -324,6 +349,12 @@ class Endpoint:
         if wanted != link.events:
             link.events = wanted
             self._epoll.modify(link.fd, wanted)
+
+    def _read_last(self, link: Link) -> None:
+        """Writing failed: the kernel may still hold what the other side sent before it ended."""
+        with contextlib.suppress(OSError, FrameRefused):
+            while self._has(link) and (data := link.socket.recv(READ_BYTES)):
+                self._receive(link, data)
 
     def _tidy(self) -> None:
         """What is due by time."""
@@ -371,6 +402,22 @@ class Endpoint:
         """Every descriptor of this endpoint: a process forked from this one must close them."""
         own = [self._socket.fileno(), self._epoll.fileno(), self._wake_fd]
         return [*own, *self._links]
+
+    def announce_end(self) -> None:
+        """Send every peer the count of its messages that were read; no later one will be.
+
+        For a process that has turned away what it had read and not handled. Each peer then knows
+        that its later messages reached nobody. Returns when all has left, within ``_LEAVE_S``.
+        """
+        for link in list(self._links.values()):
+            if link.session.is_open:
+                link.put_bye()
+                self._flush(link)
+        deadline = time.monotonic() + _LEAVE_S
+        while any(one.has_unsent_bytes for one in self._links.values()):
+            if time.monotonic() > deadline:
+                return
+            select.select((), (), (), 0.001)  # no event tells when the other side takes more
 
     def close(self) -> None:
         """Acknowledge what has come, and close everything; nobody hears of what had not arrived."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from supervision.address import Address
@@ -11,6 +12,8 @@ from supervision.link import Done, Outcome
 from supervision.session import Secret
 
 _FLUSH_S: Final = 0.5
+_LAST_WORDS_S: Final = 0.5
+"""The limit for a process that is said to have ended and whose connection still stands."""
 
 
 class HostContext:
@@ -53,6 +56,23 @@ class HostContext:
         while not inbox and (left := deadline - time.monotonic()) > 0:
             self._endpoint.poll(left)
         return inbox.popleft()[1] if inbox else None
+
+    def receive_until_closed(self, target: Address) -> Iterator[object]:
+        """Everything that comes, from anyone, until the connection to ``target`` has ended.
+
+        The end of a connection is read after everything that was sent on it: waiting for it, and
+        not for some time, finds what a process sent before it ended, however busy the machine is.
+        """
+        deadline = time.monotonic() + _LAST_WORDS_S
+        inbox = self._endpoint.inbox
+        while True:
+            was_open = self.is_connected(target)
+            while inbox:
+                yield inbox.popleft()[1]
+            left = deadline - time.monotonic()
+            if not was_open or left <= 0:
+                return
+            self._endpoint.poll(left)
 
     def _poll(self, timeout_s: float) -> None:
         """Wait for news of what was sent, though messages may be waiting to be received."""

@@ -67,21 +67,35 @@ class Line:
             return self.downs[monitor]
         self._doubt_after_silence()
         try:
-            while (left := deadline - time.monotonic()) > 0:
-                message = self.context.receive(left)
+            while True:
+                # A thread that gets its CPU late still takes what has been read for it.
+                message = self.context.receive(max(0.0, deadline - time.monotonic()))
                 if message is None:
                     return None
-                self.notice(message)
-                its_ref = getattr(message, "ref", None)
-                if isinstance(message, Down):
-                    self._keep(message)
-                if its_ref == ref or (monitor and its_ref == monitor):
+                if self._is_for(message, ref, monitor):
                     return message
-                if its_ref in self.streams:
-                    self.streams[its_ref].append(message)
-            return None
         finally:
             self.read_at = time.monotonic()
+
+    def last_words(self, ref: str, address: Address | None) -> object | None:
+        """What a process that has ended had sent with this ref; None if nothing."""
+        if address is not None:
+            for message in self.context.receive_until_closed(address):
+                if self._is_for(message, ref, ""):
+                    return message
+        return None
+
+    def _is_for(self, message: object, ref: str, monitor: str) -> bool:
+        """Note what came; whether it is the answer, or the Down, that is waited for."""
+        self.notice(message)
+        its_ref = getattr(message, "ref", None)
+        if isinstance(message, Down):
+            self._keep(message)
+        if its_ref == ref or (monitor and its_ref == monitor):
+            return True
+        if its_ref in self.streams:
+            self.streams[its_ref].append(message)
+        return False
 
     def watch(self, root: Address, child_id: str, incarnation: int) -> str:
         """The ref of this thread's monitor on an incarnation, set or renewed if need be.

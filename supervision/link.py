@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import fcntl
 import select
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +22,9 @@ from supervision.address import Address
 from supervision.session import Kind, Session
 
 READ_BYTES: Final = 256 << 10
+_SIOCOUTQNSD: Final = 0x894B
+"""Asks the kernel for the bytes of a socket that it has not sent yet."""
+_INT: Final = struct.Struct("i")
 _LAZY_ACK: Final = 32
 """So many messages that nobody waits for are acknowledged together."""
 
@@ -30,7 +35,7 @@ class Outcome(enum.Enum):
     ARRIVED = "arrived"
     """The other process has it."""
     REFUSED = "refused"
-    """It certainly reached nobody."""
+    """It certainly reached nobody: it did not leave, or it was not read and never will be."""
     UNKNOWN = "unknown"
     """It left, and the connection ended before it was acknowledged."""
 
@@ -126,6 +131,11 @@ class Link:
         self._ack_due = 0
         self._output.append((self.session.seal_ack(), None))
 
+    def put_bye(self) -> None:
+        """Acknowledge what has arrived, as the last frame: nothing later is read."""
+        self._ack_due = 0
+        self._output.append((self.session.seal_bye(), None))
+
     def flush(self) -> None:
         """Hand the kernel what it takes. Raises OSError where the connection is gone."""
         greeting = self.session.take_output()
@@ -175,6 +185,23 @@ class Link:
             self._acked += 1
             arrived.append(self._sent.popleft())
         return arrived
+
+    @property
+    def has_unsent_bytes(self) -> bool:
+        """Whether this side's kernel still has bytes that the other side's does not have.
+
+        Those are lost when the process ends with something unread on the connection.
+        """
+        with contextlib.suppress(OSError):
+            (unsent,) = _INT.unpack(fcntl.ioctl(self.fd, _SIOCOUTQNSD, bytes(_INT.size)))
+            return int(unsent) > 0
+        return False
+
+    def note_left(self) -> list[Outgoing]:
+        """The other side reads no more: take what it has not read."""
+        unread = list(self._sent)
+        self._sent.clear()
+        return unread
 
     # ── end ──────────────────────────────────────────────────────────────────
 

@@ -39,10 +39,6 @@ LOOK_S: Final = 0.1
 """How often who waits looks whether the node lives; that a target ended, the root tells."""
 _UNTIL_UP_S: Final = 1.0
 """The root is asked to answer when a child is up, and asked anew after this."""
-_LAST_WORDS_S: Final = 0.002
-"""What a process sent before it ended is here when its Down is, but may not have been read yet."""
-_GLANCE_S: Final = 0.0002
-"""When the end of its connection was read, so was everything before it."""
 
 
 @frozen
@@ -166,6 +162,9 @@ class Router:
                 return answer
             reason = end_of_node(self.folder, sent.line.boot)
             if reason is not None:
+                last_words = sent.line.last_words(ref, sent.route.address)
+                if last_words is not None:
+                    return last_words
                 incarnation = sent.route.incarnation or sent.line.boot[1]
                 raise TargetDown(target, incarnation, reason)
             sent.line.renew(self.record.root_address, sent.route.id, sent.monitor)
@@ -178,10 +177,7 @@ class Router:
         message = sent.line.next(ref, deadline, sent.monitor)
         if not (isinstance(message, Down) and message.ref == sent.monitor):
             return message
-        address = sent.route.address
-        is_silent = address is not None and not sent.line.context.is_connected(address)
-        grace_s = _GLANCE_S if is_silent else _LAST_WORDS_S
-        last_words = sent.line.next(ref, time.monotonic() + grace_s)
+        last_words = sent.line.last_words(ref, sent.route.address)
         if last_words is not None:
             return last_words
         raise TargetDown(target, message.incarnation, message.reason)

@@ -7,7 +7,7 @@ Without sockets: bytes that arrived go in, events and bytes to send come out.
     connects   →  "LA1" ‖ nonce (16)
                ←  nonce (16) ‖ proof (16)            it knows the cookie, and it is this port
                →  frame: IDENT own port              so do I; sealed with a key of this session
-    then both  ↔  frames: MESSAGE, ACK
+    then both  ↔  frames: MESSAGE, ACK; BYE is the last one of a process that ends in order
 
 A frame is ``length (4) ‖ mac (16) ‖ kind (1) ‖ body``; the length counts what follows it. The mac
 is BLAKE3, keyed for this session and direction, over the number of the frame and its content: a
@@ -72,6 +72,8 @@ class Kind(enum.IntEnum):
     MESSAGE_TO_ACK = 3
     """A message whose sender waits for the acknowledgement."""
     ACK = 4
+    BYE = 5
+    """The last frame: like ACK, and nothing later is read on this connection."""
 
 
 # ── events ───────────────────────────────────────────────────────────────────
@@ -99,7 +101,14 @@ class Acked:
     count: int
 
 
-Event = Proved | Arrived | Acked
+@frozen
+class Left:
+    """So many of our messages were read over there, and no later one will be: the process ends."""
+
+    count: int
+
+
+Event = Proved | Arrived | Acked | Left
 
 
 class _Stage(enum.Enum):
@@ -160,6 +169,10 @@ class Session:
     def seal_ack(self) -> bytes:
         """The acknowledgement of everything that has arrived."""
         return self.seal(Kind.ACK, _COUNT.pack(self.arrived))
+
+    def seal_bye(self) -> bytes:
+        """The last frame: what has arrived, and that nothing later is read."""
+        return self.seal(Kind.BYE, _COUNT.pack(self.arrived))
 
     # ── bytes in ─────────────────────────────────────────────────────────────
 
@@ -239,6 +252,8 @@ class Session:
             return Arrived(body, kind == Kind.MESSAGE_TO_ACK)
         if kind == Kind.ACK and len(body) == _COUNT.size:
             return Acked(int(_COUNT.unpack(body)[0]))
+        if kind == Kind.BYE and len(body) == _COUNT.size:
+            return Left(int(_COUNT.unpack(body)[0]))
         raise FrameRefused(f"a frame of kind {kind}")
 
     # ── keys ─────────────────────────────────────────────────────────────────

@@ -7,21 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from runtime import Node
+from tests.support.examples import load_profiles
 from tests.support.gguf_files import tiny_llama
 from tests.support.published import published_models
-from tests.support.runtime_nodes import LeakCheck, one_thread, started
+from tests.support.runtime_nodes import LeakCheck, emptied, one_thread, started
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that runs the tests in the background has it so, and Ctrl-C is part of what is tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-
-# Hypothesis' own deadline is 200 ms of wall time for an example, which a busy machine misses.
-settings.register_profile("busy", deadline=None)
-settings.load_profile("busy")
+load_profiles()
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +40,32 @@ def node(tmp_path: Path) -> Iterator[Node]:
         leaks.watch(running)
         yield running
         leaks.watch(running)
+
+
+@pytest.fixture(scope="module")
+def module_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``module_node``, as ``tmp_path`` is that of ``node``."""
+    return tmp_path_factory.mktemp("module")
+
+
+@pytest.fixture(scope="module")
+def module_node(module_home: Path) -> Iterator[Node]:
+    """One node for a whole file; everything of it must be gone at its end."""
+    with LeakCheck() as leaks, started(module_home) as running:
+        leaks.watch(running)
+        yield running
+        leaks.watch(running)
+
+
+@pytest.fixture
+def emptied_node(module_node: Node) -> Iterator[Node]:
+    """The file's node, without models and rows as a fresh one, in a fraction of its time.
+
+    For tests that kill nothing but models and change no settings: a file of such tests defines
+    ``node`` as this one.
+    """
+    yield module_node
+    emptied(module_node)
 
 
 @pytest.fixture

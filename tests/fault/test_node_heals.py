@@ -49,7 +49,7 @@ def warm(node: Node, cold: Completion) -> Completion:
         is_found = done.cache.hit.value == "exact" and done.cache.source != "live"
         return done if is_found else None
 
-    found = eventually(probe, within_s=15, what="the rows are found again")
+    found = eventually(probe, within_s=30, what="the rows are found again")
     assert found is not None
     return found
 
@@ -89,8 +89,8 @@ def test_killing_the_launcher_takes_everything_with_it(tiny_gguf: Path, tmp_path
         node.client.load("tiny", one_thread(tiny_gguf))
         everything = pids(node.tree())
         kill(node.launcher_pid)
-        eventually(lambda: not any(map(alive, everything)), within_s=2, what="all gone")
-        eventually(lambda: port_is_free(node.port), within_s=2, what="the port is free")
+        eventually(lambda: not any(map(alive, everything)), within_s=30, what="all gone")
+        eventually(lambda: port_is_free(node.port), within_s=30, what="the port is free")
 
 
 def test_a_node_ends_with_the_host_that_started_it(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_a_node_ends_with_the_host_that_started_it(tmp_path: Path) -> None:
         with Node.attach(port, runtime_dir=tmp_path) as node:
             everything = pids(node.tree())
         kill(host.pid)
-        host.wait(5)
-        eventually(lambda: not any(map(alive, everything)), within_s=5, what="the node is gone")
+        host.wait(60)
+        eventually(lambda: not any(map(alive, everything)), within_s=30, what="the node is gone")
         assert port_is_free(port)
 
 

@@ -46,7 +46,7 @@ def flat(*ids: str, **changes: object) -> SupervisorSpec:
 
 
 def echo(node: RunningNode, child_id: str) -> Echoed:
-    answer = node.connect().ask(child_id, Echo(new_ref()), timeout_s=10)
+    answer = node.connect().ask(child_id, Echo(new_ref()), timeout_s=30)
     assert isinstance(answer, Echoed)
     return answer
 
@@ -151,7 +151,7 @@ def test_a_root_that_gives_up_starts_the_whole_node_anew(tmp_path):
         kill_child(node, "a")
         eventually(lambda: (r := node.folder.read()) and r.boot == 2, what="boot 2")
         node.note_group()
-        second = connection.ask("a", Echo(new_ref()), timeout_s=10)
+        second = connection.ask("a", Echo(new_ref()), timeout_s=30)
         assert isinstance(second, Echoed)
         assert second.pid != first.pid
 
@@ -161,7 +161,7 @@ def test_a_killed_supervisor_takes_its_children_along_and_they_come_back(tmp_pat
     with running_node(tree(Strategy.ONE_FOR_ONE, below("sub", inner), good("b")), tmp_path) as node:
         old = [node.entry(one).pid or 0 for one in ("x", "y")]
         kill_child(node, "sub")
-        eventually(lambda: not any(alive(one) for one in old), what="orphans gone", within_s=2)
+        eventually(lambda: not any(alive(one) for one in old), what="orphans gone", within_s=30)
         for one in ("x", "y"):
             entry = node.up(one, after_incarnation=1)
             assert entry.incarnation == 2
@@ -173,12 +173,12 @@ def test_a_killed_supervisors_dynamic_children_leave_the_directory(tmp_path):
     inner = SupervisorSpec(Strategy.SIMPLE_ONE_FOR_ONE, template=ChildSpec("t", GOOD))
     with running_node(tree(Strategy.ONE_FOR_ONE, below("dyn", inner)), tmp_path) as node:
         connection = node.connect()
-        connection.ask("dyn", StartChild(new_ref(), "m"), timeout_s=5)
+        connection.ask("dyn", StartChild(new_ref(), "m"), timeout_s=30)
         node.up("m")
         kill_child(node, "dyn")
         node.up("dyn", after_incarnation=1)
         eventually(lambda: connection.where("m") is None, what="m out of the directory")
-        connection.ask("dyn", StartChild(new_ref(), "m"), timeout_s=5)
+        connection.ask("dyn", StartChild(new_ref(), "m"), timeout_s=30)
         assert node.up("m").incarnation == 2
 
 
@@ -205,7 +205,7 @@ def test_a_stuck_child_holds_up_neither_its_siblings_nor_the_directory(tmp_path)
                 began = time.monotonic()
                 kill_child(node, "c7")
                 node.up("c7", after_incarnation=incarnation)
-                assert time.monotonic() - began < 1.0
+                assert time.monotonic() - began < 4.0
             assert echo(node, "c6").id == "c6"
         finally:
             for one in stuck:
@@ -226,7 +226,7 @@ def test_a_killed_admin_or_root_brings_the_node_back_on_the_same_port(tmp_path, 
         assert not any(alive(one) for one in old)
         after = node.record
         assert (after.pid, after.port) == (before.pid, before.port)
-        answer = connection.ask("a", Echo(new_ref()), timeout_s=10)
+        answer = connection.ask("a", Echo(new_ref()), timeout_s=30)
         assert isinstance(answer, Echoed)
 
 
@@ -256,9 +256,9 @@ def test_a_killed_launcher_takes_every_process_with_it_and_frees_the_port(tmp_pa
     assert len(pids) == 6
     connection = node.connect()
     node.process.kill()
-    node.process.wait(5)
-    eventually(lambda: not any(alive(one) for one in pids), what="all gone", within_s=2)
-    assert port_is_free(node.config.port)
+    node.process.wait(60)
+    eventually(lambda: not any(alive(one) for one in pids), what="all gone", within_s=30)
+    eventually(lambda: port_is_free(node.config.port), what="the port is free")
     with pytest.raises((NodeNotRunning, NoReply)):
         connection.ask("a", Echo(new_ref()), timeout_s=2)
     connection.close()
@@ -287,7 +287,7 @@ def test_a_message_for_an_earlier_incarnation_is_not_handled(tmp_path):
         other = Addressed("b", 1, Do("exit"))
         node.connect().tell(entry.address, other)
         assert echo(node, "a").incarnation == 1
-        status = node.connect().ask("a", ReportStatus(new_ref()), timeout_s=5)
+        status = node.connect().ask("a", ReportStatus(new_ref()), timeout_s=30)
         assert status.status == {"handled": 1}  # type: ignore[attr-defined]
 
 

@@ -37,8 +37,9 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.fault
 
 WATCHING = "tests.support.children.WatchingChild"
-PROMPTLY_S = 1.0
-TIMEOUT_S = 20.0
+PROMPTLY_S = 10.0
+"""Far from it on a quiet machine, and far below the time that is waited otherwise."""
+TIMEOUT_S = 60.0
 
 
 def child(child_id: str, **changes: object) -> ChildSpec:
@@ -57,7 +58,7 @@ TREE = one_for_one(child("w"), below("sub", one_for_one(child("x"))))
 
 
 def seen(node: RunningNode, child_id: str) -> tuple[object, ...]:
-    answer = node.connect().ask(child_id, ReportSeen(new_ref()), timeout_s=5)
+    answer = node.connect().ask(child_id, ReportSeen(new_ref()), timeout_s=30)
     assert isinstance(answer, Seen)
     return answer.values
 
@@ -67,7 +68,7 @@ def downs(node: RunningNode, child_id: str) -> list[tuple[object, ...]]:
 
 
 def watch(node: RunningNode, child_id: str, other: str, **options: bool) -> str:
-    answer = node.connect().ask(child_id, Watch(new_ref(), other, **options), timeout_s=5)
+    answer = node.connect().ask(child_id, Watch(new_ref(), other, **options), timeout_s=30)
     assert isinstance(answer, Seen)
     return str(answer.values[0])
 
@@ -79,7 +80,7 @@ def pid_of(node: RunningNode, who: str) -> int:
 
 
 def status_of(node: RunningNode, child_id: str) -> dict[str, object]:
-    answer = node.connect().ask(child_id, ReportStatus(new_ref()), timeout_s=5)
+    answer = node.connect().ask(child_id, ReportStatus(new_ref()), timeout_s=30)
     assert isinstance(answer, StatusReported)
     return answer.status
 
@@ -131,7 +132,7 @@ def test_an_ask_in_flight_fails_at_once_and_says_why(tmp_path, victim, words):
         assert (asking.error.target, asking.error.incarnation) == ("x", 1)
         assert asking.error.reason.kind is ExitKind.KILLED
         assert any(word in asking.error.reason.text for word in words)
-        answer = node.connect().ask("x", Echo(new_ref()), timeout_s=10)
+        answer = node.connect().ask("x", Echo(new_ref()), timeout_s=30)
         assert isinstance(answer, Echoed)
         node.note_group()
 
@@ -155,7 +156,7 @@ def test_an_ask_that_may_have_been_handled_is_not_sent_again(tmp_path):
         assert status_of(node, "x")["handled"] == 0
 
 
-@pytest.mark.parametrize("how", ["stop", "raise"])
+@pytest.mark.parametrize("how", ["stop", "raise", "stop slowly"])
 def test_what_waits_behind_the_last_message_of_a_process_is_sent_to_the_next_one(tmp_path, how):
     with running_node(TREE, tmp_path) as node:
         connection = node.connect()
@@ -168,7 +169,7 @@ def test_what_waits_behind_the_last_message_of_a_process_is_sent_to_the_next_one
 def test_a_message_for_another_incarnation_is_refused_and_the_ask_finds_the_right_one(tmp_path):
     with running_node(TREE, tmp_path) as node:
         connection = node.connect()
-        connection.ask("x", Echo(new_ref()), timeout_s=5)
+        connection.ask("x", Echo(new_ref()), timeout_s=30)
         entries = connection._router._entries
         entries["x"] = dataclasses.replace(entries["x"], incarnation=7)
         began = time.monotonic()
@@ -179,7 +180,7 @@ def test_a_message_for_another_incarnation_is_refused_and_the_ask_finds_the_righ
         stream = connection.stream("x", Echo(new_ref()), idle_timeout_s=TIMEOUT_S)
         assert next(stream).incarnation == 1  # type: ignore[attr-defined]
         assert time.monotonic() - began < PROMPTLY_S
-        assert "refused a Echo for x, incarnation 7" in node.log
+        eventually(lambda: "refused a Echo for x, incarnation 7" in node.log, what="a line")
 
 
 def test_a_stream_ends_with_its_target_if_it_shall_and_else_goes_on(tmp_path):
@@ -216,7 +217,7 @@ def test_one_monitor_serves_every_ask_of_a_thread_and_none_is_renewed(tmp_path, 
         monkeypatch.setattr(HostContext, "send", counting)
         monkeypatch.setattr(HostContext, "post", counting_post)
         for _ in range(20):
-            connection.ask("x", Echo(new_ref()), timeout_s=5)
+            connection.ask("x", Echo(new_ref()), timeout_s=30)
         assert sent == {"WhereIs": 1, "Monitor": 1, "Addressed": 20}
 
 
@@ -309,7 +310,7 @@ def test_the_root_forgets_the_monitors_of_hosts_that_are_gone(tmp_path):
         for polite in (True, False):
             other = Connection.attach(node.config.runtime_dir)
             for target in ("w", "x"):
-                other.ask(target, Echo(new_ref()), timeout_s=5)
+                other.ask(target, Echo(new_ref()), timeout_s=30)
             before = status_of(node, "root")["monitors"]
             assert before == 2 if polite else 2 <= before <= 3  # type: ignore[operator]
             if polite:
@@ -345,7 +346,7 @@ def test_a_worker_hears_of_a_lost_supervisor_and_of_a_child_that_leaves(tmp_path
     dynamic = SupervisorSpec(Strategy.SIMPLE_ONE_FOR_ONE, template=child("template"))
     tree = one_for_one(child("w"), below("sub", one_for_one(child("x"))), below("dyn", dynamic))
     with running_node(tree, tmp_path) as node:
-        started = node.connect().ask("dyn", StartChild(new_ref(), "m"), timeout_s=5)
+        started = node.connect().ask("dyn", StartChild(new_ref(), "m"), timeout_s=30)
         assert isinstance(started, ChildStarted)
         of_x, silent = watch(node, "w", "x"), watch(node, "w", "x", stop=True)
         os.kill(pid_of(node, "sub"), signal.SIGKILL)
@@ -353,7 +354,7 @@ def test_a_worker_hears_of_a_lost_supervisor_and_of_a_child_that_leaves(tmp_path
         node.up("x", after_incarnation=1)
         eventually(lambda: node.entry("m").is_up, what="m")
         of_m = watch(node, "w", "m")
-        gone = node.connect().ask("dyn", TerminateChild(new_ref(), "m"), timeout_s=5)
+        gone = node.connect().ask("dyn", TerminateChild(new_ref(), "m"), timeout_s=30)
         assert isinstance(gone, ChildTerminated)
         eventually(lambda: len(downs(node, "w")) >= 2, what="the Down of m")
         heard = {one[4]: one for one in downs(node, "w")}
@@ -369,7 +370,7 @@ def test_a_worker_hears_that_what_it_told_did_not_arrive(tmp_path):
         os.kill(supervisor, signal.SIGSTOP)  # nobody sees x die: w still believes in it
         try:
             os.kill(victim, signal.SIGKILL)
-            told = node.connect().ask("w", TellOther(new_ref(), "x"), timeout_s=5)
+            told = node.connect().ask("w", TellOther(new_ref(), "x"), timeout_s=30)
             assert told == Seen(told.ref, (True,))  # type: ignore[attr-defined]
             eventually(
                 lambda: ("undelivered", "x", "Echo") in seen(node, "w"), what="the dead letter"

@@ -98,11 +98,11 @@ def test_whatever_a_child_does_its_strategy_and_restart_type_decide(how: str, tm
             assert down is not None, bad
             assert down.reason.kind in kinds, (bad, down.reason)
             assert word in down.reason.text, (bad, down.reason)
-        eventually(lambda: incarnations(node) == wanted, what="the tree is whole", within_s=20)
+        eventually(lambda: incarnations(node) == wanted, what="the tree is whole", within_s=30)
         for name, three in wanted.items():
             for place, incarnation in zip((BEFORE, BAD, AFTER), three, strict=True):
                 if incarnation:
-                    answer = node.connect().ask(f"{name}:{place}", Echo(new_ref()), timeout_s=5)
+                    answer = node.connect().ask(f"{name}:{place}", Echo(new_ref()), timeout_s=30)
                     assert isinstance(answer, Echoed)
                     assert answer.incarnation == incarnation
         grandchildren = [int(one.read_text()) for one in tmp_path.glob("grandchild.*")]
@@ -110,7 +110,7 @@ def test_whatever_a_child_does_its_strategy_and_restart_type_decide(how: str, tm
         eventually(
             lambda: not any(alive(pid) for pid in grandchildren),
             what="nothing is left that they forked",
-            within_s=5,
+            within_s=30,
         )
         assert incarnations(node) == wanted
 
@@ -138,7 +138,7 @@ def test_who_raises_in_init_when_restarted_is_tried_again(
             up = [node.entry(name) for name in (BEFORE, BAD, AFTER)]
             return all(one.is_up for one in up) and up[1].incarnation == 3
 
-        eventually(whole, what="all are up", within_s=10)
+        eventually(whole, what="all are up", within_s=30)
         assert tuple(node.entry(name).incarnation for name in (BEFORE, BAD, AFTER)) == wanted
         assert node.record.boot == 1
 
@@ -151,7 +151,7 @@ def test_who_ignores_shutdown_is_killed_and_holds_nothing_up_for_long(tmp_path: 
             node.connect().tell(f"{name}:{place}", Break("ignores_shutdown"))
         node.connect().tell(f"{name}:{BAD}", Break("raises_in_a_handler"))
         eventually(
-            lambda: incarnations(node)[name] == (2, 2, 2), what="all three anew", within_s=10
+            lambda: incarnations(node)[name] == (2, 2, 2), what="all three anew", within_s=30
         )
         for place in (BEFORE, AFTER):
             entry = node.entry(f"{name}:{place}")

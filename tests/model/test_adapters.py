@@ -22,6 +22,12 @@ from tests.support.runtime_nodes import PROMPT, kill, one_thread, pid_of
 
 pytestmark = pytest.mark.model
 
+
+@pytest.fixture
+def node(emptied_node: Node) -> Node:
+    return emptied_node
+
+
 PARAMS = ModelParams(n_ctx=2048, n_batch=128, n_ubatch=64, n_seq_max=4, n_threads=1)
 TEXT = [40 + i % 60 for i in range(200)]
 Make = Callable[[], Backend]

@@ -18,6 +18,12 @@ from tests.support.runtime_nodes import cli
 
 pytestmark = pytest.mark.model
 
+
+@pytest.fixture
+def node(emptied_node: Node) -> Node:
+    return emptied_node
+
+
 WORD = re.compile(r"[A-Za-z']+")
 
 
@@ -86,7 +92,7 @@ def test_a_prompt_of_three_thousand_tokens_goes_on_in_english(
 
 
 def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
-    ran = cli("demo", "--json", port=free_port(), runtime_dir=tmp_path, timeout=110)
+    ran = cli("demo", "--json", port=free_port(), runtime_dir=tmp_path, timeout=280)
     assert ran.returncode == 0, (ran.stdout, ran.stderr)
     report = json.loads(ran.stdout)
     assert report["troubles"] == []

@@ -24,10 +24,17 @@ from tests.support.runtime_nodes import (
     one_thread,
     pid_of,
     started,
+    status_of,
 )
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.model
+
+
+@pytest.fixture
+def node(emptied_node: Node) -> Node:
+    return emptied_node
+
 
 LONG = PROMPT * 3
 
@@ -53,6 +60,8 @@ def test_every_way_to_be_warm_answers_as_cold_does(node: Node, tiny_gguf: Path) 
                         assert done.cache.hit.value == "exact", (cut, done.cache)
                         assert done.usage.cached_tokens >= n_prompt - 1
                     answers.append(done.tokens)
+                    # The end is stored after the answer: the next one need not find it at once.
+                    eventually(lambda: is_flushed(node.client), what="the end is stored")
                 node.unload("tiny")
             assert answers[0] == answers[1] == answers[2], (cut, options)
 
@@ -96,7 +105,7 @@ def test_a_salt_separates_what_nodes_store(tiny_gguf: Path, tmp_path: Path) -> N
             leaks.watch(node)
             node.client.load("tiny", one_thread(tiny_gguf))
             eventually(
-                lambda n=node: set(n.client.status()["cache_meta"]["scanned"]) == {"ram", "disk"},
+                lambda n=node: set(status_of(n, "cache_meta")["scanned"]) == {"ram", "disk"},
                 what="the tiers were scanned",
             )
             hits.append(node.complete("tiny", PROMPT, max_tokens=2).cache.source)
@@ -139,19 +148,22 @@ def test_status_answers_within_100_ms_while_the_model_prefills(node: Node, slow_
     thread = threading.Thread(target=work)
     thread.start()
     assert prefilling.wait(30)
-    line, times = node.connection, []
+    line, times, idle = node.connection, [], []
     while not finished.is_set() and len(times) < 200:
-        started_at = time.perf_counter()
-        answer = line.ask("model:slow", ReportStatus(new_ref()), timeout_s=5)
-        times.append(time.perf_counter() - started_at)
-        assert isinstance(answer, StatusReported)
+        for actor, taken in (("model:slow", times), ("registry", idle)):
+            started_at = time.perf_counter()
+            answer = line.ask(actor, ReportStatus(new_ref()), timeout_s=30)
+            taken.append(time.perf_counter() - started_at)
+            assert isinstance(answer, StatusReported)
     was_busy = not finished.is_set() or len(times) >= 10
     thread.join()
     assert was_busy
     times.sort()
-    # The median, and nearly all: a shared machine may take the processor away for a moment.
-    assert times[len(times) // 2] < 0.1
-    assert times[int(len(times) * 0.9)] < 0.1
+    idle.sort()
+    # The median, and nearly all. What a busy machine adds, an actor without work shows.
+    for share in (0.5, 0.9):
+        at = int(len(times) * share)
+        assert times[at] < 0.1 + 3 * idle[at], (times[at], idle[at])
 
 
 def test_cancelling_a_long_prefill_frees_the_model_at_once(node: Node, slow_gguf: Path) -> None:
@@ -162,16 +174,16 @@ def test_cancelling_a_long_prefill_frees_the_model_at_once(node: Node, slow_gguf
         break
     stream.close()
     eventually(
-        lambda: node.client.status()["model:slow"]["running"] == 0,
-        within_s=2,
-        what="the abandoned request is gone",
+        lambda: status_of(node, "model:slow")["running"] == 0, what="the abandoned request is gone"
     )
+    # At the end of its prompt it would have generated its token.
+    assert status_of(node, "model:slow")["tokens_generated"] == 0
     assert node.complete("slow", [7, 8, 9], max_tokens=2).tokens
 
 
 def test_raw_messages_reach_a_model_by_its_address(tiny_node: Node) -> None:
     line = tiny_node.connection
-    found = line.ask("registry", WhereIs(new_ref(), "model:tiny"), timeout_s=5)
+    found = line.ask("registry", WhereIs(new_ref(), "model:tiny"), timeout_s=30)
     assert isinstance(found, Located)
     assert found.entry.address is not None
     request = m.Complete(
@@ -252,7 +264,7 @@ def test_a_rotten_file_is_quarantined_and_costs_only_time(tiny_gguf: Path, tmp_p
     with started(tmp_path) as node:
         node.client.load("tiny", one_thread(tiny_gguf))
         eventually(
-            lambda: "disk" in node.client.status()["cache_meta"]["scanned"], what="disk was scanned"
+            lambda: "disk" in status_of(node, "cache_meta")["scanned"], what="disk was scanned"
         )
         done = node.complete("tiny", LONG, max_tokens=8)
         assert done.tokens == cold.tokens
@@ -273,10 +285,10 @@ def test_the_budget_of_the_ram_tier_holds_while_models_fill_it(
         node.client.load("tiny", one_thread(tiny_gguf))
         for index in range(12):
             node.complete("tiny", f"{index} {LONG}", max_tokens=4)
-            ram = node.client.status()["cache_meta"]["tiers"]["ram"]
+            ram = status_of(node, "cache_meta")["tiers"]["ram"]
             assert ram["used_bytes"] <= ram["budget_bytes"] <= 1 << 20
         eventually(lambda: is_flushed(node.client), what="the ends of replies are stored")
-        meta = node.client.status()["cache_meta"]
+        meta = status_of(node, "cache_meta")
         assert meta["evictions"] > 0
         assert meta["leases"] == meta["reservations"] == 0
 
@@ -321,7 +333,7 @@ def test_a_stored_prompt_says_its_first_token_without_a_decode(
     with started(tmp_path) as node:
         node.client.load("tiny", one_thread(tiny_gguf))
         eventually(
-            lambda: "disk" in node.client.status()["cache_meta"]["scanned"], what="disk was scanned"
+            lambda: "disk" in status_of(node, "cache_meta")["scanned"], what="disk was scanned"
         )
         again = node.complete("tiny", LONG, **options)
         assert (again.cache.source, again.cache.hit.value) == ("disk", "exact")

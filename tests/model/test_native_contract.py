@@ -708,9 +708,9 @@ def test_closing_while_another_thread_decodes_waits_for_it(kit: Kit) -> None:
 
     thread = threading.Thread(target=decode_until_closed)
     thread.start()
-    assert began.wait(10)
+    assert began.wait(60)
     b.close()
-    thread.join(20)
+    thread.join(60)
     assert outcome == ["closed"]
 
 

@@ -50,7 +50,7 @@ class Conversation:
 
     def chat(self, name: str, messages: list[dict[str, str]], **fields: Any) -> m.Run:
         self._desk.prepare(run(name, json.dumps(messages), chat=True, **fields))
-        ready = self._ready.get(timeout=20)
+        ready = self._ready.get(timeout=60)
         assert isinstance(ready, m.Run), ready
         return ready
 

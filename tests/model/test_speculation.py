@@ -21,12 +21,13 @@ from native.errors import InvalidParam
 from native.llama import LlamaBackend
 from native.params import ModelParams, SamplingParams
 from native.stub import END, EOT, StubBackend
-from runtime import Node, errors
+from runtime import Completion, Node, errors
 from runtime.embedded import path as embedded_path
 from tests.support.engine_runs import EngineRun, Outcome, Script, run
 from tests.support.gguf_files import tiny_llama
 from tests.support.runtime_nodes import one_thread
 from tests.support.ties import QUANTISED_TIE, TIE, same_but_for_ties
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.model
 
@@ -621,13 +622,18 @@ def test_a_model_is_loaded_with_its_draft_model_and_both_ways_say_the_same(
         node.client.load("wrong", one_thread(tiny_gguf, draft_path=str(longer)))
     node.client.load("tiny", one_thread(tiny_gguf, draft_path=str(tiny_gguf)))
     text = prompt(3, 20) * 4
-    said = {
-        how: node.complete("tiny", text, max_tokens=60, speculation=how)
-        for how in ("ngram", "draft", "off")
-    }
+
+    def complete(how: str) -> Completion:
+        return node.complete("tiny", text, max_tokens=60, speculation=how)
+
+    said = {how: complete(how) for how in ("ngram", "draft", "off")}
     assert said["off"].tokens == said["ngram"].tokens == said["draft"].tokens
     assert said["off"].usage.drafted_tokens == 0
-    assert said["ngram"].usage.accepted_tokens > 0
+    # On a busy machine a guess may seem not to pay for a while.
+    eventually(
+        lambda: said["ngram"].usage.accepted_tokens or complete("ngram").usage.accepted_tokens,
+        what="a guess that was right",
+    )
 
     # What was stored beside guesses is what was said.
     assert node.evict("tiny") > 0

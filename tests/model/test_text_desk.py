@@ -46,7 +46,7 @@ class Desk:
         )
 
     def next(self) -> object:
-        return self.said.get(timeout=20)[1]
+        return self.said.get(timeout=60)[1]
 
     def pages(self, question: object) -> list[object]:
         self.desk.ask(question, HOST)  # type: ignore[arg-type]
@@ -301,7 +301,7 @@ class Waiting:
 
     def tokenize(self, text: str, **fields: bool) -> list[int]:
         self.entered.set()
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         return self._tokenize(text, **fields)
 
 
@@ -309,7 +309,7 @@ def test_a_cancel_follows_its_request_and_a_close_ends_it() -> None:
     backend = Waiting(StubBackend.load("stub", ModelParams(n_ctx=256)))
     desk = Desk(backend)  # type: ignore[arg-type]
     desk.desk.ask(m.Tokenize("first", "x"), HOST)
-    assert backend.entered.wait(20)
+    assert backend.entered.wait(60)
     desk.desk.prepare(run("cancelled", "[]", chat=True))
     assert desk.desk.cancel("cancelled")
     assert len(desk.desk) == 1
@@ -325,7 +325,7 @@ def test_too_many_texts_at_once_are_refused() -> None:
     backend = Waiting(StubBackend.load("stub", ModelParams(n_ctx=256)))
     desk = Desk(backend)  # type: ignore[arg-type]
     desk.desk.ask(m.Tokenize("first", "x"), HOST)
-    assert backend.entered.wait(20)
+    assert backend.entered.wait(60)
     for _ in range(MAX_JOBS):
         desk.desk.ask(m.Tokenize("next", "x"), HOST)
     desk.desk.ask(m.Tokenize("over", "x"), HOST)

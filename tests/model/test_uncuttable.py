@@ -12,7 +12,15 @@ import pytest
 from runtime import Completion, Node
 from runtime.flush import is_flushed
 from tests.support.gguf_files import ARCHITECTURES, tiny_llama
-from tests.support.runtime_nodes import PROMPT, LeakCheck, kill, one_thread, pid_of, started
+from tests.support.runtime_nodes import (
+    PROMPT,
+    LeakCheck,
+    kill,
+    one_thread,
+    pid_of,
+    started,
+    status_of,
+)
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.model
@@ -130,8 +138,8 @@ def test_checkpoints_survive_the_death_of_the_model_and_a_restart_of_the_node(
             one = ask(node, model, prompt, n)
             kill(pid_of(node, f"model:{model}"))
             eventually(
-                lambda: node.client.status().get(f"model:{model}", {}).get("running") == 0,
-                within_s=20,
+                lambda: status_of(node, f"model:{model}").get("running") == 0,
+                within_s=30,
                 what="the model is up again",
             )
             again = ask(node, model, prompt, n)
@@ -145,7 +153,7 @@ def test_checkpoints_survive_the_death_of_the_model_and_a_restart_of_the_node(
             leaks.watch(node)
             model = load(node, gguf, arch)
             eventually(
-                lambda: "disk" in node.client.status()["cache_meta"]["scanned"],
+                lambda: "disk" in status_of(node, "cache_meta")["scanned"],
                 what="the disk was scanned",
             )
             again = ask(node, model, prompt, n)

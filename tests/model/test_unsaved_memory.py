@@ -8,7 +8,7 @@ import pytest
 
 from native import ModelParams, load_backend
 from tests.support.gguf_files import UNSAVED, tiny_llama
-from tests.support.runtime_nodes import one_thread, started
+from tests.support.runtime_nodes import one_thread, started, status_of
 
 pytestmark = pytest.mark.model
 
@@ -42,7 +42,7 @@ def test_the_status_says_it_and_the_log_does_once(unsaved: Path, tmp_path: Path)
             done = node.complete("unsaved", "What is kept of this?", max_tokens=3)
             assert done.cache.miss_reason == "model_cannot_be_cut"
             assert done.usage.completion_tokens == 3
-        status = node.client.status()["model:unsaved"]
+        status = status_of(node, "model:unsaved")
         assert (status["memory_kind"], status["cached"]) == ("none", False)
         assert "does not know" in status["memory_because"]
         log = (tmp_path / "home" / "node.log").read_text()

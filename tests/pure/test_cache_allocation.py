@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cache.allocation import ArenaMap
 from cache.errors import InvariantBroken
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.pure
 
@@ -83,9 +84,7 @@ class ArenaMachine(RuleBasedStateMachine):
 
 
 TestArenaMapAgainstPages = ArenaMachine.TestCase
-TestArenaMapAgainstPages.settings = settings(
-    max_examples=100, stateful_step_count=30, deadline=None
-)
+TestArenaMapAgainstPages.settings = examples(100, stateful_step_count=30)
 
 
 @given(st.integers(0, 2 * PAGE - 1))

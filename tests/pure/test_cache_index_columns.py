@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cache import siblings
@@ -15,6 +15,7 @@ from cache.nodes import NIL, Nodes
 from cache.ranking import EvictionQueue
 from cache.rows import SaveReason
 from cache.tokens import pack
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.pure
 
@@ -102,7 +103,7 @@ def test_siblings_that_come_in_order_do_not_make_a_list_of_the_tree():
 ranks = st.floats(-5, 5) | st.just(float("-inf"))
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(st.none() | st.tuples(st.integers(1, 30), ranks | st.none()), max_size=120))
 def test_the_eviction_queue_gives_the_lowest_rank_and_nobody_twice(steps):
     nodes = Nodes(4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -12,6 +12,7 @@ from cache.index import CacheIndex
 from cache.keys import child_key, namespace_key
 from cache.rows import SaveReason
 from cache.tokens import pack
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.pure
 
@@ -363,9 +364,6 @@ class IndexMachine(RuleBasedStateMachine):
 
 
 TestIndexAgainstNaiveModel = IndexMachine.TestCase
-TestIndexAgainstNaiveModel.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+TestIndexAgainstNaiveModel.settings = examples(
+    150, HealthCheck.filter_too_much, stateful_step_count=40
 )

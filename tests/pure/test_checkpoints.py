@@ -31,6 +31,7 @@ from cache.allocation import PAGE_BYTES
 from cache.answers import RAM, Reservation, RowRequest
 from cache.arena import create_arena, mark_free
 from cache.index import CacheIndex
+from cache.policy import SAVE_ALL
 from cache.rows import SaveReason, parse_header
 from native._stub_cells import CELL_BYTES
 from native.backend import Batch, MemoryKind
@@ -38,6 +39,7 @@ from native.errors import DecodeAborted
 from native.params import ModelParams
 from native.stub import END, StubBackend
 from supervision import Address
+from tests.support.policies import RESTORES_ALWAYS
 
 pytestmark = pytest.mark.pure
 
@@ -189,6 +191,7 @@ class Bench:
             arena_path=str(cache.path),
             tier_dirs={},
             granted_by=lambda: 1,
+            policy=replace(SAVE_ALL, restore=RESTORES_ALWAYS),
         )
         self.engine = ModelEngine(backend, store, self.commands, self._send, max_queue=9)
 

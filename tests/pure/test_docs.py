@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -20,6 +21,7 @@ DOCUMENTS = [
 ]
 
 
+@functools.cache
 def test_functions() -> set[str]:
     """Every test function of the repository, by name."""
     names: set[str] = set()

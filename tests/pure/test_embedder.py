@@ -34,7 +34,7 @@ class Desk:
         keeper = PayloadKeeper(json.dumps(inputs).encode())
         self.desk.ask(m.Embed("e", keeper.payload, **options), "caller")  # type: ignore[arg-type]
         numbers = array("f")
-        while isinstance(answer := self.sent.get(timeout=10), m.EmbeddingPage):
+        while isinstance(answer := self.sent.get(timeout=60), m.EmbeddingPage):
             assert len(answer.data) < 64 << 10
             numbers.frombytes(answer.data)
         keeper.close()
@@ -139,7 +139,7 @@ def test_a_crowd_is_refused_with_a_reason(desk: Desk, monkeypatch: pytest.Monkey
 
 def test_no_gpu_is_said_so(desk: Desk) -> None:
     desk.desk.ask(m.ReportVram("v"), "caller")
-    answer = desk.sent.get(timeout=10)
+    answer = desk.sent.get(timeout=60)
     assert isinstance(answer, m.NoVram)
     assert answer.reason is m.FailReason.NOT_SUPPORTED
     assert answer.detail.startswith("no_gpu")
@@ -149,7 +149,7 @@ def test_gpu_memory_is_summed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> No
     gpus = (("one", 10, 100), ("two", 20, 200))
     monkeypatch.setattr(desk.backend, "gpus", lambda: gpus)
     desk.desk.ask(m.ReportVram("v"), "caller")
-    assert desk.sent.get(timeout=10) == m.VramReported("v", 30, 300, gpus)
+    assert desk.sent.get(timeout=60) == m.VramReported("v", 30, 300, gpus)
 
 
 def test_memory_is_given_back_when_nobody_asks(desk: Desk) -> None:

@@ -8,18 +8,17 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from native.errors import ModelFileError, ModelNotFound, NotAGguf, TruncatedGguf
 from native.gguf_header import all_splits, check_gguf
+from tests.support.examples import examples
 from tests.support.gguf_files import tiny_llama
 
 pytestmark = pytest.mark.pure
 
-_quick = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+_quick = examples(300, HealthCheck.function_scoped_fixture)
 
 
 @pytest.fixture(scope="module")

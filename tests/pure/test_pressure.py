@@ -8,7 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.pressure import (
@@ -106,6 +106,7 @@ readings = st.lists(
 )
 
 
+@example([(1, 10.0, 0.0, 0), (1, 10.0, 1.0, None), (1, 0.0, 1.0, None)], (0.5, 0.0), 0)
 @given(readings, st.sampled_from([(0.85, 0.75), (0.5, 0.0), (1.0, 0.99)]), st.integers(0, 100))
 def test_laws_of_relief(
     steps: list[tuple[int, float, float, int | None]], marks: tuple[float, float], least: int

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages import (
@@ -36,13 +36,14 @@ from native.stub import N_VOCAB, StubBackend
 from runtime.received import Received
 from runtime.results import completion_from
 from supervision.codec import ValueCodec
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.pure
 
 LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=30)
 DRAWN = SamplingParams(temperature=1.0)
 CODEC = ValueCodec(("actors", "native"))
-laws = settings(deadline=None, max_examples=60)
+laws = examples(60)
 
 
 def draw(logits: list[float], params: SamplingParams, n: int = 40) -> list[int]:

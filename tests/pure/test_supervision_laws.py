@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from supervision import effects as fx
@@ -24,6 +24,7 @@ from supervision.spec import (
     SupervisorSpec,
 )
 from tests.pure.test_supervision_core import CRASHED, KILLED, World, spec
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.pure
 
@@ -211,7 +212,7 @@ class Life:
                 return
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.data(), supervisors())
 def test_in_any_life_repeats_change_nothing_and_whoever_asks_is_answered_once(data, supervisor):
     life = Life(data, supervisor)
@@ -228,7 +229,7 @@ def test_in_any_life_repeats_change_nothing_and_whoever_asks_is_answered_once(da
     assert len(world.finished) == 1, "Finished comes once"
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.data(), supervisors())
 def test_a_supervisor_whose_children_obey_always_comes_to_rest(data, supervisor):
     life = Life(data, supervisor)
@@ -244,7 +245,7 @@ def test_a_supervisor_whose_children_obey_always_comes_to_rest(data, supervisor)
     assert bool(world.finished) is (life.core.stopping is not None)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.data(), supervisors(STATIC))
 def test_a_stop_ends_every_child_in_reverse_start_order(data, supervisor):
     life = Life(data, supervisor)
@@ -304,7 +305,7 @@ def test_a_restart_stops_in_reverse_order_and_then_starts_in_order(data, strateg
         assert world.take_trace() == stops + [("start", i) for i in group]
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.data(), st.sampled_from(STATIC), st.integers(0, 4))
 def test_it_gives_up_exactly_when_the_window_exceeds_the_intensity(data, strategy, most):
     world = World(SupervisorSpec(strategy, (spec("a"), spec("b")), intensity=most, period_s=10.0))
@@ -347,7 +348,7 @@ def test_a_dynamic_child_is_given_up_alone_exactly_when_its_own_window_is_full(d
     assert world.finished == []
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.data(), st.sampled_from(AutoShutdown), st.integers(1, 5))
 def test_auto_shutdown_comes_with_the_right_end_and_with_no_other(data, auto, size):
     children = []

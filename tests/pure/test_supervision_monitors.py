@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from supervision.address import Address
@@ -32,6 +32,7 @@ from supervision.messages import (
 from supervision.monitors import NOPROC, UNSEEN, Monitors, has_process, merge_directory
 from supervision.spec import ChildKind
 from supervision.worker import Worker
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.pure
 
@@ -268,7 +269,7 @@ def collapsed(
 
 
 @given(happenings)
-@settings(max_examples=400)
+@examples(400)
 def test_each_monitor_gets_exactly_one_down_iff_its_incarnation_ended_or_was_not_there(steps):
     world, monitors = World(), Monitors()
     directory: dict[str, Entry] = {}

@@ -12,6 +12,7 @@ from supervision.session import (
     Acked,
     Arrived,
     Kind,
+    Left,
     Proved,
     Secret,
     Session,
@@ -62,6 +63,13 @@ def test_a_frame_with_any_bit_changed_is_not_heard(data):
     assert events == []  # the length grew: it waits for more, which will not open either
     with pytest.raises(FrameRefused):
         theirs.receive(b"x" * MAX_FRAME_BYTES)
+
+
+def test_the_last_frame_says_how_many_messages_were_read():
+    ours, theirs = pair()
+    theirs.receive(ours.seal(Kind.MESSAGE, b"read"))
+    ours.seal(Kind.MESSAGE, b"never read")
+    assert ours.receive(theirs.seal_bye()) == [Left(1)]
 
 
 def test_a_frame_is_not_heard_twice():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.suspicion import (
@@ -19,6 +19,7 @@ from actors.suspicion import (
     Lane,
     Verdict,
 )
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.pure
 
@@ -235,7 +236,7 @@ class World:
 DIGESTS = [A, B, C, D, b"e" * 32, b"f" * 32]
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.data(), st.frozensets(st.sampled_from(DIGESTS), max_size=3))
 def test_the_poisonous_are_convicted_and_the_innocent_come_through(
     data: st.DataObject, poisons: frozenset[bytes]
@@ -265,7 +266,7 @@ def test_the_poisonous_are_convicted_and_the_innocent_come_through(
     assert world.crashes <= POISON_CRASHES * len(poisons)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(st.tuples(st.sampled_from(DIGESTS), st.floats(0.0, 20.0)), max_size=12))
 def test_nobody_waits_for_ever_even_if_nothing_ends(arrivals: list[tuple[bytes, float]]) -> None:
     lane = Lane()

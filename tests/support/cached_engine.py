@@ -10,6 +10,7 @@ import logging
 import queue
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +28,7 @@ from cache.tips import ends_in
 from native.params import ModelParams, SamplingParams
 from native.stub import StubBackend
 from supervision import Address, ChildKind, Entry
+from tests.support.policies import RESTORES_ALWAYS
 
 CALLER, ENGINE = Address("127.0.0.1", 1), Address("127.0.0.1", 2)
 ROOT = b"n" * 32
@@ -125,7 +127,7 @@ class CachedEngine:
             arena_path=str(cache.path),
             tier_dirs={},
             granted_by=lambda: cache.incarnation,
-            policy=save,
+            policy=replace(save, restore=RESTORES_ALWAYS),
         )
         self.engine = ModelEngine(
             backend, self.store, self.commands, self._send, max_queue=99, live=live

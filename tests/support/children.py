@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import time
@@ -79,6 +80,14 @@ class LoadError:
     text: str
 
 
+class SlowToClose(logging.NullHandler):
+    """Stretches the time between the last message that a process reads and its end."""
+
+    def close(self) -> None:
+        super().close()
+        time.sleep(0.3)  # noqa: TID251 - misbehaves on purpose
+
+
 class GoodChild(Worker):
     """Answers Echo, does as told, writes its life into a journal."""
 
@@ -111,6 +120,9 @@ class GoodChild(Worker):
         if how == "defer":
             self.defer_ready()
             self.after(self.plan.init_s, "ready")
+        if how == "defer until":
+            self.defer_ready()
+            self.after(0.0, "look")
         if how == "defer_fail":
             self.defer_ready()
             self.progress("half way")
@@ -153,6 +165,9 @@ class GoodChild(Worker):
             self.stop(NORMAL)
         if what == "shutdown":
             self.stop(SHUTDOWN)
+        if what == "stop slowly":
+            logging.getLogger().addHandler(SlowToClose())
+            self.stop(NORMAL)
         if what == "abnormal":
             self.stop(ExitReason(ExitKind.ABNORMAL, "told to"))
         if what == "busy":
@@ -168,8 +183,10 @@ class GoodChild(Worker):
                 self.after(0.01, number)
 
     def handle_timer(self, payload: object) -> None:
-        if payload == "ready":
+        if payload == "ready" or (payload == "look" and os.path.exists(self.plan.fail_once_file)):
             self.ready()
+        elif payload == "look":
+            self.after(0.02, "look")
         elif payload == "fail":
             self.fail("gave up loading", self.plan.error)
         else:

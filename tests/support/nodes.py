@@ -16,16 +16,11 @@ from supervision.connection import Connection
 from supervision.launcher import NodeConfig, run_node
 from supervision.messages import Entry
 from supervision.node_file import NodeRecord, RuntimeDir
+from supervision.ports import free_port
 from supervision.spec import SupervisorSpec
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def alive(pid: int) -> bool:
@@ -96,7 +91,7 @@ class RunningNode:
         assert found is not None, f"{child_id} is not in the directory"
         return found
 
-    def up(self, child_id: str, *, after_incarnation: int = 0, within_s: float = 10.0) -> Entry:
+    def up(self, child_id: str, *, after_incarnation: int = 0, within_s: float = 30.0) -> Entry:
         """Wait until a child is up with a later incarnation."""
 
         def probe() -> Entry | None:
@@ -123,7 +118,7 @@ class RunningNode:
                             found.add(target)
         return found
 
-    def stop(self, *, within_s: float = 20.0) -> int:
+    def stop(self, *, within_s: float = 30.0) -> int:
         self.note_group()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -131,8 +126,8 @@ class RunningNode:
 
     def check_nothing_left(self) -> None:
         for group in self.groups:
-            eventually(lambda g=group: not group_pids(g), what="every process gone", within_s=5)
-        assert port_is_free(self.config.port), "the port is still held"
+            eventually(lambda g=group: not group_pids(g), what="every process gone", within_s=30)
+        eventually(lambda: port_is_free(self.config.port), what="the port is free", within_s=30)
 
     def files(self) -> list[str]:
         return sorted(one.name for one in self.config.runtime_dir.iterdir())
@@ -183,7 +178,7 @@ def running_node(tree: SupervisorSpec, folder: Path, **options: object) -> Itera
         finally:
             if node.process.poll() is None:
                 node.process.kill()
-                node.process.wait(10)
+                node.process.wait(60)
     node.check_nothing_left()
     assert node.files() == [], "files are left in the runtime folder"
     assert not [one for one in shared if Path(one).exists()], "shared memory is left"

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from actors import messages as m
 from cache.policy import LivePolicy
 from native.params import ModelParams
 from runtime import (
@@ -21,11 +23,16 @@ from runtime import (
     ModelConfig,
     Node,
     ResumedEvent,
+    RuntimeConfig,
     TokenEvent,
     TreeNode,
     errors,
 )
-from tests.support.nodes import ROOT, alive, port_is_free
+from runtime.flush import is_flushed
+from supervision.messages import new_ref
+from supervision.process import start_ticks
+from tests.support.nodes import ROOT, alive, free_port, port_is_free
+from tests.support.policies import RESTORES_ALWAYS
 from tests.support.waiting import eventually
 
 PROMPT = (
@@ -35,7 +42,10 @@ PROMPT = (
 
 @contextlib.contextmanager
 def started(tmp_path: Path, **options: Any) -> Iterator[Node]:
-    """A node whose every file lies below ``tmp_path``."""
+    """A node whose every file lies below ``tmp_path``, and which restores whatever it has."""
+    config = options.pop("config", None) or RuntimeConfig()
+    options["config"] = replace(config, save=replace(config.save, restore=RESTORES_ALWAYS))
+    options["port"] = options.pop("port", None) or free_port()
     settings: dict[str, Any] = {
         "cache_dir": tmp_path / "cache",
         "cache_ram": "64MiB",
@@ -66,9 +76,41 @@ def pid_of(node: Node, actor: str) -> int:
         found = node.tree().find(actor)
         return found.pid if found is not None and found.state == "up" else None
 
-    found = eventually(probe, within_s=15, what=f"{actor} is up")
+    found = eventually(probe, within_s=30, what=f"{actor} is up")
     assert found is not None
     return found
+
+
+def status_of(node: Node, actor: str) -> dict[str, Any]:
+    """What an actor reports; waits while it starts, restarts, or is too busy to answer at once."""
+    found = eventually(
+        lambda: node.client.report_of(actor), within_s=30, what=f"{actor} reports its status"
+    )
+    assert found is not None
+    return found
+
+
+def emptied(node: Node) -> None:
+    """Unload every model and remove every row, also those that are saved late."""
+    for model in node.models():
+        with contextlib.suppress(errors.ModelUnknown):
+            node.unload(model.id)
+
+    def is_empty() -> bool:
+        cursor = 0
+        while True:
+            answer = node.client.ask(
+                "cache_meta", m.RemoveRows(new_ref(), m.Removal.ALL, cursor=cursor)
+            )
+            assert isinstance(answer, m.RowsRemoved)
+            cursor = answer.cursor
+            if not cursor:
+                break
+        meta = status_of(node, "cache_meta")
+        return is_flushed(node.client) and meta["rows"] == meta["reservations"] == 0
+
+    eventually(is_empty, what="the node has no rows")
+    eventually(lambda: not node.models(), what="the node has no models")
 
 
 def kill(pid: int) -> None:
@@ -104,7 +146,7 @@ class Streaming:
         arguments = (node, model, prompt, options | {"max_tokens": max_tokens})
         self._thread = threading.Thread(target=self._read, args=arguments)
         self._thread.start()
-        assert self._running.wait(20), "the stream did not begin"
+        assert self._running.wait(60), "the stream did not begin"
 
     def _read(self, node: Node, model: str, prompt: str, options: dict[str, Any]) -> None:
         try:
@@ -122,7 +164,7 @@ class Streaming:
         except (errors.LlamaActorsError, AssertionError) as error:
             self.caught.append(error)
 
-    def end(self, within_s: float = 5.0) -> list[type[BaseException]]:
+    def end(self, within_s: float = 30.0) -> list[type[BaseException]]:
         """What the caller got, if it was no result."""
         self._thread.join(within_s)
         assert not self._thread.is_alive(), "the caller still waits"
@@ -141,17 +183,21 @@ class LeakCheck:
     """Processes, ports and shared memory that the nodes of a test used must be gone at its end."""
 
     def __init__(self) -> None:
-        self._pids: set[int] = set()
+        self._pids: dict[int, int | None] = {}
+        """With the time of their start: the kernel gives numbers of the dead to others."""
         self._ports: set[int] = set()
         self._shared: set[Path] = set()
 
     def watch(self, node: Node) -> None:
         with contextlib.suppress(Exception):
             self._ports.add(node.port)
-            self._pids.add(node.launcher_pid)
-            self._pids |= pids(node.tree())
+            for pid in {node.launcher_pid, *pids(node.tree())} - self._pids.keys():
+                self._pids[pid] = start_ticks(pid)
             for pid in self._pids:
                 self._shared |= mapped_shared_memory(pid)
+
+    def _left(self) -> list[int]:
+        return [pid for pid, at in self._pids.items() if alive(pid) and start_ticks(pid) == at]
 
     def __enter__(self) -> Self:
         return self
@@ -164,8 +210,8 @@ class LeakCheck:
     ) -> None:
         if kind is not None:
             return
-        eventually(lambda: not any(map(alive, self._pids)), within_s=5, what="no process is left")
-        eventually(lambda: all(map(port_is_free, self._ports)), within_s=5, what="ports are free")
+        eventually(lambda: not self._left(), within_s=30, what="no process is left")
+        eventually(lambda: all(map(port_is_free, self._ports)), within_s=30, what="ports are free")
         assert not [path for path in self._shared if path.exists()]
 
 
@@ -184,7 +230,7 @@ def cli(
         [sys.executable, "-m", "runtime", *arguments],
         capture_output=True,
         text=True,
-        timeout=options.pop("timeout", 60),
+        timeout=options.pop("timeout", 200),
         cwd=ROOT,
         env=environment,
         check=False,

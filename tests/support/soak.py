@@ -107,6 +107,8 @@ class Soak:
     groups: set[int] = field(default_factory=set)
     shared: set[Path] = field(default_factory=set)
     healed_s: list[float] = field(default_factory=list)
+    patience: float = 1.0
+    """Times a quiet machine's limits."""
     _pause: threading.Event = field(default_factory=threading.Event)
 
     # ── looking ─────────────────────────────────────────────────────────────────────────────────
@@ -160,7 +162,7 @@ class Soak:
             self._pause.wait(kill.pause_s)
             self.write(kill, pid=pid)
             return
-        limit = WHOLE_WITHIN_S + self._backoff()
+        limit = self._limit_s()
         try:
             eventually(lambda: not alive(pid) and not self.missing(), within_s=limit, every_s=0.01)
         except AssertionError:
@@ -174,11 +176,15 @@ class Soak:
 
     def _find(self, victim: str) -> int:
         """Its process, waiting until it has one."""
-        limit = WHOLE_WITHIN_S + self._backoff()
+        limit = self._limit_s()
         try:
             return eventually(lambda: self.pids().get(victim, 0), within_s=limit)
         except AssertionError:
             raise SoakFailed(f"{victim} has no process within {limit:.1f} s") from None
+
+    def _limit_s(self) -> float:
+        """Within what time something must be up."""
+        return WHOLE_WITHIN_S * self.patience + self._backoff()
 
     def _backoff(self) -> float:
         """What is allowed on top, because restarts wait: the longest of those that may run now."""
@@ -193,7 +199,7 @@ class Soak:
         host.end()
         killed = time.monotonic()
         try:
-            eventually(host.is_gone, within_s=WHOLE_WITHIN_S)
+            eventually(host.is_gone, within_s=WHOLE_WITHIN_S * self.patience)
         except AssertionError:
             raise SoakFailed(f"kill {kill.n}: the second node outlived its host") from None
         self.write(kill, pid=host.process.pid, gone_s=round(time.monotonic() - killed, 3))
@@ -220,8 +226,10 @@ class Soak:
         """All kills are done: requests end, tables are empty."""
         self.load.finish()
         try:
-            eventually(lambda: not self.missing(), within_s=WHOLE_WITHIN_S + self._backoff())
-            eventually(lambda: not self.tables(), within_s=QUIET_WITHIN_S, every_s=0.2)
+            eventually(lambda: not self.missing(), within_s=self._limit_s())
+            eventually(
+                lambda: not self.tables(), within_s=QUIET_WITHIN_S * self.patience, every_s=0.2
+            )
         except AssertionError:
             raise SoakFailed(f"left over: {self.missing()} {self.tables()}") from None
         for pid in self.pids().values():
@@ -230,8 +238,8 @@ class Soak:
     def check_nothing_left(self) -> None:
         """After the stop."""
         for group in self.groups:
-            eventually(lambda g=group: not group_pids(g), within_s=5, what="no process is left")
-        eventually(lambda: port_is_free(self.node.port), within_s=5, what="the port is free")
+            eventually(lambda g=group: not group_pids(g), within_s=30, what="no process is left")
+        eventually(lambda: port_is_free(self.node.port), within_s=30, what="the port is free")
         left = [one for one in (self.folder / "run").rglob("*") if one.is_file()]
         cache = self.folder / "cache"
         left += [one for one in cache.iterdir() if one.name not in {"lock", "rows", "signing-key"}]
@@ -245,12 +253,12 @@ class Soak:
 
 
 @contextlib.contextmanager
-def soaked(seed: int, folder: Path, log: Path) -> Iterator[Soak]:
+def soaked(seed: int, folder: Path, log: Path, patience: float = 1.0) -> Iterator[Soak]:
     """A node under load; checked for leftovers when the block ends well."""
     with started(folder) as node:
         for model in MODELS:
             node.load(model, model, backend="stub")
-        soak = Soak(node, folder, log, Load(node, seed))
+        soak = Soak(node, folder, log, Load(node, seed), patience=patience)
         soak.load.start()
         try:
             yield soak
@@ -262,12 +270,18 @@ def soaked(seed: int, folder: Path, log: Path) -> Iterator[Soak]:
 
 
 def run(
-    seed: int, kills: int, folder: Path, log: Path, *, seconds_limit: float | None = None
+    seed: int,
+    kills: int,
+    folder: Path,
+    log: Path,
+    *,
+    seconds_limit: float | None = None,
+    patience: float = 1.0,
 ) -> Soak:
     """Run a soak; raises SoakFailed with the command that runs it again."""
     began, done = time.monotonic(), 0
     try:
-        with soaked(seed, folder, log) as soak:
+        with soaked(seed, folder, log, patience) as soak:
             for kill in plan(seed, kills):
                 now = time.monotonic()
                 wait_s = soak.pacer.wait_s(kill.victim, now)

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def eventually(
-    probe: Callable[[], T], *, within_s: float = 10.0, every_s: float = 0.01, what: str = ""
+    probe: Callable[[], T], *, within_s: float = 30.0, every_s: float = 0.01, what: str = ""
 ) -> T:
     """Call ``probe`` until it returns something truthy; fail with ``what`` at the deadline."""
     deadline = time.monotonic() + within_s

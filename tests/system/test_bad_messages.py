@@ -39,7 +39,7 @@ ANSWERED: list[dict[str, Any]] = [
 def end_of(node: Node, fields: dict[str, Any]) -> object:
     request = replace(m.Complete(new_ref(), "stub", "hello there", max_tokens=2), **fields)
     ends = (m.Completed, m.CompletionFailed)
-    replies = node.connection.stream("inflight", request, idle_timeout_s=10, until_down=True)
+    replies = node.connection.stream("inflight", request, idle_timeout_s=30, until_down=True)
     return next(reply for reply in replies if isinstance(reply, ends))
 
 
@@ -70,7 +70,7 @@ def test_every_message_is_answered_and_no_process_dies_of_one(stub_node: Node) -
         (m.LoadAdapter(new_ref(), "/nowhere", "x"), m.AdapterNotChanged),  # type: ignore[arg-type]
         (m.UnloadAdapter(new_ref(), []), m.AdapterNotChanged),  # type: ignore[arg-type]
     ):
-        answer = stub_node.connection.ask("model:stub", question, timeout_s=10)
+        answer = stub_node.connection.ask("model:stub", question, timeout_s=30)
         assert isinstance(answer, refusal), answer
         asked = m.Ask("stub", replace(question, ref=new_ref()))
         answer = stub_node.connection.ask("inflight", asked, timeout_s=10)

@@ -35,7 +35,7 @@ from runtime.flush import is_flushed
 from supervision.codec import ValueCodec
 from supervision.messages import new_ref
 from tests.support.nodes import free_port
-from tests.support.runtime_nodes import LeakCheck, cli, one_thread, started
+from tests.support.runtime_nodes import LeakCheck, cli, one_thread, started, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
@@ -105,7 +105,7 @@ class Shop:
         """Wait until the disk tier holds and has dropped what it should."""
 
         def is_settled() -> bool:
-            meta = self.node.status()["actors"]["cache_meta"]
+            meta = status_of(self.node, "cache_meta")
             on_disk = len(walk(self.rows_dir).rows)
             return is_flushed(self.node.client) and on_disk == meta["tiers"]["disk"]["rows"]
 
@@ -246,6 +246,7 @@ def test_wiping_a_model_leaves_the_others_and_a_reader_keeps_its_rows(
 ) -> None:
     shop.node.client.load("other", one_thread(tiny_gguf, type_k="q8_0", type_v="q8_0"))
     shop.node.complete("other", SHARED, max_tokens=1)
+    shop.settle()  # the end of the reply is saved some time after the rest
     others = shop.rows("--model", "other")
     assert others
     tiny = shop.rows("--model", "tiny")
@@ -329,7 +330,7 @@ def test_a_row_of_the_arena_that_rots_is_found_and_dropped(shop: Shop) -> None:
     try:
         row = next(row for page, _ in tender.rows(tier=RAM) for row in page)
         offset = dict(row.tiers)[RAM]
-        with open(shop.node.status()["actors"]["ram_tier"]["arena"], "r+b", buffering=0) as arena:
+        with open(status_of(shop.node, "ram_tier")["arena"], "r+b", buffering=0) as arena:
             os.pwrite(arena.fileno(), b"rotten", offset + 20)
         damaged = [one for one in tender.verify(lambda share: None) if one.report.damage]
         assert [(one.tier, one.key) for one in damaged] == [(RAM, row.key)]
@@ -364,7 +365,7 @@ def test_a_request_says_what_was_reused_and_where_the_rest_diverged(shop: Shop) 
     )
     assert resumed.returncode == 0
     assert shop.json("cache", "stat")["cache"]["hits_resume"] == 1
-    meta = shop.node.status()["actors"]["cache_meta"]
+    meta = status_of(shop.node, "cache_meta")
     assert meta["lookups"] > 0
     assert meta["lookup_ms_total"] > 0
 

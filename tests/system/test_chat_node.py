@@ -20,6 +20,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
 
+
 TALK = [{"role": "user", "content": "Tell me a story about a fox."}]
 CHAT = json.dumps(TALK)
 RENDERED = "<|user|>\nTell me a story about a fox.<|end|>\n<|assistant|>\n"
@@ -60,7 +61,7 @@ def test_a_chat_says_what_its_rendered_text_says(node: Node) -> None:
 
 
 def test_texts_and_templates_are_answered_by_the_model(node: Node) -> None:
-    applied = node.connection.ask("model:m", m.ApplyChatTemplate("a", CHAT), timeout_s=20)
+    applied = node.connection.ask("model:m", m.ApplyChatTemplate("a", CHAT), timeout_s=30)
     assert isinstance(applied, m.ChatTemplateApplied)
     assert applied.text == RENDERED
     shown = node.connection.ask(
@@ -97,7 +98,7 @@ def test_thinking_comes_apart_and_is_verified_by_the_node(node: Node) -> None:
     assert first.text not in apart.text
     for body, valid in ((first.body, True), (first.body + b"x", False)):
         question = m.VerifyThinking("v", body, first.signature)
-        assert node.connection.ask("model:m", question, timeout_s=20) == m.ThinkingVerified(
+        assert node.connection.ask("model:m", question, timeout_s=30) == m.ThinkingVerified(
             "v", valid
         )
 
@@ -135,7 +136,7 @@ def test_a_signature_is_believed_after_a_restart_of_the_node(tmp_path: Path) -> 
                 asked = m.Complete("c", "m", CHAT, chat=True, max_tokens=48, thinking=True)
                 signed = reply(heard(node, asked)).spans[0]
             question = m.VerifyThinking("v", signed.body, signed.signature)
-            answer = node.connection.ask("model:m", question, timeout_s=20)
+            answer = node.connection.ask("model:m", question, timeout_s=30)
             assert answer == m.ThinkingVerified("v", True)
     assert token_bytes.pack(signed.tokens) if signed else False
     assert (tmp_path / "cache" / "signing-key").stat().st_mode & 0o777 == 0o600

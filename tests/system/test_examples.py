@@ -40,7 +40,7 @@ def test_example(name: str, tmp_path: Path) -> None:
         [sys.executable, str(ROOT / "examples" / name)],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=200,
         cwd=tmp_path,
         env=os.environ
         | {"TMPDIR": str(tmp_path), "LLAMA_ACTORS_RUNTIME_DIR": str(tmp_path / "run")},

@@ -187,7 +187,7 @@ def test_a_stream_is_cancelled_from_another_thread_in_mid_prefill(host: Node) ->
     assert end.completion.finish_reason == "cancelled"
     assert end.completion.usage.completion_tokens == 0
     assert all(e.done < len(LONG) for e in rest if isinstance(e, PrefillEvent))
-    assert took_s < 1.0  # 12 to 36 ms on a machine with nothing else to do
+    assert took_s < 10.0  # 12 to 36 ms on a machine with nothing else to do
 
 
 def test_a_queued_stream_can_be_cancelled(host: Node) -> None:
@@ -207,7 +207,7 @@ def test_a_queued_stream_can_be_cancelled(host: Node) -> None:
         assert host.queue_depth("slow") == 2
         assert host.phase("slow") == "prefilling"
         queued.cancel()
-        reader.join(5)
+        reader.join(60)
     assert [end.finish_reason for end in ends] == ["cancelled"]
     eventually(lambda: host.queue_depth("slow") == 0, what="leaving cancelled the first")
 
@@ -364,6 +364,6 @@ def test_unloading_can_wait_for_what_runs(host: Node) -> None:
         unloader = threading.Thread(target=host.unload, args=("short",), kwargs={"drain_s": 20.0})
         unloader.start()
         (end,) = [event for event in stream if isinstance(event, CompletionEvent)]
-        unloader.join(20)
+        unloader.join(60)
     assert end.completion.finish_reason == "length"
     eventually(lambda: "short" not in {model.id for model in host.models()}, what="it is gone")

@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 
 from runtime import CompletionEvent, Node, PrefillEvent, TokenEvent, errors
-from tests.support.runtime_nodes import PROMPT, LeakCheck, Streaming, crowd_out, started
+from tests.support.runtime_nodes import PROMPT, LeakCheck, Streaming, crowd_out, started, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def node(emptied_node: Node) -> Node:
+    return emptied_node
 
 
 def test_a_completion_is_typed_and_whole(stub_node: Node) -> None:
@@ -102,11 +107,11 @@ def test_leaving_a_stream_early_cancels_the_request(stub_node: Node) -> None:
     stream.close()
 
     def idle() -> bool:
-        report = stub_node.status()["actors"]
-        return report["inflight"]["in_flight"] == 0 and report["model:stub"]["running"] == 0
+        in_flight = status_of(stub_node, "inflight")["in_flight"]
+        return in_flight == status_of(stub_node, "model:stub")["running"] == 0
 
-    eventually(idle, within_s=5, what="the request was cancelled")
-    assert stub_node.status()["actors"]["model:stub"]["tokens_generated"] < 3000
+    eventually(idle, within_s=30, what="the request was cancelled")
+    assert status_of(stub_node, "model:stub")["tokens_generated"] < 3000
 
 
 def test_a_stop_string_ends_the_text_before_it(stub_node: Node) -> None:
@@ -154,8 +159,8 @@ def test_more_requests_than_sequences_wait_and_all_end(node: Node) -> None:
     assert all(len(one.tokens) == 30 for one in done)
 
 
-def test_a_second_process_attaches_to_a_running_node(stub_node: Node, tmp_path: Path) -> None:
-    other = Node.attach(stub_node.port, runtime_dir=tmp_path / "run")
+def test_a_second_process_attaches_to_a_running_node(stub_node: Node, module_home: Path) -> None:
+    other = Node.attach(stub_node.port, runtime_dir=module_home / "run")
     with other:
         assert [model.id for model in other.models()] == ["stub"]
         assert other.complete("stub", "hello", max_tokens=2).tokens
@@ -202,9 +207,9 @@ def test_two_nodes_on_one_machine_do_not_disturb_each_other(tmp_path: Path) -> N
 
 def test_a_prompt_bigger_than_a_message_travels_beside_it(node: Node) -> None:
     node.load("stub", "stub", backend="stub", n_ctx=200_000)
-    prompt = "a rather long prompt. " * 5000
+    prompt = "a rather long prompt. " * 3200
     done = node.complete("stub", prompt, max_tokens=2)
-    assert done.usage.prompt_tokens > 100_000
+    assert done.usage.prompt_tokens > 1 << 16
     again = node.complete("stub", prompt, max_tokens=2)
     assert again.cache.hit.value == "exact"
 
@@ -291,9 +296,13 @@ def test_more_shared_memory_than_there_is_is_refused(tmp_path: Path) -> None:
         Node.start(cache_ram="64TiB", runtime_dir=tmp_path, cache_disk=0)
 
 
-def test_a_cache_directory_belongs_to_one_node(stub_node: Node, tmp_path: Path) -> None:
+def test_a_cache_directory_belongs_to_one_node(
+    stub_node: Node, module_home: Path, tmp_path: Path
+) -> None:
     with pytest.raises(errors.NodeStartFailed, match="another node uses it"):
-        Node.start(cache_dir=tmp_path / "cache", runtime_dir=tmp_path / "other", cache_ram="32MiB")
+        Node.start(
+            cache_dir=module_home / "cache", runtime_dir=tmp_path / "other", cache_ram="32MiB"
+        )
     assert stub_node.complete("stub", "x", max_tokens=1).tokens
 
 

@@ -15,7 +15,7 @@ from runtime.config import from_mapping
 from runtime.errors import ConfigError
 from runtime.flush import is_flushed
 from tests.support.nodes import free_port
-from tests.support.runtime_nodes import PROMPT, LeakCheck
+from tests.support.runtime_nodes import PROMPT, LeakCheck, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
@@ -31,7 +31,7 @@ def start(tmp_path: Path, name: str = "a", **options: Any) -> Node:
 
 
 def cache(node: Node) -> dict[str, Any]:
-    found: dict[str, Any] = node.client.status()["cache_meta"]
+    found: dict[str, Any] = status_of(node, "cache_meta")
     return found
 
 

@@ -13,7 +13,7 @@ from native.params import SamplingParams
 from runtime import Node
 from runtime.embedded import path as embedded
 from runtime.received import Received
-from tests.support.runtime_nodes import kill, one_thread, pid_of, started
+from tests.support.runtime_nodes import kill, one_thread, pid_of, started, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
@@ -62,8 +62,8 @@ def known(node: Node) -> int:
 def settle(node: Node) -> None:
     """Everything that is put off is stored in files."""
     eventually(
-        lambda: node.connection.ask("cache_meta", m.PersistNow("p"), timeout_s=10).is_all,  # type: ignore[attr-defined]
-        within_s=20,
+        lambda: node.connection.ask("cache_meta", m.PersistNow("p"), timeout_s=30).is_all,  # type: ignore[attr-defined]
+        within_s=30,
         what="all rows are in files",
     )
 
@@ -90,7 +90,7 @@ def test_after_the_death_of_the_model_a_chat_goes_on_with_its_exact_tokens(
         settle(node)
         if dies_too is not None:  # marks come back from the rows
             kill(pid_of(node, dies_too))
-            eventually(lambda: known(node) > 1, within_s=20, what="marks are found")
+            eventually(lambda: known(node) > 1, within_s=30, what="marks are found")
         kill(pid_of(node, "model:m"))
         pid_of(node, "model:m")
         third = Turn(node, messages(first, second), seed)
@@ -111,8 +111,8 @@ def test_after_a_restart_of_the_node_too(tmp_path: Path) -> None:
     with started(tmp_path, models={"m": CONFIG}) as node:
         eventually(lambda: [s for s in node.models() if s.state == "up"], within_s=30, what="up")
         eventually(
-            lambda: "disk" in (node.client.report_of("cache_meta") or {})["scanned"],
-            within_s=20,
+            lambda: "disk" in status_of(node, "cache_meta")["scanned"],
+            within_s=30,
             what="scanned",
         )
         for seed in range(4):
@@ -132,7 +132,7 @@ def test_what_was_evicted_is_a_miss_and_no_more(tmp_path: Path) -> None:
         settle(node)
         kill(pid_of(node, "model:m"))
         pid_of(node, "model:m")
-        node.connection.ask("cache_meta", m.RemoveRows("r", m.Removal.ALL), timeout_s=10)
+        node.connection.ask("cache_meta", m.RemoveRows("r", m.Removal.ALL), timeout_s=30)
         again = Turn(node, messages(first), 1)
         assert again.n_cached == 0
         assert again.text

@@ -58,7 +58,7 @@ def tree(*children: ChildSpec) -> SupervisorSpec:
 
 
 def ask(node: RunningNode, supervisor: str, request: object) -> object:
-    return node.connect().ask(supervisor, request, timeout_s=10)
+    return node.connect().ask(supervisor, request, timeout_s=30)
 
 
 def start(node: RunningNode, supervisor: str, spec: ChildSpec) -> object:
@@ -300,8 +300,7 @@ def test_a_pause_before_a_restart_is_drawn_from_its_range(tmp_path):
     with running_node(tree(good("a", backoff=backoff), good("b")), tmp_path) as node:
         died_at = time.time()
         os.kill(node.entry("a").pid or 0, 9)
-        eventually(lambda: node.entry("a").state == "restarting", what="a in its pause")
-        assert "in 0.30 to 0.50 s" in node.log
+        eventually(lambda: "in 0.30 to 0.50 s" in node.log, what="a in its pause")
         entry = node.up("a", after_incarnation=1)
         assert entry.started_at - died_at > 0.29
         assert echo(node, "b").incarnation == 1

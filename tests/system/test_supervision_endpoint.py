@@ -15,6 +15,8 @@ from supervision import strangers as strangers_module
 from supervision.address import Address
 from supervision.endpoint import LOOPBACK, Endpoint
 from supervision.errors import TransportRefused
+from supervision.host_context import HostContext
+from supervision.lines import Line
 from supervision.link import Outcome
 from supervision.session import Secret
 from supervision.strangers import MAX_STRANGERS
@@ -38,7 +40,7 @@ def endpoints(*secrets: Secret):
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
-def pump(until, *running: Endpoint, within_s: float = 5.0) -> None:
+def pump(until, *running: Endpoint, within_s: float = 30.0) -> None:
     """Let endpoints work, in turns, until something holds."""
     deadline = time.monotonic() + within_s
     while not until():
@@ -127,6 +129,63 @@ def test_what_left_and_was_not_acknowledged_is_unknown():
         b.close()  # it has not read it
         pump(lambda: outcomes, a)
         assert outcomes == [Outcome.UNKNOWN]
+
+
+def test_what_was_not_read_before_an_orderly_end_certainly_reached_nobody():
+    with endpoints() as (a, b):
+        outcomes: list[Outcome] = []
+        a.send(b.address, Echo("r", "read"), outcomes.append)
+        pump(lambda: b.inbox, a, b)
+        b.send(a.address, Echo("r", "last words"))
+        b.announce_end()
+        a.send(b.address, Echo("r", "unread"), outcomes.append)
+        b.close()
+        pump(lambda: len(outcomes) == 2, a)
+        assert outcomes == [Outcome.ARRIVED, Outcome.REFUSED]
+        assert [message.payload for _, message in a.inbox] == ["last words"]
+        assert not a.is_connected(b.address)
+
+
+def test_what_was_said_before_an_orderly_end_is_read_though_writing_fails():
+    with endpoints() as (a, b):
+        outcomes: list[Outcome] = []
+        a.send(b.address, Echo("r"), outcomes.append)
+        pump(lambda: b.inbox, a, b)
+        b.send(a.address, Echo("r", "last words"))
+        b.announce_end()
+        a.send(b.address, Echo("r", "unread"), outcomes.append)
+        b.close()  # it leaves something unread: the kernel resets the connection
+        for _ in range(3):
+            a.send(b.address, Echo("r"), outcomes.append)
+        pump(lambda: len(outcomes) == 5, a)
+        assert outcomes == [Outcome.ARRIVED] + [Outcome.REFUSED] * 4
+        assert [message.payload for _, message in a.inbox] == ["last words"]
+
+
+def test_a_host_reads_everything_that_a_process_sent_before_it_ended():
+    with endpoints(SECRET) as (b,), contextlib.closing(HostContext(SECRET)) as host:
+        b.send(host.address, Echo("r", "first"))
+        pump(lambda: host.receive(0.01), b)
+        more_than_one_read = 200
+        for _ in range(more_than_one_read):
+            b.send(host.address, Echo("r", bytes(2000)))
+        b.send(host.address, Echo("r", "last words"))
+        ending = threading.Thread(target=lambda: (b.announce_end(), b.close()))
+        ending.start()
+        received = list(host.receive_until_closed(b.address))
+        ending.join()
+        assert len(received) == more_than_one_read + 1
+        assert received[-1] == Echo("r", "last words")
+
+
+def test_a_thread_that_is_late_takes_what_was_read_for_it():
+    with endpoints(SECRET) as (b,), contextlib.closing(HostContext(SECRET)) as host:
+        line = Line(host, (1, 1), threading.current_thread(), lambda _: None)
+        for ref in ("another", "wanted"):
+            b.send(host.address, Echo(ref))
+        pump(lambda: host._poll(0.01) or len(host._endpoint.inbox) == 2, b)
+        assert line.next("wanted", time.monotonic() - 1.0) == Echo("wanted")
+        assert line.next("wanted", time.monotonic() - 1.0) is None
 
 
 def test_an_address_that_another_process_has_now_is_reached_anew():
@@ -232,7 +291,7 @@ def test_large_messages_arrive_whole_and_too_large_ones_are_refused_by_name():
         big = os.urandom(8 << 20)
         a.send(b.address, Echo("r", big))
         a.send(b.address, Echo("r", "after"))
-        pump(lambda: len(b.inbox) == 2, a, b, within_s=20)
+        pump(lambda: len(b.inbox) == 2, a, b, within_s=30)
         assert b.inbox[0][1].payload == big
         with pytest.raises(TransportRefused, match="Echo of 1677"):
             a.send(b.address, Echo("r", bytes(16 << 20)))

@@ -24,15 +24,15 @@ TREE = SupervisorSpec(
 def test_the_mailbox_answers_while_the_thread_blocks(tmp_path):
     with running_node(TREE, tmp_path) as node:
         connection = node.connect()
-        work = connection.stream("engine", Work(new_ref(), "sleep", 1.0), idle_timeout_s=5)
+        work = connection.stream("engine", Work(new_ref(), "sleep", 1.0), idle_timeout_s=30)
         began = time.monotonic()
         answered = 0
         while time.monotonic() - began < 0.7:
-            connection.ask("engine", Echo(new_ref()), timeout_s=1)
+            connection.ask("engine", Echo(new_ref()), timeout_s=30)
             answered += 1
-        assert answered > 50
+        assert answered > 3  # hundreds on a quiet machine; one at most if it waited for the thread
         assert next(work).values == ("slept",)  # type: ignore[attr-defined]
-        assert 0.95 < time.monotonic() - began < 3
+        assert time.monotonic() - began > 0.95
 
 
 def test_no_post_is_lost_or_reordered_and_bursts_are_drained_together(tmp_path):
@@ -42,7 +42,7 @@ def test_no_post_is_lost_or_reordered_and_bursts_are_drained_together(tmp_path):
             done = connection.ask("engine", Work(new_ref(), "post", count), timeout_s=30)
             assert isinstance(done, Worked)
             assert done.values == tuple(range(count))
-        seen = connection.ask("engine", ReportSeen(new_ref()), timeout_s=5)
+        seen = connection.ask("engine", ReportSeen(new_ref()), timeout_s=30)
         assert isinstance(seen, Seen)
         assert seen.values[1] < 10_000  # type: ignore[operator]
 
@@ -51,7 +51,7 @@ def test_single_posts_wake_the_mailbox_every_time(tmp_path):
     with running_node(TREE, tmp_path) as node:
         connection = node.connect()
         for _ in range(300):
-            done = connection.ask("engine", Work(new_ref(), "post", 1), timeout_s=5)
+            done = connection.ask("engine", Work(new_ref(), "post", 1), timeout_s=30)
             assert isinstance(done, Worked)
 
 
@@ -79,4 +79,4 @@ def test_a_blocked_thread_does_not_delay_a_stop(tmp_path):
         node.connect().tell("engine", Work(new_ref(), "sleep", 30.0))
         began = time.monotonic()
         assert node.stop() == 0
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 25  # the thread sleeps for 30 s

@@ -31,7 +31,7 @@ NO_TREE = "text"
 def test_a_tree_of_ones_own_starts_answers_and_leaves_nothing(tmp_path: Path):
     log = tmp_path / "log"
     with Node.start(f"{__name__}:TREE", tmp_path / "run", log_file=log) as node:
-        answer = node.connection.ask("a", Echo(new_ref()), timeout_s=5)
+        answer = node.connection.ask("a", Echo(new_ref()), timeout_s=30)
         assert isinstance(answer, Echoed)
         group = os.getpgid(answer.pid)
         pid = node.pid
@@ -70,10 +70,10 @@ def test_the_node_ends_with_its_host_whatever_ends_that(tmp_path: Path):
     )
     host = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "run")],
-        cwd=ROOT, stdout=subprocess.PIPE, timeout=30, check=False,
+        cwd=ROOT, stdout=subprocess.PIPE, timeout=100, check=False,
     )  # fmt: skip
     launcher = int(host.stdout)
-    eventually(lambda: not alive(launcher), what="the launcher is gone", within_s=5)
+    eventually(lambda: not alive(launcher), what="the launcher is gone", within_s=30)
     assert list((tmp_path / "run").iterdir()) == []
 
 
@@ -82,12 +82,12 @@ def test_the_command_line_runs_a_tree_until_it_is_told_to_stop(tmp_path: Path):
     command = [sys.executable, "-m", "supervision", f"{__name__}:TREE", "--runtime-dir", str(run)]
     node = subprocess.Popen([*command, "--log-file", str(log), "--log-format", "json"], cwd=ROOT)
     try:
-        eventually(lambda: RuntimeDir(run).read(), what="the node is up", within_s=20)
+        eventually(lambda: RuntimeDir(run).read(), what="the node is up", within_s=30)
         with Connection.attach(run) as connection:
-            assert isinstance(connection.ask("b", Echo(new_ref()), timeout_s=5), Echoed)
+            assert isinstance(connection.ask("b", Echo(new_ref()), timeout_s=30), Echoed)
     finally:
         node.send_signal(signal.SIGTERM)
-        assert node.wait(20) == 0
+        assert node.wait(60) == 0
     assert log.read_text().startswith("{")
     with pytest.raises(NodeNotRunning):
         Connection.attach(run)
@@ -97,7 +97,7 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path):
     for arguments in (["x:Y"], ["x:Y", "--runtime-dir", str(tmp_path)]):
         ended = subprocess.run(
             [sys.executable, "-m", "supervision", *arguments],
-            cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+            cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
         )  # fmt: skip
         assert ended.returncode == 1
         assert ended.stderr.startswith("error: ")
@@ -123,7 +123,7 @@ def test_a_node_that_gives_up_says_in_which_childs_name(tmp_path: Path):
     with running_node(spec, tmp_path) as node:
         node.connect().tell("a", Do("raise"))
         eventually(
-            lambda: (r := node.folder.read()) and r.boot == 2, what="the next boot", within_s=20
+            lambda: (r := node.folder.read()) and r.boot == 2, what="the next boot", within_s=30
         )
         node.note_group()
         (line,) = [one for one in node.log.splitlines() if "ending the node" in one]

@@ -91,14 +91,14 @@ def echo(node: RunningNode, child_id: str, timeout_s: float = 5.0) -> Echoed:
 
 
 def seen(node: RunningNode, child_id: str) -> tuple[object, ...]:
-    answer = node.connect().ask(child_id, ReportSeen(new_ref()), timeout_s=5)
+    answer = node.connect().ask(child_id, ReportSeen(new_ref()), timeout_s=30)
     assert isinstance(answer, Seen)
     return answer.values
 
 
 def start(node: RunningNode, child_id: str, args: object = None, **options: object) -> object:
     request = StartChild(new_ref(), child_id, args, **options)  # type: ignore[arg-type]
-    return node.connect().ask("dyn", request, timeout_s=10)
+    return node.connect().ask("dyn", request, timeout_s=30)
 
 
 def journal(path) -> list[str]:
@@ -127,13 +127,13 @@ def test_ask_tell_and_directory_reach_every_level(tmp_path):
         assert all(entry.is_up for entry in entries.values())
         assert entries["x"].pid == echo(node, "x").pid
         assert connection.where("nobody") is None
-        status = connection.ask("a", ReportStatus(new_ref()), timeout_s=5)
+        status = connection.ask("a", ReportStatus(new_ref()), timeout_s=30)
         assert isinstance(status, StatusReported)
         assert (status.id, status.pid) == ("a", entries["a"].pid)
-        listed = connection.ask("root", WhichChildren(new_ref()), timeout_s=5)
+        listed = connection.ask("root", WhichChildren(new_ref()), timeout_s=30)
         assert isinstance(listed, ChildrenListed)
         assert [one.id for one in listed.children] == ["a", "sub"]
-        counted = connection.ask("sub", CountChildren(new_ref()), timeout_s=5)
+        counted = connection.ask("sub", CountChildren(new_ref()), timeout_s=30)
         assert isinstance(counted, ChildrenCounted)
         assert (counted.specs, counted.active, counted.workers) == (1, 1, 1)
 
@@ -141,10 +141,10 @@ def test_ask_tell_and_directory_reach_every_level(tmp_path):
 def test_a_worker_finds_its_siblings_by_name_and_hears_of_their_restarts(tmp_path):
     with running_node(one_for_one(good("a"), good("b")), tmp_path) as node:
         connection = node.connect()
-        told = connection.ask("a", TellOther(new_ref(), "b"), timeout_s=5)
+        told = connection.ask("a", TellOther(new_ref(), "b"), timeout_s=30)
         assert told.values == (True,)  # type: ignore[attr-defined]
         eventually(lambda: "b" in seen(node, "a"), what="b's answer at a")
-        told = connection.ask("a", TellOther(new_ref(), "nobody"), timeout_s=5)
+        told = connection.ask("a", TellOther(new_ref(), "nobody"), timeout_s=30)
         assert told.values == (False,)  # type: ignore[attr-defined]
         os.kill(node.entry("b").pid or 0, 9)
         eventually(lambda: ("b", "up", 2) in seen(node, "a"), what="news of b's restart at a")
@@ -171,11 +171,11 @@ def test_dynamic_children_start_stop_and_refuse(tmp_path):
         assert isinstance(died, ChildStartFailed)
         assert died.reason is StartFailure.DIED_IN_INIT
         eventually(lambda: node.connect().where("m2") is None, what="m2 out of the directory")
-        gone = node.connect().ask("dyn", TerminateChild(new_ref(), "m1"), timeout_s=5)
+        gone = node.connect().ask("dyn", TerminateChild(new_ref(), "m1"), timeout_s=30)
         assert isinstance(gone, ChildTerminated)
         assert not alive(started.entry.pid or 0)
         eventually(lambda: node.connect().where("m1") is None, what="m1 out of the directory")
-        nobody = node.connect().ask("dyn", TerminateChild(new_ref(), "m1"), timeout_s=5)
+        nobody = node.connect().ask("dyn", TerminateChild(new_ref(), "m1"), timeout_s=30)
         assert isinstance(nobody, ChildNotFound)
         anew = start(node, "m1")
         assert isinstance(anew, ChildStarted)
@@ -183,24 +183,25 @@ def test_dynamic_children_start_stop_and_refuse(tmp_path):
 
 
 def test_a_slow_start_holds_up_no_other_dynamic_child(tmp_path):
+    go = tmp_path / "go"
     with running_node(one_for_one(below("dyn", dynamic())), tmp_path) as node:
         slow = node.connect().stream(
-            "dyn", StartChild(new_ref(), "slow", Plan(init="defer", init_s=1.5)), idle_timeout_s=5
+            "dyn",
+            StartChild(new_ref(), "slow", Plan(init="defer until", fail_once_file=str(go))),
+            idle_timeout_s=5,
         )
-        began = time.monotonic()
         assert isinstance(start(node, "quick"), ChildStarted)
         assert echo(node, "quick").id == "quick"
-        assert time.monotonic() - began < 1.0
         assert node.entry("slow").state == "starting"
+        go.touch()
         assert isinstance(next(slow), ChildStarted)
-        assert time.monotonic() - began >= 1.4
 
 
 def test_a_deferred_start_reports_progress_and_its_failure(tmp_path):
     with running_node(one_for_one(below("dyn", dynamic())), tmp_path) as node:
         plan = Plan(init="defer_fail", init_s=0.2, error=LoadError(1, "x"))
         request = StartChild(new_ref(), "m", plan, progress=True)
-        replies = node.connect().stream("dyn", request, idle_timeout_s=5)
+        replies = node.connect().stream("dyn", request, idle_timeout_s=30)
         assert next(replies) == ChildStartProgress(request.ref, "m", "half way")
         failed = next(replies)
         assert isinstance(failed, ChildStartFailed)
@@ -286,7 +287,7 @@ def test_the_end_of_the_host_stops_the_node_in_order(tmp_path):
     node = start_node(tree, tmp_path, parent_fd=reader)
     os.close(reader)
     os.close(writer)
-    assert node.process.wait(10) == 0
+    assert node.process.wait(60) == 0
     node.check_nothing_left()
     assert journal(path)[-1] == "a 1 terminate shutdown"
     assert node.files() == []
@@ -300,8 +301,8 @@ def test_a_stop_request_during_a_slow_start_is_obeyed_at_once(tmp_path):
     eventually(lambda: "slow 1 init" in journal(path), what="the slow start")
     began = time.monotonic()
     node.process.send_signal(signal.SIGTERM)
-    assert node.process.wait(10) == 0
-    assert time.monotonic() - began < 5
+    assert node.process.wait(30) == 0
+    assert time.monotonic() - began < 30  # it starts for 60 s
     assert journal(path)[-1] == "a 1 terminate shutdown"
     assert node.files() == []
 
@@ -321,7 +322,7 @@ def test_children_stop_as_their_specs_say(tmp_path):
     node.check_nothing_left()
     events = [line for line in journal(path) if "terminate" in line]
     assert events == ["stuck 1 terminate shutdown", "patient 1 terminate shutdown"]
-    assert 0.3 <= took < 5
+    assert 0.3 <= took < 30  # the stuck one would take 60 s
 
 
 @pytest.mark.parametrize(
@@ -405,7 +406,7 @@ def test_ctrl_c_stops_the_node_in_order(tmp_path):
     path = tmp_path / "journal"
     node = start_node(one_for_one(good("a", Plan(journal=str(path)))), tmp_path)
     node.process.send_signal(signal.SIGINT)
-    assert node.process.wait(10) == 0
+    assert node.process.wait(60) == 0
     node.check_nothing_left()
     assert journal(path)[-1] == "a 1 terminate shutdown"
     assert node.files() == []
@@ -447,5 +448,5 @@ def test_an_unknown_target_is_no_reply_with_a_reason(tmp_path):
 def test_large_and_many_messages_arrive_whole_and_in_order(tmp_path):
     with running_node(one_for_one(good("a")), tmp_path) as node:
         blob = os.urandom(3_000_000)
-        answer = node.connect().ask("a", Echo(new_ref(), blob), timeout_s=20)
+        answer = node.connect().ask("a", Echo(new_ref(), blob), timeout_s=30)
         assert answer.payload == blob  # type: ignore[attr-defined]

@@ -28,7 +28,9 @@ pytestmark = pytest.mark.system
 
 
 def environment(node: Node, tmp_path: Path) -> dict[str, str]:
-    return dict(os.environ) | {
+    # Their width and height would count instead of the terminal's; pytest-xdist sets them.
+    inherited = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+    return inherited | {
         "LLAMA_ACTORS_RUNTIME_DIR": str(tmp_path / "run"),
         "LLAMA_ACTORS_PORT": str(node.port),
         "PYTHONUNBUFFERED": "1",
@@ -72,20 +74,20 @@ class Watching:
 
     def waits_for(self, what: str, *, times: int = 1) -> int:
         """Wait until this was printed; where in the text it ends."""
-        eventually(lambda: self.text.count(what) >= times, within_s=20, what=f"{what!r} is shown")
+        eventually(lambda: self.text.count(what) >= times, within_s=30, what=f"{what!r} is shown")
         return self.text.index(what) + len(what)
 
     def end(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
         if self.process.poll() is None:
             self.process.send_signal(how)
         try:
-            _, said = self.process.communicate(timeout=10)
+            _, said = self.process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.kill()  # the test fails, and leaves nothing behind
             self.process.communicate()
             raise
         finally:
-            self.thread.join(10)
+            self.thread.join(60)
             os.close(self.reader)
         return self.process.returncode, said.decode()
 
@@ -159,7 +161,7 @@ def test_a_watch_in_a_pipe_goes_on_through_restarts_and_says_when_the_node_is_go
         assert "\n\nID " in watch.text
         before = watch.text.count("└── root")
         kill(node.connection.record.admin_pid)
-        eventually(lambda: node.tree().restarts == 1, within_s=20, what="the node is back")
+        eventually(lambda: node.tree().restarts == 1, within_s=30, what="the node is back")
         watch.waits_for("└── root", times=before + 3)
         assert watch.process.poll() is None
         node.stop()
@@ -217,10 +219,10 @@ def test_serve_writes_its_log_as_json_on_demand(tmp_path: Path) -> None:
         env=dict(os.environ) | {"LLAMA_ACTORS_RUNTIME_DIR": str(tmp_path / "run")},
     )
     try:
-        eventually(lambda: log.exists() and "node_up" in log.read_text(), within_s=20)
+        eventually(lambda: log.exists() and "node_up" in log.read_text(), within_s=30)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     objects = [json.loads(line) for line in log.read_text().splitlines()]
     up = {one["child"] for one in objects if one["event"] == "up"}
     assert {"cache", "registry", "models"} <= up
