@@ -112,12 +112,11 @@ int la_sampler_accept(la_sampler *sampler, const int32_t *tokens, int32_t n, int
         for (int32_t i = 0; i < n; ++i) {
             const int32_t token = tokens[i];
             if (is_reply != 0 && s.grammar) {
-                // llama.cpp aborts on an end it did not allow.
                 if (s.proven != token && !la::permits(s, token)) {
                     throw la::fault{LA_GRAMMAR, "the reply so far does not follow the grammar", token, 0};
                 }
                 s.proven = -1;
-                llama_sampler_accept(s.grammar.get(), token);
+                s.grammar.way->accept(*s.grammar.words, token);
             }
             if (is_reply != 0 && s.pending == token) {
                 s.mu = s.pending_mu;

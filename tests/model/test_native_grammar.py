@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from native import Batch, InvalidParam, ModelParams, NoTokenLeft, Sampler, SamplingParams
 from native.llama import LlamaBackend
 from runtime.embedded import path as demo_model_path
+from tests.support.gguf_files import tiny_llama
 
 pytestmark = pytest.mark.model
 
@@ -177,17 +179,62 @@ def test_when_the_grammar_leaves_no_token_the_reply_ends_or_says_so(b: LlamaBack
         reply(b, SamplingParams(grammar='root ::= "a" [z-a]'))
 
 
-def test_an_ambiguous_grammar_does_not_hold_up_the_others(b: LlamaBackend) -> None:
-    """Each letter of a token could belong to any of the parts; llama.cpp tries all ways."""
+def test_a_letter_that_could_belong_to_many_parts_is_matched(b: LlamaBackend) -> None:
     grammar = "root ::= " + " ".join(f"[ a-q{i}]*" for i in range(16)) + ' "!"'
     sampler = b.new_sampler(SamplingParams(grammar=grammar, temperature=1.0))
     refused = array("f", [0.0] * b.info.n_vocab)
     refused[b.tokenize("?", add_special=False)[-1]] = 40.0
+    token = b.sample_from(refused, sampler, 0)
+    assert re.fullmatch(rb"[ a-q0-9]*!?", b.piece(token))
+
+
+def test_an_ambiguous_grammar_does_not_delay_the_others(b: LlamaBackend) -> None:
+    """Every "a" doubles the ways to read the text; work is counted, and the rule is named."""
+    grammar = 'root ::= twice\ntwice ::= "a" twice "b" | "a" twice "c" | "d"'
+    sampler = b.new_sampler(SamplingParams(grammar=grammar))
+    (letter,) = [t for t in b.tokenize("aaa", add_special=False) if b.piece(t) == b"a"][:1]
     began = time.thread_time()
-    with pytest.raises(NoTokenLeft, match="too ambiguous"):
-        b.sample_from(refused, sampler, 0)
-    assert time.thread_time() - began < 12
-    assert b.sample_from(refused, b.new_sampler(SamplingParams()), 0) >= 0
+    with pytest.raises(NoTokenLeft, match="too ambiguous.*million steps.*rule 'twice'"):
+        for _ in range(40):
+            sampler.accept(letter)
+    assert time.thread_time() - began < 20
+    flat = array("f", [0.0] * b.info.n_vocab)
+    assert b.sample_from(flat, b.new_sampler(SamplingParams()), 0) >= 0
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaBackend]:
+    """A vocabulary as large as those of today."""
+    path = tmp_path_factory.mktemp("wide") / "wide.gguf"
+    tiny_llama(path, n_vocab=N_WIDE, n_embd=32, n_head=1, n_kv=1, n_ff=32, n_layer=1)
+    backend = LlamaBackend.load(path, ModelParams(n_ctx=64, n_threads=1))
+    yield backend
+    backend.close()
+
+
+N_WIDE = 131_072
+VALUES = [f"sensor.room_{n:04d}_temperature" for n in range(800)]
+MANY_WAYS = {
+    "schema": {"json_schema": json.dumps({"enum": VALUES})},
+    "grammar": {"grammar": "root ::= " + " | ".join(f'"\\"{value}\\""' for value in VALUES)},
+}
+
+
+@pytest.mark.parametrize("how", MANY_WAYS.values(), ids=MANY_WAYS.keys())
+def test_hundreds_of_values_are_obeyed_with_a_large_vocabulary(
+    wide: LlamaBackend, how: dict[str, str]
+) -> None:
+    """It was refused as too ambiguous after a second of wall time."""
+    rng = random.Random(5)
+    sampler, said = wide.new_sampler(SamplingParams(temperature=1.0, seed=3, **how)), b""
+    logits = array("f", [rng.gauss(0, 2) for _ in range(N_WIDE)])
+    for index in range(60):
+        token = wide.sample_from(logits, sampler, index)
+        sampler.accept(token)
+        if token in wide.info.eog_tokens:
+            break
+        said += wide.piece(token)
+    assert json.loads(said) in VALUES
 
 
 def test_names_of_rules_and_what_a_schema_cannot_say_are_explained(b: LlamaBackend) -> None:
