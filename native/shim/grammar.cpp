@@ -20,7 +20,6 @@ namespace la {
 struct sampler_shelf {
     struct compiled {
         std::string text;
-        bool is_schema;
         std::shared_ptr<const grammar_rules> rules;
     };
     std::list<compiled> grammars;  // used last first
@@ -95,17 +94,14 @@ std::shared_ptr<const vocabulary> make_words(const la_model &model) {
 
 } // namespace
 
-constrained take_grammar(const la_model &model, const char *text, bool is_schema) {
+constrained take_grammar(const la_model &model, const char *text) {
     sampler_shelf &shelf = shelf_of(model);
     auto &kept = shelf.grammars;
-    const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto &one) {
-        return one.is_schema == is_schema && one.text == text;
-    });
+    const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto &one) { return one.text == text; });
     if (found != kept.end()) {
         kept.splice(kept.begin(), kept, found);
     } else {
-        const std::string rules = is_schema ? schema_to_grammar(text) : text;
-        kept.push_front({text, is_schema, check_grammar(model.vocab, rules)});
+        kept.push_front({text, check_grammar(model.vocab, text)});
         ++shelf.n_compiled;
         if (kept.size() > SHELF) {
             kept.pop_back();

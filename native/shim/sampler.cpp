@@ -91,9 +91,8 @@ int la_sampler_new(const la_model *model, const la_sampling *params, const la_sa
                 made->breakers.push_back(la::take_breaker(*model, texts->breakers[i]));
             }
         }
-        if (texts->grammar != nullptr || texts->json_schema != nullptr) {
-            const bool is_schema = texts->grammar == nullptr;
-            made->grammar = la::take_grammar(*model, is_schema ? texts->json_schema : texts->grammar, is_schema);
+        if (texts->grammar != nullptr) {
+            made->grammar = la::take_grammar(*model, texts->grammar);
         }
         *out = made.release();
     });

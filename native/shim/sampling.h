@@ -70,10 +70,8 @@ struct sampler_shelf;
 // The rules of a text; a fault, unless it is a grammar that can be used safely.
 std::shared_ptr<const grammar_rules> check_grammar(const llama_vocab *vocab, const std::string &text);
 // A way through the grammar, at its beginning. A grammar that cannot be used is a fault.
-constrained take_grammar(const la_model &model, const char *text, bool is_schema);
+constrained take_grammar(const la_model &model, const char *text);
 std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *text);
-// Upstream's own converter; what it cannot express is a fault.
-std::string schema_to_grammar(const char *schema);
 
 } // namespace la
 
