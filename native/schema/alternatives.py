@@ -1,8 +1,8 @@
 """A schema as alternatives: each a plain conjunction of what is asked of every type.
 
-``Expander.expand`` reads one place, its references and its ``allOf``, ``anyOf``, ``oneOf``, ``not``,
-``if`` and ``dependent…`` keywords, but not the schemas of properties and items: those stay places.
-So a recursive schema is read as far as it is needed.
+``Expander.expand`` reads one place, its references and its ``allOf``, ``anyOf``, ``oneOf``,
+``not``, ``if`` and ``dependent…`` keywords, but not the schemas of properties and items: those stay
+places. So a recursive schema is read as far as it is needed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ Bound = tuple[Number, bool]
 """A number, and whether it is excluded itself."""
 
 HINTS = {
-    "object": "properties patternProperties additionalProperties unevaluatedProperties propertyNames"
-    " required minProperties maxProperties dependentRequired dependentSchemas dependencies",
-    "array": "items prefixItems additionalItems unevaluatedItems minItems maxItems uniqueItems contains",
+    "object": "properties patternProperties additionalProperties unevaluatedProperties"
+    " propertyNames required minProperties maxProperties dependentRequired dependentSchemas"
+    " dependencies",
+    "array": "items prefixItems additionalItems unevaluatedItems minItems maxItems"
+    " uniqueItems contains",
     "string": "minLength maxLength pattern format",
     "number": "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf",
 }
@@ -209,9 +211,13 @@ class Expander:
         """The alternatives of a value that obeys the schema at ``place``; none: no value does."""
         if place not in self._known:
             if place in self._open:
-                raise Refused(place, "is made of references that come back to itself, and so says nothing")
+                raise Refused(
+                    place, "is made of references that come back to itself, and so says nothing"
+                )
             if len(self._open) > MAX_CHAIN:
-                raise Refused(place, f"is reached by more than {MAX_CHAIN} references or nested schemas")
+                raise Refused(
+                    place, f"is reached by more than {MAX_CHAIN} references or nested schemas"
+                )
             self._open.append(place)
             self._known[place] = self._expand(place)
             self._open.pop()
@@ -250,9 +256,7 @@ class Expander:
             found = tuple(_close_list(one, rest) for one in found)
         return found
 
-    def _one_of(
-        self, place: str, n: int, base: tuple[Alternative, ...]
-    ) -> tuple[Alternative, ...]:
+    def _one_of(self, place: str, n: int, base: tuple[Alternative, ...]) -> tuple[Alternative, ...]:
         branches = [
             self.cross(place, base, self.expand(inside(place, index))) for index in range(n)
         ]
@@ -260,7 +264,7 @@ class Expander:
 
     def _conditional(self, place: str, schema: dict[str, Any]) -> list[Alternative]:
         test = inside(place, "if")
-        found = []
+        found: list[Alternative] = []
         for holds, word in ((True, "then"), (False, "else")):
             outcome = self.expand(inside(place, word)) if word in schema else (ANY,)
             tested = self.expand(test) if holds else self._not(test)
@@ -282,7 +286,7 @@ class Expander:
                 found.append([absent, *self.cross(place, (present,), inner)])
         return found
 
-    # --- not ---------------------------------------------------------------------------------
+    # --- not -------------------------------------------------------------------------------------
 
     def _not(self, place: str) -> tuple[Alternative, ...]:
         """What does not obey the schema at ``place``."""
@@ -347,7 +351,7 @@ def _opposite_limits(one: Alternative, at: dict[str, str]) -> list[Alternative]:
     return found
 
 
-# --- one schema's own keywords ----------------------------------------------------------------------
+# --- one schema's own keywords -------------------------------------------------------------------
 
 
 def own(place: str, schema: dict[str, Any]) -> Alternative:

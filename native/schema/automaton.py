@@ -17,8 +17,10 @@ MAX_WORK = 400_000
 
 @dataclass(frozen=True, slots=True)
 class Dfa:
-    """State 0 is the start; characters without a transition lead nowhere. Trimmed: from each state
-    an accepting one can be reached, unless the automaton accepts nothing."""
+    """State 0 is the start; characters without a transition lead nowhere.
+
+    Trimmed: from each state an accepting one can be reached, unless it accepts nothing.
+    """
 
     steps: tuple[tuple[tuple[Ranges, int], ...], ...]
     accepting: frozenset[int]

@@ -13,6 +13,8 @@ from native.schema.values import key_of, type_of
 
 
 class Checker:
+    """Decides by the same alternatives that the grammar is made of."""
+
     def __init__(self, expander: Expander) -> None:
         self._expander = expander
 
@@ -47,8 +49,8 @@ class Checker:
             return False
         if one.unique and len({key_of(item) for item in value}) < len(value):
             return False
-        for place, least, most in one.contains:
-            if not within(sum(self.obeys(place, item) for item in value), least, most):
+        for wanted, least, most in one.contains:
+            if not within(sum(self.obeys(wanted, item) for item in value), least, most):
                 return False
         for part in one.lists:
             for index, item in enumerate(value):
@@ -88,4 +90,6 @@ def fits_number(one: Alternative, value: int | Decimal) -> bool:
         return False
     if one.high is not None and (value > one.high[0] or (one.high[1] and value == one.high[0])):
         return False
-    return all((Fraction(value) / Fraction(multiple)).denominator == 1 for multiple in one.multiples)
+    return all(
+        (Fraction(value) / Fraction(multiple)).denominator == 1 for multiple in one.multiples
+    )

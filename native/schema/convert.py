@@ -1,7 +1,7 @@
 """From a JSON schema to a grammar whose texts are exactly JSON that obeys the schema.
 
-Exactly: nothing else. Not all: properties come in the order they are written in, only those that are
-declared unless others are spoken of, and values in their usual form.
+Exactly: nothing else. Not all: properties come in the order they are written in, only those that
+are declared unless others are spoken of, and values in their usual form.
 """
 
 from __future__ import annotations
@@ -53,8 +53,12 @@ class _Converter:
             self._fill(self._todo.pop())
         alive = self.rules.productive()
         if root.name not in alive:
-            reasons = (one for name in self._reasons if name not in alive for one in self._reasons[name])
-            place, why = next(reasons, ("#", "no finite text obeys it: it contains itself without an end"))
+            reasons = (
+                one for name in self._reasons if name not in alive for one in self._reasons[name]
+            )
+            place, why = next(
+                reasons, ("#", "no finite text obeys it: it contains itself without an end")
+            )
             raise Refused(place, why)
         return self.rules.text(root.name, alive)
 
@@ -90,7 +94,7 @@ class _Converter:
         self._reasons[name] = reasons
         self.rules.add(name, out)
 
-    # --- values that can be listed -----------------------------------------------------------------
+    # --- values that can be listed ---------------------------------------------------------------
 
     def _listed(self, one: Alternative) -> list[Any] | None:
         """The values of an alternative that lists them; None: it does not."""
@@ -111,7 +115,7 @@ class _Converter:
             found |= {key_of(value): value for value in values if self.checker.fits(one, value)}
         return list(found.values())
 
-    # --- by type -------------------------------------------------------------------------------------
+    # --- by type ---------------------------------------------------------------------------------
 
     def _kinds(self, one: Alternative, reasons: Reasons) -> list[Sequence_]:
         out: list[Sequence_] = []
@@ -121,8 +125,8 @@ class _Converter:
         if one.nots and kinds:
             raise Refused(
                 one.place("not"),
-                "cannot be obeyed: what it excludes is said by keywords that have no opposite here; "
-                "say what is wanted instead",
+                "cannot be obeyed: what it excludes is said by keywords that have no opposite "
+                "here; say what is wanted instead",
             )
         if kinds & {"integer", "fraction"}:
             out += self._numbers(one, reasons)
@@ -140,7 +144,9 @@ class _Converter:
 
     def _none_excluded(self, one: Alternative, *kinds: str) -> None:
         if any(type_of(value) in kinds for value in one.excluded):
-            raise Refused(one.place("not"), f"cannot exclude a value of type {kinds[0]}; list what is wanted")
+            raise Refused(
+                one.place("not"), f"cannot exclude a value of type {kinds[0]}; list what is wanted"
+            )
 
     def _numbers(self, one: Alternative, reasons: Reasons) -> list[Sequence_]:
         self._none_excluded(one, "integer", "fraction")
@@ -152,14 +158,16 @@ class _Converter:
             reasons.append((one.place(*words), "leaves no number"))
         return out
 
-    # --- strings --------------------------------------------------------------------------------------
+    # --- strings ---------------------------------------------------------------------------------
 
     def _strings(self, one: Alternative, reasons: Reasons) -> list[Sequence_]:
         _check_limits(one, "minLength", "maxLength", one.min_length, one.max_length)
         dfa = strings.of_alternative(one)
         if dfa is not None and dfa.is_empty:
             words = ("pattern", "format", "not", "minLength", "maxLength")
-            reasons.append((one.place(*words), "allows no text together with what is said beside it"))
+            reasons.append(
+                (one.place(*words), "allows no text together with what is said beside it")
+            )
             return []
         if dfa is not None:
             return [(literal('"'), self.text_rule(dfa))]
@@ -177,7 +185,7 @@ class _Converter:
             self.rules.add(names[state], out)
         return Ref(names[0])
 
-    # --- arrays ---------------------------------------------------------------------------------------
+    # --- arrays ----------------------------------------------------------------------------------
 
     def _arrays(self, one: Alternative, reasons: Reasons) -> list[Sequence_]:
         self._none_excluded(one, "array")
@@ -186,8 +194,9 @@ class _Converter:
                 raise Refused(one.place("contains"), "cannot be obeyed: use prefixItems, or items")
         longest = max((len(part.prefix) for part in one.lists), default=0)
         least, most = one.min_items, one.max_items
-        is_open = not longest or any(part.rest is not None for part in one.lists) or least > longest
-        if not is_open:
+        rests = [part.rest for part in one.lists if part.rest is not None]
+        ends = longest and not all(map(self.expander.expand, rests))
+        if ends or (longest and not rests and least <= longest):
             most = longest if most is None else min(most, longest)
             least = most if "minItems" not in one.at else least
         if _check_limits(one, "minItems", "maxItems", least, most, reasons):
@@ -196,7 +205,9 @@ class _Converter:
             return self._unique(one, least, most, longest)
         return self._items(one, least, most, longest)
 
-    def _items(self, one: Alternative, least: int, most: int | None, longest: int) -> list[Sequence_]:
+    def _items(
+        self, one: Alternative, least: int, most: int | None, longest: int
+    ) -> list[Sequence_]:
         out: list[Sequence_] = [(literal("["), Ref("space"), literal("]"))] if least == 0 else []
         if most == 0:
             return out
@@ -228,13 +239,15 @@ class _Converter:
         item = self.node(_item_places(one, index))
         return self.rules.shared("item", [(literal(","), Ref("space"), item)])
 
-    def _unique(self, one: Alternative, least: int, most: int | None, longest: int) -> list[Sequence_]:
+    def _unique(
+        self, one: Alternative, least: int, most: int | None, longest: int
+    ) -> list[Sequence_]:
         values = self.finite(_item_places(one, 0)) if not longest else None
         if values is None or len(values) > MAX_UNIQUE:
             raise Refused(
                 one.place("uniqueItems"),
-                f"cannot be obeyed unless maxItems is 1 or the items are one of at most {MAX_UNIQUE} "
-                "listed values; leave it out and remove doubles from the reply",
+                "cannot be obeyed unless maxItems is 1 or the items are one of at most "
+                f"{MAX_UNIQUE} listed values; leave it out and remove doubles from the reply",
             )
         texts = [literal(text_of(value)) for value in values]
         top = len(texts) if most is None else min(most, len(texts))
@@ -254,7 +267,7 @@ class _Converter:
 
         return [(literal("["), Ref("space"), rest(0), Ref("space"), literal("]"))]
 
-    # --- objects --------------------------------------------------------------------------------------
+    # --- objects ---------------------------------------------------------------------------------
 
     def _objects(self, one: Alternative, reasons: Reasons) -> list[Sequence_]:
         self._none_excluded(one, "object")
@@ -283,7 +296,9 @@ class _Converter:
                 pair = self.rules.shared("pair", [(key, Ref("space"), value)])
                 pairs.append((pair, name in one.required))
             elif name in one.required:
-                reasons.append((one.place("required", "not"), f"asks for {name!r}, which is not allowed"))
+                reasons.append(
+                    (one.place("required", "not"), f"asks for {name!r}, which is not allowed")
+                )
                 return None
         return pairs
 
@@ -292,7 +307,8 @@ class _Converter:
         patterns = {p: part.at for part in one.objects for p, _ in part.patterns}
         if len(patterns) > MAX_NAME_PATTERNS:
             raise Refused(
-                one.place("patternProperties"), f"has more than {MAX_NAME_PATTERNS} patterns; use fewer"
+                one.place("patternProperties"),
+                f"has more than {MAX_NAME_PATTERNS} patterns; use fewer",
             )
         known = [*known_names(one), *one.forbidden]
         out = []
@@ -311,7 +327,9 @@ class _Converter:
                 if not found.is_empty:
                     out.append(self._free_pair(one, found, matched))
         except BadPattern as error:
-            raise Refused(one.place("patternProperties", "propertyNames"), f"cannot be obeyed: {error}") from None
+            raise Refused(
+                one.place("patternProperties", "propertyNames"), f"cannot be obeyed: {error}"
+            ) from None
         return out
 
     def _free_pair(self, one: Alternative, names: Dfa, matched: set[str]) -> Ref:
@@ -335,7 +353,9 @@ class _Converter:
                 if kinds is None or "string" in kinds:
                     allowed.append(self._name_texts(alternative))
             if len(allowed) > 1:
-                raise Refused(place, "cannot be obeyed with alternatives; write one pattern or enum")
+                raise Refused(
+                    place, "cannot be obeyed with alternatives; write one pattern or enum"
+                )
             names = automaton.intersection(names, allowed[0] if allowed else automaton.NOTHING)
         return names
 
@@ -366,7 +386,11 @@ class _ObjectWriter:
         # A free name may come twice, and is then one property, so one of them is sure to count.
         self.out_of_reach = self.least > len(pairs) + (1 if free else 0)
         if self.out_of_reach:
-            why = "names are free and may be equal; name the properties" if free else "there are fewer"
+            why = (
+                "names are free and may be equal; name the properties"
+                if free
+                else "there are fewer"
+            )
             raise Refused(one.place("minProperties"), f"cannot be obeyed: {why}")
         if (self.most or self.least) * max(len(pairs), 1) > MAX_COUNTED:
             raise Refused(one.place("maxProperties", "minProperties"), "is too large to be counted")
@@ -446,11 +470,18 @@ def _few(one: Alternative) -> list[Any] | None:
 
 
 def _check_limits(
-    one: Alternative, low: str, high: str, least: int, most: int | None, reasons: Reasons | None = None
+    one: Alternative,
+    low: str,
+    high: str,
+    least: int,
+    most: int | None,
+    reasons: Reasons | None = None,
 ) -> bool:
     """Refused, where a limit is too large; whether the limits leave nothing."""
     if least > MAX_LEAST:
-        raise Refused(one.place(low), f"is more than {MAX_LEAST:,}, which no reply can be sure to reach")
+        raise Refused(
+            one.place(low), f"is more than {MAX_LEAST:,}, which no reply can be sure to reach"
+        )
     if most is None or most >= least:
         return False
     if reasons is None:

@@ -87,7 +87,10 @@ OBEYED: dict[str, _Check] = {
     "dependentRequired": ("an object of lists of names", _is_dependencies),
     "dependentSchemas": _MAP,
     "dependencies": ("an object of schemas or lists of names", _is_dependencies),
-    "items": ("a schema or a list of schemas", lambda v: _is_schema(v) or v == [] or _is_schemas(v)),
+    "items": (
+        "a schema or a list of schemas",
+        lambda v: _is_schema(v) or v == [] or _is_schemas(v),
+    ),
     "prefixItems": _SCHEMAS,
     "additionalItems": _SCHEMA,
     "unevaluatedItems": _SCHEMA,
@@ -111,12 +114,31 @@ OBEYED: dict[str, _Check] = {
 obeyed in a schema's company is refused where it is met."""
 
 ANNOTATIONS = frozenset(
-    "$schema $id id $comment $vocabulary title description default examples example deprecated "
-    "readOnly writeOnly contentEncoding contentMediaType contentSchema nullable discriminator xml "
-    "externalDocs".split()
+    [
+        "$schema",
+        "$id",
+        "id",
+        "$comment",
+        "$vocabulary",
+        "title",
+        "description",
+        "default",
+        "examples",
+        "example",
+        "deprecated",
+        "readOnly",
+        "writeOnly",
+        "contentEncoding",
+        "contentMediaType",
+        "contentSchema",
+        "nullable",
+        "discriminator",
+        "xml",
+        "externalDocs",
+    ]
 )
-"""Known keywords that do not decide which values are valid. ``nullable`` of OpenAPI allows one value
-more; it is left out, so that other validators agree."""
+"""Known keywords that do not decide which values are valid. ``nullable`` of OpenAPI allows one
+value more; it is left out, so that other validators agree."""
 
 REFUSED: dict[str, str] = {
     "$dynamicRef": "is not supported; write $ref",
@@ -236,7 +258,7 @@ class Document:
         return target
 
     def _anchors(self) -> dict[str, str]:
-        found = {}
+        found: dict[str, str] = {}
         for place, schema in self._objects():
             for name in (schema.get("$anchor"), str(schema.get("$id", ""))[1:]):
                 if isinstance(name, str) and name:

@@ -16,8 +16,10 @@ MAX_PAIRS = 40_000
 
 
 class Exclusion:
-    """Decides it by types, listed values, limits, patterns and required properties; what it cannot
-    decide counts as allowed by both."""
+    """Decides it by types, listed values, limits, patterns and required properties.
+
+    What it cannot decide counts as allowed by both.
+    """
 
     def __init__(self) -> None:
         self.expander: Expander
@@ -33,19 +35,12 @@ class Exclusion:
         found: list[Alternative] = []
         for index, branch in enumerate(branches):
             others = [(i, two) for i, more in enumerate(branches) if i != index for two in more]
-            for one in branch:
-                narrowed: Alternative | None = one
+            for narrowed in branch:
                 for other, two in others:
-                    narrowed = self._narrowed(narrowed, two) if narrowed else None
-                    if narrowed is None:
-                        low, high = sorted((index, other))
-                        raise Refused(
-                            place,
-                            f"cannot be obeyed: a value of alternative {low} may obey alternative "
-                            f"{high} too; give each a required property with a const of its own, or "
-                            "write anyOf",
-                        )
-                assert narrowed is not None
+                    alone = self._narrowed(narrowed, two)
+                    if alone is None:
+                        raise _not_apart(place, *sorted((index, other)))
+                    narrowed = alone  # noqa: PLW2901
                 found.append(narrowed)
         return tuple(found)
 
@@ -89,7 +84,9 @@ class Exclusion:
             return False
         for a, b in ((one, two), (two, one)):
             if a.values is not None:
-                return not any(self._checker.fits(a, v) and self._checker.fits(b, v) for v in a.values)
+                return not any(
+                    self._checker.fits(a, v) and self._checker.fits(b, v) for v in a.values
+                )
         kinds = one.generated & (two.types if two.types is not None else one.generated)
         return all(self._excludes_kind(kind, one, two, depth) for kind in kinds)
 
@@ -128,6 +125,14 @@ class Exclusion:
         if name in one.forbidden or name in two.forbidden:
             return True
         return self.places_apart(places_of(one, name), places_of(two, name), depth)
+
+
+def _not_apart(place: str, low: int, high: int) -> Refused:
+    return Refused(
+        place,
+        f"cannot be obeyed: a value of alternative {low} may obey alternative {high} too; give "
+        "each a required property with a const of its own, or write anyOf",
+    )
 
 
 def known_names(one: Alternative) -> dict[str, None]:

@@ -83,7 +83,8 @@ class _Digits:
         self.known: dict[tuple[object, ...], str] = {}
 
     def sequences(self) -> list[Sequence_]:
-        longest = max(DIGITS, len(self.low) + 1)
+        plain = self.integer and not self.by_multiple
+        longest = max(DIGITS if plain else DIGITS - 1 - self.decimals, len(self.low) + 1)
         if self.high:
             longest = min(longest, len(self.high))
         out: list[Sequence_] = []
@@ -102,12 +103,14 @@ class _Digits:
         return max(DIGITS - 1 - length, len(self.low_fraction), len(self.high_fraction), 0)
 
     def _digit(self, whole: str, fraction: str, left: int, done: int) -> int:
-        """The digit of a limit at the place where ``left`` whole and ``done`` others surround it."""
+        """The digit of a limit with ``left`` whole digits to come and ``done`` others before."""
         if left > 0:
             return int(whole[len(whole) - left])
         return int(fraction[done]) if done < len(fraction) else 0
 
-    def _next_digits(self, state: tuple[int, int, int, bool, bool, int], digits: range) -> list[Sequence_]:
+    def _next_digits(
+        self, state: tuple[int, int, int, bool, bool, int], digits: range
+    ) -> list[Sequence_]:
         left, done, most, at_low, at_high, sum_ = state
         low = self._digit(self.low, self.low_fraction, left, done) if at_low else 0
         high = self._digit(self.high, self.high_fraction, left, done) if at_high else 9
@@ -123,7 +126,9 @@ class _Digits:
                     by_next.setdefault(name, []).append(digit)
         return [(f"[{''.join(map(str, found))}]", Ref(name)) for name, found in by_next.items()]
 
-    def _state(self, left: int, done: int, most: int, at_low: bool, at_high: bool, sum_: int) -> str:
+    def _state(
+        self, left: int, done: int, most: int, at_low: bool, at_high: bool, sum_: int
+    ) -> str:
         key = (left, done, most, at_low, at_high, sum_)
         if key in self.known:
             return self.known[key]

@@ -1,4 +1,4 @@
-r"""Regular expressions of JSON schemas: the part of ECMA 262 (and of Python's ``re``) that is regular.
+r"""Regular expressions of JSON schemas: the regular part of ECMA 262 and of Python's ``re``.
 
 Read: characters, classes, ``.``, ``\d \D \w \W \s \S``, ``\p{Lu}``, escapes, groups, alternation,
 quantifiers, ``^`` and ``$``. Not regular, or with a meaning that differs between dialects, and
@@ -8,6 +8,7 @@ refused by name and position: look-around, back-references, word boundaries, fla
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from native.schema import charsets
@@ -31,7 +32,7 @@ class BadPattern(Exception):
 
 @dataclass(slots=True)
 class Nfa:
-    """States are numbers. ``jumps`` cost nothing: always, at the begin ``^`` or at the end ``$``."""
+    """States are numbers. ``jumps`` cost nothing: always, at the start ``^`` or the end ``$``."""
 
     steps: list[list[tuple[Ranges, int]]]
     jumps: list[list[tuple[str, int]]]
@@ -101,7 +102,6 @@ class _Reader:
     def repeated(self, depth: int) -> Piece:
         begin_at = self.at
         piece = self.atom(depth)
-        end_at = self.at
         wanted = self.quantifier()
         if wanted is None:
             return piece
@@ -119,15 +119,13 @@ class _Reader:
             if copies:
                 return copies.pop()
             self.at = begin_at
-            made = self.atom(depth)
-            assert self.at == end_at
-            return made
+            return self.atom(depth)
 
         out = self.repeat(copy, least, most)
         self.at = after
         return out
 
-    def repeat(self, copy, least: int, most: int | None) -> Piece:  # type: ignore[no-untyped-def]
+    def repeat(self, copy: Callable[[], Piece], least: int, most: int | None) -> Piece:
         jumps = self.nfa.jumps
         first = last = self.nfa.new()
         for _ in range(least):
@@ -153,9 +151,11 @@ class _Reader:
         char = self.peek()
         if char and char in "*+?":
             self.at += 1
-            return {"*": (0, None), "+": (1, None), "?": (0, 1)}[char]  # type: ignore[return-value]
+            return {"*": (0, None), "+": (1, None), "?": (0, 1)}[char]
         found = _QUANTIFIER.match(self.pattern, self.at)
         if found is None:
+            if self.pattern.startswith("{,", self.at):
+                raise self.bad("a quantifier that dialects read differently (write {0,n})")
             return None
         least = int(found[1][:9])
         most = least if found[2] is None else int(found[3][:9]) if found[3] else None

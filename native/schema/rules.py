@@ -33,13 +33,21 @@ _UNICODE = (
     f'"u" ([0-9abcefABCEF] {_HEX}{{3}} | [dD] [0-7] {_HEX}{{2}} '
     f'| [dD] [89abAB] {_HEX}{{2}} "\\\\u" [dD] [c-fC-F] {_HEX}{{2}})'
 )
-_RAW: Ranges = charsets.without(charsets.ALL, charsets.normal([(0, 0x1F), (34, 34), (92, 92), (127, 127)]))
+_RAW: Ranges = charsets.without(
+    charsets.ALL, charsets.normal([(0, 0x1F), (34, 34), (92, 92), (127, 127)])
+)
 _SHORT = {"\b": "b", "\t": "t", "\n": "n", "\f": "f", "\r": "r", '"': '"', "\\": "\\"}
 
 
 def literal(text: str) -> str:
     """A grammar's literal of exactly this text."""
-    for char, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
+    for char, escaped in (
+        ("\\", "\\\\"),
+        ('"', '\\"'),
+        ("\n", "\\n"),
+        ("\r", "\\r"),
+        ("\t", "\\t"),
+    ):
         text = text.replace(char, escaped)
     return f'"{text}"'
 
@@ -48,14 +56,14 @@ def _class_char(code: int) -> str:
     char = chr(code)
     if char.isascii() and char.isalnum():
         return char
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"
+    return (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"
+    )
 
 
 def char_class(ranges: Ranges) -> str:
     """A grammar's class of these characters."""
-    parts = (
-        _class_char(a) if a == b else f"{_class_char(a)}-{_class_char(b)}" for a, b in ranges
-    )
+    parts = (_class_char(a) if a == b else f"{_class_char(a)}-{_class_char(b)}" for a, b in ranges)
     return f"[{''.join(parts)}]"
 
 
@@ -84,6 +92,8 @@ ALWAYS: dict[str, list[Sequence_]] = {
 
 
 class Rules:
+    """The rules made so far; those of JSON itself are always among them."""
+
     def __init__(self) -> None:
         self._rules: dict[str, list[Sequence_]] = dict(ALWAYS)
         self._same: dict[tuple[object, ...], str] = {}
@@ -133,7 +143,7 @@ class Rules:
         full = (*self._exactly(block, blocks), *self._up_to(item, rest))
         return (self.shared("upto", [fewer, full]),)
 
-    # --- characters and texts ----------------------------------------------------------------------
+    # --- characters and texts --------------------------------------------------------------------
 
     def chars(self, ranges: Ranges) -> Ref:
         """One character of a JSON string that is in ``ranges``, as it may be written there."""
@@ -141,10 +151,20 @@ class Rules:
             return Ref("char")
         raw = charsets.both(ranges, charsets.normal([*_RAW, (127, 127)]))
         found: list[Sequence_] = [(char_class(raw),)] if raw else []
-        for low, high in charsets.without(ranges, raw):
-            for code in range(low, high + 1):
-                short = _SHORT.get(chr(code))
-                found.append((literal("\\" + (short or f"u{code:04x}")),))
+        escaped = [
+            chr(code)
+            for low, high in charsets.without(ranges, raw)
+            for code in range(low, high + 1)
+        ]
+        short = "".join(_SHORT[char] for char in escaped if char in _SHORT)
+        if short:
+            found.append((literal("\\"), char_class(charsets.of(short))))
+        for high in (0, 1):
+            digits = [
+                f"{ord(c) & 15:x}" for c in escaped if c not in _SHORT and ord(c) >> 4 == high
+            ]
+            if digits:
+                found.append((literal(f"\\u00{high}"), char_class(charsets.of("".join(digits)))))
         return self.shared("chars", found)
 
     def texts(self, texts: Iterable[str]) -> Sequence_:
@@ -163,7 +183,7 @@ class Rules:
         branch = self.shared("text", sequences)
         return (literal(first[:n]), branch) if n else (branch,)
 
-    # --- the whole -----------------------------------------------------------------------------------
+    # --- the whole -------------------------------------------------------------------------------
 
     def productive(self) -> set[str]:
         """Rules that some finite text obeys."""

@@ -29,14 +29,23 @@ FORMATS = {
     "email": rf"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@{_LABEL}(?:\.{_LABEL}){{1,5}}",
     "uri": rf"(?:https?|ftp)://{_HOST}(?::[1-9]\d{{0,3}})?(?:/[A-Za-z0-9._~-]*)*"
     r"(?:\?[A-Za-z0-9._~&=-]*)?(?:#[A-Za-z0-9._~-]*)?",
-    "duration": r"P(?:\d+W|\d+D(?:T\d+H)?|\d+Y(?:\d+M)?|\d+M(?:\d+D)?|T\d+H(?:\d+M(?:\d+S)?)?|T\d+M|T\d+S)",
+    "duration": r"P(?:\d+W|\d+D(?:T\d+H)?|\d+Y(?:\d+M)?|\d+M(?:\d+D)?"
+    r"|T\d+H(?:\d+M(?:\d+S)?)?|T\d+M|T\d+S)",
     "json-pointer": r"(?:/(?:[^/~]|~[01])*)*",
 }
 """What is generated for a format: a part of what its standard allows, of the usual form."""
 
 REFUSED_FORMATS = frozenset(
-    "idn-email idn-hostname uri-reference iri iri-reference uri-template relative-json-pointer "
-    "regex".split()
+    [
+        "idn-email",
+        "idn-hostname",
+        "uri-reference",
+        "iri",
+        "iri-reference",
+        "uri-template",
+        "relative-json-pointer",
+        "regex",
+    ]
 )
 """The other formats of the standard. Any other name is of a vendor and an annotation."""
 

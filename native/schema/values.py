@@ -22,7 +22,7 @@ def type_of(value: Any) -> str:
         return "boolean"
     if isinstance(value, (int, Decimal)):
         return "integer" if value == value // 1 else "fraction"
-    return {str: "string", list: "array", dict: "object"}[type(value)]
+    return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
 
 
 def key_of(value: Any) -> Any:

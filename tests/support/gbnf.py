@@ -23,9 +23,7 @@ _TOKEN = re.compile(
     r"""|(?P<times>\{[0-9]+(?:,[0-9]*)?\}|[*+?])|(?P<mark>[()|]))""",
     re.DOTALL,
 )
-_CHAR = re.compile(
-    r"\\x([0-9a-f]{2})|\\u([0-9a-f]{4})|\\U([0-9a-f]{8})|\\(.)|(.)", re.DOTALL | re.IGNORECASE
-)
+_CHAR = re.compile(r"\\x([\da-fA-F]{2})|\\u([\da-fA-F]{4})|\\U([\da-fA-F]{8})|\\(.)|(.)", re.DOTALL)
 
 
 class Grammar:
@@ -45,7 +43,8 @@ class Grammar:
         tokens, at = [], 0
         while body[at:].strip():
             found = _TOKEN.match(body, at)
-            assert found and found.lastgroup, body[at : at + 40]
+            assert found is not None, body[at : at + 40]
+            assert found.lastgroup is not None
             tokens.append((found.lastgroup, found[found.lastgroup]))
             at = found.end()
         return tokens
@@ -128,7 +127,7 @@ class Grammar:
         code = ord(char)
         after: set[Stack] = set()
         for stack in stacks:
-            if stack is not None and any(low <= code <= high for low, high in stack[0]):  # type: ignore[misc]
+            if stack is not None and any(low <= code <= high for low, high in _chars_of(stack)):
                 after |= self._close(stack[1])
         return frozenset(after)
 
@@ -139,7 +138,7 @@ class Grammar:
         return None in stacks
 
     def random_text(self, rng: random.Random, length: int = 60) -> str:
-        """Some text that the grammar accepts; about ``length`` characters, unless it asks for more."""
+        """Some text that the grammar accepts, of about ``length`` characters if it may be."""
         said = ""
         stacks = self._close(("root", None))
         while True:
@@ -149,8 +148,7 @@ class Grammar:
             if len(said) >= length:
                 open_ = [min(open_, key=self._cost)]
             chosen = rng.choice(open_)
-            low, high = rng.choice(chosen[0])  # type: ignore[arg-type]
-            assert not isinstance(low, str) and not isinstance(high, str)
+            low, high = rng.choice(_chars_of(chosen))
             said += chr(rng.randint(low, min(high, low + 120) if rng.random() < 0.9 else high))
             stacks = self._step(stacks, said[-1])
 
@@ -187,6 +185,11 @@ class Grammar:
                 if left[user][0] == 0:
                     heapq.heappush(ready, (left[user][1], user[0]))
         return costs
+
+
+def _chars_of(stack: tuple[Element, Stack]) -> Ranges:
+    assert not isinstance(stack[0], str)
+    return stack[0]
 
 
 def _codes(body: str) -> list[int]:
