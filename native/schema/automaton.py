@@ -130,14 +130,21 @@ def _trimmed(steps: list[list[tuple[Ranges, int]]], accepting: set[int]) -> Dfa:
         fresh = [s for s in sources[todo.pop()] if s not in alive]
         alive.update(fresh)
         todo += fresh
+    reached = {0}
+    todo = [0]
+    while todo:
+        fresh = [t for _, t in steps[todo.pop()] if t in alive and t not in reached]
+        reached.update(fresh)
+        todo += fresh
     if 0 not in alive:
         return NOTHING
+    alive &= reached
     numbers = {old: new for new, old in enumerate(sorted(alive))}
     kept = tuple(
         tuple((ranges, numbers[target]) for ranges, target in steps[old] if target in alive)
         for old in sorted(alive)
     )
-    return Dfa(kept, frozenset(numbers[old] for old in accepting))
+    return Dfa(kept, frozenset(numbers[old] for old in accepting if old in alive))
 
 
 def intersection(a: Dfa, b: Dfa) -> Dfa:
