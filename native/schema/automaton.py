@@ -69,7 +69,7 @@ def of_pattern(pattern: str) -> Dfa:
                 numbers[key] = len(numbers)
                 todo.append(key)
             steps[-1].append((ranges, numbers[key]))
-        work += len(atoms)
+        work += len(atoms) + len(states)
         if len(todo) > MAX_STATES or work > MAX_WORK:
             raise _too_large()
     return _trimmed(steps, accepting)

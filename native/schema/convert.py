@@ -57,7 +57,7 @@ class _Converter:
                 one for name in self._reasons if name not in alive for one in self._reasons[name]
             )
             place, why = next(
-                reasons, ("#", "no finite text obeys it: it contains itself without an end")
+                reasons, ("#", "allows no value, or only one that contains itself without an end")
             )
             raise Refused(place, why)
         return self.rules.text(root.name, alive)

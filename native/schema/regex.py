@@ -72,6 +72,8 @@ class _Reader:
         self.pattern = pattern
         self.nfa = nfa
         self.at = 0
+        self.widest = False
+        """In a class that is inverted: what any dialect takes a class like ``\\d`` for."""
 
     def bad(self, why: str, at: int | None = None) -> BadPattern:
         return BadPattern(f"{why} at position {self.at if at is None else at} of the pattern")
@@ -219,11 +221,13 @@ class _Reader:
         if self.peek() == "]" or self.pattern.startswith("[:", self.at):
             raise self.bad("a class that dialects read differently (escape the bracket)")
         found: list[tuple[int, int]] = []
+        self.widest = inverted
         while self.peek() != "]":
             if not self.peek():
                 raise self.bad("a class that is not closed", opened)
             found += self.bracket_part()
         self.at += 1
+        self.widest = False
         ranges = charsets.normal(found)
         return charsets.without(charsets.ALL, ranges) if inverted else ranges
 
@@ -250,9 +254,11 @@ class _Reader:
         char = self.pattern[start + 1 : start + 2]
         self.at += 2
         if char in _CLASSES:
-            return _CLASSES[char]
+            opposite = charsets.negated(char.upper())
+            return charsets.without(charsets.ALL, opposite) if self.widest else _CLASSES[char]
         if char and char in "DWS":
-            return charsets.negated(char)
+            plain = _CLASSES[char.lower()]
+            return charsets.without(charsets.ALL, plain) if self.widest else charsets.negated(char)
         if char == "0" and self.peek().isdigit():
             raise self.bad("an octal escape", start)
         if char in _PLAIN_ESCAPES:

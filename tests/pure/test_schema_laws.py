@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 
 from native import InvalidParam
 from native.schema import grammar_of
+from native.schema.document import TYPES
 from tests.support.gbnf import Grammar
 
 pytestmark = pytest.mark.pure
@@ -23,9 +24,9 @@ pytestmark = pytest.mark.pure
 Schemas = st.SearchStrategy[dict[str, Any]]
 NAMES = st.sampled_from(["a", "b", "", "x/y~", "xa", 'q"'])
 POOL: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3, 7, 14, -7, 20, 100, 0.5, -0.25, 2.5, 3.75, "", "a", "b", "ab",
-    "aab", "ba", "a1", "1", "é", "\n", '"', "\\", "/", "a b", "💥", [], [1], [1, 1], [1, 2, 3], ["a"],
-    ["a", 1], [None, None, None, None], {}, {"a": 1}, {"b": "a"}, {"a": None, "b": 2}, {"zz": 1},
+    None, True, False, 0, 1, -1, 2, 3, 7, 14, -7, 20, 100, 0.5, -0.25, 2.5, 3.75, "", "a", "b",
+    "ab", "aab", "ba", "a1", "1", "é", "\n", '"', "\\", "/", "a b", "💥", [], [1], [1, 1], [1, 2, 3],
+    ["a"], ["a", 1], [None, None, None, None], {}, {"a": 1}, {"b": "a"}, {"a": None, "b": 2}, {"zz": 1},
 ]  # fmt: skip
 VALUES = st.sampled_from(POOL)
 PATTERNS = st.sampled_from(
@@ -77,7 +78,9 @@ def objects(inner: Schemas) -> Schemas:
         "patternProperties": st.dictionaries(PATTERNS, inner, max_size=2),
         "propertyNames": strings() | st.just({"pattern": "^[ab]"}),
         "minProperties": SMALL, "maxProperties": SMALL,
-        "dependentRequired": st.dictionaries(NAMES, st.lists(NAMES, max_size=2, unique=True), max_size=1),
+        "dependentRequired": st.dictionaries(
+            NAMES, st.lists(NAMES, max_size=2, unique=True), max_size=1
+        ),
         "dependentSchemas": st.dictionaries(NAMES, inner, max_size=1),
     }  # fmt: skip
     return some({"type": "object"}, wanted)
@@ -88,10 +91,11 @@ def combined(inner: Schemas) -> Schemas:
     wanted = {
         "allOf": several, "anyOf": several, "oneOf": several, "not": inner, "if": inner,
         "then": inner, "else": inner, "$ref": st.sampled_from(["#/$defs/one", "#/$defs/two"]),
-        "properties": st.dictionaries(NAMES, inner, max_size=2), "enum": st.lists(VALUES, min_size=1),
+        "properties": st.dictionaries(NAMES, inner, max_size=2),
+        "enum": st.lists(VALUES, min_size=1),
         "const": VALUES, "minLength": SMALL, "minimum": LIMITS, "maxItems": SMALL,
         "type": st.lists(
-            st.sampled_from("null boolean string integer number array object".split()),
+            st.sampled_from(TYPES),
             min_size=1, unique=True,
         ),
         "required": st.lists(NAMES, max_size=2, unique=True), "title": st.just("a title"),
@@ -114,10 +118,11 @@ def converted(schema: Any) -> Grammar | None:
     """None: refused, with a place in the schema and a reason."""
     try:
         return Grammar(grammar_of(json.dumps(schema)))
-    except InvalidParam as refused:
-        assert str(refused.value).startswith("#"), refused
-        assert len(refused.allowed) > 10, refused
-        return None
+    except InvalidParam as error:
+        refused = error
+    assert str(refused.value).startswith("#"), refused
+    assert len(refused.allowed) > 10, refused
+    return None
 
 
 def ordered(value: Any, schema: dict[str, Any]) -> bool:
@@ -128,7 +133,7 @@ def ordered(value: Any, schema: dict[str, Any]) -> bool:
     return bool(names) and [name for name in names if name in value] == list(value)
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(DOCUMENTS, st.integers(0, 1 << 30))
 def test_what_a_schemas_grammar_accepts_obeys_the_schema(schema: dict[str, Any], seed: int) -> None:
     grammar = converted(schema)
@@ -139,13 +144,13 @@ def test_what_a_schemas_grammar_accepts_obeys_the_schema(schema: dict[str, Any],
     for length in (0, 5, 20, 40):
         text = grammar.random_text(rng, length)
         value = json.loads(text)
-        assert judge.is_valid(value), (text, list(judge.iter_errors(value))[0].message)
+        assert judge.is_valid(value), (text, [one.message for one in judge.iter_errors(value)])
     for value in POOL:
         if grammar.accepts(json.dumps(value, ensure_ascii=False)):
             assert judge.is_valid(value), value
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(numbers() | strings() | lists(numbers() | strings()) | objects(LEAVES))
 def test_what_obeys_a_plain_schema_is_accepted(schema: dict[str, Any]) -> None:
     grammar = converted(schema)
