@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,8 +12,33 @@ from native.schema.charsets import Ranges
 from native.schema.regex import BadPattern, Nfa, parse
 
 MAX_STATES = 6_000
-MAX_WORK = 400_000
+MAX_WORK = 300_000
 """Transitions that may be computed for one automaton."""
+MAX_TOTAL_WORK = 1_500_000
+"""And for all of one schema."""
+
+
+class Budget(threading.local):
+    """What the automata of one conversion cost; a pattern that is used twice counts once."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        self.spent = 0
+        self._known: set[str] = set()
+
+    def spend(self, work: int, pattern: str | None = None) -> None:
+        if pattern is not None and pattern in self._known:
+            return
+        self.spent += work
+        if pattern is not None:
+            self._known.add(pattern)
+        if self.spent > MAX_TOTAL_WORK:
+            raise BadPattern("the patterns of this schema are too large together")
+
+
+BUDGET = Budget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +73,15 @@ def _too_large() -> BadPattern:
     return BadPattern(f"it is too large: more than {MAX_STATES} states, or too many steps of them")
 
 
-@lru_cache(maxsize=64)
 def of_pattern(pattern: str) -> Dfa:
     """The texts in which ``pattern`` is found. BadPattern if it is not regular or too large."""
+    dfa, work = _of_pattern(pattern)
+    BUDGET.spend(work, pattern)
+    return dfa
+
+
+@lru_cache(maxsize=64)
+def _of_pattern(pattern: str) -> tuple[Dfa, int]:
     nfa = parse(pattern)
     atoms = _atoms(nfa)
     start = _closed(nfa, {nfa.start}, "^")
@@ -72,7 +104,7 @@ def of_pattern(pattern: str) -> Dfa:
         work += len(atoms) + len(states)
         if len(todo) > MAX_STATES or work > MAX_WORK:
             raise _too_large()
-    return _trimmed(steps, accepting)
+    return _trimmed(steps, accepting), work
 
 
 def _atoms(nfa: Nfa) -> list[Ranges]:
@@ -168,6 +200,7 @@ def intersection(a: Dfa, b: Dfa) -> Dfa:
                         numbers[target, end] = len(numbers)
                         todo.append((target, end))
                     steps[-1].append((shared, numbers[target, end]))
+    BUDGET.spend(work)
     found = {n for (x, y), n in numbers.items() if x in a.accepting and y in b.accepting}
     return _trimmed(steps, found)
 

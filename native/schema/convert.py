@@ -6,6 +6,7 @@ are declared unless others are spoken of, and values in their usual form.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from native.schema import automaton, numbers, strings
@@ -21,6 +22,7 @@ from native.schema.values import key_of, text_of, type_of
 
 MAX_LEAST = 10_000
 """Of minItems and minLength."""
+MAX_NODES = 5_000
 MAX_NAME_PATTERNS = 4
 MAX_UNIQUE = 8
 """Different values that items of a uniqueItems array may have."""
@@ -34,6 +36,7 @@ Reasons = list[tuple[str, str]]
 
 def convert(text: str) -> str:
     """The grammar of a schema's JSON text. ``Refused`` names what cannot be obeyed and where."""
+    automaton.BUDGET.begin()
     return _Converter(Document(text)).convert()
 
 
@@ -68,6 +71,8 @@ class _Converter:
         if not key:
             return Ref("value")
         if key not in self._nodes:
+            if len(self._nodes) >= MAX_NODES:
+                raise Refused("#", f"has more than {MAX_NODES:,} different combinations of schemas")
             self._nodes[key] = self.rules.new("node")
             self._todo.append(key)
         return Ref(self._nodes[key])
@@ -99,11 +104,12 @@ class _Converter:
     def _listed(self, one: Alternative) -> list[Any] | None:
         """The values of an alternative that lists them; None: it does not."""
         values: Any = one.values
+        others = replace(one, values=None)
         if values is None and (one.excluded or one.nots or one.unique):
             values = _few(one)
         if values is None:
             return None
-        return [value for value in values if self.checker.fits(one, value)]
+        return [value for value in values if self.checker.fits(others, value)]
 
     def finite(self, places: Places) -> list[Any] | None:
         """All values that obey the schemas at ``places``, if they are few."""

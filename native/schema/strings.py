@@ -115,4 +115,8 @@ def accepts(one: Alternative, text: str) -> bool:
     """Whether a string obeys an alternative."""
     if len(text) < one.min_length or (one.max_length is not None and len(text) > one.max_length):
         return False
-    return all(dfa.accepts(text) for dfa, _ in parts_of(one))
+    if any(matches(pattern, text, place) for pattern, place in one.not_patterns):
+        return False
+    return all(matches(pattern, text, place) for pattern, place in one.patterns) and all(
+        of_format(name, place).accepts(text) for name, place in one.formats
+    )

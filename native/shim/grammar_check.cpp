@@ -16,7 +16,6 @@ namespace {
 constexpr uint64_t MAX_ELEMENTS = 500'000;    // of all rules, repetitions written out
 constexpr uint64_t MAX_REPETITIONS = 2'000;
 constexpr int MAX_BRACKETS = 200;
-constexpr uint64_t MAX_LEFT_CALLS = 1'000'000;  // of upstream's recursive search for left recursion
 constexpr size_t MAX_LEFT_DEPTH = 5'000;
 constexpr size_t MAX_SKIPPED = 8;        // times that one thing, which may be empty, may follow itself
 constexpr size_t MAX_ALL_SKIPPED = 16;   // and different ones in a row
@@ -157,14 +156,11 @@ std::vector<std::vector<uint32_t>> find_first(const llama_grammar_rules &rules) 
     return first;
 }
 
-// Left recursion, also through rules that may be empty, which upstream's own search overlooks; and
-// whether that search, which forgets what it has seen, would end in time.
+// Left recursion, also through rules that may be empty.
 void check_left(const llama_grammar_rules &rules, const std::vector<std::string> &names) {
     const auto first = find_first(rules);
     const size_t n = rules.size();
     std::vector<char> state(n, 0);  // 1: on the path, 2: done
-    std::vector<uint64_t> calls(n, 1);
-    uint64_t total = 0;
     for (size_t root = 0; root < n; ++root) {
         std::vector<std::pair<size_t, size_t>> path;
         if (state[root] == 0) {
@@ -174,10 +170,6 @@ void check_left(const llama_grammar_rules &rules, const std::vector<std::string>
         while (!path.empty()) {
             auto &[rule, next] = path.back();
             if (next == first[rule].size()) {
-                for (const uint32_t child : first[rule]) {
-                    calls[rule] = std::min(calls[rule] + calls[child], MAX_LEFT_CALLS + 1);
-                }
-                total += calls[rule];
                 state[rule] = 2;
                 path.pop_back();
                 continue;
@@ -194,9 +186,6 @@ void check_left(const llama_grammar_rules &rules, const std::vector<std::string>
                 refuse("its rules begin with one another more than 5,000 deep");
             }
         }
-    }
-    if (total > MAX_LEFT_CALLS) {
-        refuse("its rules begin with one another in more than a million ways");
     }
 }
 
