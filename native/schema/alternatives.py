@@ -184,28 +184,41 @@ class Expander:
         self.document = document
         self._apart = apart
         self._known: dict[str, tuple[Alternative, ...]] = {}
+        self._together: dict[tuple[str, ...], tuple[Alternative, ...]] = {}
         self._open: list[str] = []
         self._work = 0
 
     def together(self, places: Iterable[str]) -> tuple[Alternative, ...]:
         """The alternatives of a value that obeys the schemas at all ``places``."""
-        found: tuple[Alternative, ...] = (ANY,)
-        for place in places:
-            found = self.cross(place, found, self.expand(place))
-        return found
+        key = tuple(places)
+        if key not in self._together:
+            found: tuple[Alternative, ...] = (ANY,)
+            for place in key:
+                found = self.cross(place, found, self.expand(place))
+            self._together[key] = found
+        return self._together[key]
 
     def cross(
         self, place: str, a: Iterable[Alternative], b: Iterable[Alternative]
     ) -> tuple[Alternative, ...]:
+        """What obeys one of ``a`` and one of ``b``, without those that contradict themselves.
+
+        If all do, one of them is left, to tell why.
+        """
         seconds = tuple(b)
         out: list[Alternative] = []
+        contradiction: tuple[Alternative, ...] = ()
         for one in a:
             for other in seconds:
                 self._work += 1
-                out.append(other if one is ANY else one if other is ANY else merged(one, other))
+                both = other if one is ANY else one if other is ANY else merged(one, other)
+                if both.types == frozenset() or not both.forbidden.isdisjoint(both.required):
+                    contradiction = (both,)
+                else:
+                    out.append(both)
                 if self._work > MAX_WORK or len(out) > MAX_ALTERNATIVES:
                     raise Refused(place, "has too many alternatives, multiplied out; use fewer")
-        return tuple(out)
+        return tuple(out) or contradiction
 
     def expand(self, place: str) -> tuple[Alternative, ...]:
         """The alternatives of a value that obeys the schema at ``place``; none: no value does."""

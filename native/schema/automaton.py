@@ -12,9 +12,9 @@ from native.schema.charsets import Ranges
 from native.schema.regex import BadPattern, Nfa, parse
 
 MAX_STATES = 6_000
-MAX_WORK = 300_000
+MAX_WORK = 200_000
 """Transitions that may be computed for one automaton."""
-MAX_TOTAL_WORK = 1_500_000
+MAX_TOTAL_WORK = 500_000
 """And for all of one schema."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from native.schema import automaton, strings
 from native.schema.alternatives import Alternative, Branches, Expander
@@ -10,6 +11,7 @@ from native.schema.automaton import Dfa
 from native.schema.checks import Checker, places_of
 from native.schema.refused import Refused
 from native.schema.regex import BadPattern
+from native.schema.values import key_of
 
 MAX_DEPTH = 4
 MAX_PAIRS = 40_000
@@ -24,6 +26,7 @@ class Exclusion:
     def __init__(self) -> None:
         self.expander: Expander
         self._pairs = 0
+        self._known_keys: dict[int, tuple[tuple[Any, ...], frozenset[Any]]] = {}
 
     def apart(self, place: str, branches: Branches) -> tuple[Alternative, ...]:
         """All alternatives of all branches, narrowed where that makes them obey one branch only.
@@ -79,6 +82,9 @@ class Exclusion:
 
     def excludes(self, one: Alternative, two: Alternative, depth: int = 0) -> bool:
         """Whether no value that is generated for ``one`` obeys ``two``."""
+        listed = one.values is not None and two.values is not None
+        if listed and self._keys(one.values or ()).isdisjoint(self._keys(two.values or ())):
+            return True
         self._pairs += 1
         if depth > MAX_DEPTH or self._pairs > MAX_PAIRS:
             return False
@@ -98,6 +104,12 @@ class Exclusion:
         if kind == "array":
             return self._arrays_apart(one, two, depth)
         return kind == "object" and self._objects_apart(one, two, depth)
+
+    def _keys(self, values: tuple[Any, ...]) -> frozenset[Any]:
+        known = self._known_keys.get(id(values))
+        if known is None:
+            known = self._known_keys[id(values)] = (values, frozenset(map(key_of, values)))
+        return known[1]
 
     def places_apart(self, a: tuple[str, ...], b: tuple[str, ...], depth: int) -> bool:
         firsts, seconds = self.expander.together(a), self.expander.together(b)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from native import Batch, InvalidParam, ModelParams, NoTokenLeft, Sampler, SamplingParams
 from native.llama import LlamaBackend
@@ -127,6 +128,42 @@ def test_a_reply_matches_its_json_schema(b: LlamaBackend, how: dict[str, Any]) -
     assert 1 <= len(said["pets"]) <= 2
     assert all(pet in ["red_cat", "blue dog", 7] for pet in said["pets"])
     assert said["note"] in (None, True, False)
+
+
+RANDOM_SCHEMAS: list[Any] = [
+    {"type": "number", "minimum": -3.5, "exclusiveMaximum": 12.25},
+    {"type": "integer", "multipleOf": 12},
+    {"type": "string", "pattern": r'[^"]\d$', "maxLength": 9},
+    {"type": "string", "pattern": "^.{2,5}$"},
+    {"type": "array", "items": {"enum": ["a", "b", "c"]}, "uniqueItems": True, "minItems": 1},
+    {"type": "object", "properties": {"": {"type": "null"}, "é": {}}, "required": [""]},
+    {
+        "type": "object",
+        "patternProperties": {"^x": {"type": "null"}},
+        "additionalProperties": False,
+    },
+    {"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "format": "email"}]},
+]
+
+
+@pytest.mark.parametrize("schema", RANDOM_SCHEMAS, ids=json.dumps)
+def test_random_replies_obey_their_schemas(b: LlamaBackend, schema: Any) -> None:
+    """Random tokens of the whole vocabulary: what the model would say must not matter."""
+    judge = Draft202012Validator(schema)
+    for seed in range(4):
+        rng = random.Random(seed)
+        logits = array("f", [rng.gauss(0, 2) for _ in range(b.info.n_vocab)])
+        for end in b.info.eog_tokens:
+            logits[end] = 9.0
+        params = SamplingParams(temperature=1.0, seed=seed, json_schema=json.dumps(schema))
+        sampler, said = b.new_sampler(params), b""
+        for index in range(300):
+            token = b.sample_from(logits, sampler, index)
+            sampler.accept(token)
+            if token in b.info.eog_tokens:
+                assert judge.is_valid(json.loads(said)), said
+                break
+            said += b.piece(token)
 
 
 def test_a_grammar_is_compiled_once_for_a_model(b: LlamaBackend) -> None:
