@@ -26,9 +26,9 @@ class Budget(threading.local):
 
     def begin(self) -> None:
         self.spent = 0
-        self._known: set[str] = set()
+        self._known: set[tuple[str, bool]] = set()
 
-    def spend(self, work: int, pattern: str | None = None) -> None:
+    def spend(self, work: int, pattern: tuple[str, bool] | None = None) -> None:
         if pattern is not None and pattern in self._known:
             return
         self.spent += work
@@ -73,16 +73,19 @@ def _too_large() -> BadPattern:
     return BadPattern(f"it is too large: more than {MAX_STATES} states, or too many steps of them")
 
 
-def of_pattern(pattern: str) -> Dfa:
-    """The texts in which ``pattern`` is found. BadPattern if it is not regular or too large."""
-    dfa, work = _of_pattern(pattern)
-    BUDGET.spend(work, pattern)
+def of_pattern(pattern: str, *, wide: bool = False) -> Dfa:
+    """The texts in which ``pattern`` is found; where dialects differ, in all or (``wide``) in any.
+
+    BadPattern if it is not regular or too large.
+    """
+    dfa, work = _of_pattern(pattern, wide=wide)
+    BUDGET.spend(work, (pattern, wide))
     return dfa
 
 
 @lru_cache(maxsize=64)
-def _of_pattern(pattern: str) -> tuple[Dfa, int]:
-    nfa = parse(pattern)
+def _of_pattern(pattern: str, *, wide: bool) -> tuple[Dfa, int]:
+    nfa = parse(pattern, wide=wide)
     atoms = _atoms(nfa)
     start = _closed(nfa, {nfa.start}, "^")
     numbers: dict[tuple[frozenset[int], bool], int] = {(start, True): 0}

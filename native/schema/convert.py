@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from native.schema import automaton, numbers, strings
-from native.schema.alternatives import Alternative, Expander
+from native.schema.alternatives import OPPOSITE, Alternative, Expander
 from native.schema.automaton import Dfa
 from native.schema.checks import Checker, places_of
 from native.schema.document import Document
@@ -195,9 +195,7 @@ class _Converter:
 
     def _arrays(self, one: Alternative, reasons: Reasons) -> list[Sequence_]:
         self._none_excluded(one, "array")
-        for _, least, most in one.contains:
-            if least > 0 or most is not None:
-                raise Refused(one.place("contains"), "cannot be obeyed: use prefixItems, or items")
+        counted = [one_of for one_of in one.contains if one_of[1] > 0 or one_of[2] is not None]
         longest = max((len(part.prefix) for part in one.lists), default=0)
         least, most = one.min_items, one.max_items
         rests = [part.rest for part in one.lists if part.rest is not None]
@@ -208,8 +206,48 @@ class _Converter:
         if _check_limits(one, "minItems", "maxItems", least, most, reasons):
             return []
         if one.unique and (most is None or most > 1):
+            if counted:
+                raise Refused(one.place("contains"), "cannot be obeyed beside uniqueItems")
             return self._unique(one, least, most, longest)
+        if counted:
+            return self._counted_items(one, least, most, longest, counted)
         return self._items(one, least, most, longest)
+
+    def _counted_items(
+        self,
+        one: Alternative,
+        least: int,
+        most: int | None,
+        longest: int,
+        counted: list[tuple[str, int, int | None]],
+    ) -> list[Sequence_]:
+        """Items of which some must obey ``contains``: a state is how many there are of either."""
+        place, wanted, limit = counted[0]
+        end = max(least, longest, 1) if most is None else most
+        top = wanted if limit is None else limit
+        if len(counted) > 1 or (end + 1) * (top + 1) > MAX_COUNTED:
+            raise Refused(
+                one.place("contains"),
+                "cannot be obeyed: too many to count; use prefixItems or items",
+            )
+        names = {
+            (index, count): self.rules.new("counted")
+            for index in range(end + 1)
+            for count in range(top + 1)
+        }
+        other = () if limit is None else (place + OPPOSITE,)
+        for (index, count), name in names.items():
+            out: list[Sequence_] = [()] if index >= least and count >= wanted else []
+            comma: Sequence_ = (literal(","), Ref("space")) if index else ()
+            after = min(index + 1, end)
+            if index < end or most is None:
+                plain = self.node((*_item_places(one, index), *other))
+                out.append((*comma, plain, Ref(names[after, count])))
+                if count < top:
+                    match = self.node((*_item_places(one, index), place))
+                    out.append((*comma, match, Ref(names[after, count + 1])))
+            self.rules.add(name, out)
+        return [(literal("["), Ref("space"), Ref(names[0, 0]), Ref("space"), literal("]"))]
 
     def _items(
         self, one: Alternative, least: int, most: int | None, longest: int
@@ -324,11 +362,12 @@ class _Converter:
             for chosen in range(1 << len(patterns)):
                 found, matched = names, set()
                 for bit, (pattern, at) in enumerate(patterns.items()):
-                    dfa = strings.of_pattern(pattern, at)
-                    if chosen >> bit & 1:
+                    is_found = bool(chosen >> bit & 1)
+                    dfa = strings.of_pattern(pattern, at, wide=not is_found)
+                    if is_found:
                         matched.add(pattern)
                     found = automaton.intersection(
-                        found, dfa if chosen >> bit & 1 else automaton.complement(dfa)
+                        found, dfa if is_found else automaton.complement(dfa)
                     )
                 if not found.is_empty:
                     out.append(self._free_pair(one, found, matched))

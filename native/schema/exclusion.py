@@ -186,7 +186,7 @@ def _strings_apart(one: Alternative, two: Alternative) -> bool:
         return True
     try:
         found: Dfa = automaton.ANYTHING
-        for dfa, _ in (*strings.parts_of(one), *strings.parts_of(two)):
+        for dfa, _ in (*strings.parts_of(one, wide=True), *strings.parts_of(two, wide=True)):
             found = automaton.intersection(found, dfa)
     except BadPattern:
         return False

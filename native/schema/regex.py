@@ -51,13 +51,16 @@ Piece = tuple[int, int]
 """The first and the last state of a part."""
 
 
-def parse(pattern: str) -> Nfa:
-    """The automaton of all texts in which ``pattern`` is found, anywhere if it has no anchors."""
+def parse(pattern: str, *, wide: bool = False) -> Nfa:
+    """The automaton of all texts in which ``pattern`` is found, anywhere if it has no anchors.
+
+    Where dialects differ, those of all of them, or with ``wide`` those of any.
+    """
     nfa = Nfa([], [])
     start, final = nfa.new(), nfa.new()
     nfa.steps[start].append((charsets.ALL, start))
     nfa.steps[final].append((charsets.ALL, final))
-    reader = _Reader(pattern, nfa)
+    reader = _Reader(pattern, nfa, wide=wide)
     first, last = reader.alternatives(0)
     if reader.at < len(pattern):
         raise reader.bad("a closing bracket that opens nowhere")
@@ -68,12 +71,11 @@ def parse(pattern: str) -> Nfa:
 
 
 class _Reader:
-    def __init__(self, pattern: str, nfa: Nfa) -> None:
+    def __init__(self, pattern: str, nfa: Nfa, *, wide: bool) -> None:
         self.pattern = pattern
         self.nfa = nfa
         self.at = 0
-        self.widest = False
-        """In a class that is inverted: what any dialect takes a class like ``\\d`` for."""
+        self.wide = wide
 
     def bad(self, why: str, at: int | None = None) -> BadPattern:
         return BadPattern(f"{why} at position {self.at if at is None else at} of the pattern")
@@ -176,6 +178,10 @@ class _Reader:
             self.at += 1
             first, last = self.nfa.new(), self.nfa.new()
             self.nfa.jumps[first].append((char, last))
+            if char == "$" and self.wide:  # Python's may stand before a line's end
+                before = self.nfa.new()
+                self.nfa.steps[first].append((charsets.of("\n"), before))
+                self.nfa.jumps[before].append((char, last))
             return first, last
         if char in ("*", "+", "?") or _QUANTIFIER.match(self.pattern, self.at):
             raise self.bad("a quantifier of nothing")
@@ -211,7 +217,9 @@ class _Reader:
         if char == "\\":
             return self.escape(in_brackets=False)
         self.at += 1
-        return charsets.DOT if char == "." else charsets.of(char)
+        if char == ".":
+            return charsets.without(charsets.ALL, charsets.of("\n")) if self.wide else charsets.DOT
+        return charsets.of(char)
 
     def bracket(self) -> Ranges:
         opened = self.at
@@ -221,13 +229,13 @@ class _Reader:
         if self.peek() == "]" or self.pattern.startswith("[:", self.at):
             raise self.bad("a class that dialects read differently (escape the bracket)")
         found: list[tuple[int, int]] = []
-        self.widest = inverted
+        self.wide ^= inverted  # what is excluded is read the other way
         while self.peek() != "]":
             if not self.peek():
                 raise self.bad("a class that is not closed", opened)
             found += self.bracket_part()
         self.at += 1
-        self.widest = False
+        self.wide ^= inverted
         ranges = charsets.normal(found)
         return charsets.without(charsets.ALL, ranges) if inverted else ranges
 
@@ -255,10 +263,10 @@ class _Reader:
         self.at += 2
         if char in _CLASSES:
             opposite = charsets.negated(char.upper())
-            return charsets.without(charsets.ALL, opposite) if self.widest else _CLASSES[char]
+            return charsets.without(charsets.ALL, opposite) if self.wide else _CLASSES[char]
         if char and char in "DWS":
             plain = _CLASSES[char.lower()]
-            return charsets.without(charsets.ALL, plain) if self.widest else charsets.negated(char)
+            return charsets.without(charsets.ALL, plain) if self.wide else charsets.negated(char)
         if char == "0" and self.peek().isdigit():
             raise self.bad("an octal escape", start)
         if char in _PLAIN_ESCAPES:

@@ -50,10 +50,10 @@ REFUSED_FORMATS = frozenset(
 """The other formats of the standard. Any other name is of a vendor and an annotation."""
 
 
-def of_pattern(pattern: str, place: str) -> Dfa:
+def of_pattern(pattern: str, place: str, *, wide: bool = False) -> Dfa:
     """The texts in which a pattern is found; Refused, if it is not regular or too large."""
     try:
-        return automaton.of_pattern(pattern)
+        return automaton.of_pattern(pattern, wide=wide)
     except BadPattern as error:
         raise Refused(place, f"cannot be obeyed: {error}") from None
 
@@ -71,12 +71,13 @@ def of_format(name: str, place: str) -> Dfa:
     return of_pattern(f"^(?:{FORMATS[name]})$", place)
 
 
-def parts_of(one: Alternative) -> list[tuple[Dfa, str]]:
+def parts_of(one: Alternative, *, wide: bool = False) -> list[tuple[Dfa, str]]:
     """What must all accept a text, lengths left out, with the places they come from."""
-    found = [(of_pattern(pattern, place), place) for pattern, place in one.patterns]
+    found = [(of_pattern(pattern, place, wide=wide), place) for pattern, place in one.patterns]
     found += [(of_format(name, place), place) for name, place in one.formats]
     for pattern, place in one.not_patterns:
-        found.append((automaton.complement(of_pattern(pattern, place)), place))
+        dfa = of_pattern(pattern, place, wide=not wide)
+        found.append((automaton.complement(dfa), place))
     excluded = [value for value in one.excluded if isinstance(value, str)]
     if excluded:
         texts = automaton.of_texts(excluded)

@@ -75,6 +75,16 @@ OBEYED_CASES: dict[str, tuple[Any, list[str], list[str]]] = {
         ["0.29", "1.5", "7"],
         ["0.001", "-1"],
     ),
+    "contains": (
+        {"type": "array", "contains": {"type": "integer"}, "minContains": 2, "maxItems": 3},
+        ["[1,2]", '["a",1,2]', "[1,2,3]"],
+        ["[]", "[1]", '["a",1]', "[1,2,3,4]"],
+    ),
+    "maxContains": (
+        {"type": "array", "contains": {"type": "null"}, "minContains": 0, "maxContains": 1},
+        ["[]", "[null]", "[1,null,2]"],
+        ["[null,null]"],
+    ),
     "uniqueItems of listed values": (
         {"type": "array", "items": {"enum": ["a", "b", "c"]}, "uniqueItems": True, "minItems": 1},
         ['["a"]', '["c","a"]', '["b","c","a"]'],
@@ -305,7 +315,11 @@ REFUSED_CASES: dict[str, tuple[Any, str, str]] = {
         "uniqueItems",
         "maxItems",
     ),
-    "contains": ({"type": "array", "contains": STRING}, "contains", "prefixItems"),
+    "contains": (
+        {"type": "array", "contains": {"multipleOf": 3}, "maxContains": 1},
+        "contains",
+        "no opposite",
+    ),
     "minProperties": ({"type": "object", "minProperties": 3}, "minProperties", "names are free"),
     "not": ({"not": {"type": "array", "uniqueItems": True}}, "not", "no opposite"),
     "if": ({"if": {"multipleOf": 3}, "then": STRING}, "if", "no opposite"),
@@ -382,9 +396,9 @@ def test_every_keyword_of_the_standard_is_known() -> None:
 
 
 def test_a_refused_schema_reaches_the_user_with_keyword_and_place() -> None:
-    schema = nested({"type": "array", "contains": {}})
+    schema = nested({"type": "array", "uniqueItems": True})
     with pytest.raises(
-        InvalidRequest, match=r"'#/properties/a~1b/contains'.*contains cannot be obeyed"
+        InvalidRequest, match=r"'#/properties/a~1b/uniqueItems'.*uniqueItems cannot be obeyed"
     ):
         sampling_from_options(json_schema=schema)
     with pytest.raises(InvalidParam, match="JSON"):

@@ -65,7 +65,8 @@ def strings() -> Schemas:
 def lists(inner: Schemas) -> Schemas:
     wanted = {
         "items": inner, "prefixItems": st.lists(inner, min_size=1, max_size=2), "minItems": SMALL,
-        "maxItems": SMALL, "uniqueItems": st.booleans(), "contains": inner,
+        "maxItems": SMALL, "uniqueItems": st.booleans(), "contains": inner, "minContains": SMALL,
+        "maxContains": SMALL,
         "unevaluatedItems": st.just(False),
     }  # fmt: skip
     return some({"type": "array"}, wanted)
