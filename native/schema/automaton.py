@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from native.schema import charsets
 from native.schema.charsets import Ranges
-from native.schema.regex import BadPattern, Nfa, parse
+from native.schema.regex import BadPattern, Nfa, leading_conditions, parse
 
 MAX_STATES = 6_000
 MAX_WORK = 200_000
@@ -78,8 +78,12 @@ def of_pattern(pattern: str, *, wide: bool = False) -> Dfa:
 
     BadPattern if it is not regular or too large.
     """
-    dfa, work = _of_pattern(pattern, wide=wide)
-    BUDGET.spend(work, (pattern, wide))
+    conditions, rest = leading_conditions(pattern)
+    dfa, work = _of_pattern(rest, wide=wide)
+    BUDGET.spend(work, (rest, wide))
+    for is_wanted, inner in conditions:
+        other = of_pattern(f"^(?:{inner})", wide=wide == is_wanted)
+        dfa = intersection(dfa, other if is_wanted else complement(other))
     return dfa
 
 

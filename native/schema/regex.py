@@ -2,7 +2,8 @@ r"""Regular expressions of JSON schemas: the regular part of ECMA 262 and of Pyt
 
 Read: characters, classes, ``.``, ``\d \D \w \W \s \S``, ``\p{Lu}``, escapes, groups, alternation,
 quantifiers, ``^`` and ``$``. Not regular, or with a meaning that differs between dialects, and
-refused by name and position: look-around, back-references, word boundaries, flags.
+refused by name and position: look-around (but for look-aheads right behind ``^``), back-references,
+word boundaries, flags.
 """
 
 from __future__ import annotations
@@ -68,6 +69,43 @@ def parse(pattern: str, *, wide: bool = False) -> Nfa:
     nfa.jumps[last].append(("", final))
     nfa.start, nfa.final = start, final
     return nfa
+
+
+def leading_conditions(pattern: str) -> tuple[list[tuple[bool, str]], str]:
+    """The look-aheads right behind ``^``, each with whether it is wanted, and the rest.
+
+    ``^(?=.*[A-Z])(?!x).{8,}$``: these ask for something of the whole text, so they are patterns of
+    their own. Others are no part of a regular expression.
+    """
+    found: list[tuple[bool, str]] = []
+    at = 1
+    while pattern.startswith("^") and pattern.startswith(("(?=", "(?!"), at):
+        end = _end_of_group(pattern, at)
+        if end is None:
+            return [], pattern
+        found.append((pattern[at + 2] == "=", pattern[at + 3 : end]))
+        at = end + 1
+    rest = pattern[at:]
+    if not found or _end_of_group(f"({rest}", 0, stop="|") is not None:
+        return [], pattern
+    return found, f"^{rest}"
+
+
+def _end_of_group(pattern: str, at: int, stop: str = ")") -> int | None:
+    """Where ``stop`` stands in the group that opens at ``at``, outside of its inner groups."""
+    depth, in_class, escaped = 0, False, False
+    for index in range(at, len(pattern)):
+        char = pattern[index]
+        if escaped or in_class or char == "\\":
+            in_class = in_class and (escaped or char != "]")
+            escaped = char == "\\" and not escaped
+            continue
+        in_class = char == "["
+        depth -= char == ")"
+        if char == stop and depth == (0 if stop == ")" else 1):
+            return index
+        depth += char == "("
+    return None
 
 
 class _Reader:

@@ -439,7 +439,10 @@ def test_hundreds_of_values_and_properties_are_converted_at_once() -> None:
 @pytest.mark.parametrize(
     "pattern",
     [r"^\d{3}-\d{4}$", '[^"]', "^(a|b)*$|c", "", "a^b", "(x|^)y($|z)", r"^[\w.-]+@\w{2,}$", "x*",
-     "a{2,}?", r'^"\\/$', "(?:ab|a)(?P<n>b?)$", r"[\]\-a]", r"\x41\u00e9", "a|", "^a$|^b$",
+     "a{2,}?", r'^"\\/$', "(?:ab|a)(?P<n>b?)$",
+    
+     r"^(?!^[-.]*$)-?0*\d*\.?\d*$",
+     r"^(?=.*\d)(?=.*[a-z)|]).{2,4}$", "^(?!a|b)(x|c)*", r"[\]\-a]", r"\x41\u00e9", "a|", "^a$|^b$",
      r"[^\s\d]$"],
 )  # fmt: skip
 def test_a_pattern_means_what_it_means_to_re(pattern: str) -> None:
