@@ -29,8 +29,8 @@ KEPT = 32
 def grammar_of(text: str) -> str:
     """The grammar (GBNF) of a JSON schema's text; the last few are kept.
 
-    ``InvalidParam``, if the text is no schema or asks for what cannot be obeyed: its value is the
-    place as a JSON pointer, and what it says is about the keyword there.
+    ``InvalidParam``, if the text is no schema or holds what cannot be obeyed: its value is the
+    place as a JSON pointer, and its reason is about the keyword there.
     """
     found = _converted(text)
     if isinstance(found, str):

@@ -203,7 +203,7 @@ class Expander:
     ) -> tuple[Alternative, ...]:
         """What obeys one of ``a`` and one of ``b``, without those that contradict themselves.
 
-        If all do, one of them is left, to tell why.
+        If all do, one of them is left, for the reason.
         """
         seconds = tuple(b)
         out: list[Alternative] = []
@@ -225,7 +225,8 @@ class Expander:
         if place not in self._known:
             if place in self._open:
                 raise Refused(
-                    place, "is made of references that come back to itself, and so says nothing"
+                    place,
+                    "is made of references that come back to itself, and so describes nothing",
                 )
             if len(self._open) > MAX_CHAIN:
                 raise Refused(
@@ -312,7 +313,7 @@ class Expander:
         return found
 
     def _opposite(self, place: str, one: Alternative) -> list[Alternative] | None:
-        """Alternatives that together are all values that ``one`` refuses; None: not to be said."""
+        """Alternatives that together are all values that ``one`` refuses; None: there are none."""
         at = {"not": place}
         if one.nots or one.multiples or one.formats or one.lists or one.unique or one.contains:
             return None
@@ -368,7 +369,7 @@ def _opposite_limits(one: Alternative, at: dict[str, str]) -> list[Alternative]:
 
 
 def own(place: str, schema: dict[str, Any]) -> Alternative:
-    """What the keywords of one schema say that are about the value itself."""
+    """The constraints of one schema's keywords on the value itself."""
     at = {word: inside(place, word) for word in schema}
     limits: dict[str, Any] = {"at": at, "hints": frozenset[str]()}
     for word in schema:

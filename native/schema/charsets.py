@@ -80,7 +80,7 @@ def _where(test: Callable[[str], bool]) -> Ranges:
 def negated(letter: str) -> Ranges:
     r"""``\D``, ``\W`` or ``\S``: what ECMA 262 and Python's ``re`` agree on.
 
-    ECMA knows ASCII digits and letters only, Python those of Unicode; a text of the characters that
+    ECMA means ASCII digits and letters only, Python those of Unicode; a text of the characters that
     both exclude satisfies either.
     """
     if letter == "D":

@@ -22,7 +22,7 @@ class Checker:
         return any(self.fits(one, value) for one in self._expander.expand(place))
 
     def fits(self, one: Alternative, value: Any) -> bool:
-        """Whether ``value`` obeys all that an alternative asks."""
+        """Whether ``value`` obeys an alternative."""
         kind = type_of(value)
         if one.types is not None and kind not in one.types:
             return False

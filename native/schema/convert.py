@@ -1,7 +1,7 @@
 """From a JSON schema to a grammar whose texts are exactly JSON that obeys the schema.
 
 Exactly: nothing else. Not all: properties come in the order they are written in, only those that
-are declared unless others are spoken of, and values in their usual form.
+are declared unless there is a schema for others, and values in their usual form.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class _Converter:
             texts += map(text_of, values)
             if not values:
                 place = one.place("enum", "const", "not")
-                reasons.append((place, "leaves no value that obeys everything said beside it"))
+                reasons.append((place, "leaves no value that obeys the keywords beside it"))
         if texts:
             out.append(self.rules.texts(texts))
         if not out and found and len(places) == 1:
@@ -127,12 +127,12 @@ class _Converter:
         out: list[Sequence_] = []
         kinds = one.generated
         if not kinds:
-            reasons.append((one.place("type", "not"), "leaves no type that everything said allows"))
+            reasons.append((one.place("type", "not"), "leaves no type that all keywords allow"))
         if one.nots and kinds:
             raise Refused(
                 one.place("not"),
-                "cannot be obeyed: what it excludes is said by keywords that have no opposite "
-                "here; say what is wanted instead",
+                "cannot be obeyed: it excludes by keywords that have no opposite "
+                "here; describe what is wanted instead",
             )
         if kinds & {"integer", "fraction"}:
             out += self._numbers(one, reasons)
@@ -172,7 +172,7 @@ class _Converter:
         if dfa is not None and dfa.is_empty:
             words = ("pattern", "format", "not", "minLength", "maxLength")
             reasons.append(
-                (one.place(*words), "allows no text together with what is said beside it")
+                (one.place(*words), "allows no text together with the keywords beside it")
             )
             return []
         if dfa is not None:
@@ -315,7 +315,7 @@ class _Converter:
 
     def _objects(self, one: Alternative, reasons: Reasons) -> list[Sequence_]:
         self._none_excluded(one, "object")
-        if one == _BARE_OBJECT or not _speaks_of_objects(one):
+        if one == _BARE_OBJECT or not _is_about_objects(one):
             return [(Ref("object"),)]
         if _check_limits(
             one, "minProperties", "maxProperties", one.min_properties, one.max_properties, reasons
@@ -341,7 +341,7 @@ class _Converter:
                 pairs.append((pair, name in one.required))
             elif name in one.required:
                 reasons.append(
-                    (one.place("required", "not"), f"asks for {name!r}, which is not allowed")
+                    (one.place("required", "not"), f"lists {name!r}, which is not allowed")
                 )
                 return None
         return pairs
@@ -487,7 +487,7 @@ class _ObjectWriter:
 _BARE_OBJECT = Alternative(types=frozenset(("object",)))
 
 
-def _speaks_of_objects(one: Alternative) -> bool:
+def _is_about_objects(one: Alternative) -> bool:
     return bool(
         one.objects or one.required or one.forbidden or one.property_names
         or one.min_properties or one.max_properties is not None

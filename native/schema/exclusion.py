@@ -31,7 +31,7 @@ class Exclusion:
     def apart(self, place: str, branches: Branches) -> tuple[Alternative, ...]:
         """All alternatives of all branches, narrowed where that makes them obey one branch only.
 
-        ``Refused``, where they cannot be told apart.
+        ``Refused``, where they cannot be distinguished.
         """
         self._checker = Checker(self.expander)
         branches = self._with_tag(branches)
@@ -48,7 +48,7 @@ class Exclusion:
         return tuple(found)
 
     def _with_tag(self, branches: Branches) -> Branches:
-        """A property that every alternative knows, with other values in each, is required."""
+        """A property that every alternative declares, with other values in each, is required."""
         every = [one for branch in branches for one in branch]
         if len(every) < 2 or any(one.generated != {"object"} for one in every):
             return branches
@@ -148,7 +148,7 @@ def _not_apart(place: str, low: int, high: int) -> Refused:
 
 
 def known_names(one: Alternative) -> dict[str, None]:
-    """Property names that an alternative speaks of, in the order to write them."""
+    """Property names that an alternative declares or requires, in the order to write them."""
     declared = [name for part in one.objects for name in part.names]
     return {n: None for n in dict.fromkeys((*declared, *one.required)) if n not in one.forbidden}
 

@@ -16,7 +16,7 @@ from native.schema.refused import Refused
 from native.schema.rules import Ref, Rules, Sequence_
 
 DIGITS = 16
-"""Digits before the point where no limit asks for more; as many as a float can tell apart."""
+"""Digits before the point where no limit needs more; as many as a float can distinguish."""
 MAX_DIGITS = 40
 MAX_RULES = 4_000
 

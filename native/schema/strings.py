@@ -100,7 +100,8 @@ def of_alternative(one: Alternative) -> Dfa | None:
         return _of_lengths(dfa, one.min_length, one.max_length)
     except BadPattern as error:
         raise Refused(
-            place, f"cannot be obeyed beside the pattern or format: {error}; say it in the pattern"
+            place,
+            f"cannot be obeyed beside the pattern or format: {error}; put it into the pattern",
         ) from None
 
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 ALL_TYPES = frozenset(("null", "boolean", "object", "array", "string", "integer", "fraction"))
-"""The types that are told apart here: a ``number`` is an ``integer`` or a ``fraction``."""
+"""The types that are distinguished here: a ``number`` is an ``integer`` or a ``fraction``."""
 
 
 def types_of(name: str) -> frozenset[str]:

@@ -13,7 +13,7 @@
 
 namespace la {
 
-// What a grammar's text says; shared by all matchers of it.
+// The rules of a grammar's text; shared by all matchers of it.
 struct grammar_rules {
     llama_grammar_rules rules;
     std::vector<std::string> names;  // of the rules

@@ -440,7 +440,6 @@ def test_hundreds_of_values_and_properties_are_converted_at_once() -> None:
     "pattern",
     [r"^\d{3}-\d{4}$", '[^"]', "^(a|b)*$|c", "", "a^b", "(x|^)y($|z)", r"^[\w.-]+@\w{2,}$", "x*",
      "a{2,}?", r'^"\\/$', "(?:ab|a)(?P<n>b?)$",
-    
      r"^(?!^[-.]*$)-?0*\d*\.?\d*$",
      r"^(?=.*\d)(?=.*[a-z)|]).{2,4}$", "^(?!a|b)(x|c)*", r"[\]\-a]", r"\x41\u00e9", "a|", "^a$|^b$",
      r"[^\s\d]$"],
