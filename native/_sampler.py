@@ -13,6 +13,7 @@ from native._llama import ffi, lib
 from native.backend import Logprobs, ModelInfo, Sampler
 from native.errors import InvalidParam
 from native.sampling_params import MAX_LOGPROBS, NUMERIC_FIELDS, SamplingParams
+from native.schema import grammar_of
 
 
 class LlamaSampler:
@@ -162,11 +163,12 @@ def _fill(texts: Any, params: SamplingParams) -> list[Any]:
     texts.n_bias, texts.bias_tokens, texts.bias_values = len(params.logit_bias), tokens, values
     texts.n_breakers, texts.breakers = len(breakers), table
     kept = [tokens, values, table, *breakers]
-    for name in ("grammar", "json_schema"):
-        text = getattr(params, name)
-        if text is not None:
-            kept.append(ffi.new("char[]", text.encode()))
-            setattr(texts, name, kept[-1])
+    grammar = params.grammar
+    if params.json_schema is not None:
+        grammar = grammar_of(params.json_schema)
+    if grammar is not None:
+        kept.append(ffi.new("char[]", grammar.encode()))
+        texts.grammar = kept[-1]
     return kept
 
 

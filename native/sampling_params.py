@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from native._checks import real, whole
 from native.errors import InvalidParam
-from native.json_schema import check_schema
+from native.schema import grammar_of
 
 MAX_WINDOW = 1 << 16
 """Tokens that a penalty may look back."""
@@ -89,7 +89,7 @@ class SamplingParams:
         if self.grammar is not None and self.json_schema is not None:
             raise InvalidParam("json_schema", "…", "not together with grammar: it becomes one")
         if self.json_schema is not None:
-            check_schema(self.json_schema)
+            grammar_of(self.json_schema)
 
     @property
     def is_constrained(self) -> bool:

@@ -252,13 +252,7 @@ def _is_unpacked(target: Path, lock: Lock) -> bool:
 
 
 def _require_complete(source: Path) -> None:
-    for needed in (
-        "CMakeLists.txt",
-        "include/llama.h",
-        "src/llama.cpp",
-        "ggml/CMakeLists.txt",
-        "common/json-schema-to-grammar.cpp",
-    ):
+    for needed in ("CMakeLists.txt", "include/llama.h", "src/llama.cpp", "ggml/CMakeLists.txt"):
         if not (source / needed).is_file():
             raise SourceIncomplete(
                 f"{source} is no llama.cpp source tree: {needed} is missing. "

@@ -1,8 +1,7 @@
-// Grammars: compiled once for a model and then copied, asked token by token.
+// Grammars: compiled once for a model and then shared, asked token by token.
 #include "sampling.h"
 
 #include <algorithm>
-#include <chrono>
 #include <limits>
 #include <list>
 
@@ -10,18 +9,7 @@ namespace {
 
 constexpr size_t SHELF = 16;  // compiled grammars that are kept
 constexpr size_t BREAKER_SHELF = 64;
-constexpr size_t FIRST_PART = 64;  // tokens asked about at once; more while it goes quickly
-constexpr std::chrono::seconds PATIENCE{1};
 constexpr size_t FEW = 128;   // the likeliest tokens, tried before the vocabulary
-
-la::grammar compile(const llama_vocab *vocab, const std::string &text) {
-    la::check_grammar(vocab, text);
-    la::grammar made{llama_sampler_init_grammar(vocab, text.c_str(), "root")};
-    if (!made) {
-        throw la::fault{LA_GRAMMAR, "llama.cpp does not accept it", 0, 0};
-    }
-    return made;
-}
 
 } // namespace
 
@@ -32,10 +20,10 @@ namespace la {
 struct sampler_shelf {
     struct compiled {
         std::string text;
-        bool is_schema;
-        grammar pristine;
+        std::shared_ptr<const grammar_rules> rules;
     };
     std::list<compiled> grammars;  // used last first
+    std::shared_ptr<const vocabulary> words;
     std::list<std::pair<std::string, std::shared_ptr<const breaker>>> breakers;
     uint64_t n_compiled = 0;
 };
@@ -49,12 +37,12 @@ sampler_shelf &shelf_of(const la_model &model) {
     return *model.shelf;
 }
 
-std::string piece_of(const llama_vocab *vocab, int32_t token) {
+std::string piece_of(const llama_vocab *vocab, int32_t token, bool special) {
     std::string piece(64, '\0');
-    int32_t n = llama_token_to_piece(vocab, token, piece.data(), static_cast<int32_t>(piece.size()), 0, true);
+    int32_t n = llama_token_to_piece(vocab, token, piece.data(), static_cast<int32_t>(piece.size()), 0, special);
     if (n < 0) {
         piece.resize(static_cast<size_t>(-n));
-        n = llama_token_to_piece(vocab, token, piece.data(), -n, 0, true);
+        n = llama_token_to_piece(vocab, token, piece.data(), -n, 0, special);
     }
     piece.resize(static_cast<size_t>(std::max(n, 0)));
     return piece;
@@ -63,7 +51,7 @@ std::string piece_of(const llama_vocab *vocab, int32_t token) {
 std::shared_ptr<const breaker> make_breaker(const la_model &model, const std::string &text) {
     auto made = std::make_shared<breaker>();
     for (int32_t token = 0; token < model.n_vocab; ++token) {
-        if (piece_of(model.vocab, token).find(text) != std::string::npos) {
+        if (piece_of(model.vocab, token, true).find(text) != std::string::npos) {
             made->containing.push_back(token);
         }
     }
@@ -75,26 +63,54 @@ std::shared_ptr<const breaker> make_breaker(const la_model &model, const std::st
     return made;
 }
 
+std::shared_ptr<const vocabulary> make_words(const la_model &model) {
+    auto made = std::make_shared<vocabulary>();
+    const auto n = static_cast<size_t>(model.n_vocab);
+    made->ends.resize(n);
+    made->begin.reserve(n + 1);
+    for (int32_t token = 0; token < model.n_vocab; ++token) {
+        const std::string piece = piece_of(model.vocab, token, false);
+        made->ends[static_cast<size_t>(token)] = llama_vocab_is_eog(model.vocab, token);
+        made->begin.push_back(static_cast<uint32_t>(made->bytes.size()));
+        made->bytes += piece;
+        made->longest = std::max(made->longest, piece.size());
+        if (!piece.empty()) {
+            made->order.push_back(token);
+        }
+    }
+    made->begin.push_back(static_cast<uint32_t>(made->bytes.size()));
+    std::sort(made->order.begin(), made->order.end(),
+              [&](int32_t a, int32_t b) { return made->text(a) < made->text(b); });
+    std::string_view before;
+    for (const int32_t token : made->order) {
+        const auto text = made->text(token);
+        const auto differ = std::mismatch(before.begin(), before.end(), text.begin(), text.end());
+        made->shared.push_back(static_cast<uint32_t>(differ.second - text.begin()));
+        before = text;
+    }
+    return made;
+}
+
 } // namespace
 
-grammar take_grammar(const la_model &model, const char *text, bool is_schema) {
+constrained take_grammar(const la_model &model, const char *text) {
     require_vocabulary(model);
     sampler_shelf &shelf = shelf_of(model);
     auto &kept = shelf.grammars;
-    const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto &one) {
-        return one.is_schema == is_schema && one.text == text;
-    });
+    const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto &one) { return one.text == text; });
     if (found != kept.end()) {
         kept.splice(kept.begin(), kept, found);
     } else {
-        const std::string rules = is_schema ? schema_to_grammar(text) : text;
-        kept.push_front({text, is_schema, compile(model.vocab, rules)});
+        kept.push_front({text, check_grammar(model.vocab, text)});
         ++shelf.n_compiled;
         if (kept.size() > SHELF) {
             kept.pop_back();
         }
     }
-    return grammar{llama_sampler_clone(kept.front().pristine.get())};
+    if (!shelf.words) {
+        shelf.words = make_words(model);
+    }
+    return {shelf.words, std::make_unique<matcher>(kept.front().rules)};
 }
 
 std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *text) {
@@ -114,32 +130,8 @@ std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *t
 
 // --- asking --------------------------------------------------------------------------------------
 
-namespace {
-
-// In parts, so that a grammar which makes it slow is given up before others have waited long.
-void ask(la_sampler &s) {
-    using clock = std::chrono::steady_clock;
-    const auto began = clock::now();
-    size_t part = FIRST_PART;
-    for (size_t at = 0; at < s.table.size();) {
-        const size_t n = std::min(part, s.table.size() - at);
-        llama_token_data_array array{s.table.data() + at, n, -1, false};
-        llama_sampler_apply(s.grammar.get(), &array);
-        at += n;
-        const auto took = clock::now() - began;
-        if (took > PATIENCE) {
-            throw la::fault{LA_STUCK, "the grammar is too ambiguous: it took more than a second for one token", 0, 0};
-        }
-        part *= took < PATIENCE / 100 ? 4 : 1;
-    }
-}
-
-} // namespace
-
 bool permits(la_sampler &s, int32_t token) {
-    s.table.assign(1, {token, 0.0f, 0.0f});
-    ask(s);
-    if (s.table[0].logit != 0.0f) {
+    if (!s.grammar.way->permits(*s.grammar.words, token)) {
         return false;
     }
     s.proven = token;
@@ -149,15 +141,9 @@ bool permits(la_sampler &s, int32_t token) {
 int32_t best_permitted(la_sampler &s, const float *logits) {
     gather_best(logits, s.n_vocab, FEW, s.candidates);
     std::sort(s.candidates.begin(), s.candidates.end(), better);
-    s.table.clear();
     for (const candidate &x : s.candidates) {
-        s.table.push_back({x.token, x.logit, 0.0f});
-    }
-    ask(s);
-    for (const llama_token_data &x : s.table) {
-        if (x.logit != -std::numeric_limits<float>::infinity()) {
-            s.proven = x.id;
-            return x.id;
+        if (permits(s, x.token)) {
+            return x.token;
         }
     }
     return -1;
@@ -165,25 +151,21 @@ int32_t best_permitted(la_sampler &s, const float *logits) {
 
 bool mask_forbidden(la_sampler &s, const float *logits) {
     constexpr float never = -std::numeric_limits<float>::infinity();
-    s.table.clear();
-    for (int32_t i = 0; i < s.n_vocab; ++i) {
-        if (logits[i] > never) {
-            s.table.push_back({i, logits[i], 0.0f});
-        }
-    }
-    ask(s);
+    s.grammar.way->permitted(*s.grammar.words, s.allowed);
     s.masked.assign(static_cast<size_t>(s.n_vocab), never);
     bool left = false;
-    for (const llama_token_data &x : s.table) {
-        s.masked[static_cast<size_t>(x.id)] = x.logit;
-        left = left || x.logit != never;
+    for (size_t i = 0; i < s.masked.size(); ++i) {
+        if (s.allowed[i] != 0 && logits[i] > never) {
+            s.masked[i] = logits[i];
+            left = true;
+        }
     }
     return left;
 }
 
 int32_t permitted_end(la_sampler &s) {
     for (int32_t token = 0; token < s.n_vocab; ++token) {
-        if (llama_vocab_is_eog(s.model->vocab, token) && permits(s, token)) {
+        if (s.grammar.words->ends[static_cast<size_t>(token)] && permits(s, token)) {
             return token;
         }
     }

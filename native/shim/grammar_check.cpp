@@ -1,8 +1,8 @@
 // What is refused of a grammar before it is used.
 //
-// llama.cpp's parser and matcher trust their input: a repetition that counts down never ends, a
-// hidden left recursion fills the memory, deep brackets overflow the stack. All of these are
-// refused here, before it sees them.
+// llama.cpp's parser trusts its input, and so does the matcher: a repetition that counts down never
+// ends, a hidden left recursion fills the memory, deep brackets overflow the stack. All of these are
+// refused here, before they see them.
 #include "sampling.h"
 
 #include "llama-grammar.h"
@@ -14,8 +14,8 @@
 namespace {
 
 constexpr uint64_t MAX_ELEMENTS = 500'000;    // of all rules, repetitions written out
+constexpr uint64_t MAX_REPETITIONS = 2'000;
 constexpr int MAX_BRACKETS = 200;
-constexpr uint64_t MAX_LEFT_CALLS = 1'000'000;  // of upstream's recursive search for left recursion
 constexpr size_t MAX_LEFT_DEPTH = 5'000;
 constexpr size_t MAX_SKIPPED = 8;        // times that one thing, which may be empty, may follow itself
 constexpr size_t MAX_ALL_SKIPPED = 16;   // and different ones in a row
@@ -70,7 +70,11 @@ uint64_t repetitions(const char *&at) {
             }
         }
     }
-    return std::min<uint64_t>(most, 2'000);  // upstream's limit; above, it refuses or counts no more
+    if (most > MAX_REPETITIONS) {
+        refuse("a repetition of more than 2,000 times, which llama.cpp's parser reads as one without a limit; "
+               "repeat a rule that is a repetition itself");
+    }
+    return most;
 }
 
 void check_text(const char *text) {
@@ -152,14 +156,11 @@ std::vector<std::vector<uint32_t>> find_first(const llama_grammar_rules &rules) 
     return first;
 }
 
-// Left recursion, also through rules that may be empty, which upstream's own search overlooks; and
-// whether that search, which forgets what it has seen, would end in time.
+// Left recursion, also through rules that may be empty.
 void check_left(const llama_grammar_rules &rules, const std::vector<std::string> &names) {
     const auto first = find_first(rules);
     const size_t n = rules.size();
     std::vector<char> state(n, 0);  // 1: on the path, 2: done
-    std::vector<uint64_t> calls(n, 1);
-    uint64_t total = 0;
     for (size_t root = 0; root < n; ++root) {
         std::vector<std::pair<size_t, size_t>> path;
         if (state[root] == 0) {
@@ -169,10 +170,6 @@ void check_left(const llama_grammar_rules &rules, const std::vector<std::string>
         while (!path.empty()) {
             auto &[rule, next] = path.back();
             if (next == first[rule].size()) {
-                for (const uint32_t child : first[rule]) {
-                    calls[rule] = std::min(calls[rule] + calls[child], MAX_LEFT_CALLS + 1);
-                }
-                total += calls[rule];
                 state[rule] = 2;
                 path.pop_back();
                 continue;
@@ -190,9 +187,6 @@ void check_left(const llama_grammar_rules &rules, const std::vector<std::string>
             }
         }
     }
-    if (total > MAX_LEFT_CALLS) {
-        refuse("its rules begin with one another in more than a million ways");
-    }
 }
 
 // Rules of equal content are one: each "x"? is a rule of its own.
@@ -209,7 +203,7 @@ std::vector<uint32_t> same_rules(const llama_grammar_rules &rules) {
     return same;
 }
 
-// ("x"?){0,400}, or "x"? "x"? "x"?…: upstream tries all ways to skip some, for each token anew.
+// ("x"?){0,400}, or "x"? "x"? "x"?…: each may be skipped, so each is a stack of its own.
 void check_skipping(const llama_grammar_rules &rules) {
     const auto empty = find_empty(rules);
     const auto same = same_rules(rules);
@@ -244,7 +238,7 @@ void check_skipping(const llama_grammar_rules &rules) {
     }
 }
 
-void check_rules(const llama_grammar_parser &parser) {
+std::shared_ptr<const la::grammar_rules> check_rules(llama_grammar_parser &parser) {
     std::vector<std::string> names(parser.rules.size());
     for (const auto &[name, id] : parser.symbol_ids) {
         if (id >= parser.rules.size() || parser.rules[id].empty()) {
@@ -260,11 +254,16 @@ void check_rules(const llama_grammar_parser &parser) {
     }
     check_left(parser.rules, names);
     check_skipping(parser.rules);
+    auto checked = std::make_shared<la::grammar_rules>();
+    checked->root = parser.symbol_ids.at("root");
+    checked->rules = std::move(parser.rules);
+    checked->names = std::move(names);
+    return checked;
 }
 
 } // namespace
 
-void la::check_grammar(const llama_vocab *vocab, const std::string &text) {
+std::shared_ptr<const la::grammar_rules> la::check_grammar(const llama_vocab *vocab, const std::string &text) {
     check_text(text.c_str());
     llama_grammar_parser parser(vocab);
     try {
@@ -278,5 +277,5 @@ void la::check_grammar(const llama_vocab *vocab, const std::string &text) {
         }
         refuse(why);
     }
-    check_rules(parser);
+    return check_rules(parser);
 }

@@ -91,9 +91,8 @@ int la_sampler_new(const la_model *model, const la_sampling *params, const la_sa
                 made->breakers.push_back(la::take_breaker(*model, texts->breakers[i]));
             }
         }
-        if (texts->grammar != nullptr || texts->json_schema != nullptr) {
-            const bool is_schema = texts->grammar == nullptr;
-            made->grammar = la::take_grammar(*model, is_schema ? texts->json_schema : texts->grammar, is_schema);
+        if (texts->grammar != nullptr) {
+            made->grammar = la::take_grammar(*model, texts->grammar);
         }
         *out = made.release();
     });
@@ -112,12 +111,11 @@ int la_sampler_accept(la_sampler *sampler, const int32_t *tokens, int32_t n, int
         for (int32_t i = 0; i < n; ++i) {
             const int32_t token = tokens[i];
             if (is_reply != 0 && s.grammar) {
-                // llama.cpp aborts on an end it did not allow.
                 if (s.proven != token && !la::permits(s, token)) {
                     throw la::fault{LA_GRAMMAR, "the reply so far does not follow the grammar", token, 0};
                 }
                 s.proven = -1;
-                llama_sampler_accept(s.grammar.get(), token);
+                s.grammar.way->accept(*s.grammar.words, token);
             }
             if (is_reply != 0 && s.pending == token) {
                 s.mu = s.pending_mu;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "internal.h"
+#include "matcher.h"
 
 #include <memory>
 #include <unordered_map>
@@ -56,21 +57,21 @@ struct breaker {
 };
 using breakers = std::vector<std::shared_ptr<const breaker>>;
 
-struct free_grammar {
-    void operator()(llama_sampler *sampler) const { llama_sampler_free(sampler); }
+// One reply's way through a grammar; no way: the reply is free.
+struct constrained {
+    std::shared_ptr<const vocabulary> words;
+    std::unique_ptr<matcher> way;
+    explicit operator bool() const { return way != nullptr; }
 };
-using grammar = std::unique_ptr<llama_sampler, free_grammar>;
 
 // What samplers of one model share: compiled grammars and breakers, those used last.
 struct sampler_shelf;
 
-// A fault, unless the text is a grammar that can be used safely.
-void check_grammar(const llama_vocab *vocab, const std::string &text);
-// A copy of the compiled grammar, at its beginning. A grammar that cannot be used is a fault.
-grammar take_grammar(const la_model &model, const char *text, bool is_schema);
+// The rules of a text; a fault, unless it is a grammar that can be used safely.
+std::shared_ptr<const grammar_rules> check_grammar(const llama_vocab *vocab, const std::string &text);
+// A way through the grammar, at its beginning. A grammar that cannot be used is a fault.
+constrained take_grammar(const la_model &model, const char *text);
 std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *text);
-// Upstream's own converter; what it cannot express is a fault.
-std::string schema_to_grammar(const char *schema);
 
 } // namespace la
 
@@ -87,7 +88,7 @@ struct la_sampler {
     std::unordered_map<int32_t, int32_t> counts;  // how often each token is in the window
     la::recent spoken;                            // of DRY
     la::breakers breakers;
-    la::grammar grammar;
+    la::constrained grammar;
     int32_t proven = -1;                          // the token the grammar was last asked about, and allowed
     double mu;                                    // of mirostat
     int32_t pending = -1;                         // the token chosen last, and mu once it is accepted
@@ -99,7 +100,7 @@ struct la_sampler {
     std::vector<std::pair<int32_t, float>> changed;  // old logits, oldest first
     std::vector<int32_t> matches;
     std::unordered_map<int32_t, int32_t> longest;
-    std::vector<llama_token_data> table;
+    std::vector<char> allowed;
     std::vector<float> masked;
 };
 

@@ -42,7 +42,7 @@ enum la_status {
     LA_BUFFER = 16,     /* value: bytes given; limit: bytes needed */
     LA_TEXT = 17,       /* a text cannot be tokenised; value: its length (characters), limit: the most */
     LA_NO_VOCABULARY = 18, /* the model has no vocabulary, or lacks a token that it asks for */
-    LA_GRAMMAR = 20,    /* a grammar or a schema cannot be used, or a reply does not follow it */
+    LA_GRAMMAR = 20,    /* a grammar cannot be used, or a reply does not follow it */
     LA_STUCK = 21,      /* no token is left to choose from */
     LA_NO_MEMORY = 30,  /* the model has no KV memory: it embeds or diffuses, and cannot generate */
     LA_ADAPTER = 31     /* llama.cpp refused the LoRA adapter */
@@ -260,7 +260,6 @@ typedef struct la_sampling_texts {
     int32_t n_breakers;
     const char *const *breakers;
     const char *grammar;        /* GBNF; NULL: none */
-    const char *json_schema;    /* NULL: none */
 } la_sampling_texts;
 
 int la_sampler_new(const la_model *model, const la_sampling *params, const la_sampling_texts *texts,

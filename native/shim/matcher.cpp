@@ -1,0 +1,364 @@
+// The matcher of grammars. llama.cpp parses the text; its own matcher is not used: it follows every
+// derivation apart, so that an enumeration of some hundred values takes seconds for one token, and it
+// aborts the process where a reply does not follow the grammar.
+#include "matcher.h"
+
+#include "internal.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+namespace {
+
+constexpr uint32_t EMPTY = 0;               // the stack on which nothing is left
+constexpr uint64_t MAX_WORK = 20'000'000;   // for one question: tests of a terminal, and pushes
+constexpr uint64_t PUSH_WORK = 32;          // a new stack also costs memory
+constexpr size_t MANY_STACKS = 1u << 16;    // kept between tokens; above, dead ones are removed
+
+using element = llama_grammar_element;
+
+bool ends(const element *at) { return at->type == LLAMA_GRETYPE_END || at->type == LLAMA_GRETYPE_ALT; }
+
+bool is_token(const element *at) {
+    return at->type == LLAMA_GRETYPE_TOKEN || at->type == LLAMA_GRETYPE_TOKEN_NOT;
+}
+
+// The ranges of the characters at `at`; returns the element after them.
+template <typename F> const element *each_range(const element *at, F &&f) {
+    do {
+        if (at->type == LLAMA_GRETYPE_CHAR_ANY) {
+            f(0u, 0x10FFFFu);
+            ++at;
+        } else if (at[1].type == LLAMA_GRETYPE_CHAR_RNG_UPPER) {
+            f(at->value, at[1].value);
+            at += 2;
+        } else {
+            f(at->value, at->value);
+            ++at;
+        }
+    } while (at->type == LLAMA_GRETYPE_CHAR_ALT);
+    return at;
+}
+
+const element *after(const element *at) {
+    return each_range(at, [](uint32_t, uint32_t) {});
+}
+
+bool matches(const element *at, uint32_t c) {
+    bool found = false;
+    each_range(at, [&](uint32_t low, uint32_t high) { found = found || (low <= c && c <= high); });
+    return found == (at->type != LLAMA_GRETYPE_CHAR_NOT);
+}
+
+// Whether some character from low to high matches.
+bool matches_some(const element *at, uint32_t low, uint32_t high) {
+    if (at->type != LLAMA_GRETYPE_CHAR_NOT) {
+        bool found = false;
+        each_range(at, [&](uint32_t a, uint32_t b) { found = found || (a <= high && low <= b && a <= b); });
+        return found;
+    }
+    for (bool grew = true; grew && low <= high;) {  // what is excluded from the lower end on
+        grew = false;
+        each_range(at, [&](uint32_t a, uint32_t b) {
+            if (a <= low && low <= b) {
+                low = b + 1;
+                grew = true;
+            }
+        });
+    }
+    return low <= high;
+}
+
+// One more byte of strict UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF.
+bool decode(uint8_t byte, uint32_t &value, int &n_left) {
+    if (n_left == 0) {
+        const int n = byte < 0x80 ? 0 : byte < 0xC2 ? -1 : byte < 0xE0 ? 1 : byte < 0xF0 ? 2 : byte < 0xF5 ? 3 : -1;
+        if (n < 0 || byte == 0) {
+            return false;
+        }
+        value = n == 0 ? byte : byte & (0x3Fu >> n);
+        n_left = n;
+        return true;
+    }
+    const bool overlong = value == 0 && ((n_left == 2 && byte < 0xA0) || (n_left == 3 && byte < 0x90));
+    const bool beyond = (n_left == 2 && value == 0xD && byte >= 0xA0) || (n_left == 3 && value == 4 && byte >= 0x90);
+    if ((byte >> 6) != 2 || overlong || beyond) {
+        return false;
+    }
+    value = value << 6 | (byte & 0x3Fu);
+    --n_left;
+    return true;
+}
+
+} // namespace
+
+namespace la {
+
+matcher::matcher(std::shared_ptr<const grammar_rules> of) : of_(std::move(of)) {
+    nodes_.push_back({nullptr, EMPTY, -1});
+    path_.resize(1);
+    begin_set();
+    const element *at = of_->rules[of_->root].data();
+    for (bool more = true; more; ++at) {
+        add_closed(ends(at) ? EMPTY : push(at, EMPTY), path_[0].stacks);
+        while (!ends(at)) {
+            ++at;
+        }
+        more = at->type == LLAMA_GRETYPE_ALT;
+    }
+}
+
+void matcher::spend(uint64_t work) {
+    work_ += work;
+    if (work_ > MAX_WORK) {
+        give_up();
+    }
+}
+
+void matcher::give_up() const {
+    std::vector<size_t> counts(of_->rules.size(), 0);
+    for (const uint32_t stack : path_[0].stacks) {
+        for (size_t r = 0; stack != EMPTY && r < counts.size(); ++r) {
+            const auto &rule = of_->rules[r];
+            counts[r] += rule.data() <= nodes_[stack].top && nodes_[stack].top < rule.data() + rule.size();
+        }
+    }
+    const auto most = static_cast<size_t>(std::max_element(counts.begin(), counts.end()) - counts.begin());
+    throw fault{LA_STUCK,
+                "the grammar is too ambiguous: the text so far can be read in " +
+                    std::to_string(path_[0].stacks.size()) + " ways, and the next token takes more than " +
+                    std::to_string(MAX_WORK / 1'000'000) + " million steps to find, about rule '" + of_->names[most] +
+                    "'; let fewer of its parts begin alike or be empty",
+                0, 0};
+}
+
+uint32_t matcher::push(const element *top, uint32_t below) {
+    const auto [found, is_new] = known_.try_emplace({top, below}, static_cast<uint32_t>(nodes_.size()));
+    if (is_new) {
+        nodes_.push_back({top, below, -1});
+        spend(PUSH_WORK);
+    }
+    return found->second;
+}
+
+// The stacks whose top is a terminal that a stack may become. Left recursion was refused before.
+int32_t matcher::close(uint32_t stack) {
+    if (nodes_[stack].closure >= 0) {
+        return nodes_[stack].closure;
+    }
+    std::vector<uint32_t> closed;
+    std::vector<uint32_t> todo{stack};
+    std::unordered_set<uint32_t> done;
+    while (!todo.empty()) {
+        const uint32_t one = todo.back();
+        todo.pop_back();
+        if (!done.insert(one).second) {
+            continue;
+        }
+        spend(1);
+        const element *top = nodes_[one].top;
+        if (one == EMPTY || top->type != LLAMA_GRETYPE_RULE_REF) {
+            closed.push_back(one);
+            continue;
+        }
+        const uint32_t below = ends(top + 1) ? nodes_[one].below : push(top + 1, nodes_[one].below);
+        const element *at = of_->rules[top->value].data();
+        for (bool more = true; more; ++at) {
+            todo.push_back(ends(at) ? below : push(at, below));
+            while (!ends(at)) {
+                ++at;
+            }
+            more = at->type == LLAMA_GRETYPE_ALT;
+        }
+    }
+    closures_.push_back(std::move(closed));
+    return nodes_[stack].closure = static_cast<int32_t>(closures_.size() - 1);
+}
+
+void matcher::begin_set() { ++set_; }
+
+void matcher::add_closed(uint32_t stack, std::vector<uint32_t> &out) {
+    const auto &closed = closures_[static_cast<size_t>(close(stack))];
+    if (in_set_.size() < nodes_.size()) {
+        in_set_.resize(nodes_.capacity(), 0);
+    }
+    spend(closed.size());
+    for (const uint32_t one : closed) {
+        if (in_set_[one] != set_) {
+            in_set_[one] = set_;
+            out.push_back(one);
+        }
+    }
+}
+
+bool matcher::step(const state &from, uint8_t byte, state &to) {
+    to.stacks.clear();
+    to.value = from.value;
+    to.n_left = from.n_left;
+    if (!decode(byte, to.value, to.n_left)) {
+        return false;
+    }
+    spend(from.stacks.size());
+    if (to.n_left > 0) {
+        uint32_t low = to.value << (6 * to.n_left);
+        uint32_t high = low | ((1u << (6 * to.n_left)) - 1);
+        if (to.value == 0) {
+            low = to.n_left == 2 ? 0x800 : 0x10000;
+        } else if (to.n_left == 2 && to.value == 0xD) {
+            high = 0xD7FF;
+        } else if (to.n_left == 3 && to.value == 4) {
+            high = 0x10FFFF;
+        }
+        for (const uint32_t stack : from.stacks) {
+            const element *top = nodes_[stack].top;
+            if (stack != EMPTY && !is_token(top) && matches_some(top, low, high)) {
+                to.stacks.push_back(stack);
+            }
+        }
+        return !to.stacks.empty();
+    }
+    begin_set();
+    for (const uint32_t stack : from.stacks) {
+        const element *top = nodes_[stack].top;
+        if (stack != EMPTY && !is_token(top) && matches(top, to.value)) {
+            const element *next = after(top);
+            const uint32_t below = nodes_[stack].below;
+            add_closed(ends(next) ? below : push(next, below), to.stacks);
+        }
+    }
+    return !to.stacks.empty();
+}
+
+// From path_[from] on; whether the whole text matches.
+bool matcher::walk(std::string_view text, size_t from) {
+    if (path_.size() <= text.size()) {
+        path_.resize(text.size() + 1);
+    }
+    for (; from < text.size(); ++from) {
+        if (!step(path_[from], static_cast<uint8_t>(text[from]), path_[from + 1])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool matcher::may_end() const {
+    const auto &stacks = path_[0].stacks;
+    return path_[0].n_left == 0 && std::find(stacks.begin(), stacks.end(), EMPTY) != stacks.end();
+}
+
+namespace {
+
+bool names(const element *top, int32_t token) {
+    const bool same = top->value == static_cast<uint32_t>(token);
+    return same == (top->type == LLAMA_GRETYPE_TOKEN);
+}
+
+} // namespace
+
+bool matcher::permits(const vocabulary &words, int32_t token) {
+    work_ = 0;
+    if (words.ends[static_cast<size_t>(token)]) {
+        return may_end();
+    }
+    for (const uint32_t stack : path_[0].stacks) {
+        if (stack != EMPTY && is_token(nodes_[stack].top) && names(nodes_[stack].top, token)) {
+            return true;
+        }
+    }
+    const auto text = words.text(token);
+    return !text.empty() && walk(text, 0);
+}
+
+void matcher::permitted(const vocabulary &words, std::vector<char> &out) {
+    work_ = 0;
+    const size_t n = words.ends.size();
+    out.assign(n, 0);
+    path_.resize(std::max(path_.size(), words.longest + 1));
+    size_t alive = 0;  // path_[0] to path_[alive] are of the text before; one byte more did not match
+    for (size_t i = 0; i < words.order.size(); ++i) {
+        if (words.shared[i] > alive) {
+            continue;
+        }
+        const auto text = words.text(words.order[i]);
+        alive = words.shared[i];
+        while (alive < text.size() && step(path_[alive], static_cast<uint8_t>(text[alive]), path_[alive + 1])) {
+            ++alive;
+        }
+        out[static_cast<size_t>(words.order[i])] = alive == text.size();
+    }
+    for (const uint32_t stack : path_[0].stacks) {
+        const element *top = nodes_[stack].top;
+        if (stack == EMPTY || !is_token(top)) {
+            continue;
+        }
+        for (size_t token = 0; token < n; ++token) {
+            out[token] = out[token] != 0 || names(top, static_cast<int32_t>(token));
+        }
+    }
+    const bool end = may_end();
+    for (size_t token = 0; token < n; ++token) {
+        if (words.ends[token]) {
+            out[token] = end;
+        }
+    }
+}
+
+void matcher::accept(const vocabulary &words, int32_t token) {
+    if (words.ends[static_cast<size_t>(token)]) {
+        return;
+    }
+    work_ = 0;
+    const auto text = words.text(token);
+    state next;
+    begin_set();
+    for (const uint32_t stack : path_[0].stacks) {
+        const element *top = nodes_[stack].top;
+        if (stack != EMPTY && is_token(top) && names(top, token)) {
+            add_closed(ends(top + 1) ? nodes_[stack].below : push(top + 1, nodes_[stack].below), next.stacks);
+        }
+    }
+    if (!text.empty() && walk(text, 0)) {
+        state &read = path_[text.size()];
+        if (next.stacks.empty()) {
+            next = std::move(read);
+        } else if (read.n_left == 0) {
+            begin_set();
+            for (const uint32_t stack : next.stacks) {
+                in_set_[stack] = set_;
+            }
+            for (const uint32_t stack : read.stacks) {
+                if (in_set_[stack] != set_) {
+                    next.stacks.push_back(stack);
+                }
+            }
+        }
+    }
+    path_[0] = std::move(next);
+    if (nodes_.size() > MANY_STACKS) {
+        forget_dead();
+    }
+}
+
+void matcher::forget_dead() {
+    const std::vector<node> old = std::move(nodes_);
+    nodes_.assign(1, {nullptr, EMPTY, -1});
+    known_.clear();
+    closures_.clear();
+    in_set_.clear();
+    work_ = 0;
+    std::unordered_map<uint32_t, uint32_t> moved{{EMPTY, EMPTY}};
+    for (uint32_t &stack : path_[0].stacks) {
+        std::vector<uint32_t> above;
+        for (uint32_t at = stack; moved.find(at) == moved.end(); at = old[at].below) {
+            above.push_back(at);
+        }
+        for (; !above.empty(); above.pop_back()) {
+            const uint32_t at = above.back();
+            moved[at] = push(old[at].top, moved[old[at].below]);
+        }
+        stack = moved[stack];
+    }
+}
+
+} // namespace la
