@@ -79,7 +79,7 @@ class InflightActor(WaitingForModels):
         # Nobody is suspected, nearly always; then no prompt is read here.
         digest = digest_of(request) if len(lane.sheet) else None
         if digest is not None and lane.sheet.is_poisonous(digest, now):
-            detail = core.POISONOUS.format(model=model)
+            detail = core.poisonous(model, lane.sheet.why(digest))
             self._fail_request(request, reply_to, m.FailReason.POISONOUS, detail)
             return
         n_held = lane.n_held + len(self._waiting_for(model))
@@ -285,7 +285,8 @@ class InflightActor(WaitingForModels):
         known = {one: digest for one, digest in digests.items() if digest is not None}
         is_sigkill = now.last_exit is not None and now.last_exit.signal == signal.SIGKILL
         weight = KILLED_WEIGHT if is_sigkill else 1.0
-        verdict = self._lanes[model].crashed(known, time.monotonic(), weight)
+        why_killed = now.last_exit.text if now.last_exit is not None and is_sigkill else ""
+        verdict = self._lanes[model].crashed(known, time.monotonic(), weight, why_killed)
         self._poisonous += len(verdict.poisonous)
         self.log.warning(
             "model %s died (%s) while it ran %s requests: %s are suspects, poisonous: %s",
@@ -293,7 +294,7 @@ class InflightActor(WaitingForModels):
             ", ".join(verdict.poisonous) or "none",
         )  # fmt: skip
         for request_id in verdict.poisonous:
-            self._fail(request_id, m.FailReason.POISONOUS, core.POISONOUS.format(model=model))
+            self._fail(request_id, m.FailReason.POISONOUS, core.poisonous(model, why_killed))
 
     # ── waiting for a model ─────────────────────────────────────────────────────────────────────
 
@@ -308,7 +309,9 @@ class InflightActor(WaitingForModels):
         for request_id in in_lane:
             one = self._requests[request_id]
             if one.runs >= RUNS_LIMIT:
-                detail = core.TOO_OFTEN.format(model=model, runs=one.runs)
+                entry = self.directory.get(model_actor_id(model))
+                why = None if entry is None else entry.last_exit
+                detail = core.TOO_OFTEN.format(model=model, runs=one.runs, why=why or "see the log")
                 self._fail(request_id, m.FailReason.MODEL_DOWN, detail)
                 continue
             one.proved_at = one.n_accepted() + PROOF_TOKENS
@@ -322,7 +325,8 @@ class InflightActor(WaitingForModels):
             one, lane = self._requests[request_id], self._lanes.setdefault(model, Lane())
             digest = digest_of(one.request) if len(lane.sheet) else None
             if digest is not None and lane.sheet.is_poisonous(digest, now):
-                self._fail(request_id, m.FailReason.POISONOUS, core.POISONOUS.format(model=model))
+                detail = core.poisonous(model, lane.sheet.why(digest))
+                self._fail(request_id, m.FailReason.POISONOUS, detail)
                 continue
             one.waits_since = None
             self._resumed += one.runs > 0

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.pressure_sources import available_memory
 from actors.wanted_models import WantedModels
 from native import load_backend
 from native.backend import MemoryUse, ModelInfo
@@ -19,6 +18,7 @@ from native.errors import NativeError
 from native.estimate import MemoryEstimate, estimate
 from native.gguf_header import all_splits, check_gguf
 from native.params import ModelParams
+from native.system_memory import available_memory
 
 if TYPE_CHECKING:
     from actors.model import ModelArgs

@@ -15,7 +15,8 @@ from typing import Final
 
 from cache.filesystem import LOCK_FILE, lock_directory
 from cache.tiers import RAM_FILE
-from runtime.config import DirectoryPlan, RuntimeConfig, available_memory_bytes
+from native.system_memory import available_memory
+from runtime.config import DirectoryPlan, RuntimeConfig
 from runtime.errors import ConfigError
 from runtime.sizes import Share, format_size
 from runtime.tree import FileTier
@@ -83,7 +84,8 @@ def _budget(plan: DirectoryPlan, rows: Path) -> int:
     room = os.statvfs(rows)
     free = room.f_bavail * room.f_frsize
     if is_memory:
-        free = min(free, available_memory_bytes())
+        available = available_memory()
+        free = free if available is None else min(free, available)
     free += stored_bytes(rows)
     if isinstance(plan.budget, Share):
         return plan.budget.of(free)

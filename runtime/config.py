@@ -22,6 +22,7 @@ from cache.policy import SAVE_ALL, SavePolicy
 from native import BackendKind
 from native.fingerprint import FINGERPRINT_MODES, FingerprintMode
 from native.params import ModelParams
+from native.system_memory import MACHINE, MemoryLimit, tightest_limit
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.errors import ConfigError
@@ -170,11 +171,13 @@ class RuntimeConfig:
         Rows reach files through the arena, so without a RAM tier a small one remains to pass them
         on, unless there is no file tier either.
         """
-        available = available_memory_bytes()
+        tightest = tightest_limit()
+        if tightest is None:
+            return self._ram_bytes_unknown()
+        available = tightest.available
         if self.cache_ram == 0:
-            return (
-                min(STAGING_BYTES, available // RAM_SHARE_OF_AVAILABLE) if self.directories() else 0
-            )
+            staging = min(STAGING_BYTES, available // RAM_SHARE_OF_AVAILABLE)
+            return staging if self.directories() else 0
         if self.cache_ram is None:
             return min(RAM_CAP_BYTES, available // RAM_SHARE_OF_AVAILABLE)
         if isinstance(self.cache_ram, Share):
@@ -182,10 +185,30 @@ class RuntimeConfig:
         if self.cache_ram > available:
             raise ConfigError(
                 "cache_ram",
-                f"{format_size(self.cache_ram)} asked for, {format_size(available)} of memory "
-                "available; choose a smaller --cache-ram, or 0 to turn the RAM tier off",
+                f"{format_size(self.cache_ram)} asked for, {describe_available(tightest)}; "
+                "choose a smaller --cache-ram, or 0 to turn the RAM tier off",
             )
         return self.cache_ram
+
+    def _ram_bytes_unknown(self) -> int:
+        """The same where the machine does not tell how much memory is available."""
+        if isinstance(self.cache_ram, Share):
+            raise ConfigError(
+                "cache_ram",
+                f"{self.cache_ram} of what is available, which this machine does not tell "
+                "(/proc/meminfo cannot be read); give bytes, for instance 512MiB",
+            )
+        if self.cache_ram:
+            return self.cache_ram
+        return STAGING_BYTES if self.cache_ram is None or self.directories() else 0
+
+
+def describe_available(tightest: MemoryLimit) -> str:
+    """What is available, and which limit says so, for people."""
+    text = f"{format_size(tightest.available)} of memory available"
+    if tightest.where == MACHINE:
+        return text
+    return f"{text} (limit {format_size(tightest.limit)} of {tightest.where})"
 
 
 def node_dir(port: int, base: Path | None = None) -> Path:
@@ -197,21 +220,6 @@ def node_dir(port: int, base: Path | None = None) -> Path:
     if base is None:
         base = Path(tempfile.gettempdir()) / f"llama-actors-{os.getuid()}"
     return base / f"node-{port}"
-
-
-def available_memory_bytes() -> int:
-    """Memory that can be used now: the kernel's estimate, bounded by the control group's limit."""
-    available = 0
-    with open("/proc/meminfo", encoding="ascii") as meminfo:
-        for line in meminfo:
-            if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) << 10
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return available
-    return available if limit == "max" else min(available, max(0, int(limit) - used))
 
 
 def _check_budget(key: str, budget: Budget | None) -> None:

@@ -17,8 +17,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.config import RuntimeConfig, available_memory_bytes, node_dir
+from native.machine import cpu_quota, physical_cores
+from native.system_memory import tightest_limit
+from runtime.config import RuntimeConfig, describe_available, node_dir
 from runtime.doctor_disks import look_at
+from runtime.errors import ConfigError
 from runtime.sizes import format_size
 
 OUR_DISTRIBUTION: Final = "llama-actors"
@@ -67,6 +70,7 @@ def doctor_command(port: int, *, as_json: bool = False, config: RuntimeConfig | 
 
 def run_checks(port: int, config: RuntimeConfig | None = None) -> Iterator[Finding]:
     """Every check, one finding each."""
+    settings = config or RuntimeConfig()
     checks: tuple[Callable[[], Finding], ...] = (
         _python,
         _names,
@@ -74,11 +78,12 @@ def run_checks(port: int, config: RuntimeConfig | None = None) -> Iterator[Findi
         _shared_memory,
         lambda: _port(port),
         _limits,
-        _memory,
+        lambda: _memory(settings),
+        _threads,
     )
     for check in checks:
         yield check()
-    yield from _directories(config or RuntimeConfig())
+    yield from _directories(settings)
 
 
 def _python() -> Finding:
@@ -129,6 +134,13 @@ def _decode() -> Finding:
     rebuild = "reinstall so that llama.cpp is built on this machine: `make clean install`"
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
+        if name == "SIGKILL":
+            return Finding(
+                "cpu build",
+                "failure",
+                "decoding was killed by SIGKILL, perhaps for lack of memory",
+                "look at the line `memory` below and at the kernel's log",
+            )
         return Finding(
             "cpu build",
             "failure",
@@ -189,17 +201,35 @@ def _limits() -> Finding:
     return Finding("open files", "ok", f"limit {soft}")
 
 
-def _memory() -> Finding:
-    available = available_memory_bytes()
-    if available < MEMORY_WANTED_BYTES:
+def _memory(config: RuntimeConfig) -> Finding:
+    tightest = tightest_limit()
+    if tightest is None:
         return Finding(
             "memory",
             "warning",
-            f"{format_size(available)} available",
-            "end other programs, or use a small model and --cache-ram 64MiB",
+            "this machine does not tell how much is available",
+            "mount /proc, or set cache_ram to a number of bytes",
         )
-    ram = format_size(RuntimeConfig().ram_bytes())
-    return Finding("memory", "ok", f"{format_size(available)} available; RAM tier {ram} by default")
+    detail = describe_available(tightest)
+    if tightest.available < MEMORY_WANTED_BYTES:
+        return Finding(
+            "memory",
+            "warning",
+            detail,
+            "raise that limit or end other programs, or use a small model and --cache-ram 64MiB",
+        )
+    try:
+        ram = format_size(config.ram_bytes())
+    except ConfigError as error:
+        return Finding("memory", "failure", detail, str(error))
+    return Finding("memory", "ok", f"{detail}; RAM tier {ram}")
+
+
+def _threads() -> Finding:
+    """How many threads a model computes with unless it is told otherwise."""
+    quota = cpu_quota()
+    limited = "" if quota is None else f"; control groups allow {quota:g} CPUs"
+    return Finding("cpu threads", "ok", f"{physical_cores()} by default{limited}")
 
 
 def _directories(config: RuntimeConfig) -> Iterator[Finding]:

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from actors.pressure_sources import available_memory
 from native.errors import ModelFileError, NotEnoughMemory
 from native.estimate import MemoryEstimate, Room, estimate, plan, settle_n_ctx
 from native.gguf_header import GgufSummary, all_splits, check_gguf
 from native.params import ModelParams
+from native.system_memory import available_memory
 from runtime import errors
 from runtime.sizes import format_size
 

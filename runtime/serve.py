@@ -10,6 +10,7 @@ from typing import Final
 from cache.arena import create_arena
 from cache.errors import CacheError
 from native.fingerprint import Fingerprints
+from native.oom_watch import OomWatch
 from runtime.cache_tiers import open_directories
 from runtime.config import RuntimeConfig
 from runtime.errors import ConfigError
@@ -60,6 +61,7 @@ def serve(
                 log_file=config.log_file,
                 log_format=config.log_format,
                 parent_fd=parent_fd,
+                kill_watch=OomWatch(),
             ),
             on_ready=on_ready,
         )
