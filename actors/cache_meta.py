@@ -46,6 +46,8 @@ class CacheMetaArgs:
     file_tiers: tuple[tuple[str, int], ...]
     tail_delay_s: float = 0.0
     """Before a tail is copied to files: the block that contains it may come meanwhile."""
+    absent_tiers: tuple[tuple[str, str], ...] = ()
+    """Tiers that were not turned off and are missing all the same, each with the reason."""
 
 
 class CacheMetaActor(Worker):
@@ -55,6 +57,9 @@ class CacheMetaActor(Worker):
         if not isinstance(args, CacheMetaArgs):
             raise TypeError(f"cache_meta is started with CacheMetaArgs, not {args!r}")
         self._arena_path = args.arena_path
+        self._absent = dict(args.absent_tiers)
+        for name, why in self._absent.items():
+            self.log.warning("no %s tier: %s", name, why)
         budgets = {RAM: args.ram_bytes} if args.arena_path else {}
         self._index = CacheIndex(
             budgets=budgets | dict(args.file_tiers),
@@ -334,6 +339,7 @@ class CacheMetaActor(Worker):
             **self._admin.status(),
             **self._copies.status(),
             "scanned": sorted(self._scanned),
+            "absent_tiers": dict(self._absent),
             "tiers": {
                 name: {
                     "budget_bytes": use.budget_bytes,

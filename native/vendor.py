@@ -95,7 +95,7 @@ def provide(lock: Lock, build: Path = BUILD) -> Path:
     """Return a folder with the llama.cpp source, fetching and unpacking it when it is missing."""
     own = os.environ.get("LLAMA_CPP_SOURCE_DIR")
     if own:
-        source = Path(own).expanduser().resolve()
+        source = _own_source(own)
         _require_complete(source)
         return source
     target = build / f"llama.cpp-{lock.commit}"
@@ -106,6 +106,17 @@ def provide(lock: Lock, build: Path = BUILD) -> Path:
         if not _is_unpacked(target, lock):
             unpack(fetch(lock, build / "downloads"), target, lock)
     return target
+
+
+def _own_source(given: str) -> Path:
+    """The folder that LLAMA_CPP_SOURCE_DIR names."""
+    try:
+        return Path(os.path.realpath(Path(given).expanduser()))
+    except (RuntimeError, OSError, ValueError) as error:  # no such user, no home
+        why = str(error).rstrip(".")
+        raise SourceIncomplete(
+            f"LLAMA_CPP_SOURCE_DIR is {given!r}: {why}; give a full path."
+        ) from error
 
 
 def source_id(source: Path, lock: Lock) -> str:

@@ -13,7 +13,6 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from actors.messages import Removal
@@ -28,6 +27,7 @@ from runtime.node import Node
 from runtime.pressure_command import add_arguments, pressure_command
 from runtime.progress import ProgressLine
 from runtime.sizes import format_size
+from runtime.user_paths import path_flag
 
 ROWS_SHOWN: Final = 50
 QUARANTINE_AGE_S: Final = 7 * 86400.0
@@ -79,7 +79,7 @@ def _add(
     command.add_argument("--admin-port", type=int, metavar="N", help="the node's admin port")
     if offline:
         command.add_argument(
-            "--cache-dir", type=Path, metavar="DIR", help="look here instead of asking a node"
+            "--cache-dir", type=path_flag, metavar="DIR", help="look here instead of asking a node"
         )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=run)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
-from cache.filesystem import LOCK_FILE, lock_directory
+from cache.filesystem import LOCK_FILE, lock_directory, make_private_dirs
 from cache.tiers import RAM_FILE
 from native.system_memory import available_memory
 from runtime.config import DirectoryPlan, RuntimeConfig
@@ -27,14 +26,19 @@ ROWS_DIR: Final = "rows"
 _TRIES_ANOTHER: Final = "name another directory, or turn the tier off"
 
 
-def open_directories(config: RuntimeConfig) -> tuple[tuple[int, ...], tuple[FileTier, ...]]:
-    """Descriptors that hold the locks, and the tiers, fastest first.
+def open_directories(
+    config: RuntimeConfig,
+) -> tuple[tuple[int, ...], tuple[FileTier, ...], tuple[tuple[str, str], ...]]:
+    """Descriptors that hold the locks; the tiers, fastest first; and tiers that lack, with why.
 
-    A directory that was asked for must do; a default one is given up with a note, because a second
-    node, or a user without a home, is better served without the tier than not at all.
+    A directory that was asked for must do; a default one is given up with the reason, because a
+    second node, or a user without a home, is better served without the tier than not at all.
     """
     locks: list[int] = []
     tiers: list[FileTier] = []
+    absent: list[tuple[str, str]] = []
+    if config.no_disk_because:
+        absent.append(("disk", config.no_disk_because))
     with contextlib.ExitStack() as on_error:
         for plan in config.directories():
             try:
@@ -46,13 +50,13 @@ def open_directories(config: RuntimeConfig) -> tuple[tuple[int, ...], tuple[File
                     raise ConfigError(
                         plan.key, f"{plan.root} cannot be used: {trouble}; {_fix(plan)}"
                     ) from error
-                _say(f"note: no {plan.name} tier, because {plan.root} cannot be used: {trouble}")
+                absent.append((plan.name, f"{plan.root} cannot be used: {trouble}"))
                 continue
             on_error.callback(os.close, lock_fd)
             locks.append(lock_fd)
             tiers.append(tier)
         on_error.pop_all()
-    return tuple(locks), tuple(tiers)
+    return tuple(locks), tuple(tiers), tuple(absent)
 
 
 def _fix(plan: DirectoryPlan) -> str:
@@ -65,7 +69,7 @@ def _fix(plan: DirectoryPlan) -> str:
 
 def _open(plan: DirectoryPlan) -> tuple[int, FileTier]:
     rows = plan.root / ROWS_DIR
-    rows.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_dirs(str(rows))
     lock_fd = lock_directory(str(plan.root))
     try:
         budget = _budget(plan, rows)
@@ -108,9 +112,3 @@ def stored_bytes(rows: Path) -> int:
                 with contextlib.suppress(FileNotFoundError):
                     total += file.stat(follow_symlinks=False).st_size
     return total
-
-
-def _say(text: str) -> None:
-    """A line for the person who started the node."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

@@ -22,6 +22,7 @@ from runtime.progress import ProgressLine
 from runtime.request_flags import add_request_flags, options_from
 from runtime.results import Completion, CompletionEvent, PrefillEvent, SpanEvent, TokenEvent
 from runtime.stream import CompletionStream
+from runtime.user_paths import expanded, path_flag
 
 PROMPT: Final = "> "
 HELP: Final = """\
@@ -43,7 +44,9 @@ def add_chat_command(commands: Any) -> None:
     chat.add_argument("--admin-port", type=int, metavar="N", help="the node's admin port")
     chat.add_argument("model", metavar="MODEL")
     chat.add_argument("--system", metavar="TEXT", help="the system message")
-    chat.add_argument("--load", type=Path, metavar="FILE", help="go on with a saved conversation")
+    chat.add_argument(
+        "--load", type=path_flag, metavar="FILE", help="go on with a saved conversation"
+    )
     add_request_flags(chat)
     chat.set_defaults(run=chat_command)
 
@@ -99,7 +102,7 @@ class _Talk:
             if command is None:
                 raise errors.InvalidRequest(f"there is no {name}; /help shows what there is")
             command(rest.strip())
-        except (errors.InvalidRequest, OSError, ValueError) as error:
+        except (errors.InvalidRequest, errors.ConfigError, OSError, ValueError) as error:
             self._complain(error)
             return False
         return True
@@ -216,4 +219,4 @@ def _dim(text: str, end: str = "\n") -> None:
 def _path(text: str) -> Path:
     if not text:
         raise errors.InvalidRequest("name a file")
-    return Path(text).expanduser()
+    return expanded(text, "the file")

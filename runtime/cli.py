@@ -11,7 +11,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from runtime import errors
@@ -38,6 +37,7 @@ from runtime.results import ModelStatus
 from runtime.sizes import disk_settings, format_size
 from runtime.tend_commands import add_tend_commands
 from runtime.text_commands import add_text_commands
+from runtime.user_paths import path_flag
 from supervision.logs import LOG_FORMATS
 
 DONE: Final = 0
@@ -113,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check this machine and this installation")
     _add_port(doctor)
     doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
-    doctor.add_argument("--config", type=Path, metavar="FILE", help="check its directories, too")
+    doctor.add_argument(
+        "--config", type=path_flag, metavar="FILE", help="check its directories, too"
+    )
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -125,7 +127,9 @@ def _add_port(command: argparse.ArgumentParser) -> None:
 def _add_serve(commands: Any) -> None:
     serve = commands.add_parser("serve", help="run a node until it is stopped")
     _add_port(serve)
-    serve.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any setting")
+    serve.add_argument(
+        "--config", type=path_flag, metavar="FILE", help="TOML file with any setting"
+    )
     serve.add_argument(
         "--model", action="append", default=[], metavar="ID=PATH", help="load this GGUF; repeatable"
     )

@@ -6,9 +6,11 @@ the start with a ``ConfigError`` that names it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
+import stat
 import tempfile
 import tomllib
 from collections.abc import Mapping
@@ -31,6 +33,7 @@ from runtime.marker_settings import KEYS as MARKER_KEYS
 from runtime.marker_settings import markers_from, markers_mapping
 from runtime.save_settings import KEYS, REPLACED, TABLES, save_mapping, save_policy_from
 from runtime.sizes import Budget, Share, format_size, parse_budget, parse_size, plain_budget
+from runtime.user_paths import home, no_home, user_path
 from supervision.logs import LOG_FORMATS, LogFormat
 
 DEFAULT_PORT: Final = 19460  # unassigned by IANA, and far from Thespian's own default of 1900
@@ -75,7 +78,8 @@ class RuntimeConfig:
     runtime_dir: Path | None = None
     """Parent of the node's own folder: ``$XDG_RUNTIME_DIR/llama-actors``, else a temporary one."""
     cache_dir: Path | None = None
-    """Root of the disk tier: ``$XDG_CACHE_HOME/llama-actors``, else ``~/.cache/llama-actors``."""
+    """Root of the disk tier: ``$XDG_CACHE_HOME/llama-actors``, else ``~/.cache/llama-actors``; for a
+    user without a home there is no disk tier unless this is given."""
     cache_disk: Budget = DISK_CAP_BYTES
     """Budget of the disk tier; 0 turns it off."""
     cache_disks: Mapping[str, Budget] = field(default_factory=dict)
@@ -123,7 +127,7 @@ class RuntimeConfig:
             raise ConfigError(
                 "cache_dir", "is for one disk; with cache_disks, name this directory there"
             )
-        if len({Path(path).resolve() for path in self.cache_disks}) < len(self.cache_disks):
+        if len({os.path.realpath(path) for path in self.cache_disks}) < len(self.cache_disks):
             raise ConfigError("cache_disks", "names one directory twice; join the two budgets")
         for model in self.models:
             check_model_id(model)
@@ -143,8 +147,16 @@ class RuntimeConfig:
             return None
         if self.cache_dir is not None:
             return self.cache_dir
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        return Path(base) / "llama-actors"
+        base = _cache_home()
+        return None if base is None else base / "llama-actors"
+
+    @property
+    def no_disk_because(self) -> str:
+        """Why there is no disk tier although none was turned off; empty if there is one."""
+        is_wanted = bool(self.cache_disk) and not self.cache_disks
+        if not is_wanted or self.disk_root is not None:
+            return ""
+        return f"{no_home()}; name a directory with --cache-dir"
 
     def directories(self) -> tuple[DirectoryPlan, ...]:
         """The file tiers, fastest first. Several disks are called disk, disk2, disk3 and so on."""
@@ -157,8 +169,9 @@ class RuntimeConfig:
         if self.cache_disks:
             disks = [(Path(p), b, f"cache_disks.{p}", True) for p, b in self.cache_disks.items()]
         else:
-            root = self.disk_root or Path()
-            disks = [(root, self.cache_disk, "cache_dir", self.cache_dir is not None)]
+            at = self.disk_root
+            named = self.cache_dir is not None
+            disks = [] if at is None else [(at, self.cache_disk, "cache_dir", named)]
         for number, (root, budget, key, named) in enumerate(disks, 1):
             name = "disk" if number == 1 else f"disk{number}"
             if budget:
@@ -214,12 +227,60 @@ def describe_available(tightest: MemoryLimit) -> str:
 def node_dir(port: int, base: Path | None = None) -> Path:
     """Where the node on ``port`` keeps its secret and addresses."""
     if base is None and os.environ.get(RUNTIME_DIR_VARIABLE):
-        base = Path(os.environ[RUNTIME_DIR_VARIABLE])
-    if base is None and os.environ.get("XDG_RUNTIME_DIR"):
-        base = Path(os.environ["XDG_RUNTIME_DIR"]) / "llama-actors"
+        base = user_path(os.environ[RUNTIME_DIR_VARIABLE], RUNTIME_DIR_VARIABLE)
     if base is None:
-        base = Path(tempfile.gettempdir()) / f"llama-actors-{os.getuid()}"
+        base = _default_runtime_dir()
     return base / f"node-{port}"
+
+
+def _default_runtime_dir() -> Path:
+    """``$XDG_RUNTIME_DIR/llama-actors`` if that folder is this user's own, else a temporary one.
+
+    The variable may be of another user, for instance after ``su``, or name what is not there.
+    """
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(given):
+        with contextlib.suppress(OSError, ValueError):
+            facts = os.stat(given)
+            if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
+                return Path(given) / "llama-actors"
+    try:
+        temporary = tempfile.gettempdir()
+    except OSError as error:
+        raise ConfigError(
+            "runtime_dir",
+            f"there is no folder for it: XDG_RUNTIME_DIR is not set, and {error.strerror}; "
+            f"name one with {RUNTIME_DIR_VARIABLE}",
+        ) from error
+    place = Path(temporary) / f"llama-actors-{os.getuid()}"
+    _require_own(place)
+    return place
+
+
+def _require_own(place: Path) -> None:
+    """Anybody can make a folder of this name in /tmp, and read what is then put into it."""
+    try:
+        facts = place.lstat()
+    except OSError:
+        return  # not there: the node makes it, and nobody else can enter it
+    trouble = ""
+    if not stat.S_ISDIR(facts.st_mode):
+        trouble = "is no folder; remove it"
+    elif facts.st_uid != os.getuid():
+        trouble = f"belongs to user {facts.st_uid}"
+    elif facts.st_mode & 0o022:
+        trouble = f"can be changed by other users; `chmod 0700 {place}`"
+    if trouble:
+        raise ConfigError("runtime_dir", f"{place} {trouble}, or set {RUNTIME_DIR_VARIABLE}")
+
+
+def _cache_home() -> Path | None:
+    """``$XDG_CACHE_HOME``, else ``~/.cache``; None for a user without a home."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(given):  # a relative one is to be ignored, says its specification
+        return Path(given)
+    place = home()
+    return None if place is None else place / ".cache"
 
 
 def _check_budget(key: str, budget: Budget | None) -> None:
@@ -248,7 +309,7 @@ def parse_model_argument(text: str) -> tuple[str, ModelConfig]:
         raise ConfigError(
             "model", f"{EMBEDDED_MODEL_ID!r} always means the embedded model; choose another id"
         )
-    return model, ModelConfig(str(Path(path).expanduser().absolute()))
+    return model, ModelConfig(str(user_path(path, f"model {model}")))
 
 
 def resolve_port(given: int | None) -> int:
@@ -286,7 +347,7 @@ def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
     values: dict[str, Any] = dict(settings)
     for key in ("runtime_dir", "cache_dir", "cache_ram_file_dir", "log_file"):
         if values.get(key) is not None:
-            values[key] = Path(values[key]).expanduser().absolute()
+            values[key] = user_path(values[key], key)
     for key in ("cache_ram", "cache_ram_file", "cache_disk"):
         if values.get(key) is not None:
             values[key] = parse_budget(values[key], key)
@@ -308,7 +369,7 @@ def _disks_from(values: object) -> dict[str, Budget]:
     if not isinstance(values, Mapping):
         raise ConfigError("cache_disks", 'must be a table: [cache_disks], then "/path" = "200GiB"')
     return {
-        str(Path(path).expanduser().absolute()): parse_budget(size, f"cache_disks.{path}")
+        str(user_path(path, "cache_disks")): parse_budget(size, f"cache_disks.{path}")
         for path, size in values.items()
     }
 
@@ -329,14 +390,14 @@ def _model_from(model: str, value: object) -> ModelConfig:
     if model == EMBEDDED_MODEL_ID:
         return ModelConfig(str(embedded_model_path()))
     if isinstance(value, str):
-        return ModelConfig(str(Path(value).expanduser().absolute()))
+        return ModelConfig(str(user_path(value, f"models.{model}")))
     if not isinstance(value, Mapping) or "path" not in value:
         raise ConfigError(f"models.{model}", "must be a path, or a table with a path")
     options = {
         key: item for key, item in value.items() if key not in ("path", "backend", *MARKER_KEYS)
     }
     return ModelConfig(
-        str(Path(str(value["path"])).expanduser().absolute()),
+        str(user_path(value["path"], f"models.{model}.path")),
         model_params(options, f"models.{model}"),
         backend_kind(value.get("backend", "llama")),
         markers_from(value, f"models.{model}"),

@@ -233,7 +233,14 @@ def _threads() -> Finding:
 
 
 def _directories(config: RuntimeConfig) -> Iterator[Finding]:
-    """Every file tier of the configuration."""
+    """Every file tier of the configuration, and the one that is missing without a home."""
+    if config.no_disk_because:
+        yield Finding(
+            "tier disk",
+            "warning",
+            f"none: {config.no_disk_because}",
+            "set HOME, or name a directory with --cache-dir or cache_dir",
+        )
     for plan in config.directories():
         found = look_at(plan)
         if found.trouble:

@@ -8,6 +8,7 @@ the launcher holds the other end of a pipe.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import select
@@ -40,6 +41,7 @@ from runtime.request_options import Messages, Prompt
 from runtime.results import Completion, ModelStatus
 from runtime.stream import CompletionStream
 from runtime.tree_view import ProcessFacts, TreeNode, arrange
+from runtime.user_paths import user_path
 from supervision import ChildKind, Connection, Entry
 from supervision.errors import NodeNotRunning, NoReply, PortInUse
 from supervision.launched import STOP_TIMEOUT_S, LaunchedNode, LauncherSaid
@@ -137,7 +139,8 @@ class Node(ModelClient):
     def attach(cls, port: int | None = None, *, runtime_dir: str | Path | None = None) -> Self:
         """Use a running node: on ``port``, else ``LLAMA_ACTORS_PORT``, else the default port."""
         resolved = resolve_port(port)
-        directory = node_dir(resolved, None if runtime_dir is None else Path(runtime_dir))
+        base = None if runtime_dir is None else user_path(runtime_dir, "runtime_dir")
+        directory = node_dir(resolved, base)
         try:
             return cls(resolved, Connection.attach(directory))
         except NodeNotRunning as error:
@@ -177,7 +180,7 @@ class Node(ModelClient):
         markers = markers_from(options, f"load({model!r})")
         options = {key: value for key, value in options.items() if key not in MARKER_KEYS}
         params = model_params(options, f"load({model!r})")
-        where = str(path) if backend == "stub" else str(Path(path).expanduser().absolute())
+        where = str(path) if backend == "stub" else str(user_path(path, f"load({model!r})"))
         config = ModelConfig(where, params, backend, markers)
         return self._client.load(model, config, progress=progress)
 
@@ -308,9 +311,11 @@ def _facts(pid: int) -> ProcessFacts:
 def _as_config(model: str, value: str | Path | ModelConfig) -> ModelConfig:
     if model == EMBEDDED_MODEL_ID:
         return ModelConfig(str(embedded_model_path()))
-    if isinstance(value, ModelConfig):
+    if not isinstance(value, ModelConfig):
+        return ModelConfig(str(user_path(value, f"models.{model}")))
+    if value.backend == "stub":
         return value
-    return ModelConfig(str(Path(value).expanduser().absolute()))
+    return dataclasses.replace(value, path=str(user_path(value.path, f"models.{model}.path")))
 
 
 def _free_port() -> int:

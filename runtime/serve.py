@@ -38,7 +38,7 @@ def serve(
     arena_fd = _open_arena(ram_bytes) if ram_bytes else None
     arena_path = None if arena_fd is None else f"/proc/{os.getpid()}/fd/{arena_fd}"
     wanted_fd = os.memfd_create("llama-actors-models", os.MFD_CLOEXEC)
-    lock_fds, tiers = open_directories(config)
+    lock_fds, tiers, absent = open_directories(config)
     has_disk = any(tier.name == DISK_TIER for tier in tiers)
     fingerprints_fd, fingerprints_path = _open_fingerprints(config, has_disk=has_disk)
     try:
@@ -47,6 +47,7 @@ def serve(
             arena_path=arena_path,
             ram_bytes=ram_bytes,
             file_tiers=tiers,
+            absent_tiers=absent,
             cache_salt=config.cache_salt,
             fingerprints=Fingerprints(config.fingerprint_mode, fingerprints_path),
             pressure=config.pressure,

@@ -48,6 +48,7 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
     arena_path: str | None,
     ram_bytes: int,
     file_tiers: tuple[FileTier, ...],
+    absent_tiers: tuple[tuple[str, str], ...] = (),
     cache_salt: str = "",
     fingerprints: Fingerprints | None = None,
     pressure: PressureSettings | None = None,
@@ -72,7 +73,13 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
                         ChildSpec(
                             "cache_meta",
                             "actors.cache_meta.CacheMetaActor",
-                            CacheMetaArgs(arena_path, ram_bytes, budgets, save.tail_disk_delay_s),
+                            CacheMetaArgs(
+                                arena_path,
+                                ram_bytes,
+                                budgets,
+                                save.tail_disk_delay_s,
+                                absent_tiers,
+                            ),
                         ),
                         ChildSpec(
                             "ram_tier",

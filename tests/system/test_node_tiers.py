@@ -113,15 +113,17 @@ def test_a_node_whose_disk_vanishes_answers_and_warns_once_and_finds_it_again(
 
 
 def test_a_second_node_goes_without_the_default_ram_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime_config, "RAM_FILE_ROOT", tmp_path)
     config = from_mapping({"cache_ram_file": "1MiB", "cache_disk": 0})
-    first, tiers = open_directories(config)
+    first, tiers, _ = open_directories(config)
     assert [tier.name for tier in tiers] == ["ram_file"]
-    second, none = open_directories(config)
+    second, none, absent = open_directories(config)
     assert (second, none) == ((), ())
-    assert "another node uses it" in capsys.readouterr().err
+    ((name, why),) = absent
+    assert name == "ram_file"
+    assert "another node uses it" in why
     for fd in first:
         os.close(fd)
 
@@ -132,7 +134,7 @@ def test_a_share_counts_what_the_tier_holds_already_as_free(tmp_path: Path) -> N
     room = os.statvfs(tmp_path)
     (rows / "ab").mkdir(parents=True)
     (rows / "ab" / "row.kvb").write_bytes(bytes(1 << 20))
-    locks, (tier,) = open_directories(config)
+    locks, (tier,), _ = open_directories(config)
     free = room.f_bavail * room.f_frsize
     assert tier.budget_bytes == pytest.approx(free / 2, rel=0.05)
     assert tier.device == os.stat(rows).st_dev
