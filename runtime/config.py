@@ -78,8 +78,8 @@ class RuntimeConfig:
     runtime_dir: Path | None = None
     """Parent of the node's own folder: ``$XDG_RUNTIME_DIR/llama-actors``, else a temporary one."""
     cache_dir: Path | None = None
-    """Root of the disk tier: ``$XDG_CACHE_HOME/llama-actors``, else ``~/.cache/llama-actors``; a user
-    without a home has no disk tier unless this is given."""
+    """Root of the disk tier: ``$XDG_CACHE_HOME/llama-actors``, else ``~/.cache/llama-actors``.
+    Without either there is no disk tier."""
     cache_disk: Budget = DISK_CAP_BYTES
     """Budget of the disk tier; 0 turns it off."""
     cache_disks: Mapping[str, Budget] = field(default_factory=dict)
