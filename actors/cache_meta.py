@@ -116,9 +116,8 @@ class CacheMetaActor(Worker):
                 self.tell(sender, self._admin.answer(time.monotonic(), message))
             case m.PersistNow(ref):
                 self.tell(sender, m.PersistState(ref, self._persist_now()))
-            case m.RowCopied() | m.CopyFailed() | m.FilesDropped():
-                self._copies.handle(time.monotonic(), message)
-                self._pump()
+            case m.RowCopied() | m.CopyFailed() | m.FilesDropped() | m.WriterStops():
+                self._about_copies(message, sender)
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
 
@@ -237,6 +236,25 @@ class CacheMetaActor(Worker):
 
     # ── tiers and the writer ────────────────────────────────────────────────────────────────────
 
+    def _about_copies(
+        self,
+        message: m.RowCopied | m.CopyFailed | m.FilesDropped | m.WriterStops,
+        sender: Address,
+    ) -> None:
+        if isinstance(message, m.WriterStops):
+            self._writer_stops(message.incarnation, sender)
+        else:
+            self._copies.handle(time.monotonic(), message)
+        self._pump()
+
+    def _writer_stops(self, incarnation: int, writer: Address) -> None:
+        """When the node stops, all that waits is still written; on a restart it waits longer."""
+        models = self.directory.get("models")
+        node_stops = models is None or not models.is_up
+        if node_stops:
+            self._index.hurry()
+        self._copies.writer_stops(f"writer#{incarnation}", writer, finish=node_stops)
+
     def _take_in(self, message: m.RowsFound | m.TierChanged) -> None:
         """Rows that were found, after those found before: at once, or a slice at a time."""
         self._adoption.put(message)
@@ -300,7 +318,8 @@ class CacheMetaActor(Worker):
 
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:
         for entry in changed:
-            alive = f"{entry.id}#{entry.incarnation}" if entry.is_up else None
+            is_alive = entry.is_up or (entry.id, entry.state) == ("writer", "stopping")
+            alive = f"{entry.id}#{entry.incarnation}" if is_alive else None
             dead = [h for h in self._holders if h.startswith(f"{entry.id}#") and h != alive]
             for holder in dead:
                 self._holders.discard(holder)

@@ -28,6 +28,7 @@ from actors.messages.cache import (
     ListRows,
     LookupPrefix,
     NamespacesListed,
+    NoMoreCopies,
     PersistNow,
     PersistState,
     PrefixResolved,
@@ -50,6 +51,7 @@ from actors.messages.cache import (
     StoredRow,
     TierChanged,
     WatchTier,
+    WriterStops,
     WriteTails,
 )
 from actors.messages.completion import (
@@ -177,6 +179,7 @@ __all__ = [
     "ModelNotLoaded",
     "ModelUnloaded",
     "NamespacesListed",
+    "NoMoreCopies",
     "NoVram",
     "NoteReply",
     "PersistNow",
@@ -234,5 +237,6 @@ __all__ = [
     "VramReported",
     "WatchTier",
     "WriteTails",
+    "WriterStops",
     "draft_tokens",
 ]

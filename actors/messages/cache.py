@@ -232,6 +232,21 @@ class CopyRow:
 
 
 @dataclass(frozen=True, slots=True)
+class WriterStops:
+    """Writer → cache_meta: it was asked to stop and is this incarnation.
+
+    Answered by ``NoMoreCopies`` behind the last ``CopyRow``.
+    """
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoMoreCopies:
+    """Cache_meta → writer: no ``CopyRow`` follows this."""
+
+
+@dataclass(frozen=True, slots=True)
 class DropFiles:
     """Cache_meta → file tier: rows were evicted; remove their files, then say ``FilesDropped``."""
 

@@ -160,3 +160,22 @@ def test_a_node_without_a_ram_tier_caches_on_disk(tmp_path: Path) -> None:
                 assert ask(node) == expected
                 persisted(node)
                 assert cache(node)["tiers"]["ram"]["budget_bytes"] <= runtime_config.STAGING_BYTES
+
+
+def test_a_stop_writes_all_that_waits_and_loses_no_order(tmp_path: Path) -> None:
+    """More rows than are under way at a time: the writer takes what is left before it ends."""
+    prompts = [f"{number} once upon a time there was a fox " * 40 for number in range(6)]
+    folders = {"cache_dir": tmp_path / "cache", "runtime_dir": tmp_path / "run"}
+    with Node.start(cache_ram="64MiB", log_file=tmp_path / "log", **folders) as node:
+        node.load("stub", "stub", backend="stub")
+        for prompt in prompts:
+            assert node.complete("stub", prompt, max_tokens=20).usage.cached_tokens < 64
+    assert "not known to have arrived" not in (tmp_path / "log").read_text(encoding="utf-8")
+    with Node.start(cache_ram="64MiB", **folders) as node:
+        node.load("stub", "stub", backend="stub")
+        eventually(
+            lambda: "disk" in cache(node)["scanned"], within_s=20, what="the disk is scanned"
+        )
+        for prompt in prompts:
+            n_tokens = len(node.tokenize("stub", prompt))
+            assert node.match_prefix("stub", prompt).stored >= n_tokens // 64 * 64
