@@ -16,7 +16,7 @@ MAX_CHAT_BYTES: Final = 16 << 20
 MAX_MESSAGES: Final = 16_384
 _ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _KNOWN: Final = ("messages", "tools", "documents", "template_kwargs", "add_generation_prompt",
-                 "enable_thinking")  # fmt: skip
+                 "enable_thinking", "chat_template")  # fmt: skip
 _OURS: Final = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token"})
 
 
@@ -32,6 +32,8 @@ class Chat:
     add_generation_prompt: bool = True
     extras: Mapping[str, Any] = field(default_factory=dict)
     """tools, documents, enable_thinking and the rest of the template's variables."""
+    template: str | None = None
+    """A Jinja text to render with, in place of the model's."""
 
     @property
     def has_tools(self) -> bool:
@@ -74,7 +76,10 @@ def chat_from(raw: bytes | str) -> Chat:
     wants_reply = plain.get("add_generation_prompt", True)
     if not isinstance(wants_reply, bool):
         raise BadChat("add_generation_prompt must be true or false")
-    return Chat(_messages(plain.get("messages")), wants_reply, _extras(plain))
+    template = plain.get("chat_template")
+    if template is not None and not (isinstance(template, str) and template.strip()):
+        raise BadChat("chat_template must be the text of a Jinja template")
+    return Chat(_messages(plain.get("messages")), wants_reply, _extras(plain), template)
 
 
 def _extras(plain: dict[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,8 @@ class ModelArgs:
     wanted_path: str | None = None
     """Where the registry notes the adapters that are to be applied when the model comes back."""
     markers: Markers = field(default_factory=Markers)
+    chat_template: str | None = None
+    """In place of the one in the file."""
     signing_key: bytes = field(default=b"", repr=False)
     """Of the node: thinking is signed with it."""
     step_budget_s: float = STEP_BUDGET_S

@@ -75,6 +75,8 @@ def load(args: ModelArgs, progress: Callable[[float], None]) -> tuple[Backend, L
         fingerprints=args.fingerprints,
         memory_available=available_memory(),
     )
+    if args.chat_template is not None:
+        backend.info = dataclasses.replace(backend.info, chat_template=args.chat_template)
     taken = backend.memory_use() if backend.info.can_generate else None
     expected = None
     if args.backend == "llama":

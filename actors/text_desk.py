@@ -37,6 +37,7 @@ PAGE_TOKENS: Final = 8192  # 32 KiB
 PAGE_BYTES: Final = 48 << 10
 PAGE_CHARS: Final = 4096  # of up to 4 bytes each, beside half a page of tokens
 CLOSE_WAIT_S: Final = 0.5
+OWN_TEMPLATES: Final = 8
 
 Question = t.Tokenize | t.Detokenize | t.ApplyChatTemplate | t.VerifyThinking
 
@@ -74,6 +75,7 @@ class TextDesk:
         self._run = run
         self._replays = replays
         self._template: ChatTemplate | None = None
+        self._own_templates: dict[str, ChatTemplate] = {}
         self._control: ControlTokens | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._pending: dict[str, _Job] = {}
@@ -258,7 +260,7 @@ class TextDesk:
         raw = source if isinstance(source, str) else _read(source)
         try:
             chat = chat_from(raw)
-            template = self._compiled()
+            template = self._compiled() if chat.template is None else self._own(chat.template)
             control = self._control or ControlTokens.of(self._backend)
             self._control = control
             prompt = render_chat(template, chat, control)
@@ -273,14 +275,26 @@ class TextDesk:
             if not info.chat_template:
                 raise Refused(
                     m.FailReason.NOT_SUPPORTED,
-                    "this model has no chat template; send a prompt as text instead",
+                    "this model has no chat template; send a prompt as text, or a chat_template",
                 )
-            self._template = ChatTemplate(
-                info.chat_template,
-                bos_token=self._shown(info.bos_token),
-                eos_token=self._shown(info.eos_token),
-            )
+            self._template = self._compile(info.chat_template)
         return self._template
+
+    def _own(self, source: str) -> ChatTemplate:
+        """The template of a request; the last few are kept, for the turns of a conversation."""
+        known = self._own_templates.pop(source, None)
+        found = self._own_templates[source] = known or self._compile(source)
+        while len(self._own_templates) > OWN_TEMPLATES:
+            del self._own_templates[next(iter(self._own_templates))]
+        return found
+
+    def _compile(self, source: str) -> ChatTemplate:
+        info = self._backend.info
+        return ChatTemplate(
+            source,
+            bos_token=self._shown(info.bos_token),
+            eos_token=self._shown(info.eos_token),
+        )
 
     def _shown(self, token: int | None) -> str:
         if token is None:

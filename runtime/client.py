@@ -62,7 +62,13 @@ class Client:
         """Load a model and wait until it is ready; ``progress`` hears shares from 0 to 1."""
         check_model_id(model)
         message = m.LoadModel(
-            new_ref(), model, config.path, config.backend, config.params, config.markers
+            new_ref(),
+            model,
+            config.path,
+            config.backend,
+            config.params,
+            config.markers,
+            config.chat_template,
         )
         try:
             for answer in self._connection.stream(

@@ -33,6 +33,8 @@ from runtime.marker_settings import KEYS as MARKER_KEYS
 from runtime.marker_settings import markers_from, markers_mapping
 from runtime.save_settings import KEYS, REPLACED, TABLES, save_mapping, save_policy_from
 from runtime.sizes import Budget, Share, format_size, parse_budget, parse_size, plain_budget
+from runtime.template_settings import KEYS as TEMPLATE_KEYS
+from runtime.template_settings import template_from
 from runtime.user_paths import home, no_home, user_path
 from supervision.logs import LOG_FORMATS, LogFormat
 
@@ -68,6 +70,8 @@ class ModelConfig:
     backend: BackendKind = "llama"
     markers: Markers = field(default_factory=Markers)
     """What starts and ends thinking and tool calls; by default what the chat template shows."""
+    chat_template: str | None = None
+    """A Jinja text in place of the one in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,13 +398,16 @@ def _model_from(model: str, value: object) -> ModelConfig:
     if not isinstance(value, Mapping) or "path" not in value:
         raise ConfigError(f"models.{model}", "must be a path, or a table with a path")
     options = {
-        key: item for key, item in value.items() if key not in ("path", "backend", *MARKER_KEYS)
+        key: item
+        for key, item in value.items()
+        if key not in ("path", "backend", *MARKER_KEYS, *TEMPLATE_KEYS)
     }
     return ModelConfig(
         str(user_path(value["path"], f"models.{model}.path")),
         model_params(options, f"models.{model}"),
         backend_kind(value.get("backend", "llama")),
         markers_from(value, f"models.{model}"),
+        template_from(value, f"models.{model}"),
     )
 
 
@@ -426,6 +433,7 @@ def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
             "backend": c.backend,
             **dataclasses.asdict(c.params),
             **markers_mapping(c.markers),
+            **({} if c.chat_template is None else {"chat_template": c.chat_template}),
         }
         for model, c in config.models.items()
     }

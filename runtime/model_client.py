@@ -84,7 +84,7 @@ class ModelClient:
         """What a conversation looks like to the model, by its own template.
 
         Options: ``tools``, ``documents``, ``template_kwargs``, ``enable_thinking``,
-        ``add_generation_prompt``.
+        ``add_generation_prompt``, and ``chat_template``: a Jinja text in place of the model's own.
         """
         with _kept(chat_json(messages, **options)) as payload:
             pages = self._ask(model, m.ApplyChatTemplate("", payload))

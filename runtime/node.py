@@ -40,6 +40,8 @@ from runtime.model_client import ModelClient
 from runtime.request_options import Messages, Prompt
 from runtime.results import Completion, ModelStatus
 from runtime.stream import CompletionStream
+from runtime.template_settings import KEYS as TEMPLATE_KEYS
+from runtime.template_settings import template_from
 from runtime.tree_view import ProcessFacts, TreeNode, arrange
 from runtime.user_paths import user_path
 from supervision import ChildKind, Connection, Entry
@@ -169,8 +171,9 @@ class Node(ModelClient):
         """Load a GGUF under an id; ``options`` are fields of ``native.params.ModelParams``.
 
         ``progress`` hears shares from 0 to 1 while the file is read.
-        ``thinking_markers`` and ``tool_call_markers`` are lists, see ``actors.markers``. ``demo``
-        is the embedded model and takes no path.
+        ``thinking_markers`` and ``tool_call_markers`` are lists, see ``actors.markers``;
+        ``chat_template`` is a Jinja text in place of the file's own, ``chat_template_file`` the
+        path of one. ``demo`` is the embedded model and takes no path.
         """
         backend = backend_kind(options.pop("backend", "llama"))
         if model == EMBEDDED_MODEL_ID and path is None:
@@ -178,10 +181,12 @@ class Node(ModelClient):
         if path is None:
             raise errors.InvalidRequest(f"load({model!r}) needs the path of a GGUF file")
         markers = markers_from(options, f"load({model!r})")
-        options = {key: value for key, value in options.items() if key not in MARKER_KEYS}
+        template = template_from(options, f"load({model!r})")
+        taken = (*MARKER_KEYS, *TEMPLATE_KEYS)
+        options = {key: value for key, value in options.items() if key not in taken}
         params = model_params(options, f"load({model!r})")
         where = str(path) if backend == "stub" else str(user_path(path, f"load({model!r})"))
-        config = ModelConfig(where, params, backend, markers)
+        config = ModelConfig(where, params, backend, markers, template)
         return self._client.load(model, config, progress=progress)
 
     def unload(self, model: str, *, drain_s: float = 0.0) -> None:
