@@ -194,6 +194,8 @@ class ModelActor(EngineWorker):
                 case _Loaded(model):
                     self._loaded = model
                     self._tally.kv_bytes_per_token = model.info.kv_bytes_per_token
+                    for note in model.notes:
+                        self.log.warning("%s", note)
                     if model.info.can_generate and model.info.memory == "none":
                         self.log.warning("nothing is cached: %s", model.info.memory_because)
                     self.ready()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from actors.wanted_models import WantedModels
 from native import load_backend
 from native.backend import MemoryUse, ModelInfo
+from native.context_notes import context_notes
 from native.errors import NativeError
 from native.estimate import MemoryEstimate, estimate
 from native.gguf_header import all_splits, check_gguf
@@ -33,6 +34,8 @@ class LoadedModel:
     params: ModelParams
     expected: MemoryEstimate | None
     taken: MemoryUse | None
+    notes: tuple[str, ...] = ()
+    """Sentences for people, about what was asked for."""
 
     def report(self) -> dict[str, object]:
         """For a status: numbers and words only, sizes in bytes."""
@@ -59,6 +62,7 @@ class LoadedModel:
             "memory_because": info.memory_because,
             "chat_template": info.chat_template,
             "params": _plain(self.params),
+            "notes": list(self.notes),
             "memory_expected": None if self.expected is None else _expected(self.expected),
             "memory_taken": None if self.taken is None else dataclasses.asdict(self.taken),
         }
@@ -82,7 +86,9 @@ def load(args: ModelArgs, progress: Callable[[float], None]) -> tuple[Backend, L
     if args.backend == "llama":
         settled = params.with_n_ctx(backend.info.n_ctx)
         expected = _estimate(args.path, settled, has_gpu=bool(backend.gpus()))
-    return backend, LoadedModel(backend.info, params, expected, taken)
+    info = backend.info
+    notes = context_notes(params, info.n_ctx, info.n_ctx_train) if info.can_generate else ()
+    return backend, LoadedModel(info, params, expected, taken, notes)
 
 
 def _with_last_adapters(args: ModelArgs) -> ModelParams:

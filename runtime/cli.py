@@ -241,6 +241,8 @@ def _load(arguments: argparse.Namespace) -> int:
     with _attached(arguments) as node, ProgressLine(f"loading {model}") as line:
         status = node.client.load(model, config, progress=line.share)
     sys.stderr.write(f"loaded {model}: {status.details.get('description', '')}\n")
+    for note in status.notes:
+        sys.stderr.write(f"note: {note}\n")
     return DONE
 
 
