@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from supervision import Address, Entry
 
 UNLOADED = "model {model!r} was unloaded during this request; load it again"
-NOT_BACK = "model {model!r} died during this request and did not come back within {within_s:.0f} s"
+NOT_BACK = (
+    "model {model!r} died during this request ({why}) and did not come back within {within_s:.0f} s"
+)
 TOO_OFTEN = "model {model!r} died {runs} times during this request (last: {why})"
 POISONOUS = (
     f"model {{model!r}} died {POISON_CRASHES} times while it ran this request, at last as the only "

@@ -51,15 +51,24 @@ def run_node(config: NodeConfig, *, on_ready: Callable[[], None] | None = None) 
     require_port(config.port)
     folder = RuntimeDir(config.runtime_dir)
     cookie = folder.claim()
-    logs.open_log(config.log_file, config.log_format)
-    kill_watch.set_watch(config.kill_watch)
     try:
+        _open_log(config)
+        kill_watch.set_watch(config.kill_watch)
         return _Launcher(config, folder, Secret(cookie, config.packages), on_ready).run()
     finally:
         kill_watch.set_watch(None)
         folder.clear()
         folder.release()
         logs.close_log()
+
+
+def _open_log(config: NodeConfig) -> None:
+    try:
+        logs.open_log(config.log_file, config.log_format)
+    except OSError as error:
+        raise NodeStartFailed(
+            f"the log file {config.log_file} cannot be opened: {error.strerror}"
+        ) from error
 
 
 class _Launcher:

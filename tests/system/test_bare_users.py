@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from runtime import Node, errors
 from tests.support.nodes import ROOT
 
 pytestmark = pytest.mark.system
@@ -132,3 +133,10 @@ def test_an_unknown_user_in_a_path_is_a_sentence(
     said = capfd.readouterr().err
     assert names in said
     assert "there is no such user" in said
+
+
+def test_a_log_file_that_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "none" / "log"):
+        with pytest.raises(errors.NodeStartFailed, match=r"the log file .* cannot be opened"):
+            Node.start(log_file=place, runtime_dir=tmp_path / "run", cache_dir=tmp_path / "cache")
+    assert not list((tmp_path / "run").rglob("cookie"))
