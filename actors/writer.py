@@ -20,8 +20,10 @@ from cache.filesystem import PosixFilesystem
 if TYPE_CHECKING:
     from supervision import Address, ExitReason
 
-FINISH_S = 2.0  # what waits when the node stops is still written, if the disk is not stuck
-FINISH_MOST_S = 4.0  # and if it gets on, within the time that the supervisor gives
+FINISH_S = 3.0  # what waits when the node stops is still written, if the disk is not stuck
+FINISH_MOST_S = 10.0  # and if it gets on, within STOP_S
+STOP_S = 12.0
+"""The writer's ``shutdown``: seconds from the request to stop to SIGKILL."""
 _STOP_NOW = "stop now"
 Orders = queue.SimpleQueue[m.CopyRow]
 

@@ -10,7 +10,7 @@ from actors.file_tier import FileTierArgs
 from actors.pressure import PressureSettings
 from actors.ram_tier import RamTierArgs
 from actors.registry import RegistryArgs
-from actors.writer import WriterArgs
+from actors.writer import STOP_S, WriterArgs
 from cache.policy import SAVE_ALL, SavePolicy
 from native.fingerprint import Fingerprints
 from supervision import (
@@ -104,6 +104,7 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
                             "writer",
                             "actors.writer.WriterActor",
                             WriterArgs(arena_path, directories),
+                            shutdown=STOP_S,
                         ),
                     ),
                 ),

@@ -255,8 +255,11 @@ class Shell(Actor):  # type: ignore[misc]
         """Who has sent what this process has received and will not handle."""
         ref = self._myRef
         waiting = (*ref.transport._incomingEnvelopes, *ref._receiveQueue)
-        thespian = {from_thespian(one.sender) for one in waiting if hasattr(one, "sender")}
-        return thespian | {sender for sender, _ in self._endpoint.inbox}
+        found = {sender for sender, _ in self._endpoint.inbox}
+        for one in waiting:
+            with contextlib.suppress(Exception):  # some envelopes of Thespian's have no such sender
+                found.add(from_thespian(one.sender))
+        return found
 
     def _turn_away_unhandled(self) -> None:
         """Nobody is here any more to handle what has arrived: let its senders know."""
