@@ -30,11 +30,14 @@ def test_a_model_gets_a_template_by_text_or_by_file(tmp_path: Path) -> None:
                 "plain": "/m",
                 "text": {"path": "/m", "chat_template": GOOD},
                 "file": {"path": "/m", "chat_template_file": str(file)},
+                "demo": {"chat_template": GOOD, "n_ctx": 512},
             }
         }
     )
     templates = {model: one.chat_template for model, one in config.models.items()}
-    assert templates == {"plain": None, "text": GOOD, "file": GOOD + "ü"}
+    assert templates == {"plain": None, "text": GOOD, "file": GOOD + "ü", "demo": GOOD}
+    assert config.models["demo"].params.n_ctx == 512
+    assert config.models["demo"].path.endswith("demo.gguf")
     assert from_mapping(json.loads(json.dumps(to_mapping(config)))) == config
 
 
