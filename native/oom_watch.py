@@ -46,23 +46,25 @@ class OomWatch:
         self._root = root
         self._clock = clock
         self._counters: dict[str, _Risen] = {}
+        self._chain: tuple[Group, ...] = ()
         self.look()
 
     def look(self) -> None:
-        """Read the counters."""
-        self._look()
+        """Find the groups, which a process may be moved between, and read the counters."""
+        self._chain = groups("memory", self._root)
+        self._read()
 
     def cause(self) -> str:
         """Why the kernel killed a process of these groups a moment ago; empty if it did not.
 
         Each kill that the kernel counted is the cause of one exit.
         """
-        chain = self._look()
+        self._read()  # of the groups that the last look has found: a restart waits for this
         kills = self._counters.get(_KILLS)
         if kills is None or not kills.rises:
             return ""
         kills.rises.pop(0)
-        for group in chain:
+        for group in self._chain:
             risen = self._counters.get(_key(group))
             limit = limit_bytes(group)
             if risen is not None and risen.rises and limit is not None:
@@ -70,17 +72,15 @@ class OomWatch:
                 return f"by the kernel for lack of memory ({limit_text})"
         return "by the kernel for lack of memory (of the whole machine)"
 
-    def _look(self) -> tuple[Group, ...]:
+    def _read(self) -> None:
         now = self._clock()
-        chain = groups("memory", self._root)
-        kills = self._kills(chain)
+        kills = self._kills(self._chain)
         if kills is not None:
             self._note(_KILLS, kills, now)
-        for group in chain:
+        for group in self._chain:
             hits = _hits(group)
             if hits is not None:
                 self._note(_key(group), hits, now)
-        return chain
 
     def _note(self, name: str, value: int, now: float) -> None:
         self._counters.setdefault(name, _Risen(value)).look(value, now)

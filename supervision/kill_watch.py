@@ -21,7 +21,7 @@ class KillWatch(Protocol):
     """Reads what the kernel counts. Neither method may block."""
 
     def look(self) -> None:
-        """Called about once a second; OSError ends the watch."""
+        """Called about once a second. OSError ends the watch."""
 
     def cause(self) -> str:
         """Why the kernel killed a process a moment ago, as "by …"; empty if it did not."""
@@ -51,8 +51,10 @@ def look() -> None:
 
 def cause() -> str:
     """What the watch says of a process that was just killed; empty without an answer."""
-    look()
-    return "" if _Inherited.watch is None else _Inherited.watch.cause()
+    try:
+        return "" if _Inherited.watch is None else _Inherited.watch.cause()
+    except OSError:
+        return ""
 
 
 def explained(reason: ExitReason) -> ExitReason:

@@ -135,6 +135,7 @@ class Counts:
             raise OSError(5, "broken")
 
     def cause(self) -> str:
+        self.look()
         return self.by
 
 
@@ -158,6 +159,13 @@ def test_a_sigkill_is_explained(watch: Counts | None, text: str) -> None:
     reason = kill_watch.explained(reason_of_exit_code(-signal.SIGKILL))
     assert reason.text == text
     assert reason.signal == signal.SIGKILL
+
+
+def test_a_watch_that_breaks_is_asked_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    kill_watch.set_watch(Counts("broken"))
+    for _ in range(3):
+        kill_watch.look()
+    assert caplog.text.count("not looking again") == 1
 
 
 def test_other_ends_are_left_as_they_are() -> None:
