@@ -20,8 +20,12 @@ MIB = 1 << 20
 
 def run_in_group(group: Any, source: str, *arguments: str) -> Any:
     """Run Python in the group; what it printed last, as JSON."""
+    return run(enter(group) + source, *arguments)
+
+
+def run(source: str, *arguments: str) -> Any:
     done = subprocess.run(
-        [sys.executable, "-c", enter(group) + source, *arguments],
+        [sys.executable, "-c", source, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -64,6 +68,14 @@ def test_the_ram_tier_is_a_quarter_of_what_the_group_leaves() -> None:
         where, ram = run_in_group(group, PLAN)
         assert where == f"control group {group.name}"
         assert 100 * MIB <= ram <= 175 * MIB
+
+
+@pytest.mark.parametrize("name", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_it_is_a_quarter_of_what_the_processs_own_limit_leaves(name: str) -> None:
+    limit = f"import resource\nresource.setrlimit(resource.{name}, ({1 << 30}, {1 << 30}))\n"
+    where, ram = run(limit + PLAN)
+    assert where == name
+    assert 64 * MIB <= ram <= 256 * MIB
 
 
 @pytest.mark.model
