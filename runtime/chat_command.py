@@ -22,6 +22,7 @@ from runtime.progress import ProgressLine
 from runtime.request_flags import add_request_flags, options_from
 from runtime.results import Completion, CompletionEvent, PrefillEvent, SpanEvent, TokenEvent
 from runtime.stream import CompletionStream
+from runtime.template_settings import add_template_flag, template_given
 from runtime.user_paths import expanded, path_flag
 
 PROMPT: Final = "> "
@@ -47,6 +48,7 @@ def add_chat_command(commands: Any) -> None:
     chat.add_argument(
         "--load", type=path_flag, metavar="FILE", help="go on with a saved conversation"
     )
+    add_template_flag(chat)
     add_request_flags(chat)
     chat.set_defaults(run=chat_command)
 
@@ -54,6 +56,9 @@ def add_chat_command(commands: Any) -> None:
 def chat_command(arguments: argparse.Namespace) -> int:
     """Read turns until the end of the input; the exit code."""
     options = options_from(arguments)
+    template = template_given(arguments, "chat")
+    if template is not None:
+        options["chat_template"] = template
     with Node.attach(arguments.admin_port) as node:
         session = ChatSession(node, arguments.model, options, arguments.system)
         talk = _Talk(session)

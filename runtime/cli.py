@@ -35,7 +35,7 @@ from runtime.node import Node
 from runtime.progress import ProgressLine
 from runtime.results import ModelStatus
 from runtime.sizes import disk_settings, format_size
-from runtime.template_settings import FILE, template_from
+from runtime.template_settings import add_template_flag, template_given
 from runtime.tend_commands import add_tend_commands
 from runtime.text_commands import add_text_commands
 from runtime.user_paths import path_flag
@@ -152,17 +152,10 @@ def _add_serve(commands: Any) -> None:
     )
     serve.add_argument("--log-format", choices=LOG_FORMATS, help="text, or one JSON object a line")
     add_load_flags(serve)  # of every --model
-    _add_template(serve)
+    add_template_flag(serve)
     for hidden in ("--config-fd", "--ready-fd", "--parent-fd"):
         serve.add_argument(hidden, type=int, help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
-
-
-def _add_template(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--chat-template-file", type=path_flag, metavar="FILE",
-        help="Jinja chat template in place of the model's own",
-    )  # fmt: skip
 
 
 def _add_model_commands(commands: Any) -> None:
@@ -172,7 +165,7 @@ def _add_model_commands(commands: Any) -> None:
         "model", metavar="ID=PATH", help=f"or {EMBEDDED_MODEL_ID}, the embedded model"
     )
     add_load_flags(load)
-    _add_template(load)
+    add_template_flag(load)
     load.set_defaults(run=_load)
     unload = commands.add_parser("unload", help="unload a model")
     _add_port(unload)
@@ -224,7 +217,7 @@ def _serve_config(arguments: argparse.Namespace) -> RuntimeConfig:
     config = from_mapping(settings)
     models: dict[str, ModelConfig] = dict(config.models)
     params = params_from(arguments, "model")
-    template = template_from({FILE: arguments.chat_template_file}, "model")
+    template = template_given(arguments, "model")
     for text in arguments.model:
         model, one = parse_model_argument(text)
         models[model] = dataclasses.replace(one, params=params, chat_template=template)
@@ -236,7 +229,7 @@ def _load(arguments: argparse.Namespace) -> int:
     config = dataclasses.replace(
         config,
         params=params_from(arguments, "load"),
-        chat_template=template_from({FILE: arguments.chat_template_file}, "load"),
+        chat_template=template_given(arguments, "load"),
     )
     with _attached(arguments) as node, ProgressLine(f"loading {model}") as line:
         status = node.client.load(model, config, progress=line.share)

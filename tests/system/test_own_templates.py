@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime import Node, errors
-from tests.support.runtime_nodes import kill, pid_of
+from tests.support.runtime_nodes import cli, kill, pid_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
@@ -47,3 +47,20 @@ def test_templates_of_a_model_and_of_a_request(stub_node: Node, tmp_path: Path) 
         stub_node.unload("own")
     with pytest.raises(errors.ConfigError, match=r"load\('bad'\).chat_template"):
         stub_node.load("bad", "stub", backend="stub", chat_template="{{")
+
+
+def test_chat_takes_a_template_on_the_command_line(stub_node: Node, tmp_path: Path) -> None:
+    file = tmp_path / "theirs.jinja"
+    file.write_text(THEIRS)
+    place = {"port": stub_node.port, "runtime_dir": tmp_path / "run", "input": "hi\n"}
+    chat = ("chat", "stub", "--max-tokens", "3")
+    own = ("--chat-template-file", str(file))
+    told = cli(*chat, *own, **place)
+    assert told.returncode == 0, told.stderr
+    without = cli(*chat, **place)
+    assert without.returncode == 1
+    assert "chat_template" in without.stderr
+    file.write_text("{{")
+    broken = cli(*chat, *own, **place)
+    assert broken.returncode == 2
+    assert "chat.chat_template_file: the chat template says" in broken.stderr
