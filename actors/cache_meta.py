@@ -46,6 +46,8 @@ class CacheMetaArgs:
     file_tiers: tuple[tuple[str, int], ...]
     tail_delay_s: float = 0.0
     """Before a tail is copied to files: the block that contains it may come meanwhile."""
+    absent_tiers: tuple[tuple[str, str], ...] = ()
+    """Tiers that were not turned off and are missing all the same, each with the reason."""
 
 
 class CacheMetaActor(Worker):
@@ -55,6 +57,9 @@ class CacheMetaActor(Worker):
         if not isinstance(args, CacheMetaArgs):
             raise TypeError(f"cache_meta is started with CacheMetaArgs, not {args!r}")
         self._arena_path = args.arena_path
+        self._absent = dict(args.absent_tiers)
+        for name, why in self._absent.items():
+            self.log.warning("no %s tier: %s", name, why)
         budgets = {RAM: args.ram_bytes} if args.arena_path else {}
         self._index = CacheIndex(
             budgets=budgets | dict(args.file_tiers),
@@ -111,9 +116,8 @@ class CacheMetaActor(Worker):
                 self.tell(sender, self._admin.answer(time.monotonic(), message))
             case m.PersistNow(ref):
                 self.tell(sender, m.PersistState(ref, self._persist_now()))
-            case m.RowCopied() | m.CopyFailed() | m.FilesDropped():
-                self._copies.handle(time.monotonic(), message)
-                self._pump()
+            case m.RowCopied() | m.CopyFailed() | m.FilesDropped() | m.WriterStops():
+                self._about_copies(message, sender)
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
 
@@ -237,6 +241,25 @@ class CacheMetaActor(Worker):
 
     # ── tiers and the writer ────────────────────────────────────────────────────────────────────
 
+    def _about_copies(
+        self,
+        message: m.RowCopied | m.CopyFailed | m.FilesDropped | m.WriterStops,
+        sender: Address,
+    ) -> None:
+        if isinstance(message, m.WriterStops):
+            self._writer_stops(message.incarnation, sender)
+        else:
+            self._copies.handle(time.monotonic(), message)
+        self._pump()
+
+    def _writer_stops(self, incarnation: int, writer: Address) -> None:
+        """When the node stops, all that waits is still written; on a restart it waits longer."""
+        models = self.directory.get("models")
+        node_stops = models is None or not models.is_up
+        if node_stops:
+            self._index.hurry()
+        self._copies.writer_stops(f"writer#{incarnation}", writer, finish=node_stops)
+
     def _take_in(self, message: m.RowsFound | m.TierChanged) -> None:
         """Rows that were found, after those found before: at once, or a slice at a time."""
         self._adoption.put(message)
@@ -300,7 +323,8 @@ class CacheMetaActor(Worker):
 
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:
         for entry in changed:
-            alive = f"{entry.id}#{entry.incarnation}" if entry.is_up else None
+            is_alive = entry.is_up or (entry.id, entry.state) == ("writer", "stopping")
+            alive = f"{entry.id}#{entry.incarnation}" if is_alive else None
             dead = [h for h in self._holders if h.startswith(f"{entry.id}#") and h != alive]
             for holder in dead:
                 self._holders.discard(holder)
@@ -340,6 +364,7 @@ class CacheMetaActor(Worker):
             **self._admin.status(),
             **self._copies.status(),
             "scanned": sorted(self._scanned),
+            "absent_tiers": dict(self._absent),
             "tiers": {
                 name: {
                     "budget_bytes": use.budget_bytes,

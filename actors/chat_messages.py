@@ -16,7 +16,7 @@ MAX_CHAT_BYTES: Final = 16 << 20
 MAX_MESSAGES: Final = 16_384
 _ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _KNOWN: Final = ("messages", "tools", "documents", "template_kwargs", "add_generation_prompt",
-                 "enable_thinking")  # fmt: skip
+                 "enable_thinking", "chat_template")  # fmt: skip
 _OURS: Final = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token"})
 
 _PYTHON_TYPES: Final = {
@@ -61,6 +61,8 @@ class Chat:
     shape: Shape = Shape()
     sent: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """The messages as they were sent, checked; a content that was not sent is ``None``."""
+    template: str | None = None
+    """A Jinja text to render with, in place of the model's."""
 
     def shaped(self, shape: Shape) -> Chat:
         """The same conversation as a template of this shape wants it."""
@@ -149,7 +151,10 @@ def chat_from(raw: bytes | str) -> Chat:
         raise BadChat("add_generation_prompt must be true or false")
     sent = _messages(plain.get("messages"))
     messages = [one for message in sent for one in _shaped(message, Shape())]
-    return Chat(messages, wants_reply, _extras(plain), sent=sent)
+    template = plain.get("chat_template")
+    if template is not None and not (isinstance(template, str) and template.strip()):
+        raise BadChat("chat_template must be the text of a Jinja template")
+    return Chat(messages, wants_reply, _extras(plain), sent=sent, template=template)
 
 
 def _extras(plain: dict[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from actors import messages as m
 from cache.answers import RAM, BlockRef, Evicted, Refusal, Reservation
 from cache.index import CacheIndex
+
+if TYPE_CHECKING:
+    from supervision import Address
 
 WRITES_IN_FLIGHT = 32  # rows a tier: two batches of the writer
 SHARE_IN_FLIGHT = 8  # and no more than this part of the arena, since they are held down meanwhile
@@ -26,7 +30,7 @@ PROMOTIONS_WAITING = 4096  # rows; of more hits than that the oldest are not pro
 STALLED_S = 30.0  # a disk that finishes no write for so long is left alone for a while
 KEYS_PER_DROP = 1024  # 34 bytes each, far below a message's limit
 
-Send = Callable[[str, object], bool]
+Send = Callable[["str | Address", object], bool]
 
 
 @dataclass(slots=True)
@@ -46,6 +50,18 @@ class _FileTier:
     copied: int = 0
     failed: int = 0
     outages: int = 0
+
+
+@dataclass(slots=True)
+class _Leaving:
+    """A writer that was asked to stop and still takes orders."""
+
+    holder: str
+    address: Address
+    finish: bool
+    """It is to get all that waits, and not only what was promised to it."""
+    has_last: bool = False
+    """It was told that no order follows."""
 
 
 class Copies:
@@ -72,6 +88,7 @@ class Copies:
         self._promoting: dict[bytes, int] = {}
         self._promoted = self._not_promoted = 0
         self._last_failure: str | None = None
+        self._leaving: _Leaving | None = None
 
     # ── what goes on ────────────────────────────────────────────────────────────────────────────
 
@@ -87,12 +104,37 @@ class Copies:
     def pump(self, now: float, *, may_promote: bool = True) -> None:
         """Hand out copies, a bounded number at a time."""
         self._write_behind(now)
-        if may_promote and self._hit:
+        if may_promote and self._hit and self._leaving is None:
             self._promote(now)
+        self._end_orders()
+
+    def writer_stops(self, holder: str, address: Address, *, finish: bool) -> None:
+        """The writer stops: it gets what waits, if it is to finish, then ``NoMoreCopies``."""
+        self._leaving = _Leaving(holder, address, finish)
+
+    def _end_orders(self) -> None:
+        leaving = self._leaving
+        if leaving is None or leaving.has_last:
+            return
+        if not leaving.finish or not any(map(self._has_more, self._tiers.values())):
+            leaving.has_last = True
+            self._send(leaving.address, m.NoMoreCopies())
+
+    def _has_more(self, tier: _FileTier) -> bool:
+        """Whether orders for this tier wait, or may follow from those under way."""
+        if not (self._is_scanned(tier) and tier.is_open):
+            return False
+        return bool(tier.writing or self._index.unpersisted(tier.name, 1))
+
+    def _copier(self, child: str) -> str | None:
+        """Who holds the reservations for copies: the living process, or the writer that leaves."""
+        if child == "writer" and self._leaving is not None:
+            return self._leaving.holder
+        return self._holder(child)
 
     def _write_behind(self, now: float) -> None:
-        holder = self._holder("writer")
-        if holder is None:
+        holder = self._copier("writer")
+        if holder is None or (self._leaving is not None and not self._leaving.finish):
             return
         for tier in self._tiers.values():
             room = self._room(tier)
@@ -120,10 +162,12 @@ class Copies:
         return max(at_least, min(WRITES_IN_FLIGHT - len(tier.writing), by_bytes))
 
     def _release(self, tier: _FileTier) -> None:
-        if not tier.dropping:
-            for order in tier.held_back:
-                self._send("writer", order)
-            tier.held_back.clear()
+        if tier.dropping or (self._leaving is not None and self._leaving.has_last):
+            return
+        target = "writer" if self._leaving is None else self._leaving.address
+        for order in tier.held_back:
+            self._send(target, order)
+        tier.held_back.clear()
 
     def _promote(self, now: float) -> None:
         holder = self._holder("ram_tier")
@@ -163,7 +207,7 @@ class Copies:
         child = "ram_tier" if done.tier == RAM else "writer"
         if done.tier == RAM:
             self._promoting.pop(done.key, None)
-        holder = self._holder(child)
+        holder = self._copier(child)
         if holder is not None:
             published = self._index.publish(now, holder, done.key, done.tier)
             self._dispose(published.evicted)
@@ -178,7 +222,7 @@ class Copies:
     def _failed(self, now: float, failed: m.CopyFailed) -> None:
         """A copy was not made: the row is bad, or a storage refuses."""
         self._last_failure = failed.detail
-        holder = self._holder("ram_tier" if failed.tier == RAM else "writer")
+        holder = self._copier("ram_tier" if failed.tier == RAM else "writer")
         if holder is not None:
             self._dispose(self._index.abandon(holder, failed.key, failed.tier))
         if failed.tier == RAM:
@@ -239,6 +283,7 @@ class Copies:
             tier.dropping.clear()
             tier.held_back.clear()
         if child == "writer" and is_new:
+            self._leaving = None
             for one in self._tiers.values():
                 if one.writing:
                     self._recount(one)
@@ -288,7 +333,7 @@ class Copies:
         tier.outages += 1
         for order in tier.held_back:
             tier.writing.pop(order.key, None)
-            holder = self._holder("writer")
+            holder = self._copier("writer")
             if holder is not None:
                 self._dispose(self._index.abandon(holder, order.key, tier.name))
         tier.held_back.clear()

@@ -117,7 +117,7 @@ class InflightActor(WaitingForModels):
         if digest is None:
             return None
         if lane.sheet.is_poisonous(digest, now):
-            return core.POISONOUS.format(model=model)
+            return core.poisonous(model, lane.sheet.why(digest))
         if lane.sheet.counts()[1] and any(
             lane.sheet.is_poisonous(part, now) for part in part_digests(request)
         ):
@@ -316,7 +316,8 @@ class InflightActor(WaitingForModels):
         known = {one: digest for one, digest in digests.items() if digest is not None}
         is_sigkill = now.last_exit is not None and now.last_exit.signal == signal.SIGKILL
         weight = KILLED_WEIGHT if is_sigkill else 1.0
-        verdict = self._lanes[model].crashed(known, time.monotonic(), weight)
+        why_killed = now.last_exit.text if now.last_exit is not None and is_sigkill else ""
+        verdict = self._lanes[model].crashed(known, time.monotonic(), weight, why_killed)
         self._poisonous += len(verdict.poisonous)
         self.log.warning(
             "model %s died (%s) while it ran %s requests: %s are suspects, poisonous: %s",
@@ -324,7 +325,7 @@ class InflightActor(WaitingForModels):
             ", ".join(verdict.poisonous) or "none",
         )  # fmt: skip
         for request_id in verdict.poisonous:
-            self._fail(request_id, m.FailReason.POISONOUS, core.POISONOUS.format(model=model))
+            self._fail(request_id, m.FailReason.POISONOUS, core.poisonous(model, why_killed))
 
     # ── waiting for a model ─────────────────────────────────────────────────────────────────────
 
@@ -342,7 +343,9 @@ class InflightActor(WaitingForModels):
                 self._fail(request_id, *core.why_interrupted(one.request))
                 continue
             if one.runs >= RUNS_LIMIT:
-                detail = core.TOO_OFTEN.format(model=model, runs=one.runs)
+                entry = self.directory.get(model_actor_id(model))
+                why = None if entry is None else entry.last_exit
+                detail = core.TOO_OFTEN.format(model=model, runs=one.runs, why=why or "see the log")
                 self._fail(request_id, m.FailReason.MODEL_DOWN, detail)
                 continue
             one.proved_at = one.n_accepted() + PROOF_TOKENS

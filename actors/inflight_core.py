@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from supervision import Address, Entry
 
 UNLOADED = "model {model!r} was unloaded during this request; load it again"
-NOT_BACK = "model {model!r} died during this request and did not come back within {within_s:.0f} s"
-TOO_OFTEN = "model {model!r} died {runs} times during this request; see the log"
+NOT_BACK = (
+    "model {model!r} died during this request ({why}) and did not come back within {within_s:.0f} s"
+)
+TOO_OFTEN = "model {model!r} died {runs} times during this request (last: {why})"
 POISONOUS = (
     f"model {{model!r}} died {POISON_CRASHES} times while it ran this request, at last as the only "
     "suspect: it hits a fault in llama.cpp or in the model file, and is refused for some minutes. "
@@ -29,6 +31,11 @@ POISONOUS_PART = (
 INTERRUPTED = "model {model!r} died while it answered this question; ask again"
 NOT_REPEATED = (
     "model {model!r} died during this change, which is not made twice; look whether it was done"
+)
+POISONOUS_KILLED = (
+    "the process of model {model!r} ended each time it ran this request, at last alone: {why}. The "
+    "request is refused for some minutes. If memory was short: shorten the prompt, lower n_ctx or "
+    "cache_ram, or raise the memory limit of the node"
 )
 HELD_TOO_LONG = (
     "not started within its time limit, because a request that may have crashed the model runs "
@@ -141,6 +148,16 @@ def why_interrupted(ask: m.Ask) -> tuple[m.FailReason, str]:
     if is_repeatable(ask.question):
         return m.FailReason.INTERRUPTED, INTERRUPTED.format(model=ask.model)
     return m.FailReason.MODEL_DOWN, NOT_REPEATED.format(model=ask.model)
+
+
+def poisonous(model: str, why_killed: str) -> str:
+    """The end of a request that its model dies of.
+
+    ``why_killed``: how the process ended, if a SIGKILL ended it; otherwise empty, and the fault is
+    in the model's process itself.
+    """
+    words = POISONOUS_KILLED if why_killed else POISONOUS
+    return words.format(model=model, why=why_killed)
 
 
 def is_coming(entry: Entry | None) -> bool:

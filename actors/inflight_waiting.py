@@ -83,6 +83,9 @@ class WaitingForModels(Worker):
             elif entry is not None and entry.state == "down":
                 self._fail(request_id, *why_absent(model, entry))
             elif waited_s >= HEAL_TIMEOUT_S and (entry is None or entry.state != "starting"):
-                detail = core.NOT_BACK.format(model=model, within_s=HEAL_TIMEOUT_S)
+                why = None if entry is None else entry.last_exit
+                detail = core.NOT_BACK.format(
+                    model=model, within_s=HEAL_TIMEOUT_S, why=why or "see the log"
+                )
                 self._fail(request_id, m.FailReason.MODEL_DOWN, detail)
         self._keep_looking(model)

@@ -8,7 +8,6 @@ is dropped and can be stored again; what was good before it is used.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +25,13 @@ from cache.filesystem import PosixFilesystem
 from cache.publish import MappedRow, open_row
 from native.backend import Backend
 from native.errors import NativeError, NoKvSpace, StateRefused
+from native.machine import usable_cpus
 
 SOURCES_BY_SPEED = ("none", "live", "ram", "ram_file", "disk")
 
 
 FILES_SIDE_BY_SIDE = 4  # fewer are verified before threads have started
-VERIFY_THREADS = min(8, len(os.sched_getaffinity(0)))  # BLAKE3 lets go of the interpreter
+VERIFY_THREADS = min(8, usable_cpus())  # BLAKE3 lets go of the interpreter
 
 
 def slowness(source: str) -> int:

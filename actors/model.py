@@ -66,6 +66,8 @@ class ModelArgs:
     wanted_path: str | None = None
     """Where the registry notes the adapters that are to be applied when the model comes back."""
     markers: Markers = field(default_factory=Markers)
+    chat_template: str | None = None
+    """In place of the one in the file."""
     signing_key: bytes = field(default=b"", repr=False)
     """Of the node: thinking is signed with it."""
     step_budget_s: float = STEP_BUDGET_S
@@ -196,6 +198,8 @@ class ModelActor(EngineWorker):
                 case _Loaded(model):
                     self._loaded = model
                     self._tally.kv_bytes_per_token = model.info.kv_bytes_per_token
+                    for note in model.notes:
+                        self.log.warning("%s", note)
                     if model.info.can_generate and model.info.memory == "none":
                         self.log.warning("nothing is cached: %s", model.info.memory_because)
                     self.ready()

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.pressure_sources import available_memory
 from actors.wanted_models import WantedModels
 from native import load_backend
 from native.backend import MemoryUse, ModelInfo
+from native.context_notes import context_notes
 from native.errors import NativeError
 from native.estimate import MemoryEstimate, estimate
 from native.gguf_header import all_splits, check_gguf
 from native.params import ModelParams
+from native.system_memory import available_memory
 
 if TYPE_CHECKING:
     from actors.model import ModelArgs
@@ -33,6 +34,8 @@ class LoadedModel:
     params: ModelParams
     expected: MemoryEstimate | None
     taken: MemoryUse | None
+    notes: tuple[str, ...] = ()
+    """Sentences for people, about what was asked for."""
 
     def report(self) -> dict[str, object]:
         """For a status: numbers and words only, sizes in bytes."""
@@ -60,6 +63,7 @@ class LoadedModel:
             "chat_template": info.chat_template,
             "named_chat_templates": [name for name, _ in info.named_templates],
             "params": _plain(self.params),
+            "notes": list(self.notes),
             "memory_expected": None if self.expected is None else _expected(self.expected),
             "memory_taken": None if self.taken is None else dataclasses.asdict(self.taken),
         }
@@ -76,12 +80,18 @@ def load(args: ModelArgs, progress: Callable[[float], None]) -> tuple[Backend, L
         fingerprints=args.fingerprints,
         memory_available=available_memory(),
     )
+    if args.chat_template is not None:
+        backend.info = dataclasses.replace(
+            backend.info, chat_template=args.chat_template, named_templates=()
+        )
     taken = backend.memory_use() if backend.info.can_generate else None
     expected = None
     if args.backend == "llama":
         settled = params.with_n_ctx(backend.info.n_ctx)
         expected = _estimate(args.path, settled, has_gpu=bool(backend.gpus()))
-    return backend, LoadedModel(backend.info, params, expected, taken)
+    info = backend.info
+    notes = context_notes(params, info.n_ctx, info.n_ctx_train) if info.can_generate else ()
+    return backend, LoadedModel(info, params, expected, taken, notes)
 
 
 def _with_last_adapters(args: ModelArgs) -> ModelParams:

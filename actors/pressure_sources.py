@@ -4,7 +4,7 @@ A source is a callable without arguments that returns a ``Reading``, or a pair (
 bytes. It may block or raise: it runs on a thread of its own, see ``Sampler``. Nothing is imported
 before it is asked for.
 
-system: the tightest of the machine (total minus available) and every control group (v2) above this
+system: the tightest of the machine (total minus available) and every control group above this
 process that has a limit (in use minus what the kernel can drop at once). The stall is the "some
 avg10" of the same group's, or the machine's, pressure file.
 """
@@ -16,13 +16,13 @@ import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from actors.pressure import Reading
+from native.control_groups import ROOT
+from native.system_memory import group_limits, machine_memory
 
 Source = Callable[[], Any]
-PROC: Final = Path("/proc")
-CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 class SourceUnavailable(Exception):
@@ -66,95 +66,28 @@ def as_reading(answer: object, name: str) -> Reading:
 # ── the machine and its control groups ─────────────────────────────────────────────────────────
 
 
-def system_reading(proc: Path = PROC, cgroups: Path = CGROUPS) -> Reading:
-    """The tightest limit that applies to this process; paths are given by tests only."""
-    readings = [_machine(proc), *_groups(proc, cgroups)]
+def system_reading(root: Path = ROOT) -> Reading:
+    """The tightest limit that applies to this process; ``root`` is given by tests only."""
+    machine = machine_memory(root)
+    if machine is None:
+        readings = [_by_psutil()]
+    else:
+        stalled = _stall(root / "proc/pressure/memory")
+        readings = [Reading(machine.used, machine.limit, stalled, machine.where)]
+    for one in group_limits(root):
+        stalled = 0.0 if one.folder is None else _stall(one.folder / "memory.pressure")
+        readings.append(Reading(one.used, one.limit, stalled, one.where))
     return max(readings, key=lambda reading: reading.share)
 
 
-def available_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
-    """Bytes that this process may still take: the least that any limit leaves; ``None``: unknown.
-
-    All page cache counts as available, whatever the kernel would keep longest: the pages of a model
-    file that was just read are those that loading it needs.
-    """
-    try:
-        readings = [_machine(proc), *_groups(proc, cgroups, _ALL_CACHE)]
-    except SourceUnavailable:
-        return None
-    return min(max(0, one.total - one.used) for one in readings)
-
-
-def _machine(proc: Path) -> Reading:
-    facts: dict[str, int] = {}
-    try:
-        for line in (proc / "meminfo").read_text(encoding="ascii").splitlines():
-            key, _, rest = line.partition(":")
-            facts[key] = int(rest.split()[0]) << 10
-    except (OSError, ValueError, IndexError) as error:
-        return _by_psutil(error)
-    if "MemTotal" not in facts or "MemAvailable" not in facts:
-        return _by_psutil(KeyError("MemAvailable"))
-    used = facts["MemTotal"] - facts["MemAvailable"]
-    stalled = _stall(proc / "pressure" / "memory")
-    return Reading(max(0, used), facts["MemTotal"], stalled, "machine")
-
-
-def _by_psutil(cause: Exception) -> Reading:
+def _by_psutil() -> Reading:
     try:
         psutil: Any = importlib.import_module("psutil")
-    except ImportError:
-        detail = f"/proc/meminfo says nothing useful ({cause!r}), and psutil is not installed"
-        raise SourceUnavailable(detail) from cause
+    except ImportError as error:
+        detail = "/proc/meminfo says nothing useful, and psutil is not installed"
+        raise SourceUnavailable(detail) from error
     memory = psutil.virtual_memory()
     return Reading(int(memory.total - memory.available), int(memory.total), where="psutil")
-
-
-_IDLE_CACHE: Final = ("inactive_file",)
-"""Page cache that the kernel gives up without writing anything, and without regret."""
-_ALL_CACHE: Final = ("inactive_file", "active_file")
-
-
-def _groups(proc: Path, cgroups: Path, droppable: tuple[str, ...] = _IDLE_CACHE) -> list[Reading]:
-    """A reading for every group on the way up that has a limit; none without cgroup v2."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return []
-    own = next((line.partition("::")[2] for line in lines if line.startswith("0::")), None)
-    if own is None:
-        return []
-    # In a container the path may point outside of what is mounted; the mount's root then is ours.
-    parts = [part for part in own.split("/") if part and part != ".."]
-    readings = []
-    for depth in range(len(parts), -1, -1):
-        reading = _group(cgroups.joinpath(*parts[:depth]), droppable)
-        if reading is not None:
-            readings.append(reading)
-    return readings
-
-
-def _group(folder: Path, droppable: tuple[str, ...]) -> Reading | None:
-    try:
-        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
-        current = int((folder / "memory.current").read_text(encoding="ascii"))
-        if limit == "max":
-            return None
-        used = current - _sum_of(droppable, folder / "memory.stat")
-        stalled = _stall(folder / "memory.pressure")
-        return Reading(max(0, used), int(limit), stalled, f"control group {folder.name}")
-    except (OSError, ValueError):
-        return None
-
-
-def _sum_of(keys: tuple[str, ...], stat: Path) -> int:
-    """The values of these keys in a ``memory.stat``."""
-    total = 0
-    for line in stat.read_text(encoding="ascii").splitlines():
-        key, _, value = line.partition(" ")
-        if key in keys:
-            total += int(value)
-    return total
 
 
 def _stall(path: Path) -> float:

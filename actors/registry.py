@@ -163,6 +163,7 @@ class RegistryActor(Worker):
             fingerprints=self._facts.fingerprints or Fingerprints(),
             save=self._facts.save,
             markers=wanted.markers,
+            chat_template=wanted.chat_template,
             signing_key=self._facts.signing_key,
             wanted_path=self._facts.wanted_path,
         )

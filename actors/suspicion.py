@@ -43,6 +43,8 @@ SHEET_LIMIT: Final = 1024
 class _Charge:
     crashes: float
     until: float
+    why: str = ""
+    """How the process ended at the last of them."""
 
     @property
     def is_poisonous(self) -> bool:
@@ -70,12 +72,17 @@ class ChargeSheet:
     def is_poisonous(self, digest: bytes, now: float) -> bool:
         return self.crashes(digest, now) >= POISON_CRASHES
 
-    def charge(self, digest: bytes, now: float, weight: float = 1.0) -> bool:
+    def why(self, digest: bytes) -> str:
+        """How the process ended when this digest was charged last; empty if it was not."""
+        charge = self._charges.get(digest)
+        return "" if charge is None else charge.why
+
+    def charge(self, digest: bytes, now: float, weight: float = 1.0, why: str = "") -> bool:
         """Charge a digest with one crash; whether it is poisonous now."""
         crashes = self.crashes(digest, now) + weight
         lasts_s = POISONOUS_FOR_S if crashes >= POISON_CRASHES else SUSPECT_FOR_S
         self._charges.pop(digest, None)  # the latest charge goes to the end
-        self._charges[digest] = _Charge(crashes, now + lasts_s)
+        self._charges[digest] = _Charge(crashes, now + lasts_s, why)
         while len(self._charges) > self._limit:
             suspects = (one for one, charge in self._charges.items() if not charge.is_poisonous)
             del self._charges[next(suspects, next(iter(self._charges)))]
@@ -196,7 +203,9 @@ class Lane:
         """Time has passed."""
         return self._let_in(now)
 
-    def crashed(self, digests: Mapping[str, bytes], now: float, weight: float = 1.0) -> Verdict:
+    def crashed(
+        self, digests: Mapping[str, bytes], now: float, weight: float = 1.0, why: str = ""
+    ) -> Verdict:
         """The model's process died by itself; ``digests`` of those that ran, where they are known.
 
         Several identical requests that ran at one crash are charged once: it was one crash. Who had
@@ -208,7 +217,7 @@ class Lane:
                 self.sheet.clear(digests[one])
         ran = {one: digests[one] for one in self._running if one in digests}
         poisonous_digests = {
-            one for one in set(ran.values()) if self.sheet.charge(one, now, weight)
+            one for one in set(ran.values()) if self.sheet.charge(one, now, weight, why)
         }
         poisonous = tuple(one for one, digest in ran.items() if digest in poisonous_digests)
         suspects = tuple(one for one in self._running if one not in poisonous)

@@ -41,6 +41,7 @@ PAGE_TOKENS: Final = 8192  # 32 KiB
 PAGE_BYTES: Final = 48 << 10
 PAGE_CHARS: Final = 4096  # of up to 4 bytes each, beside half a page of tokens
 CLOSE_WAIT_S: Final = 0.5
+KEPT_TEMPLATES: Final = 12  # of the model and of requests, least recently used first
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,17 +286,20 @@ class TextDesk:
     def _compiled(self, chat: Chat) -> ChatTemplate:
         """The template for this conversation, compiled at its first use; TemplateFailed."""
         info = self._backend.info
-        source = _chosen(chat, info.chat_template or "", dict(info.named_templates))
+        usual = info.chat_template or ""
+        source = chat.template or _chosen(chat, usual, dict(info.named_templates))
         if not source:
             raise Refused(
                 m.FailReason.NOT_SUPPORTED,
-                "this model has no chat template; send a prompt as text instead",
+                "this model has no chat template; send a prompt as text, or a chat_template",
             )
-        if source not in self._templates:
-            self._templates[source] = ChatTemplate(
-                source, bos_token=self._shown(info.bos_token), eos_token=self._shown(info.eos_token)
-            )
-        return self._templates[source]
+        found = self._templates.pop(source, None) or ChatTemplate(
+            source, bos_token=self._shown(info.bos_token), eos_token=self._shown(info.eos_token)
+        )
+        self._templates[source] = found
+        while len(self._templates) > KEPT_TEMPLATES:
+            del self._templates[next(iter(self._templates))]
+        return found
 
     def _shown(self, token: int | None) -> str:
         if token is None:

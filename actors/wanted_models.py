@@ -22,7 +22,7 @@ from actors.markers import Markers
 from actors.messages import LoadModel
 from native.params import ModelParams
 
-SLOT_BYTES: Final = 1 << 20  # thousands of models
+SLOT_BYTES: Final = 16 << 20  # thousands of models, or hundreds with chat templates of their own
 _HEAD: Final = struct.Struct("<QI32s")
 _COVERED: Final = struct.Struct("<QI")
 
@@ -96,6 +96,7 @@ def _plain(wanted: LoadModel) -> dict[str, Any]:
         "path": wanted.path,
         "backend": wanted.backend,
         "params": dataclasses.asdict(wanted.params),
+        "chat_template": wanted.chat_template,
         "markers": [wanted.markers.thinking, wanted.markers.tool_call],
     }
 
@@ -107,5 +108,6 @@ def _wanted(plain: dict[str, Any]) -> LoadModel:
         path=plain["path"],
         backend=plain["backend"],
         params=ModelParams(**plain["params"]),
+        chat_template=plain["chat_template"],
         markers=Markers(*(None if one is None else tuple(one) for one in plain["markers"])),
     )

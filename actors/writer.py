@@ -20,7 +20,11 @@ from cache.filesystem import PosixFilesystem
 if TYPE_CHECKING:
     from supervision import Address, ExitReason
 
-FINISH_S = 2.0  # what was ordered before the node stops is still written, if the disk is not stuck
+FINISH_S = 3.0  # what waits when the node stops is still written, if the disk is not stuck
+FINISH_MOST_S = 10.0  # and if it gets on, within STOP_S
+STOP_S = 12.0
+"""The writer's ``shutdown``: seconds from the request to stop to SIGKILL."""
+_STOP_NOW = "stop now"
 Orders = queue.SimpleQueue[m.CopyRow]
 
 
@@ -45,6 +49,11 @@ class WriterActor(CacheReporter):
         self._orders: dict[str, Orders] = {tier: queue.SimpleQueue() for tier in roots}
         self._given = dict.fromkeys(roots, 0)
         self._done = dict.fromkeys(roots, 0)
+        self._answered = 0
+        self._stop_reason: ExitReason | None = None
+        self._is_last = False
+        """No order follows: cache_meta has said so."""
+        self._stop_at: float | None = None
         self._progress = threading.Condition()
         self._broken: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
         self.start_engine(self._run)
@@ -78,11 +87,58 @@ class WriterActor(CacheReporter):
         if isinstance(message, m.CopyRow) and message.tier in self._orders:
             self._given[message.tier] += 1
             self._orders[message.tier].put(message)
+        elif isinstance(message, m.NoMoreCopies):
+            self._is_last = True
+            self._stop_if_done()
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────
+
+    def stop_asked(self, reason: ExitReason) -> None:
+        """Take the orders that are still to come, so that none is lost; then stop."""
+        if self._stop_reason is not None:
+            return
+        self._stop_reason = reason
+        self._stop_at = time.monotonic() + FINISH_MOST_S
+        if self.tell("cache_meta", m.WriterStops(self.incarnation)):
+            self.after(FINISH_S, (_STOP_NOW, self._answered))
+        else:
+            self.stop(reason)
+
+    def undelivered(self, target: Address | str, message: object) -> None:
+        if isinstance(message, m.WriterStops) and self._stop_reason is not None:
+            self.stop(self._stop_reason)  # cache_meta is gone, so there are no orders
+        else:
+            super().undelivered(target, message)
+
+    def handle_timer(self, payload: object) -> None:
+        match payload:
+            case (str(), int(answered)) if self._stop_reason and self._stop_at:
+                left_s = self._stop_at - time.monotonic()
+                if answered == self._answered or left_s <= 0:
+                    self.stop(self._stop_reason)
+                else:
+                    self.after(min(FINISH_S, left_s), (_STOP_NOW, self._answered))
+            case _:
+                super().handle_timer(payload)
+
+    def handle_events(self, events: list[object]) -> None:
+        self._answered += len(events)
+        super().handle_events(events)
+
+    def _report(self) -> None:
+        super()._report()
+        self._stop_if_done()
+
+    def _stop_if_done(self) -> None:
+        is_done = self._answered == sum(self._given.values()) and not self._unreported
+        if self._stop_reason is not None and self._is_last and is_done:
+            self.stop(self._stop_reason)
 
     def terminate(self, reason: ExitReason) -> None:
-        """Finish what was ordered: after a clean stop it is on disk."""
+        """Finish what was ordered, unless the time for that is over."""
         del reason
-        until = time.monotonic() + FINISH_S
+        now = time.monotonic()
+        until = now + FINISH_S if self._stop_at is None else min(self._stop_at, now + FINISH_S)
         with self._progress:
             while self._done != self._given and time.monotonic() < until:
                 self._progress.wait(until - time.monotonic())

@@ -18,7 +18,7 @@ class Filesystem(Protocol):
     """Every method may raise OSError; none of them retries or cleans up."""
 
     def make_dir(self, path: str) -> None:
-        """Create a directory (0700; missing parents get the umask's); an existing one is fine."""
+        """Create a directory and its missing parents, each 0700; an existing one stays as it is."""
 
     def list_dir(self, path: str) -> list[str]:
         """Names in a directory, unsorted."""
@@ -76,7 +76,7 @@ class PosixFilesystem:
     """The real thing."""
 
     def make_dir(self, path: str) -> None:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        make_private_dirs(path)
 
     def list_dir(self, path: str) -> list[str]:
         return os.listdir(path)
@@ -136,6 +136,25 @@ class PosixFilesystem:
             return memoryview(mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ))
         finally:
             os.close(fd)
+
+
+def make_private_dirs(path: str) -> None:
+    """Create a directory and its missing parents, for this user alone whatever the umask.
+
+    ``os.makedirs`` gives its mode to the last one only. What exists already stays as it is.
+    """
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(os.path.normpath(path))
+    if parent and parent != path:
+        make_private_dirs(parent)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:  # another process was faster, or it is no directory
+        if not os.path.isdir(path):
+            raise
+    else:
+        os.chmod(path, 0o700)  # a umask may have taken rights from the owner, too
 
 
 def _open_regular(path: str) -> int | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from native.errors import AdapterRefused, ModelNotFound
+from native.file_kind import why_no_adapter
 from native.fingerprint import Fingerprints
 from native.gguf_header import GgufSummary, TensorFacts, check_gguf
 
@@ -47,6 +48,9 @@ def check_adapter(path: str | Path, model: Sequence[GgufSummary]) -> AdapterFile
     """
     stamp = _stamp(path)
     header = check_gguf(path)
+    why = why_no_adapter(header)
+    if why:
+        raise AdapterRefused(path, why)
     _check_metadata(path, header, model[0].architecture)
     _check_tensors(path, header, {n: t for file in model for n, t in file.tensors.items()})
     digest = Fingerprints().of([Path(path)])

@@ -201,8 +201,8 @@ class Embedder(Protocol):
 class Backend(Protocol):
     """One model, one context. Every call after ``close`` raises ``BackendClosed``."""
 
-    @property
-    def info(self) -> ModelInfo: ...
+    info: ModelInfo
+    """Whoever loads the backend may replace the chat template in it; nothing else changes."""
 
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = False

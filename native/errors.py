@@ -6,6 +6,7 @@
     ├── ModelFileError          .path
     │   ├── ModelNotFound       no readable regular file there
     │   ├── NotAGguf            another kind of file, or a damaged header
+    │   ├── NotAModel           a GGUF file of another kind            .kind
     │   ├── TruncatedGguf       shorter than its header says       .expected .actual
     │   ├── ModelLoadFailed     llama.cpp refused it               .detail
     │   └── AdapterRefused      not a LoRA adapter of this model   .reason
@@ -71,6 +72,19 @@ class NotAGguf(ModelFileError):
     """
 
     remedy = "name a GGUF model; other formats must be converted to it first"
+
+
+class NotAModel(ModelFileError):
+    """A GGUF file that goes with a model was given as one: an adapter, a projector, an imatrix.
+
+    ``kind`` names it, ``remedy`` says how it is used.
+    """
+
+    def __init__(self, path: str | Path, kind: str, remedy: str) -> None:
+        super().__init__(path, f"this is {kind}, not a model")
+        self.args = (path, kind, remedy)
+        self.kind = kind
+        self.remedy = remedy
 
 
 class TruncatedGguf(ModelFileError):

@@ -29,6 +29,7 @@ from native._users import Users
 from native.backend import Batch, Buffer, ModelInfo
 from native.errors import InvalidParam, NotSupported
 from native.estimate import Room, plan
+from native.file_kind import require_model
 from native.fingerprint import Fingerprints
 from native.gguf_header import GgufSummary, all_splits, check_gguf
 from native.params import ModelParams
@@ -93,6 +94,7 @@ class LlamaBackend(Extras, Samplers):
         first = check_gguf(path)
         files = all_splits(path, first)
         headers = [first, *(check_gguf(file) for file in files[1:])]
+        require_model(headers, vocab_only=params.vocab_only)
         here = gpus()
         room = Room(memory_available, sum(free for _, free, _ in here) if here else None)
         params = params.with_n_ctx(plan(headers, params, room).n_ctx or 1)

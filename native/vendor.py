@@ -105,7 +105,7 @@ def provide(lock: Lock, build: Path = BUILD) -> Path:
     """Return a folder with the llama.cpp source, fetching and unpacking it when it is missing."""
     own = os.environ.get("LLAMA_CPP_SOURCE_DIR")
     if own:
-        source = Path(own).expanduser().resolve()
+        source = _own_source(own)
         _require_complete(source)
         return source
     return _provide(lock, build / f"llama.cpp-{lock.commit}", _require_complete)
@@ -126,6 +126,17 @@ def _provide(lock: Lock, target: Path, check: Callable[[Path], None]) -> Path:
         if not _is_unpacked(target, lock):
             unpack(fetch(lock, build / "downloads"), target, lock, check)
     return target
+
+
+def _own_source(given: str) -> Path:
+    """The folder that LLAMA_CPP_SOURCE_DIR names."""
+    try:
+        return Path(os.path.realpath(Path(given).expanduser()))
+    except (RuntimeError, OSError, ValueError) as error:  # no such user, no home
+        why = str(error).rstrip(".")
+        raise SourceIncomplete(
+            f"LLAMA_CPP_SOURCE_DIR is {given!r}: {why}; give a full path."
+        ) from error
 
 
 def source_id(source: Path, lock: Lock) -> str:

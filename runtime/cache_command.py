@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from pathlib import Path
 from typing import Any, Final
 
 from runtime.node_flags import add_port
+from runtime.user_paths import path_flag
 
 ROWS_SHOWN: Final = 50
 AGE_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -60,7 +60,7 @@ def _add(parts: Any, name: str, words: str, *, offline: bool = False) -> argpars
     add_port(command)
     if offline:
         command.add_argument(
-            "--cache-dir", type=Path, metavar="DIR", help="look here instead of asking a node"
+            "--cache-dir", type=path_flag, metavar="DIR", help="look here instead of asking a node"
         )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_run, action=name)

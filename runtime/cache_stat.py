@@ -115,6 +115,8 @@ def _tiers(facts: dict[str, Any]) -> str:
         )
         if tier.get("trouble"):
             lines.append(f"{'':<10} {tier['trouble']}\n")
+    for name, why in facts["cache"].get("absent_tiers", {}).items():
+        lines.append(f"{name:<10} none: {why}\n")
     return "".join(lines)
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cache.filesystem import LOCK_FILE, lock_directory
+from cache.filesystem import LOCK_FILE, lock_directory, make_private_dirs
 from cache.tiers import RAM_FILE
+from native.system_memory import available_memory
 from runtime.cache_files import ROWS_DIR
-from runtime.config import DirectoryPlan, RuntimeConfig, available_memory_bytes
+from runtime.config import DirectoryPlan, RuntimeConfig
 from runtime.errors import ConfigError
 from runtime.sizes import Share, format_size
 
@@ -28,14 +28,19 @@ __all__ = ["LOCK_FILE", "ROWS_DIR", "open_directories", "stored_bytes"]
 _TRIES_ANOTHER: Final = "name another directory, or turn the tier off"
 
 
-def open_directories(config: RuntimeConfig) -> tuple[tuple[int, ...], tuple[FileTier, ...]]:
-    """Descriptors that hold the locks, and the tiers, fastest first.
+def open_directories(
+    config: RuntimeConfig,
+) -> tuple[tuple[int, ...], tuple[FileTier, ...], tuple[tuple[str, str], ...]]:
+    """Descriptors that hold the locks; the tiers, fastest first; and tiers that lack, with why.
 
-    A directory that was asked for must do; a default one is given up with a note, because a second
-    node, or a user without a home, is better served without the tier than not at all.
+    A directory that was asked for must do; a default one is given up with the reason, because a
+    second node, or a user without a home, is better served without the tier than not at all.
     """
     locks: list[int] = []
     tiers: list[FileTier] = []
+    absent: list[tuple[str, str]] = []
+    if config.no_disk_because:
+        absent.append(("disk", config.no_disk_because))
     with contextlib.ExitStack() as on_error:
         for plan in config.directories():
             try:
@@ -47,13 +52,13 @@ def open_directories(config: RuntimeConfig) -> tuple[tuple[int, ...], tuple[File
                     raise ConfigError(
                         plan.key, f"{plan.root} cannot be used: {trouble}; {_fix(plan)}"
                     ) from error
-                _say(f"note: no {plan.name} tier, because {plan.root} cannot be used: {trouble}")
+                absent.append((plan.name, f"{plan.root} cannot be used: {trouble}"))
                 continue
             on_error.callback(os.close, lock_fd)
             locks.append(lock_fd)
             tiers.append(tier)
         on_error.pop_all()
-    return tuple(locks), tuple(tiers)
+    return tuple(locks), tuple(tiers), tuple(absent)
 
 
 def _fix(plan: DirectoryPlan) -> str:
@@ -68,7 +73,7 @@ def _open(plan: DirectoryPlan) -> tuple[int, FileTier]:
     from runtime.tree import FileTier  # here: it imports every actor
 
     rows = plan.root / ROWS_DIR
-    rows.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_dirs(str(rows))
     lock_fd = lock_directory(str(plan.root))
     try:
         budget = _budget(plan, rows)
@@ -87,7 +92,8 @@ def _budget(plan: DirectoryPlan, rows: Path) -> int:
     room = os.statvfs(rows)
     free = room.f_bavail * room.f_frsize
     if is_memory:
-        free = min(free, available_memory_bytes())
+        available = available_memory()
+        free = free if available is None else min(free, available)
     free += stored_bytes(rows)
     if isinstance(plan.budget, Share):
         return plan.budget.of(free)
@@ -110,9 +116,3 @@ def stored_bytes(rows: Path) -> int:
                 with contextlib.suppress(FileNotFoundError):
                     total += file.stat(follow_symlinks=False).st_size
     return total
-
-
-def _say(text: str) -> None:
-    """A line for the person who started the node."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

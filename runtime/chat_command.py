@@ -22,6 +22,8 @@ from runtime.progress import ProgressLine
 from runtime.request_flags import add_request_flags, options_from
 from runtime.results import Completion, CompletionEvent, PrefillEvent, SpanEvent, TokenEvent
 from runtime.stream import CompletionStream
+from runtime.template_settings import add_template_flag, template_given
+from runtime.user_paths import expanded, path_flag
 
 PROMPT: Final = "> "
 HELP: Final = """\
@@ -41,7 +43,10 @@ def add_chat(chat: argparse.ArgumentParser) -> None:
     add_port(chat)
     chat.add_argument("model", metavar="MODEL")
     chat.add_argument("--system", metavar="TEXT", help="the system message")
-    chat.add_argument("--load", type=Path, metavar="FILE", help="go on with a saved conversation")
+    chat.add_argument(
+        "--load", type=path_flag, metavar="FILE", help="go on with a saved conversation"
+    )
+    add_template_flag(chat)
     add_request_flags(chat)
     chat.set_defaults(run=chat_command)
 
@@ -49,6 +54,9 @@ def add_chat(chat: argparse.ArgumentParser) -> None:
 def chat_command(arguments: argparse.Namespace) -> int:
     """Read turns until the end of the input; the exit code."""
     options = options_from(arguments)
+    template = template_given(arguments, "chat")
+    if template is not None:
+        options["chat_template"] = template
     with attached(arguments) as node:
         session = ChatSession(node, arguments.model, options, arguments.system)
         talk = _Talk(session)
@@ -97,7 +105,7 @@ class _Talk:
             if command is None:
                 raise errors.InvalidRequest(f"there is no {name}; /help shows what there is")
             command(rest.strip())
-        except (errors.InvalidRequest, OSError, ValueError) as error:
+        except (errors.InvalidRequest, errors.ConfigError, OSError, ValueError) as error:
             self._complain(error)
             return False
         return True
@@ -214,4 +222,4 @@ def _dim(text: str, end: str = "\n") -> None:
 def _path(text: str) -> Path:
     if not text:
         raise errors.InvalidRequest("name a file")
-    return Path(text).expanduser()
+    return expanded(text, "the file")

@@ -72,7 +72,13 @@ class Client:
 
         check_model_id(model)
         message = m.LoadModel(
-            new_ref(), model, config.path, config.backend, config.params, config.markers
+            new_ref(),
+            model,
+            config.path,
+            config.backend,
+            config.params,
+            config.markers,
+            config.chat_template,
         )
         try:
             for answer in self._connection.stream(

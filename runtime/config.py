@@ -21,6 +21,7 @@ from cache.policy import SAVE_ALL, SavePolicy
 from native import BackendKind
 from native.fingerprint import FINGERPRINT_MODES, FingerprintMode
 from native.params import ModelParams
+from native.system_memory import MACHINE, MemoryLimit, tightest_limit
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.errors import ConfigError
@@ -30,6 +31,9 @@ from runtime.marker_settings import markers_from, markers_mapping
 from runtime.ports import DEFAULT_PORT, node_dir
 from runtime.save_settings import KEYS, REPLACED, TABLES, save_mapping, save_policy_from
 from runtime.sizes import Budget, Share, format_size, parse_budget, parse_size, plain_budget
+from runtime.template_settings import KEYS as TEMPLATE_KEYS
+from runtime.template_settings import template_from
+from runtime.user_paths import home, no_home, user_path
 from supervision.logs import LOG_FORMATS, LogFormat
 
 STAGING_BYTES: Final = 64 << 20
@@ -61,6 +65,8 @@ class ModelConfig:
     backend: BackendKind = "llama"
     markers: Markers = field(default_factory=Markers)
     """What starts and ends thinking and tool calls; by default what the chat template shows."""
+    chat_template: str | None = None
+    """A Jinja text in place of the one in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,8 @@ class RuntimeConfig:
     runtime_dir: Path | None = None
     """Parent of the node's own folder: ``$XDG_RUNTIME_DIR/llama-actors``, else a temporary one."""
     cache_dir: Path | None = None
-    """Root of the disk tier: ``$XDG_CACHE_HOME/llama-actors``, else ``~/.cache/llama-actors``."""
+    """Root of the disk tier: ``$XDG_CACHE_HOME/llama-actors``, else ``~/.cache/llama-actors``.
+    Without either there is no disk tier."""
     cache_disk: Budget = DISK_CAP_BYTES
     """Budget of the disk tier; 0 turns it off."""
     cache_disks: Mapping[str, Budget] = field(default_factory=dict)
@@ -119,7 +126,7 @@ class RuntimeConfig:
             raise ConfigError(
                 "cache_dir", "is for one disk; with cache_disks, name this directory there"
             )
-        if len({Path(path).resolve() for path in self.cache_disks}) < len(self.cache_disks):
+        if len({os.path.realpath(path) for path in self.cache_disks}) < len(self.cache_disks):
             raise ConfigError("cache_disks", "names one directory twice; join the two budgets")
         for model in self.models:
             check_model_id(model)
@@ -139,8 +146,16 @@ class RuntimeConfig:
             return None
         if self.cache_dir is not None:
             return self.cache_dir
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        return Path(base) / "llama-actors"
+        base = _cache_home()
+        return None if base is None else base / "llama-actors"
+
+    @property
+    def no_disk_because(self) -> str:
+        """Why there is no disk tier although none was turned off; empty if there is one."""
+        is_wanted = bool(self.cache_disk) and not self.cache_disks
+        if not is_wanted or self.disk_root is not None:
+            return ""
+        return f"{no_home()}; name a directory with --cache-dir"
 
     def directories(self) -> tuple[DirectoryPlan, ...]:
         """The file tiers, fastest first. Several disks are called disk, disk2, disk3 and so on."""
@@ -153,8 +168,9 @@ class RuntimeConfig:
         if self.cache_disks:
             disks = [(Path(p), b, f"cache_disks.{p}", True) for p, b in self.cache_disks.items()]
         else:
-            root = self.disk_root or Path()
-            disks = [(root, self.cache_disk, "cache_dir", self.cache_dir is not None)]
+            at = self.disk_root
+            named = self.cache_dir is not None
+            disks = [] if at is None else [(at, self.cache_disk, "cache_dir", named)]
         for number, (root, budget, key, named) in enumerate(disks, 1):
             name = "disk" if number == 1 else f"disk{number}"
             if budget:
@@ -167,11 +183,13 @@ class RuntimeConfig:
         Rows reach files through the arena, so without a RAM tier a small one remains to pass them
         on, unless there is no file tier either.
         """
-        available = available_memory_bytes()
+        tightest = tightest_limit()
+        if tightest is None:
+            return self._ram_bytes_unknown()
+        available = tightest.available
         if self.cache_ram == 0:
-            return (
-                min(STAGING_BYTES, available // RAM_SHARE_OF_AVAILABLE) if self.directories() else 0
-            )
+            staging = min(STAGING_BYTES, available // RAM_SHARE_OF_AVAILABLE)
+            return staging if self.directories() else 0
         if self.cache_ram is None:
             return min(RAM_CAP_BYTES, available // RAM_SHARE_OF_AVAILABLE)
         if isinstance(self.cache_ram, Share):
@@ -179,25 +197,39 @@ class RuntimeConfig:
         if self.cache_ram > available:
             raise ConfigError(
                 "cache_ram",
-                f"{format_size(self.cache_ram)} asked for, {format_size(available)} of memory "
-                "available; choose a smaller --cache-ram, or 0 to turn the RAM tier off",
+                f"{format_size(self.cache_ram)} asked for, {describe_available(tightest)}; "
+                "choose a smaller --cache-ram, or 0 to turn the RAM tier off",
             )
         return self.cache_ram
 
+    def _ram_bytes_unknown(self) -> int:
+        """The same where the machine does not tell how much memory is available."""
+        if isinstance(self.cache_ram, Share):
+            raise ConfigError(
+                "cache_ram",
+                f"{self.cache_ram} of what is available, which this machine does not tell "
+                "(/proc/meminfo cannot be read); give bytes, for instance 512MiB",
+            )
+        if self.cache_ram:
+            return self.cache_ram
+        return STAGING_BYTES if self.cache_ram is None or self.directories() else 0
 
-def available_memory_bytes() -> int:
-    """Memory that can be used now: the kernel's estimate, bounded by the control group's limit."""
-    available = 0
-    with open("/proc/meminfo", encoding="ascii") as meminfo:
-        for line in meminfo:
-            if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) << 10
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return available
-    return available if limit == "max" else min(available, max(0, int(limit) - used))
+
+def describe_available(tightest: MemoryLimit) -> str:
+    """What is available, and which limit says so, for people."""
+    text = f"{format_size(tightest.available)} of memory available"
+    if tightest.where == MACHINE:
+        return text
+    return f"{text} (limit {format_size(tightest.limit)} of {tightest.where})"
+
+
+def _cache_home() -> Path | None:
+    """``$XDG_CACHE_HOME``, else ``~/.cache``; None for a user without a home."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(given):  # a relative one is to be ignored, says its specification
+        return Path(given)
+    place = home()
+    return None if place is None else place / ".cache"
 
 
 def _check_budget(key: str, budget: Budget | None) -> None:
@@ -226,7 +258,7 @@ def parse_model_argument(text: str) -> tuple[str, ModelConfig]:
         raise ConfigError(
             "model", f"{EMBEDDED_MODEL_ID!r} always means the embedded model; choose another id"
         )
-    return model, ModelConfig(str(Path(path).expanduser().absolute()))
+    return model, ModelConfig(str(user_path(path, f"model {model}")))
 
 
 def load_toml(path: Path) -> dict[str, Any]:
@@ -252,7 +284,7 @@ def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
     values: dict[str, Any] = dict(settings)
     for key in ("runtime_dir", "cache_dir", "cache_ram_file_dir", "log_file"):
         if values.get(key) is not None:
-            values[key] = Path(values[key]).expanduser().absolute()
+            values[key] = user_path(values[key], key)
     for key in ("cache_ram", "cache_ram_file", "cache_disk"):
         if values.get(key) is not None:
             values[key] = parse_budget(values[key], key)
@@ -274,7 +306,7 @@ def _disks_from(values: object) -> dict[str, Budget]:
     if not isinstance(values, Mapping):
         raise ConfigError("cache_disks", 'must be a table: [cache_disks], then "/path" = "200GiB"')
     return {
-        str(Path(path).expanduser().absolute()): parse_budget(size, f"cache_disks.{path}")
+        str(user_path(path, "cache_disks")): parse_budget(size, f"cache_disks.{path}")
         for path, size in values.items()
     }
 
@@ -292,20 +324,24 @@ def _pressure_from(values: object) -> PressureSettings:
 
 
 def _model_from(model: str, value: object) -> ModelConfig:
-    if model == EMBEDDED_MODEL_ID:
-        return ModelConfig(str(embedded_model_path()))
+    if model == EMBEDDED_MODEL_ID:  # whatever path is given; its options count
+        options = value if isinstance(value, Mapping) else {}
+        value = {**options, "path": str(embedded_model_path())}
     if isinstance(value, str):
-        return ModelConfig(str(Path(value).expanduser().absolute()))
+        return ModelConfig(str(user_path(value, f"models.{model}")))
     if not isinstance(value, Mapping) or "path" not in value:
         raise ConfigError(f"models.{model}", "must be a path, or a table with a path")
     options = {
-        key: item for key, item in value.items() if key not in ("path", "backend", *MARKER_KEYS)
+        key: item
+        for key, item in value.items()
+        if key not in ("path", "backend", *MARKER_KEYS, *TEMPLATE_KEYS)
     }
     return ModelConfig(
-        str(Path(str(value["path"])).expanduser().absolute()),
+        str(user_path(value["path"], f"models.{model}.path")),
         model_params(options, f"models.{model}"),
         backend_kind(value.get("backend", "llama")),
         markers_from(value, f"models.{model}"),
+        template_from(value, f"models.{model}"),
     )
 
 
@@ -331,6 +367,7 @@ def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
             "backend": c.backend,
             **dataclasses.asdict(c.params),
             **markers_mapping(c.markers),
+            **({} if c.chat_template is None else {"chat_template": c.chat_template}),
         }
         for model, c in config.models.items()
     }

@@ -17,8 +17,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.config import RuntimeConfig, available_memory_bytes
+from native.machine import cpu_quota, physical_cores
+from native.system_memory import tightest_limit
+from runtime.config import RuntimeConfig, describe_available
 from runtime.doctor_disks import look_at
+from runtime.errors import ConfigError
 from runtime.ports import node_dir
 from runtime.sizes import format_size
 
@@ -69,6 +72,7 @@ def doctor_command(port: int, *, as_json: bool = False, config: RuntimeConfig | 
 
 def run_checks(port: int, config: RuntimeConfig | None = None) -> Iterator[Finding]:
     """Every check, one finding each."""
+    settings = config or RuntimeConfig()
     checks: tuple[Callable[[], Finding], ...] = (
         _python,
         _names,
@@ -76,11 +80,12 @@ def run_checks(port: int, config: RuntimeConfig | None = None) -> Iterator[Findi
         _shared_memory,
         lambda: _port(port),
         _limits,
-        _memory,
+        lambda: _memory(settings),
+        _threads,
     )
     for check in checks:
         yield check()
-    yield from _directories(config or RuntimeConfig())
+    yield from _directories(settings)
 
 
 def _python() -> Finding:
@@ -131,6 +136,13 @@ def _decode() -> Finding:
     rebuild = "reinstall so that llama.cpp is built on this machine: `make clean install`"
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
+        if name == "SIGKILL":
+            return Finding(
+                "cpu build",
+                "failure",
+                "decoding was killed by SIGKILL, perhaps for lack of memory",
+                "look at the line `memory` below and at the kernel's log",
+            )
         return Finding(
             "cpu build",
             "failure",
@@ -191,21 +203,46 @@ def _limits() -> Finding:
     return Finding("open files", "ok", f"limit {soft}")
 
 
-def _memory() -> Finding:
-    available = available_memory_bytes()
-    if available < MEMORY_WANTED_BYTES:
+def _memory(config: RuntimeConfig) -> Finding:
+    tightest = tightest_limit()
+    if tightest is None:
         return Finding(
             "memory",
             "warning",
-            f"{format_size(available)} available",
-            "end other programs, or use a small model and --cache-ram 64MiB",
+            "this machine does not tell how much is available",
+            "mount /proc, or set cache_ram to a number of bytes",
         )
-    ram = format_size(RuntimeConfig().ram_bytes())
-    return Finding("memory", "ok", f"{format_size(available)} available; RAM tier {ram} by default")
+    detail = describe_available(tightest)
+    if tightest.available < MEMORY_WANTED_BYTES:
+        return Finding(
+            "memory",
+            "warning",
+            detail,
+            "raise that limit or end other programs, or use a small model and --cache-ram 64MiB",
+        )
+    try:
+        ram = format_size(config.ram_bytes())
+    except ConfigError as error:
+        return Finding("memory", "failure", detail, str(error))
+    return Finding("memory", "ok", f"{detail}; RAM tier {ram}")
+
+
+def _threads() -> Finding:
+    """How many threads a model computes with unless it is told otherwise."""
+    quota = cpu_quota()
+    limited = "" if quota is None else f"; control groups allow {quota:g} CPUs"
+    return Finding("cpu threads", "ok", f"{physical_cores()} by default{limited}")
 
 
 def _directories(config: RuntimeConfig) -> Iterator[Finding]:
-    """Every file tier of the configuration."""
+    """Every file tier of the configuration, and the one that is missing without a home."""
+    if config.no_disk_because:
+        yield Finding(
+            "tier disk",
+            "warning",
+            f"none: {config.no_disk_because}",
+            "set HOME, or name a directory with --cache-dir or cache_dir",
+        )
     for plan in config.directories():
         found = look_at(plan)
         if found.trouble:

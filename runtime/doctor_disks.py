@@ -39,7 +39,7 @@ class DirectoryFacts:
 def look_at(plan: DirectoryPlan) -> DirectoryFacts:
     """Check a directory as it would be used by a node of this user."""
     place = plan.root
-    while not place.exists():
+    while not os.path.exists(place):  # which Path.exists does not answer where it may not look
         place = place.parent
     detail = f"{plan.root}, {format_size(shutil.disk_usage(place).free)} free"
     trouble, fix = _trouble(plan, place)
@@ -60,12 +60,12 @@ def _trouble(plan: DirectoryPlan, place: Path) -> tuple[str, str]:
     if not os.access(place, os.W_OK | os.X_OK):
         return f"{place} is not writable", elsewhere
     for folder in (plan.root, plan.root / ROWS_DIR):
-        if folder.exists():
+        if os.path.exists(folder):
             facts = folder.stat()
             if facts.st_uid != os.getuid():
                 return f"{folder} belongs to user {facts.st_uid}", elsewhere
-            if folder.name == ROWS_DIR and stat.S_IMODE(facts.st_mode) & 0o077:
-                return f"others can look into {folder}", f"chmod 0700 {folder}"
+            if stat.S_IMODE(facts.st_mode) & 0o077:
+                return f"other users can look into {folder}", f"chmod 0700 {folder}"
     kind = file_system_of(place)
     is_memory = kind in MEMORY_FILE_SYSTEMS
     if plan.name == "ram_file" and not is_memory:

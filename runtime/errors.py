@@ -144,9 +144,11 @@ class EngineFailed(RequestError):
 class RequestPoisoned(RequestError):
     """The process of ``model`` died each time it ran this request or question; others came through.
 
-    Nothing the node can heal: it hits a fault in llama.cpp or in the model file. The same prompt
-    with the same sampling, or the same question, is refused for some minutes, so that it ends no
-    more processes; change it, or report the fault with the node's log.
+    Nothing the node can heal: it hits a fault in llama.cpp or in the model file, or it
+    needs more memory than there is; the text says which of them, as far as the kernel tells. The
+    same prompt with the same sampling, or the same question, is refused for some minutes, so that
+    it ends no more processes; change it, give the node more memory, or report the fault with the
+    node's log.
     """
 
     def __init__(self, model: str, detail: str) -> None:

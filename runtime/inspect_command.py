@@ -22,13 +22,17 @@ from runtime import errors
 from runtime.cache_files import RowReport, check_file
 from runtime.load_flags import add_load_flags, params_from
 from runtime.sizes import format_size
+from runtime.user_paths import path_flag
 
 
 def add_inspect(command: argparse.ArgumentParser) -> None:
     """Add the arguments of ``inspect``."""
-    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument("file", type=path_flag, metavar="FILE")
     command.add_argument(
-        "--text", type=Path, metavar="GGUF", help="print the tokens as text, by this model's words"
+        "--text",
+        type=path_flag,
+        metavar="GGUF",
+        help="print the tokens as text, by this model's words",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     add_load_flags(command)

@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from actors.pressure_sources import available_memory
+from native.context_notes import context_notes
 from native.errors import ModelFileError, NotEnoughMemory
 from native.estimate import MemoryEstimate, Room, estimate, plan, settle_n_ctx
+from native.file_kind import require_model
 from native.gguf_header import GgufSummary, all_splits, check_gguf
 from native.params import ModelParams
+from native.system_memory import available_memory
 from runtime import errors
 from runtime.sizes import format_size
 
@@ -34,6 +36,7 @@ def inspect_model(path: Path, params: ModelParams, *, as_json: bool) -> int:
     try:
         first = check_gguf(path)
         headers = [first, *(check_gguf(file) for file in all_splits(path, first)[1:])]
+        require_model(headers, vocab_only=True)
     except ModelFileError as error:
         raise errors.LlamaActorsError(str(error)) from error
     room = Room(available_memory())
@@ -45,6 +48,10 @@ def inspect_model(path: Path, params: ModelParams, *, as_json: bool) -> int:
         refusal = str(error)
         found = estimate(headers, settled)
     plain = _plain(headers, found, room, refusal)
+    trained = plain["n_ctx_train"]
+    plain["notes"] = list(
+        context_notes(params, settled.n_ctx, trained if isinstance(trained, int) else 0)
+    )
     if as_json:
         sys.stdout.write(json.dumps(plain, indent=2) + "\n")
     else:
@@ -96,6 +103,7 @@ def _lines(plain: dict[str, Any]) -> list[tuple[str, str]]:
         ("compute", f"{size(plain['compute'])}, estimated"),
         ("needed", f"{size(plain['needed'])}; available {available}"),
     ]
+    lines += [("note", note) for note in plain["notes"]]
     if plain["refused"]:
         lines.append(("REFUSED", plain["refused"]))
     return lines

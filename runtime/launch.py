@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ from runtime.embedded import path as embedded_model_path
 from runtime.load_options import model_params
 from runtime.marker_settings import KEYS as MARKER_KEYS
 from runtime.marker_settings import markers_from
+from runtime.template_settings import KEYS as TEMPLATE_KEYS
+from runtime.template_settings import template_from
+from runtime.user_paths import user_path
 from supervision.launched import LaunchedNode, LauncherSaid
 
 START_TIMEOUT_S: Final = 30.0
@@ -27,18 +31,22 @@ def config_of(model: str, path: str | Path | None, options: dict[str, Any]) -> M
     if path is None:
         raise errors.InvalidRequest(f"load({model!r}) needs the path of a GGUF file")
     markers = markers_from(options, f"load({model!r})")
-    options = {key: value for key, value in options.items() if key not in (*MARKER_KEYS, "backend")}
+    template = template_from(options, f"load({model!r})")
+    taken = (*MARKER_KEYS, *TEMPLATE_KEYS, "backend")
+    options = {key: value for key, value in options.items() if key not in taken}
     params = model_params(options, f"load({model!r})")
-    where = str(path) if backend == "stub" else str(Path(path).expanduser().absolute())
-    return ModelConfig(where, params, backend, markers)
+    where = str(path) if backend == "stub" else str(user_path(path, f"load({model!r})"))
+    return ModelConfig(where, params, backend, markers, template)
 
 
 def as_config(model: str, value: str | Path | ModelConfig) -> ModelConfig:
     if model == EMBEDDED_MODEL_ID:
         return ModelConfig(str(embedded_model_path()))
-    if isinstance(value, ModelConfig):
+    if not isinstance(value, ModelConfig):
+        return ModelConfig(str(user_path(value, f"models.{model}")))
+    if value.backend == "stub":
         return value
-    return ModelConfig(str(Path(value).expanduser().absolute()))
+    return dataclasses.replace(value, path=str(user_path(value.path, f"models.{model}.path")))
 
 
 def spawn(config: RuntimeConfig) -> LaunchedNode:

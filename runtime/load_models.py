@@ -25,8 +25,10 @@ def main() -> int:
         for model, model_config in config.models.items():
             try:
                 with ProgressLine(f"loading {model}") as line:
-                    node.client.load(model, model_config, progress=line.share)
+                    status = node.client.load(model, model_config, progress=line.share)
                 say(f"loaded {model} from {model_config.path}")
+                for note in status.notes:
+                    say(f"note: {model}: {note}")
             except errors.LlamaActorsError as error:
                 failures += 1
                 say(f"error: {model} was not loaded: {error}")

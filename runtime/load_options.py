@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from native.errors import InvalidParam
 from native.params import ModelParams
 from runtime.errors import ConfigError
+from runtime.user_paths import user_path
 
 
 def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParams:
@@ -27,11 +27,6 @@ def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParam
     draft = params.draft_path
     return dataclasses.replace(
         params,
-        lora=tuple((absolute(path), scale) for path, scale in params.lora),
-        draft_path=None if draft is None else absolute(draft),
+        lora=tuple((str(user_path(path, f"{where}.lora")), scale) for path, scale in params.lora),
+        draft_path=None if draft is None else str(user_path(draft, f"{where}.draft_path")),
     )
-
-
-def absolute(path: str) -> str:
-    """The path as other processes, in other directories, will find it."""
-    return str(Path(path).expanduser().absolute())

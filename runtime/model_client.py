@@ -27,6 +27,7 @@ from runtime.attempt import SILENCE_TIMEOUT_S, failure
 from runtime.client import Client
 from runtime.request_options import Messages, Prompt, chat_json, encoded_prompt, packed_tokens
 from runtime.results import ModelStatus
+from runtime.user_paths import user_path
 from supervision.errors import NodeRestarted, SupervisionError, TargetDown
 from supervision.messages import new_ref
 
@@ -82,7 +83,8 @@ class ModelClient:
         """What a conversation looks like to the model, by its own template.
 
         Options: ``tools``, ``documents``, ``template_kwargs``, ``enable_thinking``,
-        ``add_generation_prompt``. ``NotSupported`` names what the template would leave out.
+        ``add_generation_prompt``, and ``chat_template``: a Jinja text in place of the model's own.
+        ``NotSupported`` names what the template would leave out.
         """
         with _kept(chat_json(messages, **options)) as payload:
             pages = self._ask(model, m.ApplyChatTemplate("", payload))
@@ -196,7 +198,7 @@ class ModelClient:
 
     def load_adapter(self, model: str, path: str | Path, *, scale: float = 1.0) -> m.AdapterStatus:
         """Apply a LoRA adapter, once the running requests have ended; requests behind it wait."""
-        where = str(Path(path).expanduser().absolute())
+        where = str(user_path(path, "load_adapter"))
         return self._change(model, m.LoadAdapter("", where, scale))[-1]
 
     def unload_adapter(self, model: str, adapter: int) -> tuple[m.AdapterStatus, ...]:

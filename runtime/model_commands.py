@@ -14,6 +14,7 @@ from runtime.load_flags import add_load_flags, params_from
 from runtime.node_flags import add_port, attached
 from runtime.progress import ProgressLine
 from runtime.sizes import format_size
+from runtime.template_settings import add_template_flag, template_given
 
 if TYPE_CHECKING:
     from runtime.results import ModelStatus
@@ -26,6 +27,7 @@ def add_load(load: argparse.ArgumentParser) -> None:
         "model", metavar="ID=PATH", help=f"or {EMBEDDED_MODEL_ID}, the embedded model"
     )
     add_load_flags(load)
+    add_template_flag(load)
     load.set_defaults(run=_load)
 
 
@@ -49,10 +51,16 @@ def add_models(models: argparse.ArgumentParser) -> None:
 
 def _load(arguments: argparse.Namespace) -> int:
     model, config = parse_model_argument(arguments.model)
-    config = dataclasses.replace(config, params=params_from(arguments, "load"))
+    config = dataclasses.replace(
+        config,
+        params=params_from(arguments, "load"),
+        chat_template=template_given(arguments, "load"),
+    )
     with attached(arguments) as node, ProgressLine(f"loading {model}") as line:
         status = node.client.load(model, config, progress=line.share)
     sys.stderr.write(f"loaded {model}: {status.details.get('description', '')}\n")
+    for note in status.notes:
+        sys.stderr.write(f"note: {note}\n")
     return 0
 
 

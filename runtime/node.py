@@ -24,6 +24,7 @@ from runtime.request_options import Messages, Prompt
 from runtime.results import Completion, ModelStatus
 from runtime.stream import CompletionStream
 from runtime.tree_view import ProcessFacts, TreeNode, arrange
+from runtime.user_paths import user_path
 from supervision import ChildKind, Connection, Entry
 from supervision.errors import NodeNotRunning, NoReply, PortInUse
 from supervision.messages import ReportVitals, Vitals, VitalsReported, new_ref
@@ -130,7 +131,8 @@ class Node(ModelClient):
     def attach(cls, port: int | None = None, *, runtime_dir: str | Path | None = None) -> Self:
         """Use a running node: on ``port``, else ``LLAMA_ACTORS_PORT``, else the default port."""
         resolved = resolve_port(port)
-        directory = node_dir(resolved, None if runtime_dir is None else Path(runtime_dir))
+        base = None if runtime_dir is None else user_path(runtime_dir, "runtime_dir")
+        directory = node_dir(resolved, base)
         try:
             return cls(resolved, Connection.attach(directory))
         except NodeNotRunning as error:
@@ -159,8 +161,9 @@ class Node(ModelClient):
         """Load a GGUF under an id; ``options`` are fields of ``native.params.ModelParams``.
 
         ``progress`` hears shares from 0 to 1 while the file is read.
-        ``thinking_markers`` and ``tool_call_markers`` are lists, see ``actors.markers``. ``demo``
-        is the embedded model and takes no path.
+        ``thinking_markers`` and ``tool_call_markers`` are lists, see ``actors.markers``;
+        ``chat_template`` is a Jinja text in place of the file's own, ``chat_template_file`` the
+        path of one. ``demo`` is the embedded model and takes no path.
         """
         from runtime import launch
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Final
 
 from runtime.node_flags import add_port, attached
+from runtime.user_paths import path_flag
 
 WATCH_S: Final = 2.0
 
@@ -40,7 +40,7 @@ def add_stop(stop: argparse.ArgumentParser) -> None:
 def add_demo(demo: argparse.ArgumentParser) -> None:
     """Add the arguments of ``demo``."""
     demo.add_argument("--json", action="store_true", help="print the rows as JSON")
-    demo.add_argument("--model", type=Path, metavar="PATH", help="a GGUF file of your own")
+    demo.add_argument("--model", type=path_flag, metavar="PATH", help="a GGUF file of your own")
     demo.set_defaults(run=_demo)
 
 
@@ -48,7 +48,9 @@ def add_doctor(doctor: argparse.ArgumentParser) -> None:
     """Add the arguments of ``doctor``."""
     add_port(doctor)
     doctor.add_argument("--json", action="store_true", help="print the checks as JSON")
-    doctor.add_argument("--config", type=Path, metavar="FILE", help="check its directories, too")
+    doctor.add_argument(
+        "--config", type=path_flag, metavar="FILE", help="check its directories, too"
+    )
     doctor.set_defaults(run=_doctor)
 
 

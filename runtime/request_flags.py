@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime import errors
+from runtime.user_paths import path_flag
 
 MAX_TOKENS: Final = 256
 
@@ -74,9 +75,11 @@ def add_request_flags(command: argparse.ArgumentParser) -> None:
         "--logit-bias", action="append", type=_bias, metavar="TOKEN=X",
         help="add X to the logit of a token id; 'never' bans it; repeatable",
     )  # fmt: skip
-    group.add_argument("--grammar", type=Path, metavar="FILE", help="GBNF that the text must obey")
     group.add_argument(
-        "--json-schema", type=Path, metavar="FILE", help="JSON schema that the text must obey"
+        "--grammar", type=path_flag, metavar="FILE", help="GBNF that the text must obey"
+    )
+    group.add_argument(
+        "--json-schema", type=path_flag, metavar="FILE", help="JSON schema that the text must obey"
     )
 
 

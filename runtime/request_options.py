@@ -14,7 +14,9 @@ from runtime import errors
 from runtime.sampling_options import sampling_from_options
 from supervision.frozen import frozen
 
-_CHAT_KEYS: Final = ("tools", "documents", "template_kwargs", "enable_thinking")
+_CHAT_KEYS: Final = (
+    "tools", "documents", "template_kwargs", "enable_thinking", "chat_template",
+)  # fmt: skip
 MAX_SESSION_CHARS: Final = 256
 MAX_STOP_BYTES: Final = 2048  # a request travels in one message of 64 KiB
 
@@ -48,7 +50,7 @@ def chat_json(messages: Messages, **keys: Any) -> bytes:
     """A conversation as ``ApplyChatTemplate`` wants it.
 
     ``keys``: ``tools``, ``documents``, ``template_kwargs``, ``enable_thinking``,
-    ``add_generation_prompt``; what is ``None`` is left out.
+    ``add_generation_prompt``, ``chat_template``; what is ``None`` is left out.
     """
     if isinstance(messages, str | Mapping) or not messages:
         raise errors.InvalidRequest(

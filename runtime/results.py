@@ -190,6 +190,11 @@ class ModelStatus:
     details: dict[str, Any]
     """What the model itself reports: path, n_ctx, running, waiting, progress and more."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how it was loaded, where that is not as one may think; mostly none."""
+        return tuple(self.details.get("notes", ()))
+
 
 def completion_from(
     done: Completed,

@@ -11,6 +11,7 @@ from actors import messages
 from cache.arena import create_arena
 from cache.errors import CacheError
 from native.fingerprint import Fingerprints
+from native.oom_watch import OomWatch
 from runtime.cache_tiers import open_directories
 from runtime.config import RuntimeConfig
 from runtime.errors import ConfigError
@@ -39,7 +40,7 @@ def serve(
     arena_fd = _open_arena(ram_bytes) if ram_bytes else None
     arena_path = None if arena_fd is None else f"/proc/{os.getpid()}/fd/{arena_fd}"
     wanted_fd = os.memfd_create("llama-actors-models", os.MFD_CLOEXEC)
-    lock_fds, tiers = open_directories(config)
+    lock_fds, tiers, absent = open_directories(config)
     has_disk = any(tier.name == DISK_TIER for tier in tiers)
     fingerprints_fd, fingerprints_path = _open_fingerprints(config, has_disk=has_disk)
     try:
@@ -48,6 +49,7 @@ def serve(
             arena_path=arena_path,
             ram_bytes=ram_bytes,
             file_tiers=tiers,
+            absent_tiers=absent,
             cache_salt=config.cache_salt,
             fingerprints=Fingerprints(config.fingerprint_mode, fingerprints_path),
             pressure=config.pressure,
@@ -62,6 +64,7 @@ def serve(
                 log_file=config.log_file,
                 log_format=config.log_format,
                 parent_fd=parent_fd,
+                kill_watch=OomWatch(),
             ),
             on_ready=on_ready,
         )

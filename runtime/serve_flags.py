@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 
 from runtime.config import (
     ModelConfig,
@@ -18,13 +17,17 @@ from runtime.load_flags import add_load_flags, params_from
 from runtime.node_flags import add_port
 from runtime.ports import resolve_port
 from runtime.sizes import disk_settings
+from runtime.template_settings import add_template_flag, template_given
+from runtime.user_paths import path_flag
 from supervision.logs import LOG_FORMATS
 
 
 def add_serve(serve: argparse.ArgumentParser) -> None:
     """Add the arguments of ``serve``."""
     add_port(serve)
-    serve.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any setting")
+    serve.add_argument(
+        "--config", type=path_flag, metavar="FILE", help="TOML file with any setting"
+    )
     serve.add_argument(
         "--model", action="append", default=[], metavar="ID=PATH", help="load this GGUF; repeatable"
     )
@@ -46,6 +49,7 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     )
     serve.add_argument("--log-format", choices=LOG_FORMATS, help="text, or one JSON object a line")
     add_load_flags(serve)  # of every --model
+    add_template_flag(serve)
     for hidden in ("--config-fd", "--ready-fd", "--parent-fd"):
         serve.add_argument(hidden, type=int, help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
@@ -84,7 +88,8 @@ def _serve_config(arguments: argparse.Namespace) -> RuntimeConfig:
     config = from_mapping(settings)
     models: dict[str, ModelConfig] = dict(config.models)
     params = params_from(arguments, "model")
+    template = template_given(arguments, "model")
     for text in arguments.model:
         model, one = parse_model_argument(text)
-        models[model] = dataclasses.replace(one, params=params)
+        models[model] = dataclasses.replace(one, params=params, chat_template=template)
     return dataclasses.replace(config, models=models)

@@ -10,7 +10,7 @@ from actors.file_tier import FileTierArgs
 from actors.pressure import PressureSettings
 from actors.ram_tier import RamTierArgs
 from actors.registry import RegistryArgs
-from actors.writer import WriterArgs
+from actors.writer import STOP_S, WriterArgs
 from cache.policy import SAVE_ALL, SavePolicy
 from native.fingerprint import Fingerprints
 from supervision import (
@@ -48,6 +48,7 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
     arena_path: str | None,
     ram_bytes: int,
     file_tiers: tuple[FileTier, ...],
+    absent_tiers: tuple[tuple[str, str], ...] = (),
     cache_salt: str = "",
     fingerprints: Fingerprints | None = None,
     pressure: PressureSettings | None = None,
@@ -72,7 +73,13 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
                         ChildSpec(
                             "cache_meta",
                             "actors.cache_meta.CacheMetaActor",
-                            CacheMetaArgs(arena_path, ram_bytes, budgets, save.tail_disk_delay_s),
+                            CacheMetaArgs(
+                                arena_path,
+                                ram_bytes,
+                                budgets,
+                                save.tail_disk_delay_s,
+                                absent_tiers,
+                            ),
                         ),
                         ChildSpec(
                             "ram_tier",
@@ -97,6 +104,7 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
                             "writer",
                             "actors.writer.WriterActor",
                             WriterArgs(arena_path, directories),
+                            shutdown=STOP_S,
                         ),
                     ),
                 ),

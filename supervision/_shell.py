@@ -234,6 +234,7 @@ class Shell(Actor):  # type: ignore[misc]
 
     def _drain(self) -> None:
         """Let the supervisor hear the reason; wait for others only as long as nobody notices."""
+        self._endpoint.acknowledge(except_to=self._senders_of_unhandled())
         # The launcher reads what the root said when the root is gone: it need not acknowledge it.
         has_parent = self._worker is not None and self._worker.parent_id
         parent = self._worker._parent if self._worker is not None and has_parent else None
@@ -250,6 +251,16 @@ class Shell(Actor):  # type: ignore[misc]
             self._endpoint.poll(0.01)
             self._turn_away_unhandled()
             now = time.monotonic()
+
+    def _senders_of_unhandled(self) -> set[Address]:
+        """Who has sent what this process has received and will not handle."""
+        ref = self._myRef
+        waiting = (*ref.transport._incomingEnvelopes, *ref._receiveQueue)
+        found = {sender for sender, _ in self._endpoint.inbox}
+        for one in waiting:
+            with contextlib.suppress(Exception):  # some envelopes of Thespian's have no such sender
+                found.add(from_thespian(one.sender))
+        return found
 
     def _turn_away_unhandled(self) -> None:
         """Nobody is here any more to handle what has arrived: let its senders know."""

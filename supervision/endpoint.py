@@ -16,7 +16,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 from supervision.address import Address
@@ -419,11 +419,16 @@ class Endpoint:
                 return
             select.select((), (), (), 0.001)  # no event tells when the other side takes more
 
+    def acknowledge(self, *, except_to: Container[Address] = ()) -> None:
+        """Say now, and not a moment later, what has arrived; not to these senders."""
+        for link in list(self._owing.values()):
+            if link.peer not in except_to:
+                link.put_ack()
+                self._flush(link)
+
     def close(self) -> None:
         """Acknowledge what has come, and close everything; nobody hears of what had not arrived."""
-        for link in list(self._owing.values()):
-            link.put_ack()
-            self._flush(link)
+        self.acknowledge()
         for link in self._links.values():
             link.close()
         self._links.clear()

@@ -12,12 +12,14 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from supervision.errors import NodeStartFailed
+from supervision.kill_watch import PERHAPS
 
 STOP_TIMEOUT_S: Final = 20.0
 
@@ -82,6 +84,8 @@ class LaunchedNode:
             raise
         if trouble is not None:
             node.end()
+            if node.process.returncode == -signal.SIGKILL and not trouble.kind:
+                raise LauncherSaid(f"the node process was {PERHAPS}, before it was ready")
             raise trouble
         return node
 

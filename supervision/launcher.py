@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from supervision import logs, process
+from supervision import kill_watch, logs, process
 from supervision.boot import Boot
 from supervision.errors import NodeStartFailed
 from supervision.exits import ExitKind
@@ -51,13 +51,24 @@ def run_node(config: NodeConfig, *, on_ready: Callable[[], None] | None = None) 
     require_port(config.port)
     folder = RuntimeDir(config.runtime_dir)
     cookie = folder.claim()
-    logs.open_log(config.log_file, config.log_format)
     try:
+        _open_log(config)
+        kill_watch.set_watch(config.kill_watch)
         return _Launcher(config, folder, Secret(cookie, config.packages), on_ready).run()
     finally:
+        kill_watch.set_watch(None)
         folder.clear()
         folder.release()
         logs.close_log()
+
+
+def _open_log(config: NodeConfig) -> None:
+    try:
+        logs.open_log(config.log_file, config.log_format)
+    except OSError as error:
+        raise NodeStartFailed(
+            f"the log file {config.log_file} cannot be opened: {error.strerror}"
+        ) from error
 
 
 class _Launcher:
@@ -165,6 +176,7 @@ class _Launcher:
             for name in self._events(interval_s):
                 if name in watched:
                     return f"the {name} {self._how_it_ended(boot, name)}"
+            kill_watch.look()
             boot.end_orphans()
             if hangs := boot.pulse.hung(boot.root_pid, time.monotonic()):
                 return f"the root supervisor hangs: {hangs}"
@@ -173,7 +185,8 @@ class _Launcher:
     def _how_it_ended(self, boot: Boot, name: str) -> str:
         reason = None if name == "Admin" else boot.reason_of_root()
         if reason is None:
-            return "died"
+            by = kill_watch.cause()
+            return f"was killed {by}" if by else "died"
         self.is_over = reason.kind in (ExitKind.NORMAL, ExitKind.SHUTDOWN)
         return f"ended ({reason})"
 

@@ -10,6 +10,7 @@ from supervision import logs
 from supervision.endpoint import LOOPBACK
 from supervision.errors import PortInUse, SpecError
 from supervision.frozen import frozen
+from supervision.kill_watch import KillWatch
 from supervision.spec import SupervisorSpec, actors_below
 from supervision.worker import load_actor
 
@@ -35,6 +36,8 @@ class NodeConfig:
     """From fork to the whole tree being ready."""
     stop_timeout_s: float = 30.0
     """For the ordered stop of the whole tree; what is left then is killed."""
+    kill_watch: KillWatch | None = None
+    """Says whether the kernel killed a process that ended by SIGKILL. Every process gets a copy."""
     root_heartbeat_s: float | None = 30.0
     """A root supervisor that shows no life for so long hangs, and the node starts anew."""
 

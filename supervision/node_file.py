@@ -80,7 +80,7 @@ class RuntimeDir:
         one is refused.
         """
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            process.make_private_dirs(self.path)
             found = self.path.stat()
         except OSError as error:
             raise RuntimeDirError(self.path, f"cannot be made: {error.strerror}") from error

@@ -8,6 +8,7 @@ import faulthandler
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -107,6 +108,24 @@ def cpu_wait_s(pid: int) -> float | None:
 def is_alive(pid: int) -> bool:
     """Whether a process runs (a zombie does not)."""
     return start_ticks(pid) is not None
+
+
+def make_private_dirs(path: Path) -> None:
+    """Create a folder and its missing parents, for this user alone whatever the umask.
+
+    ``Path.mkdir`` gives its mode to the last one only. What exists already stays as it is.
+    """
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_private_dirs(path.parent)
+    try:
+        path.mkdir(0o700)
+    except FileExistsError:  # another process was faster, or it is no folder
+        if not path.is_dir():
+            raise
+    else:
+        path.chmod(0o700)  # a umask may have taken rights from the owner, too
 
 
 def kill(pid: int, sig: signal.Signals = signal.SIGKILL) -> None:

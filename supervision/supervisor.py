@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
-from supervision import logs
+from supervision import kill_watch, logs
 from supervision.address import Address
 from supervision.core import SupervisorCore
 from supervision.directory import ChildProcess, DirectoryKeeper, LocateDue, PushDue
@@ -241,6 +241,8 @@ class Supervisor(DirectoryKeeper):
         child = self.core.children.get(child_id)
         told_to = child is not None and child.state is State.STOPPING
         reason = reason_of_exit_code(code)
+        if child is not None and not child.killed:
+            reason = kill_watch.explained(reason)
         effects = self.core.child_exited(child_id, incarnation, reason, time.monotonic())
         process = self._processes.get(child_id)
         if child is not None and child.spec.kind is ChildKind.SUPERVISOR:
@@ -277,6 +279,7 @@ class Supervisor(DirectoryKeeper):
 
     def _look(self) -> None:
         """A lost SIGCHLD would leave a dead child unnoticed, and one that hangs sends nothing."""
+        kill_watch.look()
         self._mailbox.check_children()
         for child, text in self._pulses.hung(self._living(), time.monotonic()):
             why = ExitReason(ExitKind.KILLED, text)

@@ -114,6 +114,14 @@ class Worker:
         """
         self._dead_letter_log.write(self.log, target, message)
 
+    def stop_asked(self, reason: ExitReason) -> None:
+        """The supervisor asks this process to stop. Unless overridden, it ends after this hook.
+
+        An override calls ``stop(reason)`` when it is done, within its spec's ``shutdown`` seconds;
+        messages and timers are handled until then. It may be called more than once.
+        """
+        self.stop(reason)
+
     def terminate(self, reason: ExitReason) -> None:
         """Last words before an orderly end; not called after a crash, whose state is suspect."""
 
@@ -297,7 +305,7 @@ class Worker:
         """A process that this one forked is gone."""
 
     def _shutdown(self, reason: ExitReason) -> None:
-        self.stop(reason)
+        self.stop_asked(reason)
 
     def _end_if_asked(self) -> None:
         if self._ending is not None:

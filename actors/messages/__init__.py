@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ListRows,
         LookupPrefix,
         NamespacesListed,
+        NoMoreCopies,
         PersistNow,
         PersistState,
         PrefixResolved,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         StoredRow,
         TierChanged,
         WatchTier,
+        WriterStops,
         WriteTails,
     )
     from actors.messages.completion import (
@@ -188,6 +190,7 @@ __all__ = [
     "ModelNotLoaded",
     "ModelUnloaded",
     "NamespacesListed",
+    "NoMoreCopies",
     "NoVram",
     "NoteReply",
     "PersistNow",
@@ -245,6 +248,7 @@ __all__ = [
     "VramReported",
     "WatchTier",
     "WriteTails",
+    "WriterStops",
     "draft_tokens",
 ]
 
@@ -257,11 +261,11 @@ _HOMES: Final = {
         ),
         "cache": (
             "BytesEvicted CopyFailed CopyRow DropFiles EvictBytes FilesDropped ForgetLive "
-            "ListNamespaces ListRows LookupPrefix NamespacesListed PersistNow PersistState "
-            "PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows ReserveRows "
+            "ListNamespaces ListRows LookupPrefix NamespacesListed NoMoreCopies PersistNow "
+            "PersistState PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows ReserveRows "
             "ResolveParent RowCopied RowRejected RowsFound RowShown RowsListed RowsRemoved "
             "RowsReserved RowsWritten RowWanted ShowRow StoredRow TierChanged WatchTier "
-            "WriteTails"
+            "WriterStops WriteTails"
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "

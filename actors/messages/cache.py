@@ -236,6 +236,21 @@ class CopyRow:
 
 
 @frozen
+class WriterStops:
+    """Writer → cache_meta: it was asked to stop and is this incarnation.
+
+    Answered by ``NoMoreCopies`` behind the last ``CopyRow``.
+    """
+
+    incarnation: int
+
+
+@frozen
+class NoMoreCopies:
+    """Cache_meta → writer: no ``CopyRow`` follows this."""
+
+
+@frozen
 class DropFiles:
     """Cache_meta → file tier: rows were evicted; remove their files, then say ``FilesDropped``."""
 

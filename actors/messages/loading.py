@@ -28,6 +28,8 @@ class LoadModel:
     backend: BackendKind = "llama"
     params: ModelParams = field(default_factory=ModelParams)
     markers: Markers = field(default_factory=Markers)
+    chat_template: str | None = None
+    """In place of the one in the file."""
 
 
 @frozen

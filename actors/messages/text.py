@@ -59,7 +59,8 @@ class ApplyChatTemplate:
     """Anyone → model: what does this conversation look like to the model?
 
     ``chat`` is JSON: ``{"messages": […], "tools": […], "documents": […], "template_kwargs": {…},
-    "add_generation_prompt": true, "enable_thinking": true}``; all but the messages may be left out.
+    "add_generation_prompt": true, "enable_thinking": true, "chat_template": "…"}``; all but the
+    messages may be left out.
     """
 
     ref: str

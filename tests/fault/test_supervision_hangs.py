@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from supervision.exits import ExitKind
+from supervision.kill_watch import PERHAPS
 from supervision.messages import ReportVitals, Vitals, VitalsReported, new_ref
 from supervision.spec import ChildKind, ChildSpec, Strategy, SupervisorSpec
 from supervision.supervisor import ACTOR as SUPERVISOR
@@ -212,7 +213,7 @@ def test_a_supervisor_tells_how_its_children_are_also_one_that_hangs(tmp_path):
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("SIGKILL", "killed by SIGKILL"),
+        ("SIGKILL", PERHAPS),
         ("segv", "killed by SIGSEGV"),
         ("exit", "exited with status 3 without a word"),
         ("raise", "RuntimeError: told to raise"),
@@ -254,7 +255,7 @@ def test_in_text_a_report_names_the_message_it_died_in(tmp_path):
         node.connect().tell("a", Do("kill"))
         node.up("a", after_incarnation=1)
         report = node.log.partition("crash report of a incarnation 1 pid")[2].splitlines()
-        assert report[0].endswith("killed: killed by SIGKILL; action: restart")
+        assert report[0].endswith(f"killed: {PERHAPS}; action: restart")
         assert report[1].startswith("up for ")
         lines = [line for line in report[2:] if line.startswith("  ")]
         assert any(line.startswith("  Echo, ") and "took" in line for line in lines)

@@ -371,3 +371,36 @@ def test_a_directory_that_another_node_took_meanwhile_is_left_to_it(
         lock_directory(str(root.parent))
     keeper.close()
     os.close(fd)
+
+
+def test_a_writer_that_stops_gets_all_that_waits_and_then_the_end_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path, monkeypatch, ram_rows=64, disk=64)
+    rig.hung.add("disk")  # what was ordered before lies in the writer's queue
+    rig.save(*range(1, 50))
+    ordered = sum(isinstance(order, m.CopyRow) for _, order in rig.queue)
+    assert 0 < ordered < 49
+    rig.report(m.WriterStops(1))
+    assert m.NoMoreCopies() not in rig.replies
+    rig.hung.clear()
+    rig.run()  # and now the rest comes to the address of the writer, as it makes room
+    while rig.replies and rig.replies[-1] != m.NoMoreCopies():
+        order = next(one for one in rig.replies if isinstance(one, m.CopyRow))
+        rig.replies.remove(order)
+        (answer,) = rig.lanes["disk"].write([order])
+        rig.report(answer)
+        rig.run()
+    assert [type(one) for one in rig.replies] == [m.NoMoreCopies]
+    assert len(rig.files("disk")) == 49
+
+
+def test_a_writer_that_restarts_gets_no_more_than_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path, monkeypatch, ram_rows=64, disk=64)
+    rig.meta.directory["models"] = rig.meta.directory["writer"]  # an entry that is up
+    rig.hung.add("disk")
+    rig.save(*range(1, 50))
+    rig.report(m.WriterStops(1))
+    assert rig.replies == [m.NoMoreCopies()]

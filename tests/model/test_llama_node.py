@@ -16,6 +16,7 @@ from runtime import Node, PrefillEvent, errors
 from runtime.flush import is_flushed
 from supervision.messages import Located, ReportStatus, StatusReported, WhereIs, new_ref
 from tests.support.gguf_files import patch_number, tiny_llama
+from tests.support.lora_files import tiny_lora
 from tests.support.runtime_nodes import (
     PROMPT,
     LeakCheck,
@@ -341,3 +342,26 @@ def test_a_stored_prompt_says_its_first_token_without_a_decode(
         assert again.tokens == cold.tokens
         longer = node.complete("tiny", LONG + " and so on", max_tokens=4)
         assert longer.usage.cached_tokens >= cold.usage.prompt_tokens - 2
+
+
+def test_loading_says_what_is_not_as_one_may_think(
+    node: Node, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """Notes on the context, and files that are no models, by name and with what to do."""
+    params = {"n_threads": 1, "n_ctx": 9000}
+    status = node.load("long", tiny_gguf, **params)
+    try:
+        assert len(status.notes) == 1
+        assert "n_ctx 9000 is more than the 8192 tokens" in status.notes[0]
+        adapter = tiny_lora(tmp_path / "lora.gguf")
+        with pytest.raises(errors.ModelLoadFailed, match="this is a LoRA adapter") as refused:
+            node.load("lora", adapter)
+        assert refused.value.kind == "NotAModel"
+        with pytest.raises(errors.InvalidRequest, match="it is a model, not an adapter"):
+            node.load_adapter("long", tiny_gguf)
+        with pytest.raises(errors.ModelLoadFailed, match="this is a LoRA adapter"):
+            node.load("draft", tiny_gguf, draft_path=str(adapter), n_threads=1)
+        with pytest.raises(errors.ModelLoadFailed, match="it is a model, not an adapter"):
+            node.load("lora", tiny_gguf, lora=[[str(tiny_gguf), 1.0]], n_threads=1)
+    finally:
+        node.unload("long")

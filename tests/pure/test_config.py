@@ -179,8 +179,8 @@ def test_model_ids_are_safe_in_a_path_and_a_shell(model: str) -> None:
 
 
 def test_the_ram_tier_never_takes_more_than_a_quarter_by_default() -> None:
-    from runtime.config import available_memory_bytes
+    from native.system_memory import available_memory
 
-    assert RuntimeConfig().ram_bytes() <= max(available_memory_bytes(), 1) // 3
+    assert RuntimeConfig().ram_bytes() <= max(available_memory() or 0, 1) // 3
     with pytest.raises(ConfigError, match="available"):
         RuntimeConfig(cache_ram=1 << 60).ram_bytes()

@@ -40,6 +40,9 @@ def test_what_is_wrong_with_a_directory_is_said_with_the_fix(
     rows.chmod(0o755)
     assert look_at(plan(tmp_path)).fix == f"chmod 0700 {rows}"
     rows.chmod(0o700)
+    tmp_path.chmod(0o750)
+    assert look_at(plan(tmp_path)).fix == f"chmod 0700 {tmp_path}"
+    tmp_path.chmod(0o700)
     memory = look_at(plan(tmp_path, "ram_file"))
     assert "no memory" in memory.trouble
     assert "tmpfs" in memory.fix

@@ -209,19 +209,18 @@ def test_the_configuration_carries_them_and_names_what_is_wrong() -> None:
 # ── sources ────────────────────────────────────────────────────────────────────────────────────
 
 
-def machine(tmp_path: Path, available_kb: int = 400) -> tuple[Path, Path]:
-    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
-    (proc / "self").mkdir(parents=True)
-    (proc / "pressure").mkdir()
-    groups.mkdir()
-    (proc / "meminfo").write_text(
+def machine(tmp_path: Path, available_kb: int = 400) -> Path:
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "pressure").mkdir()
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text(
         f"MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable: {available_kb} kB\n"
     )
-    (proc / "pressure" / "memory").write_text(
+    (tmp_path / "proc" / "pressure" / "memory").write_text(
         "some avg10=1.50 avg60=0.10 avg300=0.00 total=5\nfull avg10=0.00 avg60=0 avg300=0 total=1\n"
     )
-    (proc / "self" / "cgroup").write_text("0::/slice/unit\n")
-    return proc, groups
+    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/slice/unit\n")
+    return tmp_path
 
 
 def group(folder: Path, limit: str, current: int, inactive: int = 0) -> None:
@@ -233,29 +232,29 @@ def group(folder: Path, limit: str, current: int, inactive: int = 0) -> None:
 
 
 def test_the_machine_is_read_from_proc(tmp_path: Path) -> None:
-    reading = system_reading(*machine(tmp_path))
+    reading = system_reading(machine(tmp_path))
     assert reading == Reading(600 << 10, 1000 << 10, 1.5, "machine")
 
 
 def test_the_tightest_control_group_on_the_way_up_counts(tmp_path: Path) -> None:
-    proc, groups = machine(tmp_path)
+    groups = machine(tmp_path) / "sys/fs/cgroup"
     group(groups / "slice" / "unit", "max", 900)
     group(groups / "slice", "1000", 950, inactive=50)
-    reading = system_reading(proc, groups)
-    assert reading == Reading(900, 1000, 33.0, "control group slice")
+    reading = system_reading(tmp_path)
+    assert reading == Reading(900, 1000, 33.0, "control group /slice")
 
 
 def test_page_cache_that_the_kernel_can_drop_is_no_pressure(tmp_path: Path) -> None:
-    proc, groups = machine(tmp_path)
+    groups = machine(tmp_path) / "sys/fs/cgroup"
     group(groups / "slice" / "unit", "1000", 990, inactive=900)
-    assert system_reading(proc, groups).where == "machine"
+    assert system_reading(tmp_path).where == "machine"
 
 
 def test_a_kernel_without_psi_or_groups_still_gives_a_reading(tmp_path: Path) -> None:
-    proc, groups = machine(tmp_path)
+    proc = machine(tmp_path) / "proc"
     (proc / "pressure" / "memory").unlink()
     (proc / "self" / "cgroup").write_text("1:name=systemd:/\n")
-    assert system_reading(proc, groups) == Reading(600 << 10, 1000 << 10, 0.0, "machine")
+    assert system_reading(tmp_path) == Reading(600 << 10, 1000 << 10, 0.0, "machine")
 
 
 def test_this_machine_can_be_read() -> None:
@@ -268,7 +267,7 @@ def test_without_a_readable_proc_and_psutil_the_error_says_so(
 ) -> None:
     monkeypatch.setitem(sys.modules, "psutil", None)
     with pytest.raises(SourceUnavailable, match="psutil is not installed"):
-        system_reading(tmp_path / "nowhere", tmp_path)
+        system_reading(tmp_path / "nowhere")
 
 
 def test_without_nvml_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

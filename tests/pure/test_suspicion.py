@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.inflight_core import poisonous
 from actors.suspicion import (
     ALONE_S,
     DRAIN_S,
@@ -291,3 +292,20 @@ def test_a_sigkill_says_half_as_much_as_a_crash() -> None:
     assert not sheet.charge(A, 1.0)
     assert sheet.charge(A, 2.0, KILLED_WEIGHT)
     assert [sheet.charge(B, float(n), KILLED_WEIGHT) for n in range(4)] == [False] * 3 + [True]
+
+
+def test_a_verdict_says_how_the_process_ended() -> None:
+    """A kill for lack of memory is not blamed on llama.cpp or the model file."""
+    lane = Lane()
+    killed = "killed by the kernel for lack of memory (limit 700 MiB of control group /x)"
+    for _ in range(4):
+        assert not lane.sheet.is_poisonous(A, 0.0)
+        lane.arrive("a", A, 0.0)
+        verdict = lane.crashed({"a": A}, 0.0, KILLED_WEIGHT, killed)
+    assert verdict.poisonous == ("a",)
+    assert lane.sheet.why(A) == killed
+    assert lane.sheet.why(B) == ""
+    words = poisonous("m", lane.sheet.why(A))
+    assert "limit 700 MiB" in words
+    assert "llama.cpp" not in words
+    assert "llama.cpp" in poisonous("m", "")

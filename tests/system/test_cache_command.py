@@ -263,7 +263,9 @@ def test_wiping_a_model_leaves_the_others_and_a_reader_keeps_its_rows(
     shop.node.connection.tell("cache_meta", m.ReleaseLease(found.lease))
     assert shop.run("cache", "wipe", "--model", "tiny", "--yes").returncode == 0
     assert shop.rows("--model", "tiny") == []
-    assert shop.rows() == others
+    left = shop.rows()  # and the end of its reply, which is stored a second later
+    assert {row["model"] for row in left} == {"other"}
+    assert {row["key"] for row in others} <= {row["key"] for row in left}
     assert shop.run("cache", "wipe", "--yes").returncode == 0
     assert shop.rows() == []
     assert shop.run("cache", "wipe", "--model", "tiny", "--yes").returncode == 2

@@ -60,3 +60,14 @@ def test_damaged_files_and_wrong_options_are_named(
     code, _, err = inspect(capsys, str(tiny_gguf), "--n-ctx", "-4")
     assert code == 2
     assert "n_ctx" in err
+
+
+def test_a_context_beyond_the_training_gets_a_note(
+    tiny_gguf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = inspect(capsys, str(tiny_gguf), "--n-ctx", "16384")
+    assert code == 0
+    assert "note        n_ctx 16384 is more than the 8192 tokens that the model was trained" in out
+    for options in (["--n-ctx", "8192"], ["--n-ctx", "16384", "--rope-scaling", "yarn"]):
+        plain = json.loads(inspect(capsys, str(tiny_gguf), "--json", *options)[1])
+        assert plain["notes"] == []

@@ -113,15 +113,17 @@ def test_a_node_whose_disk_vanishes_answers_and_warns_once_and_finds_it_again(
 
 
 def test_a_second_node_goes_without_the_default_ram_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime_config, "RAM_FILE_ROOT", tmp_path)
     config = from_mapping({"cache_ram_file": "1MiB", "cache_disk": 0})
-    first, tiers = open_directories(config)
+    first, tiers, _ = open_directories(config)
     assert [tier.name for tier in tiers] == ["ram_file"]
-    second, none = open_directories(config)
+    second, none, absent = open_directories(config)
     assert (second, none) == ((), ())
-    assert "another node uses it" in capsys.readouterr().err
+    ((name, why),) = absent
+    assert name == "ram_file"
+    assert "another node uses it" in why
     for fd in first:
         os.close(fd)
 
@@ -132,7 +134,7 @@ def test_a_share_counts_what_the_tier_holds_already_as_free(tmp_path: Path) -> N
     room = os.statvfs(tmp_path)
     (rows / "ab").mkdir(parents=True)
     (rows / "ab" / "row.kvb").write_bytes(bytes(1 << 20))
-    locks, (tier,) = open_directories(config)
+    locks, (tier,), _ = open_directories(config)
     free = room.f_bavail * room.f_frsize
     assert tier.budget_bytes == pytest.approx(free / 2, rel=0.05)
     assert tier.device == os.stat(rows).st_dev
@@ -158,3 +160,22 @@ def test_a_node_without_a_ram_tier_caches_on_disk(tmp_path: Path) -> None:
                 assert ask(node) == expected
                 persisted(node)
                 assert cache(node)["tiers"]["ram"]["budget_bytes"] <= runtime_config.STAGING_BYTES
+
+
+def test_a_stop_writes_all_that_waits_and_loses_no_order(tmp_path: Path) -> None:
+    """More rows than are under way at a time: the writer takes what is left before it ends."""
+    prompts = [f"{number} once upon a time there was a fox " * 40 for number in range(6)]
+    folders = {"cache_dir": tmp_path / "cache", "runtime_dir": tmp_path / "run"}
+    with Node.start(cache_ram="64MiB", log_file=tmp_path / "log", **folders) as node:
+        node.load("stub", "stub", backend="stub")
+        for prompt in prompts:
+            assert node.complete("stub", prompt, max_tokens=20).usage.cached_tokens < 64
+    assert "not known to have arrived" not in (tmp_path / "log").read_text(encoding="utf-8")
+    with Node.start(cache_ram="64MiB", **folders) as node:
+        node.load("stub", "stub", backend="stub")
+        eventually(
+            lambda: "disk" in cache(node)["scanned"], within_s=20, what="the disk is scanned"
+        )
+        for prompt in prompts:
+            n_tokens = len(node.tokenize("stub", prompt))
+            assert node.match_prefix("stub", prompt).stored >= n_tokens // 64 * 64
