@@ -18,6 +18,7 @@ from typing import Final, Self
 from runtime import errors
 from runtime.results import Event
 from runtime.stream import CompletionStream
+from supervision import forks
 
 BUFFERED: Final = 256
 
@@ -39,6 +40,7 @@ class Feed:
         self._is_left = False
         self._end: list[_End] = []
         self._thread: Future[None] | None = None
+        self._process = forks.here()
 
     # ── on the loop ─────────────────────────────────────────────────────────────────────────────
 
@@ -50,6 +52,7 @@ class Feed:
 
     async def next(self) -> Event | None:
         """The next event, or None at the end; raises what the stream raised."""
+        self._require_own()
         while True:
             with self._changed:
                 if self._waiting:
@@ -65,7 +68,9 @@ class Feed:
             await self._news.wait()
 
     def leave(self) -> None:
-        """Nobody listens any more: cancel what still runs. Returns at once."""
+        """No reader is left: cancel what still runs. Returns at once."""
+        if not forks.is_here(self._process):
+            return  # a copy in a forked child; the parent still reads
         with self._changed:
             if self._is_left:
                 return
@@ -76,6 +81,13 @@ class Feed:
             return
         with contextlib.suppress(RuntimeError):  # the node is closed, and the request with it
             self._cancels.submit(self._events.cancel)
+
+    def _require_own(self) -> None:
+        if not forks.is_here(self._process):
+            raise errors.ForkedProcess(
+                f"this stream was begun in process {self._process[0]}, from which this one was "
+                "forked; send the request again in this process"
+            )
 
     def _forget(self) -> None:
         self._open.discard(self)
@@ -143,6 +155,7 @@ class AsyncStream:
 
     def cancel(self) -> None:
         """End the request; does not wait, and does not block."""
+        self._source.require_own()
         with contextlib.suppress(RuntimeError):
             self._cancels.submit(self._source.cancel)
 

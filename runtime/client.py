@@ -6,8 +6,9 @@ threads at once; each has its own mailbox inside the connection.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from actors.inflight_core import model_actor_id
 from actors.payload import PayloadKeeper
 from cache import tokens as token_bytes
 from runtime import errors
-from runtime.attempt import Attempt, Progress, load_failure
+from runtime.attempt import GRACE_S, Attempt, Progress, load_failure
 from runtime.config import ModelConfig, check_model_id
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
@@ -30,7 +31,13 @@ from runtime.results import (
 )
 from runtime.stream import CompletionStream, RequestHandle, without_resumed
 from supervision import Connection, Entry
-from supervision.errors import NodeNotRunning, NodeRestarted, SupervisionError, TargetDown
+from supervision.errors import (
+    ForkedProcess,
+    NodeNotRunning,
+    NodeRestarted,
+    SupervisionError,
+    TargetDown,
+)
 from supervision.messages import (
     ListDirectory,
     ReportStatus,
@@ -42,6 +49,9 @@ ASK_TIMEOUT_S: Final = 5.0  # an actor answers in milliseconds; past this it is 
 STATUS_TIMEOUT_S: Final = 1.0
 LOAD_TIMEOUT_S: Final = 660.0  # the supervisor gives up before this and says why
 HEAL_TIMEOUT_S: Final = 30.0  # a model that crashed is loaded again within this, or says why not
+
+_LAST_LOOK_S: Final = 0.5
+"""What is asked just before a deadline gets so long for its answer."""
 
 
 class Client:
@@ -58,15 +68,23 @@ class Client:
         config: ModelConfig,
         *,
         progress: Callable[[float], None] | None = None,
+        ends_at: float | None = None,
     ) -> ModelStatus:
-        """Load a model and wait until it is ready; ``progress`` hears shares from 0 to 1."""
+        """Load a model and wait until it is ready; ``progress`` gets shares from 0 to 1.
+
+        ``NoReply`` at ``ends_at`` on the monotonic clock, if that is given; the node goes on.
+        """
         check_model_id(model)
         message = m.LoadModel(
             new_ref(), model, config.path, config.backend, config.params, config.markers
         )
         try:
             for answer in self._connection.stream(
-                "registry", message, idle_timeout_s=LOAD_TIMEOUT_S, until_down=True
+                "registry",
+                message,
+                idle_timeout_s=LOAD_TIMEOUT_S,
+                ends_at=ends_at,
+                until_down=True,
             ):
                 match answer:
                     case m.ModelLoaded(_, entry):
@@ -77,7 +95,7 @@ class Client:
                         progress(share)
         except (TargetDown, NodeRestarted):
             # The asked one died; what it had noted is known to its successor, which loads it.
-            self._wait_until_up(model, LOAD_TIMEOUT_S)
+            self._wait_until_up(model, _until(LOAD_TIMEOUT_S, ends_at))
             found = self._where(model_actor_id(model))
             if found is not None:
                 return self._model_status(found)
@@ -85,12 +103,18 @@ class Client:
             raise self.typed(error) from error
         raise errors.NoReply(f"the registry did not say whether {model!r} was loaded")
 
-    def load_embedded(self, progress: Callable[[float], None] | None = None) -> None:
+    def load_embedded(
+        self,
+        progress: Callable[[float], None] | None = None,
+        *,
+        ends_at: float | None = None,
+    ) -> None:
         """Load the embedded model unless it is there; also when another caller is faster."""
+        config = ModelConfig(str(embedded_model_path()))
         try:
-            self.load(EMBEDDED_MODEL_ID, ModelConfig(str(embedded_model_path())), progress=progress)
+            self.load(EMBEDDED_MODEL_ID, config, progress=progress, ends_at=ends_at)
         except errors.ModelAlreadyLoaded:
-            self._wait_until_up(EMBEDDED_MODEL_ID, LOAD_TIMEOUT_S)
+            self._wait_until_up(EMBEDDED_MODEL_ID, _until(LOAD_TIMEOUT_S, ends_at))
 
     def unload(self, model: str, *, drain_s: float = 0.0) -> None:
         """Unload a model; what runs may go on for ``drain_s`` seconds, then it is ended."""
@@ -111,15 +135,19 @@ class Client:
             raise errors.ModelUnknown(model, f"no model {model!r} is loaded; load it first")
         return self._model_status(entry)
 
-    def ready(self, model: str) -> None:
-        """Wait for a model that restarts; the embedded one is loaded at its first use."""
-        entry = self._where(model_actor_id(model))
+    def ready(self, model: str, *, ends_at: float | None = None) -> None:
+        """Wait for a model that restarts; the embedded one is loaded at its first use.
+
+        No longer than until ``ends_at`` on the monotonic clock, if that is given.
+        """
+        until = _until(HEAL_TIMEOUT_S, ends_at)
+        entry = self._where(model_actor_id(model), until)
         if entry is not None and entry.is_up:
             return
-        if entry is None and model == EMBEDDED_MODEL_ID and not self._is_wanted(model):
-            self.load_embedded()
+        if entry is None and model == EMBEDDED_MODEL_ID and not self._is_wanted(model, until):
+            self.load_embedded(ends_at=ends_at)
         else:
-            self._wait_until_up(model, HEAL_TIMEOUT_S)
+            self._wait_until_up(model, until)
 
     def _model_status(self, entry: Entry) -> ModelStatus:
         details = self._report(entry)
@@ -204,6 +232,7 @@ class Client:
         keeper = PayloadKeeper(prompt)
         request = replace(request, prompt=keeper.payload)
         ends_at = None if request.timeout_s is None else time.monotonic() + request.timeout_s
+        waits_until = None if ends_at is None else ends_at + GRACE_S
         heals_until: float | None = None
         try:
             while True:
@@ -211,7 +240,7 @@ class Client:
                 so_far = PayloadKeeper(token_bytes.pack(progress.received.tokens))
                 rest = replace(request, delivered=so_far.payload, timeout_s=_left_s(ends_at))
                 try:
-                    yield from Attempt(self._connection, rest, progress).events()
+                    yield from Attempt(self._connection, rest, progress, waits_until).events()
                     return
                 except (
                     errors.ModelUnknown,
@@ -222,24 +251,49 @@ class Client:
                 ) as error:
                     is_first, now = heals_until is None, time.monotonic()
                     if is_first or len(progress.received) > before:
-                        heals_until = now + HEAL_TIMEOUT_S
-                    self._heal(request.model, error, heals_until or now, is_first=is_first)
+                        heals_until = _until(HEAL_TIMEOUT_S, waits_until)
+                    with self._in_time(request, waits_until):
+                        self._heal(
+                            request.model, error, heals_until or now, waits_until, is_first=is_first
+                        )
                 except SupervisionError as error:
-                    raise self.typed(error) from error
+                    with self._in_time(request, waits_until):
+                        raise self.typed(error) from error
                 finally:
                     so_far.close()
         finally:
             keeper.close()
 
-    def _heal(self, model: str, error: Exception, until: float, *, is_first: bool) -> None:
-        """Wait until ``model`` can be asked again, or raise what the caller should hear."""
+    @contextlib.contextmanager
+    def _in_time(self, request: m.Complete, waits_until: float | None) -> Iterator[None]:
+        """What fails when the caller's time is over fails for that reason."""
+        try:
+            yield
+        except (errors.NoReply, errors.ModelDown, errors.SessionBusy) as error:
+            if waits_until is None or time.monotonic() < waits_until:
+                raise
+            raise errors.DeadlineExceeded(
+                f"no answer within timeout_s = {request.timeout_s:g} seconds, nor within "
+                f"{GRACE_S:g} s after them ({error}); the node is busy, stopped or healing"
+            ) from error
+
+    def _heal(
+        self,
+        model: str,
+        error: Exception,
+        until: float,
+        loads_until: float | None,
+        *,
+        is_first: bool,
+    ) -> None:
+        """Wait until ``model`` can be asked again, or raise what the caller should get."""
         is_over = time.monotonic() > until
         match error:
             case errors.ModelUnknown():
-                if not is_over and self._is_wanted(model):
-                    self._wait_until_up(model, until - time.monotonic())
+                if not is_over and self._is_wanted(model, until):
+                    self._wait_until_up(model, until)
                 elif not is_over and model == EMBEDDED_MODEL_ID:
-                    self.load_embedded()
+                    self.load_embedded(ends_at=loads_until)
                 else:
                     raise error
             case errors.SessionBusy():
@@ -251,12 +305,12 @@ class Client:
             case _:
                 pass  # whoever is asked next waits for it
 
-    def _wait_until_up(self, model: str, within_s: float) -> None:
-        """Wait for a model that is starting or restarting."""
-        deadline = time.monotonic() + within_s
+    def _wait_until_up(self, model: str, deadline: float) -> None:
+        """Wait for a model that is starting or restarting, until ``deadline`` (monotonic)."""
+        within_s = max(0.0, deadline - time.monotonic())
         pause = _Pause()
         while time.monotonic() < deadline:
-            entry = self._where(model_actor_id(model))
+            entry = self._where(model_actor_id(model), deadline + _LAST_LOOK_S)
             if entry is not None and entry.is_up:
                 return
             if entry is not None and entry.state == "down":
@@ -265,14 +319,15 @@ class Client:
                     f"model {model!r} crashed so often that it was stopped (last: "
                     f"{entry.last_exit}); see the log, then load it again",
                 )
-            if entry is None and not self._is_wanted(model):
+            if entry is None and not self._is_wanted(model, deadline + _LAST_LOOK_S):
                 raise errors.ModelUnknown(model, f"no model {model!r} is loaded")
             pause.wait()
         raise errors.ModelDown(model, f"model {model!r} did not come back within {within_s:.0f} s")
 
-    def _is_wanted(self, model: str) -> bool:
+    def _is_wanted(self, model: str, until: float) -> bool:
         """Whether the node means to have this model, even if it is healing just now."""
-        answer = self._ask("registry", ReportStatus(new_ref()), timeout_s=HEAL_TIMEOUT_S)
+        within_s = min(HEAL_TIMEOUT_S, max(0.0, until - time.monotonic()))
+        answer = self._ask("registry", ReportStatus(new_ref()), timeout_s=within_s)
         if not isinstance(answer, StatusReported):
             return False
         wanted = answer.status.get("wanted_models")
@@ -326,9 +381,10 @@ class Client:
         except SupervisionError as error:
             raise self.typed(error) from error
 
-    def _where(self, actor: str) -> Entry | None:
+    def _where(self, actor: str, until: float | None = None) -> Entry | None:
+        ends_at = _until(ASK_TIMEOUT_S, until)
         try:
-            return self._connection.where(actor)
+            return self._connection.where(actor, timeout_s=max(0.0, ends_at - time.monotonic()))
         except SupervisionError as error:
             raise self.typed(error) from error
 
@@ -336,6 +392,8 @@ class Client:
         """What went wrong below, in the words of this floor."""
         if isinstance(error, NodeNotRunning):
             return errors.NodeNotRunning(self._connection.record.port, str(error))
+        if isinstance(error, ForkedProcess):
+            return errors.ForkedProcess(str(error))
         return errors.NoReply(str(error))
 
 
@@ -352,3 +410,9 @@ class _Pause:
 
 def _left_s(ends_at: float | None) -> float | None:
     return None if ends_at is None else max(0.0, ends_at - time.monotonic())
+
+
+def _until(within_s: float, ends_at: float | None) -> float:
+    """The end of a wait that begins now, on the monotonic clock."""
+    own = time.monotonic() + within_s
+    return own if ends_at is None else min(own, ends_at)

@@ -5,6 +5,7 @@
   x NodeError
     - NodeNotRunning        nothing answers on that port          -> start one, or name its port
     - NodeStartFailed       the node process ended at start       -> read the detail
+    - ForkedProcess         it was opened before a fork           -> open it in this process
     - NoReply               an actor did not answer in time       -> it may be restarting; try again
   x ModelError
     - ModelUnknown          no model of that id is loaded         -> load it
@@ -68,6 +69,14 @@ class NodeStartFailed(NodeError):
 
 class NoReply(NodeError):
     """An actor did not answer in time. It may be restarting; trying again is safe."""
+
+
+class ForkedProcess(NodeError):
+    """What another process opened was used in one that was forked from it.
+
+    A ``Node`` itself may be used in a child, where it opens a connection of its own. A stream that
+    was begun before the fork may not, and no child stops the node: attach in the child for that.
+    """
 
 
 class ModelError(LlamaActorsError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from actors.payload import Payload, PayloadKeeper
 from cache import tokens as token_bytes
 from runtime import errors
 from runtime.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
-from runtime.attempt import SILENCE_TIMEOUT_S, failure
+from runtime.attempt import GRACE_S, SILENCE_TIMEOUT_S, failure
 from runtime.client import Client
 from runtime.request_options import Messages, Prompt, chat_json, encoded_prompt, packed_tokens
 from runtime.results import ModelStatus
@@ -149,7 +150,8 @@ class ModelClient:
         guesses = packed_tokens(candidates, "candidates")
         with _kept(packed_tokens(prefix, "the prefix")) as payload:
             request = m.Verify("", model, payload, guesses, k, timeout_s)
-            found = self._ask(model, request, idle_s=SILENCE_TIMEOUT_S)[-1]
+            ends_at = None if timeout_s is None else time.monotonic() + timeout_s + GRACE_S
+            found = self._ask(model, request, idle_s=SILENCE_TIMEOUT_S, ends_at=ends_at)[-1]
         if not isinstance(found, m.Verified):
             raise errors.NoReply(f"model {model!r} ended without a verdict")
         return Verdict(
@@ -254,14 +256,33 @@ class ModelClient:
     # ── asking ──────────────────────────────────────────────────────────────────────────────────
 
     def _ask(
-        self, model: str, message: Any, *, idle_s: float = TEXT_TIMEOUT_S, again: bool = True
+        self,
+        model: str,
+        message: Any,
+        *,
+        idle_s: float = TEXT_TIMEOUT_S,
+        ends_at: float | None = None,
+        again: bool = True,
     ) -> list[Any]:
-        """All answers to a question, in order; a refusal is raised."""
+        """All answers to a question, in order; a refusal is raised.
+
+        ``DeadlineExceeded`` where none came by ``ends_at`` on the monotonic clock.
+        """
+        try:
+            return self._ask_until(model, message, idle_s, ends_at, again=again)
+        except (errors.NoReply, errors.ModelDown) as error:
+            if ends_at is None or time.monotonic() < ends_at:
+                raise
+            raise errors.DeadlineExceeded(f"no answer within timeout_s ({error})") from error
+
+    def _ask_until(
+        self, model: str, message: Any, idle_s: float, ends_at: float | None, *, again: bool
+    ) -> list[Any]:
         for tries_left in reversed(range(_TRIES)):
-            self._client.ready(model)
+            self._client.ready(model, ends_at=ends_at)
             asked = replace(message, ref=new_ref())
             try:
-                return list(self._answers(model, asked, idle_s))
+                return list(self._answers(model, asked, idle_s, ends_at))
             except (TargetDown, NodeRestarted) as error:
                 if not (again and tries_left):
                     raise errors.ModelDown(model, f"{error}; look whether it was done") from error
@@ -269,9 +290,15 @@ class ModelClient:
                 raise self._client.typed(error) from error
         raise errors.ModelDown(model, f"model {model!r} died {_TRIES} times of this question")
 
-    def _answers(self, model: str, asked: object, idle_s: float) -> Iterator[object]:
+    def _answers(
+        self, model: str, asked: object, idle_s: float, ends_at: float | None
+    ) -> Iterator[object]:
         replies = self._client.connection.stream(
-            model_actor_id(model), asked, idle_timeout_s=idle_s, until_down=True
+            model_actor_id(model),
+            asked,
+            idle_timeout_s=idle_s,
+            ends_at=ends_at,
+            until_down=True,
         )
         for reply in replies:
             match reply:

@@ -40,7 +40,7 @@ from runtime.request_options import Messages, Prompt
 from runtime.results import Completion, ModelStatus
 from runtime.stream import CompletionStream
 from runtime.tree_view import ProcessFacts, TreeNode, arrange
-from supervision import ChildKind, Connection, Entry
+from supervision import ChildKind, Connection, Entry, forks
 from supervision.errors import NodeNotRunning, NoReply, PortInUse
 from supervision.launched import STOP_TIMEOUT_S, LaunchedNode, LauncherSaid
 from supervision.messages import ReportVitals, Vitals, VitalsReported, new_ref
@@ -54,6 +54,9 @@ PORT_TRIES: Final = 5  # a free port may be taken between choosing and binding i
 class Node(ModelClient):
     """A running node. Safe to use from several threads; close it, or use it in a ``with``.
 
+    In a process that is forked from this one (multiprocessing, gunicorn, Celery) it opens a
+    connection of its own at its first use there, and ends nothing of its parent's.
+
     Questions to its models are those of ``ModelClient``.
     """
 
@@ -63,6 +66,7 @@ class Node(ModelClient):
         self.port = port
         self._connection = connection
         self._child = child
+        self._process = forks.here()
         super().__init__(Client(connection))
 
     # ── getting one ─────────────────────────────────────────────────────────────────────────────
@@ -264,13 +268,22 @@ class Node(ModelClient):
 
     @property
     def is_own(self) -> bool:
-        """Whether this object started the node, and so ends it."""
-        return self._child is not None
+        """Whether this object started the node, and so ends it; never in a forked process."""
+        return self._child is not None and forks.is_here(self._process)
 
     # ── ending it ───────────────────────────────────────────────────────────────────────────────
 
     def stop(self) -> None:
-        """Stop the node, whoever started it, and wait until nothing of it is left."""
+        """Stop the node, also one that another process started; wait until nothing of it is left.
+
+        ``ForkedProcess`` in a process that was forked from the one that opened this: a child does
+        not stop what its parent uses. To stop it from there, ``Node.attach`` first.
+        """
+        if not forks.is_here(self._process):
+            raise errors.ForkedProcess(
+                f"this node was opened in process {self._process[0]}, from which this one was "
+                f"forked; stop it there, or with Node.attach({self.port}).stop()"
+            )
         pid = self.launcher_pid
         self.close()
         if self._child is not None:
@@ -294,7 +307,7 @@ class Node(ModelClient):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._child is not None:
+        if self.is_own:
             self.stop()
         else:
             self.close()

@@ -1,6 +1,7 @@
 """A running completion, as its caller holds it: iterate, cancel, or leave it.
 
-A stream is read by one thread; ``cancel`` and ``request_id`` are for any.
+A stream is read by one thread; ``cancel`` and ``request_id`` are for any. In a process that is
+forked while it runs, its copy raises ``ForkedProcess``, and closing that copy does nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Self
 
+from runtime import errors
 from runtime.results import Event, ResumedEvent
+from supervision import forks
 from supervision.errors import SupervisionError
 
 
@@ -68,6 +71,7 @@ class CompletionStream:
     def __init__(self, events: Generator[Event, None, None], handle: RequestHandle) -> None:
         self._events = events
         self._handle = handle
+        self._read_by: forks.Mark | None = None
 
     @property
     def request_id(self) -> str | None:
@@ -79,17 +83,35 @@ class CompletionStream:
 
         Its reader gets what there is, and a completion that says ``cancelled``.
         """
+        self.require_own()
         self._handle.cancel()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Event:
+        self.require_own()
+        self._read_by = forks.here()
         return next(self._events)
 
     def close(self) -> None:
         """Leave it; what still runs is cancelled. Does nothing at its end."""
-        self._events.close()
+        if self._is_own:
+            self._events.close()
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether it was begun here, or not yet; a copy in a forked child is not."""
+        return self._read_by is None or forks.is_here(self._read_by)
+
+    def require_own(self) -> None:
+        """Raises ForkedProcess in a process that was forked after it was begun."""
+        if not self._is_own:
+            pid = self._read_by[0] if self._read_by else 0
+            raise errors.ForkedProcess(
+                f"this stream was begun in process {pid}, from which this one was forked; "
+                "send the request again in this process"
+            )
 
     def __enter__(self) -> Self:
         return self

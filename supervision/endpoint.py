@@ -377,6 +377,16 @@ class Endpoint:
         for link in list(self._owing.values()):
             link.put_ack()
             self._flush(link)
+        self._close_all()
+
+    def abandon(self) -> None:
+        """In a process forked from the owner: close its copies, and change nothing for the owner.
+
+        Nothing is written, and the epoll set, which is shared, keeps its entries.
+        """
+        self._close_all()
+
+    def _close_all(self) -> None:
         for link in self._links.values():
             link.close()
         self._links.clear()

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from supervision import forks
 from supervision.errors import NodeStartFailed
 
 STOP_TIMEOUT_S: Final = 20.0
@@ -36,6 +37,27 @@ class LaunchedNode:
     def __init__(self, process: subprocess.Popen[bytes], lifeline: int) -> None:
         self.process = process
         self._lifeline: int | None = lifeline
+        self._process = forks.here()
+        forks.register(self)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this process started it, and not one that this was forked from."""
+        return forks.is_here(self._process)
+
+    @property
+    def owner_pid(self) -> int:
+        """The process that started it."""
+        return self._process[0]
+
+    def drop_inherited(self) -> None:
+        """In a forked process: the node must end with the host, though children of it live on."""
+        self._close_lifeline()
+
+    def _close_lifeline(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
 
     @classmethod
     def start(
@@ -51,6 +73,26 @@ class LaunchedNode:
         Raises LauncherSaid with the launcher's own words when it is not. ``quiet``: it has a log
         of its own, or is to have none; otherwise it shares this process's standard error.
         """
+        with forks.no_fork():
+            node, settings_write, ready_read = cls._spawn(command, quiet=quiet)
+        try:
+            with contextlib.suppress(BrokenPipeError), os.fdopen(settings_write, "wb") as pipe:
+                pipe.write(settings)
+            with os.fdopen(ready_read, "rb") as ready:
+                trouble = _trouble(_read_line(ready.fileno(), timeout_s))
+        except BaseException:
+            node.end()
+            raise
+        if trouble is not None:
+            node.end()
+            raise trouble
+        return node
+
+    @classmethod
+    def _spawn(
+        cls, command: Callable[[int, int, int], Sequence[str]], *, quiet: bool
+    ) -> tuple[LaunchedNode, int, int]:
+        """The launcher, and our ends of its pipes: settings to write, readiness to read."""
         settings_read, settings_write = os.pipe()
         ready_read, ready_write = os.pipe()
         lifeline_read, lifeline_write = os.pipe()
@@ -71,25 +113,16 @@ class LaunchedNode:
         finally:
             for fd in passed:
                 os.close(fd)
-        node = cls(process, lifeline_write)
-        try:
-            with contextlib.suppress(BrokenPipeError), os.fdopen(settings_write, "wb") as pipe:
-                pipe.write(settings)
-            with os.fdopen(ready_read, "rb") as ready:
-                trouble = _trouble(_read_line(ready.fileno(), timeout_s))
-        except BaseException:
-            node.end()
-            raise
-        if trouble is not None:
-            node.end()
-            raise trouble
-        return node
+        return cls(process, lifeline_write), settings_write, ready_read
 
     def end(self) -> None:
-        """Let the launcher stop its tree in order; end it hard if it does not."""
-        if self._lifeline is not None:
-            os.close(self._lifeline)
-            self._lifeline = None
+        """Let the launcher stop its tree in order; end it hard if it does not.
+
+        Does nothing in a process that was forked from the one that started it.
+        """
+        self._close_lifeline()
+        if not self.is_own:
+            return
         try:
             self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from supervision import forks
 from supervision.address import Address
 from supervision.errors import NodeNotRunning, NodeRestarted, NoReply, TargetDown
 from supervision.host_context import HostContext
@@ -81,9 +82,23 @@ class Router:
         self._lines: list[Line] = []
         self._entries: dict[str, Entry] = {}
         self._closed = False
+        self._process = forks.here()
+        forks.register(self)
+
+    def drop_inherited(self) -> None:
+        """In a forked process: forget the parent's endpoints; ``line`` makes new ones here."""
+        self._process = forks.here()
+        lines, self._lines = self._lines, []
+        self._lock = threading.Lock()  # a thread of the parent may have held the old one
+        self._here = threading.local()
+        self._entries = {}
+        for line in lines:
+            line.context.close()
 
     def close(self) -> None:
         """Close the endpoints of all threads. No thread may be inside a call."""
+        if not forks.is_here(self._process):
+            self.drop_inherited()
         with self._lock:
             self._closed = True
             for line in self._lines:
@@ -210,6 +225,8 @@ class Router:
 
     def line(self) -> Line:
         """This thread's endpoint to the present boot of the node."""
+        if not forks.is_here(self._process):
+            self.drop_inherited()
         boot = self.boot
         line: Line | None = getattr(self._here, "line", None)
         if line is not None and line.boot == boot:
