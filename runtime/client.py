@@ -16,7 +16,7 @@ from actors import messages as m
 from actors.inflight_core import model_actor_id
 from actors.payload import PayloadKeeper
 from cache import tokens as token_bytes
-from runtime import errors
+from runtime import arguments, errors
 from runtime.attempt import GRACE_S, Attempt, Progress, load_failure
 from runtime.config import ModelConfig, check_model_id
 from runtime.embedded import EMBEDDED_MODEL_ID
@@ -37,6 +37,7 @@ from supervision.errors import (
     NodeRestarted,
     SupervisionError,
     TargetDown,
+    TransportRefused,
 )
 from supervision.messages import (
     ListDirectory,
@@ -74,7 +75,11 @@ class Client:
 
         ``NoReply`` at ``ends_at`` on the monotonic clock, if that is given; the node goes on.
         """
-        check_model_id(model)
+        check_model_id(arguments.model_name(model))
+        if progress is not None and not callable(progress):
+            raise arguments.wrong("progress", progress, "a function that takes a share")
+        if not isinstance(config, ModelConfig):
+            raise arguments.wrong("config", config, "a ModelConfig")
         message = m.LoadModel(
             new_ref(), model, config.path, config.backend, config.params, config.markers
         )
@@ -116,10 +121,11 @@ class Client:
         except errors.ModelAlreadyLoaded:
             self._wait_until_up(EMBEDDED_MODEL_ID, _until(LOAD_TIMEOUT_S, ends_at))
 
-    def unload(self, model: str, *, drain_s: float = 0.0) -> None:
+    def unload(self, model: str, *, drain_s: float | None = 0.0) -> None:
         """Unload a model; what runs may go on for ``drain_s`` seconds, then it is ended."""
-        request = m.UnloadModel(new_ref(), model, drain_s)
-        answer = self._ask("registry", request, timeout_s=30.0 + drain_s)
+        drain = arguments.pause("drain_s", drain_s)
+        request = m.UnloadModel(new_ref(), arguments.model_name(model), drain)
+        answer = self._ask("registry", request, timeout_s=30.0 + drain)
         if not (isinstance(answer, m.ModelUnloaded) and answer.was_loaded):
             raise errors.ModelUnknown(model, f"no model {model!r} is loaded")
 
@@ -130,7 +136,7 @@ class Client:
 
     def model_status(self, model: str) -> ModelStatus:
         """One of them, whatever state it is in."""
-        entry = self._where(model_actor_id(model))
+        entry = self._where(model_actor_id(arguments.model_name(model)))
         if entry is None:
             raise errors.ModelUnknown(model, f"no model {model!r} is loaded; load it first")
         return self._model_status(entry)
@@ -140,6 +146,7 @@ class Client:
 
         No longer than until ``ends_at`` on the monotonic clock, if that is given.
         """
+        arguments.model_name(model)
         until = _until(HEAL_TIMEOUT_S, ends_at)
         entry = self._where(model_actor_id(model), until)
         if entry is not None and entry.is_up:
@@ -171,6 +178,7 @@ class Client:
 
         ``prompt`` is text or token ids. Options, all by keyword:
 
+        * None for any option is its default
         * ``max_tokens`` (256), ``stop``, ``timeout_s``, ``parse_special``
         * every sampling option, see ``runtime.sampling_options``: ``temperature``, ``seed``,
           ``json_schema``, ``grammar``, ``logprobs`` and so on
@@ -388,8 +396,10 @@ class Client:
         except SupervisionError as error:
             raise self.typed(error) from error
 
-    def typed(self, error: SupervisionError) -> errors.NodeError:
+    def typed(self, error: SupervisionError) -> errors.LlamaActorsError:
         """What went wrong below, in the words of this floor."""
+        if isinstance(error, TransportRefused):
+            return errors.InvalidRequest(f"this cannot be sent to the node: {error}")
         if isinstance(error, NodeNotRunning):
             return errors.NodeNotRunning(self._connection.record.port, str(error))
         if isinstance(error, ForkedProcess):

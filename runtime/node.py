@@ -19,12 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from runtime import errors
+from runtime import arguments, errors
 from runtime.client import Client
 from runtime.config import (
     ModelConfig,
     RuntimeConfig,
     backend_kind,
+    check_model_id,
     from_mapping,
     node_dir,
     resolve_port,
@@ -48,6 +49,7 @@ from supervision.process import age_s, memory
 
 START_TIMEOUT_S: Final = 30.0
 VITALS_TIMEOUT_S: Final = 1.0
+MAX_PORT: Final = 65_535
 PORT_TRIES: Final = 5  # a free port may be taken between choosing and binding it
 
 
@@ -93,21 +95,25 @@ class Node(ModelClient):
         its size, in place of ``cache_dir`` and ``cache_disk``. The node ends with ``stop``, with
         the context manager, or with this process.
         """
+        if config is not None and not isinstance(config, RuntimeConfig):
+            raise arguments.wrong("config", config, "a RuntimeConfig")
         base = to_mapping(config or RuntimeConfig())
-        given: dict[str, Any] = {
-            "cache_dir": None if cache_dir is None else str(cache_dir),
-            "cache_ram": cache_ram,
-            "cache_ram_file": cache_ram_file,
-            "cache_disk": cache_disk,
-            "cache_disks": cache_disks and {str(at): size for at, size in cache_disks.items()},
-            "runtime_dir": None if runtime_dir is None else str(runtime_dir),
-            "log_file": None if log_file is None else str(log_file),
-        }
-        base |= {key: value for key, value in given.items() if value is not None}
+        base |= _settings(
+            paths={"cache_dir": cache_dir, "runtime_dir": runtime_dir, "log_file": log_file},
+            sizes={
+                "cache_ram": cache_ram,
+                "cache_ram_file": cache_ram_file,
+                "cache_disk": cache_disk,
+            },
+            disks=cache_disks,
+        )
+        chosen = None if port is None else arguments.whole("port", port, 1, MAX_PORT)
         wanted = dict(from_mapping(base).models)
-        wanted |= {model: _as_config(model, value) for model, value in (models or {}).items()}
+        if models is not None:
+            given = arguments.table("models", models, "ids of models and their paths")
+            wanted |= {model: _as_config(model, value) for model, value in given.items()}
         base["models"] = {}
-        node = cls._launch(base, port if port is not None else None, config is not None)
+        node = cls._launch(base, chosen, config is not None)
         try:
             for model, model_config in wanted.items():
                 node._client.load(model, model_config)
@@ -140,8 +146,11 @@ class Node(ModelClient):
     @classmethod
     def attach(cls, port: int | None = None, *, runtime_dir: str | Path | None = None) -> Self:
         """Use a running node: on ``port``, else ``LLAMA_ACTORS_PORT``, else the default port."""
-        resolved = resolve_port(port)
-        directory = node_dir(resolved, None if runtime_dir is None else Path(runtime_dir))
+        resolved = resolve_port(
+            None if port is None else arguments.whole("port", port, 1, MAX_PORT)
+        )
+        where = None if runtime_dir is None else Path(arguments.path("runtime_dir", runtime_dir))
+        directory = node_dir(resolved, where)
         try:
             return cls(resolved, Connection.attach(directory))
         except NodeNotRunning as error:
@@ -173,11 +182,16 @@ class Node(ModelClient):
         ``thinking_markers`` and ``tool_call_markers`` are lists, see ``actors.markers``. ``demo``
         is the embedded model and takes no path.
         """
-        backend = backend_kind(options.pop("backend", "llama"))
+        arguments.model_name(model)
+        options = {
+            name: arguments.plain(value) for name, value in options.items() if value is not None
+        }
+        backend = backend_kind(arguments.text("backend", options.pop("backend", "llama")))
         if model == EMBEDDED_MODEL_ID and path is None:
             path = embedded_model_path()
         if path is None:
             raise errors.InvalidRequest(f"load({model!r}) needs the path of a GGUF file")
+        path = arguments.path("path", path)
         markers = markers_from(options, f"load({model!r})")
         options = {key: value for key, value in options.items() if key not in MARKER_KEYS}
         params = model_params(options, f"load({model!r})")
@@ -185,7 +199,7 @@ class Node(ModelClient):
         config = ModelConfig(where, params, backend, markers)
         return self._client.load(model, config, progress=progress)
 
-    def unload(self, model: str, *, drain_s: float = 0.0) -> None:
+    def unload(self, model: str, *, drain_s: float | None = 0.0) -> None:
         """Unload a model; its running requests may go on for ``drain_s`` seconds."""
         self._client.unload(model, drain_s=drain_s)
 
@@ -230,13 +244,13 @@ class Node(ModelClient):
             "actors": self._client.status(),
         }
 
-    def tree(self, *, vitals: bool = False) -> TreeNode:
+    def tree(self, *, vitals: bool | None = False) -> TreeNode:
         """The live tree, from the launcher down.
 
         With ``vitals``, memory, uptime and mailboxes too: the supervisors are asked, who know it
         of children that hang as well, and so is the kernel, which takes a few milliseconds.
         """
-        if not vitals:
+        if not arguments.flag("vitals", vitals):
             record = self._connection.record
             return arrange(record.pid, record.root_pid, record.boot, self._client.directory())
         try:
@@ -318,11 +332,35 @@ def _facts(pid: int) -> ProcessFacts:
     return ProcessFacts(age_s(pid), *(size or (None, None)))
 
 
-def _as_config(model: str, value: str | Path | ModelConfig) -> ModelConfig:
+def _settings(
+    paths: Mapping[str, object], sizes: Mapping[str, object], disks: object
+) -> dict[str, Any]:
+    """What is given of them, checked."""
+    found: dict[str, Any] = {}
+    for key, value in paths.items():
+        if value is not None:
+            found[key] = arguments.path(key, value)
+    for key, value in sizes.items():
+        if value is not None:
+            found[key] = arguments.size(key, value)
+    if disks is not None:
+        table = arguments.table("cache_disks", disks, "directories and their sizes")
+        found["cache_disks"] = {
+            arguments.path("a directory of cache_disks", at): arguments.size(
+                f"cache_disks[{at}]", one
+            )
+            for at, one in table.items()
+        }
+    return {key: value for key, value in found.items() if value != {}}
+
+
+def _as_config(model: str, value: object) -> ModelConfig:
+    check_model_id(arguments.model_name(model))
     if model == EMBEDDED_MODEL_ID:
         return ModelConfig(str(embedded_model_path()))
     if isinstance(value, ModelConfig):
         return value
+    value = arguments.path(f"models[{model}]", value)
     return ModelConfig(str(Path(value).expanduser().absolute()))
 
 

@@ -34,6 +34,8 @@ _ACK_DELAY_S: Final = 0.05
 _BACKLOG: Final = 1024
 _ACCEPTS_PER_TURN: Final = 64
 _TRIES: Final = 3
+_MAX_WAIT_S: Final = 86_400.0
+"""epoll counts milliseconds in 32 bits; a wait that ends early is allowed."""
 _LOG: Final = logging.getLogger("supervision.transport")
 
 
@@ -239,7 +241,7 @@ class Endpoint:
         """How long to wait, seen from what is due here."""
         now = time.monotonic()
         times = [
-            None if timeout_s is None else now + timeout_s,
+            None if timeout_s is None else now + min(timeout_s, _MAX_WAIT_S),
             self._ack_at if self._owing else None,
             self._strangers.due_at(),
             self._resume_at,
