@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from runtime import _shadows  # isort: skip # noqa: F401  # first: it looks at all that follows
 from runtime.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
 from runtime.config import ModelConfig, RuntimeConfig
 from runtime.errors import LlamaActorsError

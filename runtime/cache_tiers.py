@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +18,7 @@ from runtime.config import DirectoryPlan, RuntimeConfig, available_memory_bytes
 from runtime.errors import ConfigError
 from runtime.sizes import Share, format_size
 from runtime.tree import FileTier
+from supervision import stdio
 
 __all__ = ["LOCK_FILE", "ROWS_DIR", "open_directories", "stored_bytes"]
 
@@ -110,5 +110,4 @@ def stored_bytes(rows: Path) -> int:
 
 def _say(text: str) -> None:
     """A line for the person who started the node."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    stdio.say(text)

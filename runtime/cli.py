@@ -1,7 +1,7 @@
 """The command line: ``python -m runtime COMMAND``.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 the work
-failed, 2 wrong usage.
+failed, 2 wrong usage, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from supervision.logs import LOG_FORMATS
 DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
+INTERRUPTED: Final = 130
 WATCH_S: Final = 2.0
 _USAGE_ERRORS: Final = (errors.ConfigError, errors.InvalidRequest)
 
@@ -62,10 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return FAILED
     except KeyboardInterrupt:
-        _complain("interrupted")
-        return FAILED
-    except BrokenPipeError:
-        return FAILED
+        return INTERRUPTED
 
 
 def _complain(text: str) -> None:

@@ -33,6 +33,7 @@ from runtime.stream import CompletionStream, RequestHandle, without_resumed
 from supervision import Connection, Entry
 from supervision.errors import (
     ForkedProcess,
+    MachineUnfit,
     NodeNotRunning,
     NodeRestarted,
     SupervisionError,
@@ -402,6 +403,8 @@ class Client:
             return errors.InvalidRequest(f"this cannot be sent to the node: {error}")
         if isinstance(error, NodeNotRunning):
             return errors.NodeNotRunning(self._connection.record.port, str(error))
+        if isinstance(error, MachineUnfit):
+            return errors.MachineUnfit(str(error))
         if isinstance(error, ForkedProcess):
             return errors.ForkedProcess(str(error))
         return errors.NoReply(str(error))

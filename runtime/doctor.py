@@ -20,6 +20,9 @@ from typing import Final
 from runtime.config import RuntimeConfig, available_memory_bytes, node_dir
 from runtime.doctor_disks import look_at
 from runtime.sizes import format_size
+from supervision.errors import MachineUnfit
+from supervision.launched import child_environment
+from supervision.machine import require_loopback, require_proc
 
 OUR_DISTRIBUTION: Final = "llama-actors"
 OUR_PACKAGES: Final = ("actors", "cache", "native", "runtime", "supervision")
@@ -76,9 +79,30 @@ def run_checks(port: int, config: RuntimeConfig | None = None) -> Iterator[Findi
         _limits,
         _memory,
     )
+    yield _needed("/proc", require_proc)
+    yield _needed("loopback", require_loopback)
     for check in checks:
-        yield check()
-    yield from _directories(config or RuntimeConfig())
+        try:
+            yield check()
+        except OSError as error:
+            yield Finding(_name_of(check), "failure", f"cannot be looked at: {error}")
+    try:
+        yield from list(_directories(config or RuntimeConfig()))
+    except OSError as error:
+        yield Finding("tiers", "failure", f"cannot be looked at: {error}")
+
+
+def _name_of(check: Callable[[], Finding]) -> str:
+    return check.__name__.strip("_<>").replace("_", " ")
+
+
+def _needed(name: str, require: Callable[[], None]) -> Finding:
+    """What no node can do without."""
+    try:
+        require()
+    except MachineUnfit as error:
+        return Finding(name, "failure", str(error))
+    return Finding(name, "ok", "usable")
 
 
 def _python() -> Finding:
@@ -112,6 +136,7 @@ def _decode() -> Finding:
     try:
         done = subprocess.run(
             [sys.executable, "-c", _DECODE],
+            env=child_environment(),
             capture_output=True,
             text=True,
             timeout=DECODE_TIMEOUT_S,

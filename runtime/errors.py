@@ -5,6 +5,7 @@
   x NodeError
     - NodeNotRunning        nothing answers on that port          -> start one, or name its port
     - NodeStartFailed       the node process ended at start       -> read the detail
+    - MachineUnfit          /proc or the loopback is missing      -> make it available
     - ForkedProcess         it was opened before a fork           -> open it in this process
     - NoReply               an actor did not answer in time       -> it may be restarting; try again
   x ModelError
@@ -69,6 +70,10 @@ class NodeStartFailed(NodeError):
 
 class NoReply(NodeError):
     """An actor did not answer in time. It may be restarting; trying again is safe."""
+
+
+class MachineUnfit(NodeError):
+    """This machine, or container, lacks what every node needs; the text says how to add it."""
 
 
 class ForkedProcess(NodeError):

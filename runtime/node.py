@@ -42,8 +42,9 @@ from runtime.results import Completion, ModelStatus
 from runtime.stream import CompletionStream
 from runtime.tree_view import ProcessFacts, TreeNode, arrange
 from supervision import ChildKind, Connection, Entry, forks
-from supervision.errors import NodeNotRunning, NoReply, PortInUse
+from supervision.errors import MachineUnfit, NodeNotRunning, NoReply, PortInUse
 from supervision.launched import STOP_TIMEOUT_S, LaunchedNode, LauncherSaid
+from supervision.machine import require_machine
 from supervision.messages import ReportVitals, Vitals, VitalsReported, new_ref
 from supervision.process import age_s, memory
 
@@ -95,6 +96,10 @@ class Node(ModelClient):
         its size, in place of ``cache_dir`` and ``cache_disk``. The node ends with ``stop``, with
         the context manager, or with this process.
         """
+        try:
+            require_machine()
+        except MachineUnfit as error:
+            raise errors.MachineUnfit(str(error)) from error
         if config is not None and not isinstance(config, RuntimeConfig):
             raise arguments.wrong("config", config, "a RuntimeConfig")
         base = to_mapping(config or RuntimeConfig())
@@ -153,6 +158,8 @@ class Node(ModelClient):
         directory = node_dir(resolved, where)
         try:
             return cls(resolved, Connection.attach(directory))
+        except MachineUnfit as error:
+            raise errors.MachineUnfit(str(error)) from error
         except NodeNotRunning as error:
             raise errors.NodeNotRunning(resolved, str(error)) from error
 
@@ -192,6 +199,8 @@ class Node(ModelClient):
         if path is None:
             raise errors.InvalidRequest(f"load({model!r}) needs the path of a GGUF file")
         path = arguments.path("path", path)
+        if "draft_path" in options:
+            options["draft_path"] = arguments.path("draft_path", options["draft_path"])
         markers = markers_from(options, f"load({model!r})")
         options = {key: value for key, value in options.items() if key not in MARKER_KEYS}
         params = model_params(options, f"load({model!r})")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -16,7 +15,9 @@ from runtime.errors import ConfigError
 from runtime.signing_key import signing_key
 from runtime.sizes import format_size
 from runtime.tree import build_tree
+from supervision import stdio
 from supervision.launcher import NodeConfig, run_node
+from supervision.machine import require_machine
 
 DISK_TIER: Final = "disk"
 FINGERPRINTS_FILE: Final = "fingerprints"
@@ -33,6 +34,7 @@ def serve(
     Blocks. Must be called in a process that has no threads and did not load native libraries: all
     actors are forked from it.
     """
+    require_machine()
     ram_bytes = config.ram_bytes()
     arena_fd = _open_arena(ram_bytes) if ram_bytes else None
     arena_path = None if arena_fd is None else f"/proc/{os.getpid()}/fd/{arena_fd}"
@@ -95,5 +97,4 @@ def _open_fingerprints(config: RuntimeConfig, *, has_disk: bool) -> tuple[int | 
 
 def say(text: str) -> None:
     """A line for the person who started the node."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    stdio.say(text)

@@ -24,6 +24,7 @@ from typing import Final
 from supervision.address import Address
 from supervision.errors import NodeNotRunning, NoReply, TargetDown
 from supervision.host_monitors import HostMonitors
+from supervision.machine import require_machine
 from supervision.messages import (
     DirectoryListing,
     Down,
@@ -69,6 +70,7 @@ class Connection:
         Raises NodeNotRunning at once if no node lives there, or after ``timeout_s`` if one lives
         but does not answer.
         """
+        require_machine()
         connection = cls(Router(RuntimeDir(Path(runtime_dir))))
         try:
             connection._call_root(ListDirectory(new_ref()), timeout_s)

@@ -3,6 +3,7 @@
 * SupervisionError
   x SpecError              a child or supervisor spec is wrong  -> fix the named value
   x RuntimeDirError        the runtime folder cannot be used    -> choose another, fix its rights
+  x MachineUnfit           /proc or the loopback is missing -> make it available
   x NodeAlreadyRunning     the folder belongs to a live node    -> attach to it, or stop it first
   x NodeNotRunning         no node answers for this folder      -> start one
   x NodeRestarted          it started anew in mid-request       -> send the request again
@@ -41,6 +42,10 @@ class RuntimeDirError(SupervisionError):
     def __init__(self, path: object, why: str) -> None:
         self.path = str(path)
         super().__init__(f"runtime folder {path}: {why}")
+
+
+class MachineUnfit(SupervisionError):
+    """This machine, or container, lacks what every node needs; the text says how to add it."""
 
 
 class NodeAlreadyRunning(SupervisionError):

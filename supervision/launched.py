@@ -13,12 +13,14 @@ import json
 import os
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from supervision import forks
 from supervision.errors import NodeStartFailed
+from supervision.stdio import above_standard
 
 STOP_TIMEOUT_S: Final = 20.0
 
@@ -93,9 +95,9 @@ class LaunchedNode:
         cls, command: Callable[[int, int, int], Sequence[str]], *, quiet: bool
     ) -> tuple[LaunchedNode, int, int]:
         """The launcher, and our ends of its pipes: settings to write, readiness to read."""
-        settings_read, settings_write = os.pipe()
-        ready_read, ready_write = os.pipe()
-        lifeline_read, lifeline_write = os.pipe()
+        settings_read, settings_write = _pipe()
+        ready_read, ready_write = _pipe()
+        lifeline_read, lifeline_write = _pipe()
         passed = (settings_read, ready_write, lifeline_read)
         try:
             process = subprocess.Popen(
@@ -104,6 +106,7 @@ class LaunchedNode:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL if quiet else None,
                 pass_fds=passed,
+                env=child_environment(),
                 start_new_session=True,  # Ctrl-C ends the host, and the host ends the node
             )
         except BaseException:
@@ -136,6 +139,25 @@ def say_ready(fd: int, error: BaseException | None = None, detail: str = "") -> 
     with contextlib.suppress(OSError):
         os.write(fd, json.dumps(said).encode() + b"\n")
         os.close(fd)
+
+
+def _pipe() -> tuple[int, int]:
+    """Never one of the numbers that the child's standard streams get."""
+    reader, writer = os.pipe()
+    return above_standard(reader), above_standard(writer)
+
+
+def child_environment() -> dict[str, str]:
+    """For a Python of our own: modules are found where this process finds them.
+
+    Not also in the working directory: another project's ``cache.py`` there would be imported.
+    """
+    places = [os.path.abspath(one) for one in sys.path if os.pathsep not in one]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(places)),
+        "PYTHONSAFEPATH": "1",
+    }
 
 
 def _trouble(said: bytes) -> LauncherSaid | None:

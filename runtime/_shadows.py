@@ -1,0 +1,14 @@
+"""Imported first: are our packages ours, or is another project's module found in their place?"""
+
+from __future__ import annotations
+
+import sys
+
+from runtime.program import USAGE, shadowing
+
+_found = shadowing()
+if _found is not None:
+    if sys.argv[:1] == ["-m"]:  # `python -m runtime`: a person reads one line, and no traceback
+        sys.stderr.write(f"error: {_found}\n")
+        raise SystemExit(USAGE)
+    raise ImportError(_found)
