@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from runtime.program import USAGE, shadowing
+from runtime.program import USAGE, end_quietly, is_starting, shadowing
 
+if is_starting():
+    end_quietly()
 _found = shadowing()
 if _found is not None:
-    if sys.argv[:1] == ["-m"]:  # `python -m runtime`: a person reads one line, and no traceback
+    if is_starting():  # a person reads one line, and no traceback
         sys.stderr.write(f"error: {_found}\n")
         raise SystemExit(USAGE)
     raise ImportError(_found)

@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterable, Mapping, Set
 from decimal import Decimal
 from numbers import Real
-from pathlib import Path
 from typing import Any, Final
 
 from cache import tokens as token_bytes
@@ -114,11 +113,8 @@ def path(name: str, value: object) -> str:
     try:
         where = os.fsdecode(value)
         is_possible = bool(where) and b"\0" not in os.fsencode(where)
-        Path(where).expanduser()
     except (UnicodeError, TypeError):
         is_possible = False
-    except RuntimeError as error:
-        raise InvalidRequest(f"{name} is {shown(value)}: {error}; give a full path") from None
     if not is_possible:
         raise wrong(name, value, "a path, which is not empty and holds no null character")
     return where

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import signal
 import sys
@@ -25,9 +26,7 @@ INTERRUPTED: Final = 130
 
 def run() -> int:
     """Run one command; the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
-    catches = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if catches:
-        signal.signal(signal.SIGINT, _quit)
+    catches = end_quietly()
     from runtime.cli import main
     from supervision import stdio
 
@@ -51,6 +50,22 @@ def run() -> int:
         if catches:
             signal.signal(signal.SIGINT, _quit)
     return _finish(code)
+
+
+def is_starting() -> bool:
+    """Whether the interpreter is about to run ``-m runtime``, and imports the package for that."""
+    words = getattr(sys, "orig_argv", [])
+    pairs = itertools.pairwise(words)
+    asked = any(flag[:1] == "-" and flag[-1:] == "m" and name == "runtime" for flag, name in pairs)
+    return asked and sys.argv[:1] == ["-m"]
+
+
+def end_quietly() -> bool:
+    """Until a command runs, Ctrl-C ends the process without a word, unless it is ignored."""
+    catches = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _quit)
+    if catches:
+        signal.signal(signal.SIGINT, _quit)
+    return catches
 
 
 def shadowing() -> str | None:

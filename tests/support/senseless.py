@@ -115,7 +115,6 @@ SENSELESS: Final[dict[str, Any]] = {
     "exception": ValueError("x"),
     "date": datetime.date(2020, 1, 1),
     "Path": Path("/nowhere/x.gguf"),
-    "~nobodyhere": "~nobodyhere/x.gguf",
     "hostile": _Hostile(),
 }
 
