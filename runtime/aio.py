@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
-from runtime import errors
+from runtime import arguments, errors
 from runtime.aio_stream import AsyncStream, Feed
 from runtime.answers import ChatPrompt
 from runtime.node import Node
@@ -156,6 +156,8 @@ class AsyncNode:
         **options: Any,
     ) -> ModelStatus:
         """Load a GGUF under an id; as ``Node.load``. ``progress`` is called on the loop."""
+        if progress is not None and not callable(progress):
+            raise arguments.wrong("progress", progress, "a function that takes a share")
         loop = asyncio.get_running_loop()
 
         def tell(share: float) -> None:

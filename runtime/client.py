@@ -30,7 +30,7 @@ from runtime.results import (
     ModelStatus,
 )
 from runtime.stream import CompletionStream, RequestHandle, without_resumed
-from supervision import Connection, Entry
+from supervision import Address, Connection, Entry
 from supervision.errors import (
     ForkedProcess,
     MachineUnfit,
@@ -363,6 +363,8 @@ class Client:
 
     def report_of(self, actor: str) -> dict[str, Any] | None:
         """What one actor says of itself; None if it does not answer in time."""
+        if not isinstance(actor, str):
+            raise arguments.wrong("actor", actor, "the id of an actor")
         entry = self._where(actor)
         return None if entry is None else self._report(entry)
 
@@ -382,6 +384,11 @@ class Client:
 
     def ask(self, target: str, message: object) -> object:
         """Ask any actor by id; ``NoReply`` or ``NodeNotRunning`` when it does not answer."""
+        if not isinstance(target, str | Address):
+            raise arguments.wrong("target", target, "the id of an actor, or its address")
+        ref = getattr(message, "ref", None)
+        if not isinstance(ref, str) or not ref:
+            raise arguments.wrong("message", message, "a message with a ref; see actors.messages")
         return self._ask(target, message)
 
     def _ask(self, target: str, message: object, *, timeout_s: float = ASK_TIMEOUT_S) -> object:

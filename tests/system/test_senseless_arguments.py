@@ -13,7 +13,7 @@ import numpy
 import pytest
 
 from runtime import AsyncNode, Node, errors
-from runtime.client import Client
+from supervision.messages import ReportStatus
 from tests.support.runtime_nodes import LeakCheck, started
 from tests.support.senseless import (
     MODEL_METHODS,
@@ -101,12 +101,11 @@ def test_a_client_takes_it_or_names_it(node: Node) -> None:
     made = [
         one for name, table in MODEL_METHODS.items() for one in calls(node.client, name, *table)
     ]
-    config = node.client
+    client = node.client
     for name in ("model_status", "ready", "unload", "report_of"):
-        positional = {"model": "nowhere"}
-        if name != "report_of":
-            made += calls(config, name, positional, {})
-    made += calls(config, "load", {"model": "nowhere", "config": None}, {"progress": None})
+        made += calls(client, name, {"model": "nowhere"}, {})
+    made += calls(client, "ask", {"target": "registry", "message": ReportStatus("a")}, {})
+    made += calls(client, "load", {"model": "nowhere", "config": None}, {"progress": None})
     assert untyped(made) == []
 
 
@@ -271,4 +270,3 @@ def test_what_is_wrong_is_named_with_what_is_expected(
 ) -> None:
     with pytest.raises(errors.InvalidRequest, match=says):
         node.complete("stub", "x", **options)
-    assert Client  # the same code
