@@ -2,7 +2,8 @@
 
 No call blocks the event loop. A question occupies one of ``QUESTION_THREADS`` threads until it is
 answered, a running stream one of ``STREAM_THREADS``; what comes when all are taken waits for one,
-first come first served, and is not sent until then. Threads are made as they are needed.
+first come first served, and is not sent until then; a stream's ``timeout_s`` counts that wait.
+Threads are made as they are needed.
 
 In a forked process an ``AsyncNode`` makes threads and a connection of its own when it is used.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, Future
@@ -48,7 +49,10 @@ class Feed:
         """Read it on one of these threads, as soon as one is free."""
         self._open.add(self)
         self._thread = streams.submit(self._read)
-        self._thread.add_done_callback(lambda _: self._tell(self._forget))
+        self._thread.add_done_callback(self._thread_ended)
+        ends_at = self._events.start_clock()
+        if ends_at is not None:
+            self._loop.call_later(ends_at - time.monotonic(), self._expire)
 
     async def next(self) -> Event | None:
         """The next event, or None at the end; raises what the stream raised."""
@@ -82,6 +86,17 @@ class Feed:
         with contextlib.suppress(RuntimeError):  # the node is closed, and the request with it
             self._cancels.submit(self._events.cancel)
 
+    def _expire(self) -> None:
+        """The caller's time is over: do not wait for a thread any longer."""
+        if self._thread is not None and self._thread.cancel():
+            with self._changed:
+                self._end.append(
+                    errors.DeadlineExceeded(
+                        "no stream of this AsyncNode ended within timeout_s to make room for this"
+                    )
+                )
+            self._news.set()
+
     def _require_own(self) -> None:
         if not forks.is_here(self._process):
             raise errors.ForkedProcess(
@@ -89,8 +104,11 @@ class Feed:
                 "forked; send the request again in this process"
             )
 
+    def _thread_ended(self, _: Future[None]) -> None:
+        self._open.discard(self)  # here, for the loop may have ended already
+        self._tell(self._forget)
+
     def _forget(self) -> None:
-        self._open.discard(self)
         with self._changed:
             if not self._end:  # it got no thread before the node was closed
                 self._end.append(errors.NoReply("the node was closed before this was sent"))

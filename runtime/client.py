@@ -226,7 +226,8 @@ class Client:
 
     def _stream(self, wanted: Wanted) -> CompletionStream:
         handle = RequestHandle(
-            lambda request_id: self._connection.tell("inflight", m.Cancel(request_id))
+            lambda request_id: self._connection.tell("inflight", m.Cancel(request_id)),
+            wanted.request.timeout_s,
         )
         events = self._events(wanted.request, wanted.prompt, handle)
         return CompletionStream(
@@ -240,7 +241,7 @@ class Client:
         progress = Progress(handle.accepted)
         keeper = PayloadKeeper(prompt)
         request = replace(request, prompt=keeper.payload)
-        ends_at = None if request.timeout_s is None else time.monotonic() + request.timeout_s
+        ends_at = handle.start_clock()
         waits_until = None if ends_at is None else ends_at + GRACE_S
         heals_until: float | None = None
         try:

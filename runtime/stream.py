@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Self
@@ -21,12 +22,20 @@ from supervision.errors import SupervisionError
 class RequestHandle:
     """Which request it is, as soon as that is known, and whether it is to be cancelled."""
 
-    def __init__(self, cancel: Callable[[str], None]) -> None:
+    def __init__(self, cancel: Callable[[str], None], timeout_s: float | None = None) -> None:
         """``cancel`` tells the node to stop the request of an id; it may raise."""
+        self.timeout_s = timeout_s
+        self._ends_at: float | None = None
         self._cancel = cancel
         self._lock = threading.Lock()
         self._request_id: str | None = None
         self._is_cancelled = False
+
+    def start_clock(self) -> float | None:
+        """When the caller's time is over, on the monotonic clock; it begins with the first call."""
+        if self._ends_at is None and self.timeout_s is not None:
+            self._ends_at = time.monotonic() + self.timeout_s
+        return self._ends_at
 
     @property
     def request_id(self) -> str | None:
@@ -77,6 +86,13 @@ class CompletionStream:
     def request_id(self) -> str | None:
         """None until the node has accepted the request, which the first step waits for."""
         return self._handle.request_id
+
+    def start_clock(self) -> float | None:
+        """Let ``timeout_s`` begin before the first step, which waits for something else.
+
+        When it is over, on the monotonic clock; None without a limit.
+        """
+        return self._handle.start_clock()
 
     def cancel(self) -> None:
         """End the request from any thread, also while it is queued or reads a long prompt.
