@@ -79,6 +79,9 @@ class Connection:
             record = connection.record
             why = f"pid {record.pid} does not answer"
             raise NodeNotRunning(Path(runtime_dir), why) from error
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @property

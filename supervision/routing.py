@@ -229,7 +229,7 @@ class Router:
             self.drop_inherited()
         boot = self.boot
         line: Line | None = getattr(self._here, "line", None)
-        if line is not None and line.boot == boot:
+        if line is not None and line.boot == boot and not self._closed:
             return line
         with self._lock:
             if self._closed:

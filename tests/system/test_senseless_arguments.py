@@ -270,3 +270,13 @@ def test_what_is_wrong_is_named_with_what_is_expected(
 ) -> None:
     with pytest.raises(errors.InvalidRequest, match=says):
         node.complete("stub", "x", **options)
+
+
+def test_a_node_that_is_closed_says_so(node: Node) -> None:
+    directory = node.connection._router.folder.path.parent
+    with Node.attach(node.port, runtime_dir=directory) as closed:
+        stream = closed.stream("stub", "x", max_tokens=2)
+    calls = (closed.models, closed.status, lambda: closed.tokenize("stub", "x"), stream.__next__)
+    for call in calls:
+        with pytest.raises(errors.NodeNotRunning, match="closed"):
+            call()
