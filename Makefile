@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CODE := actors cache native runtime supervision tests examples bench tools
 
 .PHONY: help install demo test lint format types imports pure system fault model bench soak killpoints \
-	wheel matrix lock outdated clean
+	real sanitize wheel matrix lock outdated clean
 
 help:
 	@echo "make demo      set up everything and show cold, warm, killed, healed on the embedded model"
@@ -14,6 +14,7 @@ help:
 	@echo "make install   set up $(VENV) and build llama.cpp (about two minutes the first time)"
 	@echo "make lock      renew the locked versions of all dependencies; make outdated shows what would change"
 	@echo "make wheel     sdist and portable wheel into dist/; make matrix installs them in every clean way"
+	@echo "make real      a published model: fetched, whole-node cases, demo; make sanitize: ASan and UBSan"
 	@echo "make lint | types | imports | pure | system | fault | model | bench | soak | killpoints | format | clean"
 
 install:
@@ -39,7 +40,15 @@ test: install
 	$(BIN)/python -m pytest -q -n $(WORKERS)
 
 pure system fault model: install
-	$(BIN)/python -m pytest -q -m $@
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m $@
+
+# A published model of 241 MB (its licence is its own), the whole-node cases and the demo on it.
+real: install
+	$(BIN)/python -m tests.support.real_model
+
+# The shim's own tests with AddressSanitizer and UndefinedBehaviorSanitizer; SLICE=--slice runs few.
+sanitize: install
+	$(BIN)/python -m tests.support.sanitize $(SLICE)
 
 lint: install
 	$(BIN)/ruff check $(CODE)

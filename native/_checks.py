@@ -16,7 +16,8 @@ def whole(name: str, value: object, low: int, high: int) -> None:
 
 def real(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
     """Require a finite number from ``low`` to ``high``; ``above``: and not ``low`` itself."""
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    ok = is_number and (isinstance(value, int) or math.isfinite(value))  # type: ignore[arg-type]
     if not ok or not low <= value <= high or (above and value == low):  # type: ignore[operator]
         edge = "above" if above else "from"
         raise InvalidParam(name, value, f"a number {edge} {low:g} to {high:g}")
@@ -30,7 +31,7 @@ def flag(name: str, value: object) -> None:
 
 def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Require one of these words."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise InvalidParam(name, value, "one of " + ", ".join(allowed))
 
 

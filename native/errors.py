@@ -182,7 +182,10 @@ class InvalidParam(NativeError):
         self.allowed = allowed
 
     def __str__(self) -> str:
-        shown = repr(self.value)
+        try:
+            shown = repr(self.value)
+        except Exception:  # noqa: BLE001 - of the caller's, or nested too deeply
+            shown = f"<{type(self.value).__name__}>"
         shown = shown if len(shown) <= 120 else f"{shown[:120]}…"
         return f"{self.name}={shown} is not allowed: {self.allowed}"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from runtime import _shadows  # isort: skip # noqa: F401  # first: it looks at all that follows
 from runtime.errors import LlamaActorsError
 
 if TYPE_CHECKING:

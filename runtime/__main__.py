@@ -2,6 +2,6 @@
 
 import sys
 
-from runtime.cli import main
+from runtime.program import run
 
-sys.exit(main())
+sys.exit(run())

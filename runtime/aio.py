@@ -2,7 +2,10 @@
 
 No call blocks the event loop. A question occupies one of ``QUESTION_THREADS`` threads until it is
 answered, a running stream one of ``STREAM_THREADS``; what comes when all are taken waits for one,
-first come first served, and is not sent until then. Threads are made as they are needed.
+first come first served, and is not sent until then; a stream's ``timeout_s`` counts that wait.
+Threads are made as they are needed.
+
+In a forked process an ``AsyncNode`` makes threads and a connection of its own when it is used.
 
 Cancelling the task that waits for a completion, or leaving a stream, cancels the request in the
 node, whatever it is doing. Cancelling any other question only stops the waiting for its answer.
@@ -18,14 +21,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
-from runtime import errors
+from runtime import arguments, errors
 from runtime.aio_stream import AsyncStream, Feed
 from runtime.answers import ChatPrompt
 from runtime.node import Node
 from runtime.request_options import Messages, Prompt
 from runtime.results import Completion, CompletionEvent, ModelStatus
 from runtime.stream import CompletionStream
-from supervision import Connection
+from supervision import Connection, forks
 
 QUESTION_THREADS: Final = 16
 STREAM_THREADS: Final = 64
@@ -56,11 +59,20 @@ class AsyncNode:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._is_closed = False
+        self._make_threads()
+
+    def _make_threads(self) -> None:
+        self._process = forks.here()
         self._questions = ThreadPoolExecutor(QUESTION_THREADS, "node question")
         self._streams = ThreadPoolExecutor(STREAM_THREADS, "node stream")
         self._cancels = ThreadPoolExecutor(1, "node cancel")  # never behind a slow question
         self._open: set[Feed] = set()
-        self._is_closed = False
+
+    def _own_threads(self) -> None:
+        """The pools of a parent have no threads here, and their locks may be held forever."""
+        if not forks.is_here(self._process):
+            self._make_threads()
 
     @classmethod
     def start(cls, *args: Any, **kwargs: Any) -> Opening:
@@ -126,6 +138,7 @@ class AsyncNode:
         return done.tokens
 
     def _stream(self, events: CompletionStream) -> AsyncStream:
+        self._own_threads()
         self._require_open()
         return AsyncStream(events, self._streams, self._cancels, self._open)
 
@@ -144,6 +157,8 @@ class AsyncNode:
         **options: Any,
     ) -> ModelStatus:
         """Load a GGUF under an id; as ``Node.load``. ``progress`` is called on the loop."""
+        if progress is not None and not callable(progress):
+            raise arguments.wrong("progress", progress, "a function that takes a share")
         loop = asyncio.get_running_loop()
 
         def tell(share: float) -> None:
@@ -186,6 +201,7 @@ class AsyncNode:
     last_cache_hit = _twin(Node.last_cache_hit)
 
     async def _on_thread(self, call: Callable[[], _R]) -> _R:
+        self._own_threads()
         self._require_open()
         return await asyncio.get_running_loop().run_in_executor(self._questions, call)
 
@@ -200,6 +216,7 @@ class AsyncNode:
         await self._end(self._node.close)
 
     async def _end(self, end: Callable[[], None]) -> None:
+        self._own_threads()
         self._is_closed = True
         for feed in list(self._open):
             feed.leave()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, Future
@@ -18,6 +19,7 @@ from typing import Final, Self
 from runtime import errors
 from runtime.results import Event
 from runtime.stream import CompletionStream
+from supervision import forks
 
 BUFFERED: Final = 256
 
@@ -39,6 +41,7 @@ class Feed:
         self._is_left = False
         self._end: list[_End] = []
         self._thread: Future[None] | None = None
+        self._process = forks.here()
 
     # ── on the loop ─────────────────────────────────────────────────────────────────────────────
 
@@ -46,10 +49,14 @@ class Feed:
         """Read it on one of these threads, as soon as one is free."""
         self._open.add(self)
         self._thread = streams.submit(self._read)
-        self._thread.add_done_callback(lambda _: self._tell(self._forget))
+        self._thread.add_done_callback(self._thread_ended)
+        ends_at = self._events.start_clock()
+        if ends_at is not None:
+            self._loop.call_later(ends_at - time.monotonic(), self._expire)
 
     async def next(self) -> Event | None:
         """The next event, or None at the end; raises what the stream raised."""
+        self._require_own()
         while True:
             with self._changed:
                 if self._waiting:
@@ -65,7 +72,9 @@ class Feed:
             await self._news.wait()
 
     def leave(self) -> None:
-        """Nobody listens any more: cancel what still runs. Returns at once."""
+        """No reader is left: cancel what still runs. Returns at once."""
+        if not forks.is_here(self._process):
+            return  # a copy in a forked child; the parent still reads
         with self._changed:
             if self._is_left:
                 return
@@ -77,8 +86,29 @@ class Feed:
         with contextlib.suppress(RuntimeError):  # the node is closed, and the request with it
             self._cancels.submit(self._events.cancel)
 
+    def _expire(self) -> None:
+        """The caller's time is over: do not wait for a thread any longer."""
+        if self._thread is not None and self._thread.cancel():
+            with self._changed:
+                self._end.append(
+                    errors.DeadlineExceeded(
+                        "no stream of this AsyncNode ended within timeout_s to make room for this"
+                    )
+                )
+            self._news.set()
+
+    def _require_own(self) -> None:
+        if not forks.is_here(self._process):
+            raise errors.ForkedProcess(
+                f"this stream was begun in process {self._process[0]}, from which this one was "
+                "forked; send the request again in this process"
+            )
+
+    def _thread_ended(self, _: Future[None]) -> None:
+        self._open.discard(self)  # here, for the loop may have ended already
+        self._tell(self._forget)
+
     def _forget(self) -> None:
-        self._open.discard(self)
         with self._changed:
             if not self._end:  # it got no thread before the node was closed
                 self._end.append(errors.NoReply("the node was closed before this was sent"))
@@ -143,6 +173,7 @@ class AsyncStream:
 
     def cancel(self) -> None:
         """End the request; does not wait, and does not block."""
+        self._source.require_own()
         with contextlib.suppress(RuntimeError):
             self._cancels.submit(self._source.cancel)
 

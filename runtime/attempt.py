@@ -15,11 +15,16 @@ from actors import messages as m
 from runtime import errors
 from runtime.received import Received
 from runtime.results import CompletionEvent, Event, PrefillEvent, ResumedEvent, completion_from
-from supervision import Connection
+from supervision import Connection, forks
 from supervision.errors import SupervisionError
 from supervision.messages import new_ref
 
 SILENCE_TIMEOUT_S: Final = 600.0  # one step of a huge model on a slow machine stays below it
+LOST_TIMEOUT_S: Final = 120.0
+"""A running request gets a message from its dispatcher every two seconds, or it is lost."""
+GRACE_S: Final = 1.0
+"""The node ends a request at its deadline; this long its answer may take."""
+_WITHDRAW_S: Final = 0.5
 
 _FAILURES: Final[Mapping[m.FailReason, Callable[[str, str], errors.LlamaActorsError]]] = {
     m.FailReason.MODEL_UNKNOWN: errors.ModelUnknown,
@@ -62,12 +67,21 @@ def load_failure(model: str, failed: m.ModelNotLoaded) -> errors.ModelError:
 class Attempt:
     """Sends a request once; its events go on where ``received`` ends, and are added to it."""
 
-    def __init__(self, connection: Connection, request: m.Complete, progress: Progress) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        request: m.Complete,
+        progress: Progress,
+        ends_at: float | None = None,
+    ) -> None:
+        """``ends_at``, on the monotonic clock: no answer is waited for after this."""
         self._connection = connection
         self._request = request
         self._progress = progress
         self._accepted: m.Accepted | None = None
         self._ended = False
+        self._ends_at = ends_at
+        self._process = forks.here()
 
     def events(self) -> Iterator[Event]:
         """Raises TargetDown when inflight died, NodeRestarted, or PartMissing: try again then.
@@ -76,7 +90,11 @@ class Attempt:
         """
         request = replace(self._request, ref=new_ref())
         replies = self._connection.stream(
-            "inflight", request, idle_timeout_s=SILENCE_TIMEOUT_S, until_down=True
+            "inflight",
+            request,
+            idle_timeout_s=LOST_TIMEOUT_S,
+            ends_at=self._ends_at,
+            until_down=True,
         )
         try:
             for reply in replies:
@@ -87,10 +105,15 @@ class Attempt:
             self._withdraw()
 
     def _withdraw(self) -> None:
-        """Nobody waits for the rest. An inflight that does not know the request asks all models."""
-        if not self._ended and self._accepted is not None:
-            with contextlib.suppress(SupervisionError):
-                self._connection.tell("inflight", m.Cancel(self._accepted.request_id))
+        """Cancel the rest. An inflight that does not know the request asks all models.
+
+        Not in a forked child, where a copy of this generator ends: the parent still reads it.
+        """
+        if self._ended or self._accepted is None or not forks.is_here(self._process):
+            return
+        cancel = m.Cancel(self._accepted.request_id)
+        with contextlib.suppress(SupervisionError):
+            self._connection.tell("inflight", cancel, timeout_s=_WITHDRAW_S)
 
     def _events(self, reply: object) -> Iterator[Event]:
         progress = self._progress

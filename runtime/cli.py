@@ -1,7 +1,7 @@
 """The command line: ``python -m runtime COMMAND``.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 the work
-failed, 2 wrong usage.
+failed, 2 wrong usage, 130 Ctrl-C.
 
 Only the module of the command that was named is imported, and that one imports what talks to a
 node when its arguments are right: imports are most of the time that a command takes.
@@ -21,6 +21,7 @@ from runtime.ports import DEFAULT_PORT, PORT_VARIABLE
 DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
+INTERRUPTED: Final = 130
 _USAGE_ERRORS: Final = (errors.ConfigError, errors.InvalidRequest)
 _COMMANDS: Final = {
     "serve": ("serve_flags:add_serve", "run a node until it is stopped"),
@@ -70,10 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return FAILED
     except KeyboardInterrupt:
-        _complain("interrupted")
-        return FAILED
-    except BrokenPipeError:
-        return FAILED
+        return INTERRUPTED
 
 
 def _complain(text: str) -> None:

@@ -6,8 +6,9 @@ threads at once; each has its own mailbox inside the connection.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,8 +16,8 @@ from actors import messages as m
 from actors.actor_ids import model_actor_id
 from actors.payload import PayloadKeeper
 from cache import tokens as token_bytes
-from runtime import errors
-from runtime.attempt import Attempt, Progress, load_failure
+from runtime import arguments, errors
+from runtime.attempt import GRACE_S, Attempt, Progress, load_failure
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.received import PartMissing
@@ -28,8 +29,10 @@ from runtime.results import (
     ModelStatus,
 )
 from runtime.stream import CompletionStream, RequestHandle, without_resumed
-from supervision import Connection, Entry
+from supervision import Address, Connection, Entry
 from supervision.errors import (
+    ForkedProcess,
+    MachineUnfit,
     NodeNotRunning,
     NodeRestarted,
     SupervisionError,
@@ -51,6 +54,9 @@ STATUS_TIMEOUT_S: Final = 1.0
 LOAD_TIMEOUT_S: Final = 660.0  # the supervisor gives up before this and says why
 HEAL_TIMEOUT_S: Final = 30.0  # a model that crashed is loaded again within this, or says why not
 
+_LAST_LOOK_S: Final = 0.5
+"""What is asked just before a deadline gets so long for its answer."""
+
 
 class Client:
     """Questions to one node."""
@@ -66,11 +72,19 @@ class Client:
         config: ModelConfig,
         *,
         progress: Callable[[float], None] | None = None,
+        ends_at: float | None = None,
     ) -> ModelStatus:
-        """Load a model and wait until it is ready; ``progress`` hears shares from 0 to 1."""
-        from runtime.config import check_model_id
+        """Load a model and wait until it is ready; ``progress`` gets shares from 0 to 1.
 
-        check_model_id(model)
+        ``NoReply`` at ``ends_at`` on the monotonic clock, if that is given; the node goes on.
+        """
+        from runtime.config import ModelConfig, check_model_id
+
+        check_model_id(arguments.model_name(model))
+        if progress is not None and not callable(progress):
+            raise arguments.wrong("progress", progress, "a function that takes a share")
+        if not isinstance(config, ModelConfig):
+            raise arguments.wrong("config", config, "a ModelConfig")
         message = m.LoadModel(
             new_ref(),
             model,
@@ -82,7 +96,11 @@ class Client:
         )
         try:
             for answer in self._connection.stream(
-                "registry", message, idle_timeout_s=LOAD_TIMEOUT_S, until_down=True
+                "registry",
+                message,
+                idle_timeout_s=LOAD_TIMEOUT_S,
+                ends_at=ends_at,
+                until_down=True,
             ):
                 match answer:
                     case m.ModelLoaded(_, entry):
@@ -93,7 +111,7 @@ class Client:
                         progress(share)
         except (TargetDown, NodeRestarted):
             # The asked one died; what it had noted is known to its successor, which loads it.
-            self._wait_until_up(model, LOAD_TIMEOUT_S)
+            self._wait_until_up(model, _until(LOAD_TIMEOUT_S, ends_at))
             found = self._where(model_actor_id(model))
             if found is not None:
                 return self._model_status(found)
@@ -101,19 +119,26 @@ class Client:
             raise self.typed(error) from error
         raise errors.NoReply(f"the registry did not say whether {model!r} was loaded")
 
-    def load_embedded(self, progress: Callable[[float], None] | None = None) -> None:
+    def load_embedded(
+        self,
+        progress: Callable[[float], None] | None = None,
+        *,
+        ends_at: float | None = None,
+    ) -> None:
         """Load the embedded model unless it is there; also when another caller is faster."""
         from runtime.config import ModelConfig
 
+        config = ModelConfig(str(embedded_model_path()))
         try:
-            self.load(EMBEDDED_MODEL_ID, ModelConfig(str(embedded_model_path())), progress=progress)
+            self.load(EMBEDDED_MODEL_ID, config, progress=progress, ends_at=ends_at)
         except errors.ModelAlreadyLoaded:
-            self._wait_until_up(EMBEDDED_MODEL_ID, LOAD_TIMEOUT_S)
+            self._wait_until_up(EMBEDDED_MODEL_ID, _until(LOAD_TIMEOUT_S, ends_at))
 
-    def unload(self, model: str, *, drain_s: float = 0.0) -> None:
+    def unload(self, model: str, *, drain_s: float | None = 0.0) -> None:
         """Unload a model; what runs may go on for ``drain_s`` seconds, then it is ended."""
-        request = m.UnloadModel(new_ref(), model, drain_s)
-        answer = self._ask("registry", request, timeout_s=30.0 + drain_s)
+        drain = arguments.pause("drain_s", drain_s)
+        request = m.UnloadModel(new_ref(), arguments.model_name(model), drain)
+        answer = self._ask("registry", request, timeout_s=30.0 + drain)
         if not (isinstance(answer, m.ModelUnloaded) and answer.was_loaded):
             raise errors.ModelUnknown(model, f"no model {model!r} is loaded")
 
@@ -124,20 +149,25 @@ class Client:
 
     def model_status(self, model: str) -> ModelStatus:
         """One of them, whatever state it is in."""
-        entry = self._where(model_actor_id(model))
+        entry = self._where(model_actor_id(arguments.model_name(model)))
         if entry is None:
             raise errors.ModelUnknown(model, f"no model {model!r} is loaded; load it first")
         return self._model_status(entry)
 
-    def ready(self, model: str) -> None:
-        """Wait for a model that restarts; the embedded one is loaded at its first use."""
-        entry = self._where(model_actor_id(model))
+    def ready(self, model: str, *, ends_at: float | None = None) -> None:
+        """Wait for a model that restarts; the embedded one is loaded at its first use.
+
+        No longer than until ``ends_at`` on the monotonic clock, if that is given.
+        """
+        arguments.model_name(model)
+        until = _until(HEAL_TIMEOUT_S, ends_at)
+        entry = self._where(model_actor_id(model), until)
         if entry is not None and entry.is_up:
             return
-        if entry is None and model == EMBEDDED_MODEL_ID and not self._is_wanted(model):
-            self.load_embedded()
+        if entry is None and model == EMBEDDED_MODEL_ID and not self._is_wanted(model, until):
+            self.load_embedded(ends_at=ends_at)
         else:
-            self._wait_until_up(model, HEAL_TIMEOUT_S)
+            self._wait_until_up(model, until)
 
     def _model_status(self, entry: Entry) -> ModelStatus:
         details = self._report(entry)
@@ -161,6 +191,7 @@ class Client:
 
         ``prompt`` is text or token ids. Options, all by keyword:
 
+        * None for any option is its default
         * ``max_tokens`` (256), ``stop``, ``timeout_s``, ``parse_special``
         * every sampling option, see ``runtime.sampling_options``: ``temperature``, ``seed``,
           ``json_schema``, ``grammar``, ``logprobs`` and so on
@@ -208,7 +239,8 @@ class Client:
 
     def _stream(self, wanted: Wanted) -> CompletionStream:
         handle = RequestHandle(
-            lambda request_id: self._connection.tell("inflight", m.Cancel(request_id))
+            lambda request_id: self._connection.tell("inflight", m.Cancel(request_id)),
+            wanted.request.timeout_s,
         )
         events = self._events(wanted.request, wanted.prompt, handle)
         return CompletionStream(
@@ -222,7 +254,8 @@ class Client:
         progress = Progress(handle.accepted)
         keeper = PayloadKeeper(prompt)
         request = replace(request, prompt=keeper.payload)
-        ends_at = None if request.timeout_s is None else time.monotonic() + request.timeout_s
+        ends_at = handle.start_clock()
+        waits_until = None if ends_at is None else ends_at + GRACE_S
         heals_until: float | None = None
         try:
             while True:
@@ -230,7 +263,7 @@ class Client:
                 so_far = PayloadKeeper(token_bytes.pack(progress.received.tokens))
                 rest = replace(request, delivered=so_far.payload, timeout_s=_left_s(ends_at))
                 try:
-                    yield from Attempt(self._connection, rest, progress).events()
+                    yield from Attempt(self._connection, rest, progress, waits_until).events()
                     return
                 except (
                     errors.ModelUnknown,
@@ -241,24 +274,49 @@ class Client:
                 ) as error:
                     is_first, now = heals_until is None, time.monotonic()
                     if is_first or len(progress.received) > before:
-                        heals_until = now + HEAL_TIMEOUT_S
-                    self._heal(request.model, error, heals_until or now, is_first=is_first)
+                        heals_until = _until(HEAL_TIMEOUT_S, waits_until)
+                    with self._in_time(request, waits_until):
+                        self._heal(
+                            request.model, error, heals_until or now, waits_until, is_first=is_first
+                        )
                 except SupervisionError as error:
-                    raise self.typed(error) from error
+                    with self._in_time(request, waits_until):
+                        raise self.typed(error) from error
                 finally:
                     so_far.close()
         finally:
             keeper.close()
 
-    def _heal(self, model: str, error: Exception, until: float, *, is_first: bool) -> None:
-        """Wait until ``model`` can be asked again, or raise what the caller should hear."""
+    @contextlib.contextmanager
+    def _in_time(self, request: m.Complete, waits_until: float | None) -> Iterator[None]:
+        """What fails when the caller's time is over fails for that reason."""
+        try:
+            yield
+        except (errors.NoReply, errors.ModelDown, errors.SessionBusy) as error:
+            if waits_until is None or time.monotonic() < waits_until:
+                raise
+            raise errors.DeadlineExceeded(
+                f"no answer within timeout_s = {request.timeout_s:g} seconds, nor within "
+                f"{GRACE_S:g} s after them ({error}); the node is busy, stopped or healing"
+            ) from error
+
+    def _heal(
+        self,
+        model: str,
+        error: Exception,
+        until: float,
+        loads_until: float | None,
+        *,
+        is_first: bool,
+    ) -> None:
+        """Wait until ``model`` can be asked again, or raise what the caller should get."""
         is_over = time.monotonic() > until
         match error:
             case errors.ModelUnknown():
-                if not is_over and self._is_wanted(model):
-                    self._wait_until_up(model, until - time.monotonic())
+                if not is_over and self._is_wanted(model, until):
+                    self._wait_until_up(model, until)
                 elif not is_over and model == EMBEDDED_MODEL_ID:
-                    self.load_embedded()
+                    self.load_embedded(ends_at=loads_until)
                 else:
                     raise error
             case errors.SessionBusy():
@@ -270,12 +328,12 @@ class Client:
             case _:
                 pass  # whoever is asked next waits for it
 
-    def _wait_until_up(self, model: str, within_s: float) -> None:
-        """Wait for a model that is starting or restarting."""
-        deadline = time.monotonic() + within_s
+    def _wait_until_up(self, model: str, deadline: float) -> None:
+        """Wait for a model that is starting or restarting, until ``deadline`` (monotonic)."""
+        within_s = max(0.0, deadline - time.monotonic())
         pause = _Pause()
         while time.monotonic() < deadline:
-            entry = self._where(model_actor_id(model))
+            entry = self._where(model_actor_id(model), deadline + _LAST_LOOK_S)
             if entry is not None and entry.is_up:
                 return
             if entry is not None and entry.state == "down":
@@ -284,14 +342,15 @@ class Client:
                     f"model {model!r} crashed so often that it was stopped (last: "
                     f"{entry.last_exit}); see the log, then load it again",
                 )
-            if entry is None and not self._is_wanted(model):
+            if entry is None and not self._is_wanted(model, deadline + _LAST_LOOK_S):
                 raise errors.ModelUnknown(model, f"no model {model!r} is loaded")
             pause.wait()
         raise errors.ModelDown(model, f"model {model!r} did not come back within {within_s:.0f} s")
 
-    def _is_wanted(self, model: str) -> bool:
+    def _is_wanted(self, model: str, until: float) -> bool:
         """Whether the node means to have this model, even if it is healing just now."""
-        answer = self._ask("registry", ReportStatus(new_ref()), timeout_s=HEAL_TIMEOUT_S)
+        within_s = min(HEAL_TIMEOUT_S, max(0.0, until - time.monotonic()))
+        answer = self._ask("registry", ReportStatus(new_ref()), timeout_s=within_s)
         if not isinstance(answer, StatusReported):
             return False
         wanted = answer.status.get("wanted_models")
@@ -318,6 +377,8 @@ class Client:
 
     def report_of(self, actor: str) -> dict[str, Any] | None:
         """What one actor says of itself; None if it does not answer in time."""
+        if not isinstance(actor, str):
+            raise arguments.wrong("actor", actor, "the id of an actor")
         entry = self._where(actor)
         return None if entry is None else self._report(entry)
 
@@ -337,6 +398,11 @@ class Client:
 
     def ask(self, target: str, message: object) -> object:
         """Ask any actor by id; ``NoReply`` or ``NodeNotRunning`` when it does not answer."""
+        if not isinstance(target, str | Address):
+            raise arguments.wrong("target", target, "the id of an actor, or its address")
+        ref = getattr(message, "ref", None)
+        if not isinstance(ref, str) or not ref:
+            raise arguments.wrong("message", message, "a message with a ref; see actors.messages")
         return self._ask(target, message)
 
     def _ask(self, target: str, message: object, *, timeout_s: float = ASK_TIMEOUT_S) -> object:
@@ -345,18 +411,23 @@ class Client:
         except SupervisionError as error:
             raise self.typed(error) from error
 
-    def _where(self, actor: str) -> Entry | None:
+    def _where(self, actor: str, until: float | None = None) -> Entry | None:
+        ends_at = _until(ASK_TIMEOUT_S, until)
         try:
-            return self._connection.where(actor)
+            return self._connection.where(actor, timeout_s=max(0.0, ends_at - time.monotonic()))
         except SupervisionError as error:
             raise self.typed(error) from error
 
     def typed(self, error: SupervisionError) -> errors.LlamaActorsError:
         """What went wrong below, in the words of this floor."""
         if isinstance(error, TransportRefused):
-            return errors.InvalidRequest(f"no message can carry this request: {error}")
+            return errors.InvalidRequest(f"this cannot be sent to the node: {error}")
         if isinstance(error, NodeNotRunning):
             return errors.NodeNotRunning(self._connection.record.port, str(error))
+        if isinstance(error, MachineUnfit):
+            return errors.MachineUnfit(str(error))
+        if isinstance(error, ForkedProcess):
+            return errors.ForkedProcess(str(error))
         return errors.NoReply(str(error))
 
 
@@ -373,3 +444,9 @@ class _Pause:
 
 def _left_s(ends_at: float | None) -> float | None:
     return None if ends_at is None else max(0.0, ends_at - time.monotonic())
+
+
+def _until(within_s: float, ends_at: float | None) -> float:
+    """The end of a wait that begins now, on the monotonic clock."""
+    own = time.monotonic() + within_s
+    return own if ends_at is None else min(own, ends_at)

@@ -7,10 +7,12 @@ markers. ``--json`` prints one object at the end instead.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from typing import Final
 
+from runtime import arguments as arguments_of
 from runtime import errors
 from runtime.node_flags import add_port, attached
 from runtime.progress import ProgressLine
@@ -46,13 +48,23 @@ def add_complete(complete: argparse.ArgumentParser) -> None:
 
 
 def text_argument(text: str) -> str:
-    """A text from the command line; ``-`` is all of standard input."""
+    """A text from the command line; ``-`` is all of standard input.
+
+    ``InvalidRequest`` where it holds bytes that are no characters.
+    """
     if text != "-":
-        return text
+        return given_text("the text of the command line", text)
     read = sys.stdin.read(MAX_STDIN_CHARS + 1)
     if len(read) > MAX_STDIN_CHARS:
         raise errors.InvalidRequest(f"standard input has more than {MAX_STDIN_CHARS} characters")
-    return read
+    return given_text("standard input", read)
+
+
+def given_text(name: str, text: str) -> str:
+    """A text as it was meant: UTF-8 is taken whatever the locale's encoding is."""
+    with contextlib.suppress(UnicodeError):
+        return text.encode("ascii", "surrogateescape").decode("utf-8")
+    return arguments_of.text(name, text)
 
 
 def _complete(arguments: argparse.Namespace) -> int:

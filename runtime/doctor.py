@@ -24,6 +24,9 @@ from runtime.doctor_disks import look_at
 from runtime.errors import ConfigError
 from runtime.ports import node_dir
 from runtime.sizes import format_size
+from supervision.errors import MachineUnfit
+from supervision.launched import child_environment
+from supervision.machine import require_loopback, require_proc
 
 OUR_DISTRIBUTION: Final = "llama-actors"
 OUR_PACKAGES: Final = ("actors", "cache", "native", "runtime", "supervision")
@@ -83,9 +86,30 @@ def run_checks(port: int, config: RuntimeConfig | None = None) -> Iterator[Findi
         lambda: _memory(settings),
         _threads,
     )
+    yield _needed("/proc", require_proc)
+    yield _needed("loopback", require_loopback)
     for check in checks:
-        yield check()
-    yield from _directories(settings)
+        try:
+            yield check()
+        except OSError as error:
+            yield Finding(_name_of(check), "failure", f"cannot be looked at: {error}")
+    try:
+        yield from list(_directories(settings))
+    except OSError as error:
+        yield Finding("tiers", "failure", f"cannot be looked at: {error}")
+
+
+def _name_of(check: Callable[[], Finding]) -> str:
+    return check.__name__.strip("_<>").replace("_", " ")
+
+
+def _needed(name: str, require: Callable[[], None]) -> Finding:
+    """What no node can do without."""
+    try:
+        require()
+    except MachineUnfit as error:
+        return Finding(name, "failure", str(error))
+    return Finding(name, "ok", "usable")
 
 
 def _python() -> Finding:
@@ -119,6 +143,7 @@ def _decode() -> Finding:
     try:
         done = subprocess.run(
             [sys.executable, "-c", _DECODE],
+            env=child_environment(),
             capture_output=True,
             text=True,
             timeout=DECODE_TIMEOUT_S,

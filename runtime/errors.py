@@ -5,6 +5,8 @@
   x NodeError
     - NodeNotRunning        nothing answers on that port          -> start one, or name its port
     - NodeStartFailed       the node process ended at start       -> read the detail
+    - MachineUnfit          /proc or the loopback is missing      -> make it available
+    - ForkedProcess         it was opened before a fork           -> open it in this process
     - NoReply               an actor did not answer in time       -> it may be restarting; try again
   x ModelError
     - ModelUnknown          no model of that id is loaded         -> load it
@@ -68,6 +70,18 @@ class NodeStartFailed(NodeError):
 
 class NoReply(NodeError):
     """An actor did not answer in time. It may be restarting; trying again is safe."""
+
+
+class MachineUnfit(NodeError):
+    """This machine, or container, lacks what every node needs; the text says how to add it."""
+
+
+class ForkedProcess(NodeError):
+    """What another process opened was used in one that was forked from it.
+
+    A ``Node`` itself may be used in a child, where it opens a connection of its own. A stream that
+    was begun before the fork may not, and no child stops the node: attach in the child for that.
+    """
 
 
 class ModelError(LlamaActorsError):

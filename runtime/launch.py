@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from runtime import errors
-from runtime.config import ModelConfig, RuntimeConfig, backend_kind, to_mapping
+from runtime import arguments, errors
+from runtime.config import ModelConfig, RuntimeConfig, backend_kind, check_model_id, to_mapping
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.load_options import model_params
@@ -25,11 +25,14 @@ START_TIMEOUT_S: Final = 30.0
 
 def config_of(model: str, path: str | Path | None, options: dict[str, Any]) -> ModelConfig:
     """A model to load as ``Node.load`` describes it; ``options`` are checked."""
-    backend = backend_kind(options.get("backend", "llama"))
+    arguments.model_name(model)
+    options = {name: arguments.plain(value) for name, value in options.items() if value is not None}
+    backend = backend_kind(arguments.text("backend", options.get("backend", "llama")))
     if model == EMBEDDED_MODEL_ID and path is None:
         path = embedded_model_path()
     if path is None:
         raise errors.InvalidRequest(f"load({model!r}) needs the path of a GGUF file")
+    path = arguments.path("path", path)
     markers = markers_from(options, f"load({model!r})")
     template = template_from(options, f"load({model!r})")
     taken = (*MARKER_KEYS, *TEMPLATE_KEYS, "backend")
@@ -39,11 +42,14 @@ def config_of(model: str, path: str | Path | None, options: dict[str, Any]) -> M
     return ModelConfig(where, params, backend, markers, template)
 
 
-def as_config(model: str, value: str | Path | ModelConfig) -> ModelConfig:
+def as_config(model: str, value: object) -> ModelConfig:
+    """A model of ``Node.start``, checked: a path, or a whole configuration."""
+    check_model_id(arguments.model_name(model))
     if model == EMBEDDED_MODEL_ID:
         return ModelConfig(str(embedded_model_path()))
     if not isinstance(value, ModelConfig):
-        return ModelConfig(str(user_path(value, f"models.{model}")))
+        path = arguments.path(f"models[{model}]", value)
+        return ModelConfig(str(user_path(path, f"models.{model}")))
     if value.backend == "stub":
         return value
     return dataclasses.replace(value, path=str(user_path(value.path, f"models.{model}.path")))

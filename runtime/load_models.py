@@ -10,6 +10,7 @@ from runtime.config import from_mapping
 from runtime.node import Node
 from runtime.progress import ProgressLine
 from runtime.serve import say
+from supervision import stdio
 from supervision.process import die_with_parent
 
 
@@ -18,6 +19,7 @@ def main() -> int:
 
     A client like any other, in a process of its own: the launcher must not have threads or wait.
     """
+    stdio.prepare()
     die_with_parent(int(sys.argv[1]))
     config = from_mapping(json.load(sys.stdin))
     failures = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParam
             f"{where}.{unknown[0]}", f"unknown option; known are {', '.join(sorted(known))}"
         )
     try:
-        params = ModelParams(**options)
+        params = ModelParams(**{name: _as_text(value) for name, value in options.items()})
     except InvalidParam as error:
         raise ConfigError(f"{where}.{error.name}", str(error)) from error
     draft = params.draft_path
@@ -30,3 +31,12 @@ def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParam
         lora=tuple((str(user_path(path, f"{where}.lora")), scale) for path, scale in params.lora),
         draft_path=None if draft is None else str(user_path(draft, f"{where}.draft_path")),
     )
+
+
+def _as_text(value: Any, depth: int = 2) -> Any:
+    """Path objects as texts, also inside of the lists of ``lora``."""
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if not depth or not isinstance(value, list | tuple):
+        return value
+    return [_as_text(one, depth - 1) for one in value]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from actors.markers import BadMarkers, Markers
+from runtime.arguments import shown
 from runtime.errors import ConfigError
 
 KEYS: Final = ("thinking_markers", "tool_call_markers")
@@ -19,7 +20,7 @@ def markers_from(options: Mapping[str, Any], where: str) -> Markers:
         if value is not None and (
             not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value)
         ):
-            raise ConfigError(f"{where}.{key}", f"{value!r} is not a list of texts")
+            raise ConfigError(f"{where}.{key}", f"{shown(value)} is not a list of texts")
         given.append(None if value is None else tuple(value))
     try:
         return Markers(*given)

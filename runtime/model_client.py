@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,11 +23,11 @@ from typing import Any, Final
 from actors import messages as m
 from actors.payload import Payload, PayloadKeeper
 from cache import tokens as token_bytes
-from runtime import errors
+from runtime import arguments, errors
 from runtime.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
-from runtime.attempt import SILENCE_TIMEOUT_S, failure
+from runtime.attempt import GRACE_S, SILENCE_TIMEOUT_S, failure
 from runtime.client import Client
-from runtime.request_options import Messages, Prompt, chat_json, encoded_prompt, packed_tokens
+from runtime.request_options import Messages, Prompt, chat_json, encoded_prompt, session_name
 from runtime.results import ModelStatus
 from runtime.user_paths import user_path
 from supervision.errors import NodeRestarted, SupervisionError, TargetDown
@@ -36,6 +38,7 @@ TEXT_TIMEOUT_S: Final = 60.0
 STEP_TIMEOUT_S: Final = 330.0
 """What the engine answers between two steps: one step may take 300 s before it is cut short."""
 DRAIN_EXTRA_S: Final = 30.0
+MAX_ADAPTER_ID: Final = (1 << 31) - 1
 _TRIES: Final = 5
 
 
@@ -48,21 +51,28 @@ class ModelClient:
     # ── texts and tokens ────────────────────────────────────────────────────────────────────────
 
     def tokenize(
-        self, model: str, text: str, *, add_special: bool = True, parse_special: bool = False
+        self,
+        model: str,
+        text: str | bytes,
+        *,
+        add_special: bool | None = True,
+        parse_special: bool | None = False,
     ) -> list[int]:
         """The tokens of a text; with ``add_special``, also what the model wants around one.
 
         ``parse_special`` reads control tokens that are written in it: not for texts of strangers.
         """
-        with _kept(text.encode("utf-8", "replace")) as payload:
-            return self._tokens(model, m.Tokenize("", payload, add_special, parse_special))
+        add = arguments.flag("add_special", add_special, default=True)
+        parse = arguments.flag("parse_special", parse_special)
+        with _kept(arguments.text("text", text).encode()) as payload:
+            return self._tokens(model, m.Tokenize("", payload, add, parse))
 
     def _tokens(self, model: str, question: m.Tokenize) -> list[int]:
         pages = self._ask(model, question)
         parts = [page.tokens for page in pages if isinstance(page, m.Tokenized)]
         return list(token_bytes.unpack(b"".join(parts)))
 
-    def detokenize(self, model: str, tokens: Sequence[int], *, special: bool = False) -> str:
+    def detokenize(self, model: str, tokens: Sequence[int], *, special: bool | None = False) -> str:
         """The text of some tokens; bytes that are no character become U+FFFD.
 
         ``special`` shows control tokens, which are nothing otherwise.
@@ -70,13 +80,16 @@ class ModelClient:
         return self.detokenize_bytes(model, tokens, special=special).decode("utf-8", "replace")
 
     def detokenize_bytes(
-        self, model: str, tokens: Sequence[int], *, special: bool = False
+        self, model: str, tokens: Sequence[int], *, special: bool | None = False
     ) -> bytes:
         """The bytes of some tokens, for one may begin or end inside a character."""
-        if not tokens:
+        packed = arguments.packed_tokens("tokens", tokens, may_be_empty=True)
+        shows = arguments.flag("special", special)
+        if not packed:
+            arguments.model_name(model)
             return b""
-        with _kept(packed_tokens(tokens, "tokens")) as payload:
-            pages = self._ask(model, m.Detokenize("", payload, special))
+        with _kept(packed) as payload:
+            pages = self._ask(model, m.Detokenize("", payload, shows))
         return b"".join(page.data for page in pages if isinstance(page, m.Detokenized))
 
     def apply_chat_template(self, model: str, messages: Messages, **options: Any) -> ChatPrompt:
@@ -94,27 +107,30 @@ class ModelClient:
 
     def verify_thinking(self, model: str, content: bytes, signature: bytes) -> bool:
         """Whether a model of this node thought this, a ``SpanEvent``'s ``body``, and signed it."""
-        with _kept(content) as payload:
-            (answer,) = self._ask(model, m.VerifyThinking("", payload, signature))
+        signed = arguments.data("signature", signature)
+        with _kept(arguments.data("content", content)) as payload:
+            (answer,) = self._ask(model, m.VerifyThinking("", payload, signed))
         return isinstance(answer, m.ThinkingVerified) and answer.valid
 
     def embed(
         self,
         model: str,
-        inputs: str | Sequence[str | Sequence[int]],
+        inputs: str | Sequence[int] | Sequence[str | Sequence[int]],
         *,
-        pooling: str = "model",
-        normalise: bool = True,
-        timeout_s: float = SILENCE_TIMEOUT_S,
+        pooling: str | None = "model",
+        normalise: bool | None = True,
+        timeout_s: float | None = None,
     ) -> Embeddings:
-        """Vectors of one text, or of several texts or lists of token ids.
+        """Vectors of one text or list of token ids, or of several.
 
         ``pooling``: ``mean | cls | last``, ``none`` for a vector of each token, or ``model`` for
-        what it was loaded with. ``timeout_s`` bounds each silence, not all of the work.
+        what it was loaded with. ``timeout_s`` (600) bounds each silence, not all of the work.
         """
-        plain = [inputs] if isinstance(inputs, str) else [_plain(one) for one in inputs]
-        with _kept(json.dumps(plain).encode()) as payload:
-            answers = self._ask(model, m.Embed("", payload, pooling, normalise), idle_s=timeout_s)
+        idle_s = arguments.seconds("timeout_s", timeout_s, SILENCE_TIMEOUT_S) or math.inf
+        way = arguments.text("pooling", "model" if pooling is None else pooling)
+        unit = arguments.flag("normalise", normalise, default=True)
+        with _kept(json.dumps(_inputs(inputs)).encode()) as payload:
+            answers = self._ask(model, m.Embed("", payload, way, unit), idle_s=idle_s)
         numbers = array("f")
         for page in answers:
             if isinstance(page, m.EmbeddingPage):
@@ -132,6 +148,7 @@ class ModelClient:
         self, model: str, prefix: Prompt, most: int, *, timeout_s: float | None = None
     ) -> tuple[int, ...]:
         """At most so many tokens that the model would say after ``prefix``, greedily."""
+        most = arguments.whole("most", most, 0)
         return self._client.complete(model, prefix, max_tokens=most, timeout_s=timeout_s).tokens
 
     def verify(
@@ -147,10 +164,14 @@ class ModelClient:
 
         Only the first ``k`` count, if that is given.
         """
-        guesses = packed_tokens(candidates, "candidates")
-        with _kept(packed_tokens(prefix, "the prefix")) as payload:
-            request = m.Verify("", model, payload, guesses, k, timeout_s)
-            found = self._ask(model, request, idle_s=SILENCE_TIMEOUT_S)[-1]
+        guesses = arguments.packed_tokens("candidates", candidates)
+        most = None if k is None else arguments.whole("k", k, 0)
+        within_s = arguments.seconds("timeout_s", timeout_s)
+        name = arguments.model_name(model)
+        with _kept(arguments.packed_tokens("the prefix", prefix)) as payload:
+            request = m.Verify("", name, payload, guesses, most, within_s)
+            ends_at = None if within_s is None else time.monotonic() + within_s + GRACE_S
+            found = self._ask(model, request, idle_s=SILENCE_TIMEOUT_S, ends_at=ends_at)[-1]
         if not isinstance(found, m.Verified):
             raise errors.NoReply(f"model {model!r} ended without a verdict")
         return Verdict(
@@ -161,7 +182,7 @@ class ModelClient:
 
     def end_session(self, model: str, session: str) -> bool:
         """Forget a session, whether there was one; a request of it that runs is its last."""
-        (answer,) = self._ask(model, m.EndSession("", session), idle_s=STEP_TIMEOUT_S)
+        (answer,) = self._ask(model, m.EndSession("", session_name(session)), idle_s=STEP_TIMEOUT_S)
         return isinstance(answer, m.SessionEnded) and answer.was_known
 
     def evict(self, model: str) -> int:
@@ -179,12 +200,13 @@ class ModelClient:
 
         A text is tokenised by the model first, as for a completion; ``PromptTooLong`` as there.
         """
-        if isinstance(prompt, str):
-            encoded_prompt(prompt)
-            with _kept(prompt.encode("utf-8", "replace")) as payload:
-                question = m.Tokenize("", payload, True, parse_special, as_prompt=True)
-                prompt = self._tokens(model, question)
-        with _kept(packed_tokens(prompt, "the prompt")) as payload:
+        parse = arguments.flag("parse_special", parse_special)
+        packed = encoded_prompt(prompt)
+        if arguments.is_text(prompt):
+            with _kept(packed) as payload:
+                question = m.Tokenize("", payload, True, parse, as_prompt=True)
+                packed = token_bytes.pack(self._tokens(model, question))
+        with _kept(packed) as payload:
             (answer,) = self._ask(model, m.MatchPrefix("", payload), idle_s=STEP_TIMEOUT_S)
         if not isinstance(answer, m.PrefixMatched):
             raise errors.NoReply(f"model {model!r} did not say what is warm")
@@ -196,20 +218,24 @@ class ModelClient:
 
     # ── adapters ────────────────────────────────────────────────────────────────────────────────
 
-    def load_adapter(self, model: str, path: str | Path, *, scale: float = 1.0) -> m.AdapterStatus:
+    def load_adapter(
+        self, model: str, path: str | Path, *, scale: float | None = 1.0
+    ) -> m.AdapterStatus:
         """Apply a LoRA adapter, once the running requests have ended; requests behind it wait."""
-        where = str(user_path(path, "load_adapter"))
-        return self._change(model, m.LoadAdapter("", where, scale))[-1]
+        where = str(user_path(arguments.path("path", path), "load_adapter"))
+        factor = 1.0 if scale is None else arguments.real("scale", scale)
+        return self._change(model, m.LoadAdapter("", where, factor))[-1]
 
     def unload_adapter(self, model: str, adapter: int) -> tuple[m.AdapterStatus, ...]:
         """Free an adapter, by its id; what is left."""
-        return self._change(model, m.UnloadAdapter("", adapter))
+        return self._change(model, m.UnloadAdapter("", _adapter_id(adapter)))
 
     def set_adapter_scale(
         self, model: str, adapter: int, scale: float
     ) -> tuple[m.AdapterStatus, ...]:
         """Apply an adapter, by its id, times another scale; 0 applies nothing."""
-        return self._change(model, m.SetAdapterScale("", adapter, scale))
+        factor = arguments.real("scale", scale)
+        return self._change(model, m.SetAdapterScale("", _adapter_id(adapter), factor))
 
     def list_adapters(self, model: str) -> tuple[m.AdapterStatus, ...]:
         """The adapters that are loaded."""
@@ -257,16 +283,36 @@ class ModelClient:
     # ── asking ──────────────────────────────────────────────────────────────────────────────────
 
     def _ask(
-        self, model: str, message: Any, *, idle_s: float = TEXT_TIMEOUT_S, again: bool = True
+        self,
+        model: str,
+        message: Any,
+        *,
+        idle_s: float = TEXT_TIMEOUT_S,
+        ends_at: float | None = None,
+        again: bool = True,
     ) -> list[Any]:
-        """All answers to a question, in order; a refusal is raised."""
+        """All answers to a question, in order; a refusal is raised.
+
+        ``DeadlineExceeded`` where none came by ``ends_at`` on the monotonic clock.
+        """
+        arguments.model_name(model)
+        try:
+            return self._ask_until(model, message, idle_s, ends_at, again=again)
+        except (errors.NoReply, errors.ModelDown) as error:
+            if ends_at is None or time.monotonic() < ends_at:
+                raise
+            raise errors.DeadlineExceeded(f"no answer within timeout_s ({error})") from error
+
+    def _ask_until(
+        self, model: str, message: Any, idle_s: float, ends_at: float | None, *, again: bool
+    ) -> list[Any]:
         for tries_left in reversed(range(_TRIES)):
-            self._client.ready(model)
+            self._client.ready(model, ends_at=ends_at)
             message = replace(message, ref=new_ref())
             is_verify = isinstance(message, m.Verify)
             asked = message.as_complete() if is_verify else m.Ask(model, message)
             try:
-                return list(self._answers(model, asked, idle_s))
+                return list(self._answers(model, asked, idle_s, ends_at))
             except _Interrupted as error:
                 if not (again and tries_left):
                     raise errors.ModelDown(model, str(error)) from error
@@ -279,11 +325,13 @@ class ModelClient:
             model, f"the question to model {model!r} was interrupted {_TRIES} times"
         )
 
-    def _answers(self, model: str, asked: object, idle_s: float) -> Iterator[object]:
+    def _answers(
+        self, model: str, asked: object, idle_s: float, ends_at: float | None
+    ) -> Iterator[object]:
         from actors.questions import is_end  # here: it imports the messages of every question
 
         replies = self._client.connection.stream(
-            "inflight", asked, idle_timeout_s=idle_s, until_down=True
+            "inflight", asked, idle_timeout_s=idle_s, ends_at=ends_at, until_down=True
         )
         for reply in replies:
             match reply:
@@ -309,8 +357,23 @@ class _Interrupted(Exception):
     """The model's process ended while it answered; what came of the answer is of no use."""
 
 
-def _plain(one: str | Sequence[int]) -> str | list[int]:
-    return one if isinstance(one, str) else list(one)
+def _inputs(given: object) -> list[str | list[int]]:
+    """What to embed, one by one; ids alone are one text."""
+    if arguments.is_text(given):
+        return [arguments.text("inputs", given)]
+    ones = arguments.items("inputs", given, "a text, token ids, or a list of texts or token ids")
+    if ones and all(map(arguments.is_whole, ones)):
+        return [arguments.token_list("inputs", ones)]
+    return [
+        arguments.text(f"inputs[{at}]", one)
+        if arguments.is_text(one)
+        else arguments.token_list(f"inputs[{at}]", one)
+        for at, one in enumerate(ones)
+    ]
+
+
+def _adapter_id(adapter: object) -> int:
+    return arguments.whole("adapter", adapter, 0, MAX_ADAPTER_ID)
 
 
 @contextlib.contextmanager

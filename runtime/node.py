@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from runtime import errors
+from runtime import arguments, errors
 from runtime.client import Client
 from runtime.model_client import ModelClient
 from runtime.ports import node_dir, resolve_port
@@ -25,8 +25,9 @@ from runtime.results import Completion, ModelStatus
 from runtime.stream import CompletionStream
 from runtime.tree_view import ProcessFacts, TreeNode, arrange
 from runtime.user_paths import user_path
-from supervision import ChildKind, Connection, Entry
-from supervision.errors import NodeNotRunning, NoReply, PortInUse
+from supervision import ChildKind, Connection, Entry, forks
+from supervision.errors import MachineUnfit, NodeNotRunning, NoReply, PortInUse
+from supervision.machine import require_machine
 from supervision.messages import ReportVitals, Vitals, VitalsReported, new_ref
 from supervision.ports import free_port
 from supervision.process import age_s, memory
@@ -36,11 +37,15 @@ if TYPE_CHECKING:
     from supervision.launched import LaunchedNode
 
 VITALS_TIMEOUT_S: Final = 1.0
+MAX_PORT: Final = 65_535
 PORT_TRIES: Final = 5  # a free port may be taken between choosing and binding it
 
 
 class Node(ModelClient):
     """A running node. Safe to use from several threads; close it, or use it in a ``with``.
+
+    In a process that is forked from this one (multiprocessing, gunicorn, Celery) it opens a
+    connection of its own at its first use there, and ends nothing of its parent's.
 
     Questions to its models are those of ``ModelClient``.
     """
@@ -51,6 +56,7 @@ class Node(ModelClient):
         self.port = port
         self._connection = connection
         self._child = child
+        self._process = forks.here()
         super().__init__(Client(connection))
 
     # ── getting one ─────────────────────────────────────────────────────────────────────────────
@@ -80,21 +86,29 @@ class Node(ModelClient):
         from runtime import launch
         from runtime.config import RuntimeConfig, from_mapping, to_mapping
 
+        try:
+            require_machine()
+        except MachineUnfit as error:
+            raise errors.MachineUnfit(str(error)) from error
+        if config is not None and not isinstance(config, RuntimeConfig):
+            raise arguments.wrong("config", config, "a RuntimeConfig")
         base = to_mapping(config or RuntimeConfig())
-        given: dict[str, Any] = {
-            "cache_dir": None if cache_dir is None else str(cache_dir),
-            "cache_ram": cache_ram,
-            "cache_ram_file": cache_ram_file,
-            "cache_disk": cache_disk,
-            "cache_disks": cache_disks and {str(at): size for at, size in cache_disks.items()},
-            "runtime_dir": None if runtime_dir is None else str(runtime_dir),
-            "log_file": None if log_file is None else str(log_file),
-        }
-        base |= {key: value for key, value in given.items() if value is not None}
+        base |= _settings(
+            paths={"cache_dir": cache_dir, "runtime_dir": runtime_dir, "log_file": log_file},
+            sizes={
+                "cache_ram": cache_ram,
+                "cache_ram_file": cache_ram_file,
+                "cache_disk": cache_disk,
+            },
+            disks=cache_disks,
+        )
+        chosen = None if port is None else arguments.whole("port", port, 1, MAX_PORT)
         wanted = dict(from_mapping(base).models)
-        wanted |= {model: launch.as_config(model, value) for model, value in (models or {}).items()}
+        if models is not None:
+            given = arguments.table("models", models, "ids of models and their paths")
+            wanted |= {model: launch.as_config(model, value) for model, value in given.items()}
         base["models"] = {}
-        node = cls._launch(base, port if port is not None else None, config is not None)
+        node = cls._launch(base, chosen, config is not None)
         try:
             for model, model_config in wanted.items():
                 node._client.load(model, model_config)
@@ -130,11 +144,17 @@ class Node(ModelClient):
     @classmethod
     def attach(cls, port: int | None = None, *, runtime_dir: str | Path | None = None) -> Self:
         """Use a running node: on ``port``, else ``LLAMA_ACTORS_PORT``, else the default port."""
-        resolved = resolve_port(port)
-        base = None if runtime_dir is None else user_path(runtime_dir, "runtime_dir")
+        resolved = resolve_port(
+            None if port is None else arguments.whole("port", port, 1, MAX_PORT)
+        )
+        base = None
+        if runtime_dir is not None:
+            base = user_path(arguments.path("runtime_dir", runtime_dir), "runtime_dir")
         directory = node_dir(resolved, base)
         try:
             return cls(resolved, Connection.attach(directory))
+        except MachineUnfit as error:
+            raise errors.MachineUnfit(str(error)) from error
         except NodeNotRunning as error:
             raise errors.NodeNotRunning(resolved, str(error)) from error
 
@@ -170,7 +190,7 @@ class Node(ModelClient):
         config = launch.config_of(model, path, options)
         return self._client.load(model, config, progress=progress)
 
-    def unload(self, model: str, *, drain_s: float = 0.0) -> None:
+    def unload(self, model: str, *, drain_s: float | None = 0.0) -> None:
         """Unload a model; its running requests may go on for ``drain_s`` seconds."""
         self._client.unload(model, drain_s=drain_s)
 
@@ -215,13 +235,13 @@ class Node(ModelClient):
             "actors": self._client.status(),
         }
 
-    def tree(self, *, vitals: bool = False) -> TreeNode:
+    def tree(self, *, vitals: bool | None = False) -> TreeNode:
         """The live tree, from the launcher down.
 
         With ``vitals``, memory, uptime and mailboxes too: the supervisors are asked, who know it
         of children that hang as well, and so is the kernel, which takes a few milliseconds.
         """
-        if not vitals:
+        if not arguments.flag("vitals", vitals):
             record = self._connection.record
             return arrange(record.pid, record.root_pid, record.boot, self._client.directory())
         try:
@@ -253,13 +273,22 @@ class Node(ModelClient):
 
     @property
     def is_own(self) -> bool:
-        """Whether this object started the node, and so ends it."""
-        return self._child is not None
+        """Whether this object started the node, and so ends it; never in a forked process."""
+        return self._child is not None and forks.is_here(self._process)
 
     # ── ending it ───────────────────────────────────────────────────────────────────────────────
 
     def stop(self) -> None:
-        """Stop the node, whoever started it, and wait until nothing of it is left."""
+        """Stop the node, also one that another process started; wait until nothing of it is left.
+
+        ``ForkedProcess`` in a process that was forked from the one that opened this: a child does
+        not stop what its parent uses. To stop it from there, ``Node.attach`` first.
+        """
+        if not forks.is_here(self._process):
+            raise errors.ForkedProcess(
+                f"this node was opened in process {self._process[0]}, from which this one was "
+                f"forked; stop it there, or with Node.attach({self.port}).stop()"
+            )
         pid = self.launcher_pid
         self.close()
         if self._child is not None:
@@ -283,7 +312,7 @@ class Node(ModelClient):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._child is not None:
+        if self.is_own:
             self.stop()
         else:
             self.close()
@@ -292,6 +321,28 @@ class Node(ModelClient):
 def _facts(pid: int) -> ProcessFacts:
     size = memory(pid)
     return ProcessFacts(age_s(pid), *(size or (None, None)))
+
+
+def _settings(
+    paths: Mapping[str, object], sizes: Mapping[str, object], disks: object
+) -> dict[str, Any]:
+    """What is given of them, checked."""
+    found: dict[str, Any] = {}
+    for key, value in paths.items():
+        if value is not None:
+            found[key] = arguments.path(key, value)
+    for key, value in sizes.items():
+        if value is not None:
+            found[key] = arguments.size(key, value)
+    if disks is not None:
+        table = arguments.table("cache_disks", disks, "directories and their sizes")
+        found["cache_disks"] = {
+            arguments.path("a directory of cache_disks", at): arguments.size(
+                f"cache_disks[{at}]", one
+            )
+            for at, one in table.items()
+        }
+    return {key: value for key, value in found.items() if value != {}}
 
 
 def _wait_gone(pid: int) -> None:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from actors import messages as m
-from cache import tokens as token_bytes
 from cache.keys import KEY_BYTES
 from native.sampling_params import SamplingParams
-from runtime import errors
+from runtime import arguments, errors
 from runtime.sampling_options import sampling_from_options
 from supervision.frozen import frozen
 
 _CHAT_KEYS: Final = (
     "tools", "documents", "template_kwargs", "enable_thinking", "chat_template",
 )  # fmt: skip
+_CONVERSATION: Final = (
+    'a list of at least one {"role": …, "content": …}; complete() takes a plain text'
+)
 MAX_SESSION_CHARS: Final = 256
+_STOPS: Final = "a text or a list of texts"
 MAX_STOP_BYTES: Final = 2048  # a request travels in one message of 64 KiB
 
 Prompt = str | Sequence[int]
+"""A text, or token ids of any integer type. Bytes are a text, in UTF-8."""
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -35,9 +39,9 @@ class Wanted:
 
 def prompt_request(model: str, prompt: Prompt, **options: Any) -> Wanted:
     """Of a text or of token ids; options as for ``build``."""
-    is_text = isinstance(prompt, str)
-    encoded = encoded_prompt(prompt, may_be_empty=bool(options.get("continues")))
-    return build(model, encoded, tokens=not is_text, **options)
+    may_be_empty = arguments.flag("continues", options.get("continues"))
+    encoded = encoded_prompt(prompt, may_be_empty=may_be_empty)
+    return build(model, encoded, tokens=not arguments.is_text(prompt), **options)
 
 
 def chat_request(model: str, messages: Messages, **options: Any) -> Wanted:
@@ -52,18 +56,15 @@ def chat_json(messages: Messages, **keys: Any) -> bytes:
     ``keys``: ``tools``, ``documents``, ``template_kwargs``, ``enable_thinking``,
     ``add_generation_prompt``, ``chat_template``; what is ``None`` is left out.
     """
-    if isinstance(messages, str | Mapping) or not messages:
-        raise errors.InvalidRequest(
-            'messages is a list of at least one {"role": …, "content": …}; '
-            "send a plain text with complete()"
-        )
+    conversation = arguments.items("messages", messages, _CONVERSATION)
+    if not conversation:
+        raise arguments.wrong("messages", messages, _CONVERSATION)
     given = {key: value for key, value in keys.items() if value is not None}
     try:
-        return json.dumps({"messages": list(messages), **given}, ensure_ascii=False).encode(
-            "utf-8", "replace"
-        )
-    except (TypeError, ValueError) as error:
+        raw = json.dumps({"messages": conversation, **given}, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
         raise errors.InvalidRequest(f"the conversation is no JSON: {error}") from None
+    return arguments.text("the conversation", raw).encode()
 
 
 def build(  # noqa: PLR0913  # keyword-only, by the names users know
@@ -72,22 +73,24 @@ def build(  # noqa: PLR0913  # keyword-only, by the names users know
     *,
     tokens: bool = False,
     chat: bool = False,
-    max_tokens: int = 256,
-    stop: str | Sequence[str] = (),
+    max_tokens: int | None = None,
+    stop: str | Sequence[str] | None = None,
     parent_key: str | None = None,
-    parse_special: bool = False,
+    parse_special: bool | None = None,
     timeout_s: float | None = None,
     session: str | None = None,
-    continues: bool = False,
-    speculation: str | m.Speculation = m.Speculation.OFF,
-    thinking: bool = False,
+    continues: bool | None = None,
+    speculation: str | m.Speculation | None = None,
+    thinking: bool | None = None,
     thinking_budget_tokens: int | None = None,
-    tool_calls: bool = False,
-    resumed_events: bool = False,
+    tool_calls: bool | None = None,
+    resumed_events: bool | None = None,
     sampling: SamplingParams | None = None,
     **sampling_options: Any,
 ) -> Wanted:
     """The request for these options; what makes no sense is an ``InvalidRequest`` that says why.
+
+    None is the default: 256 for ``max_tokens``, off for the others.
 
     What is not named here is a sampling option, see ``runtime.sampling_options``; ``sampling``
     takes them ready-made.
@@ -96,94 +99,83 @@ def build(  # noqa: PLR0913  # keyword-only, by the names users know
         raise errors.InvalidRequest(
             f"sampling is given, and {next(iter(sampling_options))} beside it; use one of the two"
         )
+    if sampling is not None and not isinstance(sampling, SamplingParams):
+        raise arguments.wrong("sampling", sampling, "SamplingParams")
+    budget = thinking_budget_tokens
+    if budget is not None:
+        budget = arguments.whole("thinking_budget_tokens", budget, 0)
     request = m.Complete(
         ref="",
-        model=model,
+        model=arguments.model_name(model),
         prompt=b"",
         tokens=tokens,
-        max_tokens=_whole("max_tokens", max_tokens, least=0),
+        max_tokens=arguments.whole("max_tokens", 256 if max_tokens is None else max_tokens, 0),
         sampling=sampling or sampling_from_options(**sampling_options),
         stop=_stops(stop),
         parent_key=parsed_key(parent_key),
-        parse_special=parse_special,
-        timeout_s=_seconds(timeout_s),
-        session=_session(session),
-        continues=_continues(continues, session, parent_key),
+        parse_special=arguments.flag("parse_special", parse_special),
+        timeout_s=arguments.seconds("timeout_s", timeout_s),
+        session=None if session is None else session_name(session),
+        continues=_continues(arguments.flag("continues", continues), session, parent_key),
         speculation=_speculation(speculation),
         chat=chat,
-        thinking=thinking or thinking_budget_tokens is not None,
-        thinking_budget_tokens=None
-        if thinking_budget_tokens is None
-        else _whole("thinking_budget_tokens", thinking_budget_tokens, least=0),
-        tool_calls=tool_calls,
+        thinking=arguments.flag("thinking", thinking) or budget is not None,
+        thinking_budget_tokens=budget,
+        tool_calls=arguments.flag("tool_calls", tool_calls),
     )
-    return Wanted(request, prompt, resumed_events)
+    return Wanted(request, prompt, arguments.flag("resumed_events", resumed_events))
 
 
-def encoded_prompt(prompt: Prompt, *, may_be_empty: bool = False) -> bytes:
-    """UTF-8, or u32-le token ids."""
-    if not prompt and may_be_empty:
-        return b""
-    if isinstance(prompt, str):
-        if not prompt:
-            raise errors.InvalidRequest("the prompt is empty; send some text")
-        return prompt.encode("utf-8", "replace")
-    return packed_tokens(prompt, "the prompt")
+def encoded_prompt(prompt: object, *, may_be_empty: bool = False) -> bytes:
+    """UTF-8 of a text, or u32-le token ids."""
+    if not arguments.is_text(prompt):
+        if prompt is None or isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
+            raise arguments.wrong("the prompt", prompt, "a text or a list of token ids")
+        return arguments.packed_tokens("the prompt", prompt, may_be_empty=may_be_empty)
+    text = arguments.text("the prompt", prompt)
+    if not text and not may_be_empty:
+        raise errors.InvalidRequest("the prompt is empty; send some text")
+    return text.encode()
 
 
-def packed_tokens(tokens: Sequence[int], what: str) -> bytes:
-    """u32-le ids, at least one."""
-    if not tokens:
-        raise errors.InvalidRequest(f"{what} has no tokens; send at least one")
-    try:
-        return token_bytes.pack(tokens)
-    except (TypeError, ValueError) as error:
-        raise errors.InvalidRequest(f"{what} is not a list of token ids: {error}") from error
-
-
-def parsed_key(text: str | None) -> bytes | None:
+def parsed_key(text: object) -> bytes | None:
     """The bytes of a ``finish_key``."""
     if text is None:
         return None
     try:
-        key = bytes.fromhex(text)
+        key = bytes.fromhex(text) if isinstance(text, str) else b""
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
-        raise errors.InvalidRequest(
-            f"parent_key {text[:16]!r}… is not a finish_key, which is {2 * KEY_BYTES} hex digits; "
-            "copy it from the finish_key of an earlier completion, or leave it out"
+        raise arguments.wrong(
+            "parent_key",
+            text,
+            f"a finish_key, which is {2 * KEY_BYTES} hex digits; "
+            "copy it from the finish_key of an earlier completion, or leave it out",
         )
     return key
 
 
-def _whole(name: str, value: int, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise errors.InvalidRequest(f"{name} is {value!r}; it must be a whole number from {least}")
-    return value
-
-
-def _seconds(timeout_s: float | None) -> float | None:
-    if timeout_s is not None and not timeout_s > 0:
-        raise errors.InvalidRequest(f"timeout_s is {timeout_s!r}; give seconds above 0, or None")
-    return timeout_s
-
-
-def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+def _stops(stop: object) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    given = [stop] if arguments.is_text(stop) else arguments.items("stop", stop, _STOPS)
+    stops = tuple(arguments.text("stop", one) for one in given)
     if "" in stops:
         raise errors.InvalidRequest(
             "an empty stop text would stop before the first token; leave it out"
         )
-    if sum(len(one.encode("utf-8", "replace")) for one in stops) > MAX_STOP_BYTES:
+    if sum(len(one.encode()) for one in stops) > MAX_STOP_BYTES:
         raise errors.InvalidRequest(f"all stop texts together may have {MAX_STOP_BYTES} bytes")
     return stops
 
 
-def _session(session: str | None) -> str | None:
-    if session is not None and not 1 <= len(session) <= MAX_SESSION_CHARS:
-        raise errors.InvalidRequest(f"a session's name has 1 to {MAX_SESSION_CHARS} characters")
-    return session
+def session_name(session: object) -> str:
+    """The name of a session."""
+    wanted = f"a name of 1 to {MAX_SESSION_CHARS} characters"
+    if not isinstance(session, str) or not 1 <= len(session) <= MAX_SESSION_CHARS:
+        raise arguments.wrong("session", session, wanted)
+    return arguments.text("session", session)
 
 
 def _continues(continues: bool, session: str | None, parent_key: str | None) -> bool:
@@ -194,9 +186,13 @@ def _continues(continues: bool, session: str | None, parent_key: str | None) -> 
     return continues
 
 
-def _speculation(wanted: str | m.Speculation) -> m.Speculation:
+def _speculation(wanted: object) -> m.Speculation:
+    if wanted is None:
+        return m.Speculation.OFF
     try:
-        return m.Speculation(wanted)
+        if isinstance(wanted, str | m.Speculation):
+            return m.Speculation(wanted)
     except ValueError:
-        names = ", ".join(one.value for one in m.Speculation)
-        raise errors.InvalidRequest(f"speculation is {wanted!r}; it is one of {names}") from None
+        pass
+    names = ", ".join(one.value for one in m.Speculation)
+    raise arguments.wrong("speculation", wanted, f"one of {names}")

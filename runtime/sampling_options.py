@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from native.errors import InvalidParam
 from native.sampling_params import FIELD_NAMES, MAX_WINDOW, SamplingParams
+from runtime.arguments import plain
 from runtime.errors import InvalidRequest
 
 Options = dict[str, Any]
@@ -35,7 +36,7 @@ def sampling_from_options(**options: Any) -> SamplingParams:
     bias of ``False`` for minus infinity; ``json_schema`` as an object; ``seed`` -1 for any. Names
     the option and says what is allowed in ``InvalidRequest``.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: plain(value) for name, value in options.items() if value is not None}
     fields: Options = {}
     try:
         _take_logprobs(given, fields)
@@ -76,19 +77,27 @@ def _window(name: str, value: object) -> object:
 
 
 def _seed(_name: str, value: object) -> object:
-    return secrets.randbits(64) if value == -1 else value
+    return secrets.randbits(64) if isinstance(value, int) and value == -1 else value
 
 
 def _top_k(_name: str, value: object) -> object:
-    return 0 if value == -1 else value  # as llama.cpp's users write: all
+    all_of_them = isinstance(value, int) and value == -1  # as llama.cpp's users write it
+    return 0 if all_of_them else value
 
 
 def _texts(_name: str, value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _schema(_name: str, value: object) -> object:
-    return value if isinstance(value, str) else json.dumps(value)
+def _schema(name: str, value: object) -> object:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Mapping | bool):
+        raise InvalidParam(name, value, "a JSON object as a mapping, or its JSON text")
+    try:
+        return json.dumps(value if isinstance(value, bool) else dict(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidParam(name, value, f"a schema that can be written as JSON ({error})") from None
 
 
 def _biases(name: str, value: object) -> tuple[tuple[int, float], ...]:
@@ -98,9 +107,14 @@ def _biases(name: str, value: object) -> tuple[tuple[int, float], ...]:
     read = []
     for pair in pairs:  # type: ignore[attr-defined]
         try:
-            token, bias = pair
-            read.append((int(token), -math.inf if bias is False else bias))
-        except (TypeError, ValueError):
+            token, bias = map(plain, pair)
+            if isinstance(token, float) and not token.is_integer():
+                raise TypeError
+            number = -math.inf if bias is False else plain(bias)
+            if not isinstance(number, int | float) or isinstance(number, bool):
+                raise TypeError
+            read.append((int(token), number))
+        except (TypeError, ValueError, OverflowError):
             raise InvalidParam(name, pair, "a token id and a number, or False to ban it") from None
     return tuple(read)
 
@@ -137,9 +151,11 @@ def _take_format(given: Options, fields: Options) -> None:
     inner = wanted.get("json_schema") if isinstance(wanted, Mapping) else None
     schema = inner.get("schema") if isinstance(inner, Mapping) else None
     if kind == "json_object":
-        fields["json_schema"] = _schema("", wanted.get("schema") or _ANY_JSON)
+        given_schema = wanted.get("schema")
+        is_any = given_schema is None or given_schema == {}
+        fields["json_schema"] = _ANY_JSON if is_any else _schema("response_format", given_schema)
     elif kind == "json_schema" and isinstance(schema, Mapping):
-        fields["json_schema"] = json.dumps(schema)
+        fields["json_schema"] = _schema("response_format", schema)
     else:
         raise InvalidParam(
             "response_format",

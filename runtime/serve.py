@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -18,7 +17,9 @@ from runtime.errors import ConfigError
 from runtime.signing_key import signing_key
 from runtime.sizes import format_size
 from runtime.tree import build_tree
+from supervision import stdio
 from supervision.launcher import NodeConfig, run_node
+from supervision.machine import require_machine
 
 DISK_TIER: Final = "disk"
 FINGERPRINTS_FILE: Final = "fingerprints"
@@ -36,6 +37,7 @@ def serve(
     actors are forked from it.
     """
     messages.preload()
+    require_machine()
     ram_bytes = config.ram_bytes()
     arena_fd = _open_arena(ram_bytes) if ram_bytes else None
     arena_path = None if arena_fd is None else f"/proc/{os.getpid()}/fd/{arena_fd}"
@@ -100,5 +102,4 @@ def _open_fingerprints(config: RuntimeConfig, *, has_disk: bool) -> tuple[int | 
 
 def say(text: str) -> None:
     """A line for the person who started the node."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    stdio.say(text)

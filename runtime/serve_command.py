@@ -15,7 +15,7 @@ from runtime import errors
 from runtime.config import RuntimeConfig, to_mapping
 from runtime.serve import say, serve
 from supervision.errors import NodeAlreadyRunning, PortInUse, SupervisionError
-from supervision.launched import say_ready
+from supervision.launched import child_environment, say_ready
 
 
 def serve_command(
@@ -51,7 +51,9 @@ def _public(error: errors.LlamaActorsError | SupervisionError) -> errors.LlamaAc
 def _load_models(config: RuntimeConfig) -> None:
     """Start the loader; it says on standard error what it loaded or why not."""
     loader = subprocess.Popen(
-        [sys.executable, "-m", "runtime.load_models", str(os.getpid())], stdin=subprocess.PIPE
+        [sys.executable, "-m", "runtime.load_models", str(os.getpid())],
+        stdin=subprocess.PIPE,
+        env=child_environment(),
     )
     if loader.stdin is not None:
         loader.stdin.write(json.dumps(to_mapping(config)).encode())

@@ -1,29 +1,41 @@
 """A running completion, as its caller holds it: iterate, cancel, or leave it.
 
-A stream is read by one thread; ``cancel`` and ``request_id`` are for any.
+A stream is read by one thread; ``cancel`` and ``request_id`` are for any. In a process that is
+forked while it runs, its copy raises ``ForkedProcess``, and closing that copy does nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Self
 
+from runtime import errors
 from runtime.results import Event, ResumedEvent
+from supervision import forks
 from supervision.errors import SupervisionError
 
 
 class RequestHandle:
     """Which request it is, as soon as that is known, and whether it is to be cancelled."""
 
-    def __init__(self, cancel: Callable[[str], None]) -> None:
+    def __init__(self, cancel: Callable[[str], None], timeout_s: float | None = None) -> None:
         """``cancel`` tells the node to stop the request of an id; it may raise."""
+        self.timeout_s = timeout_s
+        self._ends_at: float | None = None
         self._cancel = cancel
         self._lock = threading.Lock()
         self._request_id: str | None = None
         self._is_cancelled = False
+
+    def start_clock(self) -> float | None:
+        """When the caller's time is over, on the monotonic clock; it begins with the first call."""
+        if self._ends_at is None and self.timeout_s is not None:
+            self._ends_at = time.monotonic() + self.timeout_s
+        return self._ends_at
 
     @property
     def request_id(self) -> str | None:
@@ -68,28 +80,54 @@ class CompletionStream:
     def __init__(self, events: Generator[Event, None, None], handle: RequestHandle) -> None:
         self._events = events
         self._handle = handle
+        self._read_by: forks.Mark | None = None
 
     @property
     def request_id(self) -> str | None:
         """None until the node has accepted the request, which the first step waits for."""
         return self._handle.request_id
 
+    def start_clock(self) -> float | None:
+        """Let ``timeout_s`` begin before the first step, which waits for something else.
+
+        When it is over, on the monotonic clock; None without a limit.
+        """
+        return self._handle.start_clock()
+
     def cancel(self) -> None:
         """End the request from any thread, also while it is queued or reads a long prompt.
 
         Its reader gets what there is, and a completion that says ``cancelled``.
         """
+        self.require_own()
         self._handle.cancel()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Event:
+        self.require_own()
+        self._read_by = forks.here()
         return next(self._events)
 
     def close(self) -> None:
         """Leave it; what still runs is cancelled. Does nothing at its end."""
-        self._events.close()
+        if self._is_own:
+            self._events.close()
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether it was begun here, or not yet; a copy in a forked child is not."""
+        return self._read_by is None or forks.is_here(self._read_by)
+
+    def require_own(self) -> None:
+        """Raises ForkedProcess in a process that was forked after it was begun."""
+        if not self._is_own:
+            pid = self._read_by[0] if self._read_by else 0
+            raise errors.ForkedProcess(
+                f"this stream was begun in process {pid}, from which this one was forked; "
+                "send the request again in this process"
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from supervision import stdio
 from supervision.errors import SpecError, SupervisionError
 from supervision.launched import say_ready
 from supervision.launcher import NodeConfig, run_node
@@ -18,6 +19,7 @@ from supervision.spec import SupervisorSpec, actors_below
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until told to stop; the exit code of ``run_node``, 1 where it could not start."""
+    stdio.prepare()
     asked = _parser().parse_args(arguments)
     settings: dict[str, Any] = {}
     if asked.settings_fd is not None:
@@ -29,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         return run_node(config, on_ready=lambda: _ready(config, asked.ready_fd))
     except SupervisionError as error:
         if asked.ready_fd is None:
-            sys.stderr.write(f"error: {error}\n")
+            stdio.say(f"error: {error}")
         else:
             say_ready(asked.ready_fd, error)
         return 1
@@ -89,7 +91,7 @@ def _ready(config: NodeConfig, ready_fd: int | None) -> None:
     if ready_fd is not None:
         say_ready(ready_fd)
     elif sys.stderr.isatty():
-        sys.stderr.write(f"node ready on port {config.port}; Ctrl-C stops it\n")
+        stdio.say(f"node ready on port {config.port}; Ctrl-C stops it")
 
 
 if __name__ == "__main__":

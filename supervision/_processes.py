@@ -68,7 +68,8 @@ class NodeAdmin(_EarlyDeath, mp.MultiProcAdmin):  # type: ignore[misc]
         process.die_with_parent(Node.launcher_pid)
         process.forget_launcher()
         Node.parent_pid = os.getpid()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for one in (signal.SIGINT, signal.SIGHUP):  # the launcher stops the node in order
+            signal.signal(one, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         process.let_faults_kill(logs.log_fd())
         os.write(Node.announce_fd, f"{os.getpid()} {os.getpgid(0)}\n".encode())

@@ -4,21 +4,27 @@ Threads: a Connection may be shared; each thread gets a private endpoint of its 
 thread never reads another's replies. Every request carries a ``ref`` and only messages with that
 ref answer it: a late reply to an earlier request is dropped, not mistaken for the next one.
 
+Forks: in a child process a Connection opens endpoints of the child's own when it is used. A stream
+that was open across the fork stays the parent's, and raises ForkedProcess in the child.
+
 Restarts: callers name a thing, and the name finds its present process, also after the whole node
 started anew (``routing.py``). When the process that was asked ends, the caller hears it at once.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from supervision.address import Address
 from supervision.errors import NodeNotRunning, NoReply, TargetDown
 from supervision.host_monitors import HostMonitors
+from supervision.machine import require_machine
 from supervision.messages import (
     DirectoryListing,
     Down,
@@ -34,6 +40,20 @@ from supervision.routing import RETRY_S, SEND_S, Router, Sent
 
 _QUIET_S: Final = 1.0
 """How long a stream may be silent before somebody looks whether the other end lives."""
+_GLANCE_S: Final = 0.001
+"""What has come already is read, also after the deadline: a slow reader loses nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """How long a stream may take: in each silence, and as a whole."""
+
+    idle_s: float
+    ends_at: float
+
+    def deadline(self) -> float:
+        """Of a silence that begins now."""
+        return min(self.ends_at, time.monotonic() + self.idle_s)
 
 
 class Connection:
@@ -50,6 +70,7 @@ class Connection:
         Raises NodeNotRunning at once if no node lives there, or after ``timeout_s`` if one lives
         but does not answer.
         """
+        require_machine()
         connection = cls(Router(RuntimeDir(Path(runtime_dir))))
         try:
             connection._call_root(ListDirectory(new_ref()), timeout_s)
@@ -88,9 +109,9 @@ class Connection:
                 return answer
             self._router.refused(sent.line, answer)
 
-    def tell(self, target: str | Address, message: object) -> None:
-        """Send without an answer; raises NoReply if nobody could be reached."""
-        self._router.send(target, message, time.monotonic() + SEND_S, SEND_S)
+    def tell(self, target: str | Address, message: object, *, timeout_s: float = SEND_S) -> None:
+        """Send without an answer; raises NoReply if no process could be reached."""
+        self._router.send(target, message, time.monotonic() + timeout_s, timeout_s)
 
     def stream(
         self,
@@ -98,12 +119,14 @@ class Connection:
         message: object,
         *,
         idle_timeout_s: float,
+        ends_at: float | None = None,
         on_quiet: Callable[[], None] | None = None,
         until_down: bool = False,
     ) -> Iterator[object]:
         """Send, then yield every message with the same ``ref`` until the caller stops.
 
-        Raises NoReply when nothing came for ``idle_timeout_s``, and NodeRestarted as soon as it is
+        Raises NoReply when nothing came for ``idle_timeout_s``, or nothing more by ``ends_at`` on
+        the monotonic clock; ForkedProcess in a forked child; and NodeRestarted as soon as it is
         seen that the node is another one than the message was sent to. ``on_quiet`` is called about
         every second in which nothing came; it may raise. With ``until_down``, TargetDown is raised
         as soon as the target has ended; without, somebody else may go on answering. The message
@@ -125,8 +148,9 @@ class Connection:
                 sent.line.streams[ref] = waiting
             return sent
 
-        sent = send(idle_timeout_s)
-        return self._stream(sent, send, ref, target, idle_timeout_s, on_quiet)
+        limits = _Limits(idle_timeout_s, math.inf if ends_at is None else ends_at)
+        sent = send(limits.deadline() - time.monotonic())
+        return self._stream(sent, send, ref, target, limits, on_quiet)
 
     def _stream(
         self,
@@ -134,17 +158,19 @@ class Connection:
         send: Callable[[float], Sent],
         ref: str,
         target: str | Address,
-        idle_timeout_s: float,
+        limits: _Limits,
         on_quiet: Callable[[], None] | None,
     ) -> Iterator[object]:
-        deadline = time.monotonic() + idle_timeout_s
+        deadline = limits.deadline()
         try:
             while True:
+                sent.line.context.require_own()
                 waiting = sent.line.streams[ref]
                 if waiting:
                     message = waiting.popleft()
                 else:
-                    quiet_at = min(deadline, time.monotonic() + _QUIET_S)
+                    now = time.monotonic()
+                    quiet_at = max(now + _GLANCE_S, min(deadline, now + _QUIET_S))
                     message = self._router.next_or_down(sent, target, ref, quiet_at)
                 if isinstance(message, WrongIncarnation):
                     self._router.refused(sent.line, message)
@@ -152,10 +178,10 @@ class Connection:
                     sent = send(max(RETRY_S, deadline - time.monotonic()))
                 elif message is not None:
                     yield message
-                    deadline = time.monotonic() + idle_timeout_s
+                    deadline = limits.deadline()
                 else:
                     if time.monotonic() >= deadline:
-                        raise NoReply(target, idle_timeout_s, "the stream went quiet")
+                        raise NoReply(target, limits.idle_s, "the stream went quiet")
                     self._router.require_same_boot(sent.line)
                     sent.line.renew(self._router.record.root_address, sent.route.id, sent.monitor)
                     if on_quiet is not None:

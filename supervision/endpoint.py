@@ -44,6 +44,8 @@ _BACKLOG: Final = 1024
 _ACCEPTS_PER_TURN: Final = 64
 _TRIES: Final = 3
 _LEAVE_S: Final = 0.1
+_MAX_WAIT_S: Final = 86_400.0
+"""epoll counts milliseconds in 32 bits; a wait that ends early is allowed."""
 _LOG: Final = logging.getLogger("supervision.transport")
 
 
@@ -249,7 +251,7 @@ class Endpoint:
         """How long to wait, seen from what is due here."""
         now = time.monotonic()
         times = [
-            None if timeout_s is None else now + timeout_s,
+            None if timeout_s is None else now + min(timeout_s, _MAX_WAIT_S),
             self._ack_at if self._owing else None,
             self._strangers.due_at(),
             self._resume_at,
@@ -429,6 +431,16 @@ class Endpoint:
     def close(self) -> None:
         """Acknowledge what has come, and close everything; nobody hears of what had not arrived."""
         self.acknowledge()
+        self._close_all()
+
+    def abandon(self) -> None:
+        """In a process forked from the owner: close its copies, and change nothing for the owner.
+
+        Nothing is written, and the epoll set, which is shared, keeps its entries.
+        """
+        self._close_all()
+
+    def _close_all(self) -> None:
         for link in self._links.values():
             link.close()
         self._links.clear()

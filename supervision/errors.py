@@ -3,6 +3,7 @@
 * SupervisionError
   x SpecError              a child or supervisor spec is wrong  -> fix the named value
   x RuntimeDirError        the runtime folder cannot be used    -> choose another, fix its rights
+  x MachineUnfit           /proc or the loopback is missing -> make it available
   x NodeAlreadyRunning     the folder belongs to a live node    -> attach to it, or stop it first
   x NodeNotRunning         no node answers for this folder      -> start one
   x NodeRestarted          it started anew in mid-request       -> send the request again
@@ -10,6 +11,7 @@
   x PortInUse              another process listens there        -> stop it or choose another port
   x NoReply                no answer before the deadline        -> retry only if it is idempotent
     x TargetDown           who was asked ended before answering -> the same; it says why it ended
+  x ForkedProcess          it was opened before this process was forked -> open it here
   x UnknownMonitor         no such monitor, or its Down is taken -> our caller's mistake
   x TransportRefused       a message cannot be sent at all      -> our bug, or the wrong thread
   x WrongThespian          another thespian is installed        -> install the pinned version
@@ -40,6 +42,10 @@ class RuntimeDirError(SupervisionError):
     def __init__(self, path: object, why: str) -> None:
         self.path = str(path)
         super().__init__(f"runtime folder {path}: {why}")
+
+
+class MachineUnfit(SupervisionError):
+    """This machine, or container, lacks what every node needs; the text says how to add it."""
 
 
 class NodeAlreadyRunning(SupervisionError):
@@ -111,6 +117,17 @@ class TargetDown(NoReply):
         self.reason = reason
         SupervisionError.__init__(
             self, f"{target} (incarnation {incarnation}) ended before it answered: {reason}"
+        )
+
+
+class ForkedProcess(SupervisionError):
+    """What was opened in another process was used in one that was forked from it. Open it here."""
+
+    def __init__(self, what: str, pid: int) -> None:
+        self.pid = pid
+        super().__init__(
+            f"{what} belongs to process {pid}, from which this one was forked; "
+            "use it there, or open one in this process"
         )
 
 

@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from supervision import forks
 from supervision.address import Address
 from supervision.endpoint import Endpoint
+from supervision.errors import ForkedProcess
 from supervision.link import Done, Outcome
 from supervision.session import Secret
 
@@ -22,11 +24,22 @@ class HostContext:
     def __init__(self, secret: Secret) -> None:
         """Listens; connects to nothing yet."""
         self._endpoint = Endpoint(secret)
+        self._process = forks.here()
 
     @property
     def address(self) -> Address:
         """Where answers come."""
         return self._endpoint.address
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this process made it; in one forked from that it must not be used."""
+        return forks.is_here(self._process)
+
+    def require_own(self) -> None:
+        """Raises ForkedProcess in a process that was forked from the owner."""
+        if not self.is_own:
+            raise ForkedProcess("this line to a node", self._process[0])
 
     def send(self, target: Address, message: object, timeout_s: float) -> bool:
         """Send; returns when the target's process has it, at the latest after ``timeout_s``.
@@ -34,6 +47,7 @@ class HostContext:
         False: it certainly reached nobody. True: it arrived, or it left and what became of it is
         open, because the other side died or is stopped.
         """
+        self.require_own()
         self._poll(0.0)  # who has died since the last look has closed its connection
         outcomes: list[Outcome] = []
         outgoing = self._endpoint.send(target, message, outcomes.append, prompt=True)
@@ -47,10 +61,12 @@ class HostContext:
 
     def post(self, target: Address, message: object, done: Done | None = None) -> None:
         """Send and wait for nothing; ``done`` hears what became of it, while others are awaited."""
+        self.require_own()
         self._endpoint.send(target, message, done)
 
     def receive(self, timeout_s: float) -> object | None:
         """The next message for this endpoint, or None when the time is over."""
+        self.require_own()
         deadline = time.monotonic() + timeout_s
         inbox = self._endpoint.inbox
         while not inbox and (left := deadline - time.monotonic()) > 0:
@@ -86,7 +102,13 @@ class HostContext:
         return self._endpoint.is_connected(target)
 
     def close(self) -> None:
-        """Let what was sent leave, and close every socket of this endpoint."""
+        """Let what was sent leave, and close every socket of this endpoint.
+
+        In a forked process: close its copies of the sockets, and send nothing.
+        """
+        if not self.is_own:
+            self._endpoint.abandon()
+            return
         deadline = time.monotonic() + _FLUSH_S
         while self._endpoint.unwritten() and (left := deadline - time.monotonic()) > 0:
             self._poll(left)

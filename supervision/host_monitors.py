@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from supervision import forks
 from supervision.errors import UnknownMonitor
 from supervision.lines import RENEW_S, ROOT_S, Line, end_of_node
 from supervision.messages import Demonitor, Down, Located, Monitor, WhereIs, new_ref
@@ -38,6 +39,11 @@ class HostMonitors:
         self._ask_root = ask_root
         self._monitors: dict[str, _HostMonitor] = {}
         router.on_down.append(self._take)
+        forks.register(self)
+
+    def drop_inherited(self) -> None:
+        """In a forked process: its parent's monitors are the parent's."""
+        self._monitors = {}
 
     def _take(self, down: Down) -> None:
         one = self._monitors.get(down.ref)

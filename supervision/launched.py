@@ -14,12 +14,15 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from supervision import forks
 from supervision.errors import NodeStartFailed
 from supervision.kill_watch import PERHAPS
+from supervision.stdio import above_standard
 
 STOP_TIMEOUT_S: Final = 20.0
 
@@ -38,6 +41,27 @@ class LaunchedNode:
     def __init__(self, process: subprocess.Popen[bytes], lifeline: int) -> None:
         self.process = process
         self._lifeline: int | None = lifeline
+        self._process = forks.here()
+        forks.register(self)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this process started it, and not one that this was forked from."""
+        return forks.is_here(self._process)
+
+    @property
+    def owner_pid(self) -> int:
+        """The process that started it."""
+        return self._process[0]
+
+    def drop_inherited(self) -> None:
+        """In a forked process: the node must end with the host, though children of it live on."""
+        self._close_lifeline()
+
+    def _close_lifeline(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
 
     @classmethod
     def start(
@@ -53,27 +77,8 @@ class LaunchedNode:
         Raises LauncherSaid with the launcher's own words when it is not. ``quiet``: it has a log
         of its own, or is to have none; otherwise it shares this process's standard error.
         """
-        settings_read, settings_write = os.pipe()
-        ready_read, ready_write = os.pipe()
-        lifeline_read, lifeline_write = os.pipe()
-        passed = (settings_read, ready_write, lifeline_read)
-        try:
-            process = subprocess.Popen(
-                command(*passed),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL if quiet else None,
-                pass_fds=passed,
-                start_new_session=True,  # Ctrl-C ends the host, and the host ends the node
-            )
-        except BaseException:
-            for fd in (settings_write, ready_read, lifeline_write):
-                os.close(fd)
-            raise
-        finally:
-            for fd in passed:
-                os.close(fd)
-        node = cls(process, lifeline_write)
+        with forks.no_fork():
+            node, settings_write, ready_read = cls._spawn(command, quiet=quiet)
         try:
             with contextlib.suppress(BrokenPipeError), os.fdopen(settings_write, "wb") as pipe:
                 pipe.write(settings)
@@ -89,11 +94,42 @@ class LaunchedNode:
             raise trouble
         return node
 
+    @classmethod
+    def _spawn(
+        cls, command: Callable[[int, int, int], Sequence[str]], *, quiet: bool
+    ) -> tuple[LaunchedNode, int, int]:
+        """The launcher, and our ends of its pipes: settings to write, readiness to read."""
+        settings_read, settings_write = _pipe()
+        ready_read, ready_write = _pipe()
+        lifeline_read, lifeline_write = _pipe()
+        passed = (settings_read, ready_write, lifeline_read)
+        try:
+            process = subprocess.Popen(
+                command(*passed),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL if quiet else None,
+                pass_fds=passed,
+                env=child_environment(),
+                start_new_session=True,  # Ctrl-C ends the host, and the host ends the node
+            )
+        except BaseException:
+            for fd in (settings_write, ready_read, lifeline_write):
+                os.close(fd)
+            raise
+        finally:
+            for fd in passed:
+                os.close(fd)
+        return cls(process, lifeline_write), settings_write, ready_read
+
     def end(self) -> None:
-        """Let the launcher stop its tree in order; end it hard if it does not."""
-        if self._lifeline is not None:
-            os.close(self._lifeline)
-            self._lifeline = None
+        """Let the launcher stop its tree in order; end it hard if it does not.
+
+        Does nothing in a process that was forked from the one that started it.
+        """
+        self._close_lifeline()
+        if not self.is_own:
+            return
         try:
             self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -107,6 +143,25 @@ def say_ready(fd: int, error: BaseException | None = None, detail: str = "") -> 
     with contextlib.suppress(OSError):
         os.write(fd, json.dumps(said).encode() + b"\n")
         os.close(fd)
+
+
+def _pipe() -> tuple[int, int]:
+    """Never one of the numbers that the child's standard streams get."""
+    reader, writer = os.pipe()
+    return above_standard(reader), above_standard(writer)
+
+
+def child_environment() -> dict[str, str]:
+    """For a Python of our own: modules are found where this process finds them.
+
+    Not also in the working directory: another project's ``cache.py`` there would be imported.
+    """
+    places = [os.path.abspath(one) for one in sys.path if os.pathsep not in one]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(places)),
+        "PYTHONSAFEPATH": "1",
+    }
 
 
 def _trouble(said: bytes) -> LauncherSaid | None:

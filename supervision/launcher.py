@@ -23,6 +23,7 @@ from supervision import kill_watch, logs, process
 from supervision.boot import Boot
 from supervision.errors import NodeStartFailed
 from supervision.exits import ExitKind
+from supervision.machine import require_machine
 from supervision.node_config import NodeConfig, load_actors, require_port
 from supervision.node_file import RuntimeDir
 from supervision.restart import RestartWindow
@@ -34,6 +35,8 @@ __all__ = ["NodeConfig", "run_node"]
 _INTENSITY: Final = 5
 _PERIOD_S: Final = 60.0
 _BACKOFF: Final = Backoff(first_s=0.01, factor=4.0, max_s=5.0)
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What stops the node in order: Ctrl-C, a service manager, a terminal that is closed."""
 _ORPHANS_S: Final = 1.0
 """How often to look for processes that a dead actor had started."""
 _LOG = logging.getLogger(f"{logs.LOGGER}.launcher")
@@ -47,6 +50,7 @@ def run_node(config: NodeConfig, *, on_ready: Callable[[], None] | None = None) 
     NodeStartFailed or a spec error where the first start is impossible. ``on_ready`` is called
     once, when the whole tree is up. Call it from a main thread only.
     """
+    require_machine()
     load_actors(config.tree)
     require_port(config.port)
     folder = RuntimeDir(config.runtime_dir)
@@ -221,7 +225,7 @@ class _Launcher:
                 self._read_parent()
             elif key.data == "signal":
                 for number in os.read(key.fd, 64):
-                    if number in (signal.SIGINT, signal.SIGTERM):
+                    if number in _STOPS:
                         self.stop_why = signal.Signals(number).name
                 process.reap()
             else:
@@ -236,7 +240,10 @@ class _Launcher:
 
 
 class _Signals:
-    """SIGINT, SIGTERM and SIGCHLD become readable bytes while this is entered."""
+    """Signals that stop, and SIGCHLD, become readable bytes while this is entered.
+
+    SIGHUP only where it is not ignored, as ``nohup`` has it.
+    """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
@@ -249,7 +256,8 @@ class _Signals:
         self._old_fd = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
         self._old = {
             one: signal.signal(one, lambda _number, _frame: None)
-            for one in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+            for one in (*_STOPS, signal.SIGCHLD)
+            if one is not signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN
         }
         self._selector.register(self._ours, selectors.EVENT_READ, "signal")
 

@@ -120,7 +120,7 @@ class Line:
 
     def close(self, root: Address | None) -> None:
         """Close the endpoint; with ``root``, tell it that nobody waits here any more."""
-        if root is not None and self.standing:
+        if root is not None and self.standing and self.context.is_own:
             self.context.send(root, Demonitor(""), _GOODBYE_S)
         self.context.close()
 

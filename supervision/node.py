@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from supervision.connection import Connection
+from supervision.errors import ForkedProcess
 from supervision.launched import LaunchedNode
 
 START_TIMEOUT_S: Final = 60.0
@@ -67,7 +68,12 @@ class Node:
         return self._launched.process.pid
 
     def stop(self) -> None:
-        """Stop the tree in order and wait until nothing of it is left."""
+        """Stop the tree in order and wait until nothing of it is left.
+
+        Raises ForkedProcess in a process that was forked from the one that started it.
+        """
+        if not self._launched.is_own:
+            raise ForkedProcess("this node", self._launched.owner_pid)
         self.connection.close()
         self._launched.end()
 
@@ -80,4 +86,7 @@ class Node:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
+        if self._launched.is_own:
+            self.stop()
+        else:
+            self.connection.close()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from supervision import forks
 from supervision.address import Address
 from supervision.errors import NodeNotRunning, NodeRestarted, NoReply, TargetDown
 from supervision.frozen import frozen
@@ -77,9 +78,23 @@ class Router:
         self._lines: list[Line] = []
         self._entries: dict[str, Entry] = {}
         self._closed = False
+        self._process = forks.here()
+        forks.register(self)
+
+    def drop_inherited(self) -> None:
+        """In a forked process: forget the parent's endpoints; ``line`` makes new ones here."""
+        self._process = forks.here()
+        lines, self._lines = self._lines, []
+        self._lock = threading.Lock()  # a thread of the parent may have held the old one
+        self._here = threading.local()
+        self._entries = {}
+        for line in lines:
+            line.context.close()
 
     def close(self) -> None:
         """Close the endpoints of all threads. No thread may be inside a call."""
+        if not forks.is_here(self._process):
+            self.drop_inherited()
         with self._lock:
             self._closed = True
             for line in self._lines:
@@ -206,9 +221,11 @@ class Router:
 
     def line(self) -> Line:
         """This thread's endpoint to the present boot of the node."""
+        if not forks.is_here(self._process):
+            self.drop_inherited()
         boot = self.boot
         line: Line | None = getattr(self._here, "line", None)
-        if line is not None and line.boot == boot:
+        if line is not None and line.boot == boot and not self._closed:
             return line
         with self._lock:
             if self._closed:

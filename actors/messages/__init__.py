@@ -262,10 +262,10 @@ _HOMES: Final = {
         "cache": (
             "BytesEvicted CopyFailed CopyRow DropFiles EvictBytes FilesDropped ForgetLive "
             "ListNamespaces ListRows LookupPrefix NamespacesListed NoMoreCopies PersistNow "
-            "PersistState PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows ReserveRows "
-            "ResolveParent RowCopied RowRejected RowsFound RowShown RowsListed RowsRemoved "
-            "RowsReserved RowsWritten RowWanted ShowRow StoredRow TierChanged WatchTier "
-            "WriterStops WriteTails"
+            "PersistState PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows "
+            "ReserveRows ResolveParent RowCopied RowRejected RowsFound RowShown RowsListed "
+            "RowsRemoved RowsReserved RowsWritten RowWanted ShowRow StoredRow TierChanged "
+            "WatchTier WriterStops WriteTails"
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "

@@ -54,8 +54,15 @@ class Line:
     told: list[tuple[str, object]] = field(default_factory=list)
 
     def stream(
-        self, target: str, message: m.Complete, *, idle_timeout_s: float, until_down: bool
+        self,
+        target: str,
+        message: m.Complete,
+        *,
+        idle_timeout_s: float,
+        ends_at: float | None,
+        until_down: bool,
     ) -> Iterator[object]:
+        assert (ends_at is None) == (message.timeout_s is None)
         assert (target, until_down) == ("inflight", True)
         assert idle_timeout_s > 0
         self.sent.append(message)
@@ -66,7 +73,8 @@ class Line:
                 raise reply
             yield reply
 
-    def tell(self, target: str, message: object) -> None:
+    def tell(self, target: str, message: object, *, timeout_s: float) -> None:
+        assert timeout_s <= 0.5
         self.told.append((target, message))
 
 

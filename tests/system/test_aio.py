@@ -96,6 +96,23 @@ def test_many_completions_at_once_are_each_the_right_one(run: Callable[[Work], N
     run(work)
 
 
+def test_the_time_for_a_request_counts_its_wait_for_a_thread(
+    run: Callable[[Work], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.aio.STREAM_THREADS", 1)
+
+    async def work(node: AsyncNode) -> None:
+        async with node.stream("demo", STORY, max_tokens=1500) as unread:
+            await anext(unread)  # it has the only thread, and is read no further
+            began = time.monotonic()
+            with pytest.raises(errors.DeadlineExceeded, match="make room"):
+                await node.complete("demo", STORY, max_tokens=2, timeout_s=0.3)
+            assert time.monotonic() - began < 5
+        assert (await node.complete("demo", STORY, max_tokens=2, timeout_s=20)).tokens
+
+    run(work)
+
+
 def test_a_stream_gives_the_events_of_a_node(run: Callable[[Work], None]) -> None:
     async def work(node: AsyncNode) -> None:
         whole = await node.complete("demo", STORY, max_tokens=12)

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from supervision import Connection, Node
-from supervision.errors import NodeNotRunning
+from supervision.errors import ForkedProcess, NodeNotRunning
 from supervision.launched import LauncherSaid
 from supervision.messages import new_ref
 from supervision.node_file import RuntimeDir
 from supervision.spec import AutoShutdown, ChildSpec, Restart, Strategy, SupervisorSpec
 from tests.support.children import Do, Echo, Echoed
+from tests.support.forking import in_child
 from tests.support.nodes import ROOT, alive, group_pids, running_node
 from tests.support.waiting import eventually
 
@@ -40,6 +41,25 @@ def test_a_tree_of_ones_own_starts_answers_and_leaves_nothing(tmp_path: Path):
     eventually(lambda: not group_pids(group), what="no process is left")
     assert list((tmp_path / "run").iterdir()) == []
     assert "stopped" in log.read_text()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_asks_by_itself_and_stops_nothing(tmp_path: Path) -> None:
+    with Node.start(f"{__name__}:TREE", tmp_path / "run") as node:
+
+        def use() -> int:
+            answer = node.connection.ask("a", Echo(new_ref()), timeout_s=5)
+            assert isinstance(answer, Echoed)
+            with pytest.raises(ForkedProcess, match=str(os.getppid())):
+                node.stop()
+            with node:
+                pass
+            return answer.pid
+
+        own = node.connection.ask("a", Echo(new_ref()), timeout_s=5)
+        assert isinstance(own, Echoed)
+        assert in_child(use) == own.pid
+        assert isinstance(node.connection.ask("a", Echo(new_ref()), timeout_s=5), Echoed)
 
 
 @pytest.mark.parametrize(
