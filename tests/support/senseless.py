@@ -50,6 +50,7 @@ def _deep() -> list[Any]:
 
 
 SENSELESS: Final[dict[str, Any]] = {
+    "~nobodyhere": "~nobodyhere/x.gguf",
     "None": None,
     "True": True,
     "0": 0,
