@@ -154,9 +154,12 @@ def _pipe() -> tuple[int, int]:
 def child_environment() -> dict[str, str]:
     """For a Python of our own: modules are found where this process finds them.
 
-    Not also in the working directory: another project's ``cache.py`` there would be imported.
+    After those, where ``PYTHONPATH`` says now: a host may have set it since it started. Not also
+    in the working directory: another project's ``cache.py`` there would be imported.
     """
-    places = [os.path.abspath(one) for one in sys.path if os.pathsep not in one]
+    later = os.environ.get("PYTHONPATH", "")
+    found = [*sys.path, *filter(None, later.split(os.pathsep))]
+    places = [os.path.abspath(one) for one in found if os.pathsep not in one]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(places)),

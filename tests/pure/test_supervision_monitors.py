@@ -329,6 +329,8 @@ def test_the_reason_is_that_of_its_own_end_when_nothing_lies_between_two_looks(s
 class FakeContext:
     """Takes everything, and receives what the test put there."""
 
+    is_own = True
+
     def __init__(self) -> None:
         self.sent: list[object] = []
         self.inbox: deque[object] = deque()
