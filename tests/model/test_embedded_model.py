@@ -96,15 +96,12 @@ def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
     assert ran.returncode == 0, (ran.stdout, ran.stderr)
     report = json.loads(ran.stdout)
     assert report["troubles"] == []
-    hits = [(row["hit"], row["tier"]) for row in report["rows"]]
-    assert hits == [
-        ("cold", "none"),
-        ("exact", "live"),
-        ("partial", "live"),
-        ("partial", "live"),
-        ("exact", "ram"),
-        ("exact", "disk"),
-    ]
+    assert [row["hit"] for row in report["rows"]] == [
+        "cold", "exact", "partial", "partial", "exact", "exact",
+    ]  # fmt: skip
+    tiers = [row["tier"] for row in report["rows"]]
+    assert {*tiers[1:4]} <= {"live", "ram"}  # where a step is slow, idle cells do not pay
+    assert [tiers[0], *tiers[4:]] == ["none", "ram", "disk"]
     assert ran.stderr == ""  # quiet in a pipe
 
 
