@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 
 from native._checks import real, whole
 from native.errors import InvalidParam
-from native.schema import grammar_of
 
 MAX_WINDOW = 1 << 16
 """Tokens that a penalty may look back."""
@@ -89,6 +88,8 @@ class SamplingParams:
         if self.grammar is not None and self.json_schema is not None:
             raise InvalidParam("json_schema", "…", "not together with grammar: it becomes one")
         if self.json_schema is not None:
+            from native.schema import grammar_of  # here: a program that asks for no schema reads none
+
             grammar_of(self.json_schema)
 
     @property

@@ -3,16 +3,7 @@
 
 #include "ggml-cpu.h"
 
-#include <cstdlib>
-
 namespace {
-
-// How long a compute thread polls for the next step before it sleeps, in ggml's units: 131,072 pauses each.
-// The gap between two steps (sampling, messages) is shorter than one unit.
-uint32_t polling() {
-    const char *set = std::getenv("LLAMA_ACTORS_POLL");
-    return set != nullptr ? static_cast<uint32_t>(std::strtoul(set, nullptr, 10)) : 0;
-}
 
 // The CPU backend may be a library of its own: its functions are found by name.
 template <class Function> Function *cpu_function(const char *name) {
@@ -26,7 +17,7 @@ ggml_threadpool_t new_pool(int n_threads) {
         return nullptr;
     }
     ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
-    params.poll = polling();
+    params.poll = 0;  // between steps they sleep: others need the cores
     return create(&params);
 }
 
