@@ -73,13 +73,13 @@ def shadowing() -> str | None:
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     for name in PACKAGES:
         found = _found(name)
-        if found is not None and os.path.dirname(_root(found)) != os.path.realpath(home):
+        if found is not None and _place(found) != os.path.realpath(home):
             return _sentence(found, name)
     first = os.path.realpath(sys.path[0] or os.curdir) if sys.path else home
     if first != os.path.realpath(home):
         for name in DEPENDENCIES:
             found = _found(name)
-            if found is not None and os.path.dirname(_root(found)) == first:
+            if found is not None and _place(found) == first:
                 return _sentence(found, name)
     return None
 
@@ -93,10 +93,12 @@ def _found(name: str) -> str | None:
     return None if spec is None else spec.origin
 
 
-def _root(origin: str) -> str:
-    """The folder of a package, or the file of a module."""
-    where = os.path.realpath(origin)
-    return os.path.dirname(where) if os.path.basename(where) == "__init__.py" else where
+def _place(origin: str) -> str:
+    """The folder where a package or module was found; it may itself be a link to elsewhere."""
+    where = os.path.abspath(origin)
+    if os.path.basename(where) == "__init__.py":
+        where = os.path.dirname(where)
+    return os.path.realpath(os.path.dirname(where))
 
 
 def _sentence(found: str, name: str) -> str:

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
@@ -15,28 +17,43 @@ from tests.support.nodes import ROOT
 
 pytestmark = pytest.mark.system
 
+PACKAGES = ("actors", "cache", "native", "runtime", "supervision")
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages in a folder of their own, as a wheel installs them."""
-    place = tmp_path_factory.mktemp("site")
+    """The interpreter of an environment that has the packages as a wheel installs them.
+
+    Its dependencies are links to those of the tests. It has no ``.pth`` file: that of an editable
+    installation finds the packages before the working directory is searched.
+    """
+    place = tmp_path_factory.mktemp("environment")
+    venv.create(place, symlinks=True)
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(place)}))
     ignore = shutil.ignore_patterns("__pycache__", "*.cpp", "*.train*")
-    for name in ("actors", "cache", "native", "runtime", "supervision"):
-        shutil.copytree(ROOT / name, place / name, ignore=ignore, symlinks=True)
-    return place
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, site / name, ignore=ignore, symlinks=True)
+    for path in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for one in Path(path).iterdir():
+            is_editable = one.suffix == ".pth" or one.name.startswith("_editable")
+            if not is_editable and not (site / one.name).exists():
+                (site / one.name).symlink_to(one)
+    return place / "bin" / "python"
 
 
-def python(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = dict(os.environ) | {"PYTHONPATH": str(installed)}
-    environment |= {"LLAMA_ACTORS_RUNTIME_DIR": str(cwd / "run")}
-    environment.pop("PYTHONSAFEPATH", None)
+def python(
+    installed: Path, cwd: Path, *arguments: str, timeout_s: float = 30
+) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ) | {"LLAMA_ACTORS_RUNTIME_DIR": str(cwd / "run")}
+    for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH"):
+        environment.pop(name, None)
     return subprocess.run(
-        [sys.executable, *arguments],
+        [installed, *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
         env=environment,
-        timeout=120,
+        timeout=timeout_s,
         check=False,
     )
 
@@ -78,14 +95,38 @@ def test_a_node_starts_from_a_folder_with_other_projects_modules(
         "    node.load('stub', 'stub', backend='stub')\n"
         "    print(len(node.complete('stub', 'a', max_tokens=3).tokens))\n"
     )
-    ran = python(installed, tmp_path, "-P", "-c", script)
+    ran = python(installed, tmp_path, "-P", "-c", script, timeout_s=120)
     assert ran.stdout == "3\n", ran.stderr
+
+
+def test_packages_that_are_links_are_not_taken_for_others(tmp_path: Path) -> None:
+    """Some installers link each package, or each file, to a store elsewhere."""
+    links, files = tmp_path / "links", tmp_path / "files"
+    links.mkdir()
+    for name in PACKAGES:
+        (links / name).symlink_to(ROOT / name)
+        (files / name).mkdir(parents=True)
+        for one in (ROOT / name).iterdir():
+            (files / name / one.name).symlink_to(one)
+    for place in (links, files):
+        script = "import cache, runtime; print(runtime.__file__, cache.__file__)"
+        dependencies = sysconfig.get_path("platlib")
+        ran = subprocess.run(
+            [sys.executable, "-S", "-c", script],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={"PYTHONPATH": os.pathsep.join((str(place), dependencies))},
+            timeout=30,
+            check=False,
+        )
+        found = [str(place / name / "__init__.py") for name in ("runtime", "cache")]
+        assert ran.stdout.split() == found, ran.stderr
 
 
 SLOW_MODULE = """
 import os
-import sys
-print("importing", flush=True)
+os.write(1, b"importing\\n")  # not print: a signal in mid-flush makes a later flush repeat the line
 os.read(0, 1)
 """
 
