@@ -88,7 +88,7 @@ class SamplingParams:
         if self.grammar is not None and self.json_schema is not None:
             raise InvalidParam("json_schema", "…", "not together with grammar: it becomes one")
         if self.json_schema is not None:
-            from native.schema import grammar_of  # here: a program that asks for no schema reads none
+            from native.schema import grammar_of  # here: few requests have a schema
 
             grammar_of(self.json_schema)
 

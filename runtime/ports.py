@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -49,6 +48,8 @@ def _default_runtime_dir() -> Path:
             facts = os.stat(given)
             if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
                 return Path(given) / "llama-actors"
+    import tempfile  # here: it takes milliseconds, and few commands come so far
+
     try:
         temporary = tempfile.gettempdir()
     except OSError as error:

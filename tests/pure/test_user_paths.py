@@ -7,6 +7,7 @@ import contextlib
 import os
 import pwd
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from cache.filesystem import PosixFilesystem, make_private_dirs
 from native.vendor import Lock, SourceIncomplete, provide
-from runtime import ports, user_paths
+from runtime import user_paths
 from runtime.config import RuntimeConfig, from_mapping, node_dir, parse_model_argument
 from runtime.errors import ConfigError
 from runtime.load_options import model_params
@@ -143,7 +144,7 @@ def test_the_runtime_folder_is_the_users_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LLAMA_ACTORS_RUNTIME_DIR", raising=False)
-    monkeypatch.setattr(ports.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
     (tmp_path / "run").mkdir()
     fallback = tmp_path / "tmp" / f"llama-actors-{os.getuid()}"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
@@ -162,7 +163,7 @@ def test_a_temporary_folder_of_another_user_is_not_used(
 ) -> None:
     for name in ("LLAMA_ACTORS_RUNTIME_DIR", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(ports.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     place = tmp_path / f"llama-actors-{os.getuid()}"
     place.mkdir(mode=0o700)
     assert node_dir(7) == place / "node-7"
