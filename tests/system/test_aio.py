@@ -102,8 +102,8 @@ def test_the_time_for_a_request_counts_its_wait_for_a_thread(
     monkeypatch.setattr("runtime.aio.STREAM_THREADS", 1)
 
     async def work(node: AsyncNode) -> None:
-        async with node.stream("demo", STORY, max_tokens=1500) as unread:
-            await anext(unread)  # it has the only thread, and is read no further
+        async with node.stream("slow", LONG, max_tokens=1500) as unread:
+            await anext(unread)  # it has the only thread, for seconds
             began = time.monotonic()
             with pytest.raises(errors.DeadlineExceeded, match="make room"):
                 await node.complete("demo", STORY, max_tokens=2, timeout_s=0.3)

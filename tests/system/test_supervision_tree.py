@@ -141,11 +141,15 @@ def test_ask_tell_and_directory_reach_every_level(tmp_path):
 def test_a_worker_finds_its_siblings_by_name_and_hears_of_their_restarts(tmp_path):
     with running_node(one_for_one(good("a"), good("b")), tmp_path) as node:
         connection = node.connect()
-        told = connection.ask("a", TellOther(new_ref(), "b"), timeout_s=30)
-        assert told.values == (True,)  # type: ignore[attr-defined]
+
+        def sends_to(other: str) -> bool:
+            answer = connection.ask("a", TellOther(new_ref(), other), timeout_s=30)
+            assert isinstance(answer, Seen)
+            return answer.values == (True,)
+
+        eventually(lambda: sends_to("b"), what="the news at a that b is up")
         eventually(lambda: "b" in seen(node, "a"), what="b's answer at a")
-        told = connection.ask("a", TellOther(new_ref(), "nobody"), timeout_s=30)
-        assert told.values == (False,)  # type: ignore[attr-defined]
+        assert not sends_to("nobody")
         os.kill(node.entry("b").pid or 0, 9)
         eventually(lambda: ("b", "up", 2) in seen(node, "a"), what="news of b's restart at a")
         ups = [one for one in seen(node, "a") if isinstance(one, tuple) and one[0] == "b"]
