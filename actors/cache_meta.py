@@ -29,7 +29,7 @@ from supervision import Worker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from supervision import Address, Entry
+    from supervision import Address, Down, Entry, ExitReason
 
 EXPIRE_EVERY_S = 5.0
 _ADOPT = "adopt"
@@ -86,6 +86,7 @@ class CacheMetaActor(Worker):
             log=self.log,
         )
         self._is_adopting = False
+        self._is_missing_logged = False
         self._rejected = 0
         self._abandoned = 0
         self._went_on = 0
@@ -254,11 +255,9 @@ class CacheMetaActor(Worker):
 
     def _writer_stops(self, incarnation: int, writer: Address) -> None:
         """When the node stops, all that waits is still written; on a restart it waits longer."""
-        models = self.directory.get("models")
-        node_stops = models is None or not models.is_up
-        if node_stops:
+        if self._node_stops:
             self._index.hurry()
-        self._copies.writer_stops(f"writer#{incarnation}", writer, finish=node_stops)
+        self._copies.writer_stops(f"writer#{incarnation}", writer, finish=self._node_stops)
 
     def _take_in(self, message: m.RowsFound | m.TierChanged) -> None:
         """Rows that were found, after those found before: at once, or a slice at a time."""
@@ -323,19 +322,52 @@ class CacheMetaActor(Worker):
 
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:
         for entry in changed:
-            is_alive = entry.is_up or (entry.id, entry.state) == ("writer", "stopping")
-            alive = f"{entry.id}#{entry.incarnation}" if is_alive else None
-            dead = [h for h in self._holders if h.startswith(f"{entry.id}#") and h != alive]
-            for holder in dead:
-                self._holders.discard(holder)
-                self._dispose(self._index.holder_died(holder))
-            self._copies.child_changed(entry.id, is_new=self._alive.get(entry.id) != alive)
-            self._alive[entry.id] = alive
+            if entry.state == "stopping":  # what it writes until it ends counts: ``handle_down``
+                self.monitor(entry.id)
+            else:
+                self._set_alive(entry.id, entry)
             if entry.id == "models" and not entry.is_up:
                 self._index.hurry()  # the node is stopping, or nobody goes on soon
                 self._pump()
             if entry.id in ("writer", "ram_tier"):
                 self._pump()
+
+    def handle_down(self, down: Down) -> None:
+        """A child that was stopping has ended."""
+        if down.id == "writer":
+            self._log_missing()
+        self._set_alive(down.id, self.directory.get(down.id))
+        self._pump()
+
+    def _set_alive(self, child: str, entry: Entry | None) -> None:
+        """Give back what earlier processes of this child had reserved."""
+        alive = f"{child}#{entry.incarnation}" if entry is not None and entry.is_up else None
+        dead = [h for h in self._holders if h.startswith(f"{child}#") and h != alive]
+        for holder in dead:
+            self._holders.discard(holder)
+            self._dispose(self._index.holder_died(holder))
+        self._copies.child_changed(child, is_new=self._alive.get(child) != alive)
+        self._alive[child] = alive
+
+    def terminate(self, reason: ExitReason) -> None:
+        del reason
+        self._log_missing()
+
+    def _log_missing(self) -> None:
+        """Once, at a stop of the node: how much did not reach the files in time."""
+        n_missing = self._copies.n_missing
+        if n_missing and self._node_stops and not self._is_missing_logged:
+            self._is_missing_logged = True
+            self.log.warning(
+                "%d copies of rows were not written to files before the node stopped: the storage "
+                "was too slow; what they hold is computed again when it is needed",
+                n_missing,
+            )
+
+    @property
+    def _node_stops(self) -> bool:
+        models = self.directory.get("models")
+        return models is None or not models.is_up
 
     def status(self) -> dict[str, object]:
         snapshot = self._index.snapshot()

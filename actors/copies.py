@@ -116,7 +116,10 @@ class Copies:
         leaving = self._leaving
         if leaving is None or leaving.has_last:
             return
-        if not leaving.finish or not any(map(self._has_more, self._tiers.values())):
+        # A model that has just ended may have sent rows that are not here yet.
+        is_awaited = any(one.startswith("model:") for one in self._index.writers())
+        has_more = is_awaited or any(map(self._has_more, self._tiers.values()))
+        if not leaving.finish or not has_more:
             leaving.has_last = True
             self._send(leaving.address, m.NoMoreCopies())
 
@@ -363,6 +366,12 @@ class Copies:
             and not self._index.is_late(tier.name)
             for tier in self._tiers.values()
         )
+
+    @property
+    def n_missing(self) -> int:
+        """Copies that are still to be written to tiers that take rows; those under way count."""
+        uses = self._index.snapshot().tiers
+        return sum(uses[name].waiting + len(one.writing) for name, one in self._tiers.items())
 
     def status(self) -> dict[str, object]:
         """Counters since this process started."""

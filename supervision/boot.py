@@ -30,7 +30,7 @@ from supervision.vitals import RootPulse
 from supervision.worker import shutdown_reason
 
 _LOOK_S: Final = 0.1
-"""How often a start looks whether it still makes sense."""
+"""How often a start, or a stop, looks whether it still makes sense."""
 _ORPHAN_S: Final = 0.5
 _END_S: Final = 5.0
 _LOG = logging.getLogger(f"{logs.LOGGER}.launcher")
@@ -156,15 +156,19 @@ class Boot:
 
     # ── end ──────────────────────────────────────────────────────────────────
 
-    def stop(self, why: str) -> bool:
-        """Stop the tree in order within its time, then the library; whether that went well."""
+    def stop(self, why: str, is_urgent: Callable[[], bool]) -> bool:
+        """Stop the tree in order within its time, then the library; whether that went well.
+
+        ``is_urgent`` is asked again and again; once it is true, the wait ends.
+        """
         deadline = time.monotonic() + self._config.stop_timeout_s
         if self.root is None or not self.context.send(
             self.root, Shutdown(shutdown_reason(why)), 5.0
         ):
             return False
-        if not _gone(self.root_pid, deadline):
-            return False
+        while not _gone(self.root_pid, min(deadline, time.monotonic() + _LOOK_S)):
+            if time.monotonic() >= deadline or is_urgent():
+                return False
         self.system.shutdown()
         _gone(self.system.admin_pid, time.monotonic() + 2.0)
         return True

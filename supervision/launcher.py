@@ -39,6 +39,8 @@ _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What stops the node in order: Ctrl-C, a service manager, a terminal that is closed."""
 _ORPHANS_S: Final = 1.0
 """How often to look for processes that a dead actor had started."""
+_SAME_REQUEST_S: Final = 0.5
+"""Signals that come within it after the first ask for the same stop."""
 _LOG = logging.getLogger(f"{logs.LOGGER}.launcher")
 
 
@@ -90,6 +92,10 @@ class _Launcher:
         self.secret = secret
         self.on_ready = on_ready
         self.stop_why = ""
+        self.stop_asked_at: float | None = None
+        """When a signal first asked for it."""
+        self.is_urgent = False
+        """A signal has asked for it again."""
         self.is_over = False
         """The tree has ended by itself, and in order."""
         self.boots = 0
@@ -203,8 +209,11 @@ class _Launcher:
     def _stop(self, boot: Boot) -> None:
         text = f"stopping: {self.stop_why}"
         logs.event(_LOG, logging.INFO, "node_stopping", text, reason=self.stop_why)
-        if not boot.stop(self.stop_why):
-            _LOG.error("the tree did not stop in order; killing what is left")
+        if not boot.stop(self.stop_why, self._has_become_urgent):
+            if self.is_urgent:
+                _LOG.warning("asked again to stop; killing what is left")
+            else:
+                _LOG.error("the tree did not stop in order; killing what is left")
         boot.end()
         logs.event(_LOG, logging.INFO, "node_stopped", "stopped")
 
@@ -226,11 +235,26 @@ class _Launcher:
             elif key.data == "signal":
                 for number in os.read(key.fd, 64):
                     if number in _STOPS:
-                        self.stop_why = signal.Signals(number).name
+                        self._signalled(signal.Signals(number).name)
                 process.reap()
             else:
                 names.append(str(key.data))
         return names
+
+    def _signalled(self, name: str) -> None:
+        """The first signal asks for an orderly stop, a later one for the end of the wait for it.
+
+        A terminal and a wrapper of this process may both pass on one Ctrl-C.
+        """
+        now = time.monotonic()
+        if self.stop_asked_at is None:
+            self.stop_why, self.stop_asked_at = name, now
+        elif now - self.stop_asked_at > _SAME_REQUEST_S:
+            self.is_urgent = True
+
+    def _has_become_urgent(self) -> bool:
+        self._events(0)
+        return self.is_urgent
 
     def _read_parent(self) -> None:
         fd = self.config.parent_fd

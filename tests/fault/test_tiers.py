@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from actors import messages as m
 from actors.copies import STALLED_S
 from actors.tier_keeper import LONGEST_PAUSE_S, TierKeeper
 from cache.filesystem import PosixFilesystem, lock_directory
+from cache.keys import child_key
 from cache.publish import row_path
-from tests.support.tier_rig import ROW_BYTES, Rig, stored_bytes
+from cache.tokens import pack
+from supervision import SHUTDOWN, Down
+from tests.support.tier_rig import ROOT, ROW_BYTES, Rig, stored_bytes, up
 
 pytestmark = pytest.mark.fault
 
@@ -404,3 +408,65 @@ def test_a_writer_that_restarts_gets_no_more_than_it_had(
     rig.save(*range(1, 50))
     rig.report(m.WriterStops(1))
     assert rig.replies == [m.NoMoreCopies()]
+
+
+def test_rows_of_a_model_that_is_stopping_are_taken_until_it_has_ended(start: Start) -> None:
+    rig = start(disk=64)
+    child = rig.holder.partition("#")[0]
+    change(rig, child, "up")
+    tokens = pack(range(64))
+    key, other = child_key(ROOT, tokens), child_key(ROOT, tokens[4:])
+    wanted = (
+        m.RowWanted(key, ROOT, 0, tokens, ROW_BYTES),
+        m.RowWanted(other, ROOT, 0, tokens[4:], ROW_BYTES - 4),
+    )
+    rig.report(m.ReserveRows("ref", rig.holder, ROOT, 1, wanted))
+    granted = dict(rig.replies.pop().offsets)
+    assert change(rig, child, "stopping") == [child]
+    assert rig.status()["reservations"] == 2
+    rig.report(m.WriterStops(1))
+    assert rig.replies == []  # more may come
+    rig._fill(wanted[0], granted[key])
+    rig.report(m.RowsWritten(rig.holder, (key,), ()))
+    assert [one.key for one in rig.replies if isinstance(one, m.CopyRow)] == [key]
+    rig.report(m.RowCopied(key, "disk"))
+    change(rig, child, "down")
+    rig.meta.handle_down(Down("ref", child, 1, SHUTDOWN))
+    assert rig.replies[-1] == m.NoMoreCopies()
+    assert rig.status()["reservations"] == 0
+
+
+@pytest.mark.parametrize("by", ["the end of the writer", "the end of the index"])
+def test_a_stop_that_was_too_short_logs_how_many_rows_were_not_written(
+    start: Start, by: str
+) -> None:
+    rig = start(disk=256, ram_rows=512)
+    rig.hung.add("disk")
+    rig.save(*range(100))
+    rig.report(m.WriterStops(1))
+    change(rig, "writer", "stopping")
+    if by == "the end of the writer":
+        change(rig, "writer", "down")
+        rig.meta.handle_down(Down("ref", "writer", 1, SHUTDOWN))
+    rig.meta.terminate(SHUTDOWN)
+    (line,) = rig.log.warnings
+    assert line.startswith("100 copies of rows were not written")
+
+
+def test_a_stop_after_which_all_is_in_files_logs_nothing(start: Start) -> None:
+    rig = start(disk=64)
+    rig.save(1, 2, 3)
+    rig.meta.terminate(SHUTDOWN)
+    assert rig.log.warnings == []
+
+
+def change(rig: Rig, child: str, state: str) -> list[str]:
+    """Let the directory have news; the children that cache_meta began to monitor."""
+    watched: list[str] = []
+    rig.meta.monitor = lambda one: watched.append(one) or "ref"  # type: ignore[method-assign]
+    entry = replace(up(child), state=state)
+    is_news = state != "down"  # one that was stopping was not up before
+    rig.meta.directory[child] = entry
+    if is_news:
+        rig.meta.directory_changed((entry,))
+    return watched

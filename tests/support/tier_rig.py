@@ -305,4 +305,4 @@ def up(name: str) -> Entry:
     )
 
 
-__all__ = ["PAYLOAD", "ROOT", "ROW_BYTES", "Rig", "stored_bytes"]
+__all__ = ["PAYLOAD", "ROOT", "ROW_BYTES", "Rig", "stored_bytes", "up"]

@@ -100,3 +100,12 @@ def test_a_conversation_with_pauses_takes_no_more_than_the_same_text_at_once(
             again = node.complete("stub", [*text[:n_before], 7, 7], max_tokens=1, parent_key=key)
             assert again.cache.note is None
             assert again.usage.cached_tokens >= n_before
+
+
+def test_a_stop_at_once_leaves_every_block_of_a_long_prompt_on_disk(tmp_path: Path) -> None:
+    """More blocks than the writer is given at a time; the stop waits until all are written."""
+    prompt = [1 + (7 * n) % 150 for n in range(64 * 110 + 20)]
+    with node_in(tmp_path) as node:
+        node.load("stub", "stub", backend="stub", n_ctx=8192)
+        node.complete("stub", prompt, max_tokens=10)
+    assert stored_tokens(tmp_path) == len(prompt) + 9

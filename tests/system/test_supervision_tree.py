@@ -329,6 +329,25 @@ def test_children_stop_as_their_specs_say(tmp_path):
     assert 0.3 <= took < 30  # the stuck one would take 60 s
 
 
+def test_a_second_signal_ends_the_wait_for_an_orderly_stop(tmp_path):
+    path = tmp_path / "journal"
+    slow = Plan(journal=str(path), terminate_s=60)
+    node = start_node(one_for_one(good("slow", slow, shutdown=60.0)), tmp_path)
+    node.process.send_signal(signal.SIGTERM)
+    node.process.send_signal(signal.SIGINT)  # a wrapper may pass one request on twice
+    eventually(lambda: "slow 1 terminate shutdown" in journal(path), what="it is stopping")
+
+    def is_over() -> bool:
+        node.process.send_signal(signal.SIGTERM)
+        return node.process.poll() is not None
+
+    eventually(is_over, within_s=25, every_s=0.1, what="the node ended")
+    assert node.process.returncode == 0
+    node.check_nothing_left()
+    assert node.files() == []
+    assert "asked again to stop" in node.log
+
+
 @pytest.mark.parametrize(
     ("restart", "what", "comes_back"),
     [
