@@ -27,6 +27,11 @@ def touched(heat: float, now: float, half_life_s: float = HALF_LIFE_S) -> float:
     return high + math.log2(1.0 + 2.0 ** (low - high))
 
 
+def last_used(heat: float, now: float, half_life_s: float = HALF_LIFE_S) -> float:
+    """When a row of this heat was used last: exact after one use, too late after several."""
+    return min(now, heat * half_life_s)
+
+
 def recompute_tokens(start: int, n_tokens: int) -> float:
     """Cost of computing these tokens again, in tokens of an empty context."""
     return n_tokens * (1.0 + (start + n_tokens / 2) / ATTENTION_KNEE_TOKENS)

@@ -268,15 +268,12 @@ class CacheIndex:
         if (is_held := bool(at) and place.holds(at)) or writing is not None:
             here = place.location(at) if is_held else writing.location if writing else None
             return [] if here == location else _refused(row, place, tier, location)
+        used = table.now if last_used is None else min(last_used, table.now)
         if table.is_contained(row, place):
-            table.tips.add(table.now if last_used is None else last_used, row)
+            table.remember(used, row)
             table.tails_removed += 1
             return _refused(row, place, tier, location)
-        if at:
-            heat = table.nodes.heat[at]
-        else:
-            used = table.now if last_used is None else min(last_used, table.now)
-            heat = eviction.first_heat(used)
+        heat = table.nodes.heat[at] if at else eviction.first_heat(used)
 
         def rank() -> float:
             return table.rank(at) if at else table.rank_found(row, heat)
@@ -284,6 +281,7 @@ class CacheIndex:
         evicted: list[Evicted] = []
         nbytes = place.size_of(row.row_bytes)
         if not table.make_room(place, nbytes, (rank, location), evicted)[0]:
+            table.remember(used, row)
             return [*evicted, *_refused(row, place, tier, location)]
         table.add_kid(place, row.parent)
         stored = table.hold(row, place, location, nbytes)

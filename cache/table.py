@@ -200,6 +200,8 @@ class RowTable:
         nodes = self.nodes
         root = nodes.root[at]
         self.n_rows -= 1
+        if nodes.n_tokens[at] < self.block_tokens:
+            self.remember(eviction.last_used(nodes.heat[at], self.now), nodes.request(at))
         parent = nodes.parent[at]
         siblings.remove(nodes, parent, at)
         for shorter in list(siblings.beginnings(nodes, parent, nodes.tokens(at))):
@@ -235,6 +237,14 @@ class RowTable:
             and any(other.holds(at) for other in kind)
             for at in ((by, *longer) if by else longer)
         )
+
+    def remember(self, used: float, row: RowRequest) -> None:
+        """Keep a tail's key, used at this time last: longer rows have its tokens, or will get them.
+
+        Callers have that key whether the tail itself was stored, refused or evicted.
+        """
+        if len(row.tokens) < self.block_tokens * TOKEN_BYTES:
+            self.tips.add(used, row)
 
     def shed(self, at: int) -> list[Evicted]:
         """A tier has got this row: drop what it contains, and the row where it is contained.

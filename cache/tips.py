@@ -1,10 +1,10 @@
 """Ends of sequences by key: keys that callers hold although no row has them, or none any more.
 
 The end of a reply is a tail, and its key is the caller's from the start. The tail itself is not
-written when the sequence goes on at once, not granted when a longer row has its tokens already, and
-removed when such a row is published. The key still stands for the same tokens: they lie at the
-beginning of that longer row. Remembered are the ``MAX_TIPS`` that were used last, about 700 bytes
-each.
+written when the sequence goes on at once, not granted when a longer row has its tokens already or
+there is no room, removed when such a row is published, and evicted like any other. The key still
+stands for the same tokens: they lie at the beginning of that longer row. Remembered are the
+``MAX_TIPS`` that were used last, about 700 bytes each.
 
 A restart of the process loses them. So a row stores where the tails that it contains end
 (``pack_ends``; in its metadata under ``ENDS_KEY``): ``ENDS_BYTES`` of u16 little-endian numbers of

@@ -74,8 +74,8 @@ class Reservations:
             return Refusal(key, RefusalReason.WRITE_IN_PROGRESS)
         if not self._table.is_well_formed(request):
             return Refusal(key, RefusalReason.MALFORMED)
+        self._table.remember(self._table.now, request)
         if self._table.is_contained(request, tier):
-            self._table.tips.add(self._table.now, request)
             return Refusal(key, RefusalReason.ALREADY_PRESENT)
         if not self._has_parent(request, tier):
             return Refusal(key, RefusalReason.NO_PARENT)
@@ -94,8 +94,6 @@ class Reservations:
             self._table.drop_kid(tier, parent)
             return Refusal(key, RefusalReason.OVER_BUDGET)
         tier.pinned_bytes += nbytes
-        if len(request.tokens) < self._table.block_tokens * TOKEN_BYTES:
-            self._table.tips.add(self._table.now, request)
         deadline = self._table.now + self._ttl_s
         self.open[tier.name, key] = Write(
             holder, request, tier, location, nbytes, deadline, row, is_promotion

@@ -326,6 +326,86 @@ def test_a_key_whose_block_was_evicted_is_unknown():
     assert resolved(index, 1, 2) == 2
 
 
+def test_the_key_of_a_tail_that_only_a_scan_has_seen_stands_for_its_tokens():
+    index = make(disk=100_000)
+    index.adopt(1.0, "disk", row(1))
+    gone = index.adopt(1.0, "disk", row(1, 1, 0))
+    assert [one.key for one in gone] == [row(1).key]
+    match = index.lookup_key(2.0, READER, row(1).key)
+    assert (match.n_tokens, match.blocks[-1].key) == (1, row(1, 1, 0).key)
+
+
+def found_and_evicted(index: CacheIndex) -> None:
+    """A tail that a scan found goes for want of room, although a faster tier contains it."""
+    save(index, 1, 2, 3, 4)
+    index.reserve(1.0, "m", [row(8), row(9)], "disk")
+
+
+def found_and_corrupt(index: CacheIndex) -> None:
+    save(index, 1, 2, 3, 4)
+    index.drop_location(row(1, 2).key, "disk")
+
+
+def found_and_its_tier_vanished(index: CacheIndex) -> None:
+    save(index, 1, 2, 3, 4)
+    index.forget_tier("disk")
+    index.tidy(1 << 20)
+
+
+def found_and_given_up_under_pressure(index: CacheIndex) -> None:
+    save(index, 1, 2, 3, 4)
+    index.evict(1.0, "disk")
+
+
+def found_and_evicted_for_the_row_that_contains_it(index: CacheIndex) -> None:
+    index.reserve(1.0, "m", [row(9), row(1, 2, 3, 4)], "disk")
+    index.publish(1.0, "m", row(1, 2, 3, 4).key, "disk")
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        found_and_evicted,
+        found_and_corrupt,
+        found_and_its_tier_vanished,
+        found_and_given_up_under_pressure,
+        found_and_evicted_for_the_row_that_contains_it,
+    ],
+)
+def test_however_the_last_copy_of_a_tail_goes_its_key_stands_for_the_tokens(way):
+    index = make(disk=2 * SIZE)
+    index.adopt(1.0, "disk", row(1, 2), None, 0.5)
+    way(index)
+    index.check_integrity()
+    assert tiers_of(index, 1, 2) == []
+    match = index.lookup_key(2.0, READER, row(1, 2).key)
+    assert (match.n_tokens, match.blocks[-1].key) == (2, row(1, 2, 3, 4).key)
+    assert unpack_ends(index.ends_in(row(1, 2, 3, 4))) == (2,)
+
+
+@pytest.mark.parametrize("met", ["offered", "found"])
+def test_a_tail_for_which_there_was_no_room_is_found_in_a_longer_row(met):
+    index = make(disk=SIZE - 1)
+    if met == "offered":
+        (answer,) = index.reserve(1.0, "m", [row(1, 2)], "disk").answers
+        assert answer.reason is RefusalReason.OVER_BUDGET
+    else:
+        assert index.adopt(1.0, "disk", row(1, 2))
+    save(index, 1, 2, 3, 4)
+    assert resolved(index, 1, 2) == 2
+
+
+def test_old_tails_that_are_evicted_do_not_displace_those_used_later():
+    index = make(disk=100_000)
+    index._table.tips = Tips(limit=1)
+    index.adopt(1.0, "disk", row(1, 2), None, 0.5)
+    save(index, 3, 4)
+    index.drop_location(row(1, 2).key, "disk")
+    save(index, 1, 2, 3, 4)
+    save(index, 3, 4, 5, 6)
+    assert [resolved(index, 1, 2), resolved(index, 3, 4)] == [None, 2]
+
+
 def test_ends_of_a_row_are_read_as_they_were_packed():
     for ends in ([], [1], [1, 2, 63], list(range(1, 20))):
         assert list(unpack_ends(pack_ends(ends))) == ends[-MAX_ENDS:]

@@ -48,12 +48,13 @@ class IndexMachine(RuleBasedStateMachine):
         self.writing: dict[tuple[str, str, bytes], int | None] = {}
         self.leases: dict[int, tuple[str, tuple[bytes, ...]]] = {}
         self.ram_at: dict[bytes, int | None] = {}
-        self.tips: set[bytes] = set()  # keys of tails that the index has granted, refused, removed
+        self.tips: set[bytes] = set()  # keys of tails that the index has met, in whatever way
 
     # ── the model ──
 
     def note(self, row: RowRequest, ids: tuple[int, ...]) -> None:
         self.full[row.key] = (row.root, ids[: row.start + len(row.tokens) // 4], row.start)
+        self.remember(row.key)
 
     def leased(self) -> set[bytes]:
         return {key for _, keys in self.leases.values() for key in keys}
@@ -103,7 +104,6 @@ class IndexMachine(RuleBasedStateMachine):
                 continue
             for tier in sorted(self.where[key]):
                 if self.is_contained(key, tier):
-                    self.tips.add(key)
                     self.where[key].discard(tier)
         self.where = {key: tiers for key, tiers in self.where.items() if tiers}
 
@@ -156,11 +156,9 @@ class IndexMachine(RuleBasedStateMachine):
             if isinstance(answer, Reservation):
                 assert not self.is_contained(answer.key, tier)
                 self.writing[holder, tier, answer.key] = answer.offset
-                self.remember(answer.key)
             elif answer.reason is RefusalReason.ALREADY_PRESENT:
                 is_there = tier in self.where.get(answer.key, ())
                 assert is_there or self.is_contained(answer.key, tier)
-                self.remember(answer.key)
             else:
                 assert answer.reason is not RefusalReason.MALFORMED
                 assert isinstance(answer, Refusal)
@@ -299,8 +297,6 @@ class IndexMachine(RuleBasedStateMachine):
         busy = any(t == "disk" and k == row.key for _, t, k in self.writing)
         if not any(item.key == row.key for item in evicted) and not busy:
             self.where.setdefault(row.key, set()).add("disk")
-        if self.is_contained(row.key, "disk"):
-            self.tips.add(row.key)
 
     @rule(limit=st.integers(0, 5), holder=st.sampled_from(HOLDERS))
     def persist(self, limit, holder) -> None:
@@ -311,7 +307,6 @@ class IndexMachine(RuleBasedStateMachine):
                 assert "ram" in self.where[answer.key]
                 assert answer.source is not None
                 self.writing[holder, "disk", answer.key] = None
-                self.remember(answer.key)
 
     @rule(
         budget=st.sampled_from([3_000, 6_000, 11_000, 21_000, 30_000]),
@@ -329,12 +324,11 @@ class IndexMachine(RuleBasedStateMachine):
         for key in found:
             root, ids, _ = self.full[key]
             row = chain(root, ids)[-1]
+            self.note(row, ids)
             evicted = self.index.adopt(self.now, "disk", row, None, self.now - len(ids))
             self.gone([item for item in evicted if item.key != key])
             if not any(item.key == key for item in evicted):
                 self.where[key] = {"disk"}
-            elif self.is_contained(key, "disk"):
-                self.tips.add(key)
             self.remove_contained()
             self.index.check_integrity()
             assert self.index.snapshot().tiers["disk"].used_bytes <= budget
