@@ -337,12 +337,12 @@ def test_a_second_signal_ends_the_wait_for_an_orderly_stop(tmp_path):
     node.process.send_signal(signal.SIGINT)  # a wrapper may pass one request on twice
     eventually(lambda: "slow 1 terminate shutdown" in journal(path), what="it is stopping")
 
-    def is_over() -> bool:
+    def is_heard() -> bool:
         node.process.send_signal(signal.SIGTERM)
-        return node.process.poll() is not None
+        return "asked again to stop" in node.log or node.process.poll() is not None
 
-    eventually(is_over, within_s=25, every_s=0.1, what="the node ended")
-    assert node.process.returncode == 0
+    eventually(is_heard, within_s=25, every_s=0.1, what="the wait ends")
+    assert node.process.wait(25) == 0
     node.check_nothing_left()
     assert node.files() == []
     assert "asked again to stop" in node.log
