@@ -16,6 +16,7 @@ import pytest
 
 from actors import messages as m
 from cache import tokens as token_bytes
+from native import Backend, ModelParams, load_backend
 from runtime import (
     Completion,
     CompletionEvent,
@@ -31,6 +32,7 @@ from supervision.messages import new_ref
 from supervision.node_file import RuntimeDir
 from tests.support.nodes import ROOT
 from tests.support.runtime_nodes import Streaming, kill, one_thread, pid_of, status_of
+from tests.support.ties import QUANTISED_TIE, same_but_for_ties
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.fault
@@ -238,6 +240,10 @@ TALES = (
 )
 
 
+def embedded_backend() -> Backend:
+    return load_backend("llama", embedded_model_path(), ModelParams(n_threads=1, n_ctx=4096))
+
+
 def tell(node: Node) -> list[Streaming]:
     """Four streams in a fresh context, where every cell lies as it would without others."""
     with contextlib.suppress(errors.ModelUnknown):
@@ -247,11 +253,17 @@ def tell(node: Node) -> list[Streaming]:
 
 
 def test_four_streams_of_a_real_model_have_the_text_of_an_unbroken_run(node: Node) -> None:
-    unbroken = [one.whole().text for one in tell(node)]
+    unbroken = [one.whole() for one in tell(node)]
     running = tell(node)
     kill(pid_of(node, f"model:{EMBEDDED_MODEL_ID}"))
     whole = [one.whole() for one in running]
-    assert [one.text for one in whole] == unbroken
+    for (tale, way), one, other in zip(TALES, whole, unbroken, strict=True):
+        # Streams that were let in in another order lie in other cells.
+        is_tie = not way and same_but_for_ties(
+            embedded_backend, node.tokenize(EMBEDDED_MODEL_ID, tale), one.tokens, other.tokens,
+            QUANTISED_TIE,
+        )  # fmt: skip
+        assert is_tie or one.text == other.text
     assert any(one.resumed for one in running)
     for one, stream in zip(whole, running, strict=True):
         if stream.resumed and stream.resumed[0].n_tokens > 80:

@@ -31,7 +31,9 @@ def page():
 
 def shared_pages() -> int:
     """Anonymous shared mappings of this process."""
-    return Path("/proc/self/maps").read_text(encoding="ascii").count("/dev/zero (deleted)")
+    return (
+        Path("/proc/self/maps").read_text("utf-8", "surrogateescape").count("/dev/zero (deleted)")
+    )
 
 
 # ── the page ─────────────────────────────────────────────────────────────────
