@@ -202,7 +202,7 @@ class Backend(Protocol):
     """One model, one context. Every call after ``close`` raises ``BackendClosed``."""
 
     info: ModelInfo
-    """Whoever loads the backend may replace the chat template in it; nothing else changes."""
+    """The code that loads the backend may replace its chat template; nothing else changes."""
 
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = False

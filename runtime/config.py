@@ -216,7 +216,7 @@ class RuntimeConfig:
 
 
 def describe_available(tightest: MemoryLimit) -> str:
-    """What is available, and which limit says so, for people."""
+    """Available memory and the limit that bounds it, as text."""
     text = f"{format_size(tightest.available)} of memory available"
     if tightest.where == MACHINE:
         return text

@@ -253,7 +253,7 @@ def _memory(config: RuntimeConfig) -> Finding:
 
 
 def _threads() -> Finding:
-    """How many threads a model computes with unless it is told otherwise."""
+    """The default number of compute threads."""
     quota = cpu_quota()
     limited = "" if quota is None else f"; control groups allow {quota:g} CPUs"
     return Finding("cpu threads", "ok", f"{physical_cores()} by default{limited}")

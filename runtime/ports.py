@@ -64,11 +64,11 @@ def _default_runtime_dir() -> Path:
 
 
 def _require_own(place: Path) -> None:
-    """Anybody can make a folder of this name in /tmp, and read what is then put into it."""
+    """Any user can create a folder of this name in /tmp and read what is put into it."""
     try:
         facts = place.lstat()
     except OSError:
-        return  # not there: the node makes it, and nobody else can enter it
+        return  # not there: the node creates it with mode 0700
     trouble = ""
     if not stat.S_ISDIR(facts.st_mode):
         trouble = "is no folder; remove it"

@@ -409,7 +409,7 @@ class Endpoint:
         """Send every peer the count of its messages that were read; no later one will be.
 
         For a process that has turned away what it had read and not handled. Each peer then knows
-        that its later messages reached nobody. Returns when all has left, within ``_LEAVE_S``.
+        that its later messages are undelivered. Returns when all has left, within ``_LEAVE_S``.
         """
         for link in list(self._links.values()):
             if link.session.is_open:
