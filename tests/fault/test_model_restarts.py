@@ -154,7 +154,7 @@ def test_bystanders_of_a_poisonous_request_come_through(
 
 def test_one_crash_from_outside_convicts_nobody(narrow: Node, pool: ThreadPoolExecutor) -> None:
     expected = narrow.complete("narrow", "innocent", max_tokens=8).text
-    busy = Streaming(narrow, "narrow", 1000)
+    busy = Streaming(narrow, "narrow", 3900)
     waiting = submit(pool, narrow, "innocent")
     eventually(lambda: inflight_status(narrow)["in_flight"] == 2, what="both are there")
     kill(pid_of(narrow, "model:narrow"))
@@ -167,7 +167,7 @@ def test_one_crash_from_outside_convicts_nobody(narrow: Node, pool: ThreadPoolEx
 def test_a_death_of_the_models_supervisor_makes_nobody_a_suspect(
     narrow: Node, pool: ThreadPoolExecutor
 ) -> None:
-    busy = Streaming(narrow, "narrow", 1000)
+    busy = Streaming(narrow, "narrow", 3900)
     waiting = submit(pool, narrow, "innocent")
     eventually(lambda: inflight_status(narrow)["in_flight"] == 2, what="both are there")
     inflight = pid_of(narrow, "inflight")
