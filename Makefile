@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CODE := actors cache native runtime supervision tests examples bench tools
 
 .PHONY: help install demo test lint format types imports pure system fault model bench soak killpoints \
-	real sanitize wheel matrix lock outdated clean
+	retest real sanitize wheel matrix lock outdated clean
 
 help:
 	@echo "make demo      set up everything and show cold, warm, killed, healed on the embedded model"
@@ -41,6 +41,10 @@ test: install
 
 pure system fault model: install
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m $@
+
+# What failed in the last run, one test at a time.
+retest: install
+	$(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none
 
 # A published model of 241 MB (its licence is its own), the whole-node cases and the demo on it.
 real: install
