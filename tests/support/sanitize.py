@@ -18,12 +18,12 @@ a failed test, 2 the sanitizers do not work here.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -102,6 +102,14 @@ class Unusable(Exception):
     """The sanitizers do not do here what they should; the text says what was seen."""
 
 
+def _installed_libraries() -> Path:
+    """The folder of the installed extension module, where libllama lies; nothing is loaded."""
+    found = importlib.util.find_spec("native._llama")
+    if found is None or found.origin is None:
+        raise Unusable("the project is not installed here: make install")
+    return Path(found.origin).parent
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, prove, test; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.sanitize", description=__doc__)
@@ -131,7 +139,7 @@ def build() -> Path:
         "CMAKE_EXPORT_COMPILE_COMMANDS": "ON",
         "Python_EXECUTABLE": sys.executable,
         "LLAMA_ACTORS_SANITIZE": SANITIZERS,
-        "LLAMA_ACTORS_LIBRARIES": str(ROOT / "native"),
+        "LLAMA_ACTORS_LIBRARIES": str(_installed_libraries()),
     }
     defines = [f"-D{name}={value}" for name, value in settings.items()]
     tool = _tool("cmake")
@@ -141,7 +149,7 @@ def build() -> Path:
     for command in commands:
         if "/shim/" in command["file"] and not set(FLAGS) <= set(command["command"].split()):
             raise Unusable(f"{command['file']} is compiled without {' '.join(FLAGS)}")
-    return BUILD / f"_llama{sysconfig.get_config_var('EXT_SUFFIX')}"
+    return BUILD / "_llama.abi3.so"
 
 
 def environment_with(hook: Path) -> dict[str, str]:
