@@ -372,7 +372,7 @@ def test_a_worker_hears_that_what_it_told_did_not_arrive(tmp_path):
         try:
             os.kill(victim, signal.SIGKILL)
             told = node.connect().ask("w", TellOther(new_ref(), "x"), timeout_s=30)
-            assert told == Seen(told.ref, (True,))  # type: ignore[attr-defined]
+            assert isinstance(told, Seen)  # sent, or refused at once where the end was noticed
             eventually(
                 lambda: ("undelivered", "x", "Echo") in seen(node, "w"), what="the dead letter"
             )
