@@ -35,7 +35,7 @@ class Outcome(enum.Enum):
     ARRIVED = "arrived"
     """The other process has it."""
     REFUSED = "refused"
-    """It certainly reached nobody: it did not leave, or it was not read and never will be."""
+    """It is known to be undelivered: it did not leave, or it was not read and never will be."""
     UNKNOWN = "unknown"
     """It left, and the connection ended before it was acknowledged."""
 

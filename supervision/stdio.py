@@ -71,7 +71,7 @@ class _State:
 
 
 class _Recorded(io.FileIO):
-    """Standard output; an error is kept, for whoever printed may have dropped it."""
+    """Standard output; an error is kept, since the printing code may have dropped it."""
 
     def write(self, data: Any) -> int:
         try:

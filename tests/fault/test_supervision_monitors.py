@@ -372,13 +372,16 @@ def test_a_worker_hears_that_what_it_told_did_not_arrive(tmp_path):
         try:
             os.kill(victim, signal.SIGKILL)
             told = node.connect().ask("w", TellOther(new_ref(), "x"), timeout_s=30)
-            assert isinstance(told, Seen)  # sent, or refused at once where the end was noticed
-            eventually(
-                lambda: ("undelivered", "x", "Echo") in seen(node, "w"), what="the dead letter"
-            )
+            # Sent, or refused at once where the transport has already noticed the end.
+            was_sent = told == Seen(told.ref, (True,))  # type: ignore[attr-defined]
+            assert was_sent or told == Seen(told.ref, (False,))  # type: ignore[attr-defined]
+            if was_sent:
+                eventually(
+                    lambda: ("undelivered", "x", "Echo") in seen(node, "w"), what="the dead letter"
+                )
         finally:
             os.kill(supervisor, signal.SIGCONT)
-        assert node.log.count("not known to have arrived: a Echo for x") == 1
+        assert node.log.count("not known to have arrived: a Echo for x") == was_sent
         node.up("x", after_incarnation=1)
 
 

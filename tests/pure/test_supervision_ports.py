@@ -1,4 +1,4 @@
-"""A port of a node is one that the kernel gives to nobody else by itself."""
+"""A port of a node is one that the kernel does not hand out by itself."""
 
 from __future__ import annotations
 
