@@ -26,7 +26,7 @@ from bench.subjects import (
     wait_until_persisted,
 )
 from runtime import Node
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 
 NAME = "agents"
 AGENTS, QUICK_AGENTS = 8, 3

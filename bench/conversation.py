@@ -29,8 +29,8 @@ from bench.subjects import MODEL_ID, Subject, load, node_for_measuring, random_p
 from cache.policy import SAVE_ALL
 from native.params import ModelParams
 from runtime import Node
-from runtime.flush import flush
-from runtime.progress import ProgressLine
+from runtime.cli.cache.flush import flush
+from runtime.cli.progress import ProgressLine
 
 NAME = "conversation"
 TURNS, QUICK_TURNS = 20, 4

@@ -21,8 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from actors import messages as m
-from actors.cache_meta import CacheMetaArgs
-from actors.file_tier import FileTierArgs
+from actors.storage.cache_meta import CacheMetaArgs
+from actors.storage.file_tier import FileTierArgs
 from bench.report import Figure, figure
 from bench.stats import summarise
 from cache.answers import RowRequest
@@ -31,7 +31,7 @@ from cache.keys import BLOCK_TOKENS, child_key, namespace_key
 from cache.publish import row_path
 from cache.rows import RowHeader, encode_header
 from cache.tokens import TOKEN_BYTES
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 from supervision import ChildSpec, Strategy, SupervisorSpec
 from supervision.connection import Connection
 from supervision.errors import SupervisionError
@@ -204,12 +204,12 @@ def _rescan(files: int) -> list[Figure]:
             (
                 ChildSpec(
                     "cache_meta",
-                    "actors.cache_meta.CacheMetaActor",
+                    "actors.storage.cache_meta.CacheMetaActor",
                     args=CacheMetaArgs(None, 0, (("disk", 1 << 60),)),
                 ),
                 ChildSpec(
                     "tier:disk",
-                    "actors.file_tier.FileTierActor",
+                    "actors.storage.file_tier.FileTierActor",
                     args=FileTierArgs("disk", str(root)),
                 ),
             ),

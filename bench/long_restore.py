@@ -37,7 +37,7 @@ from bench.subjects import (
 )
 from cache.keys import BLOCK_TOKENS
 from runtime import Node
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 
 NAME = "long_restore"
 LENGTHS, QUICK_LENGTHS = (1024, 4096, 16_384), (128, 512)

@@ -33,7 +33,7 @@ from bench.subjects import (
     wait_until_persisted,
 )
 from runtime import Node, TokenEvent
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 
 NAME = "native_speed"
 _LIMIT_S = 300.0

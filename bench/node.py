@@ -26,7 +26,7 @@ from bench.subjects import (
     wait_until_persisted,
 )
 from runtime import Node, TreeNode
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 
 NAME = "node"
 STARTS, QUICK_STARTS = 7, 1

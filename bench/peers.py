@@ -24,7 +24,7 @@ from pathlib import Path
 
 from bench.machine import ROOT
 from native import vendor
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 
 FOLDER = ROOT / "build" / "peers"
 SERVER, BENCH, BATCHED_BENCH = "llama-server", "llama-bench", "llama-batched-bench"

@@ -24,7 +24,7 @@ from bench.subjects import (
     wait_until_persisted,
 )
 from runtime import Node
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 from tests.support.runtime_nodes import crowd_out
 
 NAME = "restore"

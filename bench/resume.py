@@ -20,7 +20,7 @@ from bench.report import Figure, figure
 from bench.stats import summarise
 from bench.subjects import MODEL_ID, Subject, load, node_for_measuring, random_prompt, subjects
 from runtime import Node, ResumedEvent, TokenEvent
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 from tests.support.runtime_nodes import kill, pid_of
 from tests.support.waiting import eventually
 

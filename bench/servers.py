@@ -31,7 +31,7 @@ from bench.subjects import (
     wait_until_persisted,
 )
 from runtime import Node
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 
 NAME = "servers"
 SLOTS = 8

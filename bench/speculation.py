@@ -32,7 +32,7 @@ from examples.train_demo_model.corpus import documents
 from native import load_backend
 from native.backend import Backend, Batch
 from native.params import SamplingParams
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 from tests.support.engine_runs import EngineRun, Script, run
 
 NAME = "speculation"

@@ -29,7 +29,7 @@ from bench.subjects import (
 from native import Batch, load_backend
 from native.params import ModelParams, SamplingParams
 from runtime import Node, TokenEvent
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 
 NAME = "streaming"
 N_TOKENS, QUICK_N_TOKENS = 128, 24

@@ -22,7 +22,7 @@ from pathlib import Path
 from bench.machine import ROOT
 from bench.report import Figure, figure
 from bench.stats import paired_ratios, summarise
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 from supervision import ChildKind, ChildSpec, Restart, Strategy, SupervisorSpec
 from supervision.errors import SupervisionError
 from supervision.messages import (

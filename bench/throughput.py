@@ -23,7 +23,7 @@ from bench.subjects import (
 )
 from native.params import SamplingParams
 from runtime import Node, TokenEvent
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 
 NAME = "throughput"
 PROMPT = "Once upon a time"

@@ -23,7 +23,7 @@ from bench.subjects import (
     wait_until_persisted,
 )
 from runtime import Completion, Node
-from runtime.progress import ProgressLine
+from runtime.cli.progress import ProgressLine
 from tests.support.runtime_nodes import crowd_out
 
 NAME = "ttft"

@@ -16,12 +16,11 @@ from runtime import _shadows  # isort: skip # noqa: F401  # first: it looks at a
 from runtime.errors import LlamaActorsError
 
 if TYPE_CHECKING:
-    from runtime.aio import AsyncNode
-    from runtime.aio_stream import AsyncStream
-    from runtime.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
-    from runtime.config import ModelConfig, RuntimeConfig
-    from runtime.node import Node
-    from runtime.results import (
+    from runtime.cli.tree_view import TreeNode
+    from runtime.client.aio import AsyncNode
+    from runtime.client.aio_stream import AsyncStream
+    from runtime.client.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
+    from runtime.client.results import (
         Completion,
         CompletionEvent,
         Event,
@@ -31,8 +30,9 @@ if TYPE_CHECKING:
         SpanEvent,
         TokenEvent,
     )
-    from runtime.stream import CompletionStream
-    from runtime.tree_view import TreeNode
+    from runtime.client.stream import CompletionStream
+    from runtime.node import Node
+    from runtime.settings.config import ModelConfig, RuntimeConfig
 
 __all__ = [
     "AsyncNode",
@@ -61,10 +61,10 @@ __all__ = [
 _HOMES: Final = {
     name: module
     for module, names in {
-        "runtime.answers": ("ChatPrompt", "Embeddings", "Verdict", "VramInfo", "WarmPrefix"),
-        "runtime.config": ("ModelConfig", "RuntimeConfig"),
+        "runtime.client.answers": ("ChatPrompt", "Embeddings", "Verdict", "VramInfo", "WarmPrefix"),
+        "runtime.settings.config": ("ModelConfig", "RuntimeConfig"),
         "runtime.node": ("Node",),
-        "runtime.results": (
+        "runtime.client.results": (
             "Completion",
             "CompletionEvent",
             "Event",
@@ -74,10 +74,10 @@ _HOMES: Final = {
             "SpanEvent",
             "TokenEvent",
         ),
-        "runtime.stream": ("CompletionStream",),
-        "runtime.tree_view": ("TreeNode",),
-        "runtime.aio": ("AsyncNode",),
-        "runtime.aio_stream": ("AsyncStream",),
+        "runtime.client.stream": ("CompletionStream",),
+        "runtime.cli.tree_view": ("TreeNode",),
+        "runtime.client.aio": ("AsyncNode",),
+        "runtime.client.aio_stream": ("AsyncStream",),
     }.items()
     for name in names
 }

@@ -2,6 +2,6 @@
 
 import sys
 
-from runtime.program import run
+from runtime.cli.program import run
 
 sys.exit(run())

@@ -16,15 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from runtime import arguments, errors
-from runtime.client import Client
-from runtime.model_client import ModelClient
-from runtime.ports import node_dir, resolve_port
-from runtime.request_options import Messages, Prompt
-from runtime.results import Completion, ModelStatus
-from runtime.stream import CompletionStream
-from runtime.tree_view import ProcessFacts, TreeNode, arrange
-from runtime.user_paths import user_path
+from runtime import errors
+from runtime.cli.tree_view import ProcessFacts, TreeNode, arrange
+from runtime.client.client import Client
+from runtime.client.model_queries import ModelClient
+from runtime.client.request_options import Messages, Prompt
+from runtime.client.results import Completion, ModelStatus
+from runtime.client.stream import CompletionStream
+from runtime.settings import arguments
+from runtime.settings.ports import node_dir, resolve_port
+from runtime.settings.user_paths import user_path
 from supervision import ChildKind, Connection, Entry, forks
 from supervision.errors import MachineUnfit, NodeNotRunning, NoReply, PortInUse
 from supervision.machine import require_machine
@@ -33,7 +34,7 @@ from supervision.ports import free_port
 from supervision.process import age_s, memory
 
 if TYPE_CHECKING:
-    from runtime.config import ModelConfig, RuntimeConfig
+    from runtime.settings.config import ModelConfig, RuntimeConfig
     from supervision.launched import LaunchedNode
 
 VITALS_TIMEOUT_S: Final = 1.0
@@ -83,8 +84,8 @@ class Node(ModelClient):
         its size, in place of ``cache_dir`` and ``cache_disk``. The node ends with ``stop``, with
         the context manager, or with this process.
         """
-        from runtime import launch
-        from runtime.config import RuntimeConfig, from_mapping, to_mapping
+        from runtime.launch import start as launch
+        from runtime.settings.config import RuntimeConfig, from_mapping, to_mapping
 
         try:
             require_machine()
@@ -119,8 +120,8 @@ class Node(ModelClient):
 
     @classmethod
     def _launch(cls, settings: dict[str, Any], port: int | None, port_is_configured: bool) -> Self:
-        from runtime import launch
-        from runtime.config import from_mapping
+        from runtime.launch import start as launch
+        from runtime.settings.config import from_mapping
 
         fixed = port if port is not None else settings["admin_port"] if port_is_configured else None
         last: errors.NodeStartFailed | None = None
@@ -181,11 +182,11 @@ class Node(ModelClient):
         """Load a GGUF under an id; ``options`` are fields of ``native.params.ModelParams``.
 
         ``progress`` hears shares from 0 to 1 while the file is read.
-        ``thinking_markers`` and ``tool_call_markers`` are lists, see ``actors.markers``;
+        ``thinking_markers`` and ``tool_call_markers`` are lists, see ``text.marker_scanner``;
         ``chat_template`` is a Jinja text in place of the file's own, ``chat_template_file`` the
         path of one. ``demo`` is the embedded model and takes no path.
         """
-        from runtime import launch
+        from runtime.launch import start as launch
 
         config = launch.config_of(model, path, options)
         return self._client.load(model, config, progress=progress)

@@ -1,8 +1,8 @@
 """The protocol, one file per conversation: requests are imperatives, replies are facts.
 
 Every message is small (64 KiB at most): KV bytes stay in shared memory or files, and a payload
-that may be big travels as a :class:`~actors.payload.Payload`. A request carries ``ref``, a string
-that its sender chose; whatever answers it carries the same ``ref``.
+that may be big travels as a :class:`~actors.messages.payload.Payload`. A request carries ``ref``, a
+string that its sender chose; whatever answers it carries the same ``ref``.
 
 Each conversation is imported when one of its messages is first named here: a command needs few.
 """

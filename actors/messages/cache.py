@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from actors.payload import Payload
+from actors.messages.payload import Payload
 from cache.facts import NamespaceFacts, RowFacts
 from supervision.frozen import frozen
 

@@ -6,7 +6,7 @@ from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from actors.payload import Payload
+from actors.messages.payload import Payload
 from native.sampling_params import SamplingParams
 from supervision.frozen import frozen
 
@@ -57,7 +57,7 @@ class FailReason(Enum):
     MODEL_STOPPED = "model_stopped"
     """It crashed so often that its supervisor gave it up."""
     POISONOUS = "poisonous"
-    """The model died each time it ran this request; see ``actors.suspicion``."""
+    """The model died each time it ran this request; see ``actors.requests.crash_attribution``."""
     PROMPT_TOO_LONG = "prompt_too_long"
     OVERLOADED = "overloaded"
     DEADLINE = "deadline"
@@ -207,7 +207,7 @@ class TokensDelivered:
     """Of all the text and of the first byte of each token. Markers are not shown, but tokens of
     them are there."""
     logprobs: bytes = b""
-    """Where they were asked for: one record for each token, see ``actors.token_logprobs``."""
+    """Where they were asked for: one record for each token, see ``messages.logprob_records``."""
 
 
 @frozen
@@ -296,7 +296,7 @@ class Run:
     reply_to: Address
     request: Complete
     journal: str | None = None
-    """Path of a memory file, see ``actors.journal``: note the reply there, and go on with the one
+    """Path of a memory file, see ``messages.journal``: note the reply there, and go on with the one
     that is there already."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.pressure import PressureSettings
+from actors.node.pressure_policy import PressureSettings
 from supervision.frozen import frozen
 
 
@@ -54,7 +54,7 @@ class PressureChecked:
     """Scheduler → asker: the end of that check.
 
     ``outcome`` is ``disabled | source_failed | evicted | nothing_to_evict`` or a value of
-    ``actors.pressure.Verdict``.
+    ``actors.node.pressure_policy.Verdict``.
     """
 
     ref: str

@@ -1,4 +1,4 @@
-"""Replies that come back as text: between models and cache_meta. See ``actors.replay``."""
+"""Replies that come back as text: between models and cache_meta. See ``text.reply_marks``."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ With these two a small model on one node drafts for a big one on another.
 from __future__ import annotations
 
 from actors.messages.completion import Complete, FinishReason
-from actors.payload import Payload
+from actors.messages.payload import Payload
 from supervision.frozen import frozen
 
 CANDIDATES_LIMIT = 1024

@@ -5,7 +5,7 @@ Sent to ``model:<id>``. Each carries ``ref``, which its answer repeats.
 
 from __future__ import annotations
 
-from actors.payload import Payload
+from actors.messages.payload import Payload
 from supervision.frozen import frozen
 
 

@@ -39,7 +39,7 @@ def run(source: str, *arguments: str) -> Any:
 PLAN = """
 import json
 from native.system_memory import tightest_limit
-from runtime.config import RuntimeConfig
+from runtime.settings.config import RuntimeConfig
 print(json.dumps([tightest_limit().where, RuntimeConfig().ram_bytes()]))
 """
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.pressure import PressureSettings
+from actors.node.pressure_policy import PressureSettings
 from cache.reclaim import resident_bytes
 from runtime import Node
-from runtime.config import RuntimeConfig
+from runtime.cli.cache.flush import is_flushed
 from runtime.embedded import path as embedded_model_path
-from runtime.flush import is_flushed
+from runtime.settings.config import RuntimeConfig
 from supervision.messages import new_ref
 from tests.support.nodes import free_port
 from tests.support.runtime_nodes import LeakCheck, cli, one_thread, started, status_of

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from actors import messages as m
-from actors.copies import STALLED_S
-from actors.tier_keeper import LONGEST_PAUSE_S, TierKeeper
+from actors.storage.tier_copies import STALLED_S
+from actors.storage.tier_directory import LONGEST_PAUSE_S, TierKeeper
 from cache.filesystem import PosixFilesystem, lock_directory
 from cache.keys import child_key
 from cache.publish import row_path

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from actors import messages as m
-from actors.adapters import root_with
-from actors.engine_commands import Asked
+from actors.engine.adapters import root_with
+from actors.engine.commands import Asked
 from native import Backend, ModelParams, load_backend
 from native._stub_extras import MAGIC
 from native.adapters import LoadedAdapter
@@ -150,7 +150,7 @@ def test_what_cannot_be_done_is_answered_and_changes_nothing(make: Make, adapter
 def test_changes_that_wait_when_the_model_is_unloaded_are_answered(
     make: Make, adapter: str
 ) -> None:
-    from actors.engine_commands import Close
+    from actors.engine.commands import Close
 
     asking = Asking()
 

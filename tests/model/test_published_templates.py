@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.chat_messages import chat_from
-from actors.chat_shape import fitted
-from actors.chat_shown import NotShown, check_shown
-from actors.chat_template import ChatTemplate, TemplateFailed
-from actors.markers import Markers
-from actors.reply_rules import ReplyRules
-from actors.text_desk import TextDesk
+from actors.model.text_service import TextDesk
+from actors.text.chat_request import chat_from
+from actors.text.chat_shape import fitted
+from actors.text.chat_shown import NotShown, check_shown
+from actors.text.chat_template import ChatTemplate, TemplateFailed
+from actors.text.marker_scanner import Markers
+from actors.text.reply_events import ReplyRules
 from native import load_backend
 from native.params import ModelParams
 from supervision import Address

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from actors.text_stream import TextStream
+from actors.text.incremental_text import TextStream
 from native import load_backend
 from native.backend import Backend
 from native.params import ModelParams

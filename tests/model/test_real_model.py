@@ -14,9 +14,9 @@ import pytest
 from native import load_backend
 from native.params import ModelParams
 from runtime import Completion, ModelConfig, Node, errors
+from runtime.cli.cache.flush import is_flushed
 from runtime.embedded import path as embedded_path
 from runtime.embedded.prompts import long_prompt
-from runtime.flush import is_flushed
 from tests.support.runtime_nodes import LeakCheck, kill, pid_of, started
 from tests.support.ties import QUANTISED_TIE, same_but_for_ties
 from tests.support.waiting import eventually

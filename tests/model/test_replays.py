@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.reply_rules import ReplyRules
-from actors.text_desk import TextDesk
+from actors.model.text_service import TextDesk
+from actors.text.reply_events import ReplyRules
 from cache import tokens as token_bytes
 from native import load_backend
 from native.backend import Backend

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors.journal import Noted
+from actors.messages.journal import Noted
 from native import load_backend
 from native.backend import Backend
 from native.params import ModelParams

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.token_logprobs import unpack
+from actors.messages.logprob_records import unpack
 from cache import tokens as token_bytes
 from native import ModelParams, SamplingParams
 from native.llama import LlamaBackend

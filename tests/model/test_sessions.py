@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.engine_commands import Asked
-from actors.journal import JournalKeeper, JournalWriter
+from actors.engine.commands import Asked
+from actors.messages.journal import JournalKeeper, JournalWriter
 from cache import tokens as token_bytes
 from cache.policy import LivePolicy
 from native.backend import Backend

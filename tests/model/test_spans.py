@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from actors import messages as m
-from actors.markers import Markers
-from actors.reply_rules import ReplyRules
-from actors.thinking import is_signed
+from actors.text.marker_scanner import Markers
+from actors.text.reply_events import ReplyRules
+from actors.text.thinking_signature import is_signed
 from cache import tokens as token_bytes
 from native import load_backend
 from native.backend import Backend, Sampler
@@ -186,7 +186,7 @@ def test_a_reply_that_ends_inside_a_block_still_ends_it_once(max_tokens: int) ->
 
 def test_a_big_block_comes_in_pages() -> None:
     scripted = Scripted(b"<t>" + b"x" * 700 + b"</t>.")
-    import actors.reply_rules as pages
+    import actors.text.reply_events as pages
 
     before = pages.PAGE_BYTES, pages.PAGE_TOKENS
     pages.PAGE_BYTES, pages.PAGE_TOKENS = 200, 100  # type: ignore[misc]

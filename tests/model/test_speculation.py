@@ -11,9 +11,9 @@ from typing import ClassVar
 import pytest
 
 from actors import messages as m
-from actors import verifying
-from actors.drafter import Drafter, load_drafter
-from actors.speculation import SpeculationPolicy
+from actors.engine import speculative_decoding as verifying
+from actors.engine.draft_model import Drafter, load_drafter
+from actors.engine.speculation_policy import SpeculationPolicy
 from cache import tokens
 from cache.policy import LivePolicy, LogitsPolicy
 from native.backend import Backend, Batch

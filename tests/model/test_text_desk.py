@@ -12,11 +12,11 @@ from dataclasses import replace
 import pytest
 
 from actors import messages as m
-from actors.markers import Markers
-from actors.payload import PayloadKeeper, Spilled
-from actors.reply_rules import ReplyRules
-from actors.text_desk import MAX_JOBS, TextDesk
-from actors.thinking import sign
+from actors.messages.payload import PayloadKeeper, Spilled
+from actors.model.text_service import MAX_JOBS, TextDesk
+from actors.text.marker_scanner import Markers
+from actors.text.reply_events import ReplyRules
+from actors.text.thinking_signature import sign
 from cache import tokens as token_bytes
 from native import load_backend
 from native.backend import Backend, Batch

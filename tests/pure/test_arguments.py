@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache import tokens as token_bytes
-from runtime import arguments
+from runtime.client.request_options import chat_request, prompt_request
 from runtime.errors import InvalidRequest
-from runtime.request_options import chat_request, prompt_request
+from runtime.settings import arguments
 from tests.support.senseless import SENSELESS
 
 pytestmark = pytest.mark.pure

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import messages as m
-from actors.payload import read_payload
+from actors.messages.payload import read_payload
 from cache import tokens as token_bytes
 from runtime import CompletionEvent, Event, PrefillEvent, ResumedEvent, TokenEvent, errors
-from runtime import client as client_module
-from runtime.client import Client
+from runtime.client import client as client_module
+from runtime.client.client import Client
 from supervision import Connection, ExitKind, ExitReason
 from supervision.errors import NodeRestarted, TargetDown
 

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from actors import adoption
 from actors import messages as m
-from actors.adoption import Adoption
+from actors.storage import row_import as adoption
+from actors.storage.row_import import Adoption
 from cache.answers import Reservation, RowRequest
 from cache.index import CacheIndex
 from cache.keys import child_key, namespace_key

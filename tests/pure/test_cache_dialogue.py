@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from actors import messages as m
-from actors.cache_dialogue import ASK_AGAIN_S, PARENT_UNKNOWN, CacheDialogue
-from actors.kv_store import KvStore
-from actors.model_core import admit
-from actors.model_request import Request
-from actors.opening import open_request
+from actors.engine.batch_plan import admit
+from actors.engine.request import Request
+from actors.engine.request_builder import open_request
+from actors.kv.cache_client import ASK_AGAIN_S, PARENT_UNKNOWN, CacheDialogue
+from actors.kv.store import KvStore
 from cache import tokens
 from cache.answers import RAM, RowRequest
 from cache.index import CacheIndex

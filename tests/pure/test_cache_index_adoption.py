@@ -7,10 +7,10 @@ from collections import deque
 
 import pytest
 
-from actors import adoption
 from actors import messages as m
-from actors.adoption import Adoption
-from actors.cache_reporter import MESSAGES_KEPT, MESSAGES_UNDERWAY, CacheReporter
+from actors.storage import row_import as adoption
+from actors.storage.row_import import Adoption
+from actors.storage.tier_worker import MESSAGES_KEPT, MESSAGES_UNDERWAY, CacheReporter
 from cache.answers import RowRequest
 from cache.filesystem import PosixFilesystem
 from cache.index import CacheIndex

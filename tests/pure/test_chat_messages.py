@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.chat_messages import BadChat, chat_from
+from actors.text.chat_request import BadChat, chat_from
 
 pytestmark = pytest.mark.pure
 

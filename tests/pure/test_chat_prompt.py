@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.chat_messages import chat_from
-from actors.chat_prompt import ControlTokens, prompt_tokens, render_chat
-from actors.chat_template import ChatTemplate
+from actors.text.chat_prompt import ControlTokens, prompt_tokens, render_chat
+from actors.text.chat_request import chat_from
+from actors.text.chat_template import ChatTemplate
 from native.params import ModelParams
 from native.stub import BEGIN, END, StubBackend
 

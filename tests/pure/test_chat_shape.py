@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from actors.chat_messages import Chat, Shape, chat_from
-from actors.chat_shape import fitted, shape_of
-from actors.chat_shown import NotShown, check_shown
-from actors.chat_template import ChatTemplate
+from actors.text.chat_request import Chat, Shape, chat_from
+from actors.text.chat_shape import fitted, shape_of
+from actors.text.chat_shown import NotShown, check_shown
+from actors.text.chat_template import ChatTemplate
 
 pytestmark = pytest.mark.pure
 
@@ -181,7 +181,7 @@ def test_a_template_that_uses_too_much_is_not_probed_further() -> None:
 
 
 def test_probing_a_slow_template_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.chat_shape.MAX_RENDER_S", -1.0)
+    monkeypatch.setattr("actors.text.chat_shape.MAX_RENDER_S", -1.0)
     assert shape_of(ChatTemplate(ASKS_NONE)) == Shape()
 
 

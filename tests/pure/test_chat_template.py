@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from actors.chat_messages import chat_from
-from actors.chat_template import ChatTemplate, TemplateFailed
+from actors.text.chat_request import chat_from
+from actors.text.chat_template import ChatTemplate, TemplateFailed
 
 pytestmark = pytest.mark.pure
 
@@ -222,7 +222,7 @@ def grown(start: str, step: str) -> str:
 def test_a_template_cannot_use_more_than_it_may(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.template_budget.MAX_RENDER_S", 0.5)
+    monkeypatch.setattr("actors.text.template_limits.MAX_RENDER_S", 0.5)
     began = time.monotonic()
     with pytest.raises(TemplateFailed):
         render(source)

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import messages as m
-from actors.checkpoint_store import CheckpointStore
-from actors.checkpoints import (
+from actors.engine.commands import Close
+from actors.engine.engine import ModelEngine
+from actors.kv.checkpoint_plan import (
     FIRST_RUNG_BLOCKS,
     TIP,
     Stops,
@@ -23,9 +24,8 @@ from actors.checkpoints import (
     query,
     tip,
 )
-from actors.engine_commands import Close
-from actors.model_engine import ModelEngine
-from actors.restore_core import Piece, Rates
+from actors.kv.checkpoint_store import CheckpointStore
+from actors.kv.restore_cost import Piece, Rates
 from cache import refs, tokens
 from cache.allocation import PAGE_BYTES
 from cache.answers import RAM, Reservation, RowRequest

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import RuntimeConfig
-from runtime.config import (
+from runtime.errors import ConfigError
+from runtime.settings.config import (
     check_model_id,
     from_mapping,
     load_toml,
     parse_model_argument,
     to_mapping,
 )
-from runtime.errors import ConfigError
-from runtime.ports import DEFAULT_PORT, PORT_VARIABLE, resolve_port
-from runtime.sizes import Share, disk_settings, parse_budget, parse_size
+from runtime.settings.ports import DEFAULT_PORT, PORT_VARIABLE, resolve_port
+from runtime.settings.sizes import Share, disk_settings, parse_budget, parse_size
 
 pytestmark = pytest.mark.pure
 

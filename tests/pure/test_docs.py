@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.tree import FileTier, build_tree
+from runtime.launch.tree import FileTier, build_tree
 from supervision import SupervisorSpec
 
 pytestmark = pytest.mark.pure
@@ -77,7 +77,7 @@ def _ids(spec: SupervisorSpec) -> set[str]:
 
 
 def test_commands_in_the_readme_are_commands() -> None:
-    from runtime.cli import _parser
+    from runtime.cli.main import _parser
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = set(re.findall(r"python -m runtime ([a-z]+)", text))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime import doctor_disks
-from runtime.config import DirectoryPlan, from_mapping
-from runtime.doctor_disks import look_at
+from runtime.cli import doctor_disks
+from runtime.cli.doctor_disks import look_at
+from runtime.settings.config import DirectoryPlan, from_mapping
 
 pytestmark = pytest.mark.pure
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors import embedder
 from actors import messages as m
-from actors.embedder import EmbedDesk
-from actors.payload import PayloadKeeper
+from actors.messages.payload import PayloadKeeper
+from actors.model import embedding_service as embedder
+from actors.model.embedding_service import EmbedDesk
 from native.params import ModelParams
 from native.stub import StubBackend
 from tests.support.waiting import eventually

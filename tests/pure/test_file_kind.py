@@ -16,7 +16,7 @@ from native.file_kind import FileKind, kind_of, require_model
 from native.gguf_header import check_gguf
 from native.params import ModelParams
 from runtime import errors
-from runtime.inspect_model import inspect_model
+from runtime.cli.inspect_model import inspect_model
 from tests.support.gguf_files import tiny_llama
 from tests.support.lora_files import tiny_lora
 

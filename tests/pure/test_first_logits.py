@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors import first_logits
-from actors.first_logits import LogitsMemory
+from actors.kv import prompt_logits as first_logits
+from actors.kv.prompt_logits import LogitsMemory
 from cache.errors import InvalidPolicy
 from cache.policy import LogitsPolicy
 from native.backend import Batch

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.isolation import Isolation
+from actors.engine.fault_isolation import Isolation
 
 pytestmark = pytest.mark.pure
 

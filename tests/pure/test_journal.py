@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.journal import JournalKeeper, JournalWriter, Noted
+from actors.messages.journal import JournalKeeper, JournalWriter, Noted
 
 pytestmark = pytest.mark.pure
 

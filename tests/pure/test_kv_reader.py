@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from actors import messages as m
-from actors.first_logits import append_logits
-from actors.kv_reader import KvReader
-from actors.model_core import admit
-from actors.model_request import Request
-from actors.opening import open_request
-from actors.restore_core import Piece, Rates
+from actors.engine.batch_plan import admit
+from actors.engine.request import Request
+from actors.engine.request_builder import open_request
+from actors.kv.prompt_logits import append_logits
+from actors.kv.reader import KvReader
+from actors.kv.restore_cost import Piece, Rates
 from cache import keys, refs, tokens
 from cache.answers import BlockRef
 from cache.arena import SlabWriter, create_arena

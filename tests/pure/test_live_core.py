@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.live_core import (
+from actors.engine.cell_sharing import (
     Candidate,
     Stretch,
     Stretches,

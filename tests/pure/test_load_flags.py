@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from native.params import ModelParams
-from runtime.config import from_mapping, to_mapping
+from runtime.cli.load_flags import add_load_flags, params_from
 from runtime.errors import ConfigError
-from runtime.load_flags import add_load_flags, params_from
+from runtime.settings.config import from_mapping, to_mapping
 
 pytestmark = pytest.mark.pure
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 from actors import messages as m
-from actors.embedder import EmbedDesk
-from actors.model_request import RequestRefused
-from actors.opening import open_request
-from actors.prompt_tokens import least_tokens
-from actors.reply_rules import ReplyRules
-from actors.text_desk import TextDesk
+from actors.engine.prompt_tokens import least_tokens
+from actors.engine.request import RequestRefused
+from actors.engine.request_builder import open_request
+from actors.model.embedding_service import EmbedDesk
+from actors.model.text_service import TextDesk
+from actors.text.reply_events import ReplyRules
 from cache import tokens as token_bytes
 from native.params import ModelParams
 from native.stub import StubBackend

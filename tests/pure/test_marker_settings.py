@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from actors.markers import Markers
 from actors.messages import LoadModel
-from actors.wanted_models import SLOT_BYTES, WantedModels
-from runtime.config import from_mapping, to_mapping
+from actors.messages.model_table import SLOT_BYTES, WantedModels
+from actors.text.marker_scanner import Markers
 from runtime.errors import ConfigError
-from runtime.signing_key import KEY_BYTES, KEY_FILE, signing_key
+from runtime.launch.signing_key import KEY_BYTES, KEY_FILE, signing_key
+from runtime.settings.config import from_mapping, to_mapping
 
 pytestmark = pytest.mark.pure
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.markers import BadMarkers, Kind, Markers, MarkerScanner, Part, is_open
-from actors.reply_stream import Delta, ReplyStream, Span
+from actors.text.marker_scanner import BadMarkers, Kind, Markers, MarkerScanner, Part, is_open
+from actors.text.reply_parser import Delta, ReplyStream, Span
 
 pytestmark = pytest.mark.pure
 

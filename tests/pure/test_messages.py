@@ -44,16 +44,16 @@ def test_no_message_has_a_loose_field(kind: type) -> None:
 
 def biggest() -> list[object]:
     """Each message that can grow, as big as the actors make it."""
-    from actors.cache_reporter import ROWS_PER_MESSAGE as FOUND
-    from actors.cache_reporter import batches
-    from actors.endings import HELD_TOKENS_LIMIT
-    from actors.kv_store import ROWS_PER_MESSAGE as WANTED
+    from actors.engine.lifecycle import HELD_TOKENS_LIMIT
+    from actors.engine.reply_replay import MAX_CANDIDATES
+    from actors.kv.store import ROWS_PER_MESSAGE as WANTED
+    from actors.messages.payload import INLINE_LIMIT_BYTES
     from actors.messages.speculation import CANDIDATES_LIMIT
-    from actors.payload import INLINE_LIMIT_BYTES
-    from actors.replays import MAX_CANDIDATES
-    from actors.reply_rules import PAGE_BYTES as SPAN_BYTES
-    from actors.reply_rules import PAGE_TOKENS as SPAN_TOKENS
-    from actors.text_desk import PAGE_BYTES, PAGE_CHARS, PAGE_TOKENS
+    from actors.model.text_service import PAGE_BYTES, PAGE_CHARS, PAGE_TOKENS
+    from actors.storage.tier_worker import ROWS_PER_MESSAGE as FOUND
+    from actors.storage.tier_worker import batches
+    from actors.text.reply_events import PAGE_BYTES as SPAN_BYTES
+    from actors.text.reply_events import PAGE_TOKENS as SPAN_TOKENS
     from cache.text_marks import CANDIDATE, MAX_PACKED
 
     key, tokens = b"k" * KEY_BYTES, b"t" * 4 * BLOCK_TOKENS

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.model_core import add_guesses, admit, plan_step
+from actors.engine.batch_plan import add_guesses, admit, plan_step
 
 pytestmark = pytest.mark.pure
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import from_mapping
-from runtime.ports import RUNTIME_DIR_VARIABLE
+from runtime.settings.config import from_mapping
+from runtime.settings.ports import RUNTIME_DIR_VARIABLE
 
 pytestmark = pytest.mark.pure
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from actors.pressure import (
+from actors.node.pressure_policy import (
     BadPressureSetting,
     Decision,
     PressureCore,
@@ -21,15 +21,15 @@ from actors.pressure import (
     settings_from,
     settle_s,
 )
-from actors.pressure_sources import (
+from actors.node.pressure_sources import (
     NvidiaSource,
     SourceUnavailable,
     as_reading,
     open_source,
     system_reading,
 )
-from runtime.config import from_mapping, to_mapping
 from runtime.errors import ConfigError
+from runtime.settings.config import from_mapping, to_mapping
 
 pytestmark = pytest.mark.pure
 

@@ -10,10 +10,10 @@ from typing import get_args
 import pytest
 
 from actors import messages as m
+from actors.messages.payload import PayloadKeeper, Spilled
 from actors.messages.questions import Question
-from actors.payload import PayloadKeeper, Spilled
-from actors.questions import is_end, is_repeatable, refusal
-from actors.request_digest import digest_of, part_digests
+from actors.requests.questions import is_end, is_repeatable, refusal
+from actors.requests.request_digest import digest_of, part_digests
 
 pytestmark = pytest.mark.pure
 

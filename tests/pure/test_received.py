@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import messages as m
-from actors.text_stream import TextStream
+from actors.text.incremental_text import TextStream
 from cache import tokens as token_bytes
-from runtime.received import PartMissing, Received
-from runtime.results import TokenEvent
+from runtime.client.received import PartMissing, Received
+from runtime.client.results import TokenEvent
 
 pytestmark = pytest.mark.pure
 

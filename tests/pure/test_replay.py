@@ -7,7 +7,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.replay import PLAIN, SPECIAL, Mark, RecentReplies, SentText, mark_reply
+from actors.text.reply_marks import PLAIN, SPECIAL, Mark, RecentReplies, SentText, mark_reply
 
 pytestmark = pytest.mark.pure
 

@@ -13,8 +13,8 @@ from actors import messages as m
 from cache import tokens as token_bytes
 from native.sampling_params import SamplingParams
 from runtime import errors
-from runtime.request_flags import add_request_flags, options_from
-from runtime.request_options import chat_request, prompt_request
+from runtime.cli.request_flags import add_request_flags, options_from
+from runtime.client.request_options import chat_request, prompt_request
 
 pytestmark = pytest.mark.pure
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.restore_core import Average, Piece, Rates
+from actors.kv.restore_cost import Average, Piece, Rates
 from cache.errors import InvalidPolicy
 from cache.policy import RestorePolicy
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors import messages as m
-from actors.journal import Noted
-from actors.resume import STEP_ROWS
+from actors.engine.resume import STEP_ROWS
+from actors.messages.journal import Noted
 from cache import tokens as token_bytes
 from native.backend import Batch
 from native.params import ModelParams

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.engine.resume import PAGE_CHARS, PAGE_TOKENS
 from actors.messages import (
     CacheReport,
     Complete,
@@ -22,19 +23,18 @@ from actors.messages import (
     TokensDelivered,
     Usage,
 )
-from actors.payload import INLINE_LIMIT_BYTES
-from actors.reply_rules import merged
-from actors.request_digest import digest_of
-from actors.resume import PAGE_CHARS, PAGE_TOKENS
-from actors.token_logprobs import LogprobsLog, unpack
+from actors.messages.logprob_records import LogprobsLog, unpack
+from actors.messages.payload import INLINE_LIMIT_BYTES
+from actors.requests.request_digest import digest_of
+from actors.text.reply_events import merged
 from cache import tokens as token_bytes
 from native import InvalidParam, ModelParams, NoTokenLeft, SamplingParams
 from native.backend import Logprobs
 from native.sampling import Breaker, PythonSampler
 from native.sampling_params import MAX_GRAMMAR_BYTES
 from native.stub import N_VOCAB, StubBackend
-from runtime.received import Received
-from runtime.results import completion_from
+from runtime.client.received import Received
+from runtime.client.results import completion_from
 from supervision.codec import ValueCodec
 from tests.support.examples import examples
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from native.sampling_params import MAX_WINDOW, SamplingParams
+from runtime.client.sampling_options import sampling_from_options
 from runtime.errors import InvalidRequest
-from runtime.sampling_options import sampling_from_options
 
 pytestmark = pytest.mark.pure
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from cache.policy import SAVE_ALL
-from runtime.config import RuntimeConfig, from_mapping, to_mapping
 from runtime.errors import ConfigError
-from runtime.save_settings import KEYS, REPLACED
+from runtime.settings.cache_policy import KEYS, REPLACED
+from runtime.settings.config import RuntimeConfig, from_mapping, to_mapping
 
 pytestmark = pytest.mark.pure
 

@@ -15,8 +15,8 @@ from native import InvalidParam, SamplingParams
 from native.schema import automaton, grammar_of
 from native.schema.document import ANNOTATIONS, OBEYED
 from native.schema.regex import BadPattern
+from runtime.client.sampling_options import sampling_from_options
 from runtime.errors import InvalidRequest
-from runtime.sampling_options import sampling_from_options
 from tests.support.gbnf import Grammar
 
 pytestmark = pytest.mark.pure

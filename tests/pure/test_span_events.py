@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from actors.messages import SpanEnded, TextKind
 from cache import tokens as token_bytes
 from runtime import SpanEvent
-from runtime.received import PartMissing, Received
+from runtime.client.received import PartMissing, Received
 
 pytestmark = pytest.mark.pure
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.speculation import (
+from actors.engine.speculation_policy import (
     NGRAMS,
     CopyGuesser,
     CopyOdds,

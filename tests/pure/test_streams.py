@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from runtime import AsyncNode, Event, Node, PrefillEvent, errors
-from runtime.aio_stream import BUFFERED, AsyncStream, Feed
-from runtime.stream import CompletionStream, RequestHandle
+from runtime.client.aio_stream import BUFFERED, AsyncStream, Feed
+from runtime.client.stream import CompletionStream, RequestHandle
 from supervision.errors import NodeRestarted
 
 pytestmark = pytest.mark.pure

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.inflight_core import poisonous
-from actors.suspicion import (
+from actors.requests.crash_attribution import (
     ALONE_S,
     DRAIN_S,
     KILLED_WEIGHT,
@@ -20,6 +19,7 @@ from actors.suspicion import (
     Lane,
     Verdict,
 )
+from actors.requests.request_table import poisonous
 from tests.support.examples import examples
 
 pytestmark = pytest.mark.pure

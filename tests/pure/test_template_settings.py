@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.chat_messages import BadChat, chat_from
-from actors.wanted_models import SLOT_BYTES, WantedModels
-from runtime.config import from_mapping, to_mapping
+from actors.messages.model_table import SLOT_BYTES, WantedModels
+from actors.text.chat_request import BadChat, chat_from
+from runtime.client.request_options import chat_json, chat_request
 from runtime.errors import ConfigError, InvalidRequest
-from runtime.request_options import chat_json, chat_request
-from runtime.template_settings import MAX_BYTES, template_from
+from runtime.settings.config import from_mapping, to_mapping
+from runtime.settings.template_settings import MAX_BYTES, template_from
 
 pytestmark = pytest.mark.pure
 

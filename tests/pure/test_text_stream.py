@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.text_stream import TextStream
+from actors.text.incremental_text import TextStream
 
 pytestmark = pytest.mark.pure
 

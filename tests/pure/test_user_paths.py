@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from cache.filesystem import PosixFilesystem, make_private_dirs
 from native.vendor import Lock, SourceIncomplete, provide
-from runtime import user_paths
-from runtime.config import RuntimeConfig, from_mapping, node_dir, parse_model_argument
 from runtime.errors import ConfigError
-from runtime.load_options import model_params
-from runtime.user_paths import expanded, home, path_flag, user_path
+from runtime.settings import user_paths
+from runtime.settings.config import RuntimeConfig, from_mapping, node_dir, parse_model_argument
+from runtime.settings.load_options import model_params
+from runtime.settings.user_paths import expanded, home, path_flag, user_path
 from supervision import process
 
 pytestmark = pytest.mark.pure
@@ -224,7 +224,7 @@ def test_a_relative_folder_is_made_where_it_should_be(
 
 def test_no_path_of_a_user_is_expanded_elsewhere() -> None:
     """One helper knows what to say; a bare expanduser raises RuntimeError."""
-    root = Path(user_paths.__file__).parents[1]
+    root = Path(user_paths.__file__).parents[2]
     found = [
         file.relative_to(root).as_posix()
         for package in ("actors", "cache", "native", "runtime", "supervision")

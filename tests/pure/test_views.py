@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from runtime import TreeNode
-from runtime.progress import ProgressLine
-from runtime.tree_view import ProcessFacts, arrange, format_duration
+from runtime.cli.progress import ProgressLine
+from runtime.cli.tree_view import ProcessFacts, arrange, format_duration
 from supervision import Address, ChildKind, Entry, ExitKind, ExitReason
 from supervision.messages import Vitals
 
@@ -153,7 +153,7 @@ def test_progress_on_a_terminal_clears_itself(monkeypatch: pytest.MonkeyPatch) -
 
     out, clock = Terminal(), iter(range(100))
     monkeypatch.setattr(sys, "stderr", out)
-    monkeypatch.setattr("runtime.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("runtime.cli.progress.time.monotonic", lambda: next(clock))
     with ProgressLine("loading") as line:
         line.share(0.5)
     assert "loading" in out.getvalue()

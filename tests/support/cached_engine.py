@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Any
 
 from actors import messages as m
-from actors.cache_meta import CacheMetaActor, CacheMetaArgs
-from actors.engine_commands import CacheGone, Close
-from actors.kv_store import KvStore
-from actors.model_engine import ModelEngine
+from actors.engine.commands import CacheGone, Close
+from actors.engine.engine import ModelEngine
+from actors.kv.store import KvStore
+from actors.storage.cache_meta import CacheMetaActor, CacheMetaArgs
 from cache import tokens as token_bytes
 from cache.arena import create_arena, scan_arena
 from cache.policy import LivePolicy, SavePolicy

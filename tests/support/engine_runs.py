@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors import messages as m
-from actors.engine_commands import Close
-from actors.kv_store import KvStore
-from actors.model_engine import ModelEngine
+from actors.engine.commands import Close
+from actors.engine.engine import ModelEngine
+from actors.kv.store import KvStore
 from cache import tokens as token_bytes
 from cache.policy import LivePolicy, LogitsPolicy, SavePolicy
 from native.backend import Backend, Batch

@@ -34,11 +34,11 @@ from typing import Any
 
 import pytest
 
-from actors import cache_meta
 from actors import messages as m
-from actors.promoter import Promoter
-from actors.tier_keeper import TierKeeper
-from actors.write_lane import BATCH_ROWS, WriteLane
+from actors.storage import cache_meta
+from actors.storage.promoter import Promoter
+from actors.storage.tier_directory import TierKeeper
+from actors.storage.tier_writer import BATCH_ROWS, WriteLane
 from cache.answers import RAM
 from cache.arena import ArenaReader, SlabWriter, scan_arena
 from cache.filesystem import PosixFilesystem

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from actors import messages as m
-from actors.journal import JournalKeeper, JournalWriter, Noted
+from actors.messages.journal import JournalKeeper, JournalWriter, Noted
 from cache import tokens as token_bytes
 from native.backend import Backend
 from native.params import SamplingParams
-from runtime.received import Received
+from runtime.client.received import Received
 from tests.support.engine_runs import HOST, EngineRun, Script
 
 

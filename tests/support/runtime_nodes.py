@@ -28,7 +28,7 @@ from runtime import (
     TreeNode,
     errors,
 )
-from runtime.flush import is_flushed
+from runtime.cli.cache.flush import is_flushed
 from supervision.messages import new_ref
 from supervision.process import start_ticks
 from tests.support.nodes import ROOT, alive, free_port, port_is_free

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy
 
 from runtime import AsyncNode, Node
-from runtime.client import Client
+from runtime.client.client import Client
 
 TALK: Final = [{"role": "user", "content": "Hi"}]
 KEY: Final = "ab" * 32

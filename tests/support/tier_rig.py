@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from actors import cache_meta
 from actors import messages as m
-from actors.cache_meta import CacheMetaActor, CacheMetaArgs
-from actors.payload import PayloadKeeper
-from actors.promoter import Promoter
-from actors.tier_keeper import TierKeeper
-from actors.write_lane import BATCH_ROWS, WriteLane
+from actors.messages.payload import PayloadKeeper
+from actors.storage import cache_meta
+from actors.storage.cache_meta import CacheMetaActor, CacheMetaArgs
+from actors.storage.promoter import Promoter
+from actors.storage.tier_directory import TierKeeper
+from actors.storage.tier_writer import BATCH_ROWS, WriteLane
 from cache import refs
 from cache.answers import BlockRef
 from cache.arena import SlabWriter, create_arena, scan_arena

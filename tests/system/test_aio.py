@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime import AsyncNode, Completion, CompletionEvent, PrefillEvent, TokenEvent, errors
-from runtime.aio import STREAM_THREADS
+from runtime.client.aio import STREAM_THREADS
 from tests.support.runtime_nodes import LeakCheck, one_thread, started
 
 pytestmark = pytest.mark.system
@@ -99,7 +99,7 @@ def test_many_completions_at_once_are_each_the_right_one(run: Callable[[Work], N
 def test_the_time_for_a_request_counts_its_wait_for_a_thread(
     run: Callable[[Work], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.aio.STREAM_THREADS", 1)
+    monkeypatch.setattr("runtime.client.aio.STREAM_THREADS", 1)
 
     async def work(node: AsyncNode) -> None:
         async with node.stream("slow", LONG, max_tokens=1500) as unread:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.payload import Spilled
+from actors.messages.payload import Spilled
 from runtime import Node
 from supervision.messages import new_ref
 

@@ -45,8 +45,8 @@ NODE = """
 import json, os, stat, sys
 from pathlib import Path
 from runtime import Node
-from runtime.config import node_dir
-from runtime.doctor import _directories, RuntimeConfig
+from runtime.settings.config import node_dir
+from runtime.cli.doctor import _directories, RuntimeConfig
 with Node.start(cache_ram="32MiB") as node:
     node.load("stub", "stub", backend="stub")
     said = {
@@ -127,7 +127,7 @@ def test_everything_a_node_makes_is_private(tmp_path: Path, mask: str) -> None:
 def test_an_unknown_user_in_a_path_is_a_sentence(
     command: list[str], names: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from runtime.cli import main
+    from runtime.cli.main import main
 
     assert main(command) == 2
     said = capfd.readouterr().err

@@ -17,7 +17,7 @@ import pytest
 from blake3 import blake3
 
 from actors import messages as m
-from actors.cache_admin import (
+from actors.storage.admin_queries import (
     NAMESPACES_PER_PAGE,
     REMOVED_PER_MESSAGE,
     ROWS_PER_PAGE,
@@ -27,11 +27,11 @@ from cache import keys, tokens
 from cache.answers import RAM, Evicted, RowRequest
 from cache.index import CacheIndex
 from runtime import Node
-from runtime.cache_files import check_file, walk
-from runtime.cache_node import CacheTender, clean_directory
-from runtime.cli import main
+from runtime.cli.cache.flush import is_flushed
+from runtime.cli.cache.online import CacheTender, clean_directory
+from runtime.cli.cache.row_files import check_file, walk
+from runtime.cli.main import main
 from runtime.embedded import path as embedded_model_path
-from runtime.flush import is_flushed
 from supervision.codec import ValueCodec
 from supervision.messages import new_ref
 from tests.support.nodes import free_port

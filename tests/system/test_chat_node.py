@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from actors import messages as m
-from actors.markers import Markers
+from actors.text.marker_scanner import Markers
 from cache import tokens as token_bytes
 from runtime import Node
+from runtime.client.received import Received
 from runtime.embedded import path as embedded
-from runtime.received import Received
 from tests.support.runtime_nodes import kill, one_thread, pid_of, started
 from tests.support.waiting import eventually
 

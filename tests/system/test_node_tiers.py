@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from runtime import Node, RuntimeConfig, cache_tiers, errors
-from runtime import config as runtime_config
-from runtime.cache_tiers import open_directories, stored_bytes
-from runtime.config import from_mapping
+from runtime import Node, RuntimeConfig, errors
+from runtime.cli.cache.flush import is_flushed
 from runtime.errors import ConfigError
-from runtime.flush import is_flushed
+from runtime.launch import tier_directories as cache_tiers
+from runtime.launch.tier_directories import open_directories, stored_bytes
+from runtime.settings import config as runtime_config
+from runtime.settings.config import from_mapping
 from tests.support.nodes import free_port
 from tests.support.runtime_nodes import PROMPT, LeakCheck, status_of
 from tests.support.waiting import eventually

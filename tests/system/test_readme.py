@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runtime import AsyncNode, Completion, Node
-from runtime.cli import main
+from runtime.cli.main import main
 from tests.support.nodes import ROOT
 from tests.support.runtime_nodes import LeakCheck, started
 
@@ -106,8 +106,8 @@ def test_it_names_every_method_of_a_node_and_no_other() -> None:
 
 
 def test_its_limits_are_those_of_the_code() -> None:
-    from runtime.aio import QUESTION_THREADS, STREAM_THREADS
-    from runtime.client import HEAL_TIMEOUT_S
+    from runtime.client.aio import QUESTION_THREADS, STREAM_THREADS
+    from runtime.client.client import HEAL_TIMEOUT_S
 
     assert f"{STREAM_THREADS} streams and {QUESTION_THREADS} questions" in section()
     assert f"{HEAL_TIMEOUT_S:.0f} seconds at most" in section()

@@ -11,8 +11,8 @@ import pytest
 from actors import messages as m
 from native.params import SamplingParams
 from runtime import Node
+from runtime.client.received import Received
 from runtime.embedded import path as embedded
-from runtime.received import Received
 from tests.support.runtime_nodes import kill, one_thread, pid_of, started, status_of
 from tests.support.waiting import eventually
 

@@ -20,7 +20,7 @@ import pytest
 
 from native._stub_extras import MAGIC
 from runtime import Node
-from runtime.cli import main
+from runtime.cli.main import main
 from tests.support.nodes import ROOT
 from tests.support.runtime_nodes import LeakCheck, started
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime import Node
-from runtime.config import from_mapping
+from runtime.settings.config import from_mapping
 from tests.support.nodes import free_port
 from tests.support.runtime_nodes import status_of
 from tests.support.waiting import eventually

@@ -158,7 +158,7 @@ def test_a_start_with_a_senseless_setting_names_it(
         raise errors.NodeStartFailed("not in this test")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("runtime.launch.spawn", spawn)
+    monkeypatch.setattr("runtime.launch.start.spawn", spawn)
     made: list[Call] = [
         (f"start({argument}={label})", lambda value=value: Node.start(**{argument: value}))
         for label, value in SENSELESS.items()

@@ -1,0 +1,76 @@
+"""Requests that have arrived and have no sequence yet, oldest first. Runs on the engine thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from actors import messages as m
+from actors.engine.batch_plan import Admission, admit
+from actors.engine.prompt_tokens import fix_prompt
+from actors.engine.request import Request, RequestRefused
+from actors.engine.request_builder import open_request
+from actors.engine.resume import take_up
+from actors.engine.sessions import Sessions
+from actors.text.reply_events import ReplyRules
+from native.backend import Backend
+
+
+class WaitingRequests:
+    """A bounded queue; what cannot ever run is refused with the reason."""
+
+    def __init__(self, backend: Backend, limit: int, rules: ReplyRules | None = None) -> None:
+        self._backend = backend
+        self._rules = rules or ReplyRules()
+        self._limit = limit
+        self.sessions = Sessions()
+        self._requests: list[Request] = []
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(list(self._requests))
+
+    def __contains__(self, request: Request) -> bool:
+        return request in self._requests
+
+    def open(self, run: m.Run, now: float) -> Request:
+        """Take a request in, or RequestRefused."""
+        if len(self._requests) >= self._limit:
+            raise RequestRefused(
+                m.FailReason.OVERLOADED,
+                f"{len(self._requests)} requests already wait for this model; try again later",
+            )
+        request = open_request(run, self._backend, self._rules, now=now)
+        try:
+            self.sessions.begin(request, now)
+            if request.continues and request.parent_tokens:
+                fix_prompt(request, self._backend)
+        except RequestRefused:
+            self.sessions.leave(request, now)
+            request.close_journal()
+            raise
+        self._requests.append(request)
+        return request
+
+    def first(self) -> Request | None:
+        """The oldest that does not wait for the cache to say what its ``parent_key`` is."""
+        return next((one for one in self._requests if one.wait_until is None), None)
+
+    def fit(self, request: Request) -> Admission:
+        """Tokens and cells of a request that is about to start, or RequestRefused."""
+        fix_prompt(request, self._backend)
+        n_prompt, n_ctx = request.n_prompt or len(request.tokens), self._backend.info.n_ctx
+        admission = admit(n_prompt, request.max_tokens, n_ctx)
+        if not admission.fits:
+            raise RequestRefused(
+                m.FailReason.PROMPT_TOO_LONG,
+                f"the prompt has {n_prompt} tokens and the context holds {n_ctx}, the reply "
+                "included; shorten the prompt or load the model with a larger n_ctx",
+            )
+        take_up(request, admission, self._backend)
+        request.make_sampler(self._backend)
+        return admission
+
+    def remove(self, request: Request) -> None:
+        self._requests.remove(request)

@@ -1,0 +1,107 @@
+"""Named conversations of one model: what each has said, exactly, and who speaks in it now.
+
+A session is a caller's name for "go on where I stopped". It keeps the token ids of its last turn,
+so that the next prompt, which comes as text, continues with the ids that were sampled and not with
+what a tokenizer would make of the text (trap T-40R: they differ). The KV itself is the live tier's
+business: it keeps the sequence of a session before others (``engine.live_sequences``), and gives it
+up when there is no room, least recently used first; then rows of the store take its place.
+
+Runs on the engine thread; times are monotonic seconds, handed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from actors import messages as m
+from actors.engine.request import Request, RequestRefused
+
+MAX_SESSIONS: Final = 1024
+MAX_TOKENS: Final = 4 << 20
+"""Of all sessions together, about 32 MB; beyond either limit the longest unused are forgotten."""
+_BUSY = "session {name!r} has a request that is {what}; wait for its end, or cancel it"
+_UNKNOWN = (
+    "there is nothing to continue: session {name!r} is not known here (it ended, was forgotten, or "
+    "its model was restarted); send the whole prompt instead"
+)
+_NOTHING = "there is nothing to continue: name a session, or the parent_key of an earlier request"
+
+
+@dataclass(slots=True)
+class _Session:
+    tokens: list[int] = field(default_factory=list)
+    """Prompt and visible reply of its last turn."""
+    used_at: float = 0.0
+    request: Request | None = None
+    ends: bool = False
+
+
+class Sessions:
+    """The sessions of one model."""
+
+    def __init__(self, max_sessions: int = MAX_SESSIONS, max_tokens: int = MAX_TOKENS) -> None:
+        self._max_sessions = max_sessions
+        self._max_tokens = max_tokens
+        self._sessions: dict[str, _Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def begin(self, request: Request, now: float) -> None:
+        """A request arrived: take its session, or RequestRefused when another one has it."""
+        name = request.session
+        if name is None:
+            if request.continues and request.parent_key is None:
+                raise RequestRefused(m.FailReason.INVALID_REQUEST, _NOTHING)
+            return
+        session = self._sessions.get(name)
+        if session is None or (not session.tokens and session.request is None):
+            if request.continues and request.parent_key is None:
+                text = _UNKNOWN.format(name=name)
+                raise RequestRefused(m.FailReason.INVALID_REQUEST, text)
+            session = self._sessions.setdefault(name, _Session())
+        if session.request is not None:
+            what = "waiting" if session.request.seq is None else "running"
+            raise RequestRefused(m.FailReason.SESSION_BUSY, _BUSY.format(name=name, what=what))
+        session.request, session.used_at = request, now
+        if session.tokens:
+            request.parent_tokens = list(session.tokens)
+
+    def leave(self, request: Request, now: float) -> None:
+        """A request ended, however: the session is free, and goes on from what it has said."""
+        session = self._sessions.get(request.session or "")
+        if session is None or session.request is not request:
+            return
+        session.request, session.used_at = None, now
+        if request.finish_reason is not None and request.n_prompt:
+            session.tokens = request.tokens[: request.n_prompt + request.stream.visible_tokens()]
+        if session.ends or not session.tokens:
+            del self._sessions[request.session or ""]
+        self._forget_oldest()
+
+    def end(self, name: str) -> bool:
+        """Forget a session, now or when its request ends; whether it was known."""
+        session = self._sessions.get(name)
+        if session is None:
+            return False
+        if session.request is None:
+            del self._sessions[name]
+        else:
+            session.ends = True
+        return True
+
+    def is_known(self, name: str) -> bool:
+        session = self._sessions.get(name)
+        return session is not None and not session.ends
+
+    def _forget_oldest(self) -> None:
+        n_tokens = sum(len(one.tokens) for one in self._sessions.values())
+        idle = sorted(
+            (name for name, one in self._sessions.items() if one.request is None),
+            key=lambda name: self._sessions[name].used_at,
+        )
+        for name in idle:
+            if len(self._sessions) <= self._max_sessions and n_tokens <= self._max_tokens:
+                return
+            n_tokens -= len(self._sessions.pop(name).tokens)

@@ -1,0 +1,355 @@
+"""One loaded model: the mailbox of the process that is allowed to load libllama.
+
+Owns: the weights, the context, its requests. Answers: ``Run``, ``Answer``, ``CancelRun``, and what
+is sent straight to it, which inflight registers first. Asks: cache_meta, inflight. Dies when
+llama.cpp does; nothing published is lost then, because rows live in the arena and files, and
+callers are told by inflight.
+
+The mailbox decides nothing: it carries messages between the tree and the engine thread, and stays
+responsive while llama.cpp computes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from actors import messages as m
+from actors.engine.commands import Asked, CacheGone, Close
+from actors.engine.draft_model import Drafter, load_drafter
+from actors.engine.engine import ModelEngine
+from actors.kv.cache_tally import CacheTally
+from actors.kv.checkpoint_store import CheckpointStore
+from actors.kv.store import KvStore
+from actors.model.embedding_service import EmbedDesk
+from actors.model.loading import LoadedModel, load
+from actors.model.text_service import TextDesk
+from actors.requests.questions import EmbedderQuestion, Question, TextQuestion, is_end, refusal
+from actors.text.marker_scanner import Markers
+from actors.text.reply_events import ReplyRules
+from cache.keys import BLOCK_TOKENS, namespace_key
+from cache.policy import SAVE_ALL, SavePolicy
+from native import BackendKind
+from native.errors import NativeError
+from native.fingerprint import Fingerprints
+from native.params import ModelParams
+from supervision import Address, EngineWorker, ExitReason
+
+if TYPE_CHECKING:
+    from native.backend import Backend
+    from supervision import Entry
+
+STEP_BUDGET_S = 300.0  # below the heartbeat, whose end is the end of the process
+STEP_LOOKS = 5  # per budget: that much later than it at most
+_LOOK_AT_STEP = "look at step"
+PROGRESS_STEP = 0.02  # of the load, so that progress costs fifty messages at most
+
+
+@dataclass(frozen=True, slots=True)
+class ModelArgs:
+    """What a model actor is started with."""
+
+    model: str
+    path: str
+    backend: BackendKind = "llama"
+    params: ModelParams = field(default_factory=ModelParams)
+    arena_path: str | None = None
+    tier_dirs: tuple[tuple[str, str], ...] = ()
+    max_queue: int = 256
+    cache_salt: str = ""
+    fingerprints: Fingerprints = field(default_factory=Fingerprints)
+    save: SavePolicy = SAVE_ALL
+    wanted_path: str | None = None
+    """Where the registry notes the adapters that are to be applied when the model comes back."""
+    markers: Markers = field(default_factory=Markers)
+    chat_template: str | None = None
+    """In place of the one in the file."""
+    signing_key: bytes = field(default=b"", repr=False)
+    """Of the node: thinking is signed with it."""
+    step_budget_s: float = STEP_BUDGET_S
+    """A step that takes longer is cut short, and its requests are tried one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadError:
+    """Why a model did not load, in a form that survives the trip to the caller."""
+
+    kind: str
+    """Class name in ``native.errors``."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    model: LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class _NotLoaded:
+    error: LoadError
+
+
+class ModelActor(EngineWorker):
+    """Carries messages between the tree and the engine of one model."""
+
+    def init(self, args: object) -> None:
+        if not isinstance(args, ModelArgs):
+            raise TypeError(f"a model is started with ModelArgs, not {args!r}")
+        self._load_args = args
+        self._loaded: LoadedModel | None = None
+        self._embeds: EmbedDesk | None = None
+        self._engine: ModelEngine | None = None
+        self._texts: TextDesk | None = None
+        self._asked: dict[tuple[Address, str], deque[str]] = {}
+        self._progress = 0.0
+        self._tally = CacheTally()
+        self._closed = threading.Event()
+        self._cache_incarnation = self._cache_meta_incarnation()
+        self.defer_ready()
+        self.start_engine(self._serve)
+
+    # ── engine thread ───────────────────────────────────────────────────────────────────────────
+
+    def _serve(self) -> None:
+        args = self._load_args
+        try:
+            backend, loaded = load(args, self._loading)
+            drafter = self._drafter(backend)
+        except NativeError as error:
+            self.post(_NotLoaded(LoadError(type(error).__name__, str(error))))
+            return
+        rules = ReplyRules.of(backend, args.markers, args.signing_key)
+        self._engine = ModelEngine(
+            backend,
+            self._store(backend),
+            self.commands,
+            self._send,
+            max_queue=args.max_queue,
+            live=args.save.live,
+            guard=self.engine_step,
+            drafter=drafter,
+            rules=rules,
+        )
+        self._texts = TextDesk(
+            backend,
+            rules,
+            send=self._send,
+            run=self.commands.put,
+            replays=self._engine.replays,
+        )
+        self._embeds = EmbedDesk(backend, self._send)
+        self.post(_Loaded(loaded))
+        try:
+            self._engine.run()
+        finally:
+            self._closed.set()
+
+    def _loading(self, share: float) -> None:
+        if share - self._progress >= PROGRESS_STEP:
+            self._progress = share
+            self.post(_Progress(share))
+
+    def _drafter(self, target: Backend) -> Drafter | None:
+        """The small model that guesses for this one, if one was named."""
+        args = self._load_args
+        if args.params.draft_path is None:
+            return None
+        return load_drafter(args.backend, args.params, target, self.engine_step)
+
+    def _store(self, backend: Backend) -> KvStore:
+        args = self._load_args
+        root = namespace_key(
+            [
+                *backend.info.kv_identity,
+                ("fingerprint", backend.info.fingerprint),
+                ("block_tokens", BLOCK_TOKENS),
+                ("salt", args.cache_salt),
+            ]
+        )
+        kind = CheckpointStore if backend.info.memory == "checkpoint" else KvStore
+        return kind(
+            backend,
+            root=root,
+            holder=f"{self.id}#{self.incarnation}",
+            label=args.model,
+            arena_path=args.arena_path,
+            tier_dirs=dict(args.tier_dirs),
+            granted_by=lambda: self._cache_incarnation,
+            policy=args.save,
+        )
+
+    def _send(self, target: object, message: object) -> None:
+        self.post((target, message))
+
+    # ── mailbox ─────────────────────────────────────────────────────────────────────────────────
+
+    def handle_events(self, events: list[object]) -> None:
+        for event in events:
+            match event:
+                case _Loaded(model):
+                    self._loaded = model
+                    self._tally.kv_bytes_per_token = model.info.kv_bytes_per_token
+                    for note in model.notes:
+                        self.log.warning("%s", note)
+                    if model.info.can_generate and model.info.memory == "none":
+                        self.log.warning("nothing is cached: %s", model.info.memory_because)
+                    self.ready()
+                    self.after(self._load_args.step_budget_s / STEP_LOOKS, _LOOK_AT_STEP)
+                case _Progress(share):
+                    self.progress(share)
+                case _NotLoaded(error):
+                    self.fail(error.detail, error)
+                case (Address() | str() as target, message):
+                    if isinstance(message, m.Completed):
+                        self._tally.note(message)
+                    elif isinstance(message, m.AdaptersChanged):
+                        in_use = tuple((one.path, one.scale) for one in message.adapters)
+                        self.tell("registry", m.AdaptersInUse(self._load_args.model, in_use))
+                    if isinstance(target, Address):
+                        self._reply(target, message)
+                    elif not self.tell(target, message) and target == "cache_meta":
+                        self.commands.put(CacheGone())
+                case _:
+                    raise TypeError(f"the engine posted {event!r}: a bug in it")
+
+    def handle(self, message: object, sender: Address) -> None:
+        match message:
+            case m.Complete():
+                if not self.tell("inflight", m.Submit(message, sender)):
+                    self._run_unregistered(message, sender)
+            case m.Verify():
+                self.handle(message.as_complete(), sender)
+            case m.CancelRun():
+                self._cancel(message)
+            case m.Answer(request_id, reply_to, question):
+                self._asked.setdefault((reply_to, question.ref), deque()).append(request_id)
+                self._put(question, reply_to)
+            case question if isinstance(question, Question):
+                ask = m.Ask(self._load_args.model, question)
+                if not self.tell("inflight", m.Submit(ask, sender)):
+                    self._put(question, sender)
+            case m.Run() if message.request.chat and self._texts is not None:
+                self._texts.prepare(message)
+            case m.Drain():
+                self.commands.put(Asked(message, sender))
+            case (
+                m.Run()
+                | m.PrefixResolved()
+                | m.TextResolved()
+                | m.RowsReserved()
+                | m.WriteTails()
+                | m.ForgetLive()
+            ):
+                self.commands.put(message)
+            case _:
+                self.log.warning("dropped an unknown %s", type(message).__name__)
+
+    def _put(self, question: Question, reply_to: Address) -> None:
+        """Hand a question to what answers it; the answers come back as events."""
+        if self._texts is None or self._embeds is None:
+            detail = f"model {self._load_args.model!r} is being loaded; try again in a moment"
+            self._reply(reply_to, refusal(question, m.FailReason.MODEL_DOWN, detail))
+        elif isinstance(question, TextQuestion):
+            self._texts.ask(question, reply_to)
+        elif isinstance(question, EmbedderQuestion):
+            self._embeds.ask(question, reply_to)
+        else:
+            self.commands.put(Asked(question, reply_to))
+
+    def _reply(self, target: Address, message: object) -> None:
+        """Send an answer; inflight learns of the last one of a question."""
+        self.tell(target, message)
+        if not is_end(message):
+            return
+        asked = target, str(getattr(message, "ref", ""))
+        request_ids = self._asked.get(asked)
+        if request_ids:
+            self.tell("inflight", m.RequestEnded(request_ids.popleft()))
+        if not request_ids:
+            self._asked.pop(asked, None)
+
+    def _cancel(self, cancel: m.CancelRun) -> None:
+        if self._texts is not None and self._texts.cancel(cancel.request_id):
+            return  # it follows its request to the engine
+        self.commands.put(cancel)
+        if self._engine is not None:
+            self._engine.interrupt(cancel.request_id)
+
+    def handle_timer(self, payload: object) -> None:
+        if payload == _LOOK_AT_STEP and self._engine is not None:
+            self._engine.interrupt_overdue(self._load_args.step_budget_s)
+            self.after(self._load_args.step_budget_s / STEP_LOOKS, _LOOK_AT_STEP)
+
+    def undelivered(self, target: Address | str, message: object) -> None:
+        """A caller that does not hear its tokens is gone: inflight stops what it asked for."""
+        if isinstance(target, Address):
+            self.tell("inflight", m.CallerGone(target))
+        else:
+            super().undelivered(target, message)
+
+    def _run_unregistered(self, request: m.Complete, sender: Address) -> None:
+        """Inflight is being restarted; run without it rather than refuse."""
+        request_id = uuid.uuid4().hex
+        self.tell(sender, m.Accepted(request.ref, request_id))
+        self.handle(m.Run(request_id, sender, request), sender)
+
+    def directory_changed(self, changed: tuple[Entry, ...]) -> None:
+        del changed
+        now = self._cache_meta_incarnation()
+        if now != self._cache_incarnation:
+            self._cache_incarnation = now
+            self.commands.put(CacheGone())
+
+    def _cache_meta_incarnation(self) -> int | None:
+        entry = self.directory.get("cache_meta")
+        return entry.incarnation if entry is not None and entry.is_up else None
+
+    def terminate(self, reason: ExitReason) -> None:
+        """End every request with a reason, and give their answers a moment to leave."""
+        if self._engine is None:
+            return
+        detail = f"model {self._load_args.model!r} was unloaded ({reason.text})"
+        if self._embeds is not None:
+            self._embeds.end()
+        if self._texts is not None:
+            self._texts.close(m.FailReason.MODEL_UNLOADED, detail)
+        self.commands.put(Close(m.FailReason.MODEL_UNLOADED, detail))
+        self._engine.interrupt_all()
+        self._closed.wait(timeout=2.0)
+        if self._embeds is not None:
+            self._embeds.wait_ended(timeout_s=0.5)
+        self._readable()  # what the engine said last must leave before the process does
+
+    def _phase(self) -> str:
+        if self._loaded is None or self._engine is None:
+            return "loading"
+        return self._engine.phase()
+
+    def status(self) -> dict[str, object]:
+        args, loaded = self._load_args, self._loaded
+        report: dict[str, object] = {
+            "model": args.model,
+            "path": args.path,
+            "backend": args.backend,
+            "phase": self._phase(),
+            "progress": round(self._progress, 3),
+            "pid": os.getpid(),
+        }
+        if loaded is not None:
+            report |= loaded.report()
+            report["cached"] = loaded.info.memory != "none" and args.arena_path is not None
+            report["cache"] = self._tally.report()
+        if self._embeds is not None:
+            report["texts_embedded"] = self._embeds.texts_embedded
+        if self._engine is not None:
+            report |= self._engine.counts()
+        return report

@@ -1,0 +1,347 @@
+"""The text desk of a model: tokenises, detokenises and renders chats on a thread of its own.
+
+A decode step may take seconds and a template may try to; neither the mailbox nor the engine waits
+for the other's work here. Jobs are done in the order in which they came. Whatever a job raises ends
+that job with a typed refusal, never the desk.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from actors import messages as m
+from actors.engine.prompt_tokens import why_too_long
+from actors.engine.reply_replay import Rendered, Replays
+from actors.messages import text as t
+from actors.messages.payload import Payload, PayloadGone, read_payload
+from actors.requests.questions import TextQuestion
+from actors.text.chat_prompt import ControlTokens, Prompt, prompt_tokens, render_chat
+from actors.text.chat_request import BadChat, Chat, chat_from
+from actors.text.chat_shape import fitted
+from actors.text.chat_shown import NotShown, check_shown
+from actors.text.chat_template import ChatTemplate, TemplateFailed
+from actors.text.reply_events import ReplyRules
+from actors.text.thinking_signature import is_signed
+from cache import tokens as token_bytes
+from native.errors import BackendClosed, NativeError
+
+if TYPE_CHECKING:
+    from native.backend import Backend
+    from supervision import Address
+
+MAX_TEXT_BYTES: Final = 16 << 20
+MAX_TOKENS: Final = 4 << 20
+MAX_JOBS: Final = 256
+PAGE_TOKENS: Final = 8192  # 32 KiB
+PAGE_BYTES: Final = 48 << 10
+PAGE_CHARS: Final = 4096  # of up to 4 bytes each, beside half a page of tokens
+CLOSE_WAIT_S: Final = 0.5
+KEPT_TEMPLATES: Final = 12  # of the model and of requests, least recently used first
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    asked: TextQuestion | m.Run
+    reply_to: Address
+    since: float
+
+
+class Refused(Exception):
+    """This job cannot be done."""
+
+    def __init__(self, reason: m.FailReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class TextDesk:
+    """One thread, one queue. ``send`` takes answers, ``run`` the chat requests that are ready."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        rules: ReplyRules,
+        *,
+        send: Callable[[object, object], None],
+        run: Callable[[object], None],
+        replays: Replays | None = None,
+    ) -> None:
+        self._backend = backend
+        self._rules = rules
+        self._send = send
+        self._run = run
+        self._replays = replays
+        self._templates: dict[str, ChatTemplate] = {}
+        self._control: ControlTokens | None = None
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._pending: dict[str, _Job] = {}
+        self._cancelled: set[str] = set()
+        self._lock = threading.Lock()  # of the three above; held for moments
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="text desk", daemon=True)
+        self._thread.start()
+
+    # ── called from the mailbox ─────────────────────────────────────────────────────────────────
+
+    def ask(self, question: TextQuestion, reply_to: Address) -> None:
+        """Put a question in the queue; its answer, or a refusal, goes to ``reply_to``."""
+        if self._jobs.qsize() >= MAX_JOBS:
+            detail = f"{MAX_JOBS} texts already wait for this model; try again later"
+            self._send(reply_to, t.TextRefused(question.ref, m.FailReason.OVERLOADED, detail))
+            return
+        self._jobs.put(_Job(question, reply_to, time.monotonic()))
+
+    def prepare(self, run: m.Run) -> None:
+        """Make a prompt of a conversation, then hand the request on to the engine."""
+        job = _Job(run, run.reply_to, time.monotonic())
+        if self._jobs.qsize() >= MAX_JOBS:
+            detail = f"{MAX_JOBS} texts already wait for this model; try again later"
+            self._fail(run, m.FailReason.OVERLOADED, detail)
+            return
+        with self._lock:
+            self._pending[run.request_id] = job
+        self._jobs.put(job)
+
+    def cancel(self, request_id: str) -> bool:
+        """Whether the request is here; then its cancel follows it to the engine."""
+        with self._lock:
+            if request_id not in self._pending:
+                return False
+            self._cancelled.add(request_id)
+            return True
+
+    def __len__(self) -> int:
+        """Chat requests that are here."""
+        return len(self._pending)
+
+    def close(self, reason: m.FailReason, detail: str) -> None:
+        """End what is here with this reason. Wait a moment for the job that is under way."""
+        with self._lock:
+            self._closed = True
+            left = list(self._pending.values())
+            self._pending.clear()
+        self._jobs.put(None)
+        for job in left:
+            if isinstance(job.asked, m.Run):
+                self._fail(job.asked, reason, detail)
+        self._thread.join(CLOSE_WAIT_S)
+
+    # ── the thread ──────────────────────────────────────────────────────────────────────────────
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._closed:
+            try:
+                self._do(job)
+            except Refused as refused:
+                self._refuse(job, refused.reason, str(refused))
+            except BackendClosed:
+                self._refuse(job, m.FailReason.MODEL_UNLOADED, "the model was unloaded")
+            except NativeError as error:
+                self._refuse(job, m.FailReason.INVALID_REQUEST, str(error))
+            except RecursionError:
+                detail = "what was sent is nested too deeply; flatten it"
+                self._refuse(job, m.FailReason.INVALID_REQUEST, detail)
+            except Exception as error:  # noqa: BLE001 - one job's trouble, whatever it is
+                self._refuse(job, m.FailReason.ENGINE_ERROR, f"{type(error).__name__}: {error}")
+
+    def _do(self, job: _Job) -> None:
+        match job.asked:
+            case m.Run():
+                self._prepare(job, job.asked)
+            case t.Tokenize():
+                self._tokenize(job.asked, job.reply_to)
+            case t.Detokenize():
+                self._detokenize(job.asked, job.reply_to)
+            case t.ApplyChatTemplate():
+                self._apply(job.asked, job.reply_to)
+            case t.VerifyThinking(ref, content, signature):
+                valid = is_signed(self._rules.signing_key, _read(content), signature)
+                self._send(job.reply_to, t.ThinkingVerified(ref, valid))
+
+    def _refuse(self, job: _Job, reason: m.FailReason, detail: str) -> None:
+        if not isinstance(job.asked, m.Run):
+            self._send(job.reply_to, t.TextRefused(job.asked.ref, reason, detail))
+            return
+        with self._lock:
+            here = self._pending.pop(job.asked.request_id, None) is not None
+            self._cancelled.discard(job.asked.request_id)
+        if here:
+            self._fail(job.asked, reason, detail)
+
+    def _fail(self, run: m.Run, reason: m.FailReason, detail: str) -> None:
+        self._send(run.reply_to, m.CompletionFailed(run.request.ref, reason, detail))
+        self._send("inflight", m.RequestEnded(run.request_id))
+
+    # ── jobs ────────────────────────────────────────────────────────────────────────────────────
+
+    def _tokenize(self, asked: t.Tokenize, reply_to: Address) -> None:
+        text = asked.text if isinstance(asked.text, str) else _decoded(_read(asked.text))
+        if len(text) > MAX_TEXT_BYTES:
+            raise Refused(m.FailReason.INVALID_REQUEST, _too_much("characters", MAX_TEXT_BYTES))
+        too_long = why_too_long(text, self._backend.info) if asked.as_prompt else None
+        if too_long is not None:
+            raise Refused(m.FailReason.PROMPT_TOO_LONG, too_long)
+        ids = self._backend.tokenize(
+            text, add_special=asked.add_special, parse_special=asked.parse_special
+        )
+        for page, last in _pages(token_bytes.pack(ids), PAGE_TOKENS * token_bytes.TOKEN_BYTES):
+            self._send(reply_to, t.Tokenized(asked.ref, page, last))
+
+    def _detokenize(self, asked: t.Detokenize, reply_to: Address) -> None:
+        packed = _read(asked.tokens)
+        if len(packed) % token_bytes.TOKEN_BYTES:
+            raise Refused(
+                m.FailReason.INVALID_REQUEST,
+                f"{len(packed)} bytes are no whole tokens; a token is a u32, little-endian",
+            )
+        if len(packed) > MAX_TOKENS * token_bytes.TOKEN_BYTES:
+            raise Refused(m.FailReason.INVALID_REQUEST, _too_much("tokens", MAX_TOKENS))
+        ids = token_bytes.unpack(packed)
+        n_vocab = self._backend.info.n_vocab
+        if ids and max(ids) >= n_vocab:
+            raise Refused(
+                m.FailReason.INVALID_REQUEST,
+                f"token {max(ids)} is not in the vocabulary of {n_vocab} tokens",
+            )
+        data = self._backend.detokenize(ids, special=asked.special)
+        for page, last in _pages(data, PAGE_BYTES):
+            self._send(reply_to, t.Detokenized(asked.ref, page, last))
+
+    def _apply(self, asked: t.ApplyChatTemplate, reply_to: Address) -> None:
+        _, prompt, control = self._prompt(asked.chat)
+        text, ids = prompt.text, prompt_tokens(self._backend, prompt, control)
+        packed = token_bytes.pack(ids)
+        step = PAGE_TOKENS // 2 * token_bytes.TOKEN_BYTES
+        n_pages = max(1, -(-len(text) // PAGE_CHARS), -(-len(packed) // step))
+        for page in range(n_pages):
+            self._send(
+                reply_to,
+                t.ChatTemplateApplied(
+                    asked.ref,
+                    text[page * PAGE_CHARS : (page + 1) * PAGE_CHARS],
+                    packed[page * step : (page + 1) * step],
+                    last=page == n_pages - 1,
+                ),
+            )
+
+    def _prepare(self, job: _Job, run: m.Run) -> None:
+        request = run.request
+        if request.tokens or request.continues:
+            what = "token ids" if request.tokens else "continues"
+            raise Refused(m.FailReason.INVALID_REQUEST, f"a chat is no {what}; send messages")
+        chat, prompt, control = self._prompt(request.prompt)
+        too_long = why_too_long(prompt.text, self._backend.info)
+        if too_long is not None:
+            raise Refused(m.FailReason.PROMPT_TOO_LONG, too_long)
+        ids = prompt_tokens(self._backend, prompt, control)
+        waited = time.monotonic() - job.since
+        ready = replace(
+            run,
+            request=replace(
+                request,
+                prompt=token_bytes.pack(ids),
+                tokens=True,
+                chat=False,
+                tool_calls=request.tool_calls
+                or (chat.has_tools and bool(self._rules.markers.tool_call)),
+                timeout_s=None
+                if request.timeout_s is None
+                else max(0.0, request.timeout_s - waited),
+            ),
+        )
+        with self._lock:
+            here = self._pending.pop(run.request_id, None) is not None
+            cancelled = run.request_id in self._cancelled
+            self._cancelled.discard(run.request_id)
+        if here:
+            if self._replays is not None and self._control is not None:
+                has_replies = any(one["role"] == "assistant" for one in chat.messages)
+                rendered = Rendered(prompt, self._control, has_replies)
+                self._replays.rendered(run.request_id, rendered)
+            self._run(ready)
+            if cancelled:
+                self._run(m.CancelRun(run.request_id))
+
+    def _prompt(self, source: Payload | str) -> tuple[Chat, Prompt, ControlTokens]:
+        raw = source if isinstance(source, str) else _read(source)
+        try:
+            chat = chat_from(raw)
+            template = self._compiled(chat)
+            control = self._control or ControlTokens.of(self._backend)
+            self._control = control
+            chat = fitted(template, chat)
+            prompt = render_chat(template, chat, control)
+            check_shown(template, chat, prompt.text, thinks=bool(self._rules.markers.thinking))
+        except NotShown as error:
+            raise Refused(m.FailReason.NOT_SUPPORTED, str(error)) from error
+        except (BadChat, TemplateFailed) as error:
+            raise Refused(m.FailReason.INVALID_REQUEST, str(error)) from error
+        return chat, prompt, control
+
+    def _compiled(self, chat: Chat) -> ChatTemplate:
+        """The template for this conversation, compiled at its first use; TemplateFailed."""
+        info = self._backend.info
+        usual = info.chat_template or ""
+        source = chat.template or _chosen(chat, usual, dict(info.named_templates))
+        if not source:
+            raise Refused(
+                m.FailReason.NOT_SUPPORTED,
+                "this model has no chat template; send a prompt as text, or a chat_template",
+            )
+        found = self._templates.pop(source, None) or ChatTemplate(
+            source, bos_token=self._shown(info.bos_token), eos_token=self._shown(info.eos_token)
+        )
+        self._templates[source] = found
+        while len(self._templates) > KEPT_TEMPLATES:
+            del self._templates[next(iter(self._templates))]
+        return found
+
+    def _shown(self, token: int | None) -> str:
+        if token is None:
+            return ""
+        return self._backend.piece(token, special=True).decode("utf-8", "replace")
+
+
+def _chosen(chat: Chat, usual: str, named: Mapping[str, str]) -> str:
+    """The template that the model's file has for such a conversation; the usual one otherwise."""
+    if chat.has_tools or chat.has_calls:
+        return named.get("tool_use") or usual
+    if chat.extras.get("documents"):
+        return named.get("rag") or usual
+    return usual
+
+
+def _read(payload: Payload) -> bytes:
+    limit = max(MAX_TEXT_BYTES, MAX_TOKENS * token_bytes.TOKEN_BYTES)
+    n_bytes = len(payload) if isinstance(payload, bytes) else payload.n_bytes
+    if n_bytes > limit:
+        raise Refused(m.FailReason.INVALID_REQUEST, _too_much("bytes", limit))
+    try:
+        return read_payload(payload)
+    except PayloadGone as gone:
+        raise Refused(
+            m.FailReason.INVALID_REQUEST, f"what was to be read is gone: {gone}"
+        ) from gone
+
+
+def _decoded(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(
+            m.FailReason.INVALID_REQUEST, f"the text is not UTF-8 at byte {error.start}"
+        ) from error
+
+
+def _pages(data: bytes, size: int) -> Iterator[tuple[bytes, bool]]:
+    for start in range(0, max(1, len(data)), size):
+        yield data[start : start + size], start + size >= len(data)
+
+
+def _too_much(what: str, limit: int) -> str:
+    return f"too long: at most {limit} {what} are taken at once"

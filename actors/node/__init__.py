@@ -1,0 +1,1 @@
+"""Actors that a node has once: the registry and the memory-pressure scheduler."""

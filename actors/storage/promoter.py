@@ -1,0 +1,65 @@
+"""Copies rows of slower tiers into the arena, on ram_tier's thread, which may block on a disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from actors import messages as m
+from actors.storage.tier_writer import copy_failed
+from cache.answers import RAM
+from cache.arena import SlabWriter
+from cache.errors import CacheError, NoArenaSpace
+from cache.filesystem import Filesystem
+from cache.publish import read_row
+from cache.rows import row_meta, row_payload, row_tokens
+
+
+class Promoter:
+    """Writes slabs that cache_meta has reserved. The counters may be read from another thread."""
+
+    def __init__(
+        self,
+        arena_path: str,
+        roots: Mapping[str, str],
+        files: Filesystem,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._arena_path = arena_path
+        self._roots = dict(roots)
+        self._files = files
+        self._clock = clock
+        self._rows = self._bytes = self._failures = 0
+        self._busy_s = self._last_ms = 0.0
+
+    def promote(self, order: m.CopyRow) -> m.RowCopied | m.CopyFailed:
+        """Copy a file, after every byte of it was verified, into its slab."""
+        started = self._clock()
+        try:
+            header, view = read_row(self._files, self._roots[order.source], order.key)
+            with SlabWriter(self._arena_path, order.offset or 0, order.row_bytes) as slab:
+                slab.begin(header, row_tokens(view, header), row_meta(view, header))
+                slab.payload[:] = row_payload(view, header)
+                slab.publish()
+        except NoArenaSpace as error:  # the machine is short of memory; no directory is to blame
+            self._failures += 1
+            return m.CopyFailed(order.key, RAM, order.source, str(error), False, RAM)
+        except (CacheError, OSError) as error:
+            self._failures += 1
+            return copy_failed(order, error, order.source)
+        seconds = self._clock() - started
+        self._busy_s += seconds
+        self._last_ms = 1e3 * seconds
+        self._rows += 1
+        self._bytes += order.row_bytes
+        return m.RowCopied(order.key, RAM)
+
+    def status(self) -> dict[str, object]:
+        """Counts, bytes and milliseconds since this process started."""
+        return {
+            "promoted": self._rows,
+            "promoted_bytes": self._bytes,
+            "promotion_failures": self._failures,
+            "last_promotion_ms": round(self._last_ms, 3),
+            "promoted_bytes_per_s": round(self._bytes / self._busy_s) if self._busy_s else None,
+        }

@@ -1,0 +1,171 @@
+"""Whether a template printed what the caller sent: found out by rendering with marked words.
+
+A template may leave out messages of a role it does not know, calls of tools, the tools themselves
+or documents, and raise nothing. The model then answers as if they had not been sent. So what may be
+left out is given once more with a word of its own in each part, and a part whose word is missing,
+and without which or with which the prompt is the same, is refused by name.
+
+What is left out by design stays so: thoughts of earlier turns, and text beside calls where the
+template has no place for it (``actors.text.chat_shape`` gives it one where it can).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from actors.text.chat_request import Chat
+from actors.text.chat_template import ChatTemplate, TemplateFailed, TemplateStopped
+
+_MAX_SINGLE: Final = 8  # renderings for parts that are looked at one by one
+_WORD: Final = "zqshown{}z"
+
+
+class NotShown(Exception):
+    """The template leaves out what the caller sent; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a conversation that a template may leave out."""
+
+    name: str
+    marked: Callable[[Chat, str], Chat]
+    """The conversation with a word added to this part."""
+    other: Callable[[Chat], Chat]
+    """The conversation with this part changed, or without it."""
+
+
+def check_shown(template: ChatTemplate, chat: Chat, text: str, *, thinks: bool) -> None:
+    """``text`` is the chat as the template renders it; NotShown, TemplateStopped.
+
+    ``thinks`` says whether markers of thinking are known for the model.
+    """
+    _check_variables(template, chat, thinks=thinks)
+    suspects = list(_suspects(chat, text))
+    if not suspects:
+        return
+    words = [_WORD.format(number) for number in range(len(suspects))]
+    marked = chat
+    for part, word in zip(suspects, words, strict=True):
+        marked = part.marked(marked, word)
+    printed = _rendered(template, marked) or ""
+    missing = [part for part, word in zip(suspects, words, strict=True) if word not in printed]
+    for part in missing[:_MAX_SINGLE]:
+        if _rendered(template, part.other(chat)) == text:
+            raise NotShown(
+                f"{part.name} would not reach the model: its chat template leaves that out. "
+                f"{_advice(part.name)}"
+            )
+
+
+def _check_variables(template: ChatTemplate, chat: Chat, *, thinks: bool) -> None:
+    own = {"tools", "documents", "enable_thinking"}
+    unknown = sorted(set(chat.extras) - own - template.variables)
+    if unknown:
+        known = sorted(template.variables - own - {"messages", "add_generation_prompt"})
+        raise NotShown(
+            f"template_kwargs[{unknown[0]!r}] has no effect: this model's chat template reads no "
+            f"variable of that name. It reads {', '.join(known) or 'none'}"
+        )
+    wish = chat.extras.get("enable_thinking")
+    if wish is None or {"enable_thinking", chat.shape.thinking} & template.variables:
+        return
+    if bool(wish) != thinks:
+        can = "switch thinking off" if thinks else "make this model think"
+        raise NotShown(
+            f"enable_thinking={wish!r} has no effect: this model's chat template cannot {can}"
+        )
+
+
+def _suspects(chat: Chat, text: str) -> Iterator[_Part]:
+    for key in ("tools", "documents"):
+        if chat.extras.get(key):
+            yield _extra(key)
+    for at, message in enumerate(chat.sent):
+        role, content, calls = message["role"], message["content"], message.get("tool_calls") or []
+        is_usual = role in ("user", "assistant") or (role == "system" and at == 0)
+        if content and not calls and not (is_usual and content.strip() in text):
+            yield _changeable(f"messages[{at}] (role {role})", _content_marker(at))
+        for number in range(len(calls)):
+            yield _changeable(f"messages[{at}].tool_calls[{number}]", _call_marker(at, number))
+
+
+def _changeable(name: str, marked: Callable[[Chat, str], Chat]) -> _Part:
+    return _Part(name, marked, lambda chat: marked(chat, _WORD.format(0)))
+
+
+def _extra(key: str) -> _Part:
+    def marked(chat: Chat, word: str) -> Chat:
+        first, *others = chat.extras[key]
+        changed = _described(first, word) if key == "tools" else _with_word(first, word)
+        return replace(chat, extras={**chat.extras, key: [changed, *others]})
+
+    def without(chat: Chat) -> Chat:
+        return replace(chat, extras={k: v for k, v in chat.extras.items() if k != key})
+
+    return _Part(key, marked, without)
+
+
+def _described(tool: dict[str, Any], word: str) -> dict[str, Any]:
+    """A tool with a word in its description; templates look at most other fields."""
+    function = tool.get("function")
+    if isinstance(function, dict):
+        return {**tool, "function": _described(function, word)}
+    return {**tool, "description": f"{tool.get('description', '')} {word}"}
+
+
+def _content_marker(at: int) -> Callable[[Chat, str], Chat]:
+    def marked(chat: Chat, word: str) -> Chat:
+        message = chat.sent[at]
+        return _changed(chat, at, {**message, "content": f"{message['content']} {word}"})
+
+    return marked
+
+
+def _call_marker(at: int, number: int) -> Callable[[Chat, str], Chat]:
+    def marked(chat: Chat, word: str) -> Chat:
+        message = chat.sent[at]
+        calls = list(message["tool_calls"])
+        function = calls[number]["function"]
+        named = {**function, "name": function["name"] + word}
+        calls[number] = {**calls[number], "function": named}
+        return _changed(chat, at, {**message, "tool_calls": calls})
+
+    return marked
+
+
+def _changed(chat: Chat, at: int, message: dict[str, Any]) -> Chat:
+    return replace(chat, sent=[*chat.sent[:at], message, *chat.sent[at + 1 :]])
+
+
+def _with_word(value: Any, word: str) -> Any:
+    """The same value with a word after every text in it."""
+    if isinstance(value, str):
+        return value + word
+    if isinstance(value, list):
+        return [_with_word(item, word) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_word(item, word) for key, item in value.items()}
+    return value
+
+
+def _rendered(template: ChatTemplate, chat: Chat) -> str | None:
+    """The prompt; ``None`` if the template refuses this form of the conversation."""
+    try:
+        return template.render(chat.reshaped().variables())
+    except TemplateStopped:
+        raise
+    except TemplateFailed:
+        return None
+
+
+def _advice(name: str) -> str:
+    if name in ("tools", "documents"):
+        return f"Leave out {name}, or write them into a message"
+    if "tool_calls" in name:
+        return "Write the call into the content of the message"
+    if name.endswith("(role system)"):
+        return "Give one system message, as the first one, or put the text into a user message"
+    return "Put the text into a user message"

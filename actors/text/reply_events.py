@@ -1,0 +1,186 @@
+"""How the replies of one model are read: its markers, what ends a thought, and who signs it."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from actors import messages as m
+from actors.messages.logprob_records import LogprobsLog
+from actors.text.marker_scanner import Kind, Markers, is_open
+from actors.text.reply_parser import Delta, ReplyStream, Span
+from actors.text.thinking_signature import sign
+from cache import tokens as token_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from native.backend import Backend
+
+_ONE: Final = struct.Struct("<I")  # the usual case, twice as fast
+TAIL_TOKENS: Final = 32  # of a prompt; more than any start marker and the line break after it
+TAIL_CHARS: Final = 512
+PAGE_BYTES: Final = 24 << 10
+PAGE_TOKENS: Final = 4096  # 16 KiB; both together stay below the 64 KiB of a message
+KINDS: Final = {
+    Kind.TEXT: m.TextKind.TEXT,
+    Kind.THINKING: m.TextKind.THINKING,
+    Kind.TOOL_CALL: m.TextKind.TOOL_CALL,
+}
+Event = m.TokensDelivered | m.SpanEnded
+
+
+class NoMarkers(Exception):
+    """The request asks for what this model has no markers for."""
+
+
+class BadBudget(Exception):
+    """The thinking budget makes no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRules:
+    """Facts about one model. ``markers`` are decided: nothing in them is ``None``."""
+
+    markers: Markers = field(default_factory=lambda: Markers((), ()))
+    signing_key: bytes = b""
+    end_of_thought: tuple[int, ...] = ()
+    """The tokens that are said when a thinking budget is used up."""
+
+    @classmethod
+    def of(cls, backend: Backend, markers: Markers, signing_key: bytes) -> ReplyRules:
+        """Look into the model's templates for markers that were not set."""
+        named = [source for _, source in backend.info.named_templates]
+        decided = markers.for_template("\n".join([backend.info.chat_template or "", *named]))
+        end: tuple[int, ...] = ()
+        if decided.thinking:
+            marker = decided.thinking[1]
+            end = tuple(backend.tokenize(marker, add_special=False, parse_special=True))
+        return cls(decided, signing_key, end)
+
+    def stream(
+        self, asked: m.Complete, backend: Backend, text: str | None, tokens: list[int]
+    ) -> ReplyStream:
+        """What reads the reply to this request; NoMarkers, BadBudget."""
+        budget = asked.thinking_budget_tokens
+        if budget is not None and (budget < 0 or not asked.thinking):
+            raise BadBudget(
+                f"thinking_budget_tokens is {budget}; it is 0 or more, and needs thinking=True"
+            )
+        for wanted, markers, name in (
+            (asked.thinking, self.markers.thinking, "thinking"),
+            (asked.tool_calls, self.markers.tool_call, "tool_call"),
+        ):
+            if wanted and not markers:
+                raise NoMarkers(
+                    f"no {name}_markers are known for this model: its chat template shows none, "
+                    f"and none were set when it was loaded"
+                )
+        thinking = (self.markers.thinking or ()) if asked.thinking else ()
+        return ReplyStream(
+            asked.stop,
+            thinking=thinking,
+            tool_call=(self.markers.tool_call or ()) if asked.tool_calls else (),
+            opened=_opened(thinking, backend, text, tokens),
+            thinking_budget=budget,
+        )
+
+    def ended(self, ref: str, span: Span) -> Iterator[m.SpanEnded]:
+        """What is said of a span that has ended, in pages."""
+        signature = sign(self.signing_key, span.body) if span.kind is Kind.THINKING else b""
+        packed, step = token_bytes.pack(span.tokens), PAGE_TOKENS * token_bytes.TOKEN_BYTES
+        n_pages = max(1, -(-len(span.content) // PAGE_BYTES), -(-len(packed) // step))
+        for page in range(n_pages):
+            yield m.SpanEnded(
+                ref=ref,
+                number=span.number,
+                kind=KINDS[span.kind],
+                page=page,
+                content=span.content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES],
+                tokens=packed[page * step : (page + 1) * step],
+                n_start=span.n_start,
+                n_end=span.n_end,
+                signature=signature,
+                last=page == n_pages - 1,
+            )
+
+
+@dataclass(slots=True)
+class Teller:
+    """Numbers what one reply's caller is told: tokens and characters without gaps."""
+
+    ref: str
+    rules: ReplyRules
+    n_tokens: int = 0
+    n_chars: int = 0
+    logprobs: LogprobsLog = field(default_factory=LogprobsLog)
+
+    def events(self, parts: list[Delta | Span]) -> list[Event]:
+        events: list[Event] = []
+        for part in parts:
+            if isinstance(part, Span):
+                events += self.rules.ended(self.ref, part)
+                continue
+            packed = (
+                _ONE.pack(*part.tokens) if len(part.tokens) == 1 else token_bytes.pack(part.tokens)
+            )
+            kind = KINDS[part.kind]
+            events.append(
+                m.TokensDelivered(
+                    self.ref, self.n_tokens, packed, part.text, self.n_chars, kind,
+                    self.logprobs.take(len(part.tokens)),
+                )
+            )  # fmt: skip
+            self.n_tokens += len(part.tokens)
+            self.n_chars += len(part.text)
+        return events
+
+
+def merged(events: list[Event], max_chars: int, max_tokens: int) -> list[Event]:
+    """Neighbours of one kind as one event, as long as it stays small."""
+    out: list[Event] = []
+    group: list[m.TokensDelivered] = []
+    n_chars = n_bytes = 0
+
+    def close() -> None:
+        if group:
+            first = group[0]
+            packed = b"".join(one.tokens for one in group)
+            text = "".join(one.text for one in group)
+            logprobs = b"".join(one.logprobs for one in group)
+            out.append(
+                m.TokensDelivered(
+                    first.ref, first.index, packed, text, first.at, first.kind, logprobs
+                )
+            )
+            group.clear()
+
+    for event in events:
+        if isinstance(event, m.SpanEnded):
+            close()
+            out.append(event)
+            continue
+        n_event = len(event.tokens) + len(event.logprobs)
+        n_chars, n_bytes = n_chars + len(event.text), n_bytes + n_event
+        is_big = n_chars > max_chars or n_bytes > max_tokens * token_bytes.TOKEN_BYTES
+        if group and (is_big or event.kind is not group[0].kind):
+            close()
+        if not group:
+            n_chars, n_bytes = len(event.text), n_event
+        group.append(event)
+    close()
+    return out
+
+
+def _opened(
+    thinking: tuple[str, ...], backend: Backend, text: str | None, tokens: list[int]
+) -> Kind:
+    if not thinking:
+        return Kind.TEXT
+    tail = (
+        text[-TAIL_CHARS:].encode("utf-8", "replace")
+        if text
+        else backend.detokenize(tokens[-TAIL_TOKENS:], special=True)
+    )
+    return Kind.THINKING if is_open(tail, thinking[0]) else Kind.TEXT

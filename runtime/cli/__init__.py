@@ -1,0 +1,1 @@
+"""The command line: `llama-actors` and `python -m runtime`."""

@@ -1,0 +1,135 @@
+"""Tending a cache directory that no node uses: list, show, verify, wipe.
+
+What only reads may run beside a node; what changes the directory takes its lock first, and so is
+refused while a node holds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cache.errors import TierUnavailable
+from cache.filesystem import PosixFilesystem, lock_directory
+from cache.publish import quarantine_row
+from runtime import errors
+from runtime.cli.cache import row_files as cache_files
+from runtime.cli.cache.online import Removed, only, parse_digits
+from runtime.cli.cache.row_files import RowReport, rows_root, walk
+from runtime.errors import ConfigError
+
+
+@contextlib.contextmanager
+def held(cache_dir: Path) -> Iterator[Path]:
+    """The directory of the rows, locked like a node locks it."""
+    if not cache_dir.is_dir():
+        raise ConfigError("cache_dir", f"there is no directory {cache_dir}")
+    try:
+        fd = lock_directory(str(cache_dir))
+    except OSError as error:
+        raise errors.LlamaActorsError(
+            f"{cache_dir} is in use by a node, or cannot be locked ({error.strerror}); leave "
+            "--cache-dir out to ask that node"
+        ) from error
+    try:
+        yield rows_root(cache_dir)
+    finally:
+        os.close(fd)
+
+
+def _existing(cache_dir: Path) -> Path:
+    if not cache_dir.is_dir():
+        raise ConfigError("cache_dir", f"there is no directory {cache_dir}")
+    return rows_root(cache_dir)
+
+
+def listed(arguments: argparse.Namespace) -> Iterator[tuple[dict[str, Any], int]]:
+    """Rows for ``ls``, each with its position, in the order of their keys."""
+    if arguments.tier is not None:
+        raise errors.InvalidRequest("--tier needs a node; a directory is one tier by itself")
+    paths = walk(_existing(arguments.cache_dir)).rows
+    for at, path in enumerate(paths[arguments.cursor :], arguments.cursor):
+        try:
+            report = cache_files.read_head(path)
+        except OSError:
+            continue
+        header = report.header
+        if header is None:
+            continue  # verify finds it
+        plain = {
+            "key": header.key.hex(),
+            "namespace": header.root.hex(),
+            "model": report.meta.get("model"),
+            "start": header.start,
+            "tokens": header.n_tokens,
+            "bytes": header.row_bytes,
+            "tiers": ["file"],
+            "reason": header.reason.name.lower(),
+            "created_unix_s": header.created_unix_s,
+            "leases": 0,
+            "superseded": False,
+        }
+        is_meant = arguments.model is None or plain["model"] == arguments.model
+        if is_meant and header.root.hex().startswith(arguments.namespace or ""):
+            yield plain, at
+
+
+def shown(cache_dir: Path, digits: str) -> RowReport:
+    """The row whose key begins so, checked to its last byte."""
+    parse_digits(digits[: len(digits) // 2 * 2])
+    paths = walk(_existing(cache_dir)).rows
+    found = [path for path in paths if os.path.basename(path).startswith(digits)]
+    return cache_files.check_file(only(found, digits, lambda path: cache_files.key_of(path) or b""))
+
+
+def new_result() -> dict[str, Any]:
+    """What verify counts."""
+    return {"rows": 0, "bytes": 0, "proved": 0, "damaged": []}
+
+
+def count(result: dict[str, Any], tier: str, report: RowReport, *, repaired: bool) -> None:
+    result["rows"] += 1
+    result["bytes"] += report.nbytes
+    result["proved"] += report.is_proved
+    if report.damage is not None:
+        result["damaged"].append({"tier": tier, "repaired": repaired} | report.to_dict())
+
+
+def verified(cache_dir: Path, progress: Callable[[float], None], *, repair: bool) -> dict[str, Any]:
+    """Check every file; with ``repair`` damaged ones go to quarantine."""
+    with held(cache_dir) if repair else contextlib.nullcontext(_existing(cache_dir)) as root:
+        result = new_result()
+        paths = walk(root).rows
+        for done, path in enumerate(paths):
+            progress(done / len(paths))
+            with contextlib.suppress(FileNotFoundError):
+                report = cache_files.check_file(path)
+                is_bad = report.damage is not None
+                repaired = is_bad and repair and _quarantine(root, path)
+                count(result, "file", report, repaired=repaired)
+        return result
+
+
+def _quarantine(root: Path, path: str) -> bool:
+    key = cache_files.key_of(path)
+    try:
+        return key is not None and quarantine_row(PosixFilesystem(), root, key)
+    except TierUnavailable as error:
+        raise errors.LlamaActorsError(str(error)) from error
+
+
+def wiped(root: Path, model: str | None) -> Removed:
+    """Remove rows, temps and quarantined files (of one model: its rows); the caller holds it."""
+    found = walk(root)
+    if model is None:
+        rows, nbytes = cache_files.remove_files(found.rows)
+        _, rest = cache_files.remove_files(found.temps + found.quarantined)
+        return Removed(rows, nbytes + rest)
+    rows, nbytes = cache_files.remove_files(
+        path for path in found.rows if cache_files.read_head(path).meta.get("model") == model
+    )
+    return Removed(rows, nbytes)

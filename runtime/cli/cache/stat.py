@@ -1,0 +1,126 @@
+"""``cache stat``: what the actors count, joined into one picture of the cache.
+
+Nothing is measured here; every number is one that an actor reports of itself, and `status` shows it
+too. Counters run since the actor's last start.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from runtime.settings.sizes import format_size
+
+LEARNED: Final = (
+    "saved_",
+    "prefill_tokens_per_s",
+    "restore_mib_per_s",
+    "hits_resume",
+    "tails_not_written",
+)
+HIDDEN: Final = ("tiers", "saves", "refused")  # shown in tables of their own
+
+
+def stat_of(actors: dict[str, Any]) -> dict[str, Any]:
+    """One JSON object from what every actor says of itself; None for who did not answer."""
+    meta = actors.get("cache_meta") or {}
+    tiers: dict[str, dict[str, Any]] = {
+        name: dict(use) for name, use in meta.get("tiers", {}).items()
+    }
+    for report in actors.values():
+        if isinstance(report, dict) and report.get("tier") in tiers:
+            rest = {key: value for key, value in report.items() if key not in ("tier",)}
+            tiers[report["tier"]] |= rest
+    models = {
+        actor.removeprefix("model:"): report["cache"]
+        | {key: value for key, value in report.items() if key.startswith(LEARNED)}
+        for actor, report in actors.items()
+        if actor.startswith("model:") and isinstance(report, dict) and "cache" in report
+    }
+    cache = {key: value for key, value in meta.items() if key != "tiers"}
+    if cache:  # a model knows the ends of its own replies without asking
+        resumed = sum(model.get("hits_resume", 0) for model in models.values())
+        cache["hits_resume"] = cache.get("hits_resume", 0) + resumed
+    return {
+        "cache": cache,
+        "tiers": tiers,
+        "restored": _restored(models),
+        "writer": actors.get("writer"),
+        "models": models,
+        "pressure": actors.get("scheduler"),
+    }
+
+
+def _restored(models: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """What all models together restored, by the slowest tier that a request read."""
+    total: dict[str, dict[str, float]] = {}
+    for model in models.values():
+        for tier, numbers in model.get("restored", {}).items():
+            sums = total.setdefault(tier, {})
+            for key in ("requests", "tokens", "bytes", "ms"):
+                sums[key] = sums.get(key, 0) + numbers.get(key, 0)
+    return total
+
+
+def show_stat(facts: dict[str, Any]) -> str:
+    """The same in lines for people."""
+    lines = [_tiers(facts)]
+    cache = facts["cache"]
+    if not cache:
+        return "cache_meta does not answer; requests run cold until it does\n"
+    lines.append("\nlookups and rows\n")
+    lines += [
+        f"  {key:<22} {_number(key, value)}\n"
+        for key, value in cache.items()
+        if key not in HIDDEN and not isinstance(value, dict)
+    ]
+    for title in ("saves", "refused"):
+        pairs = [f"{key} {value}" for key, value in cache.get(title, {}).items() if value]
+        lines.append(f"  {title:<22} {', '.join(pairs) or 'none'}\n")
+    if facts["restored"]:
+        lines.append("\nrestored by models\n")
+    for tier, sums in facts["restored"].items():
+        mean = sums["ms"] / sums["requests"] if sums["requests"] else 0.0
+        lines.append(
+            f"  {tier:<10} {sums['requests']:.0f} requests, {sums['tokens']:.0f} tokens, "
+            f"{format_size(sums['bytes'])}, {mean:.2f} ms each\n"
+        )
+    if facts["models"]:
+        lines.append("\nsaved by models\n")
+    for name, model in facts["models"].items():
+        rows = model.get("saved_rows", 0)
+        mean = model.get("saved_ms", 0.0) / rows if rows else 0.0
+        size, worst = format_size(model.get("saved_bytes", 0)), model.get("saved_ms_slowest", 0.0)
+        lines.append(
+            f"  {name:<22} {rows} rows, {size}, {mean:.2f} ms each, {worst:.2f} at worst\n"
+        )
+    writer = facts["writer"]
+    if writer:
+        lines.append("\nwriter\n")
+        lines += [
+            f"  {key:<22} {_number(key, value)}\n"
+            for key, value in writer.items()
+            if not isinstance(value, dict | list)
+        ]
+    return "".join(lines)
+
+
+def _tiers(facts: dict[str, Any]) -> str:
+    lines = [f"{'TIER':<10} {'ROWS':>8} {'USED':>11} {'BUDGET':>11} {'FULL':>6}\n"]
+    for name, tier in facts["tiers"].items():
+        used, budget = tier.get("used_bytes", 0), tier.get("budget_bytes", 0)
+        share = f"{100 * used / budget:.0f} %" if budget else "-"
+        lines.append(
+            f"{name:<10} {tier.get('rows', 0):>8} {format_size(used):>11} "
+            f"{format_size(budget):>11} {share:>6}\n"
+        )
+        if tier.get("trouble"):
+            lines.append(f"{'':<10} {tier['trouble']}\n")
+    for name, why in facts["cache"].get("absent_tiers", {}).items():
+        lines.append(f"{name:<10} none: {why}\n")
+    return "".join(lines)
+
+
+def _number(key: str, value: object) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool) and "bytes" in key:
+        return format_size(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,286 @@
+"""``demo``: the promises of this project, kept in front of your eyes, on the embedded model.
+
+``--model`` takes a GGUF file of your own instead.
+
+One table, six rows: cold, the same prompt, a longer one, the next turn, after ``kill -9`` of the
+model's process, after a restart of the whole node. It succeeds only if every row reused what it
+must and printed what it must, and if nothing is left behind afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cache.keys import BLOCK_TOKENS
+from runtime.cli.cache.flush import is_flushed
+from runtime.cli.tree_view import TreeNode
+from runtime.client.results import Completion
+from runtime.embedded import EMBEDDED_MODEL_ID
+from runtime.embedded.prompts import long_prompt
+from runtime.errors import LlamaActorsError
+from runtime.node import Node
+
+PROMPT_WORDS: Final = 1500  # about 2,000 tokens: long enough that reading it cold takes a while
+REPLY_TOKENS: Final = 24
+SETTLE_TIMEOUT_S: Final = 30.0
+# Where steps are slow, as on a busy machine, an idle sequence costs more than restoring its rows.
+WARM: Final = ("live", "ram")
+MODEL: Final = EMBEDDED_MODEL_ID  # the id, whatever file it is
+
+
+Check = Callable[[Completion], str | None]
+Must = Callable[..., Check]
+
+
+class DemoFailed(LlamaActorsError):
+    """A row did not reuse what it must, or something was left behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    label: str
+    completion: Completion
+    speed_up: float
+    trouble: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        usage, cache = self.completion.usage, self.completion.cache
+        return {
+            "row": self.label,
+            "prompt_tokens": usage.prompt_tokens,
+            "reused_tokens": usage.cached_tokens,
+            "hit": cache.hit.value,
+            "tier": cache.source,
+            "ttft_ms": round(self.completion.timings.ttft_ms, 2),
+            "speed_up": round(self.speed_up, 1),
+            "trouble": self.trouble,
+        }
+
+
+def demo_command(*, as_json: bool = False, model: Path | None = None) -> int:
+    """Run the demo on a GGUF file, or on the embedded model; 0 when every promise was kept."""
+    home = Path(tempfile.mkdtemp(prefix="llama-actors-demo-"))
+    try:
+        rows, seen = _run(home, None if model is None else str(model.absolute()))
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    troubles = [f"{row.label}: {row.trouble}" for row in rows if row.trouble]
+    troubles += _left_behind(seen, home)
+    if as_json:
+        print(json.dumps({"rows": [row.to_dict() for row in rows], "troubles": troubles}, indent=2))
+    else:
+        _print_table(rows)
+        for trouble in troubles:
+            print(f"FAILED  {trouble}")
+        if not troubles:
+            print("Every row reused what it must, and nothing was left behind.")
+    return 1 if troubles else 0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the nodes used, to check afterwards that it is gone."""
+
+    pids: set[int]
+    ports: set[int]
+    shared: set[Path]
+
+
+def _run(home: Path, model: str | None) -> tuple[list[Row], _Seen]:
+    rows: list[Row] = []
+    seen = _Seen(set(), set(), set())
+    prompt = long_prompt(PROMPT_WORDS, seed=7)
+
+    def say(text: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+    def row(label: str, node: Node, text: str, must: Check,
+            **options: Any) -> Completion:  # fmt: skip
+        say(f"{label} …")
+        done = node.complete(MODEL, text, max_tokens=REPLY_TOKENS, **options)
+        cold = rows[0].completion.timings.ttft_ms if rows else done.timings.ttft_ms
+        rows.append(Row(label, done, cold / done.timings.ttft_ms, must(done)))
+        return done
+
+    say("starting a node …")
+    with _node(home) as node:
+        must = _load(node, model)
+        _remember(node, seen)
+        cold = row("cold prompt", node, prompt, must("cold", ("none",), 0))
+        whole = cold.usage.prompt_tokens - 1
+        row("same prompt again", node, prompt, must("exact", WARM, whole, cold.text))
+        longer_text = prompt + " The next morning everyone met again."
+        longer = row("a longer prompt", node, longer_text, must("partial", WARM, whole))
+        held = longer.usage.prompt_tokens + longer.usage.completion_tokens - 1
+        row(
+            "next turn, by parent_key",
+            node,
+            longer_text + longer.text + " Then they went home.",
+            must("partial", WARM, held),
+            parent_key=longer.finish_key,
+        )
+        _wait_persisted(node)  # the end of a reply is stored a second later
+        say("kill -9 of the model process …")
+        _kill_model(node)
+        row("after kill -9 of the model", node, prompt, must("exact", ("ram",), whole, cold.text))
+        _remember(node, seen)
+        say("waiting until everything is on disk …")
+        _wait_persisted(node)
+    say("starting the node again …")
+    with _node(home) as node:
+        _load(node, model)
+        _remember(node, seen)
+        _wait_scanned(node)
+        row(
+            "after a restart of the node",
+            node,
+            prompt,
+            must("exact", ("disk",), whole, cold.text),
+        )
+    say("")
+    return rows, seen
+
+
+def _load(node: Node, model: str | None) -> Must:
+    """Load the model; returns what its rows have to show."""
+    status = node.load(MODEL) if model is None else node.load(MODEL, model)
+    kind = status.details.get("memory_kind")
+    if kind == "none":
+        raise DemoFailed(f"this model's prompts cannot be kept: {status.details['memory_because']}")
+    return _must_be_kept if kind == "checkpoint" else _must_be
+
+
+def _node(home: Path) -> Node:
+    return Node.start(
+        cache_dir=home / "cache", cache_ram="256MiB", cache_disk="1GiB", runtime_dir=home / "run"
+    )
+
+
+def _must_be(hit: str, sources: tuple[str, ...], at_least: int, text: str | None = None) -> Check:
+    """What a row has to show; the returned function says what is wrong, if anything."""
+
+    def check(done: Completion) -> str | None:
+        if done.cache.hit.value != hit or done.cache.source not in sources:
+            wanted = f"{hit} from {' or '.join(sources)}"
+            got = f"{done.cache.hit.value} from {done.cache.source}"
+            return f"was {got}, not {wanted} ({done.cache.miss_reason})"
+        if done.usage.cached_tokens < at_least:
+            return f"reused {done.usage.cached_tokens} tokens of at least {at_least}"
+        if text is not None and done.text != text:
+            return f"answered {done.text!r}, cold it was {text!r}"
+        return None
+
+    return check
+
+
+def _must_be_kept(
+    hit: str, sources: tuple[str, ...], at_least: int, text: str | None = None
+) -> Check:
+    """The same for a model whose state is kept at some positions only: a sliding window, Mamba.
+
+    It goes on from the last of them, in whatever tier it is; what lies behind is read again, and in
+    other pieces, so its text is compared only where nothing had to be.
+    """
+
+    def check(done: Completion) -> str | None:
+        reused = done.usage.cached_tokens
+        is_cold = done.cache.hit.value == "cold"
+        if is_cold != (hit == "cold") or done.cache.source not in sources:
+            found = f"{done.cache.hit.value} from {done.cache.source}"
+            return f"was {found} ({done.cache.miss_reason})"
+        if reused < at_least - BLOCK_TOKENS:
+            return f"reused {reused} tokens of at least {at_least - BLOCK_TOKENS}"
+        if text is not None and reused >= at_least and done.text != text:
+            return f"answered {done.text!r}, cold it was {text!r}"
+        return None
+
+    return check
+
+
+def _kill_model(node: Node) -> None:
+    model = node.tree().find(f"model:{MODEL}")
+    if model is None or model.pid is None:
+        raise DemoFailed("the model has no process to kill")
+    os.kill(model.pid, signal.SIGKILL)
+
+
+def _wait_persisted(node: Node) -> None:
+    _wait(lambda: is_flushed(node.client), "the rows did not reach the disk")
+
+
+def _wait_scanned(node: Node) -> None:
+    def done() -> bool:
+        return "disk" in (node.client.status().get("cache_meta") or {}).get("scanned", ())
+
+    _wait(done, "the disk tier was not scanned")
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"{what} within {SETTLE_TIMEOUT_S:.0f} s")
+        time.sleep(0.02)  # noqa: TID251  # a command line waiting for a node, not an actor
+
+
+def _remember(node: Node, seen: _Seen) -> None:
+    def walk(place: TreeNode) -> None:
+        if place.pid is not None:
+            seen.pids.add(place.pid)
+            seen.shared |= _mapped_shared_memory(place.pid)
+        for child in place.children:
+            walk(child)
+
+    walk(node.tree())
+    seen.ports.add(node.port)
+
+
+def _left_behind(seen: _Seen, home: Path) -> list[str]:
+    troubles = [
+        f"process {pid} is still alive" for pid in seen.pids if Path(f"/proc/{pid}").exists()
+    ]
+    for port in seen.ports:
+        with socket.socket() as probe, contextlib.suppress(ConnectionRefusedError):
+            probe.connect(("127.0.0.1", port))
+            troubles.append(f"port {port} is still open")
+    troubles += [f"shared memory {path} is still there" for path in seen.shared if path.exists()]
+    if home.exists():
+        troubles.append(f"{home} is still there")
+    return troubles
+
+
+def _mapped_shared_memory(pid: int) -> set[Path]:
+    """Named shared memory that a process has mapped; the node is meant to need none."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
+        paths = (line.split(maxsplit=5)[-1].strip() for line in maps)
+        return {Path(path) for path in paths if path.startswith("/dev/shm/")}  # noqa: S108  # read only
+    return set()
+
+
+def _print_table(rows: list[Row]) -> None:
+    print(
+        f"{'':<28} {'prompt':>7} {'reused':>7}  {'hit':<8} {'tier':<5} {'first token':>12} {'':>8}"
+    )
+    for row in rows:
+        usage, cache = row.completion.usage, row.completion.cache
+        print(
+            f"{row.label:<28} {usage.prompt_tokens:>7} {usage.cached_tokens:>7}  "
+            f"{cache.hit.value:<8} {cache.source:<5} "
+            f"{row.completion.timings.ttft_ms:>9.1f} ms {row.speed_up:>7.1f}×"
+        )

@@ -1,0 +1,1 @@
+"""The client of a node: requests, streams and results, for threads and for asyncio."""

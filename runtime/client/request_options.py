@@ -1,0 +1,199 @@
+"""What a caller asks for, as keywords, becomes one ``Complete``. Nothing is sent from here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from actors import messages as m
+from cache.keys import KEY_BYTES
+from native.sampling_params import SamplingParams
+from runtime import errors
+from runtime.client.sampling_options import sampling_from_options
+from runtime.settings import arguments
+from supervision.frozen import frozen
+
+_CHAT_KEYS: Final = (
+    "tools", "documents", "template_kwargs", "enable_thinking", "chat_template",
+)  # fmt: skip
+_CONVERSATION: Final = (
+    'a list of at least one {"role": …, "content": …}; complete() takes a plain text'
+)
+MAX_SESSION_CHARS: Final = 256
+_STOPS: Final = "a text or a list of texts"
+MAX_STOP_BYTES: Final = 2048  # a request travels in one message of 64 KiB
+
+Prompt = str | Sequence[int]
+"""A text, or token ids of any integer type. Bytes are a text, in UTF-8."""
+Messages = Sequence[Mapping[str, Any]]
+
+
+@frozen
+class Wanted:
+    """A request but for its prompt, which may be big, and what its caller wants to hear of it."""
+
+    request: m.Complete
+    prompt: bytes
+    resumed_events: bool = False
+
+
+def prompt_request(model: str, prompt: Prompt, **options: Any) -> Wanted:
+    """Of a text or of token ids; options as for ``build``."""
+    may_be_empty = arguments.flag("continues", options.get("continues"))
+    encoded = encoded_prompt(prompt, may_be_empty=may_be_empty)
+    return build(model, encoded, tokens=not arguments.is_text(prompt), **options)
+
+
+def chat_request(model: str, messages: Messages, **options: Any) -> Wanted:
+    """Of a conversation, which the model's own template makes a prompt of; see ``chat_json``."""
+    chat = {key: options.pop(key) for key in _CHAT_KEYS if key in options}
+    return build(model, chat_json(messages, **chat), chat=True, **options)
+
+
+def chat_json(messages: Messages, **keys: Any) -> bytes:
+    """A conversation as ``ApplyChatTemplate`` wants it.
+
+    ``keys``: ``tools``, ``documents``, ``template_kwargs``, ``enable_thinking``,
+    ``add_generation_prompt``, ``chat_template``; what is ``None`` is left out.
+    """
+    conversation = arguments.items("messages", messages, _CONVERSATION)
+    if not conversation:
+        raise arguments.wrong("messages", messages, _CONVERSATION)
+    given = {key: value for key, value in keys.items() if value is not None}
+    try:
+        raw = json.dumps({"messages": conversation, **given}, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise errors.InvalidRequest(f"the conversation is no JSON: {error}") from None
+    return arguments.text("the conversation", raw).encode()
+
+
+def build(  # noqa: PLR0913  # keyword-only, by the names users know
+    model: str,
+    prompt: bytes,
+    *,
+    tokens: bool = False,
+    chat: bool = False,
+    max_tokens: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    parent_key: str | None = None,
+    parse_special: bool | None = None,
+    timeout_s: float | None = None,
+    session: str | None = None,
+    continues: bool | None = None,
+    speculation: str | m.Speculation | None = None,
+    thinking: bool | None = None,
+    thinking_budget_tokens: int | None = None,
+    tool_calls: bool | None = None,
+    resumed_events: bool | None = None,
+    sampling: SamplingParams | None = None,
+    **sampling_options: Any,
+) -> Wanted:
+    """The request for these options; what makes no sense is an ``InvalidRequest`` that says why.
+
+    None is the default: 256 for ``max_tokens``, off for the others.
+
+    What is not named here is a sampling option, see ``client.sampling_options``; ``sampling``
+    takes them ready-made.
+    """
+    if sampling is not None and sampling_options:
+        raise errors.InvalidRequest(
+            f"sampling is given, and {next(iter(sampling_options))} beside it; use one of the two"
+        )
+    if sampling is not None and not isinstance(sampling, SamplingParams):
+        raise arguments.wrong("sampling", sampling, "SamplingParams")
+    budget = thinking_budget_tokens
+    if budget is not None:
+        budget = arguments.whole("thinking_budget_tokens", budget, 0)
+    request = m.Complete(
+        ref="",
+        model=arguments.model_name(model),
+        prompt=b"",
+        tokens=tokens,
+        max_tokens=arguments.whole("max_tokens", 256 if max_tokens is None else max_tokens, 0),
+        sampling=sampling or sampling_from_options(**sampling_options),
+        stop=_stops(stop),
+        parent_key=parsed_key(parent_key),
+        parse_special=arguments.flag("parse_special", parse_special),
+        timeout_s=arguments.seconds("timeout_s", timeout_s),
+        session=None if session is None else session_name(session),
+        continues=_continues(arguments.flag("continues", continues), session, parent_key),
+        speculation=_speculation(speculation),
+        chat=chat,
+        thinking=arguments.flag("thinking", thinking) or budget is not None,
+        thinking_budget_tokens=budget,
+        tool_calls=arguments.flag("tool_calls", tool_calls),
+    )
+    return Wanted(request, prompt, arguments.flag("resumed_events", resumed_events))
+
+
+def encoded_prompt(prompt: object, *, may_be_empty: bool = False) -> bytes:
+    """UTF-8 of a text, or u32-le token ids."""
+    if not arguments.is_text(prompt):
+        if prompt is None or isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
+            raise arguments.wrong("the prompt", prompt, "a text or a list of token ids")
+        return arguments.packed_tokens("the prompt", prompt, may_be_empty=may_be_empty)
+    text = arguments.text("the prompt", prompt)
+    if not text and not may_be_empty:
+        raise errors.InvalidRequest("the prompt is empty; send some text")
+    return text.encode()
+
+
+def parsed_key(text: object) -> bytes | None:
+    """The bytes of a ``finish_key``."""
+    if text is None:
+        return None
+    try:
+        key = bytes.fromhex(text) if isinstance(text, str) else b""
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise arguments.wrong(
+            "parent_key",
+            text,
+            f"a finish_key, which is {2 * KEY_BYTES} hex digits; "
+            "copy it from the finish_key of an earlier completion, or leave it out",
+        )
+    return key
+
+
+def _stops(stop: object) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    given = [stop] if arguments.is_text(stop) else arguments.items("stop", stop, _STOPS)
+    stops = tuple(arguments.text("stop", one) for one in given)
+    if "" in stops:
+        raise errors.InvalidRequest(
+            "an empty stop text would stop before the first token; leave it out"
+        )
+    if sum(len(one.encode()) for one in stops) > MAX_STOP_BYTES:
+        raise errors.InvalidRequest(f"all stop texts together may have {MAX_STOP_BYTES} bytes")
+    return stops
+
+
+def session_name(session: object) -> str:
+    """The name of a session."""
+    wanted = f"a name of 1 to {MAX_SESSION_CHARS} characters"
+    if not isinstance(session, str) or not 1 <= len(session) <= MAX_SESSION_CHARS:
+        raise arguments.wrong("session", session, wanted)
+    return arguments.text("session", session)
+
+
+def _continues(continues: bool, session: str | None, parent_key: str | None) -> bool:
+    if continues and session is None and parent_key is None:
+        raise errors.InvalidRequest(
+            "continues needs to know what it continues: give a session or a parent_key"
+        )
+    return continues
+
+
+def _speculation(wanted: object) -> m.Speculation:
+    if wanted is None:
+        return m.Speculation.OFF
+    try:
+        if isinstance(wanted, str | m.Speculation):
+            return m.Speculation(wanted)
+    except ValueError:
+        pass
+    names = ", ".join(one.value for one in m.Speculation)
+    raise arguments.wrong("speculation", wanted, f"one of {names}")

@@ -1,0 +1,165 @@
+"""Sampling options by the names users know: those of OpenAI's API and of llama.cpp's server."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from native.errors import InvalidParam
+from native.sampling_params import FIELD_NAMES, MAX_WINDOW, SamplingParams
+from runtime.errors import InvalidRequest
+from runtime.settings.arguments import plain
+
+Options = dict[str, Any]
+
+_SAME: Final = {
+    "typ_p": "typical_p",
+    "repeat_penalty": "repetition_penalty",
+    "dry_sequence_breakers": "dry_breakers",
+    "n_probs": "n_logprobs",
+}
+"""Other names for the same thing."""
+_WINDOWS: Final = {"repeat_last_n": "repetition_window", "dry_penalty_last_n": "dry_window"}
+"""Where -1 means: as far as there is text."""
+_ANY_JSON: Final = '{"type": "object"}'
+
+
+def sampling_from_options(**options: Any) -> SamplingParams:
+    """Parameters from options; ``None`` leaves one at its default, which is off.
+
+    Besides the fields of ``SamplingParams``: ``repeat_penalty``, ``typ_p``, ``repeat_last_n``,
+    ``dry_penalty_last_n`` (both: -1 for all of the text), ``dry_sequence_breakers``, ``n_probs``;
+    ``logprobs`` with ``top_logprobs``; ``response_format``; ``logit_bias`` as a mapping or list, a
+    bias of ``False`` for minus infinity; ``json_schema`` as an object; ``seed`` -1 for any. Names
+    the option and says what is allowed in ``InvalidRequest``.
+    """
+    given = {name: plain(value) for name, value in options.items() if value is not None}
+    fields: Options = {}
+    try:
+        _take_logprobs(given, fields)
+        _take_format(given, fields)
+        for name, value in given.items():
+            _put(fields, _field_of(name), _READ.get(name, _as_is)(name, value))
+        return SamplingParams(**fields)
+    except InvalidParam as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def _field_of(name: str) -> str:
+    field = _SAME.get(name) or _WINDOWS.get(name) or name
+    if field not in FIELD_NAMES:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, [*FIELD_NAMES, *_SAME, *_WINDOWS], 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; known are: {', '.join(FIELD_NAMES)}"
+        raise InvalidRequest(f"there is no sampling option {name!r}{hint}")
+    return field
+
+
+def _put(fields: Options, field: str, value: object) -> None:
+    if field in fields:
+        raise InvalidRequest(f"{field} is given twice, under two names")
+    fields[field] = value
+
+
+def _as_is(_name: str, value: object) -> object:
+    return value
+
+
+def _window(name: str, value: object) -> object:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not -1 <= value <= MAX_WINDOW:  # type: ignore[operator]
+        raise InvalidParam(name, value, f"-1 for all of the text, 0 for off, up to {MAX_WINDOW}")
+    return MAX_WINDOW if value == -1 else value
+
+
+def _seed(_name: str, value: object) -> object:
+    return secrets.randbits(64) if isinstance(value, int) and value == -1 else value
+
+
+def _top_k(_name: str, value: object) -> object:
+    all_of_them = isinstance(value, int) and value == -1  # as llama.cpp's users write it
+    return 0 if all_of_them else value
+
+
+def _texts(_name: str, value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _schema(name: str, value: object) -> object:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Mapping | bool):
+        raise InvalidParam(name, value, "a JSON object as a mapping, or its JSON text")
+    try:
+        return json.dumps(value if isinstance(value, bool) else dict(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidParam(name, value, f"a schema that can be written as JSON ({error})") from None
+
+
+def _biases(name: str, value: object) -> tuple[tuple[int, float], ...]:
+    pairs = value.items() if isinstance(value, Mapping) else value
+    if not isinstance(value, (Mapping, list, tuple)):
+        raise InvalidParam(name, value, "a mapping of tokens to numbers, or a list of pairs")
+    read = []
+    for pair in pairs:  # type: ignore[attr-defined]
+        try:
+            token, bias = map(plain, pair)
+            if isinstance(token, float) and not token.is_integer():
+                raise TypeError
+            number = -math.inf if bias is False else plain(bias)
+            if not isinstance(number, int | float) or isinstance(number, bool):
+                raise TypeError
+            read.append((int(token), number))
+        except (TypeError, ValueError, OverflowError):
+            raise InvalidParam(name, pair, "a token id and a number, or False to ban it") from None
+    return tuple(read)
+
+
+_READ: Final[Mapping[str, Callable[[str, object], object]]] = {
+    **dict.fromkeys(_WINDOWS, _window),
+    "seed": _seed,
+    "top_k": _top_k,
+    "dry_breakers": _texts,
+    "dry_sequence_breakers": _texts,
+    "logit_bias": _biases,
+    "json_schema": _schema,
+}
+
+
+def _take_logprobs(given: Options, fields: Options) -> None:
+    """OpenAI says whether in one option and how many in another."""
+    wanted, top = given.pop("logprobs", None), given.pop("top_logprobs", None)
+    if wanted is True or (wanted is None and top is not None):
+        fields["n_logprobs"] = 0 if top is None else top
+    elif wanted is False and top is not None:
+        raise InvalidRequest("top_logprobs needs logprobs=True")
+    elif wanted is not None and wanted is not False:
+        fields["n_logprobs"] = wanted  # the older form: how many
+
+
+def _take_format(given: Options, fields: Options) -> None:
+    wanted = given.pop("response_format", None)
+    if wanted is None:
+        return
+    kind = wanted.get("type") if isinstance(wanted, Mapping) else None
+    if kind == "text":
+        return
+    inner = wanted.get("json_schema") if isinstance(wanted, Mapping) else None
+    schema = inner.get("schema") if isinstance(inner, Mapping) else None
+    if kind == "json_object":
+        given_schema = wanted.get("schema")
+        is_any = given_schema is None or given_schema == {}
+        fields["json_schema"] = _ANY_JSON if is_any else _schema("response_format", given_schema)
+    elif kind == "json_schema" and isinstance(schema, Mapping):
+        fields["json_schema"] = _schema("response_format", schema)
+    else:
+        raise InvalidParam(
+            "response_format",
+            wanted,
+            "{'type': 'text'}, {'type': 'json_object'} or "
+            "{'type': 'json_schema', 'json_schema': {'schema': {…}}}",
+        )

@@ -1,0 +1,1 @@
+"""Nodes on several hosts. Empty: it is not built yet."""

@@ -1,0 +1,1 @@
+"""The HTTP gateway. Empty: it is not built yet."""

@@ -1,0 +1,105 @@
+"""The launcher side: turn a configuration into a running node, and stay until it ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from actors import messages
+from cache.arena import create_arena
+from cache.errors import CacheError
+from native.fingerprint import Fingerprints
+from native.oom_watch import OomWatch
+from runtime.errors import ConfigError
+from runtime.launch.signing_key import signing_key
+from runtime.launch.tier_directories import open_directories
+from runtime.launch.tree import build_tree
+from runtime.settings.config import RuntimeConfig
+from runtime.settings.sizes import format_size
+from supervision import stdio
+from supervision.launcher import NodeConfig, run_node
+from supervision.machine import require_machine
+
+DISK_TIER: Final = "disk"
+FINGERPRINTS_FILE: Final = "fingerprints"
+
+
+def serve(
+    config: RuntimeConfig,
+    *,
+    on_ready: Callable[[], None] | None = None,
+    parent_fd: int | None = None,
+) -> int:
+    """Run a node until it is told to stop; the exit code.
+
+    Blocks. Must be called in a process that has no threads and did not load native libraries: all
+    actors are forked from it.
+    """
+    messages.preload()
+    require_machine()
+    ram_bytes = config.ram_bytes()
+    arena_fd = _open_arena(ram_bytes) if ram_bytes else None
+    arena_path = None if arena_fd is None else f"/proc/{os.getpid()}/fd/{arena_fd}"
+    wanted_fd = os.memfd_create("llama-actors-models", os.MFD_CLOEXEC)
+    lock_fds, tiers, absent = open_directories(config)
+    has_disk = any(tier.name == DISK_TIER for tier in tiers)
+    fingerprints_fd, fingerprints_path = _open_fingerprints(config, has_disk=has_disk)
+    try:
+        tree = build_tree(
+            wanted_path=f"/proc/{os.getpid()}/fd/{wanted_fd}",
+            arena_path=arena_path,
+            ram_bytes=ram_bytes,
+            file_tiers=tiers,
+            absent_tiers=absent,
+            cache_salt=config.cache_salt,
+            fingerprints=Fingerprints(config.fingerprint_mode, fingerprints_path),
+            pressure=config.pressure,
+            save=config.save,
+            signing_key=signing_key(config.disk_root if has_disk else None),
+        )
+        return run_node(
+            NodeConfig(
+                port=config.admin_port,
+                runtime_dir=config.node_dir,
+                tree=tree,
+                log_file=config.log_file,
+                log_format=config.log_format,
+                parent_fd=parent_fd,
+                kill_watch=OomWatch(),
+            ),
+            on_ready=on_ready,
+        )
+    finally:
+        for fd in (arena_fd, wanted_fd, *lock_fds, fingerprints_fd):
+            if fd is not None:
+                os.close(fd)
+
+
+def _open_arena(ram_bytes: int) -> int:
+    """Anonymous shared memory that lives as long as this launcher, whatever dies below it."""
+    fd = os.memfd_create("llama-actors-arena", os.MFD_CLOEXEC)
+    try:
+        create_arena(fd, ram_bytes)
+    except (OSError, CacheError) as error:
+        os.close(fd)
+        raise ConfigError(
+            "cache_ram",
+            f"cannot get {format_size(ram_bytes)} of shared memory: {error}; "
+            "choose a smaller --cache-ram, or 0 to turn the RAM tier off",
+        ) from error
+    return fd
+
+
+def _open_fingerprints(config: RuntimeConfig, *, has_disk: bool) -> tuple[int | None, str]:
+    """Where fingerprints are remembered: beside the rows, else as long as this launcher lives."""
+    if has_disk and config.disk_root is not None:
+        return None, str(config.disk_root / FINGERPRINTS_FILE)
+    fd = os.memfd_create("llama-actors-fingerprints", os.MFD_CLOEXEC)
+    os.fchmod(fd, 0o600)
+    return fd, f"/proc/{os.getpid()}/fd/{fd}"
+
+
+def say(text: str) -> None:
+    """A line for the person who started the node."""
+    stdio.say(text)

@@ -1,0 +1,81 @@
+"""``chat_template`` and ``chat_template_file`` of a model, as settings, flags and callers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any, Final
+
+from runtime.errors import ConfigError
+from runtime.settings.user_paths import path_flag, user_path
+
+TEXT: Final = "chat_template"
+FILE: Final = "chat_template_file"
+KEYS: Final = (TEXT, FILE)
+MAX_BYTES: Final = 48 << 10
+"""It travels in one message with the load options; published ones have up to 30 KiB."""
+
+
+def add_template_flag(command: argparse.ArgumentParser) -> None:
+    """Add ``--chat-template-file`` to a command."""
+    command.add_argument(
+        "--chat-template-file", type=path_flag, metavar="FILE",
+        help="Jinja chat template in place of the model's own",
+    )  # fmt: skip
+
+
+def template_given(arguments: argparse.Namespace, where: str) -> str | None:
+    """The text of the file that ``--chat-template-file`` names."""
+    return template_from({FILE: arguments.chat_template_file}, where)
+
+
+def template_from(options: Mapping[str, Any], where: str) -> str | None:
+    """The template's text, read and compiled once as a check; None: the model's own.
+
+    Raises ConfigError with the template's own words if it is none.
+    """
+    given = [key for key in KEYS if options.get(key) is not None]
+    if not given:
+        return None
+    if len(given) == 2:
+        raise ConfigError(f"{where}.{FILE}", f"give either {TEXT} or {FILE}")
+    key = f"{where}.{given[0]}"
+    text = options[given[0]] if given[0] == TEXT else _read(options[FILE], key)
+    return checked(text, key)
+
+
+def checked(text: object, key: str) -> str:
+    """The text, if it is a chat template that compiles and is not too long."""
+    from actors.text.chat_template import (  # Jinja takes a while to import
+        ChatTemplate,
+        TemplateFailed,
+    )
+
+    if not isinstance(text, str):
+        raise ConfigError(key, f"{text!r} is not a text; name a file with {FILE}")
+    if not text.strip():
+        raise ConfigError(key, "is empty; leave it out for the model's own template")
+    n_bytes = len(text.encode("utf-8", "surrogatepass"))
+    if n_bytes > MAX_BYTES:
+        raise ConfigError(key, f"has {n_bytes} bytes; at most {MAX_BYTES} are taken")
+    try:
+        text.encode("utf-8")
+        ChatTemplate(text)
+    except UnicodeEncodeError as error:
+        raise ConfigError(key, f"is not UTF-8: {error}") from error
+    except TemplateFailed as error:
+        raise ConfigError(key, str(error)) from error
+    return text
+
+
+def _read(path: object, key: str) -> str:
+    place = user_path(path, key)
+    try:
+        with place.open("rb") as file:
+            return file.read(MAX_BYTES + 1).decode("utf-8")
+    except OSError as error:
+        raise ConfigError(key, f"cannot read {place}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        if error.start >= MAX_BYTES - 3:
+            raise ConfigError(key, f"{place} has more than {MAX_BYTES} bytes") from error
+        raise ConfigError(key, f"{place} is not UTF-8 at byte {error.start}") from error
