@@ -61,7 +61,7 @@ def imported(tmp_path: Path, *arguments: str) -> tuple[int, set[str]]:
         (["complete", "--nonsense"], 2, 18),
         (["cache", "ls", "--nonsense"], 2, 11),
         (["status"], 1, 66),
-        (["tree"], 1, 66),
+        (["tree"], 1, 67),
         (["stop"], 1, 66),
         (["models"], 1, 84),
         (["complete", "demo", "x"], 1, 68),

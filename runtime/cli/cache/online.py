@@ -53,7 +53,7 @@ class CacheTender:
 
     def __init__(self, client: Client, actors: dict[str, Any] | None = None) -> None:
         self._client = client
-        self.actors: dict[str, Any] = client.status() if actors is None else actors
+        self.actors: dict[str, Any] = client.reports() if actors is None else actors
         self.directories: dict[str, str] = {}
         self._arena: ArenaReader | None = None
         for report in self.actors.values():
