@@ -77,7 +77,7 @@ def test_a_value_is_its_keywords_and_a_keyword_replaces_its_field() -> None:
 
 @pytest.mark.parametrize("wrong", [{"max_tokens": 3}, 5, LoadOptions(n_ctx=512), RequestOptions])
 def test_another_value_than_the_options_is_named(wrong: Any) -> None:
-    with pytest.raises(errors.InvalidRequest, match="options is .*expected RequestOptions"):
+    with pytest.raises(errors.InvalidRequest, match=r"options is .*expected RequestOptions"):
         with_options("options", wrong, "RequestOptions", {})
 
 
@@ -117,7 +117,7 @@ def text_of(event: Event) -> str:
 
 
 def threads(node: Node) -> None:
-    assert_type(node.complete("demo", "x", max_tokens=40, seed=-1, logit_bias={5: False}), Completion)
+    assert_type(node.complete("demo", "x", seed=-1, logit_bias={5: False}), Completion)
     assert_type(node.client.complete("demo", [1, 2], options=careful, top_k=3), Completion)
     assert_type(node.stream("demo", "x", json_schema={"type": "object"}), CompletionStream)
     talk = [{"role": "user", "content": "Hi"}]

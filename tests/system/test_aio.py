@@ -1,4 +1,4 @@
-"""The asyncio twin on a real node: nothing blocks the loop, and what is left stops."""
+"""Asyncio code on a real node: nothing blocks the loop, and what is left stops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from runtime import AsyncNode, Completion, CompletionEvent, PrefillEvent, TokenEvent, errors
+from runtime import (
+    AsyncNode,
+    Completion,
+    CompletionEvent,
+    Event,
+    PrefillEvent,
+    TokenEvent,
+    errors,
+)
 from tests.support.runtime_nodes import LeakCheck, one_thread, started
 
 pytestmark = pytest.mark.system
@@ -194,6 +202,51 @@ def test_questions_are_coroutines_with_the_answers_of_a_node(run: Callable[[Work
             node.stream("demo", "x", temprature=1)
 
     run(work)
+
+
+def test_a_thousand_streams_are_open_at_once_on_one_thread(
+    tmp_path: Path,
+) -> None:
+    """Four models run 250 requests each; every stream is held open until all have begun."""
+    n_models, n_streams = 4, 1000
+
+    async def play(node: AsyncNode) -> None:
+        begun = asyncio.Barrier(n_streams + 1)
+        read = asyncio.Event()
+
+        async def one(number: int) -> int:
+            n_tokens = 0
+            async with node.stream(
+                f"stub{number % n_models}", f"story {number}", max_tokens=3
+            ) as events:
+                n_tokens += count(await anext(events))
+                await begun.wait()
+                await read.wait()
+                async for event in events:
+                    n_tokens += count(event)
+            return n_tokens
+
+        def count(event: Event) -> int:
+            return len(event.tokens) if isinstance(event, TokenEvent) else 0
+
+        before = threading.active_count()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(number)) for number in range(n_streams)]
+            await begun.wait()
+            assert threading.active_count() == before
+            read.set()
+        assert [task.result() for task in tasks] == [3] * n_streams
+
+    with LeakCheck() as leaks, started(tmp_path) as node:
+        for index in range(n_models):
+            node.load(f"stub{index}", "stub", backend="stub", n_seq_max=250, n_ctx=65_536)
+        leaks.watch(node)
+
+        async def whole() -> None:
+            async with AsyncNode.attach(node.port, runtime_dir=tmp_path / "run") as other:
+                await asyncio.wait_for(play(other), 120)
+
+        asyncio.run(whole())
 
 
 def test_a_node_of_its_own_is_started_and_stopped(tmp_path: Path) -> None:
