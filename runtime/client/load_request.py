@@ -53,7 +53,7 @@ def config_of_start(model: str, value: object) -> ModelConfig:
     check_model_id(arguments.model_name(model))
     if isinstance(value, ModelConfig):
         return with_whole_path(value, f"models.{model}.path")
-    if value is None and model == EMBEDDED_MODEL_ID:
+    if model == EMBEDDED_MODEL_ID and (value is None or (isinstance(value, str) and not value)):
         return ModelConfig(str(embedded_model_path()))
     path = arguments.path(f"models[{model}]", value)
     return ModelConfig(str(user_path(path, f"models.{model}")))
