@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         BytesEvicted,
         CopyFailed,
         CopyRow,
+        DescribeTier,
         DropFiles,
         EvictBytes,
         FilesDropped,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         ShowRow,
         StoredRow,
         TierChanged,
+        TierDescribed,
         WatchTier,
         WriterStops,
         WriteTails,
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
     from actors.messages.loading import (
         Drain,
         Drained,
+        ListWantedModels,
         LoadFailure,
         LoadModel,
         ModelLoaded,
@@ -106,6 +109,7 @@ if TYPE_CHECKING:
         ModelNotLoaded,
         ModelUnloaded,
         UnloadModel,
+        WantedModelsListed,
     )
     from actors.messages.pressure import (
         CheckPressure,
@@ -159,6 +163,7 @@ __all__ = [
     "CompletionFailed",
     "CopyFailed",
     "CopyRow",
+    "DescribeTier",
     "Detokenize",
     "Detokenized",
     "Drain",
@@ -179,6 +184,7 @@ __all__ = [
     "ListAdapters",
     "ListNamespaces",
     "ListRows",
+    "ListWantedModels",
     "LiveEvicted",
     "LoadAdapter",
     "LoadFailure",
@@ -235,6 +241,7 @@ __all__ = [
     "TextResolved",
     "ThinkingVerified",
     "TierChanged",
+    "TierDescribed",
     "Timings",
     "Tokenize",
     "Tokenized",
@@ -246,6 +253,7 @@ __all__ = [
     "Verify",
     "VerifyThinking",
     "VramReported",
+    "WantedModelsListed",
     "WatchTier",
     "WriteTails",
     "WriterStops",
@@ -260,12 +268,12 @@ _HOMES: Final = {
             "ListAdapters LoadAdapter SetAdapterScale UnloadAdapter"
         ),
         "cache": (
-            "BytesEvicted CopyFailed CopyRow DropFiles EvictBytes FilesDropped ForgetLive "
-            "ListNamespaces ListRows LookupPrefix NamespacesListed NoMoreCopies PersistNow "
-            "PersistState PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows "
+            "BytesEvicted CopyFailed CopyRow DescribeTier DropFiles EvictBytes FilesDropped "
+            "ForgetLive ListNamespaces ListRows LookupPrefix NamespacesListed NoMoreCopies "
+            "PersistNow PersistState PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows "
             "ReserveRows ResolveParent RowCopied RowRejected RowsFound RowShown RowsListed "
             "RowsRemoved RowsReserved RowsWritten RowWanted ShowRow StoredRow TierChanged "
-            "WatchTier WriterStops WriteTails"
+            "TierDescribed WatchTier WriterStops WriteTails"
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
@@ -275,8 +283,8 @@ _HOMES: Final = {
         ),
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
         "loading": (
-            "Drain Drained LoadFailure LoadModel ModelLoaded ModelLoading ModelNotLoaded "
-            "ModelUnloaded UnloadModel"
+            "Drain Drained ListWantedModels LoadFailure LoadModel ModelLoaded ModelLoading "
+            "ModelNotLoaded ModelUnloaded UnloadModel WantedModelsListed"
         ),
         "pressure": "CheckPressure PressureChecked PressureRefused PressureSet SetPressure",
         "questions": "Answer Ask",

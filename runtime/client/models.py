@@ -132,13 +132,11 @@ class Models:
     async def is_wanted(self, model: str, ends_at: float) -> bool:
         """Whether the node means to have this model, even if it is restarting."""
         within_s = min(HEAL_TIMEOUT_S, max(0.0, ends_at - time.monotonic()))
-        answer = await self.ask("registry", ReportStatus(new_ref()), timeout_s=within_s)
-        if not isinstance(answer, StatusReported):
-            return False
-        wanted = answer.status.get("wanted_models")
-        return isinstance(wanted, list) and model in wanted
+        answer = await self.ask("registry", m.ListWantedModels(new_ref()), timeout_s=within_s)
+        return isinstance(answer, m.WantedModelsListed) and model in answer.models
 
     async def status_of(self, entry: Entry) -> ModelStatus:
+        """A model by its entry, and what it reports of itself."""
         details = await self.report(entry)
         return ModelStatus(
             id=entry.id.removeprefix("model:"),
@@ -150,6 +148,7 @@ class Models:
         )
 
     async def report(self, entry: Entry) -> dict[str, Any] | None:
+        """What an actor reports of itself, for people; None if it does not answer in time."""
         if entry.address is None:
             return None
         try:
@@ -161,12 +160,14 @@ class Models:
     async def ask(
         self, target: str | Address, message: object, *, timeout_s: float = ASK_TIMEOUT_S
     ) -> object:
+        """The actor's answer."""
         try:
             return await self._transport.ask(target, message, timeout_s=timeout_s)
         except SupervisionError as error:
             raise self.typed(error) from error
 
     async def where(self, actor: str, ends_at: float | None = None) -> Entry | None:
+        """The root's entry for an actor; None if the tree has none of this id."""
         within_s = max(0.0, until(ASK_TIMEOUT_S, ends_at) - time.monotonic())
         try:
             return await self._transport.where(actor, timeout_s=within_s)
@@ -174,4 +175,5 @@ class Models:
             raise self.typed(error) from error
 
     def typed(self, error: SupervisionError) -> errors.LlamaActorsError:
+        """An error of the connection as one of ``runtime.errors``."""
         return connection_failure(error, self._transport.record.port)
