@@ -290,7 +290,7 @@ class Replies:
         """``looks_at_node``: raise TargetDown, and not NodeRestarted, when the node has ended."""
         ref = getattr(message, "ref", None)
         if not isinstance(ref, str) or not ref:
-            raise TypeError(f"a {type(message).__name__} has no ref; no answer can be told apart")
+            raise TypeError(f"a {type(message).__name__} has no ref, so no answer can be matched")
         self._connection = connection
         self._target = target
         self._message = message
@@ -510,7 +510,7 @@ class _LoopLine:
     async def send(self, target: Address, message: object, timeout_s: float) -> bool:
         """Send; returns when the target's process has it, at the latest after ``timeout_s``.
 
-        False: it was certainly not delivered. True: it was, or that cannot be known.
+        False: it was certainly not delivered. True: it was, or that is unknown.
         """
         arrived: asyncio.Future[Outcome] = self._loop.create_future()
 
@@ -600,7 +600,7 @@ class _LoopLine:
                 self._ending.setdefault(box, (error, until))
 
     def check(self, box: _Box) -> None:
-        """Its monitor was set before it was known: it may have reported already."""
+        """The monitor was set before the box had its ref: its Down may have come already."""
         down = self.own.downs.get(box.monitor)
         if down is not None:
             self._down(down)

@@ -33,8 +33,8 @@ from runtime.client.models import Models
 from runtime.client.reply import Reply
 from runtime.client.request_options import (
     Messages,
+    PreparedRequest,
     Prompt,
-    Wanted,
     chat_json,
     chat_request,
     encoded_prompt,
@@ -109,8 +109,8 @@ class AsyncClient:
 
         if progress is not None and not callable(progress):
             raise arguments.wrong("progress", progress, "a function that takes a share")
-        wanted = with_options("options", options, "LoadOptions", keywords)
-        return await self._models.load(model, config_of(model, path, wanted), progress)
+        given = with_options("options", options, "LoadOptions", keywords)
+        return await self._models.load(model, config_of(model, path, given), progress)
 
     async def unload(self, model: str, *, drain_s: float | None = 0.0) -> None:
         """As ``Client.unload``."""
@@ -192,8 +192,8 @@ class AsyncClient:
         **keywords: Unpack[RequestOptionsDict],
     ) -> Completion:
         """As ``Client.prefill_only``."""
-        wanted = {**keywords, "max_tokens": 0}
-        return await self._whole(self._reply_to_prompt(model, prompt, options, wanted))
+        given = {**keywords, "max_tokens": 0}
+        return await self._whole(self._reply_to_prompt(model, prompt, options, given))
 
     async def continue_session(
         self,
@@ -205,8 +205,8 @@ class AsyncClient:
         **keywords: Unpack[ContinuationOptionsDict],
     ) -> Completion:
         """As ``Client.continue_session``."""
-        wanted = {**keywords, "session": session_name(session), "continues": True}
-        return await self._whole(self._reply_to_prompt(model, more, options, wanted))
+        given = {**keywords, "session": session_name(session), "continues": True}
+        return await self._whole(self._reply_to_prompt(model, more, options, given))
 
     def _reply_to_prompt(
         self,
@@ -216,8 +216,8 @@ class AsyncClient:
         keywords: Mapping[str, Any],
     ) -> Reply:
         """The reply to a text or to token ids; for the two kinds of streams."""
-        wanted = with_options("options", options, "RequestOptions", keywords)
-        return self._reply(prompt_request(model, prompt, **wanted))
+        given = with_options("options", options, "RequestOptions", keywords)
+        return self._reply(prompt_request(model, prompt, **given))
 
     def _reply_to_chat(
         self,
@@ -227,11 +227,11 @@ class AsyncClient:
         keywords: Mapping[str, Any],
     ) -> Reply:
         """The reply to a conversation; for the two kinds of streams."""
-        wanted = with_options("options", options, "ChatOptions", keywords)
-        return self._reply(chat_request(model, messages, **wanted))
+        given = with_options("options", options, "ChatOptions", keywords)
+        return self._reply(chat_request(model, messages, **given))
 
-    def _reply(self, wanted: Wanted) -> Reply:
-        reply = Reply(self._transport, self._models, wanted)
+    def _reply(self, prepared: PreparedRequest) -> Reply:
+        reply = Reply(self._transport, self._models, prepared)
         self._replies.add(reply)
         return reply
 

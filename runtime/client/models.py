@@ -47,7 +47,7 @@ class Models:
         progress: Callable[[float], None] | None = None,
         ends_at: float | None = None,
     ) -> ModelStatus:
-        """``NoReply`` at ``ends_at`` on the monotonic clock, if given; the node goes on loading."""
+        """``NoReply`` at ``ends_at`` on the monotonic clock, if given; the node keeps loading."""
         message = m.LoadModel(
             new_ref(), model, config.path, config.backend, config.params, config.markers,
             config.chat_template,
@@ -130,7 +130,7 @@ class Models:
         raise errors.ModelDown(model, f"model {model!r} did not come back within {within_s:.0f} s")
 
     async def is_wanted(self, model: str, ends_at: float) -> bool:
-        """Whether the node means to have this model, even if it is restarting."""
+        """Whether the model shall be loaded, even if it is restarting."""
         within_s = min(HEAL_TIMEOUT_S, max(0.0, ends_at - time.monotonic()))
         answer = await self.ask("registry", m.ListWantedModels(new_ref()), timeout_s=within_s)
         return isinstance(answer, m.WantedModelsListed) and model in answer.models
