@@ -302,11 +302,14 @@ class Replies:
         self._looks_at_node = looks_at_node
         self._box: _Box | None = None
         self._line: _LoopLine | None = None
+        self._is_closed = False
 
     async def next(self) -> object:
         """The next message; raises what ``Connection.stream`` raises."""
         deadline = self._deadline()
         while True:
+            if self._is_closed:
+                raise NoReply(self._target, self._idle_s, "the request was left while it was read")
             line, box = self._line, self._box
             if line is None or box is None or not box.is_sent:
                 await self._send(max(RETRY_S, deadline - time.monotonic()))
@@ -355,7 +358,8 @@ class Replies:
     def _move(self, line: _LoopLine) -> _Box:
         """Receive on this line from now on."""
         if self._line is not line or self._box is None:
-            self.close()
+            if self._line is not None:
+                self._line.forget(self._ref)
             self._line = line
             self._box = line.open(self._ref)
             self._box.target = self._target
@@ -368,11 +372,13 @@ class Replies:
 
         Only if the request may have been sent, and nothing came of it yet.
         """
+        self._is_closed = True
         line, self._line = self._line, None
         box, self._box = self._box, None
         if line is None or box is None:
             return
         line.forget(self._ref)
+        box.wake()
         if on_late is None or not box.is_sent:
             return
         if box.messages:
