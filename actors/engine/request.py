@@ -21,6 +21,7 @@ from actors.text.reply_events import Event, Teller, merged
 from actors.text.reply_marks import SentText
 from actors.text.reply_parser import ReplyStream
 from cache import tokens as token_bytes
+from cache.answers import Miss
 from cache.rows import SaveReason
 from cache.text_marks import RowMark
 from native.backend import Backend
@@ -111,7 +112,7 @@ class Request:
     source: str = "none"
     restore_ms: float = 0.0
     lookup_ms: float = 0.0
-    miss_reason: str | None = None
+    miss: Miss | None = None
     parent_tokens: list[int] | None = None
     awaited_ref: str | None = None
     awaited_since: float = 0.0
@@ -260,9 +261,9 @@ class Request:
         self.logits_row = b""
         self.is_sticky, self.source = False, "none"
 
-    def missed(self, why: str | None) -> None:
+    def missed(self, why: Miss | None) -> None:
         """Note why the prompt was not wholly in the cache; ``None`` when it was."""
-        self.miss_reason = why
+        self.miss = why
 
     def accept(self, token: int, backend: Backend, now: float) -> list[Event]:
         """Take a sampled token; what its caller hears of it, unless it is still undecided."""
@@ -351,12 +352,12 @@ class Request:
         if self.is_sticky:
             hit = m.HitKind.STICKY
         elif self.n_reused:
-            hit = m.HitKind.PARTIAL if self.miss_reason else m.HitKind.EXACT
+            hit = m.HitKind.PARTIAL if self.miss else m.HitKind.EXACT
         return m.CacheReport(
             hit=hit,
             source="live" if self.n_live and self.source == "none" else self.source,
             restore_ms=self.restore_ms,
-            miss_reason=self.miss_reason,
+            miss=self.miss,
             lookup_ms=self.lookup_ms,
             note=self.note,
         )

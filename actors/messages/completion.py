@@ -12,6 +12,7 @@ from supervision.frozen import frozen
 
 if TYPE_CHECKING:
     from actors.messages.questions import Ask
+    from cache.answers import Miss
     from supervision import Address
 
 # ── what a completion can come to ───────────────────────────────────────────────────────────────
@@ -98,11 +99,16 @@ class CacheReport:
     source: str
     """``live | ram | ram_file | disk | none``: the slowest tier that something was read from."""
     restore_ms: float
-    miss_reason: str | None
-    """A short code and, after a colon, its detail; ``None`` when the whole prompt was held."""
+    miss: Miss | None
+    """Why no more of the prompt was warm; ``None`` when the whole prompt was held."""
     lookup_ms: float = 0.0
     note: str | None = None
     """Something the caller should know, such as a ``parent_key`` that was not found."""
+
+    @property
+    def miss_reason(self) -> str | None:
+        """``miss`` as text: a short code and, after a colon, its detail."""
+        return None if self.miss is None else str(self.miss)
 
 
 @frozen

@@ -24,6 +24,7 @@ from actors.engine.draft_model import Drafter, load_drafter
 from actors.engine.engine import ModelEngine
 from actors.kv.checkpoint_store import CheckpointStore
 from actors.kv.store import KvStore
+from actors.messages.actor_ids import holder_name
 from actors.messages.markers import Markers
 from actors.model.cache_stats import CacheTally
 from actors.model.embedding_service import EmbedDesk
@@ -179,7 +180,7 @@ class ModelActor(EngineWorker):
         return kind(
             backend,
             root=root,
-            holder=f"{self.id}#{self.incarnation}",
+            holder=holder_name(self.id, self.incarnation),
             label=args.model,
             arena_path=args.arena_path,
             tier_dirs=dict(args.tier_dirs),
