@@ -42,7 +42,7 @@ def test_other_actors_have_no_model_and_no_tier(actor_id: str) -> None:
         (Miss(MissReason.CACHE_OFF), "cache_off"),
         (Miss(MissReason.NOT_RESTORED, detail="NativeError"), "not_restored:NativeError"),
     ],
-    ids=lambda one: str(one),
+    ids=str,
 )
 def test_a_miss_is_shown_as_its_reason_and_its_position(miss: Miss, text: str) -> None:
     assert str(miss) == text
