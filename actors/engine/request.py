@@ -16,6 +16,7 @@ from actors.engine.batch_plan import Admission
 from actors.engine.cell_sharing import Stretches
 from actors.engine.sampling_control import Steering
 from actors.kv.deferred_tails import LateTail
+from actors.messages import errors
 from actors.messages.journal import JournalWriter
 from actors.text.reply_events import Event, Teller, merged
 from actors.text.reply_marks import SentText
@@ -33,12 +34,7 @@ if TYPE_CHECKING:
     from supervision import Address
 
 
-class RequestRefused(Exception):
-    """This request cannot run, through its caller's fault or the state of the model."""
-
-    def __init__(self, reason: m.FailReason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+RequestRefused = errors.RequestRefused
 
 
 @dataclass(slots=True, eq=False)
