@@ -36,10 +36,7 @@ Policy = TypeVar("Policy", SavePolicy, LivePolicy, LogitsPolicy, RestorePolicy)
 
 def save_policy_from(values: object, tables: Mapping[str, object] | None = None) -> SavePolicy:
     """The policy of a ``[save]`` table and those beside it; raises ConfigError naming the key."""
-    if isinstance(values, SavePolicy):
-        policy = values
-    else:
-        policy = _changed(SAVE_ALL, values, "save", KEYS)
+    policy = values if isinstance(values, SavePolicy) else _changed(SAVE_ALL, values, "save", KEYS)
     more = {
         name: _changed(getattr(policy, name), values, name, _fields(getattr(policy, name)))
         for name, values in (tables or {}).items()
