@@ -20,13 +20,12 @@ from actors.kv.finish_keys import RecentTips
 from actors.kv.store import KvStore
 from actors.text.reply_marks import Mark
 from cache import tokens as token_bytes
-from cache.answers import MissReason
+from cache.answers import Miss, MissReason
 from cache.rows import SaveReason
 
 LOOKUP_TIMEOUT_S = 1.0  # a lookup takes about a millisecond; past this the cache is in trouble
 ASK_AGAIN_S = 0.02  # while rows are being saved; a batch of them takes about so long
 SAVE_TIMEOUT_S = 2.0  # a reservation likewise; past this the end of a reply is not stored
-BEING_WRITTEN = MissReason.BEING_WRITTEN.value
 PARENT_UNKNOWN = (
     "the parent_key is not in the cache (evicted, or of another model or build); "
     "the prompt was matched by its tokens instead"
@@ -132,8 +131,9 @@ class CacheDialogue:
         if self._store.is_usable:
             self._ask(request, self._store.lookup(request))
         else:
-            if not request.n_live:
-                request.missed(self._store.unusable_because)
+            why = self._store.unusable_because
+            if why is not None and not request.n_live:
+                request.missed(Miss(why))
             self._settled(request)
 
     def _ask(
@@ -179,7 +179,7 @@ class CacheDialogue:
 
     def _waits_for_save(self, request: Request, found: m.PrefixResolved) -> bool:
         """Whether to ask again in a moment, since what is missing is being saved just now."""
-        if not (found.miss_reason or "").startswith(BEING_WRITTEN):
+        if found.miss is None or found.miss.reason is not MissReason.BEING_WRITTEN:
             return False
         now = time.monotonic()
         if request.save_wait_until is None:
@@ -195,7 +195,7 @@ class CacheDialogue:
     def time_is_up(self, request: Request) -> Request | None:
         """What a request waited for did not come in time, or it is time to ask again."""
         if not request.asks_again or request.is_finished:
-            return self.give_up(request, "cache_timeout")
+            return self.give_up(request, MissReason.CACHE_TIMEOUT)
         request.asks_again = False
         request.lookup_ms += 1e3 * (time.monotonic() - request.awaited_since)
         if request.seq is None:
@@ -265,9 +265,9 @@ class CacheDialogue:
         if request.save_ref is not None:
             self._store.forget(request.save_ref)
             request.save_ref = None
-        return None if request.awaited_ref is None else self.give_up(request, "cache_down")
+        return None if request.awaited_ref is None else self.give_up(request, MissReason.CACHE_DOWN)
 
-    def give_up(self, request: Request, why: str) -> Request | None:
+    def give_up(self, request: Request, why: MissReason) -> Request | None:
         """Go on without an answer: slower, but on."""
         if request.awaited_ref is not None:
             self._store.answered(request.awaited_ref)
@@ -279,6 +279,6 @@ class CacheDialogue:
             request.note = PARENT_UNKNOWN if request.parent_key is not None else None
         else:
             if not request.n_live:
-                request.missed(why)
+                request.missed(Miss(why))
             self._settled(request)
         return None

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from actors import messages as m
 from cache import tokens as token_bytes
+from cache.answers import RefusalReason
 from cache.rows import SaveReason
 from cache.tips import NO_ENDS
 
@@ -164,7 +165,10 @@ class LateTails:
         if tail is None or offset is None:
             if grants.offsets:
                 self._send("cache_meta", self._store.abandon(grants))
-            if dict(grants.refused).get(tail.row.key if tail else b"") != "starting":
+            if (
+                dict(grants.refused).get(tail.row.key if tail else b"")
+                is not RefusalReason.STARTING
+            ):
                 holder.late_tail = None  # it is there already, or cannot be stored
             return True
         tail.offset, tail.incarnation = offset, grants.incarnation

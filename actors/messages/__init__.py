@@ -71,8 +71,6 @@ if TYPE_CHECKING:
         Complete,
         Completed,
         CompletionFailed,
-        FailReason,
-        FinishReason,
         HitKind,
         PrefillProgress,
         RequestEnded,
@@ -82,7 +80,6 @@ if TYPE_CHECKING:
         Speculation,
         StillRunning,
         Submit,
-        TextKind,
         Timings,
         TokensDelivered,
         Usage,
@@ -96,6 +93,7 @@ if TYPE_CHECKING:
         ReportVram,
         VramReported,
     )
+    from actors.messages.finish_reasons import FailReason, FinishReason
     from actors.messages.loading import (
         Drain,
         Drained,
@@ -136,6 +134,7 @@ if TYPE_CHECKING:
         Tokenized,
         VerifyThinking,
     )
+    from actors.messages.text_kind import TextKind
 
 __all__ = [
     "Accepted",
@@ -269,11 +268,11 @@ _HOMES: Final = {
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
-            "CompletionFailed FailReason FinishReason HitKind PrefillProgress RequestEnded "
-            "Resumed Run SpanEnded Speculation StillRunning Submit TextKind Timings "
-            "TokensDelivered Usage"
+            "CompletionFailed HitKind PrefillProgress RequestEnded Resumed Run SpanEnded "
+            "Speculation StillRunning Submit Timings TokensDelivered Usage"
         ),
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
+        "finish_reasons": "FailReason FinishReason",
         "loading": (
             "Drain Drained LoadFailure LoadModel ModelLoaded ModelLoading ModelNotLoaded "
             "ModelUnloaded UnloadModel"
@@ -287,6 +286,7 @@ _HOMES: Final = {
             "ApplyChatTemplate ChatTemplateApplied Detokenize Detokenized TextRefused "
             "ThinkingVerified Tokenize Tokenized VerifyThinking"
         ),
+        "text_kind": "TextKind",
     }.items()
     for name in names.split()
 }

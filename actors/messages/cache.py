@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from actors.messages.payload import Payload
+from cache.answers import Miss, RefusalReason
 from cache.facts import NamespaceFacts, RowFacts
 from supervision.frozen import frozen
 
@@ -40,7 +41,8 @@ class PrefixResolved:
     blocks: bytes
     """Packed block references, see ``cache.refs``."""
     lease: int
-    miss_reason: str | None
+    miss: Miss | None
+    """Why no more of it; ``None`` when everything that was asked for is stored."""
 
 
 @frozen
@@ -88,7 +90,7 @@ class RowsReserved:
     ref: str
     incarnation: int
     offsets: tuple[tuple[bytes, int], ...]
-    refused: tuple[tuple[bytes, str], ...]
+    refused: tuple[tuple[bytes, RefusalReason], ...]
     ends: tuple[tuple[bytes, bytes], ...] = ()
     """By key: where tails end that the row contains, see ``cache.tips``; for its metadata."""
 

@@ -6,25 +6,18 @@ from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from actors.messages.finish_reasons import FailReason, FinishReason
 from actors.messages.payload import Payload
+from actors.messages.text_kind import TextKind
 from native.sampling_params import SamplingParams
 from supervision.frozen import frozen
 
 if TYPE_CHECKING:
     from actors.messages.questions import Ask
+    from cache.answers import Miss
     from supervision import Address
 
 # ── what a completion can come to ───────────────────────────────────────────────────────────────
-
-
-class FinishReason(Enum):
-    """Why generation ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    CANCELLED = "cancelled"
-    PREFILLED = "prefilled"
-    """The request asked for no token (``prefill_only``); its prompt is in the cache."""
 
 
 class Speculation(Enum):
@@ -35,37 +28,6 @@ class Speculation(Enum):
     """What followed the last tokens when they occurred before (prompt lookup)."""
     DRAFT = "draft"
     """What a small model of the same vocabulary says; the model must be loaded with one."""
-
-
-class TextKind(Enum):
-    """What a part of a reply is; see the markers of its model."""
-
-    TEXT = "text"
-    THINKING = "thinking"
-    TOOL_CALL = "tool_call"
-
-
-class FailReason(Enum):
-    """Why a request has no result."""
-
-    INVALID_REQUEST = "invalid_request"
-    MODEL_UNKNOWN = "model_unknown"
-    MODEL_DOWN = "model_down"
-    INTERRUPTED = "interrupted"
-    """The model died while it answered this question, which may be asked again."""
-    MODEL_UNLOADED = "model_unloaded"
-    MODEL_STOPPED = "model_stopped"
-    """It crashed so often that its supervisor gave it up."""
-    POISONOUS = "poisonous"
-    """The model died each time it ran this request; see ``actors.requests.crash_attribution``."""
-    PROMPT_TOO_LONG = "prompt_too_long"
-    OVERLOADED = "overloaded"
-    DEADLINE = "deadline"
-    SESSION_BUSY = "session_busy"
-    """A request of the same session is running."""
-    NOT_SUPPORTED = "not_supported"
-    """This model cannot do that: no chat template, no embeddings, no draft model."""
-    ENGINE_ERROR = "engine_error"
 
 
 class HitKind(Enum):
@@ -98,11 +60,16 @@ class CacheReport:
     source: str
     """``live | ram | ram_file | disk | none``: the slowest tier that something was read from."""
     restore_ms: float
-    miss_reason: str | None
-    """A short code and, after a colon, its detail; ``None`` when the whole prompt was held."""
+    miss: Miss | None
+    """Why no more of the prompt was warm; ``None`` when the whole prompt was held."""
     lookup_ms: float = 0.0
     note: str | None = None
     """Something the caller should know, such as a ``parent_key`` that was not found."""
+
+    @property
+    def miss_reason(self) -> str | None:
+        """``miss`` as text: a short code and, after a colon, its detail."""
+        return None if self.miss is None else str(self.miss)
 
 
 @frozen

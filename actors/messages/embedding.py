@@ -7,7 +7,7 @@ float32 (little endian): for each input, as many rows of ``n_embd`` numbers as `
 
 from __future__ import annotations
 
-from actors.messages.completion import FailReason
+from actors.messages.finish_reasons import FailReason
 from actors.messages.payload import Payload
 from supervision.frozen import frozen
 

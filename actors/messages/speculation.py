@@ -5,7 +5,8 @@ With these two a small model on one node drafts for a big one on another.
 
 from __future__ import annotations
 
-from actors.messages.completion import Complete, FinishReason
+from actors.messages.completion import Complete
+from actors.messages.finish_reasons import FinishReason
 from actors.messages.payload import Payload
 from supervision.frozen import frozen
 

@@ -6,7 +6,7 @@ last with ``last=True``. What cannot be done is answered by one ``TextRefused``.
 
 from __future__ import annotations
 
-from actors.messages.completion import FailReason
+from actors.messages.finish_reasons import FailReason
 from actors.messages.payload import Payload
 from supervision.frozen import frozen
 

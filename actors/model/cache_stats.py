@@ -32,8 +32,8 @@ class CacheTally:
             "cached_tokens": done.usage.cached_tokens,
         }
         self.hits[report.hit.value] = self.hits.get(report.hit.value, 0) + 1
-        if report.miss_reason is not None:
-            reason = report.miss_reason.partition(":")[0]
+        if report.miss is not None:
+            reason = report.miss.reason.value
             self.misses[reason] = self.misses.get(reason, 0) + 1
         if report.lookup_ms:
             self.lookups += 1

@@ -24,11 +24,12 @@ from actors.engine.draft_model import Drafter, load_drafter
 from actors.engine.engine import ModelEngine
 from actors.kv.checkpoint_store import CheckpointStore
 from actors.kv.store import KvStore
+from actors.messages.actor_ids import holder_name
 from actors.messages.markers import Markers
 from actors.model.cache_stats import CacheTally
-from actors.model.embedding_service import EmbedDesk
+from actors.model.embedding_service import EmbeddingService
 from actors.model.loading import LoadedModel, load
-from actors.model.text_service import TextDesk
+from actors.model.text_service import TextService
 from actors.requests.questions import EmbedderQuestion, Question, TextQuestion, is_end, refusal
 from actors.text.reply_events import ReplyRules
 from cache.keys import BLOCK_TOKENS, namespace_key
@@ -106,9 +107,9 @@ class ModelActor(EngineWorker):
             raise TypeError(f"a model is started with ModelArgs, not {args!r}")
         self._load_args = args
         self._loaded: LoadedModel | None = None
-        self._embeds: EmbedDesk | None = None
+        self._embeds: EmbeddingService | None = None
         self._engine: ModelEngine | None = None
-        self._texts: TextDesk | None = None
+        self._texts: TextService | None = None
         self._asked: dict[tuple[Address, str], deque[str]] = {}
         self._progress = 0.0
         self._tally = CacheTally()
@@ -139,14 +140,14 @@ class ModelActor(EngineWorker):
             drafter=drafter,
             rules=rules,
         )
-        self._texts = TextDesk(
+        self._texts = TextService(
             backend,
             rules,
             send=self._send,
             run=self.commands.put,
             replays=self._engine.replays,
         )
-        self._embeds = EmbedDesk(backend, self._send)
+        self._embeds = EmbeddingService(backend, self._send)
         self.post(_Loaded(loaded))
         try:
             self._engine.run()
@@ -179,7 +180,7 @@ class ModelActor(EngineWorker):
         return kind(
             backend,
             root=root,
-            holder=f"{self.id}#{self.incarnation}",
+            holder=holder_name(self.id, self.incarnation),
             label=args.model,
             arena_path=args.arena_path,
             tier_dirs=dict(args.tier_dirs),
@@ -319,7 +320,7 @@ class ModelActor(EngineWorker):
             return
         detail = f"model {self._load_args.model!r} was unloaded ({reason.text})"
         if self._embeds is not None:
-            self._embeds.end()
+            self._embeds.close(m.FailReason.MODEL_UNLOADED, detail)
         if self._texts is not None:
             self._texts.close(m.FailReason.MODEL_UNLOADED, detail)
         self.commands.put(Close(m.FailReason.MODEL_UNLOADED, detail))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actors import messages as m
-from actors.messages.actor_ids import model_actor_id
+from actors.messages.actor_ids import model_actor_id, model_of
 from actors.messages.model_table import WantedModels
 from actors.model.model import LoadError, ModelArgs
 from cache.policy import SAVE_ALL, SavePolicy
@@ -124,7 +124,7 @@ class RegistryActor(Worker):
             case ChildStartProgress(ref, _, float(share)):
                 self._answer(ref, m.ModelLoading(ref, share), ended=False)
             case ChildStarted(ref, entry):
-                self._tries.pop(entry.id.removeprefix("model:"), None)
+                self._tries.pop(model_of(entry.id) or "", None)
                 self._answer(ref, m.ModelLoaded(ref, entry))
             case ChildStartFailed():
                 self._not_loaded(message)
@@ -248,7 +248,7 @@ class RegistryActor(Worker):
                 self._start(wanted, f"{HEALING}:{wanted.model}")
 
     def _not_healed(self, failed: ChildStartFailed) -> None:
-        model = failed.child_id.removeprefix("model:")
+        model = model_of(failed.child_id) or ""
         tries = self._tries[model] = self._tries.get(model, 0) + 1
         match failed.reason:
             case StartFailure.DIED_IN_INIT if tries < HEAL_TRIES:

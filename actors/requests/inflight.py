@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from actors import messages as m
-from actors.messages.actor_ids import model_actor_id
+from actors.messages.actor_ids import model_actor_id, model_of
 from actors.requests import request_table as core
 from actors.requests.crash_attribution import KILLED_WEIGHT, PROOF_TOKENS, Lane
 from actors.requests.model_wait import LOOK_EVERY_S, WaitingForModels
@@ -193,7 +193,7 @@ class InflightActor(WaitingForModels):
         if one is None:
             # It has ended, or the inflight that knew it has: then its model still runs it.
             for entry in self.directory.values():
-                if entry.id != entry.id.removeprefix("model:"):
+                if model_of(entry.id) is not None:
                     self.tell(entry.id, m.CancelRun(request_id))
         elif isinstance(one.request, m.Ask):
             if one.incarnation is None:  # else the model answers it, and says when that is done
@@ -237,8 +237,8 @@ class InflightActor(WaitingForModels):
 
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:
         for entry in changed:
-            model = entry.id.removeprefix("model:")
-            if model == entry.id:
+            model = model_of(entry.id)
+            if model is None:
                 continue
             now = self.directory.get(entry.id)
             if now is None:

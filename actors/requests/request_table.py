@@ -9,6 +9,7 @@ from actors import messages as m
 from actors.messages.journal import JournalKeeper, Noted
 from actors.requests.crash_attribution import POISON_CRASHES
 from actors.requests.questions import is_repeatable
+from cache.answers import Miss, MissReason
 
 if TYPE_CHECKING:
     from supervision import Address, Entry
@@ -190,6 +191,6 @@ def cancelled(request_id: str, one: InFlight) -> m.Completed:
         finish_key=None,
         stop_sequence=None,
         usage=m.Usage(len(noted.prompt), 0, len(noted.accepted)),
-        cache=m.CacheReport(m.HitKind.COLD, "none", 0.0, "not_started"),
+        cache=m.CacheReport(m.HitKind.COLD, "none", 0.0, Miss(MissReason.NOT_STARTED)),
         timings=m.Timings(0.0, 0.0, 0.0, 0.0, 0.0),
     )

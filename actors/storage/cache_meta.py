@@ -13,13 +13,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors import messages as m
+from actors.messages.actor_ids import actor_of, holder_name, model_of
 from actors.messages.payload import PayloadGone, read_payload
 from actors.storage.admin_queries import CacheAdmin
 from actors.storage.lookup_stats import LookupTimes
 from actors.storage.row_import import Adoption
 from actors.storage.tier_copies import Copies
 from cache import refs
-from cache.answers import RAM, Evicted, Match, MissReason, Refusal, RowRequest
+from cache.answers import (
+    RAM,
+    Evicted,
+    Match,
+    Miss,
+    MissReason,
+    Refusal,
+    RefusalReason,
+    RowRequest,
+)
 from cache.arena import arena_page_bytes, mark_free
 from cache.index import CacheIndex
 from cache.rows import SaveReason
@@ -88,6 +98,7 @@ class CacheMetaActor(Worker):
         self._is_adopting = False
         self._is_missing_logged = False
         self._rejected = 0
+        self._refused_at_start = 0
         self._abandoned = 0
         self._went_on = 0
         self._quarantined = 0
@@ -140,7 +151,8 @@ class CacheMetaActor(Worker):
         try:
             tokens = read_payload(ask.tokens)
         except PayloadGone as gone:
-            return m.PrefixResolved(ask.ref, 0, b"", 0, f"payload_gone:{gone}")
+            miss = Miss(MissReason.PAYLOAD_GONE, detail=str(gone))
+            return m.PrefixResolved(ask.ref, 0, b"", 0, miss)
         match = self._index.lookup(time.monotonic(), ask.holder, ask.root, tokens)
         self._copies.hit(match.blocks)
         if match.miss is not None and match.miss.reason is MissReason.BEING_WRITTEN:
@@ -154,8 +166,8 @@ class CacheMetaActor(Worker):
             is_late = self._index.is_being_written(ask.key)
             if is_late:
                 self._want_tails()
-            why = f"{MissReason.BEING_WRITTEN.value}:0" if is_late else "parent_unknown"
-            return m.PrefixResolved(ask.ref, 0, b"", 0, why)
+            miss = Miss(MissReason.BEING_WRITTEN, 0) if is_late else Miss(MissReason.PARENT_UNKNOWN)
+            return m.PrefixResolved(ask.ref, 0, b"", 0, miss)
         self._copies.hit(match.blocks)
         return _resolved(ask.ref, match, with_keys=True)
 
@@ -179,7 +191,8 @@ class CacheMetaActor(Worker):
 
     def _reserve(self, ask: m.ReserveRows) -> m.RowsReserved:
         if RAM not in self._scanned or time.monotonic() < self._grants_from:
-            refused = tuple((row.key, "starting") for row in ask.rows)
+            refused = tuple((row.key, RefusalReason.STARTING) for row in ask.rows)
+            self._refused_at_start += len(refused)
             return m.RowsReserved(ask.ref, self.incarnation, (), refused)
         self._holders.add(ask.holder)
         reason = SaveReason(ask.reason)
@@ -190,11 +203,11 @@ class CacheMetaActor(Worker):
         answers, evicted = self._index.reserve(time.monotonic(), ask.holder, wanted)
         self._dispose(evicted)  # before anybody may write there, see cache.answers.Reserved
         offsets: list[tuple[bytes, int]] = []
-        refusals: list[tuple[bytes, str]] = []
+        refusals: list[tuple[bytes, RefusalReason]] = []
         ends: list[tuple[bytes, bytes]] = []
         for row, answer in zip(wanted, answers, strict=True):
             if isinstance(answer, Refusal):
-                refusals.append((answer.key, answer.reason.value))
+                refusals.append((answer.key, answer.reason))
             elif answer.offset is not None:
                 offsets.append((answer.key, answer.offset))
                 if packed := self._index.ends_in(row):
@@ -228,8 +241,8 @@ class CacheMetaActor(Worker):
 
     def _want_tails(self) -> bool:
         """Have rows written that models hold back; whether anybody has reserved some."""
-        writers = [holder.partition("#")[0] for holder in self._index.writers()]
-        models = [child for child in writers if child.startswith("model:")]
+        writers = map(actor_of, self._index.writers())
+        models = [child for child in writers if model_of(child) is not None]
         for child in models:
             self.tell(child, m.WriteTails())
         return bool(models)
@@ -257,7 +270,9 @@ class CacheMetaActor(Worker):
         """When the node stops, all that waits is still written; on a restart it waits longer."""
         if self._node_stops:
             self._index.hurry()
-        self._copies.writer_stops(f"writer#{incarnation}", writer, finish=self._node_stops)
+        self._copies.writer_stops(
+            holder_name("writer", incarnation), writer, finish=self._node_stops
+        )
 
     def _take_in(self, message: m.RowsFound | m.TierChanged) -> None:
         """Rows that were found, after those found before: at once, or a slice at a time."""
@@ -294,7 +309,7 @@ class CacheMetaActor(Worker):
         entry = self.directory.get(child)
         if entry is None or not entry.is_up:
             return None
-        holder = f"{child}#{entry.incarnation}"
+        holder = holder_name(child, entry.incarnation)
         self._holders.add(holder)
         return holder
 
@@ -341,8 +356,9 @@ class CacheMetaActor(Worker):
 
     def _set_alive(self, child: str, entry: Entry | None) -> None:
         """Give back what earlier processes of this child had reserved."""
-        alive = f"{child}#{entry.incarnation}" if entry is not None and entry.is_up else None
-        dead = [h for h in self._holders if h.startswith(f"{child}#") and h != alive]
+        is_up = entry is not None and entry.is_up
+        alive = holder_name(child, entry.incarnation) if entry is not None and is_up else None
+        dead = [one for one in self._holders if actor_of(one) == child and one != alive]
         for holder in dead:
             self._holders.discard(holder)
             self._dispose(self._index.holder_died(holder))
@@ -383,7 +399,10 @@ class CacheMetaActor(Worker):
             "saves": dict(snapshot.saves),
             "evictions": snapshot.evictions,
             "adopted": snapshot.adopted,
-            "refused": dict(snapshot.refused),
+            "refused": {
+                **snapshot.refused,
+                RefusalReason.STARTING.value: self._refused_at_start,
+            },
             "rejected": self._rejected,
             "abandoned": self._abandoned,
             "tails_not_written": self._went_on,
@@ -412,6 +431,5 @@ class CacheMetaActor(Worker):
 
 
 def _resolved(ref: str, match: Match, *, with_keys: bool = False) -> m.PrefixResolved:
-    miss = None if match.miss is None else f"{match.miss.reason.value}:{match.miss.at}"
     blocks = refs.pack_blocks(match.blocks, with_keys=with_keys)
-    return m.PrefixResolved(ref, match.n_tokens, blocks, match.lease, miss)
+    return m.PrefixResolved(ref, match.n_tokens, blocks, match.lease, match.miss)

@@ -17,6 +17,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actors import messages as m
+from actors.messages.actor_ids import (
+    actor_of,
+    holder_name,
+    model_of,
+    tier_actor_id,
+    tier_of,
+)
 from cache.answers import RAM, BlockRef, Evicted, Refusal, Reservation
 from cache.index import CacheIndex
 
@@ -117,7 +124,7 @@ class Copies:
         if leaving is None or leaving.has_last:
             return
         # A model that has just ended may have sent rows that are not here yet.
-        is_awaited = any(one.startswith("model:") for one in self._index.writers())
+        is_awaited = any(model_of(actor_of(one)) is not None for one in self._index.writers())
         has_more = is_awaited or any(map(self._has_more, self._tiers.values()))
         if not leaving.finish or not has_more:
             leaving.has_last = True
@@ -156,7 +163,7 @@ class Copies:
 
     def _is_scanned(self, tier: _FileTier) -> bool:
         """Whether nobody scans there now: a scan takes a file being written for an orphan."""
-        alive = self._holder(f"tier:{tier.name}")
+        alive = self._holder(tier_actor_id(tier.name))
         return alive is not None and alive == tier.scanned_by
 
     def _room(self, tier: _FileTier) -> int:
@@ -252,7 +259,7 @@ class Copies:
 
     def quarantine(self, tier: str, key: bytes) -> None:
         """Have a bad file put aside; another one of its name is not written before that is done."""
-        self._send(f"tier:{tier}", m.QuarantineFile(key))
+        self._send(tier_actor_id(tier), m.QuarantineFile(key))
         self.drop_files(tier, (key,))
 
     def drop_files(self, tier: str, keys: Sequence[bytes]) -> None:
@@ -262,7 +269,7 @@ class Copies:
             self._drops += 1
             order = m.DropFiles(self._drops, tuple(keys[at : at + KEYS_PER_DROP]))
             # A tier that is not up scans when it is: what it finds is taken in, or dropped again.
-            if self._send(f"tier:{tier}", order):
+            if self._send(tier_actor_id(tier), order):
                 place.dropping.add(self._drops)
 
     def _dropped(self, done: m.FilesDropped) -> None:
@@ -277,11 +284,11 @@ class Copies:
     def scanned(self, tier: str, incarnation: int) -> None:
         """A tier has told of all its rows."""
         if tier in self._tiers:
-            self._tiers[tier].scanned_by = f"tier:{tier}#{incarnation}"
+            self._tiers[tier].scanned_by = holder_name(tier_actor_id(tier), incarnation)
 
     def child_changed(self, child: str, *, is_new: bool) -> None:
         """A process of the cache has ended, or another one has taken its place."""
-        tier = self._tiers.get(child.removeprefix("tier:"))
+        tier = self._tiers.get(tier_of(child) or "")
         if tier is not None and is_new:
             tier.dropping.clear()
             tier.held_back.clear()
@@ -303,7 +310,7 @@ class Copies:
         if tier.is_open:
             tier.is_open, tier.detail = False, "the writer ended; what it left is being looked for"
             self._index.open_tier(tier.name, is_open=False)
-        self._send(f"tier:{tier.name}", m.WatchTier(tier.detail))
+        self._send(tier_actor_id(tier.name), m.WatchTier(tier.detail))
 
     def _tier_changed(self, now: float, change: m.TierChanged) -> None:
         """A tier's own process says how its directory is."""
@@ -342,7 +349,7 @@ class Copies:
         tier.held_back.clear()
         self._index.open_tier(tier.name, is_open=False)
         if watch:
-            self._send(f"tier:{tier.name}", m.WatchTier(detail))
+            self._send(tier_actor_id(tier.name), m.WatchTier(detail))
         if not tier.is_warned:
             tier.is_warned = True
             self._log.warning(

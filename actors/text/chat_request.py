@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+from actors.messages.errors import InvalidRequest
+
 MAX_CHAT_BYTES: Final = 16 << 20
 MAX_MESSAGES: Final = 16_384
 _ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
@@ -25,7 +27,7 @@ _PYTHON_TYPES: Final = {
 }  # fmt: skip
 
 
-class BadChat(Exception):
+class BadChat(InvalidRequest):
     """The caller's request is not a conversation; the text says where and why."""
 
 

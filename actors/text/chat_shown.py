@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from actors.messages.errors import UnsupportedRequest
 from actors.text.chat_request import Chat
 from actors.text.chat_template import ChatTemplate, TemplateFailed, TemplateStopped
 
@@ -22,7 +23,7 @@ _MAX_SINGLE: Final = 8  # renderings for parts that are looked at one by one
 _WORD: Final = "zqshown{}z"
 
 
-class NotShown(Exception):
+class NotShown(UnsupportedRequest):
     """The template leaves out what the caller sent; the text names it."""
 
 

@@ -24,6 +24,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from actors.messages.errors import InvalidRequest
 from actors.text.chat_request import Shape
 from actors.text.template_limits import (
     MAX_OUTPUT_CHARS,
@@ -44,7 +45,7 @@ _CONCAT: Final = "_concatenated"
 _LEFT_OUT: Final = ("center", "filesizeformat", "pprint", "urlize", "wordwrap", "xmlattr")
 
 
-class TemplateFailed(Exception):
+class TemplateFailed(InvalidRequest):
     """The template refused this conversation, is broken, or used too much."""
 
 

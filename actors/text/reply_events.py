@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from actors import messages as m
+from actors.messages.errors import InvalidRequest, UnsupportedRequest
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.markers import Markers
-from actors.text.marker_scanner import Kind, is_open
+from actors.text.marker_scanner import is_open
 from actors.text.reply_parser import Delta, ReplyStream, Span
 from actors.text.thinking_signature import sign
 from cache import tokens as token_bytes
@@ -24,19 +25,14 @@ TAIL_TOKENS: Final = 32  # of a prompt; more than any start marker and the line 
 TAIL_CHARS: Final = 512
 PAGE_BYTES: Final = 24 << 10
 PAGE_TOKENS: Final = 4096  # 16 KiB; both together stay below the 64 KiB of a message
-KINDS: Final = {
-    Kind.TEXT: m.TextKind.TEXT,
-    Kind.THINKING: m.TextKind.THINKING,
-    Kind.TOOL_CALL: m.TextKind.TOOL_CALL,
-}
 Event = m.TokensDelivered | m.SpanEnded
 
 
-class NoMarkers(Exception):
+class NoMarkers(UnsupportedRequest):
     """The request asks for what this model has no markers for."""
 
 
-class BadBudget(Exception):
+class BadBudget(InvalidRequest):
     """The thinking budget makes no sense."""
 
 
@@ -89,14 +85,14 @@ class ReplyRules:
 
     def ended(self, ref: str, span: Span) -> Iterator[m.SpanEnded]:
         """What is said of a span that has ended, in pages."""
-        signature = sign(self.signing_key, span.body) if span.kind is Kind.THINKING else b""
+        signature = sign(self.signing_key, span.body) if span.kind is m.TextKind.THINKING else b""
         packed, step = token_bytes.pack(span.tokens), PAGE_TOKENS * token_bytes.TOKEN_BYTES
         n_pages = max(1, -(-len(span.content) // PAGE_BYTES), -(-len(packed) // step))
         for page in range(n_pages):
             yield m.SpanEnded(
                 ref=ref,
                 number=span.number,
-                kind=KINDS[span.kind],
+                kind=span.kind,
                 page=page,
                 content=span.content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES],
                 tokens=packed[page * step : (page + 1) * step],
@@ -126,10 +122,9 @@ class Teller:
             packed = (
                 _ONE.pack(*part.tokens) if len(part.tokens) == 1 else token_bytes.pack(part.tokens)
             )
-            kind = KINDS[part.kind]
             events.append(
                 m.TokensDelivered(
-                    self.ref, self.n_tokens, packed, part.text, self.n_chars, kind,
+                    self.ref, self.n_tokens, packed, part.text, self.n_chars, part.kind,
                     self.logprobs.take(len(part.tokens)),
                 )
             )  # fmt: skip
@@ -176,12 +171,12 @@ def merged(events: list[Event], max_chars: int, max_tokens: int) -> list[Event]:
 
 def _opened(
     thinking: tuple[str, ...], backend: Backend, text: str | None, tokens: list[int]
-) -> Kind:
+) -> m.TextKind:
     if not thinking:
-        return Kind.TEXT
+        return m.TextKind.TEXT
     tail = (
         text[-TAIL_CHARS:].encode("utf-8", "replace")
         if text
         else backend.detokenize(tokens[-TAIL_TOKENS:], special=True)
     )
-    return Kind.THINKING if is_open(tail, thinking[0]) else Kind.TEXT
+    return m.TextKind.THINKING if is_open(tail, thinking[0]) else m.TextKind.TEXT

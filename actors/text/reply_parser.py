@@ -11,8 +11,9 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from actors.messages.text_kind import TextKind
 from actors.text.incremental_text import TextStream
-from actors.text.marker_scanner import Kind, MarkerScanner, Part, Piece
+from actors.text.marker_scanner import MarkerScanner, Part, Piece
 
 GRACE_TOKENS = 8
 """Beyond its budget that a thought may take while its last bytes may be the end marker."""
@@ -21,7 +22,7 @@ GRACE_TOKENS = 8
 class Delta(NamedTuple):
     """Tokens and text of one kind; either may be empty."""
 
-    kind: Kind
+    kind: TextKind
     tokens: tuple[int, ...]
     text: str
 
@@ -32,7 +33,7 @@ class Span:
 
     number: int
     """Of the spans of this reply, from 0."""
-    kind: Kind
+    kind: TextKind
     content: bytes
     """Its exact bytes, markers included, control tokens as they are written."""
     tokens: tuple[int, ...]
@@ -56,7 +57,7 @@ class ReplyStream:
         *,
         thinking: tuple[str, ...] = (),
         tool_call: tuple[str, ...] = (),
-        opened: Kind = Kind.TEXT,
+        opened: TextKind = TextKind.TEXT,
         thinking_budget: int | None = None,
     ) -> None:
         """Without markers, everything is text. ``thinking_budget`` counts tokens of thinking."""
@@ -83,7 +84,7 @@ class ReplyStream:
         self._span_at = 0
         self._n_start = 0
         self._content = bytearray()
-        self._is_open = self.was_opened = opened is not Kind.TEXT
+        self._is_open = self.was_opened = opened is not TextKind.TEXT
         self.opened_tokens: int | None = None
         """Tokens until the end of the span that the prompt had opened; ``None`` while it lasts."""
         self._last_words: list[Piece] = []
@@ -100,21 +101,21 @@ class ReplyStream:
         return self._scanner is not None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> TextKind:
         """Of the next byte, as far as is known."""
-        return Kind.TEXT if self._scanner is None else self._scanner.kind
+        return TextKind.TEXT if self._scanner is None else self._scanner.kind
 
     @property
     def is_structure(self) -> bool:
         """Inside a tool call, and not in its payload."""
         scanner = self._scanner
-        return scanner is not None and scanner.kind is Kind.TOOL_CALL and not scanner.in_payload
+        return scanner is not None and scanner.kind is TextKind.TOOL_CALL and not scanner.in_payload
 
     @property
     def must_stop_thinking(self) -> bool:
         """The budget is used up inside a thought."""
         scanner = self._scanner
-        if self._budget is None or scanner is None or scanner.kind is not Kind.THINKING:
+        if self._budget is None or scanner is None or scanner.kind is not TextKind.THINKING:
             return False
         over = self._n_thinking - self._budget
         return over >= (GRACE_TOKENS if scanner.holds_back and self._budget else 0)
@@ -134,7 +135,7 @@ class ReplyStream:
         """Add a token. ``written`` is what stands for a control token that shows nothing."""
         self._tokens.append(token)
         if self._scanner is None:
-            return [Delta(Kind.TEXT, (token,), self._text.feed(visible))]
+            return [Delta(TextKind.TEXT, (token,), self._text.feed(visible))]
         data = visible or written or b""
         start = self._ends[-1] if self._ends else 0
         self._ends.append(start + len(data))
@@ -143,9 +144,9 @@ class ReplyStream:
         )
         if data and not visible:
             self._silent.append((start, start + len(data)))
-        thought = self._scanner.kind is Kind.THINKING
+        thought = self._scanner.kind is TextKind.THINKING
         out = self._take(self._scanner.feed(data))
-        self._n_thinking += thought and self._scanner.kind is Kind.THINKING
+        self._n_thinking += thought and self._scanner.kind is TextKind.THINKING
         return _joined(out + self._due(self._scanner.kind))
 
     def end_with(self, written: bytes) -> None:
@@ -168,7 +169,7 @@ class ReplyStream:
         rest = tuple(self._tokens[self._n_delivered :]) if self._scanner is not None else ()
         self._n_delivered = len(self._tokens)
         if text or rest:
-            out.append(Delta(Kind.TEXT, rest, text))
+            out.append(Delta(TextKind.TEXT, rest, text))
         return _joined(out)
 
     # ── pieces ──────────────────────────────────────────────────────────────────────────────────
@@ -182,7 +183,7 @@ class ReplyStream:
                 out += self._open()
             visible = self._shown(data)
             self._at += len(data)
-            if kind is Kind.TEXT:
+            if kind is TextKind.TEXT:
                 out.append(Delta(kind, self._reached(), self._text.feed(visible)))
                 continue
             self._content += data
@@ -198,9 +199,9 @@ class ReplyStream:
         """A span begins: the text before it is complete."""
         text = self._text.finish()
         self._is_open, self._span_at = True, self._at
-        return [Delta(Kind.TEXT, (), text)] if text else []
+        return [Delta(TextKind.TEXT, (), text)] if text else []
 
-    def _close(self, kind: Kind, n_end: int) -> list[Delta | Span]:
+    def _close(self, kind: TextKind, n_end: int) -> list[Delta | Span]:
         rest = self._inner.finish()
         out: list[Delta | Span] = [Delta(kind, (), rest)] if rest else []
         first = bisect_right(self._ends, self._span_at)
@@ -247,7 +248,7 @@ class ReplyStream:
             self._n_delivered += 1
         return tuple(self._tokens[first : self._n_delivered])
 
-    def _due(self, kind: Kind) -> list[Delta | Span]:
+    def _due(self, kind: TextKind) -> list[Delta | Span]:
         """Tokens without any bytes, at a place whose kind is known."""
         first = self._n_delivered
         while (

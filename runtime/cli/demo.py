@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from actors.messages.actor_ids import model_actor_id
 from cache.keys import BLOCK_TOKENS
 from runtime.cli.cache.flush import is_flushed
 from runtime.client.results import Completion
@@ -214,7 +215,7 @@ def _must_be_kept(
 
 
 def _kill_model(node: Node) -> None:
-    model = node.tree().find(f"model:{MODEL}")
+    model = node.tree().find(model_actor_id(MODEL))
     if model is None or model.pid is None:
         raise DemoFailed("the model has no process to kill")
     os.kill(model.pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from actors import messages as m
-from actors.messages.actor_ids import model_actor_id
+from actors.messages.actor_ids import model_actor_id, model_of
 from actors.messages.payload import PayloadKeeper
 from cache import tokens as token_bytes
 from runtime import errors
@@ -145,7 +145,7 @@ class Client:
 
     def models(self) -> list[ModelStatus]:
         """Loaded and loading models, by id."""
-        entries = [e for e in self.directory() if e.id.startswith("model:") and e.state != "down"]
+        entries = [e for e in self.directory() if model_of(e.id) and e.state != "down"]
         return [self._model_status(entry) for entry in sorted(entries, key=lambda e: e.id)]
 
     def model_status(self, model: str) -> ModelStatus:
@@ -173,7 +173,7 @@ class Client:
     def _model_status(self, entry: Entry) -> ModelStatus:
         details = self._report(entry)
         return ModelStatus(
-            id=entry.id.removeprefix("model:"),
+            id=model_of(entry.id) or entry.id,
             state=entry.state,
             pid=entry.pid,
             incarnation=entry.incarnation,

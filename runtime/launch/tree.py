@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from actors.messages.actor_ids import tier_actor_id
 from actors.messages.pressure_settings import PressureSettings
 from actors.node.registry import RegistryArgs
 from actors.storage.cache_meta import CacheMetaArgs
@@ -88,7 +89,7 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
                         ),
                         *(
                             ChildSpec(
-                                f"tier:{tier.name}",
+                                tier_actor_id(tier.name),
                                 "actors.storage.file_tier.FileTierActor",
                                 FileTierArgs(
                                     tier.name,

@@ -26,22 +26,6 @@ KEYS: Final = (
     "tail_disk_delay_s",
     "session_resume_wait_ms",
 )
-REPLACED: Final[Mapping[str, str]] = {
-    "cold_min_tokens": "every complete block of a prompt is saved; min_tokens sets the least",
-    "cold_max_tokens": "prompts of any length are saved, block by block; leave it out",
-    "continued_interval": (
-        "each block is saved when it is complete, once; save_while_generating turns that off"
-    ),
-    "boundary_trim_tokens": (
-        "a hit may end anywhere, also inside a block, so nothing has to be trimmed; leave it out"
-    ),
-    "boundary_align_tokens": "blocks of 64 tokens are the alignment; leave it out",
-    "evict_save_timeout_ms": (
-        "the room for the end of a sequence is reserved beforehand, so an eviction waits for "
-        "nothing; leave it out"
-    ),
-}
-"""Gates of caches that store whole prefixes, and what blocks have in their place."""
 TABLES: Final = ("live", "logits", "restore")
 """Tables beside ``[save]`` whose values are part of the policy."""
 _SIZES: Final = ("memory_bytes",)
@@ -52,13 +36,7 @@ Policy = TypeVar("Policy", SavePolicy, LivePolicy, LogitsPolicy, RestorePolicy)
 
 def save_policy_from(values: object, tables: Mapping[str, object] | None = None) -> SavePolicy:
     """The policy of a ``[save]`` table and those beside it; raises ConfigError naming the key."""
-    if isinstance(values, SavePolicy):
-        policy = values
-    else:
-        for key in values if isinstance(values, Mapping) else ():
-            if key in REPLACED:
-                raise ConfigError(f"save.{key}", f"there is no such gate here: {REPLACED[key]}")
-        policy = _changed(SAVE_ALL, values, "save", KEYS)
+    policy = values if isinstance(values, SavePolicy) else _changed(SAVE_ALL, values, "save", KEYS)
     more = {
         name: _changed(getattr(policy, name), values, name, _fields(getattr(policy, name)))
         for name, values in (tables or {}).items()

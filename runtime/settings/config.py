@@ -25,7 +25,7 @@ from native.system_memory import MACHINE, MemoryLimit, tightest_limit
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.errors import ConfigError
-from runtime.settings.cache_policy import KEYS, REPLACED, TABLES, save_mapping, save_policy_from
+from runtime.settings.cache_policy import KEYS, TABLES, save_mapping, save_policy_from
 from runtime.settings.load_options import model_params
 from runtime.settings.markers import KEYS as MARKER_KEYS
 from runtime.settings.markers import markers_from, markers_mapping
@@ -283,7 +283,7 @@ def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
     """Build a configuration from plain values, as TOML and JSON give them."""
     known = {f.name for f in dataclasses.fields(RuntimeConfig)} | set(TABLES)
     unknown = sorted(set(settings) - known)
-    if unknown and unknown[0] in {*KEYS, *REPLACED}:
+    if unknown and unknown[0] in KEYS:
         save_policy_from({unknown[0]: settings[unknown[0]]})
         raise ConfigError(unknown[0], "belongs into the table [save]")
     if unknown:

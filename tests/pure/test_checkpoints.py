@@ -28,7 +28,7 @@ from actors.kv.checkpoint_store import CheckpointStore
 from actors.kv.restore_cost import Piece, Rates
 from cache import refs, tokens
 from cache.allocation import PAGE_BYTES
-from cache.answers import RAM, Reservation, RowRequest
+from cache.answers import RAM, MissReason, Reservation, RowRequest
 from cache.arena import create_arena, mark_free
 from cache.index import CacheIndex
 from cache.policy import SAVE_ALL
@@ -119,9 +119,10 @@ class Cache:
             case m.LookupPrefix():
                 assert isinstance(message.tokens, bytes)
                 found = self.index.lookup(self.now, HOLDER, ROOT, message.tokens)
-                miss = None if found.miss is None else f"{found.miss.reason.value}:{found.miss.at}"
                 packed = refs.pack_blocks(found.blocks)
-                return m.PrefixResolved(message.ref, found.n_tokens, packed, found.lease, miss)
+                return m.PrefixResolved(
+                    message.ref, found.n_tokens, packed, found.lease, found.miss
+                )
             case m.ReserveRows():
                 return self._reserve(message)
             case m.RowsWritten():
@@ -155,7 +156,7 @@ class Cache:
             ask.ref,
             1,
             tuple((one.key, one.offset or 0) for one in granted),
-            tuple((one.key, one.reason.value) for one in refused),
+            tuple((one.key, one.reason) for one in refused),
         )
 
     def _free(self, evicted: object) -> None:
@@ -430,13 +431,13 @@ def test_a_state_that_is_slower_to_restore_than_to_compute_is_left_alone(arena: 
 @pytest.mark.parametrize(
     ("memory", "has_arena", "why"),
     [
-        ("checkpoint", True, ""),
-        ("checkpoint", False, "cache_off"),
-        ("none", True, "model_cannot_be_cut"),
+        ("checkpoint", True, None),
+        ("checkpoint", False, MissReason.CACHE_OFF),
+        ("none", True, MissReason.MODEL_CANNOT_BE_CUT),
     ],
 )
 def test_a_store_says_why_it_keeps_nothing(
-    arena: Path, memory: MemoryKind, has_arena: bool, why: str
+    arena: Path, memory: MemoryKind, has_arena: bool, why: MissReason | None
 ) -> None:
     backend = StubBackend.load("uncuttable", ModelParams())
     backend.info = replace(backend.info, memory=memory)
@@ -449,4 +450,4 @@ def test_a_store_says_why_it_keeps_nothing(
         tier_dirs={},
         granted_by=lambda: 1,
     )
-    assert (store.unusable_because, store.is_usable) == (why, not why)
+    assert (store.unusable_because, store.is_usable) == (why, why is None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from actors import messages as m
+from actors.messages.actor_ids import model_of
 from cache.answers import RAM
 from cache.arena import ArenaReader
 from cache.errors import CacheError
@@ -227,7 +228,7 @@ class CacheTender:
     def forget_live(self, model: str | None) -> None:
         """Have models drop what only their contexts hold, so that it is not stored afterwards."""
         for child, report in self.actors.items():
-            is_model = child.startswith("model:")
+            is_model = model_of(child) is not None
             if is_model and model in (None, (report or {}).get("model")):
                 self._client.connection.tell(child, m.ForgetLive())
                 self._client.ask(child, m.EvictLive(new_ref()))  # answered after it was done

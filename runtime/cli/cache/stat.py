@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from actors.messages.actor_ids import model_of
 from runtime.settings.sizes import format_size
 
 LEARNED: Final = (
@@ -31,10 +32,10 @@ def stat_of(actors: dict[str, Any]) -> dict[str, Any]:
             rest = {key: value for key, value in report.items() if key not in ("tier",)}
             tiers[report["tier"]] |= rest
     models = {
-        actor.removeprefix("model:"): report["cache"]
+        model: report["cache"]
         | {key: value for key, value in report.items() if key.startswith(LEARNED)}
         for actor, report in actors.items()
-        if actor.startswith("model:") and isinstance(report, dict) and "cache" in report
+        if (model := model_of(actor)) is not None and isinstance(report, dict) and "cache" in report
     }
     cache = {key: value for key, value in meta.items() if key != "tiers"}
     if cache:  # a model knows the ends of its own replies without asking
