@@ -38,11 +38,11 @@ from cache.answers import (
 from cache.chores import Chores
 from cache.counters import Counters
 from cache.facts import NamespaceFacts, RowFacts
+from cache.finish_keys import pack_ends, tails_in, unpack_ends
 from cache.keys import BLOCK_TOKENS, child_key
 from cache.rows import SaveReason
 from cache.table import RowTable
 from cache.tiers import Tier
-from cache.tips import pack_ends, tails_in, unpack_ends
 from cache.tokens import TIP, count, cut, pack
 from cache.writes import Reservations
 
@@ -116,7 +116,7 @@ class CacheIndex:
         """
         write = self._writes.open.get((RAM, key))
         if write is not None and write.holder == holder:
-            self._table.tips.add(self._table.now, write.request)
+            self._table.finish_keys.add(self._table.now, write.request)
         return self.abandon(holder, key)
 
     def ends_in(self, row: RowRequest) -> bytes:
@@ -128,7 +128,7 @@ class CacheIndex:
         if row.tokens.startswith(pack([TIP])):
             return b""
         stored = siblings.beginnings(nodes, nodes.find(row.parent), row.tokens)
-        ends = {*(nodes.n_tokens[at] for at in stored), *self._table.tips.inside(row)}
+        ends = {*(nodes.n_tokens[at] for at in stored), *self._table.finish_keys.inside(row)}
         return pack_ends(sorted(ends)) if ends else b""
 
     def learn(self, used: float, row: RowRequest, ends: bytes) -> None:
@@ -136,7 +136,7 @@ class CacheIndex:
         if not self._table.is_well_formed(row):
             return
         for tail in tails_in(row, unpack_ends(ends)):
-            self._table.tips.add(used, tail)
+            self._table.finish_keys.add(used, tail)
 
     def drop_contained(self, key: bytes) -> list[Evicted]:
         """Drop a tail from every tier whose kind holds a longer row that contains it.

@@ -94,12 +94,12 @@ def explain(table: RowTable, root: bytes, tip: int, child: int, shared: int, at:
 def chain_of(table: RowTable, key: bytes) -> tuple[list[int], int] | None:
     """The stored chain whose first tokens end with this key, and how many; None: not stored.
 
-    A key that no row has may be that of a tail which a longer row contains (``cache.tips``).
+    A key that no row has may be that of a tail which a longer row contains (``cache.finish_keys``).
     """
     path = ancestors(table, key)
     if path is not None:
         return path, table.nodes.start[path[-1]] + table.nodes.n_tokens[path[-1]]
-    tail = table.tips.get(key)
+    tail = table.finish_keys.get(key)
     if tail is None:
         return None
     before = [] if not tail.start else ancestors(table, tail.parent)

@@ -35,7 +35,7 @@ disposable. Every byte but the sixteen mutable ones (240..256) is covered: the h
 unsealed row is trusted only inside the arena, where the publish order (payload, then state) and the
 death of its writer leave it absent or whole. The metadata is msgpack, free-form, for people; but
 two keys are read by programs: ``replies``, see ``cache.text_marks``, and ``ends``, see
-``cache.tips``.
+``cache.finish_keys``.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from typing import Final
 from cache import eviction, siblings
 from cache.allocation import ArenaMap
 from cache.answers import RAM, BlockRef, Evicted, RowRequest
+from cache.finish_keys import FinishKeys
 from cache.keys import KEY_BYTES, child_key
 from cache.nodes import NIL, SUPERSEDED, Nodes
 from cache.tiers import Tier, place
-from cache.tips import Tips
 from cache.tokens import TIP, TOKEN_BYTES, pack
 
 SPARED: Final = 16  # rows that wait for a copy and are passed over before one of them is evicted
@@ -63,7 +63,7 @@ class RowTable:
         self.evictions = 0
         self.lost = 0  # evicted before the slower tier that should have them did
         self.tails_removed = 0  # copies that went because a longer row contains them
-        self.tips = Tips()
+        self.finish_keys = FinishKeys()
 
     def is_well_formed(self, request: RowRequest) -> bool:
         """Sizes, position, parent and key of a request fit together."""
@@ -244,7 +244,7 @@ class RowTable:
         Callers have that key whether the tail itself was stored, refused or evicted.
         """
         if len(row.tokens) < self.block_tokens * TOKEN_BYTES:
-            self.tips.add(used, row)
+            self.finish_keys.add(used, row)
 
     def shed(self, at: int) -> list[Evicted]:
         """A tier has got this row: drop what it contains, and the row where it is contained.
@@ -274,7 +274,7 @@ class RowTable:
         tail = self.nodes.request(at)
         for tier in self.tiers.values():
             if self.is_evictable(at, tier) and self.is_contained(tail, tier, by):
-                self.tips.add(self.now, tail)
+                self.finish_keys.add(self.now, tail)
                 gone += self.drop(at, tier)
                 self.tails_removed += 1
         return gone

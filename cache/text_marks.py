@@ -13,11 +13,11 @@ sequence, u16 count and as many u32: tokens after that position, which are in no
 from __future__ import annotations
 
 import struct
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from cache.errors import CorruptRow
+from cache.lru import LruMap
 from cache.rows import decode_meta
 from cache.tokens import TOKEN_BYTES, cut
 
@@ -95,18 +95,14 @@ class TextMarks:
     """Marks by digest, the latest ones."""
 
     def __init__(self, limit: int = MAX_MARKS) -> None:
-        self._limit = limit
-        self._known: OrderedDict[bytes, TextMark] = OrderedDict()
+        self._known: LruMap[bytes, TextMark] = LruMap(limit)
 
     def __len__(self) -> int:
         return len(self._known)
 
     def add(self, mark: TextMark) -> None:
-        """Remember; the oldest is forgotten."""
-        self._known[mark.digest] = mark
-        self._known.move_to_end(mark.digest)
-        if len(self._known) > self._limit:
-            self._known.popitem(last=False)
+        """Keep a mark; the one used longest ago is dropped."""
+        self._known.put(mark.digest, mark)
 
     def adopt(self, parent: bytes, start: int, tokens: bytes, packed: bytes) -> None:
         """Take in the marks of a row that was found; what is known already is newer."""

@@ -90,7 +90,7 @@ class RowsReserved:
     offsets: tuple[tuple[bytes, int], ...]
     refused: tuple[tuple[bytes, str], ...]
     ends: tuple[tuple[bytes, bytes], ...] = ()
-    """By key: where tails end that the row contains, see ``cache.tips``; for its metadata."""
+    """By key: where tails end that the row contains (``cache.finish_keys``), for its metadata."""
 
 
 @frozen
@@ -159,7 +159,7 @@ class StoredRow:
     marks: bytes = b""
     """As in ``RowWanted``."""
     ends: bytes = b""
-    """Where tails end that it contains, see ``cache.tips``."""
+    """Where tails end that it contains, see ``cache.finish_keys``."""
 
 
 @frozen
