@@ -130,7 +130,7 @@ def test_a_row_that_does_not_fit_together_teaches_nothing():
     index = make(disk=100_000)
     block = row(1, 2, 3, 4)
     lie = RowRequest(block.key, block.parent, ROOT, 4, block.tokens, SIZE)
-    index.learn(1.0, lie, pack_ends([2]))
+    index.add_finish_keys(1.0, lie, pack_ends([2]))
     index.adopt(1.0, "disk", block)
     assert resolved(index, 1, 2) is None
 
@@ -311,7 +311,7 @@ def test_rows_say_where_the_tails_in_them_end_and_a_new_index_learns_it():
     again = make(disk=100_000)
     again.adopt(1.0, "disk", block)
     assert resolved(again, 1, 2) is None
-    again.learn(0.5, block, ends)
+    again.add_finish_keys(0.5, block, ends)
     assert [resolved(again, 1), resolved(again, 1, 2), resolved(again, 1, 2, 3)] == [1, 2, None]
     assert unpack_ends(again.ends_in(block)) == (1, 2)
 
