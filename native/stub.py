@@ -27,19 +27,25 @@ from pathlib import Path
 from blake3 import blake3
 
 from native._buffers import borrowed
+from native._stub_adapters import StubAdapters
 from native._stub_cells import CELL_BYTES, BlockFormat, CellPool
-from native._stub_extras import N_EMBD, StubAdapters, StubEmbedder, StubExtras
-from native._stub_sampler import StubSamplers
-from native.backend import Batch, Buffer, ModelInfo
+from native._stub_embedder import N_EMBD, StubEmbedder
+from native._stub_sampler import StubSampler, choose, logprobs_of, new_sampler
+from native.adapters import LoadedAdapter
+from native.backend import Batch, Buffer, Logprobs, MemoryUse, ModelInfo, Sampler
 from native.errors import (
+    BackendClosed,
     DecodeAborted,
     InvalidParam,
     InvalidToken,
     NoKvSpace,
+    NotSupported,
     PromptTooLong,
     StateRefused,
 )
-from native.params import ModelParams
+from native.model_params import check_scale
+from native.params import ModelParams, SamplingParams
+from native.sampling import Breaker
 
 BEGIN, END, N_VOCAB, EOT = 256, 257, 258, 4
 _SPECIAL = {"<s>": BEGIN, "</s>": END}
@@ -53,7 +59,7 @@ UNCUTTABLE = "uncuttable"
 _PAD = 256  # llama.cpp rounds n_ctx up to this
 
 
-class StubBackend(StubExtras, StubSamplers):
+class StubBackend:
     """See ``native.backend.Backend``. Create with ``load``.
 
     ``seconds_per_token`` makes every decoded row take that long; an abort ends the wait at once.
@@ -172,6 +178,35 @@ class StubBackend(StubExtras, StubSamplers):
                 raise InvalidParam("row", row, "the last decode made no logits for this row")
             return array("f", found)
 
+    # --- sampling -----------------------------------------------------------------------------
+
+    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> StubSampler:
+        self._live()
+        breakers = [self._breaker(text) for text in params.dry_breakers if params.dry_multiplier]
+        return new_sampler(params, history, breakers, N_VOCAB, self._live)
+
+    def sample(self, row: int, sampler: Sampler, index: int) -> int:
+        return self.sample_from(self.logits(row), sampler, index)
+
+    def sample_from(self, logits: array[float], sampler: Sampler, index: int) -> int:
+        self._live()
+        return choose(logits, sampler, index, N_VOCAB)
+
+    def logprobs(self, row: int, token: int, n: int) -> Logprobs:
+        return self.logprobs_from(self.logits(row), token, n)
+
+    def logprobs_from(self, logits: array[float], token: int, n: int) -> Logprobs:
+        self._live()
+        return logprobs_of(logits, token, n, N_VOCAB)
+
+    def _breaker(self, text: str) -> Breaker:
+        return Breaker.of(
+            text,
+            N_VOCAB,
+            lambda token: self.piece(token, special=True),
+            lambda sought: self.tokenize(sought, add_special=False, parse_special=True),
+        )
+
     # --- sequences ----------------------------------------------------------------------------
 
     def seq_remove(self, seq: int, start: int, end: int = -1) -> bool:
@@ -284,6 +319,49 @@ class StubBackend(StubExtras, StubSamplers):
             raise InvalidParam("range", 0, "the sequence holds nothing")
         return held[1] + 1
 
+    # --- adapters -----------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[LoadedAdapter, ...]:
+        return self._adapters.all
+
+    def load_adapter(self, path: str | Path, scale: float = 1.0) -> LoadedAdapter:
+        check_scale(scale)
+        with self._lock:
+            self._require_empty()
+            loaded = self._adapters.load(path, scale)
+            self._cells.salt = self._adapters.salt
+            return loaded
+
+    def scale_adapter(self, adapter: int, scale: float) -> None:
+        check_scale(scale)
+        with self._lock:
+            self._require_empty()
+            self._adapters.rescale(adapter, scale)
+            self._cells.salt = self._adapters.salt
+
+    def remove_adapter(self, adapter: int) -> None:
+        with self._lock:
+            self._require_empty()
+            self._adapters.remove(adapter)
+            self._cells.salt = self._adapters.salt
+
+    # --- embeddings and memory ----------------------------------------------------------------
+
+    def embedder(self) -> StubEmbedder:
+        self._live()
+        if self._params.vocab_only:
+            raise NotSupported("the model was loaded with vocab_only: it has no weights")
+        return self._embedder
+
+    def memory_use(self) -> MemoryUse:
+        self._live()
+        self._require_context()
+        return MemoryUse(0, self.info.n_ctx * self.info.kv_bytes_per_token, 0, 0, 0, 0)
+
+    def gpus(self) -> tuple[tuple[str, int, int], ...]:
+        return ()
+
     # --- life ---------------------------------------------------------------------------------
 
     def request_abort(self) -> None:
@@ -294,11 +372,34 @@ class StubBackend(StubExtras, StubSamplers):
         self._live()
         self._abort.clear()
 
+    def rebuild(self) -> None:
+        with self._lock:
+            self._live()
+            self._require_context()
+            self._cells = CellPool(self.info.n_ctx, self.info.n_seq_max)
+            self._cells.salt = self._adapters.salt
+            self._rows.clear()
+            self._abort.clear()
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
             self._embedder.close()
             self._rows.clear()
+
+    def _require_empty(self) -> None:
+        self._live()
+        self._require_context()
+        if not self._cells.is_empty:
+            raise InvalidParam("adapter", 0, "no sequence may hold KV of the other weights")
+
+    def _require_context(self) -> None:
+        if not self.info.can_generate:
+            raise NotSupported(f"{self.info.description} has no context: it cannot generate")
+
+    def _live(self) -> None:
+        if self._closed:
+            raise BackendClosed("the backend was closed")
 
     def _check_seq(self, seq: int) -> None:
         if not 0 <= seq < self.info.n_seq_max:

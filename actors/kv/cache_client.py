@@ -16,7 +16,7 @@ from actors import messages as m
 from actors.engine.batch_plan import Slice
 from actors.engine.request import Request
 from actors.kv.deferred_tails import LateTails
-from actors.kv.finish_keys import RecentTips
+from actors.kv.finish_keys import RecentFinishKeys
 from actors.kv.store import KvStore
 from actors.text.reply_marks import Mark
 from cache import tokens as token_bytes
@@ -47,7 +47,7 @@ class CacheDialogue:
         self._store = store
         self._send = send
         self._settled = settled
-        self._tips = RecentTips()
+        self._finish_keys = RecentFinishKeys()
         self.hits_resume = 0
         """Parents that this process knew without asking."""
         self.tails: LateTails | None = None
@@ -69,9 +69,9 @@ class CacheDialogue:
     def saw_step(self, n_tokens: int, seconds: float) -> None:
         self._store.rates.saw_step(n_tokens, seconds)
 
-    def forget_tips(self) -> None:
-        """Do not know the ends of replies any more that are stored nowhere."""
-        self._tips.clear()
+    def forget_finish_keys(self) -> None:
+        """Drop the ends of replies that are stored nowhere."""
+        self._finish_keys.clear()
 
     def figures(self) -> dict[str, float]:
         """Learned speeds and what saving cost, for a status report."""
@@ -87,7 +87,7 @@ class CacheDialogue:
 
     def resolve_parent(self, request: Request) -> None:
         """Before the prompt is tokenised: which tokens does its ``parent_key`` stand for?"""
-        known = self._tips.get(request.parent_key)
+        known = self._finish_keys.get(request.parent_key)
         if known is not None:
             self.hits_resume += 1
             request.parent_tokens = known
@@ -250,7 +250,9 @@ class CacheDialogue:
         request.save_ref = None
         written = self._store.write(request, grants)
         if request.late_tail is not None:
-            self._tips.put(request.late_tail.row.key, request.tokens[: request.late_tail.end])
+            self._finish_keys.put(
+                request.late_tail.row.key, request.tokens[: request.late_tail.end]
+            )
         if written.published or written.abandoned:
             self._send("cache_meta", written)
         if self._offer(request) or not request.is_finished:

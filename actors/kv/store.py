@@ -26,10 +26,10 @@ from cache import keys, tokens
 from cache.answers import MissReason, RefusalReason
 from cache.arena import SlabWriter
 from cache.errors import CacheError
+from cache.finish_keys import ENDS_KEY, NO_ENDS
 from cache.policy import SAVE_ALL, SavePolicy, Span, at_finish, at_prompt_end, while_generating
 from cache.rows import RowHeader, SaveReason, encode_meta, row_bytes
 from cache.text_marks import META_KEY, RowMark, pack_marks
-from cache.tips import ENDS_KEY, NO_ENDS
 from native.backend import Backend
 from native.errors import NativeError
 

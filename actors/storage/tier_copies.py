@@ -248,7 +248,7 @@ class Copies:
         elif failed.refused_by in self._tiers:
             self._close(now, self._tiers[failed.refused_by], failed.detail, watch=True)
             if failed.refused_by == failed.tier:
-                self._index.want(failed.key)
+                self._index.requeue(failed.key)
 
     def _dispose_bad(self, failed: m.CopyFailed) -> None:
         gone = self._index.drop_location(failed.key, failed.source)

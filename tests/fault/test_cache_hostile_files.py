@@ -380,7 +380,7 @@ class NotOurs(PosixFilesystem):
 def test_a_file_that_may_not_be_read_costs_only_itself(tmp_path: Path) -> None:
     (one, first), (two, _) = put(tmp_path, 1), put(tmp_path, 2)
     files = NotOurs(first)
-    with pytest.raises(BadField, match="not ours"):
+    with pytest.raises(BadField, match="by this user"):
         open_row(files, tmp_path, one)
     found = rescan(files, tmp_path)
     assert [row.header.key for row in found.rows] == [two]

@@ -16,9 +16,15 @@ import pytest
 from actors import messages as m
 from native.stub import FATAL
 from runtime import Completion, Node, TokenEvent, errors
-from supervision import Entry
 from supervision.messages import new_ref
-from tests.support.runtime_nodes import Streaming, kill, pid_of, status_of
+from tests.support.runtime_nodes import (
+    Streaming,
+    entry_of,
+    inflight_status,
+    kill,
+    pid_of,
+    status_of,
+)
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.fault
@@ -28,18 +34,6 @@ POISON = "Tell me " + FATAL.decode("ascii") + " a story."
 
 def stop_process(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
-
-
-def entry_of(node: Node, model: str) -> Entry:
-    found = node.connection.where(f"model:{model}")
-    assert found is not None
-    return found
-
-
-def inflight_status(node: Node) -> dict[str, object]:
-    status = status_of(node, "inflight")
-    assert isinstance(status, dict)
-    return status
 
 
 @dataclass

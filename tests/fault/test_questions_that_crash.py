@@ -11,8 +11,7 @@ from actors import messages as m
 from native.stub import FATAL_TEXT
 from runtime import Node, errors
 from supervision.messages import new_ref
-from tests.fault.test_model_restarts import entry_of, inflight_status
-from tests.support.runtime_nodes import Streaming, kill, pid_of
+from tests.support.runtime_nodes import Streaming, entry_of, inflight_status, kill, pid_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.fault

@@ -23,7 +23,7 @@ from native import (
     TruncatedGguf,
     load_backend,
 )
-from native._stub_extras import MAGIC
+from native._stub_adapters import MAGIC
 from native.adapter_file import check_adapter
 from native.adapters import LoadedAdapter, adapters_identity
 from native.gguf_header import check_gguf

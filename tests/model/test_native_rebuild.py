@@ -137,14 +137,14 @@ def test_a_closed_backend_is_not_rebuilt(backend: Backend) -> None:
 def test_when_there_can_be_no_new_context_only_close_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from native import _extras
+    from native import llama
 
     backend = load_backend("llama", tiny_llama(tmp_path / "tiny.gguf"), PARAMS)
 
     def fails(*_: object) -> object:
         raise ContextCreateFailed("told to")
 
-    monkeypatch.setattr(_extras, "new_context", fails)
+    monkeypatch.setattr(llama, "new_context", fails)
     with pytest.raises(ContextCreateFailed):
         backend.rebuild()
     with pytest.raises(NotSupported):

@@ -274,7 +274,7 @@ def test_a_dead_holder_leaves_no_lease_and_no_reservation():
     save(index, *range(8))
     index.lookup(0, "m", ROOT, pack(range(8)))
     answers, _ = index.reserve(0, "m", chain(9, 9))
-    freed = index.holder_died("m")
+    freed = index.holder_exited("m")
     assert [gone.location for gone in freed] == [answers[0].offset]
     snapshot = index.snapshot()
     assert (snapshot.leases, snapshot.reservations) == (0, 0)
@@ -523,7 +523,7 @@ def test_what_a_dead_writer_had_in_hand_is_offered_again():
     save(index, *range(8))
     assert len(index.persist(0, "writer#1", "disk", 9).answers) == 2
     assert index.unpersisted("disk", 9) == []
-    index.holder_died("writer#1")
+    index.holder_exited("writer#1")
     assert [ref.key for ref in index.unpersisted("disk", 9)] == [r.key for r in chain(*range(8))]
 
 

@@ -23,8 +23,8 @@ from supervision.spec import (
     Strategy,
     SupervisorSpec,
 )
-from tests.pure.test_supervision_core import CRASHED, KILLED, World, spec
 from tests.support.examples import examples
+from tests.support.supervisor_world import CRASHED, KILLED, World, spec
 
 pytestmark = pytest.mark.pure
 

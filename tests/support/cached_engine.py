@@ -22,9 +22,9 @@ from actors.kv.store import KvStore
 from actors.storage.cache_meta import CacheMetaActor, CacheMetaArgs
 from cache import tokens as token_bytes
 from cache.arena import create_arena, scan_arena
+from cache.finish_keys import ends_in
 from cache.policy import LivePolicy, SavePolicy
 from cache.rows import HEADER_BYTES, RowHeader
-from cache.tips import ends_in
 from native.params import ModelParams, SamplingParams
 from native.stub import StubBackend
 from supervision import Address, ChildKind, Entry

@@ -29,6 +29,7 @@ from runtime import (
     errors,
 )
 from runtime.cli.cache.flush import is_flushed
+from supervision import Entry
 from supervision.messages import new_ref
 from supervision.process import start_ticks
 from tests.support.nodes import ROOT, alive, free_port, port_is_free
@@ -88,6 +89,18 @@ def status_of(node: Node, actor: str) -> dict[str, Any]:
     )
     assert found is not None
     return found
+
+
+def entry_of(node: Node, model: str) -> Entry:
+    """The directory entry of a model's actor."""
+    found = node.connection.where(f"model:{model}")
+    assert found is not None
+    return found
+
+
+def inflight_status(node: Node) -> dict[str, object]:
+    """The counts of the actor that holds the requests in flight."""
+    return status_of(node, "inflight")
 
 
 def emptied(node: Node) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from native._stub_extras import MAGIC
+from native._stub_adapters import MAGIC
 from runtime import Completion, CompletionEvent, Node, PrefillEvent, SpanEvent, TokenEvent, errors
 from runtime.embedded import path as embedded_path
 from tests.support.runtime_nodes import LeakCheck, kill, one_thread, pid_of, started

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from native._stub_extras import MAGIC
+from native._stub_adapters import MAGIC
 from runtime import Node
 from runtime.cli.main import main
 from tests.support.nodes import ROOT

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.kv import prompt_logits as first_logits
-from actors.kv.prompt_logits import LogitsMemory
+from actors.kv import prompt_logits
 from cache.errors import InvalidPolicy
 from cache.policy import LogitsPolicy
 from native.backend import Batch
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.pure
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 20)), max_size=40))
 def test_the_memory_keeps_what_was_used_last_within_its_limit(puts: list[tuple[int, int]]) -> None:
-    memory, latest = LogitsMemory(200), []
+    memory, latest = prompt_logits.logits_memory(200), []
     for name, n in puts:
         key = bytes([name])
         memory.put(key, array("f", [float(n)] * n))
@@ -38,12 +37,12 @@ def test_the_memory_keeps_what_was_used_last_within_its_limit(puts: list[tuple[i
 
 def test_logits_lie_behind_the_kv_and_only_a_whole_vocabulary_counts() -> None:
     logits = array("f", [1.5, -0.0, 3.4e38, 1e-45])
-    payload = memoryview(b"k" * 10 + first_logits.append_logits(7, logits))
-    n_tokens, found = first_logits.read(payload, 10, 4) or (0, array("f"))
+    payload = memoryview(b"k" * 10 + prompt_logits.append_logits(7, logits))
+    n_tokens, found = prompt_logits.read(payload, 10, 4) or (0, array("f"))
     assert n_tokens == 7
     assert found.tobytes() == logits.tobytes()
-    assert first_logits.read(payload, 10, 3) is None
-    assert first_logits.read(payload[:10], 10, 4) is None
+    assert prompt_logits.read(payload, 10, 3) is None
+    assert prompt_logits.read(payload[:10], 10, 4) is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from cache.tokens import pack
 pytestmark = pytest.mark.pure
 
 BLOCK, PAGE, ROWS = 4, 4096, 120
-ROOT = namespace_key([("model", "chores")])
+ROOT = namespace_key([("model", "maintenance")])
 BUDGETS = {"ram": (ROWS + 40) * PAGE, "disk": 1 << 30, "disk2": 1 << 30}
 
 

@@ -1,12 +1,13 @@
-"""Work over all rows, done a few rows at a time, so that lookups are answered in between.
+"""Maintenance passes over all rows, a few rows at a time, so that lookups are answered in between.
 
-Three things concern every row of a tier: its directory has vanished (no row is there any more), its
-disk takes rows again (rows of faster tiers are wanted there), its disk refuses (what waited for it
-goes to others). With a million rows each takes seconds. ``step`` does some of the oldest first.
+Three events concern every row of a tier: its directory has vanished (all its copies are dropped),
+its disk accepts rows again (rows of faster tiers are queued for it), its disk refuses them (rows
+queued for it are queued for others). With a million rows each pass takes seconds. ``step`` does a
+part of the oldest one.
 
-In between the index is as right as it was before the news came: accounts agree at every instant, a
-row that a vanished tier still seems to hold is found to be missing by whoever opens it, and a row
-that waits for a disk that is being filled is not given up as if nobody wanted it.
+In between the index is as consistent as before the event: the byte accounts agree at every instant,
+a row that a vanished tier still seems to hold turns out to be missing when it is opened, and a row
+that is yet to be queued for a disk is not evicted as if it had no use.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from cache.tiers import Tier
 
 
-class Chores:
-    """The queue of such work. Private to the index."""
+class Maintenance:
+    """The queue of such passes. Private to the index."""
 
     def __init__(self, table: RowTable) -> None:
         self._table = table
@@ -34,7 +35,7 @@ class Chores:
         return not self._waiting
 
     def step(self, n_rows: int) -> None:
-        """Look at so many rows, or fewer."""
+        """Continue the oldest pass by at most ``n_rows`` rows."""
         if self._waiting and self._waiting[0](n_rows):
             self._waiting.popleft()
 
@@ -43,13 +44,13 @@ class Chores:
         self._waiting.append(_Pass(self._table, partial(self._forget, place)))
 
     def fill(self, place: Tier) -> None:
-        """Want all rows of less durable tiers there, as long as it is open."""
+        """Queue all rows of less durable tiers for this one, as long as it is open."""
         place.fillings += 1
         faster = [t for t in self._table.tiers.values() if t.durability < place.durability]
-        look = _Pass(self._table, partial(self._want, faster))
+        visit = _Pass(self._table, partial(self._queue_copies, faster))
 
         def step(n_rows: int) -> bool:
-            if place.is_open and not look(n_rows):
+            if place.is_open and not visit(n_rows):
                 return False
             place.fillings -= 1
             return True
@@ -57,7 +58,7 @@ class Chores:
         self._waiting.append(step)
 
     def hand_over(self, place: Tier) -> None:
-        """Give what waits for this tier to others of its kind; ``fill`` brings it back."""
+        """Queue the rows that wait for this tier for others of its kind; ``fill`` undoes it."""
         table = self._table
         waiting = itertools.chain(place.unpersisted, place.late)
         place.unpersisted, place.late = {}, {}
@@ -67,7 +68,7 @@ class Chores:
             for at in itertools.islice(waiting, n_rows):
                 taken += 1
                 if table.nodes.copies[at] and not table.is_superseded(at):
-                    table.wanted_by(at)
+                    table.queue_copies(at)
             return taken < n_rows
 
         self._waiting.append(step)
@@ -76,22 +77,22 @@ class Chores:
         if place.holds(at):
             self._table.drop(at, place)
 
-    def _want(self, faster: list[Tier], at: int) -> None:
+    def _queue_copies(self, faster: list[Tier], at: int) -> None:
         if any(tier.holds(at) for tier in faster) and not self._table.is_superseded(at):
-            self._table.wanted_by(at)
+            self._table.queue_copies(at)
 
 
 class _Pass:
-    """Once over all slots, with a cursor; rows that come into slots behind it are not seen."""
+    """One pass over all slots, with a cursor; rows added to slots before it are not visited."""
 
-    def __init__(self, table: RowTable, look: Callable[[int], None]) -> None:
-        self._nodes, self._look, self._at = table.nodes, look, 0
+    def __init__(self, table: RowTable, visit: Callable[[int], None]) -> None:
+        self._nodes, self._visit, self._at = table.nodes, visit, 0
 
     def __call__(self, n_rows: int) -> bool:
         copies = self._nodes.copies
         end = min(self._at + n_rows, len(copies))
         for at in range(self._at, end):
             if copies[at]:
-                self._look(at)
+                self._visit(at)
         self._at = end
         return end >= len(copies)
