@@ -13,7 +13,6 @@ from datetime import timedelta
 from typing import Any, Final, NoReturn
 
 from supervision import logs
-from supervision._processes import ChildGone
 from supervision._thespian import (
     Actor,
     ActorExitRequest,
@@ -23,7 +22,7 @@ from supervision._thespian import (
     WatchMessage,
     tr,
 )
-from supervision._wire import from_thespian
+from supervision._wire import ChildEnded, from_thespian
 from supervision.address import Address
 from supervision.dead_letters import DeadLetterLog, refusal_of
 from supervision.endpoint import Endpoint
@@ -110,11 +109,12 @@ class Shell(Actor):  # type: ignore[misc]
             worker._readable()
         elif isinstance(message, WakeupMessage):
             self._fire(worker, message.payload)
-        elif isinstance(message, ChildGone):
-            self._begin("(child gone)")
+        elif isinstance(message, ChildEnded):
+            self._begin("(child ended)")
+            child = self._myRef.reap(message.pid)
             self._children.pop(message.pid, None)
             self._unconnected.pop(message.pid, None)
-            worker._child_exited(message.pid, message.code)
+            worker._child_exited(message.pid, child.childProc.exitcode)
         elif isinstance(message, ActorExitRequest):
             self._begin("ActorExitRequest")
             worker._shutdown(shutdown_reason("SIGTERM, or the end of the system"))
@@ -221,9 +221,6 @@ class Shell(Actor):  # type: ignore[misc]
         pid: int = ref._child_procs[-1].childProc.pid
         self._unconnected[pid] = []
         return pid
-
-    def check_children(self) -> None:
-        self._myRef.childDied()
 
     def exit(self, code: int) -> NoReturn:
         with contextlib.suppress(Exception):

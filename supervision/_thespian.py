@@ -54,10 +54,12 @@ VERSION: Final = "4.0.1"
 PINS: Final[tuple[tuple[Any, str], ...]] = (
     (mp, "MultiProcAdmin"), (mp, "MultiProcManager"), (mp, "_startLogger"), (mp, "setProcName"),
     (mp.multiprocessCommon, "_startAdmin"), (mp.MultiProcReplicator, "_childExited"),
-    (mp.MultiProcReplicator, "childDied"), (mp.MultiProcReplicator, "h_EndpointConnected"),
+    (mp.MultiProcReplicator, "h_EndpointConnected"),
+    (mp.MultiProcReplicator, "_handleReplicatorMessages"),
     (mp.MultiProcReplicator, "_startChildActor"), (mp.MultiProcReplicator, "_cleanupAdmin"),
-    (mp.MultiProcReplicator, "_checkChildLiveness"), (mp.MultiProcManager, "_actorExit"),
+    (mp.MultiProcManager, "_actorExit"), (mp.MultiProcManager, "_handleChildExited"),
     (mp.MultiProcManager, "_createInstance"), (mp.MultiProcAdmin, "_activate"),
+    (mp.MultiProcAdmin, "_handleChildExited"), (mp.MultiProcAdmin, "_sendPendingActorResponse"),
     (base, "MAX_CHILD_ACTOR_CREATE_DELAY"), (base, "MAX_SYSTEM_SHUTDOWN_DELAY"),
     (ActorSystemBase, "transportType"), (tcp, "TCPEndpoint"), (tcp, "ExternalTransportCopy"),
     (tr, "ExternalInterfaceTransportInit"), (tr, "TransmitOnly"), (tr, "SendStatus"),
@@ -70,8 +72,7 @@ PINS: Final[tuple[tuple[Any, str], ...]] = (
     (tr, "TransmitIntent"), (admin_messages, "PendingActor"),
     (admin_messages, "PendingActorResponse"), (admin_messages, "QueryAck"),
     (admin_messages, "QueryExists"), (admin_messages, "SystemShutdown"),
-    (admin_messages, "SystemShutdownCompleted"), (multiproc_messages, "ChildMayHaveDied"),
-    (multiproc_messages, "EndpointConnected"),
+    (admin_messages, "SystemShutdownCompleted"), (multiproc_messages, "EndpointConnected"),
 )  # fmt: skip
 """Everything of Thespian's inside that the door relies on: where, and its name."""
 

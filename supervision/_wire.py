@@ -24,6 +24,7 @@ from supervision import logs
 from supervision._thespian import (
     ActorAddress,
     ActorExitRequest,
+    ActorSystemMessage,
     CannotPickleAddress,
     WakeupMessage,
     WatchMessage,
@@ -130,6 +131,13 @@ def _maker(cls: type, names: tuple[str, ...]) -> Callable[[list[Any]], Any]:
     return make
 
 
+class ChildEnded(ActorSystemMessage):  # type: ignore[misc]
+    """From the transport to its own process: a child process has ended and waits to be reaped."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+
 class NodeTransport:
     """What Thespian calls a transport, for processes of a node."""
 
@@ -163,7 +171,6 @@ class NodeTransport:
         self._wakeups: list[tuple[float, int, Any]] = []
         self._wakeup_numbers = itertools.count()
         self._aborting: bool | None = None
-        self._children_changed = False
         self._shutdown_asked = False
 
     # ── addresses ────────────────────────────────────────────────────────────
@@ -278,7 +285,7 @@ class NodeTransport:
         return None
 
     def _wait_s(self, until: float | None) -> float | None:
-        if self._incomingEnvelopes or self._children_changed or self._shutdown_asked:
+        if self._incomingEnvelopes or self._shutdown_asked:
             return 0.0
         due = [one for one in (until, self._wakeups[0][0] if self._wakeups else None) if one]
         return max(0.0, min(due) - time.monotonic()) if due else None
@@ -291,9 +298,9 @@ class NodeTransport:
             self._incomingEnvelopes.append(tr.ReceiveEnvelope(to_thespian(sender), message))
         if ready:
             self._tell_self(WatchMessage(ready))
-        if self._children_changed:
-            self._children_changed = False
-            self._tell_self(multiproc_messages.ChildMayHaveDied())
+        ended = self.endpoint.ended
+        while ended:
+            self._tell_self(ChildEnded(ended.popleft()))
         if self._shutdown_asked:
             self._shutdown_asked = False
             self._tell_self(ActorExitRequest())
@@ -317,9 +324,9 @@ class NodeTransport:
             logging.getLogger(logs.LOGGER).error("cannot watch one of %s: %s", fds, error)
 
     def interrupt_wait(self, signal_shutdown: bool = False, check_children: bool = False) -> None:
-        """From a signal handler."""
+        """Called by Thespian's signal handlers. A child's end is read from its pidfd instead."""
+        del check_children
         self._shutdown_asked |= signal_shutdown
-        self._children_changed |= check_children
         self.endpoint.wake()
 
     def abort_run(self, drain: bool = False) -> None:

@@ -77,6 +77,10 @@ class Endpoint:
         self._ack_at = 0.0
         self._finished: deque[tuple[Done, Outcome]] = deque()
         self._watched: set[int] = set()
+        self.ended: deque[int] = deque()
+        """Processes of ``watch_process`` that have ended, by pid."""
+        self._pidfds: dict[int, int] = {}
+        """Which process each descriptor is for."""
         self._resume_at: float | None = None
         self._epoll.register(self._socket.fileno(), select.EPOLLIN)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -229,7 +233,7 @@ class Endpoint:
 
         Returns at the latest after ``timeout_s``, and earlier than that for good or for no reason.
         """
-        if self._finished or self.inbox:
+        if self._finished or self.inbox or self.ended:
             timeout_s = 0.0
         ready: list[int] = []
         for fd, events in self._epoll.poll(self._until(timeout_s)):
@@ -241,6 +245,9 @@ class Endpoint:
                     os.eventfd_read(self._wake_fd)
             elif fd in self._watched:
                 ready.append(fd)
+            elif fd in self._pidfds:
+                self.ended.append(self._pidfds[fd])
+                self._close_pidfd(fd)
             elif fd == self._socket.fileno():
                 self._accept()
         self._tidy()
@@ -396,6 +403,22 @@ class Endpoint:
             self._epoll.register(fd, select.EPOLLIN)
         self._watched = wanted
 
+    def watch_process(self, pid: int) -> None:
+        """Put ``pid`` into ``ended`` once this process has ended, from a later ``poll``.
+
+        The process must be a child of this one that has not been waited for, so that its pid cannot
+        belong to another process yet. Raises OSError where no descriptor is to be had.
+        """
+        fd = os.pidfd_open(pid)
+        self._pidfds[fd] = pid
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _close_pidfd(self, fd: int) -> None:
+        del self._pidfds[fd]
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(fd)
+        os.close(fd)
+
     def wake(self) -> None:
         """Make ``poll`` return; from a signal handler or another thread."""
         os.eventfd_write(self._wake_fd, 1)
@@ -403,7 +426,7 @@ class Endpoint:
     def filenos(self) -> list[int]:
         """Every descriptor of this endpoint: a process forked from this one must close them."""
         own = [self._socket.fileno(), self._epoll.fileno(), self._wake_fd]
-        return [*own, *self._links]
+        return [*own, *self._links, *self._pidfds]
 
     def announce_end(self) -> None:
         """Send every peer the count of its messages that were read; no later one will be.
@@ -447,6 +470,9 @@ class Endpoint:
         self._peers.clear()
         self._owing.clear()
         self._finished.clear()
+        for fd in self._pidfds:
+            os.close(fd)
+        self._pidfds.clear()
         if not self._epoll.closed:
             self._epoll.close()
             self._socket.close()

@@ -33,8 +33,5 @@ class Mailbox(Protocol):
     def fork_child(self, page: Page) -> int:
         """Start an empty actor process, a child of this one, which writes this page; its pid."""
 
-    def check_children(self) -> None:
-        """Look now whether a child process is gone, in case the kernel's signal was lost."""
-
     def exit(self, code: int) -> NoReturn:
         """Let what was sent go out, within a second, and end the process."""

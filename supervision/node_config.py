@@ -31,7 +31,8 @@ class NodeConfig:
     parent_fd: int | None = None
     """Read end of a pipe that a host process holds: its end means the host died; then stop."""
     packages: tuple[str, ...] = ()
-    """Packages whose dataclasses and enums may travel in messages, beside the project's own."""
+    """Top-level packages whose dataclasses and enums may travel in messages, beside this one and
+    those of the tree's actors."""
     start_timeout_s: float = 60.0
     """From fork to the whole tree being ready."""
     stop_timeout_s: float = 30.0
@@ -47,6 +48,12 @@ class NodeConfig:
         if self.log_format not in logs.LOG_FORMATS:
             wanted = f"must be one of {', '.join(logs.LOG_FORMATS)}"
             raise SpecError("NodeConfig.log_format", self.log_format, wanted)
+
+    @property
+    def message_packages(self) -> tuple[str, ...]:
+        """``packages`` and those of the tree's actors, sorted."""
+        of_actors = {path.partition(".")[0] for path in actors_below(self.tree)}
+        return tuple(sorted({*self.packages, *of_actors}))
 
 
 def load_actors(tree: SupervisorSpec) -> None:

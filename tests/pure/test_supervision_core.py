@@ -1,7 +1,7 @@
 """The supervisor's decisions, in a world without processes.
 
-``World`` plays the shell: it carries out effects on imaginary processes and lets a test decide
-what each of them does next. What Hypothesis makes of it is in ``test_supervision_laws.py``.
+``World`` carries out the effects on imaginary processes; a test decides what each of them does
+next. What Hypothesis makes of it is in ``test_supervision_laws.py``.
 """
 
 from __future__ import annotations
@@ -9,107 +9,20 @@ from __future__ import annotations
 import pytest
 
 from supervision import effects as fx
-from supervision.core import SupervisorCore
-from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
+from supervision.exits import NORMAL, SHUTDOWN, ExitKind
 from supervision.messages import DeleteFailure, StartFailure
 from supervision.spec import (
     BRUTAL_KILL,
     INFINITY,
     AutoShutdown,
     Backoff,
-    ChildSpec,
     Restart,
     Strategy,
     SupervisorSpec,
 )
+from tests.support.supervisor_world import CRASHED, KILLED, World, spec
 
 pytestmark = pytest.mark.pure
-
-KILLED = ExitReason(ExitKind.KILLED, "killed by SIGKILL")
-CRASHED = ExitReason(ExitKind.ABNORMAL, "raised")
-
-
-def spec(child_id, **changes):
-    return ChildSpec(child_id, "tests.support.children.GoodChild", **changes)
-
-
-class World:
-    def __init__(self, spec_of_supervisor, known=None):
-        self.core = SupervisorCore(spec_of_supervisor, known)
-        self.live = {}  # id -> incarnation
-        self.asked = set()
-        self.killed = set()
-        self.timers = []
-        self.trace = []
-        self.all_ready = 0
-        self.finished = []
-        self.answers = []
-        self.removed = []
-        self.now = 0.0
-        self.do(self.core.start())
-
-    def do(self, effects):
-        for effect in effects:
-            match effect:
-                case fx.Spawn(i, n):
-                    assert i not in self.live, f"{i} has two processes"
-                    self.live[i] = n
-                    self.trace.append(("start", i))
-                case fx.AskToStop(i, n):
-                    assert self.live.get(i) == n
-                    self.asked.add(i)
-                    self.trace.append(("stop", i))
-                case fx.Kill(i, n, _):
-                    assert self.live.get(i) == n
-                    self.killed.add(i)
-                    self.trace.append(("kill", i))
-                case fx.Arm(timer, i, n, seconds, spread_s):
-                    self.timers.append((timer, i, n, seconds, spread_s))
-                case fx.AllReady():
-                    self.all_ready += 1
-                case fx.Finished(reason):
-                    assert not self.live, "finished with live children"
-                    self.finished.append(reason)
-                case fx.Removed(child):
-                    self.removed.append(child.id)
-                case fx.Happened():
-                    pass
-                case _:
-                    self.answers.append(effect)
-
-    def ready(self, i):
-        self.do(self.core.child_ready(i, self.live[i]))
-
-    def exit(self, i, reason=KILLED):
-        n = self.live.pop(i)
-        self.asked.discard(i)
-        self.killed.discard(i)
-        self.do(self.core.child_exited(i, n, reason, self.now))
-
-    def ready_all(self):
-        while starting := [i for i in self.live if self.state(i) is fx.State.STARTING]:
-            self.ready(starting[0])
-
-    def obey(self):
-        """Every child that was asked or killed ends; every new one gets ready."""
-        while True:
-            if ending := sorted(self.asked | self.killed):
-                self.exit(ending[0], SHUTDOWN if ending[0] in self.asked else KILLED)
-            elif starting := [i for i in self.live if self.state(i) is fx.State.STARTING]:
-                self.ready(starting[0])
-            else:
-                return
-
-    def state(self, i):
-        return self.core.children[i].state
-
-    def fire(self, timer, i):
-        found = [t for t in self.timers if t[:2] == (timer, i)][-1]
-        self.do(self.core.timer_fired(found[0], found[1], found[2]))
-
-    def take_trace(self):
-        trace, self.trace = self.trace, []
-        return trace
 
 
 def three(strategy, **changes):
@@ -772,3 +685,41 @@ def test_a_stopping_supervisor_refuses_starts_and_stops_dynamic_children_at_once
 def test_incarnations_go_on_from_what_is_known():
     world = World(SupervisorSpec(Strategy.ONE_FOR_ONE, (spec("a"),)), {"a": 41})
     assert world.live == {"a": 42}
+
+
+@pytest.mark.parametrize(
+    ("state", "shutdown", "reason", "reported"),
+    [
+        ("up", 5.0, KILLED, True),
+        ("up", 5.0, CRASHED, True),
+        ("up", 5.0, NORMAL, False),
+        ("up", 5.0, SHUTDOWN, False),
+        ("up", BRUTAL_KILL, KILLED, True),
+        ("starting", 5.0, CRASHED, True),
+        ("stopping", 5.0, SHUTDOWN, False),
+        ("stopping", 5.0, KILLED, True),
+        ("stopping", BRUTAL_KILL, KILLED, False),
+    ],
+)
+def test_each_failure_that_was_not_planned_is_reported_once(state, shutdown, reason, reported):
+    world = World(SupervisorSpec(Strategy.ONE_FOR_ONE, (spec("a", shutdown=shutdown),)))
+    if state != "starting":
+        world.ready("a")
+    if state == "stopping":
+        world.do(world.core.terminate_child("a", "asker"))
+    world.exit("a", reason)
+    assert world.reported == ([("a", 1, reason)] if reported else [])
+
+
+def test_a_report_comes_after_the_restart_and_before_the_end_of_the_supervisor():
+    world = three(Strategy.ONE_FOR_ONE)
+    effects = world.core.child_exited("b", world.live.pop("b"), KILLED, world.now)
+    kinds = [type(effect) for effect in effects]
+    assert kinds.index(fx.Spawn) < kinds.index(fx.Crashed)
+    world.do(effects)
+    world.ready_all()
+    world.do(world.core.stop(SHUTDOWN))
+    for child_id in "cb":
+        world.exit(child_id, SHUTDOWN)
+    effects = world.core.child_exited("a", world.live.pop("a"), KILLED, world.now)
+    assert [type(effect) for effect in effects][-2:] == [fx.Crashed, fx.Finished]

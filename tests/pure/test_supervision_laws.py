@@ -1,7 +1,7 @@
 """Laws of supervision, whatever the children, the askers and the clock do.
 
 The first test is the whole truth table, written out from OTP's documentation of supervisors. The
-others let Hypothesis make up lives of imaginary processes (``World`` plays the shell).
+others let Hypothesis make up lives of imaginary processes (``World`` carries out the effects).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from supervision.spec import (
     Strategy,
     SupervisorSpec,
 )
-from tests.pure.test_supervision_core import CRASHED, KILLED, World, spec
 from tests.support.examples import examples
+from tests.support.supervisor_world import CRASHED, KILLED, World, spec
 
 pytestmark = pytest.mark.pure
 
