@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from supervision import logs, process
 from supervision._thespian import (
@@ -111,6 +111,10 @@ class NodeAdmin(_ChildrenByPid, mp.MultiProcAdmin):  # type: ignore[misc]
 class NodeManager(_ChildrenByPid, mp.MultiProcManager):  # type: ignore[misc]
     """Every actor process: dies with its parent and by its faults, and reaps its children."""
 
+    next_class: ClassVar[type | None] = None
+    """The actor class of the process that is forked next, which inherits it. Thespian hands over a
+    name to import; the classes that the door makes for workers are in no module."""
+
     def __init__(self, *args: Any) -> None:
         _settle_in()
         logs.restore()
@@ -119,7 +123,15 @@ class NodeManager(_ChildrenByPid, mp.MultiProcManager):  # type: ignore[misc]
     def _createInstance(self) -> None:  # noqa: N802
         process.let_faults_kill(logs.log_fd())
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        name: Any = self._actorClass
+        self._actorClass: Any = self.next_class or name
         super()._createInstance()
+        self._actorClass = name
+
+    def getActorStatus(self) -> Any:  # noqa: N802
+        status = super().getActorStatus()
+        status.receivedMessages.clear()  # texts of messages, whose content stays in the process
+        return status
 
     def _actorExit(self, _request: object) -> bool:  # noqa: N802
         return True  # the shell ends the process itself, in its own order
@@ -162,7 +174,8 @@ class NodeSystem(ActorSystemBase):  # type: ignore[misc]
 def _install() -> None:
     mp.MultiProcAdmin, mp.MultiProcManager = NodeAdmin, NodeManager
     mp._startLogger = _no_logger
-    mp.setProcName = lambda *_: None  # upstream looks for a package on every start, for 1 ms
+    # Upstream looks for a package that sets longer titles, for 1 ms at every start.
+    mp.setProcName = lambda name, _address: process.set_name(name)
     # Not formatting every message on every hop makes large ones ten times faster.
     tr.TransmitIntent.identify = lambda self: f"TransmitIntent({self.targetAddr})"
     tr.ReceiveEnvelope.identify = lambda self: f"ReceiveEnvelope({type(self.message).__name__})"

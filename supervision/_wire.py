@@ -17,6 +17,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, Final
 
@@ -31,6 +32,7 @@ from supervision._thespian import (
     admin_messages,
     ip,
     multiproc_messages,
+    status_messages,
     tcp,
     tr,
 )
@@ -62,6 +64,15 @@ SYSTEM_MESSAGES: Final[tuple[tuple[type, tuple[str, ...]], ...]] = (
     ),
     (multiproc_messages.EndpointConnected, ("childInstance",)),
     (ActorExitRequest, ("_recursive",)),
+    (status_messages.Thespian_StatusReq, ()),
+    (
+        status_messages.Thespian_ActorStatus,
+        (
+            "actorAddress", "actorClass", "adminAddress", "parentAddress", "sourceHash", "exiting",
+            "pendingMessages", "pendingWakeups", "receivedMessages", "childActors", "governer",
+            "miscKeyVals", "_numSent", "_numSendFailures", "_numReceived", "_pendingAddrCnts",
+        ),
+    ),
 )  # fmt: skip
 """Everything of Thespian's own that may travel, with the attributes that go along."""
 
@@ -89,9 +100,25 @@ class LoopbackAddress(ip.IPActorAddress):  # type: ignore[misc]
         return f"{self.sockname[0]}:{self.sockname[1]}"
 
 
-def to_thespian(address: Address) -> Any:
-    """Thespian's form of an address."""
-    return ActorAddress(_details(address))
+@dataclass(frozen=True, slots=True)
+class ChildName:
+    """Thespian's form of a child's id as an address, which stays right when the child restarts."""
+
+    id: str
+
+    def __str__(self) -> str:
+        return self.id
+
+
+def to_thespian(target: Address | str) -> Any:
+    """Thespian's form of an address, or of a child's id."""
+    return ActorAddress(ChildName(target) if isinstance(target, str) else _details(target))
+
+
+def target_of(address: Any) -> Address | str:
+    """The inverse of ``to_thespian``."""
+    details = address.addressDetails
+    return details.id if isinstance(details, ChildName) else from_thespian(address)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -107,12 +134,12 @@ def from_thespian(address: Any) -> Address:
     return Address(*details.sockname)
 
 
-def teach(codec: ValueCodec) -> None:
+def register_types(codec: ValueCodec) -> None:
     """Let Thespian's own messages travel: these classes, these attributes, nothing else."""
     codec.register(
         ActorAddress,
-        lambda one: [from_thespian(one).host, from_thespian(one).port],
-        lambda items: to_thespian(Address(str(items[0]), int(items[1]))),
+        lambda one: [str(target_of(one)), isinstance(target_of(one), str)],
+        lambda items: to_thespian(str(items[0]) if items[1] else Address.parse(str(items[0]))),
     )
     for cls, names in SYSTEM_MESSAGES:
         codec.register(cls, _reader(names), _maker(cls, names))
@@ -150,7 +177,7 @@ class NodeTransport:
         """In the launcher, before it forks: the node that this process starts."""
         cls.node_secret = secret
         cls.node_codec = ValueCodec(secret.packages)
-        teach(cls.node_codec)
+        register_types(cls.node_codec)
 
     def __init__(self, how: object, *args: Any) -> None:
         secret = self.node_secret

@@ -33,7 +33,7 @@ from supervision.session import (
     Secret,
     Session,
 )
-from supervision.strangers import Strangers, silence_of
+from supervision.unauthenticated import Unauthenticated, silence_of
 
 LOOPBACK: Final = "127.0.0.1"
 MAX_WAITING: Final = 10_000
@@ -72,7 +72,7 @@ class Endpoint:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._links: dict[int, Link] = {}
         self._peers: dict[Address, Link] = {}
-        self._strangers = Strangers()
+        self._unauthenticated = Unauthenticated()
         self._owing: dict[int, Link] = {}
         self._ack_at = 0.0
         self._finished: deque[tuple[Done, Outcome]] = deque()
@@ -126,7 +126,7 @@ class Endpoint:
     @property
     def turned_away(self) -> int:
         """Connections closed because of what came on them, or did not come, since the start."""
-        return self._strangers.turned_away
+        return self._unauthenticated.turned_away
 
     def is_connected(self, target: Address) -> bool:
         """Whether a connection to this address stands, or is being made."""
@@ -173,13 +173,13 @@ class Endpoint:
                 return
             sock.setblocking(False)
             _no_delay(sock)
-            while (surplus := self._strangers.surplus()) is not None:
+            while (surplus := self._unauthenticated.surplus()) is not None:
                 self._refuse(surplus, "too many at once")
             session = Session(self._secret, self.address.port, None)
             self._add(Link(sock, session, None, time.monotonic()))
 
     def _pause_accepting(self, error: OSError) -> None:
-        oldest = self._strangers.oldest()
+        oldest = self._unauthenticated.oldest()
         if oldest is not None:
             self._refuse(oldest, str(error))
             return
@@ -188,7 +188,7 @@ class Endpoint:
 
     def _add(self, link: Link) -> None:
         self._links[link.fd] = link
-        self._strangers.add(link)
+        self._unauthenticated.add(link)
         link.events = link.wanted_events
         self._epoll.register(link.fd, link.events)
 
@@ -198,7 +198,7 @@ class Endpoint:
             return
         with contextlib.suppress(OSError):
             self._epoll.unregister(link.fd)
-        self._strangers.remove(link)
+        self._unauthenticated.remove(link)
         self._owing.pop(link.fd, None)
         if link.peer is not None and self._peers.get(link.peer) is link:
             del self._peers[link.peer]
@@ -221,7 +221,7 @@ class Endpoint:
                 return
 
     def _refuse(self, link: Link, why: str) -> None:
-        self._strangers.complain(why)
+        self._unauthenticated.log_refusal(why)
         if not link.session.is_open:
             link.tries = _TRIES  # what it did was wrong: no second try
         self._drop(link)
@@ -260,7 +260,7 @@ class Endpoint:
         times = [
             None if timeout_s is None else now + min(timeout_s, _MAX_WAIT_S),
             self._ack_at if self._owing else None,
-            self._strangers.due_at(),
+            self._unauthenticated.due_at(),
             self._resume_at,
         ]
         due = min((one for one in times if one is not None), default=None)
@@ -336,7 +336,7 @@ class Endpoint:
                 self._proved(link, Address(self.address.host, port))
 
     def _proved(self, link: Link, peer: Address) -> None:
-        self._strangers.remove(link)
+        self._unauthenticated.remove(link)
         link.peer = peer
         link.opened()
         known = self._peers.get(peer)
@@ -368,7 +368,7 @@ class Endpoint:
     def _tidy(self) -> None:
         """What is due by time."""
         now = time.monotonic()
-        for link in self._strangers.overdue(now):
+        for link in self._unauthenticated.overdue(now):
             if link.peer is None:
                 self._refuse(link, silence_of(link))
             else:
@@ -382,7 +382,7 @@ class Endpoint:
         if self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
             self._epoll.register(self._socket.fileno(), select.EPOLLIN)
-        self._strangers.log(now)
+        self._unauthenticated.log(now)
 
     def _report(self) -> None:
         for _ in range(len(self._finished)):

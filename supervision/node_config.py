@@ -12,7 +12,6 @@ from supervision.errors import PortInUse, SpecError
 from supervision.frozen import frozen
 from supervision.kill_watch import KillWatch
 from supervision.spec import SupervisorSpec, actors_below
-from supervision.worker import load_actor
 
 
 @frozen
@@ -58,9 +57,11 @@ class NodeConfig:
 
 def load_actors(tree: SupervisorSpec) -> None:
     """A wrong class path is an error of the caller, found before anything runs."""
+    from supervision._plain_actor import worker_class  # here: only a launcher needs Thespian
+
     for path in actors_below(tree):
         try:
-            load_actor(path)
+            worker_class(path)
         except (ImportError, AttributeError, TypeError) as error:
             raise SpecError("ChildSpec.actor", path, f"cannot be loaded: {error}") from error
     importlib.import_module("supervision.supervisor")

@@ -330,7 +330,7 @@ class Supervisor(DirectoryKeeper):
         self._incarnations[child.id] = incarnation
         try:
             page = page_for(child.spec.heartbeat_s)
-            pid = self._mailbox.fork_child(page)
+            pid = self._mailbox.fork_child(page, child.spec.actor)
         except OSError as error:  # no memory or no process to be had now; perhaps in a moment
             self.after(_FORK_PAUSE_S, _NotForked(child.id, incarnation, str(error)))
             return
