@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, Final, NoReturn
 
 from supervision import logs
-from supervision._processes import ChildGone
+from supervision._plain_actor import worker_class
+from supervision._processes import NodeManager
 from supervision._thespian import (
     Actor,
     ActorExitRequest,
@@ -23,7 +25,7 @@ from supervision._thespian import (
     WatchMessage,
     tr,
 )
-from supervision._wire import from_thespian
+from supervision._wire import ChildEnded, from_thespian
 from supervision.address import Address
 from supervision.dead_letters import DeadLetterLog, refusal_of
 from supervision.endpoint import Endpoint
@@ -31,7 +33,7 @@ from supervision.errors import TransportRefused
 from supervision.link import Outcome
 from supervision.messages import Addressed, DirectoryChanged, Exiting, Init, InitFailed, Shutdown
 from supervision.pulse import Page
-from supervision.worker import Worker, load_actor, shutdown_reason
+from supervision.worker import Worker, shutdown_reason
 
 _DRAIN_S: Final = 0.1
 _DRAIN_PARENT_S: Final = 1.0
@@ -46,6 +48,9 @@ _Done = Callable[[bool], None] | None
 
 class Shell(Actor):  # type: ignore[misc]
     """The Thespian actor that hosts one Worker, and the Mailbox it is offered.
+
+    A process runs a subclass that is named after its worker's class (``shell_class``), so that
+    Thespian's own status, logs and process names show what it is.
 
     ``receiveMessage`` is the outermost frame: it never raises, because Thespian would run the
     handler a second time, and it always returns the watch, because Thespian forgets it otherwise.
@@ -107,14 +112,15 @@ class Shell(Actor):  # type: ignore[misc]
             worker._receive(message, from_thespian(sender))
         elif isinstance(message, WatchMessage):
             self._begin("(engine events)")
-            worker._readable()
+            worker._readable(message.ready)
         elif isinstance(message, WakeupMessage):
             self._fire(worker, message.payload)
-        elif isinstance(message, ChildGone):
-            self._begin("(child gone)")
+        elif isinstance(message, ChildEnded):
+            self._begin("(child ended)")
+            child = self._myRef.reap(message.pid)
             self._children.pop(message.pid, None)
             self._unconnected.pop(message.pid, None)
-            worker._child_exited(message.pid, message.code)
+            worker._child_exited(message.pid, child.childProc.exitcode)
         elif isinstance(message, ActorExitRequest):
             self._begin("ActorExitRequest")
             worker._shutdown(shutdown_reason("SIGTERM, or the end of the system"))
@@ -122,7 +128,7 @@ class Shell(Actor):  # type: ignore[misc]
     def _host(self, init: Init, parent: Address) -> None:
         failure = None
         try:
-            self._worker = load_actor(init.actor)()
+            self._worker = worker_class(init.actor)()
         except Exception:  # noqa: BLE001 - whatever a module raises, the supervisor must hear it
             failure = traceback.format_exc()
             self._worker = Worker()
@@ -204,26 +210,21 @@ class Shell(Actor):  # type: ignore[misc]
             self._begin(f"(timer) {type(payload).__name__}")
             worker._timer(payload)
 
-    def watch(self, fd: int) -> None:
-        self._watched.append(fd)
+    def watch(self, fds: Iterable[int]) -> None:
+        self._watched = list(fds)
 
-    def fork_child(self, page: Page) -> int:
-        Page.to_inherit = page
-        try:
-            return self._fork()
-        finally:
-            Page.to_inherit = None
-
-    def _fork(self) -> int:
+    def fork_child(self, page: Page, actor: str) -> int:
         ref = self._myRef
+        Page.to_inherit = page
+        NodeManager.next_class = shell = shell_class(actor)
         address = ref._addrManager.createLocalAddress()
-        ref._startChildActor(address, Shell, None, ref.myAddress, notifyAddr=ref.myAddress)
+        try:
+            ref._startChildActor(address, shell, None, ref.myAddress, notifyAddr=ref.myAddress)
+        finally:
+            Page.to_inherit = NodeManager.next_class = None
         pid: int = ref._child_procs[-1].childProc.pid
         self._unconnected[pid] = []
         return pid
-
-    def check_children(self) -> None:
-        self._myRef.childDied()
 
     def exit(self, code: int) -> NoReturn:
         with contextlib.suppress(Exception):
@@ -285,3 +286,17 @@ class Shell(Actor):  # type: ignore[misc]
         if refusal is not None:
             self.send(sender, refusal)
         self._dead_letter_log.write(logging.getLogger(logs.LOGGER), message.id, message.message)
+
+
+@functools.cache
+def shell_class(actor: str) -> type[Shell]:
+    """The Thespian actor class for a worker, by the worker's ``package.module.ClassName``.
+
+    It has the name of the worker's class, which is not imported for this.
+    """
+    name = actor.rpartition(".")[2]
+    return type(name, (Shell,), {"__module__": __name__, "__doc__": f"Hosts a {actor}."})
+
+
+Supervisor: Final = shell_class("supervision.supervisor.Supervisor")
+"""The root's, which the Admin imports by its name."""

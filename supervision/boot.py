@@ -122,7 +122,7 @@ class Boot:
             admin_pid=self.system.admin_pid,
             started_at=time.time(),
             boot=self.number,
-            packages=self._config.packages,
+            packages=self._config.message_packages,
         )
         self._folder.write(record)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from supervision.address import Address
+from supervision.codec import ValueCodec
 from supervision.errors import NodeNotRunning, NoReply, TargetDown
 from supervision.host_monitors import HostMonitors
 from supervision.machine import require_machine
@@ -57,21 +58,29 @@ class _Limits:
 
 
 class Connection:
-    """An open line to one node. Use ``attach``."""
+    """A connection to one node. Use ``attach``."""
 
     def __init__(self, router: Router) -> None:
         self._router = router
         self._monitors = HostMonitors(router, self._call_root)
 
     @classmethod
-    def attach(cls, runtime_dir: Path, *, timeout_s: float = 5.0) -> Connection:
+    def attach(
+        cls,
+        runtime_dir: Path,
+        *,
+        timeout_s: float = 5.0,
+        codec: Callable[[tuple[str, ...]], ValueCodec] = ValueCodec,
+    ) -> Connection:
         """A connection to the node of this folder, whose root has answered.
+
+        ``codec`` makes that of each thread, from the packages whose values may travel.
 
         Raises NodeNotRunning at once if no node lives there, or after ``timeout_s`` if one lives
         but does not answer.
         """
         require_machine()
-        connection = cls(Router(RuntimeDir(Path(runtime_dir))))
+        connection = cls(Router(RuntimeDir(Path(runtime_dir)), codec))
         try:
             connection._call_root(ListDirectory(new_ref()), timeout_s)
         except NoReply as error:
@@ -107,7 +116,7 @@ class Connection:
                 raise NoReply(target, timeout_s, "it has the message, or may have it")
             if not isinstance(answer, WrongIncarnation):
                 return answer
-            self._router.refused(sent.line, answer)
+            self._router.refused(sent.endpoint, answer)
 
     def tell(self, target: str | Address, message: object, *, timeout_s: float = SEND_S) -> None:
         """Send without an answer; raises NoReply if no process could be reached."""
@@ -135,17 +144,17 @@ class Connection:
         ref = _ref_of(message)
 
         def send(within_s: float) -> Sent:
-            line = self._router.line()
-            waiting = line.streams[ref] = deque()
+            endpoint = self._router.endpoint()
+            waiting = endpoint.streams[ref] = deque()
             try:
                 deadline = time.monotonic() + within_s
                 sent = self._router.send(target, message, deadline, within_s, wait=until_down)
             except BaseException:
-                line.streams.pop(ref, None)
+                endpoint.streams.pop(ref, None)
                 raise
-            if sent.line is not line:
-                line.streams.pop(ref, None)
-                sent.line.streams[ref] = waiting
+            if sent.endpoint is not endpoint:
+                endpoint.streams.pop(ref, None)
+                sent.endpoint.streams[ref] = waiting
             return sent
 
         limits = _Limits(idle_timeout_s, math.inf if ends_at is None else ends_at)
@@ -164,8 +173,8 @@ class Connection:
         deadline = limits.deadline()
         try:
             while True:
-                sent.line.context.require_own()
-                waiting = sent.line.streams[ref]
+                sent.endpoint.context.require_own()
+                waiting = sent.endpoint.streams[ref]
                 if waiting:
                     message = waiting.popleft()
                 else:
@@ -173,8 +182,8 @@ class Connection:
                     quiet_at = max(now + _GLANCE_S, min(deadline, now + _QUIET_S))
                     message = self._router.next_or_down(sent, target, ref, quiet_at)
                 if isinstance(message, WrongIncarnation):
-                    self._router.refused(sent.line, message)
-                    sent.line.streams.pop(ref, None)
+                    self._router.refused(sent.endpoint, message)
+                    sent.endpoint.streams.pop(ref, None)
                     sent = send(max(RETRY_S, deadline - time.monotonic()))
                 elif message is not None:
                     yield message
@@ -182,12 +191,14 @@ class Connection:
                 else:
                     if time.monotonic() >= deadline:
                         raise NoReply(target, limits.idle_s, "the stream went quiet")
-                    self._router.require_same_boot(sent.line)
-                    sent.line.renew(self._router.record.root_address, sent.route.id, sent.monitor)
+                    self._router.require_same_boot(sent.endpoint)
+                    sent.endpoint.renew(
+                        self._router.record.root_address, sent.route.id, sent.monitor
+                    )
                     if on_quiet is not None:
                         on_quiet()
         finally:
-            sent.line.streams.pop(ref, None)
+            sent.endpoint.streams.pop(ref, None)
 
     # ── monitors ─────────────────────────────────────────────────────────────
 
@@ -233,7 +244,7 @@ class Connection:
             except TargetDown:
                 if time.monotonic() + RETRY_S > deadline:
                     raise
-                self._router.line().next("", time.monotonic() + RETRY_S)
+                self._router.endpoint().next("", time.monotonic() + RETRY_S)
                 self._router.reread()
 
     def close(self) -> None:

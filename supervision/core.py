@@ -30,6 +30,7 @@ from supervision.effects import (
     AnswerTerminated,
     Arm,
     Child,
+    Crashed,
     Effect,
     Finished,
     Happened,
@@ -38,11 +39,12 @@ from supervision.effects import (
     Timer,
 )
 from supervision.errors import SpecError
-from supervision.exits import SHUTDOWN, ExitKind, ExitReason
+from supervision.exits import FAILURES, SHUTDOWN, ExitKind, ExitReason
 from supervision.messages import DeleteFailure, StartFailure
 from supervision.operations import Operations
 from supervision.restart import RESTARTS_ON, RestartWindow, affected, ends_supervisor
 from supervision.spec import (
+    BRUTAL_KILL,
     ChildSpec,
     Restart,
     Strategy,
@@ -133,6 +135,9 @@ class SupervisorCore:
             self._start_failed(child, now)
         else:
             self._ended(child, child.last_exit.kind, now)
+        was_killed_as_planned = was is State.STOPPING and child.spec.shutdown is BRUTAL_KILL
+        if child.last_exit.kind in FAILURES and not was_killed_as_planned:
+            return self._settle(Crashed(child, incarnation, child.last_exit))
         return self._settle()
 
     def timer_fired(self, timer: Timer, child_id: str, incarnation: int) -> list[Effect]:
@@ -323,8 +328,8 @@ class SupervisorCore:
                 child.state = State.DOWN
                 self._refuse_askers(child, StartFailure.SUPERVISOR_STOPPING, str(reason))
 
-    def _settle(self) -> list[Effect]:
-        """Do the next queued things until one must be waited for; hand out the effects."""
+    def _settle(self, report: Crashed | None = None) -> list[Effect]:
+        """Do the next queued things until one must be waited for; return the effects."""
         self._operations.advance()
         if not self.is_ready and self.stopping is None and self._operations.is_idle:
             self.is_ready = True
@@ -332,6 +337,8 @@ class SupervisorCore:
         if self._auto_shutdown is not None and self.is_ready and self.stopping is None:
             self._begin_stop(self._auto_shutdown)
             self._operations.advance()
+        if report is not None:
+            self._out.append(report)
         if self.stopping is not None and not self._finished and self._operations.is_idle:
             alive = any(child.has_process for child in self.children.values())
             if not alive:

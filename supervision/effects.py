@@ -182,6 +182,18 @@ class Removed:
 
 
 @frozen
+class Crashed:
+    """Write a crash report on this incarnation of ``child``, which may be another one by then.
+
+    Comes after what restarts the child, so that the report does not delay it, and before Finished.
+    """
+
+    child: Child
+    incarnation: int
+    reason: ExitReason
+
+
+@frozen
 class Happened:
     """A line for the log: ``up | down | restart | give_up | auto_shutdown``."""
 
@@ -196,4 +208,6 @@ Answer = (
     AnswerStarted | AnswerStartFailed | AnswerTerminated | AnswerNotFound | AnswerDeleted
     | AnswerDeleteFailed
 )  # fmt: skip
-Effect = Spawn | AskToStop | Kill | Arm | AllReady | Finished | Answer | Removed | Happened
+Effect = (
+    Spawn | AskToStop | Kill | Arm | AllReady | Finished | Answer | Removed | Crashed | Happened
+)  # fmt: skip

@@ -33,7 +33,7 @@ from supervision.session import (
     Secret,
     Session,
 )
-from supervision.strangers import Strangers, silence_of
+from supervision.unauthenticated import Unauthenticated, silence_of
 
 LOOPBACK: Final = "127.0.0.1"
 MAX_WAITING: Final = 10_000
@@ -72,11 +72,15 @@ class Endpoint:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._links: dict[int, Link] = {}
         self._peers: dict[Address, Link] = {}
-        self._strangers = Strangers()
+        self._unauthenticated = Unauthenticated()
         self._owing: dict[int, Link] = {}
         self._ack_at = 0.0
         self._finished: deque[tuple[Done, Outcome]] = deque()
         self._watched: set[int] = set()
+        self.ended: deque[int] = deque()
+        """Processes of ``watch_process`` that have ended, by pid."""
+        self._pidfds: dict[int, int] = {}
+        """Which process each descriptor is for."""
         self._resume_at: float | None = None
         self._epoll.register(self._socket.fileno(), select.EPOLLIN)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -122,7 +126,7 @@ class Endpoint:
     @property
     def turned_away(self) -> int:
         """Connections closed because of what came on them, or did not come, since the start."""
-        return self._strangers.turned_away
+        return self._unauthenticated.turned_away
 
     def is_connected(self, target: Address) -> bool:
         """Whether a connection to this address stands, or is being made."""
@@ -169,13 +173,13 @@ class Endpoint:
                 return
             sock.setblocking(False)
             _no_delay(sock)
-            while (surplus := self._strangers.surplus()) is not None:
+            while (surplus := self._unauthenticated.surplus()) is not None:
                 self._refuse(surplus, "too many at once")
             session = Session(self._secret, self.address.port, None)
             self._add(Link(sock, session, None, time.monotonic()))
 
     def _pause_accepting(self, error: OSError) -> None:
-        oldest = self._strangers.oldest()
+        oldest = self._unauthenticated.oldest()
         if oldest is not None:
             self._refuse(oldest, str(error))
             return
@@ -184,7 +188,7 @@ class Endpoint:
 
     def _add(self, link: Link) -> None:
         self._links[link.fd] = link
-        self._strangers.add(link)
+        self._unauthenticated.add(link)
         link.events = link.wanted_events
         self._epoll.register(link.fd, link.events)
 
@@ -194,7 +198,7 @@ class Endpoint:
             return
         with contextlib.suppress(OSError):
             self._epoll.unregister(link.fd)
-        self._strangers.remove(link)
+        self._unauthenticated.remove(link)
         self._owing.pop(link.fd, None)
         if link.peer is not None and self._peers.get(link.peer) is link:
             del self._peers[link.peer]
@@ -217,7 +221,7 @@ class Endpoint:
                 return
 
     def _refuse(self, link: Link, why: str) -> None:
-        self._strangers.complain(why)
+        self._unauthenticated.log_refusal(why)
         if not link.session.is_open:
             link.tries = _TRIES  # what it did was wrong: no second try
         self._drop(link)
@@ -229,7 +233,7 @@ class Endpoint:
 
         Returns at the latest after ``timeout_s``, and earlier than that for good or for no reason.
         """
-        if self._finished or self.inbox:
+        if self._finished or self.inbox or self.ended:
             timeout_s = 0.0
         ready: list[int] = []
         for fd, events in self._epoll.poll(self._until(timeout_s)):
@@ -241,6 +245,9 @@ class Endpoint:
                     os.eventfd_read(self._wake_fd)
             elif fd in self._watched:
                 ready.append(fd)
+            elif fd in self._pidfds:
+                self.ended.append(self._pidfds[fd])
+                self._close_pidfd(fd)
             elif fd == self._socket.fileno():
                 self._accept()
         self._tidy()
@@ -253,7 +260,7 @@ class Endpoint:
         times = [
             None if timeout_s is None else now + min(timeout_s, _MAX_WAIT_S),
             self._ack_at if self._owing else None,
-            self._strangers.due_at(),
+            self._unauthenticated.due_at(),
             self._resume_at,
         ]
         due = min((one for one in times if one is not None), default=None)
@@ -329,7 +336,7 @@ class Endpoint:
                 self._proved(link, Address(self.address.host, port))
 
     def _proved(self, link: Link, peer: Address) -> None:
-        self._strangers.remove(link)
+        self._unauthenticated.remove(link)
         link.peer = peer
         link.opened()
         known = self._peers.get(peer)
@@ -361,7 +368,7 @@ class Endpoint:
     def _tidy(self) -> None:
         """What is due by time."""
         now = time.monotonic()
-        for link in self._strangers.overdue(now):
+        for link in self._unauthenticated.overdue(now):
             if link.peer is None:
                 self._refuse(link, silence_of(link))
             else:
@@ -375,7 +382,7 @@ class Endpoint:
         if self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
             self._epoll.register(self._socket.fileno(), select.EPOLLIN)
-        self._strangers.log(now)
+        self._unauthenticated.log(now)
 
     def _report(self) -> None:
         for _ in range(len(self._finished)):
@@ -396,6 +403,22 @@ class Endpoint:
             self._epoll.register(fd, select.EPOLLIN)
         self._watched = wanted
 
+    def watch_process(self, pid: int) -> None:
+        """Put ``pid`` into ``ended`` once this process has ended, from a later ``poll``.
+
+        The process must be a child of this one that has not been waited for, so that its pid cannot
+        belong to another process yet. Raises OSError where no descriptor is to be had.
+        """
+        fd = os.pidfd_open(pid)
+        self._pidfds[fd] = pid
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _close_pidfd(self, fd: int) -> None:
+        del self._pidfds[fd]
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(fd)
+        os.close(fd)
+
     def wake(self) -> None:
         """Make ``poll`` return; from a signal handler or another thread."""
         os.eventfd_write(self._wake_fd, 1)
@@ -403,7 +426,7 @@ class Endpoint:
     def filenos(self) -> list[int]:
         """Every descriptor of this endpoint: a process forked from this one must close them."""
         own = [self._socket.fileno(), self._epoll.fileno(), self._wake_fd]
-        return [*own, *self._links]
+        return [*own, *self._links, *self._pidfds]
 
     def announce_end(self) -> None:
         """Send every peer the count of its messages that were read; no later one will be.
@@ -447,6 +470,9 @@ class Endpoint:
         self._peers.clear()
         self._owing.clear()
         self._finished.clear()
+        for fd in self._pidfds:
+            os.close(fd)
+        self._pidfds.clear()
         if not self._epoll.closed:
             self._epoll.close()
             self._socket.close()

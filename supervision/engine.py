@@ -17,7 +17,7 @@ import queue
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from supervision.messages import Init
@@ -97,7 +97,7 @@ class EngineWorker(Worker):
         self.commands = queue.SimpleQueue()
         self._posted = deque()
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._mailbox.watch(self._event_fd)
+        self._mailbox.watch((self._event_fd,))
 
     def _run_engine(self, run: Callable[[], None]) -> None:
         try:
@@ -107,7 +107,7 @@ class EngineWorker(Worker):
         else:
             self.post(_Ended())
 
-    def _readable(self) -> None:
+    def _readable(self, ready: Sequence[int] = ()) -> None:  # noqa: ARG002 - it watches only one
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._event_fd)
         events: list[object] = []

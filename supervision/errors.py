@@ -143,5 +143,13 @@ class TransportRefused(SupervisionError):
     """A message could not be handed to the transport: a programming error of the sender."""
 
 
+class NotOffered(SupervisionError):
+    """Something of Thespian's that a supervised node does not do; the text says what does."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        self.what = what
+        super().__init__(f"{what} is not offered by a supervised node: {instead}")
+
+
 class WrongThespian(SupervisionError):
     """The installed thespian is not the one whose internals this floor hardens."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import signal
+from typing import Final
 
 from supervision.frozen import frozen
 
@@ -19,6 +20,10 @@ class ExitKind(enum.Enum):
     """It failed: an exception, a failed init, an exit without a word, intensity exceeded."""
     KILLED = "killed"
     """A signal ended it: SIGKILL, a segmentation fault, the OOM killer."""
+
+
+FAILURES: Final = frozenset({ExitKind.ABNORMAL, ExitKind.KILLED})
+"""The kinds that get a crash report, and after which a transient child restarts."""
 
 
 @frozen

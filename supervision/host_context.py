@@ -8,6 +8,7 @@ from typing import Final
 
 from supervision import forks
 from supervision.address import Address
+from supervision.codec import ValueCodec
 from supervision.endpoint import Endpoint
 from supervision.errors import ForkedProcess
 from supervision.link import Done, Outcome
@@ -21,9 +22,9 @@ _LAST_WORDS_S: Final = 0.5
 class HostContext:
     """A private endpoint. One thread at a time."""
 
-    def __init__(self, secret: Secret) -> None:
-        """Listens; connects to nothing yet."""
-        self._endpoint = Endpoint(secret)
+    def __init__(self, secret: Secret, codec: ValueCodec | None = None) -> None:
+        """Listens; connects to nothing yet. ``codec``: another one than that of the secret."""
+        self._endpoint = Endpoint(secret, codec=codec)
         self._process = forks.here()
 
     @property

@@ -60,7 +60,7 @@ def run_node(config: NodeConfig, *, on_ready: Callable[[], None] | None = None) 
     try:
         _open_log(config)
         kill_watch.set_watch(config.kill_watch)
-        return _Launcher(config, folder, Secret(cookie, config.packages), on_ready).run()
+        return _Launcher(config, folder, Secret(cookie, config.message_packages), on_ready).run()
     finally:
         kill_watch.set_watch(None)
         folder.clear()

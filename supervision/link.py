@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import fcntl
+import itertools
 import select
 import socket
 import struct
@@ -25,6 +26,8 @@ READ_BYTES: Final = 256 << 10
 _SIOCOUTQNSD: Final = 0x894B
 """Asks the kernel for the bytes of a socket that it has not sent yet."""
 _INT: Final = struct.Struct("i")
+_PARTS: Final = 64
+"""Pieces of output handed to the kernel in one call."""
 _LAZY_ACK: Final = 32
 """So many messages that nobody waits for are acknowledged together."""
 
@@ -144,7 +147,7 @@ class Link:
         if not self.connected:
             return
         while self._output:
-            parts = [data for data, _ in list(self._output)[:64]]
+            parts = [data for data, _ in itertools.islice(self._output, _PARTS)]
             if self._written:
                 parts[0] = parts[0][self._written :]
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn, Protocol
 
 from supervision.address import Address
@@ -27,14 +27,14 @@ class Mailbox(Protocol):
     def after(self, seconds: float, payload: object) -> None:
         """Hand ``payload`` to the worker after so many seconds; equal times keep their order."""
 
-    def watch(self, fd: int) -> None:
-        """Call the worker's ``_readable`` whenever this descriptor is."""
+    def watch(self, fds: Iterable[int]) -> None:
+        """Call the worker's ``_readable`` whenever one of exactly these descriptors is readable."""
 
-    def fork_child(self, page: Page) -> int:
-        """Start an empty actor process, a child of this one, which writes this page; its pid."""
+    def fork_child(self, page: Page, actor: str) -> int:
+        """Fork an actor process, which writes this page and waits for Init; its pid.
 
-    def check_children(self) -> None:
-        """Look now whether a child process is gone, in case the kernel's signal was lost."""
+        Its Thespian actor class is named after ``actor``, the class path of its worker.
+        """
 
     def exit(self, code: int) -> NoReturn:
         """Let what was sent go out, within a second, and end the process."""

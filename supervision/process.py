@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _FAULTS: Final = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
@@ -19,7 +20,7 @@ close_in_children: set[int] = set()
 """Descriptors of the launcher that no process of the node may keep open."""
 
 
-def _prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: int | bytes) -> None:
     import ctypes  # here: a host that only talks to a node calls none of this
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -36,6 +37,11 @@ def die_with_parent(parent_pid: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def set_name(name: str) -> None:
+    """Name this process for ``ps`` and ``top``; the kernel keeps the first 15 bytes."""
+    _prctl(_PR_SET_NAME, name.encode())
 
 
 def adopt_orphans() -> None:

@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, TypeVar
 
-from supervision.exits import ExitKind
+from supervision.exits import FAILURES, ExitKind
 from supervision.spec import AutoShutdown, Restart, Strategy
 
 RESTARTS_ON: Final[dict[Restart, frozenset[ExitKind]]] = {
     Restart.PERMANENT: frozenset(ExitKind),
-    Restart.TRANSIENT: frozenset({ExitKind.ABNORMAL, ExitKind.KILLED}),
+    Restart.TRANSIENT: FAILURES,
     Restart.TEMPORARY: frozenset(),
 }
 

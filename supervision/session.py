@@ -57,7 +57,7 @@ class Secret:
 
     cookie: bytes
     packages: tuple[str, ...] = ()
-    """Packages whose values may travel, beside the project's own."""
+    """Top-level packages whose values may travel, beside this one."""
 
     def __post_init__(self) -> None:
         if len(self.cookie) != COOKIE_BYTES:

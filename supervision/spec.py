@@ -115,9 +115,11 @@ class ChildSpec:
     id: str
     """Unique in the whole tree."""
     actor: str
-    """``package.module.ClassName`` of a Worker, imported in the child's own process."""
+    """``package.module.ClassName`` of a Worker, or of a plain ``thespian.actors.Actor``; it is
+    imported in the child's own process."""
     args: object = None
-    """Picklable, frozen; handed to ``init``. A SupervisorSpec where kind is SUPERVISOR."""
+    """A frozen value that may travel in messages; given to ``init``. To a plain Thespian actor it
+    is sent as its first message. A SupervisorSpec where kind is SUPERVISOR."""
     restart: Restart = Restart.PERMANENT
     shutdown: float | ShutdownMarker = 5.0
     """Seconds between the request to stop and SIGKILL, or a marker."""

@@ -11,9 +11,9 @@ block: an actor that must do something long owns a thread (``engine.py``).
 from __future__ import annotations
 
 import enum
-import importlib
 import logging
 import os
+from collections.abc import Sequence
 from typing import NoReturn
 
 from supervision import logs
@@ -298,8 +298,8 @@ class Worker:
     def _deliver_down(self, due: Due) -> None:
         self.handle_down(due.down)
 
-    def _readable(self) -> None:
-        """A watched descriptor is readable."""
+    def _readable(self, ready: Sequence[int] = ()) -> None:
+        """These watched descriptors are readable."""
 
     def _child_exited(self, pid: int, code: int | None) -> None:
         """A process that this one forked is gone."""
@@ -342,15 +342,6 @@ class Worker:
         self._deliver_downs()
         if news:
             self.directory_changed(news)
-
-
-def load_actor(path: str) -> type[Worker]:
-    """The Worker class behind ``package.module.ClassName``."""
-    module, _, name = path.rpartition(".")
-    found: object = getattr(importlib.import_module(module), name)
-    if not (isinstance(found, type) and issubclass(found, Worker)):
-        raise TypeError(f"{path} is not a Worker class")
-    return found
 
 
 def shutdown_reason(why: str) -> ExitReason:

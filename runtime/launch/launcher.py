@@ -67,6 +67,7 @@ def serve(
                 log_format=config.log_format,
                 parent_fd=parent_fd,
                 kill_watch=OomWatch(),
+                packages=("actors", "cache", "native", "runtime"),
             ),
             on_ready=on_ready,
         )

@@ -318,8 +318,8 @@ def test_the_root_forgets_the_monitors_of_hosts_that_are_gone(tmp_path):
                 other.close()
                 eventually(lambda: status_of(node, "root")["monitors"] == 0, what="no monitors")
             else:
-                for line in other._router._lines:
-                    line.context.close()
+                for endpoint in other._router._endpoints:
+                    endpoint.context.close()
                 entry = node.up("x")
                 os.kill(entry.pid or 0, signal.SIGKILL)
                 node.up("x", after_incarnation=entry.incarnation)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from supervision.address import Address
 from supervision.dead_letters import DeadLetterLog, refusal_of
 from supervision.exits import ExitKind, ExitReason
-from supervision.lines import Line
+from supervision.host_session import ThreadEndpoint
 from supervision.link import Outcome
 from supervision.messages import (
     Addressed,
@@ -354,9 +354,9 @@ class FakeContext:
         self.sent.append("closed")
 
 
-def new_line() -> tuple[Line, FakeContext]:
+def new_endpoint() -> tuple[ThreadEndpoint, FakeContext]:
     context = FakeContext()
-    line = Line(context, (1, 1), threading.current_thread(), lambda _: None)  # type: ignore[arg-type]
+    line = ThreadEndpoint(context, (1, 1), threading.current_thread(), lambda _: None)  # type: ignore[arg-type]
     return line, context
 
 
@@ -365,7 +365,7 @@ def soon() -> float:
 
 
 def test_a_thread_sets_one_monitor_per_name_and_another_for_the_next_incarnation():
-    line, context = new_line()
+    line, context = new_endpoint()
     first = line.watch(HOST, "a", 1)
     assert line.watch(HOST, "a", 1) == first
     second = line.watch(HOST, "a", 2)
@@ -375,7 +375,7 @@ def test_a_thread_sets_one_monitor_per_name_and_another_for_the_next_incarnation
 
 
 def test_a_thread_that_has_not_read_for_long_renews_each_of_its_monitors_before_it_relies_on_it():
-    line, context = new_line()
+    line, context = new_endpoint()
     refs = {one: line.watch(HOST, one, 1) for one in ("a", "b")}
     context.sent.clear()
     for one in line.standing.values():
@@ -389,7 +389,7 @@ def test_a_thread_that_has_not_read_for_long_renews_each_of_its_monitors_before_
 
 
 def test_whoever_waits_long_renews_now_and_then():
-    line, context = new_line()
+    line, context = new_endpoint()
     ref = line.watch(HOST, "a", 1)
     line.renew(HOST, "a", ref)
     line.renew(HOST, "a", "of another")
@@ -400,7 +400,7 @@ def test_whoever_waits_long_renews_now_and_then():
 
 
 def test_a_down_that_was_read_while_asking_somebody_else_is_found_by_who_waits_for_it():
-    line, context = new_line()
+    line, context = new_endpoint()
     ref = line.watch(HOST, "a", 1)
     line.streams["s"] = deque()
     down, piece, answer = Down(ref, "a", 1, NOPROC), Monitor("s", "x"), Monitor("r", "y")
@@ -412,10 +412,10 @@ def test_a_down_that_was_read_while_asking_somebody_else_is_found_by_who_waits_f
 
 
 def test_a_thread_says_goodbye_to_the_root_if_it_has_monitors_there():
-    line, context = new_line()
+    line, context = new_endpoint()
     line.close(HOST)
     assert context.sent == ["closed"]
-    line, context = new_line()
+    line, context = new_endpoint()
     line.watch(HOST, "a", 1)
     line.close(HOST)
     assert context.sent[1:] == [Demonitor(""), "closed"]
@@ -578,7 +578,7 @@ def test_a_flood_of_dead_letters_is_one_line_per_target_and_type_without_content
 
 
 def test_a_standing_monitor_that_did_not_arrive_is_set_again():
-    line, context = new_line()
+    line, context = new_endpoint()
     context.outcome = Outcome.REFUSED
     ref = line.watch(HOST, "a", 1)
     context.outcome = Outcome.ARRIVED

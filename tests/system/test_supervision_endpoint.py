@@ -11,15 +11,15 @@ import time
 import pytest
 
 from supervision import endpoint as endpoint_module
-from supervision import strangers as strangers_module
+from supervision import unauthenticated as unauthenticated_module
 from supervision.address import Address
 from supervision.endpoint import LOOPBACK, Endpoint
 from supervision.errors import TransportRefused
 from supervision.host_context import HostContext
-from supervision.lines import Line
+from supervision.host_session import ThreadEndpoint
 from supervision.link import Outcome
 from supervision.session import Secret
-from supervision.strangers import MAX_STRANGERS
+from supervision.unauthenticated import MAX_UNAUTHENTICATED
 from tests.support.children import Echo
 
 pytestmark = pytest.mark.system
@@ -180,7 +180,7 @@ def test_a_host_reads_everything_that_a_process_sent_before_it_ended():
 
 def test_a_thread_that_is_late_takes_what_was_read_for_it():
     with endpoints(SECRET) as (b,), contextlib.closing(HostContext(SECRET)) as host:
-        line = Line(host, (1, 1), threading.current_thread(), lambda _: None)
+        line = ThreadEndpoint(host, (1, 1), threading.current_thread(), lambda _: None)
         for ref in ("another", "wanted"):
             b.send(host.address, Echo(ref))
         pump(lambda: host._poll(0.01) or len(host._endpoint.inbox) == 2, b)
@@ -214,7 +214,7 @@ def test_another_nodes_endpoint_gets_nothing():
 
 
 def test_who_squats_on_the_port_of_a_dead_process_learns_nothing(monkeypatch):
-    monkeypatch.setattr(strangers_module, "STRANGER_S", 0.2)
+    monkeypatch.setattr(unauthenticated_module, "AUTHENTICATION_S", 0.2)
     with socket.create_server((LOOPBACK, 0)) as squatter, endpoints(SECRET) as (a,):
         outcomes: list[Outcome] = []
         a.send(Address(LOOPBACK, squatter.getsockname()[1]), Echo("r", "secret"), outcomes.append)
@@ -231,11 +231,11 @@ def test_strangers_have_a_bounded_number_of_places():
     with endpoints() as (a, b):
         strangers = []
         try:
-            for _ in range(MAX_STRANGERS + 100):
+            for _ in range(MAX_UNAUTHENTICATED + 100):
                 strangers.append(socket.create_connection((LOOPBACK, b.address.port)))
                 b.poll(0)
             pump(lambda: b.turned_away >= 100, b)
-            assert len(b.filenos()) <= MAX_STRANGERS + 3
+            assert len(b.filenos()) <= MAX_UNAUTHENTICATED + 3
             outcomes: list[Outcome] = []
             a.send(b.address, Echo("r"), outcomes.append, prompt=True)
             pump(lambda: outcomes, a, b)
@@ -247,7 +247,7 @@ def test_strangers_have_a_bounded_number_of_places():
 
 @pytest.mark.parametrize("said", [b"", b"L", b"LA1", b"LA1" + b"n" * 16, b"GET / HTTP/1.1\r\n"])
 def test_a_stranger_is_gone_after_its_time(monkeypatch, said):
-    monkeypatch.setattr(strangers_module, "STRANGER_S", 0.1)
+    monkeypatch.setattr(unauthenticated_module, "AUTHENTICATION_S", 0.1)
     with endpoints(SECRET) as (a,), socket.create_connection((LOOPBACK, a.address.port)) as peer:
         peer.sendall(said)
         pump(lambda: a.turned_away == 1, a)

@@ -43,7 +43,7 @@ class _Standing:
 
 
 @dataclass(slots=True)
-class Line:
+class ThreadEndpoint:
     """What one thread owns. ``notice`` sees every message first."""
 
     context: HostContext
@@ -58,14 +58,16 @@ class Line:
     """The last ones that came, by ref: who waits for one may have been asking somebody else."""
     read_at: float = field(default_factory=time.monotonic)
 
-    def next(self, ref: str, deadline: float, monitor: str = "") -> object | None:
-        """The next message with this ref, or the Down of this monitor; None at the deadline.
+    def next(self, ref: str | None, deadline: float, monitor: str = "") -> object | None:
+        """The next message with this ref (with None, the next of any), or the Down of this monitor.
+
+        None at the deadline.
 
         What comes for a stream is kept for it; anything else is dropped.
         """
         if monitor in self.downs:
             return self.downs[monitor]
-        self._doubt_after_silence()
+        self._check_liveness()
         try:
             while True:
                 # A thread that gets its CPU late still takes what has been read for it.
@@ -77,7 +79,7 @@ class Line:
         finally:
             self.read_at = time.monotonic()
 
-    def last_words(self, ref: str, address: Address | None) -> object | None:
+    def last_words(self, ref: str | None, address: Address | None) -> object | None:
         """What a process that has ended had sent with this ref; None if nothing."""
         if address is not None:
             for message in self.context.receive_until_closed(address):
@@ -85,7 +87,7 @@ class Line:
                     return message
         return None
 
-    def _is_for(self, message: object, ref: str, monitor: str) -> bool:
+    def _is_for(self, message: object, ref: str | None, monitor: str) -> bool:
         """Note what came; whether it is the answer, or the Down, that is waited for."""
         self.notice(message)
         its_ref = getattr(message, "ref", None)
@@ -95,14 +97,15 @@ class Line:
             return True
         if its_ref in self.streams:
             self.streams[its_ref].append(message)
-        return False
+            return False
+        return ref is None and not isinstance(message, Down)
 
     def watch(self, root: Address, child_id: str, incarnation: int) -> str:
         """The ref of this thread's monitor on an incarnation, set or renewed if need be.
 
         One message the first time, and none while the thread keeps reading.
         """
-        self._doubt_after_silence()
+        self._check_liveness()
         one = self.standing.get(child_id)
         if one is None or one.incarnation != incarnation:
             one = self.standing[child_id] = _Standing(new_ref(), incarnation)
@@ -124,7 +127,7 @@ class Line:
             self.context.send(root, Demonitor(""), _GOODBYE_S)
         self.context.close()
 
-    def _doubt_after_silence(self) -> None:
+    def _check_liveness(self) -> None:
         now = time.monotonic()
         if now - self.read_at <= _UNREAD_S:
             return

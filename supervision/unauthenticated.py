@@ -13,14 +13,14 @@ from typing import Final
 
 from supervision.link import Link
 
-MAX_STRANGERS: Final = 256
-STRANGER_S: Final = 5.0
+MAX_UNAUTHENTICATED: Final = 256
+AUTHENTICATION_S: Final = 5.0
 """Time to prove oneself, in both directions."""
 _LOG_EVERY_S: Final = 10.0
 _LOG: Final = logging.getLogger("supervision.transport")
 
 
-class Strangers:
+class Unauthenticated:
     """Links that are not proved yet, oldest first; our own to others too."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Strangers:
 
     def surplus(self) -> Link | None:
         """The one to turn away before another may come; the oldest if there is no place left."""
-        return next(iter(self._links.values())) if len(self._links) >= MAX_STRANGERS else None
+        return next(iter(self._links.values())) if len(self._links) >= MAX_UNAUTHENTICATED else None
 
     def oldest(self) -> Link | None:
         """Who has been here longest."""
@@ -51,19 +51,19 @@ class Strangers:
     def overdue(self, now: float) -> Iterator[Link]:
         """Those whose time is over."""
         for link in list(self._links.values()):
-            if now - link.since < STRANGER_S:
+            if now - link.since < AUTHENTICATION_S:
                 return
             yield link
 
     def due_at(self) -> float | None:
         """When something is to be done here next."""
         oldest = self.oldest()
-        due = [] if oldest is None else [oldest.since + STRANGER_S]
+        due = [] if oldest is None else [oldest.since + AUTHENTICATION_S]
         if self._unlogged:
             due.append(self._log_at)
         return min(due, default=None)
 
-    def complain(self, why: str) -> None:
+    def log_refusal(self, why: str) -> None:
         """One was turned away."""
         self.turned_away += 1
         self._unlogged += 1
@@ -81,6 +81,6 @@ class Strangers:
 
 
 def silence_of(link: Link) -> str:
-    """What to complain of in one whose time is over."""
+    """What to log_refusal of in one whose time is over."""
     said = "half a hello" if link.session.has_spoken else "nothing"
-    return f"said {said} in {STRANGER_S:.0f} s"
+    return f"said {said} in {AUTHENTICATION_S:.0f} s"
