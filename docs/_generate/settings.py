@@ -180,7 +180,7 @@ def _default(one: dataclasses.Field[Any]) -> Any:
 
 
 def _shown(value: Any, name: str) -> str:
-    if value is None or value == "" or value == () or value == {}:
+    if value is None or value in ("", (), {}):
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
