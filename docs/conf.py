@@ -17,7 +17,6 @@ release = "0.1.0"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_generate"]
 source_suffix = {".md": "markdown"}
-suppress_warnings = ["toc.empty_glob"]
 nitpicky = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
