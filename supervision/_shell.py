@@ -153,13 +153,14 @@ class Shell(Actor):  # type: ignore[misc]
         target: Address | int,
         message: object,
         done: Callable[[bool], None] | None = None,
+        *,
+        prompt: bool = False,
     ) -> None:
         if threading.get_ident() != self._thread:
             raise TransportRefused("only the mailbox thread may send; post() to it instead")
         if isinstance(target, Address):
-            self._endpoint.send(
-                target, message, self._reporter(done), prompt=isinstance(message, _WAITED_FOR)
-            )
+            prompt = prompt or isinstance(message, _WAITED_FOR)
+            self._endpoint.send(target, message, self._reporter(done), prompt=prompt)
         elif isinstance(target, int):
             self._send_to_child(target, message, done)
         else:

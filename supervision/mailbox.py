@@ -17,7 +17,12 @@ class Mailbox(Protocol):
     """Where this process shows that it lives."""
 
     def send(
-        self, target: Address | int, message: object, done: Callable[[bool], None] | None = None
+        self,
+        target: Address | int,
+        message: object,
+        done: Callable[[bool], None] | None = None,
+        *,
+        prompt: bool = False,
     ) -> None:
         """Send to an address, or to a child of this process by pid; ``done`` says if it arrived."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from supervision import logs
@@ -136,11 +136,18 @@ class Worker:
         """Where this process listens."""
         return self._mailbox.address
 
-    def tell(self, target: Address | str, message: object) -> bool:
+    def tell(
+        self,
+        target: Address | str,
+        message: object,
+        then: Callable[[], None] | None = None,
+    ) -> bool:
         """Send, without an answer. False: no child of this id is up, and nothing was sent.
 
         True is no promise that it was handled: the target may die first. If it does not even
-        arrive, ``undelivered`` is called, in a later turn.
+        arrive, ``undelivered`` is called, in a later turn. ``then`` is called in a later turn,
+        when the other process has the message, or when it is certain that it does not get it;
+        not at all where nothing was sent.
         """
         address, sent = target, message
         if isinstance(address, str):
@@ -154,8 +161,10 @@ class Worker:
                 if not self._dead_letters:
                     self._mailbox.after(0.0, _Later.DEAD_LETTERS)
                 self._dead_letters.append((target, message))
+            if then is not None:
+                then()
 
-        self._mailbox.send(address, sent, done)
+        self._mailbox.send(address, sent, done, prompt=then is not None)
         return True
 
     def monitor(self, child_id: str) -> str:
