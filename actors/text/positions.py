@@ -58,7 +58,7 @@ class Positions:
         return bisect_right(self._visible_ends, seen)
 
     def holding(self, start: Written, end: Written) -> tuple[int, ...]:
-        """All tokens that hold a byte between two written positions."""
+        """The tokens from the first that holds a byte between two written positions to the last."""
         if start >= end:
             return ()
         first = bisect_right(self._written_ends, start)
