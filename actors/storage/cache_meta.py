@@ -16,9 +16,10 @@ from actors import messages as m
 from actors.messages.actor_ids import actor_of, holder_name, model_of
 from actors.messages.payload import PayloadGone, read_payload
 from actors.storage.admin_queries import CacheAdmin
+from actors.storage.copy_ports import CopyPorts
 from actors.storage.lookup_stats import LookupTimes
 from actors.storage.row_import import Adoption
-from actors.storage.tier_copies import Copies
+from actors.storage.tier_copies import TierCopies
 from cache import refs
 from cache.answers import (
     RAM,
@@ -86,14 +87,11 @@ class CacheMetaActor(Worker):
         self._grants_from = time.monotonic() + (GRACE_S if self.incarnation > 1 else 0.0)
         self._holders: set[str] = set()
         self._alive: dict[str, str | None] = {}
-        self._copies = Copies(
+        self._copies = TierCopies(
             self._index,
+            CopyPorts(self.tell, self._dispose, self._holder_of, self.log),
             [name for name, _ in args.file_tiers],
             ram_bytes=args.ram_bytes,
-            send=self.tell,
-            dispose=self._dispose,
-            holder=self._holder_of,
-            log=self.log,
         )
         self._is_adopting = False
         self._is_missing_logged = False
@@ -233,11 +231,7 @@ class CacheMetaActor(Worker):
 
     def _reject(self, rejected: m.RowRejected) -> None:
         self._rejected += 1
-        gone = self._index.drop_location(rejected.key, rejected.tier)
-        if rejected.tier == RAM:
-            self._dispose(gone)
-        else:
-            self._copies.quarantine(rejected.tier, rejected.key)
+        self._copies.drop_bad(rejected.tier, rejected.key)
 
     def _want_tails(self) -> bool:
         """Have rows written that models hold back; whether anybody has reserved some."""
@@ -270,9 +264,7 @@ class CacheMetaActor(Worker):
         """When the node stops, all that waits is still written; on a restart it waits longer."""
         if self._node_stops:
             self._index.hurry()
-        self._copies.writer_stops(
-            holder_name("writer", incarnation), writer, finish=self._node_stops
-        )
+        self._copies.writer_stops(incarnation, writer, finish=self._node_stops)
 
     def _take_in(self, message: m.RowsFound | m.TierChanged) -> None:
         """Rows that were found, after those found before: at once, or a slice at a time."""
@@ -331,7 +323,7 @@ class CacheMetaActor(Worker):
             self._adopt_some()
             return
         self._index.expire(time.monotonic())
-        self._copies.look_after(time.monotonic())
+        self._copies.close_stalled(time.monotonic())
         self._pump()
         self.after(EXPIRE_EVERY_S, "expire")
 
@@ -362,7 +354,8 @@ class CacheMetaActor(Worker):
         for holder in dead:
             self._holders.discard(holder)
             self._dispose(self._index.holder_died(holder))
-        self._copies.child_changed(child, is_new=self._alive.get(child) != alive)
+        if self._alive.get(child) != alive:
+            self._copies.process_ended(child)
         self._alive[child] = alive
 
     def terminate(self, reason: ExitReason) -> None:

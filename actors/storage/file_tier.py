@@ -11,7 +11,7 @@ import queue
 from dataclasses import dataclass
 
 from actors import messages as m
-from actors.storage.tier_directory import TierKeeper
+from actors.storage.tier_directory import TierDirectory
 from actors.storage.tier_worker import CacheReporter
 from cache.filesystem import PosixFilesystem
 
@@ -36,7 +36,7 @@ class FileTierActor(CacheReporter):
         if not isinstance(args, FileTierArgs):
             raise TypeError(f"a file tier is started with FileTierArgs, not {args!r}")
         self._args = args
-        self._keeper = TierKeeper(
+        self._keeper = TierDirectory(
             args.tier,
             args.root_dir,
             args.device,

@@ -125,9 +125,7 @@ def test_a_poisonous_request_fails_alone_and_is_refused_from_then_on(narrow: Nod
         assert narrow.complete("narrow", "a good prompt", max_tokens=4).tokens
         assert entry_of(narrow, "narrow").restarts == restarts
         assert inflight_status(narrow)["poisonous_digests"] == 1
-        eventually(
-            lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left"
-        )
+        eventually(lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left")
 
 
 def test_bystanders_of_a_poisonous_request_come_through(
@@ -151,9 +149,7 @@ def test_bystanders_of_a_poisonous_request_come_through(
         assert isinstance(poison.exception(30), errors.RequestPoisoned)
         assert [one.result(30).text for one in running] == expected
         assert entry_of(narrow, "narrow").restarts == 2
-        eventually(
-            lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left"
-        )
+        eventually(lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left")
 
 
 def test_one_crash_from_outside_convicts_nobody(narrow: Node, pool: ThreadPoolExecutor) -> None:

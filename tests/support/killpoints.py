@@ -37,7 +37,7 @@ import pytest
 from actors import messages as m
 from actors.storage import cache_meta
 from actors.storage.promoter import Promoter
-from actors.storage.tier_directory import TierKeeper
+from actors.storage.tier_directory import TierDirectory
 from actors.storage.tier_writer import BATCH_ROWS, WriteLane
 from cache.answers import RAM
 from cache.arena import ArenaReader, SlabWriter, scan_arena
@@ -153,9 +153,9 @@ class KillRig(Rig):
     def _entry(self, child: str) -> Any:
         return dataclasses.replace(entry_of(child), incarnation=1 + self.incarnations[child])
 
-    def _keeper(self, name: str) -> TierKeeper:
+    def _keeper(self, name: str) -> TierDirectory:
         root = str(self.roots[name])
-        return TierKeeper(
+        return TierDirectory(
             name,
             root,
             os.stat(root).st_dev,

@@ -22,7 +22,7 @@ from actors.messages.payload import PayloadKeeper
 from actors.storage import cache_meta
 from actors.storage.cache_meta import CacheMetaActor, CacheMetaArgs
 from actors.storage.promoter import Promoter
-from actors.storage.tier_directory import TierKeeper
+from actors.storage.tier_directory import TierDirectory
 from actors.storage.tier_writer import BATCH_ROWS, WriteLane
 from cache import refs
 from cache.answers import BlockRef
@@ -118,7 +118,7 @@ class Rig:
         self.lanes = {name: WriteLane(name, dirs, self.arena, self.disks[name]) for name in tiers}
         self.promoter = Promoter(self.arena, dirs, PosixFilesystem())
         self.keepers = {
-            name: TierKeeper(
+            name: TierDirectory(
                 name,
                 dirs[name],
                 os.stat(dirs[name]).st_dev,
