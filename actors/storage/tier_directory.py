@@ -39,9 +39,7 @@ class DirectoryLock:
     """
 
     def __init__(self, root: str, inode: int) -> None:
-        """``inode``: of the file by whose lock the launcher holds the directory above ``root``;
-        0: it holds none.
-        """
+        """Of the directory above ``root``; ``inode``: of the launcher's lock file, 0: it has none."""
         self._root = root
         self._inodes = {inode}
         self._fds: list[int] = []
