@@ -27,7 +27,7 @@ _HEAD: Final = struct.Struct("<QI32s")
 _COVERED: Final = struct.Struct("<QI")
 
 
-class WantedModels:
+class ModelTable:
     """The table, read once and written whole at every change."""
 
     def __init__(self, path: str) -> None:

@@ -9,7 +9,7 @@ from actors.messages import Completed
 
 
 @dataclass(slots=True)
-class CacheTally:
+class CacheStats:
     """Told of every finished request; ``report`` goes into the model's status."""
 
     kv_bytes_per_token: int = 0

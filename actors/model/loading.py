@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.messages.model_table import WantedModels
+from actors.messages.model_table import ModelTable
 from native import load_backend
 from native.backend import MemoryUse, ModelInfo
 from native.context_notes import context_notes
@@ -98,7 +98,7 @@ def _with_last_adapters(args: ModelArgs) -> ModelParams:
     """A model that comes back after a crash applies what was applied when it died."""
     if args.wanted_path is None:
         return args.params
-    for wanted in WantedModels(args.wanted_path).all():
+    for wanted in ModelTable(args.wanted_path).all():
         if (wanted.model, wanted.path) == (args.model, args.path):
             return dataclasses.replace(args.params, lora=wanted.params.lora)
     return args.params

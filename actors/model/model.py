@@ -26,7 +26,7 @@ from actors.kv.checkpoint_store import CheckpointStore
 from actors.kv.store import KvStore
 from actors.messages.actor_ids import holder_name
 from actors.messages.markers import Markers
-from actors.model.cache_stats import CacheTally
+from actors.model.cache_stats import CacheStats
 from actors.model.embedding_service import EmbeddingService
 from actors.model.loading import LoadedModel, load
 from actors.model.text_service import TextService
@@ -112,7 +112,7 @@ class ModelActor(EngineWorker):
         self._texts: TextService | None = None
         self._asked: dict[tuple[Address, str], deque[str]] = {}
         self._progress = 0.0
-        self._tally = CacheTally()
+        self._cache_stats = CacheStats()
         self._closed = threading.Event()
         self._cache_incarnation = self._cache_meta_incarnation()
         self.defer_ready()
@@ -198,7 +198,7 @@ class ModelActor(EngineWorker):
             match event:
                 case _Loaded(model):
                     self._loaded = model
-                    self._tally.kv_bytes_per_token = model.info.kv_bytes_per_token
+                    self._cache_stats.kv_bytes_per_token = model.info.kv_bytes_per_token
                     for note in model.notes:
                         self.log.warning("%s", note)
                     if model.info.can_generate and model.info.memory == "none":
@@ -211,7 +211,7 @@ class ModelActor(EngineWorker):
                     self.fail(error.detail, error)
                 case (Address() | str() as target, message):
                     if isinstance(message, m.Completed):
-                        self._tally.note(message)
+                        self._cache_stats.note(message)
                     elif isinstance(message, m.AdaptersChanged):
                         in_use = tuple((one.path, one.scale) for one in message.adapters)
                         self.tell("registry", m.AdaptersInUse(self._load_args.model, in_use))
@@ -348,7 +348,7 @@ class ModelActor(EngineWorker):
         if loaded is not None:
             report |= loaded.report()
             report["cached"] = loaded.info.memory != "none" and args.arena_path is not None
-            report["cache"] = self._tally.report()
+            report["cache"] = self._cache_stats.report()
         if self._embeds is not None:
             report["texts_embedded"] = self._embeds.texts_embedded
         if self._engine is not None:

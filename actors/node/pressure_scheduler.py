@@ -62,7 +62,7 @@ class _Eviction:
     returned: int = 0
 
 
-class SchedulerActor(EngineWorker):
+class PressureSchedulerActor(EngineWorker):
     """Carries readings to the core and its decisions to cache_meta."""
 
     def init(self, args: object) -> None:

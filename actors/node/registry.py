@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from actors import messages as m
 from actors.messages.actor_ids import model_actor_id, model_of
-from actors.messages.model_table import WantedModels
+from actors.messages.model_table import ModelTable
 from actors.model.model import LoadError, ModelArgs
 from cache.policy import SAVE_ALL, SavePolicy
 from native.fingerprint import Fingerprints
@@ -98,7 +98,7 @@ class RegistryActor(Worker):
         if not isinstance(args, RegistryArgs):
             raise TypeError(f"the registry is started with RegistryArgs, not {args!r}")
         self._facts = args
-        self._wanted = WantedModels(args.wanted_path)
+        self._wanted = ModelTable(args.wanted_path)
         self._askers: dict[str, _Asker] = {}
         self._draining: set[str] = set()
         self._healed: int | None = None

@@ -28,7 +28,7 @@ TendMessage = m.ListRows | m.ShowRow | m.ListNamespaces | m.RemoveRows | m.Evict
 TendAnswer = m.RowsListed | m.RowShown | m.NamespacesListed | m.RowsRemoved | m.BytesEvicted
 
 
-class CacheAdmin:
+class AdminQueries:
     """Answers for ``cache_meta``; ``dispose`` makes an eviction true in memory and on disk."""
 
     def __init__(

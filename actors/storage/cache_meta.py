@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from actors import messages as m
 from actors.messages.actor_ids import actor_of, holder_name, model_of
 from actors.messages.payload import PayloadGone, read_payload
-from actors.storage.admin_queries import CacheAdmin
+from actors.storage.admin_queries import AdminQueries
 from actors.storage.copy_ports import CopyPorts
-from actors.storage.lookup_stats import LookupTimes
-from actors.storage.row_import import Adoption
+from actors.storage.lookup_stats import LookupStats
+from actors.storage.row_import import RowImport
 from actors.storage.tier_copies import TierCopies
 from cache import refs
 from cache.answers import (
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from supervision import Address, Down, Entry, ExitReason
 
 EXPIRE_EVERY_S = 5.0
-_ADOPT = "adopt"
+_IMPORT = "import"
 MAX_TEXT_BLOCKS = 1000  # with their keys 58 KB, under the 64 KiB of a message
 GRACE_S = 1.0  # a row is written in milliseconds, and its writer looks before each whether it may
 
@@ -78,9 +78,9 @@ class CacheMetaActor(Worker):
             tail_delay_s=args.tail_delay_s,
         )
         self._marks = TextMarks()
-        self._adoption = Adoption(self._index, self._dispose, self._taken_in, self._marks)
-        self._admin = CacheAdmin(self._index, self._dispose, self._arena_path)
-        self._lookup_times = LookupTimes()
+        self._row_import = RowImport(self._index, self._dispose, self._taken_in, self._marks)
+        self._admin_queries = AdminQueries(self._index, self._dispose, self._arena_path)
+        self._lookup_stats = LookupStats()
         # Slabs that the scan has not reported yet must not be given away, nor those that a model
         # is still writing by the word of the incarnation before this one.
         self._scanned: set[str] = set()
@@ -93,7 +93,7 @@ class CacheMetaActor(Worker):
             [name for name, _ in args.file_tiers],
             ram_bytes=args.ram_bytes,
         )
-        self._is_adopting = False
+        self._is_importing = False
         self._is_missing_logged = False
         self._rejected = 0
         self._refused_at_start = 0
@@ -105,7 +105,7 @@ class CacheMetaActor(Worker):
     def handle(self, message: object, sender: Address) -> None:
         match message:
             case m.LookupPrefix() | m.ResolveParent() | m.ResolveText():
-                with self._lookup_times.timed():
+                with self._lookup_stats.timed():
                     found = self._find(message)
                 self.tell(sender, found)
             case m.NoteReply(digest, n_bytes, n_known, parent, start, tail):
@@ -123,7 +123,7 @@ class CacheMetaActor(Worker):
             case m.RowsFound() | m.TierChanged():
                 self._take_in(message)
             case m.ListRows() | m.ShowRow() | m.ListNamespaces() | m.RemoveRows() | m.EvictBytes():
-                self.tell(sender, self._admin.answer(time.monotonic(), message))
+                self.tell(sender, self._admin_queries.answer(time.monotonic(), message))
             case m.PersistNow(ref):
                 self.tell(sender, m.PersistState(ref, self._persist_now()))
             case m.RowCopied() | m.CopyFailed() | m.FilesDropped() | m.WriterStops():
@@ -268,14 +268,14 @@ class CacheMetaActor(Worker):
 
     def _take_in(self, message: m.RowsFound | m.TierChanged) -> None:
         """Rows that were found, after those found before: at once, or a slice at a time."""
-        self._adoption.put(message)
-        if not self._is_adopting:
-            self._adopt_some()
+        self._row_import.put(message)
+        if not self._is_importing:
+            self._import_some()
 
-    def _adopt_some(self) -> None:
-        self._is_adopting = True
-        self._adoption.step()
-        self._is_adopting = False
+    def _import_some(self) -> None:
+        self._is_importing = True
+        self._row_import.step()
+        self._is_importing = False
         self._pump()
 
     def _taken_in(self, message: m.RowsFound | m.TierChanged) -> None:
@@ -293,9 +293,9 @@ class CacheMetaActor(Worker):
     def _pump(self) -> None:
         now = time.monotonic()
         self._copies.pump(now, may_promote=RAM in self._scanned and now >= self._grants_from)
-        if not self._is_adopting and not self._adoption.is_idle:
-            self._is_adopting = True
-            self.after(0.0, _ADOPT)  # requests that came meanwhile go first
+        if not self._is_importing and not self._row_import.is_idle:
+            self._is_importing = True
+            self.after(0.0, _IMPORT)  # requests that came meanwhile go first
 
     def _holder_of(self, child: str) -> str | None:
         entry = self.directory.get(child)
@@ -319,8 +319,8 @@ class CacheMetaActor(Worker):
     # ── time and the dead ───────────────────────────────────────────────────────────────────────
 
     def handle_timer(self, payload: object) -> None:
-        if payload == _ADOPT:
-            self._adopt_some()
+        if payload == _IMPORT:
+            self._import_some()
             return
         self._index.expire(time.monotonic())
         self._copies.close_stalled(time.monotonic())
@@ -388,7 +388,7 @@ class CacheMetaActor(Worker):
             "hits_partial": snapshot.hits_partial,
             "hits_resume": snapshot.hits_resume,
             "misses": snapshot.misses,
-            **self._lookup_times.status(),
+            **self._lookup_stats.status(),
             "saves": dict(snapshot.saves),
             "evictions": snapshot.evictions,
             "adopted": snapshot.adopted,
@@ -405,7 +405,7 @@ class CacheMetaActor(Worker):
             "lost": snapshot.lost,
             "duplicate_dropped": snapshot.duplicate_dropped,
             "copies_persisted": snapshot.persisted,
-            **self._admin.status(),
+            **self._admin_queries.status(),
             **self._copies.status(),
             "scanned": sorted(self._scanned),
             "absent_tiers": dict(self._absent),

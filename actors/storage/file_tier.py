@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from actors import messages as m
 from actors.storage.tier_directory import TierDirectory
-from actors.storage.tier_worker import CacheReporter
+from actors.storage.tier_worker import TierWorker
 from cache.filesystem import PosixFilesystem
 
 
@@ -29,7 +29,7 @@ class FileTierArgs:
     """Of the file by whose lock the launcher holds the directory; 0: it does not."""
 
 
-class FileTierActor(CacheReporter):
+class FileTierActor(TierWorker):
     """Rescans, removes what it is told to remove, and waits for disks, all on its own thread."""
 
     def init(self, args: object) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class LookupTimes:
+class LookupStats:
     """How long cache_meta takes for the questions of models, whatever they find."""
 
     count: int = 0

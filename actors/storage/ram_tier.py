@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from actors import messages as m
 from actors.storage.promoter import Promoter
-from actors.storage.tier_worker import CacheReporter, batches
+from actors.storage.tier_worker import TierWorker, batches
 from cache.answers import RAM
 from cache.arena import ArenaReader, scan_arena
 from cache.filesystem import PosixFilesystem
@@ -38,7 +38,7 @@ class RamTierArgs:
     budget_bytes: int = 0
 
 
-class RamTierActor(CacheReporter):
+class RamTierActor(TierWorker):
     """Scans the arena once, then promotes rows, in its own thread."""
 
     def init(self, args: object) -> None:

@@ -22,7 +22,7 @@ LOOKED_AT: Final = 16  # rows between two looks at the clock
 TIDIED_AT_ONCE: Final = 64  # the same for rows that are looked at when a tier changes
 
 
-class Adoption:
+class RowImport:
     """The queue of what tiers found. ``then`` hears of each message when its rows are in."""
 
     def __init__(

@@ -39,7 +39,7 @@ class DirectoryLock:
     """
 
     def __init__(self, root: str, inode: int) -> None:
-        """Of the directory above ``root``; ``inode``: of the launcher's lock file, 0: it has none."""
+        """``inode`` of the file that the launcher locked in the directory above; 0: it did not."""
         self._root = root
         self._inodes = {inode}
         self._fds: list[int] = []

@@ -27,7 +27,7 @@ LOOK_AGAIN_S = 0.01
 _LOOK_AGAIN = "report"
 
 
-class CacheReporter(EngineWorker):
+class TierWorker(EngineWorker):
     """Sends what its thread posts to cache_meta, in order, none lost."""
 
     def prepare(self, init: Init) -> None:

@@ -21,7 +21,7 @@ from cache.rows import Buffer
 BATCH_ROWS = 16  # one directory sync for all of them; more rows would only wait for each other
 
 
-class WriteLane:
+class TierWriter:
     """Writes for one tier. The counters may be read from another thread."""
 
     def __init__(

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors import messages as m
-from actors.storage.tier_worker import CacheReporter
-from actors.storage.tier_writer import BATCH_ROWS, WriteLane
+from actors.storage.tier_worker import TierWorker
+from actors.storage.tier_writer import BATCH_ROWS, TierWriter
 from cache.filesystem import PosixFilesystem
 
 if TYPE_CHECKING:
@@ -36,15 +36,15 @@ class WriterArgs:
     tier_dirs: tuple[tuple[str, str], ...]
 
 
-class WriterActor(CacheReporter):
+class WriterActor(TierWorker):
     """Writes to all tiers at once, each on a thread of its own."""
 
     def init(self, args: object) -> None:
         if not isinstance(args, WriterArgs):
             raise TypeError(f"the writer is started with WriterArgs, not {args!r}")
         roots = dict(args.tier_dirs)
-        self._lanes = {
-            tier: WriteLane(tier, roots, args.arena_path, PosixFilesystem()) for tier in roots
+        self._writers = {
+            tier: TierWriter(tier, roots, args.arena_path, PosixFilesystem()) for tier in roots
         }
         self._orders: dict[str, Orders] = {tier: queue.SimpleQueue() for tier in roots}
         self._given = dict.fromkeys(roots, 0)
@@ -59,7 +59,7 @@ class WriterActor(CacheReporter):
         self.start_engine(self._run)
 
     def _run(self) -> None:
-        for tier in self._lanes:
+        for tier in self._writers:
             threading.Thread(
                 target=self._guard, args=(tier,), name=f"write:{tier}", daemon=True
             ).start()
@@ -67,19 +67,19 @@ class WriterActor(CacheReporter):
 
     def _guard(self, tier: str) -> None:
         try:
-            self._work(self._lanes[tier], self._orders[tier])
+            self._work(self._writers[tier], self._orders[tier])
         except BaseException as broken:  # noqa: BLE001 - the engine raises it again
             self._broken.put(broken)
 
-    def _work(self, lane: WriteLane, orders: Orders) -> None:
+    def _work(self, writer: TierWriter, orders: Orders) -> None:
         while True:
             batch = [orders.get()]
             while len(batch) < BATCH_ROWS and not orders.empty():
                 batch.append(orders.get())
-            for answer in lane.write(batch):
+            for answer in writer.write(batch):
                 self.post(answer)
             with self._progress:
-                self._done[lane.tier] += len(batch)
+                self._done[writer.tier] += len(batch)
                 self._progress.notify_all()
 
     def handle(self, message: object, sender: Address) -> None:
@@ -144,14 +144,14 @@ class WriterActor(CacheReporter):
                 self._progress.wait(until - time.monotonic())
 
     def status(self) -> dict[str, object]:
-        lanes = self._lanes.values()
+        writers = self._writers.values()
         return {
-            "rows_written": sum(lane.rows for lane in lanes),
-            "bytes_written": sum(lane.bytes for lane in lanes),
-            "failures": sum(lane.failures for lane in lanes),
+            "rows_written": sum(writer.rows for writer in writers),
+            "bytes_written": sum(writer.bytes for writer in writers),
+            "failures": sum(writer.failures for writer in writers),
             "queued": sum(orders.qsize() for orders in self._orders.values()),
             "tiers": {
-                lane.tier: {**lane.status(), "queued": self._orders[lane.tier].qsize()}
-                for lane in lanes
+                writer.tier: {**writer.status(), "queued": self._orders[writer.tier].qsize()}
+                for writer in writers
             },
         }

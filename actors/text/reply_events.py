@@ -11,7 +11,7 @@ from actors.messages.errors import InvalidRequest, UnsupportedRequest
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.markers import Markers
 from actors.text.marker_scanner import is_open
-from actors.text.reply_parser import Delta, ReplyStream, Span
+from actors.text.reply_parser import Delta, ReplyParser, Span
 from actors.text.thinking_signature import sign
 from cache import tokens as token_bytes
 
@@ -58,7 +58,7 @@ class ReplyRules:
 
     def stream(
         self, asked: m.Complete, backend: Backend, text: str | None, tokens: list[int]
-    ) -> ReplyStream:
+    ) -> ReplyParser:
         """What reads the reply to this request; NoMarkers, BadBudget."""
         budget = asked.thinking_budget_tokens
         if budget is not None and (budget < 0 or not asked.thinking):
@@ -75,7 +75,7 @@ class ReplyRules:
                     f"and none were set when it was loaded"
                 )
         thinking = (self.markers.thinking or ()) if asked.thinking else ()
-        return ReplyStream(
+        return ReplyParser(
             asked.stop,
             thinking=thinking,
             tool_call=(self.markers.tool_call or ()) if asked.tool_calls else (),
@@ -104,7 +104,7 @@ class ReplyRules:
 
 
 @dataclass(slots=True)
-class Teller:
+class EventEncoder:
     """Numbers what one reply's caller is told: tokens and characters without gaps."""
 
     ref: str

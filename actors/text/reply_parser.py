@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from actors.messages.text_kind import TextKind
-from actors.text.incremental_text import TextStream
+from actors.text.incremental_text import IncrementalText
 from actors.text.marker_scanner import MarkerScanner, Part, Piece
 from actors.text.positions import Positions, Visible, Written
 
@@ -56,7 +56,7 @@ class _OpenSpan:
     start: Written
     n_start: int = 0
     content: bytearray = field(default_factory=bytearray)
-    text: TextStream = field(default_factory=TextStream)
+    text: IncrementalText = field(default_factory=IncrementalText)
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class _ThinkingBudget:
         return self.n_tokens - self.limit >= grace
 
 
-class ReplyStream:
+class ReplyParser:
     """The visible parts of one reply."""
 
     def __init__(
@@ -92,7 +92,7 @@ class ReplyStream:
         self._positions = Positions()
         self._at = Written(0)
         """The bytes before it are of a known kind, and were passed on."""
-        self._text = TextStream(stops)
+        self._text = IncrementalText(stops)
         self._text_at = Visible(0)
         """Where the present stretch of text began."""
         self._span = None if opened is TextKind.TEXT else _OpenSpan(self._at)
@@ -134,7 +134,7 @@ class ReplyStream:
         return self._budget.is_used_up(may_end=scanner.holds_back)
 
     def visible_tokens(self) -> int:
-        """How many of the tokens lie wholly in what the caller saw; see ``TextStream``."""
+        """How many of the tokens lie wholly in what the caller saw; see ``IncrementalText``."""
         if self.stopped_by is None:
             return len(self._positions)
         if self._scanner is None:
@@ -215,7 +215,7 @@ class ReplyStream:
             self.opened_tokens = len(self._positions)
         self._n_spans += 1
         self._span = None
-        self._text = TextStream(self._stops)
+        self._text = IncrementalText(self._stops)
         self._text_at = self._positions.visible_at(self._at)
         return [Delta(kind, (), rest), ended] if rest else [ended]
 

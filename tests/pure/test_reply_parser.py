@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actors.messages.text_kind import TextKind
 from actors.text.positions import Positions, Visible, Written
-from actors.text.reply_parser import Delta, ReplyStream, Span
+from actors.text.reply_parser import Delta, ReplyParser, Span
 
 pytestmark = pytest.mark.pure
 
@@ -114,7 +114,7 @@ def _words(parts: list[Delta | Span]) -> str:
 
 @pytest.mark.parametrize(("tokens", "expected"), _cases())
 def test_what_each_token_of_a_reply_gives(tokens: list[str], expected: list[str]) -> None:
-    stream = ReplyStream(("STOP",), thinking=THINK, tool_call=CALL)
+    stream = ReplyParser(("STOP",), thinking=THINK, tool_call=CALL)
     given = [_words(stream.feed(n, *_fields(token))) for n, token in enumerate(tokens)]
     assert [*given, _words(stream.finish())] == expected
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.messages.model_table import SLOT_BYTES, WantedModels
+from actors.messages.model_table import SLOT_BYTES, ModelTable
 from actors.text.chat_request import BadChat, chat_from
 from runtime.client.request_options import chat_json, chat_request
 from runtime.errors import ConfigError, InvalidRequest
@@ -90,9 +90,9 @@ def test_a_request_carries_a_template_of_its_own() -> None:
 def test_the_table_of_wanted_models_keeps_templates(tmp_path: Path) -> None:
     table = tmp_path / "table"
     table.touch()
-    wanted = WantedModels(str(table))
+    wanted = ModelTable(str(table))
     long = "ü" * (MAX_BYTES // 2)
     for number in range(40):
         wanted.add(m.LoadModel("", f"m{number}", "/m", chat_template=long))
     assert table.stat().st_size <= 2 * SLOT_BYTES
-    assert {one.chat_template for one in WantedModels(str(table)).all()} == {long}
+    assert {one.chat_template for one in ModelTable(str(table)).all()} == {long}
