@@ -10,7 +10,7 @@ from actors.messages import Completed
 
 @dataclass(slots=True)
 class CacheStats:
-    """Told of every finished request; ``report`` goes into the model's status."""
+    """``note`` is called with every finished request; ``report`` goes into the model's status."""
 
     kv_bytes_per_token: int = 0
     hits: dict[str, int] = field(default_factory=dict)

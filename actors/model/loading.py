@@ -1,4 +1,4 @@
-"""Loading a model in its process, and what it says of itself afterwards.
+"""Loading a model in its process, and the report of what was loaded.
 
 Runs on the engine thread; the report is made of values and may be asked for by the mailbox.
 """
@@ -38,7 +38,7 @@ class LoadedModel:
     """Sentences for people, about what was asked for."""
 
     def report(self) -> dict[str, object]:
-        """For a status: numbers and words only, sizes in bytes."""
+        """For a status: numbers and texts only, sizes in bytes."""
         info = self.info
         return {
             "description": info.description,
@@ -109,7 +109,7 @@ def _estimate(path: str, params: ModelParams, *, has_gpu: bool) -> MemoryEstimat
         first = check_gguf(path)
         headers = [first, *(check_gguf(one) for one in all_splits(Path(path), first)[1:])]
         return estimate(headers, params, has_gpu=has_gpu)
-    except NativeError:  # the file was taken away since; the model runs
+    except NativeError:  # the file was removed since; the model runs
         return None
 
 

@@ -2,8 +2,8 @@
 
 Owns: the weights, the context, its requests. Answers: ``Run``, ``Answer``, ``CancelRun``, and what
 is sent straight to it, which inflight registers first. Asks: cache_meta, inflight. Dies when
-llama.cpp does; nothing published is lost then, because rows live in the arena and files, and
-callers are told by inflight.
+llama.cpp does; nothing published is lost then, because rows are in the arena and in files, and
+inflight answers the callers.
 
 The mailbox decides nothing: it carries messages between the tree and the engine thread, and stays
 responsive while llama.cpp computes.
@@ -160,7 +160,7 @@ class ModelActor(EngineWorker):
             self.post(_Progress(share))
 
     def _drafter(self, target: Backend) -> Drafter | None:
-        """The small model that guesses for this one, if one was named."""
+        """The draft model of this one, if one was named."""
         args = self._load_args
         if args.params.draft_path is None:
             return None
@@ -267,7 +267,7 @@ class ModelActor(EngineWorker):
             self.commands.put(Asked(question, reply_to))
 
     def _reply(self, target: Address, message: object) -> None:
-        """Send an answer; inflight learns of the last one of a question."""
+        """Send an answer; after the last one of a question, notify inflight."""
         self.tell(target, message)
         if not is_end(message):
             return
@@ -291,7 +291,7 @@ class ModelActor(EngineWorker):
             self.after(self._load_args.step_budget_s / STEP_LOOKS, _LOOK_AT_STEP)
 
     def undelivered(self, target: Address | str, message: object) -> None:
-        """A caller that does not hear its tokens is gone: inflight stops what it asked for."""
+        """A caller that cannot be reached has ended: inflight stops what it asked for."""
         if isinstance(target, Address):
             self.tell("inflight", m.CallerGone(target))
         else:
@@ -328,7 +328,7 @@ class ModelActor(EngineWorker):
         self._closed.wait(timeout=2.0)
         if self._embeds is not None:
             self._embeds.wait_ended(timeout_s=0.5)
-        self._readable()  # what the engine said last must leave before the process does
+        self._readable()  # what the engine posted last must be sent before the process ends
 
     def _phase(self) -> str:
         if self._loaded is None or self._engine is None:

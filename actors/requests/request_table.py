@@ -301,7 +301,7 @@ class RequestTable:
             self._effects.append(fx.After(max(0.0, due - now), fx.LaneDue(model)))
 
     def _let_in(self, now: float, model: str) -> None:
-        """Time has passed for those that are held; the suspect may have proved innocent."""
+        """Time has passed for those that are held; the suspect may have been cleared."""
         self._lane_due.pop(model, None)
         lane = self._lanes.get(model)
         if lane is None:

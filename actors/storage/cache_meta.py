@@ -1,7 +1,7 @@
-"""The cache index: which rows exist, where, who reads them, who may write them.
+"""The cache index: which rows exist and where, which processes read them and may write them.
 
-Owns: the index and the arena's allocation map; it is their only writer, which is what keeps the
-budgets true. Answers: ``LookupPrefix``, ``ResolveParent``, ``ReserveRows``. Asks: the writer, the
+Owns: the index and the arena's allocation map; it is their only writer, so that the budgets
+hold. Answers: ``LookupPrefix``, ``ResolveParent``, ``ReserveRows``. Asks: the writer, the
 tiers. When it dies, requests run cold for a moment; its successor gets the rows back from the arena
 and the directories, which the tiers scan (they restart after it, rest_for_one).
 """
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 EXPIRE_EVERY_S = 5.0
 _IMPORT = "import"
 MAX_TEXT_BLOCKS = 1000  # with their keys 58 KB, under the 64 KiB of a message
-GRACE_S = 1.0  # a row is written in milliseconds, and its writer looks before each whether it may
+GRACE_S = 1.0  # a row is written in milliseconds, and its writer checks before each whether it may
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class CacheMetaArgs:
 
 
 class CacheMetaActor(Worker):
-    """Carries questions to the index and acts on what it answers."""
+    """Carries questions to the index and carries out its answers."""
 
     def init(self, args: object) -> None:
         if not isinstance(args, CacheMetaArgs):
@@ -81,8 +81,8 @@ class CacheMetaActor(Worker):
         self._row_import = RowImport(self._index, self._dispose, self._taken_in, self._marks)
         self._admin_queries = AdminQueries(self._index, self._dispose, self._arena_path)
         self._lookup_stats = LookupStats()
-        # Slabs that the scan has not reported yet must not be given away, nor those that a model
-        # is still writing by the word of the incarnation before this one.
+        # Slabs that the scan has not reported yet must not be reserved, nor those that a model is
+        # still writing by a grant of the incarnation before this one.
         self._scanned: set[str] = set()
         self._grants_from = time.monotonic() + (GRACE_S if self.incarnation > 1 else 0.0)
         self._holders: set[str] = set()
@@ -98,7 +98,7 @@ class CacheMetaActor(Worker):
         self._rejected = 0
         self._refused_at_start = 0
         self._abandoned = 0
-        self._went_on = 0
+        self._continued = 0
         self._quarantined = 0
         self.after(EXPIRE_EVERY_S, "expire")
 
@@ -170,7 +170,7 @@ class CacheMetaActor(Worker):
         return _resolved(ask.ref, match, with_keys=True)
 
     def _resolve_text(self, ask: m.ResolveText) -> m.TextResolved:
-        """The longest reply that is known and whose full blocks are all stored."""
+        """The longest reply that has a mark and whose full blocks are all stored."""
         self._holders.add(ask.holder)
         for mark in self._marks.find(ask.candidates):
             known = (ask.ref, mark.digest, mark.n_bytes, mark.n_known)
@@ -199,7 +199,7 @@ class CacheMetaActor(Worker):
             for row in ask.rows
         ]
         answers, evicted = self._index.reserve(time.monotonic(), ask.holder, wanted)
-        self._dispose(evicted)  # before anybody may write there, see cache.answers.Reserved
+        self._dispose(evicted)  # before another row is written there, see cache.answers.Reserved
         offsets: list[tuple[bytes, int]] = []
         refusals: list[tuple[bytes, RefusalReason]] = []
         ends: list[tuple[bytes, bytes]] = []
@@ -221,7 +221,7 @@ class CacheMetaActor(Worker):
             self._dispose(self._index.publish(now, done.holder, key, reason=reason).evicted)
         for key in done.continued:
             self._dispose(self._index.went_on(done.holder, key))
-        self._went_on += len(done.continued)
+        self._continued += len(done.continued)
         self._abandoned += len(done.abandoned)
         for key in done.abandoned:
             self._dispose(self._index.abandon(done.holder, key))
@@ -234,7 +234,7 @@ class CacheMetaActor(Worker):
         self._copies.drop_bad(rejected.tier, rejected.key)
 
     def _want_tails(self) -> bool:
-        """Have rows written that models hold back; whether anybody has reserved some."""
+        """Have rows written that models hold back; whether any model has reserved some."""
         writers = map(actor_of, self._index.writers())
         models = [child for child in writers if model_of(child) is not None]
         for child in models:
@@ -267,7 +267,7 @@ class CacheMetaActor(Worker):
         self._copies.writer_stops(incarnation, writer, finish=self._node_stops)
 
     def _take_in(self, message: m.RowsFound | m.TierChanged) -> None:
-        """Rows that were found, after those found before: at once, or a slice at a time."""
+        """Import rows that were found, after those found before, a slice at a time."""
         self._row_import.put(message)
         if not self._is_importing:
             self._import_some()
@@ -306,7 +306,7 @@ class CacheMetaActor(Worker):
         return holder
 
     def _dispose(self, evicted: Sequence[Evicted]) -> None:
-        """Make the index's decision true: no scan may ever find these rows again."""
+        """Remove what the index has evicted: no scan may ever find these rows again."""
         files: dict[str, list[bytes]] = {}
         for gone in evicted:
             if gone.tier != RAM:
@@ -316,7 +316,7 @@ class CacheMetaActor(Worker):
         for tier, keys in files.items():
             self._copies.drop_files(tier, keys)
 
-    # ── time and the dead ───────────────────────────────────────────────────────────────────────
+    # ── timers and processes that end ───────────────────────────────────────────────────────────
 
     def handle_timer(self, payload: object) -> None:
         if payload == _IMPORT:
@@ -334,7 +334,7 @@ class CacheMetaActor(Worker):
             else:
                 self._set_alive(entry.id, entry)
             if entry.id == "models" and not entry.is_up:
-                self._index.hurry()  # the node is stopping, or nobody goes on soon
+                self._index.hurry()  # the node is stopping, or no sequence is continued soon
                 self._pump()
             if entry.id in ("writer", "ram_tier"):
                 self._pump()
@@ -347,7 +347,7 @@ class CacheMetaActor(Worker):
         self._pump()
 
     def _set_alive(self, child: str, entry: Entry | None) -> None:
-        """Give back what earlier processes of this child had reserved."""
+        """Release what earlier processes of this child had reserved."""
         is_up = entry is not None and entry.is_up
         alive = holder_name(child, entry.incarnation) if entry is not None and is_up else None
         dead = [one for one in self._holders if actor_of(one) == child and one != alive]
@@ -398,7 +398,7 @@ class CacheMetaActor(Worker):
             },
             "rejected": self._rejected,
             "abandoned": self._abandoned,
-            "tails_not_written": self._went_on,
+            "tails_not_written": self._continued,
             "tails_removed": snapshot.tails_removed,
             "replies_known": len(self._marks),
             "quarantined": self._quarantined,

@@ -1,8 +1,8 @@
 """A file tier: one directory of row files, on disk or on tmpfs.
 
-Owns: the directory. Answers: ``DropFiles``, ``QuarantineFile``, ``WatchTier``. Tells cache_meta
-what it finds there, and whether the directory takes rows. A process of its own because a rescan and
-unlinking may block on a slow or dead disk.
+Owns: the directory. Answers: ``DropFiles``, ``QuarantineFile``, ``WatchTier``. Reports to
+cache_meta what it finds there, and whether the directory takes rows. A process of its own because a
+rescan and unlinking may block on a slow or failed disk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FileTierArgs:
 
 
 class FileTierActor(TierWorker):
-    """Rescans, removes what it is told to remove, and waits for disks, all on its own thread."""
+    """Scans, removes files and waits for disks, all on its own thread."""
 
     def init(self, args: object) -> None:
         if not isinstance(args, FileTierArgs):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class LookupStats:
-    """How long cache_meta takes for the questions of models, whatever they find."""
+    """How long cache_meta takes for the lookups of models, whatever they find."""
 
     count: int = 0
     total_ns: int = 0

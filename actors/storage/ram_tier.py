@@ -1,9 +1,9 @@
 """The RAM tier: the shared-memory arena that every model process maps.
 
 Owns: the arena's memory (its bytes outlive this process; the launcher holds the file). Answers:
-``CopyRow``. Tells cache_meta what it found when either of them starts, and copies rows of slower
-tiers into the arena after a hit. A process of its own because a scan of a big arena takes a while,
-and a file may lie on a slow disk; neither may hold up lookups.
+``CopyRow``. Reports to cache_meta what it found when either of them starts, and copies rows of
+slower tiers into the arena after a hit. A process of its own because a scan of a big arena takes a
+while, and a file may lie on a slow disk; neither may delay lookups.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The writer: copies rows from faster tiers into file tiers, behind everybody's back.
+"""The writer: copies rows from faster tiers to file tiers in the background.
 
-Owns: nothing. Answers: ``CopyRow``. Tells: cache_meta. A process of its own so that decoding and
-lookups never wait for a disk, and because a disk can hang a thread for ever: each tier has its own.
+Owns: nothing. Answers: ``CopyRow``. Reports to: cache_meta. A process of its own so that decoding
+and lookups never wait for a disk, and a thread for each tier because a disk can hang one for good.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from supervision import Address, ExitReason
 
 FINISH_S = 3.0  # what waits when the node stops is still written, if the disk is not stuck
-FINISH_MOST_S = 10.0  # and if it gets on, within STOP_S
+FINISH_MOST_S = 10.0  # and if it makes progress, within STOP_S
 STOP_S = 12.0
 """The writer's ``shutdown``: seconds from the request to stop to SIGKILL."""
 _STOP_NOW = "stop now"
@@ -52,7 +52,7 @@ class WriterActor(TierWorker):
         self._answered = 0
         self._stop_reason: ExitReason | None = None
         self._is_last = False
-        """No order follows: cache_meta has said so."""
+        """No order follows: cache_meta has sent ``NoMoreCopies``."""
         self._stop_at: float | None = None
         self._progress = threading.Condition()
         self._broken: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
@@ -63,7 +63,7 @@ class WriterActor(TierWorker):
             threading.Thread(
                 target=self._guard, args=(tier,), name=f"write:{tier}", daemon=True
             ).start()
-        raise self._broken.get()  # a lane that breaks ends the actor
+        raise self._broken.get()  # a thread that fails ends the actor
 
     def _guard(self, tier: str) -> None:
         try:
@@ -135,7 +135,7 @@ class WriterActor(TierWorker):
             self.stop(self._stop_reason)
 
     def terminate(self, reason: ExitReason) -> None:
-        """Finish what was ordered, unless the time for that is over."""
+        """Finish what was ordered, as long as there is time for it."""
         del reason
         now = time.monotonic()
         until = now + FINISH_S if self._stop_at is None else min(self._stop_at, now + FINISH_S)
