@@ -1,4 +1,4 @@
-"""How the replies of one model are read: its markers, what ends a thought, and who signs it."""
+"""How the replies of one model are read: markers, the end of a thought, the key that signs it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ReplyRules:
     markers: Markers = field(default_factory=lambda: Markers((), ()))
     signing_key: bytes = b""
     end_of_thought: tuple[int, ...] = ()
-    """The tokens that are said when a thinking budget is used up."""
+    """The tokens that are forced when a thinking budget is used up."""
 
     @classmethod
     def of(cls, backend: Backend, markers: Markers, signing_key: bytes) -> ReplyRules:
@@ -71,7 +71,7 @@ class ReplyRules:
         ):
             if wanted and not markers:
                 raise NoMarkers(
-                    f"no {name}_markers are known for this model: its chat template shows none, "
+                    f"no {name}_markers are set for this model: its chat template shows none, "
                     f"and none were set when it was loaded"
                 )
         thinking = (self.markers.thinking or ()) if asked.thinking else ()
@@ -84,7 +84,7 @@ class ReplyRules:
         )
 
     def ended(self, ref: str, span: Span) -> Iterator[m.SpanEnded]:
-        """What is said of a span that has ended, in pages."""
+        """The messages about a span that has ended, in pages."""
         signature = sign(self.signing_key, span.body) if span.kind is m.TextKind.THINKING else b""
         packed, step = token_bytes.pack(span.tokens), PAGE_TOKENS * token_bytes.TOKEN_BYTES
         n_pages = max(1, -(-len(span.content) // PAGE_BYTES), -(-len(packed) // step))
@@ -105,7 +105,7 @@ class ReplyRules:
 
 @dataclass(slots=True)
 class EventEncoder:
-    """Numbers what one reply's caller is told: tokens and characters without gaps."""
+    """Makes the messages of one reply: tokens and characters are numbered without gaps."""
 
     ref: str
     rules: ReplyRules

@@ -97,7 +97,7 @@ class RecentReplies:
         return len(self._known)
 
     def put(self, mark: Mark, ids: Sequence[int]) -> None:
-        """Remember which tokens stand for a text; the oldest are forgotten."""
+        """Keep which tokens stand for a text; the oldest are forgotten."""
         self._drop(mark.digest)
         packed = token_bytes.pack(ids[: mark.n_tokens])
         self._known[mark.digest] = mark, packed
@@ -107,7 +107,7 @@ class RecentReplies:
             self._drop(next(iter(self._known)))
 
     def find(self, root: bytes, sent: SentText) -> tuple[Mark, list[int]] | None:
-        """The longest known text that ``sent`` begins with, and its tokens."""
+        """The longest text here that ``sent`` begins with, and its tokens."""
         ends = sorted(length for length in self._lengths if length <= len(sent.data))
         for _, digest in reversed(sent.digests(root, ends).items()):
             found = self._known.get(digest)

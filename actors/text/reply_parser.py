@@ -17,7 +17,7 @@ from actors.text.marker_scanner import MarkerScanner, Part, Piece
 from actors.text.positions import Positions, Visible, Written
 
 GRACE_TOKENS = 8
-"""Beyond its budget that a thought may take while its last bytes may be the end marker."""
+"""Tokens that a thought may take beyond its budget while its last bytes may be the end marker."""
 
 
 class Delta(NamedTuple):
@@ -134,7 +134,7 @@ class ReplyParser:
         return self._budget.is_used_up(may_end=scanner.holds_back)
 
     def visible_tokens(self) -> int:
-        """How many of the tokens lie wholly in what the caller saw; see ``IncrementalText``."""
+        """How many of the tokens lie wholly in the released text; see ``IncrementalText``."""
         if self.stopped_by is None:
             return len(self._positions)
         if self._scanner is None:

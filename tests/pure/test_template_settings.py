@@ -45,7 +45,7 @@ def test_a_model_gets_a_template_by_text_or_by_file(tmp_path: Path) -> None:
     ("options", "key", "words"),
     [
         ({"chat_template": "{% if %}"}, "chat_template", r"line 1"),
-        ({"chat_template": "{{ x"}, "chat_template", "the chat template says"),
+        ({"chat_template": "{{ x"}, "chat_template", "the chat template raised"),
         ({"chat_template": " \n"}, "chat_template", "is empty"),
         ({"chat_template": 5}, "chat_template", "is not a text"),
         ({"chat_template": "\ud800"}, "chat_template", "is not UTF-8"),
