@@ -35,7 +35,7 @@ class LoadedModel:
     expected: MemoryEstimate | None
     taken: MemoryUse | None
     notes: tuple[str, ...] = ()
-    """Sentences for people, about what was asked for."""
+    """Sentences for the log, about what was asked for."""
 
     def report(self) -> dict[str, object]:
         """For a status: numbers and texts only, sizes in bytes."""

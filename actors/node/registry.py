@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 HEALING = "healing"  # prefix of the refs of starts that no caller waits for
 HEAL_TRIES = 5  # a file that was loaded before is good; a process that dies while loading is not
 HEAL_PAUSE_S = 0.2  # times the number of tries so far
-LOOK_EVERY_S = 1.0  # no message says that a model is stopped for good while it restarts
+LOOK_EVERY_S = 1.0  # there is no message that a model which restarts is stopped for good
 _BAD_EXITS = (ExitKind.ABNORMAL, ExitKind.KILLED)
 _REASONS = {
     StartFailure.ALREADY_STARTED: m.LoadFailure.ALREADY_LOADED,
@@ -71,10 +71,10 @@ class _Asker:
 
     address: Address
     model: str
-    wish: m.LoadModel | None
+    request: m.LoadModel | None
     """``None``: to unload it."""
     added: bool = False
-    """The wish put the model into the table; if it fails, the model leaves it again."""
+    """The request put the model into the table; if it fails, the model is removed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +237,12 @@ class RegistryActor(Worker):
         self._healed = entry.incarnation
         asked_for: set[str] = set()
         for ref, asker in list(self._askers.items()):  # their answers died with the supervisor
-            if asker.wish is None:
+            if asker.request is None:
                 self._draining.discard(ref)
                 self._answer(ref, m.ModelUnloaded(ref, was_loaded=True))
             else:
                 asked_for.add(asker.model)
-                self._start(asker.wish, ref)
+                self._start(asker.request, ref)
         for wanted in self._wanted.all():
             if wanted.model not in asked_for:
                 self._start(wanted, f"{HEALING}:{wanted.model}")

@@ -1,4 +1,4 @@
-"""Requests in flight: who asked, which model works on it, and an end for each of them.
+"""Requests in flight: the caller and the model of each, and an end for each of them.
 
 Owns: the table of requests and questions (``request_table``, which decides), journals of requests
 (``journal``), and the charges against those that crash models (``crash_attribution``). Answers:

@@ -24,12 +24,14 @@ from actors.requests.crash_attribution import KILLED_WEIGHT, PROOF_TOKENS, Lane
 from actors.requests.failures import Failure
 from supervision import Address, Entry, ExitKind
 
-LOOK_EVERY_S: Final = 0.25  # at models that requests wait for: no message says that none will come
+LOOK_EVERY_S: Final = (
+    0.25  # at models that requests wait for: there is no message that one will not come
+)
 GONE_S: Final = 0.5  # notices of a supervisor's end and of its children's may arrive apart
 HEAL_TIMEOUT_S: Final = 30.0  # until a model that died is at least being loaded again
 STOPPING_S: Final = 6.0  # a model gets five seconds to end its requests before it is killed
 RUNS_LIMIT: Final = 8  # of one request; charges of crashes end it earlier, where they apply
-HELD_LIMIT: Final = 256  # as many as a model lets wait
+HELD_LIMIT: Final = 256  # as many as may wait in a model
 PROOF_EVERY_S: Final = 0.05
 PING_EVERY_S: Final = 2.0
 _BAD_EXITS: Final = (ExitKind.ABNORMAL, ExitKind.KILLED)
@@ -475,7 +477,7 @@ class RequestTable:
             self._run(now, model, lane.arrive(request_id, digest, now))
 
     def _keep_looking(self, model: str) -> None:
-        """No message says that a model is stopped for good, or unloaded, while it is not up."""
+        """There is no message that a model is stopped for good, or unloaded, while it is not up."""
         if model not in self._looking and self._waiting_for(model):
             self._looking.add(model)
             self._effects.append(fx.After(LOOK_EVERY_S, fx.LookWaiting(model)))

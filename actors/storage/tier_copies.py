@@ -38,7 +38,7 @@ class TierCopies:
         self._promotion.hit(blocks)
 
     def pump(self, now: float, *, may_promote: bool = True) -> None:
-        """Hand out copies, a bounded number at a time."""
+        """Order copies, a bounded number at a time."""
         self._written.pump(now)
         if may_promote and not self._written.writer_stops:
             self._promotion.pump(now)

@@ -67,7 +67,7 @@ class WriteBehind:
     # ── orders ──────────────────────────────────────────────────────────────────────────────────
 
     def pump(self, now: float) -> None:
-        """Hand out copies, a bounded number at a time."""
+        """Order copies, a bounded number at a time."""
         holder = self._writer()
         if holder is None or (self._stopping is not None and not self._stopping.finish):
             return
