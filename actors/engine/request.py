@@ -18,9 +18,9 @@ from actors.engine.sampling_control import Steering
 from actors.kv.deferred_tails import LateTail
 from actors.messages import errors
 from actors.messages.journal import JournalWriter
-from actors.text.reply_events import Event, Teller, merged
+from actors.text.reply_events import Event, EventEncoder, merged
 from actors.text.reply_marks import SentText
-from actors.text.reply_parser import ReplyStream
+from actors.text.reply_parser import ReplyParser
 from cache import tokens as token_bytes
 from cache.answers import Miss
 from cache.rows import SaveReason
@@ -49,8 +49,8 @@ class Request:
     """Prompt and reply so far; the first ``n_kv`` of them are in the context."""
     max_tokens: int
     sampling: SamplingParams
-    stream: ReplyStream
-    teller: Teller
+    stream: ReplyParser
+    teller: EventEncoder
     steering: Steering
     parent_key: bytes | None
     parse_special: bool

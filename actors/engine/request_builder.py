@@ -11,7 +11,7 @@ from actors.engine.sampling_control import Steering
 from actors.messages.journal import JournalWriter, Noted
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.payload import PayloadGone, read_payload
-from actors.text.reply_events import ReplyRules, Teller
+from actors.text.reply_events import EventEncoder, ReplyRules
 from cache import tokens as token_bytes
 from native.backend import Backend
 
@@ -55,7 +55,7 @@ def _opened(
         max_tokens=asked.max_tokens,
         sampling=asked.sampling,
         stream=stream,
-        teller=Teller(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
+        teller=EventEncoder(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
         steering=Steering.of(rules.end_of_thought, stream),
         parent_key=None if is_known else asked.parent_key,
         parse_special=asked.parse_special,

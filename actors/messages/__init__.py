@@ -293,7 +293,7 @@ _HOMES: Final = {
 """Where each message is defined."""
 
 
-if not TYPE_CHECKING:  # a checker knows the names from the imports above, and refuses others
+if not TYPE_CHECKING:  # a type checker has the names from the imports above, and refuses others
 
     def __getattr__(name: str) -> Any:
         """A message, when it is first used."""

@@ -25,7 +25,7 @@ from actors.messages.finish_reasons import FailReason
 class RequestRefused(Exception):
     """This request cannot be done, through its caller's fault or the state of the model.
 
-    ``reason`` says to a program what to do; the text says it to a person.
+    ``reason`` is for programs, the text for people.
     """
 
     def __init__(self, reason: FailReason, detail: str) -> None:

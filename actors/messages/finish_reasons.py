@@ -25,7 +25,7 @@ class FailReason(Enum):
     """The model died while it answered this question, which may be asked again."""
     MODEL_UNLOADED = "model_unloaded"
     MODEL_STOPPED = "model_stopped"
-    """It crashed so often that its supervisor gave it up."""
+    """It crashed so often that its supervisor does not start it again."""
     POISONOUS = "poisonous"
     """The model died each time it ran this request; see ``actors.requests.crash_attribution``."""
     PROMPT_TOO_LONG = "prompt_too_long"

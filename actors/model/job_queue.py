@@ -1,6 +1,6 @@
 """A thread that does jobs in the order in which they come, beside the engine of a model.
 
-A decode step may take seconds and a template may try to; neither the mailbox nor the engine waits
+A decode step may take seconds, and a chat template too; neither the mailbox nor the engine waits
 for what is done here, and no job can end the thread: whatever it raises ends that job alone, with a
 typed refusal.
 """
@@ -68,7 +68,7 @@ class JobQueue(Generic[Job]):
             self._refuse(job, FailReason.OVERLOADED, detail)
 
     def close(self, reason: FailReason, detail: str) -> None:
-        """Refuse what waits and what comes from now on; the job that is being done goes on."""
+        """Refuse what waits and what comes from now on; the job that is being done continues."""
         with self._lock:
             if self._closed is not None:
                 return

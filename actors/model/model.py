@@ -2,8 +2,8 @@
 
 Owns: the weights, the context, its requests. Answers: ``Run``, ``Answer``, ``CancelRun``, and what
 is sent straight to it, which inflight registers first. Asks: cache_meta, inflight. Dies when
-llama.cpp does; nothing published is lost then, because rows live in the arena and files, and
-callers are told by inflight.
+llama.cpp does; nothing published is lost then, because rows are in the arena and in files, and
+inflight answers the callers.
 
 The mailbox decides nothing: it carries messages between the tree and the engine thread, and stays
 responsive while llama.cpp computes.
@@ -27,7 +27,7 @@ from actors.kv.checkpoint_store import CheckpointStore
 from actors.kv.store import KvStore
 from actors.messages.actor_ids import holder_name
 from actors.messages.markers import Markers
-from actors.model.cache_stats import CacheTally
+from actors.model.cache_stats import CacheStats
 from actors.model.embedding_service import EmbeddingService
 from actors.model.loading import LoadedModel, load
 from actors.model.text_service import TextService
@@ -117,7 +117,7 @@ class ModelActor(EngineWorker):
         self._unconfirmed: dict[tuple[Address, str], str | None] = {}
         """Ends of replies on their way to these callers, and the requests' ids."""
         self._progress = 0.0
-        self._tally = CacheTally()
+        self._cache_stats = CacheStats()
         self._closed = threading.Event()
         self._cache_incarnation = self._cache_meta_incarnation()
         self.defer_ready()
@@ -165,7 +165,7 @@ class ModelActor(EngineWorker):
             self.post(_Progress(share))
 
     def _drafter(self, target: Backend) -> Drafter | None:
-        """The small model that guesses for this one, if one was named."""
+        """The draft model of this one, if one was named."""
         args = self._load_args
         if args.params.draft_path is None:
             return None
@@ -203,7 +203,7 @@ class ModelActor(EngineWorker):
             match event:
                 case _Loaded(model):
                     self._loaded = model
-                    self._tally.kv_bytes_per_token = model.info.kv_bytes_per_token
+                    self._cache_stats.kv_bytes_per_token = model.info.kv_bytes_per_token
                     for note in model.notes:
                         self.log.warning("%s", note)
                     if model.info.can_generate and model.info.memory == "none":
@@ -222,7 +222,7 @@ class ModelActor(EngineWorker):
     def _send_on(self, target: Address | str, message: object) -> None:
         """Send what the engine or a service has posted."""
         if isinstance(message, m.Completed):
-            self._tally.note(message)
+            self._cache_stats.note(message)
         elif isinstance(message, m.AdaptersChanged):
             in_use = tuple((one.path, one.scale) for one in message.adapters)
             self.tell("registry", m.AdaptersInUse(self._load_args.model, in_use))
@@ -333,7 +333,7 @@ class ModelActor(EngineWorker):
             self.after(self._load_args.step_budget_s / STEP_LOOKS, _LOOK_AT_STEP)
 
     def undelivered(self, target: Address | str, message: object) -> None:
-        """A caller that does not hear its tokens is gone: inflight stops what it asked for."""
+        """A caller that cannot be reached has ended: inflight stops what it asked for."""
         if isinstance(target, Address):
             self.tell("inflight", m.CallerGone(target))
         else:
@@ -370,7 +370,7 @@ class ModelActor(EngineWorker):
         self._closed.wait(timeout=2.0)
         if self._embeds is not None:
             self._embeds.wait_ended(timeout_s=0.5)
-        self._readable()  # what the engine said last must leave before the process does
+        self._readable()  # what the engine posted last must be sent before the process ends
 
     def _phase(self) -> str:
         if self._loaded is None or self._engine is None:
@@ -390,7 +390,7 @@ class ModelActor(EngineWorker):
         if loaded is not None:
             report |= loaded.report()
             report["cached"] = loaded.info.memory != "none" and args.arena_path is not None
-            report["cache"] = self._tally.report()
+            report["cache"] = self._cache_stats.report()
         if self._embeds is not None:
             report["texts_embedded"] = self._embeds.texts_embedded
         if self._engine is not None:

@@ -133,7 +133,7 @@ class MarkerScanner:
         return len(self._held)
 
     def _pass(self, pieces: list[Piece], size: int, part: Part) -> None:
-        """Take a marker, and stand behind it."""
+        """Take a marker, and continue behind it."""
         if part is Part.START:
             marker = self._held[:size]
             self.kind = next(kind for markers, kind in self._starts if markers[0] == marker)

@@ -1,4 +1,4 @@
-"""How the replies of one model are read: its markers, what ends a thought, and who signs it."""
+"""How the replies of one model are read: markers, the end of a thought, the key that signs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from actors.messages.errors import InvalidRequest, UnsupportedRequest
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.markers import Markers
 from actors.text.marker_scanner import is_open
-from actors.text.reply_parser import Delta, ReplyStream, Span
+from actors.text.reply_parser import Delta, ReplyParser, Span
 from actors.text.thinking_signature import sign
 from cache import tokens as token_bytes
 
@@ -43,7 +43,7 @@ class ReplyRules:
     markers: Markers = field(default_factory=lambda: Markers((), ()))
     signing_key: bytes = b""
     end_of_thought: tuple[int, ...] = ()
-    """The tokens that are said when a thinking budget is used up."""
+    """The tokens that are forced when a thinking budget is used up."""
 
     @classmethod
     def of(cls, backend: Backend, markers: Markers, signing_key: bytes) -> ReplyRules:
@@ -58,7 +58,7 @@ class ReplyRules:
 
     def stream(
         self, asked: m.Complete, backend: Backend, text: str | None, tokens: list[int]
-    ) -> ReplyStream:
+    ) -> ReplyParser:
         """What reads the reply to this request; NoMarkers, BadBudget."""
         budget = asked.thinking_budget_tokens
         if budget is not None and (budget < 0 or not asked.thinking):
@@ -71,11 +71,11 @@ class ReplyRules:
         ):
             if wanted and not markers:
                 raise NoMarkers(
-                    f"no {name}_markers are known for this model: its chat template shows none, "
+                    f"no {name}_markers are set for this model: its chat template shows none, "
                     f"and none were set when it was loaded"
                 )
         thinking = (self.markers.thinking or ()) if asked.thinking else ()
-        return ReplyStream(
+        return ReplyParser(
             asked.stop,
             thinking=thinking,
             tool_call=(self.markers.tool_call or ()) if asked.tool_calls else (),
@@ -84,7 +84,7 @@ class ReplyRules:
         )
 
     def ended(self, ref: str, span: Span) -> Iterator[m.SpanEnded]:
-        """What is said of a span that has ended, in pages."""
+        """The messages about a span that has ended, in pages."""
         signature = sign(self.signing_key, span.body) if span.kind is m.TextKind.THINKING else b""
         packed, step = token_bytes.pack(span.tokens), PAGE_TOKENS * token_bytes.TOKEN_BYTES
         n_pages = max(1, -(-len(span.content) // PAGE_BYTES), -(-len(packed) // step))
@@ -104,8 +104,8 @@ class ReplyRules:
 
 
 @dataclass(slots=True)
-class Teller:
-    """Numbers what one reply's caller is told: tokens and characters without gaps."""
+class EventEncoder:
+    """Makes the messages of one reply: tokens and characters are numbered without gaps."""
 
     ref: str
     rules: ReplyRules

@@ -145,6 +145,8 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
                     ),
                 ),
             ),
-            ChildSpec("scheduler", "actors.node.pressure_scheduler.SchedulerActor", pressure),
+            ChildSpec(
+                "scheduler", "actors.node.pressure_scheduler.PressureSchedulerActor", pressure
+            ),
         ),
     )

@@ -119,7 +119,7 @@ def outcome(template: ChatTemplate, case: str, thinks: bool) -> str:
         refusal = str(error)
     if refusal:
         is_left_out = "would not reach the model" in refusal
-        assert is_left_out or refusal.startswith("the chat template says: "), refusal
+        assert is_left_out or refusal.startswith("the chat template raised: "), refusal
         return "L" if is_left_out else "T"
     assert [word for word in words if word not in text] == [], text
     assert "{'word': 'heron'" not in text, text

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from actors.messages.markers import BadMarkers, Markers
 from actors.messages.text_kind import TextKind
 from actors.text.marker_scanner import MarkerScanner, Part, is_open
-from actors.text.reply_parser import Delta, ReplyStream, Span
+from actors.text.reply_parser import Delta, ReplyParser, Span
 
 pytestmark = pytest.mark.pure
 
@@ -46,8 +46,8 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
 
 def run(
     pieces: list[bytes], stops: tuple[str, ...] = (), opened: TextKind = TextKind.TEXT
-) -> tuple[list[Delta | Span], ReplyStream]:
-    stream = ReplyStream(stops, thinking=THINK, tool_call=CALL, opened=opened)
+) -> tuple[list[Delta | Span], ReplyParser]:
+    stream = ReplyParser(stops, thinking=THINK, tool_call=CALL, opened=opened)
     out: list[Delta | Span] = []
     for number, piece in enumerate(pieces):
         out += stream.feed(number, piece)
@@ -199,7 +199,7 @@ def test_a_reply_may_begin_inside_a_thought() -> None:
 
 
 def test_control_tokens_are_markers_too_and_are_not_shown_otherwise() -> None:
-    stream = ReplyStream(thinking=("<|think|>", "<|done|>"))
+    stream = ReplyParser(thinking=("<|think|>", "<|done|>"))
     out: list[Delta | Span] = []
     for number, (visible, written) in enumerate(
         [(b"a", b"a"), (b"", b"<|x|>"), (b"", b"<|think|>"), (b"b", b""), (b"", b"<|y|>"),
@@ -218,7 +218,7 @@ def test_control_tokens_are_markers_too_and_are_not_shown_otherwise() -> None:
 
 def test_an_end_marker_that_also_ends_the_reply_closes_its_span() -> None:
     for marker, n_end in ((b"</c>", 4), (b"<eos>", 0)):
-        stream = ReplyStream(tool_call=CALL[:2])
+        stream = ReplyParser(tool_call=CALL[:2])
         out = stream.feed(0, b"<c>f()")
         stream.end_with(marker)
         out += stream.finish()
@@ -228,7 +228,7 @@ def test_an_end_marker_that_also_ends_the_reply_closes_its_span() -> None:
 
 
 def test_structure_is_a_call_without_its_payload() -> None:
-    stream = ReplyStream(tool_call=CALL)
+    stream = ReplyParser(tool_call=CALL)
     seen = []
     for number, piece in enumerate(
         [b"a", b"<c", b">", b"run ", b"<p>", b"x</c>", b"</p", b">", b"</c>", b"b"]
@@ -240,7 +240,7 @@ def test_structure_is_a_call_without_its_payload() -> None:
 
 @pytest.mark.parametrize(("budget", "cut_after"), [(0, 1), (1, 2), (3, 4)])
 def test_a_thinking_budget_counts_tokens_of_thinking(budget: int, cut_after: int) -> None:
-    stream = ReplyStream(thinking=THINK, thinking_budget=budget)
+    stream = ReplyParser(thinking=THINK, thinking_budget=budget)
     for number, piece in enumerate([b"<t>", b"a", b"b", b"c", b"d"], 1):
         stream.feed(number, piece)
         assert stream.must_stop_thinking == (number >= cut_after)
@@ -249,7 +249,7 @@ def test_a_thinking_budget_counts_tokens_of_thinking(budget: int, cut_after: int
 
 
 def test_an_end_marker_that_has_begun_may_be_finished() -> None:
-    stream = ReplyStream(thinking=THINK, thinking_budget=2)
+    stream = ReplyParser(thinking=THINK, thinking_budget=2)
     for number, piece in enumerate([b"<t>", b"a", b"<", b"/"]):
         stream.feed(number, piece)
     assert not stream.must_stop_thinking
@@ -258,7 +258,7 @@ def test_an_end_marker_that_has_begun_may_be_finished() -> None:
 
 
 def test_without_markers_it_is_a_text_stream() -> None:
-    stream = ReplyStream(("STOP",))
+    stream = ReplyParser(("STOP",))
     assert stream.feed(0, b"a ST") == [Delta(TextKind.TEXT, (0,), "a ")]
     assert stream.feed(1, b"OP b") == [Delta(TextKind.TEXT, (1,), "")]
     assert stream.finish() == []

@@ -59,8 +59,8 @@ class Cache:
         meta._grants_from = 0.0  # nobody else writes here, so there is nothing to wait for
         self.meta = meta
         meta.handle(m.RowsFound("ram", tuple(self._found()), last=True), ENGINE)
-        while not meta._adoption.is_idle:
-            meta._adopt_some()
+        while not meta._row_import.is_idle:
+            meta._import_some()
 
     def die(self, engine: CachedEngine) -> None:
         """Cache_meta is gone, and another one in its place."""
