@@ -20,7 +20,7 @@ def unsaved(tmp_path: Path) -> Path:
 
 def test_why_a_memory_cannot_be_saved_is_said_in_words(unsaved: Path, tmp_path: Path) -> None:
     for path, memory, why in (
-        (unsaved, "none", "in a way this build does not know"),
+        (unsaved, "none", "the memory of this model is stored in a way"),
         (tiny_llama(tmp_path / "tiny.gguf"), "blocks", ""),
         (tiny_llama(tmp_path / "mamba.gguf", arch="mamba"), "checkpoint", ""),
     ):
