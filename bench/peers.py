@@ -1,10 +1,10 @@
 """Builds llama-server, llama-bench and llama-batched-bench: ``python -m bench.peers``.
 
 They come from the archive that ``native/llama.lock`` pins, verified as for the project's own build,
-with the compile flags of ``native/CMakeLists.txt``. Everything lies below ``build/peers`` (ignored by git).
-About ten minutes of one core the first time, nothing when they are there. The web interface is left
-out and nothing is fetched. Environment, as in that build: ``LLAMA_CPP_SOURCE_DIR`` and
-``LLAMA_ACTORS_CMAKE_ARGS``.
+with the compile flags of ``native/CMakeLists.txt``. Everything is written below ``build/peers``,
+which git ignores. About ten minutes of one core the first time, nothing when they are there. The
+web interface is left out and nothing is fetched. Environment, as in that build:
+``LLAMA_CPP_SOURCE_DIR`` and ``LLAMA_ACTORS_CMAKE_ARGS``.
 """
 
 from __future__ import annotations

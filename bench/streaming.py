@@ -3,7 +3,8 @@
 The added time per token is the median gap between tokens at the host, less that of the bare loop
 with the same prompt and seed. The 64 streams come from the stub backend, which computes next to
 nothing: the figure is the most tokens that the actors deliver to one host. The third compares two
-nodes, one with its default tiers, which stores every block while it generates, and one without a cache.
+nodes, one with its default tiers, which stores every block while it generates, and one without a
+cache.
 """
 
 from __future__ import annotations

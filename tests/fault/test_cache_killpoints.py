@@ -20,7 +20,7 @@ def test_no_process_that_dies_at_any_step_leaves_a_torn_row_a_lease_or_a_budget_
     died = run_points(40, seed=3)
     assert sum(died.values()) == 40
     assert {"cache_meta", "writer", "model:m"} <= set(died)
-    assert died["nobody"] < 15
+    assert died["none"] < 15
 
 
 def test_full_tiers_do_not_copy_the_same_rows_for_ever() -> None:
@@ -87,7 +87,7 @@ def test_at_no_step_of_a_removal_both_the_tail_and_the_longer_row_are_gone(
                 rig._save([1, 2])
                 deaths += rig.died == role
                 rig.places = None
-                rig.died = "nobody any more"
+                rig.died = "none left"
                 rig.settle()
                 longer = rig.save(1, 2)[-1]  # if its writer died, it is written now
                 rig.settle()

@@ -69,7 +69,7 @@ def children_are_all(node: RunningNode, up: bool) -> bool:
         ("segv", ExitKind.KILLED, "SIGSEGV"),
         ("abort", ExitKind.KILLED, "SIGABRT"),
         ("exit", ExitKind.ABNORMAL, "status 3"),
-        ("raise", ExitKind.ABNORMAL, "RuntimeError: told to raise"),
+        ("raise", ExitKind.ABNORMAL, "RuntimeError: raised by the test"),
     ],
 )
 def test_a_worker_that_ends_comes_back_and_its_reason_is_known(tmp_path, how, kind, word):
@@ -92,7 +92,7 @@ def test_an_exception_runs_its_handler_once(tmp_path):
         node.up("a", after_incarnation=1)
         lines = path.read_text().splitlines()
         assert lines == ["a 1 init", "a 1 ready", "a 1 do raise 1", "a 2 init", "a 2 ready"]
-        assert node.log.count("RuntimeError: told to raise") >= 1
+        assert node.log.count("RuntimeError: raised by the test") >= 1
         assert node.log.count("Traceback") == 1
 
 

@@ -216,7 +216,7 @@ def test_a_supervisor_tells_how_its_children_are_also_one_that_hangs(tmp_path):
         ("SIGKILL", PERHAPS),
         ("segv", "killed by SIGSEGV"),
         ("exit", "exited with status 3 without a word"),
-        ("raise", "RuntimeError: told to raise"),
+        ("raise", "RuntimeError: raised by the test"),
     ],
 )
 def test_every_crash_has_a_report_with_the_last_messages(tmp_path, how, reason):
@@ -278,7 +278,7 @@ def test_the_json_log_of_a_whole_life_is_lines_of_objects(tmp_path):
         assert event in events, event
     crashed = next(one for one in objects if one["event"] == "crashed")
     assert "Traceback" in crashed["message"]
-    assert (crashed["child"], crashed["reason"]) == ("a", "RuntimeError: told to raise")
+    assert (crashed["child"], crashed["reason"]) == ("a", "RuntimeError: raised by the test")
     down = next(one for one in objects if one["event"] == "down")
     assert (down["child"], down["incarnation"], down["action"]) == ("a", 1, "restart")
     assert down["reason_kind"] == "abnormal"

@@ -108,7 +108,7 @@ class Asking(threading.Thread):
 def in_flight(node: RunningNode, target: str) -> Asking:
     """An ask that its target has handled and never answers."""
     before = status_of(node, target)["handled"]
-    asking = Asking(node, target, Fail(new_ref(), aloud=False))
+    asking = Asking(node, target, Fail(new_ref(), raises=False))
     eventually(lambda: status_of(node, target)["handled"] != before, what="the ask at its target")
     return asking
 
@@ -187,7 +187,7 @@ def test_a_message_for_another_incarnation_is_refused_and_the_ask_finds_the_righ
 def test_a_stream_ends_with_its_target_if_it_shall_and_else_goes_on(tmp_path):
     with running_node(TREE, tmp_path) as node:
         connection = node.connect()
-        patient = connection.stream("x", Fail(new_ref(), aloud=False), idle_timeout_s=1.5)
+        patient = connection.stream("x", Fail(new_ref(), raises=False), idle_timeout_s=1.5)
         ending = connection.stream(
             "x", Echo(new_ref(), 1), idle_timeout_s=TIMEOUT_S, until_down=True
         )
@@ -265,7 +265,7 @@ def test_a_host_that_was_busy_elsewhere_hears_of_the_end_it_asked_for_and_not_a_
             waiter.join()
         assert heard[0] is not None
         assert heard[0].incarnation == 1
-        assert heard[0].reason.text == "RuntimeError: told to raise"
+        assert heard[0].reason.text == "RuntimeError: raised by the test"
 
 
 def test_the_dead_and_the_unknown_are_down_at_once(tmp_path):
@@ -278,7 +278,7 @@ def test_the_dead_and_the_unknown_are_down_at_once(tmp_path):
             down = connection.wait_down(connection.monitor("x"), TIMEOUT_S)
             nobody = connection.wait_down(connection.monitor("nobody"), TIMEOUT_S)
         assert down is not None
-        assert (down.incarnation, down.reason.text) == (1, "RuntimeError: told to raise")
+        assert (down.incarnation, down.reason.text) == (1, "RuntimeError: raised by the test")
         assert nobody is not None
         assert (nobody.incarnation, nobody.reason) == (0, NOPROC)
         for other, expected in (("x", down.reason), ("nobody", NOPROC)):

@@ -32,7 +32,7 @@ GONE = (1, 0, 1)
 
 FAILED, KILLED = ExitKind.ABNORMAL, ExitKind.KILLED
 WAYS: dict[str, tuple[int, tuple[ExitKind, ...], str]] = {
-    "raises_in_a_handler": (1, (FAILED,), "told to"),
+    "raises_in_a_handler": (1, (FAILED,), "failed by the test"),
     "raises_on_the_third_message": (3, (FAILED,), "third"),
     "raises_while_stopping": (1, (FAILED,), "while stopping"),
     "forks_and_is_killed": (1, (KILLED,), "SIGKILL"),

@@ -142,7 +142,7 @@ def test_when_there_can_be_no_new_context_only_close_works(
     backend = load_backend("llama", tiny_llama(tmp_path / "tiny.gguf"), PARAMS)
 
     def fails(*_: object) -> object:
-        raise ContextCreateFailed("told to")
+        raise ContextCreateFailed("failed by the test")
 
     monkeypatch.setattr(llama, "new_context", fails)
     with pytest.raises(ContextCreateFailed):

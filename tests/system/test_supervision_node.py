@@ -148,4 +148,4 @@ def test_a_node_that_gives_up_says_in_which_childs_name(tmp_path: Path):
         node.note_group()
         (line,) = [one for one in node.log.splitlines() if "ending the node" in one]
         assert "more than 0 restarts" in line
-        assert "a last: abnormal: RuntimeError: told to raise" in line
+        assert "a last: abnormal: RuntimeError: raised by the test" in line

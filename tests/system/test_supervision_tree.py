@@ -209,7 +209,7 @@ def test_a_deferred_start_reports_progress_and_its_failure(tmp_path):
         assert next(replies) == ChildStartProgress(request.ref, "m", "half way")
         failed = next(replies)
         assert isinstance(failed, ChildStartFailed)
-        assert (failed.detail, failed.error) == ("gave up loading", LoadError(1, "x"))
+        assert (failed.detail, failed.error) == ("loading was abandoned", LoadError(1, "x"))
 
 
 def test_a_start_that_hangs_is_killed_at_its_timeout(tmp_path):
