@@ -1,8 +1,8 @@
 """A disk that loses what was not synced: the contents of a directory after power loss.
 
 Operations are carried out in a real folder and recorded. ``after_power_loss`` writes what a disk
-may hold then into another folder. Bytes are durable once ``sync`` of their file returned, names once
-``sync_dir`` of their folder did. Of everything else any part may have reached the disk, in any
+may hold then into another folder. Bytes are durable once ``sync`` of their file returned, names
+once ``sync_dir`` of their folder did. Of everything else any part may have reached the disk, in any
 order, so a chooser decides: whether an unsynced name is there, and of an unsynced file how much.
 """
 
