@@ -34,9 +34,7 @@ def main() -> None:
         verdict = node.verify("demo", prefix, doubtful)
         kept = node.detokenize("demo", [*guesses[: verdict.accepted]])
         then = "" if verdict.next_token is None else node.detokenize("demo", [verdict.next_token])
-        print(
-            f"of other guesses it accepts {verdict.accepted}: {kept!r}, and would continue with {then!r}"
-        )
+        print(f"of other guesses it accepts {verdict.accepted}: {kept!r}; the next is {then!r}")
 
 
 if __name__ == "__main__":

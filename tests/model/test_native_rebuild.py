@@ -51,7 +51,7 @@ def says(backend: Backend, seq: int = 0) -> list[int]:
     return out
 
 
-def test_a_new_context_is_empty_and_says_the_same(backend: Backend) -> None:
+def test_a_new_context_is_empty_and_generates_the_same(backend: Backend) -> None:
     info, before = backend.info, says(backend)
     backend.rebuild()
     assert backend.info == info
