@@ -44,7 +44,7 @@ def own_sampler(sampler: Sampler) -> LlamaSampler:
 
 
 def make_sampler(model: Any, params: SamplingParams, prompt: Sequence[int]) -> Any:
-    """The handle of a new sampler. The caller keeps the model alive during the call."""
+    """The handle of a new sampler. The caller keeps the model open during the call."""
     numbers = ffi.new("la_sampling *", {name: getattr(params, name) for name in NUMERIC_FIELDS})
     texts = ffi.new("la_sampling_texts *")
     kept = _fill(texts, params)

@@ -1,7 +1,7 @@
-"""The llama.cpp backend: owns one model and one context, and everything that hangs on them.
+"""The llama.cpp backend: owns one model and one context, and everything that depends on them.
 
-Lifetime rules are numbered in native/README.md. The two that shape this file: whoever was created
-last is freed first (samplers, context, model), and no pointer reaches C after ``close``.
+Lifetime rules are numbered in native/README.md. The two that shape this file: objects are freed in
+reverse order of creation (samplers, context, model), and no pointer reaches C after ``close``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-# ggml forks a debugger to print a backtrace when it aborts. In a model process that only delays
-# the exit its supervisor is waiting for.
+# ggml forks a debugger to print a backtrace when it aborts. In a model process that only delays the
+# exit, and with it the restart by its supervisor.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
 from native import _describe, _faults, _llama
@@ -37,7 +37,7 @@ from native.model_params import check_scale
 from native.params import ModelParams, SamplingParams
 
 _INT32_MAX = (1 << 31) - 1
-_TEXT_SHARE = 4  # of the memory available: what tokenising one text may take
+_TEXT_SHARE = 4  # share of the available memory that tokenising one text may take
 _LOG_LEVELS = {"debug": 1, "info": 2, "warn": 3, "error": 4}
 
 # llama.cpp is silent; its last warnings are kept for error texts. To see all of it on stderr:
@@ -400,7 +400,7 @@ class LlamaBackend:
 
     def close(self) -> None:
         if self._embedder is not None:
-            self._embedder.close()  # before the lock: it waits for a text that gives up
+            self._embedder.close()  # before taking the lock: it aborts a running text
         self._vocabulary.close()
         with self._lock:
             context, model = self._context, self._model
@@ -438,7 +438,7 @@ class LlamaBackend:
 def _tokenize(
     model: Any, text: str, add_special: bool = True, parse_special: bool = False
 ) -> list[int]:
-    """Ids of ``text``; whoever calls keeps the model alive."""
+    """Ids of ``text``. The caller keeps the model open during the call."""
     data = _utf8(text)
     capacity, n_out = len(data) + 8, ffi.new("int32_t *")
     while True:
@@ -467,7 +467,7 @@ def _payload(source: Buffer) -> Any:
 
 
 def _int32(**numbers: int) -> None:
-    """Refuse what C would not take, by name."""
+    """Refuse numbers that do not fit C's 32 bits, by name."""
     for name, number in numbers.items():
         if not -_INT32_MAX <= number <= _INT32_MAX:
             raise InvalidParam(name, number, "a 32-bit number")

@@ -1,16 +1,16 @@
 """A backend without native code: deterministic, fast to load, and as strict as the real one.
 
-For tests of everything above this floor. It is not a mock that says yes: cells are really kept per
-sequence and counted against ``n_ctx``, payloads are real bytes, and the next token depends on the
-whole content of the sequence. KV restored at the wrong place, from another prefix or half written
-therefore changes the continuation, exactly as it would with a model.
+For tests of all code above this package. It does not accept everything, as a mock would: cells are
+kept per sequence and counted against ``n_ctx``, payloads are real bytes, and the next token depends
+on the whole content of the sequence. KV restored at the wrong place, from another prefix or half
+written therefore changes the continuation, exactly as it would with a model.
 
 Text is bytes: token ``b`` in 0..255 is the byte, 256 begins and 257 ends a text. Continuations are
 mostly printable ASCII. A text whose last byte is EOT (4) continues with end of text (257), so a
-test can have a natural stop whenever it wants one; otherwise 257 is never chosen at temperature 0.
+test can cause a natural stop at any point; otherwise 257 is never chosen at temperature 0.
 
-A text that holds ``FATAL`` is poisonous: to decode its last byte aborts the process, as a failed
-assertion in native code does. Nothing is raised, nothing is cleaned up. One that holds
+A text that holds ``FATAL`` is poisonous: decoding its last byte aborts the process, as a failed
+assertion in native code does. No exception is raised, and no clean-up runs. One that holds
 ``FATAL_TEXT`` aborts the process when it is tokenised.
 """
 
@@ -52,7 +52,7 @@ _SPECIAL = {"<s>": BEGIN, "</s>": END}
 _SPECIAL_PATTERN = re.compile(r"(<s>|</s>)")
 _PRINTABLE_BONUS, _END_BONUS = 4.0, 100.0
 FATAL = b"\x18fatal\x18"
-"""CAN, a word, CAN: no text has it by accident."""
+"""With control characters (CAN) around it, so that no other text contains it by accident."""
 FATAL_TEXT = "\x19fatal\x19"
 UNCUTTABLE = "uncuttable"
 """A stub whose name begins so behaves as a recurrent model: no blocks, no partial removal."""
@@ -138,7 +138,7 @@ class StubBackend:
             rows = zip(batch.tokens, batch.positions, batch.seqs, batch.wants, strict=True)
             wanted: dict[int, array[float]] = {}
             for row, (token, position, seq, wants) in enumerate(rows):
-                # Waiting on the event is the compute time; set, it ends the wait and the decode.
+                # The wait stands for the compute time; an abort sets the event and ends the decode.
                 if self._abort.wait(self.seconds_per_token):
                     raise DecodeAborted("request_abort() was called; trim, then clear_abort()")
                 self._cells.append(seq, position, token)

@@ -33,7 +33,7 @@ OLD_CPU = "Nehalem"
 
 
 class Unavailable(Exception):
-    """This machine cannot run the case; the message says what it lacks."""
+    """This machine cannot run the case; the message names what it lacks."""
 
 
 class Failed(Exception):
@@ -324,7 +324,7 @@ def service_files(place: Place) -> None:
         raise Unavailable("no systemd-analyze: apt-get install systemd")
     unit = place.folder / "llama-actors.service"
     text = (ROOT / "packaging" / "llama-actors.service").read_text(encoding="utf-8")
-    program = place.folder / "llama-actors"  # the check wants the program to exist
+    program = place.folder / "llama-actors"  # the check requires that the program exists
     program.write_text("#!/bin/sh\n", encoding="utf-8")
     program.chmod(0o755)
     text = text.replace("/opt/llama-actors/bin/llama-actors", str(program))

@@ -125,9 +125,7 @@ def test_a_poisonous_request_fails_alone_and_is_refused_from_then_on(narrow: Nod
         eventually(lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left")
 
 
-def test_bystanders_of_a_poisonous_request_come_through(
-    narrow: Node, pool: ThreadPoolExecutor
-) -> None:
+def test_requests_beside_a_poisonous_one_complete(narrow: Node, pool: ThreadPoolExecutor) -> None:
     prompts = [f"bystander number {n}" for n in range(6)]
     expected = [narrow.complete("narrow", prompt, max_tokens=8).text for prompt in prompts]
     with neighbour_answers(narrow):
@@ -190,7 +188,9 @@ def test_a_request_stays_in_flight_until_its_caller_has_the_end(
     eventually(lambda: inflight_status(narrow)["in_flight"] == 0, what="nothing is in flight")
 
 
-def test_one_crash_from_outside_convicts_nobody(narrow: Node, pool: ThreadPoolExecutor) -> None:
+def test_one_crash_from_outside_makes_no_request_poisonous(
+    narrow: Node, pool: ThreadPoolExecutor
+) -> None:
     expected = narrow.complete("narrow", "innocent", max_tokens=8).text
     busy = Streaming(narrow, "narrow", 3900)
     waiting = submit(pool, narrow, "innocent")
@@ -202,7 +202,7 @@ def test_one_crash_from_outside_convicts_nobody(narrow: Node, pool: ThreadPoolEx
     eventually(lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left")
 
 
-def test_a_death_of_the_models_supervisor_makes_nobody_a_suspect(
+def test_a_crash_of_the_models_supervisor_makes_no_request_a_suspect(
     narrow: Node, pool: ThreadPoolExecutor
 ) -> None:
     busy = Streaming(narrow, "narrow", 3900)
@@ -217,7 +217,7 @@ def test_a_death_of_the_models_supervisor_makes_nobody_a_suspect(
     assert pid_of(narrow, "inflight") == inflight  # it knows that, and did not just forget
 
 
-def test_a_completion_whose_model_dies_in_the_middle_is_run_again(
+def test_a_completion_whose_model_is_killed_in_the_middle_is_run_again(
     narrow: Node, pool: ThreadPoolExecutor
 ) -> None:
     expected = narrow.complete("narrow", "long", max_tokens=1500).text
@@ -244,7 +244,7 @@ def test_a_request_that_inflight_did_not_take_before_its_death_is_sent_again(
     assert lost.result(30).tokens
 
 
-def test_a_model_that_crashes_too_often_is_stopped_and_says_so(narrow: Node) -> None:
+def test_a_model_that_crashes_too_often_is_stopped_and_reports_it(narrow: Node) -> None:
     with neighbour_answers(narrow):
         seen: set[type[BaseException]] = set()
         for n in range(4):  # each of them costs the model two crashes
@@ -286,7 +286,7 @@ def test_a_request_that_waits_for_its_model_can_be_cancelled_and_has_its_deadlin
     assert narrow.complete("narrow", "one that waits to its end", max_tokens=4).tokens
 
 
-def test_a_load_is_answered_although_the_models_supervisor_dies_under_it(
+def test_a_load_is_answered_although_the_models_supervisor_is_killed_meanwhile(
     node: Node, pool: ThreadPoolExecutor
 ) -> None:
     models = pid_of(node, "models")

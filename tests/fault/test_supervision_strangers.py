@@ -79,7 +79,7 @@ def attacks(mark: Path) -> dict[str, bytes]:
     }
 
 
-def test_what_strangers_say_is_not_heard(tmp_path):
+def test_messages_of_unauthenticated_peers_are_dropped(tmp_path):
     mark = tmp_path / "executed"
     with running_node(TREE, tmp_path) as node:
         before, pid = node.record, answers(node).pid
@@ -94,7 +94,7 @@ def test_what_strangers_say_is_not_heard(tmp_path):
         eventually(lambda: "turned away" in node.log, what="a line in the log")
 
 
-def test_who_holds_another_cookie_can_give_no_orders(tmp_path):
+def test_a_peer_with_another_cookie_cannot_send_requests(tmp_path):
     with running_node(TREE, tmp_path) as node:
         pid = answers(node).pid
         stranger = Endpoint(Secret(b"w" * 32, ("tests",)))

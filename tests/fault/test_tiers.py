@@ -130,7 +130,7 @@ def test_rows_that_no_slower_tier_got_in_time_are_counted_as_lost(start: Start) 
     assert stored + status["lost"] + refused == 20
 
 
-def test_what_ram_file_gives_up_lies_on_disk(start: Start) -> None:
+def test_rows_evicted_from_ram_file_are_on_disk(start: Start) -> None:
     rig = start(ram_rows=4, ram_file=6, disk=64)
     for number in range(20):
         rig.save(number)
@@ -262,7 +262,7 @@ def test_rows_for_a_broken_disk_go_to_the_others(start: Start) -> None:
     assert rig.files("disk")
 
 
-def test_a_disk_that_hangs_is_left_alone_and_the_other_goes_on(start: Start) -> None:
+def test_a_disk_that_hangs_gets_no_rows_and_the_other_continues(start: Start) -> None:
     rig = start(disk=64, disk2=64)
     rig.hung |= {"disk", "tier:disk"}
     keys = {key for number in range(20) for key in rig.save(number)}

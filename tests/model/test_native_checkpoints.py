@@ -93,7 +93,7 @@ def test_the_logits_depend_on_the_state_that_was_restored(load: Load, arch: str)
     assert difference(b, b, 80, (2, 3)) > 0.1
 
 
-def test_every_model_says_how_its_memory_is_saved(load: Load) -> None:
+def test_every_model_reports_how_its_memory_is_saved(load: Load) -> None:
     said = {arch: (load(arch).info.memory, load(arch).info.state_grows) for arch in ARCHITECTURES}
     assert said == {
         "llama": ("blocks", True),
@@ -147,7 +147,7 @@ def test_states_of_another_layout_or_model_are_refused(load: Load, arch: str) ->
 
 
 @pytest.mark.parametrize("arch", [arch for arch in UNCUT if arch != "mamba"])
-def test_no_room_is_said_and_leaks_no_cell(load: Load, arch: str) -> None:
+def test_a_lack_of_room_is_reported_and_leaks_no_cell(load: Load, arch: str) -> None:
     b = load(arch)
     prefill(b, TOKENS[:150], 0)
     state = save(b)

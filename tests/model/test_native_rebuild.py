@@ -51,7 +51,7 @@ def says(backend: Backend, seq: int = 0) -> list[int]:
     return out
 
 
-def test_a_new_context_is_empty_and_says_the_same(backend: Backend) -> None:
+def test_a_new_context_is_empty_and_generates_the_same(backend: Backend) -> None:
     info, before = backend.info, says(backend)
     backend.rebuild()
     assert backend.info == info
@@ -142,7 +142,7 @@ def test_when_there_can_be_no_new_context_only_close_works(
     backend = load_backend("llama", tiny_llama(tmp_path / "tiny.gguf"), PARAMS)
 
     def fails(*_: object) -> object:
-        raise ContextCreateFailed("told to")
+        raise ContextCreateFailed("failed by the test")
 
     monkeypatch.setattr(llama, "new_context", fails)
     with pytest.raises(ContextCreateFailed):

@@ -300,7 +300,7 @@ def test_the_key_of_a_removed_tail_stands_for_the_same_tokens():
     assert resolved(index, 9, 9, 9, 9, 1) is None  # no sequence ended there
 
 
-def test_rows_say_where_the_tails_in_them_end_and_a_new_index_learns_it():
+def test_rows_store_where_the_tails_in_them_end_and_a_new_index_reads_it():
     index = make()
     save(index, 1)
     index.reserve(1.0, "m", [row(1, 2)])  # held back, as the end of a reply is

@@ -149,7 +149,7 @@ def test_a_parent_that_is_being_saved_is_waited_for_and_an_unknown_one_is_not(
     assert talk.request.note == PARENT_UNKNOWN
 
 
-def test_a_cache_that_dies_meanwhile_ends_the_wait(clock: Clock) -> None:
+def test_a_cache_that_exits_meanwhile_ends_the_wait(clock: Clock) -> None:
     talk = Talk(clock, request())
     talk.dialogue.look_up(talk.request)
     talk.answer(BEING_WRITTEN)
@@ -159,7 +159,7 @@ def test_a_cache_that_dies_meanwhile_ends_the_wait(clock: Clock) -> None:
     assert not talk.request.asks_again
 
 
-def test_the_index_knows_what_is_being_written() -> None:
+def test_the_index_reports_rows_that_are_being_written() -> None:
     index, root = CacheIndex(budgets={RAM: 1 << 20}), b"r" * 32
     packed = tokens.pack(IDS[:64])
     key = child_key(root, packed)

@@ -97,7 +97,7 @@ def test_examples_are_short_and_numbered() -> None:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path
 
 
-def test_one_actor_per_file_and_each_says_what_it_owns() -> None:
+def test_one_actor_per_file_and_each_docstring_names_what_it_owns() -> None:
     for path in sorted((ROOT / "actors").glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         actors = [

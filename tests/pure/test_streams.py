@@ -21,7 +21,7 @@ pytestmark = pytest.mark.pure
 # ── handles ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_request_is_cancelled_once_whoever_asks_and_however_often() -> None:
+def test_a_request_is_cancelled_once_however_often_and_by_whichever_caller() -> None:
     told: list[str] = []
     handle = RequestHandle(told.append)
     handle.accepted("one")
@@ -44,7 +44,7 @@ def test_a_request_that_is_not_accepted_yet_is_cancelled_when_it_is() -> None:
     assert handle.request_id == "second"
 
 
-def test_a_node_that_is_gone_cannot_be_told_and_nobody_minds() -> None:
+def test_closing_a_stream_of_a_node_that_is_gone_raises_nothing() -> None:
     def tell(_: str) -> None:
         raise NodeRestarted("node")
 

@@ -64,7 +64,7 @@ def test_stop_goes_in_reverse_order_each_after_the_one_before_is_gone():
         (Strategy.ONE_FOR_ALL, "stop c, stop a, start a, start b, start c"),
     ],
 )
-def test_the_strategy_decides_who_goes_with_a_killed_child(strategy, expected):
+def test_the_strategy_decides_which_children_restart_with_a_killed_one(strategy, expected):
     world = three(strategy)
     world.exit("b", KILLED)
     world.obey()
@@ -160,7 +160,7 @@ def test_a_temporary_child_that_a_sibling_takes_down_is_forgotten():
     assert list(world.core.children) == ["a", "c"]
 
 
-def test_a_brutal_kill_asks_nobody_and_a_late_stop_is_killed_and_infinity_is_never():
+def test_a_brutal_kill_sends_no_stop_and_a_late_stop_is_killed_and_infinity_is_never():
     children = (
         spec("a", shutdown=INFINITY),
         spec("b", shutdown=2.0),
@@ -305,7 +305,7 @@ def test_a_child_with_its_own_spec_comes_last_and_lives_through_restarts_of_its_
     assert [i for _, i in world.take_trace()] == ["d", "c", "b", "a"]
 
 
-def test_a_new_child_that_fails_to_start_is_forgotten_and_hurts_nobody():
+def test_a_new_child_that_fails_to_start_is_dropped_and_its_siblings_are_unaffected():
     world = three(Strategy.ONE_FOR_ALL)
     world.do(world.core.start_child("d", None, "asker", spec("d")))
     world.exit("d", CRASHED)
@@ -365,7 +365,7 @@ def test_a_start_that_a_siblings_restart_interrupts_is_done_after_it_and_answere
     assert world.live == {"a": 2, "b": 2, "c": 2, "d": 2, "e": 1}
 
 
-def test_a_child_that_somebody_is_stopping_stays_down_when_a_sibling_restarts():
+def test_a_child_that_is_being_terminated_stays_down_when_a_sibling_restarts():
     world = three(Strategy.ONE_FOR_ALL)
     world.do(world.core.terminate_child("c", "asker"))
     world.exit("a", KILLED)
@@ -386,7 +386,7 @@ def test_a_new_child_that_was_up_once_keeps_its_spec_when_a_later_start_fails():
     assert world.state("d") is fx.State.DOWN
 
 
-def test_children_of_a_group_that_die_together_count_once():
+def test_children_of_a_group_that_end_together_count_once():
     world = three(Strategy.ONE_FOR_ALL)
     for _ in range(3):
         for i in "abc":
@@ -396,7 +396,7 @@ def test_children_of_a_group_that_die_together_count_once():
     assert world.live == {"a": 4, "b": 4, "c": 4}
 
 
-def test_a_child_that_dies_while_its_stop_is_queued_is_stopped_and_not_restarted():
+def test_a_child_that_ends_while_its_stop_is_queued_is_stopped_and_not_restarted():
     world = three(Strategy.ONE_FOR_ONE)
     world.do(world.core.terminate_child("a", "a"))
     world.do(world.core.terminate_child("b", "b"))
@@ -433,7 +433,7 @@ def test_terminating_a_child_in_its_pause_brings_the_others_back_at_once():
     assert world.state("b") is fx.State.DOWN
 
 
-def test_a_pause_that_a_restart_of_an_earlier_sibling_overtakes_starts_nobody_early():
+def test_a_backoff_overtaken_by_a_restart_of_an_earlier_sibling_starts_no_child_early():
     slow = Backoff(first_s=5.0, max_s=5.0)
     children = (spec("a", backoff=slow), spec("b", backoff=Backoff()))
     world = World(SupervisorSpec(Strategy.REST_FOR_ONE, children))
@@ -502,7 +502,7 @@ def test_a_significant_child_that_is_about_to_come_back_is_active():
     assert [one.kind for one in world.finished] == [ExitKind.SHUTDOWN]
 
 
-def test_a_significant_child_that_somebody_is_stopping_is_not_active():
+def test_a_significant_child_that_is_being_terminated_is_not_active():
     world = significant(ALL)
     world.do(world.core.terminate_child("b", "t"))
     world.do(world.core.terminate_child("c", "t"))
@@ -658,7 +658,7 @@ def test_terminating_a_dynamic_child_removes_it_and_its_id_keeps_counting():
     assert world.live == {"a": 2}
 
 
-def test_a_child_that_is_terminated_twice_is_asked_once_and_both_askers_hear():
+def test_a_child_that_is_terminated_twice_is_stopped_once_and_both_callers_are_answered():
     world = dynamic()
     world.do(world.core.start_child("a", None, "x"))
     world.ready("a")
@@ -683,7 +683,7 @@ def test_a_stopping_supervisor_refuses_starts_and_stops_dynamic_children_at_once
     assert world.finished == [SHUTDOWN]
 
 
-def test_incarnations_go_on_from_what_is_known():
+def test_incarnations_continue_from_the_known_ones():
     world = World(SupervisorSpec(Strategy.ONE_FOR_ONE, (spec("a"),)), {"a": 41})
     assert world.live == {"a": 42}
 

@@ -214,7 +214,9 @@ class Life:
 
 @examples(300)
 @given(st.data(), supervisors())
-def test_in_any_life_repeats_change_nothing_and_whoever_asks_is_answered_once(data, supervisor):
+def test_in_any_sequence_of_events_repeats_change_nothing_and_each_request_is_answered_once(
+    data, supervisor
+):
     life = Life(data, supervisor)
     life.live_on(data.draw(st.integers(0, 40)))
     world = life.world

@@ -108,7 +108,7 @@ def died_once(*, intensity: int = 5) -> SupervisorCore:
 
 
 @pytest.mark.parametrize(("intensity", "action"), [(5, "restart"), (0, "give_up")])
-def test_a_death_says_what_the_supervisor_does(written, intensity, action):
+def test_an_exit_report_names_what_the_supervisor_does(written, intensity, action):
     logger, objects = written
     core = died_once(intensity=intensity)
     write_event(logger, core, Happened("down", "a", 1, str(KILLED), KILLED), 77)

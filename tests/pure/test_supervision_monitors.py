@@ -58,7 +58,7 @@ def taken(monitors: Monitors) -> list[Down]:
     return [one.down for one in due if one is not None]
 
 
-def test_the_end_of_an_incarnation_is_told_once_and_with_its_reason():
+def test_the_end_of_an_incarnation_is_reported_once_and_with_its_reason():
     monitors = Monitors()
     monitors.add("r", "a", entry(1))
     monitors.observe((entry(1),), ())
@@ -72,7 +72,7 @@ def test_the_end_of_an_incarnation_is_told_once_and_with_its_reason():
     assert len(monitors) == 0
 
 
-def test_coming_up_anew_between_two_looks_means_that_the_old_one_is_down():
+def test_a_restart_between_two_looks_means_that_the_old_incarnation_is_down():
     monitors = Monitors()
     monitors.add("r", "a", entry(1))
     monitors.observe((entry(2, "up", killed(1)),), ())
@@ -133,7 +133,7 @@ def test_an_incarnation_that_was_known_and_is_gone_is_down_at_once():
     assert taken(monitors) == [Down("r", "a", 2, NOPROC)]
 
 
-def test_a_new_supervisor_that_knows_no_reason_is_told_as_unseen():
+def test_a_new_supervisor_without_a_reason_gives_the_reason_unseen():
     monitors = Monitors()
     monitors.add("r", "a", entry(1))
     monitors.observe((entry(2, "up", None),), ())
@@ -312,7 +312,7 @@ def test_each_monitor_gets_exactly_one_down_iff_its_incarnation_ended_or_was_not
 
 
 @given(happenings)
-def test_the_reason_is_that_of_its_own_end_when_nothing_lies_between_two_looks(steps):
+def test_the_reason_is_that_of_its_own_end_when_nothing_happened_between_two_looks(steps):
     world, monitors = World(), Monitors()
     for number, (child_id, what) in enumerate(steps):
         if what == "monitor" and child_id in world.now:
@@ -388,7 +388,7 @@ def test_a_thread_that_has_not_read_for_long_renews_each_of_its_monitors_before_
     assert context.sent == [Monitor(refs["a"], "a", 1), Monitor(refs["b"], "b", 1)]
 
 
-def test_whoever_waits_long_renews_now_and_then():
+def test_a_long_wait_renews_its_monitor_now_and_then():
     line, context = new_endpoint()
     ref = line.watch(HOST, "a", 1)
     line.renew(HOST, "a", ref)
@@ -399,7 +399,7 @@ def test_whoever_waits_long_renews_now_and_then():
     assert context.sent == [Monitor(ref, "a", 1)] * 2
 
 
-def test_a_down_that_was_read_while_asking_somebody_else_is_found_by_who_waits_for_it():
+def test_a_down_that_was_read_during_another_ask_is_found_by_its_waiter():
     line, context = new_endpoint()
     ref = line.watch(HOST, "a", 1)
     line.streams["s"] = deque()
@@ -411,7 +411,7 @@ def test_a_down_that_was_read_while_asking_somebody_else_is_found_by_who_waits_f
     assert line.watch(HOST, "a", 1) != ref
 
 
-def test_a_thread_says_goodbye_to_the_root_if_it_has_monitors_there():
+def test_a_thread_with_monitors_at_the_root_removes_them_when_it_ends():
     line, context = new_endpoint()
     line.close(HOST)
     assert context.sent == ["closed"]

@@ -125,7 +125,7 @@ def test_complete_takes_every_option(run: Run, host: Node, tmp_path: Path) -> No
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, tuple) else "",
 )
-def test_what_is_wrong_is_said_and_has_a_code(
+def test_each_mistake_has_a_message_and_an_exit_code(
     run: Run, words: tuple[str, ...], code: int, says: str
 ) -> None:
     ran = run(*words)
@@ -215,7 +215,7 @@ def test_chat_in_a_pipe_takes_a_line_for_a_turn(run: Run, host: Node, tmp_path: 
     assert again.err.splitlines()[1] == "Be kind."
 
 
-def test_a_turn_that_fails_is_taken_back_and_the_next_one_is_heard(run: Run, host: Node) -> None:
+def test_a_turn_that_fails_is_removed_and_the_next_one_is_answered(run: Run, host: Node) -> None:
     ran = run("chat", "demo", "--max-tokens", "5", said="word " * 9000 + "\nHello\n/nope\n/load\n")
     assert ran.code == 1
     expected = host.chat("demo", [{"role": "user", "content": "Hello"}], max_tokens=5).text

@@ -82,7 +82,7 @@ def test_two_that_connect_to_each_other_at_once_lose_and_reorder_nothing():
             assert [message.payload for _, message in one.inbox] == list(range(200))
 
 
-def test_acknowledgements_that_nobody_waits_for_come_together():
+def test_acknowledgements_without_a_waiter_are_sent_together():
     with endpoints() as (a, b):
         lazy: list[Outcome] = []
         prompt: list[Outcome] = []
@@ -97,7 +97,7 @@ def test_acknowledgements_that_nobody_waits_for_come_together():
         pump(lambda: len(lazy) == 2, a, b)
 
 
-def test_who_closes_acknowledges_what_it_has():
+def test_closing_acknowledges_what_was_received():
     with endpoints() as (a, b):
         outcomes: list[Outcome] = []
         a.send(b.address, Echo("r"), outcomes.append)
@@ -108,7 +108,7 @@ def test_who_closes_acknowledges_what_it_has():
         assert outcomes == [Outcome.ARRIVED]
 
 
-def test_what_reached_nobody_is_refused():
+def test_undelivered_messages_are_refused():
     with endpoints() as (a, b):
         gone = b.address
         b.close()
@@ -131,7 +131,7 @@ def test_what_left_and_was_not_acknowledged_is_unknown():
         assert outcomes == [Outcome.UNKNOWN]
 
 
-def test_what_was_not_read_before_an_orderly_end_certainly_reached_nobody():
+def test_what_was_not_read_before_an_orderly_end_is_refused():
     with endpoints() as (a, b):
         outcomes: list[Outcome] = []
         a.send(b.address, Echo("r", "read"), outcomes.append)
@@ -146,7 +146,7 @@ def test_what_was_not_read_before_an_orderly_end_certainly_reached_nobody():
         assert not a.is_connected(b.address)
 
 
-def test_what_was_said_before_an_orderly_end_is_read_though_writing_fails():
+def test_what_was_sent_before_an_orderly_end_is_read_though_writing_fails():
     with endpoints() as (a, b):
         outcomes: list[Outcome] = []
         a.send(b.address, Echo("r"), outcomes.append)
@@ -188,7 +188,7 @@ def test_a_thread_that_is_late_takes_what_was_read_for_it():
         assert line.next("wanted", time.monotonic() - 1.0) is None
 
 
-def test_an_address_that_another_process_has_now_is_reached_anew():
+def test_an_address_that_another_process_has_now_is_connected_again():
     with endpoints() as (a, b):
         a.send(b.address, Echo("r", "first"))
         pump(lambda: b.inbox, a, b)
@@ -213,7 +213,7 @@ def test_another_nodes_endpoint_gets_nothing():
         assert not b.inbox
 
 
-def test_who_squats_on_the_port_of_a_dead_process_learns_nothing(monkeypatch):
+def test_a_process_on_the_port_of_an_ended_one_receives_no_message(monkeypatch):
     monkeypatch.setattr(unauthenticated_module, "AUTHENTICATION_S", 0.2)
     with socket.create_server((LOOPBACK, 0)) as squatter, endpoints(SECRET) as (a,):
         outcomes: list[Outcome] = []
@@ -258,7 +258,7 @@ def test_a_stranger_is_gone_after_its_time(monkeypatch, said):
                 pass
 
 
-def test_a_target_that_takes_nothing_holds_up_nobody_else_and_fills_no_memory(monkeypatch):
+def test_a_target_that_reads_nothing_delays_no_other_and_fills_no_memory(monkeypatch):
     monkeypatch.setattr(endpoint_module, "MAX_WAITING", 50)
     with endpoints(SECRET, SECRET, SECRET) as (a, stuck, lively):
         outcomes: list[Outcome] = []
