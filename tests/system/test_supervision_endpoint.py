@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
 import threading
 import time
 
@@ -359,3 +360,33 @@ def test_it_accepts_again_when_descriptors_are_free_again():
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for one in peers:
                 one.close()
+
+
+def test_the_end_of_a_child_process_is_noticed_once_and_its_descriptor_closed():
+    with endpoints(SECRET) as (a,):
+        before = len(os.listdir("/proc/self/fd"))
+        children = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
+        for child in children:
+            a.watch_process(child.pid)
+        assert set(a.filenos()) >= set(a._pidfds)
+        a.poll(0.0)
+        assert not a.ended
+        for child in children:
+            child.kill()
+        pump(lambda: len(a.ended) == 3, a)
+        assert sorted(a.ended) == sorted(child.pid for child in children)
+        a.ended.clear()
+        a.poll(0.01)
+        assert not a.ended
+        for child in children:
+            child.wait()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_closed_endpoint_watches_no_process_any_more():
+    before = len(os.listdir("/proc/self/fd"))
+    with endpoints(SECRET) as (a,), subprocess.Popen(["sleep", "60"]) as child:
+        a.watch_process(child.pid)
+        a.close()
+        child.kill()
+    assert len(os.listdir("/proc/self/fd")) == before
