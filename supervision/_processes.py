@@ -1,4 +1,4 @@
-"""Who runs below the launcher, and how they die: with their parent, and not unnoticed."""
+"""The processes below the launcher: they end with their parent, and each end is noticed."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ class NodeTransport:
 
     @staticmethod
     def probeAdmin(address: Any) -> bool:  # noqa: N802
-        """Whether somebody listens there."""
+        """Whether a process listens there."""
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -236,10 +236,10 @@ class NodeTransport:
         return NodeTransport(tcp.ExternalTransportCopy(), self._admin)
 
     def setAddressManager(self, manager: object) -> None:  # noqa: N802
-        """Local addresses are resolved by whoever sends."""
+        """Local addresses are resolved by the sender."""
 
     def deadAddress(self, manager: object, address: object) -> None:  # noqa: N802
-        """The connection tells of the death of a process, and ports are used again."""
+        """The end of a connection marks the death of a process, and ports are used again."""
 
     def enableRXPauseFlowControl(self, enable: bool = True) -> None:  # noqa: N802
         """The flow is bounded per target."""

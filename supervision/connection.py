@@ -8,7 +8,7 @@ Forks: in a child process a Connection opens endpoints of the child's own when i
 that was open across the fork stays the parent's, and raises ForkedProcess in the child.
 
 Restarts: callers name a thing, and the name finds its present process, also after the whole node
-started anew (``routing.py``). When the process that was asked ends, the caller hears it at once.
+restarted (``routing.py``). When the process that was asked ends, the call raises at once.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from supervision.node_file import NodeRecord, RuntimeDir
 from supervision.routing import RETRY_S, SEND_S, Router, Sent
 
 _QUIET_S: Final = 1.0
-"""How long a stream may be silent before somebody looks whether the other end lives."""
+"""How long a stream may be silent before the node is checked."""
 _GLANCE_S: Final = 0.001
-"""What has come already is read, also after the deadline: a slow reader loses nothing."""
+"""What has arrived is read, also after the deadline: a slow reader loses nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Connection:
 
     @property
     def record(self) -> NodeRecord:
-        """What ``node.json`` said when it was read last."""
+        """``node.json`` as it was read last."""
         return self._router.record
 
     # ── requests ─────────────────────────────────────────────────────────────
@@ -138,8 +138,8 @@ class Connection:
         the monotonic clock; ForkedProcess in a forked child; and NodeRestarted as soon as it is
         seen that the node is another one than the message was sent to. ``on_quiet`` is called about
         every second in which nothing came; it may raise. With ``until_down``, TargetDown is raised
-        as soon as the target has ended; without, somebody else may go on answering. The message
-        is sent at once, not at the first step. Iterate on the thread that called.
+        as soon as the target has ended; without, another process may continue to answer. The
+        message is sent at once, not at the first step. Iterate on the thread that called.
         """
         ref = _ref_of(message)
 
@@ -230,7 +230,7 @@ class Connection:
         return answer.entry if isinstance(answer, Located) else None
 
     def directory(self, *, timeout_s: float = 5.0) -> tuple[Entry, ...]:
-        """Every entry that the root knows."""
+        """Every entry of the root's directory."""
         answer = self._call_root(ListDirectory(new_ref()), timeout_s)
         return answer.entries if isinstance(answer, DirectoryListing) else ()
 
@@ -261,5 +261,5 @@ class Connection:
 def _ref_of(message: object) -> str:
     ref = getattr(message, "ref", None)
     if not isinstance(ref, str) or not ref:
-        raise TypeError(f"a {type(message).__name__} has no ref, so no answer can be told apart")
+        raise TypeError(f"a {type(message).__name__} has no ref to recognise its answer by")
     return ref

@@ -1,6 +1,6 @@
 """The engine pattern: a worker whose long work runs on a thread of its own.
 
-The thread may block for minutes; the mailbox goes on answering. Two one-way streets join them:
+The thread may block for minutes; the mailbox keeps answering. Two one-way queues join them:
 ``commands`` (mailbox → thread, a plain queue to block on) and ``post`` (thread → mailbox, a
 deque and an eventfd that wakes the mailbox). The thread never sends a message itself: Thespian
 reorders what other threads send.

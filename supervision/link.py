@@ -29,7 +29,7 @@ _INT: Final = struct.Struct("i")
 _PARTS: Final = 64
 """Pieces of output handed to the kernel in one call."""
 _LAZY_ACK: Final = 32
-"""So many messages that nobody waits for are acknowledged together."""
+"""So many messages whose senders do not wait are acknowledged together."""
 
 
 class Outcome(enum.Enum):
@@ -53,7 +53,7 @@ class Outgoing:
     payload: bytes
     done: Done | None
     prompt: bool
-    """Whether somebody waits for the acknowledgement."""
+    """Whether its sender waits for the acknowledgement."""
     left: bool = False
     """Whether the kernel has all of it."""
 
@@ -103,7 +103,7 @@ class Link:
 
     @property
     def wanted_events(self) -> int:
-        """What epoll should tell of this connection."""
+        """The events to register this connection for."""
         wants_write = bool(self._output) or not self.connected
         return select.EPOLLIN | (select.EPOLLOUT if wants_write else 0)
 

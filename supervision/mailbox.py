@@ -19,7 +19,7 @@ class Mailbox(Protocol):
     def send(
         self, target: Address | int, message: object, done: Callable[[bool], None] | None = None
     ) -> None:
-        """Send to an address, or to a child of this process by pid; ``done`` says if it arrived."""
+        """Send to an address, or to a child by pid; ``done`` is called with whether it arrived."""
 
     def backlog(self, target: Address | int) -> int:
         """Messages for this target that it has not accepted yet."""

@@ -1,7 +1,7 @@
 """The runtime folder of a node: private to its user, gone when the node has stopped.
 
 ``cookie``      32 random bytes that authenticate every frame
-``node.json``   who runs, where the root listens, which start this is
+``node.json``   the launcher's pid, where the root listens, which start this is
 ``thespian.log`` (and ``.old``) the library's own diagnostics
 """
 
@@ -31,7 +31,7 @@ _LOG: Final = "thespian.log"
 
 @frozen
 class NodeRecord:
-    """What ``node.json`` says."""
+    """The content of ``node.json``."""
 
     version: int
     pid: int
@@ -46,7 +46,7 @@ class NodeRecord:
     started_at: float
     """Unix time of this boot."""
     boot: int
-    """1, and one more each time the launcher had to start the node anew."""
+    """1, and one more each time the launcher restarted the node."""
     packages: tuple[str, ...]
     """Packages whose values may travel in messages, beside the project's own."""
 

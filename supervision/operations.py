@@ -61,14 +61,14 @@ class Operations:
         if not self._one_at_a_time:
             self._begin_stop(child)
         elif self._current == (Op.START, child.id):
-            # A start in flight is cut short: nobody may have to wait for a slow init to stop it.
+            # A start in flight is aborted, so that a stop does not wait for a slow init.
             self._current = (Op.STOP, child.id)
             self._begin_stop(child)
         else:
             self._add(Op.STOP, child)
 
     def bring_back(self, leader_id: str) -> None:
-        """The pause is over, or there was none: start whoever went down with this child."""
+        """The pause is over, or there was none: start the children that went down with this one."""
         for child in self._children.values():
             if child.waits_for == leader_id:
                 self.start(child)

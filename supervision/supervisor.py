@@ -1,7 +1,7 @@
 """The supervisor: carries out what its core decides.
 
-A worker is killed: the kernel tells this process, the core answers with effects, the next
-incarnation is forked, and when it is ready every worker of the tree hears where it is now
+When a worker is killed, the kernel makes its pidfd readable, the core returns effects, the next
+incarnation is forked, and when it is ready every worker of the tree gets its new address
 (``directory.py``).
 """
 
@@ -105,7 +105,7 @@ class _Ended:
 
 @dataclass(frozen=True, slots=True)
 class _Asker:
-    """Who waits for a child to start or stop."""
+    """A process that waits for a child to start or stop."""
 
     address: Address
     ref: str

@@ -215,7 +215,7 @@ def test_a_supervisor_tells_how_its_children_are_also_one_that_hangs(tmp_path):
     [
         ("SIGKILL", PERHAPS),
         ("segv", "killed by SIGSEGV"),
-        ("exit", "exited with status 3 without a word"),
+        ("exit", "exited with status 3 without a reason"),
         ("raise", "RuntimeError: told to raise"),
     ],
 )

@@ -118,8 +118,8 @@ def in_flight(node: RunningNode, target: str) -> Asking:
     [
         ("x", ("SIGKILL",)),
         ("sub", ("sub died",)),
-        ("root", ("root supervisor died", "node started anew")),
-        ("admin", ("root supervisor died", "node started anew")),
+        ("root", ("root supervisor died", "node restarted")),
+        ("admin", ("root supervisor died", "node restarted")),
     ],
 )
 def test_an_ask_in_flight_fails_at_once_and_says_why(tmp_path, victim, words):
@@ -302,7 +302,7 @@ def test_the_end_of_the_node_is_a_down_too(tmp_path, victim):
         node.up("x")
         heard = connection.wait_down(later, TIMEOUT_S)
         assert heard is not None
-        assert heard.reason.text == "the node started anew"
+        assert heard.reason.text == "the node restarted"
         node.note_group()
 
 

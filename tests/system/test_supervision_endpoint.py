@@ -235,7 +235,7 @@ def test_strangers_have_a_bounded_number_of_places():
             for _ in range(MAX_UNAUTHENTICATED + 100):
                 strangers.append(socket.create_connection((LOOPBACK, b.address.port)))
                 b.poll(0)
-            pump(lambda: b.turned_away >= 100, b)
+            pump(lambda: b.refused >= 100, b)
             assert len(b.filenos()) <= MAX_UNAUTHENTICATED + 3
             outcomes: list[Outcome] = []
             a.send(b.address, Echo("r"), outcomes.append, prompt=True)
@@ -251,7 +251,7 @@ def test_a_stranger_is_gone_after_its_time(monkeypatch, said):
     monkeypatch.setattr(unauthenticated_module, "AUTHENTICATION_S", 0.1)
     with endpoints(SECRET) as (a,), socket.create_connection((LOOPBACK, a.address.port)) as peer:
         peer.sendall(said)
-        pump(lambda: a.turned_away == 1, a)
+        pump(lambda: a.refused == 1, a)
         assert len(a.filenos()) == 3
         peer.settimeout(2)
         with contextlib.suppress(ConnectionResetError):
