@@ -105,7 +105,7 @@ class Shell(Actor):  # type: ignore[misc]
             elif isinstance(message, ActorExitRequest | Shutdown):
                 self.exit(0)
             elif isinstance(message, Addressed):  # for the process that had this port before
-                self._reject(message, from_thespian(sender))
+                self._refuse_message(message, from_thespian(sender))
         elif not isinstance(message, ActorSystemMessage):
             inner = message.message if isinstance(message, Addressed) else message
             self._begin(type(inner).__name__)
@@ -242,7 +242,7 @@ class Shell(Actor):  # type: ignore[misc]
         now = time.monotonic()
         soft, hard = now + _DRAIN_S, now + _DRAIN_PARENT_S
         self._endpoint.poll(0.0)  # what the kernel holds has arrived too
-        self._reject_unhandled()
+        self._refuse_unhandled()
         while True:
             waits_for_parent = parent is not None and self._endpoint.backlog(parent) > 0
             if now >= (hard if waits_for_parent else soft):
@@ -250,7 +250,7 @@ class Shell(Actor):  # type: ignore[misc]
             if not waits_for_parent and not self._endpoint.unwritten():
                 return
             self._endpoint.poll(0.01)
-            self._reject_unhandled()
+            self._refuse_unhandled()
             now = time.monotonic()
 
     def _senders_of_unhandled(self) -> set[Address]:
@@ -263,16 +263,16 @@ class Shell(Actor):  # type: ignore[misc]
                 found.add(from_thespian(one.sender))
         return found
 
-    def _reject_unhandled(self) -> None:
+    def _refuse_unhandled(self) -> None:
         """Refuse what has arrived and will not be handled, so that its senders are notified."""
         for envelope in self._received():
             if isinstance(envelope.message, Addressed):
-                self._reject(envelope.message, from_thespian(envelope.sender))
+                self._refuse_message(envelope.message, from_thespian(envelope.sender))
         inbox = self._endpoint.inbox
         while inbox:
             sender, message = inbox.popleft()
             if isinstance(message, Addressed):
-                self._reject(message, sender)
+                self._refuse_message(message, sender)
 
     def _received(self) -> Iterator[tr.ReceiveEnvelope]:
         """Take what Thespian holds for this process and has not handed over."""
@@ -281,7 +281,7 @@ class Shell(Actor):  # type: ignore[misc]
             queue.clear()
             yield from envelopes
 
-    def _reject(self, message: Addressed, sender: Address) -> None:
+    def _refuse_message(self, message: Addressed, sender: Address) -> None:
         refusal = refusal_of(message, None)
         if refusal is not None:
             self.send(sender, refusal)

@@ -102,7 +102,8 @@ class Worker:
         """A process that ``monitor`` watches has ended; called once per monitor.
 
         The directory has been updated with what became of the target since. To keep watching,
-        monitor again: here if the directory has a process of it, else when ``directory_changed`` has one.
+        monitor again: here if the directory has a process of it, else when ``directory_changed``
+        has one.
         """
         self.log.warning(
             "%s ended (%s); this class does not override handle_down", down.id, down.reason
@@ -245,7 +246,7 @@ class Worker:
     def _receive(self, message: object, sender: Address) -> None:
         if isinstance(message, Addressed):
             if (message.id, message.incarnation) != (self.id, self.incarnation):
-                self._reject(message, sender)
+                self._refuse_message(message, sender)
                 return
             message = message.message
         match message:
@@ -268,7 +269,7 @@ class Worker:
             case _:
                 self.handle(message, sender)
 
-    def _reject(self, message: Addressed, sender: Address) -> None:
+    def _refuse_message(self, message: Addressed, sender: Address) -> None:
         """Refuse a message that is for another process, or for an earlier incarnation."""
         is_namesake = message.id == self.id and self._ending is None
         refusal = refusal_of(message, self.incarnation if is_namesake else None)
