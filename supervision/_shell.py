@@ -104,7 +104,7 @@ class Shell(Actor):  # type: ignore[misc]
                 self._host(message, from_thespian(sender))
             elif isinstance(message, ActorExitRequest | Shutdown):
                 self.exit(0)
-            elif isinstance(message, Addressed):  # for the process that had this port before
+            elif isinstance(message, Addressed):  # for a process that had this port before
                 self._refuse_message(message, from_thespian(sender))
         elif not isinstance(message, ActorSystemMessage):
             inner = message.message if isinstance(message, Addressed) else message

@@ -1,4 +1,4 @@
-"""How a host process (a CLI, a test, an application) talks to a node. It never starts one.
+"""The connection of a host process (a CLI, a test, an application) to a running node.
 
 Threads: a Connection may be shared; each thread gets a private endpoint of its own, so that one
 thread never reads another's replies. Every request carries a ``ref`` and only messages with that
@@ -7,7 +7,7 @@ ref answer it: a late reply to an earlier request is dropped, not mistaken for t
 Forks: in a child process a Connection opens endpoints of the child's own when it is used. A stream
 that was open across the fork stays the parent's, and raises ForkedProcess in the child.
 
-Restarts: callers name a thing, and the name finds its present process, also after the whole node
+Restarts: callers name a child, and the name finds its present process, also after the whole node
 restarted (``routing.py``). When the process that was asked ends, the call raises at once.
 """
 
@@ -76,8 +76,8 @@ class Connection:
 
         ``codec`` makes that of each thread, from the packages whose values may travel.
 
-        Raises NodeNotRunning at once if no node lives there, or after ``timeout_s`` if one lives
-        but does not answer.
+        Raises NodeNotRunning at once if no node runs there, or after ``timeout_s`` if one runs but
+        does not answer.
         """
         require_machine()
         connection = cls(Router(RuntimeDir(Path(runtime_dir)), codec))
@@ -235,7 +235,7 @@ class Connection:
         return answer.entries if isinstance(answer, DirectoryListing) else ()
 
     def _call_root(self, request: object, timeout_s: float) -> object:
-        """Ask the root; again if it dies meanwhile, for these questions change nothing."""
+        """Ask the root; again if it dies meanwhile, because these requests change nothing."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:

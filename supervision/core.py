@@ -1,8 +1,8 @@
 """The decisions of a supervisor, without processes, clocks or messages.
 
 Events go in (a child is ready, a process ended, a timer fired, a child is asked for) and
-effects come out (spawn, ask to stop, kill, arm a timer, answer). The shell in ``supervisor.py``
-carries the effects out. Rules kept here, whatever order events arrive in:
+effects come out (spawn, ask to stop, kill, arm a timer, answer), which ``supervisor.py`` carries
+out. Rules kept here, whatever order events arrive in:
 
 * Every event names a child and an incarnation; one that does not match is late or repeated and
   changes nothing.

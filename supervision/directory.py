@@ -1,7 +1,7 @@
 """The directory: every child of the tree and its address, kept up to date in every process.
 
 The directory flows along the tree and nowhere else. Each supervisor reports its own children
-upwards; the root knows the whole tree and is the only one to publish; what it publishes flows
+upwards; the root has the whole tree and is the only one to publish; what it publishes flows
 down to every worker. So every process sees the same changes in the same order. When a supervisor
 dies, its supervisor takes its whole subtree out of the directory.
 """
@@ -38,11 +38,11 @@ _PUSH_PAUSE_S = 0.005
 
 _PUSH_PAUSE_PER_ENTRY_S = 0.001
 """Changes go to every process, so a large tree gathers them for longer: a fifth of the time at most
-goes into telling a hundred processes of each other."""
+goes into notifying a hundred processes of each other."""
 _WAITING = 10_000
 _WAIT_S = 60.0
 _PUSH_AGAIN_S = 1.0
-"""A child took no push, so it is dying or stopped; nothing is urgent for it."""
+"""A child accepted no push, so it is ending or stopped; nothing is urgent for it."""
 
 
 @frozen
@@ -166,8 +166,8 @@ class DirectoryKeeper(Worker):
             add_news(self._unpushed.setdefault(child_id, ({}, {})), changed, removed)
         if self._waiting:
             self._answer_waiting()
-        # Only the root pauses; what it has let go travels down at once. An arrival is worth a
-        # message, while a restart's way down would only slow down its way up.
+        # Only the root pauses; what it has published is passed down at once. An arrival
+        # is worth a message, while publishing that a child went down would delay its restart.
         if not self._is_root:
             self._push_all()
             return
@@ -287,11 +287,11 @@ def add_news(
     changed: Iterable[Entry],
     removed: Iterable[Entry],
 ) -> None:
-    """Fold news into what waits to be pushed as (changed, removed).
+    """Fold changes into what waits to be pushed as (changed, removed).
 
     Of two entries of an id only the later one is pushed; why the earlier incarnation ended is kept
-    for monitors whose owner never sees its end, if the later one does not have it: a supervisor
-    that is new has not seen what happened under the one before it.
+    for monitors whose owner never sees its end, if the later one does not have it: a restarted
+    supervisor has not seen what happened under the one before it.
     """
     for entry in changed:
         before = waiting[1].pop(entry.id, None) or waiting[0].get(entry.id)

@@ -123,7 +123,7 @@ class Finished:
 
 @frozen
 class AnswerStarted:
-    """The child that ``asker`` wanted is up."""
+    """The child that ``asker`` requested is up."""
 
     asker: object
     id: str
@@ -131,7 +131,7 @@ class AnswerStarted:
 
 @frozen
 class AnswerStartFailed:
-    """The child that ``asker`` wanted is not up."""
+    """The child that ``asker`` requested is not up."""
 
     asker: object
     id: str
@@ -142,7 +142,7 @@ class AnswerStartFailed:
 
 @frozen
 class AnswerTerminated:
-    """The child that ``asker`` wanted gone is gone."""
+    """The child whose end ``asker`` requested is gone."""
 
     asker: object
     id: str

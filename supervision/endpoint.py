@@ -37,7 +37,7 @@ from supervision.unauthenticated import Unauthenticated, silence_of
 
 LOOPBACK: Final = "127.0.0.1"
 MAX_WAITING: Final = 10_000
-"""More messages than this for one target that takes none: it is stuck; new ones are refused."""
+"""More unaccepted messages than this for one target: it is stuck; new ones are refused."""
 MAX_WAITING_BYTES: Final = 64 << 20
 _ACK_DELAY_S: Final = 0.05
 _BACKLOG: Final = 1024
@@ -111,7 +111,7 @@ class Endpoint:
             link = self._connect(target)
         if link is None or _is_stuck(link):
             if link is not None:
-                _LOG.warning("%s takes no messages; dropped one", target)
+                _LOG.warning("%s accepts no messages; dropped one", target)
             self._finish(outgoing, Outcome.REFUSED)
             return outgoing
         link.put(outgoing)
@@ -229,9 +229,9 @@ class Endpoint:
     # ── the loop ─────────────────────────────────────────────────────────────
 
     def poll(self, timeout_s: float | None) -> list[int]:
-        """Wait for something to happen and do what it asks for; the watched fds that are ready.
+        """Wait for events and handle them; the watched descriptors that are ready.
 
-        Returns at the latest after ``timeout_s``, and earlier than that for good or for no reason.
+        Returns after ``timeout_s`` at the latest, and may return earlier without an event.
         """
         if self._finished or self.inbox or self.ended:
             timeout_s = 0.0
@@ -255,7 +255,7 @@ class Endpoint:
         return ready
 
     def _until(self, timeout_s: float | None) -> float | None:
-        """How long to wait, seen from what is due here."""
+        """How long to wait, given what is due here."""
         now = time.monotonic()
         times = [
             None if timeout_s is None else now + min(timeout_s, _MAX_WAIT_S),
@@ -340,7 +340,7 @@ class Endpoint:
         link.peer = peer
         link.opened()
         known = self._peers.get(peer)
-        # Of two connections the newer one is surely the living one, but messages that are on
+        # Of two connections the newer one certainly works, but messages that are on
         # their way on the older one must not be overtaken.
         if known is None or (known is not link and not known.unaccepted):
             self._peers[peer] = link
@@ -480,7 +480,7 @@ class Endpoint:
 
 
 def _is_stuck(link: Link) -> bool:
-    """Whether more waits for the other side than a live one ever lets wait."""
+    """Whether more waits for the other side than one that works ever lets accumulate."""
     return link.unaccepted >= MAX_WAITING or link.unwritten_bytes >= MAX_WAITING_BYTES
 
 

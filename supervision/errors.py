@@ -1,19 +1,20 @@
-"""Errors of the supervision floor.
+"""Errors of supervision, and what to do about each.
 
 * SupervisionError
   x SpecError              a child or supervisor spec is wrong  -> fix the named value
   x RuntimeDirError        the runtime folder cannot be used    -> choose another, fix its rights
-  x MachineUnfit           /proc or the loopback is missing -> make it available
-  x NodeAlreadyRunning     the folder belongs to a live node    -> attach to it, or stop it first
+  x MachineUnfit           /proc or the loopback is missing     -> make it available
+  x NodeAlreadyRunning     the folder belongs to a running node -> attach to it, or stop it first
   x NodeNotRunning         no node answers for this folder      -> start one
   x NodeRestarted          it restarted during the request      -> send the request again
   x NodeStartFailed        the tree did not come up             -> read the reason, fix, start again
   x PortInUse              another process listens there        -> stop it or choose another port
   x NoReply                no answer before the deadline        -> retry only if it is idempotent
     x TargetDown           it ended before it answered          -> the same; it has the reason
-  x ForkedProcess          it was opened before this process was forked -> open it here
-  x UnknownMonitor         no such monitor, or its Down is taken -> our caller's mistake
-  x TransportRefused       a message cannot be sent at all      -> our bug, or the wrong thread
+  x ForkedProcess          opened in the process that forked it -> open it here
+  x UnknownMonitor         no such monitor, or its Down is taken -> correct the caller
+  x NotOffered             a part of Thespian that no node has  -> use what the text names
+  x TransportRefused       a message cannot be sent at all      -> correct the sender
   x WrongThespian          another thespian is installed        -> install the pinned version
 """
 
@@ -49,7 +50,7 @@ class MachineUnfit(SupervisionError):
 
 
 class NodeAlreadyRunning(SupervisionError):
-    """The runtime folder belongs to a node that lives: attach to it or stop it first."""
+    """The runtime folder belongs to a running node: attach to it or stop it first."""
 
     def __init__(self, path: object, pid: int | None) -> None:
         self.path = str(path)
@@ -121,7 +122,7 @@ class TargetDown(NoReply):
 
 
 class ForkedProcess(SupervisionError):
-    """What was opened in another process was used in one that was forked from it. Open it here."""
+    """An object of another process was used in one that was forked from it. Open a new one here."""
 
     def __init__(self, what: str, pid: int) -> None:
         self.pid = pid

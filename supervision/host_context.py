@@ -75,7 +75,7 @@ class HostContext:
         return inbox.popleft()[1] if inbox else None
 
     def receive_until_closed(self, target: Address) -> Iterator[object]:
-        """Everything that comes, from anyone, until the connection to ``target`` has ended.
+        """Every message that comes, from any process, until the connection to ``target`` has ended.
 
         The end of a connection is read after everything that was sent on it: waiting for it, and
         not for some time, finds what a process sent before it ended, however busy the machine is.
@@ -92,7 +92,7 @@ class HostContext:
             self._endpoint.poll(left)
 
     def _poll(self, timeout_s: float) -> None:
-        """Wait for news of what was sent, though messages may be waiting to be received."""
+        """Wait for outcomes of what was sent, although messages may be waiting to be received."""
         waiting = list(self._endpoint.inbox)
         self._endpoint.inbox.clear()
         self._endpoint.poll(timeout_s)
@@ -103,7 +103,7 @@ class HostContext:
         return self._endpoint.is_connected(target)
 
     def close(self) -> None:
-        """Let what was sent leave, and close every socket of this endpoint.
+        """Send what is waiting, and close every socket of this endpoint.
 
         In a forked process: close its copies of the sockets, and send nothing.
         """

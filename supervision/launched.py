@@ -55,7 +55,7 @@ class LaunchedNode:
         return self._process[0]
 
     def drop_inherited(self) -> None:
-        """In a forked process: the node must end with the host, though children of it live on."""
+        """In a forked process: the node ends with the host, even if forked children still run."""
         self._close_lifeline()
 
     def _close_lifeline(self) -> None:
@@ -146,7 +146,7 @@ def say_ready(fd: int, error: BaseException | None = None, detail: str = "") -> 
 
 
 def _pipe() -> tuple[int, int]:
-    """Never one of the numbers that the child's standard streams get."""
+    """A pipe whose numbers are above those of the standard streams."""
     reader, writer = os.pipe()
     return above_standard(reader), above_standard(writer)
 

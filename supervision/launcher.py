@@ -1,6 +1,6 @@
 """The launcher: the process above the tree, which is no actor.
 
-Thespian's Admin has no supervisor, so the launcher is it. It starts the Admin and the root,
+Thespian's Admin has no supervisor, so the launcher supervises it. It starts the Admin and the root,
 waits for either to die, and then ends what is left and starts the whole node again, a bounded
 number of times. It holds no state but the runtime folder. When it dies itself, the kernel ends
 everything below it: Admin with launcher, actors with Admin and with their supervisors.

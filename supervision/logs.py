@@ -73,7 +73,7 @@ class AppendHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == "root" and record.levelno < logging.WARNING:
-            return  # Thespian's greetings
+            return  # Thespian's start messages
         try:
             os.write(self.fd, (self.format(record) + "\n").encode("utf-8", "replace"))
         except OSError:
@@ -91,7 +91,7 @@ class _Setup:
 
 
 def event(logger: logging.Logger, level: int, what: str, text: str, /, **fields: object) -> None:
-    """Write a life-cycle event: a sentence for people, fields for programs.
+    """Write a life-cycle event: a sentence and fields.
 
     An ``ExitReason`` among the fields, whatever its name, becomes ``reason_kind`` and ``reason``;
     a field that is None is left out.
@@ -151,7 +151,7 @@ def log_fd() -> int:
 
 
 def collect_faults() -> None:
-    """In a supervisor: faults of the children it will fork are its own to report."""
+    """In a supervisor: it reports the faults of the children that it will fork."""
     if _Setup.faults_fd >= 0:
         _Setup.faults_fd = _new_faults()  # the old one is where this process leaves its own
 

@@ -1,8 +1,8 @@
 """What changes of the directory mean: which incarnations ended, and which monitors get a Down.
 
 No clock, no process: entries go in, and each monitor gets exactly one ``Down`` when the one
-incarnation that it watches has ended, or had ended before. News may be late, repeated, or leave
-out what lay between: an entry of a later incarnation means that every earlier one is gone.
+incarnation that it watches has ended, or had ended before. Changes may be late, repeated,
+or leave out intermediate ones: an entry of a later incarnation means that every earlier one is gone.
 """
 
 from __future__ import annotations
@@ -139,14 +139,14 @@ class Monitors:
     # ── news ─────────────────────────────────────────────────────────────────
 
     def observe(self, changed: Iterable[Entry], removed: Iterable[Entry]) -> None:
-        """Take directory news: what ended by them becomes due."""
+        """Take changes of the directory: monitors of what ended become due."""
         for entry in changed:
             self._end(entry, entry.incarnation - has_process(entry))
         for entry in removed:
             self._end(entry, entry.incarnation)
 
     def has_ended(self, entry: Entry) -> bool:
-        """Whether this incarnation is known to be over, so that the entry is old news."""
+        """Whether this incarnation has ended, so that the entry is outdated."""
         return (entry.id, entry.incarnation) in self._ended
 
     def due_refs(self) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ class NodeRecord:
     boot: int
     """1, and one more each time the launcher restarted the node."""
     packages: tuple[str, ...]
-    """Packages whose values may travel in messages, beside the project's own."""
+    """Top-level packages whose values may travel in messages, beside this one."""
 
     @property
     def root_address(self) -> Address:
@@ -74,9 +74,9 @@ class RuntimeDir:
         return self.path / _LOG
 
     def claim(self) -> bytes:
-        """Make the folder ours and write a new cookie; leftovers of a dead node are removed.
+        """Lock the folder and write a new cookie; files of a dead node are removed.
 
-        Ours until ``release``, or the end of this process: of two that claim it in the same instant
+        Locked until ``release`` or the end of this process: of two that claim it at the same time,
         one is refused.
         """
         try:

@@ -1,7 +1,7 @@
-"""The pulse: one page of shared memory in which a process shows that it lives and what it does.
+"""The pulse: one page of shared memory in which a process shows that it works and what it does.
 
 A supervisor makes a page for each child before it forks it. Only the child writes;
-the supervisor reads whenever it likes, also when the child hangs and after SIGKILL took it. Type
+the supervisor reads at any time, also when the child hangs and after it was killed. Type
 names, times and counts are in it, never the content of a message.
 
 The page. Native byte order, every field 8 bytes and aligned:
@@ -88,7 +88,7 @@ class Page:
 
     @classmethod
     def inherit(cls) -> Page:
-        """The page of this process, which was just forked; the others of its parent are let go."""
+        """The page of this process, which was just forked; those of its siblings are unmapped."""
         mine, cls.to_inherit = cls.to_inherit, None
         for one in cls._open - {mine}:
             one.close()
@@ -135,11 +135,11 @@ class Page:
         floats[_ALIVE] = now
 
     def beat(self) -> None:
-        """The engine is inside a step and gets on; from the engine thread."""
+        """The engine is inside a step and makes progress; from the engine thread."""
         self._floats[_ENGINE] = time.monotonic()
 
     def rest(self) -> None:
-        """The engine is in no step: it may be silent for as long as it likes."""
+        """The engine is in no step: its silence has no limit."""
         self._floats[_ENGINE] = 0.0
 
     def _number(self, name: str) -> int:
@@ -189,7 +189,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """What a look found of one child. A limit of None: its silence is allowed."""
+    """What was read of one child. A limit of None: its silence is allowed."""
 
     heartbeat_s: float | None
     alive: float
@@ -213,7 +213,7 @@ class _Silence:
 class Heartbeats:
     """Decides which processes hang. Pure: numbers in, names out.
 
-    A silence is held against a child but for the larger of two times: that by which the looks
+    From a silence the larger of two times is subtracted: that by which the looks
     themselves came late (the whole node was stopped, its supervisor too), and that which the
     child spent waiting for a CPU that others had.
     """

@@ -1,4 +1,4 @@
-"""What may be asked of a supervisor: OTP's refusals, each in one table.
+"""Which requests a supervisor refuses, as OTP does.
 
 ``start_child`` makes a child, ``restart_child`` starts one that is known and down,
 ``terminate_child`` stops one, ``delete_child`` forgets one that is down. Here is only which of

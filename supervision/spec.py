@@ -56,7 +56,7 @@ class ShutdownMarker(enum.Enum):
 
 
 BRUTAL_KILL: Final = ShutdownMarker.BRUTAL_KILL
-"""Stop the child with SIGKILL, at once and unasked."""
+"""Stop the child with SIGKILL, at once."""
 INFINITY: Final = ShutdownMarker.INFINITY
 """Ask the child to stop and wait as long as it takes. Meant for supervisors."""
 
@@ -177,7 +177,7 @@ class SupervisorSpec:
     More than ``intensity`` restarts within ``period_s`` seconds and it gives up: it stops its
     children in reverse order and exits, which its own supervisor handles like any other crash.
     A ``simple_one_for_one`` supervisor counts per child and drops only the child that fails so
-    often: one bad model must not take the others with it.
+    often: the others are not affected.
 
     With ``auto_shutdown`` it also ends when its significant children have: in reverse order, with
     the reason shutdown. Only an end by itself and for good counts: normal or shutdown of a

@@ -331,7 +331,7 @@ class Supervisor(DirectoryKeeper):
         try:
             page = page_for(child.spec.heartbeat_s)
             pid = self._mailbox.fork_child(page, child.spec.actor)
-        except OSError as error:  # no memory or no process to be had now; perhaps in a moment
+        except OSError as error:  # no memory or process is available now; try again in a moment
             self.after(_FORK_PAUSE_S, _NotForked(child.id, incarnation, str(error)))
             return
         self._pulses.add(pid, page, child.spec)

@@ -84,7 +84,7 @@ class Pulses:
 
 
 class RootPulse:
-    """The page of the root supervisor, whom only the launcher watches."""
+    """The page of the root supervisor, which only the launcher watches."""
 
     def __init__(self, heartbeat_s: float | None) -> None:
         """Make the page; the root takes it along when it is forked."""
@@ -100,14 +100,14 @@ class RootPulse:
         return describe_silence(self._page, "hook", now) if hangs else ""
 
     def close(self) -> None:
-        """Let the page go."""
+        """Unmap the page."""
         self._page.close()
 
 
 def sign_of(
     pid: int, page: Page, now: float, limit_s: float | None, engine_limit_s: float | None = None
 ) -> Sign:
-    """Look at one child. Whether it waits for a CPU is asked only when it is silent for long."""
+    """Look at one child. Its wait for a CPU is read only when it has been silent for long."""
     alive, engine = page.signs()
     is_quiet = limit_s is not None and now - alive > limit_s / 2
     waited_s = cpu_wait_s(pid) if is_quiet else None

@@ -292,7 +292,7 @@ class Worker:
                 self.handle_timer(payload)
 
     def _deliver_downs(self) -> None:
-        """Hand out what is due now; what a hook makes due comes in a later turn."""
+        """Deliver what is due now; what a hook makes due is delivered in a later turn."""
         for ref in self._monitors.due_refs():
             due = self._monitors.take(ref)
             if due is not None:  # else a hook before it has removed it
@@ -305,7 +305,7 @@ class Worker:
         """These watched descriptors are readable."""
 
     def _child_exited(self, pid: int, code: int | None) -> None:
-        """A process that this one forked is gone."""
+        """A child process has ended."""
 
     def _shutdown(self, reason: ExitReason) -> None:
         self.stop_asked(reason)

@@ -1,4 +1,4 @@
-"""Who hangs is killed and comes back; who is merely busy is not. And every crash is told."""
+"""A child that hangs is killed and restarted; one that is busy is not. Every crash is reported."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_supervisor_that_was_stopped_itself_kills_nobody(tmp_path, whole_node)
         assert node.up("a", after_incarnation=1)
 
 
-# ── told ─────────────────────────────────────────────────────────────────────
+# ── reported ─────────────────────────────────────────────────────────────────
 
 
 def test_a_supervisor_tells_how_its_children_are_also_one_that_hangs(tmp_path):

@@ -1,4 +1,4 @@
-"""Whoever watches or waits hears of an end: once, soon, and with its reason."""
+"""Each monitor and each waiting ask is notified of an end: once, soon, and with its reason."""
 
 from __future__ import annotations
 
@@ -368,7 +368,9 @@ def test_a_worker_hears_of_a_lost_supervisor_and_of_a_child_that_leaves(tmp_path
 def test_a_worker_hears_that_what_it_told_did_not_arrive(tmp_path):
     with running_node(TREE, tmp_path) as node:
         supervisor, victim = pid_of(node, "sub"), pid_of(node, "x")
-        os.kill(supervisor, signal.SIGSTOP)  # nobody sees x die: w still believes in it
+        os.kill(
+            supervisor, signal.SIGSTOP
+        )  # w is not notified that x died: its directory still has it
         try:
             os.kill(victim, signal.SIGKILL)
             told = node.connect().ask("w", TellOther(new_ref(), "x"), timeout_s=30)

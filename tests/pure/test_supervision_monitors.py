@@ -211,7 +211,7 @@ IDS = ("a", "b")
 
 @dataclass
 class World:
-    """What really happens, step by step, and what a directory would say of it."""
+    """What really happens, step by step, and the entries of a directory for it."""
 
     now: dict[str, Entry] = field(default_factory=dict)
     incarnations: dict[str, int] = field(default_factory=dict)
@@ -255,7 +255,7 @@ happenings = st.lists(
 def collapsed(
     news: list[tuple[tuple[Entry, ...], tuple[Entry, ...]]],
 ) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
-    """Only the last thing said of each id, as a push has it."""
+    """Only the last entry of each id, as a push has it."""
     changed: dict[str, Entry] = {}
     removed: dict[str, Entry] = {}
     for came, went in news:
@@ -425,7 +425,7 @@ def test_a_thread_says_goodbye_to_the_root_if_it_has_monitors_there():
 
 
 class FakeMailbox:
-    """Keeps what is sent and what is due later, until the test says what becomes of it."""
+    """Keeps what is sent and what is due later, until the test decides the outcome."""
 
     address = Address("127.0.0.1", 9)
 
@@ -553,7 +553,7 @@ def test_a_refusal_is_an_undelivered_message():
     assert worker.heard == [("a", refusal)]
 
 
-# ── messages that reach nobody ───────────────────────────────────────────────
+# ── undeliverable messages ───────────────────────────────────────────────────
 
 
 def test_a_refusal_carries_the_ref_of_what_was_refused():

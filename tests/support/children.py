@@ -89,7 +89,7 @@ class SlowToClose(logging.NullHandler):
 
 
 class GoodChild(Worker):
-    """Answers Echo, does as told, writes its life into a journal."""
+    """Answers Echo, does what Do asks for, writes its life into a journal."""
 
     plan: Plan
 
@@ -206,7 +206,7 @@ class GoodChild(Worker):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Monitor a child of the tree; with ``again``, anew whenever it has ended and is back."""
+    """Monitor a child of the tree; with ``again``, again whenever it has ended and is back."""
 
     ref: str
     other: str

@@ -25,7 +25,7 @@ class Break:
 
 
 class ZooChild(Worker):
-    """Answers Echo until it is told to Break."""
+    """Answers Echo until a Break comes."""
 
     def init(self, args: object) -> None:
         """``args`` may name a file: who finds it raises here, and removes it first."""
@@ -61,7 +61,7 @@ class ZooChild(Worker):
         pid = os.fork()
         if pid == 0:
             while True:
-                time.sleep(1)  # noqa: TID251 - an orphan that would stay for ever
+                time.sleep(1)  # noqa: TID251 - an orphan that would stay
         with open(f"{grandchild_file}.{self.id}", "w", encoding="ascii") as file:
             file.write(str(pid))
         os.kill(os.getpid(), 9)
