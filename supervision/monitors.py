@@ -2,7 +2,8 @@
 
 No clock, no process: entries go in, and each monitor gets exactly one ``Down`` when the one
 incarnation that it watches has ended, or had ended before. Changes may be late, repeated,
-or leave out intermediate ones: an entry of a later incarnation means that every earlier one is gone.
+or leave out intermediate ones: an entry of a later incarnation means that every earlier one is
+gone.
 """
 
 from __future__ import annotations
