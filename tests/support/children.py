@@ -257,6 +257,10 @@ class WatchingChild(GoodChild):
             if entry.is_up and entry.id in self.again and entry.id not in self.watched:
                 self.watch_again(entry.id)
 
+    def status(self) -> dict[str, object]:
+        present = {one: self.directory[one].incarnation for one in self.watched}
+        return super().status() | {"watched": present}
+
     def watch_again(self, child_id: str) -> None:
         self.watched.add(child_id)
         self.monitor(child_id)
