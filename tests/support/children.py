@@ -258,7 +258,8 @@ class WatchingChild(GoodChild):
                 self.watch_again(entry.id)
 
     def status(self) -> dict[str, object]:
-        present = {one: self.directory[one].incarnation for one in self.watched}
+        found = ((one, self.directory.get(one)) for one in self.watched)
+        present = {one: entry.incarnation for one, entry in found if entry}
         return super().status() | {"watched": present}
 
     def watch_again(self, child_id: str) -> None:
