@@ -18,7 +18,7 @@ from supervision.spec import SupervisorSpec
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run until told to stop; the exit code of ``run_node``, 1 where it could not start."""
+    """Run until a stop is requested; the exit code of ``run_node``, 1 where it could not start."""
     stdio.prepare()
     asked = _parser().parse_args(arguments)
     settings: dict[str, Any] = {}

@@ -64,7 +64,7 @@ class NodeActorSystem(ActorSystem):  # type: ignore[misc]
         return self._systemBase.find(child_id)
 
     def close(self) -> None:
-        """Close this host's connections; the node goes on running."""
+        """Close this host's connections; the node keeps running."""
         self._systemBase.exit_context()
 
     def __enter__(self) -> Self:

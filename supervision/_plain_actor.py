@@ -37,7 +37,7 @@ _NO_CODE: Final = "no code travels in messages; actors are imported where they r
 _INSTEAD: Final = {
     "createActor": f"{_SUPERVISOR}; with globalName it finds a child by its id",
     "handleDeadLetters": "a message that does not arrive is written into its sender's log",
-    "notifyOnSystemRegistrationChanges": "a node has no convention; its directory tells who is up",
+    "notifyOnSystemRegistrationChanges": "a node has no convention of systems",
     "preRegisterRemoteSystem": "a node has no convention",
     "deRegisterRemoteSystem": "a node has no convention",
     "updateCapability": "a child's supervisor is its spec's place in the tree",

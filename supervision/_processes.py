@@ -1,4 +1,4 @@
-"""Who runs below the launcher, and how they die: with their parent, and not unnoticed."""
+"""The processes below the launcher: they end with their parent, and each end is noticed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from supervision._wire import ChildEnded, NodeTransport, from_thespian
 
 
 class Node:
-    """What the launcher sets and every process of the node inherits by fork."""
+    """Set by the launcher; every process of the node inherits it by fork."""
 
     launcher_pid = 0
     parent_pid = 0
@@ -73,7 +73,7 @@ class _ChildrenByPid:
 
 
 class NodeAdmin(_ChildrenByPid, mp.MultiProcAdmin):  # type: ignore[misc]
-    """The Admin: dies with the launcher, and reports children that die early."""
+    """The Admin: ends with the launcher, and reports children that end before they connect."""
 
     def run(self) -> None:
         deadline = time.monotonic() + 5.0
@@ -109,7 +109,7 @@ class NodeAdmin(_ChildrenByPid, mp.MultiProcAdmin):  # type: ignore[misc]
 
 
 class NodeManager(_ChildrenByPid, mp.MultiProcManager):  # type: ignore[misc]
-    """Every actor process: dies with its parent and by its faults, and reaps its children."""
+    """Every actor process: ends with its parent and by its faults, and reaps its children."""
 
     next_class: ClassVar[type | None] = None
     """The actor class of the process that is forked next, which inherits it. Thespian hands over a
@@ -149,7 +149,7 @@ def _no_logger(_transport_class: object, transport: Any, admin: Any, *_: object)
     """In place of Thespian's logger process: every process writes its own lines (``logs``)."""
     logs.restore()
     admin.asLogProc = None
-    admin.asLogger = transport.myAddress  # upstream wants an address here; nothing is sent to it
+    admin.asLogger = transport.myAddress  # upstream needs an address here; nothing is sent to it
     started = tr.TransmitIntent(
         admin.addrOfStarter, multiproc_messages.EndpointConnected(0)
     )  # fmt: skip

@@ -64,7 +64,7 @@ class Shell(Actor):  # type: ignore[misc]
         self._children: dict[int, Address] = {}
         """Where child processes listen, by pid."""
         self._unconnected: dict[int, list[tuple[object, _Done]]] = {}
-        """What waits for a child process that has not said yet where it listens."""
+        """What waits for a child process that has not connected yet."""
         self._thread = threading.get_ident()
         self._dead_letter_log = DeadLetterLog()
 
@@ -104,8 +104,8 @@ class Shell(Actor):  # type: ignore[misc]
                 self._host(message, from_thespian(sender))
             elif isinstance(message, ActorExitRequest | Shutdown):
                 self.exit(0)
-            elif isinstance(message, Addressed):  # for the process that had this port before
-                self._turn_away(message, from_thespian(sender))
+            elif isinstance(message, Addressed):  # for a process that had this port before
+                self._refuse_message(message, from_thespian(sender))
         elif not isinstance(message, ActorSystemMessage):
             inner = message.message if isinstance(message, Addressed) else message
             self._begin(type(inner).__name__)
@@ -129,7 +129,7 @@ class Shell(Actor):  # type: ignore[misc]
         failure = None
         try:
             self._worker = worker_class(init.actor)()
-        except Exception:  # noqa: BLE001 - whatever a module raises, the supervisor must hear it
+        except Exception:  # noqa: BLE001 - whatever a module raises, the supervisor must get it
             failure = traceback.format_exc()
             self._worker = Worker()
         self._show_life()
@@ -177,13 +177,13 @@ class Shell(Actor):  # type: ignore[misc]
             done(False)
 
     def child_connected(self, pid: int, address: Address) -> None:
-        """A process that this one forked has said where it listens."""
+        """A process that this one forked has connected, and listens at this address."""
         self._children[pid] = address
         for message, done in self._unconnected.pop(pid, ()):
             self.send(address, message, done)
 
     def _reporter(self, done: _Done) -> Callable[[Outcome], None] | None:
-        """``done`` for the endpoint, which knows more than whether; an error in it is a crash."""
+        """``done`` for the endpoint, whose outcomes are finer; an error in it is a crash."""
         if done is None:
             return None
 
@@ -235,15 +235,15 @@ class Shell(Actor):  # type: ignore[misc]
         os._exit(code)
 
     def _drain(self) -> None:
-        """Let the supervisor hear the reason; wait for others only as long as nobody notices."""
+        """Deliver the reason to the supervisor; wait for others only for a moment."""
         self._endpoint.acknowledge(except_to=self._senders_of_unhandled())
-        # The launcher reads what the root said when the root is gone: it need not acknowledge it.
+        # The launcher reads what the root sent when the root is gone: it need not acknowledge it.
         has_parent = self._worker is not None and self._worker.parent_id
         parent = self._worker._parent if self._worker is not None and has_parent else None
         now = time.monotonic()
         soft, hard = now + _DRAIN_S, now + _DRAIN_PARENT_S
         self._endpoint.poll(0.0)  # what the kernel holds has arrived too
-        self._turn_away_unhandled()
+        self._refuse_unhandled()
         while True:
             waits_for_parent = parent is not None and self._endpoint.backlog(parent) > 0
             if now >= (hard if waits_for_parent else soft):
@@ -251,11 +251,11 @@ class Shell(Actor):  # type: ignore[misc]
             if not waits_for_parent and not self._endpoint.unwritten():
                 return
             self._endpoint.poll(0.01)
-            self._turn_away_unhandled()
+            self._refuse_unhandled()
             now = time.monotonic()
 
     def _senders_of_unhandled(self) -> set[Address]:
-        """Who has sent what this process has received and will not handle."""
+        """The senders of what this process has received and will not handle."""
         ref = self._myRef
         waiting = (*ref.transport._incomingEnvelopes, *ref._receiveQueue)
         found = {sender for sender, _ in self._endpoint.inbox}
@@ -264,16 +264,16 @@ class Shell(Actor):  # type: ignore[misc]
                 found.add(from_thespian(one.sender))
         return found
 
-    def _turn_away_unhandled(self) -> None:
-        """Nobody is here any more to handle what has arrived: let its senders know."""
+    def _refuse_unhandled(self) -> None:
+        """Refuse what has arrived and will not be handled, so that its senders are notified."""
         for envelope in self._received():
             if isinstance(envelope.message, Addressed):
-                self._turn_away(envelope.message, from_thespian(envelope.sender))
+                self._refuse_message(envelope.message, from_thespian(envelope.sender))
         inbox = self._endpoint.inbox
         while inbox:
             sender, message = inbox.popleft()
             if isinstance(message, Addressed):
-                self._turn_away(message, sender)
+                self._refuse_message(message, sender)
 
     def _received(self) -> Iterator[tr.ReceiveEnvelope]:
         """Take what Thespian holds for this process and has not handed over."""
@@ -282,7 +282,7 @@ class Shell(Actor):  # type: ignore[misc]
             queue.clear()
             yield from envelopes
 
-    def _turn_away(self, message: Addressed, sender: Address) -> None:
+    def _refuse_message(self, message: Addressed, sender: Address) -> None:
         refusal = refusal_of(message, None)
         if refusal is not None:
             self.send(sender, refusal)

@@ -1,4 +1,4 @@
-"""The launcher's half of Thespian: its system, whose Admin forks the root."""
+"""The launcher's part of Thespian: its system, whose Admin forks the root."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class System:
         return from_thespian(self._base.newPrimaryActor(Supervisor, None, None))
 
     def shutdown(self) -> None:
-        """Ask the Admin to end; returns within about two seconds whether it did or not."""
+        """Request the end of the Admin; returns within about two seconds, ended or not."""
         self._base.shutdown()
 
     def close(self) -> None:

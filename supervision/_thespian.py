@@ -1,13 +1,13 @@
 """The one door to Thespian: the only module that imports it, and it imports one version.
 
-Thespian 4.0.1 carries messages between processes and tells a parent of a child's death. As it
-is, it loses some of those deaths, survives its own segmentation faults as a busy zombie, leaves
+Thespian 4.0.1 carries messages between processes and notifies a parent of a child's death. As it
+is, it loses some of those deaths, keeps running at full CPU after a segmentation fault, leaves
 orphans, listens on every interface and unpickles whatever arrives. Other modules mend that, by
 subclassing where it can be and by patching where it cannot; they depend on internals, so the
 version and every name they touch are checked here, at import.
 
 ``_wire``       what Thespian calls a transport, carried out by ``endpoint``
-``_processes``  who runs: Admin and actors, and how they die
+``_processes``  the processes: Admin and actors, and how they end
 ``_shell``      the actor that hosts a Worker
 ``_plain_actor``  the Worker that hosts a plain Thespian actor
 ``_system``     the launcher's half
@@ -84,7 +84,7 @@ PINS: Final[tuple[tuple[Any, str], ...]] = (
     (admin_messages, "SystemShutdownCompleted"), (multiproc_messages, "EndpointConnected"),
     (status_messages, "Thespian_StatusReq"), (status_messages, "Thespian_ActorStatus"),
 )  # fmt: skip
-"""Everything of Thespian's inside that the door relies on: where, and its name."""
+"""Every internal of Thespian that is relied on: where it is, and its name."""
 
 
 def _check_pins() -> None:
@@ -92,8 +92,8 @@ def _check_pins() -> None:
     missing = [f"{where.__name__}.{name}" for where, name in PINS if not hasattr(where, name)]
     if found != VERSION or missing:
         raise WrongThespian(
-            f"thespian {found} is installed and lacks {missing or 'nothing'}; this floor hardens "
-            f"the internals of exactly {VERSION}: install thespian=={VERSION}"
+            f"thespian {found} is installed and lacks {missing or 'nothing'}; this package "
+            f"relies on the internals of exactly {VERSION}: install thespian=={VERSION}"
         )
 
 

@@ -1,9 +1,9 @@
-"""How Thespian sends: its transport contract, carried out by our endpoints.
+"""Thespian's transport interface, implemented with ``endpoint``.
 
 Thespian's TCP transport makes an epoll set per turn of its loop, formats every message on every
-hop, starves on a timer of 0 s, unpickles from anyone and binds to every interface. None of it runs
-here: this class offers what Thespian's system, Admin and actor managers call, and ``endpoint.py``
-does the work.
+hop, starves on a timer of 0 s, unpickles from every peer and binds to every interface. None of it
+runs here: this class has the methods that Thespian's system, Admin and actor managers call, and
+``endpoint.py`` does the work.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class NodeTransport:
     """What Thespian calls a transport, for processes of a node."""
 
     node_secret: ClassVar[Secret | None] = None
-    """The secret of this process's node; inherited by fork, like the codec, which is warm then."""
+    """The secret of this process's node; inherited by fork, as the codec with its caches is."""
     node_codec: ClassVar[ValueCodec | None] = None
 
     @classmethod
@@ -213,7 +213,7 @@ class NodeTransport:
 
     @staticmethod
     def probeAdmin(address: Any) -> bool:  # noqa: N802
-        """Whether somebody listens there."""
+        """Whether a process listens there."""
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -236,10 +236,10 @@ class NodeTransport:
         return NodeTransport(tcp.ExternalTransportCopy(), self._admin)
 
     def setAddressManager(self, manager: object) -> None:  # noqa: N802
-        """Local addresses are resolved by whoever sends."""
+        """Local addresses are resolved by the sender."""
 
     def deadAddress(self, manager: object, address: object) -> None:  # noqa: N802
-        """The connection tells of the death of a process, and ports are used again."""
+        """The end of a connection marks the death of a process, and ports are used again."""
 
     def enableRXPauseFlowControl(self, enable: bool = True) -> None:  # noqa: N802
         """The flow is bounded per target."""
@@ -251,7 +251,7 @@ class NodeTransport:
         return self.endpoint.filenos()
 
     def _updateStatusResponse(self, response: object) -> None:  # noqa: N802
-        """Thespian's own status is not served."""
+        """The transport adds nothing to the status of its actor."""
 
     # ── out ──────────────────────────────────────────────────────────────────
 

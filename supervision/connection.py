@@ -1,4 +1,4 @@
-"""How a host process (a CLI, a test, an application) talks to a node. It never starts one.
+"""The connection of a host process (a CLI, a test, an application) to a running node.
 
 Threads: a Connection may be shared; each thread gets a private endpoint of its own, so that one
 thread never reads another's replies. Every request carries a ``ref`` and only messages with that
@@ -7,8 +7,8 @@ ref answer it: a late reply to an earlier request is dropped, not mistaken for t
 Forks: in a child process a Connection opens endpoints of the child's own when it is used. A stream
 that was open across the fork stays the parent's, and raises ForkedProcess in the child.
 
-Restarts: callers name a thing, and the name finds its present process, also after the whole node
-started anew (``routing.py``). When the process that was asked ends, the caller hears it at once.
+Restarts: callers name a child, and the name finds its present process, also after the whole node
+restarted (``routing.py``). When the process that was asked ends, the call raises at once.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from supervision.node_file import NodeRecord, RuntimeDir
 from supervision.routing import RETRY_S, SEND_S, Router, Sent
 
 _QUIET_S: Final = 1.0
-"""How long a stream may be silent before somebody looks whether the other end lives."""
+"""How long a stream may be silent before the node is checked."""
 _GLANCE_S: Final = 0.001
-"""What has come already is read, also after the deadline: a slow reader loses nothing."""
+"""What has arrived is read, also after the deadline: a slow reader loses nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class Connection:
 
         ``codec`` makes that of each thread, from the packages whose values may travel.
 
-        Raises NodeNotRunning at once if no node lives there, or after ``timeout_s`` if one lives
-        but does not answer.
+        Raises NodeNotRunning at once if no node runs there, or after ``timeout_s`` if one runs but
+        does not answer.
         """
         require_machine()
         connection = cls(Router(RuntimeDir(Path(runtime_dir)), codec))
@@ -95,7 +95,7 @@ class Connection:
 
     @property
     def record(self) -> NodeRecord:
-        """What ``node.json`` said when it was read last."""
+        """``node.json`` as it was read last."""
         return self._router.record
 
     # ── requests ─────────────────────────────────────────────────────────────
@@ -138,8 +138,8 @@ class Connection:
         the monotonic clock; ForkedProcess in a forked child; and NodeRestarted as soon as it is
         seen that the node is another one than the message was sent to. ``on_quiet`` is called about
         every second in which nothing came; it may raise. With ``until_down``, TargetDown is raised
-        as soon as the target has ended; without, somebody else may go on answering. The message
-        is sent at once, not at the first step. Iterate on the thread that called.
+        as soon as the target has ended; without, another process may continue to answer. The
+        message is sent at once, not at the first step. Iterate on the thread that called.
         """
         ref = _ref_of(message)
 
@@ -230,12 +230,12 @@ class Connection:
         return answer.entry if isinstance(answer, Located) else None
 
     def directory(self, *, timeout_s: float = 5.0) -> tuple[Entry, ...]:
-        """Every entry that the root knows."""
+        """Every entry of the root's directory."""
         answer = self._call_root(ListDirectory(new_ref()), timeout_s)
         return answer.entries if isinstance(answer, DirectoryListing) else ()
 
     def _call_root(self, request: object, timeout_s: float) -> object:
-        """Ask the root; again if it dies meanwhile, for these questions change nothing."""
+        """Ask the root; again if it dies meanwhile, because these requests change nothing."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -261,5 +261,5 @@ class Connection:
 def _ref_of(message: object) -> str:
     ref = getattr(message, "ref", None)
     if not isinstance(ref, str) or not ref:
-        raise TypeError(f"a {type(message).__name__} has no ref, so no answer can be told apart")
+        raise TypeError(f"a {type(message).__name__} has no ref to recognise its answer by")
     return ref

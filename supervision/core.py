@@ -1,8 +1,8 @@
 """The decisions of a supervisor, without processes, clocks or messages.
 
-Events go in (a child is ready, a process ended, a timer fired, somebody asks for a child) and
-effects come out (spawn, ask to stop, kill, arm a timer, answer). The shell in ``supervisor.py``
-carries the effects out. Rules kept here, whatever order events arrive in:
+Events go in (a child is ready, a process ended, a timer fired, a child is asked for) and
+effects come out (spawn, ask to stop, kill, arm a timer, answer), which ``supervisor.py`` carries
+out. Rules kept here, whatever order events arrive in:
 
 * Every event names a child and an incarnation; one that does not match is late or repeated and
   changes nothing.
@@ -10,9 +10,9 @@ carries the effects out. Rules kept here, whatever order events arrive in:
   only after the one before is ready; stop in reverse order, each only after the other is gone.
 * Children of a simple_one_for_one supervisor are independent: starting, stopping or restarting
   one never waits for another.
-* A start that somebody asked for fails for whoever asked and for nobody else; any other start
-  that fails is a failure of the supervisor's: its own start fails, or it counts a restart.
-* Whoever asks is answered once.
+* A start that was asked for fails for its asker only; any other start that fails is a failure of
+  the supervisor's: its own start fails, or it counts a restart.
+* Each asker is answered once.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class SupervisorCore:
         return self._settle()
 
     def child_ready(self, child_id: str, incarnation: int) -> list[Effect]:
-        """A child says that its init is done."""
+        """A child has reported that its init is done."""
         child = self._match(child_id, incarnation, State.STARTING)
         if child is None:
             return []
@@ -101,7 +101,7 @@ class SupervisorCore:
     def child_refused(
         self, child_id: str, incarnation: int, detail: str, error: object
     ) -> list[Effect]:
-        """A child says that it cannot start; its exit follows."""
+        """A child has reported that it cannot start; its exit follows."""
         child = self._match(child_id, incarnation, State.STARTING)
         if child is not None and child.failure is None:
             child.failure = (StartFailure.INIT_FAILED, detail, error)
@@ -109,7 +109,7 @@ class SupervisorCore:
         return []
 
     def child_exiting(self, child_id: str, incarnation: int, reason: ExitReason) -> list[Effect]:
-        """A child announces why it is about to end."""
+        """A child has reported why it is about to end."""
         child = self._match(child_id, incarnation, State.STARTING, State.UP, State.STOPPING)
         if child is not None:
             child.notice = reason
@@ -118,7 +118,7 @@ class SupervisorCore:
     def child_exited(
         self, child_id: str, incarnation: int, reason: ExitReason, now: float
     ) -> list[Effect]:
-        """A child's process is gone; ``reason`` is what the exit status tells."""
+        """A child's process is gone; ``reason`` is that of the exit status."""
         child = self._match(child_id, incarnation, State.STARTING, State.UP, State.STOPPING)
         if child is None:
             return []
@@ -162,7 +162,7 @@ class SupervisorCore:
     def start_child(
         self, child_id: str, args: object, asker: object, spec: ChildSpec | None = None
     ) -> list[Effect]:
-        """Somebody wants a new child, of the template or of the spec that comes along."""
+        """Handle a request for a new child, from the template or from the spec that comes along."""
         refusal = self._stopping_refusal() or requests.why_not_start(
             self.spec, self.children.get(child_id), has_spec=spec is not None
         )
@@ -182,7 +182,7 @@ class SupervisorCore:
         return self._settle()
 
     def restart_child(self, child_id: str, asker: object) -> list[Effect]:
-        """Somebody wants a child up that is known and down."""
+        """Handle a request to start a known child that is down."""
         child = self.children.get(child_id)
         refusal = self._stopping_refusal() or requests.why_not_restart(self.spec, child)
         if refusal is not None:
@@ -193,7 +193,7 @@ class SupervisorCore:
         return self._settle()
 
     def terminate_child(self, child_id: str, asker: object) -> list[Effect]:
-        """Somebody wants a child gone."""
+        """Handle a request to terminate a child."""
         child = self.children.get(child_id)
         if child is None:
             self._out.append(AnswerNotFound(asker, child_id))
@@ -211,7 +211,7 @@ class SupervisorCore:
         return self._settle()
 
     def delete_child(self, child_id: str, asker: object) -> list[Effect]:
-        """Somebody wants a child that is down forgotten."""
+        """Handle a request to forget a child that is down."""
         child = self.children.get(child_id)
         refusal = requests.why_not_delete(self.spec, child)
         if self.stopping is not None:
@@ -364,8 +364,8 @@ class SupervisorCore:
     def _comes_back(self, child: Child) -> bool:
         """Whether a restart that takes this child along starts it again: not a temporary one.
 
-        One that was still to start, or whose start somebody asked for, starts after all; one that
-        somebody wants gone does not.
+        One that was still to start, or whose start was asked for, starts after all; one whose stop
+        was asked for does not.
         """
         if child.stop_askers:
             return False

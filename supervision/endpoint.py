@@ -1,8 +1,8 @@
-"""Where a process of the node, or a host of it, is reached: one port, one mailbox, one thread.
+"""Where a process of the node, or a host of it, receives messages: one port, one inbox, one thread.
 
 An endpoint listens on loopback, sends messages to other endpoints in order, and collects what comes
-in ``inbox``. Connections stay open and carry messages both ways. Until it has proved that it knows
-the cookie, whoever connects is a *stranger*: it gets no memory worth mentioning, a few seconds, and
+in ``inbox``. Connections stay open and carry messages both ways. Until the other side has proved
+that it has the cookie, a connection is *unauthenticated*: it gets little memory, a few seconds, and
 one of a bounded number of places; what it does costs a counter and a line in the log.
 """
 
@@ -37,7 +37,7 @@ from supervision.unauthenticated import Unauthenticated, silence_of
 
 LOOPBACK: Final = "127.0.0.1"
 MAX_WAITING: Final = 10_000
-"""More messages than this for one target that takes none: it is stuck; new ones are refused."""
+"""More unaccepted messages than this for one target: it is stuck; new ones are refused."""
 MAX_WAITING_BYTES: Final = 64 << 20
 _ACK_DELAY_S: Final = 0.05
 _BACKLOG: Final = 1024
@@ -90,9 +90,9 @@ class Endpoint:
     def send(
         self, target: Address, message: object, done: Done | None = None, *, prompt: bool = False
     ) -> Outgoing:
-        """Send; ``done`` hears what became of it, from a later ``poll``.
+        """Send; ``done`` is called with the outcome, from a later ``poll``.
 
-        ``prompt``: somebody waits for that, so the other side acknowledges at once. Raises
+        ``prompt``: the sender waits for that, so the other side acknowledges at once. Raises
         TransportRefused where the message cannot travel at all.
         """
         payload = self.codec.pack(message)
@@ -111,7 +111,7 @@ class Endpoint:
             link = self._connect(target)
         if link is None or _is_stuck(link):
             if link is not None:
-                _LOG.warning("%s takes no messages; dropped one", target)
+                _LOG.warning("%s accepts no messages; dropped one", target)
             self._finish(outgoing, Outcome.REFUSED)
             return outgoing
         link.put(outgoing)
@@ -124,9 +124,9 @@ class Endpoint:
         return link is not None and link.cancel(outgoing)
 
     @property
-    def turned_away(self) -> int:
+    def refused(self) -> int:
         """Connections closed because of what came on them, or did not come, since the start."""
-        return self._unauthenticated.turned_away
+        return self._unauthenticated.refused
 
     def is_connected(self, target: Address) -> bool:
         """Whether a connection to this address stands, or is being made."""
@@ -148,7 +148,7 @@ class Endpoint:
     # ── connections ──────────────────────────────────────────────────────────
 
     def _connect(self, target: Address, tries: int = 1) -> Link | None:
-        """A connection on its way to ``target``; None: nobody listens there."""
+        """A connection that is being made to ``target``; None: no process listens there."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         _no_delay(sock)
         code = sock.connect_ex((target.host, target.port))
@@ -193,7 +193,7 @@ class Endpoint:
         self._epoll.register(link.fd, link.events)
 
     def _drop(self, link: Link) -> None:
-        """The connection is gone: forget it, and say what became of its messages."""
+        """The connection is gone: forget it, and report the outcome of its messages."""
         if self._links.pop(link.fd, None) is None:
             return
         with contextlib.suppress(OSError):
@@ -203,7 +203,7 @@ class Endpoint:
         if link.peer is not None and self._peers.get(link.peer) is link:
             del self._peers[link.peer]
             if not link.session.is_open and link.waiting and link.tries < _TRIES:
-                # It was turned away before it could prove itself: the other side is crowded.
+                # It was refused before it could authenticate: the other side is crowded.
                 again = self._connect(link.peer, link.tries + 1)
                 if again is not None:
                     again.waiting.extend(link.waiting)
@@ -229,9 +229,9 @@ class Endpoint:
     # ── the loop ─────────────────────────────────────────────────────────────
 
     def poll(self, timeout_s: float | None) -> list[int]:
-        """Wait for something to happen and do what it asks for; the watched fds that are ready.
+        """Wait for events and handle them; the watched descriptors that are ready.
 
-        Returns at the latest after ``timeout_s``, and earlier than that for good or for no reason.
+        Returns after ``timeout_s`` at the latest, and may return earlier without an event.
         """
         if self._finished or self.inbox or self.ended:
             timeout_s = 0.0
@@ -255,7 +255,7 @@ class Endpoint:
         return ready
 
     def _until(self, timeout_s: float | None) -> float | None:
-        """How long to wait, seen from what is due here."""
+        """How long to wait, given what is due here."""
         now = time.monotonic()
         times = [
             None if timeout_s is None else now + min(timeout_s, _MAX_WAIT_S),
@@ -294,11 +294,11 @@ class Endpoint:
             return
         except OSError:
             if not link.connected:
-                link.tries = _TRIES  # refused: nobody listens there
+                link.tries = _TRIES  # refused: no process listens there
             raise
         if not data:
             if not link.session.is_open and link.peer is None:
-                self._refuse(link, "gone before it proved itself")
+                self._refuse(link, "closed before it authenticated")
             else:
                 self._drop(link)
             return
@@ -320,7 +320,7 @@ class Endpoint:
     def _take(self, link: Link, event: Event) -> None:
         match event:
             case Arrived(payload, wants_ack):
-                if link.peer is not None:  # always: the session heard an identity first
+                if link.peer is not None:  # always: the session received an identity first
                     self.inbox.append((link.peer, self.codec.unpack(payload)))
                     link.note_arrived(wants_ack=wants_ack)
             case Acked(count):
@@ -340,7 +340,7 @@ class Endpoint:
         link.peer = peer
         link.opened()
         known = self._peers.get(peer)
-        # Of two connections the newer one is surely the living one, but messages that are on
+        # Of two connections the newer one certainly works, but messages that are on
         # their way on the older one must not be overtaken.
         if known is None or (known is not link and not known.unaccepted):
             self._peers[peer] = link
@@ -392,7 +392,7 @@ class Endpoint:
     # ── more to wait for ─────────────────────────────────────────────────────
 
     def watch(self, fds: Iterable[int]) -> None:
-        """From now on ``poll`` tells of exactly these descriptors when they are readable."""
+        """From now on ``poll`` returns exactly these descriptors when they are readable."""
         wanted = set(fds)
         if wanted == self._watched:
             return
@@ -431,8 +431,8 @@ class Endpoint:
     def announce_end(self) -> None:
         """Send every peer the count of its messages that were read; no later one will be.
 
-        For a process that has turned away what it had read and not handled. Each peer then knows
-        that its later messages are undelivered. Returns when all has left, within ``_LEAVE_S``.
+        For a process that has refused what it had read and not handled. Each peer then reports its
+        later messages as undelivered. Returns when all has left, within ``_LEAVE_S``.
         """
         for link in list(self._links.values()):
             if link.session.is_open:
@@ -442,17 +442,17 @@ class Endpoint:
         while any(one.has_unsent_bytes for one in self._links.values()):
             if time.monotonic() > deadline:
                 return
-            select.select((), (), (), 0.001)  # no event tells when the other side takes more
+            select.select((), (), (), 0.001)  # there is no event for when the other side takes more
 
     def acknowledge(self, *, except_to: Container[Address] = ()) -> None:
-        """Say now, and not a moment later, what has arrived; not to these senders."""
+        """Acknowledge at once what has arrived; not to these senders."""
         for link in list(self._owing.values()):
             if link.peer not in except_to:
                 link.put_ack()
                 self._flush(link)
 
     def close(self) -> None:
-        """Acknowledge what has come, and close everything; nobody hears of what had not arrived."""
+        """Acknowledge what has arrived, and close everything; no ``done`` is called any more."""
         self.acknowledge()
         self._close_all()
 
@@ -480,7 +480,7 @@ class Endpoint:
 
 
 def _is_stuck(link: Link) -> bool:
-    """Whether more waits for the other side than a live one ever lets wait."""
+    """Whether more waits for the other side than one that works ever lets accumulate."""
     return link.unaccepted >= MAX_WAITING or link.unwritten_bytes >= MAX_WAITING_BYTES
 
 

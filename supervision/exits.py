@@ -13,11 +13,11 @@ class ExitKind(enum.Enum):
     """The four ways to end."""
 
     NORMAL = "normal"
-    """It finished its work and said so."""
+    """It finished its work and reported it."""
     SHUTDOWN = "shutdown"
-    """Its supervisor, or an operator, told it to stop."""
+    """Its supervisor, or an operator, requested it."""
     ABNORMAL = "abnormal"
-    """It failed: an exception, a failed init, an exit without a word, intensity exceeded."""
+    """It failed: an exception, a failed init, an exit without a reason, intensity exceeded."""
     KILLED = "killed"
     """A signal ended it: SIGKILL, a segmentation fault, the OOM killer."""
 
@@ -57,4 +57,4 @@ def reason_of_exit_code(code: int | None) -> ExitReason:
         except ValueError:
             name = f"signal {-code}"
         return ExitReason(ExitKind.KILLED, f"killed by {name}", -code)
-    return ExitReason(ExitKind.ABNORMAL, f"exited with status {code} without a word")
+    return ExitReason(ExitKind.ABNORMAL, f"exited with status {code} without a reason")

@@ -1,8 +1,8 @@
 """Monitors that a host has set, for Connection.
 
-The root keeps one only while somebody waits for it: a thread that does not read just now could not
-take a Down anyway. What lets it come late but never get lost is that a monitor names an
-incarnation: the root says at once if that has ended meanwhile, and why.
+The root keeps one only while a thread waits for it: a thread that does not read could not take a
+Down anyway. It may come late but is never lost, because a monitor names an incarnation: the root
+answers at once if that has ended meanwhile, and why.
 """
 
 from __future__ import annotations

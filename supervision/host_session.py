@@ -1,8 +1,8 @@
 """What one thread of a host owns of a Connection: its endpoint, and what it waits for there.
 
-A thread reads its endpoint only while it waits for something. So whatever came for somebody else
-meanwhile is kept here, and a monitor whose Down may have been lost while nobody read is renewed at
-the root before it is relied on again.
+A thread reads its endpoint only while it waits for something. So a message for another
+request is kept here meanwhile, and a monitor whose Down may have been lost while the thread did not
+read is renewed at the root before it is relied on again.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from supervision.messages import Demonitor, Down, Monitor, new_ref
 from supervision.node_file import RuntimeDir
 
 _UNREAD_S: Final = 5.0
-"""Who has not read for so long may have been forgotten at the root, and renews before it relies."""
+"""After so long without reading, the root may have forgotten this thread's monitors: renew them."""
 RENEW_S: Final = 5.0
-"""Whoever waits renews: the root forgets what is not renewed when it has too much to remember."""
+"""How often to renew while waiting: when the root has too many monitors it forgets old ones."""
 ROOT_S: Final = 1.0
-"""The root accepts at once; if it is stuck, an ask goes on without a monitor."""
+"""The root accepts at once; if it is stuck, an ask continues without a monitor."""
 _GOODBYE_S: Final = 0.1
 _DOWNS: Final = 64
 
@@ -55,7 +55,7 @@ class ThreadEndpoint:
     """Messages that came for a stream while its thread asked something else."""
     standing: dict[str, _Standing] = field(default_factory=dict)
     downs: dict[str, Down] = field(default_factory=dict)
-    """The last ones that came, by ref: who waits for one may have been asking somebody else."""
+    """The last ones that came, by ref: one may arrive while the thread waits for something else."""
     read_at: float = field(default_factory=time.monotonic)
 
     def next(self, ref: str | None, deadline: float, monitor: str = "") -> object | None:
@@ -79,7 +79,7 @@ class ThreadEndpoint:
         finally:
             self.read_at = time.monotonic()
 
-    def last_words(self, ref: str | None, address: Address | None) -> object | None:
+    def unread_answer(self, ref: str | None, address: Address | None) -> object | None:
         """What a process that has ended had sent with this ref; None if nothing."""
         if address is not None:
             for message in self.context.receive_until_closed(address):
@@ -122,7 +122,7 @@ class ThreadEndpoint:
             self._renew(root, child_id, one)
 
     def close(self, root: Address | None) -> None:
-        """Close the endpoint; with ``root``, tell it that nobody waits here any more."""
+        """Close the endpoint; with ``root``, take back this thread's monitors there."""
         if root is not None and self.standing and self.context.is_own:
             self.context.send(root, Demonitor(""), _GOODBYE_S)
         self.context.close()
@@ -162,7 +162,7 @@ def end_of_node(folder: RuntimeDir, boot: tuple[int, int]) -> ExitReason | None:
     if not record.is_alive:
         return ExitReason(ExitKind.KILLED, "the launcher died, and the node with it")
     if (record.pid, record.boot) != boot:
-        return ExitReason(ExitKind.KILLED, "the node started anew")
+        return ExitReason(ExitKind.KILLED, "the node restarted")
     if not process.is_alive(record.root_pid):
         return ExitReason(ExitKind.KILLED, "the root supervisor died, and the node with it")
     return None

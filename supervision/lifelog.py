@@ -74,7 +74,7 @@ def action_after(core: SupervisorCore, child_id: str) -> str:
 
 
 def crash_text(last: Reading, uptime_s: float, now: float) -> str:
-    """The lines of a crash report that tell what the process did last."""
+    """The lines of a crash report about what the process did last."""
     lines = [f"up for {uptime_s:.1f} s, {last.turns} messages handled, {last.mailbox} waiting"]
     lines += ["  " + _turn_line(turn, now) for turn in last.last]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What a worker may do with the process that it lives in; the shell behind the door provides it."""
+"""What a worker may do with its process; the shell provides it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from supervision.pulse import Page
 
 
 class Mailbox(Protocol):
-    """What the door offers the worker of its process."""
+    """The services of a process for its worker."""
 
     address: Address
     pulse: Page
@@ -24,7 +24,7 @@ class Mailbox(Protocol):
         *,
         prompt: bool = False,
     ) -> None:
-        """Send to an address, or to a child of this process by pid; ``done`` says if it arrived."""
+        """Send to an address, or to a child by pid; ``done`` is called with whether it arrived."""
 
     def backlog(self, target: Address | int) -> int:
         """Messages for this target that it has not accepted yet."""

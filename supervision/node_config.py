@@ -1,4 +1,4 @@
-"""What a launcher is told of its node, and what can be known to be wrong before it starts."""
+"""The settings of a node, and the checks that need no running node."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class NodeConfig:
     stop_timeout_s: float = 30.0
     """For the ordered stop of the whole tree; what is left then is killed."""
     kill_watch: KillWatch | None = None
-    """Says whether the kernel killed a process that ended by SIGKILL. Every process gets a copy."""
+    """Detects that the kernel killed a process, after SIGKILL. Every process gets a copy."""
     root_heartbeat_s: float | None = 30.0
-    """A root supervisor that shows no life for so long hangs, and the node starts anew."""
+    """A root supervisor that shows no life for so long hangs, and the node restarts."""
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
@@ -56,7 +56,7 @@ class NodeConfig:
 
 
 def load_actors(tree: SupervisorSpec) -> None:
-    """A wrong class path is an error of the caller, found before anything runs."""
+    """Raises SpecError for a class path that cannot be loaded, before anything runs."""
     from supervision._plain_actor import worker_class  # here: only a launcher needs Thespian
 
     for path in actors_below(tree):
@@ -68,7 +68,7 @@ def load_actors(tree: SupervisorSpec) -> None:
 
 
 def require_port(port: int) -> None:
-    """Somebody else's port is an error too; raises PortInUse."""
+    """Raises PortInUse if another process listens on the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

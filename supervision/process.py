@@ -1,4 +1,4 @@
-"""What a process of the node owes its parent: to die with it, and to be found when it died."""
+"""Calls into the kernel: ending with the parent, adopting orphans, reading what a process uses."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def forget_launcher() -> None:
 
 
 def let_faults_kill(log_fd: int | None = None) -> None:
-    """Faults end the process: a Python handler would return to the faulting instruction for ever.
+    """Faults end the process: a Python handler would return to the faulting instruction endlessly.
 
     With ``log_fd``, the Python stack of the fault is written there first.
     """
-    faulthandler.disable()  # a parent's setting is inherited, and enable() would trust it
+    faulthandler.disable()  # a parent's setting is inherited, and enable() would keep it
     for one in _FAULTS:
         signal.signal(one, signal.SIG_DFL)
     if log_fd is not None:
@@ -71,7 +71,7 @@ def let_faults_kill(log_fd: int | None = None) -> None:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a live process started, in clock ticks since boot: tells it from a later namesake."""
+    """Start of a live process in clock ticks since boot: identifies it if its pid is reused."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -171,7 +171,7 @@ def children() -> list[int]:
 
 
 def group_is_alive(pgid: int) -> bool:
-    """Whether any process of the group is left, zombies that nobody waited for included."""
+    """Whether any process of the group is left, zombies that were not waited for included."""
     try:
         os.killpg(pgid, 0)
     except ProcessLookupError:

@@ -10,7 +10,7 @@ A worker ends by itself. Four questions, in this order:
 4. *If it does not restart, was it the last one that mattered?* ``ends_supervisor``: the end of a
    significant child may be the end of the supervisor.
 
-Nothing here reads a clock or knows a process; the times are handed in.
+Nothing here reads a clock or starts a process; times are arguments.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Finding a process of a node by its name, from outside, and sending to it: for Connection.
 
-Names are looked up at the root and remembered with their incarnation. Where nobody is found the
-Router looks again, reading ``node.json`` anew, until the deadline. A message is sent a second time
-only if it certainly reached nobody. While somebody waits for an answer, a monitor on the target
-and a look at the node, several times a second, tell that it will not come.
+Names are looked up at the root and remembered with their incarnation. Where no process is found,
+the Router looks again, with ``node.json`` read again, until the deadline. A message is sent a
+second time only if it certainly reached no process. While a thread waits for an answer, a monitor
+on the target and a check of the node, several times a second, end the wait if none can come.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ SEND_S: Final = 5.0
 """A process that is not stuck accepts a message in milliseconds, however long it handles it."""
 RETRY_S: Final = 0.005
 LOOK_S: Final = 0.1
-"""How often who waits looks whether the node lives; that a target ended, the root tells."""
+"""How often a waiting thread checks that the node runs; that a target ended, the root reports."""
 _UNTIL_UP_S: Final = 1.0
-"""The root is asked to answer when a child is up, and asked anew after this."""
+"""The root is asked to answer when a child is up, and asked again after this."""
 
 
 @frozen
@@ -57,7 +57,7 @@ class Route:
 
 @frozen
 class Sent:
-    """A message that somebody has, or may have."""
+    """A message that arrived, or may have arrived."""
 
     endpoint: ThreadEndpoint
     route: Route
@@ -66,7 +66,7 @@ class Sent:
 
 
 class Router:
-    """The way to one node: its record, the endpoints of all threads, and who is where."""
+    """The way to one node: its record, the endpoints of all threads, and the entries of names."""
 
     def __init__(
         self, folder: RuntimeDir, codec: Callable[[tuple[str, ...]], ValueCodec] = ValueCodec
@@ -122,7 +122,7 @@ class Router:
         *,
         wait: bool = False,
     ) -> Sent:
-        """Send until somebody has it or may have it; ``wait`` sets a monitor on a named target."""
+        """Send until it has arrived or may have; ``wait`` sets a monitor on a named target."""
         why = ""
         while True:
             endpoint = self.endpoint()
@@ -135,7 +135,7 @@ class Router:
                 left = min(SEND_S, max(0.0, deadline - time.monotonic()))
                 if endpoint.context.send(route.address, route.message, left):
                     return Sent(endpoint, route, monitor)
-                why = f"nobody accepts messages at {route.address}"
+                why = f"no process accepts messages at {route.address}"
                 if isinstance(target, str):
                     self._entries.pop(target, None)
             if time.monotonic() + RETRY_S > deadline:
@@ -189,9 +189,9 @@ class Router:
                 return answer
             reason = end_of_node(self.folder, sent.endpoint.boot)
             if reason is not None:
-                last_words = sent.endpoint.last_words(ref, sent.route.address)
-                if last_words is not None:
-                    return last_words
+                unread_answer = sent.endpoint.unread_answer(ref, sent.route.address)
+                if unread_answer is not None:
+                    return unread_answer
                 incarnation = sent.route.incarnation or sent.endpoint.boot[1]
                 raise TargetDown(target, incarnation, reason)
             sent.endpoint.renew(self.record.root_address, sent.route.id, sent.monitor)
@@ -204,25 +204,25 @@ class Router:
         message = sent.endpoint.next(ref, deadline, sent.monitor)
         if not (isinstance(message, Down) and message.ref == sent.monitor):
             return message
-        last_words = sent.endpoint.last_words(ref, sent.route.address)
-        if last_words is not None:
-            return last_words
+        unread_answer = sent.endpoint.unread_answer(ref, sent.route.address)
+        if unread_answer is not None:
+            return unread_answer
         raise TargetDown(target, message.incarnation, message.reason)
 
     def refused(self, endpoint: ThreadEndpoint, refusal: WrongIncarnation) -> None:
-        """A process refused a message: look its target up anew, a moment later."""
+        """A process refused a message: look its target up again, a moment later."""
         self._forget(refusal.id, refusal.wanted)
         endpoint.next("", time.monotonic() + RETRY_S)
 
     def _notice(self, message: object) -> None:
-        """See what comes by, whoever it is for."""
+        """Take note of every message, before it is matched with a request."""
         match message:
-            case ChildStarted(_, entry):  # the root may hear of it a moment later
+            case ChildStarted(_, entry):  # the root may learn of it a moment later
                 self._entries[entry.id] = entry
             case Down(_, child_id, incarnation, _):
                 self._forget(child_id, incarnation)
-                for hear in self.on_down:
-                    hear(message)
+                for notify in self.on_down:
+                    notify(message)
             case _:
                 pass
 
@@ -269,7 +269,7 @@ class Router:
             raise NodeRestarted(self.folder.path)
 
     def reread(self) -> None:
-        """The node may have started anew: look at ``node.json``."""
+        """Read ``node.json`` again: the node may have restarted."""
         record = self.folder.read()
         if record is None or not record.is_alive:
             raise NodeNotRunning(self.folder.path, "it has stopped")

@@ -1,7 +1,7 @@
 """The supervisor: carries out what its core decides.
 
-A worker is killed: the kernel tells this process, the core answers with effects, the next
-incarnation is forked, and when it is ready every worker of the tree hears where it is now
+When a worker is killed, the kernel makes its pidfd readable, the core returns effects, the next
+incarnation is forked, and when it is ready every worker of the tree gets its new address
 (``directory.py``).
 """
 
@@ -105,7 +105,7 @@ class _Ended:
 
 @dataclass(frozen=True, slots=True)
 class _Asker:
-    """Who waits for a child to start or stop."""
+    """A process that waits for a child to start or stop."""
 
     address: Address
     ref: str
@@ -331,7 +331,7 @@ class Supervisor(DirectoryKeeper):
         try:
             page = page_for(child.spec.heartbeat_s)
             pid = self._mailbox.fork_child(page, child.spec.actor)
-        except OSError as error:  # no memory or no process to be had now; perhaps in a moment
+        except OSError as error:  # no memory or process is available now; try again in a moment
             self.after(_FORK_PAUSE_S, _NotForked(child.id, incarnation, str(error)))
             return
         self._pulses.add(pid, page, child.spec)

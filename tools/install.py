@@ -205,7 +205,7 @@ def install(folder: Path, extras: Sequence[str] = ()) -> None:
         path = f"requirements/{extra}.txt"
         locked = digest([path])
         if done.get(extra) != locked:
-            say(f"installing what is locked in {path}")
+            report(f"installing what is locked in {path}")
             run(
                 [*uv, "--quiet", "--require-hashes", "-r", path],
                 trouble="uv could not install the dependencies",

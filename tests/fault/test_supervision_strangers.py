@@ -91,7 +91,7 @@ def test_messages_of_unauthenticated_peers_are_dropped(tmp_path):
         assert not mark.exists()
         assert node.record == before
         assert node.process.poll() is None
-        eventually(lambda: "turned away" in node.log, what="a line in the log")
+        eventually(lambda: "refused" in node.log, what="a line in the log")
 
 
 def test_a_peer_with_another_cookie_cannot_send_requests(tmp_path):
@@ -150,7 +150,7 @@ def test_ten_thousand_connections_cost_a_counter_and_a_line(tmp_path):
                     slowest_s = max(slowest_s, time.monotonic() - began)
             eventually(
                 lambda: descriptors(root.root_pid) <= before_fds + MAX_UNAUTHENTICATED + 2,
-                what="most of them are turned away",
+                what="most of them are refused",
             )
             assert resident_kib(root.root_pid) - before_kib < 8 << 10
         finally:
@@ -162,7 +162,7 @@ def test_ten_thousand_connections_cost_a_counter_and_a_line(tmp_path):
         eventually(
             lambda: descriptors(root.root_pid) <= before_fds + 2, what="no descriptor is left open"
         )
-        lines = [line for line in node.log.splitlines() if "turned away" in line]
+        lines = [line for line in node.log.splitlines() if "refused" in line]
         assert 1 <= len(lines) <= 10
 
 

@@ -92,7 +92,7 @@ def test_commands_in_the_readme_are_commands() -> None:
 
 def test_examples_are_short_and_numbered() -> None:
     examples = sorted((ROOT / "examples").glob("[0-9]*.py"))
-    assert [path.name[:2] for path in examples] == [f"{n:02}" for n in range(1, 13)]
+    assert [path.name[:2] for path in examples] == [f"{n:02}" for n in range(1, 15)]
     for path in examples:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path
 

@@ -451,7 +451,7 @@ def test_a_backoff_overtaken_by_a_restart_of_an_earlier_sibling_starts_no_child_
 
 
 def significant(when, strategy=Strategy.ONE_FOR_ONE, **kinds):
-    """a, b and c are significant and transient unless told otherwise; z is neither."""
+    """a, b and c are significant and transient unless a test changes that; z is neither."""
     children = tuple(
         spec(i, restart=kinds.get(i, Restart.TRANSIENT), significant=True) for i in "abc"
     )

@@ -33,7 +33,7 @@ class Answer:
 
 
 class PlainActor(Actor):
-    """Remembers what it got; does what Ask says."""
+    """Keeps what it received; does what Ask asks for."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
 import threading
 import time
 
@@ -234,7 +235,7 @@ def test_strangers_have_a_bounded_number_of_places():
             for _ in range(MAX_UNAUTHENTICATED + 100):
                 strangers.append(socket.create_connection((LOOPBACK, b.address.port)))
                 b.poll(0)
-            pump(lambda: b.turned_away >= 100, b)
+            pump(lambda: b.refused >= 100, b)
             assert len(b.filenos()) <= MAX_UNAUTHENTICATED + 3
             outcomes: list[Outcome] = []
             a.send(b.address, Echo("r"), outcomes.append, prompt=True)
@@ -250,7 +251,7 @@ def test_a_stranger_is_gone_after_its_time(monkeypatch, said):
     monkeypatch.setattr(unauthenticated_module, "AUTHENTICATION_S", 0.1)
     with endpoints(SECRET) as (a,), socket.create_connection((LOOPBACK, a.address.port)) as peer:
         peer.sendall(said)
-        pump(lambda: a.turned_away == 1, a)
+        pump(lambda: a.refused == 1, a)
         assert len(a.filenos()) == 3
         peer.settimeout(2)
         with contextlib.suppress(ConnectionResetError):
@@ -359,3 +360,33 @@ def test_it_accepts_again_when_descriptors_are_free_again():
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for one in peers:
                 one.close()
+
+
+def test_the_end_of_a_child_process_is_noticed_once_and_its_descriptor_closed():
+    with endpoints(SECRET) as (a,):
+        before = len(os.listdir("/proc/self/fd"))
+        children = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
+        for child in children:
+            a.watch_process(child.pid)
+        assert set(a.filenos()) >= set(a._pidfds)
+        a.poll(0.0)
+        assert not a.ended
+        for child in children:
+            child.kill()
+        pump(lambda: len(a.ended) == 3, a)
+        assert sorted(a.ended) == sorted(child.pid for child in children)
+        a.ended.clear()
+        a.poll(0.01)
+        assert not a.ended
+        for child in children:
+            child.wait()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_closed_endpoint_watches_no_process_any_more():
+    before = len(os.listdir("/proc/self/fd"))
+    with endpoints(SECRET) as (a,), subprocess.Popen(["sleep", "60"]) as child:
+        a.watch_process(child.pid)
+        a.close()
+        child.kill()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from thespian.actors import (
@@ -23,6 +26,7 @@ from thespian.actors import (
 )
 
 from supervision import Connection, NodeActorSystem
+from supervision._processes import _ChildrenByPid
 from supervision._shell import Shell, shell_class
 from supervision.errors import NoReply, NotOffered, SpecError, TargetDown
 from supervision.exits import ExitKind
@@ -131,6 +135,52 @@ def test_thespians_status_forgets_children_that_ended_and_shows_the_next_ones(no
     shown = {one.actorAddressString for one in status.childActors}
     ids = ("permanent", "transient", "temporary", "dispatching")
     assert shown == {str(node.entry(one).address) for one in ids}
+
+
+def test_children_that_ended_leave_neither_a_zombie_nor_a_descriptor(node):
+    below = node.up("below").pid
+    descriptors = set()
+    for _ in range(5):
+        entry = node.up("permanent")
+        os.kill(entry.pid or 0, signal.SIGKILL)
+        node.up("permanent", after_incarnation=entry.incarnation)
+        descriptors.add(len(os.listdir(f"/proc/{below}/fd")))
+    children = Path(f"/proc/{below}/task/{below}/children").read_text(encoding="ascii").split()
+    ids = ("permanent", "transient", "temporary", "dispatching")
+    assert sorted(map(int, children)) == sorted(node.entry(one).pid for one in ids)
+    assert len(descriptors) == 1, descriptors
+
+
+class Forking:
+    """Forks children as Thespian does."""
+
+    def __init__(self, watch: Callable[[int], None]) -> None:
+        self._child_procs: list[SimpleNamespace] = []
+        self.transport = SimpleNamespace(endpoint=SimpleNamespace(watch_process=watch))
+
+    def _startChildActor(self) -> None:  # noqa: N802
+        process = multiprocessing.get_context("fork").Process(target=signal.pause)
+        process.start()
+        self._child_procs.append(SimpleNamespace(childProc=process))
+
+
+class Watching(_ChildrenByPid, Forking):
+    pass
+
+
+def test_a_child_that_cannot_be_watched_does_not_run():
+    seen: list[int] = []
+
+    def refuse(pid: int) -> None:
+        seen.append(pid)
+        raise OSError(errno.EMFILE, "too many open files")
+
+    parent = Watching(refuse)
+    with pytest.raises(OSError, match="too many"):
+        parent._startChildActor()
+    assert parent._child_procs == []
+    with pytest.raises(ProcessLookupError):  # not even a zombie is left
+        os.kill(seen[0], 0)
 
 
 def test_the_process_list_shows_the_name_of_each_actor(node):
