@@ -67,7 +67,7 @@ _MEANINGS = {
     "lora": "Adapters to apply from the start, as [path, scale].",
     "tensor_split": "Share of each GPU; empty: by free memory.",
 }
-"""Of keys whose class does not say it in one place."""
+"""Of keys whose class does not explain each by itself."""
 _SIZES = {"cache_disk", "cache_ram", "cache_ram_file", "memory_bytes", "min_evict_bytes"}
 
 
