@@ -19,6 +19,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_generate"]
 source_suffix = {".md": "markdown"}
 nitpicky = False
+suppress_warnings = ["ref.python"]  # two classes called Node, one in each package
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
