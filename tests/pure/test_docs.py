@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -129,6 +130,18 @@ def test_commands_in_a_document_are_commands(document: Path) -> None:
             cli.check(command.words[1:])
         else:
             _check_other(command)
+
+
+@each_document
+def test_commands_that_need_root_or_a_container_are_parsed_too(document: Path) -> None:
+    from _generate import cli
+
+    names = {one.name for one in cli.commands()}
+    for block in blocks(document, "text"):
+        for line in block.text.replace("\\\n", " ").splitlines():
+            called = line.rpartition("llama-actors ")[2]
+            if called != line and called.split()[0] in names:
+                cli.check(shlex.split(called, comments=True))
 
 
 def _check_other(command: Command) -> None:
