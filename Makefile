@@ -58,6 +58,7 @@ sanitize: install
 lint: install
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/python tools/prose.py
 
 format: install
 	$(BIN)/ruff format $(CODE)

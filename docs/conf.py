@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_generate"]
 source_suffix = {".md": "markdown"}
 nitpicky = False
+suppress_warnings = ["ref.python"]  # two classes called Node, one in each package
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -43,10 +45,36 @@ def insert_generated(app: Sphinx, document: str, source: list[str]) -> None:
         from _generate.cli import reference
 
         source[0] = source[0].replace("<!-- generated: cli -->", reference())
+    if document == "reference/python-api":
+        source[0] = source[0].replace("<!-- generated: options -->", request_options())
+        source[0] = source[0].replace("<!-- generated: other names -->", other_names(source[0]))
     if document == "reference/settings":
         from _generate.settings import reference as settings
 
         source[0] = source[0].replace("<!-- generated: settings -->", settings())
+
+
+def request_options() -> str:
+    """Directives for the options of requests: the public classes, where there are such."""
+    import runtime
+
+    names = [name for name in ("RequestOptions", "ChatOptions") if name in runtime.__all__]
+    directives = [f".. autoclass:: runtime.{name}\n   :members:\n" for name in names]
+    function = ".. autofunction:: runtime.client.request_options.build\n"
+    return "\n".join(["```{eval-rst}", *(directives or [function]), "```"])
+
+
+def other_names(page: str) -> str:
+    """Directives for the public names of ``runtime`` that the page does not have."""
+    import runtime
+
+    # Errors come with their module; Event is the union of the five events.
+    known = {*re.findall(r"auto\w+:: runtime\.(\w+)", page), "Event", "LlamaActorsError"}
+    names = [name for name in runtime.__all__ if name not in known]
+    if not names:
+        return ""
+    directives = [f".. autoclass:: runtime.{name}\n   :members:\n" for name in names]
+    return "\n".join(["## More", "", "```{eval-rst}", *directives, "```"])
 
 
 def keep_shape(

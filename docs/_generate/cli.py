@@ -1,18 +1,23 @@
 """The reference of the command line, from its parser.
 
-Everything that knows which library parses the command line is in this file: ``commands`` describes
-each command, ``check`` parses the words of one call without running it. The tests use both.
+Everything that depends on the library that parses the command line is in this file: ``commands``
+describes each command, ``check`` parses the words of one call without running it. The tests use
+both. Where the code has a reference of its own (``runtime.cli.reference``), that is the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
+import importlib.util
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 PROGRAM = "llama-actors"
+USES_CLICK = importlib.util.find_spec("runtime.cli.reference") is not None
 
 
 class WrongUsage(ValueError):
@@ -40,11 +45,14 @@ class Command:
 
 def commands() -> list[Command]:
     """Every command and subcommand, in the order of the program's help."""
-    return list(_argparse_commands())
+    return list(_click_commands() if USES_CLICK else _argparse_commands())
 
 
 def check(words: Sequence[str]) -> None:
     """Parse one call; raises ``WrongUsage`` with the parser's message."""
+    if USES_CLICK:
+        _click_check(words)
+        return
     parser = _argparse_parser(next((word for word in words if word[:1] != "-"), ""))
     errors = io.StringIO()
     try:
@@ -57,6 +65,9 @@ def check(words: Sequence[str]) -> None:
 
 def reference() -> str:
     """The page's Markdown: one section for each command."""
+    if USES_CLICK:
+        page: str = importlib.import_module("runtime.cli.reference").markdown()
+        return page[page.index("\n## ") + 1 :]
     return "\n".join(_section(command) for command in commands())
 
 
@@ -76,6 +87,47 @@ def _sentence(text: str) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+# click
+
+
+def _click_commands() -> Iterator[Command]:
+    for context in importlib.import_module("runtime.cli.reference").commands():
+        command = context.command
+        records = [
+            Parameter(usage, help_)
+            for one in command.params
+            for usage, help_ in [_click_record(one, context)]
+            if usage
+        ]
+        name = context.command_path.removeprefix(f"{PROGRAM} ")
+        yield Command(name, command.help or "", tuple(records), hasattr(command, "commands"))
+
+
+def _click_record(one: Any, context: Any) -> tuple[str, str]:
+    if one.param_type_name == "argument":
+        return one.human_readable_name, getattr(one, "help", "") or ""
+    return one.get_help_record(context) or ("", "")
+
+
+def _click_check(words: Sequence[str]) -> None:
+    import click
+
+    program: Any = importlib.import_module("runtime.cli.commands").program
+    command, name, rest, parent = program, PROGRAM, list(words), None
+    try:
+        while True:
+            context = command.make_context(name, rest, parent=parent)
+            if not isinstance(command, click.Group):
+                return
+            left = [*context._protected_args, *context.args]
+            name, command, rest = command.resolve_command(context, left)
+            parent = context
+    except click.exceptions.Exit:
+        return  # --help
+    except click.ClickException as error:
+        raise WrongUsage(error.format_message()) from None
 
 
 # argparse

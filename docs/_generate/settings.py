@@ -1,13 +1,16 @@
 """The reference of the settings, from the classes that check them.
 
 A setting's meaning is the text below its field, or the comment behind it. Everything that depends
-on how the settings are declared is in this file.
+on how the settings are declared is in this file. Where the code has a reference of its own
+(``runtime.settings.reference``), that is the page.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
+import importlib.util
 import inspect
 import io
 import tokenize
@@ -17,12 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from _generate import cli
-from actors.node.pressure_policy import PressureSettings
 from cache.policy import SAVE_ALL
 from native.params import ModelParams
-from runtime.settings import cache_policy
 from runtime.settings.config import RuntimeConfig
 from runtime.settings.sizes import format_size
+
+SAVE_KEYS = (
+    "min_tokens", "min_tail_tokens", "save_prompt_tail", "save_while_generating",
+    "save_finish_tail", "tail_delay_ms", "tail_disk_delay_s", "session_resume_wait_ms",
+)  # fmt: skip
+SAVE_TABLES = ("live", "logits", "restore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ _MEANINGS = {
     "lora": "Adapters to apply from the start, as [path, scale].",
     "tensor_split": "Share of each GPU; empty: by free memory.",
 }
-"""Of keys whose class does not say it in one place."""
+"""Of keys whose class does not explain each by itself."""
 _SIZES = {"cache_disk", "cache_ram", "cache_ram_file", "memory_bytes", "min_evict_bytes"}
 
 
@@ -79,20 +86,17 @@ def tables() -> list[Table]:
         Table(
             "save",
             "What is stored, and when.",
-            tuple(one for one in _settings(None, SAVE_ALL) if one.key in cache_policy.KEYS),
+            tuple(one for one in _settings(None, SAVE_ALL) if one.key in SAVE_KEYS),
         ),
     ]
     found += [
         Table(name, _first_sentence(getattr(SAVE_ALL, name)), tuple(_settings(None, value)))
-        for name in cache_policy.TABLES
+        for name in SAVE_TABLES
         if (value := getattr(SAVE_ALL, name))
     ]
+    pressure = RuntimeConfig().pressure
     found.append(
-        Table(
-            "pressure",
-            "Memory pressure; off by default.",
-            tuple(_settings(None, PressureSettings())),
-        )
+        Table("pressure", "Memory pressure; off by default.", tuple(_settings(None, pressure)))
     )
     path = Setting("path", "text", "", "The GGUF file.")
     model = Setting("backend", "text", '"llama"', '"stub" runs without native code, for tests.')
@@ -117,6 +121,9 @@ def tables() -> list[Table]:
 
 def reference() -> str:
     """The page's Markdown: one section for each table."""
+    if importlib.util.find_spec("runtime.settings.reference") is not None:
+        page: str = importlib.import_module("runtime.settings.reference").markdown()
+        return page[page.index("\n## ") + 1 :]
     return "\n".join(_section(table) for table in tables())
 
 
@@ -149,7 +156,7 @@ def _settings(
     meanings = _meanings(kind)
     flags = _flag_meanings() if kind is ModelParams else {}
     for one in dataclasses.fields(kind):
-        if one.name in leave_out or one.name in cache_policy.TABLES or one.name == "block_tokens":
+        if one.name in leave_out or one.name in SAVE_TABLES or one.name == "block_tokens":
             continue
         default = getattr(value, one.name) if value is not None else _default(one)
         yield Setting(

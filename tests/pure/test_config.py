@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -128,14 +126,6 @@ def test_disks_on_the_command_line() -> None:
     for texts in (["4GiB", "/a=1GiB"], ["4GiB", "5GiB"], ["=4GiB"], ["/a=1", "/a=2"]):
         with pytest.raises(ConfigError, match="cache_disk"):
             disk_settings(texts)
-
-
-def test_the_settings_in_the_readme_are_settings() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    examples = re.findall(r"```toml\n(.*?)```", text, re.S)
-    assert len(examples) >= 2
-    for example in examples:
-        assert from_mapping(tomllib.loads(example)).directories()
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
