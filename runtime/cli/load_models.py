@@ -15,7 +15,7 @@ from supervision.process import die_with_parent
 
 
 def main() -> int:
-    """Load every configured model; the exit code says whether all of them came up.
+    """Load every configured model; returns 1 if one of them failed.
 
     A client like any other, in a process of its own: the launcher must not have threads or wait.
     """

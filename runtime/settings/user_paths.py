@@ -5,7 +5,6 @@ A path that cannot be understood is a ``ConfigError`` that names the setting it 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import pwd
@@ -63,14 +62,6 @@ def user_path(value: object, setting: str) -> Path:
             f"{str(path)!r} is relative, and the working directory cannot be found "
             f"({error.strerror}); give a full path",
         ) from error
-
-
-def path_flag(text: str) -> Path:
-    """``type=`` of a command line's option; argparse names the option in the error."""
-    try:
-        return expanded(text, "")
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from error
 
 
 def _text(value: object, setting: str) -> str:

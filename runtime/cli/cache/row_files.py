@@ -1,4 +1,4 @@
-"""Row files as a person sees them: walk a tier's directory, read a head, prove every byte.
+"""Row files from outside a node: walk a tier's directory, read a head, check every byte.
 
 Reads only, unless a function says otherwise; needs no node, and may run beside one: a file that
 vanishes meanwhile is no damage.
@@ -38,7 +38,6 @@ from cache.rows import (
     verify,
 )
 
-"""Of a cache directory: where its row files are."""
 _FIRST_READ: Final = 4096
 _WHERE: Final[dict[type[CorruptRow], str]] = {
     BadMagic: "its first 8 bytes",
@@ -52,7 +51,7 @@ _WHERE: Final[dict[type[CorruptRow], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class RowReport:
-    """What a row says of itself, and whether that is true."""
+    """The header of a row, and whether its bytes match it."""
 
     place: str
     """A path, or an offset in the arena."""
