@@ -39,6 +39,10 @@ COMMANDS: Final = {
     "stop": ("runtime.cli.stop", "stop the node"),
     "demo": ("runtime.cli.demo", "cold, warm, killed, healed: one table"),
     "doctor": ("runtime.cli.doctor", "check this machine and this installation"),
+    "config": (
+        "runtime.cli.config.group",
+        "the configuration: reference, defaults, schema, check",
+    ),
     "completion": ("runtime.cli.completion", "print the completion script of a shell"),
 }
 

@@ -36,8 +36,7 @@ from runtime.settings.config import (
     DirectoryPlan,
     RuntimeConfig,
     describe_available,
-    from_mapping,
-    load_toml,
+    from_file,
 )
 from runtime.settings.ports import node_dir, resolve_port
 from runtime.settings.sizes import Share, format_size
@@ -88,7 +87,7 @@ class Finding:
 @json_option("print the checks as JSON")
 @click.option("--config", type=USER_PATH, metavar="FILE", help="check its directories, too")
 def command(*, admin_port: int | None, as_json: bool, config: Path | None) -> int:
-    settings = None if config is None else from_mapping(load_toml(config))
+    settings = None if config is None else from_file(config)
     findings = list(run_checks(resolve_port(admin_port), settings))
     if as_json:
         plain = [{name: getattr(one, name) for name in one.__slots__} for one in findings]

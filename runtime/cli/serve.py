@@ -29,6 +29,7 @@ from runtime.settings.config import (
     RuntimeConfig,
     from_mapping,
     load_toml,
+    located,
     parse_model_argument,
     to_mapping,
 )
@@ -89,7 +90,8 @@ def configuration(given: dict[str, Any]) -> RuntimeConfig:
         if "cache_disks" in disks and given["cache_dir"] is None:
             settings.pop("cache_dir", None)
         settings |= disks
-    config = from_mapping(settings)
+    with located(given["config"]):
+        config = from_mapping(settings)
     models: dict[str, ModelConfig] = dict(config.models)
     params = params_from(given, "model")
     template = template_given(given["chat_template_file"], "model")

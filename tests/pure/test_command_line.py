@@ -40,7 +40,7 @@ def completed(tmp_path: Path, line: str, shell: str = "bash") -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("llama-actors co", ["plain,complete", "plain,completion"]),
+        ("llama-actors co", ["plain,complete", "plain,config", "plain,completion"]),
         ("llama-actors cache ver", ["plain,verify"]),
         ("llama-actors cache ls --older", ["plain,--older-than"]),
         ("llama-actors serve --log-format ", ["plain,text", "plain,json"]),
