@@ -1,4 +1,4 @@
-"""``chat``: talk to a model, at a terminal or in a pipe (one line is one turn).
+"""``chat``: chat with a model, at a terminal or in a pipe (one line is one turn).
 
 Answers go to standard output, everything else to standard error. Ctrl-C stops an answer and not the
 program. In a pipe a failed turn makes the exit code 1, and the next line is still read.
@@ -87,7 +87,7 @@ class _Loop:
         }
 
     def take(self, line: str) -> bool:
-        """One line of input; False: the user leaves."""
+        """Handle one line of input; returns False at the end of the chat."""
         text = line.strip()
         if text in ("/exit", "/quit"):
             return False
@@ -98,7 +98,7 @@ class _Loop:
         return True
 
     def obey(self, text: str) -> bool:
-        """A command; whether it was done."""
+        """Run a command; returns whether it succeeded."""
         name, _, rest = text.partition(" ")
         command = self._commands.get(name)
         try:

@@ -3,8 +3,8 @@
 ``--model`` takes a GGUF file of your own instead.
 
 One table, six rows: cold, the same prompt, a longer one, the next turn, after ``kill -9`` of the
-model's process, after a restart of the whole node. It succeeds only if every row reused what it
-must and printed what it must, and if nothing is left behind afterwards.
+model's process, after a restart of the whole node. It succeeds only if every row reused and printed
+what it must, and if nothing is left behind afterwards.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _run(home: Path, model: str | None, show: Callable[[str], None]) -> tuple[li
 
 
 def _load(node: Node, model: str | None) -> Must:
-    """Load the model; returns what its rows have to show."""
+    """Load the model; returns the check that its rows must pass."""
     status = node.load(MODEL) if model is None else node.load(MODEL, model)
     kind = status.details.get("memory_kind")
     if kind == "none":
@@ -293,7 +293,7 @@ def _left_behind(seen: _Seen, home: Path) -> list[str]:
 
 
 def _mapped_shared_memory(pid: int) -> set[Path]:
-    """Named shared memory that a process has mapped; the node is meant to need none."""
+    """Named shared memory that a process has mapped; a node needs none."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
         paths = (line.split(maxsplit=5)[-1].strip() for line in maps)
         return {Path(path) for path in paths if path.startswith("/dev/shm/")}  # noqa: S108  # read only

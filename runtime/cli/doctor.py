@@ -190,7 +190,7 @@ def _decode() -> Finding:
             "cpu build",
             "failure",
             f"decoding four tokens took over {DECODE_TIMEOUT_S:.0f} s",
-            "look at the load of this machine, then run doctor again",
+            "check the load of this machine, then run doctor again",
         )
     if done.returncode == 0:
         return Finding("cpu build", "ok", f"decoded with {done.stdout.strip()}")
@@ -202,14 +202,14 @@ def _decode() -> Finding:
                 "cpu build",
                 "failure",
                 "decoding was killed by SIGKILL, perhaps for lack of memory",
-                "look at the line `memory` below and at the kernel's log",
+                "see the line `memory` below and the kernel's log",
             )
         return Finding(
             "cpu build",
             "failure",
-            f"decoding died of {name}; the build uses instructions this CPU does not have"
+            f"decoding ended by {name}; the build uses instructions this CPU does not have"
             if name in ("SIGILL", "SIGSEGV")
-            else f"decoding died of {name}",
+            else f"decoding ended by {name}",
             rebuild,
         )
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -329,7 +329,7 @@ class DirectoryFacts:
 def look_at(plan: DirectoryPlan) -> DirectoryFacts:
     """Check a directory as it would be used by a node of this user."""
     place = plan.root
-    while not os.path.exists(place):  # which Path.exists does not answer where it may not look
+    while not os.path.exists(place):  # Path.exists raises where it may not look
         place = place.parent
     detail = f"{plan.root}, {format_size(shutil.disk_usage(place).free)} free"
     trouble, fix = _trouble(plan, place)

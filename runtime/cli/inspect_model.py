@@ -23,7 +23,7 @@ from runtime.settings.sizes import format_size
 
 
 def inspect_model(path: Path, params: ModelParams, *, as_json: bool) -> int:
-    """Print the report; the exit code."""
+    """Print the report; returns the exit code."""
     try:
         first = check_gguf(path)
         headers = [first, *(check_gguf(file) for file in all_splits(path, first)[1:])]

@@ -23,7 +23,7 @@ FAILED: Final = 1
 SCRIPT: Final = "llama-actors"
 """The installed script. It is the one that completion scripts are registered for."""
 COMPLETE_VARIABLE: Final = "_LLAMA_ACTORS_COMPLETE"
-"""Set by a completion script: the shell wants candidates, not a result."""
+"""Set by a completion script: candidates are printed instead of a result."""
 
 
 def run() -> int:

@@ -50,9 +50,7 @@ def _command(context: click.Context) -> list[str]:
     command = context.command
     depth = context.command_path.count(" ") + 1
     lines = [f"{'#' * depth} {context.command_path}", "", _sentence(str(command.help)), ""]
-    about = _about(command)
-    if about:
-        lines += [about, ""]
+    lines += [part + "\n" for part in (_about(command), _epilog(command)) if part]
     lines += ["```text", context.get_usage().removeprefix("Usage: "), "```", ""]
     arguments = [one for one in command.params if isinstance(one, click.Argument)]
     records = [(one.human_readable_name, one.help or "") for one in arguments]
@@ -75,6 +73,12 @@ def _about(command: click.Command) -> str:
         return ""
     words = inspect.getdoc(importlib.import_module(module)) or ""
     return words.partition("\n\n")[2].replace("``", "`")
+
+
+def _epilog(command: click.Command) -> str:
+    text = command.epilog or ""
+    mark, _, verbatim = text.partition("\b\n")  # click's mark for text that is not wrapped
+    return f"```text\n{verbatim.rstrip()}\n```" if verbatim else mark
 
 
 def _sentence(words: str) -> str:

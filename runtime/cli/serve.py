@@ -1,7 +1,7 @@
-"""``serve``: run the launcher, and load the configured models once the tree is up.
+"""``serve``: run a node until it is stopped.
 
-The launcher must not have threads of its own when it forks, so the models are loaded by a second
-process, a client like any other, that ends when it is done.
+Its models are loaded when it is ready; one that fails is reported on standard error, and the others
+are loaded. Exit codes: 0 stopped, 1 it could not start, 2 a setting is wrong.
 """
 
 from __future__ import annotations
@@ -103,13 +103,14 @@ def configuration(given: dict[str, Any]) -> RuntimeConfig:
 
 def _run(config: RuntimeConfig, *, ready_fd: int | None, parent_fd: int | None) -> int:
     """Run a node; on ``ready_fd``, when given, write ``{}`` or the error as one line of JSON."""
-    from runtime.launch.launcher import say, serve
+    from runtime.launch.launcher import serve, write_note
 
     def on_ready() -> None:
         if ready_fd is not None:
             say_ready(ready_fd)
         else:
-            say(f"node ready on port {config.admin_port} (pid {os.getpid()}); Ctrl-C stops it")
+            where = f"port {config.admin_port} (pid {os.getpid()})"
+            write_note(f"node ready on {where}; Ctrl-C stops it")
         if config.models:
             _load_models(config)
 
@@ -131,7 +132,10 @@ def _public(error: errors.LlamaActorsError | SupervisionError) -> errors.LlamaAc
 
 
 def _load_models(config: RuntimeConfig) -> None:
-    """Start the loader, which writes to standard error what it loaded and what failed."""
+    """Start the loader, a client like any other that ends when all models are loaded.
+
+    It is a process of its own because the launcher must not have threads when it forks.
+    """
     loader = subprocess.Popen(
         [sys.executable, "-m", "runtime.cli.load_models", str(os.getpid())],
         stdin=subprocess.PIPE,

@@ -11,7 +11,7 @@ GAP = "  "
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. ``width`` is the least of the plain form, so that scripts see it stand still."""
+    """One column. ``width`` is the least width in a pipe, so that columns keep their place."""
 
     heading: str
     width: int = 0
@@ -21,7 +21,7 @@ class Column:
 def write_table(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], *, headings: bool = True
 ) -> None:
-    """Write a table to standard output; ``headings`` counts for the plain form."""
+    """Write a table to standard output; ``headings`` applies in a pipe."""
     if sys.stdout.isatty():
         _write_rich(columns, rows)
     else:

@@ -49,14 +49,13 @@ from supervision.logs import LOG_FORMATS, LogFormat
 STAGING_BYTES: Final = 64 << 20
 RAM_SHARE_OF_AVAILABLE: Final = 4  # a quarter, so that weights and other programs keep the rest
 RAM_CAP_BYTES: Final = 4 << 30
-DISK_CAP_BYTES: Final = 16 << 30
 RAM_FILE_ROOT: Final = Path("/dev/shm")  # noqa: S108 - the tmpfs of every Linux; we make it 0700
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryPlan:
-    """One file tier as configured: its name, where it lies, its budget, and which key says so."""
+    """One file tier as configured; ``key`` is the setting that names it."""
 
     name: str
     root: Path
@@ -74,46 +73,34 @@ class ModelConfig:
     params: ModelParams = field(default_factory=ModelParams)
     backend: BackendKind = "llama"
     markers: Markers = field(default_factory=Markers)
-    """What starts and ends thinking and tool calls; by default what the chat template shows."""
+    """What starts and ends thinking and tool calls; by default those in the chat template."""
     chat_template: str | None = None
     """A Jinja text in place of the one in the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
-    """A node. Sizes in bytes; ``None`` means the default described beside it."""
+    """A node. Each field is the setting of the same name in ``schema.Node``, which explains it.
+
+    Sizes are bytes, or a ``Share`` of what is free. ``None`` means the default that is described
+    there. ``save`` holds the tables ``[save]``, ``[live]``, ``[logits]`` and ``[restore]``.
+    """
 
     admin_port: int = DEFAULT_PORT
     runtime_dir: Path | None = None
-    """Parent of the node's own folder: ``$XDG_RUNTIME_DIR/llama-actors``, else a temporary one."""
     cache_dir: Path | None = None
-    """Root of the disk tier: ``$XDG_CACHE_HOME/llama-actors``, else ``~/.cache/llama-actors``.
-    Without either there is no disk tier."""
-    cache_disk: Budget = DISK_CAP_BYTES
-    """Budget of the disk tier; 0 turns it off."""
+    cache_disk: Budget = schema.DISK_BYTES
     cache_disks: Mapping[str, Budget] = field(default_factory=dict)
-    """Several disks: a budget per directory, in place of ``cache_dir`` and ``cache_disk``. Rows are
-    spread over them in proportion to the budgets."""
     cache_ram: Budget | None = None
-    """Budget of the RAM tier: a quarter of the available memory, at most 4 GiB; 0 turns it off."""
     cache_ram_file: Budget = 0
-    """Budget of the ram_file tier: files in memory, which survive a restart of the node. Off."""
     cache_ram_file_dir: Path | None = None
-    """Its directory, on a tmpfs: ``/dev/shm/llama-actors-<uid>``."""
     cache_salt: str = ""
-    """Separates what otherwise equal models store, for instance by tenant."""
     fingerprint_mode: FingerprintMode = "safe"
-    """How model files are told apart: ``safe``, ``gguf_chunked``, ``fast_unsafe``; see
-    ``native.fingerprint``."""
     save: SavePolicy = SAVE_ALL
-    """The tables ``[save]``, ``[live]``, ``[logits]`` and ``[restore]``."""
     pressure: PressureSettings = field(default_factory=PressureSettings)
-    """Memory pressure: source, watermarks, tiers; off by default."""
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
     log_file: Path | None = None
-    """Where the life-cycle log goes; standard error when not given."""
     log_format: LogFormat = "text"
-    """``text`` for people, or ``json``: one object per line, with the keys of supervision/logs."""
 
     def __post_init__(self) -> None:
         if not 1024 <= self.admin_port <= 65535:
@@ -206,7 +193,7 @@ class RuntimeConfig:
         if self.cache_ram > available:
             raise ConfigError(
                 "cache_ram",
-                f"{format_size(self.cache_ram)} asked for, {describe_available(tightest)}; "
+                f"{format_size(self.cache_ram)} needed, {describe_available(tightest)}; "
                 "choose a smaller --cache-ram, or 0 to turn the RAM tier off",
             )
         return self.cache_ram

@@ -1,6 +1,6 @@
 """Load options: what each means, and values by name, checked, with whole paths.
 
-The words are those of the reference of the configuration and of the command line's help.
+The reference of the configuration and the help of the command line show the same words.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ KINDS: Final = {
     "disks": 'a table: [cache_disks], then "/path" = "200GiB"',
     "models": "a table of models by id",
 }
+DISK_BYTES: Final = 16 << 30
 # Values that a file gives in another form.
 PathText: TypeAlias = Annotated[str | None, Meta(extra_json_schema={KIND: "path"})]
 Size: TypeAlias = Annotated[int | str, Meta(extra_json_schema={KIND: "size"})]
@@ -202,7 +203,7 @@ class _NodeDefaults:
     admin_port: Annotated[int, Meta(ge=1024, le=65535)] = DEFAULT_PORT
     runtime_dir: PathText = None
     cache_dir: PathText = None
-    cache_disk: Budget = 16 << 30
+    cache_disk: Budget = DISK_BYTES
     cache_disks: Annotated[dict[str, int | str], Meta(extra_json_schema={KIND: "disks"})]
     cache_ram: Budget = None
     cache_ram_file: Budget = 0
@@ -256,7 +257,7 @@ Node: Final = _table(
         **dict.fromkeys(TABLES, ""),
         "models": "Models to load when the node starts: a path, or a table, by id.",
         "log_file": "Life-cycle log. Default: standard error.",
-        "log_format": "text for people, or json: one object a line.",
+        "log_format": "text, or json: one object a line.",
     },
     {
         **TABLES,

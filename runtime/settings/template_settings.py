@@ -18,7 +18,7 @@ MAX_BYTES: Final = 48 << 10
 def template_from(options: Mapping[str, Any], where: str) -> str | None:
     """The template's text, read and compiled once as a check; None: the model's own.
 
-    Raises ConfigError with the template's own words if it is none.
+    Raises ConfigError with Jinja's message if it does not compile.
     """
     given = [key for key in KEYS if options.get(key) is not None]
     if not given:
@@ -43,7 +43,7 @@ def checked(text: object, key: str) -> str:
         raise ConfigError(key, "is empty; leave it out for the model's own template")
     n_bytes = len(text.encode("utf-8", "surrogatepass"))
     if n_bytes > MAX_BYTES:
-        raise ConfigError(key, f"has {n_bytes} bytes; at most {MAX_BYTES} are taken")
+        raise ConfigError(key, f"has {n_bytes} bytes; at most {MAX_BYTES} are accepted")
     try:
         text.encode("utf-8")
         ChatTemplate(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from runtime.cli.commands import COMMANDS
 from runtime.cli.main import COMPLETE_VARIABLE, main
 from runtime.cli.reference import commands, markdown
-from runtime.cli.table import Column, plain_table
+from runtime.cli.table import Column, plain_table, write_table
 
 pytestmark = pytest.mark.pure
 
@@ -103,6 +104,19 @@ def test_the_reference_has_every_command_and_option() -> None:
                 assert all(f"`{flag}" in text or f" {flag}" in text for flag in option.opts)
     assert set(COMMANDS) <= {context.info_name for context in commands()}
     assert "--ready-fd" not in text
+
+
+def test_a_table_on_a_terminal_has_headings_and_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    write_table((Column("NAME"), Column("N", right=True)), [("[a]", "1")], headings=False)
+    assert "NAME" in out.getvalue()
+    assert "[a]" in out.getvalue()  # markup in a name stays text
+    assert "─" in out.getvalue()
 
 
 def test_a_table_in_a_pipe_is_aligned_and_plain() -> None:

@@ -38,7 +38,7 @@ def inspect_row(file: Path, model: Path | None, *, as_json: bool) -> int:
 
 
 def describe(report: RowReport) -> str:
-    """The report in lines for people."""
+    """The report as lines of text."""
     lines = [("file", f"{report.place}, {format_size(report.nbytes)}")]
     header = report.header
     if header is not None:

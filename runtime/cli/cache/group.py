@@ -1,10 +1,4 @@
-"""``cache``: inspect and maintain what is stored, on a running node or in an unused directory.
-
-With ``--cache-dir`` (``ls``, ``show``, ``verify``, ``wipe``) no node is asked; a command that
-changes the directory is refused while a node holds it. Exit codes: 0 done, and nothing wrong was
-found; 1 it failed, or ``verify`` found damage (repaired or not), or rows stayed because requests
-read them; 2 wrong usage, also an unknown key.
-"""
+"""``cache``: inspect and maintain what is stored, on a running node or in an unused directory."""
 
 from __future__ import annotations
 
@@ -30,4 +24,11 @@ COMMANDS: Final = {
     "pressure": ("runtime.cli.cache.pressure", "memory pressure and what it does to the cache"),
 }
 
-command: Final = LazyGroup("cache", COMMANDS, context_settings=HELP_FLAGS)
+_ABOUT: Final = (
+    "With --cache-dir (ls, show, verify, wipe) no node is asked; a command that changes the "
+    "directory is refused while a node holds it. Exit codes: 0 done, and nothing wrong was found; "
+    "1 it failed, or verify found damage (repaired or not), or rows stayed because requests read "
+    "them; 2 wrong usage, also an unknown key."
+)
+
+command: Final = LazyGroup("cache", COMMANDS, epilog=_ABOUT, context_settings=HELP_FLAGS)

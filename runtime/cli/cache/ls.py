@@ -6,12 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from runtime.cli.cache.listing import Wanted
 from runtime.cli.cache.options import AGE_UNITS, age, cache_dir_option, online_cache
 from runtime.cli.options import json_option, node_command, port_option
 from runtime.settings.sizes import format_size
@@ -22,6 +22,21 @@ if TYPE_CHECKING:
     from runtime.cli.cache.row_files import RowReport
 
 ROWS_SHOWN: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The filters of ``cache ls``. Ages in seconds; None: no filter."""
+
+    model: str | None = None
+    namespace: str | None = None
+    """The beginning of its hex digits."""
+    tier: str | None = None
+    older_than: float | None = None
+    newer_than: float | None = None
+    limit: int = 0
+    """Rows, at least a whole page; 0: all."""
+    cursor: int = 0
 
 
 @node_command()

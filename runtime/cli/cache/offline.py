@@ -10,17 +10,19 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache.errors import TierUnavailable
 from cache.filesystem import PosixFilesystem, lock_directory
 from cache.publish import quarantine_row
 from runtime import errors
 from runtime.cli.cache import row_files as cache_files
-from runtime.cli.cache.listing import Wanted
 from runtime.cli.cache.online import Removed, only, parse_digits
 from runtime.cli.cache.row_files import RowReport, rows_root, walk
 from runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from runtime.cli.cache.ls import Wanted
 
 
 @contextlib.contextmanager
