@@ -364,22 +364,21 @@ def _model_from(model: str, value: object) -> ModelConfig:
         return ModelConfig(str(user_path(value, where)))
     if not isinstance(value, Mapping) or "path" not in value:
         raise ConfigError(where, "must be a path, or a table with a path")
-    given = schema.read_model(value, where)
+    return model_config(value, where)
+
+
+def model_config(values: Mapping[str, Any], where: str) -> ModelConfig:
+    """The table of a model, with a path; ``where`` is the prefix of its keys in errors."""
+    given = schema.read_model(values, where)
     plain = msgspec.structs.asdict(given)
+    is_stub = given.backend == "stub"  # which has no file
     return ModelConfig(
-        str(user_path(given.path, f"{where}.path")),
+        given.path if is_stub else str(user_path(given.path, f"{where}.path")),
         model_params({key: plain[key] for key in LOAD_OPTIONS}, where),
         given.backend,
         markers_from(plain, where),
         template_from(plain, where),
     )
-
-
-def backend_kind(name: object) -> BackendKind:
-    """``llama``, or ``stub`` for tests without native code."""
-    if name == "llama" or name == "stub":  # noqa: PLR1714  # narrows the type
-        return name
-    raise ConfigError("backend", f"{name!r} is not one of llama, stub")
 
 
 def to_mapping(config: RuntimeConfig) -> dict[str, Any]:

@@ -6,7 +6,6 @@ The reference of the configuration and the help of the command line show the sam
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -49,15 +48,9 @@ WORDS: Final[Mapping[str, str]] = {
 
 
 def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParams:
-    """Options by name; a wrong one is a ``ConfigError`` that names it."""
-    known = {f.name for f in dataclasses.fields(ModelParams)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise ConfigError(
-            f"{where}.{unknown[0]}", f"unknown option; known are {', '.join(sorted(known))}"
-        )
+    """Options by name, and defaults; a wrong value is a ``ConfigError`` that names the option."""
     try:
-        params = ModelParams(**{name: _as_text(value) for name, value in options.items()})
+        params = ModelParams(**options)
     except InvalidParam as error:
         raise ConfigError(f"{where}.{error.name}", str(error)) from error
     draft = params.draft_path
@@ -66,12 +59,3 @@ def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParam
         lora=tuple((str(user_path(path, f"{where}.lora")), scale) for path, scale in params.lora),
         draft_path=None if draft is None else str(user_path(draft, f"{where}.draft_path")),
     )
-
-
-def _as_text(value: Any, depth: int = 2) -> Any:
-    """Path objects as texts, also inside of the lists of ``lora``."""
-    if isinstance(value, os.PathLike):
-        return os.fsdecode(value)
-    if not depth or not isinstance(value, list | tuple):
-        return value
-    return [_as_text(one, depth - 1) for one in value]

@@ -378,4 +378,6 @@ def _plain(value: Any) -> Any:
             os.fsdecode(key) if isinstance(key, os.PathLike) else key: _plain(one)
             for key, one in value.items()
         }
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
     return value
