@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _SKIP: Final = 300
 """Low token ids are control tokens in many vocabularies, or single bytes."""
 _COLUMNS: Final = (
-    Column("TEST"), Column("TOKENS/S", right=True), Column("FIRST TOKEN", right=True),
-    Column("WARM TOKENS", right=True),
+    Column("test"), Column("tokens/s", right=True), Column("first token", right=True),
+    Column("warm tokens", right=True),
 )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def command(
         sys.stdout.write(json.dumps(plain, indent=2) + "\n")
     else:
         sys.stdout.write(f"{details['description']}\n")
-        write_table(_COLUMNS, [row.cells() for row in rows])
+        write_table(_COLUMNS, [row.cells() for row in rows], markdown=True)
     return 0
 
 

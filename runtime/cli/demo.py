@@ -45,7 +45,7 @@ MODEL: Final = EMBEDDED_MODEL_ID  # the id, whatever file it is
 _COLUMNS: Final = (
     Column("ROW", 28), Column("PROMPT", 7, right=True), Column("REUSED", 7, right=True),
     Column("HIT", 8), Column("TIER", 5), Column("FIRST TOKEN", right=True),
-    Column("SPEED-UP", right=True),
+    Column("GAIN", right=True),
 )  # fmt: skip
 
 Check = Callable[[Completion], str | None]

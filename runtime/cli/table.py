@@ -19,11 +19,23 @@ class Column:
 
 
 def write_table(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, headings: bool = True
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    *,
+    headings: bool = True,
+    markdown: bool = False,
 ) -> None:
-    """Write a table to standard output; ``headings`` applies in a pipe."""
+    """Write a table to standard output; ``headings`` and ``markdown`` apply in a pipe."""
     if sys.stdout.isatty():
         _write_rich(columns, rows)
+    elif markdown:
+        rule = ["-" * (len(column.heading) - 1) + ":-"[not column.right] for column in columns]
+        sys.stdout.write(
+            "".join(
+                f"| {' | '.join(line)} |\n"
+                for line in ([column.heading for column in columns], rule, *rows)
+            )
+        )
     else:
         sys.stdout.write(plain_table(columns, rows, headings=headings))
 
@@ -52,7 +64,7 @@ def _write_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     for column in columns:
         table.add_column(column.heading, justify="right" if column.right else "left")
     for row in rows:

@@ -119,6 +119,11 @@ def test_a_table_on_a_terminal_has_headings_and_rules(monkeypatch: pytest.Monkey
     assert "─" in out.getvalue()
 
 
+def test_a_table_for_a_report_is_markdown_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    write_table((Column("test"), Column("ms", right=True)), [("a", "1")], markdown=True)
+    assert capsys.readouterr().out == "| test | ms |\n| ---- | -: |\n| a | 1 |\n"
+
+
 def test_a_table_in_a_pipe_is_aligned_and_plain() -> None:
     columns = (Column("NAME", 6), Column("N", right=True))
     assert plain_table(columns, [("a", "1"), ("bb", "20")]) == (
