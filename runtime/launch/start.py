@@ -15,15 +15,10 @@ from runtime.settings import arguments
 from runtime.settings.config import (
     ModelConfig,
     RuntimeConfig,
-    backend_kind,
     check_model_id,
+    model_config,
     to_mapping,
 )
-from runtime.settings.load_options import model_params
-from runtime.settings.markers import KEYS as MARKER_KEYS
-from runtime.settings.markers import markers_from
-from runtime.settings.template_settings import KEYS as TEMPLATE_KEYS
-from runtime.settings.template_settings import template_from
 from runtime.settings.user_paths import user_path
 from supervision.launched import LaunchedNode, LauncherSaid
 
@@ -34,19 +29,11 @@ def config_of(model: str, path: str | Path | None, options: dict[str, Any]) -> M
     """A model to load as ``Node.load`` describes it; ``options`` are checked."""
     arguments.model_name(model)
     options = {name: arguments.plain(value) for name, value in options.items() if value is not None}
-    backend = backend_kind(arguments.text("backend", options.get("backend", "llama")))
     if model == EMBEDDED_MODEL_ID and path is None:
         path = embedded_model_path()
     if path is None:
         raise errors.InvalidRequest(f"load({model!r}) needs the path of a GGUF file")
-    path = arguments.path("path", path)
-    markers = markers_from(options, f"load({model!r})")
-    template = template_from(options, f"load({model!r})")
-    taken = (*MARKER_KEYS, *TEMPLATE_KEYS, "backend")
-    options = {key: value for key, value in options.items() if key not in taken}
-    params = model_params(options, f"load({model!r})")
-    where = str(path) if backend == "stub" else str(user_path(path, f"load({model!r})"))
-    return ModelConfig(where, params, backend, markers, template)
+    return model_config({**options, "path": arguments.path("path", path)}, f"load({model!r})")
 
 
 def as_config(model: str, value: object) -> ModelConfig:
@@ -63,7 +50,7 @@ def as_config(model: str, value: object) -> ModelConfig:
 
 
 def spawn(config: RuntimeConfig) -> LaunchedNode:
-    """Run the launcher; returns when the tree is up, raises with its own words when it is not."""
+    """Run the launcher; returns when the tree is up, raises its error when it is not."""
 
     def command(settings_fd: int, ready_fd: int, parent_fd: int) -> list[str]:
         fds = ["--config-fd", str(settings_fd), "--ready-fd", str(ready_fd)]
@@ -76,5 +63,5 @@ def spawn(config: RuntimeConfig) -> LaunchedNode:
             timeout_s=START_TIMEOUT_S,
             quiet=config.log_file is None,
         )
-    except LauncherSaid as said:
-        raise errors.NodeStartFailed(said.why, said.kind) from said
+    except LauncherSaid as error:
+        raise errors.NodeStartFailed(error.why, error.kind) from error

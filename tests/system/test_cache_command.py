@@ -28,7 +28,7 @@ from cache.answers import RAM, Evicted, RowRequest
 from cache.index import CacheIndex
 from runtime import Node
 from runtime.cli.cache.flush import is_flushed
-from runtime.cli.cache.online import CacheTender, clean_directory
+from runtime.cli.cache.online import OnlineCacheAdmin, clean_directory
 from runtime.cli.cache.row_files import check_file, walk
 from runtime.cli.main import main
 from runtime.embedded import path as embedded_model_path
@@ -326,7 +326,7 @@ def test_inspect_shows_the_prompt_only_with_its_model(shop: Shop, tiny_gguf: Pat
 
 def test_a_row_of_the_arena_that_rots_is_found_and_dropped(shop: Shop) -> None:
     """Heads of arena rows are proved too; one that is gone meanwhile is no damage."""
-    tender = CacheTender(shop.node.client)
+    tender = OnlineCacheAdmin(shop.node.client)
     try:
         row = next(row for page, _ in tender.rows(tier=RAM) for row in page)
         offset = dict(row.tiers)[RAM]
