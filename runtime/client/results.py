@@ -190,6 +190,21 @@ class ModelStatus:
     """What the model itself reports: path, n_ctx, running, waiting, progress and more."""
 
     @property
+    def phase(self) -> str:
+        """``loading | idle | prefilling | generating``, or ``state`` of a model that is not up."""
+        return str(self.details.get("phase", self.state))
+
+    @property
+    def running(self) -> int:
+        """Requests that run in its context."""
+        return int(self.details.get("running", 0))
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place in its context."""
+        return int(self.details.get("waiting", 0))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on how it was loaded, where that is not as one may think; mostly none."""
         return tuple(self.details.get("notes", ()))

@@ -26,9 +26,8 @@ from runtime.client.client import Client
 from supervision.messages import new_ref
 
 CACHE_META = "cache_meta"
-PASSES = (
-    8  # rows that come while everything is removed are removed too, in a bounded number of passes
-)
+RAM_TIER = "ram_tier"
+PASSES = 8  # rows that come while everything is removed are removed too, in bounded passes
 Answer = TypeVar("Answer")
 
 
@@ -60,16 +59,26 @@ class OnlineCacheAdmin:
 
     def __init__(self, client: Client, actors: dict[str, Any] | None = None) -> None:
         self._client = client
-        self.actors: dict[str, Any] = client.status() if actors is None else actors
+        self.actors: dict[str, Any] = client.reports() if actors is None else actors
         self.directories: dict[str, str] = {}
         self._arena: ArenaReader | None = None
-        for report in self.actors.values():
-            if isinstance(report, dict) and "tier" in report and report.get("directory"):
-                self.directories[str(report["tier"])] = str(report["directory"])
-        arena_path = (self.actors.get("ram_tier") or {}).get("arena")
-        if arena_path:
+        self._models: list[str] = []
+        """Ids of the models' actors."""
+        for entry in client.directory():
+            if entry.id.startswith("model:"):
+                self._models.append(entry.id)
+            elif entry.is_up and (entry.id == RAM_TIER or entry.id.startswith("tier:")):
+                with contextlib.suppress(errors.NoReply):  # it restarts: as if it had no rows
+                    self._look_into(client.ask(entry.id, m.DescribeTier(new_ref())))
+
+    def _look_into(self, tier: object) -> None:
+        if not isinstance(tier, m.TierDescribed):
+            return
+        if tier.directory is not None:
+            self.directories[tier.tier] = tier.directory
+        if tier.arena is not None:
             with contextlib.suppress(OSError, CacheError):
-                self._arena = ArenaReader(str(arena_path))
+                self._arena = ArenaReader(tier.arena)
 
     def close(self) -> None:
         if self._arena is not None:
@@ -233,9 +242,8 @@ class OnlineCacheAdmin:
 
     def forget_live(self, model: str | None) -> None:
         """Make models drop what only their contexts hold, so that it is not stored afterwards."""
-        for child, report in self.actors.items():
-            is_model = model_of(child) is not None
-            if is_model and model in (None, (report or {}).get("model")):
+        for child in self._models:
+            if model in (None, model_of(child)):
                 self._client.connection.tell(child, m.ForgetLive())
                 self._client.ask(child, m.EvictLive(new_ref()))  # answered after it was done
 
