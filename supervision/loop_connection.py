@@ -31,7 +31,7 @@ from supervision.errors import (
     SupervisionError,
     TargetDown,
 )
-from supervision.lines import RENEW_S, Line, end_of_node
+from supervision.host_session import RENEW_S, ThreadEndpoint, end_of_node
 from supervision.link import Done, Outcome
 from supervision.messages import (
     Addressed,
@@ -470,7 +470,7 @@ class _LoopLine:
         self.read_from: dict[Address, float] = {}
         """When something came last, by sender."""
         self.is_closed = False
-        self.own = Line(
+        self.own = ThreadEndpoint(
             self._context,  # type: ignore[arg-type]  # posts, which is all that is used of it here
             router.boot,
             threading.current_thread(),

@@ -259,7 +259,7 @@ class ModelEngine:
 
     def _forget_logits(self) -> None:
         self._stepper.known_logits.clear()
-        self._cache.forget_tips()
+        self._cache.forget_finish_keys()
         self.replays.recent.clear()
 
     def _settle(self, request: Request) -> None:

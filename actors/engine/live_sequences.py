@@ -31,6 +31,7 @@ from actors.engine.cell_sharing import (
 from actors.engine.request import Request
 from actors.kv.deferred_tails import LateTail, LateTails
 from cache import tokens as token_bytes
+from cache.answers import Miss, MissReason
 from cache.keys import BLOCK_TOKENS
 from cache.policy import LivePolicy
 from native.backend import Backend
@@ -202,7 +203,7 @@ class LiveSequences:
         request.n_stored_blocks = one.n_stored_blocks
         request.n_cells = admission.n_cells
         request.stretches = (*one.stretches, own)
-        request.missed(f"diverges:{one.n_kv}")
+        request.missed(Miss(MissReason.DIVERGES, one.n_kv))
         return True
 
     def _room(
@@ -389,8 +390,8 @@ class LiveSequences:
         known = min(holder.n_stored_blocks, upto // BLOCK_TOKENS)
         request.n_stored_blocks = max(request.n_stored_blocks, known)
         if upto == source.common:
-            why = f"{'not_stored' if source.ends else 'diverges'}:{source.common}"
-            request.missed(None if source.is_whole else why)
+            reason = MissReason.NOT_STORED if source.ends else MissReason.DIVERGES
+            request.missed(None if source.is_whole else Miss(reason, source.common))
 
     def _copy(self, request: Request, holder: Request | IdleSequence, upto: int) -> None:
         start = request.n_kv

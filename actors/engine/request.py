@@ -16,11 +16,13 @@ from actors.engine.batch_plan import Admission
 from actors.engine.cell_sharing import Stretches
 from actors.engine.sampling_control import Steering
 from actors.kv.deferred_tails import LateTail
+from actors.messages import errors
 from actors.messages.journal import JournalWriter
-from actors.text.reply_events import Event, Teller, merged
+from actors.text.reply_events import Event, EventEncoder, merged
 from actors.text.reply_marks import SentText
-from actors.text.reply_parser import ReplyStream
+from actors.text.reply_parser import ReplyParser
 from cache import tokens as token_bytes
+from cache.answers import Miss
 from cache.rows import SaveReason
 from cache.text_marks import RowMark
 from native.backend import Backend
@@ -32,12 +34,7 @@ if TYPE_CHECKING:
     from supervision import Address
 
 
-class RequestRefused(Exception):
-    """This request cannot run, through its caller's fault or the state of the model."""
-
-    def __init__(self, reason: m.FailReason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+RequestRefused = errors.RequestRefused
 
 
 @dataclass(slots=True, eq=False)
@@ -52,8 +49,8 @@ class Request:
     """Prompt and reply so far; the first ``n_kv`` of them are in the context."""
     max_tokens: int
     sampling: SamplingParams
-    stream: ReplyStream
-    teller: Teller
+    stream: ReplyParser
+    teller: EventEncoder
     steering: Steering
     parent_key: bytes | None
     parse_special: bool
@@ -111,7 +108,7 @@ class Request:
     source: str = "none"
     restore_ms: float = 0.0
     lookup_ms: float = 0.0
-    miss_reason: str | None = None
+    miss: Miss | None = None
     parent_tokens: list[int] | None = None
     awaited_ref: str | None = None
     awaited_since: float = 0.0
@@ -260,9 +257,9 @@ class Request:
         self.logits_row = b""
         self.is_sticky, self.source = False, "none"
 
-    def missed(self, why: str | None) -> None:
+    def missed(self, why: Miss | None) -> None:
         """Note why the prompt was not wholly in the cache; ``None`` when it was."""
-        self.miss_reason = why
+        self.miss = why
 
     def accept(self, token: int, backend: Backend, now: float) -> list[Event]:
         """Take a sampled token; what its caller hears of it, unless it is still undecided."""
@@ -351,12 +348,12 @@ class Request:
         if self.is_sticky:
             hit = m.HitKind.STICKY
         elif self.n_reused:
-            hit = m.HitKind.PARTIAL if self.miss_reason else m.HitKind.EXACT
+            hit = m.HitKind.PARTIAL if self.miss else m.HitKind.EXACT
         return m.CacheReport(
             hit=hit,
             source="live" if self.n_live and self.source == "none" else self.source,
             restore_ms=self.restore_ms,
-            miss_reason=self.miss_reason,
+            miss=self.miss,
             lookup_ms=self.lookup_ms,
             note=self.note,
         )

@@ -11,8 +11,7 @@ from actors.engine.sampling_control import Steering
 from actors.messages.journal import JournalWriter, Noted
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.payload import PayloadGone, read_payload
-from actors.text.reply_events import BadBudget, NoMarkers, ReplyRules, Teller
-from actors.text.reply_parser import ReplyStream
+from actors.text.reply_events import EventEncoder, ReplyRules
 from cache import tokens as token_bytes
 from native.backend import Backend
 
@@ -46,7 +45,7 @@ def _opened(
     text, tokens = (None, list(noted.prompt)) if is_known else _read_prompt(asked, backend)
     said_before = _said_before(asked, noted, backend)
     guessing = _guessing(asked, len(tokens), backend)
-    stream = _stream(asked, rules, backend, text, tokens)
+    stream = rules.stream(asked, backend, text, tokens)
     return Request(
         request_id=run.request_id,
         ref=asked.ref,
@@ -56,7 +55,7 @@ def _opened(
         max_tokens=asked.max_tokens,
         sampling=asked.sampling,
         stream=stream,
-        teller=Teller(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
+        teller=EventEncoder(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
         steering=Steering.of(rules.end_of_thought, stream),
         parent_key=None if is_known else asked.parent_key,
         parse_special=asked.parse_special,
@@ -72,22 +71,8 @@ def _opened(
     )
 
 
-def _stream(
-    asked: m.Complete, rules: ReplyRules, backend: Backend, text: str | None, tokens: list[int]
-) -> ReplyStream:
-    try:
-        return rules.stream(asked, backend, text, tokens)
-    except NoMarkers as error:
-        raise RequestRefused(m.FailReason.NOT_SUPPORTED, str(error)) from error
-    except BadBudget as error:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
-
-
 def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> guess.Guessing:
-    try:
-        guessing = guess.guessing_of(asked, backend.info.n_vocab)
-    except guess.BadCandidates as bad:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, str(bad)) from bad
+    guessing = guess.guessing_of(asked, backend.info.n_vocab)
     n_needed, n_ctx = n_prompt + len(guessing.candidates or ()), backend.info.n_ctx
     if guessing.candidates and n_needed > n_ctx:
         raise RequestRefused(

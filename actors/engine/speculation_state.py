@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from actors import messages as m
 from actors.engine.speculation_policy import CopyGuesser, DraftPace
+from actors.messages.errors import InvalidRequest
 from actors.messages.speculation import CANDIDATES_LIMIT
 from cache import tokens as token_bytes
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 NOT_CUT = "no speculation: wrong guesses cannot be removed from this model's memory"
 
 
-class BadCandidates(Exception):
+class BadCandidates(InvalidRequest):
     """What is to be judged makes no sense."""
 
 

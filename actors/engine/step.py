@@ -19,7 +19,7 @@ from actors.engine.live_sequences import LiveSequences
 from actors.engine.request import Request
 from actors.engine.speculative_decoding import Guesses
 from actors.kv.cache_client import CacheDialogue
-from actors.kv.prompt_logits import LogitsMemory
+from actors.kv.prompt_logits import logits_memory
 from native.backend import Backend, Batch
 from native.errors import DecodeAborted, DecodeFailed, NativeError, NoKvSpace, NoTokenLeft
 
@@ -49,7 +49,7 @@ class Stepper:
         self._batch = Batch()
         self._isolation = Isolation[Request]()
         self._must_rebuild = False
-        self.known_logits = LogitsMemory(cache.logits_memory_bytes)
+        self.known_logits = logits_memory(cache.logits_memory_bytes)
         self.tokens_generated = 0
         self.contexts_rebuilt = 0
 

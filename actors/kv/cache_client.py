@@ -16,17 +16,16 @@ from actors import messages as m
 from actors.engine.batch_plan import Slice
 from actors.engine.request import Request
 from actors.kv.deferred_tails import LateTails
-from actors.kv.finish_keys import RecentTips
+from actors.kv.finish_keys import RecentFinishKeys
 from actors.kv.store import KvStore
 from actors.text.reply_marks import Mark
 from cache import tokens as token_bytes
-from cache.answers import MissReason
+from cache.answers import Miss, MissReason
 from cache.rows import SaveReason
 
 LOOKUP_TIMEOUT_S = 1.0  # a lookup takes about a millisecond; past this the cache is in trouble
 ASK_AGAIN_S = 0.02  # while rows are being saved; a batch of them takes about so long
 SAVE_TIMEOUT_S = 2.0  # a reservation likewise; past this the end of a reply is not stored
-BEING_WRITTEN = MissReason.BEING_WRITTEN.value
 PARENT_UNKNOWN = (
     "the parent_key is not in the cache (evicted, or of another model or build); "
     "the prompt was matched by its tokens instead"
@@ -48,7 +47,7 @@ class CacheDialogue:
         self._store = store
         self._send = send
         self._settled = settled
-        self._tips = RecentTips()
+        self._finish_keys = RecentFinishKeys()
         self.hits_resume = 0
         """Parents that this process knew without asking."""
         self.tails: LateTails | None = None
@@ -70,9 +69,9 @@ class CacheDialogue:
     def saw_step(self, n_tokens: int, seconds: float) -> None:
         self._store.rates.saw_step(n_tokens, seconds)
 
-    def forget_tips(self) -> None:
-        """Do not know the ends of replies any more that are stored nowhere."""
-        self._tips.clear()
+    def forget_finish_keys(self) -> None:
+        """Drop the ends of replies that are stored nowhere."""
+        self._finish_keys.clear()
 
     def figures(self) -> dict[str, float]:
         """Learned speeds and what saving cost, for a status report."""
@@ -88,7 +87,7 @@ class CacheDialogue:
 
     def resolve_parent(self, request: Request) -> None:
         """Before the prompt is tokenised: which tokens does its ``parent_key`` stand for?"""
-        known = self._tips.get(request.parent_key)
+        known = self._finish_keys.get(request.parent_key)
         if known is not None:
             self.hits_resume += 1
             request.parent_tokens = known
@@ -132,8 +131,9 @@ class CacheDialogue:
         if self._store.is_usable:
             self._ask(request, self._store.lookup(request))
         else:
-            if not request.n_live:
-                request.missed(self._store.unusable_because)
+            why = self._store.unusable_because
+            if why is not None and not request.n_live:
+                request.missed(Miss(why))
             self._settled(request)
 
     def _ask(
@@ -179,7 +179,7 @@ class CacheDialogue:
 
     def _waits_for_save(self, request: Request, found: m.PrefixResolved) -> bool:
         """Whether to ask again in a moment, since what is missing is being saved just now."""
-        if not (found.miss_reason or "").startswith(BEING_WRITTEN):
+        if found.miss is None or found.miss.reason is not MissReason.BEING_WRITTEN:
             return False
         now = time.monotonic()
         if request.save_wait_until is None:
@@ -195,7 +195,7 @@ class CacheDialogue:
     def time_is_up(self, request: Request) -> Request | None:
         """What a request waited for did not come in time, or it is time to ask again."""
         if not request.asks_again or request.is_finished:
-            return self.give_up(request, "cache_timeout")
+            return self.give_up(request, MissReason.CACHE_TIMEOUT)
         request.asks_again = False
         request.lookup_ms += 1e3 * (time.monotonic() - request.awaited_since)
         if request.seq is None:
@@ -250,7 +250,9 @@ class CacheDialogue:
         request.save_ref = None
         written = self._store.write(request, grants)
         if request.late_tail is not None:
-            self._tips.put(request.late_tail.row.key, request.tokens[: request.late_tail.end])
+            self._finish_keys.put(
+                request.late_tail.row.key, request.tokens[: request.late_tail.end]
+            )
         if written.published or written.abandoned:
             self._send("cache_meta", written)
         if self._offer(request) or not request.is_finished:
@@ -265,9 +267,9 @@ class CacheDialogue:
         if request.save_ref is not None:
             self._store.forget(request.save_ref)
             request.save_ref = None
-        return None if request.awaited_ref is None else self.give_up(request, "cache_down")
+        return None if request.awaited_ref is None else self.give_up(request, MissReason.CACHE_DOWN)
 
-    def give_up(self, request: Request, why: str) -> Request | None:
+    def give_up(self, request: Request, why: MissReason) -> Request | None:
         """Go on without an answer: slower, but on."""
         if request.awaited_ref is not None:
             self._store.answered(request.awaited_ref)
@@ -279,6 +281,6 @@ class CacheDialogue:
             request.note = PARENT_UNKNOWN if request.parent_key is not None else None
         else:
             if not request.n_live:
-                request.missed(why)
+                request.missed(Miss(why))
             self._settled(request)
         return None

@@ -21,7 +21,7 @@ from actors.kv.reader import slowness
 from actors.kv.restore_cost import Piece
 from actors.kv.store import ROWS_PER_MESSAGE, KvStore
 from cache import keys, refs, tokens
-from cache.answers import BlockRef
+from cache.answers import BlockRef, Miss, MissReason
 from cache.arena import SlabWriter
 from cache.errors import CacheError
 from cache.rows import RowHeader, row_bytes
@@ -36,10 +36,10 @@ LINK_META_BYTES = 128
 class CheckpointStore(KvStore):
     """Rows of a model whose memory is saved as checkpoints."""
 
-    def _why_unusable(self) -> str:
+    def _why_unusable(self) -> MissReason | None:
         if self._arena_path is None:
-            return "cache_off"
-        return "model_cannot_be_cut" if self._backend.info.memory == "none" else ""
+            return MissReason.CACHE_OFF
+        return MissReason.MODEL_CANNOT_BE_CUT if self._backend.info.memory == "none" else None
 
     # ── taking states ───────────────────────────────────────────────────────────────────────────
 
@@ -117,29 +117,29 @@ class CheckpointStore(KvStore):
         n_known = len(known) if lost is None else min(len(known), lost // self._block)
         request.n_stored_blocks = n_known
         if rejected:
-            why = "row_rejected"
+            why = Miss(MissReason.ROW_REJECTED)
         if reached == len(request.tokens) - 1:
             request.missed(None)
         else:
-            miss = _without_tip(found.miss_reason, len(request.tokens) - 1, self._block)
-            request.missed(why or miss or f"no_checkpoint_beyond:{reached}")
+            miss = _without_tip(found.miss, len(request.tokens) - 1, self._block)
+            request.missed(why or miss or Miss(MissReason.NO_CHECKPOINT_BEYOND, reached))
         request.restore_ms = 1e3 * (time.perf_counter() - started)
         return rejected
 
     def _restore_longest(
         self, request: Request, rows: list[BlockRef], asked: bytes, rejected: list[m.RowRejected]
-    ) -> tuple[int, str | None]:
+    ) -> tuple[int, Miss | None]:
         """Try the last row first; how many tokens are restored, and why no more if that is known.
 
         Rows that fail are added to ``rejected``; the sequence is empty again after each of them.
         """
-        why = None
+        why: Miss | None = None
         for ref in reversed(rows):
             piece = Piece(ref.tier, ref.row_bytes, ref.start + ref.n_tokens)
             if _is_link(ref):
                 continue
             if not self.rates.worth_restoring([piece]):
-                why = "restore_would_be_slower:0"
+                why = Miss(MissReason.RESTORE_WOULD_BE_SLOWER, 0)
                 continue
             started = time.perf_counter()
             try:
@@ -151,7 +151,7 @@ class CheckpointStore(KvStore):
                 rejected.append(m.RowRejected(ref.key, ref.tier, str(error)))
                 continue
             except NativeError as error:
-                return 0, f"not_restored:{type(error).__name__}"
+                return 0, Miss(MissReason.NOT_RESTORED, detail=type(error).__name__)
             if reached:
                 self.rates.saw_restore([piece], time.perf_counter() - started)
                 request.source = max("none", ref.tier, key=slowness)
@@ -290,12 +290,11 @@ def _end_of(row: m.RowWanted) -> int:
     return row.start + tokens.count(row.tokens) - row.tokens.startswith(_TIP_BYTES)
 
 
-def _without_tip(miss: str | None, n_asked: int, block: int) -> str | None:
+def _without_tip(miss: Miss | None, n_asked: int, block: int) -> Miss | None:
     """Where a prompt parted from what is stored, counted without the mark of its tip."""
-    reason, _, at = (miss or "").partition(":")
-    if not at.isdigit() or int(at) <= n_asked // block * block:
+    if miss is None or miss.at is None or miss.at <= n_asked // block * block:
         return miss
-    return f"{reason}:{int(at) - 1}"
+    return Miss(miss.reason, miss.at - 1)
 
 
 def _is_link(ref: BlockRef) -> bool:

@@ -20,8 +20,9 @@ from typing import Protocol
 
 from actors import messages as m
 from cache import tokens as token_bytes
+from cache.answers import RefusalReason
+from cache.finish_keys import NO_ENDS
 from cache.rows import SaveReason
-from cache.tips import NO_ENDS
 
 ASK_AGAIN_S = 1.0  # cache_meta is being restarted, or scans
 
@@ -37,7 +38,7 @@ class LateTail:
     """Of the prompt's last position, and how many tokens of the row come before its end."""
     due_at: float = 0.0
     ends: bytes = NO_ENDS
-    """Where shorter tails end that it contains, see ``cache.tips``."""
+    """Where shorter tails end that it contains, see ``cache.finish_keys``."""
 
     @property
     def end(self) -> int:
@@ -164,7 +165,10 @@ class LateTails:
         if tail is None or offset is None:
             if grants.offsets:
                 self._send("cache_meta", self._store.abandon(grants))
-            if dict(grants.refused).get(tail.row.key if tail else b"") != "starting":
+            if (
+                dict(grants.refused).get(tail.row.key if tail else b"")
+                is not RefusalReason.STARTING
+            ):
                 holder.late_tail = None  # it is there already, or cannot be stored
             return True
         tail.offset, tail.incarnation = offset, grants.incarnation

@@ -18,7 +18,7 @@ from actors.engine.request import Request
 from actors.kv import prompt_logits as first_logits
 from actors.kv.restore_cost import Piece, Rates
 from cache import refs, tokens
-from cache.answers import RAM, BlockRef
+from cache.answers import RAM, BlockRef, Miss, MissReason
 from cache.arena import ArenaReader
 from cache.errors import CacheError
 from cache.filesystem import PosixFilesystem
@@ -123,7 +123,7 @@ class KvReader:
             return []  # what is live reaches further
         prompt = tokens.pack(request.tokens)
         stored = refs.unpack_blocks(found.blocks, self._root, prompt)
-        request.missed(found.miss_reason)
+        request.missed(found.miss)
         n_worth = self._worth_it(request, stored, limit)
         if n_worth < limit and n_worth <= request.n_kv:
             request.n_stored_blocks = known
@@ -143,11 +143,11 @@ class KvReader:
                 rejected.append(m.RowRejected(unusable.ref.key, unusable.ref.tier, "state refused"))
         except NativeError as error:
             self._backend.seq_remove(request.kv_seq, base, -1)
-            request.missed(f"not_restored:{type(error).__name__}")
+            request.missed(Miss(MissReason.NOT_RESTORED, detail=type(error).__name__))
         for row in checked:
             row.mapped.close()
         if rejected:
-            request.missed("row_rejected")
+            request.missed(Miss(MissReason.ROW_REJECTED))
         request.n_kv = request.n_reused = reached
         whole = found.n_tokens if reached == limit else reached
         request.n_stored_blocks = whole // self._block
@@ -166,7 +166,7 @@ class KvReader:
         n_worth = self._rates.worth_restoring([_piece(ref) for ref in rows])
         if n_worth == len(rows):
             return limit
-        request.missed(f"restore_would_be_slower:{rows[n_worth].start}")
+        request.missed(Miss(MissReason.RESTORE_WOULD_BE_SLOWER, rows[n_worth].start))
         return max(rows[n_worth].start, held)
 
     def _checked(

@@ -23,12 +23,13 @@ from actors.kv.save_stats import SaveTimes
 from actors.messages.payload import INLINE_LIMIT_BYTES, Payload, PayloadKeeper
 from actors.text.reply_marks import Mark
 from cache import keys, tokens
+from cache.answers import MissReason, RefusalReason
 from cache.arena import SlabWriter
 from cache.errors import CacheError
+from cache.finish_keys import ENDS_KEY, NO_ENDS
 from cache.policy import SAVE_ALL, SavePolicy, Span, at_finish, at_prompt_end, while_generating
 from cache.rows import RowHeader, SaveReason, encode_meta, row_bytes
 from cache.text_marks import META_KEY, RowMark, pack_marks
-from cache.tips import ENDS_KEY, NO_ENDS
 from native.backend import Backend
 from native.errors import NativeError
 
@@ -79,10 +80,10 @@ class KvStore:
         self._keepers: dict[str, PayloadKeeper] = {}
         self.unusable_because = self._why_unusable()
 
-    def _why_unusable(self) -> str:
+    def _why_unusable(self) -> MissReason | None:
         if self._arena_path is None:
-            return "cache_off"
-        return "" if self._backend.info.can_cut else "model_cannot_be_cut"
+            return MissReason.CACHE_OFF
+        return None if self._backend.info.can_cut else MissReason.MODEL_CANNOT_BE_CUT
 
     @property
     def root(self) -> bytes:
@@ -110,7 +111,7 @@ class KvStore:
 
     @property
     def is_usable(self) -> bool:
-        return not self.unusable_because
+        return self.unusable_because is None
 
     # ── looking up ──────────────────────────────────────────────────────────────────────────────
 
@@ -242,11 +243,11 @@ class KvStore:
                 if written:
                     self.saved.note(row.row_bytes, time.perf_counter_ns() - started)
                 (published if written else abandoned).append(key)
-            present = key in published or refused.get(key) == "already_present"
+            present = key in published or refused.get(key) is RefusalReason.ALREADY_PRESENT
             self._mark_offered(request, row)
             if present:
                 request.stored_keys.add(key)
-        if "no_parent" in refused.values() and not request.is_offered_anew:
+        if RefusalReason.NO_PARENT in refused.values() and not request.is_offered_anew:
             # What a live sequence had stored was evicted meanwhile: offer it all, once.
             request.is_offered_anew = True
             request.n_stored_blocks, request.stored_tail = 0, None

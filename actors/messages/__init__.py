@@ -73,8 +73,6 @@ if TYPE_CHECKING:
         Complete,
         Completed,
         CompletionFailed,
-        FailReason,
-        FinishReason,
         HitKind,
         PrefillProgress,
         RequestEnded,
@@ -84,7 +82,6 @@ if TYPE_CHECKING:
         Speculation,
         StillRunning,
         Submit,
-        TextKind,
         Timings,
         TokensDelivered,
         Usage,
@@ -98,6 +95,7 @@ if TYPE_CHECKING:
         ReportVram,
         VramReported,
     )
+    from actors.messages.finish_reasons import FailReason, FinishReason
     from actors.messages.loading import (
         Drain,
         Drained,
@@ -140,6 +138,7 @@ if TYPE_CHECKING:
         Tokenized,
         VerifyThinking,
     )
+    from actors.messages.text_kind import TextKind
 
 __all__ = [
     "Accepted",
@@ -277,11 +276,11 @@ _HOMES: Final = {
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
-            "CompletionFailed FailReason FinishReason HitKind PrefillProgress RequestEnded "
-            "Resumed Run SpanEnded Speculation StillRunning Submit TextKind Timings "
-            "TokensDelivered Usage"
+            "CompletionFailed HitKind PrefillProgress RequestEnded Resumed Run SpanEnded "
+            "Speculation StillRunning Submit Timings TokensDelivered Usage"
         ),
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
+        "finish_reasons": "FailReason FinishReason",
         "loading": (
             "Drain Drained ListWantedModels LoadFailure LoadModel ModelLoaded ModelLoading "
             "ModelNotLoaded ModelUnloaded UnloadModel WantedModelsListed"
@@ -295,13 +294,14 @@ _HOMES: Final = {
             "ApplyChatTemplate ChatTemplateApplied Detokenize Detokenized TextRefused "
             "ThinkingVerified Tokenize Tokenized VerifyThinking"
         ),
+        "text_kind": "TextKind",
     }.items()
     for name in names.split()
 }
 """Where each message is defined."""
 
 
-if not TYPE_CHECKING:  # a checker knows the names from the imports above, and refuses others
+if not TYPE_CHECKING:  # a type checker has the names from the imports above, and refuses others
 
     def __getattr__(name: str) -> Any:
         """A message, when it is first used."""

@@ -119,8 +119,7 @@ class Completion:
 
         ``None`` when the whole prompt was held, or when the miss has no position.
         """
-        _, _, detail = (self.cache.miss_reason or "").partition(":")
-        return int(detail) if detail.isdigit() else None
+        return None if self.cache.miss is None else self.cache.miss.at
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that ``complete --json`` prints."""

@@ -352,7 +352,7 @@ def test_nothing_leaks_over_many_requests_with_guesses(oracle: type[Oracle]) -> 
     assert all(got[name].tokens == one.tokens for name, one in expected.items())
 
 
-def test_a_model_that_cannot_take_guesses_back_goes_on_without_and_says_so() -> None:
+def test_a_model_that_cannot_take_guesses_back_runs_without_and_reports_it() -> None:
     backend = StubBackend.load("uncuttable", ModelParams(n_ctx=512))
 
     def script() -> Script:
@@ -397,7 +397,7 @@ class Said:
     tokens: list[int]
 
 
-def test_a_drafter_follows_what_was_said_and_computes_little_twice() -> None:
+def test_a_draft_model_follows_the_text_and_computes_little_twice() -> None:
     params = ModelParams(n_ctx=512)
     backend, batch, truth = StubBackend.load("stub", params), Batch(), {}
     other = StubBackend.load("stub", params)
@@ -544,7 +544,7 @@ def test_candidates_are_judged_in_one_step_on_what_is_live(load: Load) -> None:
     assert got["after"].tokens == said
 
 
-def test_the_end_of_the_text_is_nobodys_candidate() -> None:
+def test_the_end_of_the_text_is_no_candidate() -> None:
     backend = StubBackend.load("stub", ModelParams(n_ctx=256))
 
     def script() -> Script:
@@ -614,7 +614,7 @@ def test_a_prefix_and_candidates_that_just_fit_are_judged() -> None:
 # ── on a node ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_model_is_loaded_with_its_draft_model_and_both_ways_say_the_same(
+def test_a_model_is_loaded_with_its_draft_model_and_both_ways_give_the_same_text(
     node: Node, tiny_gguf: Path, tmp_path: Path
 ) -> None:
     longer = tiny_llama(tmp_path / "longer.gguf", n_vocab=600)

@@ -101,7 +101,7 @@ def test_an_undisturbed_reply_is_asked_for_once() -> None:
     assert line.delivered == [""]
 
 
-def test_a_model_that_dies_is_noticed_only_as_a_pause() -> None:
+def test_a_model_that_is_killed_is_not_an_error_of_the_caller() -> None:
     again = [m.Resumed("r", 7), m.PrefillProgress("r", 5, 10, 5), tokens(0, 7), tokens(7, 28)]
     line = Line([[ACCEPTED, tokens(0, 5), *again, DONE]])
     events = ask(line)
@@ -114,7 +114,7 @@ def test_a_model_that_dies_is_noticed_only_as_a_pause() -> None:
 
 
 @pytest.mark.parametrize("death", [DIED, RESTARTED])
-def test_when_inflight_or_the_node_dies_the_caller_goes_on_from_what_it_has(
+def test_when_inflight_or_the_node_is_killed_the_caller_resumes_from_what_it_has(
     death: Exception,
 ) -> None:
     line = Line(
@@ -133,7 +133,7 @@ def test_when_inflight_or_the_node_dies_the_caller_goes_on_from_what_it_has(
     assert line.sent[1].timeout_s < 100
 
 
-def test_without_the_option_a_resumed_reply_has_no_event_of_its_own() -> None:
+def test_without_resumed_events_a_resume_is_only_a_pause() -> None:
     line = Line([[ACCEPTED, tokens(0, 5), m.Resumed("r", 5), tokens(0, 5), tokens(5, 28), DONE]])
     events = list(Client(cast(Connection, line)).stream("x", "abc"))
     assert [type(one) for one in events] == [TokenEvent, TokenEvent, CompletionEvent]
@@ -202,7 +202,7 @@ def test_an_attempt_that_is_left_is_cancelled() -> None:
 
 
 @given(st.data())
-def test_wherever_processes_die_the_caller_gets_the_text_once_and_one_end(
+def test_wherever_processes_are_killed_the_caller_gets_the_text_once_and_one_end(
     data: st.DataObject,
 ) -> None:
     scripts: list[list[object]] = []

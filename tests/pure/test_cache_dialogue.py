@@ -14,7 +14,7 @@ from actors.engine.request_builder import open_request
 from actors.kv.cache_client import ASK_AGAIN_S, PARENT_UNKNOWN, CacheDialogue
 from actors.kv.store import KvStore
 from cache import tokens
-from cache.answers import RAM, RowRequest
+from cache.answers import RAM, Miss, MissReason, RowRequest
 from cache.index import CacheIndex
 from cache.keys import child_key
 from cache.policy import SavePolicy
@@ -25,6 +25,7 @@ from supervision import Address
 pytestmark = pytest.mark.pure
 
 IDS = list(range(10, 90))
+BEING_WRITTEN = Miss(MissReason.BEING_WRITTEN, 0)
 
 
 class Clock:
@@ -63,7 +64,7 @@ class Talk:
             store, lambda _, message: self.sent.append(message), self.settled.append
         )
 
-    def answer(self, miss: str | None, lease: int = 0) -> None:
+    def answer(self, miss: Miss | None, lease: int = 0) -> None:
         ref = self.request.awaited_ref
         assert ref is not None
         found = m.PrefixResolved(ref, 0, b"\0\0\0\0\0\0", lease, miss)
@@ -99,13 +100,13 @@ def test_a_lookup_asks_again_while_the_rows_are_being_saved(clock: Clock) -> Non
     talk = Talk(clock, request())
     talk.dialogue.look_up(talk.request)
     for _ in range(3):
-        talk.answer("being_written:0", lease=9)
+        talk.answer(BEING_WRITTEN, lease=9)
         assert talk.request.wait_until == pytest.approx(clock.now + ASK_AGAIN_S)
         talk.wait()
     assert not talk.settled
     assert talk.asked(m.LookupPrefix) == 4
     assert talk.asked(m.ReleaseLease) == 3  # nothing stays leased while it waits
-    talk.answer("not_stored:0")
+    talk.answer(Miss(MissReason.NOT_STORED, 0))
     assert talk.settled == [talk.request]
     assert talk.request.lookup_ms == pytest.approx(3e3 * ASK_AGAIN_S)
     assert talk.request.wait_until is None
@@ -116,15 +117,17 @@ def test_the_wait_is_bounded_and_then_it_runs_without(clock: Clock) -> None:
     began = clock.now
     talk.dialogue.look_up(talk.request)
     while not talk.settled:
-        talk.answer("being_written:0")
+        talk.answer(BEING_WRITTEN)
         if not talk.settled:
             talk.wait()
     assert clock.now - began == pytest.approx(0.1)
-    assert talk.request.miss_reason == "being_written:0"
+    assert talk.request.miss == BEING_WRITTEN
 
 
-@pytest.mark.parametrize(("miss", "wait_ms"), [("diverges:3", 500), ("being_written:0", 0)])
-def test_other_misses_and_no_patience_do_not_wait(clock: Clock, miss: str, wait_ms: int) -> None:
+@pytest.mark.parametrize(
+    ("miss", "wait_ms"), [(Miss(MissReason.DIVERGES, 3), 500), (BEING_WRITTEN, 0)]
+)
+def test_other_misses_and_no_patience_do_not_wait(clock: Clock, miss: Miss, wait_ms: int) -> None:
     talk = Talk(clock, request(), wait_ms=wait_ms)
     talk.dialogue.look_up(talk.request)
     talk.answer(miss)
@@ -137,26 +140,26 @@ def test_a_parent_that_is_being_saved_is_waited_for_and_an_unknown_one_is_not(
 ) -> None:
     talk = Talk(clock, request(b"p" * 32))
     talk.dialogue.resolve_parent(talk.request)
-    talk.answer("being_written:0")
+    talk.answer(BEING_WRITTEN)
     assert talk.request.note is None
     talk.wait()
     assert talk.asked(m.ResolveParent) == 2
-    talk.answer("parent_unknown")
+    talk.answer(Miss(MissReason.PARENT_UNKNOWN))
     assert talk.request.wait_until is None
     assert talk.request.note == PARENT_UNKNOWN
 
 
-def test_a_cache_that_dies_meanwhile_ends_the_wait(clock: Clock) -> None:
+def test_a_cache_that_exits_meanwhile_ends_the_wait(clock: Clock) -> None:
     talk = Talk(clock, request())
     talk.dialogue.look_up(talk.request)
-    talk.answer("being_written:0")
+    talk.answer(BEING_WRITTEN)
     talk.dialogue.gone(talk.request)
     assert talk.settled == [talk.request]
-    assert talk.request.miss_reason == "cache_down"
+    assert talk.request.miss == Miss(MissReason.CACHE_DOWN)
     assert not talk.request.asks_again
 
 
-def test_the_index_knows_what_is_being_written() -> None:
+def test_the_index_reports_rows_that_are_being_written() -> None:
     index, root = CacheIndex(budgets={RAM: 1 << 20}), b"r" * 32
     packed = tokens.pack(IDS[:64])
     key = child_key(root, packed)

@@ -12,7 +12,9 @@ pytestmark = pytest.mark.pure
 
 
 @given(st.sets(st.integers(0, 9), min_size=1), st.sets(st.integers(0, 9)), st.integers(1, 10))
-def test_exactly_the_guilty_pay(present: set[int], guilty: set[int], at_once: int) -> None:
+def test_only_requests_that_break_a_step_fail(
+    present: set[int], guilty: set[int], at_once: int
+) -> None:
     """However many break a step, and however few fit into one: they fail, nobody else does."""
     isolation, failed, steps = Isolation[int](), set[int](), 0
     left, done = sorted(present), set[int]()
@@ -33,7 +35,7 @@ def test_exactly_the_guilty_pay(present: set[int], guilty: set[int], at_once: in
     assert len(isolation) == 0
 
 
-def test_a_suspect_that_cannot_run_now_holds_nobody_up() -> None:
+def test_a_suspect_that_cannot_run_now_delays_no_other_request() -> None:
     isolation = Isolation[str]()
     isolation.accuse(["a", "b"])
     assert isolation.choose(["b", "c"]) == ["b"]
@@ -43,7 +45,7 @@ def test_a_suspect_that_cannot_run_now_holds_nobody_up() -> None:
     assert isolation.choose(["b", "c"]) == ["b", "c"]
 
 
-def test_bad_numbers_twice_in_a_row_are_the_memorys_fault() -> None:
+def test_logits_that_are_not_finite_twice_in_a_row_are_caused_by_the_memory() -> None:
     isolation = Isolation[str]()
     assert not isolation.found_bad_numbers()
     isolation.found_good_numbers()

@@ -110,7 +110,7 @@ def test_a_row_that_does_not_restore_is_reported_and_those_before_it_are_used(
     assert [one.key for one in rejected] == [blocks[1].key]
     assert request.n_kv == BLOCK
     assert backend.seq_range(0) == (0, BLOCK - 1)
-    assert request.miss_reason == "row_rejected"
+    assert str(request.miss) == "row_rejected"
 
 
 def test_a_row_of_other_tokens_is_never_restored(backend: StubBackend, arena: Path) -> None:
@@ -233,7 +233,7 @@ def test_logits_of_a_row_that_goes_beyond_the_prompt_are_not_used(
     assert (longer.n_kv, longer.first_logits) == (150, None)
 
 
-def test_rows_go_on_from_what_is_shared_already(backend: StubBackend, arena: Path) -> None:
+def test_rows_continue_from_what_is_shared_already(backend: StubBackend, arena: Path) -> None:
     blocks = save(backend, arena)
     batch = Batch()
     batch.extend_prefill(IDS[:100], 0, 3, logits_last=False)
@@ -268,12 +268,12 @@ def test_rows_that_are_slower_to_restore_than_to_compute_are_left_alone(
     assert careful.restore(request, resolve(slow, 3 * BLOCK)) == []
     assert request.n_kv == 2 * BLOCK
     assert request.source == "ram"
-    assert request.miss_reason == "restore_would_be_slower:128"
+    assert str(request.miss) == "restore_would_be_slower:128"
     assert request.n_stored_blocks == 3  # it is stored, and not written again
     backend.seq_remove(0, 0, -1)
     request = request_for(backend, IDS)
     only = [replace(block, tier="disk", location=None) for block in blocks]
     assert careful.restore(request, resolve(only, 3 * BLOCK)) == []
     assert (request.n_kv, request.n_reused, request.source) == (0, 0, "none")
-    assert request.miss_reason == "restore_would_be_slower:0"
+    assert str(request.miss) == "restore_would_be_slower:0"
     assert request.n_stored_blocks == 3
