@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from actors import messages as m
 from actors.engine.prompt_tokens import why_too_long
-from actors.engine.reply_replay import Rendered, Replays
+from actors.engine.reply_replay import ReplyReplay
 from actors.messages import text as t
 from actors.messages.payload import Payload, PayloadGone, read_payload
 from actors.requests.questions import TextQuestion
@@ -25,6 +25,7 @@ from actors.text.chat_request import BadChat, Chat, chat_from
 from actors.text.chat_shape import fitted
 from actors.text.chat_shown import NotShown, check_shown
 from actors.text.chat_template import ChatTemplate, TemplateFailed
+from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import ReplyRules
 from actors.text.thinking_signature import is_signed
 from cache import tokens as token_bytes
@@ -69,7 +70,7 @@ class TextDesk:
         *,
         send: Callable[[object, object], None],
         run: Callable[[object], None],
-        replays: Replays | None = None,
+        replays: ReplyReplay | None = None,
     ) -> None:
         self._backend = backend
         self._rules = rules
