@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
 from collections import deque
@@ -120,10 +121,17 @@ class LoopConnection:
         await self.send(target, message, time.monotonic() + timeout_s, timeout_s, wait=False)
 
     def notify(self, target: str, message: object, *, timeout_s: float = SEND_S) -> None:
-        """``tell``, and wait for nothing; an error is dropped. Does nothing without a loop."""
+        """``tell``, and wait for nothing; an error is dropped.
+
+        On a thread without a loop, where a stream may be collected, one of its loops sends it.
+        """
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
+            send = functools.partial(self.notify, target, message, timeout_s=timeout_s)
+            for one in list(self._lines)[:1]:
+                with contextlib.suppress(RuntimeError):  # that loop has ended
+                    one.call_soon_threadsafe(send)
             return
         if self._is_closed:
             return
@@ -265,11 +273,14 @@ class LoopConnection:
             while line.unwritten() and time.monotonic() < deadline:
                 await asyncio.sleep(0.001)
         lines, self._lines = self._lines, {}
-        for one in lines.values():
+        for loop, one in lines.items():
             if one is line:
                 one.close()
-            else:
+            elif loop.is_closed():
                 one.abandon()
+            else:  # it runs on another thread
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(one.close)
 
 
 class Replies:
