@@ -57,6 +57,8 @@ _CLOSING_S: Final = 0.5
 _LATE_S: Final = 30.0
 """How long the first message is awaited of a request that was left before it came."""
 _UNTIL_UP_S: Final = 1.0
+_YIELD_EVERY: Final = 32
+"""After so many messages that had come already a reader lets other tasks run."""
 
 
 class LoopConnection:
@@ -314,6 +316,7 @@ class Replies:
         self._box: _Box | None = None
         self._line: _LoopLine | None = None
         self._is_closed = False
+        self._n_read = 0
 
     async def next(self) -> object:
         """The next message; raises what ``Connection.stream`` raises."""
@@ -329,6 +332,9 @@ class Replies:
             if box.messages:
                 message = box.messages.popleft()
                 if not isinstance(message, WrongIncarnation):
+                    self._n_read += 1
+                    if not self._n_read % _YIELD_EVERY:
+                        await asyncio.sleep(0)
                     return message
                 self._connection._router._forget(message.id, message.wanted)
                 box.is_sent = False
