@@ -435,7 +435,12 @@ class FakeMailbox:
         self.later: list[object] = []
 
     def send(
-        self, target: object, message: object, done: Callable[[bool], None] | None = None
+        self,
+        target: object,
+        message: object,
+        done: Callable[[bool], None] | None = None,
+        *,
+        prompt: bool = False,
     ) -> None:
         self.sent.append((target, message))
         if done is not None:
