@@ -48,7 +48,7 @@ BUILD_VARIABLES = (
 
 
 class Problem(Exception):
-    """The installation cannot go on; the message says what is missing and how to get it."""
+    """The installation cannot continue; the message names what is missing and how to get it."""
 
 
 def check_interpreter() -> None:
@@ -64,7 +64,7 @@ def check_interpreter() -> None:
 
 
 def check_compiler() -> None:
-    """Refuse to start a build of minutes that can only fail."""
+    """Fail before a build of minutes that cannot succeed."""
     for variable, default, language in (("CC", "cc", "C"), ("CXX", "c++", "C++")):
         command = os.environ.get(variable, default).split()[0]
         if shutil.which(command) is None:
@@ -135,14 +135,14 @@ class Environment:
 
     def create(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-        say(f"making {self.folder.relative_to(ROOT)} with Python {sys.version.split()[0]}")
+        report(f"making {self.folder.relative_to(ROOT)} with Python {sys.version.split()[0]}")
         run(
             [sys.executable, "-m", "venv", str(self.folder)],
             trouble="the virtual environment could not be made",
         )
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -182,7 +182,7 @@ def install(folder: Path, extras: Sequence[str] = ()) -> None:
 
     locked_uv = digest(["requirements/uv.txt"])
     if done.get("uv") != locked_uv:
-        say("installing uv")
+        report("installing uv")
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         run(
             [*pip, "--no-deps", "--require-hashes", "-r", "requirements/uv.txt"],
@@ -193,7 +193,7 @@ def install(folder: Path, extras: Sequence[str] = ()) -> None:
     env = uv_environment(python)
     locked = digest(["requirements/dev.txt", "requirements/build.txt"])
     if done.get("dependencies") != locked:
-        say("installing what is locked in requirements/dev.txt")
+        report("installing what is locked in requirements/dev.txt")
         run(
             [*uv, "--quiet", "--require-hashes", "-r", "requirements/dev.txt"],
             trouble="uv could not install the dependencies",
@@ -205,7 +205,7 @@ def install(folder: Path, extras: Sequence[str] = ()) -> None:
         path = f"requirements/{extra}.txt"
         locked = digest([path])
         if done.get(extra) != locked:
-            say(f"installing what is locked in {path}")
+            report(f"installing what is locked in {path}")
             run(
                 [*uv, "--quiet", "--require-hashes", "-r", path],
                 trouble="uv could not install the dependencies",

@@ -136,7 +136,7 @@ def test_no_bit_of_a_slab_can_flip_unnoticed_where_a_check_promises_it(
         assert known.row(offset)[1] == PAYLOAD
 
 
-def test_a_superblock_that_lies_is_no_arena_or_the_same_one(arena: tuple[str, int]) -> None:
+def test_a_damaged_superblock_is_no_arena_or_the_same_one(arena: tuple[str, int]) -> None:
     path, offset = arena
     with ArenaReader(path) as reader:
         layout = reader.layout
@@ -380,7 +380,7 @@ class NotOurs(PosixFilesystem):
 def test_a_file_that_may_not_be_read_costs_only_itself(tmp_path: Path) -> None:
     (one, first), (two, _) = put(tmp_path, 1), put(tmp_path, 2)
     files = NotOurs(first)
-    with pytest.raises(BadField, match="not ours"):
+    with pytest.raises(BadField, match="by this user"):
         open_row(files, tmp_path, one)
     found = rescan(files, tmp_path)
     assert [row.header.key for row in found.rows] == [two]
@@ -443,7 +443,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", [*HUGE, *WRONG])
-def test_metadata_that_lies_harms_nobody(tmp_path: Path, name: str) -> None:
+def test_wrong_metadata_is_harmless(tmp_path: Path, name: str) -> None:
     """With a checksum that fits. The row is served; what reads its metadata finds nothing there."""
     meta = HUGE[name] if name in HUGE else msgpack.packb(WRONG[name])
     key, path = put(tmp_path, 1, meta=meta)

@@ -79,7 +79,9 @@ def test_it_is_a_quarter_of_what_the_processs_own_limit_leaves(name: str) -> Non
 
 
 @pytest.mark.model
-def test_a_model_killed_for_lack_of_memory_says_so_and_the_node_goes_on(tmp_path: Path) -> None:
+def test_a_model_killed_for_lack_of_memory_is_reported_as_such_and_the_node_continues(
+    tmp_path: Path,
+) -> None:
     """The KV cache of 200,000 tokens takes 900 MiB, which the kernel does not grant."""
     with limited_group(400 * MIB) as group:
         said, text = run_in_group(group, LOAD, str(tmp_path))

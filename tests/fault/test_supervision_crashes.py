@@ -69,7 +69,7 @@ def children_are_all(node: RunningNode, up: bool) -> bool:
         ("segv", ExitKind.KILLED, "SIGSEGV"),
         ("abort", ExitKind.KILLED, "SIGABRT"),
         ("exit", ExitKind.ABNORMAL, "status 3"),
-        ("raise", ExitKind.ABNORMAL, "RuntimeError: told to raise"),
+        ("raise", ExitKind.ABNORMAL, "RuntimeError: raised by the test"),
     ],
 )
 def test_a_worker_that_ends_comes_back_and_its_reason_is_known(tmp_path, how, kind, word):
@@ -92,7 +92,7 @@ def test_an_exception_runs_its_handler_once(tmp_path):
         node.up("a", after_incarnation=1)
         lines = path.read_text().splitlines()
         assert lines == ["a 1 init", "a 1 ready", "a 1 do raise 1", "a 2 init", "a 2 ready"]
-        assert node.log.count("RuntimeError: told to raise") >= 1
+        assert node.log.count("RuntimeError: raised by the test") >= 1
         assert node.log.count("Traceback") == 1
 
 
@@ -112,7 +112,9 @@ def test_a_segmentation_fault_leaves_its_python_stack_in_the_log(tmp_path):
         (Strategy.ONE_FOR_ALL, "abc"),
     ],
 )
-def test_the_strategy_decides_who_restarts_and_in_which_order(tmp_path, strategy, restarted):
+def test_the_strategy_decides_which_children_restart_and_in_which_order(
+    tmp_path, strategy, restarted
+):
     path = tmp_path / "journal"
     plan = Plan(journal=str(path))
     with running_node(tree(strategy, *(good(i, plan) for i in "abc")), tmp_path) as node:
@@ -144,7 +146,7 @@ def test_too_many_restarts_escalate_and_the_supervisors_subtree_is_rebuilt(tmp_p
         assert node.entry("b") == b
 
 
-def test_a_root_that_gives_up_starts_the_whole_node_anew(tmp_path):
+def test_a_root_that_gives_up_restarts_the_whole_node(tmp_path):
     with running_node(flat("a", intensity=0), tmp_path) as node:
         connection = node.connect()
         first = echo(node, "a")

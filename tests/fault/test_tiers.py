@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from actors import messages as m
-from actors.storage.tier_copies import STALLED_S
-from actors.storage.tier_directory import LONGEST_PAUSE_S, TierKeeper
+from actors.storage.tier_directory import LONGEST_PAUSE_S, TierDirectory
+from actors.storage.write_behind import STALLED_S
 from cache.filesystem import PosixFilesystem, lock_directory
 from cache.keys import child_key
 from cache.publish import row_path
@@ -130,7 +130,7 @@ def test_rows_that_no_slower_tier_got_in_time_are_counted_as_lost(start: Start) 
     assert stored + status["lost"] + refused == 20
 
 
-def test_what_ram_file_gives_up_lies_on_disk(start: Start) -> None:
+def test_rows_evicted_from_ram_file_are_on_disk(start: Start) -> None:
     rig = start(ram_rows=4, ram_file=6, disk=64)
     for number in range(20):
         rig.save(number)
@@ -262,7 +262,7 @@ def test_rows_for_a_broken_disk_go_to_the_others(start: Start) -> None:
     assert rig.files("disk")
 
 
-def test_a_disk_that_hangs_is_left_alone_and_the_other_goes_on(start: Start) -> None:
+def test_a_disk_that_hangs_gets_no_rows_and_the_other_continues(start: Start) -> None:
     rig = start(disk=64, disk2=64)
     rig.hung |= {"disk", "tier:disk"}
     keys = {key for number in range(20) for key in rig.save(number)}
@@ -347,7 +347,7 @@ def test_a_directory_that_another_node_took_meanwhile_is_left_to_it(
     rig = start(disk=64)
     root = rig.roots["disk"]
     fd = lock_directory(str(root.parent))
-    keeper = TierKeeper(
+    keeper = TierDirectory(
         "disk",
         str(root),
         0,

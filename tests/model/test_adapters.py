@@ -11,7 +11,7 @@ from actors import messages as m
 from actors.engine.adapters import root_with
 from actors.engine.commands import Asked
 from native import Backend, ModelParams, load_backend
-from native._stub_extras import MAGIC
+from native._stub_adapters import MAGIC
 from native.adapters import LoadedAdapter
 from runtime import Node
 from supervision.messages import new_ref

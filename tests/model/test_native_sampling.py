@@ -229,7 +229,7 @@ def test_a_bias_bans_and_commands(b: LlamaBackend) -> None:
         b.new_sampler(SamplingParams(logit_bias=((512, 1.0),)))
 
 
-def test_when_nothing_is_left_it_says_whose_doing_it_was(b: LlamaBackend) -> None:
+def test_when_no_token_is_left_the_error_names_the_cause(b: LlamaBackend) -> None:
     only = array("f", [BANNED] * 512)
     only[9] = 1.0
     sampler = b.new_sampler(SamplingParams(logit_bias=((9, BANNED),)))

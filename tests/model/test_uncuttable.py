@@ -180,7 +180,7 @@ def test_many_streams_at_once_answer_as_one_alone_does(
     assert all(one.cache.hit.value == "exact" for one in together)
 
 
-def test_a_reply_that_a_stop_string_ended_goes_on_as_cold_does(
+def test_a_reply_that_a_stop_string_ended_continues_as_cold_does(
     warm: Node, cold: Node, gguf: dict[str, Path]
 ) -> None:
     """What the stop string hid is in the state too, and a state cannot be cut."""

@@ -111,14 +111,14 @@ def test_a_memory_that_cannot_be_cut_gets_whole_rows_only():
         ((*range(8), 5, 6), MissReason.NOT_STORED, 8),
     ],
 )
-def test_a_miss_says_why_and_where(ids, reason, at):
+def test_a_miss_has_its_reason_and_place(ids, reason, at):
     index = make()
     save(index, *range(8))
     miss = find(index, *ids).miss
     assert (miss.reason, miss.at) == (reason, at)
 
 
-def test_a_miss_in_an_empty_cache_or_a_foreign_namespace_says_so():
+def test_a_miss_in_an_empty_cache_or_a_foreign_namespace_has_that_reason():
     index = make()
     assert find(index, 1).miss.reason is MissReason.EMPTY_CACHE
     save(index, 1, 2)
@@ -240,7 +240,7 @@ def test_an_overdue_writer_loses_the_key_but_never_its_slab():
     index.check_integrity()
 
 
-def test_an_overdue_writer_may_still_publish_when_nobody_else_did():
+def test_an_overdue_writer_may_still_publish_when_no_other_has():
     index = make()
     (row,) = chain(*range(4))
     index.reserve(0, "slow", [row])
@@ -249,7 +249,7 @@ def test_an_overdue_writer_may_still_publish_when_nobody_else_did():
     assert find(index, *range(4)).n_tokens == 4
 
 
-def test_an_overdue_writer_cannot_overtake_the_one_who_took_its_key():
+def test_an_overdue_writer_cannot_overtake_the_one_that_took_its_key():
     index = make()
     (row,) = chain(*range(4))
     index.reserve(0, "slow", [row])
@@ -274,7 +274,7 @@ def test_a_dead_holder_leaves_no_lease_and_no_reservation():
     save(index, *range(8))
     index.lookup(0, "m", ROOT, pack(range(8)))
     answers, _ = index.reserve(0, "m", chain(9, 9))
-    freed = index.holder_died("m")
+    freed = index.holder_exited("m")
     assert [gone.location for gone in freed] == [answers[0].offset]
     snapshot = index.snapshot()
     assert (snapshot.leases, snapshot.reservations) == (0, 0)
@@ -523,11 +523,11 @@ def test_what_a_dead_writer_had_in_hand_is_offered_again():
     save(index, *range(8))
     assert len(index.persist(0, "writer#1", "disk", 9).answers) == 2
     assert index.unpersisted("disk", 9) == []
-    index.holder_died("writer#1")
+    index.holder_exited("writer#1")
     assert [ref.key for ref in index.unpersisted("disk", 9)] == [r.key for r in chain(*range(8))]
 
 
-def test_a_row_the_disk_refused_is_not_offered_for_ever():
+def test_a_row_the_disk_refused_is_not_offered_endlessly():
     index = make(disk=10**6)
     save(index, *range(4))
     (answer,) = index.persist(0, "writer", "disk", 9).answers
@@ -546,7 +546,7 @@ def test_rows_that_wait_for_their_parents_do_not_hold_up_the_others():
     assert chain(*range(4))[0].key in offered
 
 
-def test_publish_says_which_tiers_lack_the_row():
+def test_publish_returns_the_tiers_that_lack_the_row():
     index = make(ram_file=10**6, disk=10**6)
     (row,) = chain(1)
     index.adopt(0, "disk", row)

@@ -268,7 +268,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(holder=st.sampled_from(HOLDERS))
     def holder_dies(self, holder) -> None:
-        self.index.holder_died(holder)
+        self.index.holder_exited(holder)
         self.leases = {k: v for k, v in self.leases.items() if v[0] != holder}
         self.writing = {k: v for k, v in self.writing.items() if k[0] != holder}
 
@@ -352,7 +352,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for holder in HOLDERS:
-            self.index.holder_died(holder)
+            self.index.holder_exited(holder)
         self.index.check_integrity()
         assert all(tier.pinned_bytes == 0 for tier in self.index.snapshot().tiers.values())
 

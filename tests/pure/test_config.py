@@ -87,8 +87,8 @@ def test_settings_survive_the_way_to_the_launcher() -> None:
         ({"models": {"a": {"path": "/x", "n_cxt": 5}}}, "models.a.n_cxt"),
         ({"models": {"a": {"path": "/x", "n_ctx": -5}}}, "models.a.n_ctx"),
         ({"models": {"a": {"path": "/x", "split_mode": "rows"}}}, "models.a.split_mode"),
-        ({"models": {"a": {"path": "/x", "lora": [["/l", "x"]]}}}, "models.a.scale"),
-        ({"models": {"a": {"path": "/x", "backend": "vulkan"}}}, "backend"),
+        ({"models": {"a": {"path": "/x", "lora": [["/l", "x"]]}}}, "models.a.lora"),
+        ({"models": {"a": {"path": "/x", "backend": "vulkan"}}}, "models.a.backend"),
     ],
 )
 def test_a_bad_setting_is_named(settings: dict[str, object], key: str) -> None:

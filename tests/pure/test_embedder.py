@@ -13,7 +13,8 @@ import pytest
 from actors import messages as m
 from actors.messages.payload import PayloadKeeper
 from actors.model import embedding_service as embedder
-from actors.model.embedding_service import EmbedDesk
+from actors.model import job_queue
+from actors.model.embedding_service import EmbeddingService
 from native.params import ModelParams
 from native.stub import StubBackend
 from tests.support.waiting import eventually
@@ -27,7 +28,7 @@ class Desk:
     def __init__(self, **params: object) -> None:
         self.backend = StubBackend.load("stub", ModelParams(**params))  # type: ignore[arg-type]
         self.sent: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self.desk = EmbedDesk(self.backend, lambda _, message: self.sent.put(message))
+        self.desk = EmbeddingService(self.backend, lambda _, message: self.sent.put(message))
 
     def embed(self, inputs: object, **options: object) -> tuple[list[float], object]:
         """The numbers of all pages, and the message that ended them."""
@@ -41,7 +42,7 @@ class Desk:
         return list(numbers), answer
 
     def close(self) -> None:
-        self.desk.end()
+        self.desk.close(m.FailReason.MODEL_UNLOADED, "it is being unloaded")
         self.desk.wait_ended(5)
         self.backend.close()
 
@@ -103,7 +104,7 @@ def test_a_request_bigger_than_a_message_is_read(desk: Desk) -> None:
         (["fits", "x" * 2048], {}, m.FailReason.PROMPT_TOO_LONG),
     ],
 )
-def test_what_cannot_be_embedded_is_refused_and_the_desk_goes_on(
+def test_what_cannot_be_embedded_is_refused_and_the_service_continues(
     desk: Desk, inputs: object, options: dict[str, object], reason: m.FailReason
 ) -> None:
     _, answer = desk.embed(inputs, **options)
@@ -131,13 +132,13 @@ def test_a_vocabulary_alone_embeds_nothing() -> None:
 
 
 def test_a_crowd_is_refused_with_a_reason(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedder, "MAX_WAITING", 0)
+    monkeypatch.setattr(job_queue, "MAX_JOBS", 0)
     _, answer = desk.embed(["text"])
     assert isinstance(answer, m.EmbedFailed)
     assert answer.reason is m.FailReason.OVERLOADED
 
 
-def test_no_gpu_is_said_so(desk: Desk) -> None:
+def test_without_a_gpu_vram_is_refused_as_no_gpu(desk: Desk) -> None:
     desk.desk.ask(m.ReportVram("v"), "caller")
     answer = desk.sent.get(timeout=60)
     assert isinstance(answer, m.NoVram)
@@ -152,8 +153,8 @@ def test_gpu_memory_is_summed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> No
     assert desk.sent.get(timeout=60) == m.VramReported("v", 30, 300, gpus)
 
 
-def test_memory_is_given_back_when_nobody_asks(desk: Desk) -> None:
-    desk.desk = EmbedDesk(
+def test_memory_is_freed_when_no_request_comes(desk: Desk) -> None:
+    desk.desk = EmbeddingService(
         desk.backend, lambda _, message: desk.sent.put(message), rest_after_s=0.02
     )
     desk.embed(["one"])
@@ -162,10 +163,10 @@ def test_memory_is_given_back_when_nobody_asks(desk: Desk) -> None:
     assert isinstance(desk.embed(["one"])[1], m.Embedded)
 
 
-def test_who_waits_when_the_model_is_unloaded_is_told() -> None:
+def test_a_caller_waiting_when_the_model_is_unloaded_gets_an_error() -> None:
     desk = Desk()
     desk.embed(["one"])
-    desk.desk.end()
+    desk.desk.close(m.FailReason.MODEL_UNLOADED, "it is being unloaded")
     desk.desk.wait_ended(5)
     _, answer = desk.embed(["one"])
     assert isinstance(answer, m.EmbedFailed)

@@ -108,7 +108,7 @@ def test_a_context_never_outgrows_a_table_of_positions(header: GgufSummary) -> N
 @pytest.mark.parametrize(
     "key", ["block_count", "embedding_length", "attention.head_count", "feed_forward_length"]
 )
-def test_a_header_that_lies_is_estimated_in_no_time(
+def test_a_header_with_wrong_numbers_is_estimated_at_once(
     header: GgufSummary, key: str, lie: float | str
 ) -> None:
     wrong = replace(header, metadata={**header.metadata, f"llama.{key}": lie})

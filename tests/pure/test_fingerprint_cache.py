@@ -153,7 +153,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(
     assert prints.of([model], now_ns=LATER) == blake3(model.read_bytes()).digest()
 
 
-def test_modes_never_meet_and_do_not_use_each_others_memory(
+def test_modes_never_give_equal_digests_and_do_not_use_each_others_cache(
     prints: Fingerprints, model: Path
 ) -> None:
     digests = [
@@ -231,7 +231,7 @@ def damage_extra(raw: bytes) -> bytes:
     "damage",
     [damage_cut, damage_flip, damage_version, damage_foreign, damage_empty, damage_extra],
 )
-def test_a_damaged_memory_is_ignored_and_written_anew(
+def test_a_damaged_digest_cache_is_ignored_and_written_again(
     prints: Fingerprints, model: Path, reads: list[Path], damage: Callable[[bytes], bytes]
 ) -> None:
     expected = prints.of([model], now_ns=LATER)
@@ -243,7 +243,7 @@ def test_a_damaged_memory_is_ignored_and_written_anew(
     assert len(reads) == 2
 
 
-def test_every_flipped_byte_of_the_memory_costs_a_read_and_never_a_wrong_answer(
+def test_every_flipped_byte_of_the_digest_cache_costs_a_read_and_never_a_wrong_answer(
     prints: Fingerprints, model: Path, reads: list[Path]
 ) -> None:
     expected = prints.of([model], now_ns=LATER)

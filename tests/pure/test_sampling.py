@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.engine.resume import PAGE_CHARS, PAGE_TOKENS
+from actors.engine.reply import PAGE_CHARS, PAGE_TOKENS
 from actors.messages import (
     CacheReport,
     Complete,
@@ -248,7 +248,7 @@ def test_dry_does_not_reach_beyond_a_breaker() -> None:
         assert sampler._repetitions() == longest
 
 
-def test_the_stub_says_that_it_has_no_grammars() -> None:
+def test_the_stub_refuses_grammars() -> None:
     stub = StubBackend.load("stub", ModelParams())
     with pytest.raises(InvalidParam, match="the stub has no grammars") as caught:
         stub.new_sampler(SamplingParams(json_schema="{}"))
@@ -321,7 +321,7 @@ def test_the_largest_request_is_a_message_and_arrives_as_it_was() -> None:
     assert CODEC.unpack(packed) == request
 
 
-def test_a_caller_keeps_the_logprobs_it_heard_when_the_reply_is_read_again() -> None:
+def test_a_caller_keeps_the_logprobs_it_received_when_the_reply_is_read_again() -> None:
     """The process that goes on knows nothing of tokens that another one sampled."""
     known = [Logprobs(-1.0, ((7, -0.5),)), Logprobs(-2.0, ((8, -0.25),))]
     first, again = LogprobsLog(1), LogprobsLog(1)
