@@ -290,7 +290,7 @@ class Replies:
         """``looks_at_node``: raise TargetDown, and not NodeRestarted, when the node has ended."""
         ref = getattr(message, "ref", None)
         if not isinstance(ref, str) or not ref:
-            raise TypeError(f"a {type(message).__name__} has no ref; no answer can be told apart")
+            raise TypeError(f"a {type(message).__name__} has no ref to recognise its answer by")
         self._connection = connection
         self._target = target
         self._message = message
