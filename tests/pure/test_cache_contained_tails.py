@@ -336,7 +336,7 @@ def test_the_key_of_a_tail_that_only_a_scan_has_seen_stands_for_its_tokens():
 
 
 def found_and_evicted(index: CacheIndex) -> None:
-    """A tail that a scan found goes for want of room, although a faster tier contains it."""
+    """A tail found by a scan is evicted for lack of room, although a faster tier contains it."""
     save(index, 1, 2, 3, 4)
     index.reserve(1.0, "m", [row(8), row(9)], "disk")
 

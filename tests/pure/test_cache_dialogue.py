@@ -28,7 +28,7 @@ IDS = list(range(10, 90))
 
 
 class Clock:
-    """Time that passes when the test says so."""
+    """Time that passes when the test sets it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -39,7 +39,7 @@ class Clock:
 
 @dataclass
 class Talk:
-    """A dialogue whose cache answers what the test says."""
+    """A dialogue whose cache gives the answers of the test."""
 
     clock: Clock
     request: Request

@@ -86,7 +86,7 @@ def test_a_change_of_the_same_size_is_noticed(
     assert model.stat().st_size == facts.st_size
     assert prints.of([model], now_ns=LATER) == blake3(model.read_bytes()).digest() != before
     let_the_clock_tick(model)
-    # Also when somebody sets the time back: the kernel's own change time cannot be set.
+    # Also when the modification time is set back: the kernel's own change time cannot be set.
     facts = model.stat()
     with model.open("r+b") as file:
         file.seek(100)
