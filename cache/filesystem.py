@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from cache.rows import Buffer
 
 LOCK_FILE: Final = "lock"
+ROWS_DIR: Final = "rows"
 
 
 class Filesystem(Protocol):

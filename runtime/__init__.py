@@ -16,7 +16,6 @@ from runtime import _shadows  # isort: skip # noqa: F401  # first: it looks at a
 from runtime.errors import LlamaActorsError
 
 if TYPE_CHECKING:
-    from runtime.cli.tree_view import TreeNode
     from runtime.client.aio import AsyncNode
     from runtime.client.aio_stream import AsyncStream
     from runtime.client.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
         TokenEvent,
     )
     from runtime.client.stream import CompletionStream
+    from runtime.client.tree import TreeNode
     from runtime.node import Node
     from runtime.settings.config import ModelConfig, RuntimeConfig
 
@@ -75,7 +75,7 @@ _HOMES: Final = {
             "TokenEvent",
         ),
         "runtime.client.stream": ("CompletionStream",),
-        "runtime.cli.tree_view": ("TreeNode",),
+        "runtime.client.tree": ("TreeNode",),
         "runtime.client.aio": ("AsyncNode",),
         "runtime.client.aio_stream": ("AsyncStream",),
     }.items()

@@ -17,12 +17,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from runtime import errors
-from runtime.cli.tree_view import ProcessFacts, TreeNode, arrange
 from runtime.client.client import Client
 from runtime.client.model_queries import ModelClient
 from runtime.client.request_options import Messages, Prompt
 from runtime.client.results import Completion, ModelStatus
 from runtime.client.stream import CompletionStream
+from runtime.client.tree import ProcessFacts, TreeNode, arrange
 from runtime.settings import arguments
 from runtime.settings.ports import node_dir, resolve_port
 from runtime.settings.user_paths import user_path

@@ -75,8 +75,9 @@ class Place:
 
     def give_to_user(self) -> None:
         if self.user:
+            identity = pwd.getpwnam(self.user)
             for path in (self.folder, *self.folder.rglob("*")):
-                shutil.chown(path, self.user, follow_symlinks=False)
+                os.chown(path, identity.pw_uid, identity.pw_gid, follow_symlinks=False)
 
 
 # --- interpreters ------------------------------------------------------------------------------

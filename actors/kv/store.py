@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 
 from actors import messages as m
 from actors.engine.request import Request
-from actors.kv.cache_tally import SaveTimes
 from actors.kv.deferred_tails import LateTail
 from actors.kv.prompt_logits import KEPT_BYTES, LOGIT_BYTES, append_logits
 from actors.kv.reader import KvReader
 from actors.kv.restore_cost import Rates
+from actors.kv.save_stats import SaveTimes
 from actors.messages.payload import INLINE_LIMIT_BYTES, Payload, PayloadKeeper
 from actors.text.reply_marks import Mark
 from cache import keys, tokens

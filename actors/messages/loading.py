@@ -6,7 +6,7 @@ from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from actors.text.marker_scanner import Markers
+from actors.messages.markers import Markers
 from native import BackendKind
 from native.params import ModelParams
 from supervision.frozen import frozen

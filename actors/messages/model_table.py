@@ -19,7 +19,7 @@ from typing import Any, Final
 from blake3 import blake3
 
 from actors.messages import LoadModel
-from actors.text.marker_scanner import Markers
+from actors.messages.markers import Markers
 from native.params import ModelParams
 
 SLOT_BYTES: Final = 16 << 20  # thousands of models, or hundreds with chat templates of their own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.node.pressure_policy import PressureSettings
+from actors.messages.pressure_settings import PressureSettings
 from supervision.frozen import frozen
 
 

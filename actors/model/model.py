@@ -22,14 +22,14 @@ from actors import messages as m
 from actors.engine.commands import Asked, CacheGone, Close
 from actors.engine.draft_model import Drafter, load_drafter
 from actors.engine.engine import ModelEngine
-from actors.kv.cache_tally import CacheTally
 from actors.kv.checkpoint_store import CheckpointStore
 from actors.kv.store import KvStore
+from actors.messages.markers import Markers
+from actors.model.cache_stats import CacheTally
 from actors.model.embedding_service import EmbedDesk
 from actors.model.loading import LoadedModel, load
 from actors.model.text_service import TextDesk
 from actors.requests.questions import EmbedderQuestion, Question, TextQuestion, is_end, refusal
-from actors.text.marker_scanner import Markers
 from actors.text.reply_events import ReplyRules
 from cache.keys import BLOCK_TOKENS, namespace_key
 from cache.policy import SAVE_ALL, SavePolicy

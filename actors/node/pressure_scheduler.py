@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors import messages as m
+from actors.messages.pressure_settings import BadPressureSetting, PressureSettings, settings_from
 from actors.node.pressure_policy import (
-    BadPressureSetting,
     PressureCore,
-    PressureSettings,
     Reading,
     Verdict,
-    settings_from,
 )
 from actors.node.pressure_sources import Sampler
 from supervision import EngineWorker

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors import messages as m
-from actors.kv.cache_tally import LookupTimes
 from actors.messages.payload import PayloadGone, read_payload
 from actors.storage.admin_queries import CacheAdmin
+from actors.storage.lookup_stats import LookupTimes
 from actors.storage.row_import import Adoption
 from actors.storage.tier_copies import Copies
 from cache import refs

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from actors import messages as m
 from actors.messages.logprob_records import LogprobsLog
-from actors.text.marker_scanner import Kind, Markers, is_open
+from actors.messages.markers import Markers
+from actors.text.marker_scanner import Kind, is_open
 from actors.text.reply_parser import Delta, ReplyStream, Span
 from actors.text.thinking_signature import sign
 from cache import tokens as token_bytes

@@ -25,8 +25,8 @@ from typing import Any, Final
 
 from cache.keys import BLOCK_TOKENS
 from runtime.cli.cache.flush import is_flushed
-from runtime.cli.tree_view import TreeNode
 from runtime.client.results import Completion
+from runtime.client.tree import TreeNode
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded.prompts import long_prompt
 from runtime.errors import LlamaActorsError

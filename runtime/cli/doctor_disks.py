@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runtime.cli.cache.row_files import ROWS_DIR
+from cache.filesystem import ROWS_DIR
 from runtime.settings.config import DirectoryPlan
 from runtime.settings.sizes import Share, format_size
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from runtime import errors
-from runtime.cli.tree_view import TreeNode
+from runtime.client.tree import TreeNode
 from runtime.node import Node
 
 _ENTER: Final = "\x1b[?1049h\x1b[?25l"

@@ -12,10 +12,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cache.filesystem import LOCK_FILE, lock_directory, make_private_dirs
+from cache.filesystem import LOCK_FILE, ROWS_DIR, lock_directory, make_private_dirs
 from cache.tiers import RAM_FILE
 from native.system_memory import available_memory
-from runtime.cli.cache.row_files import ROWS_DIR
 from runtime.errors import ConfigError
 from runtime.settings.config import DirectoryPlan, RuntimeConfig
 from runtime.settings.sizes import Share, format_size

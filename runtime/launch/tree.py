@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from actors.node.pressure_policy import PressureSettings
+from actors.messages.pressure_settings import PressureSettings
 from actors.node.registry import RegistryArgs
 from actors.storage.cache_meta import CacheMetaArgs
 from actors.storage.file_tier import FileTierArgs

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from actors.node.pressure_policy import BadPressureSetting, PressureSettings, settings_from
-from actors.text.marker_scanner import Markers
+from actors.messages.markers import Markers
+from actors.messages.pressure_settings import BadPressureSetting, PressureSettings, settings_from
 from cache.policy import SAVE_ALL, SavePolicy
 from native import BackendKind
 from native.fingerprint import FINGERPRINT_MODES, FingerprintMode

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from actors.text.marker_scanner import BadMarkers, Markers
+from actors.messages.markers import BadMarkers, Markers
 from runtime.errors import ConfigError
 from runtime.settings.arguments import shown
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.node.pressure_policy import PressureSettings
+from actors.messages.pressure_settings import PressureSettings
 from cache.reclaim import resident_bytes
 from runtime import Node
 from runtime.cli.cache.flush import is_flushed

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from actors import messages as m
+from actors.messages.markers import Markers
 from actors.model.text_service import TextDesk
 from actors.text.chat_request import chat_from
 from actors.text.chat_shape import fitted
 from actors.text.chat_shown import NotShown, check_shown
 from actors.text.chat_template import ChatTemplate, TemplateFailed
-from actors.text.marker_scanner import Markers
 from actors.text.reply_events import ReplyRules
 from native import load_backend
 from native.params import ModelParams

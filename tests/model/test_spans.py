@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from actors import messages as m
-from actors.text.marker_scanner import Markers
+from actors.messages.markers import Markers
 from actors.text.reply_events import ReplyRules
 from actors.text.thinking_signature import is_signed
 from cache import tokens as token_bytes

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 
 from actors import messages as m
+from actors.messages.markers import Markers
 from actors.messages.payload import PayloadKeeper, Spilled
 from actors.model.text_service import MAX_JOBS, TextDesk
-from actors.text.marker_scanner import Markers
 from actors.text.reply_events import ReplyRules
 from actors.text.thinking_signature import sign
 from cache import tokens as token_bytes

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from actors.messages import LoadModel
+from actors.messages.markers import Markers
 from actors.messages.model_table import SLOT_BYTES, WantedModels
-from actors.text.marker_scanner import Markers
 from runtime.errors import ConfigError
 from runtime.launch.signing_key import KEY_BYTES, KEY_FILE, signing_key
 from runtime.settings.config import from_mapping, to_mapping

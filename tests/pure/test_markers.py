@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.text.marker_scanner import BadMarkers, Kind, Markers, MarkerScanner, Part, is_open
+from actors.messages.markers import BadMarkers, Markers
+from actors.text.marker_scanner import Kind, MarkerScanner, Part, is_open
 from actors.text.reply_parser import Delta, ReplyStream, Span
 
 pytestmark = pytest.mark.pure

@@ -11,14 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from actors.messages.pressure_settings import BadPressureSetting, PressureSettings, settings_from
 from actors.node.pressure_policy import (
-    BadPressureSetting,
     Decision,
     PressureCore,
-    PressureSettings,
     Reading,
     Verdict,
-    settings_from,
     settle_s,
 )
 from actors.node.pressure_sources import (

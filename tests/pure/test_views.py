@@ -9,7 +9,7 @@ import pytest
 
 from runtime import TreeNode
 from runtime.cli.progress import ProgressLine
-from runtime.cli.tree_view import ProcessFacts, arrange, format_duration
+from runtime.client.tree import ProcessFacts, arrange, format_duration
 from supervision import Address, ChildKind, Entry, ExitKind, ExitReason
 from supervision.messages import Vitals
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from actors import messages as m
-from actors.text.marker_scanner import Markers
+from actors.messages.markers import Markers
 from cache import tokens as token_bytes
 from runtime import Node
 from runtime.client.received import Received

@@ -25,7 +25,7 @@ from cache.errors import (
     Truncated,
     UnsupportedVersion,
 )
-from cache.filesystem import PosixFilesystem
+from cache.filesystem import ROWS_DIR, PosixFilesystem
 from cache.publish import QUARANTINE, SUFFIX, TEMP_SUFFIX
 from cache.rows import (
     MAX_HEAD_BYTES,
@@ -38,7 +38,6 @@ from cache.rows import (
     verify,
 )
 
-ROWS_DIR: Final = "rows"
 """Of a cache directory: where its row files are."""
 _FIRST_READ: Final = 4096
 _WHERE: Final[dict[type[CorruptRow], str]] = {

@@ -2,62 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from actors.messages import Completed
-
-
-@dataclass(slots=True)
-class LookupTimes:
-    """How long cache_meta takes for the questions of models, whatever they find."""
-
-    count: int = 0
-    total_ns: int = 0
-    slowest_ns: int = 0
-
-    @contextlib.contextmanager
-    def timed(self) -> Iterator[None]:
-        started = time.perf_counter_ns()
-        yield
-        took = time.perf_counter_ns() - started
-        self.count += 1
-        self.total_ns += took
-        self.slowest_ns = max(self.slowest_ns, took)
-
-    def status(self) -> dict[str, object]:
-        return {
-            "lookups": self.count,
-            "lookup_ms_total": round(self.total_ns / 1e6, 3),
-            "lookup_ms_slowest": round(self.slowest_ns / 1e6, 3),
-        }
-
-
-@dataclass(slots=True)
-class SaveTimes:
-    """What a model copied into the arena, and how long its engine was held up by it."""
-
-    rows: int = 0
-    nbytes: int = 0
-    total_ns: int = 0
-    slowest_ns: int = 0
-
-    def note(self, nbytes: int, took_ns: int) -> None:
-        self.rows += 1
-        self.nbytes += nbytes
-        self.total_ns += took_ns
-        self.slowest_ns = max(self.slowest_ns, took_ns)
-
-    def figures(self) -> dict[str, float]:
-        return {
-            "saved_rows": self.rows,
-            "saved_bytes": self.nbytes,
-            "saved_ms": round(self.total_ns / 1e6, 3),
-            "saved_ms_slowest": round(self.slowest_ns / 1e6, 3),
-        }
 
 
 @dataclass(slots=True)
