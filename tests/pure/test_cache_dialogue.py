@@ -124,7 +124,7 @@ def test_the_wait_is_bounded_and_then_it_runs_without(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(("miss", "wait_ms"), [("diverges:3", 500), ("being_written:0", 0)])
-def test_other_misses_and_no_patience_do_not_wait(clock: Clock, miss: str, wait_ms: int) -> None:
+def test_other_misses_and_a_wait_of_zero_do_not_wait(clock: Clock, miss: str, wait_ms: int) -> None:
     talk = Talk(clock, request(), wait_ms=wait_ms)
     talk.dialogue.look_up(talk.request)
     talk.answer(miss)

@@ -443,7 +443,7 @@ def test_a_directory_over_its_budget_keeps_the_rows_used_last():
     assert snapshot.tiers["disk"].used_bytes == 2 * SIZE
 
 
-def test_a_row_that_lies_about_its_position_is_never_used():
+def test_a_row_with_a_wrong_position_is_never_used():
     index = make(disk=10**6)
     parent, child = chain(*range(8))
     liar = RowRequest(child.key, child.parent, ROOT, 8, child.tokens, SIZE)
