@@ -152,7 +152,9 @@ def test_bystanders_of_a_poisonous_request_come_through(
         eventually(lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left")
 
 
-def test_one_crash_from_outside_convicts_nobody(narrow: Node, pool: ThreadPoolExecutor) -> None:
+def test_one_crash_from_outside_makes_no_request_poisonous(
+    narrow: Node, pool: ThreadPoolExecutor
+) -> None:
     expected = narrow.complete("narrow", "innocent", max_tokens=8).text
     busy = Streaming(narrow, "narrow", 3900)
     waiting = submit(pool, narrow, "innocent")
@@ -164,7 +166,7 @@ def test_one_crash_from_outside_convicts_nobody(narrow: Node, pool: ThreadPoolEx
     eventually(lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left")
 
 
-def test_a_death_of_the_models_supervisor_makes_nobody_a_suspect(
+def test_a_death_of_the_models_supervisor_makes_no_request_a_suspect(
     narrow: Node, pool: ThreadPoolExecutor
 ) -> None:
     busy = Streaming(narrow, "narrow", 3900)
@@ -206,7 +208,7 @@ def test_a_request_that_inflight_did_not_take_before_its_death_is_sent_again(
     assert lost.result(30).tokens
 
 
-def test_a_model_that_crashes_too_often_is_stopped_and_says_so(narrow: Node) -> None:
+def test_a_model_that_crashes_too_often_is_stopped_and_its_error_names_it(narrow: Node) -> None:
     with neighbour_answers(narrow):
         seen: set[type[BaseException]] = set()
         for n in range(4):  # each of them costs the model two crashes

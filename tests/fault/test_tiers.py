@@ -262,7 +262,7 @@ def test_rows_for_a_broken_disk_go_to_the_others(start: Start) -> None:
     assert rig.files("disk")
 
 
-def test_a_disk_that_hangs_is_left_alone_and_the_other_goes_on(start: Start) -> None:
+def test_a_disk_that_hangs_is_left_alone_and_the_other_is_written(start: Start) -> None:
     rig = start(disk=64, disk2=64)
     rig.hung |= {"disk", "tier:disk"}
     keys = {key for number in range(20) for key in rig.save(number)}

@@ -89,7 +89,7 @@ def test_models_that_cannot_generate_load_and_refuse_completions(
         node.complete("bert", "Hello", max_tokens=1)
 
 
-def test_a_model_says_how_it_was_loaded_and_what_it_takes(tiny_node: Node) -> None:
+def test_a_model_reports_how_it_was_loaded_and_what_it_takes(tiny_node: Node) -> None:
     details = tiny_node.models()[0].details
     assert details["params"]["n_threads"] == 1
     assert set(details["params"]) == set(ModelParams.__dataclass_fields__)

@@ -44,7 +44,7 @@ def render(source: str, chat: str = '[{"role": "user", "content": "hi"}]', **mor
     return ChatTemplate(source, **more).render(chat_from(chat).variables())
 
 
-def test_a_conversation_is_rendered_as_its_template_says() -> None:
+def test_a_conversation_is_rendered_as_its_template_has_it() -> None:
     chat = '[{"role": "system", "content": "Be kind."}, {"content": "Hi <é>", "role": "user"}]'
     assert render(CHATML, chat) == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi <é><|im_end|>\n"

@@ -52,7 +52,7 @@ def test_a_suspect_runs_alone_and_is_exonerated_when_it_ends() -> None:
     assert len(lane.sheet) == 0
 
 
-def test_the_second_crash_convicts_and_charges_nobody_else() -> None:
+def test_the_second_crash_makes_it_poisonous_and_charges_no_other() -> None:
     lane = Lane()
     crash_with(lane, A, B)
     lane.arrive("a", A, 1.0)
@@ -90,7 +90,7 @@ def test_a_suspect_waits_for_those_that_run_but_not_for_ever() -> None:
     assert lane.tick(1.0 + DRAIN_S) == ("a",)
 
 
-def test_nobody_waits_longer_than_so_long_for_a_suspect() -> None:
+def test_no_request_waits_longer_than_so_long_for_a_suspect() -> None:
     lane = Lane()
     crash_with(lane, A)
     lane.arrive("a", A, 1.0)
@@ -100,7 +100,7 @@ def test_nobody_waits_longer_than_so_long_for_a_suspect() -> None:
     assert lane.sheet.crashes(A, 1.0 + ALONE_S) == 0
 
 
-def test_who_leaves_while_held_makes_room_for_the_next() -> None:
+def test_a_request_that_leaves_while_held_makes_room_for_the_next() -> None:
     lane = Lane()
     crash_with(lane, A)
     lane.arrive("long", B, 1.0)
@@ -146,7 +146,7 @@ def test_after_one_sigkill_all_go_on_together_and_after_the_second_alone() -> No
     assert lane.arrive("b", B, 3.0) == ()
 
 
-def test_who_got_beyond_the_crash_is_innocent_and_no_longer_alone() -> None:
+def test_a_suspect_that_got_beyond_the_crash_is_cleared_and_no_longer_alone() -> None:
     lane = Lane()
     crash_with(lane, A, B)
     assert lane.arrive("a", A, 1.0) == ("a",)
@@ -158,7 +158,7 @@ def test_who_got_beyond_the_crash_is_innocent_and_no_longer_alone() -> None:
     assert lane.crashed({"a": A, "b": B}, 1.2).poisonous == ("b",)
 
 
-def test_who_was_proved_after_a_cancel_stays_a_suspect() -> None:
+def test_a_suspect_that_got_beyond_the_crash_after_a_cancel_stays_one() -> None:
     lane = Lane()
     crash_with(lane, A)
     lane.arrive("a", A, 1.0)
@@ -167,7 +167,7 @@ def test_who_was_proved_after_a_cancel_stays_a_suspect() -> None:
     assert lane.sheet.crashes(A, 1.1) == 1
 
 
-def test_who_had_run_for_long_had_nothing_to_do_with_earlier_crashes() -> None:
+def test_what_had_run_for_long_is_cleared_of_earlier_crashes() -> None:
     lane = Lane()
     now = 0.0
     for _ in range(6):
@@ -239,7 +239,7 @@ DIGESTS = [A, B, C, D, b"e" * 32, b"f" * 32]
 
 @examples(300)
 @given(st.data(), st.frozensets(st.sampled_from(DIGESTS), max_size=3))
-def test_the_poisonous_are_convicted_and_the_innocent_come_through(
+def test_the_poisonous_are_found_and_the_others_complete(
     data: st.DataObject, poisons: frozenset[bytes]
 ) -> None:
     """Whatever arrives, ends and crashes in whatever order, within the bounds of time."""
@@ -269,7 +269,9 @@ def test_the_poisonous_are_convicted_and_the_innocent_come_through(
 
 @examples(200)
 @given(st.lists(st.tuples(st.sampled_from(DIGESTS), st.floats(0.0, 20.0)), max_size=12))
-def test_nobody_waits_for_ever_even_if_nothing_ends(arrivals: list[tuple[bytes, float]]) -> None:
+def test_no_request_waits_without_end_even_if_none_ends(
+    arrivals: list[tuple[bytes, float]],
+) -> None:
     lane = Lane()
     crash_with(lane, A, B)
     now, let_in = 1.0, 0
@@ -286,7 +288,7 @@ def test_nobody_waits_for_ever_even_if_nothing_ends(arrivals: list[tuple[bytes, 
     )
 
 
-def test_a_sigkill_says_half_as_much_as_a_crash() -> None:
+def test_a_sigkill_counts_half_of_a_crash() -> None:
     sheet = ChargeSheet()
     assert not sheet.charge(A, 0.0, KILLED_WEIGHT)
     assert not sheet.charge(A, 1.0)
@@ -294,7 +296,7 @@ def test_a_sigkill_says_half_as_much_as_a_crash() -> None:
     assert [sheet.charge(B, float(n), KILLED_WEIGHT) for n in range(4)] == [False] * 3 + [True]
 
 
-def test_a_verdict_says_how_the_process_ended() -> None:
+def test_a_refusal_names_how_the_process_ended() -> None:
     """A kill for lack of memory is not blamed on llama.cpp or the model file."""
     lane = Lane()
     killed = "killed by the kernel for lack of memory (limit 700 MiB of control group /x)"
