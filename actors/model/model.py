@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from actors import messages as m
 from actors.engine.commands import Asked, CacheGone, Close
-from actors.engine.draft_model import Drafter, load_drafter
-from actors.engine.engine import ModelEngine
-from actors.kv.checkpoint_store import CheckpointStore
+from actors.engine.draft_model import DraftModel, load_draft_model
+from actors.engine.engine import ModelEngine, build_engine
+from actors.kv.open_store import open_store
 from actors.kv.store import KvStore
 from actors.messages.actor_ids import holder_name
 from actors.messages.markers import Markers
@@ -124,12 +124,12 @@ class ModelActor(EngineWorker):
         args = self._load_args
         try:
             backend, loaded = load(args, self._loading)
-            drafter = self._drafter(backend)
+            draft_model = self._draft_model(backend)
         except NativeError as error:
             self.post(_NotLoaded(LoadError(type(error).__name__, str(error))))
             return
         rules = ReplyRules.of(backend, args.markers, args.signing_key)
-        self._engine = ModelEngine(
+        self._engine = build_engine(
             backend,
             self._store(backend),
             self.commands,
@@ -137,7 +137,7 @@ class ModelActor(EngineWorker):
             max_queue=args.max_queue,
             live=args.save.live,
             guard=self.engine_step,
-            drafter=drafter,
+            draft_model=draft_model,
             rules=rules,
         )
         self._texts = TextService(
@@ -159,12 +159,12 @@ class ModelActor(EngineWorker):
             self._progress = share
             self.post(_Progress(share))
 
-    def _drafter(self, target: Backend) -> Drafter | None:
+    def _draft_model(self, target: Backend) -> DraftModel | None:
         """The draft model of this one, if one was named."""
         args = self._load_args
         if args.params.draft_path is None:
             return None
-        return load_drafter(args.backend, args.params, target, self.engine_step)
+        return load_draft_model(args.backend, args.params, target, self.engine_step)
 
     def _store(self, backend: Backend) -> KvStore:
         args = self._load_args
@@ -176,8 +176,7 @@ class ModelActor(EngineWorker):
                 ("salt", args.cache_salt),
             ]
         )
-        kind = CheckpointStore if backend.info.memory == "checkpoint" else KvStore
-        return kind(
+        return open_store(
             backend,
             root=root,
             holder=holder_name(self.id, self.incarnation),

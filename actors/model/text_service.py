@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from actors import messages as m
 from actors.engine.prompt_tokens import why_too_long
-from actors.engine.reply_replay import Rendered, Replays
+from actors.engine.reply_replay import ReplyReplay
 from actors.messages import text as t
 from actors.messages.errors import InvalidRequest, RequestRefused, UnsupportedRequest
 from actors.messages.payload import Payload, read_payload
@@ -21,6 +21,7 @@ from actors.text.chat_request import Chat, chat_from
 from actors.text.chat_shape import fitted
 from actors.text.chat_shown import check_shown
 from actors.text.chat_template import ChatTemplate
+from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import ReplyRules
 from actors.text.thinking_signature import is_signed
 from cache import tokens as token_bytes
@@ -55,7 +56,7 @@ class TextService:
         *,
         send: Callable[[object, object], None],
         run: Callable[[object], None],
-        replays: Replays | None = None,
+        replays: ReplyReplay | None = None,
     ) -> None:
         self._backend = backend
         self._rules = rules

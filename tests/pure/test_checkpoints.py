@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from actors import messages as m
 from actors.engine.commands import Close
-from actors.engine.engine import ModelEngine
+from actors.engine.engine import build_engine
 from actors.kv.checkpoint_plan import (
     FIRST_RUNG_BLOCKS,
     TIP,
@@ -25,6 +25,7 @@ from actors.kv.checkpoint_plan import (
     tip,
 )
 from actors.kv.checkpoint_store import CheckpointStore
+from actors.kv.open_store import open_store
 from actors.kv.restore_cost import Piece, Rates
 from cache import refs, tokens
 from cache.allocation import PAGE_BYTES
@@ -184,7 +185,7 @@ class Bench:
         backend = StubBackend.load("uncuttable", ModelParams(n_ctx=2048, n_batch=96))
         self.cache, self.backend = cache, backend
         self.commands: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self.store = store = CheckpointStore(
+        self.store = store = open_store(
             backend,
             root=ROOT,
             holder=HOLDER,
@@ -194,7 +195,7 @@ class Bench:
             granted_by=lambda: 1,
             policy=replace(SAVE_ALL, restore=RESTORES_ALWAYS),
         )
-        self.engine = ModelEngine(backend, store, self.commands, self._send, max_queue=9)
+        self.engine = build_engine(backend, store, self.commands, self._send, max_queue=9)
 
     def _send(self, target: object, message: object) -> None:
         if target == "cache_meta":
@@ -419,7 +420,8 @@ def test_a_state_that_is_slower_to_restore_than_to_compute_is_left_alone(arena: 
 
     def script():  # type: ignore[no-untyped-def]
         yield run(ids, 5)
-        bench.store.rates = Slow()
+        assert isinstance(bench.store.rows, CheckpointStore)
+        bench.store.rows.rates = Slow()
         said, done = yield run(ids, 5)
         assert said == truth(ids, 5)
         assert done.usage.cached_tokens == 0
@@ -441,7 +443,7 @@ def test_a_store_says_why_it_keeps_nothing(
 ) -> None:
     backend = StubBackend.load("uncuttable", ModelParams())
     backend.info = replace(backend.info, memory=memory)
-    store = CheckpointStore(
+    store = open_store(
         backend,
         root=ROOT,
         holder=HOLDER,

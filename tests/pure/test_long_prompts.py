@@ -10,8 +10,8 @@ import pytest
 
 from actors import messages as m
 from actors.engine.prompt_tokens import least_tokens
-from actors.engine.request import RequestRefused
 from actors.engine.request_builder import open_request
+from actors.messages.errors import RequestRefused
 from actors.model.embedding_service import EmbeddingService
 from actors.model.text_service import TextService
 from actors.text.reply_events import ReplyRules
@@ -62,7 +62,7 @@ def test_a_prompt_that_cannot_fit_is_refused_by_its_bytes(backend: StubBackend) 
     ):
         assert "at least 257 tokens and the context holds 256" in opened(backend, asked)
     fits = open_request(m.Run("id", HOST, replace(request, prompt=LONG[:-1])), backend, now=0.0)
-    assert fits.text == LONG[:-1]
+    assert fits.prompt.text == LONG[:-1]
 
 
 def test_ids_that_cannot_fit_are_refused_by_their_number(backend: StubBackend) -> None:
