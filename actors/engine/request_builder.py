@@ -9,8 +9,8 @@ from actors.engine.prompt_tokens import why_too_long
 from actors.engine.reply import Reply
 from actors.engine.request import Request, RequestSpec
 from actors.engine.resume import Resume, open_journal, reply_before
-from actors.engine.sampling_control import Steering
-from actors.engine.speculation_state import BadCandidates, Guessing, guessing_of
+from actors.engine.sampling_control import SamplingControl
+from actors.engine.speculation_state import BadCandidates, SpeculationState, guessing_of
 from actors.kv.request_cache import RequestCache
 from actors.kv.timeline import Timeline
 from actors.messages.journal import JournalWriter, Noted
@@ -47,7 +47,7 @@ def _opened(
             "prompt only",
         )
     noted = Noted() if journal is None else journal.noted
-    # The exact ids of a prompt that was read before are known: nothing is looked up or cut anew.
+    # The exact ids of a prompt that was read before are known; it is not tokenised again.
     is_known = bool(noted.prompt)
     text, tokens = (None, list(noted.prompt)) if is_known else _read_prompt(asked, backend)
     left = _reply_before(asked, noted, backend)
@@ -72,7 +72,7 @@ def _opened(
             sampling=asked.sampling,
             stream=stream,
             encoder=Teller(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
-            control=Steering.of(rules.end_of_thought, stream),
+            control=SamplingControl.of(rules.end_of_thought, stream),
             max_tokens=asked.max_tokens,
         ),
         guessing,
@@ -93,7 +93,7 @@ def _stream(
         raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
 
 
-def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> Guessing:
+def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> SpeculationState:
     try:
         guessing = guessing_of(asked, backend.info.n_vocab)
     except BadCandidates as bad:

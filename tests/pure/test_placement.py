@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.engine.cell_sharing import cells_in_use
-from actors.engine.placement import Placement, Room, Wanted, find_source, place, place_uncut
+from actors.engine.placement import Arrival, Placement, Room, find_source, place, place_uncut
 from actors.kv.timeline import Stretch, Stretches, between
 from cache import tokens
 from cache.keys import BLOCK_TOKENS
@@ -52,8 +52,8 @@ def reads(n: int, origin: int, *, done: int) -> Live:
     return holds(n, origin, n_kv=done)
 
 
-def wants(n: int, n_cells: int | None = None, session: str | None = None) -> Wanted:
-    return Wanted(tokens.pack(TEXT[:n]), n, n - 1, n_cells or n + 10, session)
+def wants(n: int, n_cells: int | None = None, session: str | None = None) -> Arrival:
+    return Arrival(tokens.pack(TEXT[:n]), n, n - 1, n_cells or n + 10, session)
 
 
 def room(running: tuple[Live, ...] = (), *, cells: int = 1000, free: int = 4) -> Room:
@@ -186,14 +186,14 @@ def test_what_is_placed_fits_and_costs_no_more_than_it_must(
     running = [
         holds(n, 50 + at, other_from=other) for at, (n, other, _, _) in enumerate(running_facts)
     ]
-    wanted, space = wants(80), room(tuple(running), cells=cells, free=free)
-    placed = place(wanted, idle, running, space, min_tokens=MIN, lookup=lookup)
+    arrival, space = wants(80), room(tuple(running), cells=cells, free=free)
+    placed = place(arrival, idle, running, space, min_tokens=MIN, lookup=lookup)
     busy = cells_in_use(space.running)
     if placed is None:
-        source = find_source(wanted, [*idle, *running], min_tokens=MIN)
+        source = find_source(arrival, [*idle, *running], min_tokens=MIN)
         is_running = source is not None and source.index >= len(idle)
         shared_with_running = source.common if source is not None and is_running else 0
-        assert free + len(idle) == 0 or busy + wanted.n_cells - shared_with_running > cells
+        assert free + len(idle) == 0 or busy + arrival.n_cells - shared_with_running > cells
         return
     kept = [one for at, one in enumerate(idle) if at not in placed.dropped and at != placed.takes]
     assert placed.takes not in placed.dropped
@@ -202,7 +202,7 @@ def test_what_is_placed_fits_and_costs_no_more_than_it_must(
     if placed.source is not None:
         order = [*idle, *running]  # no sessions here, so in the order in which they were given
         shared = between(order[placed.source.index].stretches, 0, placed.upto)
-    mine = (*shared, Stretch(99, placed.upto, wanted.n_cells))
+    mine = (*shared, Stretch(99, placed.upto, arrival.n_cells))
     assert cells_in_use([mine, *space.running, *(one.stretches for one in kept)]) <= cells
     if placed.takes is None:
         assert free + len(placed.dropped) > 0
