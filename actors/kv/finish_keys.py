@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from cache import tokens as token_bytes
+from cache.tokens import TokenIds
 
 LIMIT_BYTES: Final = 8 << 20
 
@@ -32,10 +32,10 @@ class FinishKeys:
             _, oldest = self._known.popitem(last=False)
             self._used -= len(oldest)
 
-    def get(self, key: bytes | None) -> list[int] | None:
+    def get(self, key: bytes | None) -> TokenIds | None:
         """The tokens, if they are still known."""
         packed = self._known.get(key or b"")
-        return None if packed is None else token_bytes.unpack(packed)
+        return None if packed is None else TokenIds.unpacked(packed)
 
     def clear(self) -> None:
         self._known.clear()
