@@ -247,6 +247,17 @@ class Endpoint:
         self._report()
         return ready
 
+    def fileno(self) -> int:
+        """For an event loop: readable when ``poll(0)`` has something to do."""
+        return self._epoll.fileno()
+
+    def due_s(self) -> float | None:
+        """For an event loop: seconds until ``poll(0)`` is due though nothing is readable.
+
+        None: until then there is nothing to wait for.
+        """
+        return 0.0 if self._finished or self.inbox else self._until(None)
+
     def _until(self, timeout_s: float | None) -> float | None:
         """How long to wait, seen from what is due here."""
         now = time.monotonic()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         BytesEvicted,
         CopyFailed,
         CopyRow,
+        DescribeTier,
         DropFiles,
         EvictBytes,
         FilesDropped,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         ShowRow,
         StoredRow,
         TierChanged,
+        TierDescribed,
         WatchTier,
         WriterStops,
         WriteTails,
@@ -97,6 +99,7 @@ if TYPE_CHECKING:
     from actors.messages.loading import (
         Drain,
         Drained,
+        ListWantedModels,
         LoadFailure,
         LoadModel,
         ModelLoaded,
@@ -104,6 +107,7 @@ if TYPE_CHECKING:
         ModelNotLoaded,
         ModelUnloaded,
         UnloadModel,
+        WantedModelsListed,
     )
     from actors.messages.pressure import (
         CheckPressure,
@@ -158,6 +162,7 @@ __all__ = [
     "CompletionFailed",
     "CopyFailed",
     "CopyRow",
+    "DescribeTier",
     "Detokenize",
     "Detokenized",
     "Drain",
@@ -178,6 +183,7 @@ __all__ = [
     "ListAdapters",
     "ListNamespaces",
     "ListRows",
+    "ListWantedModels",
     "LiveEvicted",
     "LoadAdapter",
     "LoadFailure",
@@ -234,6 +240,7 @@ __all__ = [
     "TextResolved",
     "ThinkingVerified",
     "TierChanged",
+    "TierDescribed",
     "Timings",
     "Tokenize",
     "Tokenized",
@@ -245,6 +252,7 @@ __all__ = [
     "Verify",
     "VerifyThinking",
     "VramReported",
+    "WantedModelsListed",
     "WatchTier",
     "WriteTails",
     "WriterStops",
@@ -259,12 +267,12 @@ _HOMES: Final = {
             "ListAdapters LoadAdapter SetAdapterScale UnloadAdapter"
         ),
         "cache": (
-            "BytesEvicted CopyFailed CopyRow DropFiles EvictBytes FilesDropped ForgetLive "
-            "ListNamespaces ListRows LookupPrefix NamespacesListed NoMoreCopies PersistNow "
-            "PersistState PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows "
+            "BytesEvicted CopyFailed CopyRow DescribeTier DropFiles EvictBytes FilesDropped "
+            "ForgetLive ListNamespaces ListRows LookupPrefix NamespacesListed NoMoreCopies "
+            "PersistNow PersistState PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows "
             "ReserveRows ResolveParent RowCopied RowRejected RowsFound RowShown RowsListed "
             "RowsRemoved RowsReserved RowsWritten RowWanted ShowRow StoredRow TierChanged "
-            "WatchTier WriterStops WriteTails"
+            "TierDescribed WatchTier WriterStops WriteTails"
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
@@ -274,8 +282,8 @@ _HOMES: Final = {
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
         "finish_reasons": "FailReason FinishReason",
         "loading": (
-            "Drain Drained LoadFailure LoadModel ModelLoaded ModelLoading ModelNotLoaded "
-            "ModelUnloaded UnloadModel"
+            "Drain Drained ListWantedModels LoadFailure LoadModel ModelLoaded ModelLoading "
+            "ModelNotLoaded ModelUnloaded UnloadModel WantedModelsListed"
         ),
         "pressure": "CheckPressure PressureChecked PressureRefused PressureSet SetPressure",
         "questions": "Answer Ask",

@@ -407,3 +407,22 @@ class BytesEvicted:
     rows: int
     returned: int
     more: bool
+
+
+@frozen
+class DescribeTier:
+    """Anyone → ram_tier or file tier: where are your rows? Answered by ``TierDescribed``."""
+
+    ref: str
+
+
+@frozen
+class TierDescribed:
+    """A tier → asker: its name in the index, and where its rows lie."""
+
+    ref: str
+    tier: str
+    directory: str | None
+    """Of a file tier."""
+    arena: str | None
+    """Of the RAM tier: the shared memory that every process of the node can open."""

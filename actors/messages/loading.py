@@ -102,3 +102,18 @@ class ModelUnloaded:
 
     ref: str
     was_loaded: bool
+
+
+@frozen
+class ListWantedModels:
+    """Anyone → registry: which models shall be loaded? Answered by ``WantedModelsListed``."""
+
+    ref: str
+
+
+@frozen
+class WantedModelsListed:
+    """Registry → asker: models that shall be loaded, also those that are restarting just now."""
+
+    ref: str
+    models: tuple[str, ...]

@@ -108,11 +108,8 @@ class RegistryActor(Worker):
 
     def handle(self, message: object, sender: Address) -> None:
         match message:
-            case WhereIs(ref, wanted):
-                entry = self.directory.get(wanted)
-                self.tell(sender, Located(ref, entry) if entry else NotLocated(ref, wanted))
-            case ListDirectory(ref):
-                self.tell(sender, DirectoryListing(ref, tuple(self.directory.values())))
+            case WhereIs() | ListDirectory() | m.ListWantedModels():
+                self.tell(sender, self._found(message))
             case m.LoadModel():
                 self._load(message, sender)
             case m.UnloadModel():
@@ -134,6 +131,17 @@ class RegistryActor(Worker):
                 self._answer(ref, m.ModelUnloaded(ref, was_loaded=False))
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
+
+    def _found(self, question: WhereIs | ListDirectory | m.ListWantedModels) -> object:
+        """The answer to a question about what there is."""
+        match question:
+            case WhereIs(ref, wanted):
+                entry = self.directory.get(wanted)
+                return Located(ref, entry) if entry else NotLocated(ref, wanted)
+            case ListDirectory(ref):
+                return DirectoryListing(ref, tuple(self.directory.values()))
+            case m.ListWantedModels(ref):
+                return m.WantedModelsListed(ref, tuple(one.model for one in self._wanted.all()))
 
     # ── loading ──────────────────────────────────────────────────────────────────────────────
 

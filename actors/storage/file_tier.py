@@ -14,6 +14,7 @@ from actors import messages as m
 from actors.storage.tier_directory import TierDirectory
 from actors.storage.tier_worker import TierWorker
 from cache.filesystem import PosixFilesystem
+from supervision import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,12 @@ class FileTierActor(TierWorker):
                 if isinstance(order, m.DropFiles | m.QuarantineFile | m.WatchTier):
                     keeper.take(order)
 
-    def handle(self, message: object, sender: object) -> None:
-        del sender
+    def handle(self, message: object, sender: Address) -> None:
         if isinstance(message, m.DropFiles | m.QuarantineFile | m.WatchTier):
             self.commands.put(message)
+        elif isinstance(message, m.DescribeTier):
+            where = self._args
+            self.tell(sender, m.TierDescribed(message.ref, where.tier, where.root_dir, None))
 
     def status(self) -> dict[str, object]:
         return {

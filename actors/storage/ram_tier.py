@@ -85,9 +85,10 @@ class RamTierActor(TierWorker):
                 )
 
     def handle(self, message: object, sender: Address) -> None:
-        del sender
         if isinstance(message, m.CopyRow):
             self.commands.put(message)
+        elif isinstance(message, m.DescribeTier):
+            self.tell(sender, m.TierDescribed(message.ref, RAM, None, self._args.arena_path))
 
     def status(self) -> dict[str, object]:
         return {

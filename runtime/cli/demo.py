@@ -227,7 +227,7 @@ def _wait_persisted(node: Node) -> None:
 
 def _wait_scanned(node: Node) -> None:
     def done() -> bool:
-        return "disk" in (node.client.status().get("cache_meta") or {}).get("scanned", ())
+        return "disk" in (node.client.reports().get("cache_meta") or {}).get("scanned", ())
 
     _wait(done, "the disk tier was not scanned")
 

@@ -331,9 +331,9 @@ def _pressure_from(values: object) -> PressureSettings:
 
 
 def _model_from(model: str, value: object) -> ModelConfig:
-    if model == EMBEDDED_MODEL_ID:  # whatever path is given; its options count
-        options = value if isinstance(value, Mapping) else {}
-        value = {**options, "path": str(embedded_model_path())}
+    if model == EMBEDDED_MODEL_ID:  # the embedded model, unless a path is given
+        options = value if isinstance(value, Mapping) else {"path": value}
+        value = {**options, "path": options.get("path") or str(embedded_model_path())}
     if isinstance(value, str):
         return ModelConfig(str(user_path(value, f"models.{model}")))
     if not isinstance(value, Mapping) or "path" not in value:

@@ -21,7 +21,7 @@ from actors.storage.admin_queries import (
     NAMESPACES_PER_PAGE,
     REMOVED_PER_MESSAGE,
     ROWS_PER_PAGE,
-    CacheAdmin,
+    AdminQueries,
 )
 from cache import keys, tokens
 from cache.answers import RAM, Evicted, RowRequest
@@ -411,7 +411,7 @@ class Store:
     def __init__(self) -> None:
         self.index = CacheIndex(budgets={RAM: 1 << 30, "disk": 1 << 30})
         self.gone: list[Evicted] = []
-        self.admin = CacheAdmin(self.index, self.gone.extend, None)
+        self.admin = AdminQueries(self.index, self.gone.extend, None)
         self.root = bytes(32)
 
     def save(self, parent: bytes, start: int, words: list[int]) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from actors import messages as m
-from actors.messages.actor_ids import model_of
+from actors.messages.actor_ids import model_of, tier_of
 from cache.answers import RAM
 from cache.arena import ArenaReader
 from cache.errors import CacheError
@@ -26,6 +26,7 @@ from runtime.client.client import Client
 from supervision.messages import new_ref
 
 CACHE_META = "cache_meta"
+RAM_TIER = "ram_tier"
 PASSES = 8  # rows that come while everything is removed are removed too, but not for ever
 Answer = TypeVar("Answer")
 
@@ -54,16 +55,26 @@ class CacheTender:
 
     def __init__(self, client: Client, actors: dict[str, Any] | None = None) -> None:
         self._client = client
-        self.actors: dict[str, Any] = client.status() if actors is None else actors
+        self.actors: dict[str, Any] = client.reports() if actors is None else actors
         self.directories: dict[str, str] = {}
         self._arena: ArenaReader | None = None
-        for report in self.actors.values():
-            if isinstance(report, dict) and "tier" in report and report.get("directory"):
-                self.directories[str(report["tier"])] = str(report["directory"])
-        arena_path = (self.actors.get("ram_tier") or {}).get("arena")
-        if arena_path:
+        self._models: list[str] = []
+        """Ids of the models' actors."""
+        for entry in client.directory():
+            if model_of(entry.id) is not None:
+                self._models.append(entry.id)
+            elif entry.is_up and (entry.id == RAM_TIER or tier_of(entry.id) is not None):
+                with contextlib.suppress(errors.NoReply):  # it restarts: as if it had no rows
+                    self._look_into(client.ask(entry.id, m.DescribeTier(new_ref())))
+
+    def _look_into(self, tier: object) -> None:
+        if not isinstance(tier, m.TierDescribed):
+            return
+        if tier.directory is not None:
+            self.directories[tier.tier] = tier.directory
+        if tier.arena is not None:
             with contextlib.suppress(OSError, CacheError):
-                self._arena = ArenaReader(str(arena_path))
+                self._arena = ArenaReader(tier.arena)
 
     def close(self) -> None:
         if self._arena is not None:
@@ -227,9 +238,8 @@ class CacheTender:
 
     def forget_live(self, model: str | None) -> None:
         """Have models drop what only their contexts hold, so that it is not stored afterwards."""
-        for child, report in self.actors.items():
-            is_model = model_of(child) is not None
-            if is_model and model in (None, (report or {}).get("model")):
+        for child in self._models:
+            if model in (None, model_of(child)):
                 self._client.connection.tell(child, m.ForgetLive())
                 self._client.ask(child, m.EvictLive(new_ref()))  # answered after it was done
 
