@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
 from collections import deque
@@ -31,7 +32,7 @@ from supervision.errors import (
     SupervisionError,
     TargetDown,
 )
-from supervision.lines import RENEW_S, Line, end_of_node
+from supervision.host_session import RENEW_S, ThreadEndpoint, end_of_node
 from supervision.link import Done, Outcome
 from supervision.messages import (
     Addressed,
@@ -56,6 +57,8 @@ _CLOSING_S: Final = 0.5
 _LATE_S: Final = 30.0
 """How long the first message is awaited of a request that was left before it came."""
 _UNTIL_UP_S: Final = 1.0
+_YIELD_EVERY: Final = 32
+"""After so many messages that had come already a reader lets other tasks run."""
 
 
 class LoopConnection:
@@ -120,10 +123,17 @@ class LoopConnection:
         await self.send(target, message, time.monotonic() + timeout_s, timeout_s, wait=False)
 
     def notify(self, target: str, message: object, *, timeout_s: float = SEND_S) -> None:
-        """``tell``, and wait for nothing; an error is dropped. Does nothing without a loop."""
+        """``tell``, and wait for nothing; an error is dropped.
+
+        On a thread without a loop, where a stream may be collected, one of its loops sends it.
+        """
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
+            send = functools.partial(self.notify, target, message, timeout_s=timeout_s)
+            for one in list(self._lines)[:1]:
+                with contextlib.suppress(RuntimeError):  # that loop has ended
+                    one.call_soon_threadsafe(send)
             return
         if self._is_closed:
             return
@@ -265,11 +275,14 @@ class LoopConnection:
             while line.unwritten() and time.monotonic() < deadline:
                 await asyncio.sleep(0.001)
         lines, self._lines = self._lines, {}
-        for one in lines.values():
+        for loop, one in lines.items():
             if one is line:
                 one.close()
-            else:
+            elif loop.is_closed():
                 one.abandon()
+            else:  # it runs on another thread
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(one.close)
 
 
 class Replies:
@@ -302,11 +315,15 @@ class Replies:
         self._looks_at_node = looks_at_node
         self._box: _Box | None = None
         self._line: _LoopLine | None = None
+        self._is_closed = False
+        self._n_read = 0
 
     async def next(self) -> object:
         """The next message; raises what ``Connection.stream`` raises."""
         deadline = self._deadline()
         while True:
+            if self._is_closed:
+                raise NoReply(self._target, self._idle_s, "the request was left while it was read")
             line, box = self._line, self._box
             if line is None or box is None or not box.is_sent:
                 await self._send(max(RETRY_S, deadline - time.monotonic()))
@@ -315,6 +332,9 @@ class Replies:
             if box.messages:
                 message = box.messages.popleft()
                 if not isinstance(message, WrongIncarnation):
+                    self._n_read += 1
+                    if not self._n_read % _YIELD_EVERY:
+                        await asyncio.sleep(0)
                     return message
                 self._connection._router._forget(message.id, message.wanted)
                 box.is_sent = False
@@ -355,7 +375,8 @@ class Replies:
     def _move(self, line: _LoopLine) -> _Box:
         """Receive on this line from now on."""
         if self._line is not line or self._box is None:
-            self.close()
+            if self._line is not None:
+                self._line.forget(self._ref)
             self._line = line
             self._box = line.open(self._ref)
             self._box.target = self._target
@@ -368,11 +389,13 @@ class Replies:
 
         Only if the request may have been sent, and nothing came of it yet.
         """
+        self._is_closed = True
         line, self._line = self._line, None
         box, self._box = self._box, None
         if line is None or box is None:
             return
         line.forget(self._ref)
+        box.wake()
         if on_late is None or not box.is_sent:
             return
         if box.messages:
@@ -464,7 +487,7 @@ class _LoopLine:
         self.read_from: dict[Address, float] = {}
         """When something came last, by sender."""
         self.is_closed = False
-        self.own = Line(
+        self.own = ThreadEndpoint(
             self._context,  # type: ignore[arg-type]  # posts, which is all that is used of it here
             router.boot,
             threading.current_thread(),

@@ -21,8 +21,8 @@ from actors.kv.request_cache import DeferredTail
 from actors.kv.store import KvStore
 from cache import tokens as token_bytes
 from cache.answers import RefusalReason
+from cache.finish_keys import NO_ENDS
 from cache.rows import SaveReason
-from cache.tips import NO_ENDS
 
 ASK_AGAIN_S: Final = 1.0
 """Cache_meta is being restarted, or scans."""
@@ -77,7 +77,7 @@ class DeferredTails:
             holder.deferred_tail.due_at = now + self._delay_s
 
     def leave(self, holder: Holder, extended_by: Holder | None = None) -> None:
-        """The sequence is about to be freed, or cut to go on as ``extended_by``: now or never."""
+        """The sequence is about to be freed, or taken by another: write or drop the tail."""
         tail = holder.deferred_tail
         if tail is None:
             return

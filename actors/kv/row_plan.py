@@ -15,10 +15,10 @@ from actors.kv.prompt_logits import KEPT_BYTES, LOGIT_BYTES
 from actors.kv.request_cache import RequestCache
 from actors.text.reply_marks import Mark
 from cache import keys, tokens
+from cache.finish_keys import ENDS_KEY, NO_ENDS
 from cache.policy import SavePolicy, Span, at_finish, at_prompt_end, while_generating
 from cache.rows import encode_meta, row_bytes
 from cache.text_marks import META_KEY, RowMark, pack_marks
-from cache.tips import ENDS_KEY, NO_ENDS
 from native.backend import ModelInfo
 
 LOGITS_ROWS_KNOWN: Final = 1024
@@ -175,7 +175,7 @@ class RowPlan:
     # ── ends of replies ─────────────────────────────────────────────────────────────────────────
 
     def mark_end(self, request: RequestCache, mark: Mark) -> m.NoteReply:
-        """Have the end of a reply stored with its row; the message that says where it is."""
+        """Have the end of a reply stored with its row; the message with its position."""
         line = request.line
         n_rows = min(line.n_kv, mark.n_tokens)
         extra = line.packed(n_rows, mark.n_tokens)

@@ -92,7 +92,7 @@ class RowsReserved:
     offsets: tuple[tuple[bytes, int], ...]
     refused: tuple[tuple[bytes, RefusalReason], ...]
     ends: tuple[tuple[bytes, bytes], ...] = ()
-    """By key: where tails end that the row contains, see ``cache.tips``; for its metadata."""
+    """By key: where tails end that the row contains (``cache.finish_keys``), for its metadata."""
 
 
 @frozen
@@ -161,7 +161,7 @@ class StoredRow:
     marks: bytes = b""
     """As in ``RowWanted``."""
     ends: bytes = b""
-    """Where tails end that it contains, see ``cache.tips``."""
+    """Where tails end that it contains, see ``cache.finish_keys``."""
 
 
 @frozen

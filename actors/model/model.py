@@ -16,6 +16,7 @@ import threading
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from actors import messages as m
@@ -111,6 +112,10 @@ class ModelActor(EngineWorker):
         self._engine: ModelEngine | None = None
         self._texts: TextService | None = None
         self._asked: dict[tuple[Address, str], deque[str]] = {}
+        self._callers: dict[str, tuple[Address, str]] = {}
+        """Of each request that runs here: who gets its reply, and under which ``ref``."""
+        self._unconfirmed: dict[tuple[Address, str], str | None] = {}
+        """Ends of replies on their way to these callers, and the requests' ids."""
         self._progress = 0.0
         self._cache_stats = CacheStats()
         self._closed = threading.Event()
@@ -160,7 +165,7 @@ class ModelActor(EngineWorker):
             self.post(_Progress(share))
 
     def _draft_model(self, target: Backend) -> DraftModel | None:
-        """The draft model of this one, if one was named."""
+        """The small model that guesses for this one, if one was named."""
         args = self._load_args
         if args.params.draft_path is None:
             return None
@@ -209,19 +214,27 @@ class ModelActor(EngineWorker):
                 case _NotLoaded(error):
                     self.fail(error.detail, error)
                 case (Address() | str() as target, message):
-                    if isinstance(message, m.Completed):
-                        self._cache_stats.note(message)
-                    elif isinstance(message, m.AdaptersChanged):
-                        in_use = tuple((one.path, one.scale) for one in message.adapters)
-                        self.tell("registry", m.AdaptersInUse(self._load_args.model, in_use))
-                    if isinstance(target, Address):
-                        self._reply(target, message)
-                    elif not self.tell(target, message) and target == "cache_meta":
-                        self.commands.put(CacheGone())
+                    self._send_on(target, message)
                 case _:
                     raise TypeError(f"the engine posted {event!r}: a bug in it")
 
+    def _send_on(self, target: Address | str, message: object) -> None:
+        """Send what the engine or a service has posted."""
+        if isinstance(message, m.Completed):
+            self._cache_stats.note(message)
+        elif isinstance(message, m.AdaptersChanged):
+            in_use = tuple((one.path, one.scale) for one in message.adapters)
+            self.tell("registry", m.AdaptersInUse(self._load_args.model, in_use))
+        if isinstance(target, Address):
+            self._reply(target, message)
+        elif isinstance(message, m.RequestEnded):
+            self._run_ended(message)
+        elif not self.tell(target, message) and target == "cache_meta":
+            self.commands.put(CacheGone())
+
     def handle(self, message: object, sender: Address) -> None:
+        if isinstance(message, m.Run):
+            self._callers[message.request_id] = (message.reply_to, message.request.ref)
         match message:
             case m.Complete():
                 if not self.tell("inflight", m.Submit(message, sender)):
@@ -266,16 +279,45 @@ class ModelActor(EngineWorker):
             self.commands.put(Asked(question, reply_to))
 
     def _reply(self, target: Address, message: object) -> None:
-        """Send an answer; after the last one of a question, notify inflight."""
-        self.tell(target, message)
-        if not is_end(message):
+        """Send an answer. Inflight learns of the last one when its caller has it.
+
+        Were it to learn of it earlier, a crash of this process could take the answer along, and
+        the request would have no end: neither here nor with inflight.
+        """
+        ended = isinstance(message, m.Completed | m.CompletionFailed)
+        if not ended and not is_end(message):
+            self.tell(target, message)
             return
         asked = target, str(getattr(message, "ref", ""))
+        if ended:
+            self._unconfirmed[asked] = None
+            self.tell(target, message, then=partial(self._confirmed, asked))
+            return
         request_ids = self._asked.get(asked)
-        if request_ids:
-            self.tell("inflight", m.RequestEnded(request_ids.popleft()))
+        request_id = request_ids.popleft() if request_ids else None
         if not request_ids:
             self._asked.pop(asked, None)
+        if request_id is None:
+            self.tell(target, message)
+        else:
+            self.tell(target, message, then=partial(self._ended, request_id))
+
+    def _confirmed(self, asked: tuple[Address, str]) -> None:
+        """The caller has the end of a reply, or is gone itself."""
+        request_id = self._unconfirmed.pop(asked, None)
+        if request_id is not None:
+            self._ended(request_id)
+
+    def _run_ended(self, ended: m.RequestEnded) -> None:
+        """The engine has done with a request, whose caller may not have its end yet."""
+        caller = self._callers.pop(ended.request_id, None)
+        if caller is not None and caller in self._unconfirmed:
+            self._unconfirmed[caller] = ended.request_id
+        else:
+            self._ended(ended.request_id)
+
+    def _ended(self, request_id: str) -> None:
+        self.tell("inflight", m.RequestEnded(request_id))
 
     def _cancel(self, cancel: m.CancelRun) -> None:
         if self._texts is not None and self._texts.cancel(cancel.request_id):

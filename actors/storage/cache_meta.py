@@ -220,13 +220,13 @@ class CacheMetaActor(Worker):
         for key in done.published:
             self._dispose(self._index.publish(now, done.holder, key, reason=reason).evicted)
         for key in done.continued:
-            self._dispose(self._index.went_on(done.holder, key))
+            self._dispose(self._index.abandon_extended(done.holder, key))
         self._continued += len(done.continued)
         self._abandoned += len(done.abandoned)
         for key in done.abandoned:
             self._dispose(self._index.abandon(done.holder, key))
         if reason is SaveReason.SHUTDOWN:
-            self._index.hurry()  # the writer stops soon after the model
+            self._index.queue_late_tails()  # the writer stops soon after the model
         self._pump()
 
     def _reject(self, rejected: m.RowRejected) -> None:
@@ -243,7 +243,7 @@ class CacheMetaActor(Worker):
 
     def _persist_now(self) -> bool:
         is_held_back = self._want_tails()
-        self._index.hurry()
+        self._index.queue_late_tails()
         self._pump()
         return not is_held_back and self._copies.is_all_persisted
 
@@ -263,7 +263,7 @@ class CacheMetaActor(Worker):
     def _writer_stops(self, incarnation: int, writer: Address) -> None:
         """When the node stops, all that waits is still written; on a restart it waits longer."""
         if self._node_stops:
-            self._index.hurry()
+            self._index.queue_late_tails()
         self._copies.writer_stops(incarnation, writer, finish=self._node_stops)
 
     def _take_in(self, message: m.RowsFound | m.TierChanged) -> None:
@@ -334,7 +334,7 @@ class CacheMetaActor(Worker):
             else:
                 self._set_alive(entry.id, entry)
             if entry.id == "models" and not entry.is_up:
-                self._index.hurry()  # the node is stopping, or no sequence is continued soon
+                self._index.queue_late_tails()  # no sequence is continued soon
                 self._pump()
             if entry.id in ("writer", "ram_tier"):
                 self._pump()
@@ -353,7 +353,7 @@ class CacheMetaActor(Worker):
         dead = [one for one in self._holders if actor_of(one) == child and one != alive]
         for holder in dead:
             self._holders.discard(holder)
-            self._dispose(self._index.holder_died(holder))
+            self._dispose(self._index.holder_exited(holder))
         if self._alive.get(child) != alive:
             self._copies.process_ended(child)
         self._alive[child] = alive

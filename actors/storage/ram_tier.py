@@ -19,8 +19,8 @@ from actors.storage.tier_worker import TierWorker, batches
 from cache.answers import RAM
 from cache.arena import ArenaReader, scan_arena
 from cache.filesystem import PosixFilesystem
+from cache.finish_keys import ends_in
 from cache.text_marks import marks_in
-from cache.tips import ends_in
 
 if TYPE_CHECKING:
     from supervision import Address

@@ -81,7 +81,7 @@ class RowImport:
                 used = now - row.age_s
                 evicted += self._index.adopt(now, found.tier, request, row.location, used)
                 if row.ends:
-                    self._index.learn(used, request, row.ends)
+                    self._index.add_finish_keys(used, request, row.ends)
                 if row.marks and self._marks is not None:
                     self._marks.adopt(row.parent, row.start, row.tokens, row.marks)
             now = time.monotonic()

@@ -79,7 +79,7 @@ class TierCopies:
         elif failed.refused_by is not None and failed.refused_by in self._written:
             self._written.refused(now, failed.refused_by, failed.detail)
             if failed.refused_by == failed.tier:
-                self._index.want(failed.key)
+                self._index.requeue(failed.key)
 
     def drop_bad(self, tier: str, key: bytes) -> None:
         """A copy of a row failed its checks: it is found no more, and its place is free."""

@@ -22,10 +22,10 @@ from actors import messages as m
 from actors.storage.tier_worker import batches
 from cache.errors import CacheError, TierUnavailable
 from cache.filesystem import LOCK_FILE, Filesystem, lock_directory
+from cache.finish_keys import ends_in
 from cache.publish import delete_row, probe, quarantine_row
 from cache.scan import DirectoryScan
 from cache.text_marks import marks_in
-from cache.tips import ends_in
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0

@@ -31,7 +31,7 @@ from typing import Any, Final
 
 from actors.text.chat_request import Chat
 from actors.text.chat_template import ChatTemplate, TemplateFailed
-from native.backend import Backend
+from native.backend import Vocabulary
 
 _PRIVATE: Final = (0xF0000, 0x100000, 0xE000)
 """Starts of Unicode's private areas."""
@@ -56,7 +56,7 @@ class ControlTokens:
         self.firsts = frozenset(text[0] for text in self.ids)
 
     @classmethod
-    def of(cls, backend: Backend) -> ControlTokens:
+    def of(cls, backend: Vocabulary) -> ControlTokens:
         """Find them without a call per token: halves of the vocabulary that show nothing more."""
         found: dict[str, int] = {}
 
@@ -126,7 +126,7 @@ def render_chat(template: ChatTemplate, chat: Chat, control: ControlTokens) -> P
 
 
 def prompt_tokens(
-    backend: Backend, prompt: Prompt, control: ControlTokens, start: int = 0
+    backend: Vocabulary, prompt: Prompt, control: ControlTokens, start: int = 0
 ) -> list[int]:
     """The tokens of a rendered conversation, with one BOS at most.
 
@@ -145,7 +145,7 @@ def prompt_tokens(
     return _marked_tokens(backend, prompt, control, tokens)
 
 
-def has_bos(backend: Backend, text: str) -> bool:
+def has_bos(backend: Vocabulary, text: str) -> bool:
     """Whether a text begins with the token that begins texts, as it is written."""
     bos = backend.info.bos_token
     begins = b"" if bos is None else backend.piece(bos, special=True)
@@ -153,7 +153,7 @@ def has_bos(backend: Backend, text: str) -> bool:
 
 
 def _marked_tokens(
-    backend: Backend, prompt: Prompt, control: ControlTokens, tokens: list[int]
+    backend: Vocabulary, prompt: Prompt, control: ControlTokens, tokens: list[int]
 ) -> list[int]:
     if not prompt.forged:
         return tokens + backend.tokenize(prompt.text, add_special=False, parse_special=True)
@@ -166,7 +166,7 @@ def _marked_tokens(
     return tokens + _plain(backend, prompt.text[at:])
 
 
-def _plain(backend: Backend, text: str) -> list[int]:
+def _plain(backend: Vocabulary, text: str) -> list[int]:
     return backend.tokenize(text, add_special=False) if text else []
 
 

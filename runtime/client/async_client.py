@@ -4,7 +4,8 @@
 returns what its docstring in ``Client`` describes, takes the same arguments and raises the same
 errors.
 
-No method blocks the loop, and none needs a thread: all requests wait at one descriptor of the loop.
+No method blocks the loop, and no request needs a thread: all wait at one descriptor of the loop.
+(``tree(vitals=True)`` reads ``/proc`` on a thread of the loop's executor, for some milliseconds.)
 Cancelling the task that waits for a completion, or leaving a stream, cancels the request in the
 node, whatever it is doing. Cancelling any other question only ends the wait for its answer.
 """

@@ -11,12 +11,7 @@ from runtime import errors
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.settings import arguments
-from runtime.settings.config import ModelConfig, backend_kind, check_model_id
-from runtime.settings.load_options import model_params
-from runtime.settings.markers import KEYS as MARKER_KEYS
-from runtime.settings.markers import markers_from
-from runtime.settings.template_settings import KEYS as TEMPLATE_KEYS
-from runtime.settings.template_settings import template_from
+from runtime.settings.config import ModelConfig, check_model_id, model_config
 from runtime.settings.user_paths import user_path
 
 
@@ -33,19 +28,11 @@ def config_of(
             )
         return with_whole_path(source, f"load({model!r})")
     options = {name: arguments.plain(value) for name, value in options.items() if value is not None}
-    backend = backend_kind(arguments.text("backend", options.get("backend", "llama")))
     if model == EMBEDDED_MODEL_ID and source is None:
         source = embedded_model_path()
     if source is None:
         raise errors.InvalidRequest(f"load({model!r}) needs the path of a GGUF file")
-    path = arguments.path("path", source)
-    markers = markers_from(options, f"load({model!r})")
-    template = template_from(options, f"load({model!r})")
-    taken = (*MARKER_KEYS, *TEMPLATE_KEYS, "backend")
-    options = {key: value for key, value in options.items() if key not in taken}
-    params = model_params(options, f"load({model!r})")
-    config = ModelConfig(str(path), params, backend, markers, template)
-    return with_whole_path(config, f"load({model!r})")
+    return model_config({**options, "path": arguments.path("path", source)}, f"load({model!r})")
 
 
 def config_of_start(model: str, value: object) -> ModelConfig:

@@ -14,7 +14,7 @@ START_TIMEOUT_S: Final = 30.0
 
 
 def spawn(config: RuntimeConfig) -> LaunchedNode:
-    """Run the launcher; returns when the tree is up, raises with its own words when it is not."""
+    """Run the launcher; returns when the tree is up, raises its error when it is not."""
 
     def command(settings_fd: int, ready_fd: int, parent_fd: int) -> list[str]:
         fds = ["--config-fd", str(settings_fd), "--ready-fd", str(ready_fd)]
@@ -27,5 +27,5 @@ def spawn(config: RuntimeConfig) -> LaunchedNode:
             timeout_s=START_TIMEOUT_S,
             quiet=config.log_file is None,
         )
-    except LauncherSaid as said:
-        raise errors.NodeStartFailed(said.why, said.kind) from said
+    except LauncherSaid as error:
+        raise errors.NodeStartFailed(error.why, error.kind) from error

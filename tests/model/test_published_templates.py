@@ -98,7 +98,7 @@ def test_every_published_template_is_in_the_table(templates: dict[str, Path]) ->
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
-def test_a_template_does_with_each_conversation_what_the_table_says(
+def test_a_template_treats_each_conversation_as_in_the_table(
     name: str, templates: dict[str, Path]
 ) -> None:
     source = templates[name].read_text(encoding="utf-8")

@@ -196,7 +196,7 @@ def stop_tokens(outcome: Outcome, n_visible: int) -> int:
         backend.close()
 
 
-def test_nobody_gets_the_tokens_of_a_conversation_by_writing_its_template(odd_seed: int) -> None:
+def test_the_tokens_of_a_conversation_cannot_be_had_by_writing_its_template(odd_seed: int) -> None:
     """The text of two turns, written by a user into one, renders alike and is read otherwise."""
     talk = Conversation()
     user = {"role": "user", "content": PROMPT}

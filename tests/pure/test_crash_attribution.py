@@ -35,7 +35,7 @@ def crash_with(lane: Lane, *digests: bytes, now: float = 0.0) -> Verdict:
     return lane.crashed(ids, now)
 
 
-def test_without_suspects_everyone_is_let_in_at_once() -> None:
+def test_without_suspects_every_request_is_admitted_at_once() -> None:
     lane = Lane()
     assert [lane.arrive(str(n), None, 0.0) for n in range(3)] == [("0",), ("1",), ("2",)]
     assert lane.due() is None
@@ -52,7 +52,7 @@ def test_a_suspect_runs_alone_and_is_exonerated_when_it_ends() -> None:
     assert len(lane.sheet) == 0
 
 
-def test_the_second_crash_makes_it_poisonous_and_charges_no_other() -> None:
+def test_the_second_crash_makes_its_request_poisonous_and_no_other() -> None:
     lane = Lane()
     crash_with(lane, A, B)
     lane.arrive("a", A, 1.0)
@@ -79,7 +79,7 @@ def test_a_suspect_that_is_cancelled_stays_a_suspect() -> None:
     assert lane.sheet.crashes(A, 2.0) == 1
 
 
-def test_a_suspect_waits_for_those_that_run_but_not_for_ever() -> None:
+def test_a_suspect_waits_for_running_requests_but_not_without_limit() -> None:
     lane = Lane()
     crash_with(lane, A)
     assert lane.arrive("long", B, 1.0) == ("long",)
@@ -90,7 +90,7 @@ def test_a_suspect_waits_for_those_that_run_but_not_for_ever() -> None:
     assert lane.tick(1.0 + DRAIN_S) == ("a",)
 
 
-def test_no_request_waits_longer_than_so_long_for_a_suspect() -> None:
+def test_no_request_waits_longer_than_the_limit_for_a_suspect() -> None:
     lane = Lane()
     crash_with(lane, A)
     lane.arrive("a", A, 1.0)
@@ -109,7 +109,7 @@ def test_a_request_that_leaves_while_held_makes_room_for_the_next() -> None:
     assert lane.ended("a", 1.5) == ("c",)
 
 
-def test_charges_and_verdicts_are_forgotten_in_time() -> None:
+def test_charges_and_verdicts_expire() -> None:
     sheet = ChargeSheet()
     sheet.charge(A, 0.0)
     assert sheet.crashes(A, SUSPECT_FOR_S - 1) == 1
@@ -123,7 +123,7 @@ def test_charges_and_verdicts_are_forgotten_in_time() -> None:
 
 
 @given(st.lists(st.sampled_from([bytes([n]) for n in range(12)]), max_size=60))
-def test_the_sheet_is_bounded_and_gives_up_suspects_before_verdicts(charged: list[bytes]) -> None:
+def test_the_record_is_bounded_and_drops_suspects_before_verdicts(charged: list[bytes]) -> None:
     sheet = ChargeSheet(limit=4)
     for digest in charged:
         before = sheet.counts()[1]
@@ -132,7 +132,7 @@ def test_the_sheet_is_bounded_and_gives_up_suspects_before_verdicts(charged: lis
         assert sheet.counts()[1] >= min(before, 4)
 
 
-def test_after_one_sigkill_all_go_on_together_and_after_the_second_alone() -> None:
+def test_after_one_sigkill_all_resume_together_and_after_the_second_alone() -> None:
     lane = Lane()
     for one in "ab":
         lane.arrive(one, None, 0.0)
@@ -146,7 +146,7 @@ def test_after_one_sigkill_all_go_on_together_and_after_the_second_alone() -> No
     assert lane.arrive("b", B, 3.0) == ()
 
 
-def test_a_suspect_that_got_beyond_the_crash_is_cleared_and_no_longer_alone() -> None:
+def test_a_request_that_got_beyond_the_crash_is_cleared_and_no_longer_alone() -> None:
     lane = Lane()
     crash_with(lane, A, B)
     assert lane.arrive("a", A, 1.0) == ("a",)
@@ -158,7 +158,7 @@ def test_a_suspect_that_got_beyond_the_crash_is_cleared_and_no_longer_alone() ->
     assert lane.crashed({"a": A, "b": B}, 1.2).poisonous == ("b",)
 
 
-def test_a_suspect_that_got_beyond_the_crash_after_a_cancel_stays_one() -> None:
+def test_a_request_proved_after_an_interruption_stays_a_suspect() -> None:
     lane = Lane()
     crash_with(lane, A)
     lane.arrive("a", A, 1.0)
@@ -167,7 +167,7 @@ def test_a_suspect_that_got_beyond_the_crash_after_a_cancel_stays_one() -> None:
     assert lane.sheet.crashes(A, 1.1) == 1
 
 
-def test_what_had_run_for_long_is_cleared_of_earlier_crashes() -> None:
+def test_a_request_that_has_run_for_long_is_no_suspect_of_earlier_crashes() -> None:
     lane = Lane()
     now = 0.0
     for _ in range(6):
@@ -239,7 +239,7 @@ DIGESTS = [A, B, C, D, b"e" * 32, b"f" * 32]
 
 @examples(300)
 @given(st.data(), st.frozensets(st.sampled_from(DIGESTS), max_size=3))
-def test_the_poisonous_are_found_and_the_others_complete(
+def test_poisonous_requests_are_found_and_the_others_complete(
     data: st.DataObject, poisons: frozenset[bytes]
 ) -> None:
     """Whatever arrives, ends and crashes in whatever order, within the bounds of time."""
@@ -269,7 +269,7 @@ def test_the_poisonous_are_found_and_the_others_complete(
 
 @examples(200)
 @given(st.lists(st.tuples(st.sampled_from(DIGESTS), st.floats(0.0, 20.0)), max_size=12))
-def test_no_request_waits_without_end_even_if_none_ends(
+def test_no_request_waits_without_limit_even_if_nothing_ends(
     arrivals: list[tuple[bytes, float]],
 ) -> None:
     lane = Lane()
@@ -288,7 +288,7 @@ def test_no_request_waits_without_end_even_if_none_ends(
     )
 
 
-def test_a_sigkill_counts_half_of_a_crash() -> None:
+def test_a_sigkill_counts_half_as_much_as_a_crash() -> None:
     sheet = ChargeSheet()
     assert not sheet.charge(A, 0.0, KILLED_WEIGHT)
     assert not sheet.charge(A, 1.0)
@@ -296,7 +296,7 @@ def test_a_sigkill_counts_half_of_a_crash() -> None:
     assert [sheet.charge(B, float(n), KILLED_WEIGHT) for n in range(4)] == [False] * 3 + [True]
 
 
-def test_a_refusal_names_how_the_process_ended() -> None:
+def test_a_verdict_names_how_the_process_ended() -> None:
     """A kill for lack of memory is not blamed on llama.cpp or the model file."""
     lane = Lane()
     killed = "killed by the kernel for lack of memory (limit 700 MiB of control group /x)"

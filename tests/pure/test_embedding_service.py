@@ -104,7 +104,7 @@ def test_a_request_bigger_than_a_message_is_read(desk: Desk) -> None:
         (["fits", "x" * 2048], {}, m.FailReason.PROMPT_TOO_LONG),
     ],
 )
-def test_what_cannot_be_embedded_is_refused_and_the_next_is_served(
+def test_what_cannot_be_embedded_is_refused_and_the_service_continues(
     desk: Desk, inputs: object, options: dict[str, object], reason: m.FailReason
 ) -> None:
     _, answer = desk.embed(inputs, **options)
@@ -138,7 +138,7 @@ def test_a_crowd_is_refused_with_a_reason(desk: Desk, monkeypatch: pytest.Monkey
     assert answer.reason is m.FailReason.OVERLOADED
 
 
-def test_a_machine_without_a_gpu_is_reported(desk: Desk) -> None:
+def test_without_a_gpu_vram_is_refused_as_no_gpu(desk: Desk) -> None:
     desk.desk.ask(m.ReportVram("v"), "caller")
     answer = desk.sent.get(timeout=60)
     assert isinstance(answer, m.NoVram)
@@ -153,7 +153,7 @@ def test_gpu_memory_is_summed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> No
     assert desk.sent.get(timeout=60) == m.VramReported("v", 30, 300, gpus)
 
 
-def test_memory_is_freed_when_no_text_comes(desk: Desk) -> None:
+def test_memory_is_freed_when_no_request_comes(desk: Desk) -> None:
     desk.desk = EmbeddingService(
         desk.backend, lambda _, message: desk.sent.put(message), rest_after_s=0.02
     )
@@ -163,7 +163,7 @@ def test_memory_is_freed_when_no_text_comes(desk: Desk) -> None:
     assert isinstance(desk.embed(["one"])[1], m.Embedded)
 
 
-def test_what_waits_when_the_model_is_unloaded_is_refused() -> None:
+def test_a_caller_waiting_when_the_model_is_unloaded_gets_an_error() -> None:
     desk = Desk()
     desk.embed(["one"])
     desk.desk.close(m.FailReason.MODEL_UNLOADED, "it is being unloaded")

@@ -21,7 +21,7 @@ def keeper() -> Iterator[JournalKeeper]:
     made.close()
 
 
-def test_a_fresh_journal_shows_that_nothing_has_started(keeper: JournalKeeper) -> None:
+def test_a_fresh_journal_has_no_start(keeper: JournalKeeper) -> None:
     assert keeper.read() == Noted()
     assert keeper.n_accepted() == 0
 

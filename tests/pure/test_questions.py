@@ -68,7 +68,7 @@ def test_only_changes_of_adapters_are_not_repeated() -> None:
     assert changes == {m.LoadAdapter, m.UnloadAdapter, m.SetAdapterScale}
 
 
-def test_questions_differ_by_what_is_asked_and_not_by_their_ref() -> None:
+def test_questions_differ_by_their_content_and_not_by_their_sender() -> None:
     digests = [digest_of(m.Ask("model", one)) for one in QUESTIONS]
     assert None not in digests
     assert len(set(digests)) == len(QUESTIONS)

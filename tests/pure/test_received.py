@@ -73,7 +73,7 @@ def _new_text(received: Received, event: m.TokensDelivered) -> str:
     return new.text
 
 
-def test_the_last_words_of_a_dead_process_may_come_after_the_next_one_has_begun() -> None:
+def test_events_of_an_ended_process_may_arrive_after_the_next_one_has_begun() -> None:
     received = Received()
     old = events_of([0, 1, 3, 4], "", [1, 1, 1, 1])
     new = events_of([0, 1, 3, 4, 5], "", [3, 1, 1])

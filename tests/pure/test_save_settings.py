@@ -8,7 +8,6 @@ import pytest
 
 from cache.policy import SAVE_ALL
 from runtime.errors import ConfigError
-from runtime.settings.cache_policy import KEYS
 from runtime.settings.config import RuntimeConfig, from_mapping, to_mapping
 
 pytestmark = pytest.mark.pure
@@ -64,7 +63,3 @@ def test_the_tables_beside_it_reach_the_policy_and_come_back() -> None:
 def test_a_wrong_setting_is_named(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         from_mapping(settings)
-
-
-def test_every_key_is_a_field_of_the_policy() -> None:
-    assert all(hasattr(SAVE_ALL, key) for key in KEYS)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.pure
 # ── handles ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_request_is_cancelled_once_however_many_threads_cancel_it() -> None:
+def test_a_request_is_cancelled_once_however_often_and_by_whichever_caller() -> None:
     sent: list[str] = []
     handle = RequestHandle(sent.append)
     handle.accepted("one")
@@ -48,7 +48,7 @@ def test_a_request_that_is_not_accepted_yet_is_cancelled_when_it_is() -> None:
     assert handle.request_id == "second"
 
 
-def test_cancelling_at_a_node_that_is_gone_raises_nothing() -> None:
+def test_closing_a_stream_of_a_node_that_is_gone_raises_nothing() -> None:
     def send(_: str) -> None:
         raise NodeRestarted("node")
 

@@ -56,7 +56,9 @@ def test_a_model_gets_a_template_by_text_or_by_file(tmp_path: Path) -> None:
         ({"chat_template_file": "~no-such-user/f"}, "chat_template_file", "no such user"),
     ],
 )
-def test_a_wrong_template_says_what_is_wrong(options: dict[str, Any], key: str, words: str) -> None:
+def test_the_error_of_a_wrong_template_names_the_mistake(
+    options: dict[str, Any], key: str, words: str
+) -> None:
     with pytest.raises(ConfigError, match=words) as refused:
         template_from(options, "models.m")
     assert refused.value.key == f"models.m.{key}"

@@ -1,4 +1,4 @@
-"""Values that make no sense somewhere, and every public method with arguments that do."""
+"""Invalid values of every kind, and every public method with valid arguments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY: Final = "ab" * 32
 
 
 class _Hostile:
-    """Raises wherever Python asks it anything."""
+    """An object whose every special method raises."""
 
     def __len__(self) -> int:
         raise RuntimeError("no length")

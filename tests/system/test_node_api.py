@@ -286,7 +286,7 @@ def test_unloading_ends_running_requests_with_a_reason(stub_node: Node) -> None:
     assert stream.end() == [errors.ModelUnloaded]
 
 
-def test_attaching_to_nothing_says_how_to_start_a_node(tmp_path: Path) -> None:
+def test_attaching_without_a_node_raises_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(errors.NodeNotRunning, match="runtime serve"):
         Node.attach(45_999, runtime_dir=tmp_path)
 

@@ -258,7 +258,7 @@ def test_what_is_wrong_is_named_with_what_is_expected(
         node.complete("stub", "x", **options)
 
 
-def test_a_node_that_is_closed_says_so(node: Node) -> None:
+def test_a_closed_node_raises_that_it_is_closed(node: Node) -> None:
     directory = node.connection._router.folder.path.parent
     with Node.attach(node.port, runtime_dir=directory) as closed:
         stream = closed.stream("stub", "x", max_tokens=2)

@@ -9,7 +9,7 @@ import pytest
 
 from actors import messages as m
 from runtime import Node
-from runtime.cli.cache.online import CacheTender
+from runtime.cli.cache.online import OnlineCacheAdmin
 from supervision.messages import new_ref
 from tests.support.runtime_nodes import LeakCheck, started
 
@@ -42,7 +42,7 @@ def test_each_tier_answers_where_its_rows_lie(node: Node) -> None:
     assert isinstance(ram, m.TierDescribed)
     assert (ram.tier, ram.directory) == ("ram", None)
     assert ram.arena is not None
-    tender = CacheTender(node.client, {})
+    tender = OnlineCacheAdmin(node.client, {})
     try:
         assert tender.directories == {"disk": disk.directory}
         assert tender.namespaces() == []
