@@ -1,1 +1,1 @@
-"""Benchmarks: what the actors and the cache cost, always against a bare peer in the same run."""
+"""Benchmarks of the actors and the cache, each against a bare peer in the same run."""

@@ -51,7 +51,7 @@ def main(quick: bool, model: Path | None = None) -> list[Figure]:
 
 
 def _with_sequences(subject: Subject, n_seq: int, n_ctx: int) -> Subject:
-    """The same model with room for every agent, should each need all of its cells."""
+    """The same model with room for every agent, in case each needs all of its cells."""
     params = replace(subject.params, n_seq_max=n_seq, n_ctx=n_ctx)
     return Subject(subject.name, subject.path, params)
 
@@ -68,7 +68,7 @@ def _measure(
     n_pairs = QUICK_PAIRS if quick else PAIRS
     together: list[float] = []
     in_turn: list[float] = []
-    node.complete(MODEL_ID, random_prompt(facts, 32, 1), max_tokens=1)  # pays for the first one
+    node.complete(MODEL_ID, random_prompt(facts, 32, 1), max_tokens=1)  # warm-up: not measured
     for number in range(n_pairs):
         progress.share(number / n_pairs)
         seeds = range(10_000 * (number + 1), 10_000 * (number + 1) + 2 * (n_agents + 1))

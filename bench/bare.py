@@ -1,7 +1,7 @@
 """The peer: the same wrapper around llama.cpp, in a process of its own, without any actor.
 
-One child process per ``BareModel``, so that a crash of llama.cpp ends no benchmark silently and
-nothing of it runs in the process that keeps time for the actors. Times are taken in the child.
+One child process per ``BareModel``, so that a crash of llama.cpp does not end a benchmark silently
+and nothing of it runs in the process that times the actors. Times are measured in the child.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SWEEP_BYTES = 128 << 20
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a benchmark must know of the model to write prompts."""
+    """The facts of a model that a benchmark needs to write prompts."""
 
     n_vocab: int
     eog_tokens: frozenset[int]
@@ -67,7 +67,7 @@ class BareModel:
         return self._call(_Child.fill, list(tokens))
 
     def decode_last(self) -> float:
-        """Take the last filled token out and decode it again, with sampling."""
+        """Remove the last filled token and decode it again, with sampling."""
         return self._call(_Child.decode_last)
 
     def generate(self, prompt: Sequence[int], n_tokens: int, params: SamplingParams) -> Generated:
@@ -81,13 +81,13 @@ class BareModel:
     def keep_repeated(self, n_tokens: int) -> int:
         """Like ``keep_blocks``, for a sequence whose every block is a copy of the first filled one.
 
-        What a block contains does not matter to the time that restoring it takes, and computing
+        The content of a block does not change the time that restoring it takes, and computing
         long prompts takes minutes.
         """
         return self._call(_Child.keep_repeated, n_tokens)
 
     def memory_use(self) -> MemoryUse:
-        """Bytes that llama.cpp says it has allocated."""
+        """Bytes that llama.cpp reports as allocated."""
         return self._call(_Child.memory_use)
 
     def restore(self, *, fresh: bool) -> float:
@@ -113,7 +113,7 @@ class BareModel:
 
 
 class _Child:
-    """What lives in the child process."""
+    """The part in the child process."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -236,7 +236,7 @@ class _Child:
             return 1e3 * (time.perf_counter() - started)
 
     def _sweep(self) -> None:
-        """Push everything else out of the CPU's caches, so that no order of runs is favoured."""
+        """Fill the CPU's caches with other data, so that no order of runs is favoured."""
         if not self._swept:
             self._swept = bytearray(b"\1") * _SWEEP_BYTES
         self._swept.count(0)

@@ -1,4 +1,4 @@
-"""What a conversation writes and keeps: bytes of twenty turns over the bytes of its final state.
+"""Bytes that a conversation writes and keeps: twenty turns over the bytes of its final state.
 
 Each turn sends the whole text so far and some new tokens, as stateless clients do, and a reply is
 generated. The final state is every token of the conversation once. A cache of whole prefixes writes
@@ -6,12 +6,12 @@ the sum over all turns, which is stated for comparison.
 
 Three times: turns that follow at once, as an agent's do; with a pause after each that is longer
 than the delay after which the end of a reply is stored in RAM, as a person's are; and with pauses
-that are longer than the delay of files, too (what waits is written after each turn, as after such a
-pause).
+that are longer than the delay of files, too (delayed rows are written after each turn, as they
+would be in such a pause).
 
-Bytes *written* are what the model copied into the arena, and the writer into files. Bytes *kept*
-are what the arena and the directory hold, after all that waited was written and after a stop; they
-are compared with those of a node that was given the same text in one prompt.
+Bytes *written* were copied by the model into the arena, and by the writer into files. Bytes *kept*
+are in the arena and the directory after all delayed rows were written and the node was stopped;
+they are compared with those of a node that read the same text in one prompt.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _talk(
 
 
 def _at_once(subject: Subject, text: list[int]) -> Kept:
-    """What a node keeps that reads the same text in one prompt; its last token was never read."""
+    """Bytes kept by a node that reads the same text in one prompt, without its last token."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         with node_for_measuring(Path(folder)) as node:
             _load(node, subject)

@@ -1,6 +1,6 @@
-"""What the cache index costs: memory a row, lookups among many rows, taking rows in after a start.
+"""The cache index: memory per row, lookups among many rows, adopting rows after a start.
 
-The index is measured in a process of its own, so that its memory is all that grows there: resident
+The index is measured in a process of its own, so that nothing else grows there: resident
 memory before and after, keys and tokens included. The rescan runs the real actors over real files:
 heads and sizes as in use, payloads as holes, because a scan does not read them.
 """
@@ -69,7 +69,7 @@ def main(quick: bool, model: Path | None = None) -> list[Figure]:
 
 
 def _apart(measure: Callable[[int], list[Figure]], rows: int) -> list[Figure]:
-    """In a fresh process, whose memory nothing else has touched."""
+    """Run in a fresh process, which has allocated nothing else."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(measure, rows).result()
@@ -194,7 +194,7 @@ def _resident_bytes() -> int:
 
 
 def _rescan(files: int) -> list[Figure]:
-    """Start a tier and cache_meta over a full directory; ask for prompts while it is taken in."""
+    """Start a tier and cache_meta over a full directory; look prompts up during the scan."""
     variant = f"rescan of {files:,} files"
     with tempfile.TemporaryDirectory(prefix="bench-index-") as folder:
         root = Path(folder) / "rows"

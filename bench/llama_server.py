@@ -1,8 +1,8 @@
-"""One llama-server of our own build, on a free loopback port, in a process that we end by its id.
+"""One llama-server built by ``bench.peers``, on a free loopback port, ended by its process id.
 
-It gets what makes it comparable, the same model, threads, batch, context, KV types, flash attention
-and unified KV, and otherwise its own defaults, which are the best it has for these tasks: prompts
-reuse what their slot holds, 8 GiB of host memory keep the KV of idle slots, and warm-up is on.
+It has the same model, threads, batch, context, KV types, flash attention and unified KV as the
+node, and otherwise its own defaults, which are its best ones for these tasks: prompts reuse the KV
+of their slot, 8 GiB of host memory keep the KV of idle slots, and warm-up is on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OK = 200
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server said to one prompt, and how long the client waited for all of it."""
+    """The server's reply to one prompt, and how long the client waited for all of it."""
 
     milliseconds: float
     n_generated: int
@@ -99,23 +99,23 @@ class LlamaServer:
             "ignore_eos": True,
         }
         began = time.perf_counter()
-        said = self._post("/completion", body)
+        reply = self._post("/completion", body)
         taken = 1e3 * (time.perf_counter() - began)
-        return Answer(taken, int(said["tokens_predicted"]), int(said["timings"]["cache_n"]))
+        return Answer(taken, int(reply["tokens_predicted"]), int(reply["timings"]["cache_n"]))
 
     def save_slot(self, slot: int, name: str) -> None:
-        """Write a slot's state to a file. An empty slot would write one, too: PeersFailed."""
-        said = self._post(f"/slots/{slot}?action=save", {"filename": name})
-        if int(said["n_saved"]) < 1:
-            raise PeersFailed(f"llama-server saved nothing: {said}")
+        """Write a slot's state to a file. PeersFailed if the slot is empty."""
+        reply = self._post(f"/slots/{slot}?action=save", {"filename": name})
+        if int(reply["n_saved"]) < 1:
+            raise PeersFailed(f"llama-server saved nothing: {reply}")
 
     def restore_slot(self, slot: int, name: str) -> float:
         """Read a slot's state from a file; milliseconds."""
         began = time.perf_counter()
-        said = self._post(f"/slots/{slot}?action=restore", {"filename": name})
+        reply = self._post(f"/slots/{slot}?action=restore", {"filename": name})
         taken = 1e3 * (time.perf_counter() - began)
-        if int(said["n_restored"]) < 1:
-            raise PeersFailed(f"llama-server restored nothing: {said}")
+        if int(reply["n_restored"]) < 1:
+            raise PeersFailed(f"llama-server restored nothing: {reply}")
         return taken
 
     def stop(self) -> None:
@@ -146,10 +146,10 @@ class LlamaServer:
             raise PeersFailed("llama-server did not start:\n" + "\n".join(tail))
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        status, said = self._ask("POST", path, json.dumps(body).encode())
+        status, reply = self._ask("POST", path, json.dumps(body).encode())
         if status != _OK:
-            raise PeersFailed(f"llama-server answered {status} to {path}: {said[:300]!r}")
-        found: dict[str, Any] = json.loads(said)
+            raise PeersFailed(f"llama-server answered {status} to {path}: {reply[:300]!r}")
+        found: dict[str, Any] = json.loads(reply)
         return found
 
     def _ask(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:

@@ -2,10 +2,10 @@
 
 The models are the 1.1B shape and one with 2 KiB of KV per token, in a context of 17,408 cells. The
 node computes one long prompt and then hits its beginnings, all from one tier because it keeps no
-sequences. The bare wrapper restores copies of one block, which takes the same time.
+idle sequences. The bare wrapper restores copies of one block, which takes the same time.
 
-From disk, the page cache is warm or cold. Cold: every file was synced and its pages were given back
-to the kernel; ``mincore`` then says how much was resident all the same, and the note repeats it.
+From disk, the page cache is warm or cold. Cold: every file was synced and its pages were dropped
+from the page cache; the note has the share that ``mincore`` still reports as resident.
 A cold page cache of a virtual machine may still be warm in its host.
 """
 
@@ -132,7 +132,7 @@ def _hit(node: Node, prompt: list[int], source: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """As many rows as a restore reads, but any of them: which does not matter to reading them."""
+    """As many rows as a restore reads; which ones makes no difference for reading."""
 
     paths: tuple[Path, ...]
     every: tuple[Path, ...]
@@ -154,7 +154,7 @@ class _Files:
         return 1e3 * (time.perf_counter() - began)
 
     def drop(self) -> float:
-        """Let the kernel forget all pages; the share that it kept all the same."""
+        """Drop all pages from the page cache; returns the share that is still resident."""
         resident = total = 0
         for path in self.every:
             with path.open("rb") as file:
@@ -189,7 +189,7 @@ def _from_disk(
             files = _rows(where / "cache", n_tokens)
             into = bytearray(files.n_bytes)
             files.read(into)
-            _hit(node, prompt[:n_tokens], "disk")  # the first one opens what later ones have open
+            _hit(node, prompt[:n_tokens], "disk")  # the first one opens files that stay open
             for warm in (True, False):
                 ours: list[float] = []
                 theirs: list[float] = []

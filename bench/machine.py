@@ -1,4 +1,4 @@
-"""Names this machine by what it is, and the code by its commit; never a host name."""
+"""Names this machine by its CPU, and the code by its commit; never a host name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def commit() -> str:
 
 
 def load_average() -> float:
-    """Processes that wanted to run during the last minute; before a run it should be near 0."""
+    """Runnable processes during the last minute; before a run it should be near 0."""
     return float(Path("/proc/loadavg").read_text(encoding="ascii").split()[0])
 
 

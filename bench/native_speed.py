@@ -1,9 +1,9 @@
 """Tokens per second beside llama.cpp's own benchmarks, built from the same source.
 
 Decoding of 1, 4 and 8 sequences over llama-batched-bench, which decodes fixed numbers of tokens and
-samples nothing; prefill over llama-bench. Ours is a whole node: it samples, streams every token to
-the host and saves every block. Ours of decoding is counted in the span in which all streams are
-under way.
+samples nothing; prefill over llama-bench. The side measured here is a whole node: it samples,
+streams every token to the host and saves every block. Its decoding is measured while all streams
+are running.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _batched_bench(subject: Subject, plan: _Plan) -> dict[int, float]:
     """Tokens per second of all sequences together, by their number.
 
     The program logs from a thread that it does not wait for when it ends, so its last lines can be
-    missing: what is missing is measured again.
+    missing: those are measured again.
     """
     found: dict[int, float] = {}
     for _ in range(_TRIES):
@@ -161,7 +161,7 @@ def _batched_bench(subject: Subject, plan: _Plan) -> dict[int, float]:
 
 
 def _streams(node: Node, prompts: Sequence[list[int]], n_tokens: int) -> float:
-    """Tokens per second of all streams while all of them are under way."""
+    """Tokens per second of all streams while all of them are running."""
     for prompt in prompts:
         node.complete(MODEL_ID, prompt, max_tokens=1)  # decoding alone is what is measured
     wait_until_persisted(node)

@@ -1,4 +1,4 @@
-"""What an idle node costs: the time to start and stop it, and the memory of each of its processes.
+"""An idle node: the time to start and stop it, and the memory of each of its processes.
 
 Memory is PSS: private pages, and of shared pages the share of each process. The actors are forked
 from one process, so most of their pages are shared and RSS would count them many times.
@@ -64,17 +64,17 @@ def main(quick: bool, model: Path | None = None) -> list[Figure]:
         Figure(NAME, "no model", "pss_all_mib", _mib(total), "MiB", 1, f"{len(memory)} processes"),
     ]
     figures += [
-        Figure(NAME, "no model", f"pss_mib {who}", _mib(n_bytes), "MiB", 1)
-        for who, n_bytes in memory.items()
+        Figure(NAME, "no model", f"pss_mib {process}", _mib(n_bytes), "MiB", 1)
+        for process, n_bytes in memory.items()
     ]
     return figures + _model_memory(quick, model)
 
 
 def _model_memory(quick: bool, model: Path | None) -> list[Figure]:
-    """What an idle model process has beside its weights and its KV, after one request.
+    """Memory of an idle model process beside its weights and its KV, after one request.
 
-    The model is read, not mapped: weights that llama.cpp repacks for the CPU are then no different
-    from others, all of them are private memory, as large as llama.cpp says.
+    The model is read, not mapped: all weights, also those that llama.cpp repacks for the CPU, are
+    private memory then, of the size that llama.cpp reports.
     """
     figures: list[Figure] = []
     for subject in subjects(quick=quick, model=model):

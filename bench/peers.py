@@ -1,10 +1,10 @@
 """Builds llama-server, llama-bench and llama-batched-bench: ``python -m bench.peers``.
 
-They come from the archive that ``native/llama.lock`` pins, verified as for our own build, with the
-compile flags of ``native/CMakeLists.txt``. Everything lies below ``build/peers`` (ignored by git).
-About ten minutes of one core the first time, nothing when they are there. The web interface is left
-out and nothing is fetched. Environment, as in our own build: ``LLAMA_CPP_SOURCE_DIR`` and
-``LLAMA_ACTORS_CMAKE_ARGS``.
+They come from the archive that ``native/llama.lock`` pins, verified as for the project's own build,
+with the compile flags of ``native/CMakeLists.txt``. Everything is written below ``build/peers``,
+which git ignores. About ten minutes of one core the first time, nothing when they are there. The
+web interface is left out and nothing is fetched. Environment, as in that build:
+``LLAMA_CPP_SOURCE_DIR`` and ``LLAMA_ACTORS_CMAKE_ARGS``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _OPTIONS = {
 
 
 class PeersFailed(RuntimeError):
-    """A peer could not be built or run; the message says where to look."""
+    """A peer could not be built or run; the message names the log."""
 
 
 def program(name: str) -> Path | None:
@@ -105,7 +105,7 @@ def build(n_jobs: int, names: Sequence[str] = PROGRAMS) -> None:
 
 
 def environment() -> Mapping[str, str]:
-    """What a peer's process gets: nothing that would change its settings behind our back."""
+    """The environment of a peer's process, without variables that would change its settings."""
     kept = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
     return {key: os.environ[key] for key in kept if key in os.environ}
 
@@ -117,11 +117,11 @@ def _lines(command: Sequence[str], log: Path) -> Iterator[str]:
     with process:
         yield from process.stdout or ()
     if process.returncode:
-        raise PeersFailed(f"the build of the peers failed; the end of {log} says why")
+        raise PeersFailed(f"the build of the peers failed; see the end of {log}")
 
 
 def _amx_options() -> dict[str, str]:
-    """Compiler flags against AMX where the compiler knows them, as our build tests it."""
+    """Compiler flags against AMX where the compiler has them, as the project's build tests it."""
     flags = _NO_AMX if _accepts(_NO_AMX.split()) else ""
     return {"CMAKE_C_FLAGS": flags, "CMAKE_CXX_FLAGS": flags}
 

@@ -1,4 +1,4 @@
-"""Figures: one per line of the table that people read and of the CSV file that is kept."""
+"""Figures: one per line of the printed table and of the CSV file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Figure:
 def figure(
     benchmark: str, variant: str, metric: str, unit: str, summary: Summary, note: str = ""
 ) -> Figure:
-    """The median, with the range and what else should be known in the note."""
+    """The median, with the range and further remarks in the note."""
     said = "; ".join(part for part in (summary.spread, note) if part)
     return Figure(benchmark, variant, metric, summary.median, unit, summary.runs, said)
 

@@ -1,8 +1,8 @@
 """Restoring a prompt's KV over copying the same bytes.
 
-Three ways to bring the same blocks from shared memory: what a node reports for an exact hit, the
+Three ways to read the same blocks from shared memory: what a node reports for an exact hit, the
 bare wrapper's ``restore_blocks``, and memcpy. The first restore after a model was loaded reads
-pages that its mapping never saw, so first and later ones are told apart, on both sides.
+pages that its mapping has not touched before, so first and later ones are separate, on both sides.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The pause of streams whose model process is killed, over what must happen in it.
+"""The pause of streams whose model process is killed, over the work that it must contain.
 
 Four streams run; their model gets SIGKILL. Each stream's pause is from its last token before to
-its first token after, by its caller's clock. What must happen meanwhile is measured by itself,
-without a crash: loading the model into a fresh process, and bringing four such conversations to
-their next token at once from what is stored (restoring rows, computing what lies behind them).
+its first token after, by its caller's clock. That work is measured separately, without a crash:
+loading the model into a fresh process, and computing the next token of four such conversations at
+once from the stored rows (restoring them, computing the tokens after them).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Stream:
                         return  # leaving it cancels the rest
                     case _:
                         pass
-        except BaseException as error:  # noqa: BLE001 - raised by who started the thread
+        except BaseException as error:  # noqa: BLE001 - raised by the thread's owner
             self.trouble = error
 
 
@@ -123,7 +123,7 @@ def _one_round(
     began = time.perf_counter()
     load(node, subject)
     times["load"].append(1e3 * (time.perf_counter() - began))
-    # What was stored at the kill is what these find; what came later is left out of the prompts.
+    # These find what was stored at the kill; tokens after it are left out of the prompts.
     said = [
         prompt + one.tokens[: one.resumed[0].n_tokens]
         for prompt, one in zip(prompts, streams, strict=True)

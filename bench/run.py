@@ -49,11 +49,11 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         resume,
     )
 }
-BUSY_ABOVE = 0.5  # of a core, before anything of ours runs
+BUSY_ABOVE = 0.5  # of a core, before the benchmark starts anything
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was asked for; results of benchmarks that ended are kept if a later one fails."""
+    """Run the chosen benchmarks; finished results are kept if a later one fails."""
     asked = _parser().parse_args(arguments)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     commit, name = machine.commit(), machine.machine_name()
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load = machine.load_average()
     print(f"{name}, commit {commit}, load average {load:.2f}")
     if load > BUSY_ABOVE and not asked.quick:
-        print("this machine is busy: expect larger spreads, and trust the ratios only")
+        print("this machine is busy: expect larger spreads, and compare only the ratios")
     for benchmark in asked.only or BENCHMARKS:
         figures = BENCHMARKS[benchmark](asked.quick, asked.model)
         append_csv(path, date, commit, figures)

@@ -2,8 +2,8 @@
 
 An exact repeat of a prompt, at once and after a restart; eight requests at once, of distinct
 prompts and of prompts that share 1,024 tokens. Both keep the model loaded all the time, and their
-runs alternate. Both clients wait for the whole answer; where the first token is what is measured,
-no more than that is asked for.
+runs alternate. Both clients wait for the whole answer; where the first token is measured, only
+one token is requested.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _measure(subject: Subject, plan: _Plan) -> list[Figure]:
 
 
 def _first_requests(server: LlamaServer, node: Node, facts: Facts) -> None:
-    """Untimed: what only the first request after a start pays. The last slot takes the server's."""
+    """Untimed: one-time costs of the first request. It takes the server's last slot."""
     tokens = random_prompt(facts, 32, seed=77)
     server.complete(tokens, 2, SLOTS - 1)
     node.complete(MODEL_ID, tokens, max_tokens=2)
@@ -114,7 +114,7 @@ def _repeats(
     plan: _Plan,
     progress: ProgressLine,
 ) -> list[Figure]:
-    """Time to the first token of a prompt that was the last one, too: the best case of a slot."""
+    """Time to the first token of a prompt that was also the one before: the best case of a slot."""
     figures: list[Figure] = []
     for slot, (n_tokens, prompt) in enumerate(prompts.items()):
         progress.share(0.6 + 0.1 * slot)
@@ -140,7 +140,7 @@ def _restarts(
     plan: _Plan,
     progress: ProgressLine,
 ) -> list[Figure]:
-    """The same prompts after both were started anew: its slot files, our disk tier."""
+    """The same prompts after a restart of both: the server's slot files, the node's disk tier."""
     ours: dict[int, list[float]] = defaultdict(list)
     theirs: dict[int, list[float]] = defaultdict(list)
     for number in range(plan.restarts):

@@ -2,11 +2,12 @@
 
 One engine in this process, one request at a time, with and without in turn. What is measured:
 
-- *copies*: the embedded model goes on with a story that it has read three times: it copies some
-  phrases of it. Models with random weights do not copy, so the 1.1B shape gets weights that make it
-  say a loop of 32 tokens at the full cost of a step: what is won at best where everything repeats.
-- *nothing repeats*: a story above temperature 0, and random weights: what lookup costs in vain.
-- what a step costs by its rows, which decides how many guesses pay.
+- *copies*: the embedded model continues a story that its prompt holds three times: it copies some
+  phrases of it. Models with random weights do not copy, so the 1.1B shape gets weights with which
+  it generates a loop of 32 tokens at the full cost of a step: the largest gain, where everything
+  repeats.
+- *nothing repeats*: a story above temperature 0, and random weights: the cost of useless lookups.
+- the cost of a step by its rows, which decides how many guesses are worth checking.
 """
 
 from __future__ import annotations
@@ -102,14 +103,14 @@ def _noise(backend: Backend) -> list[Task]:
 
 
 def _loop(begun: list[int]) -> Task:
-    return Task("copies", begun, SamplingParams(), f"weights that say a loop; {GOAL}")
+    return Task("copies", begun, SamplingParams(), f"weights that generate a loop; {GOAL}")
 
 
 @contextmanager
 def looping(subject: Subject) -> Iterator[Subject]:
     """The same shape and cost, but each token of the first ``LOOP`` is followed by the next one.
 
-    What layers add is nothing, and the output's rows are the embeddings of the tokens before.
+    Layers add zero, and the output's rows are the embeddings of the tokens before.
     """
     path = subject.path.with_name(f"{subject.path.stem}.loop.{os.getpid()}.gguf")
     try:
@@ -171,7 +172,7 @@ def _compare(name: str, backend: Backend, task: Task, n_tokens: int, n_pairs: in
             if one.done is None:
                 raise RuntimeError(f"the request failed: {one.failed}")
             texts.append(one.tokens)
-            if index >= 2:  # the first pair learns what steps cost
+            if index >= 2:  # the first pair measures the cost of steps
                 rates[how].append(one.done.timings.tokens_per_second)
             if how is m.Speculation.NGRAM:
                 used = one.done.usage

@@ -1,4 +1,4 @@
-"""What is said of repeated measurements: medians, and pairs compared within one round."""
+"""Statistics of repeated measurements: medians, and pairs compared within one round."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def paired_ratios(ours: Sequence[float], peers: Sequence[float]) -> list[float]:
-    """``ours / peer`` round by round: what slows both in a round cancels out."""
+    """``ours / peer`` round by round: a slowdown of both in a round cancels out."""
     return [our / peer for our, peer in zip(ours, peers, strict=True)]
 
 

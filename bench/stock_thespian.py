@@ -1,9 +1,9 @@
 """The peer of the transport benchmark: Thespian as it is installed, plain and without a cookie.
 
-A process of its own, because our node changes the Thespian of the process that it runs in. Prints
+A process of its own, because a node of this project changes the Thespian of its process. Prints
 one JSON object: round trips in seconds, and how long a burst of messages took.
 
-python -m bench.stock_thespian ASKS MESSAGES
+python -m bench.stock_thespian ROUND_TRIPS MESSAGES
 """
 
 from __future__ import annotations

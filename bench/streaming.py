@@ -1,9 +1,10 @@
-"""What the way to the host costs a stream: time per token, many streams at once, saves beside it.
+"""The overhead of delivering a stream to the host: one stream, many at once, and beside saves.
 
 The added time per token is the median gap between tokens at the host, less that of the bare loop
 with the same prompt and seed. The 64 streams come from the stub backend, which computes next to
-nothing: what is counted is what the actors can deliver to one host. The third compares two nodes,
-one with its default tiers, which stores every block while it generates, and one without a cache.
+nothing: the figure is the most tokens that the actors deliver to one host. The third compares two
+nodes, one with its default tiers, which stores every block while it generates, and one without a
+cache.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def subjects(*, quick: bool, model: Path | None) -> list[Subject]:
 
 
 def small_kv(*, quick: bool) -> Subject:
-    """A model of 2 KiB of KV per token: what is done per token shows most."""
+    """A model of 2 KiB of KV per token, in which the overhead per token is largest."""
     shape = Shape(8, 512, 8, 1, 1408, 8_000, qtype="Q4_0")
     if quick:
         return subjects(quick=True, model=None)[0]
@@ -66,7 +66,7 @@ def without_idle_sequences() -> RuntimeConfig:
 
 
 def _written(name: str, write: Any) -> Path:
-    """The model file, written on first use; never seen half written."""
+    """The model file, written on first use, and renamed when it is complete."""
     path = MODELS_DIR / name
     if not path.exists():
         MODELS_DIR.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def load(node: Node, subject: Subject, backend: str = "llama") -> None:
 
 
 def wait_until_persisted(node: Node) -> None:
-    """Let the writer finish: what it writes must not be timed with the next request."""
+    """Wait for the writer, so that its writes are not timed with the next request."""
 
     def is_idle() -> bool:
         return is_flushed(node.client)
@@ -110,7 +110,7 @@ def wait_until_persisted(node: Node) -> None:
 
 
 def random_prompt(facts: Facts, n_tokens: int, seed: int) -> list[int]:
-    """Ordinary tokens that no other seed shares a prefix with, as far as chance goes."""
+    """Ordinary tokens whose prefix is shared with no other seed, with high probability."""
     rng = random.Random(seed)
     usable = [token for token in range(facts.n_vocab) if token not in facts.eog_tokens]
     return rng.choices(usable, k=n_tokens)

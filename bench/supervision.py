@@ -1,7 +1,7 @@
-"""What supervision costs: restarts, detection, messages, memory and many children.
+"""The overhead of supervision: restarts, detection, messages, memory and many children.
 
-Restarts are counted from SIGKILL to the first answer of the next incarnation, as a host sees it
-that asks without a pause. The transport is compared with Thespian's own, which neither
+Restarts are timed from SIGKILL to the first answer of the next incarnation, by a host that sends
+requests without a pause. The transport is compared with Thespian's own, which neither
 authenticates nor refuses anything, in alternating rounds on the same machine.
 """
 
@@ -93,7 +93,7 @@ def _kill_to_answer(node: RunningNode, pid: int, ask: str) -> float:
         try:
             answer = connection.ask(ask, Echo(new_ref()), timeout_s=10)
         except SupervisionError:
-            continue  # it was asked before it was dead, or while the node was down
+            continue  # sent before it was dead, or while the node was down
         if isinstance(answer, Echoed) and answer.pid != before:
             break
     taken_ms = 1e3 * (time.perf_counter() - began)
@@ -177,7 +177,7 @@ def _plain_messages(asks: int, messages: int) -> tuple[list[float], float]:
 def _handled(node: RunningNode) -> int:
     report = node.connect().ask("a", ReportStatus(new_ref()), timeout_s=60)
     if not isinstance(report, StatusReported):
-        raise TypeError(f"a status was asked for and a {type(report).__name__} came")
+        raise TypeError(f"expected a status, received a {type(report).__name__}")
     return int(str(report.status["handled"]))
 
 
@@ -272,7 +272,7 @@ def _pid(node: RunningNode, child_id: str) -> int:
 def _echo(node: RunningNode, child_id: str) -> Echoed:
     answer = node.connect().ask(child_id, Echo(new_ref()), timeout_s=10)
     if not isinstance(answer, Echoed):
-        raise TypeError(f"an echo was asked for and a {type(answer).__name__} came")
+        raise TypeError(f"expected an echo, received a {type(answer).__name__}")
     return answer
 
 

@@ -61,7 +61,7 @@ def _measure(
     ours: list[float] = []
     peers: list[float] = []
     n_same = 0
-    _stream(node, prompt, 4, seed=0)  # the first request pays what no later one does
+    _stream(node, prompt, 4, seed=0)  # the first request has one-time costs
     for seed in itertools.islice(itertools.count(1), MAX_TRIES):
         if len(ours) == n_pairs:
             break
@@ -85,7 +85,7 @@ def _measure(
 def _pair(
     node: Node, bare: BareModel, prompt: list[int], n_tokens: int, seed: int
 ) -> tuple[Generated, tuple[int, ...], float]:
-    """One reply from each side; who goes first alternates."""
+    """One reply from each side; the order alternates."""
     params = SamplingParams(temperature=1.0, seed=seed)
     if seed % 2:
         reply = bare.generate(prompt, n_tokens, params)

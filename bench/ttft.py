@@ -1,4 +1,4 @@
-"""Time to the first token, cold and warm, by prompt length; and what of it is the actors' cost.
+"""Time to the first token, cold and warm, by prompt length; and the actors' part of it.
 
 The actors' cost of an exact hit is its time to the first token, as the host sees it, less restoring
 and, where the hit had to decode one token because no logits were kept for it, less one decode of
@@ -86,7 +86,7 @@ def main(quick: bool, model: Path | None = None) -> list[Figure]:
 
 
 def _first_request(node: Node, bare: BareModel) -> None:
-    """Untimed: pages of the weights, imports and connections that only the first request pays."""
+    """Untimed: only the first request loads pages of the weights, imports and connects."""
     prompt = random_prompt(bare.facts, 32, seed=-1)
     node.complete(MODEL_ID, prompt, max_tokens=4)
     bare.fill(prompt)

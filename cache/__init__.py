@@ -1,1 +1,1 @@
-"""The cache floor: pure decisions and bytes. No processes, no native code, no actors."""
+"""The KV cache below its actors: pure decisions, and the formats of rows on disk and in RAM."""

@@ -1,7 +1,7 @@
 """The arena's allocation map: which pages belong to which slab. Pure; no memory is touched.
 
 Best fit with immediate coalescing. Slabs are whole pages; page 0 is the arena's superblock. Rows of
-one model have one size, so best fit mostly refills the very hole an eviction left.
+one model have one size, so best fit mostly refills the hole that an eviction left.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PAGE_BYTES = 4096
 
 
 class ArenaMap:
-    """Hands out page-aligned extents of ``[page_bytes, size_bytes)``; single owner, no locks."""
+    """Allocates page-aligned extents of ``[page_bytes, size_bytes)``; single owner, no locks."""
 
     def __init__(self, size_bytes: int, page_bytes: int = PAGE_BYTES) -> None:
         self.page_bytes = page_bytes
@@ -29,7 +29,7 @@ class ArenaMap:
 
     @property
     def capacity_bytes(self) -> int:
-        """What all slabs together may take."""
+        """Most bytes that all slabs together may take."""
         return max(0, self.size_bytes - self.page_bytes)
 
     @property
@@ -45,7 +45,7 @@ class ArenaMap:
         return self._sizes[-1][0] if self._sizes else 0
 
     def rounded(self, nbytes: int) -> int:
-        """``nbytes`` in whole pages: what a slab of that size really takes."""
+        """``nbytes`` rounded up to whole pages: the size of a slab that holds them."""
         return max(1, -(-nbytes // self.page_bytes)) * self.page_bytes
 
     def slab_bytes(self, offset: int) -> int | None:
@@ -95,7 +95,7 @@ class ArenaMap:
         return at >= 0 and offset < self._starts[at] + self._free[self._starts[at]]
 
     def free(self, offset: int) -> int:
-        """Give a slab back, joining it with free neighbours; returns its bytes."""
+        """Free a slab and join it with free neighbours; returns its bytes."""
         size = self._slabs.pop(offset, None)
         if size is None:
             raise InvariantBroken(f"no slab at arena offset {offset}")

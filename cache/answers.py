@@ -1,4 +1,4 @@
-"""What the index is asked with and what it answers: plain values, safe to send to other processes.
+"""Requests to the index and its answers: plain values, safe to send to other processes.
 
 Sizes are bytes, positions and lengths are tokens, locations are arena offsets in the ram tier and
 None in file tiers (a file's path follows from its key).
@@ -17,11 +17,11 @@ RAM: str = "ram"
 
 
 class RefusalReason(Enum):
-    """Why a reservation was refused; says whether to forget the save or to retry it."""
+    """Why a reservation was refused, and with it whether the save is dropped or retried."""
 
-    ALREADY_PRESENT = "already_present"  # forget it: the row is there, or one that contains it
-    WRITE_IN_PROGRESS = "write_in_progress"  # forget it: another writer will publish it
-    OVER_BUDGET = "over_budget"  # forget it: nothing evictable would make enough room
+    ALREADY_PRESENT = "already_present"  # drop it: the row is there, or one that contains it
+    WRITE_IN_PROGRESS = "write_in_progress"  # drop it: another writer will publish it
+    OVER_BUDGET = "over_budget"  # drop it: nothing evictable would make enough room
     NO_PARENT = "no_parent"  # save the rows before it first
     MALFORMED = "malformed"  # caller's bug: key, start or token count do not fit together
     NO_SUCH_TIER = "no_such_tier"  # caller's bug
@@ -36,7 +36,7 @@ class MissReason(Enum):
 
     EMPTY_CACHE = "empty_cache"  # nothing is stored at all
     NO_SUCH_NAMESPACE = "no_such_namespace"  # nothing is stored for this model and these settings
-    DIVERGES = "diverges"  # stored rows go on from here, with other tokens
+    DIVERGES = "diverges"  # stored rows continue from here with other tokens
     NOT_STORED = "not_stored"  # nothing is stored beyond this point
     BEING_WRITTEN = "being_written"  # the next block is reserved but not yet published
     NOT_CUTTABLE = "not_cuttable"  # a longer match exists, but this model cannot cut a row
@@ -55,7 +55,7 @@ class MissReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RowRequest:
-    """One row somebody wants to write or has found; ``tokens`` are packed."""
+    """One row to be written, or found by a scan; ``tokens`` are packed."""
 
     key: bytes
     parent: bytes
@@ -70,7 +70,7 @@ class RowRequest:
 class Reservation:
     """The right to write one row: in the arena at ``offset``, or as a file copied from ``source``.
 
-    Of a copy, ``source_tier`` says where to read it and ``source`` the arena offset there (None in
+    Of a copy, ``source_tier`` is where to read it and ``source`` the arena offset there (None in
     a file tier); it is pinned until the reservation is published or abandoned.
     """
 
@@ -84,7 +84,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No right to write this row, and why."""
+    """This row may not be written, and why."""
 
     key: bytes
     reason: RefusalReason
@@ -92,7 +92,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """A copy the index no longer knows: invalidate the slab, or delete the file."""
+    """A copy that is no longer in the index: invalidate the slab, or delete the file."""
 
     key: bytes
     tier: str
@@ -104,7 +104,7 @@ class Reserved(NamedTuple):
     """Answers in request order, and what was evicted for them.
 
     Every evicted slab must be invalidated (``arena.mark_free``) before any of the reservations is
-    handed out: a stale published header inside a slab that is being overwritten would otherwise
+    returned: a stale published header inside a slab that is being overwritten would otherwise
     look like a valid row after a crash.
     """
 
@@ -171,7 +171,7 @@ class TierUse:
     used_bytes: int
     pinned_bytes: int
     rows: int
-    waiting: int = 0  # rows it is to get from a faster tier
+    waiting: int = 0  # rows that are to be copied to it from a faster tier
 
 
 @dataclass(frozen=True, slots=True)

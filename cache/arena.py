@@ -1,8 +1,8 @@
 """The ram tier's memory: one arena file that every model process maps.
 
 Layout: a superblock page, then page-aligned slabs, each holding one row (``cache.rows``) from its
-first byte. There is no table of slabs: rows describe and prove themselves, so an index can be
-rebuilt from the arena alone.
+first byte. There is no table of slabs: a row carries its own description and checksums, so an index
+can be rebuilt from the arena alone.
 
 superblock, little-endian
 offset size type  name
@@ -15,14 +15,13 @@ offset size type  name
     28    4 u32   reserved      zero
 
 Who may write where: the holder of a reservation maps *its slab only* writable; readers map the file
-read-only; ``mark_free`` writes one page header. A process gone wild cannot spoil rows of others.
+read-only; ``mark_free`` writes one page header. A faulty process cannot damage rows of others.
 
 Crash order. ``begin`` wipes the first bytes of every page of the slab before it writes its head,
-so no stale row can be found inside a slab that is being overwritten; the head says WRITING; the
-payload comes next; the state byte turns PUBLISHED last. A writer killed anywhere leaves a slab that
-is not a row, or a whole row. The kernel keeps the stores of a dead process in program order for the
-processes that learn of its death, so no flush is needed; memory that survives a *power loss* is not
-a thing here.
+so no stale row can be found inside a slab that is being overwritten; the head has the state
+WRITING; the payload comes next; the state byte becomes PUBLISHED last. A writer killed at any point
+leaves a slab that is not a row, or a whole row. Other processes see the stores of a process that
+has exited in program order, so no flush is needed; the arena does not survive a power loss.
 """
 
 from __future__ import annotations
@@ -70,12 +69,12 @@ ARENA_VERSION: Final = 1
 SUPERBLOCK: Final = struct.Struct("<8sHHIQII")
 _FIRST_READ: Final = 1024  # holds the head of a 64-token block with ordinary metadata
 PROVED_HEADS: Final = 1 << 14  # about 1 KB each, and the heads of a million tokens
-_WIPE: Final = bytes(8)  # a row without its magic is no row
+_WIPE: Final = bytes(8)  # written over the magic: what has none is no row
 
 
 @dataclass(frozen=True, slots=True)
 class ArenaLayout:
-    """What the superblock says; sizes in bytes."""
+    """The contents of the superblock; sizes in bytes."""
 
     size_bytes: int
     page_bytes: int
@@ -88,7 +87,7 @@ def arena_page_bytes() -> int:
 
 
 def create_arena(fd: int, size_bytes: int, block_tokens: int = BLOCK_TOKENS) -> ArenaLayout:
-    """Give an empty memfd (or file) its size and superblock; takes no memory for slabs yet."""
+    """Give an empty memfd (or file) its size and superblock; slabs take no memory yet."""
     page = arena_page_bytes()
     size = size_bytes // page * page
     if size < 2 * page:
@@ -109,13 +108,13 @@ def read_layout(fd: int) -> ArenaLayout:
     if page < PAGE_BYTES or page % mmap.ALLOCATIONGRANULARITY or size % page or not block_tokens:
         raise BadArena("the superblock does not fit this machine")
     if os.fstat(fd).st_size < size:
-        raise BadArena("the file is shorter than its superblock says")
+        raise BadArena("the file is shorter than the size in its superblock")
     return ArenaLayout(size, page, block_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class _Proved:
-    """A head that was right, and the bytes by which it is known again."""
+    """A head that was checked, and the bytes by which it is recognised."""
 
     fixed: bytes
     header: RowHeader
@@ -123,7 +122,7 @@ class _Proved:
 
 
 class ArenaReader:
-    """The whole arena, mapped read-only once; rows are handed out as views, never copied."""
+    """The whole arena, mapped read-only once; rows are returned as views, never copied."""
 
     def __init__(self, path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -145,9 +144,9 @@ class ArenaReader:
         Call it only for a leased row. CorruptRow if the slab holds no published row; the payload
         is not verified (``rows.verify`` can, for sealed rows).
 
-        A head that was parsed and proved before is compared with the slab's fixed header, which
-        holds the checksum of all of it, and not proved again: that is most of what a hit costs
-        beside its copy.
+        A head that was parsed and checked before is only compared with the slab's fixed header,
+        which holds the checksum of the whole head: parsing is most of the cost of a hit beside its
+        copy.
         """
         known = self._proved.get(offset)
         view = self._view[offset : offset + STATE_AT + 1]
@@ -167,7 +166,7 @@ class ArenaReader:
         return header, self._view[start : offset + header.row_bytes], tokens
 
     def slab(self, offset: int) -> memoryview:
-        """All bytes of the published row at ``offset``, head included: what a file copies."""
+        """All bytes of the published row at ``offset``, head included, as a file holds them."""
         header, view = self._find(offset)
         return view[: header.row_bytes]
 
@@ -182,7 +181,7 @@ class ArenaReader:
         return header, view
 
     def close(self) -> None:
-        """Unmap; with payload views still out, the mapping goes when the last of them does."""
+        """Unmap; payload views that still exist keep the mapping until they are released."""
         self._view.release()
         with contextlib.suppress(BufferError):
             self._map.close()
@@ -215,7 +214,7 @@ class SlabWriter:
             if offset % self._page or offset < self._page or end > layout.size_bytes or nbytes <= 0:
                 raise BadArena(f"no slab of {nbytes} bytes fits at offset {offset}")
             _take_memory(fd, offset, size)
-            # Populated in one go: a fault per page would cost as much as the copy itself.
+            # Populated at once: a page fault per page would cost as much as the copy itself.
             self._map = mmap.mmap(fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE, offset=offset)
         finally:
             os.close(fd)
@@ -233,7 +232,7 @@ class SlabWriter:
             raise BadArena(f"a row of {parsed.row_bytes} bytes exceeds its slab of {self.nbytes}")
         for at in range(0, len(self._map), self._page):
             self._map[at : at + len(_WIPE)] = _WIPE
-        # The magic is written last: half a head must not look like one.
+        # The magic is written last, so that half a head is not taken for a whole one.
         self._map[len(_WIPE) : len(head)] = head[len(_WIPE) :]
         self._map[: len(_WIPE)] = head[: len(_WIPE)]
         self._header = parsed
@@ -241,7 +240,7 @@ class SlabWriter:
 
     @property
     def payload(self) -> memoryview:
-        """Where the KV bytes go; exactly ``payload_bytes`` long."""
+        """The memory for the KV bytes, exactly ``payload_bytes`` long."""
         if self._payload is None:
             raise BadArena("begin() comes before payload")
         return self._payload
@@ -259,7 +258,7 @@ class SlabWriter:
         return parse_header(bytes(self._map[: self._header.payload_offset]), self.nbytes)
 
     def close(self) -> None:
-        """Unmap the slab. Views of ``payload`` handed on must be released before."""
+        """Unmap the slab. Views of ``payload`` must be released before."""
         if self._payload is not None:
             self._payload.release()
             self._payload = None
@@ -279,7 +278,7 @@ class SlabWriter:
 
 
 def _take_memory(fd: int, offset: int, size: int) -> None:
-    """Allocate now: writing to a mapped hole with no memory left would be SIGBUS, not an error."""
+    """Allocate memory now: when none is left, writing to a mapped hole would raise SIGBUS."""
     try:
         os.posix_fallocate(fd, offset, size)
     except OSError as cause:
@@ -291,8 +290,8 @@ def _take_memory(fd: int, offset: int, size: int) -> None:
 def scan_arena(path: str) -> Iterator[tuple[int, int, RowHeader]]:
     """(offset, slab bytes, header) of every published row, in order of offset.
 
-    Robust against torn slabs: it goes by pages wherever no valid head is. Holes are skipped, so an
-    empty arena costs nothing and no memory is allocated by looking at it.
+    Robust against torn slabs: where no valid head is, the scan continues at the next page. Holes
+    are skipped, so that a scan of an empty arena takes no time and allocates no memory.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -327,7 +326,7 @@ def _next_data(fd: int, at: int, size: int) -> tuple[int, int] | None:
     except OSError as cause:
         if cause.errno == errno.ENXIO:  # only holes from here on
             return None
-        if cause.errno == errno.EINVAL:  # this file system cannot tell holes
+        if cause.errno == errno.EINVAL:  # this file system does not report holes
             return at, size
         raise
 
@@ -345,7 +344,7 @@ def _head_at(memory: mmap.mmap, at: int) -> RowHeader | None:
 def mark_free(path: str, offset: int) -> None:
     """Invalidate the row at ``offset``; its memory stays allocated for the next slab.
 
-    Call it before the slab's bytes are promised to anybody else (see ``answers.Reserved``).
+    Call it before the slab's bytes are reserved again (see ``answers.Reserved``).
     """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""Counters of the index: plain numbers that only grow."""
+"""Counters of the index. They only grow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Counters:
         default_factory=lambda: {reason.value: 0 for reason in RefusalReason}
     )
 
-    def looked_up(self, matched: int, wanted: int) -> None:
+    def count_lookup(self, matched: int, wanted: int) -> None:
         if not matched:
             self.misses += 1
         elif matched == wanted:
@@ -35,10 +35,10 @@ class Counters:
         else:
             self.hits_partial += 1
 
-    def save(self, reason: SaveReason) -> None:
+    def count_save(self, reason: SaveReason) -> None:
         self.saves[reason.name.lower()] += 1
 
-    def refuse(self, reason: RefusalReason) -> None:
+    def count_refusal(self, reason: RefusalReason) -> None:
         self.refused[reason.value] += 1
         if reason in (RefusalReason.ALREADY_PRESENT, RefusalReason.WRITE_IN_PROGRESS):
             self.duplicate_dropped += 1

@@ -1,26 +1,26 @@
-"""Errors of the cache floor, each saying whose fault it is and what to do.
+"""Errors of the cache: cause, and what the caller does about it.
 
 * CacheError
   x CorruptRow           the bytes are wrong         -> drop or quarantine, treat as a miss
     - BadMagic             not a row at all
     - UnsupportedVersion   another format version wrote it
-    - Truncated            shorter than its own header says
+    - Truncated            shorter than the sizes in its header
     - BadField             a field holds a value no writer produces
     - ChecksumMismatch     bytes changed after they were written
     - KeyMismatch          the key is not the hash of parent key and tokens
   x MissingRow           the file is gone            -> drop the location, treat as a miss
   x BadArena             the arena file is not ours  -> recreate it, or fix the path
-  x NoArenaSpace         the machine has no memory   -> skip the save, the request goes on
-  x TierUnavailable      the disk said no            -> retry elsewhere, raise an alarm
+  x NoArenaSpace         the machine has no memory   -> skip the save, the request continues
+  x TierUnavailable      the disk refused            -> retry elsewhere, raise an alarm
   x InvalidPolicy        the configuration is wrong  -> fix it; the boot stops
-  x InvariantBroken      our bug                     -> crash the actor, file an issue
+  x InvariantBroken      a bug in this package       -> crash the actor, file an issue
 """
 
 from __future__ import annotations
 
 
 class CacheError(Exception):
-    """Any failure of the cache floor; losing the cache costs speed, never service."""
+    """Any failure of the cache; without the cache requests are slower, but they are served."""
 
 
 class CorruptRow(CacheError):
@@ -40,7 +40,7 @@ class UnsupportedVersion(CorruptRow):
 
 
 class Truncated(CorruptRow):
-    """The row is shorter than its own header says."""
+    """The row is shorter than the sizes in its header."""
 
 
 class BadField(CorruptRow):
@@ -64,7 +64,7 @@ class BadArena(CacheError):
 
 
 class NoArenaSpace(CacheError):
-    """The kernel refused memory for a slab; skip the save, the request is unharmed."""
+    """The kernel refused memory for a slab; skip the save; the request is not affected."""
 
     def __init__(self, offset: int, nbytes: int, detail: str) -> None:
         super().__init__(f"no memory for {nbytes} bytes at arena offset {offset}: {detail}")
@@ -89,4 +89,4 @@ class InvalidPolicy(CacheError):
 
 
 class InvariantBroken(CacheError):
-    """The cache floor contradicts itself: a bug in it, never the caller's fault."""
+    """The state of the cache contradicts itself: a bug in this package, not in its caller."""

@@ -1,8 +1,8 @@
-"""What a stored row is worth per byte: decayed hits x recompute cost / bytes. Pure arithmetic.
+"""The value of a stored row per byte: decayed hits x recompute cost / bytes. Pure arithmetic.
 
 Hits decay with one half-life for every row, so the *order* of two rows never changes by waiting.
-Heat is therefore kept as ``log2(decayed hits) + now / half_life``: a number that stays right until
-the row is used again, which lets a heap hold it without ever being rescored.
+Heat is therefore kept as ``log2(decayed hits) + now / half_life``: a number that stays valid until
+the row is used again, so that a heap can hold it without rescoring.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
-HALF_LIFE_S: Final = 3600.0  # an agent returns to its prefix within minutes; yesterday says little
-ATTENTION_KNEE_TOKENS: Final = 32768  # where attention costs about as much as the weights do
+HALF_LIFE_S: Final = 3600.0  # agents return to a prefix within minutes; older use predicts little
+ATTENTION_KNEE_TOKENS: Final = 32768  # attention costs about as much as the weights from here on
 WORTHLESS: Final = -math.inf  # a tail that a longer sibling contains, a row nothing can reach
 
 

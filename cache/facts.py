@@ -1,4 +1,4 @@
-"""What the index knows of a row or a namespace, as values that messages carry."""
+"""Facts about a row or a namespace, as values that messages carry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RowFacts:
-    """One row as the index knows it; sizes in bytes, positions in tokens."""
+    """One row of the index; sizes in bytes, positions in tokens."""
 
     key: bytes
     parent: bytes
@@ -17,7 +17,7 @@ class RowFacts:
     row_bytes: int
     reason: str
     tiers: tuple[tuple[str, int | None], ...]
-    """Who holds a copy, fastest first, and its arena offset in the ram tier."""
+    """Tiers that hold a copy, fastest first, and its arena offset in the ram tier."""
     leases: int
     superseded: bool
     """A longer sibling contains all of its tokens."""
@@ -25,9 +25,9 @@ class RowFacts:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceFacts:
-    """What one namespace (a model with its settings) has stored."""
+    """The rows of one namespace (a model with its settings)."""
 
     root: bytes
     rows: int
     sample: RowFacts | None
-    """A row at its start, whose head names the model; ``None`` when the first block is gone."""
+    """A row at its start, whose head names the model; ``None`` if no first block is stored."""

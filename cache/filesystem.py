@@ -1,4 +1,4 @@
-"""The few calls a file tier makes, behind one object, so that tests can refuse or drop them."""
+"""The file system calls of a file tier, behind one object, so that tests can make them fail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Filesystem(Protocol):
         ...
 
     def is_dir(self, path: str) -> bool:
-        """Whether this is a directory itself, and no link to one."""
+        """Whether this is a directory, and not a link to one."""
         ...
 
     def create(self, path: str) -> int:
@@ -57,7 +57,7 @@ class Filesystem(Protocol):
     def read_head(self, path: str, nbytes: int) -> tuple[bytes, int]:
         """The first ``nbytes`` of a file, and the size of all of it.
 
-        What is no regular file (a link, a pipe, a directory) is empty.
+        Anything but a regular file (a link, a pipe, a directory) counts as empty.
         """
         ...
 
@@ -68,13 +68,13 @@ class Filesystem(Protocol):
     def map(self, path: str) -> memoryview:
         """The whole file, mapped read-only; the mapping lives as long as views of it do.
 
-        What is no regular file is empty, as in ``read_head``.
+        Anything but a regular file counts as empty, as in ``read_head``.
         """
         ...
 
 
 class PosixFilesystem:
-    """The real thing."""
+    """The calls of the operating system."""
 
     def make_dir(self, path: str) -> None:
         make_private_dirs(path)
@@ -142,7 +142,7 @@ class PosixFilesystem:
 def make_private_dirs(path: str) -> None:
     """Create a directory and its missing parents, for this user alone whatever the umask.
 
-    ``os.makedirs`` gives its mode to the last one only. What exists already stays as it is.
+    ``os.makedirs`` gives its mode to the last one only. Existing directories stay as they are.
     """
     if os.path.isdir(path):
         return
@@ -151,15 +151,15 @@ def make_private_dirs(path: str) -> None:
         make_private_dirs(parent)
     try:
         os.mkdir(path, 0o700)
-    except FileExistsError:  # another process was faster, or it is no directory
+    except FileExistsError:  # another process made it first, or it is no directory
         if not os.path.isdir(path):
             raise
     else:
-        os.chmod(path, 0o700)  # a umask may have taken rights from the owner, too
+        os.chmod(path, 0o700)  # the umask may have removed rights of the owner, too
 
 
 def _open_regular(path: str) -> int | None:
-    """A descriptor to read from; None for what is no regular file, which is never waited for."""
+    """A descriptor to read from; None for anything but a regular file. Never blocks."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would block
     try:
         fd = os.open(path, flags)
@@ -178,9 +178,9 @@ def _open_regular(path: str) -> int | None:
 
 
 def lock_directory(path: str) -> int:
-    """Take a directory for this node alone; the descriptor holds it until it is closed.
+    """Lock a directory for this node; the lock lasts until the descriptor is closed.
 
-    OSError with EWOULDBLOCK if another node has it, with ELOOP if the lock is a symbolic link.
+    OSError with EWOULDBLOCK if another node holds it, with ELOOP if the lock is a symbolic link.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(os.path.join(path, LOCK_FILE), flags, 0o600)

@@ -1,11 +1,11 @@
 """The cache index: which rows exist, where, who reads them, who writes them. A pure state machine.
 
 It owns every decision about stored rows and the arena's allocation map, and touches neither memory
-nor files nor clocks: callers pass ``now`` in seconds (one clock for all calls; it never runs
-backwards here) and act on what is returned. One process holds it, so there is one writer.
+nor files nor clocks: callers pass ``now`` in seconds (one clock for all calls; an earlier time than
+before is ignored) and act on the returned values. One process holds it, so there is one writer.
 
-How a prefix is found: ``cache.prefix``. How bytes are claimed and won back: ``cache.table``. Who
-may write: ``cache.writes``.
+How a prefix is found: ``cache.prefix``. How bytes are claimed and evicted: ``cache.table``. Which
+process may write: ``cache.writes``.
 
 Rules kept at all times, checked by ``check_integrity``:
 a tier's bytes never exceed its budget; a leased row is never evicted; within a tier a row goes only
@@ -35,22 +35,22 @@ from cache.answers import (
     RowRequest,
     Snapshot,
 )
-from cache.chores import Chores
 from cache.counters import Counters
 from cache.facts import NamespaceFacts, RowFacts
+from cache.finish_keys import pack_ends, tails_in, unpack_ends
 from cache.keys import BLOCK_TOKENS, child_key
+from cache.maintenance import Maintenance
 from cache.rows import SaveReason
 from cache.table import RowTable
 from cache.tiers import Tier
-from cache.tips import pack_ends, tails_in, unpack_ends
 from cache.tokens import TIP, count, cut, pack
 from cache.writes import Reservations
 
-RESERVATION_TTL_S: Final = 60.0  # far above any block copy; only a stuck writer lets it pass
+RESERVATION_TTL_S: Final = 60.0  # a block copy takes far less; only a stuck writer exceeds it
 
 
 class CacheIndex:
-    """See the module text. Tiers are given fastest first; "ram" is the arena."""
+    """See the module docstring. Tiers are given fastest first; "ram" is the arena."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class CacheIndex:
     ) -> None:
         self.block_tokens = block_tokens
         self._table = RowTable(block_tokens, budgets or {}, page_bytes, tail_delay_s)
-        self._chores = Chores(self._table)
+        self._maintenance = Maintenance(self._table)
         self._counters = Counters()
         self._writes = Reservations(self._table, self._counters, reservation_ttl_s)
         self._leases: dict[int, tuple[str, array[int]]] = {}
@@ -76,7 +76,7 @@ class CacheIndex:
     ) -> Reserved:
         """Claim room for rows, evicting to make it; answers come in the order of the requests.
 
-        The bytes of a reservation belong to ``holder`` until it publishes, abandons or dies.
+        The bytes of a reservation belong to ``holder`` until it publishes, abandons or exits.
         """
         self._table.advance(now)
         answers: list[Answer] = []
@@ -85,7 +85,7 @@ class CacheIndex:
         for request in requests:
             answer = self._writes.reserve(holder, request, place, evicted)
             if isinstance(answer, Refusal):
-                self._counters.refuse(answer.reason)
+                self._counters.count_refusal(answer.reason)
             answers.append(answer)
         return Reserved(answers, evicted)
 
@@ -99,49 +99,52 @@ class CacheIndex:
     ) -> Published:
         """Make a reserved row visible. Late, repeated or foreign calls change nothing.
 
-        A reservation that expired is still honoured if nobody else took the key meanwhile;
-        otherwise its bytes are given back (``evicted``) and ``accepted`` is False.
+        A reservation that expired is still valid unless another writer has taken the key meanwhile;
+        then its bytes are freed (``evicted``) and ``accepted`` is False.
         """
         self._table.advance(now)
         return self._writes.publish(holder, key, tier, reason)
 
     def abandon(self, holder: str, key: bytes, tier: str = RAM) -> list[Evicted]:
-        """Give a reservation back unwritten; the slab returned must be invalidated."""
+        """End a reservation unwritten; the slab returned must be invalidated."""
         return self._writes.abandon(holder, key, tier)
 
-    def went_on(self, holder: str, key: bytes) -> list[Evicted]:
-        """A tail is given back because its sequence went on; a longer row has its tokens, or will.
+    def abandon_extended(self, holder: str, key: bytes) -> list[Evicted]:
+        """End the reservation of a tail whose sequence was extended: a longer row gets its tokens.
 
-        Its key can still be asked for, see ``lookup_key``.
+        Its key can still be looked up, see ``lookup_key``.
         """
         write = self._writes.open.get((RAM, key))
         if write is not None and write.holder == holder:
-            self._table.tips.add(self._table.now, write.request)
+            self._table.finish_keys.add(self._table.now, write.request)
         return self.abandon(holder, key)
 
     def ends_in(self, row: RowRequest) -> bytes:
         """Where tails end that this row contains, for its metadata; empty if none is known.
 
-        With them the keys of these tails are known again when the row is adopted, see ``learn``.
+        With them the keys of these tails are restored when the row is adopted: ``add_finish_keys``.
         """
         nodes = self._table.nodes
         if row.tokens.startswith(pack([TIP])):
             return b""
         stored = siblings.beginnings(nodes, nodes.find(row.parent), row.tokens)
-        ends = {*(nodes.n_tokens[at] for at in stored), *self._table.tips.inside(row)}
+        ends = {*(nodes.n_tokens[at] for at in stored), *self._table.finish_keys.inside(row)}
         return pack_ends(sorted(ends)) if ends else b""
 
-    def learn(self, used: float, row: RowRequest, ends: bytes) -> None:
-        """Tails end inside a row that was found, which was used at that time last."""
+    def add_finish_keys(self, used: float, row: RowRequest, ends: bytes) -> None:
+        """Keep the keys of the tails that end inside a row found by a scan.
+
+        ``ends``: see ``cache.finish_keys``; ``used``: when the row was used last.
+        """
         if not self._table.is_well_formed(row):
             return
         for tail in tails_in(row, unpack_ends(ends)):
-            self._table.tips.add(used, tail)
+            self._table.finish_keys.add(used, tail)
 
     def drop_contained(self, key: bytes) -> list[Evicted]:
         """Drop a tail from every tier whose kind holds a longer row that contains it.
 
-        That happens by itself, when the longer row is published or the last reader is done.
+        The index does so itself when the longer row is published or the tail's last lease ends.
         """
         at = self._table.find(key)
         return self._table.drop_contained(at) if at else []
@@ -153,17 +156,17 @@ class CacheIndex:
     def expire(self, now: float) -> list[bytes]:
         """Let others reserve the keys of overdue writers; returns those keys.
 
-        Their bytes stay claimed until the holder publishes, abandons or dies.
+        Their bytes stay claimed until the holder publishes, abandons or exits.
         """
         self._table.advance(now)
         return self._writes.expire()
 
-    def holder_died(self, holder: str) -> list[Evicted]:
-        """Drop all leases and reservations of a dead process; invalidate what is returned."""
+    def holder_exited(self, holder: str) -> list[Evicted]:
+        """Drop all leases and reservations of a process; the returned slabs must be invalidated."""
         freed: list[Evicted] = []
         for lease in [at for at, (owner, _) in self._leases.items() if owner == holder]:
             freed += self.release(lease)
-        return freed + self._writes.holder_died(holder)
+        return freed + self._writes.holder_exited(holder)
 
     def persist(self, now: float, holder: str, tier: str, limit: int) -> Reserved:
         """Reserve, for the writer, up to ``limit`` ram rows this file tier lacks; parents first."""
@@ -174,26 +177,26 @@ class CacheIndex:
             table.tiers[tier].unpersisted.pop(table.find(answer.key), None)
         return reserved
 
-    def hurry(self) -> bool:
-        """Let tails that wait for their time be copied to files now; whether any did."""
-        hurried = False
+    def queue_late_tails(self) -> bool:
+        """Queue the delayed tails for their file tiers now; whether there were any."""
+        queued = False
         for tier in self._table.file_tiers():
-            hurried = hurried or bool(tier.late)
+            queued = queued or bool(tier.late)
             tier.take_due(math.inf)
-        return hurried
+        return queued
 
     def is_late(self, tier: str) -> bool:
-        """Whether tails wait for their time to be copied there."""
+        """Whether copies of tails to this tier are being delayed."""
         return bool(self._table.tiers[tier].late)
 
     def unpersisted(self, tier: str, limit: int) -> list[BlockRef]:
-        """Rows of faster tiers that ``tier`` is to get, if it holds or gets their parents first."""
+        """Rows of faster tiers queued for ``tier`` whose parents it holds or gets before them."""
         return self._writes.unpersisted(tier, limit)
 
     def promote(self, now: float, holder: str, keys: Sequence[bytes]) -> Reserved:
         """Reserve arena room for rows that only slower tiers hold; parents come before children.
 
-        Hotter rows are not evicted for it. Unknown keys and rows in the arena are left out.
+        Hotter rows are not evicted for it. Unknown keys and rows in the arena are skipped.
         """
         self._table.advance(now)
         table = self._table
@@ -209,38 +212,38 @@ class CacheIndex:
         return Reserved(answers, evicted)
 
     def open_tier(self, tier: str, *, is_open: bool) -> None:
-        """Let a file tier get rows, or leave them to others of its kind while its disk refuses.
+        """Queue rows for a file tier, or for others of its kind while its disk refuses writes.
 
-        Which rows these are is found out by ``tidy``.
+        The rows are queued by later calls of ``tidy``.
         """
         place = self._table.tiers[tier]
         place.is_open = is_open
         if is_open:
-            self._chores.fill(place)
+            self._maintenance.fill(place)
         else:
-            self._chores.hand_over(place)
+            self._maintenance.hand_over(place)
 
     def forget_tier(self, tier: str) -> None:
-        """Its directory has vanished: no row is there any more, until a scan finds some.
+        """Drop every copy in a tier whose directory has vanished.
 
-        Call ``tidy`` until ``is_tidy`` before you adopt any.
+        Call ``tidy`` until ``is_tidy`` before rows of it are adopted again.
         """
-        self._chores.forget(self._table.tiers[tier])
+        self._maintenance.forget(self._table.tiers[tier])
 
     @property
     def is_tidy(self) -> bool:
-        """Whether nothing is left to do after tiers were opened, closed or forgotten."""
-        return self._chores.is_idle
+        """Whether no maintenance is left after tiers were opened, closed or forgotten."""
+        return self._maintenance.is_idle
 
     def tidy(self, n_rows: int) -> None:
-        """Do some of it: look at so many rows."""
-        self._chores.step(n_rows)
+        """Do a part of the maintenance: visit at most ``n_rows`` rows."""
+        self._maintenance.step(n_rows)
 
-    def want(self, key: bytes) -> None:
-        """Queue a row once more for the tiers that lack it: a copy of it was not made."""
+    def requeue(self, key: bytes) -> None:
+        """Queue a row again for the tiers that lack it, after a copy of it has failed."""
         at = self._table.find(key)
         if at and not self._table.is_superseded(at):
-            self._table.wanted_by(at)
+            self._table.queue_copies(at)
 
     # ── rows that exist already ──────────────────────────────────────────────────────────────
 
@@ -252,11 +255,11 @@ class CacheIndex:
         location: int | None = None,
         last_used: float | None = None,
     ) -> list[Evicted]:
-        """Take in a row found by a scan; parents may come after children.
+        """Add a row found by a scan; parents may come after children.
 
-        Returns what must go instead: shorter rows that it contains, or the row itself if it is
-        malformed, a duplicate, contained in a longer one, or worth less than everything the budget
-        would have to give up for it.
+        Returns the copies that must be removed: shorter rows that it contains, or the row itself if
+        it is malformed, a duplicate, contained in a longer one, or worth less than every row that
+        would be evicted for it.
         """
         table = self._table
         table.advance(now)
@@ -265,46 +268,48 @@ class CacheIndex:
             return _refused(row, place, tier, location)
         at = table.find(row.key)
         writing = self._writes.open.get((tier, row.key))
+        # A copy that the tier has already, or is being written, keeps its bytes; a second one goes.
         if (is_held := bool(at) and place.holds(at)) or writing is not None:
             here = place.location(at) if is_held else writing.location if writing else None
             return [] if here == location else _refused(row, place, tier, location)
         used = table.now if last_used is None else min(last_used, table.now)
         if table.is_contained(row, place):
-            table.remember(used, row)
+            # Its tokens are stored in the longer row already; only its key is worth keeping.
+            table.keep_finish_key(used, row)
             table.tails_removed += 1
             return _refused(row, place, tier, location)
         heat = table.nodes.heat[at] if at else eviction.first_heat(used)
 
-        def rank() -> float:
+        def rank() -> float:  # evicting a parent makes the row worthless: computed again each time
             return table.rank(at) if at else table.rank_found(row, heat)
 
         evicted: list[Evicted] = []
         nbytes = place.size_of(row.row_bytes)
         if not table.make_room(place, nbytes, (rank, location), evicted)[0]:
-            table.remember(used, row)
+            table.keep_finish_key(used, row)
             return [*evicted, *_refused(row, place, tier, location)]
-        table.add_kid(place, row.parent)
+        table.add_child(place, row.parent)
         stored = table.hold(row, place, location, nbytes)
         table.nodes.heat[stored] = heat
         table.offer(stored)
         if not table.is_superseded(stored):
-            table.wanted_by(stored)
+            table.queue_copies(stored)
         self._counters.adopted += 1
-        return evicted + table.shed(stored)
+        return evicted + table.drop_superseded(stored)
 
     def add_location(
         self, now: float, key: bytes, tier: str, location: int | None, nbytes: int
     ) -> list[Evicted]:
-        """A known row was found in another tier; like ``adopt``."""
+        """Add the copy of a known row that was found in another tier; like ``adopt``."""
         at = self._table.find(key)
         if not at:
             return [Evicted(key, tier, location, nbytes)]
         return self.adopt(now, tier, self._table.nodes.request(at), location)
 
     def drop_location(self, key: bytes, tier: str) -> list[Evicted]:
-        """Forget a copy that turned out to be corrupt or gone; unknown ones are ignored.
+        """Remove a copy that turned out to be corrupt or missing; unknown ones are ignored.
 
-        A slab somebody still reads is freed by the last ``release``, not before.
+        A slab that is being read is freed by the last ``release``, not before.
         """
         place, at = self._table.tiers.get(tier), self._table.find(key)
         if place is None or not at or not place.holds(at):
@@ -337,6 +342,7 @@ class CacheIndex:
         rest = cut(tokens, at, at + self.block_tokens)
         node = path[-1] if path else nodes.find(root)
         child, shared = prefix.best_child(self._table, node, at, rest)
+        # ``child`` shares the most tokens; a memory that cannot be cut needs a child used whole.
         used, n_used = child, shared
         if child and not cuttable and shared < nodes.n_tokens[child]:
             used, n_used = prefix.whole_child(self._table, tip, at, cut(rest, 0, shared))
@@ -348,7 +354,7 @@ class CacheIndex:
             miss = prefix.explain(self._table, root, node, child, shared, at)
             if self._writes.is_being_written(child_key(tip, rest)):
                 miss = Miss(MissReason.BEING_WRITTEN, at)
-        self._counters.looked_up(at, want)
+        self._counters.count_lookup(at, want)
         return self._lease(holder, root, path, at, miss)
 
     def lookup_key(self, now: float, holder: str, key: bytes) -> Match | None:
@@ -359,11 +365,11 @@ class CacheIndex:
         self._table.advance(now)
         found = prefix.chain_of(self._table, key)
         if found is None:
-            self._counters.looked_up(0, 1)
+            self._counters.count_lookup(0, 1)
             return None
         path, n_tokens = found
         nodes = self._table.nodes
-        self._counters.looked_up(n_tokens, n_tokens)
+        self._counters.count_lookup(n_tokens, n_tokens)
         self._counters.hits_resume += 1
         return self._lease(holder, nodes.key(nodes.root[path[0]]), path, n_tokens, None)
 
@@ -394,14 +400,14 @@ class CacheIndex:
             tiers={name: tier.use() for name, tier in self._table.tiers.items()},
         )
 
-    # ── looking and tending, for people and under pressure ──────────────────────────────────────
+    # ── administration ───────────────────────────────────────────────────────────────────────
 
     def scan(self, cursor: int, limit: int) -> tuple[list[RowFacts], int]:
         """A page of rows in no order, and the cursor of the next; see ``cache.listing``."""
         return listing.scan(self._table, cursor, limit)
 
     def facts(self, key: bytes) -> RowFacts | None:
-        """What is known of one row, or None."""
+        """The facts of one row, or None."""
         return listing.facts(self._table, key)
 
     def children(self, key: bytes) -> list[bytes]:
@@ -413,7 +419,7 @@ class CacheIndex:
         return listing.namespaces(self._table)
 
     def evict(self, now: float, tier: str) -> list[Evicted] | None:
-        """Give up the least valuable row of a tier, although nobody needs its room; None: none."""
+        """Evict the least valuable row of a tier, to free memory; None: no row may be evicted."""
         self._table.advance(now)
         place = self._table.tiers.get(tier)
         return None if place is None else self._table.evict_one(place)
@@ -447,7 +453,7 @@ class CacheIndex:
 
 
 def _refused(row: RowRequest, tier: Tier | None, name: str, location: int | None) -> list[Evicted]:
-    """A found row nobody wants; pages that belong to another slab by now are not its to wipe."""
+    """The removal of a found row; empty if its pages belong to another slab by now."""
     arena = None if tier is None else tier.arena
     if arena is not None and (location is None or not arena.is_free(location)):
         return []

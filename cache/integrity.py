@@ -1,4 +1,4 @@
-"""Recounts every account of the index from its contents; for tests and suspicion."""
+"""Recounts every account of the index from its contents; for tests and debugging."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _check_tree(nodes: Nodes, rows: list[int], roots: Mapping[int, int]) -> None
             _require(bool(nodes.copies[at]), "a child is no row")
             _require(nodes.parent[at] == parent, "a child is misplaced")
             key = child_key(nodes.key(parent), nodes.tokens(at))
-            _require(key == nodes.key(at), "a key does not prove itself")
+            _require(key == nodes.key(at), "a key is not the hash of its row")
             for below in (nodes.left[at], nodes.right[at]):
                 _require(not below or nodes.key(below) < nodes.key(at), "siblings out of balance")
         listed += len(children)
@@ -53,13 +53,13 @@ def _check_tree(nodes: Nodes, rows: list[int], roots: Mapping[int, int]) -> None
 
 
 def _check_contained(table: RowTable) -> None:
-    """Marks are right, and no tail stays that a longer row of the same kind of tier contains."""
+    """Marks are right, and a tier holds no tail that a longer row of the same kind contains."""
     nodes = table.nodes
     for parent in nodes.slots():
         children = list(siblings.of(nodes, parent))
         for at, following in zip_longest(children, children[1:], fillvalue=0):
-            goes_on = following and nodes.tokens(following).startswith(nodes.tokens(at))
-            _require(bool(goes_on) == table.is_superseded(at), "a tail is marked wrongly")
+            is_extended = following and nodes.tokens(following).startswith(nodes.tokens(at))
+            _require(bool(is_extended) == table.is_superseded(at), "a tail is marked wrongly")
             for tier in table.tiers.values():
                 stays = tier.holds(at) and table.is_evictable(at, tier) and table.is_superseded(at)
                 is_needless = stays and table.is_contained(nodes.request(at), tier)
@@ -84,13 +84,13 @@ def _check_tier(table: RowTable, tier: Tier, rows: list[int], writes: list[Write
     pinned = sum(tier.nbytes(at) for at in held if at in table.leases)
     pinned += sum(write.nbytes for write in writes) + sum(nbytes for _, nbytes in doomed)
     _require(pinned == tier.pinned_bytes, f"pinned bytes of {tier.name} are wrong")
-    kids = Counter(nodes.parent[at] for at in held)
-    kids.update(nodes.find(write.request.parent) for write in writes)
+    children = Counter(nodes.parent[at] for at in held)
+    children.update(nodes.find(write.request.parent) for write in writes)
     for at in held:
         is_queued = tier.queue.has(at) or not table.is_evictable(at, tier)
         _require(is_queued, f"a row of {tier.name} that may be evicted is not queued")
-    counted = {at: kids for at, kids in enumerate(tier.kids) if kids}
-    _require(dict(kids) == counted, f"children counts of {tier.name} are wrong")
+    counted = {at: count for at, count in enumerate(tier.n_children) if count}
+    _require(dict(children) == counted, f"children counts of {tier.name} are wrong")
     if tier.arena is not None:
         tier.arena.check_integrity()
         slabs = dict(claims)
@@ -101,11 +101,11 @@ def _check_tier(table: RowTable, tier: Tier, rows: list[int], writes: list[Write
 
 
 def _check_slots(table: RowTable) -> None:
-    """Every slot is reached by its key, and none is kept that nothing refers to."""
+    """Every slot is found by its key, and no unused slot is kept."""
     nodes = table.nodes
     for at in nodes.slots():
         _require(nodes.find(nodes.key(at)) == at, "a key leads to another slot")
-        _require(not table.is_idle(at), "a slot is kept that nothing refers to")
+        _require(not table.is_unused(at), "an unused slot is kept")
 
 
 def _require(condition: bool, what: str) -> None:

@@ -1,9 +1,9 @@
 """From a key to its slot in about nine bytes a key: open addressing over arrays of slot numbers.
 
-The keys themselves are not kept here; whoever keeps them says which key a slot has. Python's own
-``hash`` is used, which is seeded anew in each process, so that nobody can choose tokens whose keys
-collide here. The table is cut into many small ones that grow one at a time: adding a key to a map
-of a million takes a millisecond at worst, where one large table would stand still for a second.
+The keys themselves are not kept here; a callback returns the key of a slot. Python's own ``hash``
+is used, whose seed differs in each process, so that tokens cannot be chosen to make keys collide.
+The table is divided into many small ones that grow one at a time: adding a key to a map of a
+million takes a millisecond at worst, where growing one large table would take a second.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class KeyMap:
         _put(table, hashed >> self._bits, at)
 
     def remove(self, key: bytes) -> None:
-        """Remove a key that is there; what was pushed aside by it moves back."""
+        """Remove a key that is there, and move back the entries that it displaced."""
         hashed = hash(key)
         number = hashed & self._which
         table = self._tables[number]
@@ -61,6 +61,7 @@ class KeyMap:
         place = hole
         while at := table[place := place + 1 & mask]:
             home = hash(self._key_at(at)) >> self._bits & mask
+            # An entry may fill the hole unless that would put it before its own home.
             if (place - home & mask) >= (place - hole & mask):
                 table[hole] = at
                 hole = place

@@ -3,8 +3,8 @@
 ``k0 = namespace_key(parts)``; ``ki = BLAKE3(k(i-1) || tokens of block i)``. By induction a key
 covers the namespace and the full token list, and all the prefix keys of a prompt cost one pass.
 
-What goes into a namespace is the caller's list (architecture: everything that changes KV bytes and
-nothing that does not). Its hash runs in BLAKE3's derive-key mode, the chain in plain hash mode, so
+The parts of a namespace are chosen by the caller: everything that changes KV bytes, and nothing
+that does not. Its hash runs in BLAKE3's derive-key mode, the chain in plain hash mode, so
 a namespace key can never equal a chain key by construction of the input.
 """
 

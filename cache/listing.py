@@ -1,7 +1,7 @@
-"""Looking at the table of rows without changing it: pages, one row, its children, the namespaces.
+"""Reads the table of rows for administration: pages, one row, its children, the namespaces.
 
-Everything here is bounded by what the caller asks for, so that whoever owns the index may answer
-between two lookups, whatever the size of the index.
+The work of each call is bounded by its arguments, so that the owner of the index may answer between
+two lookups, whatever the size of the index.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from cache.rows import SaveReason
 if TYPE_CHECKING:
     from cache.table import RowTable
 
-SLOTS_PER_SCAN: Final = 4096  # looked at in well under a millisecond when they are empty
+SLOTS_PER_SCAN: Final = 4096  # visited in well under a millisecond when they are empty
 
 
 def scan(table: RowTable, cursor: int, limit: int) -> tuple[list[RowFacts], int]:
     """Up to ``limit`` rows from ``cursor`` (0: the beginning), and the next cursor, 0 at the end.
 
-    Rows that come or go meanwhile may be missed; every other row is seen once. A page may be empty
-    although more follow: it looks at a bounded part of the table.
+    Rows added or removed meanwhile may be missed; every other row is returned once. A page may be
+    empty although more follow: each call visits a bounded part of the table.
     """
     found: list[RowFacts] = []
     copies = table.nodes.copies

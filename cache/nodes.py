@@ -1,13 +1,13 @@
-"""Everything known of rows, in columns: a slot number instead of an object, about 400 bytes a row.
+"""The columns of the table of rows: a slot number instead of an object, about 400 bytes a row.
 
-A *node* is a key that somebody refers to. It is a row while a tier holds a copy of it; otherwise it
-only stands for a parent that is not stored (a root, or a block that was never found) or for a row
-that is gone and still read. Each node has a slot; a slot is a small number, valid until ``free``.
-Slot 0 is nobody (``NIL``), so that columns of zeros say "none".
+A *node* is a key that is referred to. It is a row while a tier holds a copy of it; otherwise it
+stands for a parent that is not stored (a root, or a block that was never found) or a dropped row
+that is still being read. Each node has a slot: a small number, valid until ``free``. Slot 0 is no
+node (``NIL``), so that columns of zeros mean "none".
 
 Keys and tokens lie in fixed records in chunks, everything else in one ``array`` per field. A Python
-object per row would take three times the memory and give the garbage collector work.
-Columns are read and written directly by the modules that own their meaning:
+object per row would take three times the memory and be visited by the garbage collector.
+Columns are read and written directly by the modules that define their meaning:
 
 copies       bit mask of the tiers that hold the row; 0: no row      ``table``, ``tiers``
 parent, root slots                                                   ``table``
@@ -30,12 +30,12 @@ from cache.tokens import TOKEN_BYTES
 NIL: Final = 0
 SUPERSEDED: Final = 0x80  # bit of ``mark``: a longer sibling contains all of this row's tokens
 REASON: Final = 0x7F  # the rest of ``mark``: the SaveReason
-_SHIFT: Final = 10  # a chunk holds 1,024 records: growing takes microseconds, wherever it stands
+_SHIFT: Final = 10  # a chunk holds 1,024 records: growing takes microseconds at any size
 _CHUNK: Final = 1 << _SHIFT
 
 
 class Nodes:
-    """The columns, the records and the way from a key to its slot. Private to the index."""
+    """The columns, the records and the map from a key to its slot. Private to the index."""
 
     def __init__(self, block_tokens: int) -> None:
         self._record = KEY_BYTES + block_tokens * TOKEN_BYTES
@@ -81,7 +81,7 @@ class Nodes:
         return self._keymap.find(key)
 
     def use(self, key: bytes) -> int:
-        """The slot of a key, taken now if it has none."""
+        """The slot of a key; a key without one gets one now."""
         at = self._keymap.find(key)
         if at:
             return at
@@ -98,7 +98,7 @@ class Nodes:
         return at
 
     def free(self, at: int) -> None:
-        """Give a slot back; nothing may refer to it any more."""
+        """Free a slot; nothing may refer to it any more."""
         if self.copies[at] or self.child[at]:
             raise InvariantBroken("a node in use was freed")
         self._keymap.remove(self.key(at))
@@ -128,7 +128,7 @@ class Nodes:
         self._chunks[at >> _SHIFT][offset : offset + len(request.tokens)] = request.tokens
 
     def request(self, at: int) -> RowRequest:
-        """The row as it would be asked for again."""
+        """The request that would store this row again."""
         return RowRequest(
             self.key(at),
             self.key(self.parent[at]),

@@ -1,7 +1,7 @@
 """When to save what: a small validated configuration and pure functions of positions.
 
-Blocks make this simple: a full block is saved once, when it is complete, whoever completed it; only
-the end of a sequence, the tail, needs a decision. Positions and sizes are tokens.
+A full block is saved once, when it is complete; only the end of a sequence, the tail, needs a
+decision. Positions and sizes are tokens.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ class LogitsPolicy:
 class RestorePolicy:
     """When stored rows are computed instead of restored, because that is faster.
 
-    Speeds are learned by each model process. Nothing is refused before a tier was seen
-    ``min_samples`` times, nor for less than ``min_saved_s``: a hit is worth more than a guess.
+    Each model process measures the speeds. A restore is only refused after ``min_samples``
+    measurements of its tier, and only if computing saves at least ``min_saved_s``.
     """
 
     min_samples: int = 3
     min_saved_s: float = 0.005
-    probe_every: int = 16  # of the refusals one restores after all, to see whether it still is slow
+    probe_every: int = 16  # one of so many refusals restores all the same, to measure again
     weight: float = 0.2  # of the newest value in an average
-    min_prefill_tokens: int = 32  # smaller steps say nothing about prompts
+    min_prefill_tokens: int = 32  # smaller steps do not measure prompts
     min_tokens: int = 64  # smaller restores are mostly overhead
 
     def __post_init__(self) -> None:
@@ -86,9 +86,9 @@ class LivePolicy:
     min_tokens: int = 16  # sharing less saves less than a step
     max_idle: int = 4  # sequences
     max_idle_share: float = 0.5  # of the context's cells
-    idle_steps_stored: int = 32  # decode steps beside it; a small multiple of getting it back
+    idle_steps_stored: int = 32  # decode steps beside it; a few times the cost of restoring it
     idle_steps_unstored: int = 2000
-    idle_s: float = 300.0  # nobody comes back after five minutes
+    idle_s: float = 300.0  # few conversations continue after five minutes
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -109,17 +109,17 @@ class LivePolicy:
 
 @dataclass(frozen=True, slots=True)
 class SavePolicy:
-    """Gates in tokens; refuses nonsense at construction (InvalidPolicy), so that the boot stops."""
+    """Which rows are saved, and when. Values out of range raise InvalidPolicy at construction."""
 
     block_tokens: int = BLOCK_TOKENS  # see keys.BLOCK_TOKENS
-    min_tokens: int = 32  # shorter prompts are pings; their rows would push out useful ones
+    min_tokens: int = 32  # shorter prompts are mostly pings; their rows would displace useful ones
     min_tail_tokens: int = 8  # a shorter tail is one small step to compute again
     save_prompt_tail: bool = True  # an identical prompt then hits to its last token
     save_while_generating: bool = True  # a crash or a fork then finds all but the last block
     save_finish_tail: bool = True  # the next turn continues exactly where this one ended
-    tail_delay_ms: int = 1000  # a tail is stored when nothing has gone on from it for so long
+    tail_delay_ms: int = 1000  # a tail is stored when nothing has extended it for so long
     tail_disk_delay_s: int = 30  # and copied to files after so long; 0: at once
-    session_resume_wait_ms: int = 500  # for rows that another process is saving just now; 0: none
+    session_resume_wait_ms: int = 500  # for rows that another process is saving at present; 0: none
     logits: LogitsPolicy = field(default_factory=LogitsPolicy)
     restore: RestorePolicy = field(default_factory=RestorePolicy)
     live: LivePolicy = field(default_factory=LivePolicy)
@@ -148,14 +148,14 @@ class SavePolicy:
 
 
 SAVE_ALL: Final = SavePolicy(min_tokens=1, min_tail_tokens=1)
-"""The default of nodes: even a short prompt that comes again hits to its last token, and the index
-gives up the least valuable rows first when room is needed."""
+"""The default of nodes: even a short prompt that is repeated hits to its last token, and the index
+evicts the least valuable rows first when room is needed."""
 
 
 def at_prompt_end(policy: SavePolicy, prompt_tokens: int, saved_tokens: int) -> list[Span]:
     """Rows to save when the prompt is computed; ``saved_tokens`` of it are stored already.
 
-    Its tail is left to the row that holds the beginning of the reply too, unless there is none.
+    Its tail becomes part of the row that also holds the beginning of the reply, if there is one.
     """
     with_tail = policy.save_prompt_tail and not policy.save_finish_tail
     return _spans(policy, prompt_tokens, saved_tokens, SaveReason.COLD, with_tail=with_tail)
@@ -174,17 +174,17 @@ def at_finish(
     saved_tokens: int,
     reason: SaveReason = SaveReason.FINISH,
 ) -> list[Span]:
-    """Everything not stored yet when a sequence ends, for any reason, or is evicted."""
+    """Rows to save when a sequence ends, for any reason, or is evicted."""
     return _spans(policy, live_tokens, saved_tokens, reason, with_tail=policy.save_finish_tail)
 
 
 def _spans(
     policy: SavePolicy, live: int, saved: int, reason: SaveReason, *, with_tail: bool
 ) -> list[Span]:
-    """Full blocks from the block that ``saved`` ends in, then the tail if it is worth a row.
+    """Full blocks from the block that ``saved`` ends in, then the tail if it is long enough.
 
     A position inside a block means that its beginning is stored as a tail only; the full block is
-    saved from its start, and the index lets the tail go first when room is needed.
+    saved from its start, and the index evicts the tail first when room is needed.
     """
     if live < policy.min_tokens:
         return []

@@ -1,4 +1,4 @@
-"""Finding the longest stored prefix, and saying why it ends where it ends. Reads the table only.
+"""Finds the longest stored prefix, and the reason why it ends there. Only reads the table.
 
 The rows form a radix tree: a node is a key, its children are the rows naming it as parent. Only
 full blocks have children. The search descends full blocks by chain key, comparing the tokens too,
@@ -43,7 +43,7 @@ def best_child(table: RowTable, parent: int, start: int, rest: bytes) -> tuple[i
         if row and table.nodes.start[row] == start:
             shared = common_prefix(table.nodes.tokens(row), rest)
             size = table.nodes.row_bytes
-            # Of equal ones the larger: it may carry the logits of the prompt's last position, too.
+            # On a tie the larger row: it may also carry the logits of the prompt's last position.
             if shared > longest or (best and shared == longest and size[row] > size[best]):
                 best, longest = row, shared
     return best, longest
@@ -94,12 +94,12 @@ def explain(table: RowTable, root: bytes, tip: int, child: int, shared: int, at:
 def chain_of(table: RowTable, key: bytes) -> tuple[list[int], int] | None:
     """The stored chain whose first tokens end with this key, and how many; None: not stored.
 
-    A key that no row has may be that of a tail which a longer row contains (``cache.tips``).
+    A key that no row has may be that of a tail which a longer row contains (``cache.finish_keys``).
     """
     path = ancestors(table, key)
     if path is not None:
         return path, table.nodes.start[path[-1]] + table.nodes.n_tokens[path[-1]]
-    tail = table.tips.get(key)
+    tail = table.finish_keys.get(key)
     if tail is None:
         return None
     before = [] if not tail.start else ancestors(table, tail.parent)

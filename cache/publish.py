@@ -9,15 +9,15 @@ The order, and why each step is where it is:
 3. fdatasync: the bytes are durable before any name a reader looks for exists
 4. link temp -> final: atomic, and unlike rename it never replaces what is there, so of two writers
    of one row the first wins; the row exists from here on
-5. unlink temp, fsync directory: the name is durable; only now is the caller told
+5. unlink temp, fsync directory: the name is durable; only now does the call return
 
 Several rows take each step together (``write_rows``): a directory is synced once for all of them,
-and a journal that was just committed for one file has little left to do for the next.
+and a journal that was just committed for one file has little left to write for the next.
 
-Killed before 4: a temp file, removed by the next rescan. Killed after 4: a valid row that nobody
-was told of, adopted by the next rescan. If the final name exists already, its content decides:
-valid means the work was done before; invalid means it is moved to ``quarantine/`` and the link is
-tried once more.
+Killed before 4: a temp file, removed by the next rescan. Killed after 4: a valid row that is in no
+index yet, adopted by the next rescan. If the final name exists already, its content decides: if it
+is valid, the row was published before; if not, it is moved to ``quarantine/`` and the link is tried
+once more.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from cache.rows import (
 SUFFIX: Final = ".kvb"
 TEMP_SUFFIX: Final = ".tmp"
 QUARANTINE: Final = "quarantine"
-QUARANTINE_KEPT: Final = 8  # files; enough to look at, too few to fill a disk
+QUARANTINE_KEPT: Final = 8  # files; enough to inspect, too few to fill a disk
 _NAME_TAKEN: Final = (errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST)
 PROBE: Final = "probe.tmp"
 PROBE_BYTES: Final = 1 << 20
@@ -64,7 +64,7 @@ Path: TypeAlias = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class MappedRow:
-    """An open, verified row; the views live until ``close`` (or until the last of them goes)."""
+    """An open, verified row; the views are valid until ``close``."""
 
     header: RowHeader
     tokens: bytes
@@ -75,7 +75,7 @@ class MappedRow:
 
 
 def row_path(root: Path, key: bytes) -> str:
-    """Where the row with this key lives under a tier's root directory."""
+    """The path of the row with this key under a tier's root directory."""
     name = key.hex()
     return os.path.join(root, name[:2], name + SUFFIX)
 
@@ -100,8 +100,8 @@ def write_rows(
     """Publish several rows; each one's header, or what ``write_row`` would raise for it.
 
     The first refusal of the file system ends the batch: the rows after it are refused as well.
-    With ``make_root`` False a root directory that is gone is a refusal: it may be a disk that was
-    taken out, and what is written to the bare mount point would fill another one.
+    With ``make_root`` False a missing root directory is a refusal: its disk may have been removed,
+    and rows written to the empty mount point would fill another disk.
     """
     outcomes: list[RowHeader | CacheError] = []
     drafts: dict[int, _Draft] = {}
@@ -136,7 +136,7 @@ def write_rows(
             synced[draft.shard] = None
             try:
                 fs.sync_dir(draft.shard)
-            except OSError as error:  # a second try would succeed and mean nothing
+            except OSError as error:  # a second fsync would succeed without making anything durable
                 synced[draft.shard] = error
         refused = synced[draft.shard]
         if refused is not None:
@@ -153,7 +153,7 @@ def _each(
     step: str,
     work: Callable[[_Draft], None],
 ) -> None:
-    """One step for all rows that got so far; a row that fails leaves nothing behind."""
+    """One step for all rows that have not failed; a row that fails leaves no file behind."""
     for at, draft in list(drafts.items()):
         try:
             with refusals(draft.root, step):
@@ -166,7 +166,7 @@ def _each(
 
 
 class _Draft:
-    """A row on its way into a file."""
+    """A row that is being written into a file."""
 
     def __init__(self, root: Path, slab: Buffer) -> None:
         self.root = root
@@ -206,7 +206,7 @@ class _Draft:
         self._is_linked = True
 
     def discard(self, fs: Filesystem) -> None:
-        """Close and unlink the temp file; what stays behind is removed by the next rescan."""
+        """Close and unlink the temp file; if that fails, the next rescan removes it."""
         with suppress(OSError):
             self._close(fs)
         if self._temp is not None:
@@ -215,7 +215,7 @@ class _Draft:
             self._temp = None
 
     def retract(self, fs: Filesystem) -> None:
-        """Take back a name that may not be durable: nobody is told of it, so nobody counts it."""
+        """Unlink a name that may not be durable: the caller is not to count this row."""
         if self._is_linked:
             with suppress(OSError):
                 fs.unlink(self._path)
@@ -227,7 +227,7 @@ class _Draft:
 
 
 def probe(fs: Filesystem, root: Path) -> None:
-    """Find out whether the directory takes rows: write, sync and remove a file of a row's size.
+    """Test whether the directory accepts rows: write, sync and remove a file of a row's size.
 
     TierUnavailable, naming the directory and the step, if it does not.
     """
@@ -245,7 +245,7 @@ def probe(fs: Filesystem, root: Path) -> None:
 
 
 def open_row(fs: Filesystem, root: Path, key: bytes) -> MappedRow:
-    """Map a row and check every byte of it *before* handing anything out.
+    """Map a row and check every byte of it *before* it is returned.
 
     MissingRow if the file is gone, CorruptRow if its bytes are wrong (the caller quarantines),
     TierUnavailable if the disk refuses.
@@ -261,8 +261,10 @@ def read_row(fs: Filesystem, root: Path, key: bytes) -> tuple[RowHeader, memoryv
         view = fs.map(path)
     except FileNotFoundError as cause:
         raise MissingRow(f"the file of row {key.hex()} is gone") from cause
-    except PermissionError as cause:  # of one file: a directory that is closed fails when it moves
-        raise BadField(f"the file of row {key.hex()} may not be read: not ours") from cause
+    except (
+        PermissionError
+    ) as cause:  # of this file; that of the directory is noticed by the quarantine
+        raise BadField(f"the file of row {key.hex()} may not be read by this user") from cause
     except OSError as cause:
         raise TierUnavailable(os.fspath(root), "opening a row", cause) from cause
     header = checked(parse_header(view), len(view), key)
@@ -282,7 +284,7 @@ def delete_row(fs: Filesystem, root: Path, key: bytes) -> bool:
 
 
 def quarantine_row(fs: Filesystem, root: Path, key: bytes) -> bool:
-    """Move a corrupt row's file out of the way; False if it was gone already."""
+    """Move a corrupt row's file to the quarantine; False if it was gone already."""
     try:
         return quarantine(fs, root, row_path(root, key))
     except OSError as cause:
@@ -290,7 +292,7 @@ def quarantine_row(fs: Filesystem, root: Path, key: bytes) -> bool:
 
 
 def checked(header: RowHeader, size: int, key: bytes) -> RowHeader:
-    """The header, if the file's name, size and seal agree with it; else CorruptRow."""
+    """The header, if the file's name, size and seal agree with it; otherwise CorruptRow."""
     if header.key != key or len(key) != KEY_BYTES:
         raise KeyMismatch("the file's name is not its row's key")
     if size != header.row_bytes:
@@ -305,7 +307,7 @@ def _make_shard(fs: Filesystem, root: Path, shard: str, *, make_root: bool) -> N
         fs.list_dir(shard)
     except FileNotFoundError:
         if make_root:
-            fs.make_dir(os.fspath(root))  # by itself first: only a path's last part is private
+            fs.make_dir(os.fspath(root))  # separately: only the last part of a path is made private
         else:
             fs.list_dir(os.fspath(root))
         fs.make_dir(shard)
@@ -321,7 +323,7 @@ def _is_valid(fs: Filesystem, root: Path, key: bytes) -> bool:
 
 
 def quarantine(fs: Filesystem, root: Path, path: str) -> bool:
-    """Move a file, or whatever has its name, into the quarantine; False if it was gone already."""
+    """Move the file or directory of this name to the quarantine; False if it was gone already."""
     folder = os.path.join(root, QUARANTINE)
     _make_quarantine(fs, folder)
     name = os.path.basename(path)
@@ -336,16 +338,16 @@ def quarantine(fs: Filesystem, root: Path, path: str) -> bool:
     except FileNotFoundError:
         return False
     kept = fs.list_dir(folder)
-    if len(kept) > QUARANTINE_KEPT:  # these bytes are in no budget
+    if len(kept) > QUARANTINE_KEPT:  # these bytes count against no budget
         others = (os.path.join(folder, other) for other in sorted(set(kept) - {name}))
         oldest = next((other for other in others if not fs.is_dir(other)), None)
-        if oldest is not None:  # directories are nobody's rows: not ours to empty
+        if oldest is not None:  # a directory is no row: its contents are not removed
             fs.unlink(oldest)
     return True
 
 
 def _make_quarantine(fs: Filesystem, folder: str) -> None:
-    """A link of that name would have files moved to, and removed from, a place of somebody else."""
+    """Make the directory; a link of that name is removed, or files outside would be changed."""
     try:
         if fs.is_dir(folder):
             return
@@ -357,7 +359,7 @@ def _make_quarantine(fs: Filesystem, folder: str) -> None:
 
 @contextmanager
 def refusals(root: Path, step: str) -> Iterator[None]:
-    """Turn what the file system refuses into TierUnavailable, naming directory and step."""
+    """Turn errors of the file system into TierUnavailable, naming directory and step."""
     try:
         yield
     except OSError as cause:

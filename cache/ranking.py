@@ -1,7 +1,7 @@
-"""Who may be evicted next: a queue of slots by rank that takes 16 bytes a row and holds none twice.
+"""The eviction queue: slots by rank, each at most once, in 16 bytes a row.
 
-Ranks mostly rise (a row is used again), and then the queue is simply told late: whoever pops asks
-for the present rank and may offer the slot again. A rank that falls is lowered in place.
+Ranks mostly rise (a row is used again). The queue is not updated then: the caller of ``pop``
+compares with the present rank and may offer the slot again. A rank that falls is lowered in place.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EvictionQueue:
         self._rise(len(self._heap) - 1, at, rank)
 
     def discard(self, at: int) -> None:
-        """Take a slot out, if it is queued."""
+        """Remove a slot, if it is queued."""
         place = self._place[at]
         if not place:
             return

@@ -1,8 +1,8 @@
-"""Giving arena memory back to the kernel: holes where no row is.
+"""Returns arena memory to the kernel: punches holes where no row is.
 
-An evicted slab keeps its memory for the next one, which saves the kernel's work. Under memory
-pressure that is wrong, and only a hole in the file returns it. A later ``SlabWriter`` takes memory
-anew, and is refused with ``NoArenaSpace`` when there is none.
+An evicted slab keeps its memory for the next one, which saves page faults. Under memory pressure
+only a hole in the file returns it. A later ``SlabWriter`` allocates again, and raises
+``NoArenaSpace`` when there is no memory.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _PIECE_BYTES: Final = 4 << 20  # a limit is kept to within this
 
 def resident_bytes(path: str) -> int:
     """The memory that an arena takes now, slabs and free pages together."""
-    return os.stat(path).st_blocks * 512  # its unit, whatever the file system's own is
+    return os.stat(path).st_blocks * 512  # the unit of st_blocks on every file system
 
 
 def return_memory(path: str, extents: Iterable[tuple[int, int]], limit: int | None = None) -> int:
-    """Punch holes at ``(offset, bytes)``; how many bytes the kernel got back.
+    """Punch holes at ``(offset, bytes)``; returns how many bytes were freed.
 
-    Only for pages that belong to nobody: they read as zeros from now on. Stops once ``limit`` bytes
-    came back. BadArena for an extent that is not whole pages of the arena's slabs.
+    Only for pages that belong to no slab: they read as zeros from now on. Stops once ``limit``
+    bytes were freed. BadArena for an extent that is not whole pages of the arena's slabs.
     """
     returned = 0
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)

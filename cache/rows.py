@@ -2,9 +2,9 @@
 
 A row is a head (fixed header, metadata, tokens) and a payload: the KV bytes of one block, opaque
 here. All integers are little-endian. Offsets of the parts are derived from their sizes and never
-stored, so they cannot lie: metadata at 256, tokens at the next multiple of 4, payload at the next
-multiple of 64 (cache line), the row ends with the payload. The arena pads to whole pages; padding
-is no part of the row.
+stored, so they cannot be wrong: metadata at 256, tokens at the next multiple of 4, payload at the
+next multiple of 64 (cache line), the row ends with the payload. The arena pads to whole pages;
+padding is no part of the row.
 
 offset size type  name            kind
      0    8 bytes magic           identity       b"llamaKVB"
@@ -32,10 +32,10 @@ offset size type  name            kind
 Version rule: any change of meaning raises ``version``; there is no migration, the cache is
 disposable. Every byte but the sixteen mutable ones (240..256) is covered: the head by the checksum
 (always checked), the payload by the digest (checked on sealed rows; files are always sealed). An
-unsealed row is trusted only inside the arena, where the publish order (payload, then state) and the
-death of its writer leave it absent or whole. The metadata is msgpack, free-form, for people; but
-two keys are read by programs: ``replies``, see ``cache.text_marks``, and ``ends``, see
-``cache.tips``.
+unsealed row is valid only inside the arena, where the publish order (payload, then state) leaves it
+absent or whole when its writer is killed. The metadata is msgpack, free-form, for people; but two
+keys are read by programs: ``replies``, see ``cache.text_marks``, and ``ends``, see
+``cache.finish_keys``.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _ZERO_DIGEST: Final = bytes(32)
 
 
 class RowState(IntEnum):
-    """Where a slab is in its life. On disk and in shared memory: never renumber."""
+    """The state of a slab. On disk and in shared memory: never renumber."""
 
     FREE = 0
     WRITING = 1
@@ -105,7 +105,7 @@ def _up(value: int, align: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RowHeader:
-    """What a row says about itself; sizes in bytes, positions in tokens, times in unix seconds."""
+    """The header of a row; sizes in bytes, positions in tokens, times in unix seconds."""
 
     key: bytes
     parent: bytes
@@ -215,11 +215,11 @@ def _check_storable(header: RowHeader, tokens: bytes) -> None:
 
 
 def parse_header(buffer: Buffer, total_bytes: int | None = None) -> RowHeader:
-    """Parse and check a head: magic, version, fields, checksum, and the key's own proof.
+    """Parse and check a head: magic, version, fields, checksum, and that the key is its hash.
 
-    ``buffer`` must hold the head; the payload may be missing when ``total_bytes`` says how large
-    the whole thing is (default: all of it is in ``buffer``). For any bytes this returns a header
-    or raises CorruptRow, nothing else. The payload is not looked at: see ``verify``.
+    ``buffer`` must hold the head; the payload may be missing when ``total_bytes`` gives the size of
+    the whole row (default: all of it is in ``buffer``). For any bytes this returns a header or
+    raises CorruptRow, nothing else. The payload is not checked: see ``verify``.
     """
     view = memoryview(buffer)
     if len(view) < HEADER_BYTES:
@@ -293,7 +293,7 @@ def _decode_fixed(fixed: bytes) -> RowHeader:
         last_used_unix_s=last_used if math.isfinite(last_used) else 0.0,
     )
     if header.row_bytes != size:
-        raise BadField(f"sizes add up to {header.row_bytes}, the header says {size}")
+        raise BadField(f"sizes add up to {header.row_bytes}, but the header has {size}")
     return header
 
 
@@ -314,7 +314,7 @@ def row_payload(buffer: Buffer, header: RowHeader) -> memoryview:
 
 
 def compute_digest(buffer: Buffer, header: RowHeader) -> bytes:
-    """BLAKE3 over bytes 0..152 and 256..row_bytes, whatever the digest field says now."""
+    """BLAKE3 over bytes 0..152 and 256..row_bytes, whatever the digest field holds."""
     view = memoryview(buffer)
     hasher = blake3(view[:DIGEST_AT])
     hasher.update(view[HEADER_BYTES : header.row_bytes])
@@ -324,7 +324,7 @@ def compute_digest(buffer: Buffer, header: RowHeader) -> bytes:
 def verify(buffer: Buffer, header: RowHeader) -> None:
     """Check every immutable byte of a sealed row; ChecksumMismatch if one changed."""
     if not header.sealed:
-        raise ChecksumMismatch("the row was never sealed, its payload cannot be proved")
+        raise ChecksumMismatch("the row was never sealed, its payload cannot be verified")
     if compute_digest(buffer, header) != header.digest:
         raise ChecksumMismatch("the payload changed after it was sealed")
 

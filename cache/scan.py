@@ -1,8 +1,8 @@
-"""Finding the rows of a directory at start: heads only, one by one, however many there are.
+"""Scans a directory for rows at start: heads only, one by one, however many there are.
 
-A scan opens each file once, reads its first page, proves the head (``parse_header``) and compares
-the sizes; payloads are read and verified when a row is used. Nothing is kept of what was found, so
-that a million files take no more memory than ten, and the first rows are reported at once.
+A scan opens each file once, reads its first page, checks the head (``parse_header``) and compares
+the sizes; payloads are read and verified when a row is used. Found rows are not kept, so that a
+million files take no more memory than ten, and the first rows are reported at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FoundRow:
 
 @dataclass(frozen=True, slots=True)
 class Rescan:
-    """What a scan of a directory found and cleaned up."""
+    """The result of a scan of a directory."""
 
     rows: tuple[FoundRow, ...]
     temps_removed: int
@@ -43,8 +43,8 @@ class Rescan:
 class DirectoryScan:
     """Iterate over it for the rows of a directory; the counts grow meanwhile.
 
-    Temp files go, bad files are quarantined. TierUnavailable if the file system refuses. Only for
-    the directory's one owner, while nobody writes: a temp file of a live writer would go too.
+    Temp files are removed, bad files quarantined. TierUnavailable if the file system refuses. Only
+    for the directory's one owner, while nothing is written: a writer's temp file would be removed.
     """
 
     def __init__(self, fs: Filesystem, root: Path) -> None:
@@ -59,15 +59,15 @@ class DirectoryScan:
             fs.make_dir(root)
             for shard in sorted(filter(_is_shard, fs.list_dir(root))):
                 folder = os.path.join(root, shard)
-                if not fs.is_dir(folder):  # through a link we would tidy somebody else's files
+                if not fs.is_dir(folder):  # through a link files elsewhere would be removed
                     self._put_aside(folder, shard)
                     continue
                 for name in sorted(fs.list_dir(folder)):
-                    found = self._look_at(f"{folder}/{name}", name)
+                    found = self._read(f"{folder}/{name}", name)
                     if found is not None:
                         yield found
 
-    def _look_at(self, path: str, name: str) -> FoundRow | None:
+    def _read(self, path: str, name: str) -> FoundRow | None:
         if name.endswith(TEMP_SUFFIX):
             try:
                 self._fs.unlink(path)
@@ -86,7 +86,7 @@ class DirectoryScan:
 
 
 def rescan(fs: Filesystem, root: Path) -> Rescan:
-    """All at once, see ``DirectoryScan``; for tools and tests."""
+    """A whole scan at once, see ``DirectoryScan``; for tools and tests."""
     scan = DirectoryScan(fs, root)
     rows = tuple(scan)
     return Rescan(rows, scan.temps_removed, tuple(scan.quarantined))

@@ -1,4 +1,4 @@
-"""The children of a node, sorted by their token bytes: a treap woven through three columns.
+"""The children of a node, sorted by their token bytes: a treap in three columns.
 
 Most nodes have one child, a few have thousands; both cost twelve bytes a row here, and no node has
 a list of its own. The keys serve as the heap order: they are hashes, so the tree is as balanced as
@@ -28,7 +28,7 @@ def insert(nodes: Nodes, parent: int, new: int) -> tuple[int, int]:
         link = at
         at = links[link]
     links[link] = new
-    # What was here is cut in two along the new tokens: smaller to the left, larger to the right.
+    # The subtree here is split at the new tokens: smaller ones to the left, larger to the right.
     lows, low = left, new
     highs, high = right, new
     while at:
@@ -45,7 +45,7 @@ def insert(nodes: Nodes, parent: int, new: int) -> tuple[int, int]:
 
 
 def remove(nodes: Nodes, parent: int, old: int) -> None:
-    """Take a child out; what hung below it is joined again."""
+    """Remove a child and join its two subtrees."""
     tokens = nodes.tokens(old)
     left, right = nodes.left, nodes.right
     links, link = nodes.child, parent
@@ -53,7 +53,7 @@ def remove(nodes: Nodes, parent: int, old: int) -> None:
         links = left if tokens < nodes.tokens(at) else right
         link = at
     low, high = left[old], right[old]
-    while low and high:
+    while low and high:  # the larger key becomes the root of both: that is the heap order
         if nodes.key(low) > nodes.key(high):
             links[link] = low
             links, link = right, low
@@ -94,10 +94,10 @@ def of(nodes: Nodes, parent: int) -> Iterator[int]:
 
 
 def beginnings(nodes: Nodes, parent: int, tokens: bytes) -> Iterator[int]:
-    """The children whose tokens these begin with, shorter ones only; the longest first.
+    """The shorter children with whose tokens ``tokens`` begins, the longest first.
 
-    Each step is one search and shortens ``tokens``: what lies between two of them in the order is
-    passed over. The tree must not change meanwhile.
+    Each step is one search and shortens ``tokens``, so that children in between are skipped. The
+    tree must not change meanwhile.
     """
     before, _ = around(nodes, parent, tokens)
     while before:
@@ -115,7 +115,7 @@ def beginnings(nodes: Nodes, parent: int, tokens: bytes) -> Iterator[int]:
 
 
 def extensions(nodes: Nodes, parent: int, tokens: bytes) -> Iterator[int]:
-    """The children that begin with these tokens and go on; they lie side by side in the order."""
+    """The longer children that begin with these tokens; they are neighbours in the order."""
     at = tokens
     while True:
         _, after = around(nodes, parent, at + b"\0")  # the first one that is above ``at``

@@ -1,8 +1,8 @@
-"""The rows and the bytes they take: what the index knows, without the questions it answers.
+"""The rows and the bytes they take: the state of the index, changed only consistently.
 
-The table keeps four things in step: the rows by key, the tree (children of a key, sorted by their
-token bytes), the accounts of the tiers, and the pins of readers. Every change goes through ``hold``
-and ``drop``, so that none of them can be forgotten. Rows are slots of ``cache.nodes``.
+Four structures are kept consistent: the rows by key, the tree (children of a key, sorted by their
+token bytes), the accounts of the tiers, and the pins of readers. Every change is made by ``hold``
+and ``drop``, which update all four. Rows are slots of ``cache.nodes``.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Final
 from cache import eviction, siblings
 from cache.allocation import ArenaMap
 from cache.answers import RAM, BlockRef, Evicted, RowRequest
+from cache.finish_keys import FinishKeys
 from cache.keys import KEY_BYTES, child_key
 from cache.nodes import NIL, SUPERSEDED, Nodes
 from cache.tiers import Tier, place
-from cache.tips import Tips
 from cache.tokens import TIP, TOKEN_BYTES, pack
 
-SPARED: Final = 16  # rows that wait for a copy and are passed over before one of them is evicted
+SPARED: Final = 16  # rows that wait for a copy and are skipped before one of them is evicted
 MAX_START: Final = 1 << 31  # tokens; columns of 32 bits hold it
 MAX_TIERS: Final = 31  # bits of a 32-bit mask
 MAX_BLOCK_TOKENS: Final = (1 << 16) - 1
 MAX_PAGES: Final = 1 << 32
-LOOKED_AT: Final = 64  # longer siblings of one tail, to find one that a tier holds
+MAX_SIBLINGS: Final = 64  # longer siblings of one tail that are tried until a tier holds one
 _TIP: Final = pack([TIP])
 
 
@@ -57,16 +57,16 @@ class RowTable:
         self._kinds = [[t for t in self.file_tiers() if t.durability == kind] for kind in kinds]
         self.n_rows = 0  # nodes that at least one tier holds
         self.roots: dict[int, int] = {}  # root -> number of its rows
-        self.leases: dict[int, int] = {}  # row -> readers and copiers that hold it down
+        self.leases: dict[int, int] = {}  # row -> number of readers and copiers that pin it
         self.doomed: dict[int, list[tuple[Tier, int | None, int]]] = {}  # freed with the last lease
         self.now = 0.0
         self.evictions = 0
-        self.lost = 0  # evicted before the slower tier that should have them did
-        self.tails_removed = 0  # copies that went because a longer row contains them
-        self.tips = Tips()
+        self.lost = 0  # evicted before they were copied to the slower tier meant for them
+        self.tails_removed = 0  # copies dropped because a longer row contains them
+        self.finish_keys = FinishKeys()
 
     def is_well_formed(self, request: RowRequest) -> bool:
-        """Sizes, position, parent and key of a request fit together."""
+        """Whether sizes, position, parent and key of a request are consistent."""
         n_tokens, odd = divmod(len(request.tokens), TOKEN_BYTES)
         return (
             not odd
@@ -100,18 +100,18 @@ class RowTable:
             nodes.n_tokens[at],
         )
 
-    def wanted_by(self, at: int, above: int = 0) -> tuple[str, ...]:
+    def queue_copies(self, at: int, above: int = 0) -> tuple[str, ...]:
         """Queue a row for one open tier of every more durable kind that lacks it; their names.
 
         ``above``: only of kinds more durable than this. A row that was just copied to one kind is
-        not queued for a lesser one: two full tiers would copy and evict the same rows for ever.
-        A tail waits for ``tail_delay_s`` first: the block that contains it may come meanwhile.
+        not queued for a lesser one: two full tiers would copy and evict the same rows endlessly.
+        A tail waits for ``tail_delay_s`` first: a block that contains it may be stored meanwhile.
         """
         is_tail = self.nodes.n_tokens[at] < self.block_tokens
         queued: list[str] = []
         for kind in self._kinds:
             if kind[0].durability <= above or any(
-                tier.holds(at) or tier.is_to_get(at) for tier in kind
+                tier.holds(at) or tier.is_queued(at) for tier in kind
             ):
                 continue
             is_open = [tier for tier in kind if tier.is_open]
@@ -127,7 +127,7 @@ class RowTable:
     def source_for(self, at: int, tier: Tier) -> Tier | None:
         """Where a copy for ``tier`` is read: the fastest tier that holds the row.
 
-        A file tier gets rows of less durable tiers only; the arena gets them from anywhere.
+        A file tier is filled from less durable tiers only; the arena from any tier.
         """
         for other in self.tiers.values():
             is_source = other is not tier and (
@@ -144,10 +144,10 @@ class RowTable:
         """Whether a longer sibling contains all of this row's tokens."""
         return bool(self.nodes.mark[at] & SUPERSEDED)
 
-    # ── coming and going ─────────────────────────────────────────────────────────────────────
+    # ── adding and removing ──────────────────────────────────────────────────────────────────
 
     def hold(self, request: RowRequest, tier: Tier, location: int | None, nbytes: int) -> int:
-        """Record that a tier holds a row; its bytes and its place among the kids are claimed."""
+        """Record that a tier holds a row, whose bytes and place among the children are claimed."""
         at = self.nodes.use(request.key)
         if not self.nodes.copies[at]:
             self._enter(at, request)
@@ -163,6 +163,7 @@ class RowTable:
         self.n_rows += 1
         self.roots[root] = self.roots.get(root, 0) + 1
         before, after = siblings.insert(nodes, parent, at)
+        # In the sorted children, rows that contain or are contained in this one are its neighbours.
         if before:
             for shorter in siblings.beginnings(nodes, parent, request.tokens):
                 self._supersede(shorter)
@@ -170,48 +171,51 @@ class RowTable:
             self._supersede(at)
 
     def _supersede(self, at: int) -> None:
-        self.nodes.mark[at] |= SUPERSEDED  # not worth a file any more either
+        self.nodes.mark[at] |= SUPERSEDED  # and it is not copied to files any more
         for tier in self.file_tiers():
-            tier.wants_no_more(at)
+            tier.unqueue(at)
         self.offer(at)
 
     def drop(self, at: int, tier: Tier) -> list[Evicted]:
-        """Forget one copy. Readers keep a slab until they release it; a file survives unlinking."""
+        """Remove one copy. A leased slab is freed by its last reader; files may be unlinked."""
         nodes = self.nodes
         key, parent = nodes.key(at), nodes.parent[at]
         location, nbytes = tier.take(at)
-        for other in self.file_tiers():
-            if other.is_to_get(at) and self.source_for(at, other) is None:
-                other.wants_no_more(at)
+        for other in self.file_tiers():  # what was to be copied from here may have no source now
+            if other.is_queued(at) and self.source_for(at, other) is None:
+                other.unqueue(at)
         if not nodes.copies[at]:
             self._forget(at)
-        self.drop_kid(tier, parent)
+        self.remove_child(tier, parent)
         is_leased = at in self.leases
         if is_leased and tier.arena is not None:
+            # Readers map the slab: its bytes stay claimed until the last of them is done.
             self.doomed.setdefault(at, []).append((tier, location, nbytes))
             return []
         tier.unclaim(location, nbytes)
         if is_leased:
             tier.pinned_bytes -= nbytes
-        self._tidy(at)
+        self._free_if_unused(at)
         return [Evicted(key, tier.name, location, nbytes)]
 
     def _forget(self, at: int) -> None:
         nodes = self.nodes
+        """The last copy of a row is gone: take it out of the tree."""
         root = nodes.root[at]
         self.n_rows -= 1
         if nodes.n_tokens[at] < self.block_tokens:
-            self.remember(eviction.last_used(nodes.heat[at], self.now), nodes.request(at))
+            self.keep_finish_key(eviction.last_used(nodes.heat[at], self.now), nodes.request(at))
         parent = nodes.parent[at]
         siblings.remove(nodes, parent, at)
+        # Tails that only this row contained are needed again, in files too.
         for shorter in list(siblings.beginnings(nodes, parent, nodes.tokens(at))):
             if not any(siblings.extensions(nodes, parent, nodes.tokens(shorter))):
                 nodes.mark[shorter] &= ~SUPERSEDED
-                self.wanted_by(shorter)
+                self.queue_copies(shorter)
         self.roots[root] -= 1
         if not self.roots[root]:
             del self.roots[root]
-            self._tidy(root)
+            self._free_if_unused(root)
         for child in siblings.of(nodes, at):
             self.offer(child)  # unreachable now, so worth nothing
 
@@ -220,9 +224,9 @@ class RowTable:
     def is_contained(self, tail: RowRequest, tier: Tier, by: int = NIL) -> bool:
         """Whether a tier of this kind holds a longer row that begins with all of these tokens.
 
-        Only such a row survives what this tier's copy would. The state of a whole sequence (a row
+        Only such a row is as durable as this tier's copy. The state of a whole sequence (a row
         that begins with ``TIP``) is contained in no other: it cannot be cut out of a longer one.
-        ``by``: a longer sibling to look at first.
+        ``by``: a longer sibling that is tried first.
         """
         nodes = self.nodes
         parent, root = nodes.find(tail.parent), nodes.find(tail.root)
@@ -230,7 +234,7 @@ class RowTable:
         if is_whole or not parent or not nodes.child[parent] or tail.tokens.startswith(_TIP):
             return False
         kind = [other for other in self.tiers.values() if other.durability == tier.durability]
-        longer = islice(siblings.extensions(nodes, parent, tail.tokens), LOOKED_AT)
+        longer = islice(siblings.extensions(nodes, parent, tail.tokens), MAX_SIBLINGS)
         return any(
             nodes.start[at] == tail.start
             and nodes.root[at] == root
@@ -238,18 +242,18 @@ class RowTable:
             for at in ((by, *longer) if by else longer)
         )
 
-    def remember(self, used: float, row: RowRequest) -> None:
-        """Keep a tail's key, used at this time last: longer rows have its tokens, or will get them.
+    def keep_finish_key(self, used: float, row: RowRequest) -> None:
+        """Keep the key of a tail that was used at this time last; see ``cache.finish_keys``.
 
         Callers have that key whether the tail itself was stored, refused or evicted.
         """
         if len(row.tokens) < self.block_tokens * TOKEN_BYTES:
-            self.tips.add(used, row)
+            self.finish_keys.add(used, row)
 
-    def shed(self, at: int) -> list[Evicted]:
-        """A tier has got this row: drop what it contains, and the row where it is contained.
+    def drop_superseded(self, at: int) -> list[Evicted]:
+        """Drop the tails that an added row contains, or the row itself where it is contained.
 
-        It is worth at least what the rows were that it replaces: their uses were of its tokens.
+        It inherits the heat of the tails that it replaces: their uses were uses of its tokens.
         """
         nodes = self.nodes
         parent = nodes.parent[at]
@@ -266,7 +270,7 @@ class RowTable:
     def drop_contained(self, at: int, by: int = NIL) -> list[Evicted]:
         """Drop the copies of a tail in tiers of every kind that holds a longer row with its tokens.
 
-        Not while it is read; the end of the last lease asks again. ``by``: as for ``is_contained``.
+        Not while it is leased; ``unpin`` tries again. ``by``: as for ``is_contained``.
         """
         if not self.is_superseded(at) or at in self.leases:
             return []
@@ -274,12 +278,12 @@ class RowTable:
         tail = self.nodes.request(at)
         for tier in self.tiers.values():
             if self.is_evictable(at, tier) and self.is_contained(tail, tier, by):
-                self.tips.add(self.now, tail)
+                self.finish_keys.add(self.now, tail)
                 gone += self.drop(at, tier)
                 self.tails_removed += 1
         return gone
 
-    def is_idle(self, at: int) -> bool:
+    def is_unused(self, at: int) -> bool:
         """Whether nothing refers to this node any more."""
         nodes = self.nodes
         return (
@@ -287,32 +291,32 @@ class RowTable:
             and not nodes.child[at]
             and at not in self.roots
             and at not in self.leases
-            and not any(tier.kids[at] for tier in self.tiers.values())
+            and not any(tier.n_children[at] for tier in self.tiers.values())
         )
 
-    def _tidy(self, at: int) -> None:
-        if self.is_idle(at):
+    def _free_if_unused(self, at: int) -> None:
+        if self.is_unused(at):
             self.nodes.free(at)
 
-    def add_kid(self, tier: Tier, parent: bytes) -> int:
-        """One row more under ``parent`` in this tier, held or being written; the parent's node."""
+    def add_child(self, tier: Tier, parent: bytes) -> int:
+        """Count one more row under ``parent`` here, held or being written; the parent's node."""
         at = self.nodes.use(parent)
-        tier.kids[at] += 1
-        tier.queue.discard(at)  # or one eviction would have to pass over all inner rows
+        tier.n_children[at] += 1
+        tier.queue.discard(at)  # otherwise one eviction would have to skip all inner rows
         return at
 
-    def drop_kid(self, tier: Tier, parent: int) -> None:
-        """One row less under ``parent`` in this tier; the parent may be evictable now."""
-        tier.kids[parent] -= 1
+    def remove_child(self, tier: Tier, parent: int) -> None:
+        """Count one row less under ``parent`` in this tier; the parent may be evictable now."""
+        tier.n_children[parent] -= 1
         if self.nodes.copies[parent]:
             self.offer(parent)
         else:
-            self._tidy(parent)
+            self._free_if_unused(parent)
 
     # ── readers ──────────────────────────────────────────────────────────────────────────────
 
     def pin(self, at: int) -> None:
-        """Hold a row down for a reader; its bytes cannot be won back meanwhile."""
+        """Pin a row for a reader: its bytes cannot be evicted meanwhile."""
         readers = self.leases.get(at, 0)
         self.leases[at] = readers + 1
         if not readers:
@@ -321,7 +325,7 @@ class RowTable:
                     tier.pinned_bytes += tier.nbytes(at)
 
     def unpin(self, at: int) -> list[Evicted]:
-        """End one hold; the last one frees slabs of copies dropped meanwhile."""
+        """End one pin; the last one frees slabs of copies dropped meanwhile."""
         self.leases[at] -= 1
         if self.leases[at]:
             return []
@@ -338,7 +342,7 @@ class RowTable:
             self.offer(at)
             freed += self.drop_contained(at)
         else:
-            self._tidy(at)
+            self._free_if_unused(at)
         return freed
 
     # ── eviction ─────────────────────────────────────────────────────────────────────────────
@@ -349,12 +353,12 @@ class RowTable:
         nbytes: int,
         found: tuple[Callable[[], float], int | None] | None,
         evicted: list[Evicted],
-        guest: int = NIL,
+        promoted: int = NIL,
     ) -> tuple[bool, int | None]:
-        """Claim bytes, evicting the least valuable.
+        """Claim bytes, evicting the least valuable rows until they fit: (done, arena offset).
 
-        What was ``found`` (its rank now, its location) displaces only what is worth less; so does
-        a ``guest``, a row of a slower tier that is to be promoted, and nothing is lost for it.
+        A row ``found`` by a scan (its rank, its location) displaces only rows of lower rank. So
+        does ``promoted``, a row of a slower tier; rows not yet copied to files stay, too.
         """
         if not tier.could_fit(nbytes):
             return False, None
@@ -365,13 +369,13 @@ class RowTable:
                 location = found[1]
                 done = tier.claim_at(location, nbytes)
             if done or (found is not None and tier.arena is not None):
-                return done, location
+                return done, location  # a slab found in the arena has its place, or none at all
             victim = self._victim(tier)
             if not victim:
                 return False, None
             would_be_lost = self._would_be_lost(victim, tier)
             if (found and self.rank(victim) > found[0]()) or (
-                guest and (would_be_lost or self.rank(victim) > self.rank(guest))
+                promoted and (would_be_lost or self.rank(victim) > self.rank(promoted))
             ):
                 self.offer(victim)
                 return False, None
@@ -380,7 +384,7 @@ class RowTable:
             self.evictions += 1
 
     def evict_one(self, tier: Tier) -> list[Evicted] | None:
-        """Give up the least valuable row of a tier; None if none may go."""
+        """Evict the least valuable row of a tier; None if none may be evicted."""
         victim = self._victim(tier)
         if not victim:
             return None
@@ -390,7 +394,7 @@ class RowTable:
         return self.drop(victim, tier)
 
     def _victim(self, tier: Tier) -> int:
-        """The cheapest row; one that a slower tier is still to get only when there is no other."""
+        """The row of lowest rank; one still queued for a slower tier only if there is no other."""
         spared: list[int] = []
         at = self._cheapest(tier)
         while at and self._would_be_lost(at, tier):
@@ -403,13 +407,13 @@ class RowTable:
         return at
 
     def _would_be_lost(self, at: int, tier: Tier) -> bool:
-        """Whether this tier holds the only copy although a more durable one is to have it."""
+        """Whether this tier holds the only copy of a row that is meant for a more durable one."""
         return (
             self.nodes.copies[at] == tier.bit
             and not self.is_superseded(at)
             and any(
                 other.durability > tier.durability
-                and (other.is_to_get(at) or not other.is_open or other.fillings)
+                and (other.is_queued(at) or not other.is_open or other.fillings)
                 for other in self.file_tiers()
             )
         )
@@ -418,7 +422,7 @@ class RowTable:
         while (queued := tier.queue.pop()) is not None:
             rank, at = queued
             if not self.is_evictable(at, tier):
-                continue  # it is offered again when that changes
+                continue  # ``offer`` queues it again when that changes
             current = self.rank(at)
             if current <= rank:
                 return at
@@ -426,7 +430,7 @@ class RowTable:
         return NIL
 
     def rank(self, at: int) -> float:
-        """What a row is worth per byte, see ``cache.eviction``."""
+        """The value of a row per byte, see ``cache.eviction``."""
         nodes = self.nodes
         parent = nodes.parent[at]
         is_reachable = parent == nodes.root[at] or nodes.copies[parent]
@@ -437,24 +441,24 @@ class RowTable:
         )
 
     def rank_found(self, request: RowRequest, heat: float) -> float:
-        """The same for a row that is not here yet."""
+        """The same for a row that is not in the table yet."""
         if request.parent != request.root and not self.find(request.parent):
             return eviction.WORTHLESS
         n_tokens = len(request.tokens) // TOKEN_BYTES
         return eviction.rank(heat, request.start, n_tokens, request.row_bytes)
 
     def is_evictable(self, at: int, tier: Tier) -> bool:
-        """Whether this tier may give up its copy: nobody reads it, nothing there hangs on it."""
+        """Whether this tier may drop its copy: it is not leased, and no child depends on it."""
         copies = self.nodes.copies[at]
-        if not copies & tier.bit or tier.kids[at] or at in self.leases:
+        if not copies & tier.bit or tier.n_children[at] or at in self.leases:
             return False
-        with_kids = [other for other in self.tiers.values() if other.kids[at]]
-        if not with_kids:
+        with_children = [other for other in self.tiers.values() if other.n_children[at]]
+        if not with_children:
             return True
         if not copies & copies - 1:
             return False
-        # A child must not outlive its parent: a copy as durable as the children's has to stay.
-        needed = [t.durability for t in with_kids if t.durability <= tier.durability]
+        # A parent must be as durable as its children: one such copy has to stay.
+        needed = [t.durability for t in with_children if t.durability <= tier.durability]
         return not needed or any(
             other is not tier and other.durability >= max(needed) and other.holds(at)
             for other in self.tiers.values()

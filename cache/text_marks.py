@@ -1,9 +1,9 @@
-"""Marks of replies: which stored tokens stand for a text that comes back.
+"""Marks of replies: which stored tokens a text stands for that a later prompt repeats.
 
-A mark says: the text with this digest is the tokens of a chain of full blocks and some more. It
-lies in the metadata of the row that holds the reply's end (key ``replies``), so that it is found
-again by a scan, and in a table here, of one process, the latest ``MAX_MARKS`` of them. A mark
-outlives its rows; then it resolves to nothing, which is a miss like any other.
+A mark maps the digest of a text to the tokens of a chain of full blocks and some more. It is stored
+in the metadata of the row that holds the reply's end (key ``replies``), where a scan finds it, and
+in a table here, of one process, which keeps the latest ``MAX_MARKS``. A mark may outlive its rows;
+then it resolves to nothing, which is a miss like any other.
 
 In metadata, little-endian, one after another:
 16 bytes digest, u32 text bytes, u32 of them that tokens stand for, u32 position of the end in its
@@ -13,11 +13,11 @@ sequence, u16 count and as many u32: tokens after that position, which are in no
 from __future__ import annotations
 
 import struct
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from cache.errors import CorruptRow
+from cache.lru import LruMap
 from cache.rows import decode_meta
 from cache.tokens import TOKEN_BYTES, cut
 
@@ -46,7 +46,7 @@ class RowMark(NamedTuple):
 
 
 class TextMark(NamedTuple):
-    """The same for who looks a text up: full blocks up to ``start``, then ``tail``."""
+    """The same as the answer to a lookup: full blocks up to ``start``, then ``tail``."""
 
     digest: bytes
     n_bytes: int
@@ -68,7 +68,7 @@ def pack_marks(marks: list[RowMark]) -> bytes:
 
 
 def unpack_marks(packed: bytes) -> Iterator[RowMark]:
-    """What ``pack_marks`` packed; ends at the first thing that is none."""
+    """The marks that ``pack_marks`` packed, up to the first malformed one."""
     at = 0
     while at + _HEAD.size <= len(packed):
         digest, n_bytes, n_known, end, n_extra = _HEAD.unpack_from(packed, at)
@@ -81,7 +81,7 @@ def unpack_marks(packed: bytes) -> Iterator[RowMark]:
 
 
 def marks_in(meta: bytes) -> bytes:
-    """The packed marks in a row's metadata; nothing of metadata that makes no sense."""
+    """The packed marks in a row's metadata; empty if the metadata is malformed."""
     if META_KEY.encode() not in meta:
         return b""
     try:
@@ -95,21 +95,17 @@ class TextMarks:
     """Marks by digest, the latest ones."""
 
     def __init__(self, limit: int = MAX_MARKS) -> None:
-        self._limit = limit
-        self._known: OrderedDict[bytes, TextMark] = OrderedDict()
+        self._known: LruMap[bytes, TextMark] = LruMap(limit)
 
     def __len__(self) -> int:
         return len(self._known)
 
     def add(self, mark: TextMark) -> None:
-        """Remember; the oldest is forgotten."""
-        self._known[mark.digest] = mark
-        self._known.move_to_end(mark.digest)
-        if len(self._known) > self._limit:
-            self._known.popitem(last=False)
+        """Keep a mark; the one used longest ago is dropped."""
+        self._known.put(mark.digest, mark)
 
     def adopt(self, parent: bytes, start: int, tokens: bytes, packed: bytes) -> None:
-        """Take in the marks of a row that was found; what is known already is newer."""
+        """Add the marks of a row that was found by a scan; known ones are newer and stay."""
         for mark in unpack_marks(packed):
             inside = mark.end - start
             if mark.digest not in self._known and 0 < inside <= len(tokens) // TOKEN_BYTES:
@@ -117,7 +113,7 @@ class TextMarks:
                 self.add(TextMark(*mark[:3], parent, start, tail))
 
     def find(self, candidates: bytes) -> Iterator[TextMark]:
-        """Those whose text one of the candidates is, the longest first.
+        """The marks of the texts among these candidates, the longest first.
 
         ``candidates``: u32 length and digest each, ascending by length.
         """

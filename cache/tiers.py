@@ -1,8 +1,8 @@
-"""One tier's accounts: what it holds, how many bytes are promised, and who may be evicted next.
+"""One tier's accounts: its rows, the bytes claimed, and the queue of rows that may be evicted.
 
 A tier never exceeds its budget because bytes are claimed *before* they are written: a reservation
 counts as used. The ram tier's accounts are the arena's allocation map itself; a file tier counts
-row sizes. Decisions that need more than one tier live in ``cache.table``.
+row sizes. Decisions that need more than one tier are in ``cache.table``.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ class Tier:
         self.name = name
         self.budget_bytes = budget_bytes
         self.arena = arena
-        self.durability = _DURABILITY.get(name, DISK_DURABILITY)  # what its rows survive
+        # What its rows survive; a row is copied from less to more durable tiers only.
+        self.durability = _DURABILITY.get(name, DISK_DURABILITY)
         self.is_open = True  # False while its disk refuses writes; rows held stay readable
-        self.fillings = 0  # passes under way that queue rows for it, see ``cache.chores``
+        self.fillings = 0  # running passes that queue rows for it, see ``cache.maintenance``
         self.bit = bit  # of the column ``copies``
         self.rows = 0
-        self.kids = nodes.column("I")  # by parent: rows held or being written here
-        self.pinned_bytes = 0  # leased rows and reservations: bytes no eviction can win back
-        self.unpersisted: dict[int, None] = {}  # rows it is to get, in order
-        self.late: dict[int, float] = {}  # tails it is to get later, and when; in order
+        self.n_children = nodes.column("I")  # by parent: rows held or being written here
+        self.pinned_bytes = 0  # leased rows and reservations: bytes that cannot be evicted
+        self.unpersisted: dict[int, None] = {}  # rows queued for it, in order
+        self.late: dict[int, float] = {}  # tails to be queued later, and when; in order
         self.queue = EvictionQueue(nodes)
         self._nodes = nodes
         self._pages = nodes.column("I") if arena is not None else None  # arena offset / page size
@@ -68,7 +69,7 @@ class Tier:
     def capacity_bytes(self) -> int:
         return self.budget_bytes if self.arena is None else self.arena.capacity_bytes
 
-    # ── what it holds ────────────────────────────────────────────────────────────────────────
+    # ── its rows ─────────────────────────────────────────────────────────────────────────────
 
     def holds(self, at: int) -> bool:
         """Whether a copy of this row is here."""
@@ -81,11 +82,11 @@ class Tier:
         return self._pages[at] * self.arena.page_bytes
 
     def nbytes(self, at: int) -> int:
-        """What the copy that is here takes."""
+        """The bytes that the copy here takes."""
         return self._odd.get(at) or self.size_of(self._nodes.row_bytes[at])
 
     def add(self, at: int, location: int | None, nbytes: int) -> None:
-        """Note a copy whose bytes are claimed."""
+        """Record a copy whose bytes are claimed."""
         self._nodes.copies[at] |= self.bit
         self.rows += 1
         if nbytes != self.size_of(self._nodes.row_bytes[at]):
@@ -94,26 +95,26 @@ class Tier:
             self._pages[at] = location // self.arena.page_bytes
 
     def take(self, at: int) -> tuple[int | None, int]:
-        """Forget a copy: where it was and what it took; its bytes stay claimed."""
+        """Remove a copy; returns its location and bytes, which stay claimed."""
         gone = self.location(at), self.nbytes(at)
         self._nodes.copies[at] &= ~self.bit
         self._odd.pop(at, None)
         self.rows -= 1
         return gone
 
-    # ── what it is to get ────────────────────────────────────────────────────────────────────
+    # ── rows queued for it ───────────────────────────────────────────────────────────────────
 
-    def is_to_get(self, at: int) -> bool:
+    def is_queued(self, at: int) -> bool:
         """Whether a copy is to be written here, now or later."""
         return at in self.unpersisted or at in self.late
 
-    def wants_no_more(self, at: int) -> None:
-        """Take a row out of both queues."""
+    def unqueue(self, at: int) -> None:
+        """Remove a row from both queues."""
         self.unpersisted.pop(at, None)
         self.late.pop(at, None)
 
     def take_due(self, now: float) -> None:
-        """Queue the tails whose time has come; they were put off equally long, so the first are."""
+        """Queue the tails whose delay has passed; all delays are equal, so those are the first."""
         for at in list(self.late):
             if self.late[at] > now:
                 return
@@ -123,7 +124,7 @@ class Tier:
     # ── bytes ────────────────────────────────────────────────────────────────────────────────
 
     def size_of(self, row_bytes: int) -> int:
-        """What a row of this size takes here."""
+        """The bytes that a row of this size takes here."""
         return row_bytes if self.arena is None else self.arena.rounded(row_bytes)
 
     def could_fit(self, nbytes: int) -> bool:
@@ -131,7 +132,7 @@ class Tier:
         return nbytes + self.pinned_bytes <= self.capacity_bytes
 
     def claim(self, nbytes: int) -> tuple[bool, int | None]:
-        """Take bytes out of the budget: (done, arena offset or None)."""
+        """Claim bytes of the budget: (done, arena offset or None)."""
         if self.arena is not None:
             offset = self.arena.allocate(nbytes)
             return offset is not None, offset
@@ -141,13 +142,13 @@ class Tier:
         return True, None
 
     def claim_at(self, location: int | None, nbytes: int) -> bool:
-        """Take the bytes of something that exists already."""
+        """Claim the bytes of a copy that exists already."""
         if self.arena is None:
             return self.claim(nbytes)[0]
         return location is not None and self.arena.adopt(location, nbytes)
 
     def unclaim(self, location: int | None, nbytes: int) -> None:
-        """Give bytes back to the budget."""
+        """Return bytes to the budget."""
         if self.arena is None:
             self._used -= nbytes
         elif location is None:
@@ -166,7 +167,7 @@ class Tier:
 
 
 def place(key: bytes, tiers: Sequence[Tier]) -> Tier:
-    """Which of several tiers of one kind gets a row: by its key, in proportion to their budgets."""
+    """The tier of several of one kind for a row: by its key, in proportion to their budgets."""
     at = int.from_bytes(key[:8], "little") * sum(tier.budget_bytes for tier in tiers) >> 64
     for tier in tiers:
         if at < tier.budget_bytes:

@@ -1,4 +1,4 @@
-"""Token lists travel as bytes: unsigned 32-bit little-endian ids, one after the other.
+"""Token lists as bytes: unsigned 32-bit little-endian ids, one after the other.
 
 Bytes are hashable, comparable with memcmp, sliceable without a Python loop, and are exactly what
 the key chain hashes and what a row stores, so no second encoding exists that could disagree.
@@ -94,7 +94,7 @@ def _bytes_of(ids: array[int]) -> bytes:
 
 
 def unpack(tokens: bytes) -> list[int]:
-    """Decode what ``pack`` made; ValueError if the length is no multiple of four."""
+    """Decode the result of ``pack``; ValueError if the length is no multiple of four."""
     return _unpacked(tokens).tolist()
 
 

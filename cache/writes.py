@@ -1,8 +1,8 @@
-"""Reservations: who may write which row where, until it is published, abandoned or its holder dies.
+"""Reservations: the right to write a row, until it is published, abandoned or its holder exits.
 
 A reservation claims bytes before they are written. Overdue ones lose the *key*, so that another
 writer may take it, but keep the *bytes*: their holder may be slow rather than dead, and must never
-find itself writing into a slab that belongs to somebody else.
+write into a slab that belongs to another writer by then.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cache.table import RowTable
 from cache.tiers import Tier, Write
 from cache.tokens import TOKEN_BYTES
 
-WAITING_ROWS_LOOKED_AT: Final = 256  # bounds one call when parents are late
+MAX_WAITING_VISITED: Final = 256  # bounds one call when parents are late
 
 
 class Reservations:
@@ -60,9 +60,9 @@ class Reservations:
         *,
         is_promotion: bool = False,
     ) -> Answer:
-        """Claim the bytes of one row; what had to go for it is added to ``evicted``.
+        """Claim the bytes of one row; rows evicted for it are added to ``evicted``.
 
-        A promotion copies a row of a slower tier into the arena, and displaces no hotter row.
+        A promotion copies a row of a slower tier into the arena, and evicts no hotter row.
         """
         key = request.key
         if tier is None:
@@ -74,24 +74,25 @@ class Reservations:
             return Refusal(key, RefusalReason.WRITE_IN_PROGRESS)
         if not self._table.is_well_formed(request):
             return Refusal(key, RefusalReason.MALFORMED)
-        self._table.remember(self._table.now, request)
+        # From here on a refusal is no caller's bug: its key stays valid even if no row gets it.
+        self._table.keep_finish_key(self._table.now, request)
         if self._table.is_contained(request, tier):
             return Refusal(key, RefusalReason.ALREADY_PRESENT)
         if not self._has_parent(request, tier):
             return Refusal(key, RefusalReason.NO_PARENT)
         is_copy = tier.arena is None or is_promotion
         source = self._table.source_for(row, tier) if row and is_copy else None
-        # Both ends of the copy are held down first: making room must not evict them.
-        parent = self._table.add_kid(tier, request.parent)
+        # Both ends of the copy are pinned first: making room must not evict them.
+        parent = self._table.add_child(tier, request.parent)
         if row:
             self._table.pin(row)
         nbytes = tier.size_of(request.row_bytes)
-        guest = row if is_promotion else NIL
-        done, location = self._table.make_room(tier, nbytes, None, evicted, guest)
+        promoted = row if is_promotion else NIL
+        done, location = self._table.make_room(tier, nbytes, None, evicted, promoted)
         if not done:
             if row:
                 evicted += self._table.unpin(row)
-            self._table.drop_kid(tier, parent)
+            self._table.remove_child(tier, parent)
             return Refusal(key, RefusalReason.OVER_BUDGET)
         tier.pinned_bytes += nbytes
         deadline = self._table.now + self._ttl_s
@@ -112,8 +113,8 @@ class Reservations:
     ) -> Published:
         """Make a reserved row visible. Late, repeated or foreign calls change nothing.
 
-        A reservation that expired is still honoured if nobody else took the key meanwhile;
-        otherwise its bytes are given back (``evicted``) and ``accepted`` is False.
+        A reservation that expired is still valid unless another writer has taken the key meanwhile;
+        then its bytes are freed (``evicted``) and ``accepted`` is False.
         """
         write = self.open.get((tier, key))
         if write is not None and write.holder == holder:
@@ -124,6 +125,7 @@ class Reservations:
                 return Published(accepted=False)
             del self.overdue[holder, tier, key]
             row = self._table.find(key)
+            # Overdue: the key may have been reserved, or even written, by another writer since.
             if (tier, key) in self.open or (row and write.tier.holds(row)):
                 self._counters.duplicate_dropped += 1
                 return Published(accepted=False, evicted=tuple(self._cancel(write)))
@@ -135,18 +137,18 @@ class Reservations:
         if write.tier.arena is None:
             self._counters.persisted += 1
         elif not write.is_promotion:
-            self._counters.save(reason or write.request.reason)
+            self._counters.count_save(reason or write.request.reason)
         if not self._table.is_superseded(row):
-            lacking = self._table.wanted_by(row, write.tier.durability)
-        freed += self._table.shed(row)
+            lacking = self._table.queue_copies(row, write.tier.durability)
+        freed += self._table.drop_superseded(row)
         return Published(accepted=True, to_persist=lacking, evicted=tuple(freed))
 
     def holders(self) -> set[str]:
-        """Who has promised to write rows."""
+        """The holders of open reservations."""
         return {write.holder for write in self.open.values()}
 
     def abandon(self, holder: str, key: bytes, tier: str) -> list[Evicted]:
-        """Give a reservation back unwritten; the slab returned must be invalidated."""
+        """End a reservation unwritten; the slab returned must be invalidated."""
         write = self.open.get((tier, key))
         if write is not None and write.holder == holder:
             return self._cancel(self.open.pop((tier, key)))
@@ -156,8 +158,8 @@ class Reservations:
     def expire(self) -> list[bytes]:
         """Let others reserve the keys of overdue writers; returns those keys.
 
-        Their bytes stay claimed until the holder publishes, abandons or dies: it may be slow
-        rather than dead, and must not find itself writing into somebody else's slab.
+        Their bytes stay claimed until the holder publishes, abandons or exits: it may be slow
+        rather than dead, and must not write into a slab of another writer.
         """
         overdue = [at for at, write in self.open.items() if write.deadline <= self._table.now]
         for at in overdue:
@@ -165,8 +167,8 @@ class Reservations:
             self.overdue[write.holder, *at] = write
         return [key for _, key in overdue]
 
-    def holder_died(self, holder: str) -> list[Evicted]:
-        """Give back everything a dead process had reserved."""
+    def holder_exited(self, holder: str) -> list[Evicted]:
+        """End every reservation of a process that has exited."""
         freed: list[Evicted] = []
         for at in [at for at, write in self.open.items() if write.holder == holder]:
             freed += self._cancel(self.open.pop(at), retry=True)
@@ -175,12 +177,12 @@ class Reservations:
         return freed
 
     def unpersisted(self, tier: str, limit: int) -> list[BlockRef]:
-        """Rows of faster tiers that ``tier`` is to get, if it holds or gets their parents first."""
+        """Rows of faster tiers queued for ``tier`` whose parents it holds or gets before them."""
         table, place = self._table, self._table.tiers[tier]
         nodes = table.nodes
         place.take_due(table.now)
         chosen: dict[int, BlockRef] = {}
-        for at in list(islice(place.unpersisted, limit + WAITING_ROWS_LOOKED_AT)):
+        for at in list(islice(place.unpersisted, limit + MAX_WAITING_VISITED)):
             if len(chosen) >= limit:
                 break
             if nodes.parent[at] in chosen or self._has_parent(nodes.request(at), place):
@@ -193,7 +195,7 @@ class Reservations:
         return list(chosen.values())
 
     def _has_parent(self, request: RowRequest, tier: Tier) -> bool:
-        """Rows of a kind hold whole chains: what survives a restart must be found after it."""
+        """Whether the parent is stored as durably: what survives a restart must be whole chains."""
         if request.parent == request.root:
             return True
         table = self._table
@@ -215,10 +217,10 @@ class Reservations:
         tier, key = write.tier, write.request.key
         tier.pinned_bytes -= write.nbytes
         tier.unclaim(write.location, write.nbytes)
-        self._table.drop_kid(tier, self._table.nodes.find(write.request.parent))
+        self._table.remove_child(tier, self._table.nodes.find(write.request.parent))
         freed = self._table.unpin(write.source) if write.source else []
         if tier.arena is not None:
             freed.append(Evicted(key, tier.name, write.location, write.nbytes))
         elif retry and (at := self._table.find(key)):
-            self._table.wanted_by(at)
+            self._table.queue_copies(at)
         return freed

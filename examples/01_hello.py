@@ -1,4 +1,4 @@
-"""Start a node, ask the embedded model, and see what the cache did when the prompt comes again."""
+"""Start a node, complete a prompt with the embedded model, and repeat it from the cache."""
 
 import tempfile
 

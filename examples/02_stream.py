@@ -1,4 +1,4 @@
-"""Stream a completion: progress while the prompt is read, then text as it comes."""
+"""Stream a completion: progress while the prompt is read, then text as it is generated."""
 
 import tempfile
 

@@ -1,4 +1,4 @@
-"""A conversation: each turn names the turn before by its key and pays only for what is new."""
+"""A conversation: each turn names the turn before by its key and computes only what is new."""
 
 import tempfile
 

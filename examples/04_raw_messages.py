@@ -1,7 +1,7 @@
-"""The same without the comfortable API: actor messages, sent to a model's address.
+"""The same without the client API: actor messages, sent to a model's address.
 
 ``ask`` waits for one answer with the message's ``ref``; ``stream`` yields all of them. Any actor of
-the tree can be asked this way; ``actors/messages/`` and ``supervision/messages.py`` are the list.
+the tree accepts messages this way; ``actors/messages/`` and ``supervision/messages/`` list them.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ from supervision.messages import Located, ReportStatus, WhereIs, new_ref
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as cache_dir,
-        Node.start({"demo": ""}, cache_dir=cache_dir, cache_ram="64MiB") as node,
+        Node.start({"demo": None}, cache_dir=cache_dir, cache_ram="64MiB") as node,
     ):
         line = node.connection
         found = line.ask("registry", WhereIs(new_ref(), "model:demo"), timeout_s=5)

@@ -1,4 +1,4 @@
-"""Kill the model's process with SIGKILL in mid-stream, then the cache index, and carry on."""
+"""Kill the model's process with SIGKILL in mid-stream, then the cache index, and continue."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as cache_dir,
         Node.start(cache_dir=cache_dir, cache_ram="64MiB") as node,
     ):
-        prompt = long_prompt(600, seed=39)  # no near tie on its way
+        prompt = long_prompt(600, seed=39)  # its reply has no near tie
         unbroken = node.complete("demo", prompt, max_tokens=100)
         print(f"first token after {unbroken.timings.ttft_ms:.1f} ms")
 

@@ -1,4 +1,4 @@
-"""A chat: messages in the model's own template, in a session, so that only new words are read."""
+"""A chat: messages in the model's own template, in a session, so that only new text is computed."""
 
 import tempfile
 
@@ -16,7 +16,7 @@ def main() -> None:
         messages = [{"role": "system", "content": SYSTEM}]
         head = node.apply_chat_template("demo", messages, add_generation_prompt=False)
         print(f"what the model reads first: {head.text!r}")
-        read = node.prefill_only("demo", head.tokens)  # before anybody asks anything
+        read = node.prefill_only("demo", head.tokens)  # before any question
         print(f"prefilled {read.usage.prompt_tokens} tokens")
 
         for question in QUESTIONS:

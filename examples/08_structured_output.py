@@ -1,4 +1,4 @@
-"""Output that a program can read: a JSON schema or a grammar decides which tokens may come."""
+"""Output that a program can read: a JSON schema or a grammar decides which tokens are allowed."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def main() -> None:
         asked = [{"role": "user", "content": "A fox has a red tail. What colour is the tail?"}]
         done = node.chat("demo", asked, grammar='root ::= "red" | "blue"', logprobs=3)
         sure = math.exp(sum(one.chosen for one in done.logprobs or () if one))
-        print(f"one of two words: {done.text} (without the grammar, with probability {sure:.3f})")
+        print(f"one of two texts: {done.text} (without the grammar, with probability {sure:.3f})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Many requests at once on an event loop: they share each step of the model; one is given up."""
+"""Many requests at once on an event loop: they share each step of the model; one is cancelled."""
 
 import asyncio
 import tempfile

@@ -1,7 +1,8 @@
-"""Four streams, and kill -9 for the model in the middle: all of them go on at their next token.
+"""Four streams, and kill -9 for the model in the middle: all of them continue at their next token.
 
 Example 05 compares the text of one with an undisturbed run. Several at once are computed in one
-batch, whose last bits depend on who is in it, so near ties may fall otherwise, killed or not.
+batch, whose last bits depend on its other requests, so a near tie may be decided differently,
+with or without a kill.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ async def read(node: AsyncNode, prompt: str, has_begun: asyncio.Event) -> bool:
                 text, n_tokens = text + more, n_tokens + len(tokens)
                 has_begun.set()
             case ResumedEvent(before, pause_ms):
-                print(f"  {prompt!r}: goes on after {before} tokens, {pause_ms:.0f} ms later")
+                print(f"  {prompt!r}: continues after {before} tokens, {pause_ms:.0f} ms later")
             case CompletionEvent(completion):
                 return not gaps and text == completion.text
     return False

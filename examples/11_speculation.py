@@ -1,4 +1,4 @@
-"""Guess several tokens and prove them in one step: faster where text repeats, never other text."""
+"""Guess several tokens and check them in one step: faster where text repeats, and the same text."""
 
 import tempfile
 
@@ -13,7 +13,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as cache_dir,
         Node.start(cache_dir=cache_dir, cache_ram="64MiB") as node,
     ):
-        # By request: what followed the last words before is what is guessed.
+        # By request: guesses are the tokens that followed the same text before.
         options = {"grammar": REFRAIN, "max_tokens": 200}
         plain = node.complete("demo", "A song:", **options)
         guessed = node.complete("demo", "A song:", **options, speculation="ngram")
@@ -25,16 +25,16 @@ def main() -> None:
         )
         print(f"same text: {guessed.text == plain.text}")
 
-        # By hand: one model guesses, another one, perhaps elsewhere, says what it would say.
+        # By hand: one model guesses, another one, perhaps on another node, checks the guesses.
         prefix = node.tokenize("demo", "Once upon a time there was")
         guesses = node.draft_tokens("demo", prefix, 6)
         verdict = node.verify("demo", prefix, guesses)
         print(f"of its own {len(guesses)} guesses it accepts {verdict.accepted}")
         doubtful = [*guesses[:2], *node.tokenize("demo", " of course", add_special=False)]
         verdict = node.verify("demo", prefix, doubtful)
-        said = node.detokenize("demo", [*guesses[: verdict.accepted]])
+        kept = node.detokenize("demo", [*guesses[: verdict.accepted]])
         then = "" if verdict.next_token is None else node.detokenize("demo", [verdict.next_token])
-        print(f"of ours it accepts {verdict.accepted}: {said!r}, and would go on with {then!r}")
+        print(f"of other guesses it accepts {verdict.accepted}: {kept!r}; the next is {then!r}")
 
 
 if __name__ == "__main__":

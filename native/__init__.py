@@ -1,8 +1,8 @@
-"""The native floor: the only code of the project that can crash a process.
+"""llama.cpp behind one protocol: the only code of the project that can crash a process.
 
 Importing this package loads no native code. Actors are forked from a process that has imported
-everything; libllama, with its threads and its process-wide log, must come to life only in the
-process of one model. ``load_backend`` is where that happens.
+everything; libllama, with its threads and its process-wide log, must be loaded only in the process
+of one model. ``load_backend`` loads it.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def load_backend(
 ) -> Backend:
     """Load ``path`` and return a backend ready to decode.
 
-    ``progress`` is told fractions from 0 to 1 while llama.cpp loads; ``fingerprints`` says how the
-    file is identified, and where that is remembered; ``memory_available`` how many bytes it may
-    take. Raises ``ModelFileError`` for the file, ``ContextCreateFailed`` for the parameters, and
-    ``NotEnoughMemory`` before anything is loaded. The stub ignores what the file holds.
+    ``progress`` is called with fractions from 0 to 1 while llama.cpp loads; ``fingerprints``
+    identifies the file, and may cache its digest; ``memory_available`` is the most bytes to take.
+    Raises ``ModelFileError`` for the file, ``ContextCreateFailed`` for the parameters, and
+    ``NotEnoughMemory`` before anything is loaded. The stub ignores the content of the file.
     """
     if kind == "llama":
         from native.llama import LlamaBackend
@@ -135,7 +135,7 @@ _HOMES: Final = {
 """Where each public name is defined."""
 
 
-if not TYPE_CHECKING:  # a checker knows the names from the imports above, and refuses others
+if not TYPE_CHECKING:  # a type checker takes the names from the imports above, and refuses others
 
     def __getattr__(name: str) -> Any:
         """A public name, when it is first used: a command imports only what it needs."""

@@ -13,7 +13,7 @@ from native.errors import InvalidParam
 def borrowed(source: Any, name: str, *, writable: bool = False) -> Iterator[memoryview]:
     """View ``source`` as plain bytes for the length of one call.
 
-    The view is released at the end, so an mmap that was lent can be closed afterwards.
+    The view is released at the end, so that a caller can close its mmap afterwards.
     """
     try:
         view = memoryview(source)

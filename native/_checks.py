@@ -1,4 +1,4 @@
-"""Checks of one value each; what is wrong is said with its name and what is allowed."""
+"""Checks of one value each. A failure is an ``InvalidParam`` with the name and what is allowed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def flag(name: str, value: object) -> None:
 
 
 def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Require one of these words."""
+    """Require one of these texts."""
     if not isinstance(value, str) or value not in allowed:
         raise InvalidParam(name, value, "one of " + ", ".join(allowed))
 

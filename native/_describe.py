@@ -1,4 +1,4 @@
-"""What a loaded model is, and what this build of llama.cpp is."""
+"""Facts about a loaded model, and about this build of llama.cpp."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from native.backend import ModelInfo
 from native.params import ModelParams
 
 NAMED_TEMPLATES = ("tool_use", "rag")
-"""What published models call their chat templates for tools and for documents."""
+"""Names that published models give to their chat templates for tools and for documents."""
 STATE_FORMAT = 1
 """Raise it when the shim writes payloads differently: stored rows of other versions then miss."""
 
@@ -40,7 +40,7 @@ def devices() -> str:
 
 
 def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes) -> ModelInfo:
-    """Collect what the upper floors may know; ``context`` is None when there is none."""
+    """The facts of a model, as the rest of the project sees it; ``context`` None: there is none."""
     facts, sizes = ffi.new("la_model_facts *"), ffi.new("la_context_facts *")
     lib.la_model_describe(model, facts)
     unsaved = "it has no memory of a text: only its vocabulary was loaded, or it only embeds"
@@ -85,17 +85,16 @@ def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes
 
 
 def default_pooling(model: Any) -> str:
-    """The pooling that the model file asks for; one that asks for none at all gets the mean."""
+    """The pooling that the model file names; the mean where it names none."""
     kinds = {"2": "cls", "3": "last", "4": "rank"}  # numbers of llama_pooling_type
     architecture = _meta(model, "general.architecture") or ""
     return kinds.get(_meta(model, f"{architecture}.pooling_type") or "", "mean")
 
 
 def _kv_identity(facts: Any, sizes: Any, params: ModelParams) -> tuple[tuple[str, str], ...]:
-    """List what changes KV bytes besides the model file.
+    """Everything besides the model file that changes KV bytes.
 
-    n_ctx, n_batch, thread and sequence counts are left out on purpose: a bigger context must not
-    lose the cache.
+    Not n_ctx, n_batch, thread and sequence counts: stored rows stay valid when these change.
     """
     entries = {
         "build": build_id(),
@@ -115,7 +114,7 @@ def _kv_identity(facts: Any, sizes: Any, params: ModelParams) -> tuple[tuple[str
 
 
 def _placement(params: ModelParams) -> str:
-    """Devices, and what of the model lies on GPUs and how: kernels round differently."""
+    """Devices, and which parts of the model are on GPUs and how: kernels round differently."""
     where = f"{devices()}:{gpu_layers(params)}"
     if not has_gpu() or params.split_mode == "layer":
         return where

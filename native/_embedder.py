@@ -18,7 +18,7 @@ _SMALLEST = 256  # tokens; the context grows with the texts, up to params.embed_
 
 
 class LlamaEmbedder:
-    """See ``native.backend.Embedder``. Has a lock of its own: generation goes on meanwhile."""
+    """See ``native.backend.Embedder``. Has a lock of its own: generation continues meanwhile."""
 
     def __init__(
         self,
@@ -28,9 +28,9 @@ class LlamaEmbedder:
         default: str,
         n_positions: int | None,
     ) -> None:
-        """``default`` is the pooling that the model file asks for.
+        """``default`` is the pooling that the model file names.
 
-        Of more than ``n_positions`` tokens, some would be looked up beyond the end of a table.
+        More than ``n_positions`` tokens would be looked up beyond the end of a table.
         """
         self._model = model
         self._info = info
@@ -74,7 +74,7 @@ class LlamaEmbedder:
             return out
 
     def _make(self, pooling: str, n: int) -> None:
-        """Have a context for so many tokens; a small one first, for most texts are short."""
+        """Make a context for so many tokens; a small one first, since most texts are short."""
         if self._handle is not None and self._made_for[0] == pooling and n <= self._made_for[1]:
             return
         self._free()
@@ -99,7 +99,7 @@ class LlamaEmbedder:
             lib.la_embedder_free(handle)
 
     def close(self) -> None:
-        self._abort_flag[0] = 1  # before the lock: a running text gives up
+        self._abort_flag[0] = 1  # before taking the lock: it aborts a running text
         with self._lock:
             self._free()
             self._model = None

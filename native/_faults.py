@@ -1,4 +1,4 @@
-"""From a status of the shim to a named error."""
+"""Turns statuses of the shim into named errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def last_text() -> str:
 
 
 def raise_status(status: int) -> NoReturn:
-    """Raise the named error for ``status``, with the numbers the shim kept on this thread."""
+    """Raise the named error for ``status``, with the numbers that the shim kept for this thread."""
     value, limit = int(lib.la_error_value()), int(lib.la_error_limit())
     make = _NAMED.get(status)
     if make is None:

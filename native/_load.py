@@ -1,4 +1,4 @@
-"""Creating what a backend owns: the model, then its context."""
+"""Creates the objects that a backend owns: the model, then its context."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from native.params import ModelParams
 _GGML_TYPE = {
     "f32": 0, "f16": 1, "q4_0": 2, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
 }  # fmt: skip
-_UNKNOWN = -1  # what llama.cpp calls unspecified: the model's own
+_UNSPECIFIED = -1  # in llama.cpp: the model's own value
 
 
 class _Progress:
-    """Carries the caller's callback through C, and its exception back out."""
+    """Passes the caller's callback through C, and its exception back to the caller."""
 
-    def __init__(self, tell: Callable[[float], None]) -> None:
-        self.tell = tell
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self.report = report
         self.error: BaseException | None = None
 
 
@@ -32,7 +32,7 @@ class _Progress:
 def la_on_progress(done: float, user: Any) -> int:
     hook: _Progress = ffi.from_handle(user)
     try:
-        hook.tell(done)
+        hook.report(done)
     except BaseException as error:  # noqa: BLE001 - it is raised again by load_model
         hook.error = error
         return 0
@@ -45,10 +45,10 @@ def load_model(
     out = ffi.new("la_model **")
     hook = _Progress(progress) if progress is not None else None
     handle = ffi.new_handle(hook) if hook is not None else ffi.NULL
-    wishes, shares = _model_wishes(params)
+    options, shares = _model_options(params)
     if hook is not None:
-        wishes.progress, wishes.user = lib.la_on_progress, handle
-    status = lib.la_model_load(os.fsencode(path), wishes, out)
+        options.progress, options.user = lib.la_on_progress, handle
+    status = lib.la_model_load(os.fsencode(path), options, out)
     del shares
     if hook is not None and hook.error is not None:
         if not status:
@@ -59,39 +59,39 @@ def load_model(
     return out[0]
 
 
-def _model_wishes(params: ModelParams) -> tuple[Any, Any]:
-    """The wishes, and the memory they point to."""
+def _model_options(params: ModelParams) -> tuple[Any, Any]:
+    """The options for C, and the memory that they point to."""
     n_gpus = lib.la_gpus(ffi.NULL, 0)
     if n_gpus > 0 and params.main_gpu >= n_gpus:
         raise InvalidParam("main_gpu", params.main_gpu, f"0 to {n_gpus - 1}: one of the GPUs here")
-    wishes = ffi.new("la_model_wishes *")
-    wishes.n_gpu_layers = params.n_gpu_layers
-    wishes.split_mode = SPLIT_MODES.index(params.split_mode)
-    wishes.main_gpu = params.main_gpu
-    wishes.use_mmap, wishes.use_mlock = params.use_mmap, params.use_mlock
-    wishes.vocab_only = params.vocab_only
+    options = ffi.new("la_model_wishes *")
+    options.n_gpu_layers = params.n_gpu_layers
+    options.split_mode = SPLIT_MODES.index(params.split_mode)
+    options.main_gpu = params.main_gpu
+    options.use_mmap, options.use_mlock = params.use_mmap, params.use_mlock
+    options.vocab_only = params.vocab_only
     shares = ffi.new("float[]", params.tensor_split or (0.0,))
-    wishes.tensor_split, wishes.n_tensor_split = shares, len(params.tensor_split)
-    return wishes, shares
+    options.tensor_split, options.n_tensor_split = shares, len(params.tensor_split)
+    return options, shares
 
 
 def new_context(model: Any, params: ModelParams, abort_flag: Any) -> Any:
-    """A context as wished for; None when this model has no memory and cannot generate."""
-    wishes = ffi.new("la_context_wishes *")
-    wishes.n_ctx = params.n_ctx
-    wishes.n_batch = params.n_batch
-    wishes.n_ubatch = params.n_ubatch
-    wishes.n_seq_usable = params.n_seq_max
-    wishes.n_threads = n_threads(params)
-    wishes.n_threads_batch = params.n_threads_batch or n_threads(params)
-    wishes.type_k = _GGML_TYPE[params.type_k]
-    wishes.type_v = _GGML_TYPE[params.type_v]
-    wishes.flash_attn = params.flash_attn
-    wishes.offload_kqv = gpu_layers(params) != 0
-    wishes.abort_flag = abort_flag
-    _wish_rope(wishes.rope, params)
+    """A context with these parameters; None when this model has no memory and cannot generate."""
+    options = ffi.new("la_context_wishes *")
+    options.n_ctx = params.n_ctx
+    options.n_batch = params.n_batch
+    options.n_ubatch = params.n_ubatch
+    options.n_seq_usable = params.n_seq_max
+    options.n_threads = n_threads(params)
+    options.n_threads_batch = params.n_threads_batch or n_threads(params)
+    options.type_k = _GGML_TYPE[params.type_k]
+    options.type_v = _GGML_TYPE[params.type_v]
+    options.flash_attn = params.flash_attn
+    options.offload_kqv = gpu_layers(params) != 0
+    options.abort_flag = abort_flag
+    _set_rope(options.rope, params)
     out = ffi.new("la_context **")
-    status = lib.la_context_new(model, wishes, out)
+    status = lib.la_context_new(model, options, out)
     if status == lib.LA_NO_MEMORY:
         return None
     if status:
@@ -99,31 +99,31 @@ def new_context(model: Any, params: ModelParams, abort_flag: Any) -> Any:
     return out[0]
 
 
-def _wish_rope(rope: Any, params: ModelParams) -> None:
-    rope.scaling = ROPE_SCALINGS.index(params.rope_scaling) + _UNKNOWN
+def _set_rope(rope: Any, params: ModelParams) -> None:
+    rope.scaling = ROPE_SCALINGS.index(params.rope_scaling) + _UNSPECIFIED
     rope.freq_base = params.rope_freq_base or 0.0
     rope.freq_scale = params.rope_freq_scale or 0.0
     rope.yarn_orig_ctx = params.yarn_orig_ctx or 0
     for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
         value = getattr(params, name)
-        setattr(rope, name, _UNKNOWN if value is None else value)
+        setattr(rope, name, _UNSPECIFIED if value is None else value)
 
 
 def new_embedder(
     model: Any, params: ModelParams, pooling: str, n_tokens: int, abort_flag: Any
 ) -> Any:
     """A context for embeddings of texts of at most ``n_tokens``."""
-    wishes = ffi.new("la_embedder_wishes *")
-    wishes.n_tokens = n_tokens
-    # Generation goes on beside it, so it takes half of the threads.
-    wishes.n_threads = max(1, n_threads(params) // 2)
-    wishes.pooling = POOLINGS.index(pooling) + _UNKNOWN
-    _wish_rope(wishes.rope, params)
-    wishes.flash_attn = params.flash_attn
-    wishes.offload_kqv = gpu_layers(params) != 0
-    wishes.abort_flag = abort_flag
+    options = ffi.new("la_embedder_wishes *")
+    options.n_tokens = n_tokens
+    # Generation runs at the same time, so it takes half of the threads.
+    options.n_threads = max(1, n_threads(params) // 2)
+    options.pooling = POOLINGS.index(pooling) + _UNSPECIFIED
+    _set_rope(options.rope, params)
+    options.flash_attn = params.flash_attn
+    options.offload_kqv = gpu_layers(params) != 0
+    options.abort_flag = abort_flag
     out = ffi.new("la_embedder **")
-    status = lib.la_embedder_new(model, wishes, out)
+    status = lib.la_embedder_new(model, options, out)
     if status:
         _faults.raise_status(status)
     return out[0]
@@ -135,7 +135,7 @@ def n_threads(params: ModelParams) -> int:
 
 
 def gpu_layers(params: ModelParams) -> int:
-    """The layers asked for on GPUs: 0 where there is none, -1 for all of them."""
+    """The requested number of layers on GPUs: 0 where there is none, -1 for all of them."""
     return params.n_gpu_layers if has_gpu() else 0
 
 

@@ -14,8 +14,11 @@ from native.adapters import LoadedAdapter
 from native.errors import AdapterRefused, InvalidParam
 
 
-class Adapters:
-    """Owns what ``load`` reads; the caller holds the backend's lock and has emptied the memory."""
+class LoraAdapters:
+    """Owns the adapters that ``load`` reads.
+
+    The caller holds the backend's lock, and no sequence of the context holds KV.
+    """
 
     def __init__(self, model: Any) -> None:
         self._model = model

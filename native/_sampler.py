@@ -1,119 +1,55 @@
-"""The llama backend's samplers: from parameters to the shim's, and its answers."""
+"""Samplers of the llama backend: conversion of parameters, histories and probabilities for C."""
 
 from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from native import _faults
 from native._checks import whole
 from native._llama import ffi, lib
-from native.backend import Logprobs, ModelInfo, Sampler
+from native.backend import Logprobs, Sampler
 from native.errors import InvalidParam
 from native.sampling_params import MAX_LOGPROBS, NUMERIC_FIELDS, SamplingParams
 from native.schema import grammar_of
 
 
 class LlamaSampler:
-    """Parameters and recent tokens of one request; memory of its own, freed with this object."""
+    """Parameters and recent tokens of one request; memory of its own, freed with this object.
 
-    __slots__ = ("_owner", "chosen", "handle")
+    ``lock`` and ``live`` are its backend's: ``live`` raises once the backend is closed.
+    """
 
-    def __init__(self, owner: Samplers, handle: Any) -> None:
-        self._owner = owner
+    __slots__ = ("_live", "_lock", "chosen", "handle")
+
+    def __init__(self, lock: threading.RLock, live: Callable[[], Any], handle: Any) -> None:
+        self._lock = lock
+        self._live = live
         self.handle = handle
         self.chosen = ffi.new("int32_t *")  # where C writes the next one
 
     def accept(self, token: int) -> None:
-        with self._owner._lock:
-            self._owner._live()
-            tell(self.handle, (token,), is_reply=True)
-
-
-class Samplers:
-    """The part of a backend that chooses tokens."""
-
-    info: ModelInfo
-    _lock: threading.RLock
-    _context: Any
-
-    def _live(self) -> Any:
-        raise NotImplementedError
-
-    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> LlamaSampler:
-        with self._lock:
-            return LlamaSampler(self, make(self._live(), params, history))
-
-    def sample(self, row: int, sampler: Sampler, index: int) -> int:
-        one = _ours(sampler)
         with self._lock:
             self._live()
-            try:
-                status = lib.la_sample(self._context, row, one.handle, index, one.chosen)
-            except OverflowError:
-                raise InvalidParam("row or index", (row, index), "32 and 64 bits") from None
-            if status:
-                _faults.raise_status(status)
-            return int(one.chosen[0])
-
-    def sample_from(self, logits: array[float], sampler: Sampler, index: int) -> int:
-        one, numbers = _ours(sampler), self._numbers(logits)
-        with self._lock:
-            self._live()
-            try:
-                status = lib.la_sample_from(one.handle, numbers, index, one.chosen)
-            except OverflowError:
-                raise InvalidParam("index", index, "a whole number of 64 bits") from None
-            if status:
-                _faults.raise_status(status)
-            return int(one.chosen[0])
-
-    def logprobs(self, row: int, token: int, n: int) -> Logprobs:
-        logits = ffi.new("const float **")
-        _check_row(row)
-        with self._lock:
-            model = self._live()
-            status = lib.la_logits(self._context, row, logits)
-            if status:
-                _faults.raise_status(status)
-            return logprobs(model, logits[0], token, n)
-
-    def logprobs_from(self, logits: array[float], token: int, n: int) -> Logprobs:
-        numbers = self._numbers(logits)
-        with self._lock:
-            return logprobs(self._live(), numbers, token, n)
-
-    def grammars_compiled(self) -> int:
-        """How many grammars and schemas were compiled so far, and not taken from memory."""
-        with self._lock:
-            return int(lib.la_grammars_compiled(self._live()))
-
-    def _numbers(self, logits: array[float]) -> Any:
-        if logits.typecode != "f" or len(logits) != self.info.n_vocab:
-            raise InvalidParam("logits", len(logits), f"{self.info.n_vocab} float32 numbers")
-        return ffi.from_buffer("float[]", logits, require_writable=True)
+            _accept(self.handle, (token,), is_reply=True)
 
 
-def _ours(sampler: Sampler) -> LlamaSampler:
+def own_sampler(sampler: Sampler) -> LlamaSampler:
+    """The same sampler, if a backend of this kind made it; ``InvalidParam`` otherwise."""
     if not isinstance(sampler, LlamaSampler):
         raise InvalidParam("sampler", type(sampler).__name__, "made by new_sampler of this backend")
     return sampler
 
 
-def _check_row(row: int) -> None:
-    if not 0 <= row < 1 << 31:
-        raise InvalidParam("row", row, "a row of the last decode")
-
-
-def make(model: Any, params: SamplingParams, prompt: Sequence[int]) -> Any:
-    """A sampler's handle. The model is alive and stays so for the length of the call."""
-    wishes = ffi.new("la_sampling *", {name: getattr(params, name) for name in NUMERIC_FIELDS})
+def make_sampler(model: Any, params: SamplingParams, prompt: Sequence[int]) -> Any:
+    """The handle of a new sampler. The caller keeps the model open during the call."""
+    numbers = ffi.new("la_sampling *", {name: getattr(params, name) for name in NUMERIC_FIELDS})
     texts = ffi.new("la_sampling_texts *")
     kept = _fill(texts, params)
     out = ffi.new("la_sampler **")
-    status = lib.la_sampler_new(model, wishes, texts, out)
+    status = lib.la_sampler_new(model, numbers, texts, out)
     del kept
     if status == lib.LA_GRAMMAR:
         name = "grammar" if params.grammar is not None else "json_schema"
@@ -121,12 +57,12 @@ def make(model: Any, params: SamplingParams, prompt: Sequence[int]) -> Any:
     if status:
         _faults.raise_status(status)
     handle = ffi.gc(out[0], lib.la_sampler_free)
-    tell(handle, prompt, is_reply=False)
+    _accept(handle, prompt, is_reply=False)
     return handle
 
 
-def tell(handle: Any, tokens: Sequence[int], *, is_reply: bool) -> None:
-    """Let the sampler know tokens of the text; only those of the reply concern a grammar."""
+def _accept(handle: Any, tokens: Sequence[int], *, is_reply: bool) -> None:
+    """Add tokens to the sampler's history; a grammar applies only to those of the reply."""
     try:
         column = array("i", tokens)
     except (OverflowError, TypeError):
@@ -140,8 +76,8 @@ def tell(handle: Any, tokens: Sequence[int], *, is_reply: bool) -> None:
         _faults.raise_status(status)
 
 
-def logprobs(model: Any, logits: Any, token: int, n: int) -> Logprobs:
-    """Of ``logits``, a pointer to n_vocab floats."""
+def logprobs_of(model: Any, logits: Any, token: int, n: int) -> Logprobs:
+    """Logarithms of probabilities from ``logits``, a pointer to n_vocab floats in C."""
     whole("token", token, 0, (1 << 31) - 1)
     whole("n", n, 0, MAX_LOGPROBS)
     of_token = ffi.new("double *")

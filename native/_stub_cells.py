@@ -32,7 +32,7 @@ class CellPool:
         self._free = n_cells
         self._seqs: list[dict[int, _Cell]] = [{} for _ in range(n_seq)]
         self.salt = b""
-        """What the weights are changed by: part of every content from now on."""
+        """Identity of the applied adapters: part of every content from now on."""
 
     @property
     def is_empty(self) -> bool:

@@ -1,4 +1,4 @@
-"""Who uses a vocabulary just now: many at once, and none any more once it is closed."""
+"""Counts the threads that use a vocabulary: many at once, and none once it is closed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from native.errors import BackendClosed
 
 
 class Users:
-    """Entered around each use, from any thread. Nobody waits but ``close``, for the last of them.
+    """Entered around each use, from any thread. Only ``close`` waits, until the last use has ended.
 
-    A lock would make the engine wait for somebody's megabyte of text, and that somebody for a
-    decode; llama.cpp's vocabulary does not change, so only its end has to be kept out.
+    A lock would make the engine wait while another thread tokenises a megabyte of text, and that
+    thread wait for a decode. llama.cpp's vocabulary does not change, so it only has to exist.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Users:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Let nobody in any more, and wait for those inside."""
+        """Refuse further uses, and wait for the present ones."""
         with self._changed:
             self._closed = True
             while self._inside:

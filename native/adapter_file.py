@@ -27,7 +27,7 @@ _MAX_DIMS = 4
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """A file that was checked, and what it was then."""
+    """A file that was checked, and its identity at that time."""
 
     path: str
     fingerprint: bytes
@@ -44,7 +44,7 @@ class AdapterFile:
 def check_adapter(path: str | Path, model: Sequence[GgufSummary]) -> AdapterFile:
     """Check the file against the headers of the model's files, and fingerprint it.
 
-    ``ModelFileError`` says what is wrong: not there, no GGUF, cut short, or ``AdapterRefused``.
+    Raises ``ModelFileError``: not found, not GGUF, truncated, or ``AdapterRefused``.
     """
     stamp = _stamp(path)
     header = check_gguf(path)
@@ -111,7 +111,7 @@ def _why_not(
     weight: TensorFacts,
     weights: dict[str, TensorFacts],
 ) -> str:
-    """What does not fit, or nothing."""
+    """Why the matrices do not fit, as the end of a sentence; empty if they do."""
     if a.kind in _INTEGERS or b.kind in _INTEGERS:
         return "have a type that cannot be multiplied"
     if weight.kind == _NVFP4:

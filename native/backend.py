@@ -1,7 +1,10 @@
-"""The backend protocol: what the upper floors know of a model, whichever engine runs it.
+"""The backend protocol: one interface to a model, whichever engine runs it.
 
-Words: a *sequence* is one timeline of tokens, positions 0, 1, 2 …; *cells* hold the KV of one token
+Terms: a *sequence* is one timeline of tokens, positions 0, 1, 2 …; *cells* hold the KV of one token
 each and are shared by all sequences of a backend; a *row* is one token of a batch.
+
+``Backend`` is the sum of five protocols, so that code may ask for the part that it uses:
+``Vocabulary``, ``Decoder``, ``SamplerFactory``, ``KvMemory``, ``Adapters``.
 
 A backend is used by one thread at a time (it locks, so a mistake costs time and not memory safety).
 ``request_abort``, ``clear_abort``, reading ``info``, and the vocabulary (``tokenize``,
@@ -24,7 +27,7 @@ from native.errors import InvalidParam
 from native.params import SamplingParams
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
-"""What payloads are read from and written to; written ones must be writable and contiguous."""
+"""A payload's memory, contiguous; writable where a method writes into it."""
 
 MemoryKind: TypeAlias = Literal["blocks", "checkpoint", "none"]
 
@@ -37,11 +40,11 @@ class ModelInfo:
 
     ``n_seq_max`` counts usable sequences. ``fingerprint`` is the BLAKE3 of the file (of the digests
     of all files, if split). ``kv_identity`` lists everything else that changes KV bytes: together
-    they decide whether a stored payload may be restored here. ``can_cut`` says whether ranges of a
-    sequence can be saved, restored and copied; when False, only whole sequences can be copied.
-    ``memory`` says how it may be saved: in "blocks", as a "checkpoint" of a whole sequence (which
-    every model in blocks can do too), or not at all: "none", and ``memory_because`` says why in
-    words (it is empty otherwise). ``state_grows`` is False when the state of a long sequence is no
+    they decide whether a stored payload may be restored here. ``can_cut``: ranges of a sequence can
+    be saved, restored and copied; when False, only whole sequences can be copied.
+    ``memory`` is how KV may be saved: in "blocks", as a "checkpoint" of a whole sequence (possible
+    for every model with blocks too), or not at all: "none", for the reason in ``memory_because``
+    (which is empty otherwise). ``state_grows`` is False when the state of a long sequence is no
     larger than that of a short one. ``can_generate`` is False for a model without a context: loaded
     with ``vocab_only``, or one that only embeds; ``n_ctx`` and ``n_batch`` are 0 then.
     ``n_embd_out`` counts the numbers of an embedding.
@@ -74,10 +77,10 @@ class ModelInfo:
     n_head_kv: int = 0
     eos_token: int | None = None
     max_token_bytes: int = 0
-    """Bytes of a text that one token can stand for at most; 0 where that is not known."""
+    """Most bytes of text that one token can stand for; 0: unknown."""
     memory_because: str = ""
     named_templates: tuple[tuple[str, str], ...] = ()
-    """(name, chat template) of those for a purpose, such as ``tool_use`` and ``rag``."""
+    """(name, chat template) of further templates, such as ``tool_use`` and ``rag``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class MemoryUse:
 class Batch:
     """The rows of one decode, as columns. Reuse one object: ``clear`` keeps its memory.
 
-    Whether ids, positions and sequences make sense is checked by ``decode``, which knows the model.
+    Ids, positions and sequences are checked by ``decode``, against the facts of the model.
     """
 
     __slots__ = ("positions", "seqs", "tokens", "wants")
@@ -150,7 +153,7 @@ class Batch:
         return len(self.tokens) - 1
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Remove all rows."""
         del self.tokens[:], self.positions[:], self.seqs[:], self.wants[:]
 
 
@@ -164,10 +167,10 @@ class Logprobs:
 
 
 class Sampler(Protocol):
-    """The memory of one request's sampling: its parameters and the last accepted tokens."""
+    """The state of one request's sampling: its parameters and the last accepted tokens."""
 
     def accept(self, token: int) -> None:
-        """Tell the sampler which token became part of the reply.
+        """Add a token to the reply.
 
         ``InvalidToken``; ``InvalidParam`` when the grammar does not allow it there.
         """
@@ -182,35 +185,39 @@ class Embedder(Protocol):
 
     @property
     def is_resting(self) -> bool:
-        """Whether it holds no memory just now."""
+        """Whether it holds no memory at present."""
 
     def embed(self, tokens: Sequence[int], pooling: str = "model") -> array[float]:
         """The embedding of a text: ``info.n_embd_out`` numbers, not normalised.
 
         ``pooling``: ``none`` gives so many numbers for each token, one after the other; ``mean``,
-        ``cls`` (the first token), ``last``; ``model``: as ``ModelParams.pooling`` and then the
-        model file say, the mean if both say nothing. ``PromptTooLong``, ``InvalidToken``,
+        ``cls`` (the first token), ``last``; ``model``: that of ``ModelParams.pooling``, else that
+        of the model file, else the mean. ``PromptTooLong``, ``InvalidToken``,
         ``InvalidParam``, ``NotSupported``, ``DecodeAborted`` (the backend is being closed).
         Adapters are not applied.
         """
 
     def rest(self) -> None:
-        """Free the memory; the next text takes it again."""
+        """Free the memory; the next text allocates it again."""
 
 
-class Backend(Protocol):
-    """One model, one context. Every call after ``close`` raises ``BackendClosed``."""
+class Described(Protocol):
+    """Anything with the facts of one model: the base of the protocols below."""
 
     info: ModelInfo
     """The code that loads the backend may replace its chat template; nothing else changes."""
+
+
+class Vocabulary(Described, Protocol):
+    """Text to token ids and back. For any thread at any time."""
 
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
         """Turn text into ids.
 
-        ``add_special`` adds what the model wants around a text (BOS); ``parse_special`` reads
-        control tokens written in the text: never for untrusted text.
+        ``add_special`` adds the tokens that the model expects around a text (BOS);
+        ``parse_special`` reads control tokens written in the text: never for untrusted text.
         """
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
@@ -225,6 +232,10 @@ class Backend(Protocol):
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """Return the bytes of one token, possibly a fragment of a UTF-8 character."""
 
+
+class Decoder(Described, Protocol):
+    """Computes rows, and stops when asked to."""
+
     def decode(self, batch: Batch) -> None:
         """Compute the rows and append them to their sequences.
 
@@ -233,6 +244,26 @@ class Backend(Protocol):
         ``PromptTooLong``. Then: ``NoKvSpace`` (memory as before), ``DecodeAborted``,
         ``DecodeFailed``. Logits of earlier decodes are gone in any case after that.
         """
+
+    def logits(self, row: int) -> array[float]:
+        """Copy the ``n_vocab`` float32 logits of ``row`` of the last decode."""
+
+    def rebuild(self) -> None:
+        """Replace the context by a new one of the same kind, without loading the weights again.
+
+        For after a ``DecodeFailed``. All sequences are empty then, adapters apply as before, and a
+        requested abort is forgotten. ``ContextCreateFailed``: nothing but ``close`` works any more.
+        """
+
+    def request_abort(self) -> None:
+        """Make a running or the next decode raise ``DecodeAborted``. Any thread may call it."""
+
+    def clear_abort(self) -> None:
+        """Allow decoding again after ``request_abort``."""
+
+
+class SamplerFactory(Protocol):
+    """Makes samplers, and chooses tokens with them."""
 
     def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> Sampler:
         """Make a sampler for a reply to ``history``, the prompt.
@@ -259,8 +290,9 @@ class Backend(Protocol):
     def logprobs_from(self, logits: array[float], token: int, n: int) -> Logprobs:
         """The same from logits that were kept."""
 
-    def logits(self, row: int) -> array[float]:
-        """Copy the ``n_vocab`` float32 logits of ``row`` of the last decode."""
+
+class KvMemory(Described, Protocol):
+    """The KV of all sequences: removed, shared, saved and restored."""
 
     def seq_remove(self, seq: int, start: int, end: int = -1) -> bool:
         """Remove positions [start, end) of ``seq``, to its end if -1.
@@ -317,6 +349,10 @@ class Backend(Protocol):
         As with blocks: hand over only payloads whose checksum and tokens were verified.
         """
 
+
+class Adapters(Protocol):
+    """LoRA adapters, applied to every sequence alike."""
+
     @property
     def adapters(self) -> tuple[LoadedAdapter, ...]:
         """LoRA adapters that are loaded, in the order in which they were."""
@@ -324,7 +360,7 @@ class Backend(Protocol):
     def load_adapter(self, path: str, scale: float = 1.0) -> LoadedAdapter:
         """Read a LoRA adapter and apply it, times ``scale``, from the next decode on.
 
-        ``ModelFileError`` for the file, which nothing is left of then. ``InvalidParam`` while a
+        ``ModelFileError`` for the file; nothing of it is kept then. ``InvalidParam`` while a
         sequence holds anything: its KV is of other weights. Also for the two below.
         """
 
@@ -334,30 +370,21 @@ class Backend(Protocol):
     def remove_adapter(self, adapter: int) -> None:
         """Unload an adapter, by its id."""
 
+
+class Backend(Vocabulary, Decoder, SamplerFactory, KvMemory, Adapters, Protocol):
+    """One model, one context. Every call after ``close`` raises ``BackendClosed``."""
+
     def embedder(self) -> Embedder:
-        """What makes embeddings with this model, always the same one; ``NotSupported``.
+        """The embedder of this model, always the same one; ``NotSupported``.
 
         Takes no memory before it is used, and may be used from another thread than this backend.
         """
 
     def memory_use(self) -> MemoryUse:
-        """What model and context really take."""
+        """The memory that model and context take at present."""
 
     def gpus(self) -> tuple[tuple[str, int, int], ...]:
         """Name, free bytes and all bytes of each GPU of its own memory; empty without one."""
-
-    def rebuild(self) -> None:
-        """Replace the context by a new one of the same kind, without loading the weights again.
-
-        For after a ``DecodeFailed``. All sequences are empty then, adapters apply as before, and a
-        requested abort is forgotten. ``ContextCreateFailed``: nothing but ``close`` works any more.
-        """
-
-    def request_abort(self) -> None:
-        """Make a running or the next decode raise ``DecodeAborted``. Any thread may call it."""
-
-    def clear_abort(self) -> None:
-        """Allow decoding again after ``request_abort``."""
 
     def close(self) -> None:
         """Free everything. Calling it again does nothing."""

@@ -1,6 +1,6 @@
 """The control groups that this process is in: version 1, version 2 or both, mounted anywhere.
 
-``/proc/self/cgroup`` names the groups, ``/proc/self/mountinfo`` says where their hierarchies are
+``/proc/self/cgroup`` names the groups, ``/proc/self/mountinfo`` where their hierarchies are
 mounted and which part of them: a container often sees only its own group, as the root of the mount.
 Everything reads below ``root``, so that a copy of both trees in a folder can stand for a machine.
 """
@@ -25,7 +25,7 @@ class Group:
 
     version: int
     folder: Path
-    """Where its files are."""
+    """The folder with its files."""
     name: str
     """Its path in the hierarchy, as ``/proc/self/cgroup`` gives it: ``/system.slice/x.service``."""
 
@@ -59,8 +59,8 @@ def groups(controller: str, root: Path = ROOT) -> tuple[Group, ...]:
     """This process's groups for a controller ("memory", "cpu"), its own first, then the parents.
 
     Where both versions are mounted, those of version 1 that has the controller come first. A group
-    of version 2 is listed whether or not the controller is enabled in it: its files then lack.
-    Parents above the mount's root are not visible, and lack too. Empty where nothing is known.
+    of version 2 is listed whether or not the controller is enabled in it: its files are missing
+    then. Parents above the mount's root are not visible, and not listed. Empty where unknown.
     """
     own = _own_paths(root)
     mounts = _mounts(root)
@@ -146,13 +146,13 @@ def _chain(path: str, mounts: list[_Mount]) -> list[Group]:
 
 
 def _through(path: str, mount: _Mount) -> list[Group]:
-    """The groups that one mount shows; those whose folder is not there are left out."""
+    """The groups that one mount shows; those without a folder are left out."""
     parts, top = _parts(path), _parts(mount.top)
     if parts[: len(top)] == top:
         parts = parts[len(top) :]
     elif mount.top != "/":
-        # The path is outside of the mount, as in a container that was given the host's view of it:
-        # the mount's root is then the closest that can be seen.
+        # The path is outside of the mount, as in a container with the host's view of it: the
+        # mount's root is then the closest visible group.
         parts = []
     found: list[Group] = []
     for depth in range(len(parts), -1, -1):

@@ -1,4 +1,4 @@
-"""Everything that can go wrong on the native floor, by name.
+"""The errors of this package.
 
 ::
 
@@ -7,7 +7,7 @@
     │   ├── ModelNotFound       no readable regular file there
     │   ├── NotAGguf            another kind of file, or a damaged header
     │   ├── NotAModel           a GGUF file of another kind            .kind
-    │   ├── TruncatedGguf       shorter than its header says       .expected .actual
+    │   ├── TruncatedGguf       shorter than its header announces  .expected .actual
     │   ├── ModelLoadFailed     llama.cpp refused it               .detail
     │   └── AdapterRefused      not a LoRA adapter of this model   .reason
     ├── NotEnoughMemory         the model would not fit            .needed .available
@@ -24,8 +24,8 @@
     ├── StateRefused            a KV payload is not acceptable     .reason
     └── BackendClosed           close() was called before
 
-What no exception can tell: ``GGML_ABORT`` ends the process at once. A model therefore has a process
-of its own, and whoever started it sees the exit.
+Not an exception: ``GGML_ABORT`` ends the process at once. A model therefore has a process of its
+own, and its supervisor is notified of the exit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pathlib import Path
 
 
 class NativeError(Exception):
-    """The root: catch it to catch whatever this floor raises on purpose.
+    """The base of all errors that this package raises on purpose.
 
     Errors cross process borders, so they pickle with their fields: ``args`` are the constructor's.
     """
@@ -43,12 +43,12 @@ class NativeError(Exception):
 class ModelFileError(NativeError):
     """The model file cannot be used.
 
-    Fault of the file or of the path; llama.cpp has not seen it (except in ``ModelLoadFailed``).
+    The cause is the file or the path; llama.cpp has not read it (except in ``ModelLoadFailed``).
     Loading it again without changing the file fails again.
     """
 
     remedy = "check the file"
-    """What to do, as the end of the sentence."""
+    """What the user can do, as the end of the sentence."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(path, reason)
@@ -77,7 +77,7 @@ class NotAGguf(ModelFileError):
 class NotAModel(ModelFileError):
     """A GGUF file that goes with a model was given as one: an adapter, a projector, an imatrix.
 
-    ``kind`` names it, ``remedy`` says how it is used.
+    ``kind`` names it, ``remedy`` is how to use it instead.
     """
 
     def __init__(self, path: str | Path, kind: str, remedy: str) -> None:
@@ -119,7 +119,7 @@ class ModelLoadFailed(ModelFileError):
 class AdapterRefused(ModelFileError):
     """The file is no LoRA adapter of this model, or changed while it was read.
 
-    The model is as it was before. ``reason`` says what does not fit.
+    The model is as it was before. ``reason`` is what does not fit.
     """
 
     remedy = "use an adapter that was made for this base model and converted to GGUF"
@@ -147,7 +147,7 @@ class NotEnoughMemory(NativeError):
 
 
 class NotSupported(NativeError):
-    """This model, or this build of llama.cpp, cannot do what was asked; nothing was done."""
+    """This model, or this build of llama.cpp, does not support the operation; nothing was done."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -157,8 +157,8 @@ class NotSupported(NativeError):
 class ContextCreateFailed(NativeError):
     """There is no context for this model with these parameters.
 
-    Mostly memory: lower ``n_ctx`` or the KV types. Or the first decode failed: this build does not
-    fit this CPU. ``detail`` is the end of llama.cpp's own log.
+    The cause is mostly memory: lower ``n_ctx`` or the KV types. Or the first decode failed: this
+    build does not fit this CPU. ``detail`` is the end of llama.cpp's own log.
     """
 
     def __init__(self, detail: str) -> None:
@@ -173,7 +173,7 @@ class ContextCreateFailed(NativeError):
 
 
 class InvalidParam(NativeError):
-    """The caller passed a value outside its range; nothing was done. ``allowed`` says the range."""
+    """The caller passed a value outside its range; nothing was done. ``allowed`` is the range."""
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
         super().__init__(name, value, allowed)
@@ -209,7 +209,7 @@ class InvalidToken(NativeError):
 class PromptTooLong(NativeError):
     """The sequence would hold ``n_tokens`` but the context has room for ``n_ctx``.
 
-    Shorten the prompt, ask for fewer new tokens, or load the model with a larger ``n_ctx``.
+    Shorten the prompt, lower max_tokens, or load the model with a larger ``n_ctx``.
     """
 
     def __init__(self, n_tokens: int, n_ctx: int) -> None:
@@ -224,8 +224,8 @@ class PromptTooLong(NativeError):
 class TextTooLong(NativeError):
     """A text, or a run of one kind of character in it, is too long to be tokenised.
 
-    ``n_chars`` is how long it is and ``limit`` what can be done, both 0 where it is this process
-    that lacks memory or a thread. Shorten the text, or break the run.
+    ``n_chars`` is its length and ``limit`` the longest possible one, both 0 where this process
+    lacks memory or a thread. Shorten the text, or break the run.
     """
 
     def __init__(self, reason: str, n_chars: int = 0, limit: int = 0) -> None:
@@ -242,7 +242,7 @@ class TextTooLong(NativeError):
 class NoTokenLeft(NativeError):
     """Logit bias, penalties or the grammar leave no token to choose.
 
-    Ask for less: fewer banned tokens, or a grammar that the model's tokens can spell.
+    Ban fewer tokens, or use a grammar that the model's tokens can spell.
     """
 
 
@@ -257,15 +257,15 @@ class DecodeAborted(NativeError):
     """``request_abort`` stopped a decode.
 
     Some tokens of the batch may be in the memory already: trim each sequence with
-    ``seq_remove`` to the length you know, then ``clear_abort``.
+    ``seq_remove`` to its length before the call, then ``clear_abort``.
     """
 
 
 class DecodeFailed(NativeError):
     """llama.cpp could not compute the batch.
 
-    ``code`` is what ``llama_decode`` returned, or 0 when the logits were not finite. The
-    context is not to be trusted: restart the process.
+    ``code`` is the result of ``llama_decode``, or 0 when the logits were not finite. The state of
+    the context is undefined then: ``rebuild`` it, or restart the process.
     """
 
     def __init__(self, code: int, detail: str = "") -> None:
@@ -293,4 +293,4 @@ class StateRefused(NativeError):
 
 
 class BackendClosed(NativeError):
-    """The backend was closed. A mistake of the caller: load a new one."""
+    """The backend was closed before; load a new one."""

@@ -1,10 +1,10 @@
-"""How much memory a model will take, from its header alone, before anything is loaded.
+"""Estimates the memory of a model from its header alone, before anything is loaded.
 
 Weights are the tensors of the file. The KV cache is what llama.cpp allocates: for every layer that
 attends, keys and values of ``n_ctx`` cells (windowed layers too: the full size is kept); for every
-recurrent layer, a state for each sequence. The compute buffers are estimated; native/README.md says
-how far off that was. Where the header does not say what a layer is, all are counted as attending,
-and the estimate says that it is an upper bound.
+recurrent layer, a state for each sequence. The compute buffers are estimated; native/README.md has
+the measured error. Where the kind of a layer is not in the header, all are counted as attending,
+and the estimate is marked as an upper bound.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from native.model_params import MAX_CTX, ModelParams
 
 _TYPE_IDS = {"f32": 0, "f16": 1, "q4_0": 2, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 _PAD = 256  # llama.cpp rounds n_ctx up to this
-_SHARE_OF_FREE = 0.9  # for n_ctx=0: the rest of the machine needs some too
+_SHARE_OF_FREE = 0.9  # for n_ctx=0: some is left for the rest of the machine
 _FALLBACK_CTX = 4096
-_MAX_LAYERS = 4096  # eight times what llama.cpp takes; a header may say anything
+_MAX_LAYERS = 4096  # eight times the limit of llama.cpp; a header may hold any number
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _RECURRENT_ONLY = ("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7")
 _BOTH = ("falcon-h1",)
 """Every layer attends and is recurrent."""
 _ATTENDS_EVERY = ("qwen3next", "qwen35", "qwen35moe")
-"""Every so many layers attend, the others are recurrent."""
+"""Some layers attend at regular intervals, the others are recurrent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """Memory of one kind of place."""
+    """Memory in one place, host or GPUs."""
 
     weights: int = 0
     kv: int = 0
@@ -49,13 +49,13 @@ class Bytes:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """What loading will take: bytes on the host and, summed, on the GPUs."""
+    """The memory that loading will take: bytes on the host and, summed, on the GPUs."""
 
     n_ctx: int
     host: Bytes
     device: Bytes
     is_upper_bound: bool
-    """The header does not say which layers attend, or how; it will be less."""
+    """Which layers attend, or how, is not in the header; the real size is smaller."""
 
     @property
     def total(self) -> int:
@@ -64,7 +64,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Bytes that are free; ``None``: not known, nothing is refused for it."""
+    """Bytes that are free; ``None``: unknown, and then nothing is refused for lack of it."""
 
     host: int | None = None
     device: int | None = None
@@ -94,15 +94,15 @@ def _with_companions(found: MemoryEstimate, params: ModelParams) -> MemoryEstima
     files = [path for path, _ in params.lora] + ([params.draft_path] if params.draft_path else [])
     extra = 0
     for path in files:
-        with contextlib.suppress(OSError):  # whoever loads it says what is wrong with it
+        with contextlib.suppress(OSError):  # loading it will report what is wrong
             extra += os.path.getsize(path)
     return replace(found, host=replace(found.host, weights=found.host.weights + extra))
 
 
 def settle_n_ctx(files: Sequence[GgufSummary], params: ModelParams, room: Room) -> ModelParams:
-    """Turn an ``n_ctx`` of 0 into what the model was trained with, or what fits.
+    """Turn an ``n_ctx`` of 0 into the length the model was trained with, or the longest that fits.
 
-    And never more than the model has positions, if it has a table of them.
+    Never more than the model has positions, if it has a table of them.
     """
     most = n_positions(files)
     if params.n_ctx:
@@ -136,7 +136,7 @@ def n_positions(files: Sequence[GgufSummary]) -> int | None:
 def estimate(
     files: Sequence[GgufSummary], params: ModelParams, *, has_gpu: bool = False
 ) -> MemoryEstimate:
-    """What ``params`` would take; ``n_ctx`` 0 counts as what the model was trained with."""
+    """The memory for ``params``; ``n_ctx`` 0 counts as the length the model was trained with."""
     facts = _Facts(files[0])
     n_ctx = params.n_ctx or facts.number("context_length") or _FALLBACK_CTX
     n_ctx = -(-n_ctx // _PAD) * _PAD
@@ -184,7 +184,7 @@ def _weights(files: Sequence[GgufSummary], on_gpu: _GpuLayers) -> list[int]:
 
 
 class _Facts:
-    """The shape of a model, as its header says it."""
+    """The shape of a model, from its header."""
 
     def __init__(self, header: GgufSummary) -> None:
         self._header = header
@@ -262,7 +262,7 @@ class _Facts:
 
 
 def _count(value: object) -> int:
-    """A number of the header, 0 if it makes no sense: whoever loads the file says what is wrong."""
+    """A number of the header, 0 if it is invalid: loading the file will report that."""
     return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
 
 

@@ -1,7 +1,7 @@
-"""What kind of GGUF file this is, by its header: a model, or something that goes with one.
+"""The kind of a GGUF file, by its header: a model, or a file that is used with one.
 
-All share one format, and people mix them up. llama.cpp names a missing tensor or key then; here the
-file is called what it is, with what to do with it.
+All share one format and are easily mixed up. llama.cpp's error names a missing tensor or key then;
+the error from here names the kind of file, and how to use it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from native.gguf_header import GgufSummary
 
 
 class FileKind(Enum):
-    """The kinds that are told apart; whatever is none of the others counts as a model."""
+    """The kinds that are distinguished; a file of no other kind counts as a model."""
 
     MODEL = "a model"
     ADAPTER = "a LoRA adapter"
@@ -81,7 +81,7 @@ def kind_of(files: Sequence[GgufSummary]) -> FileKind:
 
 
 def require_model(files: Sequence[GgufSummary], *, vocab_only: bool = False) -> None:
-    """``NotAModel`` if the file, given as a model, is something else that goes with one."""
+    """``NotAModel`` if the file, given as a model, is of another kind."""
     kind = kind_of(files)
     if kind is FileKind.MODEL or (kind is FileKind.VOCABULARY and vocab_only):
         return
@@ -89,7 +89,7 @@ def require_model(files: Sequence[GgufSummary], *, vocab_only: bool = False) -> 
 
 
 def why_no_adapter(file: GgufSummary) -> str:
-    """What a file that was given as an adapter is instead; empty if it may be one."""
+    """Why a file that was given as an adapter is none; empty if it may be one."""
     kind = kind_of([file])
     if kind is FileKind.ADAPTER:
         return ""

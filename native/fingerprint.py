@@ -1,17 +1,17 @@
 """The identity of a model file: BLAKE3 over its content, never over its name.
 
-Three modes, each in a domain of its own, so that digests of two modes never meet:
+Three modes, each in a domain of its own, so that digests of two modes are never equal:
 
 safe          every byte of every split. One file gives what ``b3sum`` prints for it.
 gguf_chunked  the size, the first 16 MiB (GGUF metadata and tensor table), the last 1 MiB and 64 KiB
-              of every 16 MiB between. A fine-tune differs everywhere and is told apart; an edit of
-              a few bytes in between is not. For files too big to read twice.
+              of every 16 MiB between. A fine-tune differs everywhere and is recognised as another
+              model; an edit of a few bytes in between is not. For files too big to read twice.
 fast_unsafe   no content: path, size, times, inode and device. Touching or copying a file makes it
-              another model; content changed behind the kernel's back is not noticed.
+              another model; content changed without changing these is not detected.
 
-A digest that reads content is remembered, by everything that changes with the file (``_Stamp``), in
-one small private file. That file is disposable: damaged, foreign, readable by others or of
-another version, it is ignored and written anew.
+A digest of content is cached in one small private file, by everything that changes with the model's
+file (``_Stamp``). The cache is disposable: if it is damaged, of another user, readable by others
+or of another version, it is ignored and written again.
 
 bytes of that file: b"llamaFPC", u16 version, u32 length, 32 bytes BLAKE3 of the body, then the
 body: JSON, a map of path to [mode, stamp, digest in hex].
@@ -49,7 +49,7 @@ _MAGIC: Final = b"llamaFPC"
 _VERSION: Final = 1
 _FILE_HEAD: Final = struct.Struct("<8sHI32s")
 _MAX_BODY: Final = 1 << 20
-_MAX_ENTRIES: Final = 1024  # the oldest are forgotten first
+_MAX_ENTRIES: Final = 1024  # the oldest are dropped first
 # A file that changes again within the granularity of its own times would keep its stamp. Network
 # file systems count in seconds.
 _UNSETTLED_NS: Final = 2_000_000_000
@@ -57,7 +57,7 @@ _UNSETTLED_NS: Final = 2_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """What the kernel changes whenever a file is replaced or written; times in nanoseconds.
+    """The facts that the kernel changes when a file is replaced or written; times in nanoseconds.
 
     ``ctime_ns`` cannot be set back by ``touch`` or ``cp -p``, as ``mtime_ns`` can.
     """
@@ -85,7 +85,7 @@ class _Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprints:
-    """How this node identifies model files; ``cache_file`` is where it remembers, if anywhere."""
+    """How this node identifies model files; ``cache_file``, if any, keeps their digests."""
 
     mode: FingerprintMode = "safe"
     cache_file: str | None = None
@@ -107,19 +107,19 @@ class Fingerprints:
             return _digest(path, self.mode)
         place = os.path.realpath(path)
         before = _Stamp.of(path)
-        known = _Remembered(self.cache_file)
+        known = _DigestCache(self.cache_file)
         digest = known.find(place, self.mode, before)
         if digest is not None:
             return digest
         now_ns = time.time_ns() if now_ns is None else now_ns
         digest = _digest(path, self.mode)
-        if before.is_settled(now_ns):  # what changes from now on has another stamp
+        if before.is_settled(now_ns):  # a later change gives another stamp
             known.add(place, self.mode, before, digest)
         return digest
 
 
 def fingerprint(files: Sequence[Path]) -> bytes:
-    """The ``safe`` fingerprint, nothing remembered. Reads everything once, on all cores."""
+    """The ``safe`` fingerprint, without a cache. Reads everything once, on all cores."""
     return Fingerprints().of(files)
 
 
@@ -154,8 +154,8 @@ def _add_samples(hasher: Any, path: Path) -> None:
                 hasher.update(os.pread(file.fileno(), min(_PIECE_BYTES, start + length - at), at))
 
 
-class _Remembered:
-    """The file of digests. Every failure of it means: compute."""
+class _DigestCache:
+    """The file of digests. When it fails in any way, the digest is computed."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -176,7 +176,7 @@ class _Remembered:
                 del entries[next(iter(entries))]
             body = json.dumps(entries).encode()
             if len(body) <= _MAX_BODY:
-                # In place: whoever is killed here leaves a checksum that does not fit.
+                # In place: a process killed here leaves a checksum that does not match.
                 head = _FILE_HEAD.pack(_MAGIC, _VERSION, len(body), blake3(body).digest())
                 os.pwrite(fd, head + body, 0)
                 os.ftruncate(fd, len(head) + len(body))
@@ -212,7 +212,7 @@ class _Locked:
 
 
 def _read(fd: int) -> dict[str, Any]:
-    """What the file remembers; nothing if it is damaged or of another version."""
+    """The entries of the file; none if it is damaged or of another version."""
     raw = os.pread(fd, _FILE_HEAD.size + _MAX_BODY, 0)
     if len(raw) < _FILE_HEAD.size:
         return {}

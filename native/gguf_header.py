@@ -1,4 +1,4 @@
-"""Look at a GGUF file before llama.cpp does, in plain Python.
+"""Checks a GGUF file in plain Python before llama.cpp reads it.
 
 A missing, foreign, damaged or half-copied file gets its own name here instead of a line in a log
 or an aborted process. Nothing is allocated by a number read from the file: the file is mapped and
@@ -44,7 +44,7 @@ class TensorFacts:
 
 @dataclass(frozen=True, slots=True)
 class GgufSummary:
-    """What the header says.
+    """The content of a header.
 
     ``metadata`` holds numbers, flags and short texts, ``kinds`` their GGUF types; ``arrays`` holds
     short arrays of numbers, ``tensors`` the table of tensors by name.
@@ -72,7 +72,7 @@ class GgufSummary:
 
 
 def check_gguf(path: str | Path) -> GgufSummary:
-    """Read the header of ``path``, or raise the ``ModelFileError`` that says what is wrong."""
+    """Read the header of ``path``; raises a ``ModelFileError`` that names the fault."""
     descriptor = _open(path)
     try:
         size = os.fstat(descriptor).st_size
@@ -203,7 +203,7 @@ def _value(
 
 
 def _array(walk: _Walk) -> tuple[int | float | bool, ...] | None:
-    """The numbers of a short array; others are walked over."""
+    """The numbers of a short array; others are skipped."""
     kind, length = walk.count("I"), walk.count()
     if kind in _SCALARS:
         start, code = walk.at, _SCALARS[kind]
@@ -219,7 +219,7 @@ def _array(walk: _Walk) -> tuple[int | float | bool, ...] | None:
 
 
 def _read_tensor(walk: _Walk, alignment: int, tensors: dict[str, TensorFacts]) -> int:
-    """Note one tensor description; return where its data ends, from the start of the data."""
+    """Record one tensor description; return where its data ends, from the start of the data."""
     name = walk.name("tensor")
     n_dims = walk.count("I")
     if n_dims > _MAX_DIMS:

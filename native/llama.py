@@ -1,7 +1,7 @@
-"""The llama.cpp backend: owns one model and one context, and everything that hangs on them.
+"""The llama.cpp backend: owns one model and one context, and everything that depends on them.
 
-Lifetime rules are numbered in native/README.md. The two that shape this file: whoever was created
-last is freed first (samplers, context, model), and no pointer reaches C after ``close``.
+Lifetime rules are numbered in native/README.md. The two that shape this file: objects are freed in
+reverse order of creation (samplers, context, model), and no pointer reaches C after ``close``.
 """
 
 from __future__ import annotations
@@ -13,29 +13,31 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-# ggml forks a debugger to print a backtrace when it aborts. In a model process that only delays
-# the exit its supervisor is waiting for.
+# ggml forks a debugger to print a backtrace when it aborts. In a model process that only delays the
+# exit, and with it the restart by its supervisor.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
 from native import _describe, _faults, _llama
 from native._buffers import borrowed
 from native._embedder import LlamaEmbedder
-from native._extras import Extras
 from native._llama import ffi, lib
 from native._load import gpus, load_model, new_context
-from native._lora import Adapters
-from native._sampler import Samplers
+from native._lora import LoraAdapters
+from native._sampler import LlamaSampler, logprobs_of, make_sampler, own_sampler
 from native._users import Users
-from native.backend import Batch, Buffer, ModelInfo
-from native.errors import InvalidParam, NotSupported
-from native.estimate import Room, plan
+from native.adapter_file import check_adapter
+from native.adapters import LoadedAdapter
+from native.backend import Batch, Buffer, Logprobs, MemoryUse, ModelInfo, Sampler
+from native.errors import BackendClosed, InvalidParam, NotSupported
+from native.estimate import Room, n_positions, plan
 from native.file_kind import require_model
 from native.fingerprint import Fingerprints
 from native.gguf_header import GgufSummary, all_splits, check_gguf
-from native.params import ModelParams
+from native.model_params import check_scale
+from native.params import ModelParams, SamplingParams
 
 _INT32_MAX = (1 << 31) - 1
-_TEXT_SHARE = 4  # of the memory available: what tokenising one text may take
+_TEXT_SHARE = 4  # share of the available memory that tokenising one text may take
 _LOG_LEVELS = {"debug": 1, "info": 2, "warn": 3, "error": 4}
 
 # llama.cpp is silent; its last warnings are kept for error texts. To see all of it on stderr:
@@ -51,7 +53,7 @@ cpu_features = _describe.cpu_features
 cpu_variant = _describe.cpu_variant
 
 
-class LlamaBackend(Extras, Samplers):
+class LlamaBackend:
     """See ``native.backend.Backend``. Create with ``load``."""
 
     def __init__(
@@ -67,7 +69,7 @@ class LlamaBackend(Extras, Samplers):
         self._context = context
         self._params = params
         self._headers = headers
-        self._adapters = Adapters(model)
+        self._adapters = LoraAdapters(model)
         self._embedder: LlamaEmbedder | None = None
         self._abort_flag = abort_flag  # read by C while decoding; lives as long as this object
         self._lock = threading.RLock()
@@ -173,6 +175,61 @@ class LlamaBackend(Extras, Samplers):
                 self._refuse(status)
             return array("f", bytes(ffi.buffer(self._pointer_out[0], 4 * self.info.n_vocab)))
 
+    # --- sampling -----------------------------------------------------------------------------
+
+    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> LlamaSampler:
+        with self._lock:
+            return LlamaSampler(self._lock, self._live, make_sampler(self._live(), params, history))
+
+    def sample(self, row: int, sampler: Sampler, index: int) -> int:
+        one = own_sampler(sampler)
+        with self._lock:
+            self._live()
+            try:
+                status = lib.la_sample(self._context, row, one.handle, index, one.chosen)
+            except OverflowError:
+                raise InvalidParam("row or index", (row, index), "32 and 64 bits") from None
+            if status:
+                _faults.raise_status(status)
+            return int(one.chosen[0])
+
+    def sample_from(self, logits: array[float], sampler: Sampler, index: int) -> int:
+        one, numbers = own_sampler(sampler), self._numbers(logits)
+        with self._lock:
+            self._live()
+            try:
+                status = lib.la_sample_from(one.handle, numbers, index, one.chosen)
+            except OverflowError:
+                raise InvalidParam("index", index, "a whole number of 64 bits") from None
+            if status:
+                _faults.raise_status(status)
+            return int(one.chosen[0])
+
+    def logprobs(self, row: int, token: int, n: int) -> Logprobs:
+        logits = ffi.new("const float **")
+        _check_row(row)
+        with self._lock:
+            model = self._live()
+            status = lib.la_logits(self._context, row, logits)
+            if status:
+                _faults.raise_status(status)
+            return logprobs_of(model, logits[0], token, n)
+
+    def logprobs_from(self, logits: array[float], token: int, n: int) -> Logprobs:
+        numbers = self._numbers(logits)
+        with self._lock:
+            return logprobs_of(self._live(), numbers, token, n)
+
+    def grammars_compiled(self) -> int:
+        """How many grammars and schemas were compiled so far, and not taken from memory."""
+        with self._lock:
+            return int(lib.la_grammars_compiled(self._live()))
+
+    def _numbers(self, logits: array[float]) -> Any:
+        if logits.typecode != "f" or len(logits) != self.info.n_vocab:
+            raise InvalidParam("logits", len(logits), f"{self.info.n_vocab} float32 numbers")
+        return ffi.from_buffer("float[]", logits, require_writable=True)
+
     # --- sequences ----------------------------------------------------------------------------
 
     def seq_remove(self, seq: int, start: int, end: int = -1) -> bool:
@@ -265,6 +322,62 @@ class LlamaBackend(Extras, Samplers):
                 status = lib.la_restore_checkpoint(self._context, seq, n_tokens, data, len(memory))
             self._check(status)
 
+    # --- adapters -----------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[LoadedAdapter, ...]:
+        return self._adapters.all
+
+    def load_adapter(self, path: str | Path, scale: float = 1.0) -> LoadedAdapter:
+        check_scale(scale)
+        with self._lock:
+            self._require_empty()
+            loaded = self._adapters.load(check_adapter(path, self._headers), scale)
+            self._adapters.apply(self._context)
+            return loaded
+
+    def scale_adapter(self, adapter: int, scale: float) -> None:
+        check_scale(scale)
+        with self._lock:
+            self._require_empty()
+            self._adapters.rescale(adapter, scale)
+            self._adapters.apply(self._context)
+
+    def remove_adapter(self, adapter: int) -> None:
+        with self._lock:
+            self._require_empty()
+            self._adapters.remove(adapter, self._context)
+
+    def _require_empty(self) -> None:
+        self._live()
+        for seq in range(self.info.n_seq_max):
+            if self.seq_range(seq) is not None:
+                raise InvalidParam("adapter", seq, "no sequence may hold KV of the other weights")
+
+    # --- embeddings and memory -----------------------------------------------------------------
+
+    def embedder(self) -> LlamaEmbedder:
+        with self._lock:
+            model = self._weights()
+            if self._params.vocab_only:
+                raise NotSupported("the model was loaded with vocab_only: it has no weights")
+            if self._embedder is None:
+                pooling, most = _describe.default_pooling(model), n_positions(self._headers)
+                self._embedder = LlamaEmbedder(model, self.info, self._params, pooling, most)
+            return self._embedder
+
+    def memory_use(self) -> MemoryUse:
+        use = ffi.new("la_memory_use *")
+        with self._lock:
+            self._live()
+            status = lib.la_context_memory(self._context, use)
+            if status:
+                _faults.raise_status(status)
+        return MemoryUse(*(int(getattr(use, name)) for name in MemoryUse.__dataclass_fields__))
+
+    def gpus(self) -> tuple[tuple[str, int, int], ...]:
+        return gpus()
+
     # --- life ---------------------------------------------------------------------------------
 
     def request_abort(self) -> None:
@@ -275,9 +388,19 @@ class LlamaBackend(Extras, Samplers):
         self._weights()
         self._abort_flag[0] = 0
 
+    def rebuild(self) -> None:
+        with self._lock:
+            self._live()
+            context, self._context = self._context, None
+            lib.la_context_free(context)
+            self._abort_flag[0] = 0
+            lib.la_log_clear()
+            self._context = new_context(self._model, self._params, self._abort_flag)
+            self._adapters.apply(self._context)
+
     def close(self) -> None:
         if self._embedder is not None:
-            self._embedder.close()  # before the lock: it waits for a text that gives up
+            self._embedder.close()  # before taking the lock: it aborts a running text
         self._vocabulary.close()
         with self._lock:
             context, model = self._context, self._model
@@ -292,6 +415,18 @@ class LlamaBackend(Extras, Samplers):
         if getattr(self, "_model", None) is not None:
             self.close()
 
+    def _live(self) -> Any:
+        """The model, if there is a context to compute with."""
+        model = self._weights()
+        if self._context is None:
+            raise NotSupported(f"{self.info.description} has no context: it cannot generate")
+        return model
+
+    def _weights(self) -> Any:
+        if self._model is None:
+            raise BackendClosed("the backend was closed")
+        return self._model
+
     def _check(self, status: int) -> None:
         if status:
             self._refuse(status)
@@ -303,7 +438,7 @@ class LlamaBackend(Extras, Samplers):
 def _tokenize(
     model: Any, text: str, add_special: bool = True, parse_special: bool = False
 ) -> list[int]:
-    """Ids of ``text``; whoever calls keeps the model alive."""
+    """Ids of ``text``. The caller keeps the model open during the call."""
     data = _utf8(text)
     capacity, n_out = len(data) + 8, ffi.new("int32_t *")
     while True:
@@ -319,6 +454,11 @@ def _tokenize(
         capacity = -n
 
 
+def _check_row(row: int) -> None:
+    if not 0 <= row < 1 << 31:
+        raise InvalidParam("row", row, "a row of the last decode")
+
+
 def _payload(source: Buffer) -> Any:
     try:
         return ffi.from_buffer("uint8_t[]", source)
@@ -327,7 +467,7 @@ def _payload(source: Buffer) -> Any:
 
 
 def _int32(**numbers: int) -> None:
-    """Refuse what C would not take, by name."""
+    """Refuse numbers that do not fit C's 32 bits, by name."""
     for name, number in numbers.items():
         if not -_INT32_MAX <= number <= _INT32_MAX:
             raise InvalidParam(name, number, "a 32-bit number")

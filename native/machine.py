@@ -1,4 +1,4 @@
-"""How many threads to compute with: physical cores, not more than this process may use."""
+"""The number of threads to compute with: physical cores, not more than this process may use."""
 
 from __future__ import annotations
 

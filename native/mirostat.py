@@ -1,4 +1,4 @@
-"""Mirostat 1 and 2 in Python, as in ``shim/choice.cpp``: a choice that aims at a surprise.
+"""Mirostat 1 and 2 in Python, as in ``shim/choice.cpp``: sampling with a target surprise.
 
 S. Basu et al., "Mirostat: a neural text decoding algorithm that directly controls perplexity".
 """
@@ -10,7 +10,7 @@ import math
 
 from native.sampling_params import SamplingParams
 
-_LOOKS_AT = 100  # likeliest tokens, as its authors chose
+_N_LIKELIEST = 100  # tokens for the estimate, as in the paper
 
 _Candidate = tuple[float, int]
 
@@ -25,7 +25,7 @@ def choose(
         return math.exp((best[0] - candidate[0]) / params.temperature)
 
     if params.mirostat == 1:
-        likeliest = heapq.nsmallest(_LOOKS_AT, candidates)
+        likeliest = heapq.nsmallest(_N_LIKELIEST, candidates)
         n = _count(likeliest, len(candidates), params.temperature, mu, n_vocab)
         kept = heapq.nsmallest(n, candidates)
     else:
@@ -52,7 +52,7 @@ def _bits(share: float) -> float:
 
 
 def _count(likeliest: list[_Candidate], n: int, temperature: float, mu: float, n_vocab: int) -> int:
-    """How many of the best to keep: probabilities are taken to fall as a power of the rank."""
+    """How many of the best to keep, assuming that probabilities fall as a power of the rank."""
     products = squares = 0.0
     for i in range(len(likeliest) - 1):
         t = math.log((i + 2) / (i + 1))

@@ -15,13 +15,13 @@ SPLIT_MODES = ("none", "layer", "row")
 """How a model is spread over several GPUs."""
 
 ROPE_SCALINGS = ("model", "none", "linear", "yarn", "longrope")
-"""Position scaling; ``model`` means: as the model file says."""
+"""Position scaling; ``model`` means: that of the model file."""
 
 POOLINGS = ("model", "none", "mean", "cls", "last")
-"""How the vectors of a text's tokens become one; ``model``: as the model file says."""
+"""How the vectors of a text's tokens become one; ``model``: that of the model file."""
 
 MAX_SEQUENCES = 255
-"""llama.cpp allows 256 (LLAMA_MAX_SEQ); one of them is our scratch sequence."""
+"""llama.cpp allows 256 (LLAMA_MAX_SEQ); one of them is the scratch sequence."""
 
 ALL_LAYERS = -1
 MAX_CTX = 1 << 24
@@ -36,10 +36,10 @@ Adapter = tuple[str, float]
 
 @dataclass(frozen=True, slots=True)
 class ModelParams:
-    """How to load a model. Counts are tokens unless said otherwise.
+    """How to load a model. Counts are tokens unless noted otherwise.
 
     ``n_ctx`` is the pool of KV cells all sequences share (llama.cpp rounds it up to 256); 0 means
-    as long as the model was trained with, or less if memory is short. ``n_ubatch``, rows computed
+    the length the model was trained with, or less if memory is short. ``n_ubatch``, rows computed
     at once, is capped at ``n_batch``; both are raised to what a step of all sequences needs.
     ``n_seq_max`` counts usable sequences, the backend adds one scratch sequence itself.
     ``n_threads`` None means: physical cores this process may use;
@@ -138,7 +138,7 @@ class ModelParams:
 
     @property
     def rope_overrides(self) -> tuple[tuple[str, str], ...]:
-        """What is not the model's own, as text; all of it changes the KV."""
+        """The values that are not the model's own, as text; all of them change the KV."""
         given = [] if self.rope_scaling == "model" else [("rope_scaling", self.rope_scaling)]
         for name in _ROPE_NUMBERS:
             value = getattr(self, name)

@@ -1,8 +1,8 @@
-"""Whether the kernel's out-of-memory killer was at work here, by the counters that it keeps.
+"""Detects kills by the kernel's out-of-memory killer, by the counters of the kernel.
 
-A process that was ended by SIGKILL does not say who sent it. The kernel counts each process that it
-kills for lack of memory in the process's control group, and beside it how often a group ran into
-its limit. ``OomWatch`` remembers the counters and tells what has risen lately.
+The exit status of a process ended by SIGKILL does not contain the sender. The kernel counts each
+process that it kills for lack of memory in the process's control group, and how often a group has
+reached its limit. ``OomWatch`` keeps the counters and reports which have risen recently.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from native.system_memory import limit_bytes
 
 _KILLS: Final = "kills"
 RECENT_S: Final = 10.0
-"""An exit is noticed in milliseconds after the counter rose, and the counters are read each second;
-a busy machine is later. What is older belongs to another process."""
+"""An exit is handled milliseconds after the counter rose, and the counters are read each second; on
+a busy machine later. An older rise belongs to another process."""
 
 
 @dataclass(slots=True)
 class _Risen:
-    """A counter, and when rises of it that explain nothing yet were seen."""
+    """A counter, and the times of its rises that no exit was attributed to yet."""
 
     last: int
     rises: list[float] = field(default_factory=list)
@@ -39,7 +39,7 @@ class OomWatch:
     """The counters of this process's own groups; its children are in the same ones.
 
     ``look`` must be called at least every few seconds: a rise is dated by the call that sees it.
-    A forked copy goes on from what its parent knew.
+    A forked copy continues from the counters of its parent.
     """
 
     def __init__(self, root: Path = ROOT, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,7 +59,7 @@ class OomWatch:
 
         Each kill that the kernel counted is the cause of one exit.
         """
-        self._read()  # of the groups that the last look has found: a restart waits for this
+        self._read()  # only the groups of the last look: a restart waits for this call
         kills = self._counters.get(_KILLS)
         if kills is None or not kills.rises:
             return ""

@@ -1,4 +1,4 @@
-"""What a caller may ask of a model and of a sampler, under one name.
+"""Parameters of models and of samplers, in one module.
 
 See ``native.model_params`` and ``native.sampling_params``.
 """

@@ -1,7 +1,7 @@
-"""The sampling algorithm in Python: what the shim's sampler does, for the stub.
+"""The sampling algorithm of the shim in Python, for the stub.
 
-Both must agree token for token; a test runs the two side by side on real logits. Sums are therefore
-taken in the same order in both. Only grammars are the shim's alone.
+Both must agree token for token; a test compares the two on real logits. Sums are therefore added in
+the same order in both. Grammars exist only in the shim.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class Breaker:
 
 
 class PythonSampler:
-    """What one request remembers, and the choice of its next token."""
+    """The sampling state of one request, and the choice of its next token."""
 
     def __init__(self, params: SamplingParams, breakers: Sequence[Breaker] = ()) -> None:
         self.params = params
         self.mu = 2 * params.mirostat_tau
         self._breakers = breakers
         self._window: deque[int] = deque(maxlen=params.repetition_window)
-        self._spoken: deque[int] = deque(maxlen=params.dry_window)
+        self._dry_tokens: deque[int] = deque(maxlen=params.dry_window)
         self._pending: tuple[int, float] | None = None
 
     def accept(self, token: int, *, is_reply: bool = True) -> None:
@@ -74,7 +74,7 @@ class PythonSampler:
             self.mu = self._pending[1]
         self._pending = None
         self._window.append(token)
-        self._spoken.append(token)
+        self._dry_tokens.append(token)
 
     def choose(self, given: Sequence[float], index: int) -> int:
         """Choose a token id from float32 logits, which stay as they are."""
@@ -96,7 +96,7 @@ class PythonSampler:
             return token
         return _draw(_cut(candidates, params, index), params.temperature, u)
 
-    # ── what changes logits ─────────────────────────────────────────────────────────────────────
+    # ── changes of logits ───────────────────────────────────────────────────────────────────────
 
     def _edit(self, logits: array[float]) -> None:
         for token, bias in self.params.logit_bias:
@@ -119,7 +119,7 @@ class PythonSampler:
 
     def _repetitions(self) -> dict[int, int]:
         """The longest repetition that each token would prolong, where long enough to count."""
-        spoken = list(reversed(self._spoken))
+        spoken = list(reversed(self._dry_tokens))
         reach = self._since_breaker(spoken)
         longest: dict[int, int] = {}
         if reach < self.params.dry_allowed_length:
@@ -153,7 +153,7 @@ class PythonSampler:
 
 
 def _argmax(logits: Sequence[float]) -> int | None:
-    """The lowest index of the highest logit; NaN is none, infinity means that nothing is right."""
+    """The lowest index of the highest logit; NaN never counts; none is valid if one is infinite."""
     best, highest = None, -math.inf
     for token, logit in enumerate(logits):
         if logit > highest:
@@ -168,7 +168,7 @@ def _float32(number: float) -> float:
         return math.copysign(math.inf, number)
 
 
-# ── what leaves tokens out ──────────────────────────────────────────────────────────────────────
+# ── removal of candidates ───────────────────────────────────────────────────────────────────────
 
 
 def _cut(candidates: list[Candidate], params: SamplingParams, index: int) -> list[Candidate]:

@@ -1,4 +1,4 @@
-"""What a caller may ask of a sampler. Checked on construction, then frozen."""
+"""Parameters of a sampler. Checked on construction, then frozen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_GRAMMAR_BYTES = 32 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to choose a token from logits. Everything but greedy choice is off unless asked for.
+    """How to choose a token from logits. The default is greedy, with everything else off.
 
     Applied in this order:
 
@@ -38,11 +38,11 @@ class SamplingParams:
     6. ``temperature``. At 0 the likeliest token is taken, the lowest id on a tie.
 
     ``mirostat`` (1 or 2) replaces 4 and 5: it aims at a surprise of ``mirostat_tau`` bits per token
-    with the learning rate ``mirostat_eta``. What it has learned (mu) is not part of the text, so
+    with the learning rate ``mirostat_eta``. Its state (mu) is not part of the text, so
     a request that is resumed elsewhere begins with mu = 2 tau again; all else resumes exactly.
 
     ``grammar`` (GBNF, its first rule named ``root``) or ``json_schema`` (JSON text) decides which
-    tokens may come: one that it forbids is never chosen, whatever the rest says.
+    tokens are allowed: one that it forbids is never chosen, whatever the other parameters.
 
     ``seed`` is a 64-bit number; randomness is a function of (seed, index of the token), whatever
     happened before. ``n_logprobs``: report the chosen token's log-probability and those of so many
@@ -94,7 +94,7 @@ class SamplingParams:
 
     @property
     def is_constrained(self) -> bool:
-        """Whether a grammar has a say."""
+        """Whether a grammar restricts the tokens."""
         return self.grammar is not None or self.json_schema is not None
 
 
@@ -122,7 +122,7 @@ _REAL: dict[str, tuple[float, float, bool]] = {
     "mirostat_eta": (0.0, 1.0, False),
 }
 NUMERIC_FIELDS = (*_WHOLE, *_REAL)
-"""What travels to the shim as plain numbers; the rest are texts and lists."""
+"""Fields passed to the shim as plain numbers; the others are texts and lists."""
 
 
 def _check_biases(biases: object) -> None:

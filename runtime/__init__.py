@@ -4,7 +4,8 @@
 >>> with Node.start() as node:                                              # doctest: +SKIP
 ...     print(node.complete("demo", "Once upon a time", max_tokens=40).text)
 
-``AsyncNode`` is the same on an event loop.
+``AsyncNode`` is the same on an event loop. Options of requests are keywords, or one
+``RequestOptions``. Every error is a ``LlamaActorsError``; see ``runtime.errors``.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from runtime import _shadows  # isort: skip # noqa: F401  # first: it looks at a
 from runtime.errors import LlamaActorsError
 
 if TYPE_CHECKING:
-    from runtime.client.aio import AsyncNode
-    from runtime.client.aio_stream import AsyncStream
     from runtime.client.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
+    from runtime.client.async_client import AsyncClient
+    from runtime.client.async_stream import AsyncStream
+    from runtime.client.client import Client
+    from runtime.client.options import ChatOptions, LoadOptions, RequestOptions
     from runtime.client.results import (
         Completion,
         CompletionEvent,
@@ -31,23 +34,28 @@ if TYPE_CHECKING:
     )
     from runtime.client.stream import CompletionStream
     from runtime.client.tree import TreeNode
-    from runtime.node import Node
+    from runtime.node import AsyncNode, Node
     from runtime.settings.config import ModelConfig, RuntimeConfig
 
 __all__ = [
+    "AsyncClient",
     "AsyncNode",
     "AsyncStream",
+    "ChatOptions",
     "ChatPrompt",
+    "Client",
     "Completion",
     "CompletionEvent",
     "CompletionStream",
     "Embeddings",
     "Event",
     "LlamaActorsError",
+    "LoadOptions",
     "ModelConfig",
     "ModelStatus",
     "Node",
     "PrefillEvent",
+    "RequestOptions",
     "ResumedEvent",
     "RuntimeConfig",
     "SpanEvent",
@@ -63,7 +71,11 @@ _HOMES: Final = {
     for module, names in {
         "runtime.client.answers": ("ChatPrompt", "Embeddings", "Verdict", "VramInfo", "WarmPrefix"),
         "runtime.settings.config": ("ModelConfig", "RuntimeConfig"),
-        "runtime.node": ("Node",),
+        "runtime.client.async_client": ("AsyncClient",),
+        "runtime.client.async_stream": ("AsyncStream",),
+        "runtime.client.client": ("Client",),
+        "runtime.client.options": ("ChatOptions", "LoadOptions", "RequestOptions"),
+        "runtime.node": ("AsyncNode", "Node"),
         "runtime.client.results": (
             "Completion",
             "CompletionEvent",
@@ -76,18 +88,16 @@ _HOMES: Final = {
         ),
         "runtime.client.stream": ("CompletionStream",),
         "runtime.client.tree": ("TreeNode",),
-        "runtime.client.aio": ("AsyncNode",),
-        "runtime.client.aio_stream": ("AsyncStream",),
     }.items()
     for name in names
 }
 """Where each public name is defined."""
 
 
-if not TYPE_CHECKING:  # a checker knows the names from the imports above, and refuses others
+if not TYPE_CHECKING:  # a checker reads the imports above, and refuses other names
 
     def __getattr__(name: str) -> Any:
-        """A public name, when it is first used: a command imports only what it needs."""
+        """A public name, when it is first used: a command imports only what it uses."""
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

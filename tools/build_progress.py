@@ -1,6 +1,6 @@
 """Show a package build as one line: ``build_progress.py -- uv pip install -v …``.
 
-Everything the command prints goes to ``build/build.log``. On a terminal one line lives:
+All output of the command is written to ``build/build.log``. On a terminal one line is updated:
 ``building llama.cpp 57/243, about 80 s left``. In a pipe there is a line at the start and one at
 the end. If the command fails, the last lines of the log are shown and its exit code is returned.
 """
@@ -22,11 +22,11 @@ LOG = ROOT / "build" / "build.log"
 _STEP = re.compile(r"^\s*(?:DEBUG )?\[(\d+)/(\d+)\] ")  # ninja's, as pip and uv pass it on
 _SHOWN_ON_FAILURE = 40
 _CPU_SECONDS = 240  # all of libllama: 122 s on 2 idle cores, gcc 12, x86-64
-_MIN_STEPS = 5  # below that an estimate would jump about
+_MIN_STEPS = 5  # with fewer an estimate would be unstable
 
 
 class Progress:
-    """Turns the output of ninja into one live line."""
+    """Turns the output of ninja into one line that is updated."""
 
     def __init__(self, out: TextIO, *, live: bool) -> None:
         self._out = out
@@ -37,7 +37,7 @@ class Progress:
         self.tail: deque[str] = deque(maxlen=_SHOWN_ON_FAILURE)
 
     def start(self) -> None:
-        self._say(f"building: about {expected_duration()}; log in {LOG.relative_to(ROOT)}")
+        self._print(f"building: about {expected_duration()}; log in {LOG.relative_to(ROOT)}")
 
     def feed(self, line: str) -> None:
         self.tail.append(line)
@@ -49,11 +49,11 @@ class Progress:
         seconds = time.monotonic() - self._started
         self._show("")
         if exit_code == 0:
-            self._say(f"built in {seconds:.0f} s")
+            self._print(f"built in {seconds:.0f} s")
             return
         for line in self.tail:
             self._out.write(line)
-        self._say(f"the build failed after {seconds:.0f} s; all of it is in {LOG}")
+        self._print(f"the build failed after {seconds:.0f} s; all of it is in {LOG}")
 
     def _estimate(self, done: int, total: int) -> str:
         now = time.monotonic()
@@ -71,13 +71,13 @@ class Progress:
             self._out.flush()
             self._shown = text
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._out.write(text + "\n")
         self._out.flush()
 
 
 def expected_duration() -> str:
-    """Say how long the build will take: seconds when one was made here before."""
+    """How long the build will take: seconds when one was made here before."""
     if any((ROOT / "build").glob("*/.ninja_log")):
         return "10 s, more if sources changed"
     seconds = _CPU_SECONDS / len(os.sched_getaffinity(0))

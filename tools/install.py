@@ -1,6 +1,7 @@
-"""Set up ``.venv`` and build llama.cpp into it: ``python3 tools/install.py [VENV]``.
+"""Set up ``.venv`` and build llama.cpp into it: ``python3 tools/install.py [VENV [docs]]``.
 
-Four steps, each skipped while its inputs are unchanged:
+Four steps, each skipped while its inputs are unchanged; with ``docs`` a fifth, the packages of
+``requirements/docs.txt``, which build the documentation:
 
 1. a virtual environment, made by the interpreter that runs this file (Python 3.11 or newer);
 2. uv, from its lock with hashes;
@@ -47,7 +48,7 @@ BUILD_VARIABLES = (
 
 
 class Problem(Exception):
-    """The installation cannot go on; the message says what is missing and how to get it."""
+    """The installation cannot continue; the message names what is missing and how to get it."""
 
 
 def check_interpreter() -> None:
@@ -63,7 +64,7 @@ def check_interpreter() -> None:
 
 
 def check_compiler() -> None:
-    """Refuse to start a build of minutes that can only fail."""
+    """Fail before a build of minutes that cannot succeed."""
     for variable, default, language in (("CC", "cc", "C"), ("CXX", "c++", "C++")):
         command = os.environ.get(variable, default).split()[0]
         if shutil.which(command) is None:
@@ -134,14 +135,14 @@ class Environment:
 
     def create(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-        say(f"making {self.folder.relative_to(ROOT)} with Python {sys.version.split()[0]}")
+        report(f"making {self.folder.relative_to(ROOT)} with Python {sys.version.split()[0]}")
         run(
             [sys.executable, "-m", "venv", str(self.folder)],
             trouble="the virtual environment could not be made",
         )
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -170,7 +171,7 @@ def uv_environment(python: str) -> dict[str, str]:
     return env
 
 
-def install(folder: Path) -> None:
+def install(folder: Path, extras: Sequence[str] = ()) -> None:
     check_interpreter()
     environment = Environment(folder)
     if not environment.works():
@@ -181,7 +182,7 @@ def install(folder: Path) -> None:
 
     locked_uv = digest(["requirements/uv.txt"])
     if done.get("uv") != locked_uv:
-        say("installing uv")
+        report("installing uv")
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         run(
             [*pip, "--no-deps", "--require-hashes", "-r", "requirements/uv.txt"],
@@ -192,13 +193,25 @@ def install(folder: Path) -> None:
     env = uv_environment(python)
     locked = digest(["requirements/dev.txt", "requirements/build.txt"])
     if done.get("dependencies") != locked:
-        say("installing what is locked in requirements/dev.txt")
+        report("installing what is locked in requirements/dev.txt")
         run(
             [*uv, "--quiet", "--require-hashes", "-r", "requirements/dev.txt"],
             trouble="uv could not install the dependencies",
             env=env,
         )
         environment.mark("dependencies", locked)
+
+    for extra in extras:
+        path = f"requirements/{extra}.txt"
+        locked = digest([path])
+        if done.get(extra) != locked:
+            report(f"installing what is locked in {path}")
+            run(
+                [*uv, "--quiet", "--require-hashes", "-r", path],
+                trouble="uv could not install the dependencies",
+                env=env,
+            )
+            environment.mark(extra, locked)
 
     settings = [f"{name}={os.environ.get(name, '')}" for name in BUILD_VARIABLES]
     project = digest(NATIVE_INPUTS, str(ROOT), module_names(), *settings)
@@ -214,7 +227,7 @@ def install(folder: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     try:
-        install(ROOT / (arguments[0] if arguments else ".venv"))
+        install(ROOT / (arguments[0] if arguments else ".venv"), arguments[1:])
     except Problem as problem:
         sys.stderr.write(f"install: {problem}\n")
         return 1

@@ -33,7 +33,7 @@ OLD_CPU = "Nehalem"
 
 
 class Unavailable(Exception):
-    """This machine cannot run the case; the message says what it lacks."""
+    """This machine cannot run the case; the message names what it lacks."""
 
 
 class Failed(Exception):
@@ -75,8 +75,9 @@ class Place:
 
     def give_to_user(self) -> None:
         if self.user:
+            identity = pwd.getpwnam(self.user)
             for path in (self.folder, *self.folder.rglob("*")):
-                shutil.chown(path, self.user, follow_symlinks=False)
+                os.chown(path, identity.pw_uid, identity.pw_gid, follow_symlinks=False)
 
 
 # --- interpreters ------------------------------------------------------------------------------
@@ -323,7 +324,7 @@ def service_files(place: Place) -> None:
         raise Unavailable("no systemd-analyze: apt-get install systemd")
     unit = place.folder / "llama-actors.service"
     text = (ROOT / "packaging" / "llama-actors.service").read_text(encoding="utf-8")
-    program = place.folder / "llama-actors"  # the check wants the program to exist
+    program = place.folder / "llama-actors"  # the check requires that the program exists
     program.write_text("#!/bin/sh\n", encoding="utf-8")
     program.chmod(0o755)
     text = text.replace("/opt/llama-actors/bin/llama-actors", str(program))
@@ -345,8 +346,8 @@ CASES: dict[str, tuple[str, Callable[[Place], None]]] = {
     "py313-no-git": ("Python 3.13, no git, no .git", from_source("3.13", git=False)),
     "py314": ("Python 3.14", from_source("3.14")),
     "user-umask-c": (
-        "user nobody, umask 077, LC_ALL=C",
-        from_source(user="nobody", umask=0o077, env={"LC_ALL": "C"}),
+        "user nobody, umask 077, LC_ALL=C, Debian's Python",
+        from_source(debian=True, user="nobody", umask=0o077, env={"LC_ALL": "C"}),
     ),
     "tmpdir": ("TMPDIR on another file system", from_source(tmpdir=True)),
     "wheel-3.11": ("wheel, pyenv 3.11, no compiler in PATH", from_wheel("3.11")),

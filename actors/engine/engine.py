@@ -34,7 +34,7 @@ from actors.kv.cache_client import CacheClient
 from actors.kv.deferred_tails import DeferredTails
 from actors.kv.request_cache import RequestCache
 from actors.kv.store import KvStore
-from actors.messages.refusal import RequestRefused
+from actors.messages.errors import RequestRefused
 from actors.requests.questions import CacheQuestion, refusal
 from actors.text.reply_events import ReplyRules
 from cache.policy import LivePolicy

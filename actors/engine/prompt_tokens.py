@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actors import messages as m
 from actors.engine.request import Request
-from actors.messages.refusal import RequestRefused
+from actors.messages.errors import RequestRefused
 from actors.text.chat_prompt import has_bos
 from cache.tokens import TokenIds
 from native.backend import Backend, ModelInfo

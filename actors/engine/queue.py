@@ -10,7 +10,7 @@ from actors.engine.prompt_tokens import fix_prompt
 from actors.engine.request import Request
 from actors.engine.request_builder import open_request
 from actors.engine.sessions import Sessions
-from actors.messages.refusal import RequestRefused
+from actors.messages.errors import RequestRefused
 from actors.text.reply_events import ReplyRules
 from native.backend import Backend
 

@@ -9,9 +9,9 @@ from typing import Final
 from actors import messages as m
 from actors.engine.sampling_control import SamplingControl
 from actors.kv.timeline import Timeline
-from actors.messages.refusal import RequestRefused
-from actors.text.reply_events import Event, Teller, merged
-from actors.text.reply_parser import ReplyStream
+from actors.messages.errors import RequestRefused
+from actors.text.reply_events import Event, EventEncoder, merged
+from actors.text.reply_parser import ReplyParser
 from native.backend import Backend
 from native.errors import InvalidParam, InvalidToken
 from native.params import SamplingParams
@@ -25,8 +25,8 @@ class Reply:
     """The reply of one request while it grows."""
 
     sampling: SamplingParams
-    stream: ReplyStream
-    encoder: Teller
+    stream: ReplyParser
+    encoder: EventEncoder
     control: SamplingControl
     max_tokens: int
     """Tokens that it may have: what was asked for, or what fits into the context."""

@@ -10,15 +10,14 @@ from actors.engine.reply import Reply
 from actors.engine.request import Request, RequestSpec
 from actors.engine.resume import Resume, open_journal, reply_before
 from actors.engine.sampling_control import SamplingControl
-from actors.engine.speculation_state import BadCandidates, SpeculationState, guessing_of
+from actors.engine.speculation_state import SpeculationState, guessing_of
 from actors.kv.request_cache import RequestCache
 from actors.kv.timeline import Timeline
+from actors.messages.errors import RequestRefused
 from actors.messages.journal import JournalWriter, Noted
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.payload import PayloadGone, read_payload
-from actors.messages.refusal import RequestRefused
-from actors.text.reply_events import BadBudget, NoMarkers, ReplyRules, Teller
-from actors.text.reply_parser import ReplyStream
+from actors.text.reply_events import EventEncoder, ReplyRules
 from cache import tokens as token_bytes
 from cache.tokens import TokenIds
 from native.backend import Backend
@@ -53,7 +52,7 @@ def _opened(
     text, tokens = (None, TokenIds(noted.prompt)) if is_known else _read_prompt(asked, backend)
     left = _reply_before(asked, noted, backend)
     guessing = _guessing(asked, len(tokens), backend)
-    stream = _stream(asked, rules, backend, text, tokens)
+    stream = rules.stream(asked, backend, text, tokens)
     line = Timeline(tokens)
     parent_key = None if is_known else asked.parent_key
     return Request(
@@ -72,7 +71,7 @@ def _opened(
         Reply(
             sampling=asked.sampling,
             stream=stream,
-            encoder=Teller(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
+            encoder=EventEncoder(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
             control=SamplingControl.of(rules.end_of_thought, stream),
             max_tokens=asked.max_tokens,
         ),
@@ -83,22 +82,8 @@ def _opened(
     )
 
 
-def _stream(
-    asked: m.Complete, rules: ReplyRules, backend: Backend, text: str | None, tokens: TokenIds
-) -> ReplyStream:
-    try:
-        return rules.stream(asked, backend, text, tokens)
-    except NoMarkers as error:
-        raise RequestRefused(m.FailReason.NOT_SUPPORTED, str(error)) from error
-    except BadBudget as error:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
-
-
 def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> SpeculationState:
-    try:
-        guessing = guessing_of(asked, backend.info.n_vocab)
-    except BadCandidates as bad:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, str(bad)) from bad
+    guessing = guessing_of(asked, backend.info.n_vocab)
     n_needed, n_ctx = n_prompt + len(guessing.candidates or ()), backend.info.n_ctx
     if guessing.candidates and n_needed > n_ctx:
         raise RequestRefused(

@@ -16,7 +16,7 @@ from typing import Final
 
 from actors import messages as m
 from actors.engine.request import Request
-from actors.messages.refusal import RequestRefused
+from actors.messages.errors import RequestRefused
 from cache.tokens import TokenIds
 
 MAX_SESSIONS: Final = 1024

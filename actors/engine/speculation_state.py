@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 
 from actors import messages as m
 from actors.engine.speculation_policy import CopyGuesser, DraftPace
+from actors.messages.errors import InvalidRequest
 from actors.messages.speculation import CANDIDATES_LIMIT
 from cache import tokens as token_bytes
 
 NOT_CUT = "no speculation: wrong guesses cannot be removed from this model's memory"
 
 
-class BadCandidates(Exception):
-    """The candidates to judge are invalid."""
+class BadCandidates(InvalidRequest):
+    """The candidates to verify are invalid."""
 
 
 @dataclass(slots=True)

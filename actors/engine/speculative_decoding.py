@@ -25,7 +25,7 @@ from actors.engine.speculation_policy import (
     share_guesses,
 )
 from actors.kv.timeline import Timeline
-from actors.messages.refusal import RequestRefused
+from actors.messages.errors import RequestRefused
 from native.backend import Backend, Batch
 
 INDEX_TOKENS = 2048

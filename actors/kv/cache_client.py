@@ -17,7 +17,7 @@ from typing import Final
 from actors import messages as m
 from actors.kv.deferred_tails import DeferredTails
 from actors.kv.finish_keys import FinishKeys
-from actors.kv.prompt_logits import LogitsMemory
+from actors.kv.prompt_logits import logits_memory
 from actors.kv.request_cache import RequestCache
 from actors.kv.store import KvStore
 from actors.text.reply_marks import Mark
@@ -56,7 +56,7 @@ class CacheClient:
         self._settled = settled
         self._tails = tails
         self._finish_keys = FinishKeys()
-        self._logits = LogitsMemory(store.policy.logits.memory_bytes)
+        self._logits = logits_memory(store.policy.logits.memory_bytes)
         self.hits_resume = 0
         """Parents that this process knew without asking."""
 

@@ -21,8 +21,8 @@ from actors.kv.request_cache import DeferredTail
 from actors.kv.store import KvStore
 from cache import tokens as token_bytes
 from cache.answers import RefusalReason
+from cache.finish_keys import NO_ENDS
 from cache.rows import SaveReason
-from cache.tips import NO_ENDS
 
 ASK_AGAIN_S: Final = 1.0
 """Cache_meta is being restarted, or scans."""

@@ -1,15 +1,15 @@
-"""Ends of recent replies by key: what ``parent_key`` stands for before it is stored anywhere.
+"""Finish keys: keys of the ends of recent replies, which callers send back as ``parent_key``.
 
-Writing a reply's tail is put off, and it is not written at all when the conversation extends it at
-once; its key is the caller's from the start. Of the tokens behind it the latest ``LIMIT_BYTES`` are
-kept here, in a model's own memory; cache_meta is asked for older ones.
+The last, partial block of a reply is written late, and not at all when the next turn extends it at
+once; its key is returned to the caller in any case. The tokens of the latest ones are kept here, in
+the model's process, within ``LIMIT_BYTES``; older ones are looked up in cache_meta.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Final
 
+from cache.lru import LruMap
 from cache.tokens import TokenIds
 
 LIMIT_BYTES: Final = 8 << 20
@@ -19,24 +19,17 @@ class FinishKeys:
     """Tokens by the key of their last row, within a limit."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
-        self._limit = limit_bytes
-        self._known: OrderedDict[bytes, bytes] = OrderedDict()
-        self._used = 0
+        self._packed: LruMap[bytes, bytes] = LruMap(limit_bytes, len)
 
     def put(self, key: bytes, packed: bytes) -> None:
-        """Remember packed tokens; the oldest are forgotten."""
-        self._used -= len(self._known.pop(key, b""))
-        self._known[key] = packed
-        self._used += len(packed)
-        while self._used > self._limit:
-            _, oldest = self._known.popitem(last=False)
-            self._used -= len(oldest)
+        """Keep packed tokens; those of the keys used longest ago are dropped."""
+        self._packed.put(key, packed)
 
     def get(self, key: bytes | None) -> TokenIds | None:
-        """The tokens, if they are still known."""
-        packed = self._known.get(key or b"")
+        """The tokens, or None if they are not kept any more."""
+        packed = self._packed.get(key or b"")
         return None if packed is None else TokenIds.unpacked(packed)
 
     def clear(self) -> None:
-        self._known.clear()
-        self._used = 0
+        """Drop every key."""
+        self._packed.clear()

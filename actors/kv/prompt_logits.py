@@ -8,43 +8,17 @@ is cheap beside its KV (``cache.policy.LogitsPolicy``).
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
+
+from cache.lru import LruMap
 
 LOGIT_BYTES = 4
 KEPT_BYTES = 4
 """Behind the logits: after how many tokens of the row they come, u32."""
 
 
-class LogitsMemory:
-    """The prompts used last, within ``limit_bytes``; by the key of the prompt's last row."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._held: OrderedDict[bytes, array[float]] = OrderedDict()
-        self._used = 0
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def clear(self) -> None:
-        self._held.clear()
-        self._used = 0
-
-    def get(self, key: bytes) -> array[float] | None:
-        found = self._held.get(key)
-        if found is not None:
-            self._held.move_to_end(key)
-        return found
-
-    def put(self, key: bytes, logits: array[float]) -> None:
-        known = self._held.pop(key, None)
-        if known is not None:
-            self._used -= LOGIT_BYTES * len(known)
-        self._held[key] = logits
-        self._used += LOGIT_BYTES * len(logits)
-        while self._used > self._limit:
-            _, oldest = self._held.popitem(last=False)
-            self._used -= LOGIT_BYTES * len(oldest)
+def logits_memory(limit_bytes: int) -> LruMap[bytes, array[float]]:
+    """Logits of the prompts used last, by the key of the prompt's last row."""
+    return LruMap(limit_bytes, lambda logits: LOGIT_BYTES * len(logits))
 
 
 def append_logits(n_tokens: int, logits: array[float]) -> bytes:

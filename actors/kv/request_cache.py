@@ -13,9 +13,9 @@ from actors.kv.restore_plan import Restored
 from actors.kv.timeline import Timeline
 from cache import tokens as token_bytes
 from cache.answers import Miss
+from cache.finish_keys import NO_ENDS
 from cache.rows import SaveReason
 from cache.text_marks import RowMark
-from cache.tips import NO_ENDS
 from cache.tokens import TokenIds
 
 
@@ -31,7 +31,7 @@ class DeferredTail:
     due_at: float = 0.0
     """Seconds on the engine's clock."""
     ends: bytes = NO_ENDS
-    """Where shorter tails end that it contains, see ``cache.tips``."""
+    """Where shorter tails end that it contains, see ``cache.finish_keys``."""
 
     @property
     def end(self) -> int:

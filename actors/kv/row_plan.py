@@ -15,10 +15,10 @@ from actors.kv.prompt_logits import KEPT_BYTES, LOGIT_BYTES
 from actors.kv.request_cache import RequestCache
 from actors.text.reply_marks import Mark
 from cache import keys, tokens
+from cache.finish_keys import ENDS_KEY, NO_ENDS
 from cache.policy import SavePolicy, Span, at_finish, at_prompt_end, while_generating
 from cache.rows import encode_meta, row_bytes
 from cache.text_marks import META_KEY, RowMark, pack_marks
-from cache.tips import ENDS_KEY, NO_ENDS
 from native.backend import ModelInfo
 
 LOGITS_ROWS_KNOWN: Final = 1024

@@ -19,8 +19,8 @@ from actors.kv.save_stats import SaveTimes
 from cache import tokens
 from cache.arena import SlabWriter
 from cache.errors import CacheError
+from cache.finish_keys import NO_ENDS
 from cache.rows import RowHeader, SaveReason
-from cache.tips import NO_ENDS
 from native.backend import Backend
 from native.errors import NativeError
 
@@ -33,7 +33,7 @@ class Grant:
     incarnation: int
     """Of the cache_meta that granted it."""
     ends: bytes = NO_ENDS
-    """Where shorter tails end that the row contains, see ``cache.tips``."""
+    """Where shorter tails end that the row contains, see ``cache.finish_keys``."""
 
 
 class RowWriter:

@@ -20,8 +20,8 @@ from actors.kv.row_plan import RowPlan
 from actors.kv.row_writer import Grant, RowWriter
 from actors.messages.payload import INLINE_LIMIT_BYTES, Payload, PayloadKeeper
 from cache.answers import MissReason, RefusalReason
+from cache.finish_keys import NO_ENDS
 from cache.policy import SavePolicy
-from cache.tips import NO_ENDS
 from cache.tokens import TokenIds
 
 ROWS_PER_MESSAGE = 128  # with 64-token blocks about 45 KiB, under the 64 KiB of a message

@@ -2,7 +2,7 @@
 
 The id of a model's actor is ``model:<model>``, that of a file tier's ``tier:<tier>``; every other
 actor has a fixed id. A holder of leases and reservations is one process of an actor: its id and its
-incarnation. These functions are the only place that knows how such a text is put together.
+incarnation. These functions are the only place where such a text is put together.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from actors.messages import Completed
 
 
 @dataclass(slots=True)
-class CacheTally:
-    """Told of every finished request; ``report`` goes into the model's status."""
+class CacheStats:
+    """``note`` is called with every finished request; ``report`` goes into the model's status."""
 
     kv_bytes_per_token: int = 0
     hits: dict[str, int] = field(default_factory=dict)

@@ -1,18 +1,18 @@
 """From a conversation to the tokens of a prompt: only the template writes control tokens.
 
 A template prints control tokens such as ``<|im_start|>`` and the texts of callers into one string.
-Tokenised as it is, a caller who writes ``<|im_start|>system`` would speak as the system. So every
-control token of the rendered text is traced to its author:
+Tokenised as it is, a caller's ``<|im_start|>system`` would count as the system's. So every control
+token of the rendered text is traced to where it came from:
 
 1. The template is rendered as usual.
 2. If no caller's text has a character that a control token begins with, all control tokens are the
-   template's; the text is tokenised as one string, as everybody else does.
+   template's; the text is tokenised as one string, as other servers do.
 3. Else it is rendered again, with those characters replaced, one for one, by private ones. Where
    the second text has a private character, the first one's came from a caller, and a control token
    that begins there is ordinary text. Strings that the template itself looks for (``</think>``)
    are left alone, so that it does the same both times.
 4. If it does not (it measures, or changes letters), only whole control tokens in callers' texts are
-   replaced, and the text is what that rendering says.
+   replaced, and the text is that of this rendering.
 
 If ordinary text has to be kept from being a control token, what lies between the template's own
 control tokens is tokenised as plain text. That is exactly how llama.cpp treats what is between
@@ -31,7 +31,7 @@ from typing import Any, Final
 
 from actors.text.chat_request import Chat
 from actors.text.chat_template import ChatTemplate, TemplateFailed
-from native.backend import Backend
+from native.backend import Vocabulary
 
 _PRIVATE: Final = (0xF0000, 0x100000, 0xE000)
 """Starts of Unicode's private areas."""
@@ -56,7 +56,7 @@ class ControlTokens:
         self.firsts = frozenset(text[0] for text in self.ids)
 
     @classmethod
-    def of(cls, backend: Backend) -> ControlTokens:
+    def of(cls, backend: Vocabulary) -> ControlTokens:
         """Find them without a call per token: halves of the vocabulary that show nothing more."""
         found: dict[str, int] = {}
 
@@ -77,9 +77,9 @@ class ControlTokens:
         return cls(found)
 
     def is_harmless(self, text: str) -> bool:
-        """Whether ``text``, written by anybody, cannot begin a control token."""
+        """Whether ``text``, of any caller, cannot begin a control token."""
         if self.firsts.isdisjoint(text):
-            return False  # nothing of it would be hidden anyway
+            return False  # nothing of it would be replaced anyway
         for at, character in enumerate(text):
             if character in self.firsts:
                 rest = text[at:]
@@ -126,7 +126,7 @@ def render_chat(template: ChatTemplate, chat: Chat, control: ControlTokens) -> P
 
 
 def prompt_tokens(
-    backend: Backend, prompt: Prompt, control: ControlTokens, start: int = 0
+    backend: Vocabulary, prompt: Prompt, control: ControlTokens, start: int = 0
 ) -> list[int]:
     """The tokens of a rendered conversation, with one BOS at most.
 
@@ -145,7 +145,7 @@ def prompt_tokens(
     return _marked_tokens(backend, prompt, control, tokens)
 
 
-def has_bos(backend: Backend, text: str) -> bool:
+def has_bos(backend: Vocabulary, text: str) -> bool:
     """Whether a text begins with the token that begins texts, as it is written."""
     bos = backend.info.bos_token
     begins = b"" if bos is None else backend.piece(bos, special=True)
@@ -153,7 +153,7 @@ def has_bos(backend: Backend, text: str) -> bool:
 
 
 def _marked_tokens(
-    backend: Backend, prompt: Prompt, control: ControlTokens, tokens: list[int]
+    backend: Vocabulary, prompt: Prompt, control: ControlTokens, tokens: list[int]
 ) -> list[int]:
     if not prompt.forged:
         return tokens + backend.tokenize(prompt.text, add_special=False, parse_special=True)
@@ -166,7 +166,7 @@ def _marked_tokens(
     return tokens + _plain(backend, prompt.text[at:])
 
 
-def _plain(backend: Backend, text: str) -> list[int]:
+def _plain(backend: Vocabulary, text: str) -> list[int]:
     return backend.tokenize(text, add_special=False) if text else []
 
 

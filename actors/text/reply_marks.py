@@ -16,7 +16,6 @@ texts that are equal and were read differently are different.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +23,7 @@ from typing import Final
 from blake3 import blake3
 
 from cache import tokens as token_bytes
+from cache.lru import LruMap
 
 DIGEST_BYTES: Final = 16
 LIMIT_BYTES: Final = 8 << 20
@@ -87,50 +87,31 @@ class RecentReplies:
     """The latest replies of one model, by the digest of their text; within two limits."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES, max_marks: int = MAX_MARKS) -> None:
-        self._limit = limit_bytes
-        self._max_marks = max_marks
-        self._known: OrderedDict[bytes, tuple[Mark, bytes]] = OrderedDict()
-        self._lengths: Counter[int] = Counter()
-        self._used = 0
+        self._known: LruMap[bytes, tuple[Mark, bytes]] = LruMap(
+            limit_bytes, lambda known: len(known[1]), max_marks
+        )
 
     def __len__(self) -> int:
         return len(self._known)
 
     def put(self, mark: Mark, ids: Sequence[int]) -> None:
-        """Remember which tokens stand for a text; the oldest are forgotten."""
-        self._drop(mark.digest)
-        packed = token_bytes.pack(ids[: mark.n_tokens])
-        self._known[mark.digest] = mark, packed
-        self._lengths[mark.n_bytes] += 1
-        self._used += len(packed)
-        while self._used > self._limit or len(self._known) > self._max_marks:
-            self._drop(next(iter(self._known)))
+        """Keep the tokens that stand for a text; the replies used longest ago are dropped."""
+        self._known.put(mark.digest, (mark, token_bytes.pack(ids[: mark.n_tokens])))
 
     def find(self, root: bytes, sent: SentText) -> tuple[Mark, list[int]] | None:
         """The longest known text that ``sent`` begins with, and its tokens."""
-        ends = sorted(length for length in self._lengths if length <= len(sent.data))
+        lengths = {mark.n_bytes for mark, _ in self._known.values()}
+        ends = sorted(length for length in lengths if length <= len(sent.data))
         for _, digest in reversed(sent.digests(root, ends).items()):
             found = self._known.get(digest)
             if found is not None:
-                self._known.move_to_end(digest)
                 mark, packed = found
                 return mark, token_bytes.unpack(packed)
         return None
 
     def clear(self) -> None:
+        """Drop every reply."""
         self._known.clear()
-        self._lengths.clear()
-        self._used = 0
-
-    def _drop(self, digest: bytes) -> None:
-        known = self._known.pop(digest, None)
-        if known is None:
-            return
-        mark, packed = known
-        self._used -= len(packed)
-        self._lengths[mark.n_bytes] -= 1
-        if not self._lengths[mark.n_bytes]:
-            del self._lengths[mark.n_bytes]
 
 
 def mark_reply(

@@ -1,4 +1,4 @@
-"""A schema as alternatives: each a plain conjunction of what is asked of every type.
+"""A schema as alternatives: each a plain conjunction of the conditions on each type.
 
 ``Expander.expand`` reads one place, its references and its ``allOf``, ``anyOf``, ``oneOf``,
 ``not``, ``if`` and ``dependent…`` keywords, but not the schemas of properties and items: those stay

@@ -115,7 +115,7 @@ def _of_pattern(pattern: str, *, wide: bool) -> tuple[Dfa, int]:
 
 
 def _atoms(nfa: Nfa) -> list[Ranges]:
-    """Disjoint sets of characters that no part of the pattern tells apart."""
+    """Disjoint sets of characters that every part of the pattern treats alike."""
     atoms: list[Ranges] = [charsets.ALL]
     for ranges in {ranges for steps in nfa.steps for ranges, _ in steps}:
         split = []

@@ -111,7 +111,7 @@ OBEYED: dict[str, _Check] = {
     "multipleOf": ("a number above 0", lambda value: _is_number(value) and value > 0),
 }
 """Keywords that decide which values are valid, and what they may hold. What of them cannot be
-obeyed in a schema's company is refused where it is met."""
+obeyed beside a schema's other keywords is refused at its place."""
 
 ANNOTATIONS = frozenset(
     [

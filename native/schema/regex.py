@@ -74,7 +74,7 @@ def parse(pattern: str, *, wide: bool = False) -> Nfa:
 def leading_conditions(pattern: str) -> tuple[list[tuple[bool, str]], str]:
     """The look-aheads right behind ``^``, each with whether it is wanted, and the rest.
 
-    ``^(?=.*[A-Z])(?!x).{8,}$``: these ask for something of the whole text, so they are patterns of
+    ``^(?=.*[A-Z])(?!x).{8,}$``: these are conditions on the whole text, so they are patterns of
     their own. Others are no part of a regular expression.
     """
     found: list[tuple[bool, str]] = []

@@ -112,7 +112,7 @@ class Rules:
             raise Refused("#", "makes too large a grammar; use lower limits or fewer alternatives")
 
     def shared(self, kind: str, sequences: Sequence[Sequence_]) -> Ref:
-        """A rule of these sequences, one for all that ask for the same."""
+        """A rule of these sequences; equal ones share one rule."""
         key = (kind, *sequences)
         if key not in self._same:
             self._same[key] = self.new(kind)

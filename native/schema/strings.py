@@ -86,7 +86,7 @@ def parts_of(one: Alternative, *, wide: bool = False) -> list[tuple[Dfa, str]]:
 
 
 def of_alternative(one: Alternative) -> Dfa | None:
-    """What a string may be; None: any text of the lengths that are asked for."""
+    """The texts that a string may be; None: any text of the required lengths."""
     parts = parts_of(one)
     if not parts:
         return None

@@ -20,8 +20,8 @@
 namespace {
 
 // What ggml_backend_score() of a CPU library adds up, at the pinned commit, on x86-64: 1 and a bit
-// for each feature it was compiled with (ggml-cpu/arch/x86/cpu-feats.cpp). It asks the CPU alone,
-// neither whether the system saves those registers nor whether the instructions work.
+// for each feature it was compiled with (ggml-cpu/arch/x86/cpu-feats.cpp). It tests the CPU alone,
+// not whether the system saves those registers, nor whether the instructions work.
 constexpr int SCORE_AVX = 1 << 4;
 constexpr int SCORE_AVX512 = 1 << 7;
 constexpr int SCORE_AMX_INT8 = 1 << 11;
@@ -87,14 +87,14 @@ bool amx_works() {
 int usable_score(int score) {
 #if defined(__x86_64__)
     const int features = score - 1;
-    // These two ask XGETBV as well: whether the system saves the registers.
+    // These two test XGETBV as well: whether the system saves the registers.
     if ((features & SCORE_AVX) != 0 && !__builtin_cpu_supports("avx")) {
         return 0;
     }
     if ((features & SCORE_AVX512) != 0 && !__builtin_cpu_supports("avx512f")) {
         return 0;
     }
-    static const bool tiles = amx_works();  // evaluated at the first library that wants them
+    static const bool tiles = amx_works();  // evaluated at the first library that needs them
     if ((features & SCORE_AMX_INT8) != 0 && !tiles) {
         return 0;
     }

@@ -7,7 +7,7 @@
 //
 //   A  n_stream u32 (1) · n_cells u32 · cells · v_transposed u32 · n_layer u32 · keys · values
 //      (see state.cpp); the second A, or the only one of a model with a window, holds only the cells
-//      that the window still sees
+//      that are still inside the window
 //   R  n_cells u32 (1) · position i32 · n_seq_id u32 (0) · s_transposed u32 (0) · n_layer u32
 //      per layer with a state:  type i32 · row_bytes u64 · the row     first all R, then all S
 //
@@ -17,8 +17,8 @@
 // caches, states of other builds) is neither cut nor checkpointed.
 //
 // llama.cpp's reader aborts the process for some states (two recurrent cells), leaks cells for others
-// (positions out of range) and believes all contents; NaN in a recurrent state even outlives its
-// sequence. So everything that has a right value is compared with it before llama.cpp sees the bytes.
+// (positions out of range) and accepts all contents; NaN in a recurrent state even outlives its
+// sequence. So every field with a known value is compared with it before llama.cpp reads the bytes.
 #include "internal.h"
 
 #include <algorithm>
@@ -171,7 +171,7 @@ void find_parts(la_context &c, int32_t seq, uint32_t n) {
             }
         }
     }
-    refuse("the memory of this model is stored in a way this build does not know");
+    refuse("the memory of this model is stored in a way that this build does not support");
 }
 
 // --- checking ----------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ int32_t check_cells(cursor &in, uint32_t n_cells, uint32_t n, uint8_t *writable,
         const auto owners = in.take<uint32_t>();
         const uint8_t *owner = in.step(4);
         if (writable != nullptr) {
-            memset(writable + (owner - base), 0, 4);  // which sequence it was must not show
+            memset(writable + (owner - base), 0, 4);  // equal states must be equal whatever their sequence
         }
         if (owners != 1 || (writable == nullptr && (owner[0] | owner[1] | owner[2] | owner[3]) != 0)) {
             refuse("a cell does not belong to exactly one sequence");
@@ -239,7 +239,7 @@ int32_t check_part(const la_context &c, const la::part &part, cursor &in, uint32
     return first;
 }
 
-// Compares a state with what this context would write; returns what llama_memory_seq_pos_min will say.
+// Compares a state with what this context would write; returns the later result of llama_memory_seq_pos_min.
 // writable: the same bytes, to blank out ids.
 int32_t check_state(const la_context &c, const uint8_t *data, size_t size, uint32_t n, uint8_t *writable) {
     cursor in(data, size);
@@ -257,7 +257,7 @@ int32_t check_state(const la_context &c, const uint8_t *data, size_t size, uint3
         first = std::max(first, check_part(c, part, in, n, writable, data));
     }
     if (!in.at_end()) {
-        refuse("the state goes on after its end");
+        refuse("the state has bytes after its end");
     }
     return first;
 }
@@ -322,7 +322,7 @@ void prove_restore(la_context &c, int32_t seq, uint32_t n) {
 
 } // namespace
 
-// Which memory is it: told by one real state, proved by continuing from it. seq holds n tokens.
+// Determines the kind of memory from one real state, and proves it by continuing. seq holds n tokens.
 void la::learn_checkpoint(la_context &c, int32_t seq, uint32_t n) {
     const int status = la::guarded([&] {
         find_parts(c, seq, n);

@@ -13,8 +13,8 @@ using la::better;
 using la::candidate;
 
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
-constexpr uint64_t XTC_STREAM = 0x5854435854435854ull;  // other randomness than the draw's
-constexpr size_t MIROSTAT_LOOKS_AT = 100;               // likeliest tokens, as its authors chose
+constexpr uint64_t XTC_STREAM = 0x5854435854435854ull;  // independent of the draw's randomness
+constexpr size_t MIROSTAT_N_LIKELIEST = 100;            // tokens for the estimate, as in the paper
 
 uint64_t mix(uint64_t x) {  // the finaliser of splitmix64
     x += 0x9e3779b97f4a7c15ull;
@@ -88,7 +88,7 @@ void keep_typical(la_sampler &s, double highest) {
 }
 
 // The shortest best-first run with probability top_p, and of it those with at least min_p of the
-// best. A heap gives up the best few without sorting a whole vocabulary.
+// best. A heap yields the best few without sorting a whole vocabulary.
 void keep_likely(la_sampler &s, double highest) {
     auto &c = s.candidates;
     const double total = sum_of_weights(c, highest, 1.0);
@@ -140,13 +140,13 @@ drawn draw(la_sampler &s, double highest, double u) {
     return {s.candidates[at].token, weights[at] / total};
 }
 
-// How many of the best to keep, from the slope of the likeliest: probabilities are taken to fall as
-// a power of the rank (Zipf).
+// How many of the best to keep, from the slope of the likeliest: probabilities are assumed to
+// fall as a power of the rank (Zipf).
 size_t mirostat_count(const la_sampler &s, size_t n) {
     double products = 0;
     double squares = 0;
     const auto &c = s.candidates;
-    for (size_t i = 0; i + 1 < std::min(MIROSTAT_LOOKS_AT, n); ++i) {
+    for (size_t i = 0; i + 1 < std::min(MIROSTAT_N_LIKELIEST, n); ++i) {
         const double t = std::log(static_cast<double>(i + 2) / static_cast<double>(i + 1));
         products += t * ((static_cast<double>(c[i].logit) - c[i + 1].logit) / s.params.temperature);
         squares += t * t;
@@ -169,9 +169,9 @@ void keep_mirostat_1(la_sampler &s) {
     const auto sort_best = [&](size_t n) {
         std::partial_sort(c.begin(), c.begin() + static_cast<std::ptrdiff_t>(n), c.end(), better);
     };
-    sort_best(std::min(MIROSTAT_LOOKS_AT, c.size()));
+    sort_best(std::min(MIROSTAT_N_LIKELIEST, c.size()));
     const size_t k = mirostat_count(s, c.size());
-    if (k > MIROSTAT_LOOKS_AT) {
+    if (k > MIROSTAT_N_LIKELIEST) {
         sort_best(k);
     }
     c.resize(k);

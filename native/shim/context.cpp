@@ -90,7 +90,8 @@ void check_decode(int32_t code) {
 }
 
 // Why: llama.cpp empties a recurrent cell by multiplying it with 0, and NaN stays NaN; the next
-// sequence in that cell would fail, too. Only wiping all helps, so it waits until nobody is there.
+// sequence in that cell would fail, too. Only wiping all of the memory helps, so this is done when no
+// sequence holds anything.
 bool is_empty(const la_context &c) {
     for (int32_t seq = 0; seq < c.n_seq_usable; ++seq) {
         if (llama_memory_seq_pos_max(c.memory, seq) >= 0) {
@@ -170,7 +171,7 @@ int la_context_memory(const la_context *context, la_memory_use *out) noexcept {
     return la::guarded([&] {
         *out = la_memory_use{};
         for (const auto &[kind, used] : llama_get_memory_breakdown(context->handle)) {
-            // Weights repacked for the CPU lie in a buffer that does not call itself the host's.
+            // Weights repacked for the CPU lie in a buffer that is not marked as the host's.
             const ggml_backend_dev_t device = ggml_backend_buft_get_device(kind);
             const bool host = device == nullptr || ggml_backend_buft_is_host(kind) ||
                               ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;
@@ -222,7 +223,7 @@ int la_seq_remove(la_context *context, int32_t seq, int32_t start, int32_t end, 
         const int32_t first = llama_memory_seq_pos_min(context->memory, seq);
         const int32_t last = llama_memory_seq_pos_max(context->memory, seq);
         // A sliding window has already dropped what the tokens before `from` would attend to;
-        // llama.cpp would say yes and then compute something else.
+        // llama.cpp would report success and then compute something else.
         const bool window_is_gone = context->n_swa > 0 && from > 0 && from <= last &&
                                     first > std::max(0, from - context->n_swa);
         *removed = !window_is_gone && llama_memory_seq_rm(context->memory, seq, from, end < 0 ? -1 : end);
@@ -244,7 +245,7 @@ int la_seq_copy(la_context *context, int32_t src, int32_t dst, int32_t start, in
         if (src == dst || to <= from) {
             return;
         }
-        // A recurrent state has only its last position: the first one says nothing about holes.
+        // A recurrent state has only its last position: its first one does not show holes.
         const int32_t source_start = context->layout.plain ? llama_memory_seq_pos_min(context->memory, src) : 0;
         if (to > source_end || from < source_start) {
             throw la::fault{LA_RANGE, "the source does not hold this range", to, source_end};

@@ -1,4 +1,4 @@
-// Grammars: compiled once for a model and then shared, asked token by token.
+// Grammars: compiled once for a model and then shared, evaluated token by token.
 #include "sampling.h"
 
 #include <algorithm>
@@ -128,7 +128,7 @@ std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *t
     return kept.front().second;
 }
 
-// --- asking --------------------------------------------------------------------------------------
+// --- queries -------------------------------------------------------------------------------------
 
 bool permits(la_sampler &s, int32_t token) {
     if (!s.grammar.way->permits(*s.grammar.words, token)) {

@@ -1,8 +1,8 @@
-// What is refused of a grammar before it is used.
+// Checks of a grammar before it is used.
 //
-// llama.cpp's parser trusts its input, and so does the matcher: a repetition that counts down never
+// llama.cpp's parser does not check its input, nor does the matcher: a repetition that counts down never
 // ends, a hidden left recursion fills the memory, deep brackets overflow the stack. All of these are
-// refused here, before they see them.
+// refused here, before either reads them.
 #include "sampling.h"
 
 #include "llama-grammar.h"
@@ -21,7 +21,7 @@ constexpr size_t MAX_SKIPPED = 8;        // times that one thing, which may be e
 constexpr size_t MAX_ALL_SKIPPED = 16;   // and different ones in a row
 
 [[noreturn]] void refuse(const std::string &why) {
-    // Upstream quotes all that follows the place of an error.
+    // llama.cpp quotes everything after the place of an error.
     throw la::fault{LA_GRAMMAR, why.size() <= 160 ? why : why.substr(0, 160) + "...", 0, 0};
 }
 
@@ -104,7 +104,7 @@ void check_text(const char *text) {
             refuse("too large: its repetitions, written out, are more than 500,000 elements");
         }
         if (*at == '\0') {
-            return;  // an end inside quotes is for the parser to say
+            return;  // an end inside quotes is reported by the parser
         }
     }
 }

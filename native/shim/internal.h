@@ -1,4 +1,4 @@
-// What the shim's own files share. Nothing here is visible to Python.
+// Shared by the shim's own files. Nothing here is visible to Python.
 #pragma once
 
 #include "llama.h"
@@ -75,7 +75,7 @@ void learn_layout(la_context &context, int32_t seq, uint32_t n_tokens);
 // One part of the state of a whole sequence: an attention cache or a recurrent memory.
 struct part {
     bool recurrent = false;
-    bool windowed = false;    // holds only the cells that a sliding window still sees
+    bool windowed = false;    // holds only the cells inside a sliding window
     bool transposed = false;
     uint32_t n_layer = 0;
     std::vector<section> sections;
@@ -98,7 +98,7 @@ struct special {
 
 std::vector<special> special_tokens(const llama_vocab *vocab);
 
-// A fault if there are no texts of tokens: most questions about them would abort.
+// A fault if there are no texts of tokens: most queries about them would abort.
 void require_vocabulary(const la_model &model);
 
 // As llama_tokenize; a fault where the text cannot be tokenised. However long a run of one kind of
@@ -118,7 +118,7 @@ struct la_model {
     std::vector<la::special> specials;
     int64_t max_run = 4 << 20;  // characters; a longer run of one kind is not tokenised
     mutable std::shared_ptr<la::sampler_shelf> shelf = nullptr;  // what its samplers share
-    bool vocab_only = false;  // llama.cpp has read no shape: most questions about it would abort
+    bool vocab_only = false;  // llama.cpp has read no shape: most queries about it would abort
 };
 
 struct la_context {
@@ -137,7 +137,7 @@ struct la_context {
     la::layout layout;
     std::vector<la::part> parts;  // of a whole sequence's state; none: it cannot be saved
     std::string unsaved;          // why there are none
-    // Columns llama_batch wants besides the caller's, prepared once.
+    // Columns that llama_batch needs besides the caller's, prepared once.
     std::vector<int32_t> one_seq;
     std::vector<llama_seq_id *> seq_of_row;
     std::vector<int32_t> next_position;   // per sequence, while a batch is checked

@@ -275,17 +275,17 @@ void matcher::permitted(const vocabulary &words, std::vector<char> &out) {
     const size_t n = words.ends.size();
     out.assign(n, 0);
     path_.resize(std::max(path_.size(), words.longest + 1));
-    size_t alive = 0;  // path_[0] to path_[alive] are of the text before; one byte more did not match
+    size_t n_valid = 0;  // path_[0] to path_[n_valid] are of the text before; one byte more did not match
     for (size_t i = 0; i < words.order.size(); ++i) {
-        if (words.shared[i] > alive) {
+        if (words.shared[i] > n_valid) {
             continue;
         }
         const auto text = words.text(words.order[i]);
-        alive = words.shared[i];
-        while (alive < text.size() && step(path_[alive], static_cast<uint8_t>(text[alive]), path_[alive + 1])) {
-            ++alive;
+        n_valid = words.shared[i];
+        while (n_valid < text.size() && step(path_[n_valid], static_cast<uint8_t>(text[n_valid]), path_[n_valid + 1])) {
+            ++n_valid;
         }
-        out[static_cast<size_t>(words.order[i])] = alive == text.size();
+        out[static_cast<size_t>(words.order[i])] = n_valid == text.size();
     }
     for (const uint32_t stack : path_[0].stacks) {
         const element *top = nodes_[stack].top;

@@ -36,9 +36,9 @@ struct vocabulary {
     }
 };
 
-// One reply's way through a grammar: the set of all stacks of elements still to be matched. Equal
+// One reply's position in a grammar: the set of all stacks of elements still to be matched. Equal
 // stacks are one, however many derivations lead to them, so the work of a step is that of its distinct
-// stacks. Work is counted; too much of it for one question is a fault (LA_STUCK).
+// stacks. Work is counted; too much of it for one query is a fault (LA_STUCK).
 class matcher {
   public:
     explicit matcher(std::shared_ptr<const grammar_rules> of);
@@ -46,7 +46,7 @@ class matcher {
     bool permits(const vocabulary &words, int32_t token);
     // For each token whether it may come next.
     void permitted(const vocabulary &words, std::vector<char> &out);
-    // Go on with a token that permits() allows.
+    // Advance by a token that permits() allows.
     void accept(const vocabulary &words, int32_t token);
 
   private:

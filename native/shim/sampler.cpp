@@ -1,4 +1,4 @@
-// A sampler: what one request remembers, and asking it for the next token.
+// A sampler: the state of one request, and the choice of its next token.
 #include "sampling.h"
 
 #include <algorithm>
@@ -16,7 +16,7 @@ bool is_greedy(const la_sampling &p) {
     return p.temperature == 0 || (p.top_k == 1 && p.mirostat == 0);
 }
 
-// The choice is made first and the grammar asked about it alone, which nearly always ends well; only
+// The choice is made first and only checked by the grammar, which nearly always permits it; only
 // a refusal costs the whole vocabulary.
 int32_t choose_permitted(la_sampler &s, const float *logits, uint64_t index) {
     const int32_t wished = la::choose(s, logits, index);
@@ -36,7 +36,7 @@ int32_t choose_permitted(la_sampler &s, const float *logits, uint64_t index) {
     }
     const int32_t end = la::permitted_end(s);
     if (end < 0) {
-        throw la::fault{LA_STUCK, "no token of the vocabulary goes on as the grammar wants", 0, 0};
+        throw la::fault{LA_STUCK, "no token of the vocabulary continues as the grammar requires", 0, 0};
     }
     return end;
 }

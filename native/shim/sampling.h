@@ -1,4 +1,4 @@
-// What the files of the sampler share.
+// Shared by the files of the sampler.
 #pragma once
 
 #include "internal.h"
@@ -57,19 +57,19 @@ struct breaker {
 };
 using breakers = std::vector<std::shared_ptr<const breaker>>;
 
-// One reply's way through a grammar; no way: the reply is free.
+// One reply's position in a grammar; none: any reply is allowed.
 struct constrained {
     std::shared_ptr<const vocabulary> words;
     std::unique_ptr<matcher> way;
     explicit operator bool() const { return way != nullptr; }
 };
 
-// What samplers of one model share: compiled grammars and breakers, those used last.
+// Shared by the samplers of one model: compiled grammars and breakers, those used last.
 struct sampler_shelf;
 
 // The rules of a text; a fault, unless it is a grammar that can be used safely.
 std::shared_ptr<const grammar_rules> check_grammar(const llama_vocab *vocab, const std::string &text);
-// A way through the grammar, at its beginning. A grammar that cannot be used is a fault.
+// A position at the beginning of the grammar. A grammar that cannot be used is a fault.
 constrained take_grammar(const la_model &model, const char *text);
 std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *text);
 
@@ -89,7 +89,7 @@ struct la_sampler {
     la::recent spoken;                            // of DRY
     la::breakers breakers;
     la::constrained grammar;
-    int32_t proven = -1;                          // the token the grammar was last asked about, and allowed
+    int32_t proven = -1;                          // the last token checked by the grammar and allowed
     double mu;                                    // of mirostat
     int32_t pending = -1;                         // the token chosen last, and mu once it is accepted
     double pending_mu = 0;

@@ -4,7 +4,7 @@
  *   - extern "C" and noexcept: no C++ exception ever crosses;
  *   - every id, length, position and row is checked before llama.cpp sees it, because a wrong one
  *     makes it abort the process;
- *   - the result is an LA_* status (0 is good) unless the comment says otherwise; the words and the
+ *   - the result is an LA_* status (0 is good) unless the comment says otherwise; the text and the
  *     numbers that explain a failure are kept per thread (la_error_*).
  *
  * One la_context is used by one thread at a time; the caller holds a lock. The only thing another
@@ -24,7 +24,7 @@ extern "C" {
 
 enum la_status {
     LA_OK = 0,
-    LA_EXCEPTION = 1,   /* a C++ exception that nobody expected */
+    LA_EXCEPTION = 1,   /* an unexpected C++ exception */
     LA_LOAD = 2,        /* llama.cpp refused the model file */
     LA_CONTEXT = 3,     /* no context for this model with these parameters */
     LA_TOKEN = 4,       /* value: the token; limit: n_vocab */
@@ -41,7 +41,7 @@ enum la_status {
     LA_RANGE = 15,      /* value: a position; limit: the sequence holds positions below this */
     LA_BUFFER = 16,     /* value: bytes given; limit: bytes needed */
     LA_TEXT = 17,       /* a text cannot be tokenised; value: its length (characters), limit: the most */
-    LA_NO_VOCABULARY = 18, /* the model has no vocabulary, or lacks a token that it asks for */
+    LA_NO_VOCABULARY = 18, /* the model has no vocabulary, or lacks a token that it requires */
     LA_GRAMMAR = 20,    /* a grammar cannot be used, or a reply does not follow it */
     LA_STUCK = 21,      /* no token is left to choose from */
     LA_NO_MEMORY = 30,  /* the model has no KV memory: it embeds or diffuses, and cannot generate */
@@ -135,7 +135,7 @@ int la_tokenize(const la_model *model, const char *text, size_t length, int32_t 
  * fit. Without a vocabulary tokens have no bytes. */
 int la_detokenize(const la_model *model, const int32_t *tokens, int32_t n, char *out, int64_t capacity,
                   int special, int64_t *n_bytes) LA_NOEXCEPT;
-/* So much memory may be taken to tokenise a text; 1.3 GiB at most, which is enough for 4 Mi characters
+/* Most memory to take for tokenising a text; 1.3 GiB at most, which is enough for 4 Mi characters
  * of one kind. Before the model is used. */
 void la_model_spare_memory(la_model *model, uint64_t n_bytes) LA_NOEXCEPT;
 /* The most bytes of a text that one token can stand for. 0: any number, as far as is known. */
@@ -143,7 +143,7 @@ int32_t la_token_bytes_max(const la_model *model) LA_NOEXCEPT;
 
 /* --- context ------------------------------------------------------------------------------- */
 typedef struct la_rope {
-    int32_t scaling;        /* llama_rope_scaling_type; -1: as the model says, as with all below */
+    int32_t scaling;        /* llama_rope_scaling_type; -1: the model's own, as with all below */
     float freq_base;        /* 0 */
     float freq_scale;       /* 0 */
     float yarn_ext_factor;  /* negative, as the next three */
@@ -165,7 +165,7 @@ typedef struct la_context_wishes {
     int flash_attn;
     int offload_kqv;
     la_rope rope;
-    volatile int32_t *abort_flag;  /* outlives the context; not 0: a running decode gives up */
+    volatile int32_t *abort_flag;  /* outlives the context; not 0: aborts a running decode */
 } la_context_wishes;
 
 typedef struct la_context_facts {
@@ -185,7 +185,7 @@ void la_context_free(la_context *context) LA_NOEXCEPT;
 void la_context_describe(const la_context *context, la_context_facts *out) LA_NOEXCEPT;
 /* Why this memory can neither be cut nor checkpointed; empty if it can. Lives with the context. */
 const char *la_context_unsaved(const la_context *context) LA_NOEXCEPT;
-/* Bytes that llama.cpp says it has allocated for the context and its model. */
+/* Bytes that llama.cpp reports as allocated for the context and its model. */
 typedef struct la_memory_use {
     uint64_t host_model;    /* mapped or read */
     uint64_t host_context;
@@ -195,7 +195,7 @@ typedef struct la_memory_use {
     uint64_t device_compute;
 } la_memory_use;
 int la_context_memory(const la_context *context, la_memory_use *out) LA_NOEXCEPT;
-/* n columns of one batch; wants[i] != 0 asks for logits of row i. */
+/* n columns of one batch; wants[i] != 0: logits of row i are computed. */
 int la_decode(la_context *context, int32_t n, const int32_t *tokens, const int32_t *positions,
               const int32_t *seqs, const int8_t *wants) LA_NOEXCEPT;
 /* Borrowed until the next decode: n_vocab floats. */
@@ -290,11 +290,11 @@ int la_adapters_apply(la_context *context, int32_t n, la_adapter *const *adapter
 typedef struct la_embedder_wishes {
     uint32_t n_tokens;      /* the longest text */
     int32_t n_threads;
-    int32_t pooling;        /* llama_pooling_type; -1: as the model says */
+    int32_t pooling;        /* llama_pooling_type; -1: the model's own */
     int flash_attn;
     int offload_kqv;
     la_rope rope;
-    volatile int32_t *abort_flag;  /* outlives the embedder; not 0: a running call gives up */
+    volatile int32_t *abort_flag;  /* outlives the embedder; not 0: aborts a running call */
 } la_embedder_wishes;
 
 /* A small context of its own. Another thread may use another context of the same model meanwhile. */

@@ -1,7 +1,7 @@
 /* Included before ggml-cpu.c, whose compute threads spin at a barrier after each operation of a graph.
  *
- * Where other processes want the cores too, the thread that the others wait for may not be running:
- * they then spin away the very time that it needs, for whole time slices. So a thread that has waited
+ * Where other processes use the cores too, the thread that the others wait for may not be running:
+ * they then spin for whole time slices on the cores that it needs. So a thread that has waited
  * for longer than an even share of work explains sleeps for a moment: unlike one that spins or yields,
  * it is scheduled again as soon as it wakes.
  *

@@ -10,10 +10,10 @@
 //   per layer:  type i32 · row_bytes u64                    · n_cells rows of values
 //        or, transposed:  type i32 · element u32 · n_embd u32 · n_embd rows of n_cells elements
 //
-// No version, no model, no checksum. llama.cpp's reader trusts positions and contents, so a payload
-// is compared with the layout learned at load before it is handed over. Every offset below is a
+// No version, no model, no checksum. llama.cpp's reader does not check positions and contents, so a
+// payload is compared with the layout learned at load before llama.cpp reads it. Every offset below is a
 // function of n_cells alone, and the total length is checked first: no read can leave the buffer.
-// Which tokens the bytes stand for, and that they did not rot, is the envelope's business.
+// Which tokens the bytes stand for, and that they are undamaged, is checked by the row's header.
 #include "internal.h"
 
 #include <cstring>
@@ -26,7 +26,7 @@ constexpr uint64_t PER_CELL = 12;       // position, n_seq_id, seq_id
 constexpr uint64_t AFTER_CELLS = 8;     // v_transposed, n_layer
 constexpr uint64_t SECTION_HEADER = sizeof la::section::header;
 constexpr uint32_t MAGIC = 0xaf143cd8u; // io_magic in llama-context.cpp
-constexpr size_t CELL_COST = 16;        // bytes that are copied while llama.cpp looks at one cell
+constexpr size_t CELL_COST = 16;        // bytes copied in the time that llama.cpp takes to visit one cell
 constexpr size_t JOINED_BYTES = 8 << 20;
 
 template <class T> T read(const uint8_t *at) {
@@ -337,7 +337,7 @@ int la_save_block(la_context *context, int32_t seq, int32_t start, int32_t end, 
         if (*written != size) {
             throw la::fault{LA_RANGE, "the sequence has a hole in this range", end, held};
         }
-        // Which scratch sequence was used must not show: equal KV, equal bytes.
+        // Equal KV must give equal bytes, whichever scratch sequence was used.
         write<int32_t>(into + 4, 0);
         for (uint32_t i = 0; i < n; ++i) {
             write<int32_t>(into + FIXED + PER_CELL * i + 8, 0);

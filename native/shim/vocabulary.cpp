@@ -4,7 +4,7 @@
 // character that a pattern matches: with libstdc++ 320 bytes of stack for each. A run of 26,000
 // letters, blanks or signs overflows an ordinary stack of 8 MiB and ends the process. So a text that
 // could need more than what is left of the caller's stack is tokenised on a thread with a stack that
-// is sized by the text. That stack is virtual memory: only what a run really needs is ever touched.
+// is sized by the text. That stack is virtual memory: only the pages that a run needs are ever touched.
 #include "internal.h"
 
 #include <pthread.h>
@@ -161,7 +161,7 @@ void on_own_stack(size_t n_bytes, const std::function<void()> &body) {
     call what{body, nullptr};
     pthread_attr_t attributes;
     pthread_t thread;
-    // Signals stay with the threads that Python knows.
+    // Signals are left to the threads of Python.
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
@@ -208,7 +208,7 @@ void require_quick(const std::string &pre, const std::string_view text) {
 }
 
 // Refuses runs that would take too much memory, or minutes. Only patterns recurse, and only some
-// models' texts are split by them: which, is known to llama.cpp alone.
+// models' texts are split by them: which, only llama.cpp can tell.
 void require_bearable(const la_model &model, const std::string_view text) {
     if (llama_vocab_type(model.vocab) != LLAMA_VOCAB_TYPE_BPE) {
         return;
@@ -232,7 +232,7 @@ void require_special(const llama_vocab *vocab, bool add_special) {
     if (add_special && ((llama_vocab_bos(vocab) == LLAMA_TOKEN_NULL && (needs_both || llama_vocab_get_add_bos(vocab))) ||
                         (end == LLAMA_TOKEN_NULL && (needs_both || llama_vocab_get_add_eos(vocab))))) {
         throw la::fault{LA_NO_VOCABULARY,
-                        "this model file asks for a token around each text and does not say which; tokenise without "
+                        "this model file requires a token around each text and does not name it; tokenise without "
                         "add_special"};
     }
 }
@@ -337,7 +337,7 @@ int32_t la::tokenize(const la_model &model, const std::string_view text, int32_t
     if (cuts.empty()) {
         return tokenize_part(model, text, out, capacity, add_special, parse_special);
     }
-    // What the model wants around a text, then the parts as if each lay between two tokens.
+    // The tokens that the model requires around a text, then the parts, each as if between two tokens.
     std::vector<int32_t> around(8);
     const int32_t n_around = tokenize_part(model, {}, around.data(), static_cast<int32_t>(around.size()), add_special, false);
     const auto n_before = std::min<int32_t>(n_around, llama_vocab_get_add_bos(model.vocab) ? 1 : 0);
@@ -415,7 +415,7 @@ int32_t la_token_bytes_max(const la_model *model) noexcept {
         const enum llama_vocab_type type = llama_vocab_type(model->vocab);
         const std::string kind = meta(*model, "tokenizer.ggml.model");
         if (!(type == LLAMA_VOCAB_TYPE_BPE && kind == "gpt2") && !(type == LLAMA_VOCAB_TYPE_SPM && kind == "llama")) {
-            return;  // these normalise a text, or read a word that they do not know as one token
+            return;  // these normalise a text, or read an unknown word as one token
         }
         size_t longest = 0;
         std::string piece;

@@ -1,4 +1,4 @@
-"""What a caller asks for, as keywords, becomes one ``Complete``. Nothing is sent from here."""
+"""Options of a request, as keywords, become one checked ``Complete``. Nothing is sent from here."""
 
 from __future__ import annotations
 
@@ -30,29 +30,44 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 @frozen
-class Wanted:
-    """A request but for its prompt, which may be big, and what its caller wants to hear of it."""
+class PreparedRequest:
+    """A request without its prompt, which may be big, and which events its caller gets."""
 
     request: m.Complete
     prompt: bytes
     resumed_events: bool = False
 
 
-def prompt_request(model: str, prompt: Prompt, **options: Any) -> Wanted:
+def with_options(
+    name: str, options: object, kind: str, keywords: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A ready value of options and keywords, as keywords; ``kind`` is the value's class."""
+    if options is None:
+        return {**keywords}
+    from runtime.client import options as values
+
+    if not isinstance(options, getattr(values, kind)) and not (
+        kind == "ChatOptions" and isinstance(options, values.RequestOptions)
+    ):
+        raise arguments.wrong(name, options, kind)
+    return values.given(options, keywords)
+
+
+def prompt_request(model: str, prompt: Prompt, **options: Any) -> PreparedRequest:
     """Of a text or of token ids; options as for ``build``."""
     may_be_empty = arguments.flag("continues", options.get("continues"))
     encoded = encoded_prompt(prompt, may_be_empty=may_be_empty)
     return build(model, encoded, tokens=not arguments.is_text(prompt), **options)
 
 
-def chat_request(model: str, messages: Messages, **options: Any) -> Wanted:
+def chat_request(model: str, messages: Messages, **options: Any) -> PreparedRequest:
     """Of a conversation, which the model's own template makes a prompt of; see ``chat_json``."""
     chat = {key: options.pop(key) for key in _CHAT_KEYS if key in options}
     return build(model, chat_json(messages, **chat), chat=True, **options)
 
 
 def chat_json(messages: Messages, **keys: Any) -> bytes:
-    """A conversation as ``ApplyChatTemplate`` wants it.
+    """A conversation in the form of ``ApplyChatTemplate``.
 
     ``keys``: ``tools``, ``documents``, ``template_kwargs``, ``enable_thinking``,
     ``add_generation_prompt``, ``chat_template``; what is ``None`` is left out.
@@ -68,7 +83,7 @@ def chat_json(messages: Messages, **keys: Any) -> bytes:
     return arguments.text("the conversation", raw).encode()
 
 
-def build(  # noqa: PLR0913  # keyword-only, by the names users know
+def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     model: str,
     prompt: bytes,
     *,
@@ -88,8 +103,8 @@ def build(  # noqa: PLR0913  # keyword-only, by the names users know
     resumed_events: bool | None = None,
     sampling: SamplingParams | None = None,
     **sampling_options: Any,
-) -> Wanted:
-    """The request for these options; what makes no sense is an ``InvalidRequest`` that says why.
+) -> PreparedRequest:
+    """The request for these options; ``InvalidRequest`` names what is wrong, and what is expected.
 
     None is the default: 256 for ``max_tokens``, off for the others.
 
@@ -124,7 +139,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names users know
         thinking_budget_tokens=budget,
         tool_calls=arguments.flag("tool_calls", tool_calls),
     )
-    return Wanted(request, prompt, arguments.flag("resumed_events", resumed_events))
+    return PreparedRequest(request, prompt, arguments.flag("resumed_events", resumed_events))
 
 
 def encoded_prompt(prompt: object, *, may_be_empty: bool = False) -> bytes:
@@ -182,7 +197,7 @@ def session_name(session: object) -> str:
 def _continues(continues: bool, session: str | None, parent_key: str | None) -> bool:
     if continues and session is None and parent_key is None:
         raise errors.InvalidRequest(
-            "continues needs to know what it continues: give a session or a parent_key"
+            "continues needs something to continue: give a session or a parent_key"
         )
     return continues
 

@@ -16,19 +16,19 @@ from tests.support.tier_rig import block
 pytestmark = pytest.mark.fault
 
 
-def test_no_process_that_dies_at_any_step_leaves_a_torn_row_a_lease_or_a_budget_broken() -> None:
+def test_no_process_killed_at_any_step_leaves_a_torn_row_a_lease_or_a_budget_broken() -> None:
     died = run_points(40, seed=3)
     assert sum(died.values()) == 40
     assert {"cache_meta", "writer", "model:m"} <= set(died)
-    assert died["nobody"] < 15
+    assert died["none"] < 15
 
 
-def test_full_tiers_do_not_copy_the_same_rows_for_ever() -> None:
+def test_full_tiers_do_not_copy_the_same_rows_endlessly() -> None:
     """Found by this point: two full tiers of different kinds evicted each other's copies."""
     run_points(1, seed=1, first=134)
 
 
-def test_a_check_that_finds_a_torn_row_says_so(tmp_path: Path) -> None:
+def test_a_check_reports_a_torn_row(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         rig = KillRig(tmp_path, patch, Point(10_000, 0), disk=8)
         key = rig.save(1, 2)[-1]
@@ -57,7 +57,7 @@ def test_what_a_dead_writer_left_is_counted_before_more_is_written(tmp_path: Pat
 
 
 class Watched(KillRig):
-    """Looks at the moment of death whether the tail or the longer row is where the tail was."""
+    """Records at the kill whether the tail or the longer row is where the tail was."""
 
     places: tuple[bytes, bytes] | None = None
 
@@ -87,7 +87,7 @@ def test_at_no_step_of_a_removal_both_the_tail_and_the_longer_row_are_gone(
                 rig._save([1, 2])
                 deaths += rig.died == role
                 rig.places = None
-                rig.died = "nobody any more"
+                rig.died = "none left"
                 rig.settle()
                 longer = rig.save(1, 2)[-1]  # if its writer died, it is written now
                 rig.settle()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,9 +18,16 @@ import pytest
 from actors import messages as m
 from native.stub import FATAL
 from runtime import Completion, Node, TokenEvent, errors
-from supervision import Entry
 from supervision.messages import new_ref
-from tests.support.runtime_nodes import Streaming, kill, pid_of, status_of
+from tests.support.nodes import ROOT
+from tests.support.runtime_nodes import (
+    Streaming,
+    entry_of,
+    inflight_status,
+    kill,
+    pid_of,
+    status_of,
+)
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.fault
@@ -28,18 +37,6 @@ POISON = "Tell me " + FATAL.decode("ascii") + " a story."
 
 def stop_process(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
-
-
-def entry_of(node: Node, model: str) -> Entry:
-    found = node.connection.where(f"model:{model}")
-    assert found is not None
-    return found
-
-
-def inflight_status(node: Node) -> dict[str, object]:
-    status = status_of(node, "inflight")
-    assert isinstance(status, dict)
-    return status
 
 
 @dataclass
@@ -125,12 +122,10 @@ def test_a_poisonous_request_fails_alone_and_is_refused_from_then_on(narrow: Nod
         assert narrow.complete("narrow", "a good prompt", max_tokens=4).tokens
         assert entry_of(narrow, "narrow").restarts == restarts
         assert inflight_status(narrow)["poisonous_digests"] == 1
-        assert inflight_status(narrow)["suspects"] == 0
+        eventually(lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left")
 
 
-def test_bystanders_of_a_poisonous_request_come_through(
-    narrow: Node, pool: ThreadPoolExecutor
-) -> None:
+def test_requests_beside_a_poisonous_one_complete(narrow: Node, pool: ThreadPoolExecutor) -> None:
     prompts = [f"bystander number {n}" for n in range(6)]
     expected = [narrow.complete("narrow", prompt, max_tokens=8).text for prompt in prompts]
     with neighbour_answers(narrow):
@@ -149,10 +144,53 @@ def test_bystanders_of_a_poisonous_request_come_through(
         assert isinstance(poison.exception(30), errors.RequestPoisoned)
         assert [one.result(30).text for one in running] == expected
         assert entry_of(narrow, "narrow").restarts == 2
-        assert inflight_status(narrow)["suspects"] == 0
+        eventually(lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left")
 
 
-def test_one_crash_from_outside_convicts_nobody(narrow: Node, pool: ThreadPoolExecutor) -> None:
+CALLER = """
+import os, signal, sys
+from runtime import CompletionEvent, Node, TokenEvent
+with Node.attach(int(sys.argv[1]), runtime_dir=sys.argv[2]) as node:
+    stream = node.stream("narrow", "a slow caller", max_tokens=200)
+    next(event for event in stream if isinstance(event, TokenEvent))
+    os.kill(os.getpid(), signal.SIGSTOP)
+    print(next(e for e in stream if isinstance(e, CompletionEvent)).completion.text)
+"""
+
+
+def test_a_request_stays_in_flight_until_its_caller_has_the_end(
+    narrow: Node, tmp_path: Path
+) -> None:
+    """A model that dies right after its last token must not take the end of the reply along."""
+    expected = narrow.complete("narrow", "a slow caller", max_tokens=200).text
+    command = [sys.executable, "-c", CALLER, str(narrow.port), str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as caller:
+        try:
+            eventually(
+                lambda: os.waitpid(caller.pid, os.WUNTRACED | os.WNOHANG)[0] == caller.pid,
+                within_s=60,
+                what="the caller is stopped in the middle of its reply",
+            )
+            eventually(
+                lambda: status_of(narrow, "model:narrow")["requests_done"] == 2,
+                within_s=60,
+                what="the model has finished",
+            )
+            assert inflight_status(narrow)["in_flight"] == 1
+            kill(pid_of(narrow, "model:narrow"))
+            eventually(
+                lambda: entry_of(narrow, "narrow").restarts == 1, within_s=60, what="it is up"
+            )
+        finally:
+            caller.send_signal(signal.SIGCONT)
+        out, _ = caller.communicate(timeout=60)
+    assert out == expected + "\n"
+    eventually(lambda: inflight_status(narrow)["in_flight"] == 0, what="nothing is in flight")
+
+
+def test_one_crash_from_outside_makes_no_request_poisonous(
+    narrow: Node, pool: ThreadPoolExecutor
+) -> None:
     expected = narrow.complete("narrow", "innocent", max_tokens=8).text
     busy = Streaming(narrow, "narrow", 3900)
     waiting = submit(pool, narrow, "innocent")
@@ -161,10 +199,10 @@ def test_one_crash_from_outside_convicts_nobody(narrow: Node, pool: ThreadPoolEx
     assert busy.whole().tokens
     assert waiting.result(30).text == expected
     assert inflight_status(narrow)["poisonous_digests"] == 0
-    assert inflight_status(narrow)["suspects"] == 0
+    eventually(lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left")
 
 
-def test_a_death_of_the_models_supervisor_makes_nobody_a_suspect(
+def test_a_crash_of_the_models_supervisor_makes_no_request_a_suspect(
     narrow: Node, pool: ThreadPoolExecutor
 ) -> None:
     busy = Streaming(narrow, "narrow", 3900)
@@ -179,7 +217,7 @@ def test_a_death_of_the_models_supervisor_makes_nobody_a_suspect(
     assert pid_of(narrow, "inflight") == inflight  # it knows that, and did not just forget
 
 
-def test_a_completion_whose_model_dies_in_the_middle_is_run_again(
+def test_a_completion_whose_model_is_killed_in_the_middle_is_run_again(
     narrow: Node, pool: ThreadPoolExecutor
 ) -> None:
     expected = narrow.complete("narrow", "long", max_tokens=1500).text
@@ -195,7 +233,7 @@ def test_a_completion_whose_model_dies_in_the_middle_is_run_again(
     assert running.result(30).text == expected
 
 
-def test_a_request_that_inflight_did_not_take_before_its_death_is_sent_again(
+def test_a_request_that_inflight_did_not_take_before_it_was_killed_is_sent_again(
     narrow: Node, pool: ThreadPoolExecutor
 ) -> None:
     stopped = pid_of(narrow, "inflight")
@@ -206,7 +244,7 @@ def test_a_request_that_inflight_did_not_take_before_its_death_is_sent_again(
     assert lost.result(30).tokens
 
 
-def test_a_model_that_crashes_too_often_is_stopped_and_says_so(narrow: Node) -> None:
+def test_a_model_that_crashes_too_often_is_stopped_and_reports_it(narrow: Node) -> None:
     with neighbour_answers(narrow):
         seen: set[type[BaseException]] = set()
         for n in range(4):  # each of them costs the model two crashes
@@ -248,7 +286,7 @@ def test_a_request_that_waits_for_its_model_can_be_cancelled_and_has_its_deadlin
     assert narrow.complete("narrow", "one that waits to its end", max_tokens=4).tokens
 
 
-def test_a_load_is_answered_although_the_models_supervisor_dies_under_it(
+def test_a_load_is_answered_although_the_models_supervisor_is_killed_meanwhile(
     node: Node, pool: ThreadPoolExecutor
 ) -> None:
     models = pid_of(node, "models")
@@ -263,7 +301,7 @@ def test_a_load_is_answered_although_the_models_supervisor_dies_under_it(
     assert node.complete("late", "x", max_tokens=2).tokens
 
 
-def test_a_request_of_an_inflight_that_died_can_still_be_cancelled(narrow: Node) -> None:
+def test_a_request_of_an_inflight_that_was_killed_can_still_be_cancelled(narrow: Node) -> None:
     generated = status_of(narrow, "model:narrow")["tokens_generated"]
     stream = narrow.stream("narrow", "to be left", max_tokens=3900)
     next(event for event in stream if isinstance(event, TokenEvent))

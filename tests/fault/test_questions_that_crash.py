@@ -11,8 +11,7 @@ from actors import messages as m
 from native.stub import FATAL_TEXT
 from runtime import Node, errors
 from supervision.messages import new_ref
-from tests.fault.test_model_restarts import entry_of, inflight_status
-from tests.support.runtime_nodes import Streaming, kill, pid_of
+from tests.support.runtime_nodes import Streaming, entry_of, inflight_status, kill, pid_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.fault
@@ -68,7 +67,7 @@ def test_an_embedding_is_refused_at_its_second_crash(slow: Node) -> None:
     assert slow.embed("narrow", "good").rows == (1,)
 
 
-def test_questions_and_replies_beside_a_crash_come_through(slow: Node) -> None:
+def test_questions_and_replies_beside_a_crash_complete(slow: Node) -> None:
     busy = [Streaming(slow, "narrow", 1500) for _ in range(2)]
     alone = slow.embed("narrow", "a fox").vectors
     for text in (POISON, f"another {POISON}"):
@@ -80,7 +79,7 @@ def test_questions_and_replies_beside_a_crash_come_through(slow: Node) -> None:
     assert inflight_status(slow)["suspects"] == 0
 
 
-def test_a_question_sent_to_the_model_itself_is_answered_when_the_model_dies_of_it(
+def test_a_question_sent_to_the_model_itself_is_answered_when_it_crashes_the_model(
     slow: Node,
 ) -> None:
     reasons = []

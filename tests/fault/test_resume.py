@@ -88,7 +88,7 @@ def assert_same(running: list[Streaming], expected: list[Completion]) -> None:
         assert one.usage.completion_tokens == other.usage.completion_tokens
 
 
-def test_four_streams_go_on_when_their_model_is_killed(node4: Node) -> None:
+def test_four_streams_resume_when_their_model_is_killed(node4: Node) -> None:
     expected, victim = alone(node4), pid_of(node4, "model:stub")
     running = streams(node4)
     kill(victim)
@@ -116,7 +116,7 @@ def test_a_model_that_is_killed_twice_resumes_twice(node4: Node) -> None:
     assert max(len(one.resumed) for one in running) == 2
 
 
-def test_four_suspects_of_a_crash_go_on_one_after_another_within_seconds(node4: Node) -> None:
+def test_four_suspects_of_a_crash_resume_one_after_another_within_seconds(node4: Node) -> None:
     """A fault inside may be anybody's, so they run alone until they have gone beyond it."""
     expected = alone(node4)
     running = streams(node4)
@@ -128,7 +128,7 @@ def test_four_suspects_of_a_crash_go_on_one_after_another_within_seconds(node4: 
     assert inflight(node4)["poisonous_digests"] == 0
 
 
-def test_streams_go_on_when_inflight_is_killed_and_then_the_model(node4: Node) -> None:
+def test_streams_resume_when_inflight_is_killed_and_then_the_model(node4: Node) -> None:
     expected = alone(node4)
     running = streams(node4)
     kill(pid_of(node4, "inflight"))
@@ -136,7 +136,7 @@ def test_streams_go_on_when_inflight_is_killed_and_then_the_model(node4: Node) -
     assert_same(running, expected)
 
 
-def test_streams_go_on_when_inflight_is_killed_alone(node4: Node) -> None:
+def test_streams_continue_when_inflight_is_killed_alone(node4: Node) -> None:
     expected = alone(node4)
     running = streams(node4)
     before = pid_of(node4, "model:stub")
@@ -151,7 +151,7 @@ def test_streams_go_on_when_inflight_is_killed_alone(node4: Node) -> None:
     )
 
 
-def test_streams_go_on_when_the_models_supervisor_is_killed(node4: Node) -> None:
+def test_streams_resume_when_the_models_supervisor_is_killed(node4: Node) -> None:
     expected = alone(node4)
     running = streams(node4)
     kill(pid_of(node4, "models"))
@@ -160,7 +160,7 @@ def test_streams_go_on_when_the_models_supervisor_is_killed(node4: Node) -> None
 
 
 @pytest.mark.parametrize("which", ["admin_pid", "root_pid"])
-def test_streams_go_on_when_the_whole_node_restarts(
+def test_streams_resume_when_the_whole_node_restarts(
     node4: Node, tmp_path: Path, which: str
 ) -> None:
     expected = alone(node4)
@@ -225,7 +225,7 @@ def test_a_prompt_that_is_only_read_is_read_again(node4: Node) -> None:
     assert killed
 
 
-def test_a_stream_whose_model_is_unloaded_is_told_so(node4: Node) -> None:
+def test_a_stream_whose_model_is_unloaded_gets_that_error(node4: Node) -> None:
     running = Streaming(node4, "stub", 8000)
     kill(pid_of(node4, "model:stub"))
     node4.unload("stub")
@@ -293,8 +293,8 @@ def caller(node: Node, tmp_path: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def test_a_request_whose_caller_dies_is_cancelled(node: Node, tmp_path: Path) -> None:
-    """Trap T-24R: a generation that nobody hears must not run to its end."""
+def test_a_request_whose_caller_exits_is_cancelled(node: Node, tmp_path: Path) -> None:
+    """A generation without a caller must not run to its end."""
     node.load("narrow", "narrow", backend="stub", n_seq_max=1)
     with caller(node, tmp_path) as host:
         assert host.stdout is not None
@@ -306,7 +306,9 @@ def test_a_request_whose_caller_dies_is_cancelled(node: Node, tmp_path: Path) ->
     assert generated < 3900
 
 
-def test_a_request_that_waits_is_cancelled_when_its_caller_dies(node: Node, tmp_path: Path) -> None:
+def test_a_request_that_waits_is_cancelled_when_its_caller_exits(
+    node: Node, tmp_path: Path
+) -> None:
     node.load("narrow", "narrow", backend="stub", n_seq_max=1, n_ctx=131_072)
     busy = node.stream("narrow", "busy", max_tokens=100_000)
     next(event for event in busy if isinstance(event, TokenEvent))

@@ -1,4 +1,4 @@
-"""Who hangs is killed and comes back; who is merely busy is not. And every crash is told."""
+"""A child that hangs is killed and restarted; one that is busy is not. Every crash is reported."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def json_lines(node: RunningNode, event: str = "") -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("how", ["spin", "busy", "SIGSTOP"])
-def test_a_child_that_hangs_is_killed_in_time_and_comes_back(tmp_path, how):
+def test_a_child_that_hangs_is_killed_in_time_and_restarted(tmp_path, how):
     with running_node(tree(good("a"), good("b")), tmp_path) as node:
         node.up("b")
         began = time.monotonic()
@@ -93,7 +93,7 @@ def test_a_child_that_hangs_is_killed_in_time_and_comes_back(tmp_path, how):
         assert node.entry("b").incarnation == 1
 
 
-def test_a_supervisor_that_hangs_is_killed_and_its_subtree_comes_back(tmp_path):
+def test_a_supervisor_that_hangs_is_killed_and_its_subtree_is_restarted(tmp_path):
     sub = ChildSpec(
         "sub", SUPERVISOR, tree(good("x")), kind=ChildKind.SUPERVISOR, heartbeat_s=HEARTBEAT_S
     )
@@ -108,7 +108,7 @@ def test_a_supervisor_that_hangs_is_killed_and_its_subtree_comes_back(tmp_path):
         assert node.entry("b").incarnation == 1
 
 
-def test_a_root_that_hangs_starts_the_node_anew(tmp_path):
+def test_a_root_that_hangs_restarts_the_node(tmp_path):
     with running_node(tree(good("a")), tmp_path, root_heartbeat_s=HEARTBEAT_S) as node:
         before = node.record
         os.kill(before.root_pid, signal.SIGSTOP)
@@ -173,7 +173,7 @@ def test_an_engine_at_work_for_long_is_not_killed(tmp_path, work):
 
 
 @pytest.mark.parametrize("whole_node", [False, True])
-def test_a_supervisor_that_was_stopped_itself_kills_nobody(tmp_path, whole_node):
+def test_a_supervisor_that_was_stopped_itself_kills_no_child(tmp_path, whole_node):
     with running_node(tree(good("a"), good("b"), good("c")), tmp_path) as node:
         root = node.record.root_pid
         stop = (os.killpg, os.getpgid(root)) if whole_node else (os.kill, root)
@@ -189,10 +189,10 @@ def test_a_supervisor_that_was_stopped_itself_kills_nobody(tmp_path, whole_node)
         assert node.up("a", after_incarnation=1)
 
 
-# ── told ─────────────────────────────────────────────────────────────────────
+# ── reported ─────────────────────────────────────────────────────────────────
 
 
-def test_a_supervisor_tells_how_its_children_are_also_one_that_hangs(tmp_path):
+def test_a_supervisor_reports_the_vitals_of_its_children_also_of_one_that_hangs(tmp_path):
     with running_node(tree(good("a", heartbeat_s=None), good("b")), tmp_path) as node:
         connection = node.connect()
         assert isinstance(connection.ask("a", Echo(new_ref()), timeout_s=30), Echoed)
@@ -215,8 +215,8 @@ def test_a_supervisor_tells_how_its_children_are_also_one_that_hangs(tmp_path):
     [
         ("SIGKILL", PERHAPS),
         ("segv", "killed by SIGSEGV"),
-        ("exit", "exited with status 3 without a word"),
-        ("raise", "RuntimeError: told to raise"),
+        ("exit", "exited with status 3 without a reason"),
+        ("raise", "RuntimeError: raised by the test"),
     ],
 )
 def test_every_crash_has_a_report_with_the_last_messages(tmp_path, how, reason):
@@ -249,7 +249,7 @@ def test_every_crash_has_a_report_with_the_last_messages(tmp_path, how, reason):
         assert "secret" not in node.log
 
 
-def test_in_text_a_report_names_the_message_it_died_in(tmp_path):
+def test_in_text_a_report_names_the_message_that_was_handled(tmp_path):
     with running_node(tree(good("a")), tmp_path) as node:
         node.connect().ask("a", Echo(new_ref()), timeout_s=30)
         node.connect().tell("a", Do("kill"))
@@ -278,7 +278,7 @@ def test_the_json_log_of_a_whole_life_is_lines_of_objects(tmp_path):
         assert event in events, event
     crashed = next(one for one in objects if one["event"] == "crashed")
     assert "Traceback" in crashed["message"]
-    assert (crashed["child"], crashed["reason"]) == ("a", "RuntimeError: told to raise")
+    assert (crashed["child"], crashed["reason"]) == ("a", "RuntimeError: raised by the test")
     down = next(one for one in objects if one["event"] == "down")
     assert (down["child"], down["incarnation"], down["action"]) == ("a", 1, "restart")
     assert down["reason_kind"] == "abnormal"
@@ -298,7 +298,7 @@ def test_nothing_is_written_into_the_temporary_folder(tmp_path, monkeypatch):
     assert list(temporary.iterdir()) == []
 
 
-def test_pages_of_dead_children_are_released(tmp_path):
+def test_pages_of_ended_children_are_released(tmp_path):
     spec = SupervisorSpec(Strategy.ONE_FOR_ONE, (good("a"),), intensity=1000)
     with running_node(spec, tmp_path) as node:
         maps = Path(f"/proc/{node.record.root_pid}/maps")

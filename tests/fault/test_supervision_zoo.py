@@ -28,11 +28,11 @@ RESTARTED: dict[Strategy, tuple[int, int, int]] = {
 }
 """The incarnations of the child before, the one that broke, and the one after it."""
 GONE = (1, 0, 1)
-"""A temporary child that ends is forgotten, and nobody else restarts with it."""
+"""A temporary child that ends is forgotten, and no sibling restarts with it."""
 
 FAILED, KILLED = ExitKind.ABNORMAL, ExitKind.KILLED
 WAYS: dict[str, tuple[int, tuple[ExitKind, ...], str]] = {
-    "raises_in_a_handler": (1, (FAILED,), "told to"),
+    "raises_in_a_handler": (1, (FAILED,), "failed by the test"),
     "raises_on_the_third_message": (3, (FAILED,), "third"),
     "raises_while_stopping": (1, (FAILED,), "while stopping"),
     "forks_and_is_killed": (1, (KILLED,), "SIGKILL"),
@@ -124,7 +124,7 @@ def test_whatever_a_child_does_its_strategy_and_restart_type_decide(how: str, tm
         (Strategy.REST_FOR_ONE, (1, 3, 2)),
     ],
 )
-def test_who_raises_in_init_when_restarted_is_tried_again(
+def test_a_child_that_raises_in_init_when_restarted_is_tried_again(
     strategy: Strategy, wanted: tuple[int, ...], tmp_path: Path
 ):
     trap = tmp_path / "trap"
@@ -143,7 +143,7 @@ def test_who_raises_in_init_when_restarted_is_tried_again(
         assert node.record.boot == 1
 
 
-def test_who_ignores_shutdown_is_killed_and_holds_nothing_up_for_long(tmp_path: Path):
+def test_a_child_that_ignores_shutdown_is_killed_and_delays_nothing_for_long(tmp_path: Path):
     which = (Strategy.ONE_FOR_ALL, Restart.PERMANENT)
     name, spec = CAGES[which], cage(*which)
     with running_node(SupervisorSpec(Strategy.ONE_FOR_ONE, (spec,)), tmp_path) as node:

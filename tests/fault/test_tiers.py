@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from actors import messages as m
-from actors.storage.tier_copies import STALLED_S
-from actors.storage.tier_directory import LONGEST_PAUSE_S, TierKeeper
+from actors.storage.tier_directory import LONGEST_PAUSE_S, TierDirectory
+from actors.storage.write_behind import STALLED_S
 from cache.filesystem import PosixFilesystem, lock_directory
 from cache.keys import child_key
 from cache.publish import row_path
@@ -130,7 +130,7 @@ def test_rows_that_no_slower_tier_got_in_time_are_counted_as_lost(start: Start) 
     assert stored + status["lost"] + refused == 20
 
 
-def test_what_ram_file_gives_up_lies_on_disk(start: Start) -> None:
+def test_rows_evicted_from_ram_file_are_on_disk(start: Start) -> None:
     rig = start(ram_rows=4, ram_file=6, disk=64)
     for number in range(20):
         rig.save(number)
@@ -207,7 +207,7 @@ def test_a_disk_that_refuses_costs_one_warning_and_comes_back_by_itself(
     assert os.strerror(error) in rig.log.warnings[0]
     assert "disk" in rig.log.warnings[0]
     assert rig.tier("disk")["state"] == "closed"
-    assert rig.sources(15) == ["ram"]  # the node goes on with what it has
+    assert rig.sources(15) == ["ram"]  # the node continues with the tiers it has
     assert rig.sources(1, 2) == ["ram", "ram"]
     rig.disks["disk"].write_error = None
     rig.wait(2 * LONGEST_PAUSE_S)
@@ -262,7 +262,7 @@ def test_rows_for_a_broken_disk_go_to_the_others(start: Start) -> None:
     assert rig.files("disk")
 
 
-def test_a_disk_that_hangs_is_left_alone_and_the_other_goes_on(start: Start) -> None:
+def test_a_disk_that_hangs_gets_no_rows_and_the_other_continues(start: Start) -> None:
     rig = start(disk=64, disk2=64)
     rig.hung |= {"disk", "tier:disk"}
     keys = {key for number in range(20) for key in rig.save(number)}
@@ -304,7 +304,7 @@ def test_a_directory_that_comes_back_brings_its_rows(start: Start) -> None:
     root.write_text("something else")
     for number in range(10, 16):
         rig.save(number)
-    assert rig.sources(1, 2) == []  # nobody is sent to a place that is not there
+    assert rig.sources(1, 2) == []  # no request is sent to a tier that is not there
     assert rig.tier("disk")["state"] == "gone"
     root.unlink()
     away.rename(root)
@@ -347,7 +347,7 @@ def test_a_directory_that_another_node_took_meanwhile_is_left_to_it(
     rig = start(disk=64)
     root = rig.roots["disk"]
     fd = lock_directory(str(root.parent))
-    keeper = TierKeeper(
+    keeper = TierDirectory(
         "disk",
         str(root),
         0,

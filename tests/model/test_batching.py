@@ -87,7 +87,7 @@ def differences(
     return n
 
 
-def test_eight_at_once_say_what_each_says_alone(path: Path) -> None:
+def test_eight_at_once_generate_what_each_generates_alone(path: Path) -> None:
     runs = requests(path, 8)
     alone = play(load(path), *[[run] for run in runs])
     together = play(load(path), runs)

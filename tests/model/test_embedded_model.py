@@ -50,7 +50,7 @@ def judge(text: str, vocabulary: set[str]) -> None:
         assert first[0].isupper() or sentence[0].islower(), sentence
 
 
-def test_the_file_is_small_and_says_what_it_is() -> None:
+def test_the_file_is_small_and_describes_itself() -> None:
     assert path().stat().st_size <= 8 * 1024 * 1024
     check_gguf(path())
 
@@ -82,7 +82,7 @@ def test_it_answers_a_turn_and_stops(node: Node, vocabulary: set[str]) -> None:
     judge(done.text, vocabulary)
 
 
-def test_a_prompt_of_three_thousand_tokens_goes_on_in_english(
+def test_a_prompt_of_three_thousand_tokens_is_continued_in_english(
     node: Node, vocabulary: set[str]
 ) -> None:
     done = node.complete("demo", long_prompt(2300, seed=9), max_tokens=120)

@@ -209,7 +209,7 @@ def test_raw_messages_reach_a_model_by_its_address(tiny_node: Node) -> None:
 # ── files that are not models ────────────────────────────────────────────────────────────────
 
 
-def test_files_that_are_no_models_are_refused_and_the_node_goes_on(
+def test_files_that_are_no_models_are_refused_and_the_node_continues(
     tiny_node: Node, tiny_gguf: Path, tmp_path: Path
 ) -> None:
     whole = tiny_gguf.read_bytes()
@@ -304,7 +304,7 @@ def test_a_node_without_any_cache_still_answers(tiny_gguf: Path, tmp_path: Path)
         assert node.complete("tiny", PROMPT, max_tokens=4).cache.source == "live"
 
 
-def test_a_killed_model_comes_back_and_finds_its_rows(tiny_node: Node) -> None:
+def test_a_killed_model_is_restarted_and_finds_its_rows(tiny_node: Node) -> None:
     cold = tiny_node.complete("tiny", LONG, max_tokens=8)
     for _ in range(3):
         eventually(lambda: is_flushed(tiny_node.client), what="the end is stored")
@@ -315,7 +315,7 @@ def test_a_killed_model_comes_back_and_finds_its_rows(tiny_node: Node) -> None:
         assert warm.cache.source == "ram"
 
 
-def test_a_stored_prompt_says_its_first_token_without_a_decode(
+def test_a_stored_prompt_gives_its_first_token_without_a_decode(
     tiny_gguf: Path, tmp_path: Path
 ) -> None:
     """Its logits lie in the last row, in RAM for another process and on disk for another node."""
@@ -344,7 +344,7 @@ def test_a_stored_prompt_says_its_first_token_without_a_decode(
         assert longer.usage.cached_tokens >= cold.usage.prompt_tokens - 2
 
 
-def test_loading_says_what_is_not_as_one_may_think(
+def test_loading_notes_a_long_context_and_names_files_that_are_no_models(
     node: Node, tiny_gguf: Path, tmp_path: Path
 ) -> None:
     """Notes on the context, and files that are no models, by name and with what to do."""

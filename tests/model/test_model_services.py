@@ -61,7 +61,7 @@ def test_a_model_embeds_while_it_generates(tiny_node: Node) -> None:
     assert details["texts_embedded"] == 2 * during + 2
 
 
-def test_what_a_model_cannot_do_is_refused_in_words(tiny_node: Node) -> None:
+def test_what_a_model_cannot_do_is_refused_with_a_reason(tiny_node: Node) -> None:
     question = m.Embed(new_ref(), json.dumps(["x" * 5000]).encode())
     answer = tiny_node.client.ask("model:tiny", question)
     assert isinstance(answer, m.EmbedFailed)
@@ -89,7 +89,7 @@ def test_models_that_cannot_generate_load_and_refuse_completions(
         node.complete("bert", "Hello", max_tokens=1)
 
 
-def test_a_model_says_how_it_was_loaded_and_what_it_takes(tiny_node: Node) -> None:
+def test_a_model_reports_how_it_was_loaded_and_what_it_takes(tiny_node: Node) -> None:
     details = tiny_node.models()[0].details
     assert details["params"]["n_threads"] == 1
     assert set(details["params"]) == set(ModelParams.__dataclass_fields__)
@@ -147,7 +147,7 @@ def _figures(node: Node) -> tuple[dict[int, int], dict[int, int], dict[int, int]
 
 
 def test_loading_and_unloading_over_and_over_leaks_nothing(node: Node, tiny_gguf: Path) -> None:
-    """The same id each time (trap T-03R), with a request in between now and then."""
+    """The same id each time, with a request in between now and then."""
     config = ModelConfig(str(tiny_gguf), ModelParams(n_threads=1, n_ctx=256))
 
     def once(turn: int) -> None:

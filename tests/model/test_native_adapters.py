@@ -23,7 +23,7 @@ from native import (
     TruncatedGguf,
     load_backend,
 )
-from native._stub_extras import MAGIC
+from native._stub_adapters import MAGIC
 from native.adapter_file import check_adapter
 from native.adapters import LoadedAdapter, adapters_identity
 from native.gguf_header import check_gguf
@@ -86,7 +86,7 @@ def says(backend: Backend, n: int = 12) -> list[int]:
     return out
 
 
-def test_an_adapter_changes_what_is_said_and_taken_away_changes_nothing(kit: Kit) -> None:
+def test_an_adapter_changes_the_reply_and_removed_changes_nothing(kit: Kit) -> None:
     plain = says(kit.backend)
     first = kit.backend.load_adapter(kit.a)
     with_a = says(kit.backend)
@@ -269,7 +269,7 @@ def test_flipped_bits_of_the_header_never_crash(
 def test_a_file_that_changes_while_it_is_loaded_is_refused(
     backend: Backend, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trap T-54R: the fingerprint would be of other bytes than the weights."""
+    """Otherwise the fingerprint would be of other bytes than the weights."""
     from native import _lora
 
     path = tmp_path / "changes.gguf"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 import subprocess
 import sys
@@ -12,21 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from native import Batch, InvalidParam, ModelParams, NoKvSpace, PromptTooLong, StateRefused
+from native import Batch, InvalidParam, NoKvSpace, PromptTooLong, StateRefused
 from native.llama import LlamaBackend
 from native.stub import UNCUTTABLE, StubBackend
 from tests.support.gguf_files import ARCHITECTURES, WINDOW, tiny_llama
+from tests.support.sequence_states import PARAMS, TOKENS, difference, prefill, save
 
 pytestmark = pytest.mark.model
 
-PARAMS = ModelParams(n_ctx=512, n_batch=128, n_ubatch=64, n_seq_max=4, n_threads=1)
 LAYOUTS = {
     "f16": {},
     "q8_0": {"type_k": "q8_0", "type_v": "q8_0"},
     "f16, no flash attention": {"flash_attn": False},
     "q8_0 keys, no flash attention": {"flash_attn": False, "type_k": "q8_0"},
 }
-TOKENS = [32 + (i * 37) % 90 for i in range(180)]
 UNCUT = [arch for arch in ARCHITECTURES if arch != "llama"]
 ROOT = Path(__file__).resolve().parents[2]
 Load = Callable[..., LlamaBackend]
@@ -41,7 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(folder: Path, arch: str) -> Path:
-    # Of six layers of gemma3 the last one looks at everything: both halves of its memory are used.
+    # Of six layers of gemma3 the last one attends to everything: both halves of memory are used.
     return tiny_llama(folder / f"{arch}.gguf", arch=arch, n_layer=6 if arch == "gemma3" else 4)
 
 
@@ -57,30 +55,6 @@ def load(models: Path) -> Iterator[Load]:
     yield open_one
     for backend in opened:
         backend.close()
-
-
-def prefill(b: LlamaBackend, tokens: list[int], seq: int = 0, start: int = 0) -> int:
-    batch, row = Batch(), -1
-    for at in range(0, len(tokens), b.info.n_batch):
-        batch.clear()
-        found = batch.extend_prefill(tokens[at : at + b.info.n_batch], start + at, seq, True)
-        assert found is not None
-        row = found
-        b.decode(batch)
-    return row
-
-
-def save(b: LlamaBackend, seq: int = 0) -> bytearray:
-    state = bytearray(b.checkpoint_bytes(seq))
-    assert b.save_checkpoint(seq, state) == len(state)
-    return state
-
-
-def difference(one: LlamaBackend, two: LlamaBackend, at: int, seqs: tuple[int, int]) -> float:
-    """The largest difference of the logits after the same further token."""
-    first = one.logits(prefill(one, TOKENS[at : at + 1], seqs[0], at))
-    second = two.logits(prefill(two, TOKENS[at : at + 1], seqs[1], at))
-    return max(abs(x - y) for x, y in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -119,7 +93,7 @@ def test_the_logits_depend_on_the_state_that_was_restored(load: Load, arch: str)
     assert difference(b, b, 80, (2, 3)) > 0.1
 
 
-def test_every_model_says_how_its_memory_is_saved(load: Load) -> None:
+def test_every_model_reports_how_its_memory_is_saved(load: Load) -> None:
     said = {arch: (load(arch).info.memory, load(arch).info.state_grows) for arch in ARCHITECTURES}
     assert said == {
         "llama": ("blocks", True),
@@ -173,7 +147,7 @@ def test_states_of_another_layout_or_model_are_refused(load: Load, arch: str) ->
 
 
 @pytest.mark.parametrize("arch", [arch for arch in UNCUT if arch != "mamba"])
-def test_no_room_is_said_and_leaks_no_cell(load: Load, arch: str) -> None:
+def test_a_lack_of_room_is_reported_and_leaks_no_cell(load: Load, arch: str) -> None:
     b = load(arch)
     prefill(b, TOKENS[:150], 0)
     state = save(b)
@@ -202,9 +176,9 @@ def test_numbers_that_are_not_finite_never_reach_a_recurrent_memory(load: Load, 
 
 @pytest.mark.parametrize("arch", UNCUT)
 def test_hostile_states_never_crash_and_leave_no_trace(models: Path, arch: str) -> None:
-    """In a process of its own, because llama.cpp aborts for some of them if it is let."""
+    """In a process of its own, because llama.cpp aborts for some of them unless they are caught."""
     done = subprocess.run(
-        [sys.executable, "-c", "from tests.model import test_native_checkpoints as t; t.attack()"],
+        [sys.executable, "-m", "tests.support.sequence_states"],
         input=str(models / f"{arch}.gguf"),
         capture_output=True,
         text=True,
@@ -215,49 +189,6 @@ def test_hostile_states_never_crash_and_leave_no_trace(models: Path, arch: str) 
     assert (done.returncode, done.stdout.split()[:1]) == (0, ["healthy"]), done.stderr[-2000:]
     refused = int(done.stdout.split()[1])
     assert refused > 200, "the attack hit nothing"
-
-
-def attack() -> None:
-    """Restore thousands of damaged states; say whether the context still works, and who fell."""
-    b = LlamaBackend.load(sys.stdin.read(), PARAMS)
-    prefill(b, TOKENS[:70])
-    good = bytes(save(b))
-    rng = random.Random(7)
-    refused = 0
-    for bad in damaged(good, rng):
-        try:
-            b.restore_checkpoint(1, 70, bad)
-        except StateRefused:
-            refused += 1
-            assert b.seq_range(1) is None
-        else:
-            prefill(b, TOKENS[70:71], 1, 70)  # other numbers of the right kind: the digest's part
-            assert b.seq_remove(1, 0)
-    b.restore_checkpoint(1, 70, good)
-    assert difference(b, b, 70, (0, 1)) == 0.0
-    for seq in range(4):
-        assert b.seq_remove(seq, 0)
-    prefill(b, (TOKENS * 3)[: b.info.n_ctx], 3)  # no cell was leaked
-    print("healthy", refused)
-
-
-def damaged(good: bytes, rng: random.Random) -> Iterator[bytes]:
-    """Cut, changed at its head, changed anywhere, two recurrent cells, positions out of range."""
-    for length in (*range(64), *rng.sample(range(len(good)), 60)):
-        yield good[:length]
-    for at in range(120):
-        for change in (0x01, 0x80, 0xFF):
-            yield good[:at] + bytes((good[at] ^ change,)) + good[at + 1 :]
-    for _ in range(200):
-        at = rng.randrange(len(good))
-        yield good[:at] + bytes((good[at] ^ rng.randrange(1, 256),)) + good[at + 1 :]
-    last = struct.pack("<i", 69)
-    at = -1
-    while (at := good.find(last, at + 1)) >= 0:
-        for position in (-1, 0, 68, 70, 0x7FFFFFFF, -0x80000000):
-            yield good[:at] + struct.pack("<i", position) + good[at + 4 :]
-        for count in (0, 2, 3, 0xFFFFFFFF):  # before the position of a recurrent cell: how many
-            yield good[: at - 4] + struct.pack("<I", count) + good[at:]
 
 
 def test_the_uncuttable_stub_behaves_as_a_recurrent_model() -> None:

@@ -76,7 +76,7 @@ def test_poolings_are_what_llama_cpp_makes_of_the_vectors_of_all_tokens(backend:
     assert embedder.embed(TEXT) == embedder.embed(TEXT, "mean")  # these files name no pooling
 
 
-def test_a_token_knows_only_what_came_before_it(backend: Backend) -> None:
+def test_a_tokens_vector_depends_only_on_what_came_before_it(backend: Backend) -> None:
     """So the vector of a token is that of the last token of the text cut there."""
     embedder, n = backend.embedder(), backend.info.n_embd_out
     rows = embedder.embed(TEXT, "none")
@@ -110,7 +110,7 @@ def test_bad_input_is_refused(backend: Backend) -> None:
 
 
 def test_embedding_leaves_what_generates_alone(backend: Backend) -> None:
-    """Trap T-43R: not on a live sequence, and no mode is left on."""
+    """An embedding uses no live sequence, and leaves no mode set."""
 
     def says(between: bool) -> list[int]:
         batch, sampler, out = Batch(), backend.new_sampler(SamplingParams()), []
@@ -191,8 +191,8 @@ def test_a_vocabulary_alone_tokenises_and_refuses_the_rest(kind: str, tiny: Path
         words.close()
 
 
-def test_a_model_that_only_embeds_does_so_as_its_file_says(tmp_path: Path) -> None:
-    """It has no memory of sequences, reads a text both ways and knows 96 positions."""
+def test_a_model_that_only_embeds_uses_the_pooling_of_its_file(tmp_path: Path) -> None:
+    """It has no memory of sequences, reads a text both ways and has 96 positions."""
     backend = load_backend("llama", tiny_bert(tmp_path / "bert.gguf"), PARAMS)
     try:
         info, embedder = backend.info, backend.embedder()
@@ -211,7 +211,7 @@ def test_a_model_that_only_embeds_does_so_as_its_file_says(tmp_path: Path) -> No
         backend.close()
 
 
-def test_a_model_that_ranks_says_so_unless_a_pooling_is_named(tmp_path: Path) -> None:
+def test_a_model_that_ranks_refuses_to_embed_unless_a_pooling_is_named(tmp_path: Path) -> None:
     path = tiny_bert(tmp_path / "bert.gguf", pooling=PoolingType.RANK)
     backend = load_backend("llama", path, PARAMS)
     try:

@@ -148,7 +148,7 @@ RANDOM_SCHEMAS: list[Any] = [
 
 @pytest.mark.parametrize("schema", RANDOM_SCHEMAS, ids=json.dumps)
 def test_random_replies_obey_their_schemas(b: LlamaBackend, schema: Any) -> None:
-    """Random tokens of the whole vocabulary: what the model would say must not matter."""
+    """Random tokens of the whole vocabulary: the likely tokens of a model must not matter."""
     judge = Draft202012Validator(schema)
     for seed in range(4):
         rng = random.Random(seed)
@@ -167,7 +167,7 @@ def test_random_replies_obey_their_schemas(b: LlamaBackend, schema: Any) -> None
 
 
 def test_a_grammar_is_compiled_once_for_a_model(b: LlamaBackend) -> None:
-    """Known fault of the system this one re-creates: it parsed every request's grammar anew."""
+    """A grammar is parsed for its first request only: parsing is slow."""
     params = SamplingParams(grammar='root ::= "once" " only"')
     before = b.grammars_compiled()
     assert [text(b, params) for _ in range(3)] == ["once only"] * 3, "a copy begins at the start"
@@ -182,7 +182,7 @@ def test_a_grammar_is_compiled_once_for_a_model(b: LlamaBackend) -> None:
     assert b.grammars_compiled() == before + 19, "those used longest ago are forgotten"
 
 
-def test_a_constrained_reply_goes_on_where_it_was(b: LlamaBackend) -> None:
+def test_a_constrained_reply_resumes_where_it_was(b: LlamaBackend) -> None:
     params = SamplingParams(json_schema=json.dumps(SCHEMA), temperature=1.0, seed=2)
     said, ended = reply(b, params, 400)
     assert ended
@@ -207,7 +207,9 @@ def test_a_reply_that_does_not_follow_the_grammar_is_refused(b: LlamaBackend) ->
     assert text(b, params) == "yes"
 
 
-def test_when_the_grammar_leaves_no_token_the_reply_ends_or_says_so(b: LlamaBackend) -> None:
+def test_when_the_grammar_leaves_no_token_the_reply_ends_or_an_error_is_raised(
+    b: LlamaBackend,
+) -> None:
     """An end that the bias forbids is still the end, when the grammar has nothing else."""
     banned = tuple((token, -math.inf) for token in sorted(b.info.eog_tokens))
     said, ended = reply(b, SamplingParams(grammar='root ::= "yes"', logit_bias=banned))
@@ -278,7 +280,7 @@ def test_hundreds_of_values_are_obeyed_with_a_large_vocabulary(
     assert json.loads(said) in VALUES
 
 
-def test_names_of_rules_and_what_a_schema_cannot_say_are_explained(b: LlamaBackend) -> None:
+def test_names_of_rules_and_unsupported_schemas_are_explained(b: LlamaBackend) -> None:
     with pytest.raises(InvalidParam, match="letters, digits and hyphens"):
         b.new_sampler(SamplingParams(grammar='root ::= a_b\na_b ::= "x"'))
     with pytest.raises(InvalidParam, match="look-around at position 1") as caught:

@@ -168,7 +168,7 @@ def test_positions_may_come_in_any_order_but_each_once(load: Load) -> None:
 
 
 @pytest.mark.parametrize("name", ["gemma3", "mamba"])
-def test_models_whose_memory_cannot_be_cut_say_so(load: Load, name: str) -> None:
+def test_models_whose_memory_cannot_be_cut_report_it(load: Load, name: str) -> None:
     b = load(name)
     assert not b.info.can_cut
     prefill(b, TOKENS)
@@ -254,7 +254,9 @@ def test_a_half_copied_file_is_truncated(models: Path, tmp_path: Path) -> None:
         assert caught.value.actual == n < caught.value.expected
 
 
-def test_a_file_llama_cpp_refuses_says_what_it_said(models: Path, tmp_path: Path) -> None:
+def test_the_error_of_a_file_that_llama_cpp_refuses_has_its_log(
+    models: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "unknown.gguf"
     data = (models / "llama.gguf").read_bytes()
     path.write_bytes(data.replace(b"\5\0\0\0\0\0\0\0llama", b"\5\0\0\0\0\0\0\0lxxma", 1))

@@ -127,7 +127,7 @@ def test_where_a_text_is_tokenised_does_not_matter(load: Load, text: str, pre: s
 
 @settings(max_examples=50, deadline=None)
 @given(text=TEXTS, pre=st.sampled_from(PRE_TOKENIZERS))
-def test_no_token_stands_for_more_bytes_than_is_said(load: Load, text: str, pre: str) -> None:
+def test_no_token_stands_for_more_bytes_than_reported(load: Load, text: str, pre: str) -> None:
     backend = load(pre)
     most = backend.info.max_token_bytes
     assert 0 < most < 50

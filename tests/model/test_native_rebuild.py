@@ -51,7 +51,7 @@ def says(backend: Backend, seq: int = 0) -> list[int]:
     return out
 
 
-def test_a_new_context_is_empty_and_says_the_same(backend: Backend) -> None:
+def test_a_new_context_is_empty_and_generates_the_same(backend: Backend) -> None:
     info, before = backend.info, says(backend)
     backend.rebuild()
     assert backend.info == info
@@ -137,14 +137,14 @@ def test_a_closed_backend_is_not_rebuilt(backend: Backend) -> None:
 def test_when_there_can_be_no_new_context_only_close_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from native import _extras
+    from native import llama
 
     backend = load_backend("llama", tiny_llama(tmp_path / "tiny.gguf"), PARAMS)
 
     def fails(*_: object) -> object:
-        raise ContextCreateFailed("told to")
+        raise ContextCreateFailed("failed by the test")
 
-    monkeypatch.setattr(_extras, "new_context", fails)
+    monkeypatch.setattr(llama, "new_context", fails)
     with pytest.raises(ContextCreateFailed):
         backend.rebuild()
     with pytest.raises(NotSupported):

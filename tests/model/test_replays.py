@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.model.text_service import TextDesk
+from actors.model.text_service import TextService
 from actors.text.reply_events import ReplyRules
 from cache import tokens as token_bytes
 from native import load_backend
@@ -36,7 +36,7 @@ class Conversation:
         self.texts: dict[str, str] = {}
         self.engine = EngineRun(self.backend, on_event=self._hear)
         self._ready: queue.Queue[object] = queue.Queue()
-        self._desk = TextDesk(
+        self._desk = TextService(
             self.backend,
             ReplyRules(),
             send=lambda target, message: self._ready.put(message),
@@ -196,7 +196,7 @@ def stop_tokens(outcome: Outcome, n_visible: int) -> int:
         backend.close()
 
 
-def test_nobody_gets_the_tokens_of_a_conversation_by_writing_its_template(odd_seed: int) -> None:
+def test_the_tokens_of_a_conversation_cannot_be_had_by_writing_its_template(odd_seed: int) -> None:
     """The text of two turns, written by a user into one, renders alike and is read otherwise."""
     talk = Conversation()
     user = {"role": "user", "content": PROMPT}

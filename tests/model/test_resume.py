@@ -39,7 +39,7 @@ def backend(loaded: list[Backend]) -> Backend:
 
 
 @pytest.mark.parametrize("sampling", WAYS, ids=["greedy", "seeded"])
-def test_a_reply_goes_on_with_the_same_text_though_all_of_it_is_read_again(
+def test_a_reply_resumes_with_the_same_text_though_all_of_it_is_read_again(
     fresh: list[Backend], sampling: dict[str, object]
 ) -> None:
     asked = request(PROMPT, max_tokens=150, sampling=sampling)
@@ -52,7 +52,7 @@ def test_a_reply_goes_on_with_the_same_text_though_all_of_it_is_read_again(
         assert run(backend(fresh), asked, left).facts == whole.facts
 
 
-def test_four_replies_go_on_at_once_beside_a_new_prompt(fresh: list[Backend]) -> None:
+def test_four_replies_resume_at_once_beside_a_new_prompt(fresh: list[Backend]) -> None:
     asked = [request(f"{PROMPT} {n}", max_tokens=130, sampling=WAYS[n % 2]) for n in range(4)]
     whole = [run(backend(fresh), one) for one in asked]
     left = [

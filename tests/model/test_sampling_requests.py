@@ -49,7 +49,7 @@ def asked(name: str, prompt: list[int] = PROMPT, n: int = 8, **sampling: Any) ->
     return run(name, prompt, max_tokens=n, sampling=SamplingParams(**sampling))
 
 
-def test_a_request_that_cannot_be_sampled_ends_alone_and_says_why(load: Load) -> None:
+def test_a_request_that_cannot_be_sampled_fails_alone_with_a_reason(load: Load) -> None:
     stuck = {"grammar": 'root ::= "a" [z-a]'}
     others = random.Random(1).choices(range(32, 120), k=20)
     got = play(

@@ -60,7 +60,7 @@ def play(backend: Backend, *turns: Any, **options: Any) -> EngineRun:
     return engine
 
 
-def test_a_session_goes_on_in_its_own_sequence(load: Load) -> None:
+def test_a_session_continues_in_its_own_sequence(load: Load) -> None:
     base = prompt(1, 100)
     engine = play(
         load(),
@@ -73,7 +73,7 @@ def test_a_session_goes_on_in_its_own_sequence(load: Load) -> None:
     assert hit(engine.outcomes["other"]) == (m.HitKind.PARTIAL, 100)  # others may share it
 
 
-def test_what_a_session_has_said_can_be_continued_without_saying_it_again(load: Load) -> None:
+def test_a_session_is_continued_without_sending_its_text_again(load: Load) -> None:
     """Also with nothing to add; and it says what the whole prompt would have said."""
     base, more = prompt(3, 90), prompt(4, 7)
     whole = play(
@@ -116,7 +116,7 @@ def test_a_session_that_diverges_keeps_what_is_common(load: Load) -> None:
 
 
 def test_one_request_of_a_session_runs_at_a_time(load: Load) -> None:
-    """Nothing leaks (T-49R): the second is refused, and afterwards the session is free."""
+    """Nothing leaks: the second is refused, and afterwards the session is free."""
     engine = play(
         load(),
         [run("one", prompt(6, 60), session="s"), run("two", prompt(6, 60), session="s")],
@@ -165,7 +165,7 @@ def test_ending_is_idempotent_and_takes_effect_after_a_running_request(load: Loa
 
 
 def test_sessions_give_way_longest_unused_first(load: Load) -> None:
-    """Idle pins never exhaust the sequences (T-34E): more sessions than there are of those."""
+    """Idle sessions never exhaust the sequences, of which there are fewer."""
     n, turns = 12, []
     for i in range(n):
         turns.append(run(f"{i}", prompt(10 + i, 40), max_tokens=3, session=f"s{i}"))
@@ -239,7 +239,7 @@ def test_how_much_of_a_prompt_is_live_can_be_asked_and_taken_away(load: Load) ->
 
 
 @pytest.mark.parametrize("arch", ["mamba", "jamba"])
-def test_a_session_of_a_model_that_cannot_be_cut_goes_on_where_it_stopped(
+def test_a_session_of_a_model_that_cannot_be_cut_continues_where_it_stopped(
     tmp_path: Path, arch: str
 ) -> None:
     path = tiny_llama(tmp_path / f"{arch}.gguf", arch=arch)
@@ -311,7 +311,7 @@ def test_a_refused_request_leaves_no_file_open(load: Load) -> None:
         keeper.close()
 
 
-def test_bytes_that_are_no_tokens_are_refused_and_harm_nobody(load: Load) -> None:
+def test_bytes_that_are_no_tokens_are_refused_without_harm(load: Load) -> None:
     broken = run("broken", [5, 6, 7])
     broken = replace(broken, request=replace(broken.request, prompt=b"abc"))
     asked = Asked(m.MatchPrefix("match", b"abcde"), HOST)

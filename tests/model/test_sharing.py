@@ -108,7 +108,7 @@ def test_the_next_prompt_shares_what_the_last_one_left(load: Load) -> None:
 
 
 @pytest.mark.parametrize("n_tokens", [63, 64, 100])
-def test_an_exact_repeat_says_its_first_token_without_a_decode(load: Load, n_tokens: int) -> None:
+def test_an_exact_repeat_gives_its_first_token_without_a_decode(load: Load, n_tokens: int) -> None:
     base = prompt(n_tokens, n_tokens)
     ways: list[dict[str, float]] = [
         {},
@@ -165,7 +165,7 @@ def test_identical_prompts_at_once_are_read_once(load: Load) -> None:
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
-def test_when_the_leader_ends_early_another_goes_on_from_there(load: Load, how: str) -> None:
+def test_when_the_leader_ends_early_another_continues_from_there(load: Load, how: str) -> None:
     base = prompt(5, 400)
     runs = [
         ask("leader", base, 4),
@@ -198,7 +198,7 @@ def test_when_the_leader_ends_early_another_goes_on_from_there(load: Load, how: 
     assert played.rows_decoded == 400 + 3 + 2 * 3
 
 
-def test_a_leader_whose_decode_fails_takes_nobody_with_it() -> None:
+def test_a_leader_whose_decode_fails_fails_alone() -> None:
     from native.errors import DecodeFailed
 
     base = prompt(6, 300)

@@ -105,7 +105,7 @@ def both(**fields: object) -> dict[str, object]:
     return {"thinking": True, "tool_calls": True, "max_tokens": 200, "sampling": HOT} | fields
 
 
-def test_a_caller_hears_what_is_thought_what_is_called_and_what_is_said() -> None:
+def test_a_caller_receives_thinking_tool_calls_and_text_apart() -> None:
     scripted = Scripted(REPLY)
     heard, got = told(scripted.backend, run("a", [1, 2, 3], **both()))
     assert brief(heard) == STORY
@@ -116,7 +116,7 @@ def test_a_caller_hears_what_is_thought_what_is_called_and_what_is_said() -> Non
     assert done.finish_reason is m.FinishReason.STOP
 
 
-def test_whoever_does_not_ask_gets_plain_text() -> None:
+def test_without_span_events_a_caller_gets_plain_text() -> None:
     heard, _ = told(Scripted(REPLY).backend, run("a", [1, 2, 3], max_tokens=200, sampling=HOT))
     assert brief(heard) == [("text", REPLY.decode())]
 
@@ -204,7 +204,7 @@ def test_a_big_block_comes_in_pages() -> None:
 
 
 @pytest.mark.parametrize("n_said", [0, 4, 7, 12, 20, 30, len(REPLY) - 1])
-def test_a_resumed_reply_tells_its_spans_again_and_goes_on(n_said: int) -> None:
+def test_a_resumed_reply_repeats_its_spans_and_continues(n_said: int) -> None:
     scripted = Scripted(REPLY)
     heard, _ = told(
         scripted.backend,

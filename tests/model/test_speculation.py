@@ -353,7 +353,7 @@ def test_nothing_leaks_over_many_requests_with_guesses(oracle: type[Oracle]) -> 
     assert all(got[name].tokens == one.tokens for name, one in expected.items())
 
 
-def test_a_model_that_cannot_take_guesses_back_goes_on_without_and_says_so() -> None:
+def test_a_model_that_cannot_take_guesses_back_runs_without_and_reports_it() -> None:
     backend = StubBackend.load("uncuttable", ModelParams(n_ctx=512))
 
     def script() -> Script:
@@ -533,12 +533,12 @@ def test_candidates_are_judged_in_one_step_on_what_is_live(load: Load) -> None:
     assert verdicts["right"].cached_tokens == 150
     assert verdicts["longer"].cached_tokens >= 153
     assert steps[1] - steps[0] == 1
-    # Nobody else was harmed (T-31R, T-44R).
+    # No other request was affected.
     assert got["other"].tokens == alone(load, [other])["other"].tokens
     assert got["after"].tokens == said
 
 
-def test_the_end_of_the_text_is_nobodys_candidate() -> None:
+def test_the_end_of_the_text_is_no_candidate() -> None:
     backend = StubBackend.load("stub", ModelParams(n_ctx=256))
 
     def script() -> Script:
@@ -608,7 +608,7 @@ def test_a_prefix_and_candidates_that_just_fit_are_judged() -> None:
 # ── on a node ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_model_is_loaded_with_its_draft_model_and_both_ways_say_the_same(
+def test_a_model_is_loaded_with_its_draft_model_and_both_ways_give_the_same_text(
     node: Node, tiny_gguf: Path, tmp_path: Path
 ) -> None:
     longer = tiny_llama(tmp_path / "longer.gguf", n_vocab=600)

@@ -127,7 +127,7 @@ def test_a_model_that_can_be_cut_does_so_too_and_loses_nothing(
 
 
 @pytest.mark.parametrize("arch", ["gemma3", "mamba", "jamba"])
-def test_checkpoints_survive_the_death_of_the_model_and_a_restart_of_the_node(
+def test_checkpoints_survive_a_kill_of_the_model_and_a_restart_of_the_node(
     gguf: dict[str, Path], tmp_path: Path, arch: str
 ) -> None:
     prompt, n = TOKENS[:301], 40
@@ -180,7 +180,7 @@ def test_many_streams_at_once_answer_as_one_alone_does(
     assert all(one.cache.hit.value == "exact" for one in together)
 
 
-def test_a_reply_that_a_stop_string_ended_goes_on_as_cold_does(
+def test_a_reply_that_a_stop_string_ended_continues_as_cold_does(
     warm: Node, cold: Node, gguf: dict[str, Path]
 ) -> None:
     """What the stop string hid is in the state too, and a state cannot be cut."""

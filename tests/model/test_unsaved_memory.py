@@ -1,4 +1,4 @@
-"""A model whose memory cannot be saved answers all the same, and says why nothing is cached."""
+"""A model whose memory cannot be saved answers all the same, and reports why nothing is cached."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def unsaved(tmp_path: Path) -> Path:
     return tiny_llama(tmp_path / "unsaved.gguf", arch=next(iter(UNSAVED)))
 
 
-def test_why_a_memory_cannot_be_saved_is_said_in_words(unsaved: Path, tmp_path: Path) -> None:
+def test_why_a_memory_cannot_be_saved_is_reported(unsaved: Path, tmp_path: Path) -> None:
     for path, memory, why in (
-        (unsaved, "none", "in a way this build does not know"),
+        (unsaved, "none", "the memory of this model is stored in a way"),
         (tiny_llama(tmp_path / "tiny.gguf"), "blocks", ""),
         (tiny_llama(tmp_path / "mamba.gguf", arch="mamba"), "checkpoint", ""),
     ):
@@ -35,7 +35,7 @@ def test_why_a_memory_cannot_be_saved_is_said_in_words(unsaved: Path, tmp_path: 
     words.close()
 
 
-def test_the_status_says_it_and_the_log_does_once(unsaved: Path, tmp_path: Path) -> None:
+def test_the_status_has_the_reason_and_the_log_has_it_once(unsaved: Path, tmp_path: Path) -> None:
     with started(tmp_path / "home") as node:
         node.client.load("unsaved", one_thread(unsaved))
         for _ in range(2):
@@ -44,7 +44,7 @@ def test_the_status_says_it_and_the_log_does_once(unsaved: Path, tmp_path: Path)
             assert done.usage.completion_tokens == 3
         status = status_of(node, "model:unsaved")
         assert (status["memory_kind"], status["cached"]) == ("none", False)
-        assert "does not know" in status["memory_because"]
+        assert "stored in a way" in status["memory_because"]
         log = (tmp_path / "home" / "node.log").read_text()
     assert log.count("nothing is cached: ") == 1
     assert status["memory_because"] in log

@@ -9,11 +9,11 @@ import pytest
 
 from cache import siblings
 from cache.answers import Evicted, Refusal, RefusalReason, Reservation, RowRequest
+from cache.finish_keys import MAX_ENDS, FinishKeys, ends_in, pack_ends, tails_in, unpack_ends
 from cache.index import CacheIndex
 from cache.keys import child_key, namespace_key
 from cache.nodes import Nodes
 from cache.rows import SaveReason
-from cache.tips import MAX_ENDS, Tips, ends_in, pack_ends, tails_in, unpack_ends
 from cache.tokens import TIP, pack
 
 pytestmark = pytest.mark.pure
@@ -126,11 +126,11 @@ def test_the_longer_row_is_worth_what_the_tail_was():
     assert tiers_of(index, 1, 2) == ["ram"]
 
 
-def test_a_row_that_does_not_fit_together_teaches_nothing():
+def test_a_malformed_row_adds_no_finish_keys():
     index = make(disk=100_000)
     block = row(1, 2, 3, 4)
     lie = RowRequest(block.key, block.parent, ROOT, 4, block.tokens, SIZE)
-    index.learn(1.0, lie, pack_ends([2]))
+    index.add_finish_keys(1.0, lie, pack_ends([2]))
     index.adopt(1.0, "disk", block)
     assert resolved(index, 1, 2) is None
 
@@ -300,7 +300,7 @@ def test_the_key_of_a_removed_tail_stands_for_the_same_tokens():
     assert resolved(index, 9, 9, 9, 9, 1) is None  # no sequence ended there
 
 
-def test_rows_say_where_the_tails_in_them_end_and_a_new_index_learns_it():
+def test_rows_store_where_the_tails_in_them_end_and_a_new_index_reads_it():
     index = make()
     save(index, 1)
     index.reserve(1.0, "m", [row(1, 2)])  # held back, as the end of a reply is
@@ -311,7 +311,7 @@ def test_rows_say_where_the_tails_in_them_end_and_a_new_index_learns_it():
     again = make(disk=100_000)
     again.adopt(1.0, "disk", block)
     assert resolved(again, 1, 2) is None
-    again.learn(0.5, block, ends)
+    again.add_finish_keys(0.5, block, ends)
     assert [resolved(again, 1), resolved(again, 1, 2), resolved(again, 1, 2, 3)] == [1, 2, None]
     assert unpack_ends(again.ends_in(block)) == (1, 2)
 
@@ -336,7 +336,7 @@ def test_the_key_of_a_tail_that_only_a_scan_has_seen_stands_for_its_tokens():
 
 
 def found_and_evicted(index: CacheIndex) -> None:
-    """A tail that a scan found goes for want of room, although a faster tier contains it."""
+    """A tail found by a scan is evicted for lack of room, although a faster tier contains it."""
     save(index, 1, 2, 3, 4)
     index.reserve(1.0, "m", [row(8), row(9)], "disk")
 
@@ -397,7 +397,7 @@ def test_a_tail_for_which_there_was_no_room_is_found_in_a_longer_row(met):
 
 def test_old_tails_that_are_evicted_do_not_displace_those_used_later():
     index = make(disk=100_000)
-    index._table.tips = Tips(limit=1)
+    index._table.finish_keys = FinishKeys(limit=1)
     index.adopt(1.0, "disk", row(1, 2), None, 0.5)
     save(index, 3, 4)
     index.drop_location(row(1, 2).key, "disk")
@@ -419,25 +419,24 @@ def test_an_end_that_is_not_inside_its_row_stands_for_nothing(end):
 
 
 def test_of_more_tails_than_are_kept_those_used_last_are_known():
-    tips = Tips(limit=10)
+    keys = FinishKeys(limit=10)
     tails = [row(n) for n in range(100)]
     times = list(range(100))
     random.Random(5).shuffle(times)
     for used, tail in zip(times, tails, strict=True):
-        tips.add(float(used), tail)
-        tips.add(used - 0.5, tail)  # older news changes nothing
-    assert len(tips) == 10
-    known = {used for used, tail in zip(times, tails, strict=True) if tips.get(tail.key)}
+        keys.add(float(used), tail)
+        keys.add(used - 0.5, tail)  # an earlier use changes nothing
+    assert len(keys) == 10
+    known = {used for used, tail in zip(times, tails, strict=True) if keys.get(tail.key)}
     assert known == set(range(90, 100))
 
 
 def test_a_tail_that_is_used_again_and_again_takes_no_more_room():
-    tips = Tips(limit=10)
+    keys = FinishKeys(limit=10)
     for used in range(1000):
-        tips.add(float(used), row(used % 7))
-    assert len(tips) == 7
-    assert len(tips._oldest) <= 20
-    assert all(tips.get(row(n).key) for n in range(7))
+        keys.add(float(used), row(used % 7))
+    assert len(keys) == 7
+    assert all(keys.get(row(n).key) for n in range(7))
 
 
 # ── the search ───────────────────────────────────────────────────────────────────────────────────

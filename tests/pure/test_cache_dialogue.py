@@ -118,7 +118,7 @@ def test_the_wait_is_bounded_and_then_it_runs_without() -> None:
 @pytest.mark.parametrize(
     ("miss", "wait_ms"), [(Miss(MissReason.DIVERGES, 3), 500), (BEING_WRITTEN, 0)]
 )
-def test_other_misses_and_no_patience_do_not_wait(miss: Miss, wait_ms: int) -> None:
+def test_other_misses_and_a_wait_of_zero_do_not_wait(miss: Miss, wait_ms: int) -> None:
     talk = Talk(request(), wait_ms=wait_ms)
     talk.look_up()
     talk.answer(miss)
@@ -148,7 +148,7 @@ def test_a_cache_that_dies_meanwhile_ends_the_wait() -> None:
     assert not talk.request.asks_again
 
 
-def test_the_index_knows_what_is_being_written() -> None:
+def test_the_index_reports_rows_that_are_being_written() -> None:
     index, root = CacheIndex(budgets={RAM: 1 << 20}), b"r" * 32
     packed = tokens.pack(IDS[:64])
     key = child_key(root, packed)

@@ -105,7 +105,7 @@ ranks = st.floats(-5, 5) | st.just(float("-inf"))
 
 @examples(200)
 @given(st.lists(st.none() | st.tuples(st.integers(1, 30), ranks | st.none()), max_size=120))
-def test_the_eviction_queue_gives_the_lowest_rank_and_nobody_twice(steps):
+def test_the_eviction_queue_gives_the_lowest_rank_and_no_row_twice(steps):
     nodes = Nodes(4)
     queue = EvictionQueue(nodes)
     model: dict[int, float] = {}

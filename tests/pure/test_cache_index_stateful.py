@@ -48,7 +48,7 @@ class IndexMachine(RuleBasedStateMachine):
         self.writing: dict[tuple[str, str, bytes], int | None] = {}
         self.leases: dict[int, tuple[str, tuple[bytes, ...]]] = {}
         self.ram_at: dict[bytes, int | None] = {}
-        self.tips: set[bytes] = set()  # keys of tails that the index has met, in whatever way
+        self.tips: set[bytes] = set()  # keys of all tails the index has had in any call
 
     # ── the model ──
 
@@ -77,7 +77,7 @@ class IndexMachine(RuleBasedStateMachine):
         return chain(root, ids)[-2].key if start else root
 
     def longer(self, key: bytes) -> list[bytes]:
-        """Stored rows beside this one that begin with all of its tokens and go on."""
+        """Stored rows beside this one that begin with all of its tokens and are longer."""
         root, ids, start = self.full[key]
         return [
             other
@@ -268,7 +268,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(holder=st.sampled_from(HOLDERS))
     def holder_dies(self, holder) -> None:
-        self.index.holder_died(holder)
+        self.index.holder_exited(holder)
         self.leases = {k: v for k, v in self.leases.items() if v[0] != holder}
         self.writing = {k: v for k, v in self.writing.items() if k[0] != holder}
 
@@ -352,7 +352,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for holder in HOLDERS:
-            self.index.holder_died(holder)
+            self.index.holder_exited(holder)
         self.index.check_integrity()
         assert all(tier.pinned_bytes == 0 for tier in self.index.snapshot().tiers.values())
 

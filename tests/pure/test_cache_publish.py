@@ -122,7 +122,7 @@ def test_a_missing_file_is_a_missing_row(tmp_path):
         open_row(FS, tmp_path, bytes(32))
 
 
-def test_a_deleted_row_stays_readable_for_whoever_mapped_it(tmp_path):
+def test_a_deleted_row_stays_readable_through_existing_mappings(tmp_path):
     key, row = slab(1)
     write_row(FS, tmp_path, row)
     opened = open_row(FS, tmp_path, key)

@@ -38,7 +38,7 @@ def test_a_row_is_written_behind_to_more_durable_kinds_only(source: str, target:
     is_copied = KIND[target] > KIND[source]
     assert index.snapshot().tiers[target].waiting == is_copied
     if target != "ram":
-        index.want(KEY)
+        index.requeue(KEY)
         answers = index.persist(0.0, "w", target, 8).answers
         assert len(answers) == is_copied
         if is_copied:

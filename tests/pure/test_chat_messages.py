@@ -60,7 +60,7 @@ def test_parts_are_joined_and_nothing_is_empty_text() -> None:
     assert chat.messages[0]["content"] == ""
 
 
-def test_arguments_that_are_no_json_stay_as_the_model_said_them() -> None:
+def test_arguments_that_are_no_json_stay_as_the_model_wrote_them() -> None:
     call = {"function": {"name": "f", "arguments": '{"a": '}}
     chat = chat_from(json.dumps([{"role": "assistant", "tool_calls": [call]}]))
     assert chat.messages[0]["tool_calls"][0]["function"]["arguments"] == '{"a": '

@@ -115,7 +115,7 @@ RAISES = USUAL + (
 @pytest.mark.parametrize(
     ("source", "role"), [(USUAL, "developer"), (ONLY_SYSTEM, "system"), (RAISES, "system")]
 )
-def test_developers_speak_as_the_system_where_the_template_knows_no_developer(
+def test_developer_messages_become_system_messages_where_the_template_has_no_developer(
     source: str, role: str
 ) -> None:
     rule = {"role": "developer", "content": "Be brief."}

@@ -44,7 +44,7 @@ def render(source: str, chat: str = '[{"role": "user", "content": "hi"}]', **mor
     return ChatTemplate(source, **more).render(chat_from(chat).variables())
 
 
-def test_a_conversation_is_rendered_as_its_template_says() -> None:
+def test_a_conversation_is_rendered_by_its_template() -> None:
     chat = '[{"role": "system", "content": "Be kind."}, {"content": "Hi <é>", "role": "user"}]'
     assert render(CHATML, chat) == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi <é><|im_end|>\n"
@@ -149,7 +149,7 @@ def test_strftime_now_prints_the_date() -> None:
     assert render("{{ strftime_now('%Y') }}").isdigit()
 
 
-def test_a_template_may_refuse_and_is_heard() -> None:
+def test_a_refusal_by_a_template_reaches_the_caller() -> None:
     with pytest.raises(TemplateFailed, match="roles must alternate"):
         render("{{ raise_exception('roles must alternate') }}")
 

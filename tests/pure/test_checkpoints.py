@@ -302,7 +302,9 @@ def test_each_way_to_be_warm_reaches_its_checkpoint(arena: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_no_order_of_requests_no_damage_and_no_want_of_room_lies(arena: Path, seed: int) -> None:
+def test_no_order_of_requests_no_damage_and_no_lack_of_room_gives_a_wrong_answer(
+    arena: Path, seed: int
+) -> None:
     """Conversations that grow, branch, stop early, repeat; also where the arena is too small."""
     rng = random.Random(seed)
     bench = Bench(Cache(arena, (60 if seed % 2 else 2000) * PAGE_BYTES))
@@ -384,7 +386,7 @@ def test_a_row_that_failed_can_be_stored_again_at_once(arena: Path) -> None:
     bench.cache.index.check_integrity()
 
 
-def test_a_miss_says_where_the_prompt_parts_from_what_is_stored(arena: Path) -> None:
+def test_a_miss_has_the_place_where_the_prompt_diverges_from_what_is_stored(arena: Path) -> None:
     """Counted in tokens of the prompt, also in its last block, which is looked up as its tip."""
     bench = Bench(Cache(arena, 8 << 20))
     ids = [random.Random(5).randrange(32, 127) for _ in range(400)]
@@ -438,7 +440,7 @@ def test_a_state_that_is_slower_to_restore_than_to_compute_is_left_alone(arena: 
         ("none", True, MissReason.MODEL_CANNOT_BE_CUT),
     ],
 )
-def test_a_store_says_why_it_keeps_nothing(
+def test_a_store_that_keeps_nothing_has_a_reason(
     arena: Path, memory: MemoryKind, has_arena: bool, why: MissReason | None
 ) -> None:
     backend = StubBackend.load("uncuttable", ModelParams())

@@ -113,7 +113,7 @@ def test_pronouns_agree_with_the_people_of_the_story(pronoun: str, others: tuple
     assert seen > 100
 
 
-def test_nobody_speaks_in_a_story_but_its_own_people() -> None:
+def test_only_the_people_of_a_story_speak_in_it() -> None:
     for n in range(400):
         told = tale(Random(f"people/{n}"), plots=2)
         strangers = NAMES & set(re.findall(r"\b[A-Z][a-z]+\b", told.text))

@@ -84,7 +84,9 @@ KINDS: dict[str, tuple[Callable[[Path], Path], FileKind, str]] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_it_is_told_from_a_model_and_says_what_to_do(tmp_path: Path, name: str) -> None:
+def test_it_is_distinguished_from_a_model_and_the_error_has_a_remedy(
+    tmp_path: Path, name: str
+) -> None:
     make, kind, words = KINDS[name]
     path = make(tmp_path / "file.gguf")
     headers = [check_gguf(path)]
@@ -117,7 +119,7 @@ def test_what_is_no_adapter_is_called_what_it_is(tmp_path: Path, name: str) -> N
     assert kind.value in str(refused.value)
 
 
-def test_a_model_given_as_an_adapter_says_so(tmp_path: Path) -> None:
+def test_a_model_given_as_an_adapter_is_named_as_one(tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "m.gguf")
     with pytest.raises(AdapterRefused, match="it is a model, not an adapter: load it as one"):
         check_adapter(model, [check_gguf(model)])

@@ -21,12 +21,14 @@ def keeper() -> Iterator[JournalKeeper]:
     made.close()
 
 
-def test_a_fresh_journal_says_that_nothing_has_started(keeper: JournalKeeper) -> None:
+def test_a_fresh_journal_has_no_start(keeper: JournalKeeper) -> None:
     assert keeper.read() == Noted()
     assert keeper.n_accepted() == 0
 
 
-def test_what_is_noted_outlives_its_writer_and_the_next_one_goes_on(keeper: JournalKeeper) -> None:
+def test_what_is_noted_outlives_its_writer_and_the_next_one_continues(
+    keeper: JournalKeeper,
+) -> None:
     first = JournalWriter.open(keeper.path)
     first.begin([5, 6, 7], [])
     first.append(8)

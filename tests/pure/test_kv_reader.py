@@ -253,7 +253,7 @@ def test_logits_of_a_row_that_goes_beyond_the_prompt_are_not_used(
     assert (longer.line.n_kv, longer.first_logits) == (150, None)
 
 
-def test_rows_go_on_from_what_is_shared_already(backend: StubBackend, arena: Path) -> None:
+def test_rows_continue_from_what_is_shared_already(backend: StubBackend, arena: Path) -> None:
     blocks = save(backend, arena)
     batch = Batch()
     batch.extend_prefill(IDS[:100], 0, 3, logits_last=False)

@@ -101,7 +101,7 @@ def test_a_pause_stores_the_end_and_a_new_process_finds_all_of_it(cache: Cache) 
         assert again.cache.source == "ram"
 
 
-def test_a_finish_key_is_a_parent_key_at_once_and_after_it_went_on(cache: Cache) -> None:
+def test_a_finish_key_is_a_parent_key_at_once_and_after_it_was_extended(cache: Cache) -> None:
     engine = CachedEngine(cache, save=NEVER)
     one = engine.ask("one", ids(150), max_tokens=20)
     tokens = [*ids(150), *engine.said["one"]]
@@ -211,7 +211,9 @@ def test_logits_move_to_the_row_that_contains_their_tail(cache: Cache) -> None:
     assert rows == [0, 31, 36, 64, 64]
 
 
-def test_logits_that_did_not_pay_are_not_stored_with_a_longer_row_either(cache: Cache) -> None:
+def test_logits_too_large_for_their_row_are_not_stored_with_a_longer_row_either(
+    cache: Cache,
+) -> None:
     save = replace(NEVER, logits=replace(NEVER.logits, row_share=0.0))
     for name, n_said in (("m1", 4), ("m2", 9)):
         with CachedEngine(cache, save=save, name=f"model:{name}") as engine:

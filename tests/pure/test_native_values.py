@@ -58,7 +58,7 @@ def test_model_parameters_survive_json() -> None:
     assert params.lora == (("a.gguf", 1.0), ("b.gguf", 0.5))
 
 
-def test_rope_overrides_are_told_apart() -> None:
+def test_rope_overrides_are_distinguished() -> None:
     """They change KV, so they are part of its identity; the model's own values are not."""
     assert ModelParams().rope_overrides == ()
     different = [

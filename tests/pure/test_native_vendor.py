@@ -159,7 +159,7 @@ def test_an_archive_without_the_needed_files_leaves_no_source(tmp_path: Path) ->
     assert not (tmp_path / "llama.cpp-abc").exists()
 
 
-def test_a_failed_download_says_what_else_can_be_done(
+def test_the_error_of_a_failed_download_has_the_alternatives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = place_archive(tmp_path)

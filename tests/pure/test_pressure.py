@@ -55,7 +55,7 @@ def test_between_the_watermarks_nothing_begins() -> None:
     assert core().observe(0.0, at(850)).verdict is Verdict.EVICT
 
 
-def test_relief_goes_on_below_high_until_low_is_reached() -> None:
+def test_relief_continues_below_high_until_low_is_reached() -> None:
     one = core()
     one.observe(0.0, at(900))
     one.evicted(1.0, 70)
@@ -134,7 +134,7 @@ def test_laws_of_relief(
 
 
 @given(st.integers(1, 400), st.integers(0, 400))
-def test_a_steady_usage_and_an_honest_cache_settle_after_one_eviction(
+def test_a_steady_usage_and_an_accurate_cache_settle_after_one_eviction(
     above: int, growth: int
 ) -> None:
     """What is freed stays freed: usage falls to low at once, and nothing flaps around it."""
@@ -260,7 +260,7 @@ def test_this_machine_can_be_read() -> None:
     assert 0 < reading.used < reading.total
 
 
-def test_without_a_readable_proc_and_psutil_the_error_says_so(
+def test_without_a_readable_proc_and_psutil_the_error_names_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "psutil", None)
@@ -268,7 +268,7 @@ def test_without_a_readable_proc_and_psutil_the_error_says_so(
         system_reading(tmp_path / "nowhere")
 
 
-def test_without_nvml_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nvml_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(SourceUnavailable, match="pip install nvidia-ml-py"):
         NvidiaSource()

@@ -47,7 +47,7 @@ def test_every_question_is_tried_here() -> None:
     assert {type(one) for one in QUESTIONS} == set(get_args(Question))
 
 
-def test_a_refusal_ends_its_question_and_says_whose_it_is() -> None:
+def test_a_refusal_ends_its_question_and_carries_its_ref() -> None:
     for question in QUESTIONS:
         refused = refusal(question, m.FailReason.POISONOUS, "why")
         assert is_end(refused)
@@ -68,7 +68,7 @@ def test_only_changes_of_adapters_are_not_repeated() -> None:
     assert changes == {m.LoadAdapter, m.UnloadAdapter, m.SetAdapterScale}
 
 
-def test_questions_differ_by_what_is_asked_and_not_by_who_asks() -> None:
+def test_questions_differ_by_their_content_and_not_by_their_sender() -> None:
     digests = [digest_of(m.Ask("model", one)) for one in QUESTIONS]
     assert None not in digests
     assert len(set(digests)) == len(QUESTIONS)

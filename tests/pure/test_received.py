@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import messages as m
-from actors.text.incremental_text import TextStream
+from actors.text.incremental_text import IncrementalText
 from cache import tokens as token_bytes
 from runtime.client.received import PartMissing, Received
 from runtime.client.results import TokenEvent
@@ -19,7 +19,7 @@ PIECES = ["a", "bc", "", "ü", "日本", "st", "op", "🙂", "x" * 9]
 
 def events_of(reply: list[int], stop: str, sizes: list[int]) -> list[m.TokensDelivered]:
     """A run's events: tokens that wait together, as ``sizes`` says, and the tail."""
-    stream, n_chars = TextStream((stop,)), 0
+    stream, n_chars = IncrementalText((stop,)), 0
     held: list[m.TokensDelivered] = []
     events: list[m.TokensDelivered] = []
     size = iter(sizes)
@@ -73,7 +73,7 @@ def _new_text(received: Received, event: m.TokensDelivered) -> str:
     return new.text
 
 
-def test_the_last_words_of_a_dead_process_may_come_after_the_next_one_has_begun() -> None:
+def test_events_of_an_ended_process_may_arrive_after_the_next_one_has_begun() -> None:
     received = Received()
     old = events_of([0, 1, 3, 4], "", [1, 1, 1, 1])
     new = events_of([0, 1, 3, 4, 5], "", [3, 1, 1])

@@ -40,7 +40,7 @@ def prefixes(noted: Noted) -> list[Noted]:
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "seeded"])
-def test_a_reply_goes_on_after_any_token_with_the_same_text(sampling: dict[str, object]) -> None:
+def test_a_reply_resumes_after_any_token_with_the_same_text(sampling: dict[str, object]) -> None:
     asked = request(PROMPT, max_tokens=24, sampling=sampling)
     whole = run(backend(), asked)
     assert len(whole.noted.accepted) == 24
@@ -113,7 +113,7 @@ def test_a_request_that_only_reads_reads_again() -> None:
     assert run(backend(), asked, whole.noted).facts == whole.facts
 
 
-def test_the_prompt_goes_on_with_the_ids_it_had_and_not_with_what_its_text_would_become() -> None:
+def test_the_prompt_continues_with_the_ids_it_had_and_not_with_its_text_tokenised_again() -> None:
     ids = [66, 67, 68, 69]
     by_ids = run(backend(), request(ids, max_tokens=12))
     left = Noted(tuple(ids), by_ids.noted.accepted[:5])
@@ -121,7 +121,7 @@ def test_the_prompt_goes_on_with_the_ids_it_had_and_not_with_what_its_text_would
     assert again.facts == by_ids.facts
 
 
-def test_a_caller_may_say_itself_what_it_has() -> None:
+def test_a_caller_may_send_what_it_has() -> None:
     whole = run(backend(), request(PROMPT, max_tokens=16, sampling=SEEDED))
     for k in range(17):
         delivered = token_bytes.pack(whole.received.tokens[:k])
@@ -131,7 +131,7 @@ def test_a_caller_may_say_itself_what_it_has() -> None:
         assert again.noted == whole.noted
 
 
-def test_what_a_journal_says_counts_more_than_what_the_caller_has() -> None:
+def test_a_journal_takes_precedence_over_what_the_caller_has() -> None:
     whole = run(backend(), request(PROMPT, max_tokens=16))
     delivered = token_bytes.pack(whole.received.tokens[:3])
     left = Noted(whole.noted.prompt, whole.noted.accepted[:9])
@@ -140,14 +140,14 @@ def test_what_a_journal_says_counts_more_than_what_the_caller_has() -> None:
     assert again.resumed == [m.Resumed("r0", 9)]
 
 
-def test_tokens_that_no_model_said_are_refused() -> None:
+def test_tokens_outside_of_the_vocabulary_are_refused() -> None:
     asked = request(PROMPT, max_tokens=16, delivered=token_bytes.pack([70_000]))
     refused = run(backend(), asked)
     assert refused.failed is not None
     assert refused.failed.reason is m.FailReason.INVALID_REQUEST
 
 
-def test_four_at_once_go_on_beside_a_new_one() -> None:
+def test_four_at_once_resume_beside_a_new_one() -> None:
     asked = [request(f"{PROMPT} {n}", max_tokens=20 + n, sampling=SEEDED) for n in range(5)]
     whole = [run(backend(), one) for one in asked]
     left = [Noted(one.noted.prompt, one.noted.accepted[: 4 * n]) for n, one in enumerate(whole)]
@@ -155,7 +155,7 @@ def test_four_at_once_go_on_beside_a_new_one() -> None:
     assert [one.facts for one in again] == [one.facts for one in whole]
 
 
-def test_a_model_that_cannot_be_cut_goes_on_too() -> None:
+def test_a_reply_of_a_model_that_cannot_be_cut_resumes_too() -> None:
     def uncuttable() -> StubBackend:
         return StubBackend.load("uncuttable", ModelParams(n_ctx=2048))
 

@@ -166,7 +166,7 @@ def test_costs_are_what_was_seen_and_between() -> None:
     assert cost.of(20) > cost.of(16)
 
 
-def test_one_bad_measurement_is_not_believed_for_long() -> None:
+def test_one_outlier_has_no_lasting_effect() -> None:
     cost = learned({1: 0.02, 8: 0.04})
     cost.record(8, 4.0)
     assert cost.of(8) / cost.of(1) < 2.5

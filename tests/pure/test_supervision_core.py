@@ -1,7 +1,8 @@
 """The supervisor's decisions, in a world without processes.
 
-``World`` plays the shell: it carries out effects on imaginary processes and lets a test decide
-what each of them does next. What Hypothesis makes of it is in ``test_supervision_laws.py``.
+``tests.support.supervisor_world.World`` carries out the effects on imaginary processes and lets a
+test decide what each of them does next. The laws that Hypothesis checks with it are in
+``test_supervision_laws.py``.
 """
 
 from __future__ import annotations
@@ -9,107 +10,20 @@ from __future__ import annotations
 import pytest
 
 from supervision import effects as fx
-from supervision.core import SupervisorCore
-from supervision.exits import NORMAL, SHUTDOWN, ExitKind, ExitReason
+from supervision.exits import NORMAL, SHUTDOWN, ExitKind
 from supervision.messages import DeleteFailure, StartFailure
 from supervision.spec import (
     BRUTAL_KILL,
     INFINITY,
     AutoShutdown,
     Backoff,
-    ChildSpec,
     Restart,
     Strategy,
     SupervisorSpec,
 )
+from tests.support.supervisor_world import CRASHED, KILLED, World, spec
 
 pytestmark = pytest.mark.pure
-
-KILLED = ExitReason(ExitKind.KILLED, "killed by SIGKILL")
-CRASHED = ExitReason(ExitKind.ABNORMAL, "raised")
-
-
-def spec(child_id, **changes):
-    return ChildSpec(child_id, "tests.support.children.GoodChild", **changes)
-
-
-class World:
-    def __init__(self, spec_of_supervisor, known=None):
-        self.core = SupervisorCore(spec_of_supervisor, known)
-        self.live = {}  # id -> incarnation
-        self.asked = set()
-        self.killed = set()
-        self.timers = []
-        self.trace = []
-        self.all_ready = 0
-        self.finished = []
-        self.answers = []
-        self.removed = []
-        self.now = 0.0
-        self.do(self.core.start())
-
-    def do(self, effects):
-        for effect in effects:
-            match effect:
-                case fx.Spawn(i, n):
-                    assert i not in self.live, f"{i} has two processes"
-                    self.live[i] = n
-                    self.trace.append(("start", i))
-                case fx.AskToStop(i, n):
-                    assert self.live.get(i) == n
-                    self.asked.add(i)
-                    self.trace.append(("stop", i))
-                case fx.Kill(i, n, _):
-                    assert self.live.get(i) == n
-                    self.killed.add(i)
-                    self.trace.append(("kill", i))
-                case fx.Arm(timer, i, n, seconds, spread_s):
-                    self.timers.append((timer, i, n, seconds, spread_s))
-                case fx.AllReady():
-                    self.all_ready += 1
-                case fx.Finished(reason):
-                    assert not self.live, "finished with live children"
-                    self.finished.append(reason)
-                case fx.Removed(child):
-                    self.removed.append(child.id)
-                case fx.Happened():
-                    pass
-                case _:
-                    self.answers.append(effect)
-
-    def ready(self, i):
-        self.do(self.core.child_ready(i, self.live[i]))
-
-    def exit(self, i, reason=KILLED):
-        n = self.live.pop(i)
-        self.asked.discard(i)
-        self.killed.discard(i)
-        self.do(self.core.child_exited(i, n, reason, self.now))
-
-    def ready_all(self):
-        while starting := [i for i in self.live if self.state(i) is fx.State.STARTING]:
-            self.ready(starting[0])
-
-    def obey(self):
-        """Every child that was asked or killed ends; every new one gets ready."""
-        while True:
-            if ending := sorted(self.asked | self.killed):
-                self.exit(ending[0], SHUTDOWN if ending[0] in self.asked else KILLED)
-            elif starting := [i for i in self.live if self.state(i) is fx.State.STARTING]:
-                self.ready(starting[0])
-            else:
-                return
-
-    def state(self, i):
-        return self.core.children[i].state
-
-    def fire(self, timer, i):
-        found = [t for t in self.timers if t[:2] == (timer, i)][-1]
-        self.do(self.core.timer_fired(found[0], found[1], found[2]))
-
-    def take_trace(self):
-        trace, self.trace = self.trace, []
-        return trace
 
 
 def three(strategy, **changes):
@@ -150,7 +64,7 @@ def test_stop_goes_in_reverse_order_each_after_the_one_before_is_gone():
         (Strategy.ONE_FOR_ALL, "stop c, stop a, start a, start b, start c"),
     ],
 )
-def test_the_strategy_decides_who_goes_with_a_killed_child(strategy, expected):
+def test_the_strategy_decides_which_children_restart_with_a_killed_one(strategy, expected):
     world = three(strategy)
     world.exit("b", KILLED)
     world.obey()
@@ -246,7 +160,7 @@ def test_a_temporary_child_that_a_sibling_takes_down_is_forgotten():
     assert list(world.core.children) == ["a", "c"]
 
 
-def test_a_brutal_kill_asks_nobody_and_a_late_stop_is_killed_and_infinity_is_never():
+def test_a_brutal_kill_sends_no_stop_and_a_late_stop_is_killed_and_infinity_is_never():
     children = (
         spec("a", shutdown=INFINITY),
         spec("b", shutdown=2.0),
@@ -391,7 +305,7 @@ def test_a_child_with_its_own_spec_comes_last_and_lives_through_restarts_of_its_
     assert [i for _, i in world.take_trace()] == ["d", "c", "b", "a"]
 
 
-def test_a_new_child_that_fails_to_start_is_forgotten_and_hurts_nobody():
+def test_a_new_child_that_fails_to_start_is_dropped_and_its_siblings_are_unaffected():
     world = three(Strategy.ONE_FOR_ALL)
     world.do(world.core.start_child("d", None, "asker", spec("d")))
     world.exit("d", CRASHED)
@@ -451,7 +365,7 @@ def test_a_start_that_a_siblings_restart_interrupts_is_done_after_it_and_answere
     assert world.live == {"a": 2, "b": 2, "c": 2, "d": 2, "e": 1}
 
 
-def test_a_child_that_somebody_is_stopping_stays_down_when_a_sibling_restarts():
+def test_a_child_that_is_being_terminated_stays_down_when_a_sibling_restarts():
     world = three(Strategy.ONE_FOR_ALL)
     world.do(world.core.terminate_child("c", "asker"))
     world.exit("a", KILLED)
@@ -472,7 +386,7 @@ def test_a_new_child_that_was_up_once_keeps_its_spec_when_a_later_start_fails():
     assert world.state("d") is fx.State.DOWN
 
 
-def test_children_of_a_group_that_die_together_count_once():
+def test_children_of_a_group_that_end_together_count_once():
     world = three(Strategy.ONE_FOR_ALL)
     for _ in range(3):
         for i in "abc":
@@ -482,7 +396,7 @@ def test_children_of_a_group_that_die_together_count_once():
     assert world.live == {"a": 4, "b": 4, "c": 4}
 
 
-def test_a_child_that_dies_while_its_stop_is_queued_is_stopped_and_not_restarted():
+def test_a_child_that_ends_while_its_stop_is_queued_is_stopped_and_not_restarted():
     world = three(Strategy.ONE_FOR_ONE)
     world.do(world.core.terminate_child("a", "a"))
     world.do(world.core.terminate_child("b", "b"))
@@ -519,7 +433,7 @@ def test_terminating_a_child_in_its_pause_brings_the_others_back_at_once():
     assert world.state("b") is fx.State.DOWN
 
 
-def test_a_pause_that_a_restart_of_an_earlier_sibling_overtakes_starts_nobody_early():
+def test_a_backoff_overtaken_by_a_restart_of_an_earlier_sibling_starts_no_child_early():
     slow = Backoff(first_s=5.0, max_s=5.0)
     children = (spec("a", backoff=slow), spec("b", backoff=Backoff()))
     world = World(SupervisorSpec(Strategy.REST_FOR_ONE, children))
@@ -537,7 +451,7 @@ def test_a_pause_that_a_restart_of_an_earlier_sibling_overtakes_starts_nobody_ea
 
 
 def significant(when, strategy=Strategy.ONE_FOR_ONE, **kinds):
-    """a, b and c are significant and transient unless told otherwise; z is neither."""
+    """a, b and c are significant and transient unless a test changes that; z is neither."""
     children = tuple(
         spec(i, restart=kinds.get(i, Restart.TRANSIENT), significant=True) for i in "abc"
     )
@@ -588,7 +502,7 @@ def test_a_significant_child_that_is_about_to_come_back_is_active():
     assert [one.kind for one in world.finished] == [ExitKind.SHUTDOWN]
 
 
-def test_a_significant_child_that_somebody_is_stopping_is_not_active():
+def test_a_significant_child_that_is_being_terminated_is_not_active():
     world = significant(ALL)
     world.do(world.core.terminate_child("b", "t"))
     world.do(world.core.terminate_child("c", "t"))
@@ -744,7 +658,7 @@ def test_terminating_a_dynamic_child_removes_it_and_its_id_keeps_counting():
     assert world.live == {"a": 2}
 
 
-def test_a_child_that_is_terminated_twice_is_asked_once_and_both_askers_hear():
+def test_a_child_that_is_terminated_twice_is_stopped_once_and_both_callers_are_answered():
     world = dynamic()
     world.do(world.core.start_child("a", None, "x"))
     world.ready("a")
@@ -769,6 +683,44 @@ def test_a_stopping_supervisor_refuses_starts_and_stops_dynamic_children_at_once
     assert world.finished == [SHUTDOWN]
 
 
-def test_incarnations_go_on_from_what_is_known():
+def test_incarnations_continue_from_the_known_ones():
     world = World(SupervisorSpec(Strategy.ONE_FOR_ONE, (spec("a"),)), {"a": 41})
     assert world.live == {"a": 42}
+
+
+@pytest.mark.parametrize(
+    ("state", "shutdown", "reason", "reported"),
+    [
+        ("up", 5.0, KILLED, True),
+        ("up", 5.0, CRASHED, True),
+        ("up", 5.0, NORMAL, False),
+        ("up", 5.0, SHUTDOWN, False),
+        ("up", BRUTAL_KILL, KILLED, True),
+        ("starting", 5.0, CRASHED, True),
+        ("stopping", 5.0, SHUTDOWN, False),
+        ("stopping", 5.0, KILLED, True),
+        ("stopping", BRUTAL_KILL, KILLED, False),
+    ],
+)
+def test_each_failure_that_was_not_planned_is_reported_once(state, shutdown, reason, reported):
+    world = World(SupervisorSpec(Strategy.ONE_FOR_ONE, (spec("a", shutdown=shutdown),)))
+    if state != "starting":
+        world.ready("a")
+    if state == "stopping":
+        world.do(world.core.terminate_child("a", "asker"))
+    world.exit("a", reason)
+    assert world.reported == ([("a", 1, reason)] if reported else [])
+
+
+def test_a_report_comes_after_the_restart_and_before_the_end_of_the_supervisor():
+    world = three(Strategy.ONE_FOR_ONE)
+    effects = world.core.child_exited("b", world.live.pop("b"), KILLED, world.now)
+    kinds = [type(effect) for effect in effects]
+    assert kinds.index(fx.Spawn) < kinds.index(fx.Crashed)
+    world.do(effects)
+    world.ready_all()
+    world.do(world.core.stop(SHUTDOWN))
+    for child_id in "cb":
+        world.exit(child_id, SHUTDOWN)
+    effects = world.core.child_exited("a", world.live.pop("a"), KILLED, world.now)
+    assert [type(effect) for effect in effects][-2:] == [fx.Crashed, fx.Finished]

@@ -34,7 +34,7 @@ def test_going_down_and_coming_up_are_news():
     assert directory == {"a": entry(2)}
 
 
-def test_coming_up_anew_is_news_even_when_the_way_down_was_not_seen():
+def test_a_restart_is_reported_even_when_the_exit_was_not_seen():
     directory = {"a": entry(1)}
     assert merge_directory(directory, (entry(2),), ()) == (entry(2),)
 

@@ -1,7 +1,7 @@
 """Laws of supervision, whatever the children, the askers and the clock do.
 
 The first test is the whole truth table, written out from OTP's documentation of supervisors. The
-others let Hypothesis make up lives of imaginary processes (``World`` plays the shell).
+others let Hypothesis make up lives of imaginary processes (``World`` carries out the effects).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from supervision.spec import (
     Strategy,
     SupervisorSpec,
 )
-from tests.pure.test_supervision_core import CRASHED, KILLED, World, spec
 from tests.support.examples import examples
+from tests.support.supervisor_world import CRASHED, KILLED, World, spec
 
 pytestmark = pytest.mark.pure
 
@@ -214,7 +214,9 @@ class Life:
 
 @examples(300)
 @given(st.data(), supervisors())
-def test_in_any_life_repeats_change_nothing_and_whoever_asks_is_answered_once(data, supervisor):
+def test_in_any_sequence_of_events_repeats_change_nothing_and_each_request_is_answered_once(
+    data, supervisor
+):
     life = Life(data, supervisor)
     life.live_on(data.draw(st.integers(0, 40)))
     world = life.world
@@ -231,7 +233,7 @@ def test_in_any_life_repeats_change_nothing_and_whoever_asks_is_answered_once(da
 
 @examples(200)
 @given(st.data(), supervisors())
-def test_a_supervisor_whose_children_obey_always_comes_to_rest(data, supervisor):
+def test_a_supervisor_whose_children_stop_when_asked_always_settles(data, supervisor):
     life = Life(data, supervisor)
     life.live_on(data.draw(st.integers(0, 40)))
     world = life.world

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from supervision.address import Address
 from supervision.dead_letters import DeadLetterLog, refusal_of
 from supervision.exits import ExitKind, ExitReason
-from supervision.lines import Line
+from supervision.host_session import ThreadEndpoint
 from supervision.link import Outcome
 from supervision.messages import (
     Addressed,
@@ -58,7 +58,7 @@ def taken(monitors: Monitors) -> list[Down]:
     return [one.down for one in due if one is not None]
 
 
-def test_the_end_of_an_incarnation_is_told_once_and_with_its_reason():
+def test_the_end_of_an_incarnation_is_reported_once_and_with_its_reason():
     monitors = Monitors()
     monitors.add("r", "a", entry(1))
     monitors.observe((entry(1),), ())
@@ -72,7 +72,7 @@ def test_the_end_of_an_incarnation_is_told_once_and_with_its_reason():
     assert len(monitors) == 0
 
 
-def test_coming_up_anew_between_two_looks_means_that_the_old_one_is_down():
+def test_a_restart_between_two_looks_means_that_the_old_incarnation_is_down():
     monitors = Monitors()
     monitors.add("r", "a", entry(1))
     monitors.observe((entry(2, "up", killed(1)),), ())
@@ -95,14 +95,14 @@ def test_a_child_that_is_starting_or_stopping_is_still_there():
         (entry(3, "restarting", killed(3)), Down("r", "a", 3, killed(3))),
     ],
 )
-def test_what_is_dead_or_unknown_is_down_at_once(known, expected):
+def test_a_target_that_ended_or_is_unknown_is_down_at_once(known, expected):
     monitors = Monitors()
     monitors.add("r", "a", known)
     assert taken(monitors) == [expected]
     assert taken(monitors) == []
 
 
-def test_why_a_child_that_has_left_the_tree_ended_is_remembered():
+def test_the_reason_of_a_child_that_has_left_the_tree_is_kept():
     monitors = Monitors()
     monitors.observe((), (entry(2, "down", killed(2)),))
     monitors.add("r", "a", None)
@@ -133,7 +133,7 @@ def test_an_incarnation_that_was_known_and_is_gone_is_down_at_once():
     assert taken(monitors) == [Down("r", "a", 2, NOPROC)]
 
 
-def test_a_new_supervisor_that_knows_no_reason_is_told_as_unseen():
+def test_a_new_supervisor_without_a_reason_gives_the_reason_unseen():
     monitors = Monitors()
     monitors.add("r", "a", entry(1))
     monitors.observe((entry(2, "up", None),), ())
@@ -196,7 +196,7 @@ def test_monitors_of_others_are_bounded_and_ones_own_are_not():
     assert sorted(one.ref for one in taken(monitors)) == ["1", "3", "mine", "mine also", "mine too"]
 
 
-def test_what_is_remembered_of_the_ended_is_bounded():
+def test_the_number_of_kept_reasons_is_bounded():
     monitors = Monitors(memory=3)
     for number in range(1, 100):
         monitors.observe((), (entry(number, "down", killed(number)),))
@@ -211,7 +211,7 @@ IDS = ("a", "b")
 
 @dataclass
 class World:
-    """What really happens, step by step, and what a directory would say of it."""
+    """What really happens, step by step, and the entries of a directory for it."""
 
     now: dict[str, Entry] = field(default_factory=dict)
     incarnations: dict[str, int] = field(default_factory=dict)
@@ -255,7 +255,7 @@ happenings = st.lists(
 def collapsed(
     news: list[tuple[tuple[Entry, ...], tuple[Entry, ...]]],
 ) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
-    """Only the last thing said of each id, as a push has it."""
+    """Only the last entry of each id, as a push has it."""
     changed: dict[str, Entry] = {}
     removed: dict[str, Entry] = {}
     for came, went in news:
@@ -312,7 +312,7 @@ def test_each_monitor_gets_exactly_one_down_iff_its_incarnation_ended_or_was_not
 
 
 @given(happenings)
-def test_the_reason_is_that_of_its_own_end_when_nothing_lies_between_two_looks(steps):
+def test_the_reason_is_that_of_its_own_end_when_nothing_happened_between_two_looks(steps):
     world, monitors = World(), Monitors()
     for number, (child_id, what) in enumerate(steps):
         if what == "monitor" and child_id in world.now:
@@ -354,10 +354,10 @@ class FakeContext:
         self.sent.append("closed")
 
 
-def new_line() -> tuple[Line, FakeContext]:
+def new_endpoint() -> tuple[ThreadEndpoint, FakeContext]:
     context = FakeContext()
-    line = Line(context, (1, 1), threading.current_thread(), lambda _: None)  # type: ignore[arg-type]
-    return line, context
+    endpoint = ThreadEndpoint(context, (1, 1), threading.current_thread(), lambda _: None)  # type: ignore[arg-type]
+    return endpoint, context
 
 
 def soon() -> float:
@@ -365,59 +365,59 @@ def soon() -> float:
 
 
 def test_a_thread_sets_one_monitor_per_name_and_another_for_the_next_incarnation():
-    line, context = new_line()
-    first = line.watch(HOST, "a", 1)
-    assert line.watch(HOST, "a", 1) == first
-    second = line.watch(HOST, "a", 2)
-    line.watch(HOST, "b", 1)
+    endpoint, context = new_endpoint()
+    first = endpoint.watch(HOST, "a", 1)
+    assert endpoint.watch(HOST, "a", 1) == first
+    second = endpoint.watch(HOST, "a", 2)
+    endpoint.watch(HOST, "b", 1)
     assert context.sent[:2] == [Monitor(first, "a", 1), Monitor(second, "a", 2)]
     assert len(context.sent) == 3
 
 
 def test_a_thread_that_has_not_read_for_long_renews_each_of_its_monitors_before_it_relies_on_it():
-    line, context = new_line()
-    refs = {one: line.watch(HOST, one, 1) for one in ("a", "b")}
+    endpoint, context = new_endpoint()
+    refs = {one: endpoint.watch(HOST, one, 1) for one in ("a", "b")}
     context.sent.clear()
-    for one in line.standing.values():
+    for one in endpoint.standing.values():
         one.renewed_at -= 60  # type: ignore[operator]
-    line.read_at -= 60
-    assert line.watch(HOST, "a", 1) == refs["a"]
-    line.next("", soon())
-    assert line.watch(HOST, "b", 1) == refs["b"]
-    line.watch(HOST, "a", 1)
+    endpoint.read_at -= 60
+    assert endpoint.watch(HOST, "a", 1) == refs["a"]
+    endpoint.next("", soon())
+    assert endpoint.watch(HOST, "b", 1) == refs["b"]
+    endpoint.watch(HOST, "a", 1)
     assert context.sent == [Monitor(refs["a"], "a", 1), Monitor(refs["b"], "b", 1)]
 
 
-def test_whoever_waits_long_renews_now_and_then():
-    line, context = new_line()
-    ref = line.watch(HOST, "a", 1)
-    line.renew(HOST, "a", ref)
-    line.renew(HOST, "a", "of another")
+def test_a_long_wait_renews_its_monitor_now_and_then():
+    endpoint, context = new_endpoint()
+    ref = endpoint.watch(HOST, "a", 1)
+    endpoint.renew(HOST, "a", ref)
+    endpoint.renew(HOST, "a", "of another")
     assert len(context.sent) == 1
-    line.standing["a"].renewed_at -= 60  # type: ignore[operator]
-    line.renew(HOST, "a", ref)
+    endpoint.standing["a"].renewed_at -= 60  # type: ignore[operator]
+    endpoint.renew(HOST, "a", ref)
     assert context.sent == [Monitor(ref, "a", 1)] * 2
 
 
-def test_a_down_that_was_read_while_asking_somebody_else_is_found_by_who_waits_for_it():
-    line, context = new_line()
-    ref = line.watch(HOST, "a", 1)
-    line.streams["s"] = deque()
+def test_a_down_that_was_read_during_another_ask_is_found_by_its_waiter():
+    endpoint, context = new_endpoint()
+    ref = endpoint.watch(HOST, "a", 1)
+    endpoint.streams["s"] = deque()
     down, piece, answer = Down(ref, "a", 1, NOPROC), Monitor("s", "x"), Monitor("r", "y")
     context.inbox.extend((down, piece, Monitor("nobody's", "z"), answer))
-    assert line.next("r", soon()) == answer
-    assert list(line.streams["s"]) == [piece]
-    assert line.next("s", soon(), ref) == down
-    assert line.watch(HOST, "a", 1) != ref
+    assert endpoint.next("r", soon()) == answer
+    assert list(endpoint.streams["s"]) == [piece]
+    assert endpoint.next("s", soon(), ref) == down
+    assert endpoint.watch(HOST, "a", 1) != ref
 
 
-def test_a_thread_says_goodbye_to_the_root_if_it_has_monitors_there():
-    line, context = new_line()
-    line.close(HOST)
+def test_a_thread_with_monitors_at_the_root_removes_them_when_it_ends():
+    endpoint, context = new_endpoint()
+    endpoint.close(HOST)
     assert context.sent == ["closed"]
-    line, context = new_line()
-    line.watch(HOST, "a", 1)
-    line.close(HOST)
+    endpoint, context = new_endpoint()
+    endpoint.watch(HOST, "a", 1)
+    endpoint.close(HOST)
     assert context.sent[1:] == [Demonitor(""), "closed"]
 
 
@@ -425,7 +425,7 @@ def test_a_thread_says_goodbye_to_the_root_if_it_has_monitors_there():
 
 
 class FakeMailbox:
-    """Keeps what is sent and what is due later, until the test says what becomes of it."""
+    """Keeps what is sent and what is due later, until the test decides the outcome."""
 
     address = Address("127.0.0.1", 9)
 
@@ -435,7 +435,12 @@ class FakeMailbox:
         self.later: list[object] = []
 
     def send(
-        self, target: object, message: object, done: Callable[[bool], None] | None = None
+        self,
+        target: object,
+        message: object,
+        done: Callable[[bool], None] | None = None,
+        *,
+        prompt: bool = False,
     ) -> None:
         self.sent.append((target, message))
         if done is not None:
@@ -477,7 +482,7 @@ def next_turn(worker: Worker, mailbox: FakeMailbox) -> None:
         worker._timer(payload)
 
 
-def test_monitoring_the_dead_calls_the_hook_in_a_later_turn_and_once():
+def test_monitoring_an_ended_process_calls_the_hook_in_a_later_turn_and_once():
     worker, mailbox = new_worker(entry(1, "down", killed(1)))
     ref = worker.monitor("a")
     assert worker.heard == []
@@ -524,7 +529,7 @@ def test_late_news_that_a_child_has_started_does_not_raise_the_dead():
     assert worker.directory["a"].incarnation == 4
 
 
-def test_what_does_not_arrive_comes_back_in_a_later_turn():
+def test_undelivered_messages_reach_the_hook_in_a_later_turn():
     worker, mailbox = new_worker(entry(1))
     assert worker.tell("a", Demonitor("by name"))
     assert worker.tell(OTHER, Demonitor("by address"))
@@ -553,7 +558,7 @@ def test_a_refusal_is_an_undelivered_message():
     assert worker.heard == [("a", refusal)]
 
 
-# ── messages that reach nobody ───────────────────────────────────────────────
+# ── undeliverable messages ───────────────────────────────────────────────────
 
 
 def test_a_refusal_carries_the_ref_of_what_was_refused():
@@ -578,12 +583,12 @@ def test_a_flood_of_dead_letters_is_one_line_per_target_and_type_without_content
 
 
 def test_a_standing_monitor_that_did_not_arrive_is_set_again():
-    line, context = new_line()
+    endpoint, context = new_endpoint()
     context.outcome = Outcome.REFUSED
-    ref = line.watch(HOST, "a", 1)
+    ref = endpoint.watch(HOST, "a", 1)
     context.outcome = Outcome.ARRIVED
-    assert line.watch(HOST, "a", 1) == ref
-    assert line.watch(HOST, "a", 1) == ref
+    assert endpoint.watch(HOST, "a", 1) == ref
+    assert endpoint.watch(HOST, "a", 1) == ref
     assert context.sent == [Monitor(ref, "a", 1)] * 2
 
 

@@ -12,7 +12,7 @@ from supervision import ports
 pytestmark = pytest.mark.pure
 
 
-def test_a_port_lies_outside_of_the_range_that_the_kernel_gives_away():
+def test_a_port_lies_outside_of_the_ephemeral_range_of_the_kernel():
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     for _ in range(20):
         port = ports.free_port()

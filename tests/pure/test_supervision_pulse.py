@@ -39,7 +39,7 @@ def shared_pages() -> int:
 # ── the page ─────────────────────────────────────────────────────────────────
 
 
-def test_a_page_tells_what_its_process_did(page):
+def test_a_page_shows_what_its_process_did(page):
     before = time.monotonic()
     page.begin("Echo", 3)
     page.end(2)
@@ -59,7 +59,7 @@ def test_a_page_tells_what_its_process_did(page):
     assert page.beat_s == 0.5
 
 
-def test_a_sign_of_life_between_messages_is_no_message(page):
+def test_a_beat_between_messages_is_no_message(page):
     page.begin("Echo", 0)
     page.end(0)
     alive = page.read().alive
@@ -204,7 +204,7 @@ def test_the_page_is_one_page_and_costs_microseconds(page):
 
 
 def looks(signs, until, every=1.0, heartbeats=None):
-    """Look every second with what ``signs(now)`` says; the first time that somebody hangs."""
+    """Look every second at what ``signs(now)`` returns; the first time that a child hangs."""
     heartbeats = heartbeats or Heartbeats(every)
     now = 100.0
     while now < 100.0 + until:
@@ -220,11 +220,11 @@ def test_a_child_that_is_silent_for_too_long_hangs():
     assert found == (31.0, [("a", "hook")])
 
 
-def test_a_child_that_shows_life_does_not_hang():
+def test_a_child_that_beats_is_not_hung():
     assert looks(lambda now: Sign(30.0, now - 7.5), until=1000) is None
 
 
-def test_nobody_minds_the_silence_of_a_child_without_a_heartbeat():
+def test_the_silence_of_a_child_without_a_heartbeat_is_ignored():
     assert looks(lambda now: Sign(None, 100.0), until=1000) is None
 
 
@@ -253,10 +253,10 @@ def test_time_without_a_cpu_is_not_held_against_a_child():
     assert 44 <= found[0] <= 47
 
 
-def test_a_supervisor_that_was_late_itself_kills_nobody_for_it():
+def test_a_supervisor_that_was_late_itself_kills_no_child_for_it():
     heartbeats = Heartbeats(1.0)
     assert heartbeats.look(100.0, {"a": Sign(30.0, 99.5), "b": Sign(30.0, 99.9)}) == []
-    # Everybody was stopped for an hour, b right after a last sign that nobody has seen yet.
+    # All were stopped for an hour, b right after a last sign that was not read yet.
     assert heartbeats.look(3700.0, {"a": Sign(30.0, 99.5), "b": Sign(30.0, 100.1)}) == []
     assert heartbeats.look(3701.0, {"a": Sign(30.0, 3700.5), "b": Sign(30.0, 100.1)}) == []
     found = [heartbeats.look(3702.0 + n, {"a": Sign(30.0, 3701.0 + n), "b": Sign(30.0, 100.1)})
@@ -266,7 +266,7 @@ def test_a_supervisor_that_was_late_itself_kills_nobody_for_it():
     assert 25 <= first <= 30
 
 
-def test_the_first_look_holds_nothing_against_anybody():
+def test_the_first_look_finds_no_child_hung():
     """The node may have been stopped between the start of a child and the first look at it."""
     heartbeats = Heartbeats(1.0)
     assert heartbeats.look(3700.0, {"a": Sign(30.0, 100.0)}) == []
@@ -279,7 +279,9 @@ def test_the_first_look_holds_nothing_against_anybody():
     heartbeat=st.floats(0.1, 100),
     gaps=st.lists(st.floats(0.0, 1000.0), min_size=1, max_size=60),
 )
-def test_who_shows_life_before_every_look_never_hangs_however_late_the_looks_are(heartbeat, gaps):
+def test_a_child_that_beats_before_every_look_is_never_hung_however_late_the_looks_are(
+    heartbeat, gaps
+):
     heartbeats = Heartbeats(1.0)
     now = 1000.0
     for gap in gaps:
@@ -303,7 +305,7 @@ def test_silence_is_noticed_within_the_heartbeat_and_two_looks(heartbeat, start,
     assert now - 1000.0 - start > heartbeat
 
 
-def test_words_for_a_silence(page):
+def test_descriptions_of_a_silence(page):
     page.begin("Complete", 0)
     since = page.read().since
     words = describe_silence(page, "hook", since + 29.8)

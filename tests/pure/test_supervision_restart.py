@@ -47,7 +47,7 @@ def test_whether_a_child_restarts(restart, kind, restarts):
         (Strategy.ONE_FOR_ALL, "b", "abc"),
     ],
 )
-def test_who_goes_with_a_failed_child(strategy, failed, group):
+def test_children_affected_by_a_failed_one(strategy, failed, group):
     assert affected(strategy, ("a", "b", "c"), failed) == tuple(group)
 
 

@@ -1,4 +1,4 @@
-"""Sessions: nobody without the cookie is heard, and nothing is heard twice."""
+"""Sessions: without the cookie nothing is accepted, and no frame is accepted twice."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_messages_arrive_whole_and_in_order_however_the_bytes_are_cut(messages, 
 
 
 @given(st.data())
-def test_a_frame_with_any_bit_changed_is_not_heard(data):
+def test_a_frame_with_any_bit_changed_is_dropped(data):
     ours, theirs = pair()
     frame = bytearray(ours.seal(Kind.MESSAGE, b"stop the node"))
     bit = data.draw(st.integers(0, len(frame) * 8 - 1))
@@ -65,14 +65,14 @@ def test_a_frame_with_any_bit_changed_is_not_heard(data):
         theirs.receive(b"x" * MAX_FRAME_BYTES)
 
 
-def test_the_last_frame_says_how_many_messages_were_read():
+def test_the_last_frame_has_the_number_of_messages_read():
     ours, theirs = pair()
     theirs.receive(ours.seal(Kind.MESSAGE, b"read"))
     ours.seal(Kind.MESSAGE, b"never read")
     assert ours.receive(theirs.seal_bye()) == [Left(1)]
 
 
-def test_a_frame_is_not_heard_twice():
+def test_a_repeated_frame_is_dropped():
     ours, theirs = pair()
     frame = ours.seal(Kind.MESSAGE, b"once")
     assert theirs.receive(frame) == [Arrived(b"once", False)]
@@ -87,14 +87,14 @@ def test_a_frame_that_is_left_out_is_noticed():
         theirs.receive(ours.seal(Kind.MESSAGE, b"next"))
 
 
-def test_a_frame_of_another_connection_is_not_heard():
+def test_a_frame_of_another_connection_is_dropped():
     ours, _ = pair()
     _, other = pair()
     with pytest.raises(FrameRefused):
         other.receive(ours.seal(Kind.MESSAGE, b"x"))
 
 
-def test_a_frame_is_not_heard_by_who_sent_it():
+def test_a_frame_is_dropped_by_its_own_sender():
     ours, _ = pair()
     with pytest.raises(FrameRefused):
         ours.receive(ours.seal(Kind.MESSAGE, b"x"))
@@ -112,7 +112,7 @@ def test_a_whole_conversation_cannot_be_repeated():
 
 
 @pytest.mark.parametrize("knows", ["nobody", "connector", "listener"])
-def test_both_sides_must_know_the_cookie(knows):
+def test_both_sides_must_hold_the_cookie(knows):
     wrong, other = Secret(b"w" * 32), Secret(b"v" * 32)
     ours = Session(COOKIE if knows == "connector" else wrong, CONNECTOR, LISTENER)
     theirs = Session(COOKIE if knows == "listener" else other, LISTENER, None)
@@ -149,7 +149,7 @@ def test_noise_is_refused_or_waited_for_and_never_kept(noise):
     assert noise.startswith(b"LA1") or b"LA1".startswith(noise)
 
 
-def test_a_stranger_may_not_announce_a_long_frame():
+def test_an_unauthenticated_peer_may_not_announce_a_long_frame():
     listener = Session(COOKIE, LISTENER, None)
     listener.receive(b"LA1" + b"n" * 16)
     listener.take_output()
@@ -164,7 +164,7 @@ def test_an_impossible_length_is_refused(length):
         theirs.receive(length.to_bytes(4, "big"))
 
 
-def test_a_frame_too_large_to_be_heard_is_not_sealed():
+def test_a_frame_too_large_to_be_accepted_is_not_sealed():
     ours, _ = pair()
     with pytest.raises(FrameRefused, match="too large"):
         ours.seal(Kind.MESSAGE, b"x" * MAX_FRAME_BYTES)

@@ -110,7 +110,7 @@ def test_a_supervisor_spec_names_the_value_that_is_wrong(change, field):
     assert repr(caught.value.value) in str(caught.value)
 
 
-def test_a_significant_child_is_transient_or_temporary_below_a_supervisor_that_minds():
+def test_a_significant_child_is_transient_or_temporary_below_an_auto_shutdown_supervisor():
     for restart in (Restart.TRANSIENT, Restart.TEMPORARY):
         for auto in (AutoShutdown.ANY_SIGNIFICANT, AutoShutdown.ALL_SIGNIFICANT):
             child = ChildSpec("a", ACTOR, restart=restart, significant=True)

@@ -31,7 +31,7 @@ def unified(machine: Machine, own: str, top: str = "/", point: str = V2) -> None
     machine.mounts(("cgroup2", top, point))
 
 
-def test_without_limits_it_is_what_the_kernel_says(machine: Machine) -> None:
+def test_without_limits_it_is_the_value_of_the_kernel(machine: Machine) -> None:
     unified(machine, "/user.slice/me")
     machine.v2(f"{V2}/user.slice/me", "max", 3 * GIB)
     assert available_memory(machine.root) == 20 * GIB
@@ -99,7 +99,7 @@ def test_version_1_counts_with_its_parents(machine: Machine) -> None:
     assert available_memory(machine.root) == GIB + 512 * MIB
 
 
-def test_version_1_tells_of_parents_outside_of_the_container(machine: Machine) -> None:
+def test_version_1_shows_limits_of_parents_outside_of_the_container(machine: Machine) -> None:
     machine.cgroup("4:memory:/docker/abc")
     machine.mounts(("memory", "/docker/abc", "/sys/fs/cgroup/memory"))
     machine.v1("/sys/fs/cgroup/memory", NO_LIMIT_V1, MIB, hierarchical_memory_limit=GIB)

@@ -1,7 +1,7 @@
-"""An engine on a thread, with the real cache_meta beside it, without processes or mail.
+"""An engine on a thread, with the real cache_meta beside it, without processes or mailboxes.
 
-``cache_meta`` answers on the engine's thread, at once. A test asks one request after the other and
-looks at what was published: rows, reasons, reservations.
+``cache_meta`` answers on the engine's thread, at once. A test runs one request after the other and
+checks what was published: rows, reasons, reservations.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from actors.kv.open_store import open_store
 from actors.storage.cache_meta import CacheMetaActor, CacheMetaArgs
 from cache import tokens as token_bytes
 from cache.arena import create_arena, scan_arena
+from cache.finish_keys import ends_in
 from cache.policy import LivePolicy, SavePolicy
 from cache.rows import HEADER_BYTES, RowHeader
-from cache.tips import ends_in
 from native.params import ModelParams, SamplingParams
 from native.stub import StubBackend
 from supervision import Address, ChildKind, Entry
@@ -56,14 +56,14 @@ class Cache:
         meta.after = lambda seconds, payload: None
         meta.tell = self._tell
         meta.init(CacheMetaArgs(str(self.path), self.budget, ()))
-        meta._grants_from = 0.0  # nobody else writes here, so there is nothing to wait for
+        meta._grants_from = 0.0  # there is no other writer, so there is nothing to wait for
         self.meta = meta
         meta.handle(m.RowsFound("ram", tuple(self._found()), last=True), ENGINE)
-        while not meta._adoption.is_idle:
-            meta._adopt_some()
+        while not meta._row_import.is_idle:
+            meta._import_some()
 
     def die(self, engine: CachedEngine) -> None:
-        """Cache_meta is gone, and another one in its place."""
+        """Replace cache_meta by a new one, without its state."""
         self.start()
         engine.commands.put(CacheGone())
 

@@ -1,4 +1,4 @@
-"""A zoo of badly behaved children, and one good one."""
+"""Misbehaving children for tests of supervision, and one well-behaved one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from supervision.worker import Worker
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """Answered by Echoed with who answered."""
+    """Answered by Echoed, with the id of the actor that answers."""
 
     ref: str
     payload: object = None
@@ -35,7 +35,7 @@ class Echoed:
 
 @dataclass(frozen=True, slots=True)
 class Do:
-    """Misbehave, or stop; see ``GoodChild.do`` for the words."""
+    """Misbehave, or stop; ``GoodChild.do`` lists the actions."""
 
     what: str
     seconds: float = 0.0
@@ -89,7 +89,7 @@ class SlowToClose(logging.NullHandler):
 
 
 class GoodChild(Worker):
-    """Answers Echo, does as told, writes its life into a journal."""
+    """Answers Echo, carries out ``Do``, records its callbacks in a journal."""
 
     plan: Plan
 
@@ -150,9 +150,9 @@ class GoodChild(Worker):
                 self.write(f"do {what} {self.handled}")
                 self.do(what, seconds)
 
-    def do(self, what: str, seconds: float) -> None:  # noqa: C901, PLR0912 - a list of words
+    def do(self, what: str, seconds: float) -> None:  # noqa: C901, PLR0912 - a list of actions
         if what == "raise":
-            raise RuntimeError("told to raise")
+            raise RuntimeError("raised by the test")
         if what == "exit":
             os._exit(3)
         if what == "kill":
@@ -169,7 +169,7 @@ class GoodChild(Worker):
             logging.getLogger().addHandler(SlowToClose())
             self.stop(NORMAL)
         if what == "abnormal":
-            self.stop(ExitReason(ExitKind.ABNORMAL, "told to"))
+            self.stop(ExitReason(ExitKind.ABNORMAL, "failed by the test"))
         if what == "busy":
             time.sleep(seconds)  # noqa: TID251 - misbehaves on purpose
         if what == "spin":
@@ -188,7 +188,7 @@ class GoodChild(Worker):
         elif payload == "look":
             self.after(0.02, "look")
         elif payload == "fail":
-            self.fail("gave up loading", self.plan.error)
+            self.fail("loading was abandoned", self.plan.error)
         else:
             self.seen.append(payload)
 
@@ -206,7 +206,7 @@ class GoodChild(Worker):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Monitor a child of the tree; with ``again``, anew whenever it has ended and is back."""
+    """Monitor a child of the tree; with ``again``, also each later incarnation."""
 
     ref: str
     other: str
@@ -217,10 +217,10 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Raise while handling this; without ``aloud``, just never answer."""
+    """Raise while handling this; without ``raises``, just never answer."""
 
     ref: str
-    aloud: bool = True
+    raises: bool = True
 
 
 class WatchingChild(GoodChild):
@@ -232,7 +232,7 @@ class WatchingChild(GoodChild):
         self.watched: set[str] = set()
 
     def handle(self, message: object, sender: Address) -> None:
-        if isinstance(message, Fail) and message.aloud:
+        if isinstance(message, Fail) and message.raises:
             raise LookupError("first line\nno such thing")
         if not isinstance(message, Watch):
             super().handle(message, sender)
@@ -257,6 +257,11 @@ class WatchingChild(GoodChild):
             if entry.is_up and entry.id in self.again and entry.id not in self.watched:
                 self.watch_again(entry.id)
 
+    def status(self) -> dict[str, object]:
+        found = ((one, self.directory.get(one)) for one in self.watched)
+        present = {one: entry.incarnation for one, entry in found if entry}
+        return super().status() | {"watched": present}
+
     def watch_again(self, child_id: str) -> None:
         self.watched.add(child_id)
         self.monitor(child_id)
@@ -272,7 +277,7 @@ class Unimportable:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the engine does: ``sleep | step | beats | post | raise | return``."""
+    """Work for the engine: ``sleep | step | beats | post | raise | return``."""
 
     ref: str
     what: str

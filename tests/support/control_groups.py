@@ -1,4 +1,4 @@
-"""A memory-limited control group of a test's own, where this machine lets one be made."""
+"""A memory-limited control group of a test's own, where this machine allows one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def limited_group(limit_bytes: int) -> Iterator[Group]:
             (folder / file).write_text(f"{limit_bytes}\n")
         except OSError as error:
             pytest.skip(f"{folder / file} cannot be written: {error.strerror}")
-        with contextlib.suppress(OSError):  # or the limit is met by swapping
+        with contextlib.suppress(OSError):  # or memory is swapped instead of limited
             (folder / "memory.swap.max").write_text("0\n")
         yield Group(top.version, folder, f"{top.name.rstrip('/')}/{name}")
     finally:

@@ -1,7 +1,7 @@
-"""Drive a model's engine without any process: every step happens when the test says so.
+"""Run a model's engine without any process: every step is started by the test.
 
 The engine runs on the caller's thread. A script is a generator that yields lists of commands; it is
-resumed with what became of the requests when all of them have ended. Commands may also be sent in
+resumed with the outcomes of the requests when all of them have ended. Commands may also be sent in
 reply to events, so "cancel it while it reads" is exact and needs no clock.
 """
 
@@ -28,7 +28,7 @@ Script = Generator[Sequence[object], "dict[str, Outcome]", None]
 
 @dataclass
 class Outcome:
-    """What a caller got."""
+    """What a caller received."""
 
     done: m.Completed | None = None
     verified: m.Verified | None = None
@@ -71,7 +71,7 @@ def run(name: str, prompt: Sequence[int] | str, **fields: Any) -> m.Run:
 
 
 class EngineRun:
-    """One engine over ``backend``, without a cache beside it unless ``store`` says so."""
+    """One engine over ``backend``, without a cache unless ``store`` makes one."""
 
     def __init__(
         self,
@@ -144,7 +144,9 @@ class EngineRun:
                 outcome.done = message
             case m.CompletionFailed() if outcome:
                 outcome.failed = message
-            case m.RequestEnded(request_id):  # the last word about a request; its cells go next
+            case m.RequestEnded(
+                request_id
+            ):  # the final message of a request; its cells are freed next
                 self._open.discard(request_id)
             case _ if ref is not None and outcome is None:
                 self.answers[ref] = message

@@ -1,8 +1,8 @@
-"""How many examples Hypothesis tries: a bounded number always, ten times as many when asked.
+"""How many examples Hypothesis tries: a bounded number, or ten times as many.
 
 ``HYPOTHESIS_PROFILE=thorough``, or ``--hypothesis-profile=thorough`` at pytest. In every profile
-examples are random, a failure prints the line that reproduces it, and no example has a deadline:
-how long one takes says how busy the machine is.
+examples are random, a failure prints the line that reproduces it, and no example has a deadline,
+since its duration depends on the load of the machine.
 """
 
 from __future__ import annotations

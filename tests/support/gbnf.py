@@ -1,7 +1,7 @@
 """A second reader of grammars (GBNF), slow and plain: which texts they accept, and random ones.
 
-It shares no code with the product, so that a test of the product's grammars does not test the
-product's matcher by itself.
+It shares no code with the product, so that the product's matcher is not tested against
+itself.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Write small GGUF models with random weights: real files for libllama, made in the test.
 
-The architecture is llama unless a test asks for another, the tokenizer a byte-level BPE of our own:
+The architecture is llama unless a test names another, the tokenizer a byte-level BPE made here:
 every byte is a token, so any text survives a round trip. Weights are seeded; equal arguments give
-equal files. ``shaped_llama`` has the shape and the KV size of a well-known 1.1B model, which is
-what timings depend on; the benchmarks use it too.
+equal files. ``shaped_llama`` has the shape and the KV size of a well-known 1.1B model, on which
+timings depend; the benchmarks use it too.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Shape:
     pre: str = "gpt-2"  # name of the pre-tokenizer; "none": no vocabulary at all
 
     def is_recurrent(self, layer: int) -> bool:
-        """In a hybrid of ours every second layer attends, the others are recurrent."""
+        """In the hybrids made here every second layer attends, the others are recurrent."""
         return self.arch == "mamba" or (self.arch in HYBRIDS and layer % 2 == 0)
 
 
-WINDOW = 32  # tokens that a layer of ours with a sliding window looks back
+WINDOW = 32  # tokens inside the sliding window of the models made here
 HYBRIDS = ("jamba", "lfm2")
 _STATE, _RANK, _CONV, _EXPERTS = 16, 8, 4, 4
 TINY = Shape()
@@ -114,7 +114,7 @@ def _add_parameters(writer: GGUFWriter, shape: Shape) -> None:
 
 
 def patch_number(path: Path, key: str, value: int) -> None:
-    """Overwrite the 32-bit number behind metadata ``key`` in place: a lie the header can tell."""
+    """Overwrite the 32-bit number behind metadata ``key`` in place, to make the header wrong."""
     data = bytearray(path.read_bytes())
     at = data.index(key.encode()) + len(key) + 4  # the value's type lies between
     data[at : at + 4] = value.to_bytes(4, "little")
@@ -139,7 +139,7 @@ def _add_tokenizer(writer: GGUFWriter, n_vocab: int) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    # An empty array has no element type, and llama.cpp wants the key to be there.
+    # An empty array has no element type, and llama.cpp requires the key.
     writer.add_key_value("tokenizer.ggml.merges", merges or ["a a"], GGUFValueType.ARRAY)
     writer.add_bos_token_id(n_vocab - 2)
     writer.add_eos_token_id(n_vocab - 1)
@@ -288,7 +288,7 @@ def _qwen2vl(shape: Shape) -> Iterator[Tensor]:
 
 ARCHITECTURES: dict[str, Callable[[Shape], Iterator[Tensor]]] = {
     "llama": _llama,
-    "gemma3": _gemma3,  # sliding window, every sixth layer looks at all
+    "gemma3": _gemma3,  # sliding window, every sixth layer attends to everything
     "gpt-oss": _gpt_oss,  # sliding window in every second layer, sinks, experts
     "mamba": _mamba,  # recurrent
     "jamba": _jamba,  # hybrid of both kinds of layer

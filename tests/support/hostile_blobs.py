@@ -1,7 +1,7 @@
 """Forge KV blobs and restore them: ``python -m tests.support.hostile_blobs PATH FLASH KV ARCH N``.
 
-Prints one line of JSON: how many were refused, how many taken, and how often that changed what
-another sequence says, beside the forged one or after it.
+Prints one line of JSON: how many were refused, how many accepted, and how often that changed the
+tokens of another sequence, beside the forged one or after it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def read(b: Backend, tokens: list[int], seq: int, start: int = 0) -> int:
     return -1 if row is None else row
 
 
-def say(b: Backend, tokens: list[int], seq: int, start: int = 0, n: int = 4) -> list[int]:
-    """What follows, in a sequence that is emptied afterwards; nothing if the decode fails."""
+def greedy_tokens(b: Backend, tokens: list[int], seq: int, start: int = 0, n: int = 4) -> list[int]:
+    """The next tokens, in a sequence that is emptied afterwards; nothing if the decode fails."""
     out: list[int] = []
     try:
         row, sampler = read(b, tokens, seq, start), b.new_sampler(SamplingParams())
@@ -59,7 +59,7 @@ def forge(good: bytes, head: int, rng: random.Random) -> bytes:
         case 2:  # bits anywhere
             for _ in range(rng.randrange(1, 200)):
                 blob[rng.randrange(len(blob))] ^= 1 << rng.randrange(8)
-        case 3:  # a run of infinities, of what is no number, of the largest and the smallest
+        case 3:  # a run of infinities, NaN, the largest or the smallest number
             fill = rng.choice(FILLS)
             at, n = rng.randrange(head, len(blob)), rng.randrange(2, 4096)
             run = (fill * n)[: len(blob) - at]
@@ -70,7 +70,7 @@ def forge(good: bytes, head: int, rng: random.Random) -> bytes:
             blob += rng.randbytes(rng.randrange(1, 100))
         case 6:  # all numbers
             blob[head:] = rng.randbytes(len(blob) - head)
-        case _:  # one word of the numbers
+        case _:  # four bytes of the numbers
             struct.pack_into(
                 "<I", blob, rng.randrange(head, len(blob) - 4) & ~3, rng.choice(NUMBERS)
             )
@@ -109,14 +109,16 @@ def main(path: str, flash: str, kv: str, arch: str, n: str) -> dict[str, int]:
             return False
         return True
 
-    expected = say(b, other, 3)
+    expected = greedy_tokens(b, other, 3)
     found = {"refused": 0, "taken": 0, "others_changed": 0, "good_refused": 0}
     for _ in range(int(n)):
         if restore(forge(good, head, rng)):
             found["taken"] += 1
-            beside = say(b, other, 3)
-            say(b, tokens[:1], 0, N)  # its own request: whatever comes
-            found["others_changed"] += (beside != expected) + (say(b, other, 3) != expected)
+            beside = greedy_tokens(b, other, 3)
+            greedy_tokens(b, tokens[:1], 0, N)  # its own request: whatever comes
+            found["others_changed"] += (beside != expected) + (
+                greedy_tokens(b, other, 3) != expected
+            )
         else:
             found["refused"] += 1
             assert b.seq_range(0) is None

@@ -1,13 +1,13 @@
-"""Kill -9 at every step of the cache's protocol, then recover and look at everything.
+"""Kill -9 at every step of the cache's protocol, then recover and check everything.
 
 python -m tests.support.killpoints [--points 1400] [--seed 1] [--point N]
 
 A *point* is one run of a random load over the cache of a node (real index, arena, directories,
-writer, tiers, promotions: ``tests.support.tier_rig``) in which one process dies. The process is a
-real one: the operation at which it dies runs in a fork that sends itself SIGKILL before a chosen
-step: a slab begun, half a payload, a publish, a temp file created, half written, synced, linked,
-unlinked, a directory synced, a slab wiped, or after the last one and before anybody was told. Then
-whatever the supervision tree would restart is restarted, and the load goes on to its end.
+writer, tiers, promotions: ``tests.support.tier_rig``) in which one process is killed. The process
+is a real one: the chosen operation runs in a fork that sends itself SIGKILL before a chosen step: a
+slab begun, half a payload, a publish, a temp file created, half written, synced, linked, unlinked,
+a directory synced, a slab wiped, or after the last one and before its result was reported. Then the
+processes that the supervision tree would restart are restarted, and the load continues to its end.
 
 Afterwards each row is absent or whole, the accounts are right, no lease or reservation is left,
 directories keep their budgets at every call, lookups find what is stored, and a second start, from
@@ -37,8 +37,8 @@ import pytest
 from actors import messages as m
 from actors.storage import cache_meta
 from actors.storage.promoter import Promoter
-from actors.storage.tier_directory import TierKeeper
-from actors.storage.tier_writer import BATCH_ROWS, WriteLane
+from actors.storage.tier_directory import TierDirectory
+from actors.storage.tier_writer import BATCH_ROWS, TierWriter
 from cache.answers import RAM
 from cache.arena import ArenaReader, SlabWriter, scan_arena
 from cache.filesystem import PosixFilesystem
@@ -67,13 +67,13 @@ DELIVERIES = 2000
 """Before all is quiet; a load of few rows needs some dozens."""
 FAILED = 3
 MODEL = "model:m"
-IN_MEMORY = Path("/dev/shm")  # temporary folders of our own in it
+IN_MEMORY = Path("/dev/shm")  # for temporary folders
 HERE = Address("127.0.0.1", 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Which operation dies, and before which of its steps."""
+    """The operation that is killed, and before which of its steps."""
 
     operation: int
     step: int
@@ -82,11 +82,11 @@ class Point:
 
 
 class Died(Exception):
-    """The process of this role is gone."""
+    """The process of this role was killed."""
 
 
 class KillRig(Rig):
-    """A rig in which the process that does the ``point.operation``-th operation dies."""
+    """A rig in which the process of the ``point.operation``-th operation is killed."""
 
     def __init__(self, home: Path, patch: pytest.MonkeyPatch, point: Point, **sizes: int) -> None:
         self.point = point
@@ -100,10 +100,10 @@ class KillRig(Rig):
         """Draws how long the tail is that a save ends with; None: whole blocks only."""
         super().__init__(home, patch, **sizes)
 
-    # ── dying ──
+    # ── kills ──
 
     def operate(self, role: str, work: Callable[[], Any]) -> Any:
-        """Do it; or let a fork begin it and die, and raise ``Died``."""
+        """Do it; or let a fork begin it and be killed, and raise ``Died``."""
         self.operations += 1
         self.by_role[role] += 1
         count = self.by_role[role] if role == self.point.role else self.operations
@@ -115,7 +115,7 @@ class KillRig(Rig):
         raise Died(role)
 
     def _alone(self, work: Callable[[], Any]) -> None:
-        """In the fork: nobody hears what it says."""
+        """In the fork: messages that it sends are dropped."""
         self.is_fork = True
         work()
 
@@ -147,15 +147,15 @@ class KillRig(Rig):
                 self.keepers[name].start()
         if "writer" in gone:
             self.lanes = {
-                name: WriteLane(name, dirs, self.arena, self.disks[name]) for name in dirs
+                name: TierWriter(name, dirs, self.arena, self.disks[name]) for name in dirs
             }
 
     def _entry(self, child: str) -> Any:
         return dataclasses.replace(entry_of(child), incarnation=1 + self.incarnations[child])
 
-    def _keeper(self, name: str) -> TierKeeper:
+    def _keeper(self, name: str) -> TierDirectory:
         root = str(self.roots[name])
-        return TierKeeper(
+        return TierDirectory(
             name,
             root,
             os.stat(root).st_dev,
@@ -176,7 +176,7 @@ class KillRig(Rig):
                 rows.append(m.StoredRow(*facts, header.row_bytes, offset))
         return rows
 
-    # ── who does what, each of them an operation ──
+    # ── the operations of each process ──
 
     def tell_meta(self, message: object) -> None:
         """A message that is not an operation: what a new process reports of itself."""
@@ -195,7 +195,7 @@ class KillRig(Rig):
         delivered = 0
         while self.queue or self.due:
             delivered += 1
-            assert delivered < DELIVERIES, "the processes keep each other busy for ever"
+            assert delivered < DELIVERIES, "the processes keep sending each other messages"
             if self.due:
                 self.meta.handle_timer(self.due.popleft())
                 continue
@@ -232,7 +232,7 @@ class KillRig(Rig):
     # ── the load ──
 
     def act(self, rng: random.Random) -> None:
-        """One random thing that models and people do."""
+        """One random action of models and users."""
         numbers = [rng.randrange(3) for _ in range(rng.randrange(1, 5))]
         match rng.randrange(9):
             case 0 | 1 | 2 | 3:
@@ -261,7 +261,7 @@ class KillRig(Rig):
             self.replies.clear()
 
     def _hold(self, numbers: list[int]) -> None:
-        """A reader that keeps its lease until it ends or dies."""
+        """A reader that keeps its lease until it ends or is killed."""
         tokens = pack([token for number in numbers for token in block(number)])
         self.report(m.LookupPrefix("ref", self.holder, ROOT, tokens))
         if self.replies:
@@ -270,7 +270,7 @@ class KillRig(Rig):
             self.report(m.ReleaseLease(self.leases.pop(0)))
 
     def _reserve_only(self, numbers: list[int]) -> None:
-        """The end of a reply, held back; then the model dies."""
+        """The end of a reply, held back; then the model is killed."""
         tokens = pack(block(numbers[0] + 50))
         row = m.RowWanted(child_key(ROOT, tokens), ROOT, 0, tokens, ROW_BYTES)
         self.report(m.ReserveRows("ref", self.holder, ROOT, 3, (row,)))
@@ -279,7 +279,7 @@ class KillRig(Rig):
         self.restart(MODEL)
 
     def settle(self) -> None:
-        """Every lease is given back, disks are looked after, queues run empty."""
+        """Release every lease, check the disks, and run until all queues are empty."""
         while self.leases:
             self.report(m.ReleaseLease(self.leases.pop()))
         self.restart(MODEL)
@@ -297,7 +297,7 @@ def die_in_a_fork(work: Callable[[], Any], step: int) -> None:
             _count_steps(step)
             work()
             os.kill(os.getpid(), signal.SIGKILL)
-        except BaseException:  # noqa: BLE001 - a fork must not go on as its parent
+        except BaseException:  # noqa: BLE001 - a fork must not continue as its parent
             traceback.print_exc()
         os._exit(FAILED)
     status = os.waitpid(pid, 0)[1]
@@ -306,7 +306,7 @@ def die_in_a_fork(work: Callable[[], Any], step: int) -> None:
 
 
 def _count_steps(step: int) -> None:
-    """In the fork: count what changes memory or disk, and die before it is done."""
+    """In the fork: count the steps that change memory or disk, and be killed before the last."""
     left = step
 
     def reached() -> None:
@@ -337,11 +337,11 @@ def _count_steps(step: int) -> None:
     cache_meta.mark_free = counted(cache_meta.mark_free)
 
 
-# ── looking at what is left ─────────────────────────────────────────────────────────────────────
+# ── checks of what is left ─────────────────────────────────────────────────────────────────────
 
 
 def check(rig: Rig) -> int:
-    """Everything that must hold when all is quiet; how many rows are stored."""
+    """Everything that must hold when all queues are empty; returns the number of stored rows."""
     index = rig.meta._index
     index.check_integrity()
     facts = rig.status()
@@ -355,7 +355,7 @@ def check(rig: Rig) -> int:
             assert bytes(payload) == header.key[:1] * PAYLOAD, "a torn row in RAM"
             payload.release()
     known = {offset: row.key for row in rows for tier, offset in row.tiers if tier == RAM}
-    assert known == in_arena, "the index and the arena tell different rows"
+    assert known == in_arena, "the index and the arena hold different rows"
     for name, root in rig.roots.items():
         files = rig.files(name)
         assert files == {row.key for row in rows if any(tier == name for tier, _ in row.tiers)}
@@ -370,7 +370,7 @@ def check(rig: Rig) -> int:
 
 
 def run_point(home: Path, number: int, seed: int) -> str:
-    """One point; who died, or "nobody" if the load had fewer operations."""
+    """One point; the role that was killed, or "none" if the load had fewer operations."""
     rng = random.Random(f"{seed}/{number}")
     point = Point(rng.randrange(1, FIRST_OPERATIONS), rng.choice((*range(8), 12, 20, 40)))
     if number % 2:  # every process gets its share, those with few operations, too
@@ -385,7 +385,7 @@ def run_point(home: Path, number: int, seed: int) -> str:
             rig.tails = random.Random(f"{seed}/{number}/tails")
         for _ in range(ACTIONS):
             rig.act(rng)
-        died, rig.died = rig.died, "nobody any more"
+        died, rig.died = rig.died, "none left"
         rig.settle()
         check(rig)
         served = rig.save(91, 92)
@@ -398,7 +398,7 @@ def run_point(home: Path, number: int, seed: int) -> str:
         check(again)
     finally:
         patch.undo()
-    return died or "nobody"
+    return died or "none"
 
 
 def run_points(n_points: int, seed: int, first: int = 0, home: Path | None = None) -> Counter[str]:
@@ -429,9 +429,9 @@ def main() -> int:
         died = run_points(1, asked.seed, asked.point)
     else:
         died = run_points(asked.points, asked.seed)
-    said = ", ".join(f"{role} {times}" for role, times in sorted(died.items()))
+    summary = ", ".join(f"{role} {times}" for role, times in sorted(died.items()))
     sys.stdout.write(
-        f"{sum(died.values())} points in {time.monotonic() - began:.0f} s; died: {said}\n"
+        f"{sum(died.values())} points in {time.monotonic() - began:.0f} s; died: {summary}\n"
     )
     return 0
 

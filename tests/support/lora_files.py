@@ -14,7 +14,7 @@ RANK = 4
 
 
 def tiny_lora(path: Path, *, seed: int = 1, shape: Shape = TINY, **changes: Any) -> Path:
-    """An adapter of every attention matrix of ``shape``, strong enough to change what is said.
+    """An adapter of every attention matrix of ``shape``, strong enough to change the reply.
 
     ``changes``: ``alpha``, ``general_type``, ``adapter_type``, ``arch``, ``tensors`` (name → pair
     of arrays, in place of the usual ones); a value of another type is written as it is.

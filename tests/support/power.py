@@ -1,8 +1,8 @@
-"""A disk that forgets what was not synced: what a directory holds after the power has failed.
+"""A disk that loses what was not synced: the contents of a directory after power loss.
 
-Operations go through to a real folder and are noted. ``after_power_loss`` writes what a disk may
-hold then into another folder. Bytes are sure once ``sync`` of their file returned, names once
-``sync_dir`` of their folder did. Of everything else any part may have reached the disk, in any
+Operations are carried out in a real folder and recorded. ``after_power_loss`` writes what a disk
+may hold then into another folder. Bytes are durable once ``sync`` of their file returned, names
+once ``sync_dir`` of their folder did. Of everything else any part may have reached the disk, in any
 order, so a chooser decides: whether an unsynced name is there, and of an unsynced file how much.
 """
 
@@ -27,7 +27,7 @@ class _File:
 
 
 class LosingDisk(PosixFilesystem):
-    """A real folder, and the knowledge of what of it is durable."""
+    """A real folder, and a record of which parts of it are durable."""
 
     def __init__(self, stop_at: int) -> None:
         self.calls = 0
@@ -40,7 +40,7 @@ class LosingDisk(PosixFilesystem):
         """What else an unsynced name may stand for after the loss: earlier and later states."""
 
     class Lost(BaseException):
-        """The power fails: nothing runs after it."""
+        """The power fails: nothing runs afterwards."""
 
     def _count(self) -> None:
         if self.calls >= self.stop_at:

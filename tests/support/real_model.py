@@ -33,7 +33,7 @@ SUITES: Final = ("tests/model/test_real_model.py",)
 
 
 class RealModelMissing(Exception):
-    """The published model cannot be had; the text says why and what to do."""
+    """The published model cannot be fetched; the text has the reason and the remedy."""
 
 
 def real_model(folder: Path = FOLDER) -> Path:

@@ -1,4 +1,4 @@
-"""Interrupt a reply after each of its tokens and let it go on, in one process."""
+"""Interrupt a reply after each of its tokens and resume it, in one process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.engine_runs import HOST, EngineRun, Script
 
 @dataclass
 class Reply:
-    """What the caller of one run got."""
+    """What the caller of one run received."""
 
     received: Received = field(default_factory=Received)
     done: m.Completed | None = None
@@ -52,7 +52,7 @@ def request(prompt: Sequence[int] | str, **options: object) -> m.Complete:
 
 @contextmanager
 def journals(left: Sequence[Noted]) -> Iterator[list[JournalKeeper]]:
-    """Journals that processes left behind when they died."""
+    """Journals that processes left behind when they were killed."""
     keepers = [JournalKeeper() for _ in left]
     try:
         for keeper, noted in zip(keepers, left, strict=True):
@@ -67,7 +67,7 @@ def journals(left: Sequence[Noted]) -> Iterator[list[JournalKeeper]]:
 
 
 def run(backend: Backend, asked: m.Complete, before: Noted | None = None) -> Reply:
-    """One run in a fresh engine; ``before``: what an earlier one had noted."""
+    """One run in a fresh engine; ``before``: what an earlier one had recorded."""
     return runs(backend, [(asked, before)])[0]
 
 
@@ -82,7 +82,7 @@ def runs(backend: Backend, asked: Sequence[tuple[m.Complete, Noted | None]]) -> 
                 reply.received.take(message)
                 reply.sizes.append(len(message.tokens) + len(message.text.encode()))
             case m.Resumed() if reply:
-                assert not reply.received, "told too late"
+                assert not reply.received, "notified too late"
                 reply.resumed.append(message)
             case m.Completed() if reply:
                 assert reply.done is None

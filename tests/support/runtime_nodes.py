@@ -29,6 +29,7 @@ from runtime import (
     errors,
 )
 from runtime.cli.cache.flush import is_flushed
+from supervision import Entry
 from supervision.messages import new_ref
 from supervision.process import start_ticks
 from tests.support.nodes import ROOT, alive, free_port, port_is_free
@@ -42,7 +43,7 @@ PROMPT = (
 
 @contextlib.contextmanager
 def started(tmp_path: Path, **options: Any) -> Iterator[Node]:
-    """A node whose every file lies below ``tmp_path``, and which restores whatever it has."""
+    """A node with all files below ``tmp_path``, which restores every row it has."""
     config = options.pop("config", None) or RuntimeConfig()
     options["config"] = replace(config, save=replace(config.save, restore=RESTORES_ALWAYS))
     options["port"] = options.pop("port", None) or free_port()
@@ -58,7 +59,7 @@ def started(tmp_path: Path, **options: Any) -> Iterator[Node]:
 
 
 def one_thread(path: Path, **options: Any) -> ModelConfig:
-    """A model config for tests: one thread, so that busy machines do not spin at barriers."""
+    """A model config for tests: one thread, to avoid spinning at barriers."""
     return ModelConfig(str(path), ModelParams(n_threads=1, **options))
 
 
@@ -88,6 +89,18 @@ def status_of(node: Node, actor: str) -> dict[str, Any]:
     )
     assert found is not None
     return found
+
+
+def entry_of(node: Node, model: str) -> Entry:
+    """The directory entry of a model's actor."""
+    found = node.connection.where(f"model:{model}")
+    assert found is not None
+    return found
+
+
+def inflight_status(node: Node) -> dict[str, object]:
+    """The counts of the actor that holds the requests in flight."""
+    return status_of(node, "inflight")
 
 
 def emptied(node: Node) -> None:
@@ -126,13 +139,13 @@ def mapped_shared_memory(pid: int) -> set[Path]:
 
 
 def crowd_out(node: Node, model: str) -> None:
-    """Give the places of all idle sequences to other prompts: the next hit comes from storage."""
+    """Replace all idle sequences by other prompts: the next hit comes from storage."""
     for index in range(LivePolicy().max_idle):
         node.complete(model, [20 + index] * 70, max_tokens=1)
 
 
 class Streaming:
-    """A long stream that a thread reads from its first token on; what it got is kept."""
+    """A long stream that a thread reads from its first token on; what it received is kept."""
 
     def __init__(
         self, node: Node, model: str, max_tokens: int, prompt: str = PROMPT, **options: Any
@@ -165,13 +178,13 @@ class Streaming:
             self.caught.append(error)
 
     def end(self, within_s: float = 30.0) -> list[type[BaseException]]:
-        """What the caller got, if it was no result."""
+        """What the caller received, if it was no result."""
         self._thread.join(within_s)
         assert not self._thread.is_alive(), "the caller still waits"
         return [type(error) for error in self.caught]
 
     def whole(self, within_s: float = 30.0) -> Completion:
-        """The one result of a stream; it says what was streamed."""
+        """The one result of a stream, after checking that it equals the streamed parts."""
         assert self.end(within_s) == [], self.caught
         (completion,) = self.ends
         assert completion.text == self.text
@@ -218,7 +231,7 @@ class LeakCheck:
 def cli(
     *arguments: str, port: int | None = None, runtime_dir: Path | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m runtime`` as a person would."""
+    """Run ``python -m runtime`` as a user would."""
     environment = dict(os.environ)
     environment.pop("LLAMA_ACTORS_PORT", None)
     if port is not None:

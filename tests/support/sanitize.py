@@ -5,7 +5,7 @@
 tests with it; the installed module is not touched. ``--slice`` runs few of them, for CI. What
 follows ``--`` goes to pytest in place of the choice of tests.
 
-What is llama.cpp's is not instrumented, nor is its converter of JSON schemas in the same module:
+llama.cpp itself is not instrumented, nor is its converter of JSON schemas in the same module:
 their reads and writes are seen where they go through ``memcpy`` and its like, or where they free
 something twice. Python takes its memory from ``malloc`` meanwhile, so that every buffer that Python
 lends to the shim has guarded ends.
@@ -99,7 +99,7 @@ sys.meta_path.insert(0, Finder)
 
 
 class Unusable(Exception):
-    """The sanitizers do not do here what they should; the text says what was seen."""
+    """The sanitizers do not work here; the text has what was observed."""
 
 
 def _installed_libraries() -> Path:
@@ -183,15 +183,15 @@ def prove(environment: dict[str, str], module: Path) -> None:
         f" lib = ffi.dlopen({str(library)!r}); "
     )
     for call, words in _EXPECTED.items():
-        code, said = _python(environment, opened + call)
-        if not code or words not in said:
-            raise Unusable(f"{call} was not reported as {words} (exit code {code}):\n{said}")
-    code, said = _python(environment, opened + "assert lib.caught(1) == 7")
+        code, output = _python(environment, opened + call)
+        if not code or words not in output:
+            raise Unusable(f"{call} was not reported as {words} (exit code {code}):\n{output}")
+    code, output = _python(environment, opened + "assert lib.caught(1) == 7")
     if code:
-        raise Unusable(f"a caught exception was not caught (exit code {code}):\n{said}")
-    code, said = _python(environment, "import native._llama; print(native._llama.__file__)")
-    if code or str(module) not in said:
-        raise Unusable(f"the module with sanitizers was not loaded (exit code {code}):\n{said}")
+        raise Unusable(f"a caught exception was not caught (exit code {code}):\n{output}")
+    code, output = _python(environment, "import native._llama; print(native._llama.__file__)")
+    if code or str(module) not in output:
+        raise Unusable(f"the module with sanitizers was not loaded (exit code {code}):\n{output}")
     sys.stderr.write(f"the sanitizers report {len(_EXPECTED)} of {len(_EXPECTED)} known faults\n")
 
 

@@ -1,14 +1,14 @@
 """Kill everything, again and again, while requests run: ``python -m tests.support.soak --seed 1``.
 
-A node with two stub models, a RAM tier and a disk tier is asked by several threads all the while,
-and one process of it after the other gets SIGKILL: any actor, supervisors, the root, Admin, and now
+A node with two stub models, a RAM tier and a disk tier serves requests of several threads, while
+one process of it after the other gets SIGKILL: any actor, supervisors, the root, Admin, and now
 and then the host process of a second node. What must hold:
 
 * every request ends within ``DEADLINE_S``, with exactly the tokens of an undisturbed run, also when
-  the processes that ran it died; hardly ever with another end that kills may cause (``ALLOWED``);
+  the processes that ran it were killed; rarely with another end that kills may cause (``ALLOWED``);
 * ``WHOLE_WITHIN_S`` after a kill every process is up again, models later by their backoff and the
   node by its launcher's; a second node is gone, with its port, as soon as its host is;
-* nobody gives up: kills are paced below the intensities that the node really has;
+* no supervisor gives up: kills are paced below the intensities of the node;
 * afterwards no request, lease or reservation is left in any table, and after the stop no process,
   port, shared memory or file but the rows, each of which is whole.
 
@@ -52,7 +52,7 @@ MODEL_BACKOFF_S = (0.0, 0.05, 0.15, 0.45, 1.35, 4.05)
 
 
 class SoakFailed(AssertionError):
-    """Something that must hold did not; the text says what, and how to see it again."""
+    """A condition was violated; the text has the condition and the command that repeats the run."""
 
 
 class Host:
@@ -111,7 +111,7 @@ class Soak:
     """Times a quiet machine's limits."""
     _pause: threading.Event = field(default_factory=threading.Event)
 
-    # ── looking ─────────────────────────────────────────────────────────────────────────────────
+    # ── observing ───────────────────────────────────────────────────────────────────────────────
 
     def record(self) -> NodeRecord | None:
         record = RuntimeDir(self.folder / "run" / f"node-{self.node.port}").read()
@@ -212,7 +212,7 @@ class Soak:
     # ── the end ─────────────────────────────────────────────────────────────────────────────────
 
     def tables(self) -> dict[str, Any]:
-        """What should be empty when nobody asks anything."""
+        """The tables that must be empty when no request runs."""
         actors = self.node.status()["actors"]
         meta, inflight = actors.get("cache_meta") or {}, actors.get("inflight") or {}
         left = {key: meta.get(key, "unknown") for key in ("leases", "reservations")}
@@ -263,7 +263,7 @@ def soaked(seed: int, folder: Path, log: Path, patience: float = 1.0) -> Iterato
         try:
             yield soak
         finally:
-            soak.load.finish(within_s=5.0)  # after a failure nobody waits for the others
+            soak.load.finish(within_s=5.0)  # after a failure the others are not waited for
             if soak.host is not None:
                 soak.host.end()
     soak.check_nothing_left()

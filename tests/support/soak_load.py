@@ -1,4 +1,4 @@
-"""The load of a soak: threads that ask two models all the while and check every answer."""
+"""The load of a soak: threads that send requests to two models and check every answer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.support.soak_plan import MODELS
 DEADLINE_S = 75.0
 """The client heals for 30 s at most, and a suspect may hold others up for some seconds more."""
 ALLOWED = (errors.NoReply, errors.RequestPoisoned)
-"""What a kill may do to a request: nobody answered in time, or four kills in a row met the same
-request, which looks like its own fault. ``ModelDown`` it may not: replies go on."""
+"""Errors that a kill may cause: no reply in time, or a request that four kills in a row have hit,
+which then counts as their cause. Not ``ModelDown``: replies are resumed."""
 PREFIXES = tuple(
     f"Shared beginning number {n}. " + "All prompts below share it. " * 12 for n in range(4)
 )
@@ -27,7 +27,7 @@ THINK_S = 0.04
 
 
 class Oracle:
-    """What the stub says to a prompt when nobody disturbs it."""
+    """The undisturbed replies of the stub to prompts."""
 
     def __init__(self) -> None:
         self._backend = StubBackend.load("oracle", ModelParams(n_ctx=4096))
@@ -117,7 +117,7 @@ class Load:
             except _EndedEarly as early:
                 self._compare("leave", prompt, n_tokens, early.tokens)
                 end = early.why
-            except Exception:  # noqa: BLE001 - whatever it is, it is the finding
+            except Exception:  # noqa: BLE001 - any exception is a finding
                 self.violations.append(f"{name}: {kind} on {model}: {traceback.format_exc()}")
                 end = "untyped"
             self.ends[f"{kind}: {end}"] += 1

@@ -35,7 +35,7 @@ FORGETS: dict[str, tuple[str, ...]] = {
     "cache": ("cache",),
     "models": MODEL_IDS,
 }
-"""Who dies with its count of restarts: the next one starts from none."""
+"""Supervisors whose count of restarts is lost with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,12 @@ class Kill:
     n: int
     victim: str
     settle: bool
-    """Wait until the tree is whole again; else ``pause_s`` only: the next kill meets a repair."""
+    """Wait until the tree is whole again; or only ``pause_s``: the next kill is in a restart."""
     pause_s: float
 
 
 def bucket_of(victim: str) -> str:
-    """Who counts this death."""
+    """The supervisor that counts this exit."""
     if victim in NODE_PARTS:
         return "launcher"
     if victim in ROOT_CHILDREN:
@@ -84,7 +84,7 @@ def plan(seed: int, kills: int) -> list[Kill]:
 
 
 class Pacer:
-    """How long to wait before a kill, so that nobody has to give up. Times are seconds."""
+    """How long to wait before a kill, so that no supervisor gives up. Times are seconds."""
 
     def __init__(self) -> None:
         self._times: dict[str, deque[float]] = {bucket: deque() for bucket in BUCKETS}
@@ -101,6 +101,6 @@ class Pacer:
             self._times[bucket].clear()
 
     def recent(self, victim: str, now: float) -> int:
-        """Deaths of the victim's bucket that its supervisor still counts."""
+        """Exits in the victim's bucket that its supervisor still counts."""
         bucket = bucket_of(victim)
         return sum(1 for one in self._times[bucket] if now - one < BUCKETS[bucket][1])

@@ -1,4 +1,4 @@
-"""What the published chat templates do with the cases of ``tests/model/test_published_templates``.
+"""Outcomes of published chat templates, for the cases of ``tests/model/test_published_templates``.
 
 One character for each case, in the order of ``CASES`` there: plain, tools, null content, no
 content, text beside calls, calls without tools, two users, no system, system in the middle, system

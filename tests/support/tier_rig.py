@@ -1,8 +1,8 @@
 """All tiers of a node in one process, without actors: real index, arena, files and protocol.
 
-``cache_meta`` itself runs here with its ``tell`` turned into a queue; the writer's lanes, the
-keepers of the directories and the promoter do what is asked of them when ``run`` lets them. Time
-stands still unless ``wait`` passes it. File systems can be made to fail, and every one of them
+``cache_meta`` itself runs here, and messages that it sends are queued; the workers of the writer
+and of the directories and the promoter handle their messages inside ``run``. Time stands still
+except in ``wait``. File systems can be made to fail, and every one of them
 checks after each call that its directory is within its budget.
 """
 
@@ -22,8 +22,8 @@ from actors.messages.payload import PayloadKeeper
 from actors.storage import cache_meta
 from actors.storage.cache_meta import CacheMetaActor, CacheMetaArgs
 from actors.storage.promoter import Promoter
-from actors.storage.tier_directory import TierKeeper
-from actors.storage.tier_writer import BATCH_ROWS, WriteLane
+from actors.storage.tier_directory import TierDirectory
+from actors.storage.tier_writer import BATCH_ROWS, TierWriter
 from cache import refs
 from cache.answers import BlockRef
 from cache.arena import SlabWriter, create_arena, scan_arena
@@ -40,8 +40,8 @@ ROW_BYTES = row_bytes(BLOCK_TOKENS, PAYLOAD)
 SLAB = -(-ROW_BYTES // 4096) * 4096
 
 
-class SickFilesystem(PosixFilesystem):
-    """A disk below ``root`` that can be told to refuse, and that counts the bytes it holds."""
+class FailingFilesystem(PosixFilesystem):
+    """A disk below ``root`` that can be set to refuse, and that counts the bytes it holds."""
 
     def __init__(self, root: Path, budget: int) -> None:
         self.root, self.budget = str(root), budget
@@ -88,7 +88,7 @@ def block(number: int) -> list[int]:
 
 
 class Rig:
-    """See the module's words. ``tiers`` are budgets in rows by name, fastest first."""
+    """See the module docstring. ``tiers`` are budgets in rows by name, fastest first."""
 
     def __init__(
         self, home: Path, monkeypatch: pytest.MonkeyPatch, *, ram_rows: int = 64, **tiers: int
@@ -104,21 +104,21 @@ class Rig:
                 create_arena(file.fileno(), ram_bytes)
         self.roots = {name: home / name / "rows" for name in tiers}
         self.budgets = {name: rows * ROW_BYTES for name, rows in tiers.items()}
-        self.disks: dict[str, SickFilesystem] = {}
+        self.disks: dict[str, FailingFilesystem] = {}
         for name, root in self.roots.items():
             root.mkdir(parents=True, exist_ok=True)
-            self.disks[name] = SickFilesystem(root, max(self.budgets[name], stored_bytes(root)))
+            self.disks[name] = FailingFilesystem(root, max(self.budgets[name], stored_bytes(root)))
         dirs = {name: str(root) for name, root in self.roots.items()}
         self.queue: deque[tuple[str, object]] = deque()
-        self.due: deque[object] = deque()  # what cache_meta goes on with in its next turn
+        self.due: deque[object] = deque()  # messages of cache_meta to itself, for its next turn
         self.hung: set[str] = set()
         self.replies: list[Any] = []
         self.log = _Log()
         self.meta = self._make_meta(ram_bytes)
-        self.lanes = {name: WriteLane(name, dirs, self.arena, self.disks[name]) for name in tiers}
+        self.lanes = {name: TierWriter(name, dirs, self.arena, self.disks[name]) for name in tiers}
         self.promoter = Promoter(self.arena, dirs, PosixFilesystem())
         self.keepers = {
-            name: TierKeeper(
+            name: TierDirectory(
                 name,
                 dirs[name],
                 os.stat(dirs[name]).st_dev,
@@ -152,7 +152,7 @@ class Rig:
             for offset, _, header in scan_arena(self.arena)
         ]
 
-    # ── the mail ──
+    # ── messages ──
 
     def _tell(self, target: object, message: object) -> bool:
         if isinstance(target, str):
@@ -165,7 +165,7 @@ class Rig:
         self.meta.handle(message, Address("127.0.0.1", 1))
 
     def run(self) -> None:
-        """Everybody does what was asked, until nothing is left; hung children do not."""
+        """Handle all queued messages until none is left, except those of hung children."""
         held: deque[tuple[str, object]] = deque()
         while self.queue or self.due:
             if self.due:
@@ -198,7 +198,7 @@ class Rig:
             self.report(answer)
 
     def wait(self, seconds: float, step: float = 0.25) -> None:
-        """Let time pass, with everybody looking after what they have to."""
+        """Let time pass, and run the periodic work of all processes."""
         end = self.now + seconds
         while self.now < end:
             self.now += step
@@ -243,7 +243,7 @@ class Rig:
             slab.publish()
 
     def look_up(self, *numbers: int) -> list[BlockRef]:
-        """What a request for this prompt would restore; the lease is given back."""
+        """What a request for this prompt would restore; the lease is released."""
         tokens = pack([token for number in numbers for token in block(number)])
         keeper = PayloadKeeper(tokens)
         self.report(m.LookupPrefix("ref", self.holder, ROOT, keeper.payload))
@@ -255,7 +255,7 @@ class Rig:
     def sources(self, *numbers: int) -> list[str]:
         return [found.tier for found in self.look_up(*numbers)]
 
-    # ── looking ──
+    # ── queries ──
 
     def files(self, name: str) -> set[bytes]:
         """Keys of the row files in a directory."""

@@ -1,4 +1,4 @@
-"""Children that break in every way that a process can break in."""
+"""Children that fail in every way in which a process can fail."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Break:
 
 
 class ZooChild(Worker):
-    """Answers Echo until it is told to Break."""
+    """Answers Echo until it receives Break."""
 
     def init(self, args: object) -> None:
-        """``args`` may name a file: who finds it raises here, and removes it first."""
+        """``args`` may name a file: if it exists, it is removed, and this raises."""
         self.breaks = ""
         self.seen = 0
         if args is not None and os.path.exists(str(args)):
             os.unlink(str(args))
-            raise RuntimeError("told to, in init")
+            raise RuntimeError("failed by the test, in init")
 
     def handle(self, message: object, sender: Address) -> None:
         match message:
@@ -45,7 +45,7 @@ class ZooChild(Worker):
                 getattr(self, how)(grandchild_file)
 
     def raises_in_a_handler(self, _: str) -> None:
-        raise RuntimeError("told to")
+        raise RuntimeError("failed by the test")
 
     def raises_on_the_third_message(self, _: str) -> None:
         if self.seen == 3:
@@ -55,13 +55,13 @@ class ZooChild(Worker):
         self.stop(NORMAL)
 
     def ignores_shutdown(self, _: str) -> None:
-        """Its sibling's failure is what stops it: see ``terminate``."""
+        """Stopped because its sibling fails: see ``terminate``."""
 
     def forks_and_is_killed(self, grandchild_file: str) -> None:
         pid = os.fork()
         if pid == 0:
             while True:
-                time.sleep(1)  # noqa: TID251 - an orphan that would stay for ever
+                time.sleep(1)  # noqa: TID251 - an orphan that would never end
         with open(f"{grandchild_file}.{self.id}", "w", encoding="ascii") as file:
             file.write(str(pid))
         os.kill(os.getpid(), 9)
@@ -89,7 +89,7 @@ class ZooChild(Worker):
 
     def terminate(self, reason: ExitReason) -> None:
         if self.breaks == "raises_while_stopping":
-            raise RuntimeError("told to, while stopping")
+            raise RuntimeError("failed by the test, while stopping")
         if self.breaks == "ignores_shutdown":
             time.sleep(600)  # noqa: TID251 - misbehaves on purpose
 
@@ -108,5 +108,5 @@ class StarvedSupervisor(Supervisor):
             super()._spawn(child, incarnation)
 
 
-def _refuse(_page: object) -> int:
+def _refuse(*_: object) -> int:
     raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")

@@ -43,7 +43,7 @@ def end_of(node: Node, fields: dict[str, Any]) -> object:
     return next(reply for reply in replies if isinstance(reply, ends))
 
 
-def test_every_message_is_answered_and_no_process_dies_of_one(stub_node: Node) -> None:
+def test_every_message_is_answered_and_none_ends_a_process(stub_node: Node) -> None:
     before = {entry.id: entry.incarnation for entry in stub_node.client.directory()}
     for fields in REFUSED:
         assert isinstance(end_of(stub_node, fields), m.CompletionFailed), fields

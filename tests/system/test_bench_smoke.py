@@ -1,4 +1,4 @@
-"""The benchmarks run, end to end, and say something finite."""
+"""The benchmarks run, end to end, with finite figures."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_pairs_are_compared_within_their_round():
 
 
 @pytest.mark.parametrize("benchmark", [servers, native_speed])
-def test_what_needs_a_peer_that_is_not_built_says_how_to_build_it(
+def test_a_benchmark_whose_peer_is_not_built_prints_how_to_build_it(
     benchmark, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(peers, "FOLDER", tmp_path)

@@ -21,14 +21,14 @@ from actors.storage.admin_queries import (
     NAMESPACES_PER_PAGE,
     REMOVED_PER_MESSAGE,
     ROWS_PER_PAGE,
-    CacheAdmin,
+    AdminQueries,
 )
 from cache import keys, tokens
 from cache.answers import RAM, Evicted, RowRequest
 from cache.index import CacheIndex
 from runtime import Node
 from runtime.cli.cache.flush import is_flushed
-from runtime.cli.cache.online import CacheTender, clean_directory
+from runtime.cli.cache.online import OnlineCacheAdmin, clean_directory
 from runtime.cli.cache.row_files import check_file, walk
 from runtime.cli.main import main
 from runtime.embedded import path as embedded_model_path
@@ -306,9 +306,7 @@ def test_a_directory_without_a_node(shop: Shop) -> None:
     assert shop.run("cache", "stat").returncode == 1  # no node any more
 
 
-def test_inspect_tells_the_prompt_to_those_only_who_bring_its_model(
-    shop: Shop, tiny_gguf: Path
-) -> None:
+def test_inspect_shows_the_prompt_only_with_its_model(shop: Shop, tiny_gguf: Path) -> None:
     path = next(p for p in shop.files if check_file(p).header.start == 0)  # type: ignore[union-attr]
     plain = shop.run("inspect", path)
     assert plain.returncode == 0
@@ -328,7 +326,7 @@ def test_inspect_tells_the_prompt_to_those_only_who_bring_its_model(
 
 def test_a_row_of_the_arena_that_rots_is_found_and_dropped(shop: Shop) -> None:
     """Heads of arena rows are proved too; one that is gone meanwhile is no damage."""
-    tender = CacheTender(shop.node.client)
+    tender = OnlineCacheAdmin(shop.node.client)
     try:
         row = next(row for page, _ in tender.rows(tier=RAM) for row in page)
         offset = dict(row.tiers)[RAM]
@@ -349,7 +347,7 @@ def test_a_row_of_the_arena_that_rots_is_found_and_dropped(shop: Shop) -> None:
 # ── explanations and fingerprints, on a node ───────────────────────────────────────────────────
 
 
-def test_a_request_says_what_was_reused_and_where_the_rest_diverged(shop: Shop) -> None:
+def test_a_result_has_what_was_reused_and_where_the_rest_diverged(shop: Shop) -> None:
     done = shop.run("complete", "tiny", SHARED + "And then?", "--max-tokens", "2", "--json")
     cache = json.loads(done.stdout)["cache"]
     assert set(cache) >= {"hit", "source", "restore_ms", "lookup_ms", "reused_tokens", "miss_at"}
@@ -411,7 +409,7 @@ class Store:
     def __init__(self) -> None:
         self.index = CacheIndex(budgets={RAM: 1 << 30, "disk": 1 << 30})
         self.gone: list[Evicted] = []
-        self.admin = CacheAdmin(self.index, self.gone.extend, None)
+        self.admin = AdminQueries(self.index, self.gone.extend, None)
         self.root = bytes(32)
 
     def save(self, parent: bytes, start: int, words: list[int]) -> bytes:
@@ -435,7 +433,7 @@ class Store:
         while True:
             page = self.admin.answer(0.0, m.ListRows("r", cursor, **filters))
             assert isinstance(page, m.RowsListed)
-            assert len(ValueCodec().pack(page)) < 64 * 1024
+            assert len(ValueCodec(("actors", "cache")).pack(page)) < 64 * 1024
             found += [row.key for row in page.rows]
             cursor = page.cursor
             if not cursor:
@@ -473,7 +471,7 @@ def test_namespaces_come_in_pages_too() -> None:
     while True:
         page = store.admin.answer(0.0, m.ListNamespaces("r", cursor))
         assert isinstance(page, m.NamespacesListed)
-        assert len(ValueCodec().pack(page)) < 64 * 1024
+        assert len(ValueCodec(("actors", "cache")).pack(page)) < 64 * 1024
         found += [(one.root, one.rows) for one in page.namespaces]
         assert all(one.sample and one.sample.root == one.root for one in page.namespaces)
         cursor = page.cursor
@@ -506,7 +504,7 @@ def test_a_tree_goes_from_its_far_end_and_not_under_its_reader() -> None:
     assert sorted(store.all_rows()) == sorted(made[:3])
 
 
-def test_evicting_is_bounded_in_order_of_tiers_and_says_when_there_is_no_more() -> None:
+def test_evicting_is_bounded_in_order_of_tiers_and_reports_when_there_is_no_more() -> None:
     store = Store()
     store.chain(50)
     first = store.admin.answer(1.0, m.EvictBytes("r", 1 << 40, ("nowhere", RAM)))

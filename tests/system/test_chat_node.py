@@ -53,7 +53,7 @@ def reply(replies: list[object]) -> Received:
     return received
 
 
-def test_a_chat_says_what_its_rendered_text_says(node: Node) -> None:
+def test_a_chat_gives_the_reply_of_its_rendered_text(node: Node) -> None:
     chat = heard(node, m.Complete("c", "m", CHAT, chat=True, max_tokens=24))
     text = node.complete("m", RENDERED, parse_special=True, max_tokens=24)
     assert reply(chat).text == text.text
@@ -76,7 +76,7 @@ def test_texts_and_templates_are_answered_by_the_model(node: Node) -> None:
     assert ids.tokens == applied.tokens
 
 
-def test_a_bad_chat_is_told_what_is_wrong_and_hurts_nobody(node: Node) -> None:
+def test_the_error_of_a_bad_chat_names_the_mistake_and_the_model_stays_up(node: Node) -> None:
     failed = heard(node, m.Complete("c", "m", '[{"content": "x"}]', chat=True))[-1]
     assert isinstance(failed, m.CompletionFailed)
     assert (failed.reason, failed.detail) == (
@@ -103,7 +103,7 @@ def test_thinking_comes_apart_and_is_verified_by_the_node(node: Node) -> None:
         )
 
 
-def test_a_chat_whose_model_dies_goes_on_at_its_next_token(node: Node) -> None:
+def test_a_chat_whose_model_is_killed_resumes_at_its_next_token(node: Node) -> None:
     asked = m.Complete("c", "m", CHAT, chat=True, max_tokens=400, thinking=True)
     whole = reply(heard(node, asked))
     received, killed = Received(), False
@@ -124,7 +124,7 @@ def test_a_chat_whose_model_dies_goes_on_at_its_next_token(node: Node) -> None:
     assert received.spans == whole.spans
 
 
-def test_a_signature_is_believed_after_a_restart_of_the_node(tmp_path: Path) -> None:
+def test_a_signature_is_valid_after_a_restart_of_the_node(tmp_path: Path) -> None:
     config = replace(one_thread(embedded(), n_ctx=512), markers=Markers(thinking=(" a ", " the ")))
     signed = None
     for _ in range(2):

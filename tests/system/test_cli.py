@@ -215,7 +215,7 @@ def test_wrong_usage_is_2_and_failed_work_is_1(served: Served, tmp_path: Path) -
     assert served.run("models").returncode == 0
 
 
-def test_commands_without_a_node_say_how_to_start_one(tmp_path: Path) -> None:
+def test_commands_without_a_node_print_how_to_start_one(tmp_path: Path) -> None:
     for command in (("status",), ("tree",), ("stop",), ("models",), ("complete", "tiny", "x")):
         ran = cli(*command, port=free_port(), runtime_dir=tmp_path)
         assert ran.returncode == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from native._stub_extras import MAGIC
+from native._stub_adapters import MAGIC
 from runtime import Completion, CompletionEvent, Node, PrefillEvent, SpanEvent, TokenEvent, errors
 from runtime.embedded import path as embedded_path
 from tests.support.runtime_nodes import LeakCheck, kill, one_thread, pid_of, started
@@ -57,7 +57,7 @@ def test_a_conversation_is_warm_from_its_second_turn_on(host: Node) -> None:
     assert not host.end_session("demo", "talk")
 
 
-def test_a_session_goes_on_with_only_what_is_new(host: Node) -> None:
+def test_a_session_continues_with_only_what_is_new(host: Node) -> None:
     read = host.prefill_only("demo", STORY, session="tale")
     assert read.finish_reason == "prefilled"
     assert (read.text, read.usage.completion_tokens) == ("", 0)
@@ -78,7 +78,7 @@ def test_a_prefill_can_be_continued_by_its_key(host: Node) -> None:
     assert done.text == host.complete("demo", STORY + " named Pip.", max_tokens=8).text
 
 
-def test_what_a_schema_says_is_what_comes(host: Node) -> None:
+def test_replies_follow_their_schema(host: Node) -> None:
     done = host.complete("demo", STORY, json_schema=SCHEMA, max_tokens=200, temperature=0.8, seed=5)
     assert done.finish_reason == "stop"
     found = json.loads(done.text)
@@ -305,7 +305,7 @@ def test_adapters_come_scale_and_go(host: Node, tmp_path: Path) -> None:
         host.unload_adapter("stub", one.id)
 
 
-def test_a_model_says_what_it_is_and_did(host: Node) -> None:
+def test_a_model_reports_what_it_is_and_did(host: Node) -> None:
     info = host.model_info("demo")
     assert info.id == "demo"
     assert info.details["n_vocab"] > 1000
@@ -321,7 +321,7 @@ def test_a_model_says_what_it_is_and_did(host: Node) -> None:
         host.vram_info("demo")
 
 
-def test_whoever_is_not_there_is_named(host: Node) -> None:
+def test_a_missing_model_is_named(host: Node) -> None:
     for ask in (
         lambda: host.tokenize("nobody", "x"),
         lambda: host.embed("nobody", "x"),
@@ -341,7 +341,7 @@ def test_a_question_waits_for_a_model_that_restarts(host: Node) -> None:
     assert host.verify("demo", ids, [1]).accepted in (0, 1)
 
 
-def test_a_load_tells_how_far_it_is(host: Node) -> None:
+def test_a_load_reports_its_progress(host: Node) -> None:
     shares: list[float] = []
     host.load("again", embedded_path(), n_threads=1, progress=shares.append)
     host.unload("again")

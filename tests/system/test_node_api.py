@@ -253,6 +253,12 @@ def test_unknown_and_unloaded_models_are_named(stub_node: Node) -> None:
     assert stub_node.complete("stub", "x", max_tokens=1).tokens
 
 
+def test_a_path_that_is_given_for_demo_is_loaded(tmp_path: Path, tiny_gguf: Path) -> None:
+    with LeakCheck() as leaks, started(tmp_path, models={"demo": tiny_gguf}) as node:
+        leaks.watch(node)
+        assert node.model_info("demo").details["path"] == str(tiny_gguf)
+
+
 def test_a_second_load_of_an_id_is_refused(stub_node: Node) -> None:
     with pytest.raises(errors.ModelAlreadyLoaded, match="unload it first"):
         stub_node.load("stub", "stub", backend="stub")
@@ -280,7 +286,7 @@ def test_unloading_ends_running_requests_with_a_reason(stub_node: Node) -> None:
     assert stream.end() == [errors.ModelUnloaded]
 
 
-def test_attaching_to_nothing_says_how_to_start_a_node(tmp_path: Path) -> None:
+def test_attaching_without_a_node_raises_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(errors.NodeNotRunning, match="runtime serve"):
         Node.attach(45_999, runtime_dir=tmp_path)
 

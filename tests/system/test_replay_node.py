@@ -79,7 +79,7 @@ CONFIG = one_thread(embedded(), n_ctx=2048)
 
 
 @pytest.mark.parametrize(("seed", "dies_too"), [(1, None), (2, None), (3, "cache_meta")])
-def test_after_the_death_of_the_model_a_chat_goes_on_with_its_exact_tokens(
+def test_after_a_kill_of_the_model_a_chat_continues_with_its_exact_tokens(
     tmp_path: Path, seed: int, dies_too: str | None
 ) -> None:
     with started(tmp_path, models={"m": CONFIG}) as node:

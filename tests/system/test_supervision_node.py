@@ -72,7 +72,7 @@ def test_a_forked_child_asks_by_itself_and_stops_nothing(tmp_path: Path) -> None
         ("", "cannot be loaded"),
     ],
 )
-def test_what_cannot_start_says_why_in_the_launchers_words(where: str, words: str, tmp_path: Path):
+def test_what_cannot_start_fails_with_the_launchers_reason(where: str, words: str, tmp_path: Path):
     with pytest.raises(LauncherSaid, match=words) as said:
         Node.start(where, tmp_path / "run")
     assert said.value.kind == "SpecError"
@@ -97,7 +97,7 @@ def test_the_node_ends_with_its_host_whatever_ends_that(tmp_path: Path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_the_command_line_runs_a_tree_until_it_is_told_to_stop(tmp_path: Path):
+def test_the_command_line_runs_a_tree_until_it_is_stopped(tmp_path: Path):
     run, log = tmp_path / "run", tmp_path / "log"
     command = [sys.executable, "-m", "supervision", f"{__name__}:TREE", "--runtime-dir", str(run)]
     node = subprocess.Popen([*command, "--log-file", str(log), "--log-format", "json"], cwd=ROOT)
@@ -113,7 +113,7 @@ def test_the_command_line_runs_a_tree_until_it_is_told_to_stop(tmp_path: Path):
         Connection.attach(run)
 
 
-def test_the_command_line_says_what_is_wrong(tmp_path: Path):
+def test_the_command_line_reports_mistakes(tmp_path: Path):
     for arguments in (["x:Y"], ["x:Y", "--runtime-dir", str(tmp_path)]):
         ended = subprocess.run(
             [sys.executable, "-m", "supervision", *arguments],
@@ -138,7 +138,7 @@ def test_a_tree_that_ends_by_itself_ends_its_node(tmp_path: Path):
         assert "boot 2" not in node.log
 
 
-def test_a_node_that_gives_up_says_in_which_childs_name(tmp_path: Path):
+def test_a_node_that_gives_up_names_the_failed_child(tmp_path: Path):
     spec = SupervisorSpec(Strategy.ONE_FOR_ONE, (ChildSpec("a", GOOD),), intensity=0)
     with running_node(spec, tmp_path) as node:
         node.connect().tell("a", Do("raise"))
@@ -148,4 +148,4 @@ def test_a_node_that_gives_up_says_in_which_childs_name(tmp_path: Path):
         node.note_group()
         (line,) = [one for one in node.log.splitlines() if "ending the node" in one]
         assert "more than 0 restarts" in line
-        assert "a last: abnormal: RuntimeError: told to raise" in line
+        assert "a last: abnormal: RuntimeError: raised by the test" in line

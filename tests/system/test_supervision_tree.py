@@ -138,7 +138,7 @@ def test_ask_tell_and_directory_reach_every_level(tmp_path):
         assert (counted.specs, counted.active, counted.workers) == (1, 1, 1)
 
 
-def test_a_worker_finds_its_siblings_by_name_and_hears_of_their_restarts(tmp_path):
+def test_a_worker_finds_its_siblings_by_name_and_is_notified_of_their_restarts(tmp_path):
     with running_node(one_for_one(good("a"), good("b")), tmp_path) as node:
         connection = node.connect()
 
@@ -209,7 +209,7 @@ def test_a_deferred_start_reports_progress_and_its_failure(tmp_path):
         assert next(replies) == ChildStartProgress(request.ref, "m", "half way")
         failed = next(replies)
         assert isinstance(failed, ChildStartFailed)
-        assert (failed.detail, failed.error) == ("gave up loading", LoadError(1, "x"))
+        assert (failed.detail, failed.error) == ("loading was abandoned", LoadError(1, "x"))
 
 
 def test_a_start_that_hangs_is_killed_at_its_timeout(tmp_path):
@@ -261,7 +261,7 @@ def test_a_wrong_class_path_is_an_error_before_anything_runs(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_port_in_use_is_named_and_nobody_elses_node_is_joined(tmp_path):
+def test_a_port_in_use_is_named_and_no_other_node_is_joined(tmp_path):
     with running_node(one_for_one(good("a")), tmp_path) as node:
         port = node.config.port
         with pytest.raises(PortInUse, match=str(port)):
@@ -297,7 +297,7 @@ def test_the_end_of_the_host_stops_the_node_in_order(tmp_path):
     assert node.files() == []
 
 
-def test_a_stop_request_during_a_slow_start_is_obeyed_at_once(tmp_path):
+def test_a_stop_request_during_a_slow_start_is_carried_out_at_once(tmp_path):
     path = tmp_path / "journal"
     slow = Plan(journal=str(path), init="defer", init_s=60)
     tree = one_for_one(good("a", Plan(journal=str(path))), good("slow", slow, init_timeout_s=60))
@@ -311,7 +311,7 @@ def test_a_stop_request_during_a_slow_start_is_obeyed_at_once(tmp_path):
     assert node.files() == []
 
 
-def test_children_stop_as_their_specs_say(tmp_path):
+def test_children_stop_as_in_their_specs(tmp_path):
     path = tmp_path / "journal"
     slow = Plan(journal=str(path), terminate_s=60)
     tree = one_for_one(
