@@ -19,6 +19,7 @@ from actors.messages.logprob_records import LogprobsLog
 from actors.messages.payload import PayloadGone, read_payload
 from actors.text.reply_events import EventEncoder, ReplyRules
 from cache import tokens as token_bytes
+from cache.tokens import TokenIds
 from native.backend import Backend
 
 
@@ -48,7 +49,7 @@ def _opened(
     noted = Noted() if journal is None else journal.noted
     # The exact ids of a prompt that was read before are known; it is not tokenised again.
     is_known = bool(noted.prompt)
-    text, tokens = (None, list(noted.prompt)) if is_known else _read_prompt(asked, backend)
+    text, tokens = (None, TokenIds(noted.prompt)) if is_known else _read_prompt(asked, backend)
     left = _reply_before(asked, noted, backend)
     guessing = _guessing(asked, len(tokens), backend)
     stream = rules.stream(asked, backend, text, tokens)
@@ -100,23 +101,23 @@ def _reply_before(asked: m.Complete, noted: Noted, backend: Backend) -> list[int
         raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
 
 
-def _unpacked(raw: bytes) -> list[int]:
+def _unpacked(raw: bytes) -> TokenIds:
     try:
-        return token_bytes.unpack(raw)
+        return TokenIds.unpacked(raw)
     except ValueError as error:
         raise RequestRefused(
             m.FailReason.INVALID_REQUEST, f"the prompt is no list of token ids: {error}"
         ) from error
 
 
-def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, list[int]]:
+def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, TokenIds]:
     try:
         raw = asked.prompt if isinstance(asked.prompt, str) else read_payload(asked.prompt)
     except PayloadGone as gone:
         raise RequestRefused(m.FailReason.INVALID_REQUEST, f"the prompt is gone: {gone}") from gone
     if isinstance(raw, str):
         text: str | None = raw
-        tokens: list[int] = []
+        tokens = TokenIds()
     elif asked.tokens:
         n_tokens, n_ctx = len(raw) // token_bytes.TOKEN_BYTES, backend.info.n_ctx
         if n_tokens > n_ctx:
@@ -126,14 +127,15 @@ def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, list[
                 "included; shorten the prompt or load the model with a larger n_ctx",
             )
         text, tokens = None, _unpacked(raw)
-        for token in tokens:
-            if not 0 <= token < backend.info.n_vocab:
-                raise RequestRefused(
-                    m.FailReason.INVALID_REQUEST,
-                    f"token {token} is not in the vocabulary of {backend.info.n_vocab} tokens",
-                )
+        n_vocab = backend.info.n_vocab
+        if max(tokens, default=0) >= n_vocab:
+            unknown = next(token for token in tokens if token >= n_vocab)
+            raise RequestRefused(
+                m.FailReason.INVALID_REQUEST,
+                f"token {unknown} is not in the vocabulary of {n_vocab} tokens",
+            )
     else:
-        text, tokens = raw.decode("utf-8", "replace"), []
+        text, tokens = raw.decode("utf-8", "replace"), TokenIds()
     if not text and not tokens and not asked.continues:
         raise RequestRefused(m.FailReason.INVALID_REQUEST, "the prompt is empty; send some text")
     too_long = why_too_long(text or "", backend.info)
