@@ -28,6 +28,7 @@ html_theme = "furo"
 html_title = "llama-actors"
 html_copy_source = False
 html_show_sourcelink = False
+html_show_search_summary = False  # it would fetch pages, which browsers refuse from disk
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
 

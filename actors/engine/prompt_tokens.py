@@ -1,4 +1,4 @@
-"""The exact tokens of a request's prompt, known ids kept where its text goes on from them."""
+"""The exact tokens of a request's prompt, known ids kept where its text continues them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def why_too_long(text: str, info: ModelInfo) -> str | None:
 
 
 def fix_prompt(request: Request, backend: Backend) -> None:
-    """Turn the text into tokens, keeping the exact ids of the parent where the text goes on.
+    """Turn the text into tokens, keeping the exact ids of the parent where the text continues it.
 
     Tokenising the whole text again may cut it differently from how it was generated, and the
     stored rows would never match.
@@ -86,5 +86,5 @@ def _join(request: Request, backend: Backend) -> None:
             raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
     request.line.prompt_is([*parent, *more])
     prompt.is_joined()
-    if request.journal is not None:  # only this process knows the session's tokens
+    if request.journal is not None:  # the session's tokens are nowhere else
         request.journal.begin(request.line.tokens, ())

@@ -19,7 +19,7 @@ from cache.text_marks import CANDIDATE, RowMark
 from native.backend import Backend
 from native.errors import NativeError
 
-MAX_CANDIDATES: Final = 512  # 10 KiB of a message, and more turns than anybody takes
+MAX_CANDIDATES: Final = 512  # 10 KiB of a message, and more turns than a conversation has
 
 
 class Namespace(Protocol):
@@ -30,7 +30,7 @@ class Namespace(Protocol):
 
 
 class ReplyReplay:
-    """What one model's engine knows of replies that may come back as text."""
+    """Replies of one engine that may come back as text, and the tokens that stand for them."""
 
     def __init__(
         self, backend: Backend, namespace: Namespace, cache: CacheClient | None = None
@@ -45,11 +45,11 @@ class ReplyReplay:
         self.hits = 0
 
     def rendered(self, request_id: str, rendered: Rendered) -> None:
-        """From any thread: what this request's prompt says. Before the request itself."""
+        """From any thread: the rendered prompt of this request, before the request itself."""
         self._rendered[request_id] = rendered
 
     def begin(self, request: Request, run: m.Run, now: float) -> None:
-        """A request arrived. If a known reply is in its text, its tokens begin as that was said."""
+        """A request arrived: if its text holds a known reply, use the tokens up to its end."""
         rendered = self._rendered.pop(request.spec.request_id, None)
         request.prompt.rendered = rendered
         request.prompt.sent = _sent(run.request) if rendered is None else rendered.sent()
@@ -64,9 +64,9 @@ class ReplyReplay:
             self._ask_cache(request, now)
 
     def _ask_cache(self, request: Request, now: float) -> None:
-        """Nothing is known here: a process before this one may have said it.
+        """Look for a reply of an earlier process, since none of this one matches.
 
-        A reply that comes back is followed by a control token, or nobody could tell where it ends.
+        The end of a reply is found by the control token that follows it.
         """
         sent, cache = request.prompt.sent, self._cache
         if sent is None or cache is None or not cache.keeps_marks:
@@ -105,7 +105,7 @@ class ReplyReplay:
     def _may_replay(self, request: Request) -> bool:
         """Not where the exact tokens are known otherwise, or the text is not all of the prompt.
 
-        A ``parent_key`` or a session says how a text begins; a chat was tokenised without them.
+        A ``parent_key`` or a session determines the first tokens; a chat is tokenised without.
         """
         is_joined = request.spec.parent_key is not None or request.cache.parent_tokens
         is_known = request.resume.knows_prompt or (is_joined and request.prompt.rendered is None)
@@ -118,7 +118,7 @@ class ReplyReplay:
             return
         request.prompt.is_replaced()
         request.line.prompt_is([*known, *rest])
-        # The row that ended there may never be written; then that which goes on holds the mark.
+        # The row that ended there may never be written; then one that contains it has the mark.
         request.cache.add_mark(RowMark(mark.digest, mark.n_bytes, mark.n_known, len(known)))
         self.hits += 1
 
@@ -147,8 +147,8 @@ class ReplyReplay:
         if sent is None or not n_prompt or not line.n_reply:
             return
         n_tokens = n_prompt + request.reply.stream.visible_tokens()
-        said, seen = line.tokens[n_prompt:], line.tokens[n_prompt:n_tokens]
-        reply = self._backend.detokenize(said, special=True)
+        ids, seen = line.tokens[n_prompt:], line.tokens[n_prompt:n_tokens]
+        reply = self._backend.detokenize(ids, special=True)
         visible = self._backend.detokenize(seen, special=True)
         stop = request.reply.stream.stopped_by
         mark = mark_reply(self._namespace.root, sent, reply, visible, n_tokens, stop)

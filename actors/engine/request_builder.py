@@ -9,8 +9,8 @@ from actors.engine.prompt_tokens import why_too_long
 from actors.engine.reply import Reply
 from actors.engine.request import Request, RequestSpec
 from actors.engine.resume import Resume, open_journal, reply_before
-from actors.engine.sampling_control import Steering
-from actors.engine.speculation_state import Guessing, guessing_of
+from actors.engine.sampling_control import SamplingControl
+from actors.engine.speculation_state import SpeculationState, guessing_of
 from actors.kv.request_cache import RequestCache
 from actors.kv.timeline import Timeline
 from actors.messages.errors import RequestRefused
@@ -46,7 +46,7 @@ def _opened(
             "prompt only",
         )
     noted = Noted() if journal is None else journal.noted
-    # The exact ids of a prompt that was read before are known: nothing is looked up or cut anew.
+    # The exact ids of a prompt that was read before are known; it is not tokenised again.
     is_known = bool(noted.prompt)
     text, tokens = (None, list(noted.prompt)) if is_known else _read_prompt(asked, backend)
     left = _reply_before(asked, noted, backend)
@@ -71,7 +71,7 @@ def _opened(
             sampling=asked.sampling,
             stream=stream,
             encoder=EventEncoder(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
-            control=Steering.of(rules.end_of_thought, stream),
+            control=SamplingControl.of(rules.end_of_thought, stream),
             max_tokens=asked.max_tokens,
         ),
         guessing,
@@ -81,7 +81,7 @@ def _opened(
     )
 
 
-def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> Guessing:
+def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> SpeculationState:
     guessing = guessing_of(asked, backend.info.n_vocab)
     n_needed, n_ctx = n_prompt + len(guessing.candidates or ()), backend.info.n_ctx
     if guessing.candidates and n_needed > n_ctx:

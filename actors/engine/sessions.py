@@ -1,10 +1,10 @@
-"""Named conversations of one model: what each has said, exactly, and who speaks in it now.
+"""Named conversations of one model: the exact tokens of each, and the request that runs in it.
 
-A session is a caller's name for "go on where I stopped". It keeps the token ids of its last turn,
-so that the next prompt, which comes as text, continues with the ids that were sampled and not with
-what a tokenizer would make of the text (trap T-40R: they differ). The KV itself is the live tier's
-business: it keeps the sequence of a session before others (``engine.live_sequences``), and gives it
-up when there is no room, least recently used first; then rows of the store take its place.
+With a session's name a caller continues where its last request ended. The session keeps the token
+ids of its last turn, so that the next prompt, which comes as text, continues with the ids that were
+sampled and not with what a tokenizer would make of the text: those may differ, and then no stored
+row matches. The KV itself is kept by the live tier (``engine.live_sequences``), which drops the
+sequences of sessions last, least recently used first; rows of the store then take their place.
 
 Runs on the engine thread; times are monotonic seconds, handed in.
 """
@@ -70,7 +70,7 @@ class Sessions:
             request.cache.continues(list(session.tokens))
 
     def leave(self, request: Request, now: float) -> None:
-        """A request ended, however: the session is free, and goes on from what it has said."""
+        """A request ended, however: the session is free, and continues from its tokens."""
         session = self._sessions.get(request.spec.session or "")
         if session is None or session.request is not request:
             return

@@ -237,7 +237,7 @@ class RowReader:
         except StateRefused:
             rows, refused = self._one_by_one(seq, rows)
         except NoKvSpace:
-            # The last row may hold more tokens than are wanted, and room was kept for those only.
+            # The last row may hold more tokens than are needed, and room was kept for those only.
             rows = rows[:-1]
             self._backend.restore_blocks(seq, [row.block for row in rows])
         reached = rows[-1].end if rows else base

@@ -63,7 +63,7 @@ class RequestCache:
     miss: Miss | None = None
     """Why the prompt was not wholly in the cache; ``None`` when it was."""
     note: str | None = None
-    """Something its caller should know."""
+    """Something to report to its caller."""
     first_logits: array[float] | None = None
     """Of the prompt's last position, known before anything is computed."""
     tip_logits: array[float] | None = None

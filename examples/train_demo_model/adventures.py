@@ -49,7 +49,7 @@ def friend(story: Story) -> None:
     story.ask("What did they share?", "They shared {food}.")
 
 
-#: Somebody in need: who, the trouble, the help, how it was done, and the thanks.
+#: A character in need: who, the trouble, the help, how it was done, and the thanks.
 RESCUES = (
     ("kitten", "was stuck in a tall tree", "a ladder", "climbed up and carried it down"),
     ("bird", "had a hurt wing", "a soft cloth", "wrapped the wing and kept the bird warm"),

@@ -13,13 +13,13 @@ from random import Random
 from examples.train_demo_model.tales import chapters, tale, title
 from examples.train_demo_model.talk import chat, questions, request, small_talk
 
-#: After a sentence: not after a speech that goes on with who said it.
+#: After a sentence: not after a speech that is followed by its speaker.
 _SENTENCE_END = re.compile(r'(?<=[.!?])"?(?=\s+["A-Z])')
 
 
 def _story(rng: Random) -> str:
-    told = tale(rng, None, rng.choice((1, 1, 1, 2)))
-    return f"{title(rng, told)}\n\n{told.text}" if rng.random() < 0.12 else told.text
+    story = tale(rng, None, rng.choice((1, 1, 1, 2)))
+    return f"{title(rng, story)}\n\n{story.text}" if rng.random() < 0.12 else story.text
 
 
 def _asked(text: str, pairs: list[tuple[str, str]]) -> str:
@@ -27,13 +27,13 @@ def _asked(text: str, pairs: list[tuple[str, str]]) -> str:
 
 
 def _story_and_questions(rng: Random) -> str:
-    told = tale(rng, None, rng.choice((1, 1, 2)))
-    return _asked(told.text, questions(rng, told, rng.choice((1, 2, 3, 4))))
+    story = tale(rng, None, rng.choice((1, 1, 2)))
+    return _asked(story.text, questions(rng, story, rng.choice((1, 2, 3, 4))))
 
 
 def _wish(rng: Random) -> str:
-    wish, told = request(rng)
-    return f"{wish}\n\n{told.text}"
+    wish, story = request(rng)
+    return f"{wish}\n\n{story.text}"
 
 
 def _several(rng: Random) -> str:

@@ -1,4 +1,4 @@
-"""The machinery of the text: templates with choices, and a story that remembers its facts.
+"""The machinery of the text: templates with choices, and a story that keeps its facts.
 
 A template holds choices in square brackets and names in braces: ``"[One day|Then] {h} ran."``.
 An empty choice may leave a sentence part out. Everything is drawn from one ``random.Random``, so a
@@ -70,7 +70,7 @@ def expand(template: str, rng: Random, names: dict[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody in a story: the name or title used, the kind, and the pronoun (he, she, it)."""
+    """A character of a story: the name or title used, the kind, and the pronoun (he, she, it)."""
 
     name: str
     kind: str
@@ -114,7 +114,7 @@ class Story:
             self.paragraphs.append([])
 
     def ask(self, question: str, answer: str) -> None:
-        """Remember a question that this story answers."""
+        """Record a question that this story answers."""
         pair = (expand(question, self.rng, self.names), expand(answer, self.rng, self.names))
         self.asks.append(pair)
 

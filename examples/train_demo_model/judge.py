@@ -82,7 +82,7 @@ def answers(model: Storyteller, tokenizer: Tokenizer, count: int) -> tuple[float
 def write_on(
     model: Storyteller, tokenizer: Tokenizer, prompt: str, heat: float, most: int = 160
 ) -> str:
-    """What the model says after ``prompt`` at temperature ``heat`` (0: the likeliest token)."""
+    """The model's continuation of ``prompt`` at temperature ``heat`` (0: the likeliest token)."""
     stops = {tokenizer.token_to_id(EOS), tokenizer.token_to_id(END)}
     ids = [tokenizer.token_to_id(BOS), *tokenizer.encode(prompt).ids]
     start = len(ids)

@@ -90,7 +90,7 @@ def _name(rng: Random, pronoun: str, *, animal: bool) -> str:
 
 
 def person(rng: Random, kind: str | None = None) -> Person:
-    """Draw somebody; ``kind`` fixes what they are (``girl``, ``dragon``, ``king``, …)."""
+    """Draw a character; ``kind`` fixes what they are (``girl``, ``dragon``, ``king``, …)."""
     if kind is None:
         draw = rng.random()
         if draw < 0.5:

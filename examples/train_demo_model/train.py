@@ -3,7 +3,7 @@
 Text, tokenizer, network and order of batches come from fixed seeds and the schedule counts steps,
 so the same machine and library versions make the same file. On 2 unshared cores with bfloat16
 matrix instructions a step of 8 x 1,024 tokens takes 1.2 s. ``--minutes`` stops a slower run early
-and says so. Where the cores are shared, ``OMP_WAIT_POLICY=PASSIVE`` in the environment makes a
+and prints that. Where the cores are shared, ``OMP_WAIT_POLICY=PASSIVE`` in the environment makes a
 step several times faster, because waiting threads then yield.
 """
 
@@ -66,7 +66,7 @@ class Cycle:
         return self.peak * max(0.02, min(1.0, 1.0 - done))
 
 
-#: Short contexts teach the language fast, long ones what was said long ago, the longest positions.
+#: Short contexts teach the language fast, long ones distant references, the longest positions.
 SCHEDULE = (
     Cycle(
         (Phase(350, 512, 16, 512), Phase(425, 1024, 8, 1024), Phase(25, 4096, 2, 4096)),
@@ -147,7 +147,7 @@ class Run:
         part.replace(self.checkpoint)
 
     def resume(self) -> int:
-        """The step to go on with: that of the checkpoint, if one is wanted and there."""
+        """The step to continue from: that of the checkpoint, if it is to be used and exists."""
         if not (self.options.resume and self.checkpoint and self.checkpoint.exists()):
             return 0
         kept = torch.load(self.checkpoint, weights_only=True)
@@ -219,7 +219,7 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=packaged(), help="the GGUF to write")
     parser.add_argument("--scratch", type=Path, help="folder for checkpoints (default: none kept)")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     parser.add_argument("--minutes", type=float, default=90.0, help="stop early after so long")
     parser.add_argument("--share", type=float, default=1.0, help="share of the steps (a trial run)")
     parser.add_argument("--threads", type=int, default=2)

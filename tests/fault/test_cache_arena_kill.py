@@ -129,7 +129,7 @@ def test_a_writer_killed_before_any_store_leaves_its_row_absent_or_whole(path, m
         after = found(path)
         outcome = after.pop(slot, None)
         assert outcome in (None, before.pop(slot, None), number)
-        assert after == before, "a row of somebody else changed"
+        assert after == before, "a row of another writer changed"
         if os.WIFSIGNALED(status):
             outcomes.add("absent" if outcome is None else "new" if outcome == number else "old")
         write(path, slot, slot + 1)
@@ -161,6 +161,6 @@ def test_writers_killed_at_random_instants_never_leave_a_torn_row(path):
         os.close(started)
         os.close(ready)
         after = found(path)
-        assert after[SLOTS - 1] == SLOTS, "the row nobody wrote to is gone"
+        assert after[SLOTS - 1] == SLOTS, "a row that was not written to is gone"
         killed_in_between += len(after) < SLOTS
     assert killed_in_between > 5, "the kills all missed"

@@ -1,4 +1,4 @@
-"""What may lie in a tier's directory besides whole rows: refused, put aside, in nobody's way.
+"""Anything else than whole rows in a tier's directory: refused, put aside, and harmless.
 
 Bits, lengths and names are tried one after another, all of them. Every row here is 600 bytes.
 """
@@ -193,7 +193,7 @@ def test_files_that_were_swapped_are_both_refused(tmp_path: Path) -> None:
 
 
 def test_a_row_of_another_model_under_this_name_is_refused(tmp_path: Path) -> None:
-    """Also one that says it is of this model: its key then does not follow from what it holds."""
+    """Also one with this model's namespace: its key then does not follow from its content."""
     key, path = put(tmp_path, 1)
     _, other = put(tmp_path, 1, root=OTHER)
     other.rename(path)
@@ -282,7 +282,7 @@ def test_what_has_a_rows_name_and_is_no_file_is_put_aside(
 def test_what_has_the_name_of_a_temp_file_or_folder_goes_without_touching_others(
     tmp_path: Path, make: Callable[[Path, Path], None]
 ) -> None:
-    """A shard that is a link would have files of somebody else tidied away."""
+    """Through a shard that is a link, files elsewhere would be removed."""
     root = tmp_path / "rows"
     key, path = put(root, 1)
     make(path.with_suffix(".1.2.tmp"), tmp_path)
@@ -351,7 +351,7 @@ def test_a_lock_that_is_a_link_locks_nothing(tmp_path: Path) -> None:
 
 
 class NotOurs(PosixFilesystem):
-    """Says of some paths what the kernel says of another user's files (root may read all)."""
+    """Refuses some paths as the kernel does another user's files (root may read all)."""
 
     def __init__(self, *paths: Path) -> None:
         self.closed = {str(path) for path in paths}

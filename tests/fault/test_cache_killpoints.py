@@ -57,7 +57,7 @@ def test_what_a_dead_writer_left_is_counted_before_more_is_written(tmp_path: Pat
 
 
 class Watched(KillRig):
-    """Looks at the moment of death whether the tail or the longer row is where the tail was."""
+    """Records at the kill whether the tail or the longer row is where the tail was."""
 
     places: tuple[bytes, bytes] | None = None
 

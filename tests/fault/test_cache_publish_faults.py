@@ -179,7 +179,7 @@ def test_a_batch_that_stops_anywhere_leaves_each_row_absent_or_valid(tmp_path, e
             for key, row in rows
         }
         for (key, _), outcome in zip(rows, outcomes, strict=False):
-            # Nobody counts the bytes of a row that was refused, so none may be left.
+            # The bytes of a refused row are in no account, so none may be left.
             assert there[key] == (not isinstance(outcome, CacheError))
         found = rescan(FS, root)
         assert temps(root) == []

@@ -1,4 +1,4 @@
-"""Memory limits of a control group, set by the real kernel: what is planned, and who is blamed."""
+"""Memory limits of a control group, set by the real kernel: the plan, and the reported cause."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ folder = Path(sys.argv[1])
 with Node.start(
     cache_ram="32MiB", cache_disk=0, runtime_dir=folder / "run", log_file=folder / "node.log"
 ) as node:
-    said = "it was loaded"
+    outcome = "it was loaded"
     try:
         node.load("big", path(), n_ctx=200_000, n_threads=1, check_memory=False)
     except errors.ModelLoadFailed as error:
-        said = str(error)
+        outcome = str(error)
     node.load("demo", path(), n_ctx=256, n_threads=1)
-    print(json.dumps([said, node.complete("demo", "Once upon", max_tokens=2).text]))
+    print(json.dumps([outcome, node.complete("demo", "Once upon", max_tokens=2).text]))
 """
 
 
@@ -84,8 +84,8 @@ def test_a_model_killed_for_lack_of_memory_is_reported_as_such_and_the_node_cont
 ) -> None:
     """The KV cache of 200,000 tokens takes 900 MiB, which the kernel does not grant."""
     with limited_group(400 * MIB) as group:
-        said, text = run_in_group(group, LOAD, str(tmp_path))
+        outcome, text = run_in_group(group, LOAD, str(tmp_path))
         wanted = f"by the kernel for lack of memory (limit 400 MiB of control group {group.name})"
-        assert wanted in said
+        assert wanted in outcome
         assert text
         assert wanted in (tmp_path / "node.log").read_text()

@@ -233,7 +233,7 @@ def test_a_completion_whose_model_is_killed_in_the_middle_is_run_again(
     assert running.result(30).text == expected
 
 
-def test_a_request_that_inflight_did_not_take_before_its_death_is_sent_again(
+def test_a_request_that_inflight_did_not_take_before_it_was_killed_is_sent_again(
     narrow: Node, pool: ThreadPoolExecutor
 ) -> None:
     stopped = pid_of(narrow, "inflight")
@@ -301,7 +301,7 @@ def test_a_load_is_answered_although_the_models_supervisor_is_killed_meanwhile(
     assert node.complete("late", "x", max_tokens=2).tokens
 
 
-def test_a_request_of_an_inflight_that_died_can_still_be_cancelled(narrow: Node) -> None:
+def test_a_request_of_an_inflight_that_was_killed_can_still_be_cancelled(narrow: Node) -> None:
     generated = status_of(narrow, "model:narrow")["tokens_generated"]
     stream = narrow.stream("narrow", "to be left", max_tokens=3900)
     next(event for event in stream if isinstance(event, TokenEvent))

@@ -55,7 +55,9 @@ def warm(node: Node, cold: Completion) -> Completion:
 
 
 @pytest.mark.parametrize("actor", ACTORS)
-def test_killing_any_actor_heals_and_keeps_the_rows(tiny_node: Node, actor: str) -> None:
+def test_after_a_kill_of_any_actor_the_node_recovers_and_keeps_its_rows(
+    tiny_node: Node, actor: str
+) -> None:
     cold = tiny_node.complete("tiny", PROMPT, max_tokens=8)
     victim = pid_of(tiny_node, actor)
     kill(victim)
@@ -120,7 +122,7 @@ def test_a_node_ends_with_the_host_that_started_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("actor", ["cache_meta", "writer", "ram_tier"])
-def test_requests_that_run_do_not_notice_a_death_in_the_cache(
+def test_running_requests_are_unaffected_by_a_kill_in_the_cache(
     tiny_node: Node, tiny_gguf: Path, actor: str
 ) -> None:
     expected = tiny_node.complete("tiny", PROMPT, max_tokens=400).text

@@ -294,7 +294,7 @@ def caller(node: Node, tmp_path: Path) -> subprocess.Popen[bytes]:
 
 
 def test_a_request_whose_caller_exits_is_cancelled(node: Node, tmp_path: Path) -> None:
-    """Trap T-24R: a generation that nobody hears must not run to its end."""
+    """A generation without a caller must not run to its end."""
     node.load("narrow", "narrow", backend="stub", n_seq_max=1)
     with caller(node, tmp_path) as host:
         assert host.stdout is not None

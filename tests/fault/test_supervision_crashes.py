@@ -72,7 +72,7 @@ def children_are_all(node: RunningNode, up: bool) -> bool:
         ("raise", ExitKind.ABNORMAL, "RuntimeError: raised by the test"),
     ],
 )
-def test_a_worker_that_ends_comes_back_and_its_reason_is_known(tmp_path, how, kind, word):
+def test_a_worker_that_ends_is_restarted_and_its_reason_is_kept(tmp_path, how, kind, word):
     with running_node(flat("a", "b"), tmp_path) as node:
         b = node.entry("b")
         node.connect().tell("a", Do(how))
@@ -158,7 +158,7 @@ def test_a_root_that_gives_up_restarts_the_whole_node(tmp_path):
         assert second.pid != first.pid
 
 
-def test_a_killed_supervisor_takes_its_children_along_and_they_come_back(tmp_path):
+def test_the_children_of_a_killed_supervisor_end_with_it_and_are_restarted(tmp_path):
     inner = flat("x", "y")
     with running_node(tree(Strategy.ONE_FOR_ONE, below("sub", inner), good("b")), tmp_path) as node:
         old = [node.entry(one).pid or 0 for one in ("x", "y")]
@@ -184,7 +184,7 @@ def test_a_killed_supervisors_dynamic_children_leave_the_directory(tmp_path):
         assert node.up("m").incarnation == 2
 
 
-def test_ten_children_killed_at_once_all_come_back(tmp_path):
+def test_ten_children_killed_at_once_are_all_restarted(tmp_path):
     ids = tuple(f"c{number}" for number in range(10))
     inner = flat(*ids, intensity=100)
     with running_node(tree(Strategy.ONE_FOR_ONE, below("sub", inner)), tmp_path) as node:
@@ -232,7 +232,7 @@ def test_a_killed_admin_or_root_brings_the_node_back_on_the_same_port(tmp_path, 
         assert isinstance(answer, Echoed)
 
 
-def test_a_node_that_keeps_dying_gives_up_with_an_exit_code(tmp_path):
+def test_a_node_that_keeps_crashing_gives_up_with_an_exit_code(tmp_path):
     node = start_node(flat("a"), tmp_path)
     killed: set[int] = set()
 
@@ -268,7 +268,7 @@ def test_a_killed_launcher_takes_every_process_with_it_and_frees_the_port(tmp_pa
         assert echo(again, "a").id == "a"
 
 
-def test_sigterm_to_one_worker_is_an_orderly_end_and_it_comes_back(tmp_path):
+def test_sigterm_to_one_worker_is_an_orderly_end_and_it_is_restarted(tmp_path):
     path = tmp_path / "journal"
     spec = tree(Strategy.ONE_FOR_ONE, good("a", Plan(journal=str(path))))
     with running_node(spec, tmp_path) as node:

@@ -73,7 +73,7 @@ def json_lines(node: RunningNode, event: str = "") -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("how", ["spin", "busy", "SIGSTOP"])
-def test_a_child_that_hangs_is_killed_in_time_and_comes_back(tmp_path, how):
+def test_a_child_that_hangs_is_killed_in_time_and_restarted(tmp_path, how):
     with running_node(tree(good("a"), good("b")), tmp_path) as node:
         node.up("b")
         began = time.monotonic()
@@ -93,7 +93,7 @@ def test_a_child_that_hangs_is_killed_in_time_and_comes_back(tmp_path, how):
         assert node.entry("b").incarnation == 1
 
 
-def test_a_supervisor_that_hangs_is_killed_and_its_subtree_comes_back(tmp_path):
+def test_a_supervisor_that_hangs_is_killed_and_its_subtree_is_restarted(tmp_path):
     sub = ChildSpec(
         "sub", SUPERVISOR, tree(good("x")), kind=ChildKind.SUPERVISOR, heartbeat_s=HEARTBEAT_S
     )
@@ -249,7 +249,7 @@ def test_every_crash_has_a_report_with_the_last_messages(tmp_path, how, reason):
         assert "secret" not in node.log
 
 
-def test_in_text_a_report_names_the_message_it_died_in(tmp_path):
+def test_in_text_a_report_names_the_message_that_was_handled(tmp_path):
     with running_node(tree(good("a")), tmp_path) as node:
         node.connect().ask("a", Echo(new_ref()), timeout_s=30)
         node.connect().tell("a", Do("kill"))
@@ -298,7 +298,7 @@ def test_nothing_is_written_into_the_temporary_folder(tmp_path, monkeypatch):
     assert list(temporary.iterdir()) == []
 
 
-def test_pages_of_dead_children_are_released(tmp_path):
+def test_pages_of_ended_children_are_released(tmp_path):
     spec = SupervisorSpec(Strategy.ONE_FOR_ONE, (good("a"),), intensity=1000)
     with running_node(spec, tmp_path) as node:
         maps = Path(f"/proc/{node.record.root_pid}/maps")

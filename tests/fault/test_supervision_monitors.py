@@ -270,7 +270,7 @@ def test_a_host_that_was_busy_elsewhere_is_notified_of_the_end_it_monitors_and_n
         assert heard[0].reason.text == "RuntimeError: raised by the test"
 
 
-def test_the_dead_and_the_unknown_are_down_at_once(tmp_path):
+def test_ended_and_unknown_targets_are_down_at_once(tmp_path):
     tree = one_for_one(child("w"), child("x", restart=Restart.TEMPORARY))
     with running_node(tree, tmp_path) as node:
         connection = node.connect()
@@ -308,7 +308,7 @@ def test_the_end_of_the_node_is_a_down_too(tmp_path, victim):
         node.note_group()
 
 
-def test_the_root_forgets_the_monitors_of_hosts_that_are_gone(tmp_path):
+def test_the_root_drops_the_monitors_of_hosts_that_are_gone(tmp_path):
     with running_node(TREE, tmp_path) as node:
         for polite in (True, False):
             other = Connection.attach(node.config.runtime_dir)

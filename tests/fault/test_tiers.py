@@ -207,7 +207,7 @@ def test_a_disk_that_refuses_costs_one_warning_and_comes_back_by_itself(
     assert os.strerror(error) in rig.log.warnings[0]
     assert "disk" in rig.log.warnings[0]
     assert rig.tier("disk")["state"] == "closed"
-    assert rig.sources(15) == ["ram"]  # the node goes on with what it has
+    assert rig.sources(15) == ["ram"]  # the node continues with the tiers it has
     assert rig.sources(1, 2) == ["ram", "ram"]
     rig.disks["disk"].write_error = None
     rig.wait(2 * LONGEST_PAUSE_S)
@@ -304,7 +304,7 @@ def test_a_directory_that_comes_back_brings_its_rows(start: Start) -> None:
     root.write_text("something else")
     for number in range(10, 16):
         rig.save(number)
-    assert rig.sources(1, 2) == []  # nobody is sent to a place that is not there
+    assert rig.sources(1, 2) == []  # no request is sent to a tier that is not there
     assert rig.tier("disk")["state"] == "gone"
     root.unlink()
     away.rename(root)

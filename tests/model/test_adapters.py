@@ -57,7 +57,7 @@ def adapter(make: Make, lora: Path, tmp_path: Path) -> str:
 
 
 class Asking:
-    """Collects what the adapter desk answers."""
+    """Collects the answers of the adapter service."""
 
     def __init__(self) -> None:
         self.answers: list[object] = []
@@ -86,12 +86,12 @@ def test_what_comes_after_a_change_runs_with_the_other_weights(make: Make, adapt
     assert done["repeat"].tokens == done["on"].tokens == changed
     assert done["off"].tokens == done["gone"].tokens == plain
     for name in ("changed", "off", "on", "gone"):
-        assert done[name].reused == 0, f"{name} went on from KV of other weights"
+        assert done[name].reused == 0, f"{name} continued from KV of other weights"
     assert [type(one) for one in asking.answers] == [m.AdaptersChanged] * 4
 
 
 def test_a_running_request_keeps_its_weights_and_later_ones_wait(make: Make, adapter: str) -> None:
-    """Trap T-42R: the change comes in the middle of a stream."""
+    """The change comes in the middle of a stream: no KV of other weights may be used."""
 
     def alone(changes: bool) -> list[int]:
         def script() -> Script:
@@ -194,7 +194,7 @@ def change(node: Node, message: object) -> m.AdaptersChanged:
 def test_rows_of_one_set_are_never_found_with_another_and_come_back(
     tiny_node: Node, lora: Path
 ) -> None:
-    """Also after the death of the model, which comes back with the adapters it had."""
+    """Also after a kill of the model, which is restarted with the adapters it had."""
     plain = tiny_node.complete("tiny", PROMPT, max_tokens=20)
     loaded = change(tiny_node, m.LoadAdapter(new_ref(), str(lora)))
     cold = tiny_node.complete("tiny", PROMPT, max_tokens=20)

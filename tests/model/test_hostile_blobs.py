@@ -1,8 +1,8 @@
-"""KV blobs that a row file with a fitting checksum may hold: refused, or harmful to nobody else.
+"""KV blobs that a row file with a valid checksum may hold: refused, or harmless to other requests.
 
-Each flavour runs in a child process, because llama.cpp aborts where it does not check. Whoever can
-forge a checksum can also store other KV that is well-formed: no check knows what is right, so such
-a row spoils its own request. It must not end the process nor change what others are told.
+Each flavour runs in a child process, because llama.cpp aborts where it does not check. A forger
+of checksums can also store other KV that is well-formed: no check can detect that, so such a row
+spoils its own request. It must not end the process nor change the replies of others.
 """
 
 from __future__ import annotations

@@ -304,7 +304,7 @@ def test_a_node_without_any_cache_still_answers(tiny_gguf: Path, tmp_path: Path)
         assert node.complete("tiny", PROMPT, max_tokens=4).cache.source == "live"
 
 
-def test_a_killed_model_comes_back_and_finds_its_rows(tiny_node: Node) -> None:
+def test_a_killed_model_is_restarted_and_finds_its_rows(tiny_node: Node) -> None:
     cold = tiny_node.complete("tiny", LONG, max_tokens=8)
     for _ in range(3):
         eventually(lambda: is_flushed(tiny_node.client), what="the end is stored")

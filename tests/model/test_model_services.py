@@ -147,7 +147,7 @@ def _figures(node: Node) -> tuple[dict[int, int], dict[int, int], dict[int, int]
 
 
 def test_loading_and_unloading_over_and_over_leaks_nothing(node: Node, tiny_gguf: Path) -> None:
-    """The same id each time (trap T-03R), with a request in between now and then."""
+    """The same id each time, with a request in between now and then."""
     config = ModelConfig(str(tiny_gguf), ModelParams(n_threads=1, n_ctx=256))
 
     def once(turn: int) -> None:

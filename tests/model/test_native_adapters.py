@@ -269,7 +269,7 @@ def test_flipped_bits_of_the_header_never_crash(
 def test_a_file_that_changes_while_it_is_loaded_is_refused(
     backend: Backend, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trap T-54R: the fingerprint would be of other bytes than the weights."""
+    """Otherwise the fingerprint would be of other bytes than the weights."""
     from native import _lora
 
     path = tmp_path / "changes.gguf"

@@ -39,7 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(folder: Path, arch: str) -> Path:
-    # Of six layers of gemma3 the last one looks at everything: both halves of its memory are used.
+    # Of six layers of gemma3 the last one attends to everything: both halves of memory are used.
     return tiny_llama(folder / f"{arch}.gguf", arch=arch, n_layer=6 if arch == "gemma3" else 4)
 
 

@@ -588,7 +588,7 @@ def test_a_bad_block_in_a_chain_restores_none(kit: Kit) -> None:
 
 
 @in_blocks
-def test_hostile_payloads_are_refused_and_harm_nothing(kit: Kit) -> None:
+def test_hostile_payloads_are_refused_without_harm(kit: Kit) -> None:
     b, tokens = kit.backend, kit.tokens(N)
     expected = cold(b, tokens, 8)
     prefill(b, tokens)

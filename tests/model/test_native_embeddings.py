@@ -110,7 +110,7 @@ def test_bad_input_is_refused(backend: Backend) -> None:
 
 
 def test_embedding_leaves_what_generates_alone(backend: Backend) -> None:
-    """Trap T-43R: not on a live sequence, and no mode is left on."""
+    """An embedding uses no live sequence, and leaves no mode set."""
 
     def says(between: bool) -> list[int]:
         batch, sampler, out = Batch(), backend.new_sampler(SamplingParams()), []
@@ -192,7 +192,7 @@ def test_a_vocabulary_alone_tokenises_and_refuses_the_rest(kind: str, tiny: Path
 
 
 def test_a_model_that_only_embeds_uses_the_pooling_of_its_file(tmp_path: Path) -> None:
-    """It has no memory of sequences, reads a text both ways and knows 96 positions."""
+    """It has no memory of sequences, reads a text both ways and has 96 positions."""
     backend = load_backend("llama", tiny_bert(tmp_path / "bert.gguf"), PARAMS)
     try:
         info, embedder = backend.info, backend.embedder()

@@ -148,7 +148,7 @@ RANDOM_SCHEMAS: list[Any] = [
 
 @pytest.mark.parametrize("schema", RANDOM_SCHEMAS, ids=json.dumps)
 def test_random_replies_obey_their_schemas(b: LlamaBackend, schema: Any) -> None:
-    """Random tokens of the whole vocabulary: what the model would say must not matter."""
+    """Random tokens of the whole vocabulary: the likely tokens of a model must not matter."""
     judge = Draft202012Validator(schema)
     for seed in range(4):
         rng = random.Random(seed)
@@ -167,7 +167,7 @@ def test_random_replies_obey_their_schemas(b: LlamaBackend, schema: Any) -> None
 
 
 def test_a_grammar_is_compiled_once_for_a_model(b: LlamaBackend) -> None:
-    """Known fault of the system this one re-creates: it parsed every request's grammar anew."""
+    """A grammar is parsed for its first request only: parsing is slow."""
     params = SamplingParams(grammar='root ::= "once" " only"')
     before = b.grammars_compiled()
     assert [text(b, params) for _ in range(3)] == ["once only"] * 3, "a copy begins at the start"

@@ -101,7 +101,7 @@ def written(b: LlamaBackend, params: SamplingParams, prompt: list[int]) -> Pytho
 
 
 def some_logits(b: LlamaBackend, rng: random.Random) -> array[float]:
-    """From nearly flat to one that knows what it wants, with ties and impossible tokens."""
+    """From nearly flat to one with a clear maximum, with ties and impossible tokens."""
     scale = rng.choice((0.5, 3.0, 12.0))
     logits = array("f", (round(rng.gauss(0, scale), 2) for _ in range(b.info.n_vocab)))
     for token in rng.sample(range(b.info.n_vocab), 5):
@@ -247,7 +247,7 @@ def test_when_no_token_is_left_the_error_names_the_cause(b: LlamaBackend) -> Non
     ids=lambda how: next(iter(how)),
 )
 def test_penalties_see_the_prompt(b: LlamaBackend, how: dict[str, float]) -> None:
-    """Known fault of the system this one re-creates: its penalties began with the reply."""
+    """Penalties must not begin with the reply: repetitions of the prompt count."""
     row = prefill(b, PROMPT)
     best = b.sample(row, b.new_sampler(SamplingParams()), 0)
     params = SamplingParams(**how)  # type: ignore[arg-type]

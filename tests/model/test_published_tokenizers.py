@@ -17,7 +17,7 @@ pytestmark = pytest.mark.model
 
 EXACT, SPACED, NORMALISED = "exact", "a space before", "normalised"
 # Vocabulary → what detokenising gives back. SentencePiece puts a space before a text; WordPiece and
-# Unigram normalise (lower case, no accents, spaces joined), so no text comes back as it was.
+# Unigram normalise (lower case, no accents, spaces joined), so texts change.
 VOCABULARIES = {
     "aquila": EXACT,
     "baichuan": SPACED,

@@ -116,7 +116,7 @@ def test_a_session_that_diverges_keeps_what_is_common(load: Load) -> None:
 
 
 def test_one_request_of_a_session_runs_at_a_time(load: Load) -> None:
-    """Nothing leaks (T-49R): the second is refused, and afterwards the session is free."""
+    """Nothing leaks: the second is refused, and afterwards the session is free."""
     engine = play(
         load(),
         [run("one", prompt(6, 60), session="s"), run("two", prompt(6, 60), session="s")],
@@ -165,7 +165,7 @@ def test_ending_is_idempotent_and_takes_effect_after_a_running_request(load: Loa
 
 
 def test_sessions_give_way_longest_unused_first(load: Load) -> None:
-    """Idle pins never exhaust the sequences (T-34E): more sessions than there are of those."""
+    """Idle sessions never exhaust the sequences, of which there are fewer."""
     n, turns = 12, []
     for i in range(n):
         turns.append(run(f"{i}", prompt(10 + i, 40), max_tokens=3, session=f"s{i}"))

@@ -533,7 +533,7 @@ def test_candidates_are_judged_in_one_step_on_what_is_live(load: Load) -> None:
     assert verdicts["right"].cached_tokens == 150
     assert verdicts["longer"].cached_tokens >= 153
     assert steps[1] - steps[0] == 1
-    # Nobody else was harmed (T-31R, T-44R).
+    # No other request was affected.
     assert got["other"].tokens == alone(load, [other])["other"].tokens
     assert got["after"].tokens == said
 

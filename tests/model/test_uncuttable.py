@@ -127,7 +127,7 @@ def test_a_model_that_can_be_cut_does_so_too_and_loses_nothing(
 
 
 @pytest.mark.parametrize("arch", ["gemma3", "mamba", "jamba"])
-def test_checkpoints_survive_the_death_of_the_model_and_a_restart_of_the_node(
+def test_checkpoints_survive_a_kill_of_the_model_and_a_restart_of_the_node(
     gguf: dict[str, Path], tmp_path: Path, arch: str
 ) -> None:
     prompt, n = TOKENS[:301], 40

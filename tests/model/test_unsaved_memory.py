@@ -1,4 +1,4 @@
-"""A model whose memory cannot be saved answers all the same, and says why nothing is cached."""
+"""A model whose memory cannot be saved answers all the same, and reports why nothing is cached."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_status_has_the_reason_and_the_log_has_it_once(unsaved: Path, tmp_pa
             assert done.usage.completion_tokens == 3
         status = status_of(node, "model:unsaved")
         assert (status["memory_kind"], status["cached"]) == ("none", False)
-        assert "does not know" in status["memory_because"]
+        assert "stored in a way" in status["memory_because"]
         log = (tmp_path / "home" / "node.log").read_text()
     assert log.count("nothing is cached: ") == 1
     assert status["memory_because"] in log

@@ -126,7 +126,7 @@ def test_the_longer_row_is_worth_what_the_tail_was():
     assert tiers_of(index, 1, 2) == ["ram"]
 
 
-def test_a_row_that_does_not_fit_together_teaches_nothing():
+def test_a_malformed_row_adds_no_finish_keys():
     index = make(disk=100_000)
     block = row(1, 2, 3, 4)
     lie = RowRequest(block.key, block.parent, ROOT, 4, block.tokens, SIZE)
@@ -336,7 +336,7 @@ def test_the_key_of_a_tail_that_only_a_scan_has_seen_stands_for_its_tokens():
 
 
 def found_and_evicted(index: CacheIndex) -> None:
-    """A tail that a scan found goes for want of room, although a faster tier contains it."""
+    """A tail found by a scan is evicted for lack of room, although a faster tier contains it."""
     save(index, 1, 2, 3, 4)
     index.reserve(1.0, "m", [row(8), row(9)], "disk")
 

@@ -118,7 +118,7 @@ def test_the_wait_is_bounded_and_then_it_runs_without() -> None:
 @pytest.mark.parametrize(
     ("miss", "wait_ms"), [(Miss(MissReason.DIVERGES, 3), 500), (BEING_WRITTEN, 0)]
 )
-def test_other_misses_and_no_patience_do_not_wait(miss: Miss, wait_ms: int) -> None:
+def test_other_misses_and_a_wait_of_zero_do_not_wait(miss: Miss, wait_ms: int) -> None:
     talk = Talk(request(), wait_ms=wait_ms)
     talk.look_up()
     talk.answer(miss)

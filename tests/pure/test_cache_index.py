@@ -53,19 +53,6 @@ def reasons(answers) -> list[RefusalReason | None]:
 # ── lookup ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_hit_at_any_length_uses_a_part_of_the_last_block():
-    index = make()
-    save(index, *range(12))
-    match = find(index, *range(10), 99, 98)
-    assert match.n_tokens == 10
-    assert [(b.start, b.n_used, b.n_tokens) for b in match.blocks] == [
-        (0, 4, 4),
-        (4, 4, 4),
-        (8, 2, 4),
-    ]
-    assert (match.miss.reason, match.miss.at) == (MissReason.DIVERGES, 10)
-
-
 def test_the_tail_is_found_and_named_as_tip():
     index = make()
     save(index, *range(6))
@@ -75,47 +62,55 @@ def test_the_tail_is_found_and_named_as_tip():
     assert match.tip == chain(*range(6))[-1].key
 
 
-def test_the_longest_of_many_children_wins_whatever_they_are():
+# Tokens are single digits, a block has four. What is stored, one row chain each; what is looked up
+# ("|" ends what may be matched, "whole" means a memory that cannot be cut); how the blocks of the
+# match are used, as used/tokens; and why it ends where it ends.
+LOOKUPS = """
+stored                        looked up        blocks used     ends
+01234567                      01234567         4/4 4/4         -
+01234567                      0123456789       4/4 4/4         not_stored
+01234567                      01234597         4/4 2/4         diverges
+01234567                      012345           4/4 2/4         -
+01234567                      0199             2/4             diverges
+01234567                      99                               diverges
+01234567                      012              3/4             -
+01234567                      0123456|7        4/4 3/4         -
+0123456789                    0123456789       4/4 4/4 2/2     -
+0123456789                    012345678965     4/4 4/4 2/2     not_stored
+012345678901                  012345678998     4/4 4/4 2/4     diverges
+77770123 7777015 777709       777701234        4/4 4/4         not_stored
+7777012 77770156 777709       77770157         4/4 3/4         diverges
+7777012 77770156 777709       7777099          4/4 2/2         not_stored
+7777012 77770156 777709       77773            4/4             diverges
+01234567                      0123456 whole    4/4             not_cuttable
+01234567                      01234567 whole   4/4 4/4         -
+01234567                      012 whole                        not_cuttable
+"""
+LOOKUP_CASES = [
+    [part.strip() for part in (line[:30], line[30:47], line[47:63], line[63:])]
+    for line in LOOKUPS.strip().splitlines()[1:]
+]
+
+
+@pytest.mark.parametrize("case", LOOKUP_CASES, ids=[" ".join(case[:2]) for case in LOOKUP_CASES])
+def test_a_miss_has_its_reason_and_place(case):
+    stored, asked, used, reason = case
     index = make()
-    for tail in ([0, 1, 2], [0, 1, 5, 6], [0, 9], [0, 1, 5]):
-        save(index, 7, 7, 7, 7, *tail)
-    assert find(index, 7, 7, 7, 7, 0, 1, 5, 7).n_tokens == 7
-    assert find(index, 7, 7, 7, 7, 0, 9, 9).n_tokens == 6
-    assert find(index, 7, 7, 7, 7, 3).n_tokens == 4
-
-
-def test_limit_keeps_the_last_token_for_the_model():
-    index = make()
-    save(index, *range(8))
-    match = find(index, *range(8), limit=7)
-    assert match.n_tokens == 7
-    assert match.miss is None
-    assert index.snapshot().hits_exact == 1
-
-
-def test_a_memory_that_cannot_be_cut_gets_whole_rows_only():
-    index = make()
-    save(index, *range(8))
-    match = find(index, *range(7), cuttable=False)
-    assert match.n_tokens == 4
-    assert match.miss.reason is MissReason.NOT_CUTTABLE
-    assert find(index, *range(8), cuttable=False).n_tokens == 8
-    assert find(index, 0, 1, 2, cuttable=False).n_tokens == 0
-
-
-@pytest.mark.parametrize(
-    ("ids", "reason", "at"),
-    [
-        ((9, 9), MissReason.DIVERGES, 0),
-        ((0, 1, 9, 9), MissReason.DIVERGES, 2),
-        ((*range(8), 5, 6), MissReason.NOT_STORED, 8),
-    ],
-)
-def test_a_miss_has_its_reason_and_place(ids, reason, at):
-    index = make()
-    save(index, *range(8))
-    miss = find(index, *ids).miss
-    assert (miss.reason, miss.at) == (reason, at)
+    for ids in stored.split():
+        save(index, *map(int, ids))
+    ids, _, how = asked.partition(" ")
+    before, bar, after = ids.partition("|")
+    match = find(
+        index,
+        *map(int, before + after),
+        limit=len(before) if bar else None,
+        cuttable=how != "whole",
+    )
+    assert " ".join(f"{block.n_used}/{block.n_tokens}" for block in match.blocks) == used
+    assert match.n_tokens == sum(block.n_used for block in match.blocks)
+    assert (match.miss.reason.value if match.miss else "-") == reason
+    assert match.miss is None or match.miss.at == match.n_tokens
+    assert index.snapshot().hits_exact == (match.miss is None)
 
 
 def test_a_miss_in_an_empty_cache_or_a_foreign_namespace_has_that_reason():
@@ -448,7 +443,7 @@ def test_a_directory_over_its_budget_keeps_the_rows_used_last():
     assert snapshot.tiers["disk"].used_bytes == 2 * SIZE
 
 
-def test_a_row_that_lies_about_its_position_is_never_used():
+def test_a_row_with_a_wrong_position_is_never_used():
     index = make(disk=10**6)
     parent, child = chain(*range(8))
     liar = RowRequest(child.key, child.parent, ROOT, 8, child.tokens, SIZE)

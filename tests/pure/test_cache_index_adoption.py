@@ -31,7 +31,7 @@ def stored(number: int) -> m.StoredRow:
 
 
 class Ticking:
-    """A clock that a look at makes advance."""
+    """A clock that advances with each reading."""
 
     def __init__(self, step_s: float) -> None:
         self.now, self._step_s = 100.0, step_s

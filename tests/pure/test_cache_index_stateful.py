@@ -48,7 +48,7 @@ class IndexMachine(RuleBasedStateMachine):
         self.writing: dict[tuple[str, str, bytes], int | None] = {}
         self.leases: dict[int, tuple[str, tuple[bytes, ...]]] = {}
         self.ram_at: dict[bytes, int | None] = {}
-        self.tips: set[bytes] = set()  # keys of tails that the index has met, in whatever way
+        self.tips: set[bytes] = set()  # keys of all tails the index has had in any call
 
     # ── the model ──
 
@@ -77,7 +77,7 @@ class IndexMachine(RuleBasedStateMachine):
         return chain(root, ids)[-2].key if start else root
 
     def longer(self, key: bytes) -> list[bytes]:
-        """Stored rows beside this one that begin with all of its tokens and go on."""
+        """Stored rows beside this one that begin with all of its tokens and are longer."""
         root, ids, start = self.full[key]
         return [
             other

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -34,34 +36,50 @@ def test_nonsense_stops_the_boot(wrong):
         policy.SavePolicy(**wrong)
 
 
-def test_a_prompt_is_saved_as_full_blocks_and_its_tail_with_the_reply():
-    blocks = [policy.Span(0, 64, SaveReason.COLD), policy.Span(64, 64, SaveReason.COLD)]
-    assert policy.at_prompt_end(POLICY, 150, 0) == blocks
-    alone = policy.SavePolicy(save_finish_tail=False)
-    assert policy.at_prompt_end(alone, 150, 0) == [*blocks, policy.Span(128, 22, SaveReason.COLD)]
+# What is saved, by event. ``live`` tokens are in the context, ``saved`` of them are stored already;
+# rows are start+tokens. Blocks have 64 tokens, a tail needs 8, a prompt 32.
+TABLE = """
+event       options                     live  saved  rows
+prompt      -                            150      0  0+64 64+64
+prompt      save_finish_tail=False       150      0  0+64 64+64 128+22
+prompt      save_finish_tail=False       135      0  0+64 64+64
+prompt      save_finish_tail=False       136      0  0+64 64+64 128+8
+prompt      -                            150    128
+prompt      -                             31      0
+prompt      save_finish_tail=False        32      0  0+32
+generating  -                            191    128
+generating  -                            192    128  128+64
+generating  -                            192    150  128+64
+generating  -                            330    128  128+64 192+64 256+64
+generating  save_while_generating=False  192    128
+finish      -                            150    150
+finish      -                            150    128  128+22
+finish      -                            150    140  128+22
+finish      -                            192    150  128+64
+finish      save_finish_tail=False       150    100  64+64
+evicted     -                            150    128  128+22
+"""
+EVENTS = {
+    "prompt": (policy.at_prompt_end, SaveReason.COLD),
+    "generating": (policy.while_generating, SaveReason.CONTINUED),
+    "finish": (policy.at_finish, SaveReason.FINISH),
+    "evicted": (partial(policy.at_finish, reason=SaveReason.EVICT), SaveReason.EVICT),
+}
+CASES = [line.split(maxsplit=4) for line in TABLE.strip().splitlines()[1:]]
 
 
-def test_a_short_prompt_and_a_short_tail_are_not_worth_a_row():
-    assert policy.at_prompt_end(POLICY, 31, 0) == []
-    assert policy.at_prompt_end(POLICY, 135, 0) == policy.at_prompt_end(POLICY, 128, 0)
-
-
-def test_only_completed_blocks_are_saved_while_generating():
-    assert policy.while_generating(POLICY, 191, 128) == []
-    assert policy.while_generating(POLICY, 192, 128) == [policy.Span(128, 64, SaveReason.CONTINUED)]
-    off = policy.SavePolicy(save_while_generating=False)
-    assert policy.while_generating(off, 192, 128) == []
-
-
-def test_a_tail_that_grew_into_a_block_is_saved_as_the_block():
-    assert policy.while_generating(POLICY, 192, 150) == [policy.Span(128, 64, SaveReason.CONTINUED)]
-
-
-def test_nothing_is_saved_twice_at_the_finish():
-    assert policy.at_finish(POLICY, 150, 150) == []
-    assert policy.at_finish(POLICY, 150, 128) == [policy.Span(128, 22, SaveReason.FINISH)]
-    evicted = policy.at_finish(POLICY, 150, 128, SaveReason.EVICT)
-    assert evicted == [policy.Span(128, 22, SaveReason.EVICT)]
+@pytest.mark.parametrize(
+    "case", CASES, ids=[f"{case[0]}-{case[1]}-{case[2]}-{case[3]}" for case in CASES]
+)
+def test_what_is_saved_follows_the_table(case):
+    event, options, live, saved, *rows = case
+    spans_of, reason = EVENTS[event]
+    name, _, value = options.partition("=")
+    changed = POLICY if options == "-" else replace(POLICY, **{name: value == "True"})
+    expected = [
+        policy.Span(*map(int, row.split("+")), reason) for row in (rows[0].split() if rows else ())
+    ]
+    assert spans_of(changed, int(live), int(saved)) == expected
 
 
 @given(st.integers(0, 2000), st.integers(0, 2000))

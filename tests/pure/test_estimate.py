@@ -1,4 +1,4 @@
-"""Memory foreseen from a header: exact where the header says all, refused before it is too late."""
+"""Memory estimated from a header: exact where the header has all facts, refused before loading."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_adapters_and_the_draft_model_count(header: GgufSummary, tmp_path: Path)
 
 
 def test_n_ctx_of_0_is_as_trained_unless_memory_is_short(header: GgufSummary) -> None:
-    """Not 512, and not 262,144 because the file says so (traps T-48E)."""
+    """Not a small default, and not the 262,144 of the file, which would not fit."""
     asked = ModelParams(n_ctx=0)
     assert settle_n_ctx([header], asked, Room()).n_ctx == 8192
     least = estimate([header], ModelParams(n_ctx=256)).total

@@ -64,7 +64,7 @@ def test_a_model_is_read_once(prints: Fingerprints, model: Path, reads: list[Pat
     assert reads == [model]
 
 
-def test_every_split_is_remembered_and_their_order_counts(
+def test_the_digest_of_every_split_is_cached_and_their_order_counts(
     prints: Fingerprints, model: Path, reads: list[Path]
 ) -> None:
     other = model.with_name("other.gguf")
@@ -86,7 +86,7 @@ def test_a_change_of_the_same_size_is_noticed(
     assert model.stat().st_size == facts.st_size
     assert prints.of([model], now_ns=LATER) == blake3(model.read_bytes()).digest() != before
     let_the_clock_tick(model)
-    # Also when somebody sets the time back: the kernel's own change time cannot be set.
+    # Also when the modification time is set back: the kernel's own change time cannot be set.
     facts = model.stat()
     with model.open("r+b") as file:
         file.seek(100)
@@ -127,7 +127,7 @@ def test_a_link_is_its_file(prints: Fingerprints, model: Path, reads: list[Path]
     assert len(reads) == 1
 
 
-def test_a_file_that_has_just_changed_is_not_remembered_yet(
+def test_the_digest_of_a_file_that_has_just_changed_is_not_cached_yet(
     prints: Fingerprints, model: Path, reads: list[Path]
 ) -> None:
     now = model.stat().st_ctime_ns + 1_000_000
@@ -136,7 +136,7 @@ def test_a_file_that_has_just_changed_is_not_remembered_yet(
     assert len(reads) == 2
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_remembered(
+def test_the_digest_of_a_file_that_changes_while_it_is_read_is_not_cached(
     prints: Fingerprints, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = module._digest
@@ -255,7 +255,7 @@ def test_every_flipped_byte_of_the_digest_cache_costs_a_read_and_never_a_wrong_a
     assert len(reads) == 1 + len(good)
 
 
-def test_the_memory_is_private_and_others_are_not_believed(
+def test_the_digest_cache_is_private_and_files_of_others_are_ignored(
     prints: Fingerprints, model: Path, reads: list[Path]
 ) -> None:
     prints.of([model], now_ns=LATER)

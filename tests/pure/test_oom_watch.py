@@ -1,4 +1,4 @@
-"""What the kernel's counters say of a process that was killed."""
+"""The cause of a kill, from the kernel's counters."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_without_any_counter_nothing_is_claimed(tmp_path: Path, clock: Clock) ->
     assert watch.cause() == ""
 
 
-# ── the words of a supervisor ──────────────────────────────────────────────────────────────────
+# ── the report of a supervisor ──────────────────────────────────────────────────────────────────
 
 
 class Counts:

@@ -134,7 +134,7 @@ def test_laws_of_relief(
 
 
 @given(st.integers(1, 400), st.integers(0, 400))
-def test_a_steady_usage_and_an_honest_cache_settle_after_one_eviction(
+def test_a_steady_usage_and_an_accurate_cache_settle_after_one_eviction(
     above: int, growth: int
 ) -> None:
     """What is freed stays freed: usage falls to low at once, and nothing flaps around it."""

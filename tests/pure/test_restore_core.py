@@ -81,7 +81,7 @@ def test_a_slow_tier_is_tried_again_once_in_a_while() -> None:
     assert rates.worth_restoring(stored) == 1
 
 
-def test_small_steps_and_mixed_tiers_teach_nothing() -> None:
+def test_small_steps_and_mixed_tiers_are_not_measured() -> None:
     rates = Rates(EAGER)
     rates.record_step(1, 1.0)
     rates.record_restore([Piece("ram", 10, 64), Piece("disk", 10, 64)], 1.0)

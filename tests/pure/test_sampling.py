@@ -94,7 +94,7 @@ def test_a_schema_that_doubles_with_every_level_is_refused() -> None:
 
 
 def test_every_parameter_makes_another_request() -> None:
-    """Who is charged with a crash must be told apart by all of what the engine computes."""
+    """Suspects of a crash must differ in everything that changes what the engine computes."""
     changes: dict[str, object] = {
         "temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.1,
         "repetition_window": 3, "seed": 1, "typical_p": 0.5, "frequency_penalty": 0.1,
@@ -176,14 +176,14 @@ def test_mirostat_is_a_function_of_what_was_accepted(
     params = replace(DRAWN, mirostat=kind, mirostat_tau=tau, mirostat_eta=0.5, seed=seed)
 
     def play(again: bool) -> tuple[list[int], float]:
-        sampler, said = PythonSampler(params), []
+        sampler, text = PythonSampler(params), []
         for index in range(6):
             if again:
-                sampler.choose(logits, index + 100)  # asked and not accepted: nothing is learned
+                sampler.choose(logits, index + 100)  # not accepted: the state does not change
             token = sampler.choose(logits, index)
             sampler.accept(token)
-            said.append(token)
-        return said, sampler.mu
+            text.append(token)
+        return text, sampler.mu
 
     assert play(again=False) == play(again=True)
 
@@ -217,25 +217,25 @@ def test_a_banned_token_never_comes(logits: list[float], data: st.DataObject) ->
 @laws
 @given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 4))
 def test_dry_counts_the_longest_repetition_that_a_token_prolongs(
-    said: list[int], allowed: int
+    text: list[int], allowed: int
 ) -> None:
     params = SamplingParams(dry_multiplier=1.0, dry_allowed_length=allowed)
     sampler = PythonSampler(params)
-    for token in said:
+    for token in text:
         sampler.accept(token)
     expected: dict[int, int] = {}
-    for end in range(1, len(said)):  # said[:end] ends as said does, and said[end] came next
+    for end in range(1, len(text)):  # text[:end] ends as text does, and text[end] came next
         length = 0
-        while length < end and said[end - 1 - length] == said[len(said) - 1 - length]:
+        while length < end and text[end - 1 - length] == text[len(text) - 1 - length]:
             length += 1
         if length >= allowed:
-            expected[said[end]] = max(expected.get(said[end], 0), length)
+            expected[text[end]] = max(expected.get(text[end], 0), length)
     assert sampler._repetitions() == expected
 
 
 def test_dry_does_not_reach_beyond_a_breaker() -> None:
     params = SamplingParams(dry_multiplier=1.0, dry_allowed_length=2)
-    said = [1, 2, 9, 3, 4, 5, 1, 2, 9, 3, 4]
+    text = [1, 2, 9, 3, 4, 5, 1, 2, 9, 3, 4]
     for breaker, longest in (
         (Breaker(frozenset(), ()), {5: 5}),
         (Breaker(frozenset({9}), ()), {5: 2}),
@@ -243,7 +243,7 @@ def test_dry_does_not_reach_beyond_a_breaker() -> None:
         (Breaker(frozenset({3}), ()), {}),
     ):
         sampler = PythonSampler(params, [breaker])
-        for token in said:
+        for token in text:
             sampler.accept(token)
         assert sampler._repetitions() == longest
 
@@ -322,7 +322,7 @@ def test_the_largest_request_is_a_message_and_arrives_as_it_was() -> None:
 
 
 def test_a_caller_keeps_the_logprobs_it_received_when_the_reply_is_read_again() -> None:
-    """The process that goes on knows nothing of tokens that another one sampled."""
+    """The resuming process has no state of tokens that another one sampled."""
     known = [Logprobs(-1.0, ((7, -0.5),)), Logprobs(-2.0, ((8, -0.25),))]
     first, again = LogprobsLog(1), LogprobsLog(1)
     for one in known:

@@ -38,7 +38,7 @@ def pages(number: int, cuts: list[int]) -> list[SpanEnded]:
 
 
 @given(st.lists(st.lists(st.integers(0, 50), max_size=4), min_size=3, max_size=3), st.data())
-def test_each_span_comes_once_and_whole_however_its_sender_died(
+def test_each_span_comes_once_and_whole_wherever_its_sender_was_killed(
     cuts: list[list[int]], data: st.DataObject
 ) -> None:
     run = [page for number in range(3) for page in pages(number, cuts[number])]

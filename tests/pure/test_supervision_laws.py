@@ -233,7 +233,7 @@ def test_in_any_sequence_of_events_repeats_change_nothing_and_each_request_is_an
 
 @examples(200)
 @given(st.data(), supervisors())
-def test_a_supervisor_whose_children_obey_always_comes_to_rest(data, supervisor):
+def test_a_supervisor_whose_children_stop_when_asked_always_settles(data, supervisor):
     life = Life(data, supervisor)
     life.live_on(data.draw(st.integers(0, 40)))
     world = life.world

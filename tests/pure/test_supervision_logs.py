@@ -84,7 +84,7 @@ def test_a_traceback_and_odd_texts_stay_inside_one_line(written):
     assert second["message"].endswith("%s %d")
 
 
-def test_values_that_json_does_not_know_become_texts(written):
+def test_values_that_json_cannot_hold_become_texts(written):
     logger, objects = written
     logs.event(logger, logging.INFO, "up", "x", where=ExitKind.KILLED, inf=float("inf"))
     (found,) = objects()

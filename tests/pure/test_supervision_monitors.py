@@ -95,14 +95,14 @@ def test_a_child_that_is_starting_or_stopping_is_still_there():
         (entry(3, "restarting", killed(3)), Down("r", "a", 3, killed(3))),
     ],
 )
-def test_what_is_dead_or_unknown_is_down_at_once(known, expected):
+def test_a_target_that_ended_or_is_unknown_is_down_at_once(known, expected):
     monitors = Monitors()
     monitors.add("r", "a", known)
     assert taken(monitors) == [expected]
     assert taken(monitors) == []
 
 
-def test_why_a_child_that_has_left_the_tree_ended_is_remembered():
+def test_the_reason_of_a_child_that_has_left_the_tree_is_kept():
     monitors = Monitors()
     monitors.observe((), (entry(2, "down", killed(2)),))
     monitors.add("r", "a", None)
@@ -196,7 +196,7 @@ def test_monitors_of_others_are_bounded_and_ones_own_are_not():
     assert sorted(one.ref for one in taken(monitors)) == ["1", "3", "mine", "mine also", "mine too"]
 
 
-def test_what_is_remembered_of_the_ended_is_bounded():
+def test_the_number_of_kept_reasons_is_bounded():
     monitors = Monitors(memory=3)
     for number in range(1, 100):
         monitors.observe((), (entry(number, "down", killed(number)),))
@@ -482,7 +482,7 @@ def next_turn(worker: Worker, mailbox: FakeMailbox) -> None:
         worker._timer(payload)
 
 
-def test_monitoring_the_dead_calls_the_hook_in_a_later_turn_and_once():
+def test_monitoring_an_ended_process_calls_the_hook_in_a_later_turn_and_once():
     worker, mailbox = new_worker(entry(1, "down", killed(1)))
     ref = worker.monitor("a")
     assert worker.heard == []
@@ -529,7 +529,7 @@ def test_late_news_that_a_child_has_started_does_not_raise_the_dead():
     assert worker.directory["a"].incarnation == 4
 
 
-def test_what_does_not_arrive_comes_back_in_a_later_turn():
+def test_undelivered_messages_reach_the_hook_in_a_later_turn():
     worker, mailbox = new_worker(entry(1))
     assert worker.tell("a", Demonitor("by name"))
     assert worker.tell(OTHER, Demonitor("by address"))

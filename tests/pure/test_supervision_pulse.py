@@ -59,7 +59,7 @@ def test_a_page_shows_what_its_process_did(page):
     assert page.beat_s == 0.5
 
 
-def test_a_sign_of_life_between_messages_is_no_message(page):
+def test_a_beat_between_messages_is_no_message(page):
     page.begin("Echo", 0)
     page.end(0)
     alive = page.read().alive
@@ -220,7 +220,7 @@ def test_a_child_that_is_silent_for_too_long_hangs():
     assert found == (31.0, [("a", "hook")])
 
 
-def test_a_child_that_shows_life_does_not_hang():
+def test_a_child_that_beats_is_not_hung():
     assert looks(lambda now: Sign(30.0, now - 7.5), until=1000) is None
 
 
@@ -279,7 +279,9 @@ def test_the_first_look_finds_no_child_hung():
     heartbeat=st.floats(0.1, 100),
     gaps=st.lists(st.floats(0.0, 1000.0), min_size=1, max_size=60),
 )
-def test_who_shows_life_before_every_look_never_hangs_however_late_the_looks_are(heartbeat, gaps):
+def test_a_child_that_beats_before_every_look_is_never_hung_however_late_the_looks_are(
+    heartbeat, gaps
+):
     heartbeats = Heartbeats(1.0)
     now = 1000.0
     for gap in gaps:

@@ -112,7 +112,7 @@ def test_a_whole_conversation_cannot_be_repeated():
 
 
 @pytest.mark.parametrize("knows", ["nobody", "connector", "listener"])
-def test_both_sides_must_know_the_cookie(knows):
+def test_both_sides_must_hold_the_cookie(knows):
     wrong, other = Secret(b"w" * 32), Secret(b"v" * 32)
     ours = Session(COOKIE if knows == "connector" else wrong, CONNECTOR, LISTENER)
     theirs = Session(COOKIE if knows == "listener" else other, LISTENER, None)
@@ -149,7 +149,7 @@ def test_noise_is_refused_or_waited_for_and_never_kept(noise):
     assert noise.startswith(b"LA1") or b"LA1".startswith(noise)
 
 
-def test_a_stranger_may_not_announce_a_long_frame():
+def test_an_unauthenticated_peer_may_not_announce_a_long_frame():
     listener = Session(COOKIE, LISTENER, None)
     listener.receive(b"LA1" + b"n" * 16)
     listener.take_output()

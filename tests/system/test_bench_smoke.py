@@ -1,4 +1,4 @@
-"""The benchmarks run, end to end, and say something finite."""
+"""The benchmarks run, end to end, with finite figures."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_a_chat_whose_model_is_killed_resumes_at_its_next_token(node: Node) -> N
     assert received.spans == whole.spans
 
 
-def test_a_signature_is_believed_after_a_restart_of_the_node(tmp_path: Path) -> None:
+def test_a_signature_is_valid_after_a_restart_of_the_node(tmp_path: Path) -> None:
     config = replace(one_thread(embedded(), n_ctx=512), markers=Markers(thinking=(" a ", " the ")))
     signed = None
     for _ in range(2):

@@ -228,7 +228,7 @@ def test_a_process_on_the_port_of_an_ended_one_receives_no_message(monkeypatch):
         assert heard.startswith(b"LA1")
 
 
-def test_strangers_have_a_bounded_number_of_places():
+def test_the_number_of_unauthenticated_connections_is_bounded():
     with endpoints() as (a, b):
         strangers = []
         try:
@@ -247,7 +247,7 @@ def test_strangers_have_a_bounded_number_of_places():
 
 
 @pytest.mark.parametrize("said", [b"", b"L", b"LA1", b"LA1" + b"n" * 16, b"GET / HTTP/1.1\r\n"])
-def test_a_stranger_is_gone_after_its_time(monkeypatch, said):
+def test_an_unauthenticated_connection_is_closed_after_its_time(monkeypatch, said):
     monkeypatch.setattr(unauthenticated_module, "AUTHENTICATION_S", 0.1)
     with endpoints(SECRET) as (a,), socket.create_connection((LOOPBACK, a.address.port)) as peer:
         peer.sendall(said)

@@ -297,7 +297,7 @@ def test_the_end_of_the_host_stops_the_node_in_order(tmp_path):
     assert node.files() == []
 
 
-def test_a_stop_request_during_a_slow_start_is_obeyed_at_once(tmp_path):
+def test_a_stop_request_during_a_slow_start_is_carried_out_at_once(tmp_path):
     path = tmp_path / "journal"
     slow = Plan(journal=str(path), init="defer", init_s=60)
     tree = one_for_one(good("a", Plan(journal=str(path))), good("slow", slow, init_timeout_s=60))

@@ -109,7 +109,7 @@ def test_a_request_that_leaves_while_held_makes_room_for_the_next() -> None:
     assert lane.ended("a", 1.5) == ("c",)
 
 
-def test_charges_and_verdicts_are_forgotten_in_time() -> None:
+def test_charges_and_verdicts_expire() -> None:
     sheet = ChargeSheet()
     sheet.charge(A, 0.0)
     assert sheet.crashes(A, SUSPECT_FOR_S - 1) == 1
