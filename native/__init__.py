@@ -114,7 +114,7 @@ __all__ = [
     "load_backend",
 ]
 
-_DEFINED_IN: Final = {
+_HOMES: Final = {
     name: module
     for module, names in {
         "native.adapters": ("LoadedAdapter",),
@@ -139,7 +139,7 @@ if not TYPE_CHECKING:  # a type checker takes the names from the imports above, 
 
     def __getattr__(name: str) -> Any:
         """A public name, when it is first used: a command imports only what it needs."""
-        home = _DEFINED_IN.get(name)
+        home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(importlib.import_module(home), name)
