@@ -3,9 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := actors cache native runtime supervision tests examples bench tools
+CODE := actors cache native runtime supervision tests examples bench tools docs
 
-.PHONY: help install demo test lint format types imports pure system fault model bench soak killpoints \
+.PHONY: help install demo test docs lint format types imports pure system fault model bench soak killpoints \
 	retest real sanitize wheel matrix lock outdated clean
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make install   set up $(VENV) and build llama.cpp (about two minutes the first time)"
 	@echo "make lock      renew the locked versions of all dependencies; make outdated shows what would change"
 	@echo "make wheel     sdist and portable wheel into dist/; make matrix installs them in every clean way"
+	@echo "make docs      the documentation as a site, in build/site"
 	@echo "make real      a published model: fetched, whole-node cases, demo; make sanitize: ASan and UBSan"
 	@echo "make lint | types | imports | pure | system | fault | model | bench | soak | killpoints | format | clean"
 
@@ -57,6 +58,7 @@ sanitize: install
 lint: install
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/python tools/prose.py
 
 format: install
 	$(BIN)/ruff format $(CODE)
@@ -67,6 +69,13 @@ types: install
 
 imports: install
 	$(BIN)/lint-imports
+
+# The site, in build/site: open build/site/index.html. A warning is an error.
+docs: install
+	@$(PYTHON) tools/install.py $(VENV) docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/docs docs build/site
+	$(BIN)/python docs/_generate/check_site.py build/site
+	@echo "built build/site/index.html"
 
 bench: install
 	$(BIN)/python -m bench.run

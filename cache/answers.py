@@ -25,10 +25,14 @@ class RefusalReason(Enum):
     NO_PARENT = "no_parent"  # save the rows before it first
     MALFORMED = "malformed"  # caller's bug: key, start or token count do not fit together
     NO_SUCH_TIER = "no_such_tier"  # caller's bug
+    STARTING = "starting"  # retry it: the index does not have all rows yet that were stored before
 
 
 class MissReason(Enum):
-    """Why a prompt matched no further than it did."""
+    """Why a prompt was served from the cache no further than it was.
+
+    The index returns the first six; the others are found where its answers are used.
+    """
 
     EMPTY_CACHE = "empty_cache"  # nothing is stored at all
     NO_SUCH_NAMESPACE = "no_such_namespace"  # nothing is stored for this model and these settings
@@ -36,6 +40,17 @@ class MissReason(Enum):
     NOT_STORED = "not_stored"  # nothing is stored beyond this point
     BEING_WRITTEN = "being_written"  # the next block is reserved but not yet published
     NOT_CUTTABLE = "not_cuttable"  # a longer match exists, but this model cannot cut a row
+    NOT_STARTED = "not_started"  # the request ended before it was looked for
+    CACHE_OFF = "cache_off"  # this node keeps no rows
+    CACHE_DOWN = "cache_down"  # the index ended before it answered
+    CACHE_TIMEOUT = "cache_timeout"  # the index did not answer in time
+    PAYLOAD_GONE = "payload_gone"  # the prompt could not be read by the index
+    PARENT_UNKNOWN = "parent_unknown"  # no stored row ends with the key that was given
+    MODEL_CANNOT_BE_CUT = "model_cannot_be_cut"  # nor does it keep checkpoints
+    NO_CHECKPOINT_BEYOND = "no_checkpoint_beyond"  # rows are stored, but no state after this token
+    ROW_REJECTED = "row_rejected"  # a stored row failed its checks
+    NOT_RESTORED = "not_restored"  # the backend refused the rows
+    RESTORE_WOULD_BE_SLOWER = "restore_would_be_slower"  # than computing it from this token on
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +139,14 @@ class Miss:
     """Why the match ends at token ``at``, which is also the nearest stored prefix length."""
 
     reason: MissReason
-    at: int
+    at: int | None = None
+    """``None`` where the reason is no position of the prompt."""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """For people: the reason, and after a colon its position or its detail."""
+        detail = self.detail if self.at is None else str(self.at)
+        return f"{self.reason.value}:{detail}" if detail else self.reason.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from supervision.messages import Located, ReportStatus, WhereIs, new_ref
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as cache_dir,
-        Node.start({"demo": ""}, cache_dir=cache_dir, cache_ram="64MiB") as node,
+        Node.start({"demo": None}, cache_dir=cache_dir, cache_ram="64MiB") as node,
     ):
         line = node.connection
         found = line.ask("registry", WhereIs(new_ref(), "model:demo"), timeout_s=5)

@@ -16,9 +16,11 @@ from runtime import _shadows  # isort: skip # noqa: F401  # first: it looks at a
 from runtime.errors import LlamaActorsError
 
 if TYPE_CHECKING:
-    from runtime.client.aio import AsyncNode
-    from runtime.client.aio_stream import AsyncStream
     from runtime.client.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
+    from runtime.client.async_client import AsyncClient
+    from runtime.client.async_stream import AsyncStream
+    from runtime.client.client import Client
+    from runtime.client.options import ChatOptions, LoadOptions, RequestOptions
     from runtime.client.results import (
         Completion,
         CompletionEvent,
@@ -31,23 +33,28 @@ if TYPE_CHECKING:
     )
     from runtime.client.stream import CompletionStream
     from runtime.client.tree import TreeNode
-    from runtime.node import Node
+    from runtime.node import AsyncNode, Node
     from runtime.settings.config import ModelConfig, RuntimeConfig
 
 __all__ = [
+    "AsyncClient",
     "AsyncNode",
     "AsyncStream",
+    "ChatOptions",
     "ChatPrompt",
+    "Client",
     "Completion",
     "CompletionEvent",
     "CompletionStream",
     "Embeddings",
     "Event",
     "LlamaActorsError",
+    "LoadOptions",
     "ModelConfig",
     "ModelStatus",
     "Node",
     "PrefillEvent",
+    "RequestOptions",
     "ResumedEvent",
     "RuntimeConfig",
     "SpanEvent",
@@ -63,7 +70,11 @@ _HOMES: Final = {
     for module, names in {
         "runtime.client.answers": ("ChatPrompt", "Embeddings", "Verdict", "VramInfo", "WarmPrefix"),
         "runtime.settings.config": ("ModelConfig", "RuntimeConfig"),
-        "runtime.node": ("Node",),
+        "runtime.client.async_client": ("AsyncClient",),
+        "runtime.client.async_stream": ("AsyncStream",),
+        "runtime.client.client": ("Client",),
+        "runtime.client.options": ("ChatOptions", "LoadOptions", "RequestOptions"),
+        "runtime.node": ("AsyncNode", "Node"),
         "runtime.client.results": (
             "Completion",
             "CompletionEvent",
@@ -76,8 +87,6 @@ _HOMES: Final = {
         ),
         "runtime.client.stream": ("CompletionStream",),
         "runtime.client.tree": ("TreeNode",),
-        "runtime.client.aio": ("AsyncNode",),
-        "runtime.client.aio_stream": ("AsyncStream",),
     }.items()
     for name in names
 }

@@ -2,6 +2,6 @@
 
 import sys
 
-from runtime.cli.program import run
+from runtime.cli.main import run
 
 sys.exit(run())

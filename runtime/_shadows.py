@@ -13,7 +13,16 @@ import sys
 from typing import Final
 
 PACKAGES: Final = ("actors", "cache", "native", "supervision")
-DEPENDENCIES: Final = ("blake3", "cffi", "jinja2", "msgpack", "thespian")
+DEPENDENCIES: Final = (
+    "blake3",
+    "cffi",
+    "click",
+    "jinja2",
+    "msgpack",
+    "msgspec",
+    "rich",
+    "thespian",
+)
 USAGE: Final = 2
 INTERRUPTED: Final = 130
 

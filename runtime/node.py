@@ -1,4 +1,4 @@
-"""A node as a host process sees it: start one, or attach to one that runs.
+"""A node as host code holds it: started, or attached to one that runs. For threads and asyncio.
 
 ``Node.start`` runs the launcher as a child process and attaches to it; it never forks the host,
 which may hold threads, sockets or a GPU. When the host dies, by whatever signal, the node ends too:
@@ -8,64 +8,66 @@ the launcher holds the other end of a pipe.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from runtime import errors
+from runtime.client.async_client import AsyncClient
 from runtime.client.client import Client
-from runtime.client.model_queries import ModelClient
-from runtime.client.request_options import Messages, Prompt
-from runtime.client.results import Completion, ModelStatus
-from runtime.client.stream import CompletionStream
-from runtime.client.tree import ProcessFacts, TreeNode, arrange
 from runtime.settings import arguments
 from runtime.settings.ports import node_dir, resolve_port
 from runtime.settings.user_paths import user_path
-from supervision import ChildKind, Connection, Entry, forks
-from supervision.errors import MachineUnfit, NodeNotRunning, NoReply, PortInUse
+from supervision import Connection, forks
+from supervision.errors import MachineUnfit, NodeNotRunning, PortInUse
 from supervision.machine import require_machine
-from supervision.messages import ReportVitals, Vitals, VitalsReported, new_ref
 from supervision.ports import free_port
-from supervision.process import age_s, memory
 
 if TYPE_CHECKING:
+    from runtime.client.loop_transport import LoopTransport
     from runtime.settings.config import ModelConfig, RuntimeConfig
     from supervision.launched import LaunchedNode
 
-VITALS_TIMEOUT_S: Final = 1.0
 MAX_PORT: Final = 65_535
 PORT_TRIES: Final = 5  # a free port may be taken between choosing and binding it
 
 
-class Node(ModelClient):
-    """A running node. Safe to use from several threads; close it, or use it in a ``with``.
+class Node(Client):
+    """A running node, and the questions to it: a ``Client`` that starts and stops it.
 
-    In a process that is forked from this one (multiprocessing, gunicorn, Celery) it opens a
-    connection of its own at its first use there, and ends nothing of its parent's.
+    Safe to use from several threads; close it, or use it in a ``with``. In a process that is forked
+    from this one (multiprocessing, gunicorn, Celery) it opens a connection of its own at its first
+    use there, and ends nothing of its parent's.
 
-    Questions to its models are those of ``ModelClient``.
+    >>> with Node.start() as node:                                          # doctest: +SKIP
+    ...     print(node.complete("demo", "Once upon a time", max_tokens=40).text)
     """
 
     def __init__(
-        self, port: int, connection: Connection, child: LaunchedNode | None = None
+        self,
+        port: int,
+        connection: Connection,
+        directory: Path,
+        child: LaunchedNode | None = None,
     ) -> None:
-        self.port = port
-        self._connection = connection
+        """For ``start`` and ``attach``; ``directory`` is the node's own folder."""
+        super().__init__(connection)
+        self._port = port
+        self._directory = directory
         self._child = child
         self._process = forks.here()
-        super().__init__(Client(connection))
 
     # ── getting one ─────────────────────────────────────────────────────────────────────────────
 
     @classmethod
     def start(  # noqa: PLR0913 - keywords, each with a default
         cls,
-        models: Mapping[str, str | Path | ModelConfig] | None = None,
+        models: Mapping[str, str | Path | ModelConfig | None] | None = None,
         *,
         cache_dir: str | Path | None = None,
         cache_ram: str | int | None = None,
@@ -77,14 +79,15 @@ class Node(ModelClient):
         log_file: str | Path | None = None,
         config: RuntimeConfig | None = None,
     ) -> Self:
-        """Start a node and load ``models`` (id → path, or a ``ModelConfig``).
+        """Start a node and load ``models``: by id a path, or a ``ModelConfig``.
 
+        ``{"demo": None}`` loads the embedded model, which is loaded at its first use otherwise.
         Without ``port`` a free one is chosen. Sizes are bytes or texts like ``512MiB`` or ``25%``
         of what is free; 0 turns a tier off. ``cache_disks`` names several directories, each with
         its size, in place of ``cache_dir`` and ``cache_disk``. The node ends with ``stop``, with
         the context manager, or with this process.
         """
-        from runtime.launch import start as launch
+        from runtime.client.load_request import config_of_start
         from runtime.settings.config import RuntimeConfig, from_mapping, to_mapping
 
         try:
@@ -107,12 +110,12 @@ class Node(ModelClient):
         wanted = dict(from_mapping(base).models)
         if models is not None:
             given = arguments.table("models", models, "ids of models and their paths")
-            wanted |= {model: launch.as_config(model, value) for model, value in given.items()}
+            wanted |= {model: config_of_start(model, value) for model, value in given.items()}
         base["models"] = {}
         node = cls._launch(base, chosen, config is not None)
         try:
             for model, model_config in wanted.items():
-                node._client.load(model, model_config)
+                node.load(model, model_config)
         except BaseException:
             node.stop()
             raise
@@ -136,7 +139,8 @@ class Node(ModelClient):
                 last = failed
                 continue
             try:
-                return cls(chosen, Connection.attach(node_settings.node_dir), child)
+                directory = node_settings.node_dir
+                return cls(chosen, Connection.attach(directory), directory, child)
             except NodeNotRunning as error:
                 child.end()
                 raise errors.NodeStartFailed(str(error), type(error).__name__) from error
@@ -153,7 +157,7 @@ class Node(ModelClient):
             base = user_path(arguments.path("runtime_dir", runtime_dir), "runtime_dir")
         directory = node_dir(resolved, base)
         try:
-            return cls(resolved, Connection.attach(directory))
+            return cls(resolved, Connection.attach(directory), directory)
         except MachineUnfit as error:
             raise errors.MachineUnfit(str(error)) from error
         except NodeNotRunning as error:
@@ -163,113 +167,17 @@ class Node(ModelClient):
 
     @property
     def client(self) -> Client:
-        """The questions themselves, for code that wants to hold no process."""
-        return self._client
+        """The same questions, for code that must not stop the node."""
+        return Client(self._connection)
 
     @property
-    def connection(self) -> Connection:
-        """The raw line into the tree: ``ask`` and ``tell`` any message to any actor."""
-        return self._connection
-
-    def load(
-        self,
-        model: str,
-        path: str | Path | None = None,
-        *,
-        progress: Callable[[float], None] | None = None,
-        **options: Any,
-    ) -> ModelStatus:
-        """Load a GGUF under an id; ``options`` are fields of ``native.params.ModelParams``.
-
-        ``progress`` hears shares from 0 to 1 while the file is read.
-        ``thinking_markers`` and ``tool_call_markers`` are lists, see ``text.marker_scanner``;
-        ``chat_template`` is a Jinja text in place of the file's own, ``chat_template_file`` the
-        path of one. ``demo`` is the embedded model and takes no path.
-        """
-        from runtime.launch import start as launch
-
-        config = launch.config_of(model, path, options)
-        return self._client.load(model, config, progress=progress)
-
-    def unload(self, model: str, *, drain_s: float | None = 0.0) -> None:
-        """Unload a model; its running requests may go on for ``drain_s`` seconds."""
-        self._client.unload(model, drain_s=drain_s)
-
-    def models(self) -> list[ModelStatus]:
-        """Loaded and loading models."""
-        return self._client.models()
-
-    def complete(self, model: str, prompt: Prompt, **options: Any) -> Completion:
-        """Generate and wait for the end; options as for ``Client.stream``."""
-        return self._client.complete(model, prompt, **options)
-
-    def stream(self, model: str, prompt: Prompt, **options: Any) -> CompletionStream:
-        """Generate, and yield typed events as they come; options as for ``Client.stream``."""
-        return self._client.stream(model, prompt, **options)
-
-    def chat(self, model: str, messages: Messages, **options: Any) -> Completion:
-        """Answer a conversation; options as for ``Client.stream_chat``."""
-        return self._client.chat(model, messages, **options)
-
-    def stream_chat(self, model: str, messages: Messages, **options: Any) -> CompletionStream:
-        """Answer a conversation, and yield events as they come: ``Client.stream_chat``."""
-        return self._client.stream_chat(model, messages, **options)
-
-    def prefill_only(self, model: str, prompt: Prompt, **options: Any) -> Completion:
-        """Read a prompt into the cache and say nothing."""
-        return self._client.prefill_only(model, prompt, **options)
-
-    def continue_session(
-        self, model: str, session: str, more: Prompt, **options: Any
-    ) -> Completion:
-        """Go on in a session: ``more`` is only what follows what it holds already."""
-        return self._client.continue_session(model, session, more, **options)
-
-    def status(self) -> dict[str, Any]:
-        """The node, and what every actor says of itself, by id."""
-        return {
-            "node": {
-                "port": self.port,
-                "pid": self.launcher_pid,
-                "boot": self._connection.record.boot,
-            },
-            "actors": self._client.status(),
-        }
-
-    def tree(self, *, vitals: bool | None = False) -> TreeNode:
-        """The live tree, from the launcher down.
-
-        With ``vitals``, memory, uptime and mailboxes too: the supervisors are asked, who know it
-        of children that hang as well, and so is the kernel, which takes a few milliseconds.
-        """
-        if not arguments.flag("vitals", vitals):
-            record = self._connection.record
-            return arrange(record.pid, record.root_pid, record.boot, self._client.directory())
-        try:
-            entries = self._connection.directory()
-            pulses = self._vitals(entries)
-        except NoReply as error:
-            raise errors.NoReply(str(error)) from error
-        except NodeNotRunning as error:
-            raise errors.NodeNotRunning(self.port, str(error)) from error
-        record = self._connection.record
-        return arrange(record.pid, record.root_pid, record.boot, entries, pulses, _facts)
-
-    def _vitals(self, entries: tuple[Entry, ...]) -> dict[str, Vitals]:
-        """By id; without the children of a supervisor that does not answer."""
-        found: dict[str, Vitals] = {}
-        for entry in entries:
-            if entry.kind is ChildKind.SUPERVISOR and entry.is_up:
-                with contextlib.suppress(NoReply):
-                    answer = self._connection.ask(
-                        entry.id, ReportVitals(new_ref()), timeout_s=VITALS_TIMEOUT_S
-                    )
-                    if isinstance(answer, VitalsReported):
-                        found |= {one.id: one for one in answer.vitals}
-        return found
+    def port(self) -> int:
+        """The admin port, by which other processes ``attach``."""
+        return self._port
 
     @property
     def launcher_pid(self) -> int:
+        """The process at the top of the tree."""
         return self._connection.record.pid
 
     @property
@@ -319,9 +227,138 @@ class Node(ModelClient):
             self.close()
 
 
-def _facts(pid: int) -> ProcessFacts:
-    size = memory(pid)
-    return ProcessFacts(age_s(pid), *(size or (None, None)))
+class AsyncNode(AsyncClient):
+    """A running node, for code on an event loop: an ``AsyncClient`` that starts and stops it.
+
+    Get one with ``start`` or ``attach``. All its requests wait at one descriptor of the loop,
+    without threads. It may be used on several loops; in a forked process it opens a connection of
+    its own when it is used.
+
+    >>> async with AsyncNode.start() as node:                               # doctest: +SKIP
+    ...     async for event in node.stream("demo", "Once upon a time"):
+    ...         ...
+    """
+
+    def __init__(self, node: Node, transport: LoopTransport) -> None:
+        """For ``start`` and ``attach``."""
+        super().__init__(transport)
+        self._node = node
+        self._loop_transport = transport
+
+    @classmethod
+    def start(  # noqa: PLR0913 - keywords, each with a default
+        cls,
+        models: Mapping[str, str | Path | ModelConfig | None] | None = None,
+        *,
+        cache_dir: str | Path | None = None,
+        cache_ram: str | int | None = None,
+        cache_ram_file: str | int | None = None,
+        cache_disk: str | int | None = None,
+        cache_disks: Mapping[str | Path, str | int] | None = None,
+        port: int | None = None,
+        runtime_dir: str | Path | None = None,
+        log_file: str | Path | None = None,
+        config: RuntimeConfig | None = None,
+    ) -> Opening:
+        """As ``Node.start``; to be awaited, or used in an ``async with``."""
+        return Opening(
+            functools.partial(
+                Node.start,
+                models,
+                cache_dir=cache_dir,
+                cache_ram=cache_ram,
+                cache_ram_file=cache_ram_file,
+                cache_disk=cache_disk,
+                cache_disks=cache_disks,
+                port=port,
+                runtime_dir=runtime_dir,
+                log_file=log_file,
+                config=config,
+            )
+        )
+
+    @classmethod
+    def attach(cls, port: int | None = None, *, runtime_dir: str | Path | None = None) -> Opening:
+        """As ``Node.attach``; to be awaited, or used in an ``async with``."""
+        return Opening(functools.partial(Node.attach, port, runtime_dir=runtime_dir))
+
+    @property
+    def port(self) -> int:
+        """The admin port, by which other processes ``attach``."""
+        return self._node.port
+
+    @property
+    def launcher_pid(self) -> int:
+        """The process at the top of the tree."""
+        return self._node.launcher_pid
+
+    @property
+    def connection(self) -> Connection:
+        """The connection for threads; its methods block."""
+        return self._node.connection
+
+    @property
+    def node(self) -> Node:
+        """The same node for threads; its methods block."""
+        return self._node
+
+    async def stop(self) -> None:
+        """Stop the node, whichever process started it, and wait until nothing of it is left."""
+        await self._end(self._node.stop)
+
+    async def close(self) -> None:
+        """Cancel what runs, and close the connection; the node itself continues."""
+        await self._end(self._node.close)
+
+    async def _end(self, end: Callable[[], None]) -> None:
+        import asyncio
+
+        self._leave_all()
+        await self._loop_transport.close()
+        await asyncio.shield(asyncio.to_thread(end))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await (self.stop() if self._node.is_own else self.close())
+
+
+class Opening:
+    """A node that is being started or attached to: await it, or use it in an ``async with``."""
+
+    def __init__(self, open_node: Callable[[], Node]) -> None:
+        self._open_node = open_node
+        self._node: AsyncNode | None = None
+
+    def __await__(self) -> Generator[Any, None, AsyncNode]:
+        return self._opened().__await__()
+
+    async def _opened(self) -> AsyncNode:
+        import asyncio
+
+        from runtime.client.loop_transport import LoopTransport
+
+        node = await asyncio.to_thread(self._open_node)  # to start one takes a second or two
+        return AsyncNode(node, LoopTransport(node._directory))
+
+    async def __aenter__(self) -> AsyncNode:
+        self._node = await self
+        return self._node
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._node is not None:
+            await self._node.__aexit__(kind, error, trace)
 
 
 def _settings(

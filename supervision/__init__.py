@@ -1,6 +1,6 @@
 """Supervision: keeps a tree of processes alive, in order, on one host.
 
-Only the launcher's ``run_node`` needs the actor library, so it comes when it is asked for.
+Only ``run_node`` and ``NodeActorSystem`` need Thespian, so each name is imported when it is used.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from supervision._actor_system import NodeActorSystem
     from supervision.address import Address
     from supervision.connection import Connection
     from supervision.engine import EngineWorker
@@ -51,6 +52,7 @@ __all__ = [
     "ExitKind",
     "ExitReason",
     "Node",
+    "NodeActorSystem",
     "NodeConfig",
     "Restart",
     "Strategy",
@@ -65,6 +67,7 @@ __all__ = [
 _HOMES: Final = {
     name: module
     for module, names in {
+        "supervision._actor_system": ("NodeActorSystem",),
         "supervision.address": ("Address",),
         "supervision.connection": ("Connection",),
         "supervision.engine": ("EngineWorker",),

@@ -14,11 +14,11 @@ from supervision.errors import SpecError, SupervisionError
 from supervision.launched import say_ready
 from supervision.launcher import NodeConfig, run_node
 from supervision.ports import free_port
-from supervision.spec import SupervisorSpec, actors_below
+from supervision.spec import SupervisorSpec
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run until told to stop; the exit code of ``run_node``, 1 where it could not start."""
+    """Run until a stop is requested; the exit code of ``run_node``, 1 where it could not start."""
     stdio.prepare()
     asked = _parser().parse_args(arguments)
     settings: dict[str, Any] = {}
@@ -71,7 +71,7 @@ def _config(where: str, settings: dict[str, Any], parent_fd: int | None) -> Node
         log_file=None if log_file is None else Path(log_file),
         log_format=settings["log_format"],
         parent_fd=parent_fd,
-        packages=tuple(sorted({path.partition(".")[0] for path in (where, *actors_below(tree))})),
+        packages=(where.partition(":")[0].partition(".")[0],),
     )
 
 

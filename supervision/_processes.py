@@ -1,4 +1,4 @@
-"""Who runs below the launcher, and how they die: with their parent, and not unnoticed."""
+"""The processes below the launcher: they end with their parent, and each end is noticed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from supervision import logs, process
 from supervision._thespian import (
     ActorSystemBase,
-    ActorSystemMessage,
     PendingActorResponse,
     base,
     mp,
@@ -22,11 +21,11 @@ from supervision._thespian import (
     tr,
     utilis,
 )
-from supervision._wire import NodeTransport, from_thespian
+from supervision._wire import ChildEnded, NodeTransport, from_thespian
 
 
 class Node:
-    """What the launcher sets and every process of the node inherits by fork."""
+    """Set by the launcher; every process of the node inherits it by fork."""
 
     launcher_pid = 0
     parent_pid = 0
@@ -41,25 +40,40 @@ def _settle_in() -> None:
     process.forget_launcher()
 
 
-class _EarlyDeath:
-    """A child that dies before it connects is reported too; and no other child is forgotten.
+class _ChildrenByPid:
+    """Watches each child by a pidfd and reaps it by its pid.
 
-    Upstream looks for dead children on every exit notice and drops those that it did not ask
-    about, so their supervisor never hears of them.
+    Upstream looks for dead children at every SIGCHLD, drops those that it did not look for, and
+    reports none that ended before it connected: some ends never reach the parent.
     """
 
-    def childDied(self: Any) -> bool:  # noqa: N802
-        before = list(getattr(self, "_child_procs", ()))
-        result: bool = super().childDied()  # type: ignore[misc]
-        kept = {id(one) for one in getattr(self, "_child_procs", ())}
-        for child in before:
-            if id(child) not in kept:
-                self._child_gone(child, early=not hasattr(child, "childRealAddr"))
-        return result
+    def _startChildActor(self: Any, *args: Any, **named: Any) -> None:  # noqa: N802
+        super()._startChildActor(*args, **named)  # type: ignore[misc]
+        pid = self._child_procs[-1].childProc.pid
+        try:
+            self.transport.endpoint.watch_process(pid)
+        except OSError:  # no descriptor left: a child that cannot be watched must not run
+            process.kill(pid)
+            self.reap(pid)
+            raise
+
+    def reap(self: Any, pid: int) -> Any:
+        """Wait for a child that has ended; what Thespian knew of it, with the exit code."""
+        for child in self._child_procs:
+            if child.childProc.pid == pid:
+                child.childProc.join()  # returns at once
+                self._child_procs.remove(child)
+                if hasattr(child, "childRealAddr"):
+                    self._handleChildExited(child.childRealAddr)
+                return child
+        return None
+
+    def _childExited(self, _address: object) -> None:  # noqa: N802
+        """Children are reaped by pid; upstream drops every dead child here."""
 
 
-class NodeAdmin(_EarlyDeath, mp.MultiProcAdmin):  # type: ignore[misc]
-    """The Admin: dies with the launcher, and reports children that die early."""
+class NodeAdmin(_ChildrenByPid, mp.MultiProcAdmin):  # type: ignore[misc]
+    """The Admin: ends with the launcher, and reports children that end before they connect."""
 
     def run(self) -> None:
         deadline = time.monotonic() + 5.0
@@ -70,7 +84,8 @@ class NodeAdmin(_EarlyDeath, mp.MultiProcAdmin):  # type: ignore[misc]
         Node.parent_pid = os.getpid()
         for one in (signal.SIGINT, signal.SIGHUP):  # the launcher stops the node in order
             signal.signal(one, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for one in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(one, signal.SIG_DFL)
         process.let_faults_kill(logs.log_fd())
         os.write(Node.announce_fd, f"{os.getpid()} {os.getpgid(0)}\n".encode())
         os.close(Node.announce_fd)
@@ -79,25 +94,26 @@ class NodeAdmin(_EarlyDeath, mp.MultiProcAdmin):  # type: ignore[misc]
     def _cleanupAdmin(self, finish: Callable[[], None]) -> None:  # noqa: N802
         finish()  # upstream ends its logger process first
 
-    def _child_gone(self, child: Any, early: bool) -> None:
-        if early:
-            for asker in self._pendingChildren.pop(child.childNum, []):
+    def _handleReplicatorMessages(self, envelope: Any) -> tuple[bool, bool]:  # noqa: N802
+        if not isinstance(envelope.message, ChildEnded):
+            handled: tuple[bool, bool] = super()._handleReplicatorMessages(envelope)
+            return handled
+        child = self.reap(envelope.message.pid)
+        if child is not None and child.childNum in self._pendingChildren:
+            for asker in self._pendingChildren.pop(child.childNum):
                 self._sendPendingActorResponse(
                     asker, None, errorCode=PendingActorResponse.ERROR_Invalid_ActorClass,
                     errorStr=f"died while starting, exit code {child.childProc.exitcode}",
                 )  # fmt: skip
+        return True, True
 
 
-class ChildGone(ActorSystemMessage):  # type: ignore[misc]
-    """To the process itself: a child process is gone. By pid, so that nothing is ambiguous."""
+class NodeManager(_ChildrenByPid, mp.MultiProcManager):  # type: ignore[misc]
+    """Every actor process: ends with its parent and by its faults, and reaps its children."""
 
-    def __init__(self, pid: int, code: int | None) -> None:
-        self.pid = pid
-        self.code = code
-
-
-class NodeManager(_EarlyDeath, mp.MultiProcManager):  # type: ignore[misc]
-    """Every actor process: dies with its parent and by its faults, and hears of each child."""
+    next_class: ClassVar[type | None] = None
+    """The actor class of the process that is forked next, which inherits it. Thespian hands over a
+    name to import; the classes that the door makes for workers are in no module."""
 
     def __init__(self, *args: Any) -> None:
         _settle_in()
@@ -106,7 +122,16 @@ class NodeManager(_EarlyDeath, mp.MultiProcManager):  # type: ignore[misc]
 
     def _createInstance(self) -> None:  # noqa: N802
         process.let_faults_kill(logs.log_fd())
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        name: Any = self._actorClass
+        self._actorClass: Any = self.next_class or name
         super()._createInstance()
+        self._actorClass = name
+
+    def getActorStatus(self) -> Any:  # noqa: N802
+        status = super().getActorStatus()
+        status.receivedMessages.clear()  # texts of messages, whose content stays in the process
+        return status
 
     def _actorExit(self, _request: object) -> bool:  # noqa: N802
         return True  # the shell ends the process itself, in its own order
@@ -119,18 +144,12 @@ class NodeManager(_EarlyDeath, mp.MultiProcManager):  # type: ignore[misc]
                 self.actorInst.child_connected(child.childProc.pid, address)
         return result
 
-    def _child_gone(self, child: Any, early: bool) -> None:
-        if early:
-            self._awaitingAddressUpdate.remove_intents_for_address(child.childAddr)
-        gone = ChildGone(child.childProc.pid, child.childProc.exitcode)
-        self._receiveQueue.append(tr.ReceiveEnvelope(self.myAddress, gone))
-
 
 def _no_logger(_transport_class: object, transport: Any, admin: Any, *_: object) -> None:
     """In place of Thespian's logger process: every process writes its own lines (``logs``)."""
     logs.restore()
     admin.asLogProc = None
-    admin.asLogger = transport.myAddress  # upstream wants an address here; nothing is sent to it
+    admin.asLogger = transport.myAddress  # upstream needs an address here; nothing is sent to it
     started = tr.TransmitIntent(
         admin.addrOfStarter, multiproc_messages.EndpointConnected(0)
     )  # fmt: skip
@@ -155,8 +174,8 @@ class NodeSystem(ActorSystemBase):  # type: ignore[misc]
 def _install() -> None:
     mp.MultiProcAdmin, mp.MultiProcManager = NodeAdmin, NodeManager
     mp._startLogger = _no_logger
-    mp.setProcName = lambda *_: None  # upstream looks for a package on every start, for 1 ms
-    mp.MultiProcReplicator._childExited = lambda _self, _address: None
+    # Upstream looks for a package that sets longer titles, for 1 ms at every start.
+    mp.setProcName = lambda name, _address: process.set_name(name)
     # Not formatting every message on every hop makes large ones ten times faster.
     tr.TransmitIntent.identify = lambda self: f"TransmitIntent({self.targetAddr})"
     tr.ReceiveEnvelope.identify = lambda self: f"ReceiveEnvelope({type(self.message).__name__})"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, Final, NoReturn
 
 from supervision import logs
-from supervision._processes import ChildGone
+from supervision._plain_actor import worker_class
+from supervision._processes import NodeManager
 from supervision._thespian import (
     Actor,
     ActorExitRequest,
@@ -23,7 +25,7 @@ from supervision._thespian import (
     WatchMessage,
     tr,
 )
-from supervision._wire import from_thespian
+from supervision._wire import ChildEnded, from_thespian
 from supervision.address import Address
 from supervision.dead_letters import DeadLetterLog, refusal_of
 from supervision.endpoint import Endpoint
@@ -31,7 +33,7 @@ from supervision.errors import TransportRefused
 from supervision.link import Outcome
 from supervision.messages import Addressed, DirectoryChanged, Exiting, Init, InitFailed, Shutdown
 from supervision.pulse import Page
-from supervision.worker import Worker, load_actor, shutdown_reason
+from supervision.worker import Worker, shutdown_reason
 
 _DRAIN_S: Final = 0.1
 _DRAIN_PARENT_S: Final = 1.0
@@ -47,6 +49,9 @@ _Done = Callable[[bool], None] | None
 class Shell(Actor):  # type: ignore[misc]
     """The Thespian actor that hosts one Worker, and the Mailbox it is offered.
 
+    A process runs a subclass that is named after its worker's class (``shell_class``), so that
+    Thespian's own status, logs and process names show what it is.
+
     ``receiveMessage`` is the outermost frame: it never raises, because Thespian would run the
     handler a second time, and it always returns the watch, because Thespian forgets it otherwise.
     """
@@ -59,7 +64,7 @@ class Shell(Actor):  # type: ignore[misc]
         self._children: dict[int, Address] = {}
         """Where child processes listen, by pid."""
         self._unconnected: dict[int, list[tuple[object, _Done]]] = {}
-        """What waits for a child process that has not said yet where it listens."""
+        """What waits for a child process that has not connected yet."""
         self._thread = threading.get_ident()
         self._dead_letter_log = DeadLetterLog()
 
@@ -99,22 +104,23 @@ class Shell(Actor):  # type: ignore[misc]
                 self._host(message, from_thespian(sender))
             elif isinstance(message, ActorExitRequest | Shutdown):
                 self.exit(0)
-            elif isinstance(message, Addressed):  # for the process that had this port before
-                self._turn_away(message, from_thespian(sender))
+            elif isinstance(message, Addressed):  # for a process that had this port before
+                self._refuse_message(message, from_thespian(sender))
         elif not isinstance(message, ActorSystemMessage):
             inner = message.message if isinstance(message, Addressed) else message
             self._begin(type(inner).__name__)
             worker._receive(message, from_thespian(sender))
         elif isinstance(message, WatchMessage):
             self._begin("(engine events)")
-            worker._readable()
+            worker._readable(message.ready)
         elif isinstance(message, WakeupMessage):
             self._fire(worker, message.payload)
-        elif isinstance(message, ChildGone):
-            self._begin("(child gone)")
+        elif isinstance(message, ChildEnded):
+            self._begin("(child ended)")
+            child = self._myRef.reap(message.pid)
             self._children.pop(message.pid, None)
             self._unconnected.pop(message.pid, None)
-            worker._child_exited(message.pid, message.code)
+            worker._child_exited(message.pid, child.childProc.exitcode)
         elif isinstance(message, ActorExitRequest):
             self._begin("ActorExitRequest")
             worker._shutdown(shutdown_reason("SIGTERM, or the end of the system"))
@@ -122,8 +128,8 @@ class Shell(Actor):  # type: ignore[misc]
     def _host(self, init: Init, parent: Address) -> None:
         failure = None
         try:
-            self._worker = load_actor(init.actor)()
-        except Exception:  # noqa: BLE001 - whatever a module raises, the supervisor must hear it
+            self._worker = worker_class(init.actor)()
+        except Exception:  # noqa: BLE001 - whatever a module raises, the supervisor must get it
             failure = traceback.format_exc()
             self._worker = Worker()
         self._show_life()
@@ -147,13 +153,14 @@ class Shell(Actor):  # type: ignore[misc]
         target: Address | int,
         message: object,
         done: Callable[[bool], None] | None = None,
+        *,
+        prompt: bool = False,
     ) -> None:
         if threading.get_ident() != self._thread:
             raise TransportRefused("only the mailbox thread may send; post() to it instead")
         if isinstance(target, Address):
-            self._endpoint.send(
-                target, message, self._reporter(done), prompt=isinstance(message, _WAITED_FOR)
-            )
+            prompt = prompt or isinstance(message, _WAITED_FOR)
+            self._endpoint.send(target, message, self._reporter(done), prompt=prompt)
         elif isinstance(target, int):
             self._send_to_child(target, message, done)
         else:
@@ -170,13 +177,13 @@ class Shell(Actor):  # type: ignore[misc]
             done(False)
 
     def child_connected(self, pid: int, address: Address) -> None:
-        """A process that this one forked has said where it listens."""
+        """A process that this one forked has connected, and listens at this address."""
         self._children[pid] = address
         for message, done in self._unconnected.pop(pid, ()):
             self.send(address, message, done)
 
     def _reporter(self, done: _Done) -> Callable[[Outcome], None] | None:
-        """``done`` for the endpoint, which knows more than whether; an error in it is a crash."""
+        """``done`` for the endpoint, whose outcomes are finer; an error in it is a crash."""
         if done is None:
             return None
 
@@ -204,26 +211,21 @@ class Shell(Actor):  # type: ignore[misc]
             self._begin(f"(timer) {type(payload).__name__}")
             worker._timer(payload)
 
-    def watch(self, fd: int) -> None:
-        self._watched.append(fd)
+    def watch(self, fds: Iterable[int]) -> None:
+        self._watched = list(fds)
 
-    def fork_child(self, page: Page) -> int:
-        Page.to_inherit = page
-        try:
-            return self._fork()
-        finally:
-            Page.to_inherit = None
-
-    def _fork(self) -> int:
+    def fork_child(self, page: Page, actor: str) -> int:
         ref = self._myRef
+        Page.to_inherit = page
+        NodeManager.next_class = shell = shell_class(actor)
         address = ref._addrManager.createLocalAddress()
-        ref._startChildActor(address, Shell, None, ref.myAddress, notifyAddr=ref.myAddress)
+        try:
+            ref._startChildActor(address, shell, None, ref.myAddress, notifyAddr=ref.myAddress)
+        finally:
+            Page.to_inherit = NodeManager.next_class = None
         pid: int = ref._child_procs[-1].childProc.pid
         self._unconnected[pid] = []
         return pid
-
-    def check_children(self) -> None:
-        self._myRef.childDied()
 
     def exit(self, code: int) -> NoReturn:
         with contextlib.suppress(Exception):
@@ -233,15 +235,15 @@ class Shell(Actor):  # type: ignore[misc]
         os._exit(code)
 
     def _drain(self) -> None:
-        """Let the supervisor hear the reason; wait for others only as long as nobody notices."""
+        """Deliver the reason to the supervisor; wait for others only for a moment."""
         self._endpoint.acknowledge(except_to=self._senders_of_unhandled())
-        # The launcher reads what the root said when the root is gone: it need not acknowledge it.
+        # The launcher reads what the root sent when the root is gone: it need not acknowledge it.
         has_parent = self._worker is not None and self._worker.parent_id
         parent = self._worker._parent if self._worker is not None and has_parent else None
         now = time.monotonic()
         soft, hard = now + _DRAIN_S, now + _DRAIN_PARENT_S
         self._endpoint.poll(0.0)  # what the kernel holds has arrived too
-        self._turn_away_unhandled()
+        self._refuse_unhandled()
         while True:
             waits_for_parent = parent is not None and self._endpoint.backlog(parent) > 0
             if now >= (hard if waits_for_parent else soft):
@@ -249,11 +251,11 @@ class Shell(Actor):  # type: ignore[misc]
             if not waits_for_parent and not self._endpoint.unwritten():
                 return
             self._endpoint.poll(0.01)
-            self._turn_away_unhandled()
+            self._refuse_unhandled()
             now = time.monotonic()
 
     def _senders_of_unhandled(self) -> set[Address]:
-        """Who has sent what this process has received and will not handle."""
+        """The senders of what this process has received and will not handle."""
         ref = self._myRef
         waiting = (*ref.transport._incomingEnvelopes, *ref._receiveQueue)
         found = {sender for sender, _ in self._endpoint.inbox}
@@ -262,16 +264,16 @@ class Shell(Actor):  # type: ignore[misc]
                 found.add(from_thespian(one.sender))
         return found
 
-    def _turn_away_unhandled(self) -> None:
-        """Nobody is here any more to handle what has arrived: let its senders know."""
+    def _refuse_unhandled(self) -> None:
+        """Refuse what has arrived and will not be handled, so that its senders are notified."""
         for envelope in self._received():
             if isinstance(envelope.message, Addressed):
-                self._turn_away(envelope.message, from_thespian(envelope.sender))
+                self._refuse_message(envelope.message, from_thespian(envelope.sender))
         inbox = self._endpoint.inbox
         while inbox:
             sender, message = inbox.popleft()
             if isinstance(message, Addressed):
-                self._turn_away(message, sender)
+                self._refuse_message(message, sender)
 
     def _received(self) -> Iterator[tr.ReceiveEnvelope]:
         """Take what Thespian holds for this process and has not handed over."""
@@ -280,8 +282,22 @@ class Shell(Actor):  # type: ignore[misc]
             queue.clear()
             yield from envelopes
 
-    def _turn_away(self, message: Addressed, sender: Address) -> None:
+    def _refuse_message(self, message: Addressed, sender: Address) -> None:
         refusal = refusal_of(message, None)
         if refusal is not None:
             self.send(sender, refusal)
         self._dead_letter_log.write(logging.getLogger(logs.LOGGER), message.id, message.message)
+
+
+@functools.cache
+def shell_class(actor: str) -> type[Shell]:
+    """The Thespian actor class for a worker, by the worker's ``package.module.ClassName``.
+
+    It has the name of the worker's class, which is not imported for this.
+    """
+    name = actor.rpartition(".")[2]
+    return type(name, (Shell,), {"__module__": __name__, "__doc__": f"Hosts a {actor}."})
+
+
+Supervisor: Final = shell_class("supervision.supervisor.Supervisor")
+"""The root's, which the Admin imports by its name."""

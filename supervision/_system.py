@@ -1,4 +1,4 @@
-"""The launcher's half of Thespian: its system, whose Admin forks the root."""
+"""The launcher's part of Thespian: its system, whose Admin forks the root."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from supervision._processes import Node, NodeSystem
-from supervision._shell import Shell
+from supervision._shell import Supervisor
 from supervision._thespian import utilis
 from supervision._wire import NodeTransport, from_thespian
 from supervision.address import Address
@@ -42,10 +42,10 @@ class System:
 
     def create_root(self) -> Address:
         """Start the root's process; its address."""
-        return from_thespian(self._base.newPrimaryActor(Shell, None, None))
+        return from_thespian(self._base.newPrimaryActor(Supervisor, None, None))
 
     def shutdown(self) -> None:
-        """Ask the Admin to end; returns within about two seconds whether it did or not."""
+        """Request the end of the Admin; returns within about two seconds, ended or not."""
         self._base.shutdown()
 
     def close(self) -> None:

@@ -1,9 +1,9 @@
-"""How Thespian sends: its transport contract, carried out by our endpoints.
+"""Thespian's transport interface, implemented with ``endpoint``.
 
 Thespian's TCP transport makes an epoll set per turn of its loop, formats every message on every
-hop, starves on a timer of 0 s, unpickles from anyone and binds to every interface. None of it runs
-here: this class offers what Thespian's system, Admin and actor managers call, and ``endpoint.py``
-does the work.
+hop, starves on a timer of 0 s, unpickles from every peer and binds to every interface. None of it
+runs here: this class has the methods that Thespian's system, Admin and actor managers call, and
+``endpoint.py`` does the work.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, Final
 
@@ -24,12 +25,14 @@ from supervision import logs
 from supervision._thespian import (
     ActorAddress,
     ActorExitRequest,
+    ActorSystemMessage,
     CannotPickleAddress,
     WakeupMessage,
     WatchMessage,
     admin_messages,
     ip,
     multiproc_messages,
+    status_messages,
     tcp,
     tr,
 )
@@ -61,6 +64,15 @@ SYSTEM_MESSAGES: Final[tuple[tuple[type, tuple[str, ...]], ...]] = (
     ),
     (multiproc_messages.EndpointConnected, ("childInstance",)),
     (ActorExitRequest, ("_recursive",)),
+    (status_messages.Thespian_StatusReq, ()),
+    (
+        status_messages.Thespian_ActorStatus,
+        (
+            "actorAddress", "actorClass", "adminAddress", "parentAddress", "sourceHash", "exiting",
+            "pendingMessages", "pendingWakeups", "receivedMessages", "childActors", "governer",
+            "miscKeyVals", "_numSent", "_numSendFailures", "_numReceived", "_pendingAddrCnts",
+        ),
+    ),
 )  # fmt: skip
 """Everything of Thespian's own that may travel, with the attributes that go along."""
 
@@ -88,9 +100,25 @@ class LoopbackAddress(ip.IPActorAddress):  # type: ignore[misc]
         return f"{self.sockname[0]}:{self.sockname[1]}"
 
 
-def to_thespian(address: Address) -> Any:
-    """Thespian's form of an address."""
-    return ActorAddress(_details(address))
+@dataclass(frozen=True, slots=True)
+class ChildName:
+    """Thespian's form of a child's id as an address, which stays right when the child restarts."""
+
+    id: str
+
+    def __str__(self) -> str:
+        return self.id
+
+
+def to_thespian(target: Address | str) -> Any:
+    """Thespian's form of an address, or of a child's id."""
+    return ActorAddress(ChildName(target) if isinstance(target, str) else _details(target))
+
+
+def target_of(address: Any) -> Address | str:
+    """The inverse of ``to_thespian``."""
+    details = address.addressDetails
+    return details.id if isinstance(details, ChildName) else from_thespian(address)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -106,12 +134,12 @@ def from_thespian(address: Any) -> Address:
     return Address(*details.sockname)
 
 
-def teach(codec: ValueCodec) -> None:
+def register_types(codec: ValueCodec) -> None:
     """Let Thespian's own messages travel: these classes, these attributes, nothing else."""
     codec.register(
         ActorAddress,
-        lambda one: [from_thespian(one).host, from_thespian(one).port],
-        lambda items: to_thespian(Address(str(items[0]), int(items[1]))),
+        lambda one: [str(target_of(one)), isinstance(target_of(one), str)],
+        lambda items: to_thespian(str(items[0]) if items[1] else Address.parse(str(items[0]))),
     )
     for cls, names in SYSTEM_MESSAGES:
         codec.register(cls, _reader(names), _maker(cls, names))
@@ -130,11 +158,18 @@ def _maker(cls: type, names: tuple[str, ...]) -> Callable[[list[Any]], Any]:
     return make
 
 
+class ChildEnded(ActorSystemMessage):  # type: ignore[misc]
+    """From the transport to its own process: a child process has ended and waits to be reaped."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+
 class NodeTransport:
     """What Thespian calls a transport, for processes of a node."""
 
     node_secret: ClassVar[Secret | None] = None
-    """The secret of this process's node; inherited by fork, like the codec, which is warm then."""
+    """The secret of this process's node; inherited by fork, as the codec with its caches is."""
     node_codec: ClassVar[ValueCodec | None] = None
 
     @classmethod
@@ -142,7 +177,7 @@ class NodeTransport:
         """In the launcher, before it forks: the node that this process starts."""
         cls.node_secret = secret
         cls.node_codec = ValueCodec(secret.packages)
-        teach(cls.node_codec)
+        register_types(cls.node_codec)
 
     def __init__(self, how: object, *args: Any) -> None:
         secret = self.node_secret
@@ -163,7 +198,6 @@ class NodeTransport:
         self._wakeups: list[tuple[float, int, Any]] = []
         self._wakeup_numbers = itertools.count()
         self._aborting: bool | None = None
-        self._children_changed = False
         self._shutdown_asked = False
 
     # ── addresses ────────────────────────────────────────────────────────────
@@ -179,7 +213,7 @@ class NodeTransport:
 
     @staticmethod
     def probeAdmin(address: Any) -> bool:  # noqa: N802
-        """Whether somebody listens there."""
+        """Whether a process listens there."""
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -202,10 +236,10 @@ class NodeTransport:
         return NodeTransport(tcp.ExternalTransportCopy(), self._admin)
 
     def setAddressManager(self, manager: object) -> None:  # noqa: N802
-        """Local addresses are resolved by whoever sends."""
+        """Local addresses are resolved by the sender."""
 
     def deadAddress(self, manager: object, address: object) -> None:  # noqa: N802
-        """The connection tells of the death of a process, and ports are used again."""
+        """The end of a connection marks the death of a process, and ports are used again."""
 
     def enableRXPauseFlowControl(self, enable: bool = True) -> None:  # noqa: N802
         """The flow is bounded per target."""
@@ -217,7 +251,7 @@ class NodeTransport:
         return self.endpoint.filenos()
 
     def _updateStatusResponse(self, response: object) -> None:  # noqa: N802
-        """Thespian's own status is not served."""
+        """The transport adds nothing to the status of its actor."""
 
     # ── out ──────────────────────────────────────────────────────────────────
 
@@ -278,7 +312,7 @@ class NodeTransport:
         return None
 
     def _wait_s(self, until: float | None) -> float | None:
-        if self._incomingEnvelopes or self._children_changed or self._shutdown_asked:
+        if self._incomingEnvelopes or self._shutdown_asked:
             return 0.0
         due = [one for one in (until, self._wakeups[0][0] if self._wakeups else None) if one]
         return max(0.0, min(due) - time.monotonic()) if due else None
@@ -291,9 +325,9 @@ class NodeTransport:
             self._incomingEnvelopes.append(tr.ReceiveEnvelope(to_thespian(sender), message))
         if ready:
             self._tell_self(WatchMessage(ready))
-        if self._children_changed:
-            self._children_changed = False
-            self._tell_self(multiproc_messages.ChildMayHaveDied())
+        ended = self.endpoint.ended
+        while ended:
+            self._tell_self(ChildEnded(ended.popleft()))
         if self._shutdown_asked:
             self._shutdown_asked = False
             self._tell_self(ActorExitRequest())
@@ -317,9 +351,9 @@ class NodeTransport:
             logging.getLogger(logs.LOGGER).error("cannot watch one of %s: %s", fds, error)
 
     def interrupt_wait(self, signal_shutdown: bool = False, check_children: bool = False) -> None:
-        """From a signal handler."""
+        """Called by Thespian's signal handlers. A child's end is read from its pidfd instead."""
+        del check_children
         self._shutdown_asked |= signal_shutdown
-        self._children_changed |= check_children
         self.endpoint.wake()
 
     def abort_run(self, drain: bool = False) -> None:

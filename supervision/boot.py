@@ -1,6 +1,6 @@
 """One run of a node, from its Admin's first process to the last one that is left.
 
-The launcher decides when there is one; this starts it, tells how it ended, and ends what is left.
+The launcher decides when to run one; this starts it, reports how it ended, and ends what is left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from supervision.vitals import RootPulse
 from supervision.worker import shutdown_reason
 
 _LOOK_S: Final = 0.1
-"""How often a start, or a stop, looks whether it still makes sense."""
+"""How often a start or a stop checks whether it still can succeed."""
 _ORPHAN_S: Final = 0.5
 _END_S: Final = 5.0
 _LOG = logging.getLogger(f"{logs.LOGGER}.launcher")
@@ -46,7 +46,7 @@ class Boot:
         self.own_children: frozenset[int] = frozenset()
         """Child processes of the launcher that are not the node's."""
         self._orphans: dict[int, float] = {}
-        """When each process that is nobody's was first seen."""
+        """When each process whose parent is gone was first seen, by pid."""
         if number == 1:
             compile_all()
             gc.collect()
@@ -68,7 +68,7 @@ class Boot:
     ) -> Self:
         """Start the node; returns when all of its tree is ready. Raises NodeStartFailed.
 
-        ``why_stop`` is asked again and again; once it gives a reason, the start is cut short.
+        ``why_stop`` is called repeatedly; once it returns a reason, the start is aborted.
         """
         boot = cls(config, secret, folder, number)
         try:
@@ -86,7 +86,7 @@ class Boot:
         """Give the root its tree and wait until all of it is ready; the root's pid."""
         init = Init(ROOT, self.number, ACTOR, ChildKind.SUPERVISOR, self._config.tree, "", (), ())
         if not self.context.send(root, init, 5.0):
-            raise NodeStartFailed("the root supervisor's process took no message")
+            raise NodeStartFailed("the root supervisor's process accepted no message")
         deadline = time.monotonic() + self._config.start_timeout_s
         watched = [self.system.admin_pid]
         asked_to_stop = False
@@ -105,7 +105,7 @@ class Boot:
                 asked_to_stop = self.context.send(root, Shutdown(shutdown_reason(why)), 1.0)
                 deadline = time.monotonic() + self._config.stop_timeout_s
             if not all(map(process.is_alive, watched)):
-                for message in self._last_words():
+                for message in self._unread_messages():
                     if isinstance(message, InitFailed):
                         raise NodeStartFailed(message.detail)
                 raise NodeStartFailed("the Admin or the root supervisor died while starting")
@@ -122,7 +122,7 @@ class Boot:
             admin_pid=self.system.admin_pid,
             started_at=time.time(),
             boot=self.number,
-            packages=self._config.packages,
+            packages=self._config.message_packages,
         )
         self._folder.write(record)
 
@@ -130,20 +130,20 @@ class Boot:
 
     def reason_of_root(self) -> ExitReason | None:
         """The reason that a root which has ended gave; None if it gave none."""
-        for message in self._last_words():
+        for message in self._unread_messages():
             if isinstance(message, Exiting):
                 return message.reason
         return None
 
-    def _last_words(self) -> Iterator[object]:
-        """What the root had sent when it ended."""
+    def _unread_messages(self) -> Iterator[object]:
+        """What the root had sent before it ended."""
         if self.root is not None:
             yield from self.context.receive_until_closed(self.root)
 
     def end_orphans(self) -> None:
-        """End what actors have forked and left behind: the launcher is its parent now.
+        """End what actors have forked and left behind: the launcher is the parent of it now.
 
-        Children of an actor that has just died pass by here too, on their way out.
+        Children of an actor that has just died appear here too, while they end.
         """
         now = time.monotonic()
         orphans = set(process.children()) - self.own_children - {self.system.admin_pid}
@@ -159,7 +159,7 @@ class Boot:
     def stop(self, why: str, is_urgent: Callable[[], bool]) -> bool:
         """Stop the tree in order within its time, then the library; whether that went well.
 
-        ``is_urgent`` is asked again and again; once it is true, the wait ends.
+        ``is_urgent`` is called repeatedly; once it returns True, the wait ends.
         """
         deadline = time.monotonic() + self._config.stop_timeout_s
         if self.root is None or not self.context.send(
@@ -185,7 +185,7 @@ class Boot:
         deadline = time.monotonic() + _END_S
         while process.group_is_alive(group) and time.monotonic() < deadline:
             process.reap()
-            time.sleep(0.001)  # noqa: TID251 - they are dying; nothing tells of the last one
+            time.sleep(0.001)  # noqa: TID251 - they are ending; no event marks the last one
         process.reap()
 
 

@@ -1,9 +1,9 @@
 """Values as bytes: msgpack with an allow-list, and no pickle anywhere.
 
 What a message may hold: None, booleans, integers, floats, text, bytes, tuples, lists, dicts, sets,
-frozensets, paths, and enums and dataclasses of the node's own packages. A dataclass is rebuilt by
-calling its class, so what it checks in ``__post_init__`` is checked on arrival too. Everything else
-is refused on both sides, by name.
+frozensets, paths, and enums and dataclasses of this package and of those that the node names. A
+dataclass is rebuilt by calling its class, so what it checks in ``__post_init__`` is checked on
+arrival too. Everything else is refused on both sides, by name.
 
 What msgpack has no type for travels as an array that starts with a mark, an extension value that
 no message can hold: ``[mark of class, field, field, …]``, ``[mark of tuple, item, …]``.
@@ -23,8 +23,8 @@ import msgpack
 
 from supervision.errors import TransportRefused
 
-PACKAGES: Final = ("supervision", "actors", "cache", "native", "runtime")
-"""Packages whose dataclasses and enums may arrive."""
+_OWN_PACKAGE: Final = __name__.partition(".")[0]
+"""Its dataclasses and enums may always travel; those of other packages where a node names them."""
 
 _CLASS: Final = 1
 """Extension: the name of a dataclass or an enum, ``module:Class``."""
@@ -47,7 +47,8 @@ class ValueCodec:
     """Packs and unpacks the values of one node. For one thread at a time."""
 
     def __init__(self, packages: tuple[str, ...] = ()) -> None:
-        self._packages = frozenset((*PACKAGES, *packages))
+        """``packages``: top-level packages whose dataclasses and enums may travel as well."""
+        self._packages = frozenset((_OWN_PACKAGE, *packages))
         self._packer = msgpack.Packer(
             default=self._encode, strict_types=True, use_bin_type=True, autoreset=True
         )

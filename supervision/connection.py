@@ -1,4 +1,4 @@
-"""How a host process (a CLI, a test, an application) talks to a node. It never starts one.
+"""The connection of a host process (a CLI, a test, an application) to a running node.
 
 Threads: a Connection may be shared; each thread gets a private endpoint of its own, so that one
 thread never reads another's replies. Every request carries a ``ref`` and only messages with that
@@ -7,8 +7,8 @@ ref answer it: a late reply to an earlier request is dropped, not mistaken for t
 Forks: in a child process a Connection opens endpoints of the child's own when it is used. A stream
 that was open across the fork stays the parent's, and raises ForkedProcess in the child.
 
-Restarts: callers name a thing, and the name finds its present process, also after the whole node
-started anew (``routing.py``). When the process that was asked ends, the caller hears it at once.
+Restarts: callers name a child, and the name finds its present process, also after the whole node
+restarted (``routing.py``). When the process that was asked ends, the call raises at once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from supervision.address import Address
+from supervision.codec import ValueCodec
 from supervision.errors import NodeNotRunning, NoReply, TargetDown
 from supervision.host_monitors import HostMonitors
 from supervision.machine import require_machine
@@ -39,9 +40,9 @@ from supervision.node_file import NodeRecord, RuntimeDir
 from supervision.routing import RETRY_S, SEND_S, Router, Sent
 
 _QUIET_S: Final = 1.0
-"""How long a stream may be silent before somebody looks whether the other end lives."""
+"""How long a stream may be silent before the node is checked."""
 _GLANCE_S: Final = 0.001
-"""What has come already is read, also after the deadline: a slow reader loses nothing."""
+"""What has arrived is read, also after the deadline: a slow reader loses nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +58,29 @@ class _Limits:
 
 
 class Connection:
-    """An open line to one node. Use ``attach``."""
+    """A connection to one node. Use ``attach``."""
 
     def __init__(self, router: Router) -> None:
         self._router = router
         self._monitors = HostMonitors(router, self._call_root)
 
     @classmethod
-    def attach(cls, runtime_dir: Path, *, timeout_s: float = 5.0) -> Connection:
+    def attach(
+        cls,
+        runtime_dir: Path,
+        *,
+        timeout_s: float = 5.0,
+        codec: Callable[[tuple[str, ...]], ValueCodec] = ValueCodec,
+    ) -> Connection:
         """A connection to the node of this folder, whose root has answered.
 
-        Raises NodeNotRunning at once if no node lives there, or after ``timeout_s`` if one lives
-        but does not answer.
+        ``codec`` makes that of each thread, from the packages whose values may travel.
+
+        Raises NodeNotRunning at once if no node runs there, or after ``timeout_s`` if one runs but
+        does not answer.
         """
         require_machine()
-        connection = cls(Router(RuntimeDir(Path(runtime_dir))))
+        connection = cls(Router(RuntimeDir(Path(runtime_dir)), codec))
         try:
             connection._call_root(ListDirectory(new_ref()), timeout_s)
         except NoReply as error:
@@ -86,7 +95,7 @@ class Connection:
 
     @property
     def record(self) -> NodeRecord:
-        """What ``node.json`` said when it was read last."""
+        """``node.json`` as it was read last."""
         return self._router.record
 
     # ── requests ─────────────────────────────────────────────────────────────
@@ -107,7 +116,7 @@ class Connection:
                 raise NoReply(target, timeout_s, "it has the message, or may have it")
             if not isinstance(answer, WrongIncarnation):
                 return answer
-            self._router.refused(sent.line, answer)
+            self._router.refused(sent.endpoint, answer)
 
     def tell(self, target: str | Address, message: object, *, timeout_s: float = SEND_S) -> None:
         """Send without an answer; raises NoReply if no process could be reached."""
@@ -129,23 +138,23 @@ class Connection:
         the monotonic clock; ForkedProcess in a forked child; and NodeRestarted as soon as it is
         seen that the node is another one than the message was sent to. ``on_quiet`` is called about
         every second in which nothing came; it may raise. With ``until_down``, TargetDown is raised
-        as soon as the target has ended; without, somebody else may go on answering. The message
-        is sent at once, not at the first step. Iterate on the thread that called.
+        as soon as the target has ended; without, another process may continue to answer. The
+        message is sent at once, not at the first step. Iterate on the thread that called.
         """
         ref = _ref_of(message)
 
         def send(within_s: float) -> Sent:
-            line = self._router.line()
-            waiting = line.streams[ref] = deque()
+            endpoint = self._router.endpoint()
+            waiting = endpoint.streams[ref] = deque()
             try:
                 deadline = time.monotonic() + within_s
                 sent = self._router.send(target, message, deadline, within_s, wait=until_down)
             except BaseException:
-                line.streams.pop(ref, None)
+                endpoint.streams.pop(ref, None)
                 raise
-            if sent.line is not line:
-                line.streams.pop(ref, None)
-                sent.line.streams[ref] = waiting
+            if sent.endpoint is not endpoint:
+                endpoint.streams.pop(ref, None)
+                sent.endpoint.streams[ref] = waiting
             return sent
 
         limits = _Limits(idle_timeout_s, math.inf if ends_at is None else ends_at)
@@ -164,8 +173,8 @@ class Connection:
         deadline = limits.deadline()
         try:
             while True:
-                sent.line.context.require_own()
-                waiting = sent.line.streams[ref]
+                sent.endpoint.context.require_own()
+                waiting = sent.endpoint.streams[ref]
                 if waiting:
                     message = waiting.popleft()
                 else:
@@ -173,8 +182,8 @@ class Connection:
                     quiet_at = max(now + _GLANCE_S, min(deadline, now + _QUIET_S))
                     message = self._router.next_or_down(sent, target, ref, quiet_at)
                 if isinstance(message, WrongIncarnation):
-                    self._router.refused(sent.line, message)
-                    sent.line.streams.pop(ref, None)
+                    self._router.refused(sent.endpoint, message)
+                    sent.endpoint.streams.pop(ref, None)
                     sent = send(max(RETRY_S, deadline - time.monotonic()))
                 elif message is not None:
                     yield message
@@ -182,12 +191,14 @@ class Connection:
                 else:
                     if time.monotonic() >= deadline:
                         raise NoReply(target, limits.idle_s, "the stream went quiet")
-                    self._router.require_same_boot(sent.line)
-                    sent.line.renew(self._router.record.root_address, sent.route.id, sent.monitor)
+                    self._router.require_same_boot(sent.endpoint)
+                    sent.endpoint.renew(
+                        self._router.record.root_address, sent.route.id, sent.monitor
+                    )
                     if on_quiet is not None:
                         on_quiet()
         finally:
-            sent.line.streams.pop(ref, None)
+            sent.endpoint.streams.pop(ref, None)
 
     # ── monitors ─────────────────────────────────────────────────────────────
 
@@ -219,12 +230,12 @@ class Connection:
         return answer.entry if isinstance(answer, Located) else None
 
     def directory(self, *, timeout_s: float = 5.0) -> tuple[Entry, ...]:
-        """Every entry that the root knows."""
+        """Every entry of the root's directory."""
         answer = self._call_root(ListDirectory(new_ref()), timeout_s)
         return answer.entries if isinstance(answer, DirectoryListing) else ()
 
     def _call_root(self, request: object, timeout_s: float) -> object:
-        """Ask the root; again if it dies meanwhile, for these questions change nothing."""
+        """Ask the root; again if it dies meanwhile, because these requests change nothing."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -233,7 +244,7 @@ class Connection:
             except TargetDown:
                 if time.monotonic() + RETRY_S > deadline:
                     raise
-                self._router.line().next("", time.monotonic() + RETRY_S)
+                self._router.endpoint().next("", time.monotonic() + RETRY_S)
                 self._router.reread()
 
     def close(self) -> None:
@@ -250,5 +261,5 @@ class Connection:
 def _ref_of(message: object) -> str:
     ref = getattr(message, "ref", None)
     if not isinstance(ref, str) or not ref:
-        raise TypeError(f"a {type(message).__name__} has no ref, so no answer can be told apart")
+        raise TypeError(f"a {type(message).__name__} has no ref to recognise its answer by")
     return ref

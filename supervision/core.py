@@ -1,8 +1,8 @@
 """The decisions of a supervisor, without processes, clocks or messages.
 
-Events go in (a child is ready, a process ended, a timer fired, somebody asks for a child) and
-effects come out (spawn, ask to stop, kill, arm a timer, answer). The shell in ``supervisor.py``
-carries the effects out. Rules kept here, whatever order events arrive in:
+Events go in (a child is ready, a process ended, a timer fired, a child is asked for) and
+effects come out (spawn, ask to stop, kill, arm a timer, answer), which ``supervisor.py`` carries
+out. Rules kept here, whatever order events arrive in:
 
 * Every event names a child and an incarnation; one that does not match is late or repeated and
   changes nothing.
@@ -10,9 +10,9 @@ carries the effects out. Rules kept here, whatever order events arrive in:
   only after the one before is ready; stop in reverse order, each only after the other is gone.
 * Children of a simple_one_for_one supervisor are independent: starting, stopping or restarting
   one never waits for another.
-* A start that somebody asked for fails for whoever asked and for nobody else; any other start
-  that fails is a failure of the supervisor's: its own start fails, or it counts a restart.
-* Whoever asks is answered once.
+* A start that was asked for fails for its asker only; any other start that fails is a failure of
+  the supervisor's: its own start fails, or it counts a restart.
+* Each asker is answered once.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from supervision.effects import (
     AnswerTerminated,
     Arm,
     Child,
+    Crashed,
     Effect,
     Finished,
     Happened,
@@ -38,11 +39,12 @@ from supervision.effects import (
     Timer,
 )
 from supervision.errors import SpecError
-from supervision.exits import SHUTDOWN, ExitKind, ExitReason
+from supervision.exits import FAILURES, SHUTDOWN, ExitKind, ExitReason
 from supervision.messages import DeleteFailure, StartFailure
 from supervision.operations import Operations
 from supervision.restart import RESTARTS_ON, RestartWindow, affected, ends_supervisor
 from supervision.spec import (
+    BRUTAL_KILL,
     ChildSpec,
     Restart,
     Strategy,
@@ -82,7 +84,7 @@ class SupervisorCore:
         return self._settle()
 
     def child_ready(self, child_id: str, incarnation: int) -> list[Effect]:
-        """A child says that its init is done."""
+        """A child has reported that its init is done."""
         child = self._match(child_id, incarnation, State.STARTING)
         if child is None:
             return []
@@ -99,7 +101,7 @@ class SupervisorCore:
     def child_refused(
         self, child_id: str, incarnation: int, detail: str, error: object
     ) -> list[Effect]:
-        """A child says that it cannot start; its exit follows."""
+        """A child has reported that it cannot start; its exit follows."""
         child = self._match(child_id, incarnation, State.STARTING)
         if child is not None and child.failure is None:
             child.failure = (StartFailure.INIT_FAILED, detail, error)
@@ -107,7 +109,7 @@ class SupervisorCore:
         return []
 
     def child_exiting(self, child_id: str, incarnation: int, reason: ExitReason) -> list[Effect]:
-        """A child announces why it is about to end."""
+        """A child has reported why it is about to end."""
         child = self._match(child_id, incarnation, State.STARTING, State.UP, State.STOPPING)
         if child is not None:
             child.notice = reason
@@ -116,7 +118,7 @@ class SupervisorCore:
     def child_exited(
         self, child_id: str, incarnation: int, reason: ExitReason, now: float
     ) -> list[Effect]:
-        """A child's process is gone; ``reason`` is what the exit status tells."""
+        """A child's process is gone; ``reason`` is that of the exit status."""
         child = self._match(child_id, incarnation, State.STARTING, State.UP, State.STOPPING)
         if child is None:
             return []
@@ -133,6 +135,9 @@ class SupervisorCore:
             self._start_failed(child, now)
         else:
             self._ended(child, child.last_exit.kind, now)
+        was_killed_as_planned = was is State.STOPPING and child.spec.shutdown is BRUTAL_KILL
+        if child.last_exit.kind in FAILURES and not was_killed_as_planned:
+            return self._settle(Crashed(child, incarnation, child.last_exit))
         return self._settle()
 
     def timer_fired(self, timer: Timer, child_id: str, incarnation: int) -> list[Effect]:
@@ -157,7 +162,7 @@ class SupervisorCore:
     def start_child(
         self, child_id: str, args: object, asker: object, spec: ChildSpec | None = None
     ) -> list[Effect]:
-        """Somebody wants a new child, of the template or of the spec that comes along."""
+        """Handle a request for a new child, from the template or from the spec that comes along."""
         refusal = self._stopping_refusal() or requests.why_not_start(
             self.spec, self.children.get(child_id), has_spec=spec is not None
         )
@@ -177,7 +182,7 @@ class SupervisorCore:
         return self._settle()
 
     def restart_child(self, child_id: str, asker: object) -> list[Effect]:
-        """Somebody wants a child up that is known and down."""
+        """Handle a request to start a known child that is down."""
         child = self.children.get(child_id)
         refusal = self._stopping_refusal() or requests.why_not_restart(self.spec, child)
         if refusal is not None:
@@ -188,7 +193,7 @@ class SupervisorCore:
         return self._settle()
 
     def terminate_child(self, child_id: str, asker: object) -> list[Effect]:
-        """Somebody wants a child gone."""
+        """Handle a request to terminate a child."""
         child = self.children.get(child_id)
         if child is None:
             self._out.append(AnswerNotFound(asker, child_id))
@@ -206,7 +211,7 @@ class SupervisorCore:
         return self._settle()
 
     def delete_child(self, child_id: str, asker: object) -> list[Effect]:
-        """Somebody wants a child that is down forgotten."""
+        """Handle a request to forget a child that is down."""
         child = self.children.get(child_id)
         refusal = requests.why_not_delete(self.spec, child)
         if self.stopping is not None:
@@ -323,8 +328,8 @@ class SupervisorCore:
                 child.state = State.DOWN
                 self._refuse_askers(child, StartFailure.SUPERVISOR_STOPPING, str(reason))
 
-    def _settle(self) -> list[Effect]:
-        """Do the next queued things until one must be waited for; hand out the effects."""
+    def _settle(self, report: Crashed | None = None) -> list[Effect]:
+        """Do the next queued things until one must be waited for; return the effects."""
         self._operations.advance()
         if not self.is_ready and self.stopping is None and self._operations.is_idle:
             self.is_ready = True
@@ -332,6 +337,8 @@ class SupervisorCore:
         if self._auto_shutdown is not None and self.is_ready and self.stopping is None:
             self._begin_stop(self._auto_shutdown)
             self._operations.advance()
+        if report is not None:
+            self._out.append(report)
         if self.stopping is not None and not self._finished and self._operations.is_idle:
             alive = any(child.has_process for child in self.children.values())
             if not alive:
@@ -357,8 +364,8 @@ class SupervisorCore:
     def _comes_back(self, child: Child) -> bool:
         """Whether a restart that takes this child along starts it again: not a temporary one.
 
-        One that was still to start, or whose start somebody asked for, starts after all; one that
-        somebody wants gone does not.
+        One that was still to start, or whose start was asked for, starts after all; one whose stop
+        was asked for does not.
         """
         if child.stop_askers:
             return False

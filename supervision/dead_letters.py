@@ -1,4 +1,4 @@
-"""Messages that reached nobody: whoever sent them hears it, so that nothing is lost in silence."""
+"""Undeliverable messages: the sender is notified, and each is logged, at a limited rate."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from supervision.address import Address
 from supervision.messages import Addressed, WrongIncarnation
 
 _LINE_EVERY_S: Final = 1.0
-"""A stream of tokens to somebody who is gone is worth one line, not one per token."""
+"""A stream of tokens to a process that is gone gets one line, not one per token."""
 _PAIRS: Final = 256
 
 
 def refusal_of(message: Addressed, actual: int | None) -> WrongIncarnation | None:
-    """The answer to a message that is not for this process; None if it carries no ``ref``."""
+    """The answer to a message for another process; None if the message has no ``ref``."""
     ref = getattr(message.message, "ref", None)
     if not isinstance(ref, str) or not ref:
         return None
@@ -30,7 +30,7 @@ class DeadLetterLog:
         """When the last line was written, and how many were left out since."""
 
     def write(self, log: logging.Logger, target: Address | str, message: object) -> None:
-        """Say that this message did not reach its target."""
+        """Log that this message did not reach its target."""
         kind = type(message).__name__
         key = (str(target), kind)
         now = time.monotonic()

@@ -1,8 +1,8 @@
-"""The directory: who is where in the whole tree, kept true in every process of it.
+"""The directory: every child of the tree and its address, kept up to date in every process.
 
 The directory flows along the tree and nowhere else. Each supervisor reports its own children
-upwards; the root knows the whole tree and is the only one to publish; what it publishes flows
-down to every worker. So everybody sees the same changes in the same order. When a supervisor
+upwards; the root has the whole tree and is the only one to publish; what it publishes flows
+down to every worker. So every process sees the same changes in the same order. When a supervisor
 dies, its supervisor takes its whole subtree out of the directory.
 """
 
@@ -33,16 +33,16 @@ from supervision.spec import ChildKind
 from supervision.worker import Worker
 
 _PUSH_PAUSE_S = 0.005
-"""News that nobody can act on yet wait this long: mostly the child is up again by then."""
+"""Changes without an arrival wait this long: mostly the child is up again by then."""
 
 
 _PUSH_PAUSE_PER_ENTRY_S = 0.001
-"""News goes to everybody, so in a large tree it is gathered for longer: a fifth of the time at most
-goes into telling a hundred processes of each other."""
+"""Changes go to every process, so a large tree gathers them for longer: a fifth of the time at most
+goes into notifying a hundred processes of each other."""
 _WAITING = 10_000
 _WAIT_S = 60.0
 _PUSH_AGAIN_S = 1.0
-"""A child took no push, so it is dying or stopped; nothing is urgent for it."""
+"""A child accepted no push, so it is ending or stopped; nothing is urgent for it."""
 
 
 @frozen
@@ -52,7 +52,7 @@ class PushDue:
 
 @frozen
 class LocateDue:
-    """Timer: whoever waits for a child to come up has waited long enough."""
+    """Timer: answer a request that waits for a child to come up."""
 
     ref: str
 
@@ -71,7 +71,7 @@ class ChildProcess:
 
 
 class DirectoryKeeper(Worker):
-    """The half of a supervisor that reports its children upwards and passes news downwards."""
+    """The part of a supervisor that reports its children upwards and passes changes downwards."""
 
     _push_due = False
     _pushed_at = 0.0
@@ -82,7 +82,7 @@ class DirectoryKeeper(Worker):
         self._known: dict[str, tuple[object, ...]] = {}
         self._unpushed: dict[str, tuple[dict[str, Entry], dict[str, Entry]]] = {}
         self._waiting: dict[str, tuple[str, Address]] = {}
-        """Who waits for a child to come up: its id and their address, by ref."""
+        """Requests that wait for a child to come up: its id and the asker, by ref."""
         self._incarnations = dict(init.incarnations)
         for entry in init.directory:
             self._note_incarnation(entry)
@@ -131,7 +131,7 @@ class DirectoryKeeper(Worker):
         return tuple(changed)
 
     def _below(self, supervisor_id: str) -> tuple[Entry, ...]:
-        """What the directory knows below a supervisor that died, as it is now: gone."""
+        """The entries below a supervisor that died, marked as down."""
         above = {supervisor_id}
         gone: list[Entry] = []
         while below := [
@@ -166,8 +166,8 @@ class DirectoryKeeper(Worker):
             add_news(self._unpushed.setdefault(child_id, ({}, {})), changed, removed)
         if self._waiting:
             self._answer_waiting()
-        # Only the root pauses; what it has let go travels down at once. An arrival is worth a
-        # message, while a restart's way down would only slow down its way up.
+        # Only the root pauses; what it has published is passed down at once. An arrival
+        # is worth a message, while publishing that a child went down would delay its restart.
         if not self._is_root:
             self._push_all()
             return
@@ -200,7 +200,7 @@ class DirectoryKeeper(Worker):
             self._answer_where(due.ref, child_id, asker)
 
     def _answer_waiting(self) -> None:
-        """Something changed: whose child is up, or gone for good, waits no longer."""
+        """Something changed: answer the requests whose child is up, or gone for good."""
         for ref, (child_id, asker) in list(self._waiting.items()):
             entry = self.directory.get(child_id)
             if entry is None or entry.is_up:
@@ -213,7 +213,7 @@ class DirectoryKeeper(Worker):
             self._push(child_id)
 
     def _push(self, child_id: str) -> None:
-        """Send a child what it has not heard.
+        """Send a child the changes that it has not received.
 
         One push at a time: a child that is busy gets one message with the latest state later
         instead of a queue of stale ones.
@@ -253,7 +253,7 @@ class DirectoryKeeper(Worker):
     # ── monitors of hosts ────────────────────────────────────────────────────
 
     def _set_monitor(self, request: Monitor | Demonitor, sender: Address) -> None:
-        """Keep, renew or forget a monitor for somebody who is no worker of the tree."""
+        """Keep, renew or forget a monitor for a host."""
         match request:
             case Monitor(ref, child_id, incarnation):
                 self._monitors.add(
@@ -287,11 +287,11 @@ def add_news(
     changed: Iterable[Entry],
     removed: Iterable[Entry],
 ) -> None:
-    """Fold news into what waits to be pushed as (changed, removed).
+    """Fold changes into what waits to be pushed as (changed, removed).
 
     Of two entries of an id only the later one is pushed; why the earlier incarnation ended is kept
-    for the monitors of whoever never sees its end, if the later one does not know: a supervisor
-    that is new has not seen what happened under the one before it.
+    for monitors whose owner never sees its end, if the later one does not have it: a restarted
+    supervisor has not seen what happened under the one before it.
     """
     for entry in changed:
         before = waiting[1].pop(entry.id, None) or waiting[0].get(entry.id)

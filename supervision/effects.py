@@ -1,4 +1,4 @@
-"""What a supervisor's core knows of its children, and the effects it asks for. Values only."""
+"""The state of a supervisor's children, and the effects that its core returns. Values only."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Child:
     ever_ready: bool = False
     last_exit: ExitReason | None = None
     notice: ExitReason | None = None
-    """The reason it announced itself, for the exit that follows."""
+    """The reason that it sent before its exit."""
     failure: tuple[StartFailure, str, object] | None = None
-    """Why this start fails, known before the process is gone."""
+    """Why this start fails, known before the process has ended."""
     window: RestartWindow | None = None
     is_new: bool = False
-    """Somebody's start_child made it and it was never ready: if it fails, it is forgotten."""
+    """A start_child made it and it was never ready: if it fails, it is forgotten."""
     killed: bool = False
     """This incarnation was sent SIGKILL already."""
     waits_for: str | None = None
@@ -97,9 +97,9 @@ class Kill:
 
 @frozen
 class Arm:
-    """Call ``timer_fired`` with the same words after ``seconds`` and a random part of ``spread_s``.
+    """Call ``timer_fired`` with these values after ``seconds`` and a random part of ``spread_s``.
 
-    The core knows no chance: it says how far the pause may spread, and the shell draws.
+    The core is deterministic: it returns how far the pause may spread, and the caller draws.
     """
 
     timer: Timer
@@ -123,7 +123,7 @@ class Finished:
 
 @frozen
 class AnswerStarted:
-    """The child that ``asker`` wanted is up."""
+    """The child that ``asker`` requested is up."""
 
     asker: object
     id: str
@@ -131,7 +131,7 @@ class AnswerStarted:
 
 @frozen
 class AnswerStartFailed:
-    """The child that ``asker`` wanted is not up."""
+    """The child that ``asker`` requested is not up."""
 
     asker: object
     id: str
@@ -142,7 +142,7 @@ class AnswerStartFailed:
 
 @frozen
 class AnswerTerminated:
-    """The child that ``asker`` wanted gone is gone."""
+    """The child whose end ``asker`` requested is gone."""
 
     asker: object
     id: str
@@ -182,6 +182,18 @@ class Removed:
 
 
 @frozen
+class Crashed:
+    """Write a crash report on this incarnation of ``child``, which may be another one by then.
+
+    Comes after what restarts the child, so that the report does not delay it, and before Finished.
+    """
+
+    child: Child
+    incarnation: int
+    reason: ExitReason
+
+
+@frozen
 class Happened:
     """A line for the log: ``up | down | restart | give_up | auto_shutdown``."""
 
@@ -196,4 +208,6 @@ Answer = (
     AnswerStarted | AnswerStartFailed | AnswerTerminated | AnswerNotFound | AnswerDeleted
     | AnswerDeleteFailed
 )  # fmt: skip
-Effect = Spawn | AskToStop | Kill | Arm | AllReady | Finished | Answer | Removed | Happened
+Effect = (
+    Spawn | AskToStop | Kill | Arm | AllReady | Finished | Answer | Removed | Crashed | Happened
+)  # fmt: skip

@@ -1,8 +1,8 @@
-"""Where a process of the node, or a host of it, is reached: one port, one mailbox, one thread.
+"""Where a process of the node, or a host of it, receives messages: one port, one inbox, one thread.
 
 An endpoint listens on loopback, sends messages to other endpoints in order, and collects what comes
-in ``inbox``. Connections stay open and carry messages both ways. Until it has proved that it knows
-the cookie, whoever connects is a *stranger*: it gets no memory worth mentioning, a few seconds, and
+in ``inbox``. Connections stay open and carry messages both ways. Until the other side has proved
+that it has the cookie, a connection is *unauthenticated*: it gets little memory, a few seconds, and
 one of a bounded number of places; what it does costs a counter and a line in the log.
 """
 
@@ -33,11 +33,11 @@ from supervision.session import (
     Secret,
     Session,
 )
-from supervision.strangers import Strangers, silence_of
+from supervision.unauthenticated import Unauthenticated, silence_of
 
 LOOPBACK: Final = "127.0.0.1"
 MAX_WAITING: Final = 10_000
-"""More messages than this for one target that takes none: it is stuck; new ones are refused."""
+"""More unaccepted messages than this for one target: it is stuck; new ones are refused."""
 MAX_WAITING_BYTES: Final = 64 << 20
 _ACK_DELAY_S: Final = 0.05
 _BACKLOG: Final = 1024
@@ -72,11 +72,15 @@ class Endpoint:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._links: dict[int, Link] = {}
         self._peers: dict[Address, Link] = {}
-        self._strangers = Strangers()
+        self._unauthenticated = Unauthenticated()
         self._owing: dict[int, Link] = {}
         self._ack_at = 0.0
         self._finished: deque[tuple[Done, Outcome]] = deque()
         self._watched: set[int] = set()
+        self.ended: deque[int] = deque()
+        """Processes of ``watch_process`` that have ended, by pid."""
+        self._pidfds: dict[int, int] = {}
+        """Which process each descriptor is for."""
         self._resume_at: float | None = None
         self._epoll.register(self._socket.fileno(), select.EPOLLIN)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -86,9 +90,9 @@ class Endpoint:
     def send(
         self, target: Address, message: object, done: Done | None = None, *, prompt: bool = False
     ) -> Outgoing:
-        """Send; ``done`` hears what became of it, from a later ``poll``.
+        """Send; ``done`` is called with the outcome, from a later ``poll``.
 
-        ``prompt``: somebody waits for that, so the other side acknowledges at once. Raises
+        ``prompt``: the sender waits for that, so the other side acknowledges at once. Raises
         TransportRefused where the message cannot travel at all.
         """
         payload = self.codec.pack(message)
@@ -107,7 +111,7 @@ class Endpoint:
             link = self._connect(target)
         if link is None or _is_stuck(link):
             if link is not None:
-                _LOG.warning("%s takes no messages; dropped one", target)
+                _LOG.warning("%s accepts no messages; dropped one", target)
             self._finish(outgoing, Outcome.REFUSED)
             return outgoing
         link.put(outgoing)
@@ -120,9 +124,9 @@ class Endpoint:
         return link is not None and link.cancel(outgoing)
 
     @property
-    def turned_away(self) -> int:
+    def refused(self) -> int:
         """Connections closed because of what came on them, or did not come, since the start."""
-        return self._strangers.turned_away
+        return self._unauthenticated.refused
 
     def is_connected(self, target: Address) -> bool:
         """Whether a connection to this address stands, or is being made."""
@@ -144,7 +148,7 @@ class Endpoint:
     # ── connections ──────────────────────────────────────────────────────────
 
     def _connect(self, target: Address, tries: int = 1) -> Link | None:
-        """A connection on its way to ``target``; None: nobody listens there."""
+        """A connection that is being made to ``target``; None: no process listens there."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         _no_delay(sock)
         code = sock.connect_ex((target.host, target.port))
@@ -169,13 +173,13 @@ class Endpoint:
                 return
             sock.setblocking(False)
             _no_delay(sock)
-            while (surplus := self._strangers.surplus()) is not None:
+            while (surplus := self._unauthenticated.surplus()) is not None:
                 self._refuse(surplus, "too many at once")
             session = Session(self._secret, self.address.port, None)
             self._add(Link(sock, session, None, time.monotonic()))
 
     def _pause_accepting(self, error: OSError) -> None:
-        oldest = self._strangers.oldest()
+        oldest = self._unauthenticated.oldest()
         if oldest is not None:
             self._refuse(oldest, str(error))
             return
@@ -184,22 +188,22 @@ class Endpoint:
 
     def _add(self, link: Link) -> None:
         self._links[link.fd] = link
-        self._strangers.add(link)
+        self._unauthenticated.add(link)
         link.events = link.wanted_events
         self._epoll.register(link.fd, link.events)
 
     def _drop(self, link: Link) -> None:
-        """The connection is gone: forget it, and say what became of its messages."""
+        """The connection is gone: forget it, and report the outcome of its messages."""
         if self._links.pop(link.fd, None) is None:
             return
         with contextlib.suppress(OSError):
             self._epoll.unregister(link.fd)
-        self._strangers.remove(link)
+        self._unauthenticated.remove(link)
         self._owing.pop(link.fd, None)
         if link.peer is not None and self._peers.get(link.peer) is link:
             del self._peers[link.peer]
             if not link.session.is_open and link.waiting and link.tries < _TRIES:
-                # It was turned away before it could prove itself: the other side is crowded.
+                # It was refused before it could authenticate: the other side is crowded.
                 again = self._connect(link.peer, link.tries + 1)
                 if again is not None:
                     again.waiting.extend(link.waiting)
@@ -217,7 +221,7 @@ class Endpoint:
                 return
 
     def _refuse(self, link: Link, why: str) -> None:
-        self._strangers.complain(why)
+        self._unauthenticated.log_refusal(why)
         if not link.session.is_open:
             link.tries = _TRIES  # what it did was wrong: no second try
         self._drop(link)
@@ -225,11 +229,11 @@ class Endpoint:
     # ── the loop ─────────────────────────────────────────────────────────────
 
     def poll(self, timeout_s: float | None) -> list[int]:
-        """Wait for something to happen and do what it asks for; the watched fds that are ready.
+        """Wait for events and handle them; the watched descriptors that are ready.
 
-        Returns at the latest after ``timeout_s``, and earlier than that for good or for no reason.
+        Returns after ``timeout_s`` at the latest, and may return earlier without an event.
         """
-        if self._finished or self.inbox:
+        if self._finished or self.inbox or self.ended:
             timeout_s = 0.0
         ready: list[int] = []
         for fd, events in self._epoll.poll(self._until(timeout_s)):
@@ -241,19 +245,33 @@ class Endpoint:
                     os.eventfd_read(self._wake_fd)
             elif fd in self._watched:
                 ready.append(fd)
+            elif fd in self._pidfds:
+                self.ended.append(self._pidfds[fd])
+                self._close_pidfd(fd)
             elif fd == self._socket.fileno():
                 self._accept()
         self._tidy()
         self._report()
         return ready
 
+    def fileno(self) -> int:
+        """For an event loop: readable when ``poll(0)`` has something to do."""
+        return self._epoll.fileno()
+
+    def due_s(self) -> float | None:
+        """For an event loop: seconds until ``poll(0)`` is due though nothing is readable.
+
+        None: until then there is nothing to wait for.
+        """
+        return 0.0 if self._finished or self.inbox else self._until(None)
+
     def _until(self, timeout_s: float | None) -> float | None:
-        """How long to wait, seen from what is due here."""
+        """How long to wait, given what is due here."""
         now = time.monotonic()
         times = [
             None if timeout_s is None else now + min(timeout_s, _MAX_WAIT_S),
             self._ack_at if self._owing else None,
-            self._strangers.due_at(),
+            self._unauthenticated.due_at(),
             self._resume_at,
         ]
         due = min((one for one in times if one is not None), default=None)
@@ -287,11 +305,11 @@ class Endpoint:
             return
         except OSError:
             if not link.connected:
-                link.tries = _TRIES  # refused: nobody listens there
+                link.tries = _TRIES  # refused: no process listens there
             raise
         if not data:
             if not link.session.is_open and link.peer is None:
-                self._refuse(link, "gone before it proved itself")
+                self._refuse(link, "closed before it authenticated")
             else:
                 self._drop(link)
             return
@@ -313,7 +331,7 @@ class Endpoint:
     def _take(self, link: Link, event: Event) -> None:
         match event:
             case Arrived(payload, wants_ack):
-                if link.peer is not None:  # always: the session heard an identity first
+                if link.peer is not None:  # always: the session received an identity first
                     self.inbox.append((link.peer, self.codec.unpack(payload)))
                     link.note_arrived(wants_ack=wants_ack)
             case Acked(count):
@@ -329,11 +347,11 @@ class Endpoint:
                 self._proved(link, Address(self.address.host, port))
 
     def _proved(self, link: Link, peer: Address) -> None:
-        self._strangers.remove(link)
+        self._unauthenticated.remove(link)
         link.peer = peer
         link.opened()
         known = self._peers.get(peer)
-        # Of two connections the newer one is surely the living one, but messages that are on
+        # Of two connections the newer one certainly works, but messages that are on
         # their way on the older one must not be overtaken.
         if known is None or (known is not link and not known.unaccepted):
             self._peers[peer] = link
@@ -361,7 +379,7 @@ class Endpoint:
     def _tidy(self) -> None:
         """What is due by time."""
         now = time.monotonic()
-        for link in self._strangers.overdue(now):
+        for link in self._unauthenticated.overdue(now):
             if link.peer is None:
                 self._refuse(link, silence_of(link))
             else:
@@ -375,7 +393,7 @@ class Endpoint:
         if self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
             self._epoll.register(self._socket.fileno(), select.EPOLLIN)
-        self._strangers.log(now)
+        self._unauthenticated.log(now)
 
     def _report(self) -> None:
         for _ in range(len(self._finished)):
@@ -385,7 +403,7 @@ class Endpoint:
     # ── more to wait for ─────────────────────────────────────────────────────
 
     def watch(self, fds: Iterable[int]) -> None:
-        """From now on ``poll`` tells of exactly these descriptors when they are readable."""
+        """From now on ``poll`` returns exactly these descriptors when they are readable."""
         wanted = set(fds)
         if wanted == self._watched:
             return
@@ -396,6 +414,22 @@ class Endpoint:
             self._epoll.register(fd, select.EPOLLIN)
         self._watched = wanted
 
+    def watch_process(self, pid: int) -> None:
+        """Put ``pid`` into ``ended`` once this process has ended, from a later ``poll``.
+
+        The process must be a child of this one that has not been waited for, so that its pid cannot
+        belong to another process yet. Raises OSError where no descriptor is to be had.
+        """
+        fd = os.pidfd_open(pid)
+        self._pidfds[fd] = pid
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _close_pidfd(self, fd: int) -> None:
+        del self._pidfds[fd]
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(fd)
+        os.close(fd)
+
     def wake(self) -> None:
         """Make ``poll`` return; from a signal handler or another thread."""
         os.eventfd_write(self._wake_fd, 1)
@@ -403,13 +437,13 @@ class Endpoint:
     def filenos(self) -> list[int]:
         """Every descriptor of this endpoint: a process forked from this one must close them."""
         own = [self._socket.fileno(), self._epoll.fileno(), self._wake_fd]
-        return [*own, *self._links]
+        return [*own, *self._links, *self._pidfds]
 
     def announce_end(self) -> None:
         """Send every peer the count of its messages that were read; no later one will be.
 
-        For a process that has turned away what it had read and not handled. Each peer then knows
-        that its later messages are undelivered. Returns when all has left, within ``_LEAVE_S``.
+        For a process that has refused what it had read and not handled. Each peer then reports its
+        later messages as undelivered. Returns when all has left, within ``_LEAVE_S``.
         """
         for link in list(self._links.values()):
             if link.session.is_open:
@@ -419,17 +453,17 @@ class Endpoint:
         while any(one.has_unsent_bytes for one in self._links.values()):
             if time.monotonic() > deadline:
                 return
-            select.select((), (), (), 0.001)  # no event tells when the other side takes more
+            select.select((), (), (), 0.001)  # there is no event for when the other side takes more
 
     def acknowledge(self, *, except_to: Container[Address] = ()) -> None:
-        """Say now, and not a moment later, what has arrived; not to these senders."""
+        """Acknowledge at once what has arrived; not to these senders."""
         for link in list(self._owing.values()):
             if link.peer not in except_to:
                 link.put_ack()
                 self._flush(link)
 
     def close(self) -> None:
-        """Acknowledge what has come, and close everything; nobody hears of what had not arrived."""
+        """Acknowledge what has arrived, and close everything; no ``done`` is called any more."""
         self.acknowledge()
         self._close_all()
 
@@ -447,6 +481,9 @@ class Endpoint:
         self._peers.clear()
         self._owing.clear()
         self._finished.clear()
+        for fd in self._pidfds:
+            os.close(fd)
+        self._pidfds.clear()
         if not self._epoll.closed:
             self._epoll.close()
             self._socket.close()
@@ -454,7 +491,7 @@ class Endpoint:
 
 
 def _is_stuck(link: Link) -> bool:
-    """Whether more waits for the other side than a live one ever lets wait."""
+    """Whether more waits for the other side than one that works ever lets accumulate."""
     return link.unaccepted >= MAX_WAITING or link.unwritten_bytes >= MAX_WAITING_BYTES
 
 

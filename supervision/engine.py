@@ -1,6 +1,6 @@
 """The engine pattern: a worker whose long work runs on a thread of its own.
 
-The thread may block for minutes; the mailbox goes on answering. Two one-way streets join them:
+The thread may block for minutes; the mailbox keeps answering. Two one-way queues join them:
 ``commands`` (mailbox → thread, a plain queue to block on) and ``post`` (thread → mailbox, a
 deque and an eventfd that wakes the mailbox). The thread never sends a message itself: Thespian
 reorders what other threads send.
@@ -17,7 +17,7 @@ import queue
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from supervision.messages import Init
@@ -74,14 +74,14 @@ class EngineWorker(Worker):
         os.eventfd_write(self._event_fd, 1)
 
     def beat(self) -> None:
-        """From the engine thread, inside ``engine_step``: it gets on."""
+        """From the engine thread, inside ``engine_step``: it makes progress."""
         self._mailbox.pulse.beat()
 
     @contextlib.contextmanager
     def engine_step(self) -> Iterator[None]:
-        """Around a step that the engine promises to end, or to ``beat`` in, before long.
+        """Around a step that must end, or ``beat``, within the spec's ``engine_heartbeat_s``.
 
-        What long means is the spec's ``engine_heartbeat_s``; outside of steps, for instance while
+        Outside of steps, for instance while
         it waits for a command, the engine may be silent. Do not nest.
         """
         self.beat()
@@ -97,7 +97,7 @@ class EngineWorker(Worker):
         self.commands = queue.SimpleQueue()
         self._posted = deque()
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._mailbox.watch(self._event_fd)
+        self._mailbox.watch((self._event_fd,))
 
     def _run_engine(self, run: Callable[[], None]) -> None:
         try:
@@ -107,7 +107,7 @@ class EngineWorker(Worker):
         else:
             self.post(_Ended())
 
-    def _readable(self) -> None:
+    def _readable(self, ready: Sequence[int] = ()) -> None:  # noqa: ARG002 - it watches only one
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._event_fd)
         events: list[object] = []

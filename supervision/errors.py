@@ -1,19 +1,20 @@
-"""Errors of the supervision floor.
+"""Errors of supervision, and what to do about each.
 
 * SupervisionError
   x SpecError              a child or supervisor spec is wrong  -> fix the named value
   x RuntimeDirError        the runtime folder cannot be used    -> choose another, fix its rights
-  x MachineUnfit           /proc or the loopback is missing -> make it available
-  x NodeAlreadyRunning     the folder belongs to a live node    -> attach to it, or stop it first
+  x MachineUnfit           /proc or the loopback is missing     -> make it available
+  x NodeAlreadyRunning     the folder belongs to a running node -> attach to it, or stop it first
   x NodeNotRunning         no node answers for this folder      -> start one
-  x NodeRestarted          it started anew in mid-request       -> send the request again
+  x NodeRestarted          it restarted during the request      -> send the request again
   x NodeStartFailed        the tree did not come up             -> read the reason, fix, start again
   x PortInUse              another process listens there        -> stop it or choose another port
   x NoReply                no answer before the deadline        -> retry only if it is idempotent
-    x TargetDown           who was asked ended before answering -> the same; it says why it ended
-  x ForkedProcess          it was opened before this process was forked -> open it here
-  x UnknownMonitor         no such monitor, or its Down is taken -> our caller's mistake
-  x TransportRefused       a message cannot be sent at all      -> our bug, or the wrong thread
+    x TargetDown           it ended before it answered          -> the same; it has the reason
+  x ForkedProcess          opened in the process that forked it -> open it here
+  x UnknownMonitor         no such monitor, or its Down is taken -> correct the caller
+  x NotOffered             a part of Thespian that no node has  -> use what the text names
+  x TransportRefused       a message cannot be sent at all      -> correct the sender
   x WrongThespian          another thespian is installed        -> install the pinned version
 """
 
@@ -23,7 +24,7 @@ from supervision.exits import ExitReason
 
 
 class SupervisionError(Exception):
-    """Any error of this floor."""
+    """Any error of this package."""
 
 
 class SpecError(SupervisionError):
@@ -45,11 +46,11 @@ class RuntimeDirError(SupervisionError):
 
 
 class MachineUnfit(SupervisionError):
-    """This machine, or container, lacks what every node needs; the text says how to add it."""
+    """This machine, or container, lacks what every node needs; the text explains how to add it."""
 
 
 class NodeAlreadyRunning(SupervisionError):
-    """The runtime folder belongs to a node that lives: attach to it or stop it first."""
+    """The runtime folder belongs to a running node: attach to it or stop it first."""
 
     def __init__(self, path: object, pid: int | None) -> None:
         self.path = str(path)
@@ -67,7 +68,7 @@ class NodeNotRunning(SupervisionError):
 
 
 class NodeRestarted(SupervisionError):
-    """The node started anew while somebody waited for it; what was in flight is lost. Ask again."""
+    """The node restarted during a request; what was in flight is lost. Send the request again."""
 
     def __init__(self, path: object) -> None:
         self.path = str(path)
@@ -83,7 +84,7 @@ class NodeStartFailed(SupervisionError):
 
 
 class PortInUse(SupervisionError):
-    """Somebody else listens on the node's port: stop that process or choose another port."""
+    """Another process listens on the node's port: stop that process or choose another port."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -94,7 +95,7 @@ class PortInUse(SupervisionError):
 
 
 class NoReply(SupervisionError):
-    """No answer in time: the target is down, stuck or slow. What it did is open."""
+    """No answer in time: the target is down, stuck or slow. What it did is unknown."""
 
     def __init__(self, target: object, timeout_s: float, why: str = "") -> None:
         self.target = target
@@ -105,7 +106,7 @@ class NoReply(SupervisionError):
 
 
 class TargetDown(NoReply):
-    """Who was asked ended before it answered. What it did is open; ask again if that is harmless.
+    """The target ended before it answered. What it did is unknown; ask again if that is harmless.
 
     ``reason`` is what its supervisor saw, for an exception its last line.
     """
@@ -121,7 +122,7 @@ class TargetDown(NoReply):
 
 
 class ForkedProcess(SupervisionError):
-    """What was opened in another process was used in one that was forked from it. Open it here."""
+    """An object of another process was used in one that was forked from it. Open a new one here."""
 
     def __init__(self, what: str, pid: int) -> None:
         self.pid = pid
@@ -143,5 +144,13 @@ class TransportRefused(SupervisionError):
     """A message could not be handed to the transport: a programming error of the sender."""
 
 
+class NotOffered(SupervisionError):
+    """A part of Thespian that a supervised node does not offer; the text names what to use."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        self.what = what
+        super().__init__(f"{what} is not offered by a supervised node: {instead}")
+
+
 class WrongThespian(SupervisionError):
-    """The installed thespian is not the one whose internals this floor hardens."""
+    """The installed thespian is not the one whose internals this package relies on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import signal
+from typing import Final
 
 from supervision.frozen import frozen
 
@@ -12,13 +13,17 @@ class ExitKind(enum.Enum):
     """The four ways to end."""
 
     NORMAL = "normal"
-    """It finished its work and said so."""
+    """It finished its work and reported it."""
     SHUTDOWN = "shutdown"
-    """Its supervisor, or an operator, told it to stop."""
+    """Its supervisor, or an operator, requested it."""
     ABNORMAL = "abnormal"
-    """It failed: an exception, a failed init, an exit without a word, intensity exceeded."""
+    """It failed: an exception, a failed init, an exit without a reason, intensity exceeded."""
     KILLED = "killed"
     """A signal ended it: SIGKILL, a segmentation fault, the OOM killer."""
+
+
+FAILURES: Final = frozenset({ExitKind.ABNORMAL, ExitKind.KILLED})
+"""The kinds that get a crash report, and after which a transient child restarts."""
 
 
 @frozen
@@ -52,4 +57,4 @@ def reason_of_exit_code(code: int | None) -> ExitReason:
         except ValueError:
             name = f"signal {-code}"
         return ExitReason(ExitKind.KILLED, f"killed by {name}", -code)
-    return ExitReason(ExitKind.ABNORMAL, f"exited with status {code} without a word")
+    return ExitReason(ExitKind.ABNORMAL, f"exited with status {code} without a reason")

@@ -8,22 +8,23 @@ from typing import Final
 
 from supervision import forks
 from supervision.address import Address
+from supervision.codec import ValueCodec
 from supervision.endpoint import Endpoint
 from supervision.errors import ForkedProcess
 from supervision.link import Done, Outcome
 from supervision.session import Secret
 
 _FLUSH_S: Final = 0.5
-_LAST_WORDS_S: Final = 0.5
-"""The limit for a process that is said to have ended and whose connection still stands."""
+_UNREAD_S: Final = 0.5
+"""The limit for a process that is known to have ended and whose connection still stands."""
 
 
 class HostContext:
     """A private endpoint. One thread at a time."""
 
-    def __init__(self, secret: Secret) -> None:
-        """Listens; connects to nothing yet."""
-        self._endpoint = Endpoint(secret)
+    def __init__(self, secret: Secret, codec: ValueCodec | None = None) -> None:
+        """Listens; connects to nothing yet. ``codec``: another one than that of the secret."""
+        self._endpoint = Endpoint(secret, codec=codec)
         self._process = forks.here()
 
     @property
@@ -44,11 +45,11 @@ class HostContext:
     def send(self, target: Address, message: object, timeout_s: float) -> bool:
         """Send; returns when the target's process has it, at the latest after ``timeout_s``.
 
-        False: it certainly reached nobody. True: it arrived, or it left and what became of it is
-        open, because the other side died or is stopped.
+        False: it certainly did not arrive. True: it arrived, or it left and what became of it is
+        unknown, because the other side died or is stopped.
         """
         self.require_own()
-        self._poll(0.0)  # who has died since the last look has closed its connection
+        self._poll(0.0)  # a process that has died since the last poll has closed its connection
         outcomes: list[Outcome] = []
         outgoing = self._endpoint.send(target, message, outcomes.append, prompt=True)
         deadline = time.monotonic() + timeout_s
@@ -60,7 +61,7 @@ class HostContext:
         return outcomes[0] is not Outcome.REFUSED
 
     def post(self, target: Address, message: object, done: Done | None = None) -> None:
-        """Send and wait for nothing; ``done`` hears what became of it, while others are awaited."""
+        """Send without waiting; ``done`` is called with the outcome, from a later receive."""
         self.require_own()
         self._endpoint.send(target, message, done)
 
@@ -74,12 +75,12 @@ class HostContext:
         return inbox.popleft()[1] if inbox else None
 
     def receive_until_closed(self, target: Address) -> Iterator[object]:
-        """Everything that comes, from anyone, until the connection to ``target`` has ended.
+        """Every message that comes, from any process, until the connection to ``target`` has ended.
 
         The end of a connection is read after everything that was sent on it: waiting for it, and
         not for some time, finds what a process sent before it ended, however busy the machine is.
         """
-        deadline = time.monotonic() + _LAST_WORDS_S
+        deadline = time.monotonic() + _UNREAD_S
         inbox = self._endpoint.inbox
         while True:
             was_open = self.is_connected(target)
@@ -91,7 +92,7 @@ class HostContext:
             self._endpoint.poll(left)
 
     def _poll(self, timeout_s: float) -> None:
-        """Wait for news of what was sent, though messages may be waiting to be received."""
+        """Wait for outcomes of what was sent, although messages may be waiting to be received."""
         waiting = list(self._endpoint.inbox)
         self._endpoint.inbox.clear()
         self._endpoint.poll(timeout_s)
@@ -102,7 +103,7 @@ class HostContext:
         return self._endpoint.is_connected(target)
 
     def close(self) -> None:
-        """Let what was sent leave, and close every socket of this endpoint.
+        """Send what is waiting, and close every socket of this endpoint.
 
         In a forked process: close its copies of the sockets, and send nothing.
         """

@@ -1,8 +1,8 @@
 """Monitors that a host has set, for Connection.
 
-The root keeps one only while somebody waits for it: a thread that does not read just now could not
-take a Down anyway. What lets it come late but never get lost is that a monitor names an
-incarnation: the root says at once if that has ended meanwhile, and why.
+The root keeps one only while a thread waits for it: a thread that does not read could not take a
+Down anyway. It may come late but is never lost, because a monitor names an incarnation: the root
+answers at once if that has ended meanwhile, and why.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from supervision import forks
 from supervision.errors import UnknownMonitor
-from supervision.lines import RENEW_S, ROOT_S, Line, end_of_node
+from supervision.host_session import RENEW_S, ROOT_S, ThreadEndpoint, end_of_node
 from supervision.messages import Demonitor, Down, Located, Monitor, WhereIs, new_ref
 from supervision.monitors import NOPROC, has_process
 from supervision.routing import LOOK_S, RETRY_S, Router
@@ -82,7 +82,7 @@ class HostMonitors:
         UnknownMonitor if there is no such monitor or its Down was taken.
         """
         deadline = time.monotonic() + timeout_s
-        line: Line | None = None
+        endpoint: ThreadEndpoint | None = None
         asked_at = 0.0
         while True:
             one = self._monitors.get(ref)
@@ -96,18 +96,20 @@ class HostMonitors:
                 del self._monitors[ref]
                 return one.down
             now = time.monotonic()
-            if now >= deadline and line is not None:
+            if now >= deadline and endpoint is not None:
                 return None
-            if line is None or now - asked_at > RENEW_S:
-                line, asked_at = self._router.line(), now
+            if endpoint is None or now - asked_at > RENEW_S:
+                endpoint, asked_at = self._router.endpoint(), now
                 request = Monitor(ref, one.id, one.incarnation)
-                one.at_root = line.context.send(self._router.record.root_address, request, ROOT_S)
-            line.next("", min(max(deadline, now + RETRY_S), now + LOOK_S), ref)
+                one.at_root = endpoint.context.send(
+                    self._router.record.root_address, request, ROOT_S
+                )
+            endpoint.next("", min(max(deadline, now + RETRY_S), now + LOOK_S), ref)
 
     def remove(self, ref: str) -> None:
         """Stop watching; a ``ref`` that is not watched is ignored."""
         one = self._monitors.pop(ref, None)
         if one is not None and one.at_root and one.boot == self._router.boot:
-            self._router.line().context.send(
+            self._router.endpoint().context.send(
                 self._router.record.root_address, Demonitor(ref), ROOT_S
             )

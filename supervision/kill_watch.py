@@ -1,4 +1,4 @@
-"""Who sent a SIGKILL that no process of the node sent, as far as the layer above can tell.
+"""The cause of a SIGKILL that no process of the node sent, as far as the layer above can find it.
 
 The watch is set in the launcher before anything is forked, so that every process has it.
 """
@@ -50,7 +50,7 @@ def look() -> None:
 
 
 def cause() -> str:
-    """What the watch says of a process that was just killed; empty without an answer."""
+    """The watch's cause for a process that was just killed; empty if it has none."""
     try:
         return "" if _Inherited.watch is None else _Inherited.watch.cause()
     except OSError:

@@ -1,7 +1,7 @@
 """A launcher as a child process of a host, which it never outlives.
 
 A host is not forked: it may hold threads, sockets or a GPU. The launcher is a program of its own
-that gets its settings through one pipe, says through a second when it is ready or why it is not,
+that gets its settings through one pipe, reports through a second when it is ready or why not,
 and holds the end of a third whose other end is the host's: when the host dies, by whatever signal,
 the launcher sees it and stops its node.
 """
@@ -28,7 +28,7 @@ STOP_TIMEOUT_S: Final = 20.0
 
 
 class LauncherSaid(NodeStartFailed):
-    """What a launcher said instead of being ready; ``kind`` is the name of its error's class."""
+    """Why a launcher did not become ready; ``kind`` is the name of its error's class."""
 
     def __init__(self, detail: str, kind: str = "") -> None:
         super().__init__(detail)
@@ -55,7 +55,7 @@ class LaunchedNode:
         return self._process[0]
 
     def drop_inherited(self) -> None:
-        """In a forked process: the node must end with the host, though children of it live on."""
+        """In a forked process: the node ends with the host, even if forked children still run."""
         self._close_lifeline()
 
     def _close_lifeline(self) -> None:
@@ -74,7 +74,7 @@ class LaunchedNode:
     ) -> LaunchedNode:
         """Run ``command(settings_fd, ready_fd, parent_fd)``; returns when the tree is up.
 
-        Raises LauncherSaid with the launcher's own words when it is not. ``quiet``: it has a log
+        Raises LauncherSaid with the launcher's own text when it is not. ``quiet``: it has a log
         of its own, or is to have none; otherwise it shares this process's standard error.
         """
         with forks.no_fork():
@@ -83,7 +83,7 @@ class LaunchedNode:
             with contextlib.suppress(BrokenPipeError), os.fdopen(settings_write, "wb") as pipe:
                 pipe.write(settings)
             with os.fdopen(ready_read, "rb") as ready:
-                trouble = _trouble(_read_line(ready.fileno(), timeout_s))
+                trouble = _failure(_read_line(ready.fileno(), timeout_s))
         except BaseException:
             node.end()
             raise
@@ -139,14 +139,14 @@ class LaunchedNode:
 
 def say_ready(fd: int, error: BaseException | None = None, detail: str = "") -> None:
     """From the launcher, once: the tree is up, or what is wrong."""
-    said = {"kind": type(error).__name__, "detail": detail or str(error)} if error else {}
+    report = {"kind": type(error).__name__, "detail": detail or str(error)} if error else {}
     with contextlib.suppress(OSError):
-        os.write(fd, json.dumps(said).encode() + b"\n")
+        os.write(fd, json.dumps(report).encode() + b"\n")
         os.close(fd)
 
 
 def _pipe() -> tuple[int, int]:
-    """Never one of the numbers that the child's standard streams get."""
+    """A pipe whose numbers are above those of the standard streams."""
     reader, writer = os.pipe()
     return above_standard(reader), above_standard(writer)
 
@@ -154,7 +154,7 @@ def _pipe() -> tuple[int, int]:
 def child_environment() -> dict[str, str]:
     """For a Python of our own: modules are found where this process finds them.
 
-    After those, where ``PYTHONPATH`` says now: a host may have set it since it started. Not also
+    After those, the present ``PYTHONPATH``: a host may have set it since it started. Not also
     in the working directory: another project's ``cache.py`` there would be imported.
     """
     later = os.environ.get("PYTHONPATH", "")
@@ -167,10 +167,10 @@ def child_environment() -> dict[str, str]:
     }
 
 
-def _trouble(said: bytes) -> LauncherSaid | None:
+def _failure(line: bytes) -> LauncherSaid | None:
     """What the launcher's first line means; ``None`` when the node is ready."""
     try:
-        answer = json.loads(said)
+        answer = json.loads(line)
     except ValueError:
         return LauncherSaid("the node process ended before it was ready; see its log")
     return LauncherSaid(answer["detail"], answer["kind"]) if answer else None
@@ -182,13 +182,13 @@ def _read_line(fd: int, timeout_s: float) -> bytes:
     Not until the end of the file: the actors are forked with the other end open.
     """
     deadline = time.monotonic() + timeout_s
-    said = b""
-    while b"\n" not in said and (left := deadline - time.monotonic()) > 0:
+    line = b""
+    while b"\n" not in line and (left := deadline - time.monotonic()) > 0:
         readable, _, _ = select.select([fd], [], [], left)
         if not readable:
             break
         part = os.read(fd, 65536)
         if not part:
             break
-        said += part
-    return said
+        line += part
+    return line

@@ -1,7 +1,7 @@
 """The launcher: the process above the tree, which is no actor.
 
-Thespian's Admin has no supervisor, so the launcher is it. It starts the Admin and the root,
-waits for either to die, and then ends what is left and starts the whole node anew, a bounded
+Thespian's Admin has no supervisor, so the launcher supervises it. It starts the Admin and the root,
+waits for either to die, and then ends what is left and starts the whole node again, a bounded
 number of times. It holds no state but the runtime folder. When it dies itself, the kernel ends
 everything below it: Admin with launcher, actors with Admin and with their supervisors.
 
@@ -45,7 +45,7 @@ _LOG = logging.getLogger(f"{logs.LOGGER}.launcher")
 
 
 def run_node(config: NodeConfig, *, on_ready: Callable[[], None] | None = None) -> int:
-    """Run a node until it is told to stop or can run no more; the exit code.
+    """Run a node until a stop is requested or it can run no more; the exit code.
 
     0: stopped as asked, or the tree has ended by itself and for good (``auto_shutdown``). 1: gave
     up after too many restarts of the whole node. Raises PortInUse, NodeAlreadyRunning,
@@ -60,7 +60,7 @@ def run_node(config: NodeConfig, *, on_ready: Callable[[], None] | None = None) 
     try:
         _open_log(config)
         kill_watch.set_watch(config.kill_watch)
-        return _Launcher(config, folder, Secret(cookie, config.packages), on_ready).run()
+        return _Launcher(config, folder, Secret(cookie, config.message_packages), on_ready).run()
     finally:
         kill_watch.set_watch(None)
         folder.clear()
@@ -100,7 +100,7 @@ class _Launcher:
         """The tree has ended by itself, and in order."""
         self.boots = 0
         self.own_children: frozenset[int] = frozenset()
-        """Child processes that are not the node's: whoever ``on_ready`` started."""
+        """Child processes that are not the node's: those that ``on_ready`` started."""
         self.selector = selectors.DefaultSelector()
         self.window = RestartWindow(_INTENSITY, _PERIOD_S)
 
@@ -126,7 +126,7 @@ class _Launcher:
                     return 0
                 if self.boots == 1:
                     raise
-                _LOG.exception("the node could not start anew")
+                _LOG.exception("the node could not restart")
                 why = "it did not start"
             else:
                 why = self._watch(boot)

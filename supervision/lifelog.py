@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Final
 
 from supervision import logs
 from supervision.core import SupervisorCore
-from supervision.effects import Child, Happened, State
-from supervision.exits import ExitKind, ExitReason
+from supervision.effects import Crashed, Happened, State
+from supervision.exits import FAILURES, ExitKind, ExitReason
 from supervision.pulse import Reading, Turn
-
-BAD: Final = (ExitKind.ABNORMAL, ExitKind.KILLED)
 
 
 def write_event(
@@ -24,7 +21,7 @@ def write_event(
     text += f" {event.text}" if event.text else ""
     text += f"; action: {action}" if action else ""
     is_bad = event.what in ("restart", "give_up") or (
-        event.reason is not None and event.reason.kind in BAD
+        event.reason is not None and event.reason.kind in FAILURES
     )
     logs.event(
         log, logging.WARNING if is_bad else logging.INFO, event.what, text,
@@ -42,17 +39,11 @@ def write_kill(log: logging.Logger, child_id: str, incarnation: int, pid: int, w
 
 
 def write_crash(  # the parts of one report
-    log: logging.Logger, core: SupervisorCore, child: Child, incarnation: int, pid: int,
-    uptime_s: float, last: Reading,
+    log: logging.Logger, core: SupervisorCore, crash: Crashed, pid: int, uptime_s: float,
+    last: Reading,
 ) -> None:  # fmt: skip
-    """Report a child that failed or was killed, from the page that it left.
-
-    Call it when the core has decided what follows; ``child`` may be another incarnation by then.
-    An end in order is no crash, and writes nothing.
-    """
-    reason = child.last_exit
-    if reason is None or reason.kind not in BAD:
-        return
+    """Report a child that failed or was killed, from the page that it left."""
+    child, incarnation, reason = crash.child, crash.incarnation, crash.reason
     action = action_after(core, child.id)
     stack = logs.take_faults()
     now = time.monotonic()
@@ -83,7 +74,7 @@ def action_after(core: SupervisorCore, child_id: str) -> str:
 
 
 def crash_text(last: Reading, uptime_s: float, now: float) -> str:
-    """The lines of a crash report that tell what the process did last."""
+    """The lines of a crash report about what the process did last."""
     lines = [f"up for {uptime_s:.1f} s, {last.turns} messages handled, {last.mailbox} waiting"]
     lines += ["  " + _turn_line(turn, now) for turn in last.last]
     return "\n".join(lines)

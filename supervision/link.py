@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import fcntl
+import itertools
 import select
 import socket
 import struct
@@ -25,12 +26,14 @@ READ_BYTES: Final = 256 << 10
 _SIOCOUTQNSD: Final = 0x894B
 """Asks the kernel for the bytes of a socket that it has not sent yet."""
 _INT: Final = struct.Struct("i")
+_PARTS: Final = 64
+"""Pieces of output handed to the kernel in one call."""
 _LAZY_ACK: Final = 32
-"""So many messages that nobody waits for are acknowledged together."""
+"""So many messages whose senders do not wait are acknowledged together."""
 
 
 class Outcome(enum.Enum):
-    """What became of a message."""
+    """The outcome of a message."""
 
     ARRIVED = "arrived"
     """The other process has it."""
@@ -50,7 +53,7 @@ class Outgoing:
     payload: bytes
     done: Done | None
     prompt: bool
-    """Whether somebody waits for the acknowledgement."""
+    """Whether its sender waits for the acknowledgement."""
     left: bool = False
     """Whether the kernel has all of it."""
 
@@ -100,14 +103,14 @@ class Link:
 
     @property
     def wanted_events(self) -> int:
-        """What epoll should tell of this connection."""
+        """The events to register this connection for."""
         wants_write = bool(self._output) or not self.connected
         return select.EPOLLIN | (select.EPOLLOUT if wants_write else 0)
 
     # ── out ──────────────────────────────────────────────────────────────────
 
     def put(self, message: Outgoing) -> None:
-        """Take a message; ``flush`` sends it."""
+        """Queue a message; ``flush`` sends it."""
         self.unwritten_bytes += len(message.payload)
         if self.session.is_open:
             self._seal(message)
@@ -121,7 +124,7 @@ class Link:
 
     def _seal(self, message: Outgoing) -> None:
         if self._ack_due:
-            self.put_ack()  # it rides along
+            self.put_ack()  # it is sent with the message
         kind = Kind.MESSAGE_TO_ACK if message.prompt else Kind.MESSAGE
         self._output.append((self.session.seal(kind, message.payload), message))
         self._sent.append(message)
@@ -144,7 +147,7 @@ class Link:
         if not self.connected:
             return
         while self._output:
-            parts = [data for data, _ in list(self._output)[:64]]
+            parts = [data for data, _ in itertools.islice(self._output, _PARTS)]
             if self._written:
                 parts[0] = parts[0][self._written :]
             try:
@@ -179,7 +182,7 @@ class Link:
             self.put_ack()
 
     def note_acked(self, count: int) -> list[Outgoing]:
-        """The other side has so many of our messages; those that this is news of."""
+        """The other side has so many of our messages; those that are newly acknowledged."""
         arrived = []
         while self._acked < count and self._sent:
             self._acked += 1
@@ -198,7 +201,7 @@ class Link:
         return False
 
     def note_left(self) -> list[Outgoing]:
-        """The other side reads no more: take what it has not read."""
+        """The other side reads no more: the messages that it has not read."""
         unread = list(self._sent)
         self._sent.clear()
         return unread

@@ -1,7 +1,7 @@
 """One record per event, written by the process it happens in, with one append per record.
 
 Thespian replaces the logging root of every actor by one that sends each record as a message to
-a logger process: slow, and a way to lose the last words of a crash. The node uses its own root
+a logger process: slow, and it may lose the last lines before a crash. The node uses its own root
 handler instead; ``restore`` puts it back after Thespian has taken it away.
 
 A record is text, or one JSON object on one line. Life-cycle events carry fields (``event``); in
@@ -42,7 +42,7 @@ _FAULT_BYTES: Final = 64 * 1024
 
 
 class JsonFormatter(logging.Formatter):
-    """One object on one line; the module's words list the keys."""
+    """One object on one line; the module's docstring lists the keys."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.gmtime(record.created)
@@ -73,7 +73,7 @@ class AppendHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == "root" and record.levelno < logging.WARNING:
-            return  # Thespian's greetings
+            return  # Thespian's start messages
         try:
             os.write(self.fd, (self.format(record) + "\n").encode("utf-8", "replace"))
         except OSError:
@@ -87,11 +87,11 @@ class _Setup:
     root: logging.Logger | None = None
     manager: logging.Manager | None = None
     faults_fd = -1
-    """JSON only: where faults leave their Python stack, which is no JSON, for who reports them."""
+    """JSON only: where faults write their Python stack, for the supervisor's crash report."""
 
 
 def event(logger: logging.Logger, level: int, what: str, text: str, /, **fields: object) -> None:
-    """Write a life-cycle event: a sentence for people, fields for programs.
+    """Write a life-cycle event: a sentence and fields.
 
     An ``ExitReason`` among the fields, whatever its name, becomes ``reason_kind`` and ``reason``;
     a field that is None is left out.
@@ -132,7 +132,7 @@ def close_log() -> None:
 def restore() -> None:
     """Take the root logger back from Thespian, in a process that was just forked."""
     if _Setup.root is not None and _Setup.manager is not None:
-        logging.root = _Setup.root  # type: ignore[assignment]  # stubs say RootLogger, it is one
+        logging.root = _Setup.root  # type: ignore[assignment]  # the stubs expect RootLogger, it is one
         logging.Logger.root = _Setup.root  # type: ignore[assignment]
         logging.Logger.manager = _Setup.manager
 
@@ -151,7 +151,7 @@ def log_fd() -> int:
 
 
 def collect_faults() -> None:
-    """In a supervisor: faults of the children it will fork are its own to report."""
+    """In a supervisor: it reports the faults of the children that it will fork."""
     if _Setup.faults_fd >= 0:
         _Setup.faults_fd = _new_faults()  # the old one is where this process leaves its own
 

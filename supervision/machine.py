@@ -20,7 +20,7 @@ def require_machine() -> None:
 
 
 def require_proc() -> None:
-    """Processes are told apart, and shared memory is opened, through /proc."""
+    """Processes are identified, and shared memory is opened, through /proc."""
     if not os.path.exists(_PROC):
         raise MachineUnfit(
             "/proc is not mounted, and a node finds its processes and shared memory there; "

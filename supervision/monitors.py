@@ -1,8 +1,9 @@
-"""What directory news means: who came up, which incarnation ended, and who must hear of it.
+"""What changes of the directory mean: which incarnations ended, and which monitors get a Down.
 
 No clock, no process: entries go in, and each monitor gets exactly one ``Down`` when the one
-incarnation that it watches has ended, or had ended before. News may be late, repeated, or leave
-out what lay between: an entry of a later incarnation says that every earlier one is gone.
+incarnation that it watches has ended, or had ended before. Changes may be late, repeated,
+or leave out intermediate ones: an entry of a later incarnation means that every earlier one is
+gone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from supervision.messages import Down, Entry
 NOPROC: Final = ExitReason(ExitKind.ABNORMAL, "noproc: no process of this id is known")
 """The reason of a ``Down`` whose target was not there, or never ran, when it was monitored."""
 UNSEEN: Final = ExitReason(ExitKind.ABNORMAL, "gone; its exit was not seen")
-"""The reason where a later incarnation is up and nobody is left who saw the earlier one end."""
+"""The reason where a later incarnation is up and the end of the earlier one was not seen."""
 
 _WITH_PROCESS: Final = ("starting", "up", "stopping")
 
@@ -32,7 +33,7 @@ def has_process(entry: Entry) -> bool:
 def merge_directory(
     directory: dict[str, Entry], changed: Iterable[Entry], removed: Iterable[Entry]
 ) -> tuple[Entry, ...]:
-    """Fold changes into ``directory``; the entries that came up, went down, or came up anew."""
+    """Fold changes into ``directory``; the entries that came up, went down, or restarted."""
     news: list[Entry] = []
     for entry in changed:
         old = directory.get(entry.id)
@@ -40,8 +41,8 @@ def merge_directory(
             continue
         directory[entry.id] = entry
         was_up = old is not None and old.is_up
-        anew = was_up and entry.is_up and old is not None and old.incarnation != entry.incarnation
-        if was_up != entry.is_up or anew:
+        again = was_up and entry.is_up and old is not None and old.incarnation != entry.incarnation
+        if was_up != entry.is_up or again:
             news.append(entry)
     for entry in removed:
         old = directory.get(entry.id)
@@ -71,7 +72,7 @@ class Monitors:
     """The monitors of one process, its own and those of others that asked it.
 
     ``limit`` bounds those of others: beyond it the one that was renewed longest ago is dropped,
-    for its owner may be gone without a word, and an owner that waits renews. ``memory`` is for how
+    for its owner may be gone without notice, and an owner that waits renews. ``memory`` is for how
     many ended incarnations, the latest of the whole tree, the reason is kept.
     """
 
@@ -130,7 +131,7 @@ class Monitors:
         self._forget(ref)
 
     def remove_owner(self, owner: Address) -> None:
-        """Forget every monitor of somebody who is gone."""
+        """Forget every monitor of an owner that is gone."""
         for ref in [ref for ref, one in self._monitors.items() if one.owner == owner]:
             self._forget(ref)
         for ref in [ref for ref, due in self._due.items() if due.owner == owner]:
@@ -139,14 +140,14 @@ class Monitors:
     # ── news ─────────────────────────────────────────────────────────────────
 
     def observe(self, changed: Iterable[Entry], removed: Iterable[Entry]) -> None:
-        """Take directory news: what ended by them becomes due."""
+        """Take changes of the directory: monitors of what ended become due."""
         for entry in changed:
             self._end(entry, entry.incarnation - has_process(entry))
         for entry in removed:
             self._end(entry, entry.incarnation)
 
     def has_ended(self, entry: Entry) -> bool:
-        """Whether this incarnation is known to be over, so that the entry is old news."""
+        """Whether this incarnation has ended, so that the entry is outdated."""
         return (entry.id, entry.incarnation) in self._ended
 
     def due_refs(self) -> tuple[str, ...]:

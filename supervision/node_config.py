@@ -1,4 +1,4 @@
-"""What a launcher is told of its node, and what can be known to be wrong before it starts."""
+"""The settings of a node, and the checks that need no running node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from supervision.errors import PortInUse, SpecError
 from supervision.frozen import frozen
 from supervision.kill_watch import KillWatch
 from supervision.spec import SupervisorSpec, actors_below
-from supervision.worker import load_actor
 
 
 @frozen
@@ -31,15 +30,16 @@ class NodeConfig:
     parent_fd: int | None = None
     """Read end of a pipe that a host process holds: its end means the host died; then stop."""
     packages: tuple[str, ...] = ()
-    """Packages whose dataclasses and enums may travel in messages, beside the project's own."""
+    """Top-level packages whose dataclasses and enums may travel in messages, beside this one and
+    those of the tree's actors."""
     start_timeout_s: float = 60.0
     """From fork to the whole tree being ready."""
     stop_timeout_s: float = 30.0
     """For the ordered stop of the whole tree; what is left then is killed."""
     kill_watch: KillWatch | None = None
-    """Says whether the kernel killed a process that ended by SIGKILL. Every process gets a copy."""
+    """Detects that the kernel killed a process, after SIGKILL. Every process gets a copy."""
     root_heartbeat_s: float | None = 30.0
-    """A root supervisor that shows no life for so long hangs, and the node starts anew."""
+    """A root supervisor that shows no life for so long hangs, and the node restarts."""
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
@@ -48,19 +48,27 @@ class NodeConfig:
             wanted = f"must be one of {', '.join(logs.LOG_FORMATS)}"
             raise SpecError("NodeConfig.log_format", self.log_format, wanted)
 
+    @property
+    def message_packages(self) -> tuple[str, ...]:
+        """``packages`` and those of the tree's actors, sorted."""
+        of_actors = {path.partition(".")[0] for path in actors_below(self.tree)}
+        return tuple(sorted({*self.packages, *of_actors}))
+
 
 def load_actors(tree: SupervisorSpec) -> None:
-    """A wrong class path is an error of the caller, found before anything runs."""
+    """Raises SpecError for a class path that cannot be loaded, before anything runs."""
+    from supervision._plain_actor import worker_class  # here: only a launcher needs Thespian
+
     for path in actors_below(tree):
         try:
-            load_actor(path)
+            worker_class(path)
         except (ImportError, AttributeError, TypeError) as error:
             raise SpecError("ChildSpec.actor", path, f"cannot be loaded: {error}") from error
     importlib.import_module("supervision.supervisor")
 
 
 def require_port(port: int) -> None:
-    """Somebody else's port is an error too; raises PortInUse."""
+    """Raises PortInUse if another process listens on the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

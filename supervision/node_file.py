@@ -1,7 +1,7 @@
 """The runtime folder of a node: private to its user, gone when the node has stopped.
 
 ``cookie``      32 random bytes that authenticate every frame
-``node.json``   who runs, where the root listens, which start this is
+``node.json``   the launcher's pid, where the root listens, which start this is
 ``thespian.log`` (and ``.old``) the library's own diagnostics
 """
 
@@ -31,7 +31,7 @@ _LOG: Final = "thespian.log"
 
 @frozen
 class NodeRecord:
-    """What ``node.json`` says."""
+    """The content of ``node.json``."""
 
     version: int
     pid: int
@@ -46,9 +46,9 @@ class NodeRecord:
     started_at: float
     """Unix time of this boot."""
     boot: int
-    """1, and one more each time the launcher had to start the node anew."""
+    """1, and one more each time the launcher restarted the node."""
     packages: tuple[str, ...]
-    """Packages whose values may travel in messages, beside the project's own."""
+    """Top-level packages whose values may travel in messages, beside this one."""
 
     @property
     def root_address(self) -> Address:
@@ -74,9 +74,9 @@ class RuntimeDir:
         return self.path / _LOG
 
     def claim(self) -> bytes:
-        """Make the folder ours and write a new cookie; leftovers of a dead node are removed.
+        """Lock the folder and write a new cookie; files of a dead node are removed.
 
-        Ours until ``release``, or the end of this process: of two that claim it in the same instant
+        Locked until ``release`` or the end of this process: of two that claim it at the same time,
         one is refused.
         """
         try:

@@ -1,4 +1,4 @@
-"""How a supervisor starts and stops its children: in which order, and what that asks of the shell.
+"""How a supervisor starts and stops its children: in which order, and with which effects.
 
 A static supervisor does one thing at a time, from a queue, and waits for each: a start until the
 child is ready, a stop until it is gone. A dynamic one does everything at once. Which child starts
@@ -61,14 +61,14 @@ class Operations:
         if not self._one_at_a_time:
             self._begin_stop(child)
         elif self._current == (Op.START, child.id):
-            # A start in flight is cut short: nobody may have to wait for a slow init to stop it.
+            # A start in flight is aborted, so that a stop does not wait for a slow init.
             self._current = (Op.STOP, child.id)
             self._begin_stop(child)
         else:
             self._add(Op.STOP, child)
 
     def bring_back(self, leader_id: str) -> None:
-        """The pause is over, or there was none: start whoever went down with this child."""
+        """The pause is over, or there was none: start the children that went down with this one."""
         for child in self._children.values():
             if child.waits_for == leader_id:
                 self.start(child)
@@ -86,7 +86,7 @@ class Operations:
         )
 
     def only_stops(self) -> None:
-        """Everything ends: what waits is void, and a start under way is not waited for."""
+        """Everything ends: what waits is dropped, and a start under way is not waited for."""
         self._waiting.clear()
         if self._current is not None and self._current[0] is Op.START:
             self._current = None
@@ -106,7 +106,7 @@ class Operations:
             self._waiting.remove((Op.STOP, child.id))
 
     def advance(self) -> None:
-        """Do what waits until one thing must be waited for."""
+        """Begin what is queued until one operation must be waited for."""
         while self._current is None and self._waiting:
             op, child_id = self._waiting.popleft()
             child = self._children.get(child_id)

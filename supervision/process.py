@@ -1,4 +1,4 @@
-"""What a process of the node owes its parent: to die with it, and to be found when it died."""
+"""Calls into the kernel: ending with the parent, adopting orphans, reading what a process uses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _FAULTS: Final = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
@@ -19,7 +20,7 @@ close_in_children: set[int] = set()
 """Descriptors of the launcher that no process of the node may keep open."""
 
 
-def _prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: int | bytes) -> None:
     import ctypes  # here: a host that only talks to a node calls none of this
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -38,6 +39,11 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
+def set_name(name: str) -> None:
+    """Name this process for ``ps`` and ``top``; the kernel keeps the first 15 bytes."""
+    _prctl(_PR_SET_NAME, name.encode())
+
+
 def adopt_orphans() -> None:
     """Make this process the parent of every orphan below it, so that it can wait for them."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -53,11 +59,11 @@ def forget_launcher() -> None:
 
 
 def let_faults_kill(log_fd: int | None = None) -> None:
-    """Faults end the process: a Python handler would return to the faulting instruction for ever.
+    """Faults end the process: a Python handler would return to the faulting instruction endlessly.
 
     With ``log_fd``, the Python stack of the fault is written there first.
     """
-    faulthandler.disable()  # a parent's setting is inherited, and enable() would trust it
+    faulthandler.disable()  # a parent's setting is inherited, and enable() would keep it
     for one in _FAULTS:
         signal.signal(one, signal.SIG_DFL)
     if log_fd is not None:
@@ -65,7 +71,7 @@ def let_faults_kill(log_fd: int | None = None) -> None:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a live process started, in clock ticks since boot: tells it from a later namesake."""
+    """Start of a live process in clock ticks since boot: identifies it if its pid is reused."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -165,7 +171,7 @@ def children() -> list[int]:
 
 
 def group_is_alive(pgid: int) -> bool:
-    """Whether any process of the group is left, zombies that nobody waited for included."""
+    """Whether any process of the group is left, zombies that were not waited for included."""
     try:
         os.killpg(pgid, 0)
     except ProcessLookupError:

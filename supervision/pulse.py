@@ -1,7 +1,7 @@
-"""The pulse: one page of shared memory in which a process shows that it lives and what it does.
+"""The pulse: one page of shared memory in which a process shows that it works and what it does.
 
-A supervisor makes a page for each child before it forks it. The child writes, and nobody else;
-the supervisor reads whenever it likes, also when the child hangs and after SIGKILL took it. Type
+A supervisor makes a page for each child before it forks it. Only the child writes;
+the supervisor reads at any time, also when the child hangs and after it was killed. Type
 names, times and counts are in it, never the content of a message.
 
 The page. Native byte order, every field 8 bytes and aligned:
@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 SHOWN: Final = 16
-"""So many of the last messages are told."""
+"""So many of the last messages are read."""
 _RING: Final = 32
 _RING_AT: Final = 8  # in fields of 8 bytes
 _NAMES_AT: Final = (_RING_AT + 3 * _RING) * 8
@@ -51,7 +51,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a page said at one moment. Times as ``time.monotonic``, the same in all processes."""
+    """A page at one moment. Times as ``time.monotonic``, the same in all processes."""
 
     alive: float
     turns: int
@@ -88,7 +88,7 @@ class Page:
 
     @classmethod
     def inherit(cls) -> Page:
-        """The page of this process, which was just forked; the others of its parent are let go."""
+        """The page of this process, which was just forked; those of its siblings are unmapped."""
         mine, cls.to_inherit = cls.to_inherit, None
         for one in cls._open - {mine}:
             one.close()
@@ -96,7 +96,7 @@ class Page:
 
     @property
     def beat_s(self) -> float:
-        """How often to show life when idle, in seconds; 0: nobody looks."""
+        """How often to show life when idle, in seconds; 0: no supervisor looks."""
         return self._floats[_BEAT]
 
     def close(self) -> None:
@@ -135,11 +135,11 @@ class Page:
         floats[_ALIVE] = now
 
     def beat(self) -> None:
-        """The engine is inside a step and gets on; from the engine thread."""
+        """The engine is inside a step and makes progress; from the engine thread."""
         self._floats[_ENGINE] = time.monotonic()
 
     def rest(self) -> None:
-        """The engine is in no step: it may be silent for as long as it likes."""
+        """The engine is in no step: its silence has no limit."""
         self._floats[_ENGINE] = 0.0
 
     def _number(self, name: str) -> int:
@@ -184,12 +184,12 @@ class Page:
         return Turn(name, self._floats[at], None if took_s < 0 else took_s)
 
 
-# ── who hangs ────────────────────────────────────────────────────────────────
+# ── which processes hang ─────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """What a look found of one child. A limit of None: nobody minds its silence."""
+    """What was read of one child. A limit of None: its silence is allowed."""
 
     heartbeat_s: float | None
     alive: float
@@ -211,20 +211,20 @@ class _Silence:
 
 @dataclass(slots=True)
 class Heartbeats:
-    """Decides who hangs. Pure: numbers in, names out.
+    """Decides which processes hang. Pure: numbers in, names out.
 
-    A silence is held against a child but for the larger of two times: that by which the looks
-    themselves came late (the whole node was stopped, so who looks was, too), and that which the
+    From a silence the larger of two times is subtracted: that by which the looks
+    themselves came late (the whole node was stopped, its supervisor too), and that which the
     child spent waiting for a CPU that others had.
     """
 
     interval_s: float
-    """How often ``look`` is meant to be called. The first look holds nothing against anybody."""
+    """How often ``look`` is meant to be called. The first look finds no process that hangs."""
     _looked: float | None = None
     _silences: dict[tuple[str, str], _Silence] = field(default_factory=dict)
 
     def look(self, now: float, signs: Mapping[str, Sign]) -> list[tuple[str, str]]:
-        """Who hangs at ``now``, and what hangs of it: ``hook`` or ``engine``."""
+        """The names that hang at ``now``, and what hangs of each: ``hook`` or ``engine``."""
         first = self._looked is None
         late_s = max(0.0, now - (self._looked or now) - self.interval_s)
         self._looked = now

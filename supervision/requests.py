@@ -1,4 +1,4 @@
-"""What may be asked of a supervisor: OTP's refusals, each in one table.
+"""Which requests a supervisor refuses, as OTP does.
 
 ``start_child`` makes a child, ``restart_child`` starts one that is known and down,
 ``terminate_child`` stops one, ``delete_child`` forgets one that is down. Here is only which of
@@ -39,7 +39,7 @@ def spec_of_new_child(
 def why_not_start(
     supervisor: SupervisorSpec, child: Child | None, *, has_spec: bool
 ) -> tuple[StartFailure, str] | None:
-    """Why start_child is refused, whatever the spec says."""
+    """Why start_child is refused, independent of the spec."""
     is_dynamic = supervisor.strategy is Strategy.SIMPLE_ONE_FOR_ONE
     if child is None:
         if is_dynamic or has_spec:
@@ -47,7 +47,7 @@ def why_not_start(
         return StartFailure.UNKNOWN_CHILD, "only simple_one_for_one can start it without its spec"
     if child.state is not State.DOWN:
         return StartFailure.ALREADY_STARTED, f"it is {child.state.value}"
-    if is_dynamic:  # one that crashed too often and was given up: it may be tried anew
+    if is_dynamic:  # one that crashed too often and was given up: it may be started again
         return None
     return StartFailure.ALREADY_PRESENT, "it is known and down; restart_child starts it"
 

@@ -10,7 +10,7 @@ A worker ends by itself. Four questions, in this order:
 4. *If it does not restart, was it the last one that mattered?* ``ends_supervisor``: the end of a
    significant child may be the end of the supervisor.
 
-Nothing here reads a clock or knows a process; the times are handed in.
+Nothing here reads a clock or starts a process; times are arguments.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, TypeVar
 
-from supervision.exits import ExitKind
+from supervision.exits import FAILURES, ExitKind
 from supervision.spec import AutoShutdown, Restart, Strategy
 
 RESTARTS_ON: Final[dict[Restart, frozenset[ExitKind]]] = {
     Restart.PERMANENT: frozenset(ExitKind),
-    Restart.TRANSIENT: frozenset({ExitKind.ABNORMAL, ExitKind.KILLED}),
+    Restart.TRANSIENT: FAILURES,
     Restart.TEMPORARY: frozenset(),
 }
 

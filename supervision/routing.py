@@ -1,9 +1,9 @@
 """Finding a process of a node by its name, from outside, and sending to it: for Connection.
 
-Names are looked up at the root and remembered with their incarnation. Where nobody is found the
-Router looks again, reading ``node.json`` anew, until the deadline. A message is sent a second time
-only if it certainly reached nobody. While somebody waits for an answer, a monitor on the target
-and a look at the node, several times a second, tell that it will not come.
+Names are looked up at the root and remembered with their incarnation. Where no process is found,
+the Router looks again, with ``node.json`` read again, until the deadline. A message is sent a
+second time only if it certainly reached no process. While a thread waits for an answer, a monitor
+on the target and a check of the node, several times a second, end the wait if none can come.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Final
 
 from supervision import forks
 from supervision.address import Address
+from supervision.codec import ValueCodec
 from supervision.errors import NodeNotRunning, NodeRestarted, NoReply, TargetDown
 from supervision.frozen import frozen
 from supervision.host_context import HostContext
-from supervision.lines import Line, end_of_node
+from supervision.host_session import ThreadEndpoint, end_of_node
 from supervision.messages import (
     Addressed,
     ChildStarted,
@@ -37,9 +38,9 @@ SEND_S: Final = 5.0
 """A process that is not stuck accepts a message in milliseconds, however long it handles it."""
 RETRY_S: Final = 0.005
 LOOK_S: Final = 0.1
-"""How often who waits looks whether the node lives; that a target ended, the root tells."""
+"""How often a waiting thread checks that the node runs; that a target ended, the root reports."""
 _UNTIL_UP_S: Final = 1.0
-"""The root is asked to answer when a child is up, and asked anew after this."""
+"""The root is asked to answer when a child is up, and asked again after this."""
 
 
 @frozen
@@ -56,40 +57,46 @@ class Route:
 
 @frozen
 class Sent:
-    """A message that somebody has, or may have."""
+    """A message that arrived, or may have arrived."""
 
-    line: Line
+    endpoint: ThreadEndpoint
     route: Route
     monitor: str
     """The ref of the standing monitor on its target, or empty."""
 
 
 class Router:
-    """The way to one node: its record, the endpoints of all threads, and who is where."""
+    """The way to one node: its record, the endpoints of all threads, and the entries of names."""
 
-    def __init__(self, folder: RuntimeDir) -> None:
-        """Raises NodeNotRunning if no node lives in this folder."""
+    def __init__(
+        self, folder: RuntimeDir, codec: Callable[[tuple[str, ...]], ValueCodec] = ValueCodec
+    ) -> None:
+        """``codec`` makes that of each endpoint, from the packages whose values may travel.
+
+        Raises NodeNotRunning if no node lives in this folder.
+        """
         self.folder = folder
+        self._codec = codec
         self.record, self._secret = _read(folder)
         self.on_down: list[Callable[[Down], None]] = []
         """Called with every Down that arrives, on the thread that reads it."""
         self._here = threading.local()
         self._lock = threading.Lock()
-        self._lines: list[Line] = []
+        self._endpoints: list[ThreadEndpoint] = []
         self._entries: dict[str, Entry] = {}
         self._closed = False
         self._process = forks.here()
         forks.register(self)
 
     def drop_inherited(self) -> None:
-        """In a forked process: forget the parent's endpoints; ``line`` makes new ones here."""
+        """In a forked process: forget the parent's endpoints; ``endpoint`` makes new ones here."""
         self._process = forks.here()
-        lines, self._lines = self._lines, []
+        endpoints, self._endpoints = self._endpoints, []
         self._lock = threading.Lock()  # a thread of the parent may have held the old one
         self._here = threading.local()
         self._entries = {}
-        for line in lines:
-            line.context.close()
+        for endpoint in endpoints:
+            endpoint.context.close()
 
     def close(self) -> None:
         """Close the endpoints of all threads. No thread may be inside a call."""
@@ -97,9 +104,9 @@ class Router:
             self.drop_inherited()
         with self._lock:
             self._closed = True
-            for line in self._lines:
-                self._close_line(line)
-            self._lines.clear()
+            for endpoint in self._endpoints:
+                self._close_endpoint(endpoint)
+            self._endpoints.clear()
 
     @property
     def boot(self) -> tuple[int, int]:
@@ -115,29 +122,29 @@ class Router:
         *,
         wait: bool = False,
     ) -> Sent:
-        """Send until somebody has it or may have it; ``wait`` sets a monitor on a named target."""
+        """Send until it has arrived or may have; ``wait`` sets a monitor on a named target."""
         why = ""
         while True:
-            line = self.line()
-            route = self._resolve(line, target, message, deadline)
+            endpoint = self.endpoint()
+            route = self._resolve(endpoint, target, message, deadline)
             why = route.why or why
             if route.address is not None:
                 monitor = ""
                 if wait and route.id:
-                    monitor = line.watch(self.record.root_address, route.id, route.incarnation)
+                    monitor = endpoint.watch(self.record.root_address, route.id, route.incarnation)
                 left = min(SEND_S, max(0.0, deadline - time.monotonic()))
-                if line.context.send(route.address, route.message, left):
-                    return Sent(line, route, monitor)
-                why = f"nobody accepts messages at {route.address}"
+                if endpoint.context.send(route.address, route.message, left):
+                    return Sent(endpoint, route, monitor)
+                why = f"no process accepts messages at {route.address}"
                 if isinstance(target, str):
                     self._entries.pop(target, None)
             if time.monotonic() + RETRY_S > deadline:
                 raise NoReply(target, timeout_s, why)
-            line.next("", time.monotonic() + RETRY_S)
+            endpoint.next("", time.monotonic() + RETRY_S)
             self.reread()
 
     def _resolve(
-        self, line: Line, target: str | Address, message: object, deadline: float
+        self, endpoint: ThreadEndpoint, target: str | Address, message: object, deadline: float
     ) -> Route:
         if isinstance(target, Address):
             return Route(target, message)
@@ -149,9 +156,9 @@ class Router:
             until_up_s = min(_UNTIL_UP_S, max(0.0, deadline - time.monotonic()))
             request = WhereIs(new_ref(), target, until_up_s)
             left = min(SEND_S, max(0.0, deadline - time.monotonic()))
-            if not line.context.send(root, request, left):
+            if not endpoint.context.send(root, request, left):
                 return Route(None, why="the root supervisor is gone" if left > RETRY_S else "")
-            answer = self._await_root(line, request.ref, deadline)
+            answer = self._await_root(endpoint, request.ref, deadline)
             if not isinstance(answer, Located):
                 return Route(None, why="the directory has no such id" if answer else "")
             entry = answer.entry
@@ -161,56 +168,61 @@ class Router:
         addressed = Addressed(entry.id, entry.incarnation, message)
         return Route(entry.address, addressed, entry.id, entry.incarnation)
 
-    def _await_root(self, line: Line, ref: str, deadline: float) -> object | None:
+    def _await_root(self, endpoint: ThreadEndpoint, ref: str, deadline: float) -> object | None:
         """The root's answer; None at the deadline, or when that root is gone."""
         while (now := time.monotonic()) < deadline:
-            answer = line.next(ref, min(deadline, now + LOOK_S))
-            if answer is not None or end_of_node(self.folder, line.boot) is not None:
+            answer = endpoint.next(ref, min(deadline, now + LOOK_S))
+            if answer is not None or end_of_node(self.folder, endpoint.boot) is not None:
                 return answer
         return None
 
-    def answer(self, sent: Sent, target: str | Address, ref: str, deadline: float) -> object | None:
-        """The answer, or None at the deadline; raises TargetDown when it will not come."""
+    def answer(
+        self, sent: Sent, target: str | Address, ref: str | None, deadline: float
+    ) -> object | None:
+        """The answer, or None at the deadline; raises TargetDown when it will not come.
+
+        Without ``ref`` any message is the answer.
+        """
         while (now := time.monotonic()) < deadline:
             answer = self.next_or_down(sent, target, ref, min(deadline, now + LOOK_S))
             if answer is not None:
                 return answer
-            reason = end_of_node(self.folder, sent.line.boot)
+            reason = end_of_node(self.folder, sent.endpoint.boot)
             if reason is not None:
-                last_words = sent.line.last_words(ref, sent.route.address)
-                if last_words is not None:
-                    return last_words
-                incarnation = sent.route.incarnation or sent.line.boot[1]
+                unread_answer = sent.endpoint.unread_answer(ref, sent.route.address)
+                if unread_answer is not None:
+                    return unread_answer
+                incarnation = sent.route.incarnation or sent.endpoint.boot[1]
                 raise TargetDown(target, incarnation, reason)
-            sent.line.renew(self.record.root_address, sent.route.id, sent.monitor)
+            sent.endpoint.renew(self.record.root_address, sent.route.id, sent.monitor)
         return None
 
     def next_or_down(
-        self, sent: Sent, target: str | Address, ref: str, deadline: float
+        self, sent: Sent, target: str | Address, ref: str | None, deadline: float
     ) -> object | None:
         """The next message with this ref; None at the deadline; raises TargetDown at its Down."""
-        message = sent.line.next(ref, deadline, sent.monitor)
+        message = sent.endpoint.next(ref, deadline, sent.monitor)
         if not (isinstance(message, Down) and message.ref == sent.monitor):
             return message
-        last_words = sent.line.last_words(ref, sent.route.address)
-        if last_words is not None:
-            return last_words
+        unread_answer = sent.endpoint.unread_answer(ref, sent.route.address)
+        if unread_answer is not None:
+            return unread_answer
         raise TargetDown(target, message.incarnation, message.reason)
 
-    def refused(self, line: Line, refusal: WrongIncarnation) -> None:
-        """A process refused a message: look its target up anew, a moment later."""
+    def refused(self, endpoint: ThreadEndpoint, refusal: WrongIncarnation) -> None:
+        """A process refused a message: look its target up again, a moment later."""
         self._forget(refusal.id, refusal.wanted)
-        line.next("", time.monotonic() + RETRY_S)
+        endpoint.next("", time.monotonic() + RETRY_S)
 
     def _notice(self, message: object) -> None:
-        """See what comes by, whoever it is for."""
+        """Take note of every message, before it is matched with a request."""
         match message:
-            case ChildStarted(_, entry):  # the root may hear of it a moment later
+            case ChildStarted(_, entry):  # the root may learn of it a moment later
                 self._entries[entry.id] = entry
             case Down(_, child_id, incarnation, _):
                 self._forget(child_id, incarnation)
-                for hear in self.on_down:
-                    hear(message)
+                for notify in self.on_down:
+                    notify(message)
             case _:
                 pass
 
@@ -219,44 +231,45 @@ class Router:
         if entry is not None and entry.incarnation <= incarnation:
             self._entries.pop(child_id, None)
 
-    def line(self) -> Line:
+    def endpoint(self) -> ThreadEndpoint:
         """This thread's endpoint to the present boot of the node."""
         if not forks.is_here(self._process):
             self.drop_inherited()
         boot = self.boot
-        line: Line | None = getattr(self._here, "line", None)
-        if line is not None and line.boot == boot and not self._closed:
-            return line
+        endpoint: ThreadEndpoint | None = getattr(self._here, "endpoint", None)
+        if endpoint is not None and endpoint.boot == boot and not self._closed:
+            return endpoint
         with self._lock:
             if self._closed:
                 raise NodeNotRunning(self.folder.path, "this connection is closed")
-            if line is not None:
-                self._lines.remove(line)
-                self._close_line(line)
+            if endpoint is not None:
+                self._endpoints.remove(endpoint)
+                self._close_endpoint(endpoint)
             self._close_abandoned()
-            line = Line(HostContext(self._secret), boot, threading.current_thread(), self._notice)
-            self._lines.append(line)
-        self._here.line = line
-        return line
+            context = HostContext(self._secret, self._codec(self._secret.packages))
+            endpoint = ThreadEndpoint(context, boot, threading.current_thread(), self._notice)
+            self._endpoints.append(endpoint)
+        self._here.endpoint = endpoint
+        return endpoint
 
     def _close_abandoned(self) -> None:
         """Close the endpoints of threads that have ended."""
-        for one in [one for one in self._lines if not one.thread.is_alive()]:
-            self._lines.remove(one)
-            self._close_line(one)
+        for one in [one for one in self._endpoints if not one.thread.is_alive()]:
+            self._endpoints.remove(one)
+            self._close_endpoint(one)
 
-    def _close_line(self, line: Line) -> None:
-        is_current = line.boot == self.boot and end_of_node(self.folder, line.boot) is None
-        line.close(self.record.root_address if is_current else None)
+    def _close_endpoint(self, endpoint: ThreadEndpoint) -> None:
+        is_current = endpoint.boot == self.boot and end_of_node(self.folder, endpoint.boot) is None
+        endpoint.close(self.record.root_address if is_current else None)
 
-    def require_same_boot(self, line: Line) -> None:
+    def require_same_boot(self, endpoint: ThreadEndpoint) -> None:
         """Raises NodeRestarted if the node is not the one of this endpoint any more."""
         self.reread()
-        if self.boot != line.boot:
+        if self.boot != endpoint.boot:
             raise NodeRestarted(self.folder.path)
 
     def reread(self) -> None:
-        """The node may have started anew: look at ``node.json``."""
+        """Read ``node.json`` again: the node may have restarted."""
         record = self.folder.read()
         if record is None or not record.is_alive:
             raise NodeNotRunning(self.folder.path, "it has stopped")

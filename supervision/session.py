@@ -1,18 +1,18 @@
-"""One connection, as bytes: who speaks is proved first, and nothing can be repeated.
+"""One connection, as bytes: each side authenticates first, and no frame can be repeated.
 
 Without sockets: bytes that arrived go in, events and bytes to send come out.
 
 ::
 
     connects   →  "LA1" ‖ nonce (16)
-               ←  nonce (16) ‖ proof (16)            it knows the cookie, and it is this port
-               →  frame: IDENT own port              so do I; sealed with a key of this session
+               ←  nonce (16) ‖ proof (16)            it has the cookie, and it is this port
+               →  frame: IDENT own port              the same; sealed with a session key
     then both  ↔  frames: MESSAGE, ACK; BYE is the last one of a process that ends in order
 
 A frame is ``length (4) ‖ mac (16) ‖ kind (1) ‖ body``; the length counts what follows it. The mac
 is BLAKE3, keyed for this session and direction, over the number of the frame and its content: a
 frame that is altered, repeated, left out or taken from another connection does not open. The keys
-come from the node's cookie and both nonces. Whoever listens on a port of a process that has died
+come from the node's cookie and both nonces. A process that listens on the port of one that has died
 learns nothing: without the proof nothing is sent to it.
 
 Acknowledgements count messages: ACK carries how many messages have arrived on this connection. They
@@ -57,7 +57,7 @@ class Secret:
 
     cookie: bytes
     packages: tuple[str, ...] = ()
-    """Packages whose values may travel, beside the project's own."""
+    """Top-level packages whose values may travel, beside this one."""
 
     def __post_init__(self) -> None:
         if len(self.cookie) != COOKIE_BYTES:
@@ -81,7 +81,7 @@ class Kind(enum.IntEnum):
 
 @frozen
 class Proved:
-    """The other side knows the cookie. ``port`` is where it listens; messages may be sent now."""
+    """The other side has the cookie. ``port`` is where it listens; messages may be sent now."""
 
     port: int
 
@@ -122,7 +122,7 @@ class Session:
     """One end of one connection. Raises FrameRefused where it must be closed."""
 
     def __init__(self, secret: Secret, own_port: int, peer_port: int | None) -> None:
-        """``peer_port``: the port we connected to, or None where somebody connected to us."""
+        """``peer_port``: the port we connected to, or None where the other side connected."""
         self._cookie = secret.cookie
         self._own_port = own_port
         self._peer_port = peer_port
@@ -214,7 +214,7 @@ class Session:
         theirs = answer[:NONCE_BYTES]
         wanted = self._proof(self._nonce, theirs, self._peer_port)
         if not hmac.compare_digest(wanted, answer[NONCE_BYTES:]):
-            raise FrameRefused("who listens there does not know the cookie")
+            raise FrameRefused("the listener does not have the cookie")
         self._derive(self._nonce, theirs, connected=True)
         self._stage = _Stage.OPEN
         self._output += self.seal(Kind.IDENT, _PORT.pack(self._own_port))
@@ -265,8 +265,8 @@ class Session:
         self._key_in = to_connector if connected else to_listener
 
     def _proof(self, connector: bytes, listener: bytes, port: int) -> bytes:
-        said = b"proof" + connector + listener + _PORT.pack(port)
-        return blake3(said, key=self._cookie).digest(MAC_BYTES)
+        content = b"proof" + connector + listener + _PORT.pack(port)
+        return blake3(content, key=self._cookie).digest(MAC_BYTES)
 
     @staticmethod
     def _mac(key: bytes, number: int, mark: bytes, body: bytes) -> bytes:

@@ -14,7 +14,7 @@ ROOT_ID: Final = "root"
 
 
 class Strategy(enum.Enum):
-    """Who else restarts when one child fails."""
+    """Which other children restart when one fails."""
 
     ONE_FOR_ONE = "one_for_one"
     ONE_FOR_ALL = "one_for_all"
@@ -56,7 +56,7 @@ class ShutdownMarker(enum.Enum):
 
 
 BRUTAL_KILL: Final = ShutdownMarker.BRUTAL_KILL
-"""Stop the child with SIGKILL, at once and unasked."""
+"""Stop the child with SIGKILL, at once."""
 INFINITY: Final = ShutdownMarker.INFINITY
 """Ask the child to stop and wait as long as it takes. Meant for supervisors."""
 
@@ -71,7 +71,7 @@ class Backoff:
     and one that crashes in a loop waits longer each time until the intensity is exceeded.
 
     ``jitter`` keeps children that failed together from coming back together: the pause is drawn
-    anew each time, evenly within that fraction below and above, and never above ``max_s``.
+    each time, evenly within that fraction below and above, and never above ``max_s``.
     """
 
     first_s: float = 0.1
@@ -110,14 +110,16 @@ class Backoff:
 
 @frozen
 class ChildSpec:
-    """One child: who it is, how it starts, when it restarts, how it stops."""
+    """One child: its id and class, how it starts, when it restarts, how it stops."""
 
     id: str
     """Unique in the whole tree."""
     actor: str
-    """``package.module.ClassName`` of a Worker, imported in the child's own process."""
+    """``package.module.ClassName`` of a Worker, or of a plain ``thespian.actors.Actor``; it is
+    imported in the child's own process."""
     args: object = None
-    """Picklable, frozen; handed to ``init``. A SupervisorSpec where kind is SUPERVISOR."""
+    """A frozen value that may travel in messages; given to ``init``. To a plain Thespian actor it
+    is sent as its first message. A SupervisorSpec where kind is SUPERVISOR."""
     restart: Restart = Restart.PERMANENT
     shutdown: float | ShutdownMarker = 5.0
     """Seconds between the request to stop and SIGKILL, or a marker."""
@@ -131,8 +133,8 @@ class ChildSpec:
     heartbeat_s: float | None = 30.0
     """A child that is up and shows no life for so long hangs, and is killed. None: it may."""
     engine_heartbeat_s: float | None = None
-    """The same for an engine thread inside a step, where the worker says that its steps are short
-    and beats in them (``EngineWorker.engine_step``)."""
+    """The same for an engine thread inside a step, for a worker that keeps its steps short or beats
+    in them (``EngineWorker.engine_step``)."""
     significant: bool = False
     """Its end by itself, for good, may end its supervisor: ``SupervisorSpec.auto_shutdown``."""
 
@@ -164,7 +166,7 @@ class ChildSpec:
         if (self.kind is ChildKind.SUPERVISOR) != isinstance(self.args, SupervisorSpec):
             raise SpecError(
                 "ChildSpec.args", self.args, f"child {self.id!r} is a {self.kind.value}, and a "
-                "SupervisorSpec is the args of supervisors and of nobody else",
+                "SupervisorSpec is the args of supervisors and of no other child",
             )  # fmt: skip
 
 
@@ -175,7 +177,7 @@ class SupervisorSpec:
     More than ``intensity`` restarts within ``period_s`` seconds and it gives up: it stops its
     children in reverse order and exits, which its own supervisor handles like any other crash.
     A ``simple_one_for_one`` supervisor counts per child and drops only the child that fails so
-    often: one bad model must not take the others with it.
+    often: the others are not affected.
 
     With ``auto_shutdown`` it also ends when its significant children have: in reverse order, with
     the reason shutdown. Only an end by itself and for good counts: normal or shutdown of a

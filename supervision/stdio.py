@@ -43,14 +43,14 @@ def output_error() -> OSError | None:
 
 
 def drop_output() -> None:
-    """Let what is still to be printed go nowhere, so that no more errors come of it."""
+    """Drop what is still to be printed, so that it causes no more errors."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
 
 
 def say(text: str) -> None:
-    """A line for the person who started the program, if there is one to read it."""
+    """Write a line to standard error, if it can be written."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(text + "\n")

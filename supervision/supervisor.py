@@ -1,7 +1,7 @@
 """The supervisor: carries out what its core decides.
 
-A worker is killed: the kernel tells this process, the core answers with effects, the next
-incarnation is forked, and when it is ready every worker of the tree hears where it is now
+When a worker is killed, the kernel makes its pidfd readable, the core returns effects, the next
+incarnation is forked, and when it is ready every worker of the tree gets its new address
 (``directory.py``).
 """
 
@@ -29,13 +29,13 @@ from supervision.effects import (
     Arm,
     AskToStop,
     Child,
+    Crashed,
     Effect,
     Finished,
     Happened,
     Kill,
     Removed,
     Spawn,
-    State,
     Timer,
 )
 from supervision.exits import ExitKind, ExitReason, reason_of_exit_code
@@ -74,7 +74,8 @@ from supervision.messages import (
     WhichChildren,
 )
 from supervision.process import kill
-from supervision.spec import BRUTAL_KILL, ROOT_ID, ChildKind, SupervisorSpec, ids_below
+from supervision.pulse import Reading
+from supervision.spec import ROOT_ID, ChildKind, SupervisorSpec, ids_below
 from supervision.vitals import Pulses, page_for, vitals_of
 
 ACTOR = "supervision.supervisor.Supervisor"
@@ -93,8 +94,18 @@ class _NotForked:
 
 
 @dataclass(frozen=True, slots=True)
+class _Ended:
+    """A process that has ended, for the report on it."""
+
+    pid: int
+    uptime_s: float
+    last: Reading | None
+    """What its page showed in the end."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Asker:
-    """Who waits for a child to start or stop."""
+    """A process that waits for a child to start or stop."""
 
     address: Address
     ref: str
@@ -237,9 +248,7 @@ class Supervisor(DirectoryKeeper):
 
     def _child_exited(self, pid: int, code: int | None) -> None:
         child_id, incarnation = self._by_pid.pop(pid, ("", 0))
-        last = self._pulses.take(pid)
         child = self.core.children.get(child_id)
-        told_to = child is not None and child.state is State.STOPPING
         reason = reason_of_exit_code(code)
         if child is not None and not child.killed:
             reason = kill_watch.explained(reason)
@@ -247,15 +256,8 @@ class Supervisor(DirectoryKeeper):
         process = self._processes.get(child_id)
         if child is not None and child.spec.kind is ChildKind.SUPERVISOR:
             self._report((), (), (child_id,))
-        spawns = any(isinstance(one, Spawn) for one in effects)
-        if spawns:  # the next incarnation does not wait for the report on the last one
-            self._carry_out(effects)
-        if child is not None and not (told_to and child.spec.shutdown is BRUTAL_KILL):
-            uptime_s = time.time() - process.started_at if process else 0.0
-            if effects and last is not None:
-                write_crash(self.log, self.core, child, incarnation, pid, uptime_s, last)
-        if not spawns:
-            self._carry_out(effects)
+        uptime_s = time.time() - process.started_at if process else 0.0
+        self._carry_out(effects, _Ended(pid, uptime_s, self._pulses.take(pid)))
         if process is not None and self._processes.get(child_id) is process:
             del self._processes[child_id]
             self._unpushed.pop(child_id, None)
@@ -278,9 +280,8 @@ class Supervisor(DirectoryKeeper):
                 self.after(self._pulses.interval_s, Timer.INIT)
 
     def _look(self) -> None:
-        """A lost SIGCHLD would leave a dead child unnoticed, and one that hangs sends nothing."""
+        """Kill each child that hangs."""
         kill_watch.look()
-        self._mailbox.check_children()
         for child, text in self._pulses.hung(self._living(), time.monotonic()):
             why = ExitReason(ExitKind.KILLED, text)
             self._carry_out(self.core.child_exiting(child.id, child.incarnation, why))
@@ -291,7 +292,7 @@ class Supervisor(DirectoryKeeper):
 
     # ── effects ──────────────────────────────────────────────────────────────
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[Effect], ended: _Ended | None = None) -> None:
         removed: list[Entry] = []
         finished: ExitReason | None = None
         for effect in effects:
@@ -310,21 +311,27 @@ class Supervisor(DirectoryKeeper):
                     finished = reason
                 case Removed(child):
                     removed.append(self._entry(child))
-                case Happened():
-                    process = self._processes.get(effect.id)
-                    write_event(self.log, self.core, effect, process.pid if process else None)
+                case Happened() | Crashed():
+                    self._write(effect, ended)
                 case _:
                     self._answer_asker(effect)
         self._report(self._changed_entries(self.core.children.values()), tuple(removed))
         if finished is not None:
             self._finish(finished)
 
+    def _write(self, effect: Happened | Crashed, ended: _Ended | None) -> None:
+        if isinstance(effect, Happened):
+            process = self._processes.get(effect.id)
+            write_event(self.log, self.core, effect, process.pid if process else None)
+        elif ended is not None and ended.last is not None:
+            write_crash(self.log, self.core, effect, ended.pid, ended.uptime_s, ended.last)
+
     def _spawn(self, child: Child, incarnation: int) -> None:
         self._incarnations[child.id] = incarnation
         try:
             page = page_for(child.spec.heartbeat_s)
-            pid = self._mailbox.fork_child(page)
-        except OSError as error:  # no memory or no process to be had now; perhaps in a moment
+            pid = self._mailbox.fork_child(page, child.spec.actor)
+        except OSError as error:  # no memory or process is available now; try again in a moment
             self.after(_FORK_PAUSE_S, _NotForked(child.id, incarnation, str(error)))
             return
         self._pulses.add(pid, page, child.spec)

@@ -1,4 +1,4 @@
-"""What a supervisor knows of its children's pulse: who hangs, how they are, what they did last."""
+"""What a supervisor reads from its children's pages: hangs, vitals, the last messages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Pulses:
         self.interval_s = self._heartbeats.interval_s = min(self.interval_s, wanted_s)
 
     def take(self, pid: int) -> Reading | None:
-        """A child is gone: what its page says at last. The page is let go."""
+        """A child is gone: the last reading of its page, which is unmapped."""
         page = self._pages.pop(pid, None)
         self._given_up.discard(pid)
         if page is None:
@@ -55,9 +55,9 @@ class Pulses:
         return last
 
     def hung(self, children: Iterable[tuple[int, Child]], now: float) -> list[tuple[Child, str]]:
-        """Children, given with their pids, that are up and show no life; and in which words.
+        """Of these children, those that are up and show no life, each with a description.
 
-        Each is told once: killing it may take the kernel a while.
+        Each is returned once: killing it may take the kernel a while.
         """
         known: dict[str, tuple[int, Child]] = {}
         signs: dict[str, Sign] = {}
@@ -84,7 +84,7 @@ class Pulses:
 
 
 class RootPulse:
-    """The page of the root supervisor, whom only the launcher watches."""
+    """The page of the root supervisor, which only the launcher watches."""
 
     def __init__(self, heartbeat_s: float | None) -> None:
         """Make the page; the root takes it along when it is forked."""
@@ -94,20 +94,20 @@ class RootPulse:
         self._page = Page.to_inherit = page_for(heartbeat_s)
 
     def hung(self, pid: int, now: float) -> str:
-        """In which words the root hangs; empty when it does not."""
+        """A description of how the root hangs; empty when it does not."""
         sign = sign_of(pid, self._page, now, self._heartbeat_s)
         hangs = self._heartbeats.look(now, {"root": sign})
         return describe_silence(self._page, "hook", now) if hangs else ""
 
     def close(self) -> None:
-        """Let the page go."""
+        """Unmap the page."""
         self._page.close()
 
 
 def sign_of(
     pid: int, page: Page, now: float, limit_s: float | None, engine_limit_s: float | None = None
 ) -> Sign:
-    """Look at one child. Whether it waits for a CPU is asked only when it is silent for long."""
+    """Look at one child. Its wait for a CPU is read only when it has been silent for long."""
     alive, engine = page.signs()
     is_quiet = limit_s is not None and now - alive > limit_s / 2
     waited_s = cpu_wait_s(pid) if is_quiet else None
@@ -124,7 +124,7 @@ def describe_silence(page: Page, what: str, now: float) -> str:
 
 
 def vitals_of(child_id: str, incarnation: int, pid: int, last: Reading, now: float) -> Vitals:
-    """The page of one process, for whoever asks."""
+    """The page of one process, as the message that reports it."""
     busy_s = max(0.0, now - last.since) if last.doing else None
     silent_s = max(0.0, now - last.alive)
     return Vitals(

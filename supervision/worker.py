@@ -1,8 +1,8 @@
 """The base of every actor: one process, one mailbox thread, one hook at a time.
 
-Kill it, and its supervisor starts the next incarnation within milliseconds. Let a hook raise,
-and the process ends once, with the traceback in the log and the reason at the supervisor: no
-hook is ever run a second time for the same message, and no actor lives on half changed.
+When its process is killed, its supervisor starts the next incarnation within milliseconds. When a
+hook raises, the process ends once, with the traceback in the log and the reason at the supervisor:
+no hook runs a second time for the same message, and no actor keeps running half changed.
 
 Subclasses override hooks and call services; both run on the mailbox thread only. No hook may
 block: an actor that must do something long owns a thread (``engine.py``).
@@ -11,9 +11,9 @@ block: an actor that must do something long owns a thread (``engine.py``).
 from __future__ import annotations
 
 import enum
-import importlib
 import logging
 import os
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from supervision import logs
@@ -50,7 +50,7 @@ class _Later(enum.Enum):
 
 
 class Worker:
-    """An actor. See the module's words."""
+    """The base class of workers: subclasses override hooks and call services."""
 
     id: str = ""
     incarnation: int = 0
@@ -69,7 +69,7 @@ class Worker:
     _dead_letter_log: DeadLetterLog
 
     def __init_subclass__(cls) -> None:
-        """An actor that hides a private name of its base would break in ways nobody expects."""
+        """Refuse a subclass that redefines a private name: the base would break in obscure ways."""
         super().__init_subclass__()
         if cls.__module__.startswith("supervision."):
             return
@@ -83,7 +83,7 @@ class Worker:
     # ── hooks ────────────────────────────────────────────────────────────────
 
     def init(self, args: object) -> None:
-        """Get ready. Raise, and the start fails with that reason.
+        """Get ready. An exception makes the start fail with that reason.
 
         May call ``defer_ready()``, and then ``ready()`` or ``fail()`` from a later hook; messages
         are handled meanwhile. Stay below the spec's ``init_timeout_s`` either way.
@@ -96,18 +96,21 @@ class Worker:
         """Take what ``after`` was given."""
 
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:
-        """These entries came up, went down, or came up anew since the last call."""
+        """These entries came up, went down, or were restarted since the last call."""
 
     def handle_down(self, down: Down) -> None:
         """A process that ``monitor`` watches has ended; called once per monitor.
 
-        The directory knows already what has become of the target since. To go on watching, monitor
-        again: here if the directory has a process of it, else when ``directory_changed`` has one.
+        The directory has been updated with what became of the target since. To keep watching,
+        monitor again: here if the directory has a process of it, else when ``directory_changed``
+        has one.
         """
-        self.log.warning("%s ended (%s) and nobody handles its Down", down.id, down.reason)
+        self.log.warning(
+            "%s ended (%s); this class does not override handle_down", down.id, down.reason
+        )
 
     def undelivered(self, target: Address | str, message: object) -> None:
-        """What was told to ``target`` did not arrive, as far as the transport can tell.
+        """A message to ``target`` is not known to have arrived.
 
         If another process got it and refused it, ``message`` is its WrongIncarnation instead, with
         the ``ref`` of what was sent. Unless overridden, a line in the log, without the content.
@@ -123,10 +126,10 @@ class Worker:
         self.stop(reason)
 
     def terminate(self, reason: ExitReason) -> None:
-        """Last words before an orderly end; not called after a crash, whose state is suspect."""
+        """Clean up before an orderly end; not called after a crash, whose state is suspect."""
 
     def status(self) -> dict[str, object]:
-        """Plain values for whoever asks with ReportStatus."""
+        """Plain values for the answer to ReportStatus."""
         return {}
 
     # ── services ─────────────────────────────────────────────────────────────
@@ -136,11 +139,18 @@ class Worker:
         """Where this process listens."""
         return self._mailbox.address
 
-    def tell(self, target: Address | str, message: object) -> bool:
+    def tell(
+        self,
+        target: Address | str,
+        message: object,
+        then: Callable[[], None] | None = None,
+    ) -> bool:
         """Send, without an answer. False: no child of this id is up, and nothing was sent.
 
-        True is no promise that it was handled: the target may die first. If it does not even
-        arrive, ``undelivered`` is called, in a later turn.
+        True does not mean that it was handled: the target may die first. If it does not even
+        arrive, ``undelivered`` is called, in a later turn. ``then`` is called in a later turn,
+        when the other process has the message, or when it is certain that it does not get it;
+        not at all where nothing was sent.
         """
         address, sent = target, message
         if isinstance(address, str):
@@ -154,8 +164,10 @@ class Worker:
                 if not self._dead_letters:
                     self._mailbox.after(0.0, _Later.DEAD_LETTERS)
                 self._dead_letters.append((target, message))
+            if then is not None:
+                then()
 
-        self._mailbox.send(address, sent, done)
+        self._mailbox.send(address, sent, done, prompt=then is not None)
         return True
 
     def monitor(self, child_id: str) -> str:
@@ -195,18 +207,18 @@ class Worker:
         self._deferred = True
 
     def ready(self) -> None:
-        """Init is done: the supervisor goes on."""
+        """Init is done: the supervisor may start the next child."""
         if not self._is_ready:
             self._is_ready = True
             self._mailbox.send(self._parent, InitDone(self.id, self.incarnation, os.getpid()))
 
     def progress(self, detail: object) -> None:
-        """While starting: tell whoever asked for the child, and wants it, how far it is."""
+        """While starting: report progress to the processes that asked for it with StartChild."""
         if not self._is_ready:
             self._mailbox.send(self._parent, InitProgress(self.id, self.incarnation, detail))
 
     def fail(self, detail: str, error: object | None = None) -> None:
-        """Give up before being ready; ``error`` is a small frozen value for whoever asked.
+        """End before being ready; ``error`` is a small frozen value for the process that asked.
 
         Does not return: the process ends.
         """
@@ -243,7 +255,7 @@ class Worker:
     def _receive(self, message: object, sender: Address) -> None:
         if isinstance(message, Addressed):
             if (message.id, message.incarnation) != (self.id, self.incarnation):
-                self._turn_away(message, sender)
+                self._refuse_message(message, sender)
                 return
             message = message.message
         match message:
@@ -257,7 +269,7 @@ class Worker:
                 )  # fmt: skip
                 self.tell(sender, answer)
             case ChildStarted(_, entry):
-                # The root may publish it a moment later; who asked may use the name at once.
+                # The root may publish it a moment later; the asker may use the name at once.
                 if not self._monitors.has_ended(entry):
                     self._apply_directory((entry,), ())
                 self.handle(message, sender)
@@ -266,8 +278,8 @@ class Worker:
             case _:
                 self.handle(message, sender)
 
-    def _turn_away(self, message: Addressed, sender: Address) -> None:
-        """This is not the process that the message is for, or no longer: say so to its sender."""
+    def _refuse_message(self, message: Addressed, sender: Address) -> None:
+        """Refuse a message that is for another process, or for an earlier incarnation."""
         is_namesake = message.id == self.id and self._ending is None
         refusal = refusal_of(message, self.incarnation if is_namesake else None)
         if refusal is not None:
@@ -289,7 +301,7 @@ class Worker:
                 self.handle_timer(payload)
 
     def _deliver_downs(self) -> None:
-        """Hand out what is due now; what a hook makes due comes in a later turn."""
+        """Deliver what is due now; what a hook makes due is delivered in a later turn."""
         for ref in self._monitors.due_refs():
             due = self._monitors.take(ref)
             if due is not None:  # else a hook before it has removed it
@@ -298,11 +310,11 @@ class Worker:
     def _deliver_down(self, due: Due) -> None:
         self.handle_down(due.down)
 
-    def _readable(self) -> None:
-        """A watched descriptor is readable."""
+    def _readable(self, ready: Sequence[int] = ()) -> None:
+        """These watched descriptors are readable."""
 
     def _child_exited(self, pid: int, code: int | None) -> None:
-        """A process that this one forked is gone."""
+        """A child process has ended."""
 
     def _shutdown(self, reason: ExitReason) -> None:
         self.stop_asked(reason)
@@ -317,9 +329,9 @@ class Worker:
         self._mailbox.exit(code)
 
     def _crash(self, text: str) -> NoReturn:
-        """End now, as a failure, and say why to the supervisor and the log.
+        """End now, as a failure; the supervisor gets the reason, the log all of it.
 
-        The last line of a traceback is what the supervisor hears; the log gets all of it.
+        The reason is the last line of a traceback.
         """
         last_line = text.strip().splitlines()[-1] if text.strip() else "no reason given"
         what, when = ("crashed",) * 2 if self._is_ready else ("init_failed", "failed in init")
@@ -344,15 +356,6 @@ class Worker:
             self.directory_changed(news)
 
 
-def load_actor(path: str) -> type[Worker]:
-    """The Worker class behind ``package.module.ClassName``."""
-    module, _, name = path.rpartition(".")
-    found: object = getattr(importlib.import_module(module), name)
-    if not (isinstance(found, type) and issubclass(found, Worker)):
-        raise TypeError(f"{path} is not a Worker class")
-    return found
-
-
 def shutdown_reason(why: str) -> ExitReason:
-    """A shutdown with words."""
+    """The reason of a shutdown, with a text."""
     return ExitReason(SHUTDOWN.kind, why)

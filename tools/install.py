@@ -1,6 +1,7 @@
-"""Set up ``.venv`` and build llama.cpp into it: ``python3 tools/install.py [VENV]``.
+"""Set up ``.venv`` and build llama.cpp into it: ``python3 tools/install.py [VENV [docs]]``.
 
-Four steps, each skipped while its inputs are unchanged:
+Four steps, each skipped while its inputs are unchanged; with ``docs`` a fifth, the packages of
+``requirements/docs.txt``, which build the documentation:
 
 1. a virtual environment, made by the interpreter that runs this file (Python 3.11 or newer);
 2. uv, from its lock with hashes;
@@ -170,7 +171,7 @@ def uv_environment(python: str) -> dict[str, str]:
     return env
 
 
-def install(folder: Path) -> None:
+def install(folder: Path, extras: Sequence[str] = ()) -> None:
     check_interpreter()
     environment = Environment(folder)
     if not environment.works():
@@ -200,6 +201,18 @@ def install(folder: Path) -> None:
         )
         environment.mark("dependencies", locked)
 
+    for extra in extras:
+        path = f"requirements/{extra}.txt"
+        locked = digest([path])
+        if done.get(extra) != locked:
+            report(f"installing what is locked in {path}")
+            run(
+                [*uv, "--quiet", "--require-hashes", "-r", path],
+                trouble="uv could not install the dependencies",
+                env=env,
+            )
+            environment.mark(extra, locked)
+
     settings = [f"{name}={os.environ.get(name, '')}" for name in BUILD_VARIABLES]
     project = digest(NATIVE_INPUTS, str(ROOT), module_names(), *settings)
     if done.get("project") != project:
@@ -214,7 +227,7 @@ def install(folder: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     try:
-        install(ROOT / (arguments[0] if arguments else ".venv"))
+        install(ROOT / (arguments[0] if arguments else ".venv"), arguments[1:])
     except Problem as problem:
         sys.stderr.write(f"install: {problem}\n")
         return 1

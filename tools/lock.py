@@ -43,6 +43,7 @@ LOCKS = (
     Lock("dev", groups=("dev",), project=True, agrees_with="run"),
     Lock("build", groups=("build",), agrees_with="dev"),
     Lock("package", groups=("package",), agrees_with="build"),
+    Lock("docs", groups=("docs",), agrees_with="dev"),
     Lock("uv", groups=("uv",)),
 )
 

@@ -346,8 +346,8 @@ CASES: dict[str, tuple[str, Callable[[Place], None]]] = {
     "py313-no-git": ("Python 3.13, no git, no .git", from_source("3.13", git=False)),
     "py314": ("Python 3.14", from_source("3.14")),
     "user-umask-c": (
-        "user nobody, umask 077, LC_ALL=C",
-        from_source(user="nobody", umask=0o077, env={"LC_ALL": "C"}),
+        "user nobody, umask 077, LC_ALL=C, Debian's Python",
+        from_source(debian=True, user="nobody", umask=0o077, env={"LC_ALL": "C"}),
     ),
     "tmpdir": ("TMPDIR on another file system", from_source(tmpdir=True)),
     "wheel-3.11": ("wheel, pyenv 3.11, no compiler in PATH", from_wheel("3.11")),

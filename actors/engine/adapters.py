@@ -3,8 +3,8 @@
 Runs on the engine thread. A change is a barrier: it waits until no request runs or talks to the
 cache, and nothing starts while one waits. Then whatever the old weights computed leaves the
 context, the adapters change, and so does the root of the namespace: rows of one set of adapters are
-never found by another, and are found again when the same files are applied at the same scales
-(trap T-42R: keys of the old weights for KV of the new ones).
+never found by another, and are found again when the same files are applied at the same scales.
+Otherwise KV of the new weights would be stored under keys of the old ones.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def root_with(root: bytes, adapters: tuple[LoadedAdapter, ...]) -> bytes:
     return namespace_key([("model", root), ("lora", identity)]) if identity else root
 
 
-class AdapterDesk:
-    """Answers what callers ask about the adapters of one engine."""
+class AdapterManager:
+    """Changes the adapters of one engine, and lists them."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class AdapterDesk:
 
     @property
     def blocks(self) -> bool:
-        """Whether a change waits; nothing may start until it is done."""
+        """Whether a change waits; no request may start until it is done."""
         return bool(self._waiting)
 
     def handle(self, question: Question, reply_to: object) -> None:

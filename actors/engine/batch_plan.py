@@ -5,23 +5,42 @@ No clock, no thread, no native code: the engine owns those and asks here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+SMALL_STEP_ROWS: Final = 60
+"""Tokens of a step that reads replies again. A reply was computed row by row; llama.cpp's attention
+computes up to 63 rows exactly so, and from 64 on by tiles, whose sums differ (measured on a Q8_0
+model: logits by up to 0.15). That would change near ties, and with them the text."""
+FEW_ROWS: Final = 63
+"""So many rows llama.cpp's attention computes as it does few, see above. Guesses do not push a step
+over that edge."""
 
 
-class Timeline(Protocol):
-    """What planning needs to know of a request."""
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one request needs of a step."""
 
-    @property
-    def n_pending(self) -> int:
-        """Tokens that are known but not yet in the context; at least one while it runs."""
-        ...
+    n_pending: int
+    """Tokens that are known and not in the context; at least one."""
+    is_generating: bool = False
+    """Whether its prompt is in the context, so that it decodes one token at a time."""
+    needs_small_step: bool = False
+    """Whether it reads a reply again, which must be computed as it was the first time."""
+    stop_after: int | None = None
+    """Rows after which it must not go on in this step."""
+    may_guess: bool = False
+    """Whether guesses may follow its last token, if that is part of the step."""
 
-    @property
-    def is_generating(self) -> bool:
-        """Whether its prompt is already in the context."""
-        ...
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many rows a step may have."""
+
+    n_batch: int
+    prefill_share: int
+    """Rows of prompts while other requests generate; and the most guesses of a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,37 +56,63 @@ class Slice:
     """Draft tokens behind the known ones; ``engine.speculative_decoding`` verifies them."""
 
 
-def plan_step(timelines: Sequence[Timeline], *, n_batch: int, prefill_share: int) -> list[Slice]:
-    """Share one batch of ``n_batch`` tokens: generating requests first, then prompts.
+@dataclass(frozen=True, slots=True)
+class Guessable:
+    """A step without guesses: who may guess, and how many rows are left for that."""
 
-    While anyone generates, prompts get at most ``prefill_share`` tokens of a step, so that a
+    indexes: tuple[int, ...]
+    """Requests, by position, whose last token is part of the step."""
+    rows: int
+    n_sampled: int
+    """Requests that sample a token from this step."""
+    room: int
+
+
+Choose = Callable[[Guessable], Sequence[int]]
+"""Returns how many guesses each of ``Guessable.indexes`` has."""
+
+
+def plan_step(
+    demands: Sequence[Demand], budget: Budget, choose: Choose | None = None
+) -> list[Slice]:
+    """Share one batch: generating requests first, then prompts, then guesses.
+
+    While a request generates, prompts get at most ``prefill_share`` tokens of a step, so that a
     long prompt of one caller does not stop the stream of another; and so much times more as there
     are more prompts than streams, since small steps cost those who wait (on a 1.1B model and two
     cores, 128 tokens a step instead of 512 made eight callers wait a fifth longer). The oldest
     prompt gets half of what prompts get, the others share the rest evenly: so a short prompt does
     not wait for a long one before it, and the oldest still comes first among equals.
+
+    Replies are read again beside replies only, in small steps. ``choose`` is called where guesses
+    are possible; they are extra: what is planned without them stays.
     """
-    slices: list[Slice] = []
-    left = n_batch
-    generating = [i for i, line in enumerate(timelines) if line.is_generating]
-    for index in generating[:left]:
-        slices.append(Slice(index, 1, reaches_end=timelines[index].n_pending == 1))
-    left -= len(slices)
-    prompts = [i for i, line in enumerate(timelines) if not line.is_generating]
+    chosen, n_batch = list(range(len(demands))), budget.n_batch
+    if any(one.needs_small_step for one in demands):
+        chosen = [i for i in chosen if demands[i].is_generating or demands[i].needs_small_step]
+        n_batch = min(n_batch, max(SMALL_STEP_ROWS, len(chosen) + 1))
+    generating = [i for i in chosen if demands[i].is_generating][:n_batch]
+    prompts = [i for i in chosen if not demands[i].is_generating]
+    slices = [_slice(i, demands[i], 1) for i in generating]
+    left = n_batch - len(slices)
     if slices:
-        left = min(left, prefill_share * max(1, len(prompts) // len(generating)))
-    shares = _share_fairly(left, [timelines[i].n_pending for i in prompts])
-    for index, n_tokens in zip(prompts, shares, strict=True):
-        if n_tokens:
-            ends = n_tokens == timelines[index].n_pending
-            slices.append(Slice(index, n_tokens, reaches_end=ends))
-    return slices
+        n_streams = sum(demands[i].is_generating for i in chosen)
+        left = min(left, budget.prefill_share * max(1, len(prompts) // n_streams))
+    shares = _share_fairly(left, [demands[i].n_pending for i in prompts])
+    slices += [_slice(i, demands[i], n) for i, n in zip(prompts, shares, strict=True) if n]
+    return slices if choose is None else _with_guesses(slices, demands, budget, choose)
+
+
+def _slice(index: int, demand: Demand, n_tokens: int) -> Slice:
+    if demand.stop_after is not None:
+        n_tokens = min(n_tokens, demand.stop_after)
+    return Slice(index, n_tokens, reaches_end=n_tokens == demand.n_pending)
 
 
 def _share_fairly(room: int, pending: Sequence[int]) -> list[int]:
     """Tokens for each prompt, oldest first: half for the oldest, the rest in even parts.
 
-    What somebody cannot use goes to the others; together all of ``room`` or all that is pending.
+    What one cannot use goes to the others; together all of ``room`` or all that is pending.
     """
     if not pending:
         return []
@@ -82,17 +127,26 @@ def _share_fairly(room: int, pending: Sequence[int]) -> list[int]:
     return shares + [granted[i] for i in range(1, len(pending))]
 
 
-def add_guesses(plan: Sequence[Slice], wanted: Sequence[int], *, room: int) -> list[Slice]:
-    """Put guesses behind planned tokens, ``wanted`` by request and ``room`` of them at most.
-
-    They are extra: what was planned stays, and only who can sample its next token has any.
-    """
-    slices: list[Slice] = []
-    for part in plan:
-        n_guesses = min(wanted[part.index], room) if part.reaches_end else 0
+def _with_guesses(
+    slices: list[Slice], demands: Sequence[Demand], budget: Budget, choose: Choose
+) -> list[Slice]:
+    ends = tuple(one.index for one in slices if one.reaches_end and demands[one.index].may_guess)
+    if not ends:
+        return slices
+    rows = sum(one.n_tokens for one in slices)
+    room = min(budget.n_batch - rows, budget.prefill_share)
+    if rows < FEW_ROWS:
+        room = min(room, FEW_ROWS - rows)
+    n_sampled = sum(one.reaches_end for one in slices)
+    counts = dict(zip(ends, choose(Guessable(ends, rows, n_sampled, room)), strict=True))
+    planned: list[Slice] = []
+    for one in slices:
+        n_guesses = min(counts.get(one.index, 0), room)
         room -= n_guesses
-        slices.append(replace(part, n_guesses=n_guesses) if n_guesses else part)
-    return slices
+        planned.append(
+            Slice(one.index, one.n_tokens, one.reaches_end, n_guesses) if n_guesses else one
+        )
+    return planned
 
 
 @dataclass(frozen=True, slots=True)

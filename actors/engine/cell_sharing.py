@@ -12,28 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from actors.kv.timeline import Stretches
 from cache.policy import LivePolicy
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Positions ``start`` up to ``end`` of a sequence, in cells that belong to ``origin``."""
-
-    origin: int
-    start: int
-    end: int
-
-
-Stretches = tuple[Stretch, ...]
-
-
-def between(stretches: Stretches, start: int, end: int) -> Stretches:
-    """The stretches of positions ``start`` up to ``end``."""
-    return tuple(
-        Stretch(one.origin, max(one.start, start), min(one.end, end))
-        for one in stretches
-        if max(one.start, start) < min(one.end, end)
-    )
 
 
 def cells_in_use(held: Iterable[Stretches]) -> int:
@@ -89,7 +69,7 @@ class Idle(Protocol):
     def stretches(self) -> Stretches: ...
 
     @property
-    def tokens(self) -> bytes:
+    def packed_tokens(self) -> bytes:
         """Packed, all that the sequence holds."""
         ...
 
@@ -155,10 +135,10 @@ def to_drop(
 
 def _is_contained(at: int, idle: Sequence[Idle]) -> bool:
     """Whether a longer idle sequence, or a later one of the same tokens, begins with this one."""
-    mine = idle[at].tokens
+    mine = idle[at].packed_tokens
     return any(
-        other.tokens.startswith(mine) and (len(other.tokens) > len(mine) or index > at)
-        for index, other in enumerate(idle)
+        theirs.startswith(mine) and (len(theirs) > len(mine) or index > at)
+        for index, theirs in enumerate(one.packed_tokens for one in idle)
         if index != at
     )
 

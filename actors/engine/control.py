@@ -1,6 +1,6 @@
 """Questions to an engine beside completions: sessions, the live tier, what is warm.
 
-Runs on the engine thread, between two steps. Every question gets exactly one answer.
+Runs on the engine thread, between two steps. Every question is answered exactly once.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from actors.messages.payload import PayloadGone, read_payload
 from cache import tokens as token_bytes
 
 
-class Tending:
-    """Answers what callers ask about one engine's sessions and cache."""
+class ControlQueries:
+    """Answers questions about one engine's sessions and cache."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Tending:
         self._send("cache_meta", self._store.match(ref, question.tokens))
 
     def resolved(self, found: m.PrefixResolved) -> bool:
-        """Cache_meta answered; whether it answered a question of here."""
+        """Cache_meta answered; whether the question came from here."""
         asked = self._matching.pop(found.ref, None)
         if asked is None:
             return False
@@ -82,7 +82,7 @@ class Tending:
         return True
 
     def cache_gone(self) -> None:
-        """Nobody will answer: then nothing is stored that anybody could use now."""
+        """No answer will come: then nothing is stored that could be used now."""
         for question, reply_to, live in self._matching.values():
             self._send(reply_to, m.PrefixMatched(question.ref, live, 0))
         self._matching.clear()

@@ -1,4 +1,4 @@
-"""A small model that guesses for a big one: it says greedily what it would say itself.
+"""A small model that guesses for a big one, by sampling greedily itself.
 
 Runs on the engine thread of the big model, in the same process. Each drafting request has a
 sequence here, which follows the tokens that the big model accepted; what was guessed wrong is cut
@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
-from actors.engine.request import Request
 from actors.kv.restore_cost import Average
+from actors.kv.timeline import Timeline
 from native import BackendKind, load_backend
 from native.backend import Backend, Batch
 from native.errors import InvalidParam, NativeError
@@ -33,15 +33,15 @@ class _Draft:
     n_same: int = 0
     """Leading ones that are known to be the request's."""
 
-    def cut(self, said: Sequence[int]) -> int:
+    def cut(self, tokens: Sequence[int]) -> int:
         """Where the request's tokens leave what is held; at least its last one is not held."""
-        at, end = self.n_same, min(len(self.tokens), len(said) - 1)
-        while at < end and self.tokens[at] == said[at]:
+        at, end = self.n_same, min(len(self.tokens), len(tokens) - 1)
+        while at < end and self.tokens[at] == tokens[at]:
             at += 1
         return min(at, end)
 
 
-class Drafter:
+class DraftModel:
     """Guesses with ``backend``, whose vocabulary is that of the model it guesses for."""
 
     def __init__(
@@ -54,17 +54,17 @@ class Drafter:
         self._batch = Batch()
         self._greedy = backend.new_sampler(SamplingParams())
         self._free = list(range(backend.info.n_seq_max))
-        self._drafts: dict[Request, _Draft] = {}
+        self._drafts: dict[Timeline, _Draft] = {}
         self._step = Average(0.1)
         self._failures = 0
 
     @property
     def step_seconds(self) -> float:
-        """Seconds that one more guess of everybody takes."""
+        """Seconds that one more guess of all requests takes."""
         return self._step.value
 
-    def draft(self, wanted: Sequence[tuple[Request, int]]) -> dict[Request, list[int]]:
-        """Up to so many tokens that each request may say next.
+    def draft(self, wanted: Sequence[tuple[Timeline, int]]) -> dict[Timeline, list[int]]:
+        """Up to so many tokens that may follow in each request.
 
         None for a request whose prompt is still being read here: that takes several calls where it
         is long, one batch each.
@@ -74,18 +74,18 @@ class Drafter:
         able = [(one, n) for one, n in wanted if self._draft_of(one) is not None]
         try:
             guesses = self._begin(able)
-            self._go_on(able, guesses)
+            self._continue(able, guesses)
         except NativeError:
             self._failures += 1
-            for request, _ in able:
-                self.forget(request)
+            for line, _ in able:
+                self.forget(line)
             return {}
         self._failures = 0
         return guesses
 
-    def forget(self, request: Request) -> None:
+    def forget(self, line: Timeline) -> None:
         """Free what is held of a request."""
-        draft = self._drafts.pop(request, None)
+        draft = self._drafts.pop(line, None)
         if draft is not None:
             self._backend.seq_remove(draft.seq, 0, -1)
             self._free.append(draft.seq)
@@ -93,54 +93,54 @@ class Drafter:
     def close(self) -> None:
         self._backend.close()
 
-    def _draft_of(self, request: Request) -> _Draft | None:
-        draft = self._drafts.get(request)
+    def _draft_of(self, line: Timeline) -> _Draft | None:
+        draft = self._drafts.get(line)
         if draft is None and self._free:
-            draft = self._drafts[request] = _Draft(self._free.pop())
+            draft = self._drafts[line] = _Draft(self._free.pop())
         return draft
 
-    def _begin(self, wanted: Sequence[tuple[Request, int]]) -> dict[Request, list[int]]:
-        """Read what each request has said since; those that are up to date then guess one token."""
+    def _begin(self, wanted: Sequence[tuple[Timeline, int]]) -> dict[Timeline, list[int]]:
+        """Read the new tokens of each request; those that are up to date then guess one token."""
         self._batch.clear()
         room = self._backend.info.n_batch
-        rows: dict[Request, int] = {}
-        for request, _ in wanted:
-            draft = self._drafts[request]
-            at = draft.cut(request.tokens)
+        rows: dict[Timeline, int] = {}
+        for line, _ in wanted:
+            draft = self._drafts[line]
+            at = draft.cut(line.tokens)
             self._backend.seq_remove(draft.seq, at, -1)
-            new = request.tokens[at : at + room]
-            reaches_end = at + len(new) == len(request.tokens)
+            new = line.tokens[at : at + room]
+            reaches_end = at + len(new) == len(line.tokens)
             row = self._batch.extend_prefill(new, at, draft.seq, reaches_end)
             draft.tokens[at:] = new
             draft.n_same = at + len(new)
             room -= len(new)
             if row is not None:
-                rows[request] = row
+                rows[line] = row
         self._decode()
-        return {request: [self._said(row)] for request, row in rows.items()}
+        return {line: [self._token_of(row)] for line, row in rows.items()}
 
-    def _go_on(
-        self, wanted: Sequence[tuple[Request, int]], guesses: dict[Request, list[int]]
+    def _continue(
+        self, wanted: Sequence[tuple[Timeline, int]], guesses: dict[Timeline, list[int]]
     ) -> None:
-        """Guess the second token of all, then the third, as far as each of them wants."""
+        """Guess the second token of all, then the third, as many as were asked for."""
         while True:
             self._batch.clear()
-            rows: list[tuple[Request, int]] = []
-            for request, n in wanted:
-                said = guesses.get(request, [])
-                if not 0 < len(said) < n or said[-1] in self._backend.info.eog_tokens:
+            rows: list[tuple[Timeline, int]] = []
+            for line, n in wanted:
+                guessed = guesses.get(line, [])
+                if not 0 < len(guessed) < n or guessed[-1] in self._backend.info.eog_tokens:
                     continue
-                draft = self._drafts[request]
+                draft = self._drafts[line]
                 rows.append(
-                    (request, self._batch.add(said[-1], len(draft.tokens), draft.seq, True))
+                    (line, self._batch.add(guessed[-1], len(draft.tokens), draft.seq, True))
                 )
-                draft.tokens.append(said[-1])
+                draft.tokens.append(guessed[-1])
             if not rows:
                 return
             began = time.perf_counter()
             self._decode()
-            for request, row in rows:
-                guesses[request].append(self._said(row))
+            for line, row in rows:
+                guesses[line].append(self._token_of(row))
             self._step.add(time.perf_counter() - began)
 
     def _decode(self) -> None:
@@ -148,16 +148,16 @@ class Drafter:
             with self._guard():
                 self._backend.decode(self._batch)
 
-    def _said(self, row: int) -> int:
+    def _token_of(self, row: int) -> int:
         return self._backend.sample(row, self._greedy, 0)
 
 
-def load_drafter(
+def load_draft_model(
     kind: BackendKind,
     params: ModelParams,
     target: Backend,
     guard: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Drafter:
+) -> DraftModel:
     """Load the model at ``params.draft_path`` to guess for ``target``, with parameters like its.
 
     Raises what loading a model raises, and ``InvalidParam`` if it cannot guess for this one.
@@ -171,7 +171,7 @@ def load_drafter(
     except BaseException:
         backend.close()
         raise
-    return Drafter(backend, guard)
+    return DraftModel(backend, guard)
 
 
 def _why_not(target: Backend, draft: Backend) -> str:

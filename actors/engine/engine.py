@@ -1,9 +1,9 @@
 """The engine of a model: the one thread that owns the context and runs its steps.
 
-It never touches Thespian. Commands come in through a queue, messages for others go out through
+It never touches Thespian. Commands come in through a queue, messages for others are passed to
 ``send``; in between it admits requests, asks the cache, restores, prefills in chunks, decodes all
 running requests in one batch per step, and saves completed blocks. Every request that gets in here
-leaves with exactly one ``Completed`` or ``CompletionFailed``.
+ends with exactly one ``Completed`` or ``CompletionFailed``. ``build_engine`` puts it together.
 """
 
 from __future__ import annotations
@@ -12,25 +12,29 @@ import queue
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 
 from actors import messages as m
-from actors.engine import resume
 from actors.engine.abortable_decode import Decoder
-from actors.engine.adapters import AdapterDesk, Question
+from actors.engine.adapters import AdapterManager, Question
 from actors.engine.commands import Asked, CacheGone, Close
-from actors.engine.control import Tending
-from actors.engine.draft_model import Drafter
-from actors.engine.lifecycle import Endings
-from actors.engine.live_sequences import LiveSequences
+from actors.engine.control import ControlQueries
+from actors.engine.draft_model import DraftModel
+from actors.engine.lifecycle import Lifecycle
+from actors.engine.live_sequences import IdleSequence, LiveSequences
 from actors.engine.queue import WaitingRequests
-from actors.engine.reply_replay import Replays
-from actors.engine.request import Request, RequestRefused
+from actors.engine.reply_replay import ReplyReplay
+from actors.engine.report import progress
+from actors.engine.request import Request
 from actors.engine.speculation_policy import SpeculationPolicy
 from actors.engine.speculative_decoding import Guesses
-from actors.engine.step import Stepper
-from actors.kv.cache_client import CacheDialogue
-from actors.kv.deferred_tails import LateTails
+from actors.engine.step import StepRunner
+from actors.kv.cache_client import CacheClient
+from actors.kv.deferred_tails import DeferredTails
+from actors.kv.request_cache import RequestCache
 from actors.kv.store import KvStore
+from actors.messages.errors import RequestRefused
 from actors.requests.questions import CacheQuestion, refusal
 from actors.text.reply_events import ReplyRules
 from cache.policy import LivePolicy
@@ -45,50 +49,113 @@ CANNOT_GENERATE = (
 Send = Callable[[object, object], None]
 
 
-class ModelEngine:
-    """Runs requests on ``backend`` until it is closed."""
+@dataclass(frozen=True, slots=True)
+class EngineParts:
+    """What an engine is made of."""
 
-    def __init__(  # noqa: PLR0913 - what an engine is made of
-        self,
-        backend: Backend,
-        store: KvStore,
-        commands: queue.SimpleQueue[object],
-        send: Send,
-        *,
-        max_queue: int,
-        live: LivePolicy | None = None,
-        guard: Callable[[], AbstractContextManager[None]] = nullcontext,
-        speculation: SpeculationPolicy | None = None,
-        drafter: Drafter | None = None,
-        rules: ReplyRules | None = None,
-    ) -> None:
-        """``guard`` is entered around each decode: who watches may mind one that does not end."""
-        self._backend = backend
-        self._commands = commands
-        self._send = send
-        self._decoder = Decoder(backend, guard)
-        self._live = LiveSequences(backend, live or LivePolicy())
-        self._cache = CacheDialogue(store, send, self._settle)
-        self._tails = LateTails(store, send, lambda: self._live.idle, lambda: self._running)
-        self._live.tails = self._cache.tails = self._tails
-        self._guesses = Guesses(backend, speculation, drafter)
-        self._waiting = WaitingRequests(backend, max_queue, rules)
-        self.replays = Replays(backend, lambda: store.root, self._cache)
-        self._endings = Endings(
-            self._waiting,
-            self._live,
-            self._cache,
-            self.replays,
-            self._guesses,
+    backend: Backend
+    commands: queue.SimpleQueue[object]
+    send: Send
+    decoder: Decoder
+    live: LiveSequences
+    cache: CacheClient
+    tails: DeferredTails
+    guesses: Guesses
+    waiting: WaitingRequests
+    replays: ReplyReplay
+    requests: Lifecycle
+    steps: StepRunner
+    control: ControlQueries
+    adapters: AdapterManager
+
+
+def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
+    backend: Backend,
+    store: KvStore,
+    commands: queue.SimpleQueue[object],
+    send: Send,
+    *,
+    max_queue: int,
+    live: LivePolicy | None = None,
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+    speculation: SpeculationPolicy | None = None,
+    draft_model: DraftModel | None = None,
+    rules: ReplyRules | None = None,
+) -> ModelEngine:
+    """Put an engine together, from what depends on nothing to what depends on all.
+
+    ``guard`` is entered around each decode, so that one that does not end is noticed.
+    """
+    running: list[Request] = []
+    idle: list[IdleSequence] = []
+    decoder = Decoder(backend, guard)
+    tails = DeferredTails(store, send, idle, lambda: [request.cache for request in running])
+    sequences = LiveSequences(backend, live or LivePolicy(), tails, idle)
+    cache = CacheClient(store, send, partial(_settle, running, sequences), tails)
+    guesses = Guesses(backend, speculation, draft_model)
+    waiting = WaitingRequests(backend, max_queue, rules)
+    replays = ReplyReplay(backend, store, cache)
+    requests = Lifecycle(
+        running, waiting, sequences, cache, replays, guesses, send, decoder.cancelled
+    )
+    forget = partial(_forget_weights, sequences, cache, replays, waiting)
+    return ModelEngine(
+        EngineParts(
+            backend,
+            commands,
             send,
-            self._decoder.cancelled,
+            decoder,
+            sequences,
+            cache,
+            tails,
+            guesses,
+            waiting,
+            replays,
+            requests,
+            StepRunner(backend, decoder, sequences, cache, guesses, requests, send),
+            ControlQueries(sequences, waiting.sessions, store, send),
+            AdapterManager(backend, store, send, forget),
         )
-        self._running = self._endings.running
-        self._stepper = Stepper(
-            backend, self._decoder, self._live, self._cache, self._guesses, self._endings, send
-        )
-        self._tending = Tending(self._live, self._waiting.sessions, store, send)
-        self._adapters = AdapterDesk(backend, store, send, self._forget_weights)
+    )
+
+
+def _settle(running: list[Request], live: LiveSequences, cache: RequestCache) -> None:
+    """The lookup of a request has ended: share what is live beyond what was restored."""
+    request = next((one for one in running if one.cache is cache), None)
+    if request is not None:
+        live.settle(request, running, time.monotonic())
+
+
+def _forget_weights(
+    live: LiveSequences, cache: CacheClient, replays: ReplyReplay, waiting: WaitingRequests
+) -> None:
+    """Other adapters are about to be applied: nothing computed so far is of any use."""
+    live.drop_idle()
+    cache.forget_unstored()
+    replays.recent.clear()
+    for request in waiting:
+        request.cache.namespace_changed()
+
+
+class ModelEngine:
+    """Runs requests until it is closed."""
+
+    def __init__(self, parts: EngineParts) -> None:
+        self._backend = parts.backend
+        self._commands = parts.commands
+        self._send = parts.send
+        self._decoder = parts.decoder
+        self._live = parts.live
+        self._cache = parts.cache
+        self._tails = parts.tails
+        self._guesses = parts.guesses
+        self._waiting = parts.waiting
+        self._requests = parts.requests
+        self._running = parts.requests.running
+        self._steps = parts.steps
+        self._control = parts.control
+        self._adapters = parts.adapters
+        self.replays = parts.replays
         self._closing: Close | None = None
         self._draining: Asked | None = None
 
@@ -99,7 +166,7 @@ class ModelEngine:
         self._decoder.interrupt(request_id)
 
     def interrupt_all(self) -> None:
-        """Cut short the running step; the command that says why is in the queue."""
+        """Cut short the running step; the command with the reason is in the queue."""
         self._decoder.interrupt_all()
 
     def interrupt_overdue(self, budget_s: float) -> None:
@@ -109,7 +176,7 @@ class ModelEngine:
     def phase(self) -> str:
         """``idle | prefilling | generating``: the furthest that any request is."""
         running = list(self._running)
-        if any(request.n_generated for request in running):
+        if any(request.line.n_generated for request in running):
             return "generating"
         return "prefilling" if running or len(self._waiting) else "idle"
 
@@ -118,9 +185,9 @@ class ModelEngine:
         return {
             "running": len(self._running),
             "waiting": len(self._waiting),
-            "tokens_generated": self._stepper.tokens_generated,
-            "requests_done": self._endings.requests_done,
-            "contexts_rebuilt": self._stepper.contexts_rebuilt,
+            "tokens_generated": self._steps.tokens_generated,
+            "requests_done": self._requests.requests_done,
+            "contexts_rebuilt": self._steps.contexts_rebuilt,
             **self._live.counts(),
             **self._cache.figures(),
             **self._guesses.counts(),
@@ -135,11 +202,11 @@ class ModelEngine:
             self._take_commands()
             if self._closing is not None:
                 break
-            self._endings.expire(time.monotonic())
+            self._requests.expire(time.monotonic())
             self._admit()
-            if not self._stepper.run() and self._is_drained():
-                self._say_drained()
-        self._endings.end_all(self._closing.reason, self._closing.detail)
+            if not self._steps.run() and self._is_drained():
+                self._drained()
+        self._requests.end_all(self._closing.reason, self._closing.detail)
         self._refuse_queued(self._closing)
         self._tails.write_all(SaveReason.SHUTDOWN)
         self._cache.close()
@@ -158,13 +225,13 @@ class ModelEngine:
             return
 
     def _patience(self) -> float | None:
-        """Seconds until something has to be given up; ``None`` when nothing has."""
-        deadlines = [
-            at
-            for request in self._endings.all()
-            for at in (None if request.is_finished else request.deadline, request.wait_until)
-            if at is not None
-        ]
+        """Seconds until something expires; ``None`` when nothing does."""
+        deadlines: list[float] = []
+        for request in self._requests.all():
+            if request.clock.deadline is not None and not request.is_finished:
+                deadlines.append(request.clock.deadline)
+            if request.cache.wait_until is not None:
+                deadlines.append(request.cache.wait_until)
         expires_at = self._live.expires_at()
         if expires_at is not None:
             deadlines.append(expires_at)
@@ -179,18 +246,19 @@ class ModelEngine:
             case m.PrefixResolved() | m.TextResolved():
                 self._found(command)
             case m.RowsReserved():
-                self._endings.leave(self._cache.reserved(command, self._running))
+                self._reserved(command)
             case Asked():
                 self._answer(command)
             case m.WriteTails():
                 self._tails.write_all(SaveReason.EVICT)
             case m.ForgetLive():
                 self._live.drop_idle(unstored=True)
-                self._forget_logits()
+                self._cache.forget_unstored()
+                self.replays.recent.clear()
             case CacheGone():
-                self._tending.cache_gone()
-                for request in self._endings.all():
-                    self._endings.leave(self._cache.gone(request))
+                self._control.cache_gone()
+                for request in self._requests.all():
+                    self._requests.release(self._cache.gone(request.cache))
             case Close():
                 self._closing = command
             case _:
@@ -204,7 +272,7 @@ class ModelEngine:
                 self._adapters.handle(question, asked.reply_to)
             case question if isinstance(question, CacheQuestion):
                 try:
-                    self._tending.handle(question, asked.reply_to)
+                    self._control.handle(question, asked.reply_to)
                 except Exception as error:  # noqa: BLE001 - it ends this question, not the others
                     detail = f"{type(error).__name__}: {error}"
                     refused = refusal(question, m.FailReason.ENGINE_ERROR, detail)
@@ -229,41 +297,34 @@ class ModelEngine:
             )
             self._send("inflight", m.RequestEnded(run.request_id))
             return
-        self.replays.begin(request, run)
-        self._cache.resolve_parent(request)
+        now = time.monotonic()
+        self.replays.begin(request, run, now)
+        self._cache.resolve_parent(request.cache, now)
 
     def _found(self, found: m.PrefixResolved | m.TextResolved) -> None:
-        if isinstance(found, m.TextResolved):
-            known = self._cache.text_resolved(found, self._waiting)
-            if known is not None:
-                self.replays.take_stored(*known, found)
-        elif not self._tending.resolved(found):
-            self._cache.resolved(found, self._endings.all())
+        now = time.monotonic()
+        if isinstance(found, m.PrefixResolved):
+            if not self._control.resolved(found):
+                self._cache.resolved(found, self._requests.caches(), now)
+            return
+        waiting = {request.cache: request for request in self._waiting}
+        known = self._cache.text_resolved(found, waiting, now)
+        if known is not None:
+            cache, ids = known
+            self.replays.take_stored(waiting[cache], ids, found)
+
+    def _reserved(self, grants: m.RowsReserved) -> None:
+        caches = [request.cache for request in self._running]
+        self._requests.release(self._cache.reserved(grants, caches, time.monotonic()))
 
     def _admit(self) -> None:
-        """Start what can start, and hand on what leaders have read since."""
-        asking = any(request.awaited_ref is not None for request in self._waiting)
+        """Start what can start, and share what leaders have read since."""
+        asking = any(request.cache.is_waiting for request in self._waiting)
         self._adapters.change(busy=bool(self._running) or asking)
         if not self._adapters.blocks:
             self._start_waiting()
-        for request in self._live.follow(self._running):
-            self._send(request.reply_to, request.progress())
-
-    def _forget_weights(self) -> None:
-        """Other adapters are about to be applied: nothing computed so far is of any use."""
-        self._live.drop_idle()
-        self._forget_logits()
-        for request in self._waiting:
-            request.keys.clear()  # of the old namespace
-            request.first_logits = None
-
-    def _forget_logits(self) -> None:
-        self._stepper.known_logits.clear()
-        self._cache.forget_finish_keys()
-        self.replays.recent.clear()
-
-    def _settle(self, request: Request) -> None:
-        self._live.settle(request, self._running)
+        for request in self._live.follow(self._running, time.monotonic()):
+            self._send(request.spec.reply_to, progress(request))
 
     def _start_waiting(self) -> None:
         while (request := self._waiting.first()) is not None:
@@ -271,35 +332,30 @@ class ModelEngine:
                 admission = self._waiting.fit(request)
             except RequestRefused as refused:
                 self._waiting.remove(request)
-                self._endings.fail(request, refused.reason, str(refused))
+                self._requests.fail(request, refused.reason, str(refused))
                 continue
-            if request.first_logits is None and self._cache.logits_pay(request):
-                request.first_logits = self._stepper.known_logits.get(
-                    self._cache.prompt_key(request)
-                )
-            lookup = self._cache.is_usable
-            if not self._live.place(request, admission, self._running, lookup=lookup):
+            self._cache.find_logits(request.cache)
+            now, lookup = time.monotonic(), self._cache.is_usable
+            if not self._live.place(request, admission, self._running, now, lookup=lookup):
                 return  # strictly first in, first out: small ones passing would starve a big one
             self._waiting.remove(request)
-            request.start(request.kv_seq, admission, self._backend, time.monotonic())
+            request.start(admission, self._backend, now)
             self._running.append(request)
-            for event in resume.replay(request):
-                self._send(request.reply_to, event)
+            for event in request.replay():
+                self._send(request.spec.reply_to, event)
             if not self._live.is_complete(request):
-                self._cache.look_up(request)
+                self._cache.look_up(request.cache, now)
 
-    # ── one step ────────────────────────────────────────────────────────────────────────────────
-
-    # ── endings ─────────────────────────────────────────────────────────────────────────────────
+    # ── ends ────────────────────────────────────────────────────────────────────────────────────
 
     def _cancel(self, request_id: str) -> None:
         self._decoder.cancelled.add(request_id)
-        self._endings.drop_cancelled()
+        self._requests.drop_cancelled()
 
     def _is_drained(self) -> bool:
-        return self._draining is not None and not self._endings.all()
+        return self._draining is not None and not self._requests.all()
 
-    def _say_drained(self) -> None:
+    def _drained(self) -> None:
         """Once; new requests stay refused."""
         asked, self._draining = self._draining, Asked(None, None)
         if asked is not None and isinstance(asked.question, m.Drain):

@@ -1,44 +1,49 @@
-"""How requests leave an engine: with what they have said, a failure, or nobody to hear it.
+"""Finishes requests: delivers buffered output and the final result, and releases resources.
 
-Holds the requests that run and those that wait. Every one leaves with exactly one ``Completed`` or
+Holds the requests that run and those that wait. Every one ends with exactly one ``Completed`` or
 ``CompletionFailed``. Runs on the engine thread.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from actors import messages as m
 from actors.engine.live_sequences import LiveSequences
 from actors.engine.queue import WaitingRequests
-from actors.engine.reply_replay import Replays
+from actors.engine.reply_replay import ReplyReplay
+from actors.engine.report import result
 from actors.engine.request import Request
 from actors.engine.speculative_decoding import Guesses
-from actors.kv.cache_client import CacheDialogue
+from actors.kv.cache_client import CacheClient
+from actors.kv.request_cache import RequestCache
 
-# A message costs the mailbox and the host about 0.2 ms of processor, which the compute threads want
-# too. A model that needs longer than this for a token sends each one at once; a faster one sends
-# several together, still faster than anyone reads.
-DELIVER_EVERY_S = 0.005
-HELD_TOKENS_LIMIT = 512  # keeps the message small however fast the model is
+DELIVER_EVERY_S: Final = 0.005
+"""A message costs the mailbox and the host about 0.2 ms of processor, which the compute threads
+need too. A model that needs longer than this for a token sends each one at once; a faster one sends
+several together, still faster than anyone reads."""
+HELD_TOKENS_LIMIT: Final = 512
+"""Keeps the message small however fast the model is."""
 
 
-class Endings:
-    """The requests of one engine, and their last words."""
+class Lifecycle:
+    """The requests of one engine, from the queue to their end."""
 
     def __init__(
         self,
+        running: list[Request],
         waiting: WaitingRequests,
         live: LiveSequences,
-        cache: CacheDialogue,
-        replays: Replays,
+        cache: CacheClient,
+        replays: ReplyReplay,
         guesses: Guesses,
         send: Callable[[object, object], None],
         cancelled: set[str],
     ) -> None:
         """``cancelled`` are ids of requests that are to end; other threads add to it."""
-        self.running: list[Request] = []
+        self.running = running
         self.waiting = waiting
         self.cancelled = cancelled
         self.requests_done = 0
@@ -51,81 +56,97 @@ class Endings:
     def all(self) -> list[Request]:
         return [*self.running, *self.waiting]
 
-    # ── words on the way ────────────────────────────────────────────────────────────────────────
+    def caches(self) -> list[RequestCache]:
+        """The cache's part of all requests."""
+        return [request.cache for request in self.all()]
+
+    # ── output ──────────────────────────────────────────────────────────────────────────────────
 
     def deliver_if_due(self, request: Request, now: float, *, first: bool) -> None:
-        """The first token leaves at once, later ones together with those that come soon after."""
-        due = first or now - request.delivered_at >= DELIVER_EVERY_S
-        if due or len(request.held) >= HELD_TOKENS_LIMIT:
+        """The first token is sent at once, later ones together with those that follow soon."""
+        due = first or now - request.clock.delivered >= DELIVER_EVERY_S
+        if due or len(request.reply.held) >= HELD_TOKENS_LIMIT:
             self.deliver(request)
 
     def deliver(self, request: Request) -> None:
         """Send the tokens that were held back for the sake of fewer messages."""
-        for event in request.take_held(time.monotonic()):
-            self._send(request.reply_to, event)
+        if request.reply.held:
+            request.clock.delivered = time.monotonic()
+            self._send_all(request, request.reply.take_held())
+
+    def _send_all(self, request: Request, events: Iterable[object]) -> None:
+        for event in events:
+            self._send(request.spec.reply_to, event)
+
+    # ── results ─────────────────────────────────────────────────────────────────────────────────
 
     def finish(self, request: Request) -> None:
-        """Store the tip, then tell; the rows are visible before the caller can ask for them."""
+        """Store the tip, then send the result: its rows can be looked up by then."""
         self.deliver(request)
-        for event in request.close_text():
-            self._send(request.reply_to, event)
+        self._send_all(request, request.reply.close_text())
         self._replays.finished(request)
-        if not self._cache.save_tip(request):
+        if not self._cache.save_tip(request.cache, request.n_visible, time.monotonic()):
             self._release(request)
 
-    def leave(self, request: Request | None) -> None:
-        """Let a finished request go whose last conversation with the cache has ended."""
+    def release(self, cache: RequestCache | None) -> None:
+        """Release a finished request whose last question to the cache has ended."""
+        if cache is None:
+            return
+        request = next((one for one in self.all() if one.cache is cache), None)
         if request is not None:
             self._release(request)
 
     def _release(self, request: Request) -> None:
-        """A finished request leaves: its cells are free, its caller gets the result."""
+        """A finished request ends: its caller gets the result, its cells are free."""
         self.deliver(request)
-        self._send(request.reply_to, request.completed(time.monotonic()))
+        self._send(request.spec.reply_to, result(request, time.monotonic()))
         self._forget(request)
 
     def fail(self, request: Request, reason: m.FailReason, detail: str) -> None:
         self.deliver(request)
-        self._send(request.reply_to, m.CompletionFailed(request.ref, reason, detail))
+        self._send(request.spec.reply_to, m.CompletionFailed(request.spec.ref, reason, detail))
         self._forget(request, keep=reason is m.FailReason.DEADLINE)
 
     def _forget(self, request: Request, *, keep: bool = True) -> None:
         """``keep``: what it has computed is sound and may be shared by others."""
-        self._send("inflight", m.RequestEnded(request.request_id))
+        now = time.monotonic()
+        self._send("inflight", m.RequestEnded(request.spec.request_id))
         self.requests_done += 1
         self._guesses.forget(request)
         request.close_journal()
-        self.waiting.sessions.leave(request, time.monotonic())
+        self.waiting.sessions.leave(request, now)
         if request in self.waiting:
             self.waiting.remove(request)
         if request in self.running:
             self.running.remove(request)
-        self._live.retire(request, self.running, keep=keep)
+        self._live.retire(request, self.running, now, keep=keep)
+
+    # ── other ends ──────────────────────────────────────────────────────────────────────────────
 
     def drop_cancelled(self) -> None:
         """End every cancelled request with what it has; an unknown id is a late cancel, a no-op."""
         for request in [r for r in self.all() if not r.is_finished]:
-            if request.request_id in self.cancelled:
+            if request.spec.request_id in self.cancelled:
                 request.finish(m.FinishReason.CANCELLED, time.monotonic())
-                if request.seq is not None and request.n_kv:
+                if request.line.seq is not None and request.line.n_kv:
                     self.finish(request)
                 else:
                     self._release(request)
         self.cancelled.clear()
 
     def expire(self, now: float) -> None:
-        """Whatever has waited or lived long enough."""
-        self._live.stepped(0)
+        """End what has waited or run long enough."""
+        self._live.stepped(0, now)
         for request in self.all():
-            if request.deadline is not None and now >= request.deadline and not request.is_finished:
+            if request.clock.is_overdue(now) and not request.is_finished:
                 self.fail(
                     request,
                     m.FailReason.DEADLINE,
-                    f"not finished within its time limit after {request.n_generated} tokens; "
+                    f"not finished within its time limit after {request.line.n_generated} tokens; "
                     "raise timeout_s or lower max_tokens",
                 )
-            elif request.wait_until is not None and now >= request.wait_until:
-                self.leave(self._cache.time_is_up(request))
+            elif request.cache.is_due(now):
+                self.release(self._cache.time_is_up(request.cache, now))
 
     def end_all(self, reason: m.FailReason, detail: str) -> None:
         """Every request: one that has finished gets its result, the others this failure."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from actors import messages as m
-from actors.engine.request import Request, RequestRefused
+from actors.engine.request import Request
+from actors.messages.errors import RequestRefused
 from actors.text.chat_prompt import has_bos
 from native.backend import Backend, ModelInfo
 from native.errors import NativeError
@@ -36,55 +37,54 @@ def fix_prompt(request: Request, backend: Backend) -> None:
     """Turn the text into tokens, keeping the exact ids of the parent where the text goes on.
 
     Tokenising the whole text again may cut it differently from how it was generated, and the
-    stored rows would never match (a known fault of the system this one re-creates).
+    stored rows would never match.
     """
-    if request.continues:
-        _continue(request, backend)
+    prompt = request.prompt
+    if prompt.follows_parent:
+        _join(request, backend)
         return
-    if request.text is None or request.tokens:
+    if prompt.text is None or request.line.tokens:
         return
-    known = request.parent_tokens or []
-    said = backend.detokenize(known, special=request.parse_special).decode("utf-8", "replace")
+    special = request.spec.parse_special
+    known = request.cache.parent_tokens or []
+    before = backend.detokenize(known, special=special).decode("utf-8", "replace")
     try:
-        if known and request.text.startswith(said):
-            rest = request.text[len(said) :]
-            more = (
-                backend.tokenize(rest, add_special=False, parse_special=request.parse_special)
-                if rest
-                else []
-            )
-            request.tokens = known + more
+        if known and prompt.text.startswith(before):
+            rest = prompt.text[len(before) :]
+            more = backend.tokenize(rest, add_special=False, parse_special=special) if rest else []
+            request.line.prompt_is(known + more)
         else:
-            if known and request.parent_key is not None:
-                request.note = (
+            if known and request.spec.parent_key is not None:
+                prompt.note = (
                     "the prompt does not begin with the text of parent_key; "
                     "it was matched by its tokens"
                 )
-            add_special = not (request.parse_special and has_bos(backend, request.text))
-            request.tokens = backend.tokenize(
-                request.text, add_special=add_special, parse_special=request.parse_special
+            add_special = not (special and has_bos(backend, prompt.text))
+            request.line.prompt_is(
+                backend.tokenize(prompt.text, add_special=add_special, parse_special=special)
             )
     except NativeError as error:
         raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
-    if not request.tokens:
+    if not request.line.tokens:
         raise RequestRefused(
             m.FailReason.INVALID_REQUEST, "the prompt has no tokens; send some text"
         )
 
 
-def _continue(request: Request, backend: Backend) -> None:
-    """Join the prompt to what came before it, whose exact ids are known or nothing is."""
-    if not request.parent_tokens:
+def _join(request: Request, backend: Backend) -> None:
+    """Put the parent's tokens before the prompt; RequestRefused where they are not known."""
+    parent, prompt = request.cache.parent_tokens, request.prompt
+    if not parent:
         raise RequestRefused(m.FailReason.INVALID_REQUEST, PARENT_GONE)
-    more = request.tokens
-    if request.text:
+    more = request.line.tokens
+    if prompt.text:
         try:
             more = backend.tokenize(
-                request.text, add_special=False, parse_special=request.parse_special
+                prompt.text, add_special=False, parse_special=request.spec.parse_special
             )
         except NativeError as error:
             raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
-    request.tokens = [*request.parent_tokens, *more]
-    request.continues = False
-    if request.journal is not None:  # a session is known only here; its request outlives it so
-        request.journal.begin(request.tokens, ())
+    request.line.prompt_is([*parent, *more])
+    prompt.is_joined()
+    if request.journal is not None:  # only this process knows the session's tokens
+        request.journal.begin(request.line.tokens, ())

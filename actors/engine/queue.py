@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from actors import messages as m
 from actors.engine.batch_plan import Admission, admit
 from actors.engine.prompt_tokens import fix_prompt
-from actors.engine.request import Request, RequestRefused
+from actors.engine.request import Request
 from actors.engine.request_builder import open_request
-from actors.engine.resume import take_up
 from actors.engine.sessions import Sessions
+from actors.messages.errors import RequestRefused
 from actors.text.reply_events import ReplyRules
 from native.backend import Backend
 
@@ -44,7 +44,7 @@ class WaitingRequests:
         request = open_request(run, self._backend, self._rules, now=now)
         try:
             self.sessions.begin(request, now)
-            if request.continues and request.parent_tokens:
+            if request.prompt.follows_parent and request.cache.parent_tokens:
                 fix_prompt(request, self._backend)
         except RequestRefused:
             self.sessions.leave(request, now)
@@ -55,21 +55,21 @@ class WaitingRequests:
 
     def first(self) -> Request | None:
         """The oldest that does not wait for the cache to say what its ``parent_key`` is."""
-        return next((one for one in self._requests if one.wait_until is None), None)
+        return next((one for one in self._requests if one.cache.wait_until is None), None)
 
     def fit(self, request: Request) -> Admission:
         """Tokens and cells of a request that is about to start, or RequestRefused."""
         fix_prompt(request, self._backend)
-        n_prompt, n_ctx = request.n_prompt or len(request.tokens), self._backend.info.n_ctx
-        admission = admit(n_prompt, request.max_tokens, n_ctx)
+        n_prompt, n_ctx = request.line.prompt_end, self._backend.info.n_ctx
+        admission = admit(n_prompt, request.spec.max_tokens, n_ctx)
         if not admission.fits:
             raise RequestRefused(
                 m.FailReason.PROMPT_TOO_LONG,
                 f"the prompt has {n_prompt} tokens and the context holds {n_ctx}, the reply "
                 "included; shorten the prompt or load the model with a larger n_ctx",
             )
-        take_up(request, admission, self._backend)
-        request.make_sampler(self._backend)
+        request.take_up(admission, self._backend)
+        request.reply.make_sampler(self._backend, request.line)
         return admission
 
     def remove(self, request: Request) -> None:

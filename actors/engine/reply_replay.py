@@ -6,54 +6,37 @@ Runs on the engine thread, but for ``rendered``. See ``actors.text.reply_marks``
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
+from actors import messages as m
+from actors.engine.request import Request
+from actors.kv.cache_client import CacheClient
 from actors.messages.payload import PayloadGone, read_payload
-from actors.text.chat_prompt import ControlTokens, Prompt, prompt_tokens
+from actors.text.chat_prompt import ControlTokens, prompt_tokens
+from actors.text.rendered_prompt import Rendered
 from actors.text.reply_marks import PLAIN, SPECIAL, Mark, RecentReplies, SentText, mark_reply
 from cache.text_marks import CANDIDATE, RowMark
+from native.backend import Backend
 from native.errors import NativeError
-
-if TYPE_CHECKING:
-    from actors import messages as m
-    from actors.engine.request import Request
-    from actors.kv.cache_client import CacheDialogue
-    from native.backend import Backend
 
 MAX_CANDIDATES: Final = 512  # 10 KiB of a message, and more turns than anybody takes
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A chat as the text desk rendered it."""
+class Namespace(Protocol):
+    """The namespace that rows lie in now."""
 
-    prompt: Prompt
-    control: ControlTokens
-    has_replies: bool
-
-    def sent(self) -> SentText:
-        text = self.prompt.text
-        forged: list[int] = []
-        n_bytes = at = 0
-        for start, _ in self.prompt.forged:  # ascending, in characters
-            n_bytes += len(text[at:start].encode("utf-8", "replace"))
-            at = start
-            forged.append(n_bytes)
-        data = text.encode("utf-8", "replace")
-        return SentText(data, SPECIAL, tuple(dict.fromkeys(forged)), self.has_replies)
+    @property
+    def root(self) -> bytes: ...
 
 
-class Replays:
+class ReplyReplay:
     """What one model's engine knows of replies that may come back as text."""
 
     def __init__(
-        self, backend: Backend, root: Callable[[], bytes], cache: CacheDialogue | None = None
+        self, backend: Backend, namespace: Namespace, cache: CacheClient | None = None
     ) -> None:
-        """``root`` tells the namespace of the moment."""
         self._backend = backend
-        self._root = root
+        self._namespace = namespace
         self._cache = cache
         self._control: ControlTokens | None = None
         self._ends: re.Pattern[bytes] | None = None
@@ -65,45 +48,45 @@ class Replays:
         """From any thread: what this request's prompt says. Before the request itself."""
         self._rendered[request_id] = rendered
 
-    def begin(self, request: Request, run: m.Run) -> None:
+    def begin(self, request: Request, run: m.Run, now: float) -> None:
         """A request arrived. If a known reply is in its text, its tokens begin as that was said."""
-        rendered = self._rendered.pop(request.request_id, None)
-        request.rendered = rendered
-        request.sent = _sent(run.request) if rendered is None else rendered.sent()
+        rendered = self._rendered.pop(request.spec.request_id, None)
+        request.prompt.rendered = rendered
+        request.prompt.sent = _sent(run.request) if rendered is None else rendered.sent()
         if not self._may_replay(request):
             return
-        found = self.recent.find(self._root(), request.sent) if request.sent else None
+        sent = request.prompt.sent
+        found = self.recent.find(self._namespace.root, sent) if sent else None
         if found is not None:
             mark, known = found
             self.take(request, known, mark)
         else:
-            self._ask_cache(request)
+            self._ask_cache(request, now)
 
-    def _ask_cache(self, request: Request) -> None:
+    def _ask_cache(self, request: Request, now: float) -> None:
         """Nothing is known here: a process before this one may have said it.
 
         A reply that comes back is followed by a control token, or nobody could tell where it ends.
         """
-        sent, cache = request.sent, self._cache
+        sent, cache = request.prompt.sent, self._cache
         if sent is None or cache is None or not cache.keeps_marks:
             return
-        if request.parent_key is not None:
+        if request.spec.parent_key is not None:
             return  # which is being asked for
         if sent.reads != SPECIAL or not sent.has_replies:
             return
         ends = self._control_ends(request, sent.data)
         if ends:
-            digests = sent.digests(self._root(), ends)
-            cache.resolve_text(
-                request, b"".join(CANDIDATE.pack(end, digest) for end, digest in digests.items())
-            )
+            digests = sent.digests(self._namespace.root, ends)
+            packed = b"".join(CANDIDATE.pack(end, digest) for end, digest in digests.items())
+            cache.resolve_text(request.cache, packed, now)
 
     def _control_ends(self, request: Request, data: bytes) -> list[int]:
         if self._ends is None:
             control = (
                 ControlTokens.of(self._backend)
-                if request.rendered is None
-                else request.rendered.control
+                if request.prompt.rendered is None
+                else request.prompt.rendered.control
             )
             texts = (re.escape(text.encode()) for text in control.ids)
             self._ends = re.compile(b"|".join(texts) or b"(?!)")
@@ -124,22 +107,23 @@ class Replays:
 
         A ``parent_key`` or a session says how a text begins; a chat was tokenised without them.
         """
-        is_joined = request.parent_key is not None or request.parent_tokens
-        is_known = request.journal_prompt or (is_joined and request.rendered is None)
-        return request.sent is not None and not is_known
+        is_joined = request.spec.parent_key is not None or request.cache.parent_tokens
+        is_known = request.resume.knows_prompt or (is_joined and request.prompt.rendered is None)
+        return request.prompt.sent is not None and not is_known
 
     def take(self, request: Request, known: list[int], mark: Mark) -> None:
         """Let the prompt begin with these tokens, which stand for its first bytes."""
         rest = self._rest(request, mark.n_known)
         if rest is None:
             return
-        request.text, request.tokens = None, [*known, *rest]
+        request.prompt.is_replaced()
+        request.line.prompt_is([*known, *rest])
         # The row that ended there may never be written; then that which goes on holds the mark.
-        request.marks.append(RowMark(mark.digest, mark.n_bytes, mark.n_known, len(known)))
+        request.cache.add_mark(RowMark(mark.digest, mark.n_bytes, mark.n_known, len(known)))
         self.hits += 1
 
     def _rest(self, request: Request, n_bytes: int) -> list[int] | None:
-        sent, rendered = request.sent, request.rendered
+        sent, rendered = request.prompt.sent, request.prompt.rendered
         try:
             if sent is None:
                 return None
@@ -158,18 +142,19 @@ class Replays:
 
     def finished(self, request: Request) -> None:
         """A reply has ended: note which tokens stand for its text."""
-        sent, n_prompt = request.sent, request.n_prompt
-        if sent is None or not n_prompt or not request.n_text_tokens:
+        sent, line = request.prompt.sent, request.line
+        n_prompt = line.n_prompt
+        if sent is None or not n_prompt or not line.n_reply:
             return
-        n_tokens = n_prompt + request.stream.visible_tokens()
-        said, seen = request.tokens[n_prompt:], request.tokens[n_prompt:n_tokens]
+        n_tokens = n_prompt + request.reply.stream.visible_tokens()
+        said, seen = line.tokens[n_prompt:], line.tokens[n_prompt:n_tokens]
         reply = self._backend.detokenize(said, special=True)
         visible = self._backend.detokenize(seen, special=True)
-        stop = request.stream.stopped_by
-        mark = mark_reply(self._root(), sent, reply, visible, n_tokens, stop)
-        self.recent.put(mark, request.tokens)
+        stop = request.reply.stream.stopped_by
+        mark = mark_reply(self._namespace.root, sent, reply, visible, n_tokens, stop)
+        self.recent.put(mark, line.tokens)
         if self._cache is not None and self._cache.keeps_marks and sent.reads == SPECIAL:
-            self._cache.mark_end(request, mark)
+            self._cache.mark_end(request.cache, mark)
 
 
 def _sent(asked: m.Complete) -> SentText | None:

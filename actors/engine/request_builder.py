@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from actors import messages as m
-from actors.engine import resume
-from actors.engine import speculation_state as guess
+from actors.engine.clock import Clock
+from actors.engine.prompt_text import PromptText
 from actors.engine.prompt_tokens import why_too_long
-from actors.engine.request import Request, RequestRefused
+from actors.engine.reply import Reply
+from actors.engine.request import Request, RequestSpec
+from actors.engine.resume import Resume, open_journal, reply_before
 from actors.engine.sampling_control import Steering
+from actors.engine.speculation_state import Guessing, guessing_of
+from actors.kv.request_cache import RequestCache
+from actors.kv.timeline import Timeline
+from actors.messages.errors import RequestRefused
 from actors.messages.journal import JournalWriter, Noted
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.payload import PayloadGone, read_payload
-from actors.text.reply_events import BadBudget, NoMarkers, ReplyRules, Teller
-from actors.text.reply_parser import ReplyStream
+from actors.text.reply_events import EventEncoder, ReplyRules
 from cache import tokens as token_bytes
 from native.backend import Backend
 
@@ -21,7 +26,7 @@ def open_request(
     run: m.Run, backend: Backend, rules: ReplyRules | None = None, *, now: float
 ) -> Request:
     """Check a request and make it ready to run, or refuse it with the reason."""
-    journal = resume.open_journal(run)
+    journal = open_journal(run)
     try:
         return _opened(run, backend, rules or ReplyRules(), journal, now)
     except RequestRefused:
@@ -44,50 +49,40 @@ def _opened(
     # The exact ids of a prompt that was read before are known: nothing is looked up or cut anew.
     is_known = bool(noted.prompt)
     text, tokens = (None, list(noted.prompt)) if is_known else _read_prompt(asked, backend)
-    said_before = _said_before(asked, noted, backend)
+    left = _reply_before(asked, noted, backend)
     guessing = _guessing(asked, len(tokens), backend)
-    stream = _stream(asked, rules, backend, text, tokens)
+    stream = rules.stream(asked, backend, text, tokens)
+    line = Timeline(tokens)
+    parent_key = None if is_known else asked.parent_key
     return Request(
-        request_id=run.request_id,
-        ref=asked.ref,
-        reply_to=run.reply_to,
-        text=text,
-        tokens=tokens,
-        max_tokens=asked.max_tokens,
-        sampling=asked.sampling,
-        stream=stream,
-        teller=Teller(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
-        steering=Steering.of(rules.end_of_thought, stream),
-        parent_key=None if is_known else asked.parent_key,
-        parse_special=asked.parse_special,
-        arrived=now,
-        deadline=None if asked.timeout_s is None else now + asked.timeout_s,
-        session=asked.session,
-        continues=asked.continues and not is_known,
-        journal=journal,
-        is_resumed=is_known or bool(said_before),
-        journal_prompt=is_known,
-        said_before=said_before,
-        guessing=guessing,
+        RequestSpec(
+            request_id=run.request_id,
+            ref=asked.ref,
+            reply_to=run.reply_to,
+            max_tokens=asked.max_tokens,
+            parent_key=parent_key,
+            parse_special=asked.parse_special,
+            session=asked.session,
+        ),
+        PromptText(text, follows_parent=asked.continues and not is_known),
+        line,
+        RequestCache(line, parent_key, reads_only=asked.max_tokens == 0),
+        Reply(
+            sampling=asked.sampling,
+            stream=stream,
+            encoder=EventEncoder(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
+            control=Steering.of(rules.end_of_thought, stream),
+            max_tokens=asked.max_tokens,
+        ),
+        guessing,
+        Resume(is_resumed=is_known or bool(left), knows_prompt=is_known, left=left),
+        Clock(now, None if asked.timeout_s is None else now + asked.timeout_s),
+        journal,
     )
 
 
-def _stream(
-    asked: m.Complete, rules: ReplyRules, backend: Backend, text: str | None, tokens: list[int]
-) -> ReplyStream:
-    try:
-        return rules.stream(asked, backend, text, tokens)
-    except NoMarkers as error:
-        raise RequestRefused(m.FailReason.NOT_SUPPORTED, str(error)) from error
-    except BadBudget as error:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
-
-
-def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> guess.Guessing:
-    try:
-        guessing = guess.guessing_of(asked, backend.info.n_vocab)
-    except guess.BadCandidates as bad:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, str(bad)) from bad
+def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> Guessing:
+    guessing = guessing_of(asked, backend.info.n_vocab)
     n_needed, n_ctx = n_prompt + len(guessing.candidates or ()), backend.info.n_ctx
     if guessing.candidates and n_needed > n_ctx:
         raise RequestRefused(
@@ -98,9 +93,9 @@ def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> guess.Guess
     return guessing
 
 
-def _said_before(asked: m.Complete, noted: Noted, backend: Backend) -> list[int]:
+def _reply_before(asked: m.Complete, noted: Noted, backend: Backend) -> list[int]:
     try:
-        return resume.said_before(asked, noted, backend.info.n_vocab)
+        return reply_before(asked, noted, backend.info.n_vocab)
     except ValueError as error:
         raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
 

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from actors.text.reply_parser import ReplyStream
+from actors.text.reply_parser import ReplyParser
 from native.backend import Backend, Sampler
 from native.params import SamplingParams
 
@@ -37,7 +37,7 @@ class Steering:
     """In a thought that no grammar binds."""
 
     @classmethod
-    def of(cls, end_of_thought: tuple[int, ...], stream: ReplyStream) -> Steering:
+    def of(cls, end_of_thought: tuple[int, ...], stream: ReplyParser) -> Steering:
         """For a reply of which nothing is said yet; it may have to stop thinking at once."""
         return cls(end_of_thought, list(end_of_thought) if stream.must_stop_thinking else [])
 
@@ -47,7 +47,7 @@ class Steering:
         params: SamplingParams,
         prompt: Sequence[int],
         said: Sequence[int],
-        stream: ReplyStream,
+        stream: ReplyParser,
     ) -> None:
         """Stand behind what was said already."""
         n_free = 0
@@ -64,7 +64,7 @@ class Steering:
             self._main.accept(token)
             self._bound.append(token)
 
-    def choose(self, backend: Backend, row: int, index: int, stream: ReplyStream) -> int:
+    def choose(self, backend: Backend, row: int, index: int, stream: ReplyParser) -> int:
         """The next token, from the logits of ``row``; accepted already."""
         if self.forced:
             token = self.forced[0]
@@ -98,7 +98,7 @@ class Steering:
             self._greedy.accept(token)
         self._bound.append(token)
 
-    def said(self, token: int, backend: Backend, stream: ReplyStream) -> None:
+    def said(self, token: int, backend: Backend, stream: ReplyParser) -> None:
         """The token is part of the reply, and ``stream`` has seen it: what follows from that?"""
         if self.forced and self.forced[0] == token:
             del self.forced[0]

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from actors import messages as m
-from actors.engine.request import Request, RequestRefused
+from actors.engine.request import Request
+from actors.messages.errors import RequestRefused
 
 MAX_SESSIONS: Final = 1024
 MAX_TOKENS: Final = 4 << 20
@@ -50,34 +51,36 @@ class Sessions:
 
     def begin(self, request: Request, now: float) -> None:
         """A request arrived: take its session, or RequestRefused when another one has it."""
-        name = request.session
+        name = request.spec.session
         if name is None:
-            if request.continues and request.parent_key is None:
+            if request.prompt.follows_parent and request.spec.parent_key is None:
                 raise RequestRefused(m.FailReason.INVALID_REQUEST, _NOTHING)
             return
         session = self._sessions.get(name)
         if session is None or (not session.tokens and session.request is None):
-            if request.continues and request.parent_key is None:
+            if request.prompt.follows_parent and request.spec.parent_key is None:
                 text = _UNKNOWN.format(name=name)
                 raise RequestRefused(m.FailReason.INVALID_REQUEST, text)
             session = self._sessions.setdefault(name, _Session())
         if session.request is not None:
-            what = "waiting" if session.request.seq is None else "running"
+            what = "waiting" if session.request.line.seq is None else "running"
             raise RequestRefused(m.FailReason.SESSION_BUSY, _BUSY.format(name=name, what=what))
         session.request, session.used_at = request, now
         if session.tokens:
-            request.parent_tokens = list(session.tokens)
+            request.cache.continues(list(session.tokens))
 
     def leave(self, request: Request, now: float) -> None:
         """A request ended, however: the session is free, and goes on from what it has said."""
-        session = self._sessions.get(request.session or "")
+        session = self._sessions.get(request.spec.session or "")
         if session is None or session.request is not request:
             return
         session.request, session.used_at = None, now
-        if request.finish_reason is not None and request.n_prompt:
-            session.tokens = request.tokens[: request.n_prompt + request.stream.visible_tokens()]
+        line = request.line
+        if request.is_finished and line.n_prompt:
+            n_visible = line.n_prompt + request.reply.stream.visible_tokens()
+            session.tokens = line.tokens[:n_visible]
         if session.ends or not session.tokens:
-            del self._sessions[request.session or ""]
+            del self._sessions[request.spec.session or ""]
         self._forget_oldest()
 
     def end(self, name: str) -> bool:

@@ -1,32 +1,29 @@
-"""What one request guesses, how its guesses do, and which of somebody else's it judges."""
+"""What one request guesses, how its guesses do, and which candidates of its caller it judges."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from actors import messages as m
 from actors.engine.speculation_policy import CopyGuesser, DraftPace
+from actors.messages.errors import InvalidRequest
 from actors.messages.speculation import CANDIDATES_LIMIT
 from cache import tokens as token_bytes
-
-if TYPE_CHECKING:
-    from actors.engine.request import Request
 
 NOT_CUT = "no speculation: wrong guesses cannot be removed from this model's memory"
 
 
-class BadCandidates(Exception):
+class BadCandidates(InvalidRequest):
     """What is to be judged makes no sense."""
 
 
 @dataclass(slots=True)
 class Guessing:
-    """State of one request; ``actors.engine.speculative_decoding`` moves it on."""
+    """State of one request; ``actors.engine.speculative_decoding`` changes it."""
 
     method: m.Speculation = m.Speculation.OFF
     candidates: list[int] | None = None
-    """To be judged: the request ends where the model says something else."""
+    """To be judged: the request ends where the model samples something else."""
     guesses: list[int] = field(default_factory=list)
     """Those of the present step."""
     n_ahead: int = 0
@@ -35,10 +32,26 @@ class Guessing:
     pace: DraftPace | None = None
     n_drafted: int = 0
     n_accepted: int = 0
+    note: str | None = None
+    """Something its caller should know."""
 
     @property
     def is_on(self) -> bool:
         return self.method is not m.Speculation.OFF or self.candidates is not None
+
+    def unjudged(self, n_reply: int) -> list[int]:
+        """Candidates behind the first ``n_reply`` tokens of the reply."""
+        return (self.candidates or [])[n_reply:]
+
+    def is_as_expected(self, n_reply: int, token: int) -> bool:
+        """Whether the last of ``n_reply`` tokens is the candidate at its place."""
+        candidates = self.candidates or []
+        return n_reply <= len(candidates) and token == candidates[n_reply - 1]
+
+    def turn_off(self) -> None:
+        """Guesses cannot be taken back here: the request runs without them, with a note."""
+        if self.method is not m.Speculation.OFF:
+            self.method, self.note = m.Speculation.OFF, NOT_CUT
 
 
 def guessing_of(asked: m.Complete, n_vocab: int) -> Guessing:
@@ -55,38 +68,3 @@ def guessing_of(asked: m.Complete, n_vocab: int) -> Guessing:
         if not 0 <= token < n_vocab:
             raise BadCandidates(f"candidate {token} is not in the vocabulary of {n_vocab} tokens")
     return Guessing(candidates=candidates)
-
-
-def n_guessable(request: Request) -> int:
-    """Guesses that could all be right: the last token of a reply needs no cell."""
-    if request.guessing.candidates is not None:
-        return request.n_cells - len(request.tokens)
-    return request.max_tokens - request.n_text_tokens - 1
-
-
-def unjudged(request: Request) -> list[int]:
-    """Candidates that follow what was said so far."""
-    return (request.guessing.candidates or [])[request.n_text_tokens :]
-
-
-def judge(request: Request, now: float) -> None:
-    """A token was said and is the last of the request: is it what was expected?"""
-    candidates, at = request.guessing.candidates or [], request.n_text_tokens - 1
-    if at >= len(candidates) or request.tokens[-1] != candidates[at]:
-        request.finish(m.FinishReason.STOP, now)
-
-
-def verified(request: Request) -> m.Verified:
-    """What came of the candidates."""
-    said = request.tokens[len(request.tokens) - request.n_text_tokens :]
-    candidates = request.guessing.candidates or []
-    n_same = 0
-    while n_same < min(len(said), len(candidates)) and said[n_same] == candidates[n_same]:
-        n_same += 1
-    return m.Verified(
-        request.ref,
-        n_same,
-        said[n_same] if n_same < len(said) else None,
-        request.finish_reason or m.FinishReason.CANCELLED,
-        request.n_reused,
-    )

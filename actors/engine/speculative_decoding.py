@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from actors import messages as m
-from actors.engine.batch_plan import Slice, add_guesses
-from actors.engine.draft_model import Drafter
-from actors.engine.request import Request, RequestRefused
+from actors.engine.batch_plan import Guessable, Slice
+from actors.engine.draft_model import DraftModel
+from actors.engine.request import Request
 from actors.engine.speculation_policy import (
     CopyGuesser,
     DraftPace,
@@ -24,12 +24,10 @@ from actors.engine.speculation_policy import (
     chances_of,
     share_guesses,
 )
-from actors.engine.speculation_state import NOT_CUT, n_guessable, unjudged
+from actors.kv.timeline import Timeline
+from actors.messages.errors import RequestRefused
 from native.backend import Backend, Batch
 
-FEW_ROWS = 63
-"""So many rows llama.cpp's attention computes as it does few; from 64 on by tiles, which add up in
-another order. Guesses do not push a step over that edge."""
 INDEX_TOKENS = 2048
 """Of a prompt, read into the index in one step: about 3 ms."""
 _NO_DRAFT = (
@@ -55,13 +53,13 @@ class Guesses:
         self,
         backend: Backend,
         policy: SpeculationPolicy | None = None,
-        drafter: Drafter | None = None,
+        draft_model: DraftModel | None = None,
     ) -> None:
         self._backend = backend
         self._can_cut = backend.info.can_cut
         self._policy = policy or SpeculationPolicy()
         self._cost = StepCost(self._policy.row_cost)
-        self._drafter = drafter
+        self._draft_model = draft_model
         self.n_drafted = 0
         self.n_accepted = 0
 
@@ -71,49 +69,42 @@ class Guesses:
 
     def check(self, asked: m.Complete) -> None:
         """Refuse a request that asks for what this model does not have."""
-        if asked.speculation is m.Speculation.DRAFT and self._drafter is None:
+        if asked.speculation is m.Speculation.DRAFT and self._draft_model is None:
             raise RequestRefused(m.FailReason.NOT_SUPPORTED, _NO_DRAFT)
 
     # ── before a step ───────────────────────────────────────────────────────────────────────────
 
-    def add_to(self, plan: list[Slice], ready: Sequence[Request], *, most: int) -> list[Slice]:
-        """Choose guesses for the requests of a step, into ``Guessing.guesses``.
+    def prepare(self, request: Request) -> bool:
+        """A step is about to be planned: whether guesses may follow the request's last token."""
+        state = request.guessing
+        if not state.is_on:
+            return False
+        state.guesses = []
+        if not self._can_cut:
+            state.turn_off()
+            return False
+        return self._may_guess(request)
 
-        They take what the batch has left, and ``most`` tokens at most, so that nobody's stream
-        waits for them longer than for somebody's prompt.
-        """
-        lines: list[Request] = []
-        for part in plan:
-            request = ready[part.index]
-            state = request.guessing
-            if state.is_on:
-                state.guesses = []
-                if not self._can_cut:
-                    _goes_without(request)
-                elif self._may_guess(request) and part.reaches_end:
-                    lines.append(request)
-        if not lines:
-            return plan
-        rows = sum(part.n_tokens for part in plan)
-        room = min(self._backend.info.n_batch - rows, most)
-        if rows < FEW_ROWS:
-            room = min(room, FEW_ROWS - rows)
-        self._choose(lines, rows, sum(part.reaches_end for part in plan), room)
-        return add_guesses(plan, [len(one.guessing.guesses) for one in ready], room=room)
+    def choose(self, ready: Sequence[Request], step: Guessable) -> list[int]:
+        """Choose guesses for these requests of a step, into ``Guessing.guesses``; how many each."""
+        lines = [ready[at] for at in step.indexes]
+        self._choose(lines, step.rows, step.n_sampled, step.room)
+        return [len(one.guessing.guesses) for one in lines]
 
     def _may_guess(self, request: Request) -> bool:
-        """Whether there is anything to guess with; keeps the index of what was said up to date."""
+        """Whether there is anything to guess with; keeps the index of its tokens up to date."""
         state = request.guessing
         if state.method is not m.Speculation.NGRAM:
-            return state.candidates is not None or request.is_generating
+            return state.candidates is not None or request.line.is_generating
         copies = state.copies = state.copies or CopyGuesser()
-        is_read = copies.catch_up(request.tokens, n_prompt=request.n_prompt, limit=INDEX_TOKENS)
-        return is_read and copies.is_expecting and request.is_generating
+        line = request.line
+        is_read = copies.catch_up(line.tokens, n_prompt=line.n_prompt, limit=INDEX_TOKENS)
+        return is_read and copies.is_expecting and line.is_generating
 
-    def _choose(self, lines: Sequence[Request], rows: int, said: int, room: int) -> None:
-        """The guesses of each request. What is to be judged comes first: somebody asked for it."""
+    def _choose(self, lines: Sequence[Request], rows: int, n_sampled: int, room: int) -> None:
+        """The guesses of each request. What is to be judged comes first: a caller asked for it."""
         for request in [one for one in lines if one.guessing.candidates is not None]:
-            judged = self._sensible(request, unjudged(request), room)
+            judged = self._sensible(request, request.guessing.unjudged(request.line.n_reply), room)
             request.guessing.guesses = judged
             room -= len(judged)
             rows += len(judged)
@@ -123,7 +114,7 @@ class Guesses:
         counts = share_guesses(
             [offer.chances for offer in offers],
             rows=rows,
-            said=said,
+            said=n_sampled,
             room=room,
             cost=self._cost,
             min_gain=self._policy.min_gain,
@@ -147,23 +138,28 @@ class Guesses:
         return self._sensible(request, copies.guess(n), n) if copies is not None else []
 
     def _drafts(self, lines: Sequence[Request], rows: int) -> list[Offer]:
-        drafter = self._drafter
-        if drafter is None:
+        draft_model = self._draft_model
+        if draft_model is None:
             return []
-        wanted: list[tuple[Request, int]] = []
+        # With a set cost of a row, drafting counts as free.
+        draft_step = 0.0 if self._policy.row_cost is not None else draft_model.step_seconds
+        drafting: dict[Timeline, Request] = {}
+        wanted: list[tuple[Timeline, int]] = []
         for request in lines:
             if request.guessing.method is m.Speculation.DRAFT:
                 pace = request.guessing.pace = request.guessing.pace or DraftPace()
                 n = pace.length(
-                    request.n_generated,
+                    request.line.n_generated,
                     rows=rows,
-                    draft_step=0.0 if self._policy.row_cost is not None else drafter.step_seconds,
+                    draft_step=draft_step,
                     cost=self._cost,
                     policy=self._policy,
                 )
-                wanted.append((request, min(n, n_guessable(request))))
+                drafting[request.line] = request
+                wanted.append((request.line, min(n, n_guessable(request))))
         offers = []
-        for request, guesses in drafter.draft([one for one in wanted if one[1] > 0]).items():
+        for line, guesses in draft_model.draft([one for one in wanted if one[1] > 0]).items():
+            request = drafting[line]
             kept = self._sensible(request, guesses, len(guesses))
             chance = request.guessing.pace.chance if request.guessing.pace is not None else 0.0
             offers.append(Offer(request, chances_of(chance, len(kept)), kept))
@@ -184,14 +180,14 @@ class Guesses:
             request.guessing.guesses = []
             return
         del request.guessing.guesses[part.n_guesses :]
-        at = request.n_kv + part.n_tokens
+        at = request.line.n_kv + part.n_tokens
         for guess in request.guessing.guesses:
-            batch.add(guess, at, request.kv_seq, want_logits=True)
+            batch.add(guess, at, request.line.kv_seq, want_logits=True)
             at += 1
 
     # ── after a step ────────────────────────────────────────────────────────────────────────────
 
-    def saw_step(self, rows: int, seconds: float) -> None:
+    def record_step(self, rows: int, seconds: float) -> None:
         """What a step cost, however many of its rows were guesses."""
         self._cost.saw(rows, seconds)
 
@@ -215,10 +211,10 @@ class Guesses:
             if request.is_finished:
                 break
             judged += 1
-            if request.tokens[-1] != guess:
+            if request.line.tokens[-1] != guess:
                 break
             accepted += 1
-            request.n_kv += 1  # its cell is there already
+            request.line.decoded(1)  # its cell is there already
             state.n_ahead -= 1
             state.n_accepted += 1  # before the row is sampled, since that may end the request
             yield row + accepted
@@ -229,24 +225,25 @@ class Guesses:
 
     def trim(self, request: Request) -> None:
         """Remove what is in the context beyond the accepted tokens; before the request leaves."""
-        if not request.guessing.n_ahead or request.seq is None:
+        if not request.guessing.n_ahead or request.line.seq is None:
             return
         request.guessing.n_ahead = 0
-        self._backend.seq_remove(request.seq, request.n_kv, -1)
+        self._backend.seq_remove(request.line.seq, request.line.n_kv, -1)
 
     def forget(self, request: Request) -> None:
         """The request has ended."""
         request.guessing.copies = None
-        if self._drafter is not None:
-            self._drafter.forget(request)
+        if self._draft_model is not None:
+            self._draft_model.forget(request.line)
 
     def close(self) -> None:
-        if self._drafter is not None:
-            self._drafter.close()
+        if self._draft_model is not None:
+            self._draft_model.close()
 
 
-def _goes_without(request: Request) -> None:
-    """Guesses could not be taken back here: the request runs on as it is, and says so."""
-    if request.guessing.method is not m.Speculation.OFF:
-        request.note = NOT_CUT if request.note is None else f"{request.note}; {NOT_CUT}"
-        request.guessing.method = m.Speculation.OFF
+def n_guessable(request: Request) -> int:
+    """Guesses that could all be right: the last token of a reply needs no cell."""
+    line = request.line
+    if request.guessing.candidates is not None:
+        return line.n_cells - len(line.tokens)
+    return request.reply.max_tokens - line.n_reply - 1

@@ -1,32 +1,34 @@
-"""One step of an engine: a batch of everybody's next tokens, computed, sampled and accepted.
+"""One step of an engine: a batch of the next tokens of all requests, computed and sampled.
 
 A failed step is attributed to the request that caused it (``engine.fault_isolation``); a context
-that is not to be trusted any more is replaced in place. Runs on the engine thread.
+that cannot be relied on any more is replaced in place. Runs on the engine thread.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
 
 from actors import messages as m
-from actors.engine import resume
 from actors.engine.abortable_decode import Decoder, StepOverdue
-from actors.engine.batch_plan import plan_step
-from actors.engine.fault_isolation import Isolation
-from actors.engine.lifecycle import Endings
+from actors.engine.batch_plan import Budget, Demand, Slice, plan_step
+from actors.engine.fault_isolation import FaultIsolation
+from actors.engine.lifecycle import Lifecycle
 from actors.engine.live_sequences import LiveSequences
+from actors.engine.report import progress
 from actors.engine.request import Request
 from actors.engine.speculative_decoding import Guesses
-from actors.kv.cache_client import CacheDialogue
-from actors.kv.prompt_logits import logits_memory
+from actors.kv.cache_client import CacheClient
 from native.backend import Backend, Batch
 from native.errors import DecodeAborted, DecodeFailed, NativeError, NoKvSpace, NoTokenLeft
 
-PREFILL_SHARE_TOKENS = 128  # of a step, while other requests generate
+PREFILL_SHARE_TOKENS: Final = 128
+"""Of a step, while other requests generate."""
 
 
-class Stepper:
+class StepRunner:
     """Runs the steps of one engine."""
 
     def __init__(
@@ -34,9 +36,9 @@ class Stepper:
         backend: Backend,
         decoder: Decoder,
         live: LiveSequences,
-        cache: CacheDialogue,
+        cache: CacheClient,
         guesses: Guesses,
-        endings: Endings,
+        requests: Lifecycle,
         send: Callable[[object, object], None],
     ) -> None:
         self._backend = backend
@@ -44,55 +46,45 @@ class Stepper:
         self._live = live
         self._cache = cache
         self._guesses = guesses
-        self._endings = endings
+        self._requests = requests
         self._send = send
         self._batch = Batch()
-        self._isolation = Isolation[Request]()
+        self._budget = Budget(backend.info.n_batch, PREFILL_SHARE_TOKENS)
+        self._isolation = FaultIsolation[Request]()
         self._must_rebuild = False
-        self.known_logits = logits_memory(cache.logits_memory_bytes)
         self.tokens_generated = 0
         self.contexts_rebuilt = 0
 
     def run(self) -> bool:
-        """One step of all who are ready; whether anybody was."""
-        ready = [request for request in self._endings.running if request.is_ready]
-        for request in [one for one in ready if not one.n_pending]:
+        """One step of all requests that are ready; whether there were any."""
+        ready = [request for request in self._requests.running if request.is_ready]
+        for request in [one for one in ready if not one.line.n_pending]:
             ready.remove(request)
             self._begin_at_once(request)
         if ready:
-            self._isolation.keep(self._endings.running)
+            self._isolation.keep(self._requests.running)
             self._step(self._isolation.choose(ready))
         return bool(ready)
 
-    def _step(self, ready: list[Request]) -> None:
-        info = self._backend.info
-        ready, n_batch = resume.in_small_steps(ready, info.n_batch)
-        plan = plan_step(ready, n_batch=n_batch, prefill_share=PREFILL_SHARE_TOKENS)
-        plan = [self._cache.cut_at_stop(ready[part.index], part) for part in plan]
-        plan = [resume.cut_at_reply(ready[part.index], part) for part in plan]
-        plan = self._guesses.add_to(plan, ready, most=PREFILL_SHARE_TOKENS)
+    def _step(self, ready: Sequence[Request]) -> None:
+        demands = [self._demand(request) for request in ready]
+        plan = plan_step(demands, self._budget, partial(self._guesses.choose, ready))
         if any(part.n_tokens > 1 for part in plan):
-            for request in self._endings.running:  # nothing waits behind a long step
-                self._endings.deliver(request)
-        self._batch.clear()
-        rows: list[tuple[Request, int | None]] = []
-        for part in plan:
-            request = ready[part.index]
-            tokens = request.tokens[request.n_kv : request.n_kv + part.n_tokens]
-            row = self._batch.extend_prefill(tokens, request.n_kv, request.kv_seq, part.reaches_end)
-            rows.append((request, row if part.reaches_end else None))
-            self._guesses.fill(self._batch, request, part)
+            for request in self._requests.running:  # nothing waits behind a long step
+                self._requests.deliver(request)
+        rows = self._fill(plan, ready)
         began = time.perf_counter()
         if not self._decode(rows):
             return
-        self._cache.saw_step(len(self._batch), time.perf_counter() - began)
-        self._guesses.saw_step(len(self._batch), time.perf_counter() - began)
-        self._live.stepped()
+        seconds = time.perf_counter() - began
+        self._cache.record_step(len(self._batch), seconds)
+        self._guesses.record_step(len(self._batch), seconds)
+        self._live.stepped(1, time.monotonic())
         for part, (request, row) in zip(plan, rows, strict=True):
-            request.n_kv += part.n_tokens
-            self._cache.reached(request)
+            request.line.decoded(part.n_tokens)
+            self._cache.reached(request.cache)
             if row is None:
-                self._send(request.reply_to, request.progress())
+                self._send(request.spec.reply_to, progress(request))
             elif request.is_prefill_only:
                 self._keep_logits(request, row)
                 self._end_prefill(request)
@@ -101,120 +93,150 @@ class Stepper:
         if self._must_rebuild:
             self._rebuild()
 
+    def _demand(self, request: Request) -> Demand:
+        line = request.line
+        stops = [] if (stop := self._cache.next_stop(request.cache)) is None else [stop]
+        if line.n_resumed and line.n_kv < line.n_prompt:
+            stops.append(line.n_prompt)  # as the step ended that read the prompt first
+        return Demand(
+            n_pending=line.n_pending,
+            is_generating=line.is_generating,
+            needs_small_step=line.is_rereading,
+            stop_after=min(stops) - line.n_kv if stops else None,
+            may_guess=self._guesses.prepare(request),
+        )
+
+    def _fill(
+        self, plan: Sequence[Slice], ready: Sequence[Request]
+    ) -> list[tuple[Request, int | None]]:
+        """Make the batch of a plan: each request, and the row that its next token is drawn from."""
+        self._batch.clear()
+        rows: list[tuple[Request, int | None]] = []
+        for part in plan:
+            request = ready[part.index]
+            line = request.line
+            tokens = line.tokens[line.n_kv : line.n_kv + part.n_tokens]
+            row = self._batch.extend_prefill(tokens, line.n_kv, line.kv_seq, part.reaches_end)
+            rows.append((request, row if part.reaches_end else None))
+            self._guesses.fill(self._batch, request, part)
+        return rows
+
     def _decode(self, rows: list[tuple[Request, int | None]]) -> bool:
-        if not self._decoder.may_begin(request.request_id for request, _ in rows):
-            self._endings.drop_cancelled()
+        if not self._decoder.may_begin(request.spec.request_id for request, _ in rows):
+            self._requests.drop_cancelled()
             return False
         error = self._decoder.run(self._batch)
         ran = [request for request, _ in rows]
         if error is None:
-            self._isolation.acquit(ran)
+            self._isolation.clear(ran)
             return True
-        self._roll_back(rows)
+        self._roll_back(ran)
         match error:
             case DecodeAborted():
-                self._endings.drop_cancelled()
+                self._requests.drop_cancelled()
             case NoKvSpace():
                 # Admission counts cells, so this is a bug or a backend that needs more than it
-                # says; idle sequences give way, then the youngest request; the others go on.
+                # reports; idle sequences are dropped, then the youngest request fails.
                 if not self._live.drop_idle():
-                    self._endings.fail(rows[-1][0], m.FailReason.OVERLOADED, str(error))
+                    self._requests.fail(ran[-1], m.FailReason.OVERLOADED, str(error))
             case _:
-                for request in self._isolation.accuse(ran):
-                    self._endings.fail(request, m.FailReason.ENGINE_ERROR, str(error))
+                for request in self._isolation.suspect(ran):
+                    self._requests.fail(request, m.FailReason.ENGINE_ERROR, str(error))
                 if isinstance(error, DecodeFailed | StepOverdue):
                     self._rebuild()
         return False
 
     def _rebuild(self) -> None:
-        """Go on in a new context: the old one is not to be trusted. Nobody is told, only later.
+        """Replace the context. Callers are not notified; their replies are only delayed.
 
-        If even that fails the process ends, and its supervisor takes it from there.
+        If even that fails the process ends, and its supervisor restarts it.
         """
         self._must_rebuild = False
         self._backend.rebuild()
         self.contexts_rebuilt += 1
-        self._live.forget_all(self._endings.running)
-        for request in self._endings.running:
-            if request.is_finished or request.awaited_ref is not None:
+        running = self._requests.running
+        self._live.forget_all(running)
+        for request in running:
+            if request.is_finished or request.cache.is_waiting:
                 continue
-            self._live.settle(request, self._endings.running)
+            now = time.monotonic()
+            self._live.settle(request, running, now)
             if request.following is None:
-                self._cache.look_up(request)
+                self._cache.look_up(request.cache, now)
 
-    def _roll_back(self, rows: list[tuple[Request, int | None]]) -> None:
-        for request, _ in rows:
-            if not self._backend.seq_remove(request.kv_seq, request.n_kv, -1):
-                # A memory that cannot be cut went further, nobody knows how far: from the start.
-                self._backend.seq_remove(request.kv_seq, 0, -1)
-                request.n_kv = 0
+    def _roll_back(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            line = request.line
+            if not self._backend.seq_remove(line.kv_seq, line.n_kv, -1):
+                # Memory that cannot be cut went further, and how far is not known: start again.
+                self._backend.seq_remove(line.kv_seq, 0, -1)
+                line.emptied()
 
     def _begin_at_once(self, request: Request) -> None:
         """The whole prompt is in the context and its logits are known: no decode is needed."""
         if request.is_prefill_only:
             self._end_prefill(request)
             return
-        logits, request.first_logits = request.first_logits, None
-        try:
-            token = request.sample_known(logits, self._backend) if logits is not None else None
-        except NativeError:
-            token = None
-        if token is None:  # not a distribution: compute the last token again instead
-            request.n_kv -= 1
-            request.n_reused = min(request.n_reused, request.n_kv)
-            request.n_live = min(request.n_live, request.n_kv)
-            self._backend.seq_remove(request.kv_seq, request.n_kv, -1)
+        line, logits = request.line, request.cache.take_first_logits()
+        token: int | None = None
+        if logits is not None:
+            try:
+                token = request.reply.sample_known(self._backend, logits, line.n_generated)
+            except NativeError:
+                logits = None
+        if token is None or logits is None:  # not a distribution: compute the last token again
+            line.cut(line.n_kv - 1)
+            self._backend.seq_remove(line.kv_seq, line.n_kv, -1)
             return
-        request.tip_logits = logits
+        request.cache.keep_tip_logits(logits)
         self._accept(request, token)
 
     def _end_prefill(self, request: Request) -> None:
         """The prompt is in the context, and nothing more was asked for."""
-        request.prefilled = time.monotonic()
-        request.finish(m.FinishReason.PREFILLED, request.prefilled)
-        self._send(request.reply_to, request.progress())
-        self._endings.finish(request)
+        now = request.clock.prefilled = time.monotonic()
+        request.finish(m.FinishReason.PREFILLED, now)
+        self._send(request.spec.reply_to, progress(request))
+        self._requests.finish(request)
 
     def _sample(self, request: Request, row: int) -> None:
-        if request.ends_as is not None:
-            request.finish(request.ends_as, time.monotonic())
-            self._endings.finish(request)
+        line = request.line
+        if request.resume.ends_as is not None:
+            request.finish(request.resume.ends_as, time.monotonic())
+            self._requests.finish(request)
             return
         for at in self._guesses.rows(request, row):
             try:
-                token = request.sample(self._backend, at)
+                token = request.reply.sample(self._backend, at, line.n_generated)
             except NativeError as error:
-                self._blame(request, error)
+                self._fail_sampling(request, error)
                 return
             self._isolation.found_good_numbers()
-            if not request.n_generated:
+            if not line.n_generated:
                 self._keep_logits(request, at)
             self._accept(request, token)
 
-    def _blame(self, request: Request, error: NativeError) -> None:
+    def _fail_sampling(self, request: Request, error: NativeError) -> None:
         """No token can be chosen for this request; the others of its step are not touched."""
         asked_for_it = isinstance(error, NoTokenLeft)
         reason = m.FailReason.INVALID_REQUEST if asked_for_it else m.FailReason.ENGINE_ERROR
-        self._endings.fail(request, reason, str(error))
+        self._requests.fail(request, reason, str(error))
         if isinstance(error, DecodeFailed) and self._isolation.found_bad_numbers():
             self._must_rebuild = True  # once the others of this step have their tokens
 
     def _keep_logits(self, request: Request, row: int) -> None:
         """Those of the prompt's last position: an exact repeat then needs no decode."""
-        if self._backend.info.can_cut:
-            request.tip_logits = self._backend.logits(row)
-            self.known_logits.put(self._cache.prompt_key(request), request.tip_logits)
+        self._cache.keep_logits(request.cache, partial(self._backend.logits, row))
 
     def _accept(self, request: Request, token: int) -> None:
         now = time.monotonic()
-        first = not request.n_generated
-        request.hold(request.accept(token, self._backend, now))
+        first = not request.line.n_generated
+        request.reply.hold(request.accept(token, self._backend, now))
         self.tokens_generated += 1
-        self._endings.deliver_if_due(request, now, first=first)
+        self._requests.deliver_if_due(request, now, first=first)
         if request.is_finished:
             self._guesses.trim(request)
-            self._endings.finish(request)
+            self._requests.finish(request)
         elif first:
-            self._cache.save(request, request.prompt_save_reason, request.n_prompt)
+            self._cache.save_prompt(request.cache, now)
         else:
-            self._cache.save_block(request)
+            self._cache.save_block(request.cache, now)

@@ -12,19 +12,22 @@ has a right value, the positions afterwards) is not used, and the next shorter o
 from __future__ import annotations
 
 import time
-import uuid
+from dataclasses import replace
 
 from actors import messages as m
-from actors.engine.request import Request
 from actors.kv.checkpoint_plan import Stops, blocks_between, is_rung, query, tip
-from actors.kv.reader import slowness
-from actors.kv.restore_cost import Piece
-from actors.kv.store import ROWS_PER_MESSAGE, KvStore
-from cache import keys, refs, tokens
-from cache.answers import BlockRef
-from cache.arena import SlabWriter
+from actors.kv.reader import RowReader, slowness
+from actors.kv.request_cache import RequestCache
+from actors.kv.restore_cost import Piece, Rates
+from actors.kv.restore_plan import Restored
+from actors.kv.row_plan import RowPlan
+from actors.kv.row_writer import Grant, RowWriter
+from actors.kv.store import ROWS_PER_MESSAGE
+from cache import refs, tokens
+from cache.answers import BlockRef, Miss, MissReason
 from cache.errors import CacheError
-from cache.rows import RowHeader, row_bytes
+from cache.rows import row_bytes
+from native.backend import Backend
 from native.errors import NativeError, StateRefused
 
 HELD_BYTES_LIMIT = 256 << 20
@@ -33,26 +36,39 @@ LINK_META_BYTES = 128
 """Metadata of a row is shorter, and every state that is worth opening a row for is longer."""
 
 
-class CheckpointStore(KvStore):
+class CheckpointStore:
     """Rows of a model whose memory is saved as checkpoints."""
 
-    def _why_unusable(self) -> str:
-        if self._arena_path is None:
-            return "cache_off"
-        return "model_cannot_be_cut" if self._backend.info.memory == "none" else ""
+    def __init__(
+        self,
+        backend: Backend,
+        plan: RowPlan,
+        reader: RowReader,
+        writer: RowWriter,
+        rates: Rates,
+        unusable_because: MissReason | None,
+    ) -> None:
+        self._backend = backend
+        self._plan = plan
+        self._policy = plan.policy
+        self._block = plan.block_tokens
+        self._reader = reader
+        self._writer = writer
+        self.rates = rates
+        self.unusable_because = unusable_because
 
     # ── taking states ───────────────────────────────────────────────────────────────────────────
 
-    def next_stop(self, request: Request) -> int | None:
+    def next_stop(self, request: RequestCache) -> int | None:
         if not self._is_worth_it(request):
             return None
-        return self._stops(request).after(request.n_kv)
+        return self._stops(request).after(request.line.n_kv)
 
-    def reached(self, request: Request) -> None:
+    def reached(self, request: RequestCache) -> None:
         if not self._is_worth_it(request):
             return
-        at = request.n_kv
-        if at < request.n_prompt:
+        at = request.line.n_kv
+        if at < request.line.n_prompt:
             if self._stops(request).is_stop(at):
                 self._hold(request, at)
             return
@@ -60,31 +76,35 @@ class CheckpointStore(KvStore):
         if rest or blocks <= request.n_stored_blocks or not self._policy.save_while_generating:
             return
         # The next turn goes on from the last of these; one that is no rung was only kept till now.
-        older = [p for p in request.states if p >= request.n_prompt and not self._is_rung(p)]
+        older = [p for p in request.states if p >= request.line.n_prompt and not self._is_rung(p)]
         if self._hold(request, at, while_generating=True):
             for position in older:
                 request.states.pop(position, None)
 
-    def _is_worth_it(self, request: Request) -> bool:
-        return self.is_usable and request.n_prompt >= self._policy.min_tokens
+    def _is_worth_it(self, request: RequestCache) -> bool:
+        is_usable = self.unusable_because is None
+        return is_usable and request.line.n_prompt >= self._policy.min_tokens
 
-    def _stops(self, request: Request) -> Stops:
+    def _stops(self, request: RequestCache) -> Stops:
+        line = request.line
         return Stops(
-            n_prompt=request.n_prompt,
+            n_prompt=line.n_prompt,
             block_tokens=self._block,
             grows=self._backend.info.state_grows,
             n_stored_blocks=request.n_stored_blocks,
-            has_tip=request.n_reused == request.n_prompt - 1 or not self._policy.save_prompt_tail,
+            has_tip=line.n_reused == line.n_prompt - 1 or not self._policy.save_prompt_tail,
         )
 
     def _is_rung(self, position: int) -> bool:
         blocks, rest = divmod(position, self._block)
         return not rest and is_rung(blocks, self._backend.info.state_grows)
 
-    def _hold(self, request: Request, position: int, *, while_generating: bool = False) -> bool:
+    def _hold(
+        self, request: RequestCache, position: int, *, while_generating: bool = False
+    ) -> bool:
         """Copy the sequence's state; whether it was worth it, and possible."""
         try:
-            size = self._backend.checkpoint_bytes(request.kv_seq)
+            size = self._backend.checkpoint_bytes(request.line.kv_seq)
             if size > HELD_BYTES_LIMIT:
                 return False
             if while_generating and position // self._block % blocks_between(size):
@@ -92,7 +112,7 @@ class CheckpointStore(KvStore):
             while sum(map(len, request.states.values())) > HELD_BYTES_LIMIT - size:
                 del request.states[min(request.states)]
             state = bytearray(size)
-            self._backend.save_checkpoint(request.kv_seq, state)
+            self._backend.save_checkpoint(request.line.kv_seq, state)
         except NativeError:
             return False  # this position is stored as a link, the request is unharmed
         request.states[position] = state
@@ -100,46 +120,40 @@ class CheckpointStore(KvStore):
 
     # ── looking up ──────────────────────────────────────────────────────────────────────────────
 
-    def _query(self, request: Request) -> list[int]:
-        return query(request.tokens, self._block)
+    def query(self, request: RequestCache) -> bytes:
+        return tokens.pack(query(request.line.tokens, self._block))
 
-    def restore(self, request: Request, found: m.PrefixResolved) -> list[m.RowRejected]:
-        """Bring the longest usable checkpoint into the request's sequence; rows that failed."""
+    def restore(self, request: RequestCache, found: m.PrefixResolved) -> Restored:
+        """Copy the longest usable checkpoint into the request's sequence, which is empty."""
         started = time.perf_counter()
-        asked = tokens.pack(self._query(request))
-        rejected: list[m.RowRejected] = []
-        path = refs.unpack_blocks(found.blocks, self._root, asked)
+        asked, n_tokens = self.query(request), len(request.line.tokens)
+        path = refs.unpack_blocks(found.blocks, self._plan.root, asked)
         whole = [ref for ref in path if ref.n_used == ref.n_tokens]
-        reached, why = self._restore_longest(request, whole, asked, rejected)
-        request.n_kv = request.n_reused = reached
-        lost = min((ref.start for ref in path if self._is_among(ref, rejected)), default=None)
+        tried = self._restore_longest(request, whole, asked)
+        refused = {row.key for row in tried.refused}
+        lost = min((ref.start for ref in path if ref.key in refused), default=None)
         known = [ref for ref in whole if ref.n_tokens == self._block and not _is_tip(ref, asked)]
         n_known = len(known) if lost is None else min(len(known), lost // self._block)
-        request.n_stored_blocks = n_known
-        if rejected:
-            why = "row_rejected"
-        if reached == len(request.tokens) - 1:
-            request.missed(None)
-        else:
-            miss = _without_tip(found.miss_reason, len(request.tokens) - 1, self._block)
-            request.missed(why or miss or f"no_checkpoint_beyond:{reached}")
-        request.restore_ms = 1e3 * (time.perf_counter() - started)
-        return rejected
+        miss: Miss | None = None
+        if tried.n_kv != n_tokens - 1:
+            rejected = Miss(MissReason.ROW_REJECTED) if refused else tried.miss
+            missed = _without_tip(found.miss, n_tokens - 1, self._block)
+            miss = rejected or missed or Miss(MissReason.NO_CHECKPOINT_BEYOND, tried.n_kv)
+        seconds = time.perf_counter() - started
+        return replace(tried, miss=miss, n_stored_blocks=n_known, seconds=seconds)
 
     def _restore_longest(
-        self, request: Request, rows: list[BlockRef], asked: bytes, rejected: list[m.RowRejected]
-    ) -> tuple[int, str | None]:
-        """Try the last row first; how many tokens are restored, and why no more if that is known.
-
-        Rows that fail are added to ``rejected``; the sequence is empty again after each of them.
-        """
-        why = None
+        self, request: RequestCache, rows: list[BlockRef], asked: bytes
+    ) -> Restored:
+        """Try the last row first. The sequence is empty again after each row that fails."""
+        rejected: list[m.RowRejected] = []
+        why: Miss | None = None
         for ref in reversed(rows):
             piece = Piece(ref.tier, ref.row_bytes, ref.start + ref.n_tokens)
             if _is_link(ref):
                 continue
             if not self.rates.worth_restoring([piece]):
-                why = "restore_would_be_slower:0"
+                why = Miss(MissReason.RESTORE_WOULD_BE_SLOWER, 0)
                 continue
             started = time.perf_counter()
             try:
@@ -151,21 +165,24 @@ class CheckpointStore(KvStore):
                 rejected.append(m.RowRejected(ref.key, ref.tier, str(error)))
                 continue
             except NativeError as error:
-                return 0, f"not_restored:{type(error).__name__}"
+                why = Miss(MissReason.NOT_RESTORED, detail=type(error).__name__)
+                break
             if reached:
-                self.rates.saw_restore([piece], time.perf_counter() - started)
-                request.source = max("none", ref.tier, key=slowness)
-                return reached, why
-        return 0, why
+                return Restored(
+                    why,
+                    0,
+                    n_kv=reached,
+                    source=max("none", ref.tier, key=slowness),
+                    refused=tuple(rejected),
+                    read=(piece,),
+                    read_seconds=time.perf_counter() - started,
+                )
+        return Restored(why, 0, n_kv=0, refused=tuple(rejected))
 
-    @staticmethod
-    def _is_among(ref: BlockRef, rejected: list[m.RowRejected]) -> bool:
-        return any(row.key == ref.key for row in rejected)
-
-    def _restore_row(self, request: Request, ref: BlockRef, asked: bytes) -> int:
+    def _restore_row(self, request: RequestCache, ref: BlockRef, asked: bytes) -> int:
         """Restore a row's state; how many tokens the sequence holds then, 0 for a link."""
         n_tokens = ref.start + ref.n_tokens - _is_tip(ref, asked)
-        if not 1 <= n_tokens < len(request.tokens):
+        if not 1 <= n_tokens < len(request.line.tokens):
             return 0
         row = self._reader.open_checked(ref, tokens.cut(asked, ref.start, ref.start + ref.n_tokens))
         try:
@@ -173,72 +190,55 @@ class CheckpointStore(KvStore):
                 raise CacheError(f"the row holds {row.header.n_tokens} tokens, not {ref.n_tokens}")
             if not row.header.payload_bytes:
                 return 0
-            self._backend.restore_checkpoint(request.kv_seq, n_tokens, row.payload)
+            self._backend.restore_checkpoint(request.line.kv_seq, n_tokens, row.payload)
         finally:
             row.close()
         return n_tokens
 
     # ── saving ──────────────────────────────────────────────────────────────────────────────────
 
-    def completes_block(self, request: Request) -> bool:
+    def completes_block(self, request: RequestCache) -> bool:
         """While it generates, rungs only: what is between two checkpoints is of no use alone."""
-        blocks, rest = divmod(request.n_kv, self._block)
+        blocks, rest = divmod(request.line.n_kv, self._block)
         return (
-            self.is_usable
+            self.unusable_because is None
             and not rest
-            and self._is_rung(request.n_kv)
+            and self._is_rung(request.line.n_kv)
             and (blocks > request.n_stored_blocks)
         )
 
-    def wanted(self, request: Request) -> m.ReserveRows | None:
-        if not self.is_usable or request.save_upto < self._policy.min_tokens:
-            return None
+    def new_rows(self, request: RequestCache) -> list[m.RowWanted]:
+        if request.save_upto < self._policy.min_tokens:
+            return []
         rows: list[m.RowWanted] = []
         for blocks in range(request.n_stored_blocks + 1, request.save_upto // self._block + 1):
             if len(rows) == ROWS_PER_MESSAGE:
-                break
+                return rows
             start, end = (blocks - 1) * self._block, blocks * self._block
             state = request.states.get(end, b"")
-            rows.append(self._want(request, start, request.tokens[start:end], state))
-        else:
-            rows += self._ends(request)
-        if not rows:
-            return None
-        ref = uuid.uuid4().hex
-        self._wanted[ref] = {row.key: row for row in rows}
-        return m.ReserveRows(ref, self._holder, self._root, int(request.save_reason), tuple(rows))
+            packed = request.line.packed(start, end)
+            rows.append(self._plan.state_row(request, start, packed, len(state)))
+        return rows + self._ends(request)
 
-    def _ends(self, request: Request) -> list[m.RowWanted]:
+    def _ends(self, request: RequestCache) -> list[m.RowWanted]:
         """Rows that are no blocks: the prompt's tip, and the link that ``finish_key`` names."""
         ends: list[m.RowWanted] = []
-        last = request.n_prompt - 1
+        last = request.line.n_prompt - 1
         start = last // self._block * self._block
         is_a_block = start == last and last // self._block > request.n_stored_blocks
         if last in request.states and not is_a_block:
-            of_prompt = tip(request.tokens[: request.n_prompt], self._block)
-            ends.append(self._want(request, start, of_prompt, request.states[last]))
+            of_prompt = tokens.pack(tip(request.line.tokens[: request.line.n_prompt], self._block))
+            n_bytes = len(request.states[last])
+            ends.append(self._plan.state_row(request, start, of_prompt, n_bytes))
         upto = request.save_upto
         at = upto // self._block * self._block
         if request.is_finished and at < upto and self._policy.save_finish_tail:
-            link = self._want(request, at, request.tokens[at:upto], b"")
+            link = self._plan.state_row(request, at, request.line.packed(at, upto), 0)
             if link.key != request.stored_tail:
                 ends.append(link)
         return ends
 
-    def _want(
-        self, request: Request, start: int, ids: list[int], state: bytes | bytearray
-    ) -> m.RowWanted:
-        parent = self._chain(request, start // self._block)
-        packed = tokens.pack(ids)
-        return m.RowWanted(
-            key=keys.child_key(parent, packed),
-            parent=parent,
-            start=start,
-            tokens=packed,
-            row_bytes=row_bytes(len(ids), len(state), self._meta),
-        )
-
-    def _mark_offered(self, request: Request, row: m.RowWanted) -> None:
+    def was_offered(self, request: RequestCache, row: m.RowWanted) -> None:
         request.states.pop(_end_of(row), None)
         if row.tokens.startswith(_TIP_BYTES):
             return
@@ -247,39 +247,13 @@ class CheckpointStore(KvStore):
         else:
             request.stored_tail = row.key
 
-    def _is_late(self, request: Request, row: m.RowWanted) -> bool:
-        del request, row  # its ends are links, and states of sequences that go on
-        return False
-
-    def _write_row(self, request: Request, row: m.RowWanted, offset: int, ends: bytes) -> bool:
-        n_tokens = tokens.count(row.tokens)
+    def write(self, request: RequestCache, row: m.RowWanted, grant: Grant) -> bool:
         state: bytes | bytearray = b""
-        if row.row_bytes != row_bytes(n_tokens, 0, self._meta):
+        if row.row_bytes != self._plan.state_row_bytes(row.tokens, 0):
             state = request.states.get(_end_of(row), b"")
-            if row.row_bytes != row_bytes(n_tokens, len(state), self._meta):
+            if row.row_bytes != self._plan.state_row_bytes(row.tokens, len(state)):
                 return False  # it gave way to other states since it was offered
-        header = RowHeader(
-            key=row.key,
-            parent=row.parent,
-            root=self._root,
-            start=row.start,
-            n_tokens=n_tokens,
-            payload_bytes=len(state),
-            reason=request.save_reason,
-            created_unix_s=time.time(),
-        )
-        try:
-            writer = SlabWriter(self._arena_path or "", offset, row.row_bytes)
-            try:
-                meta = self._meta_of(b"", with_logits=False, ends=ends)
-                writer.begin(header, row.tokens, meta)
-                writer.payload[:] = state
-                writer.publish()
-            finally:
-                writer.close()
-        except (CacheError, OSError):
-            return False  # counted by cache_meta as abandoned; the request is unharmed
-        return True
+        return self._writer.write_state(row, grant, request.save_reason, state)
 
 
 _TIP_BYTES = tokens.pack([tokens.TIP])
@@ -290,12 +264,11 @@ def _end_of(row: m.RowWanted) -> int:
     return row.start + tokens.count(row.tokens) - row.tokens.startswith(_TIP_BYTES)
 
 
-def _without_tip(miss: str | None, n_asked: int, block: int) -> str | None:
+def _without_tip(miss: Miss | None, n_asked: int, block: int) -> Miss | None:
     """Where a prompt parted from what is stored, counted without the mark of its tip."""
-    reason, _, at = (miss or "").partition(":")
-    if not at.isdigit() or int(at) <= n_asked // block * block:
+    if miss is None or miss.at is None or miss.at <= n_asked // block * block:
         return miss
-    return f"{reason}:{int(at) - 1}"
+    return Miss(miss.reason, miss.at - 1)
 
 
 def _is_link(ref: BlockRef) -> bool:

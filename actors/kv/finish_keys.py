@@ -7,7 +7,6 @@ the model's process, within ``LIMIT_BYTES``; older ones are looked up in cache_m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from cache import tokens as token_bytes
@@ -16,15 +15,15 @@ from cache.lru import LruMap
 LIMIT_BYTES: Final = 8 << 20
 
 
-class RecentFinishKeys:
-    """Token lists by the key of their last row, within a limit."""
+class FinishKeys:
+    """Tokens by the key of their last row, within a limit."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         self._packed: LruMap[bytes, bytes] = LruMap(limit_bytes, len)
 
-    def put(self, key: bytes, ids: Sequence[int]) -> None:
-        """Keep the tokens; those of the keys used longest ago are dropped."""
-        self._packed.put(key, token_bytes.pack(ids))
+    def put(self, key: bytes, packed: bytes) -> None:
+        """Keep packed tokens; those of the keys used longest ago are dropped."""
+        self._packed.put(key, packed)
 
     def get(self, key: bytes | None) -> list[int] | None:
         """The tokens, or None if they are not kept any more."""

@@ -1,24 +1,27 @@
 """Restoring: from leased rows, in the arena or in files, into a request's sequence, by one copy.
 
-Every row passes the restore checklist (architecture §5): format, checksum and key proof while its
-head is parsed, namespace, position and the tokens themselves here, the state's own header in
-``native``, and the positions of the sequence afterwards. A row that fails is reported, so that it
+Every row is checked before it is used: format, checksum and key proof while its head is parsed,
+namespace, position and the tokens themselves here, the state's own header in ``native``, and the
+positions of the sequence afterwards. A row that fails is reported, so that it
 is dropped and can be stored again; what was good before it is used.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from actors import messages as m
-from actors.engine.request import Request
-from actors.kv import prompt_logits as first_logits
-from actors.kv.restore_cost import Piece, Rates
+from actors.kv import prompt_logits
+from actors.kv.request_cache import RequestCache
+from actors.kv.restore_cost import Rates
+from actors.kv.restore_plan import Restored, piece_of, plan_restore
+from actors.kv.row_plan import RowPlan
 from cache import refs, tokens
-from cache.answers import RAM, BlockRef
+from cache.answers import RAM, BlockRef, Miss, MissReason
 from cache.arena import ArenaReader
 from cache.errors import CacheError
 from cache.filesystem import PosixFilesystem
@@ -58,35 +61,26 @@ class _Row:
         return self.ref.start, row.header.n_tokens, row.payload[: self.kv_bytes]
 
 
-def _piece(ref: BlockRef) -> Piece:
-    return Piece(ref.tier, ref.row_bytes, ref.n_used)
-
-
-class KvReader:
+class RowReader:
     """Reads rows of one namespace for one engine."""
 
     def __init__(
         self,
         backend: Backend,
         *,
-        root: bytes,
-        block_tokens: int,
+        plan: RowPlan,
         arena_path: str | None,
         tier_dirs: Mapping[str, str],
         rates: Rates | None = None,
     ) -> None:
         self._backend = backend
-        self._root = root
-        self._block = block_tokens
+        self._plan = plan
+        self._block = plan.block_tokens
         self._tier_dirs = dict(tier_dirs)
         self._rates = rates or Rates()
         self._files = PosixFilesystem()
         self._arena_path = arena_path
         self._arena: ArenaReader | None = None
-
-    def change_root(self, root: bytes) -> None:
-        """Read rows of another namespace from now on."""
-        self._root = root
 
     def close(self) -> None:
         if self._arena is not None:
@@ -107,73 +101,74 @@ class KvReader:
             return None
         return whole if len(whole) == found.n_tokens else None
 
-    def restore(self, request: Request, found: m.PrefixResolved) -> list[m.RowRejected]:
-        """Bring what was found into the request's sequence; rows that may not be used.
+    def restore(self, request: RequestCache, found: m.PrefixResolved) -> Restored:
+        """Copy what was found into the request's sequence; what came of it.
 
         The prompt's last token is left to decode, since its logits choose the first new token,
         unless those logits are known or lie behind the last row. What the sequence shares already
-        stays; the rows go on where its last whole block ends. Rows that would be slower to restore
-        than to compute are left alone, and the request says so.
+        stays; the rows continue where its last whole block ends. Rows that would be slower to
+        restore than to compute are left alone.
         """
         started = time.perf_counter()
-        limit = min(found.n_tokens, request.n_usable)
-        known = max(request.n_stored_blocks, found.n_tokens // self._block)
-        if limit <= request.n_kv and request.n_kv:
-            request.n_stored_blocks = known
-            return []  # what is live reaches further
-        prompt = tokens.pack(request.tokens)
-        stored = refs.unpack_blocks(found.blocks, self._root, prompt)
-        request.missed(found.miss_reason)
-        n_worth = self._worth_it(request, stored, limit)
-        if n_worth < limit and n_worth <= request.n_kv:
-            request.n_stored_blocks = known
-            return []
-        limit = n_worth
-        base = request.n_kv // self._block * self._block
-        if base < request.n_kv:
-            self._backend.seq_remove(request.kv_seq, base, -1)
-            request.n_kv = request.n_live = base
-        checked, rejected = self._checked(stored, prompt, base, limit)
-        if not rejected and limit == len(request.tokens) - 1:
-            limit, checked = self._with_logits(request, checked, limit)
-        reached = base
+        line = request.line
+        prompt = line.packed()
+        stored = refs.unpack_blocks(found.blocks, self._plan.root, prompt)
+        plan = plan_restore(
+            stored,
+            n_found=found.n_tokens,
+            n_usable=request.n_usable,
+            n_kv=line.n_kv,
+            block_tokens=self._block,
+            miss=found.miss,
+            worth_restoring=self._rates.worth_restoring,
+        )
+        if plan is None or not plan.is_worth_it:
+            known = max(request.n_stored_blocks, found.n_tokens // self._block)
+            return Restored(request.miss if plan is None else plan.miss, known)
+        if plan.base < line.n_kv:
+            self._backend.seq_remove(line.kv_seq, plan.base, -1)
+        checked, rejected = self._checked(plan.rows, prompt, plan.limit)
+        limit, miss = plan.limit, plan.miss
+        logits: array[float] | None = None
+        logits_row = b""
+        if not rejected and limit == len(line.tokens) - 1:
+            logits = self._logits_of(request, checked, prompt)
+        if logits is not None:
+            limit, logits_row = len(line.tokens), checked[-1].mapped.tokens
+            checked[-1] = replace(checked[-1], end=limit)
+        reached = plan.base
         try:
-            reached, unusable = self._apply(request.kv_seq, checked, base, limit)
+            reached, unusable = self._apply(line.kv_seq, checked, plan.base, limit)
             if unusable is not None:
                 rejected.append(m.RowRejected(unusable.ref.key, unusable.ref.tier, "state refused"))
         except NativeError as error:
-            self._backend.seq_remove(request.kv_seq, base, -1)
-            request.missed(f"not_restored:{type(error).__name__}")
+            self._backend.seq_remove(line.kv_seq, plan.base, -1)
+            miss = Miss(MissReason.NOT_RESTORED, detail=type(error).__name__)
         for row in checked:
             row.mapped.close()
         if rejected:
-            request.missed("row_rejected")
-        request.n_kv = request.n_reused = reached
-        whole = found.n_tokens if reached == limit else reached
-        request.n_stored_blocks = whole // self._block
+            miss = Miss(MissReason.ROW_REJECTED)
         used = [row.ref.tier for row in checked if row.ref.start < reached]
-        request.source = max(used, key=slowness, default="none")
+        is_whole = reached == limit
         seconds = time.perf_counter() - started
-        request.restore_ms = 1e3 * seconds
-        if reached == limit:
-            self._rates.saw_restore([_piece(row.ref) for row in checked], seconds)
-        return rejected
-
-    def _worth_it(self, request: Request, stored: list[BlockRef], limit: int) -> int:
-        """The position up to which rows are restored rather than computed."""
-        held = request.n_kv
-        rows = [ref for ref in stored if ref.start + ref.n_used > held and ref.start < limit]
-        n_worth = self._rates.worth_restoring([_piece(ref) for ref in rows])
-        if n_worth == len(rows):
-            return limit
-        request.missed(f"restore_would_be_slower:{rows[n_worth].start}")
-        return max(rows[n_worth].start, held)
+        return Restored(
+            miss,
+            (found.n_tokens if is_whole else reached) // self._block,
+            n_kv=reached,
+            base=plan.base,
+            source=max(used, key=slowness, default="none"),
+            seconds=seconds,
+            refused=tuple(rejected),
+            read=tuple(piece_of(row.ref) for row in checked) if is_whole else (),
+            read_seconds=seconds,
+            first_logits=logits,
+            logits_row=logits_row,
+        )
 
     def _checked(
-        self, stored: list[BlockRef], prompt: bytes, base: int, limit: int
+        self, refs: Sequence[BlockRef], prompt: bytes, limit: int
     ) -> tuple[list[_Row], list[m.RowRejected]]:
-        """Open the leased rows between ``base`` and ``limit``, up to the first that fails."""
-        refs = [ref for ref in stored if base <= ref.start < limit]
+        """Open leased rows up to ``limit``, or to the first that fails."""
         opened = self._open_all(refs)
         checked: list[_Row] = []
         for at, (ref, mapped) in enumerate(zip(refs, opened, strict=True)):
@@ -191,7 +186,7 @@ class KvReader:
             checked.append(_Row(ref, mapped, end, kv_bytes))
         return checked, []
 
-    def _open_all(self, refs: list[BlockRef]) -> list[MappedRow | CacheError | OSError]:
+    def _open_all(self, refs: Sequence[BlockRef]) -> list[MappedRow | CacheError | OSError]:
         """Each row, or why it cannot be used. Digests of many files are computed side by side."""
         n_files = sum(ref.tier != RAM for ref in refs)
         if n_files < FILES_SIDE_BY_SIDE or VERIFY_THREADS < 2:
@@ -205,38 +200,29 @@ class KvReader:
         except (CacheError, OSError) as error:
             return error
 
-    def logits_pay(self, request: Request) -> bool:
-        """Whether kept logits are of use: they are of a prompt's last position."""
-        return not request.n_generated
-
     def _kv_bytes(self, row: MappedRow) -> int:
         """How much of the payload is KV: all, unless exactly one vocabulary of logits is left.
 
         A payload of any other size is not shortened, so that the backend refuses it.
         """
         kv_bytes = self._backend.block_bytes(row.header.n_tokens)
-        logits_bytes = first_logits.KEPT_BYTES
-        logits_bytes += first_logits.LOGIT_BYTES * self._backend.info.n_vocab
+        logits_bytes = prompt_logits.KEPT_BYTES
+        logits_bytes += prompt_logits.LOGIT_BYTES * self._backend.info.n_vocab
         has_logits = row.payload.nbytes == kv_bytes + logits_bytes
         return kv_bytes if has_logits else row.payload.nbytes
 
-    def _with_logits(
-        self, request: Request, rows: list[_Row], limit: int
-    ) -> tuple[int, list[_Row]]:
-        """Use the whole prompt when the row it ends in carries the logits of its last position."""
-        last = rows[-1] if rows and self.logits_pay(request) else None
-        whole = len(request.tokens)
-        if last is None:
-            return limit, rows
-        expected = tokens.pack(request.tokens[last.ref.start :])
-        n_vocab = self._backend.info.n_vocab
-        kept = first_logits.read(last.mapped.payload, last.kv_bytes, n_vocab)
-        if kept is None or last.ref.start + kept[0] != whole:
-            return limit, rows
-        if not last.mapped.tokens.startswith(expected):
-            return limit, rows
-        request.first_logits, request.logits_row = kept[1], last.mapped.tokens
-        return whole, [*rows[:-1], replace(last, end=whole)]
+    def _logits_of(
+        self, request: RequestCache, rows: Sequence[_Row], prompt: bytes
+    ) -> array[float] | None:
+        """The logits of the prompt's last position, if the row that it ends in carries them."""
+        if not rows or not request.may_use_logits:
+            return None
+        last = rows[-1]
+        kept = prompt_logits.read(last.mapped.payload, last.kv_bytes, self._backend.info.n_vocab)
+        if kept is None or last.ref.start + kept[0] != tokens.count(prompt):
+            return None
+        expected = tokens.cut(prompt, last.ref.start)
+        return kept[1] if last.mapped.tokens.startswith(expected) else None
 
     def _apply(self, seq: int, rows: list[_Row], base: int, limit: int) -> tuple[int, _Row | None]:
         """Restore checked rows: tokens that the sequence holds then, and a row that was refused.
@@ -292,7 +278,7 @@ class KvReader:
         return open_row(self._files, self._tier_dirs[block.tier], block.key)
 
     def _check(self, row: MappedRow, start: int, expected: bytes) -> None:
-        if row.header.root != self._root:
+        if row.header.root != self._plan.root:
             raise CacheError("the row belongs to another namespace")
         if row.header.start != start:
             raise CacheError(f"the row starts at {row.header.start}, expected {start}")

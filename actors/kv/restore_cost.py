@@ -35,7 +35,7 @@ class Piece:
 
 @dataclass(slots=True)
 class Rates:
-    """What this model's process has seen: seconds a token to compute, seconds a byte by tier."""
+    """What this model's process has measured: seconds per token computed, per byte by tier."""
 
     policy: RestorePolicy = field(default_factory=RestorePolicy)
     refused: int = 0
@@ -45,13 +45,13 @@ class Rates:
     def __post_init__(self) -> None:
         self._compute = Average(self.policy.weight)
 
-    def saw_step(self, n_tokens: int, seconds: float) -> None:
-        """A step computed ``n_tokens``; small ones say nothing about prompts."""
+    def record_step(self, n_tokens: int, seconds: float) -> None:
+        """A step computed ``n_tokens``; small ones are not typical of prompts."""
         if n_tokens >= self.policy.min_prefill_tokens:
             self._compute.add(seconds / n_tokens)
 
-    def saw_restore(self, pieces: Sequence[Piece], seconds: float) -> None:
-        """These rows were read and restored together; told apart only if they are of one tier."""
+    def record_restore(self, pieces: Sequence[Piece], seconds: float) -> None:
+        """These rows were restored together; rows of several tiers are attributed to none."""
         tiers = {piece.tier for piece in pieces}
         n_bytes = sum(piece.n_bytes for piece in pieces)
         n_tokens = sum(piece.n_tokens for piece in pieces)
@@ -80,7 +80,7 @@ class Rates:
             tier = self._tiers.get(piece.tier)
             is_known = tier is not None and tier.n >= self.policy.min_samples
             if tier is None or not is_known or not self._compute.n:
-                break  # nobody knows about this row, so it and those before it are restored
+                break  # its cost is not known, so it and those before it are restored
             extra += piece.n_bytes * tier.value - piece.n_tokens * self._compute.value
             if extra > saved:
                 best, saved = index, extra

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         BytesEvicted,
         CopyFailed,
         CopyRow,
+        DescribeTier,
         DropFiles,
         EvictBytes,
         FilesDropped,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         ShowRow,
         StoredRow,
         TierChanged,
+        TierDescribed,
         WatchTier,
         WriterStops,
         WriteTails,
@@ -71,8 +73,6 @@ if TYPE_CHECKING:
         Complete,
         Completed,
         CompletionFailed,
-        FailReason,
-        FinishReason,
         HitKind,
         PrefillProgress,
         RequestEnded,
@@ -82,7 +82,6 @@ if TYPE_CHECKING:
         Speculation,
         StillRunning,
         Submit,
-        TextKind,
         Timings,
         TokensDelivered,
         Usage,
@@ -96,9 +95,11 @@ if TYPE_CHECKING:
         ReportVram,
         VramReported,
     )
+    from actors.messages.finish_reasons import FailReason, FinishReason
     from actors.messages.loading import (
         Drain,
         Drained,
+        ListWantedModels,
         LoadFailure,
         LoadModel,
         ModelLoaded,
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
         ModelNotLoaded,
         ModelUnloaded,
         UnloadModel,
+        WantedModelsListed,
     )
     from actors.messages.pressure import (
         CheckPressure,
@@ -136,6 +138,7 @@ if TYPE_CHECKING:
         Tokenized,
         VerifyThinking,
     )
+    from actors.messages.text_kind import TextKind
 
 __all__ = [
     "Accepted",
@@ -159,6 +162,7 @@ __all__ = [
     "CompletionFailed",
     "CopyFailed",
     "CopyRow",
+    "DescribeTier",
     "Detokenize",
     "Detokenized",
     "Drain",
@@ -179,6 +183,7 @@ __all__ = [
     "ListAdapters",
     "ListNamespaces",
     "ListRows",
+    "ListWantedModels",
     "LiveEvicted",
     "LoadAdapter",
     "LoadFailure",
@@ -235,6 +240,7 @@ __all__ = [
     "TextResolved",
     "ThinkingVerified",
     "TierChanged",
+    "TierDescribed",
     "Timings",
     "Tokenize",
     "Tokenized",
@@ -246,6 +252,7 @@ __all__ = [
     "Verify",
     "VerifyThinking",
     "VramReported",
+    "WantedModelsListed",
     "WatchTier",
     "WriteTails",
     "WriterStops",
@@ -260,23 +267,23 @@ _HOMES: Final = {
             "ListAdapters LoadAdapter SetAdapterScale UnloadAdapter"
         ),
         "cache": (
-            "BytesEvicted CopyFailed CopyRow DropFiles EvictBytes FilesDropped ForgetLive "
-            "ListNamespaces ListRows LookupPrefix NamespacesListed NoMoreCopies PersistNow "
-            "PersistState PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows "
+            "BytesEvicted CopyFailed CopyRow DescribeTier DropFiles EvictBytes FilesDropped "
+            "ForgetLive ListNamespaces ListRows LookupPrefix NamespacesListed NoMoreCopies "
+            "PersistNow PersistState PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows "
             "ReserveRows ResolveParent RowCopied RowRejected RowsFound RowShown RowsListed "
             "RowsRemoved RowsReserved RowsWritten RowWanted ShowRow StoredRow TierChanged "
-            "WatchTier WriterStops WriteTails"
+            "TierDescribed WatchTier WriterStops WriteTails"
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
-            "CompletionFailed FailReason FinishReason HitKind PrefillProgress RequestEnded "
-            "Resumed Run SpanEnded Speculation StillRunning Submit TextKind Timings "
-            "TokensDelivered Usage"
+            "CompletionFailed HitKind PrefillProgress RequestEnded Resumed Run SpanEnded "
+            "Speculation StillRunning Submit Timings TokensDelivered Usage"
         ),
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
+        "finish_reasons": "FailReason FinishReason",
         "loading": (
-            "Drain Drained LoadFailure LoadModel ModelLoaded ModelLoading ModelNotLoaded "
-            "ModelUnloaded UnloadModel"
+            "Drain Drained ListWantedModels LoadFailure LoadModel ModelLoaded ModelLoading "
+            "ModelNotLoaded ModelUnloaded UnloadModel WantedModelsListed"
         ),
         "pressure": "CheckPressure PressureChecked PressureRefused PressureSet SetPressure",
         "questions": "Answer Ask",
@@ -287,13 +294,14 @@ _HOMES: Final = {
             "ApplyChatTemplate ChatTemplateApplied Detokenize Detokenized TextRefused "
             "ThinkingVerified Tokenize Tokenized VerifyThinking"
         ),
+        "text_kind": "TextKind",
     }.items()
     for name in names.split()
 }
 """Where each message is defined."""
 
 
-if not TYPE_CHECKING:  # a checker knows the names from the imports above, and refuses others
+if not TYPE_CHECKING:  # a type checker has the names from the imports above, and refuses others
 
     def __getattr__(name: str) -> Any:
         """A message, when it is first used."""

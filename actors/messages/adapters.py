@@ -6,7 +6,7 @@ request ever runs with two sets of weights. Rows of one set are never found with
 
 from __future__ import annotations
 
-from actors.messages.completion import FailReason
+from actors.messages.finish_reasons import FailReason
 from supervision.frozen import frozen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from actors.messages.payload import Payload
+from cache.answers import Miss, RefusalReason
 from cache.facts import NamespaceFacts, RowFacts
 from supervision.frozen import frozen
 
@@ -40,7 +41,8 @@ class PrefixResolved:
     blocks: bytes
     """Packed block references, see ``cache.refs``."""
     lease: int
-    miss_reason: str | None
+    miss: Miss | None
+    """Why no more of it; ``None`` when everything that was asked for is stored."""
 
 
 @frozen
@@ -52,7 +54,7 @@ class ReleaseLease:
 
 @frozen
 class RowWanted:
-    """One row that a model would like to store."""
+    """One row that a model asks to store."""
 
     key: bytes
     parent: bytes
@@ -82,28 +84,28 @@ class ReserveRows:
 class RowsReserved:
     """Cache_meta → model: where to write, by key; a key that is missing was refused, and why.
 
-    The grant is void as soon as cache_meta is another incarnation: that one knows nothing of it.
+    The grant is void as soon as cache_meta is another incarnation, which has no record of it.
     """
 
     ref: str
     incarnation: int
     offsets: tuple[tuple[bytes, int], ...]
-    refused: tuple[tuple[bytes, str], ...]
+    refused: tuple[tuple[bytes, RefusalReason], ...]
     ends: tuple[tuple[bytes, bytes], ...] = ()
     """By key: where tails end that the row contains (``cache.finish_keys``), for its metadata."""
 
 
 @frozen
 class RowsWritten:
-    """Model → cache_meta: these reservations ended, published or given up."""
+    """Model → cache_meta: these reservations ended, published or abandoned."""
 
     holder: str
     published: tuple[bytes, ...]
     abandoned: tuple[bytes, ...]
     continued: tuple[bytes, ...] = ()
-    """Given up, too: their sequence went on, and a longer row has these tokens or will."""
+    """Abandoned, too: their sequence was continued, and a longer row has these tokens or will."""
     reason: int = 0
-    """``cache.rows.SaveReason`` value, if it is another than was said when they were reserved."""
+    """``cache.rows.SaveReason`` value, if it is another than when they were reserved."""
 
 
 @frozen
@@ -117,12 +119,12 @@ class RowRejected:
 
 @frozen
 class WriteTails:
-    """Cache_meta → model: somebody waits for what is only in your context; store it now."""
+    """Cache_meta → model: store now what is only in your context; a request waits for it."""
 
 
 @frozen
 class ForgetLive:
-    """Anyone → model: drop what is only in your context, unstored; running requests go on."""
+    """Anyone → model: drop what is only in your context, unstored; running requests continue."""
 
 
 @frozen
@@ -187,7 +189,7 @@ class RowCopied:
 
 @frozen
 class CopyFailed:
-    """Writer, ram_tier → cache_meta: the row was not copied; the node goes on without the copy."""
+    """Writer, ram_tier → cache_meta: the row was not copied; the node runs without the copy."""
 
     key: bytes
     tier: str
@@ -196,7 +198,7 @@ class CopyFailed:
     is_bad: bool
     """The copy in ``source`` is corrupt or gone."""
     refused_by: str | None
-    """The tier whose storage said no."""
+    """The tier whose storage refused."""
 
 
 @frozen
@@ -252,7 +254,7 @@ class NoMoreCopies:
 
 @frozen
 class DropFiles:
-    """Cache_meta → file tier: rows were evicted; remove their files, then say ``FilesDropped``."""
+    """Cache_meta → file tier: rows were evicted; remove their files, then send ``FilesDropped``."""
 
     ref: int
     keys: tuple[bytes, ...]
@@ -263,7 +265,7 @@ class DropFiles:
 
 @frozen
 class WatchTier:
-    """Cache_meta → file tier: rows could not be written; say ``TierChanged`` when they can."""
+    """Cache_meta → file tier: rows could not be written; send ``TierChanged`` when they can."""
 
     detail: str
 
@@ -275,7 +277,7 @@ class QuarantineFile:
     key: bytes
 
 
-# ── cache_meta: from people and the pressure scheduler ─────────────────────────────────────────
+# ── cache_meta: from commands and the pressure scheduler ───────────────────────────────────────
 
 
 @frozen
@@ -297,7 +299,7 @@ class ListRows:
 
 @frozen
 class RowsListed:
-    """Cache_meta → asker: rows, and where to go on; cursor 0 is the end."""
+    """Cache_meta → asker: rows, and where the next page begins; cursor 0 is the end."""
 
     ref: str
     rows: tuple[RowFacts, ...]
@@ -309,7 +311,7 @@ class RowsListed:
 
 @frozen
 class ShowRow:
-    """Anyone → cache_meta: what is known of one row. Answered by ``RowShown``."""
+    """Anyone → cache_meta: the facts about one row. Answered by ``RowShown``."""
 
     ref: str
     key: bytes
@@ -339,7 +341,7 @@ class NamespacesListed:
     ref: str
     namespaces: tuple[NamespaceFacts, ...]
     cursor: int = 0
-    """Where to go on; 0 is the end."""
+    """Where the next page begins; 0 is the end."""
 
     def __str__(self) -> str:
         return f"NamespacesListed({self.ref}, {len(self.namespaces)})"
@@ -383,7 +385,7 @@ class RowsRemoved:
 
 @frozen
 class EvictBytes:
-    """Scheduler → cache_meta: give up this much, from these tiers in order.
+    """Scheduler → cache_meta: evict this many bytes, from these tiers in order.
 
     Answered by ``BytesEvicted``. A bounded number of rows per message.
     """
@@ -395,7 +397,7 @@ class EvictBytes:
 
 @frozen
 class BytesEvicted:
-    """Cache_meta → scheduler: rows given up, and bytes returned to the system.
+    """Cache_meta → scheduler: rows evicted, and bytes returned to the system.
 
     ``returned`` counts arena memory that the kernel got back, also where no row was, and the sizes
     of dropped files. ``more``: asking again would free something.
@@ -405,3 +407,22 @@ class BytesEvicted:
     rows: int
     returned: int
     more: bool
+
+
+@frozen
+class DescribeTier:
+    """Anyone → ram_tier or file tier: where are your rows? Answered by ``TierDescribed``."""
+
+    ref: str
+
+
+@frozen
+class TierDescribed:
+    """A tier → asker: its name in the index, and where its rows lie."""
+
+    ref: str
+    tier: str
+    directory: str | None
+    """Of a file tier."""
+    arena: str | None
+    """Of the RAM tier: the shared memory that every process of the node can open."""

@@ -6,25 +6,18 @@ from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from actors.messages.finish_reasons import FailReason, FinishReason
 from actors.messages.payload import Payload
+from actors.messages.text_kind import TextKind
 from native.sampling_params import SamplingParams
 from supervision.frozen import frozen
 
 if TYPE_CHECKING:
     from actors.messages.questions import Ask
+    from cache.answers import Miss
     from supervision import Address
 
 # ── what a completion can come to ───────────────────────────────────────────────────────────────
-
-
-class FinishReason(Enum):
-    """Why generation ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    CANCELLED = "cancelled"
-    PREFILLED = "prefilled"
-    """The request asked for no token (``prefill_only``); its prompt is in the cache."""
 
 
 class Speculation(Enum):
@@ -34,38 +27,7 @@ class Speculation(Enum):
     NGRAM = "ngram"
     """What followed the last tokens when they occurred before (prompt lookup)."""
     DRAFT = "draft"
-    """What a small model of the same vocabulary says; the model must be loaded with one."""
-
-
-class TextKind(Enum):
-    """What a part of a reply is; see the markers of its model."""
-
-    TEXT = "text"
-    THINKING = "thinking"
-    TOOL_CALL = "tool_call"
-
-
-class FailReason(Enum):
-    """Why a request has no result."""
-
-    INVALID_REQUEST = "invalid_request"
-    MODEL_UNKNOWN = "model_unknown"
-    MODEL_DOWN = "model_down"
-    INTERRUPTED = "interrupted"
-    """The model died while it answered this question, which may be asked again."""
-    MODEL_UNLOADED = "model_unloaded"
-    MODEL_STOPPED = "model_stopped"
-    """It crashed so often that its supervisor gave it up."""
-    POISONOUS = "poisonous"
-    """The model died each time it ran this request; see ``actors.requests.crash_attribution``."""
-    PROMPT_TOO_LONG = "prompt_too_long"
-    OVERLOADED = "overloaded"
-    DEADLINE = "deadline"
-    SESSION_BUSY = "session_busy"
-    """A request of the same session is running."""
-    NOT_SUPPORTED = "not_supported"
-    """This model cannot do that: no chat template, no embeddings, no draft model."""
-    ENGINE_ERROR = "engine_error"
+    """What a small model of the same vocabulary generates; the model must be loaded with one."""
 
 
 class HitKind(Enum):
@@ -98,16 +60,21 @@ class CacheReport:
     source: str
     """``live | ram | ram_file | disk | none``: the slowest tier that something was read from."""
     restore_ms: float
-    miss_reason: str | None
-    """A short code and, after a colon, its detail; ``None`` when the whole prompt was held."""
+    miss: Miss | None
+    """Why no more of the prompt was warm; ``None`` when the whole prompt was held."""
     lookup_ms: float = 0.0
     note: str | None = None
-    """Something the caller should know, such as a ``parent_key`` that was not found."""
+    """Something the caller should be aware of, such as a ``parent_key`` that was not found."""
+
+    @property
+    def miss_reason(self) -> str | None:
+        """``miss`` as text: a short code and, after a colon, its detail."""
+        return None if self.miss is None else str(self.miss)
 
 
 @frozen
 class Timings:
-    """Milliseconds as the model process saw them; ``ttft_ms`` runs from the request's arrival."""
+    """Milliseconds, by the model process's clock; ``ttft_ms`` runs from the request's arrival."""
 
     queue_ms: float
     ttft_ms: float
@@ -141,7 +108,7 @@ class Complete:
     """Read control tokens such as ``<|user|>`` in the text as tokens; for rendered templates."""
     timeout_s: float | None = None
     session: str | None = None
-    """Name of a sticky sequence of this model: the next request of the same session goes on in it,
+    """Name of a sticky sequence of this model: the next request of the same session continues it,
     as far as the prompts agree. One request of a session runs at a time."""
     continues: bool = False
     """The prompt is only what follows what the session, or ``parent_key``, already holds."""
@@ -152,15 +119,15 @@ class Complete:
     """The prompt is a conversation as JSON, see ``ApplyChatTemplate``; the model's own template
     makes the prompt of it."""
     thinking: bool = False
-    """Tell what the model thinks from what it says. Without it, a thought is ordinary text."""
+    """Separate what the model thinks from its text. Without it, a thought is ordinary text."""
     thinking_budget_tokens: int | None = None
     """A thought that gets so long is ended for the model."""
     tool_calls: bool = False
-    """Tell tool calls from text; a chat with tools does so where the model's markers are known.
+    """Separate tool calls from text; a chat with tools does so where the model has markers.
     The structure of a call is sampled greedily."""
     delivered: Payload = b""
     """u32-le ids of the reply that the caller has already, from an attempt whose end it did not
-    hear: the reply goes on after them."""
+    receive: the reply continues after them."""
 
     def __str__(self) -> str:
         return f"Complete({self.ref}, {self.model})"
@@ -168,7 +135,7 @@ class Complete:
 
 @frozen
 class Cancel:
-    """Caller → inflight: stop this request. Its ``Completed`` says ``cancelled``."""
+    """Caller → inflight: stop this request. The finish reason is then ``cancelled``."""
 
     request_id: str
 
@@ -202,7 +169,7 @@ class TokensDelivered:
     text: str
     """Text that became final with these tokens; may be empty, never a cut character."""
     at: int = 0
-    """Characters of the reply before ``text``: who hears a part twice knows it by this."""
+    """Characters of the reply before ``text``: a client drops by it what it has already."""
     kind: TextKind = TextKind.TEXT
     """Of all the text and of the first byte of each token. Markers are not shown, but tokens of
     them are there."""
@@ -220,7 +187,7 @@ class SpanEnded:
 
     ref: str
     number: int
-    """Of the blocks of this reply, from 0: who hears one twice knows it by this and ``page``."""
+    """Of the blocks of this reply, from 0; with ``page``, a client drops by it what it has."""
     kind: TextKind
     page: int
     content: bytes
@@ -239,10 +206,10 @@ class SpanEnded:
 
 @frozen
 class Resumed:
-    """Model → caller: the process that ran this request died, and the reply goes on.
+    """Model → caller: the process that ran this request died, and the reply continues.
 
-    All of it that is known, ``n_tokens``, comes again from index 0, since nobody knows what of it
-    arrived; then new tokens.
+    All of it that is noted, ``n_tokens``, is sent again from index 0, since it is not known what
+    of it arrived; then new tokens.
     """
 
     ref: str
@@ -251,7 +218,7 @@ class Resumed:
 
 @frozen
 class StillRunning:
-    """Inflight → caller: nothing new. Sent now and then, so that a caller's death shows."""
+    """Inflight → caller: nothing new. Sent every few seconds, to notice that a caller has ended."""
 
     ref: str
 
@@ -296,7 +263,7 @@ class Run:
     reply_to: Address
     request: Complete
     journal: str | None = None
-    """Path of a memory file, see ``messages.journal``: note the reply there, and go on with the one
+    """Path of a memory file, see ``messages.journal``: note the reply there, and continue the one
     that is there already."""
 
 

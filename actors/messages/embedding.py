@@ -2,12 +2,12 @@
 
 An ``Embed`` is answered by ``EmbeddingPage`` as often as needed, none above 64 KiB, and at the end
 by one ``Embedded`` or ``EmbedFailed``. The data of the pages, joined in order, is one run of
-float32 (little endian): for each input, as many rows of ``n_embd`` numbers as ``rows`` says.
+float32 (little endian): for each input, as many rows of ``n_embd`` numbers as ``rows`` states.
 """
 
 from __future__ import annotations
 
-from actors.messages.completion import FailReason
+from actors.messages.finish_reasons import FailReason
 from actors.messages.payload import Payload
 from supervision.frozen import frozen
 
@@ -20,7 +20,7 @@ class Embed:
     inputs: Payload
     """JSON: a list of texts, or of lists of token ids; mixed if you like."""
     pooling: str = "model"
-    """``none | mean | cls | last``, or ``model``: as it was loaded, or as its file says."""
+    """``none | mean | cls | last``, or ``model``: as it was loaded, or as its file states."""
     normalise: bool = True
     """Make each vector one unit long."""
 
@@ -46,7 +46,7 @@ class Embedded:
 
 @frozen
 class EmbedFailed:
-    """Model → caller: no result; pages that came before are of no use. Says what to do."""
+    """Model → caller: no result; pages that came before are of no use. ``detail`` is what to do."""
 
     ref: str
     reason: FailReason

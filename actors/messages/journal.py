@@ -1,13 +1,13 @@
-"""What a running request has said, where it survives the death of its model.
+"""The reply of a running request, noted where it survives the death of its model.
 
-Inflight makes one small memory file per request and tells the model its path below ``/proc``. The
-engine notes the exact tokens of the prompt once, and each token that it accepts, before anybody
-hears of it: one system call of a microsecond each, and no message. When the model dies, its next
-incarnation reads here where to go on. The memory file dies with inflight, unless a model still has
-it open; then callers go on from what they have received.
+Inflight makes one small memory file per request and sends the model its path below ``/proc``. The
+engine notes the exact tokens of the prompt once, and each token that it accepts, before the caller
+receives it: one system call of a microsecond each, and no message. When the model dies, its next
+incarnation reads here where to continue. The memory file is gone with inflight, unless a model
+still has it open; then callers ask again with what they have received.
 
 file, u32 little-endian: the number of prompt tokens, those, then every accepted token. Its size
-says how many there are, so nothing has to be written twice: a file that ends inside the prompt, or
+is the count of them, so nothing has to be written twice: a file that ends inside the prompt, or
 inside a token, was cut there by the end of its writer.
 """
 
@@ -31,7 +31,7 @@ class Noted:
     prompt: tuple[int, ...] = ()
     """Empty: the request had not started."""
     accepted: tuple[int, ...] = ()
-    """Tokens of the reply, in order; one that ends it silently (end of text) is among them."""
+    """Tokens of the reply, in order, with one that ends it and shows nothing (end of text)."""
 
 
 class JournalKeeper:
@@ -80,7 +80,7 @@ class JournalWriter:
         return cls(fd, noted, n_words * _WORD)
 
     def begin(self, prompt: Sequence[int], accepted: Sequence[int]) -> None:
-        """Note the prompt's exact tokens, and those of a reply that goes on; unless they are."""
+        """Note the prompt's exact tokens, and those of a continued reply; unless they are noted."""
         if self._end:
             return
         self._append(token_bytes.pack([len(prompt), *prompt, *accepted]))
@@ -90,7 +90,7 @@ class JournalWriter:
         self._append(token.to_bytes(_WORD, "little"))
 
     def _append(self, data: bytes) -> None:
-        """No memory for it: the reply goes on, and would be resumed from where the notes end."""
+        """No memory for it: the reply continues, and would be resumed from where the notes end."""
         if self._is_full:
             return
         try:

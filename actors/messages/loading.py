@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class LoadModel:
     """Anyone → registry: load this model and keep it loaded.
 
-    Answered by ``ModelLoading`` now and then, and one ``ModelLoaded`` or ``ModelNotLoaded``.
+    Answered by ``ModelLoading`` meanwhile, and one ``ModelLoaded`` or ``ModelNotLoaded``.
     """
 
     ref: str
@@ -74,7 +74,7 @@ class ModelNotLoaded:
 class UnloadModel:
     """Anyone → registry: unload this model. Answered by ``ModelUnloaded``.
 
-    Its running requests may go on for ``drain_s`` seconds; new ones are refused at once.
+    Its running requests may continue for ``drain_s`` seconds; new ones are refused at once.
     """
 
     ref: str
@@ -84,7 +84,7 @@ class UnloadModel:
 
 @frozen
 class Drain:
-    """Registry → model: take no new requests, and say ``Drained`` when the last one has ended."""
+    """Registry → model: take no new requests, and send ``Drained`` when the last one has ended."""
 
     ref: str
 
@@ -102,3 +102,18 @@ class ModelUnloaded:
 
     ref: str
     was_loaded: bool
+
+
+@frozen
+class ListWantedModels:
+    """Anyone → registry: which models shall be loaded? Answered by ``WantedModelsListed``."""
+
+    ref: str
+
+
+@frozen
+class WantedModelsListed:
+    """Registry → asker: models that shall be loaded, also those that are restarting just now."""
+
+    ref: str
+    models: tuple[str, ...]

@@ -18,7 +18,7 @@ _NONE = 0xFFFFFFFF  # no token; fewer are left than were asked for
 
 @dataclass(slots=True)
 class LogprobsLog:
-    """Those of one reply that its caller has not been told yet. ``n`` None: it did not ask."""
+    """Those of one reply that were not sent yet. ``n`` None: the caller did not ask for any."""
 
     n: int | None = None
     _untold: list[bytes] = field(default_factory=list)
@@ -30,12 +30,12 @@ class LogprobsLog:
         self._n_noted += 1
 
     def reach(self, n_tokens: int) -> None:
-        """The reply has so many tokens; where one was not sampled here, nothing is known of it."""
+        """The reply has so many tokens; one that was not sampled here has an empty record."""
         while self.n is not None and self._n_noted < n_tokens:
             self.note(Logprobs(math.nan, ()))
 
     def take(self, n_tokens: int) -> bytes:
-        """The records of the next tokens that the caller is told; empty when it did not ask."""
+        """The records of the next tokens to be sent; empty when the caller did not ask."""
         taken, self._untold = self._untold[:n_tokens], self._untold[n_tokens:]
         return b"".join(taken)
 
@@ -47,7 +47,7 @@ def _pack(found: Logprobs, n: int) -> bytes:
 
 
 def unpack(records: bytes, n_tokens: int) -> tuple[Logprobs | None, ...]:
-    """One for each token, None where nothing is known; empty when there are no records."""
+    """One for each token, None where its record is empty; empty when there are no records."""
     if not records or not n_tokens:
         return ()
     size = len(records) // n_tokens

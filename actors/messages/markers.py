@@ -30,7 +30,7 @@ def _found(pairs: tuple[tuple[str, str], ...], template: str) -> tuple[str, ...]
 
 
 class BadMarkers(ValueError):
-    """Markers that cannot be told apart, or are no texts."""
+    """Markers that cannot be distinguished, or are no texts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ _HEAD: Final = struct.Struct("<QI32s")
 _COVERED: Final = struct.Struct("<QI")
 
 
-class WantedModels:
+class ModelTable:
     """The table, read once and written whole at every change."""
 
     def __init__(self, path: str) -> None:
@@ -43,7 +43,7 @@ class WantedModels:
         return model in self._models
 
     def all(self) -> tuple[LoadModel, ...]:
-        """Every wanted model, in the order in which they were asked for."""
+        """Every model that should be loaded, in order of the requests."""
         return tuple(self._models.values())
 
     def add(self, wanted: LoadModel) -> None:
@@ -65,7 +65,7 @@ class WantedModels:
         self._generation += 1
         body = json.dumps([_plain(wanted) for wanted in self._models.values()]).encode()
         if len(body) > SLOT_BYTES - _HEAD.size:
-            raise ValueError(f"{len(self._models)} models do not fit the table of wanted models")
+            raise ValueError(f"{len(self._models)} models do not fit the table of models to load")
         covered = _COVERED.pack(self._generation, len(body))
         record = covered + blake3(covered + body).digest() + body
         fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)

@@ -1,9 +1,9 @@
-"""Bytes too big for a message: they stay with the sender, and the message says where to read them.
+"""Bytes too big for a message: they stay with the sender; the message states where to read them.
 
-No message carries more than 64 KiB (architecture: two planes). A prompt of 100,000 tokens is bigger
-than that, so the sender keeps it in an anonymous memory file and the receiver reads it through
-``/proc``. Only processes of the same user can open it, nothing has to be cleaned up, and when the
-sender dies the bytes die with it.
+No message carries more than 64 KiB, so that none delays the others. A prompt of 100,000 tokens is
+bigger than that, so the sender keeps it in an anonymous memory file and the receiver reads it
+through ``/proc``. Only processes of the same user can open it, nothing has to be cleaned up, and
+the bytes are freed with the sender's process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pressure scheduler: between people and the actor ``scheduler``."""
+"""The pressure scheduler: between callers and the actor ``scheduler``."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class BadPressureSetting(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PressureSettings:
-    """The ``[pressure]`` table of the configuration. Shares are of the total that a source says."""
+    """The ``[pressure]`` table of the configuration. Shares are of a source's total."""
 
     enabled: bool = False
     source: str = "system"
@@ -29,7 +29,7 @@ class PressureSettings:
     high: float = 0.85
     low: float = 0.75
     stall_high: float = 10.0
-    """Percent of the last 10 s in which something waited for memory (PSI); 0 ignores it."""
+    """Percent of the last 10 s in which a process waited for memory (PSI); 0 ignores it."""
     interval_s: float = 5.0
     timeout_s: float = 2.0
     """A source that has not answered by then has failed."""

@@ -1,4 +1,4 @@
-"""Questions to a model on their way through inflight, which knows what ran when a process died.
+"""Questions to a model, sent through inflight, which records what ran when a process died.
 
 What is asked is a message of its own (``Tokenize``, ``Embed``, ``MatchPrefix`` and so on); its
 answers go from the model straight to the asker.
@@ -28,8 +28,8 @@ Question = TextQuestion | EmbedderQuestion | AdapterQuestion | CacheQuestion
 class Ask:
     """Caller → inflight: have this model answer this question.
 
-    Answered as the question itself says. While the model is being restarted or a suspect of a crash
-    runs alone, ``StillRunning`` is sent now and then.
+    Answered as the question itself states. While the model is being restarted or a suspect of a
+    crash runs alone, ``StillRunning`` is sent every few seconds.
     """
 
     model: str
@@ -42,7 +42,7 @@ class Ask:
 
 @frozen
 class Answer:
-    """Inflight → model: answer this question to ``reply_to``, then say ``RequestEnded``."""
+    """Inflight → model: answer this question to ``reply_to``, then send ``RequestEnded``."""
 
     request_id: str
     reply_to: Address

@@ -36,7 +36,7 @@ class ResolveText:
 
 @frozen
 class TextResolved:
-    """Cache_meta → model: a known reply, or ``n_bytes`` 0. ``lease`` pins ``blocks``."""
+    """Cache_meta → model: the reply that was found, or ``n_bytes`` 0. ``lease`` pins ``blocks``."""
 
     ref: str
     digest: bytes = b""

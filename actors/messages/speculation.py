@@ -1,25 +1,26 @@
-"""Judging somebody else's guesses, and making guesses for somebody else.
+"""Verifying tokens that another model drafted, and drafting tokens for another model.
 
 With these two a small model on one node drafts for a big one on another.
 """
 
 from __future__ import annotations
 
-from actors.messages.completion import Complete, FinishReason
+from actors.messages.completion import Complete
+from actors.messages.finish_reasons import FinishReason
 from actors.messages.payload import Payload
 from supervision.frozen import frozen
 
 CANDIDATES_LIMIT = 1024
-"""Of one ``Verify``; nobody guesses so many in a row right."""
+"""Of one ``Verify``; so many in a row are never all right."""
 
 
 @frozen
 class Verify:
-    """Caller → model: which of these candidates would you say after this prefix, greedily?
+    """Caller → model: which of these candidates would you generate after this prefix, greedily?
 
     Runs like any other request: queued, with the longest prefix that is live or stored, in one
     batch with others. Answered by ``Accepted`` and then one ``Verified``, or ``CompletionFailed``.
-    A context is left as if the accepted tokens had been said.
+    A context is left as if the accepted tokens had been generated.
     """
 
     ref: str
@@ -33,7 +34,7 @@ class Verify:
     timeout_s: float | None = None
 
     def as_complete(self) -> Complete:
-        """The request that does it: one that says nothing but candidates."""
+        """The request that does it: one whose reply is candidates only."""
         n = max(1, len(self.candidates) // 4) if self.k is None else self.k
         return Complete(
             self.ref,
@@ -50,9 +51,9 @@ class Verify:
 class Verified:
     """Model → caller: the first ``accepted`` candidates are right.
 
-    ``next_token`` is what the model says after them: where it differs from the next candidate, or
-    after the last one. ``None`` is the end of the text, so a candidate that ends it is never
-    accepted; with ``finish_reason`` ``cancelled``, the candidates were not all judged.
+    ``next_token`` is what the model generates after them: where it differs from the next candidate,
+    or after the last one. ``None`` is the end of the text, so a candidate that ends it is never
+    accepted; with ``finish_reason`` ``cancelled``, the candidates were not all verified.
     """
 
     ref: str
@@ -66,7 +67,7 @@ class Verified:
 def draft_tokens(
     ref: str, model: str, prefix: Payload, most: int, timeout_s: float | None = None
 ) -> Complete:
-    """Ask a model for at most ``most`` tokens that it would say after ``prefix``, greedily.
+    """Ask a model for at most ``most`` tokens that it would generate after ``prefix``, greedily.
 
     ``prefix`` are u32-le token ids; the tokens come as ``TokensDelivered``.
     """

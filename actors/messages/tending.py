@@ -1,4 +1,4 @@
-"""What callers ask of a model beside completions: its sessions, its live tier, what it holds.
+"""Questions to a model about its context: its sessions, its live tier, what it holds.
 
 Sent to ``model:<id>``. Each carries ``ref``, which its answer repeats.
 """
@@ -13,7 +13,7 @@ from supervision.frozen import frozen
 class EndSession:
     """Caller → model: forget this session. Answered by ``SessionEnded``.
 
-    A request of it that is running goes on and is the last one.
+    A request of it that is running continues and is the last one.
     """
 
     ref: str
@@ -22,7 +22,7 @@ class EndSession:
 
 @frozen
 class SessionEnded:
-    """Model → caller: the session is forgotten; ``was_known`` says whether there was one."""
+    """Model → caller: the session is forgotten; ``was_known``: there was one."""
 
     ref: str
     was_known: bool
@@ -30,7 +30,7 @@ class SessionEnded:
 
 @frozen
 class EvictLive:
-    """Caller → model: give up every idle sequence of the context. Answered by ``LiveEvicted``.
+    """Caller → model: evict every idle sequence of the context. Answered by ``LiveEvicted``.
 
     What is stored nowhere yet is stored first. Running requests are not touched.
     """

@@ -1,4 +1,4 @@
-"""Text and tokens: between callers and the text desk of a model.
+"""Text and tokens: between callers and the text service of a model.
 
 What is asked may be big and travels as a payload; answers come in pages under 64 KiB, in order, the
 last with ``last=True``. What cannot be done is answered by one ``TextRefused``.
@@ -6,7 +6,7 @@ last with ``last=True``. What cannot be done is answered by one ``TextRefused``.
 
 from __future__ import annotations
 
-from actors.messages.completion import FailReason
+from actors.messages.finish_reasons import FailReason
 from actors.messages.payload import Payload
 from supervision.frozen import frozen
 
@@ -19,9 +19,9 @@ class Tokenize:
     text: Payload | str
     """``str``, or UTF-8 bytes."""
     add_special: bool = True
-    """Add what the model wants around a text, as a rule a token that begins it."""
+    """Add the tokens that the model expects around a text, mostly one that begins it."""
     parse_special: bool = False
-    """Read control tokens written in the text; not for text of strangers."""
+    """Read control tokens written in the text; not for text from outside."""
     as_prompt: bool = False
     """Refuse a text whose bytes prove that it does not fit the context."""
 
@@ -71,7 +71,7 @@ class ApplyChatTemplate:
 class ChatTemplateApplied:
     """Model → asker: the next page of the prompt's text, and of its tokens (u32-le).
 
-    The two are cut independently: join all texts and all tokens. Tokenising the text anew may give
+    The two are cut independently: join all texts and all tokens. Tokenising the text again may give
     other tokens, where a caller's text holds what looks like a control token.
     """
 
@@ -83,7 +83,7 @@ class ChatTemplateApplied:
 
 @frozen
 class VerifyThinking:
-    """Anyone → model: did a model of this node think this, and sign it so?"""
+    """Anyone → model: was this thinking signed so by this node?"""
 
     ref: str
     content: Payload

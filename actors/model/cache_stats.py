@@ -9,8 +9,8 @@ from actors.messages import Completed
 
 
 @dataclass(slots=True)
-class CacheTally:
-    """Told of every finished request; ``report`` goes into the model's status."""
+class CacheStats:
+    """``note`` is called with every finished request; ``report`` goes into the model's status."""
 
     kv_bytes_per_token: int = 0
     hits: dict[str, int] = field(default_factory=dict)
@@ -32,8 +32,8 @@ class CacheTally:
             "cached_tokens": done.usage.cached_tokens,
         }
         self.hits[report.hit.value] = self.hits.get(report.hit.value, 0) + 1
-        if report.miss_reason is not None:
-            reason = report.miss_reason.partition(":")[0]
+        if report.miss is not None:
+            reason = report.miss.reason.value
             self.misses[reason] = self.misses.get(reason, 0) + 1
         if report.lookup_ms:
             self.lookups += 1

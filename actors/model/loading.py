@@ -1,4 +1,4 @@
-"""Loading a model in its process, and what it says of itself afterwards.
+"""Loading a model in its process, and the report of what was loaded.
 
 Runs on the engine thread; the report is made of values and may be asked for by the mailbox.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.messages.model_table import WantedModels
+from actors.messages.model_table import ModelTable
 from native import load_backend
 from native.backend import MemoryUse, ModelInfo
 from native.context_notes import context_notes
@@ -35,10 +35,10 @@ class LoadedModel:
     expected: MemoryEstimate | None
     taken: MemoryUse | None
     notes: tuple[str, ...] = ()
-    """Sentences for people, about what was asked for."""
+    """Sentences for the log, about what was asked for."""
 
     def report(self) -> dict[str, object]:
-        """For a status: numbers and words only, sizes in bytes."""
+        """For a status: numbers and texts only, sizes in bytes."""
         info = self.info
         return {
             "description": info.description,
@@ -98,7 +98,7 @@ def _with_last_adapters(args: ModelArgs) -> ModelParams:
     """A model that comes back after a crash applies what was applied when it died."""
     if args.wanted_path is None:
         return args.params
-    for wanted in WantedModels(args.wanted_path).all():
+    for wanted in ModelTable(args.wanted_path).all():
         if (wanted.model, wanted.path) == (args.model, args.path):
             return dataclasses.replace(args.params, lora=wanted.params.lora)
     return args.params
@@ -109,7 +109,7 @@ def _estimate(path: str, params: ModelParams, *, has_gpu: bool) -> MemoryEstimat
         first = check_gguf(path)
         headers = [first, *(check_gguf(one) for one in all_splits(Path(path), first)[1:])]
         return estimate(headers, params, has_gpu=has_gpu)
-    except NativeError:  # the file was taken away since; the model runs
+    except NativeError:  # the file was removed since; the model runs
         return None
 
 

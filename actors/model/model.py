@@ -2,8 +2,8 @@
 
 Owns: the weights, the context, its requests. Answers: ``Run``, ``Answer``, ``CancelRun``, and what
 is sent straight to it, which inflight registers first. Asks: cache_meta, inflight. Dies when
-llama.cpp does; nothing published is lost then, because rows live in the arena and files, and
-callers are told by inflight.
+llama.cpp does; nothing published is lost then, because rows are in the arena and in files, and
+inflight answers the callers.
 
 The mailbox decides nothing: it carries messages between the tree and the engine thread, and stays
 responsive while llama.cpp computes.
@@ -16,19 +16,21 @@ import threading
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from actors import messages as m
 from actors.engine.commands import Asked, CacheGone, Close
-from actors.engine.draft_model import Drafter, load_drafter
-from actors.engine.engine import ModelEngine
-from actors.kv.checkpoint_store import CheckpointStore
+from actors.engine.draft_model import DraftModel, load_draft_model
+from actors.engine.engine import ModelEngine, build_engine
+from actors.kv.open_store import open_store
 from actors.kv.store import KvStore
+from actors.messages.actor_ids import holder_name
 from actors.messages.markers import Markers
-from actors.model.cache_stats import CacheTally
-from actors.model.embedding_service import EmbedDesk
+from actors.model.cache_stats import CacheStats
+from actors.model.embedding_service import EmbeddingService
 from actors.model.loading import LoadedModel, load
-from actors.model.text_service import TextDesk
+from actors.model.text_service import TextService
 from actors.requests.questions import EmbedderQuestion, Question, TextQuestion, is_end, refusal
 from actors.text.reply_events import ReplyRules
 from cache.keys import BLOCK_TOKENS, namespace_key
@@ -106,12 +108,16 @@ class ModelActor(EngineWorker):
             raise TypeError(f"a model is started with ModelArgs, not {args!r}")
         self._load_args = args
         self._loaded: LoadedModel | None = None
-        self._embeds: EmbedDesk | None = None
+        self._embeds: EmbeddingService | None = None
         self._engine: ModelEngine | None = None
-        self._texts: TextDesk | None = None
+        self._texts: TextService | None = None
         self._asked: dict[tuple[Address, str], deque[str]] = {}
+        self._callers: dict[str, tuple[Address, str]] = {}
+        """Of each request that runs here: who gets its reply, and under which ``ref``."""
+        self._unconfirmed: dict[tuple[Address, str], str | None] = {}
+        """Ends of replies on their way to these callers, and the requests' ids."""
         self._progress = 0.0
-        self._tally = CacheTally()
+        self._cache_stats = CacheStats()
         self._closed = threading.Event()
         self._cache_incarnation = self._cache_meta_incarnation()
         self.defer_ready()
@@ -123,12 +129,12 @@ class ModelActor(EngineWorker):
         args = self._load_args
         try:
             backend, loaded = load(args, self._loading)
-            drafter = self._drafter(backend)
+            draft_model = self._draft_model(backend)
         except NativeError as error:
             self.post(_NotLoaded(LoadError(type(error).__name__, str(error))))
             return
         rules = ReplyRules.of(backend, args.markers, args.signing_key)
-        self._engine = ModelEngine(
+        self._engine = build_engine(
             backend,
             self._store(backend),
             self.commands,
@@ -136,17 +142,17 @@ class ModelActor(EngineWorker):
             max_queue=args.max_queue,
             live=args.save.live,
             guard=self.engine_step,
-            drafter=drafter,
+            draft_model=draft_model,
             rules=rules,
         )
-        self._texts = TextDesk(
+        self._texts = TextService(
             backend,
             rules,
             send=self._send,
             run=self.commands.put,
             replays=self._engine.replays,
         )
-        self._embeds = EmbedDesk(backend, self._send)
+        self._embeds = EmbeddingService(backend, self._send)
         self.post(_Loaded(loaded))
         try:
             self._engine.run()
@@ -158,12 +164,12 @@ class ModelActor(EngineWorker):
             self._progress = share
             self.post(_Progress(share))
 
-    def _drafter(self, target: Backend) -> Drafter | None:
+    def _draft_model(self, target: Backend) -> DraftModel | None:
         """The small model that guesses for this one, if one was named."""
         args = self._load_args
         if args.params.draft_path is None:
             return None
-        return load_drafter(args.backend, args.params, target, self.engine_step)
+        return load_draft_model(args.backend, args.params, target, self.engine_step)
 
     def _store(self, backend: Backend) -> KvStore:
         args = self._load_args
@@ -175,11 +181,10 @@ class ModelActor(EngineWorker):
                 ("salt", args.cache_salt),
             ]
         )
-        kind = CheckpointStore if backend.info.memory == "checkpoint" else KvStore
-        return kind(
+        return open_store(
             backend,
             root=root,
-            holder=f"{self.id}#{self.incarnation}",
+            holder=holder_name(self.id, self.incarnation),
             label=args.model,
             arena_path=args.arena_path,
             tier_dirs=dict(args.tier_dirs),
@@ -197,7 +202,7 @@ class ModelActor(EngineWorker):
             match event:
                 case _Loaded(model):
                     self._loaded = model
-                    self._tally.kv_bytes_per_token = model.info.kv_bytes_per_token
+                    self._cache_stats.kv_bytes_per_token = model.info.kv_bytes_per_token
                     for note in model.notes:
                         self.log.warning("%s", note)
                     if model.info.can_generate and model.info.memory == "none":
@@ -209,19 +214,27 @@ class ModelActor(EngineWorker):
                 case _NotLoaded(error):
                     self.fail(error.detail, error)
                 case (Address() | str() as target, message):
-                    if isinstance(message, m.Completed):
-                        self._tally.note(message)
-                    elif isinstance(message, m.AdaptersChanged):
-                        in_use = tuple((one.path, one.scale) for one in message.adapters)
-                        self.tell("registry", m.AdaptersInUse(self._load_args.model, in_use))
-                    if isinstance(target, Address):
-                        self._reply(target, message)
-                    elif not self.tell(target, message) and target == "cache_meta":
-                        self.commands.put(CacheGone())
+                    self._send_on(target, message)
                 case _:
                     raise TypeError(f"the engine posted {event!r}: a bug in it")
 
+    def _send_on(self, target: Address | str, message: object) -> None:
+        """Send what the engine or a service has posted."""
+        if isinstance(message, m.Completed):
+            self._cache_stats.note(message)
+        elif isinstance(message, m.AdaptersChanged):
+            in_use = tuple((one.path, one.scale) for one in message.adapters)
+            self.tell("registry", m.AdaptersInUse(self._load_args.model, in_use))
+        if isinstance(target, Address):
+            self._reply(target, message)
+        elif isinstance(message, m.RequestEnded):
+            self._run_ended(message)
+        elif not self.tell(target, message) and target == "cache_meta":
+            self.commands.put(CacheGone())
+
     def handle(self, message: object, sender: Address) -> None:
+        if isinstance(message, m.Run):
+            self._callers[message.request_id] = (message.reply_to, message.request.ref)
         match message:
             case m.Complete():
                 if not self.tell("inflight", m.Submit(message, sender)):
@@ -266,16 +279,45 @@ class ModelActor(EngineWorker):
             self.commands.put(Asked(question, reply_to))
 
     def _reply(self, target: Address, message: object) -> None:
-        """Send an answer; inflight learns of the last one of a question."""
-        self.tell(target, message)
-        if not is_end(message):
+        """Send an answer. Inflight learns of the last one when its caller has it.
+
+        Were it to learn of it earlier, a crash of this process could take the answer along, and
+        the request would have no end: neither here nor with inflight.
+        """
+        ended = isinstance(message, m.Completed | m.CompletionFailed)
+        if not ended and not is_end(message):
+            self.tell(target, message)
             return
         asked = target, str(getattr(message, "ref", ""))
+        if ended:
+            self._unconfirmed[asked] = None
+            self.tell(target, message, then=partial(self._confirmed, asked))
+            return
         request_ids = self._asked.get(asked)
-        if request_ids:
-            self.tell("inflight", m.RequestEnded(request_ids.popleft()))
+        request_id = request_ids.popleft() if request_ids else None
         if not request_ids:
             self._asked.pop(asked, None)
+        if request_id is None:
+            self.tell(target, message)
+        else:
+            self.tell(target, message, then=partial(self._ended, request_id))
+
+    def _confirmed(self, asked: tuple[Address, str]) -> None:
+        """The caller has the end of a reply, or is gone itself."""
+        request_id = self._unconfirmed.pop(asked, None)
+        if request_id is not None:
+            self._ended(request_id)
+
+    def _run_ended(self, ended: m.RequestEnded) -> None:
+        """The engine has done with a request, whose caller may not have its end yet."""
+        caller = self._callers.pop(ended.request_id, None)
+        if caller is not None and caller in self._unconfirmed:
+            self._unconfirmed[caller] = ended.request_id
+        else:
+            self._ended(ended.request_id)
+
+    def _ended(self, request_id: str) -> None:
+        self.tell("inflight", m.RequestEnded(request_id))
 
     def _cancel(self, cancel: m.CancelRun) -> None:
         if self._texts is not None and self._texts.cancel(cancel.request_id):
@@ -290,7 +332,7 @@ class ModelActor(EngineWorker):
             self.after(self._load_args.step_budget_s / STEP_LOOKS, _LOOK_AT_STEP)
 
     def undelivered(self, target: Address | str, message: object) -> None:
-        """A caller that does not hear its tokens is gone: inflight stops what it asked for."""
+        """A caller that cannot be reached has ended: inflight stops what it asked for."""
         if isinstance(target, Address):
             self.tell("inflight", m.CallerGone(target))
         else:
@@ -319,7 +361,7 @@ class ModelActor(EngineWorker):
             return
         detail = f"model {self._load_args.model!r} was unloaded ({reason.text})"
         if self._embeds is not None:
-            self._embeds.end()
+            self._embeds.close(m.FailReason.MODEL_UNLOADED, detail)
         if self._texts is not None:
             self._texts.close(m.FailReason.MODEL_UNLOADED, detail)
         self.commands.put(Close(m.FailReason.MODEL_UNLOADED, detail))
@@ -327,7 +369,7 @@ class ModelActor(EngineWorker):
         self._closed.wait(timeout=2.0)
         if self._embeds is not None:
             self._embeds.wait_ended(timeout_s=0.5)
-        self._readable()  # what the engine said last must leave before the process does
+        self._readable()  # what the engine posted last must be sent before the process ends
 
     def _phase(self) -> str:
         if self._loaded is None or self._engine is None:
@@ -347,7 +389,7 @@ class ModelActor(EngineWorker):
         if loaded is not None:
             report |= loaded.report()
             report["cached"] = loaded.info.memory != "none" and args.arena_path is not None
-            report["cache"] = self._tally.report()
+            report["cache"] = self._cache_stats.report()
         if self._embeds is not None:
             report["texts_embedded"] = self._embeds.texts_embedded
         if self._engine is not None:

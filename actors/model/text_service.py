@@ -1,13 +1,7 @@
-"""The text desk of a model: tokenises, detokenises and renders chats on a thread of its own.
-
-A decode step may take seconds and a template may try to; neither the mailbox nor the engine waits
-for the other's work here. Jobs are done in the order in which they came. Whatever a job raises ends
-that job with a typed refusal, never the desk.
-"""
+"""The texts of a model: tokenises, detokenises and renders chats on a thread beside the engine."""
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,19 +10,21 @@ from typing import TYPE_CHECKING, Final
 
 from actors import messages as m
 from actors.engine.prompt_tokens import why_too_long
-from actors.engine.reply_replay import Rendered, Replays
+from actors.engine.reply_replay import ReplyReplay
 from actors.messages import text as t
-from actors.messages.payload import Payload, PayloadGone, read_payload
+from actors.messages.errors import InvalidRequest, RequestRefused, UnsupportedRequest
+from actors.messages.payload import Payload, read_payload
+from actors.model.job_queue import JobQueue
 from actors.requests.questions import TextQuestion
 from actors.text.chat_prompt import ControlTokens, Prompt, prompt_tokens, render_chat
-from actors.text.chat_request import BadChat, Chat, chat_from
+from actors.text.chat_request import Chat, chat_from
 from actors.text.chat_shape import fitted
-from actors.text.chat_shown import NotShown, check_shown
-from actors.text.chat_template import ChatTemplate, TemplateFailed
+from actors.text.chat_shown import check_shown
+from actors.text.chat_template import ChatTemplate
+from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import ReplyRules
 from actors.text.thinking_signature import is_signed
 from cache import tokens as token_bytes
-from native.errors import BackendClosed, NativeError
 
 if TYPE_CHECKING:
     from native.backend import Backend
@@ -36,7 +32,6 @@ if TYPE_CHECKING:
 
 MAX_TEXT_BYTES: Final = 16 << 20
 MAX_TOKENS: Final = 4 << 20
-MAX_JOBS: Final = 256
 PAGE_TOKENS: Final = 8192  # 32 KiB
 PAGE_BYTES: Final = 48 << 10
 PAGE_CHARS: Final = 4096  # of up to 4 bytes each, beside half a page of tokens
@@ -51,15 +46,7 @@ class _Job:
     since: float
 
 
-class Refused(Exception):
-    """This job cannot be done."""
-
-    def __init__(self, reason: m.FailReason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-class TextDesk:
+class TextService:
     """One thread, one queue. ``send`` takes answers, ``run`` the chat requests that are ready."""
 
     def __init__(
@@ -69,7 +56,7 @@ class TextDesk:
         *,
         send: Callable[[object, object], None],
         run: Callable[[object], None],
-        replays: Replays | None = None,
+        replays: ReplyReplay | None = None,
     ) -> None:
         self._backend = backend
         self._rules = rules
@@ -78,34 +65,24 @@ class TextDesk:
         self._replays = replays
         self._templates: dict[str, ChatTemplate] = {}
         self._control: ControlTokens | None = None
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._pending: dict[str, _Job] = {}
+        self._pending: dict[str, m.Run] = {}
         self._cancelled: set[str] = set()
-        self._lock = threading.Lock()  # of the three above; held for moments
-        self._closed = False
-        self._thread = threading.Thread(target=self._serve, name="text desk", daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()  # of the two above; held for moments
+        self._jobs: JobQueue[_Job] = JobQueue(
+            "text service", "texts", do=self._do, refuse=self._refuse
+        )
 
     # ── called from the mailbox ─────────────────────────────────────────────────────────────────
 
     def ask(self, question: TextQuestion, reply_to: Address) -> None:
         """Put a question in the queue; its answer, or a refusal, goes to ``reply_to``."""
-        if self._jobs.qsize() >= MAX_JOBS:
-            detail = f"{MAX_JOBS} texts already wait for this model; try again later"
-            self._send(reply_to, t.TextRefused(question.ref, m.FailReason.OVERLOADED, detail))
-            return
         self._jobs.put(_Job(question, reply_to, time.monotonic()))
 
     def prepare(self, run: m.Run) -> None:
         """Make a prompt of a conversation, then hand the request on to the engine."""
-        job = _Job(run, run.reply_to, time.monotonic())
-        if self._jobs.qsize() >= MAX_JOBS:
-            detail = f"{MAX_JOBS} texts already wait for this model; try again later"
-            self._fail(run, m.FailReason.OVERLOADED, detail)
-            return
         with self._lock:
-            self._pending[run.request_id] = job
-        self._jobs.put(job)
+            self._pending[run.request_id] = run
+        self._jobs.put(_Job(run, run.reply_to, time.monotonic()))
 
     def cancel(self, request_id: str) -> bool:
         """Whether the request is here; then its cancel follows it to the engine."""
@@ -121,33 +98,15 @@ class TextDesk:
 
     def close(self, reason: m.FailReason, detail: str) -> None:
         """End what is here with this reason. Wait a moment for the job that is under way."""
+        self._jobs.close(reason, detail)
         with self._lock:
-            self._closed = True
             left = list(self._pending.values())
             self._pending.clear()
-        self._jobs.put(None)
-        for job in left:
-            if isinstance(job.asked, m.Run):
-                self._fail(job.asked, reason, detail)
-        self._thread.join(CLOSE_WAIT_S)
+        for run in left:
+            self._fail(run, reason, detail)
+        self._jobs.wait_ended(CLOSE_WAIT_S)
 
     # ── the thread ──────────────────────────────────────────────────────────────────────────────
-
-    def _serve(self) -> None:
-        while (job := self._jobs.get()) is not None and not self._closed:
-            try:
-                self._do(job)
-            except Refused as refused:
-                self._refuse(job, refused.reason, str(refused))
-            except BackendClosed:
-                self._refuse(job, m.FailReason.MODEL_UNLOADED, "the model was unloaded")
-            except NativeError as error:
-                self._refuse(job, m.FailReason.INVALID_REQUEST, str(error))
-            except RecursionError:
-                detail = "what was sent is nested too deeply; flatten it"
-                self._refuse(job, m.FailReason.INVALID_REQUEST, detail)
-            except Exception as error:  # noqa: BLE001 - one job's trouble, whatever it is
-                self._refuse(job, m.FailReason.ENGINE_ERROR, f"{type(error).__name__}: {error}")
 
     def _do(self, job: _Job) -> None:
         match job.asked:
@@ -182,10 +141,10 @@ class TextDesk:
     def _tokenize(self, asked: t.Tokenize, reply_to: Address) -> None:
         text = asked.text if isinstance(asked.text, str) else _decoded(_read(asked.text))
         if len(text) > MAX_TEXT_BYTES:
-            raise Refused(m.FailReason.INVALID_REQUEST, _too_much("characters", MAX_TEXT_BYTES))
+            raise InvalidRequest(_too_much("characters", MAX_TEXT_BYTES))
         too_long = why_too_long(text, self._backend.info) if asked.as_prompt else None
         if too_long is not None:
-            raise Refused(m.FailReason.PROMPT_TOO_LONG, too_long)
+            raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
         ids = self._backend.tokenize(
             text, add_special=asked.add_special, parse_special=asked.parse_special
         )
@@ -195,17 +154,15 @@ class TextDesk:
     def _detokenize(self, asked: t.Detokenize, reply_to: Address) -> None:
         packed = _read(asked.tokens)
         if len(packed) % token_bytes.TOKEN_BYTES:
-            raise Refused(
-                m.FailReason.INVALID_REQUEST,
+            raise InvalidRequest(
                 f"{len(packed)} bytes are no whole tokens; a token is a u32, little-endian",
             )
         if len(packed) > MAX_TOKENS * token_bytes.TOKEN_BYTES:
-            raise Refused(m.FailReason.INVALID_REQUEST, _too_much("tokens", MAX_TOKENS))
+            raise InvalidRequest(_too_much("tokens", MAX_TOKENS))
         ids = token_bytes.unpack(packed)
         n_vocab = self._backend.info.n_vocab
         if ids and max(ids) >= n_vocab:
-            raise Refused(
-                m.FailReason.INVALID_REQUEST,
+            raise InvalidRequest(
                 f"token {max(ids)} is not in the vocabulary of {n_vocab} tokens",
             )
         data = self._backend.detokenize(ids, special=asked.special)
@@ -233,11 +190,11 @@ class TextDesk:
         request = run.request
         if request.tokens or request.continues:
             what = "token ids" if request.tokens else "continues"
-            raise Refused(m.FailReason.INVALID_REQUEST, f"a chat is no {what}; send messages")
+            raise InvalidRequest(f"a chat is no {what}; send messages")
         chat, prompt, control = self._prompt(request.prompt)
         too_long = why_too_long(prompt.text, self._backend.info)
         if too_long is not None:
-            raise Refused(m.FailReason.PROMPT_TOO_LONG, too_long)
+            raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
         ids = prompt_tokens(self._backend, prompt, control)
         waited = time.monotonic() - job.since
         ready = replace(
@@ -269,28 +226,22 @@ class TextDesk:
 
     def _prompt(self, source: Payload | str) -> tuple[Chat, Prompt, ControlTokens]:
         raw = source if isinstance(source, str) else _read(source)
-        try:
-            chat = chat_from(raw)
-            template = self._compiled(chat)
-            control = self._control or ControlTokens.of(self._backend)
-            self._control = control
-            chat = fitted(template, chat)
-            prompt = render_chat(template, chat, control)
-            check_shown(template, chat, prompt.text, thinks=bool(self._rules.markers.thinking))
-        except NotShown as error:
-            raise Refused(m.FailReason.NOT_SUPPORTED, str(error)) from error
-        except (BadChat, TemplateFailed) as error:
-            raise Refused(m.FailReason.INVALID_REQUEST, str(error)) from error
+        chat = chat_from(raw)
+        template = self._compiled(chat)
+        control = self._control or ControlTokens.of(self._backend)
+        self._control = control
+        chat = fitted(template, chat)
+        prompt = render_chat(template, chat, control)
+        check_shown(template, chat, prompt.text, thinks=bool(self._rules.markers.thinking))
         return chat, prompt, control
 
     def _compiled(self, chat: Chat) -> ChatTemplate:
-        """The template for this conversation, compiled at its first use; TemplateFailed."""
+        """The template for this conversation, compiled at its first use; raises TemplateFailed."""
         info = self._backend.info
         usual = info.chat_template or ""
         source = chat.template or _chosen(chat, usual, dict(info.named_templates))
         if not source:
-            raise Refused(
-                m.FailReason.NOT_SUPPORTED,
+            raise UnsupportedRequest(
                 "this model has no chat template; send a prompt as text, or a chat_template",
             )
         found = self._templates.pop(source, None) or ChatTemplate(
@@ -320,22 +271,15 @@ def _read(payload: Payload) -> bytes:
     limit = max(MAX_TEXT_BYTES, MAX_TOKENS * token_bytes.TOKEN_BYTES)
     n_bytes = len(payload) if isinstance(payload, bytes) else payload.n_bytes
     if n_bytes > limit:
-        raise Refused(m.FailReason.INVALID_REQUEST, _too_much("bytes", limit))
-    try:
-        return read_payload(payload)
-    except PayloadGone as gone:
-        raise Refused(
-            m.FailReason.INVALID_REQUEST, f"what was to be read is gone: {gone}"
-        ) from gone
+        raise InvalidRequest(_too_much("bytes", limit))
+    return read_payload(payload)
 
 
 def _decoded(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Refused(
-            m.FailReason.INVALID_REQUEST, f"the text is not UTF-8 at byte {error.start}"
-        ) from error
+        raise InvalidRequest(f"the text is not UTF-8 at byte {error.start}") from error
 
 
 def _pages(data: bytes, size: int) -> Iterator[tuple[bytes, bool]]:

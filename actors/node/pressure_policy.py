@@ -1,11 +1,11 @@
-"""When memory is short, and how many bytes of cache to give up for it. No clock, no process.
+"""When memory is short, and how many bytes of cache to evict for it. No clock, no process.
 
 Two watermarks, shares of the total. At or above ``high`` relief begins; it asks for exactly what
-lies above ``low``, until usage is at ``low`` or nothing more can be given up. In between, nothing
-starts: usage that wanders about one watermark moves nothing (hysteresis).
+lies above ``low``, until usage is at ``low`` or nothing more can be evicted. In between, nothing
+starts: usage that varies about one watermark changes nothing (hysteresis).
 
 After each eviction the next reading is waited for, for ``settle_s``: freed memory shows up with a
-delay, and the same overshoot must not be paid twice. For the same reason no reading of that time
+delay, and the same overshoot must not be evicted twice. For the same reason no reading of that time
 begins a relief.
 """
 
@@ -24,7 +24,7 @@ class Reading:
     used: int
     total: int
     stalled: float = 0.0
-    """Percent of recent time in which something waited for memory."""
+    """Percent of recent time in which a process waited for memory."""
     where: str = ""
 
     @property
@@ -43,7 +43,7 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``nbytes`` to give up; 0 unless the verdict is EVICT."""
+    """``nbytes`` to evict; 0 unless the verdict is EVICT."""
 
     verdict: Verdict
     nbytes: int = 0
@@ -84,7 +84,7 @@ class PressureCore:
     def evicted(self, now: float, nbytes: int) -> None:
         """The eviction ended (or was lost, with 0). Without any effect, relief ends too:
 
-        it starts again only at the high watermark, and so does not ask an empty cache for ever.
+        it starts again only at the high watermark, and so does not ask an empty cache repeatedly.
         """
         self._in_flight = False
         self._not_before = now + settle_s(self.settings)

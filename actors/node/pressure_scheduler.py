@@ -1,8 +1,8 @@
-"""The memory-pressure scheduler: reads a source, asks cache_meta to give memory up. Off by default.
+"""The memory-pressure scheduler: reads a source, has cache_meta evict rows. Off by default.
 
 Owns: its settings, which a restart takes back to the configured ones. Answers: ``SetPressure``,
 ``CheckPressure``. Asks: cache_meta. A process of its own because a source may block (a vendor's
-library, a user's function) and must never hold up the cache. Decisions are in
+library, a user's function) and must never delay the cache. Decisions are in
 ``node.pressure_policy``; a source that fails or hangs costs one line in the log, until it works
 again.
 """
@@ -62,7 +62,7 @@ class _Eviction:
     returned: int = 0
 
 
-class SchedulerActor(EngineWorker):
+class PressureSchedulerActor(EngineWorker):
     """Carries readings to the core and its decisions to cache_meta."""
 
     def init(self, args: object) -> None:
@@ -76,7 +76,7 @@ class SchedulerActor(EngineWorker):
         self._hangs = False
         self._round = 0
         self._eviction: _Eviction | None = None
-        self._checkers: list[tuple[Address, str]] = []
+        self._checks: list[tuple[Address, str]] = []
         self._reading: Reading | None = None
         self._read_at = 0.0
         self._trouble: str | None = None
@@ -122,7 +122,7 @@ class SchedulerActor(EngineWorker):
         self.after(self._settings.timeout_s, _Overdue(self._number))
 
     def _drop_sampler(self) -> None:
-        """Let go of a source; one that hangs keeps its thread, and what it says is ignored."""
+        """Drop a source; one that hangs keeps its thread, and its answer is ignored."""
         if self._sampler is not None:
             self._sampler.close()
         self._sampler, self._asked, self._hangs = None, None, False
@@ -140,7 +140,7 @@ class SchedulerActor(EngineWorker):
         is_late, self._hangs, self._asked = self._hangs, False, None
         if isinstance(answer, str):
             self._failed(answer)
-        elif not is_late:  # what it says may be long past
+        elif not is_late:  # it may describe the past
             self._observe(answer)
 
     def _failed(self, why: str) -> None:
@@ -152,20 +152,20 @@ class SchedulerActor(EngineWorker):
                 why,
             )
         self._trouble = why
-        self._tell_checkers("source_failed")
+        self._answer_checks("source_failed")
 
     def _observe(self, reading: Reading) -> None:
         self._counts["readings"] += 1
         self._trouble = None
         self._reading, self._read_at = reading, time.monotonic()
         if not self._settings.enabled:
-            self._tell_checkers("disabled")
+            self._answer_checks("disabled")
             return
         decision = self._core.observe(self._read_at, reading)
         if decision.verdict is Verdict.EVICT:
             self._evict(decision.nbytes)
         elif self._eviction is None:
-            self._tell_checkers(decision.verdict.value)
+            self._answer_checks(decision.verdict.value)
 
     # ── evictions ────────────────────────────────────────────────────────────────────────────
 
@@ -211,18 +211,18 @@ class SchedulerActor(EngineWorker):
             "returned_bytes": eviction.returned,
         }
         outcome = "evicted" if eviction.rows or eviction.returned else "nothing_to_evict"
-        self._tell_checkers(outcome, eviction)
+        self._answer_checks(outcome, eviction)
 
-    # ── people ───────────────────────────────────────────────────────────────────────────────
+    # ── requests ─────────────────────────────────────────────────────────────────────────────
 
     def handle(self, message: object, sender: Address) -> None:
         match message:
             case m.SetPressure():
                 self._set(message, sender)
             case m.CheckPressure(ref):
-                self._checkers.append((sender, ref))
+                self._checks.append((sender, ref))
                 if self._hangs:
-                    self._tell_checkers("source_failed")
+                    self._answer_checks("source_failed")
                 else:
                     self._ask()
             case m.BytesEvicted():
@@ -244,15 +244,15 @@ class SchedulerActor(EngineWorker):
             self._trouble = None
         self._core.settings = settings
         self._start_round()
-        if self._checkers and self._eviction is None:
+        if self._checks and self._eviction is None:
             self._ask()
         self.tell(sender, m.PressureSet(wish.ref, settings))
 
-    def _tell_checkers(self, outcome: str, eviction: _Eviction | None = None) -> None:
-        checkers, self._checkers = self._checkers, []
+    def _answer_checks(self, outcome: str, eviction: _Eviction | None = None) -> None:
+        checks, self._checks = self._checks, []
         reading = self._reading or Reading(0, 0)
         rows, returned = (eviction.rows, eviction.returned) if eviction else (0, 0)
-        for address, ref in checkers:
+        for address, ref in checks:
             self.tell(
                 address,
                 m.PressureChecked(ref, outcome, reading.used, reading.total, rows, returned),

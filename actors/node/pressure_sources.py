@@ -26,7 +26,7 @@ Source = Callable[[], Any]
 
 
 class SourceUnavailable(Exception):
-    """This machine cannot tell; the text says what is missing."""
+    """This machine has no such reading; the text names what is missing."""
 
 
 def open_source(name: str) -> Source:
@@ -84,14 +84,14 @@ def _by_psutil() -> Reading:
     try:
         psutil: Any = importlib.import_module("psutil")
     except ImportError as error:
-        detail = "/proc/meminfo says nothing useful, and psutil is not installed"
+        detail = "/proc/meminfo has no usable value, and psutil is not installed"
         raise SourceUnavailable(detail) from error
     memory = psutil.virtual_memory()
     return Reading(int(memory.total - memory.available), int(memory.total), where="psutil")
 
 
 def _stall(path: Path) -> float:
-    """``some avg10`` of a PSI file, in percent; 0 where the kernel does not tell."""
+    """``some avg10`` of a PSI file, in percent; 0 where the kernel has no such file."""
     try:
         for line in path.read_text(encoding="ascii").splitlines():
             kind, *pairs = line.split()

@@ -1,10 +1,10 @@
-"""Where things are, and which models should be loaded.
+"""The registry: where actors are, and which models should be loaded.
 
-Owns: the table of wanted models. Answers: ``WhereIs``, ``ListDirectory``, ``LoadModel``,
+Owns: the table of models to load. Answers: ``WhereIs``, ``ListDirectory``, ``LoadModel``,
 ``UnloadModel``. Asks: the models supervisor. A process of its own so that callers never wait behind
-a supervisor that is busy healing something; and because a dynamic supervisor that dies forgets its
+a supervisor that is busy restarting a child; and because a dynamic supervisor that dies forgets its
 children: this actor asks the new one for the models that were loaded. A model that crashes so often
-that its supervisor gives it up is wanted no longer, until somebody loads it again.
+that its supervisor stops restarting it is removed from the table, until a caller loads it again.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actors import messages as m
-from actors.messages.actor_ids import model_actor_id
-from actors.messages.model_table import WantedModels
+from actors.messages.actor_ids import model_actor_id, model_of
+from actors.messages.model_table import ModelTable
 from actors.model.model import LoadError, ModelArgs
 from cache.policy import SAVE_ALL, SavePolicy
 from native.fingerprint import Fingerprints
@@ -38,10 +38,10 @@ from supervision.messages import (
 if TYPE_CHECKING:
     from supervision import Address, Entry
 
-HEALING = "healing"  # prefix of the refs of starts that nobody waits for
+HEALING = "healing"  # prefix of the refs of starts that no caller waits for
 HEAL_TRIES = 5  # a file that was loaded before is good; a process that dies while loading is not
 HEAL_PAUSE_S = 0.2  # times the number of tries so far
-LOOK_EVERY_S = 1.0  # nobody tells of a model that is given up while it restarts
+LOOK_EVERY_S = 1.0  # there is no message that a model which restarts is stopped for good
 _BAD_EXITS = (ExitKind.ABNORMAL, ExitKind.KILLED)
 _REASONS = {
     StartFailure.ALREADY_STARTED: m.LoadFailure.ALREADY_LOADED,
@@ -67,14 +67,14 @@ class RegistryArgs:
 
 @dataclass(frozen=True, slots=True)
 class _Asker:
-    """Who waits for the end of a load or an unload."""
+    """A caller that waits for the end of a load or an unload."""
 
     address: Address
     model: str
-    wish: m.LoadModel | None
+    request: m.LoadModel | None
     """``None``: to unload it."""
     added: bool = False
-    """The wish put the model into the table; if it fails, the model leaves it again."""
+    """The request put the model into the table; if it fails, the model is removed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +92,13 @@ class _DrainedLongEnough:
 
 
 class RegistryActor(Worker):
-    """Answers where things are; loads, unloads and reloads models."""
+    """Answers where actors are; loads, unloads and reloads models."""
 
     def init(self, args: object) -> None:
         if not isinstance(args, RegistryArgs):
             raise TypeError(f"the registry is started with RegistryArgs, not {args!r}")
         self._facts = args
-        self._wanted = WantedModels(args.wanted_path)
+        self._wanted = ModelTable(args.wanted_path)
         self._askers: dict[str, _Asker] = {}
         self._draining: set[str] = set()
         self._healed: int | None = None
@@ -108,11 +108,8 @@ class RegistryActor(Worker):
 
     def handle(self, message: object, sender: Address) -> None:
         match message:
-            case WhereIs(ref, wanted):
-                entry = self.directory.get(wanted)
-                self.tell(sender, Located(ref, entry) if entry else NotLocated(ref, wanted))
-            case ListDirectory(ref):
-                self.tell(sender, DirectoryListing(ref, tuple(self.directory.values())))
+            case WhereIs() | ListDirectory() | m.ListWantedModels():
+                self.tell(sender, self._found(message))
             case m.LoadModel():
                 self._load(message, sender)
             case m.UnloadModel():
@@ -124,7 +121,7 @@ class RegistryActor(Worker):
             case ChildStartProgress(ref, _, float(share)):
                 self._answer(ref, m.ModelLoading(ref, share), ended=False)
             case ChildStarted(ref, entry):
-                self._tries.pop(entry.id.removeprefix("model:"), None)
+                self._tries.pop(model_of(entry.id) or "", None)
                 self._answer(ref, m.ModelLoaded(ref, entry))
             case ChildStartFailed():
                 self._not_loaded(message)
@@ -134,6 +131,17 @@ class RegistryActor(Worker):
                 self._answer(ref, m.ModelUnloaded(ref, was_loaded=False))
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
+
+    def _found(self, question: WhereIs | ListDirectory | m.ListWantedModels) -> object:
+        """The answer to a question about what there is."""
+        match question:
+            case WhereIs(ref, wanted):
+                entry = self.directory.get(wanted)
+                return Located(ref, entry) if entry else NotLocated(ref, wanted)
+            case ListDirectory(ref):
+                return DirectoryListing(ref, tuple(self.directory.values()))
+            case m.ListWantedModels(ref):
+                return m.WantedModelsListed(ref, tuple(one.model for one in self._wanted.all()))
 
     # ── loading ──────────────────────────────────────────────────────────────────────────────
 
@@ -195,7 +203,7 @@ class RegistryActor(Worker):
             self._terminate(asked.ref)
 
     def _terminate(self, ref: str) -> None:
-        """Its requests have ended, or had their time."""
+        """Its requests have ended, or their time is over."""
         if ref not in self._draining:
             return
         self._draining.remove(ref)
@@ -230,25 +238,25 @@ class RegistryActor(Worker):
                 self.after(LOOK_EVERY_S, None)
 
     def _heal(self) -> None:
-        """A new models supervisor knows no models: ask it for those that should be loaded."""
+        """A new models supervisor has no models: ask it for those that should be loaded."""
         entry = self.directory.get("models")
         if entry is None or not entry.is_up or entry.incarnation == self._healed:
             return
         self._healed = entry.incarnation
         asked_for: set[str] = set()
         for ref, asker in list(self._askers.items()):  # their answers died with the supervisor
-            if asker.wish is None:
+            if asker.request is None:
                 self._draining.discard(ref)
                 self._answer(ref, m.ModelUnloaded(ref, was_loaded=True))
             else:
                 asked_for.add(asker.model)
-                self._start(asker.wish, ref)
+                self._start(asker.request, ref)
         for wanted in self._wanted.all():
             if wanted.model not in asked_for:
                 self._start(wanted, f"{HEALING}:{wanted.model}")
 
     def _not_healed(self, failed: ChildStartFailed) -> None:
-        model = failed.child_id.removeprefix("model:")
+        model = model_of(failed.child_id) or ""
         tries = self._tries[model] = self._tries.get(model, 0) + 1
         match failed.reason:
             case StartFailure.DIED_IN_INIT if tries < HEAL_TRIES:
@@ -260,7 +268,7 @@ class RegistryActor(Worker):
                 pass  # it is up already, or its supervisor stops and the next one will be asked
 
     def _forget_stopped(self) -> None:
-        """A model whose restarts its supervisor gave up stays down until somebody loads it.
+        """A model that its supervisor does not restart stays down until a caller loads it.
 
         Not so while the supervisor itself stops: then its models are down too, and come back.
         """

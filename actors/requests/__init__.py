@@ -1,1 +1,1 @@
-"""Requests in flight: who asked, what was delivered, and how a request resumes after a crash."""
+"""Requests in flight: their callers, what was delivered, and how one resumes after a crash."""

@@ -1,24 +1,24 @@
 """Which request crashes a model: found by running suspects alone. No clock, no process, no message.
 
-A request is a completion or a question. A model's process dies, and which of its requests did it
+A request is a completion or a question. A model's process dies, and which of its requests caused it
 cannot be seen from outside. So each of them is charged with the crash and becomes a *suspect*; it
 is run again when the model is back, and now **alone**: nothing else is sent to the model until it
-has ended, or has gone ``PROOF_TOKENS`` beyond what it did at the crash. Then it is innocent and its
+has ended, or has gone ``PROOF_TOKENS`` beyond what it did at the crash. Then it is *cleared*: its
 charge is dropped. If the model dies again, nothing else can have been the cause: at
 ``POISON_CRASHES`` charges a request is *poisonous*, which ends the search. A SIGKILL counts half:
 the kernel sends it to a process that takes too much memory, but it may have been sent for any other
-reason; so after the first one all go on together at once, and only the second makes them run alone.
-What ran beside a poisonous request is charged once and comes through at the second try; what waited
+reason; so after the first one all run together again, and only the second makes them run alone.
+What ran beside a poisonous request is charged once and completes at the second try; what waited
 behind a suspect is not charged at all.
 
 What a request *is* here is a digest of what the engine computes from it, so that a repeated request
-is known again, and an identical one of another caller is too.
+is recognised, and an identical one of another caller is too.
 
 Being alone costs the others time, so it is bounded: a suspect waits at most ``DRAIN_S`` for those
-that run already and then starts beside them, and after ``ALONE_S`` without a crash it counts as
-innocent. Charges are forgotten after ``SUSPECT_FOR_S``, verdicts after ``POISONOUS_FOR_S``: the
+that run already and then starts beside them, and after ``ALONE_S`` without a crash it is cleared.
+Charges are forgotten after ``SUSPECT_FOR_S``, poisonous digests after ``POISONOUS_FOR_S``: the
 model file or the build may have changed, and being wrong costs one more crash. The sheet holds
-``SHEET_LIMIT`` digests; beyond it the oldest suspects go first.
+``SHEET_LIMIT`` digests; beyond it the oldest suspects are dropped first.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DRAIN_S: Final = 5.0  # most requests end within it
 ALONE_S: Final = 10.0  # a crash comes with the prompt or within the first tokens, or hardly ever
 ALONE_CRASHES: Final = 1.0
 PROOF_TOKENS: Final = 8
-KILLED_WEIGHT: Final = 0.5  # SIGKILL: the OOM killer for a request, or somebody for no reason of it
+KILLED_WEIGHT: Final = 0.5  # SIGKILL: of the OOM killer because of a request, or for another reason
 SUSPECT_FOR_S: Final = 300.0
 POISONOUS_FOR_S: Final = 900.0
 SHEET_LIMIT: Final = 1024
@@ -62,7 +62,7 @@ class ChargeSheet:
         return len(self._charges)
 
     def crashes(self, digest: bytes, now: float) -> float:
-        """Charges of a digest that still count; 0 for one nobody suspects."""
+        """Charges of a digest that still count; 0 for one that is no suspect."""
         charge = self._charges.get(digest)
         if charge is not None and now >= charge.until:
             del self._charges[digest]
@@ -89,7 +89,7 @@ class ChargeSheet:
         return crashes >= POISON_CRASHES
 
     def clear(self, digest: bytes) -> None:
-        """Drop the charges of a suspect that proved innocent; a verdict stays."""
+        """Drop the charges of a suspect; a poisonous digest stays."""
         charge = self._charges.get(digest)
         if charge is not None and not charge.is_poisonous:
             del self._charges[digest]
@@ -124,10 +124,10 @@ class _Held:
 
 
 class Lane:
-    """The way into one model: who runs, who is held back, and who must run alone.
+    """Admission to one model: what runs, what is held back, and what must run alone.
 
     Every method that may let requests in returns their ids, in order of arrival. Without suspects
-    a lane holds nobody back: how many run together is the model's own business.
+    a lane holds nothing back: how many run together is decided by the model.
     """
 
     def __init__(self, sheet: ChargeSheet | None = None) -> None:
@@ -150,7 +150,7 @@ class Lane:
 
     @property
     def alone(self) -> str | None:
-        """Who has the model to itself, if anybody has."""
+        """The request that has the model to itself, if one has."""
         return self._alone
 
     def due(self) -> float | None:
@@ -162,7 +162,7 @@ class Lane:
     # ── events ──────────────────────────────────────────────────────────────────────────────────
 
     def arrive(self, request_id: str, digest: bytes | None, now: float) -> tuple[str, ...]:
-        """A request wants in. ``digest`` is ``None`` where the sheet is empty and none is needed.
+        """A request arrives. ``digest`` is ``None`` where the sheet is empty and none is needed.
 
         The caller has refused poisonous digests before.
         """
@@ -170,7 +170,7 @@ class Lane:
         return self._let_in(now)
 
     def ended(self, request_id: str, now: float) -> tuple[str, ...]:
-        """A request ended without a crash, which clears it, or left while it was held."""
+        """A request ended without a crash, which clears it, or was removed while it was held."""
         if request_id in self._running:
             digest = self._running.pop(request_id)
             del self._since[request_id]
@@ -185,12 +185,12 @@ class Lane:
         return self._let_in(now)
 
     def interrupted(self, request_id: str) -> None:
-        """A running request is being cancelled: its end will prove nothing."""
+        """A running request is being cancelled: its end does not clear it."""
         if request_id in self._running:
             self._running[request_id] = None
 
     def proved(self, request_id: str, now: float) -> tuple[str, ...]:
-        """A running suspect did again what it did at the crash, and more: it is innocent."""
+        """A running suspect has done again what it did at the crash, and more: it is cleared."""
         digest = self._running.get(request_id)
         if digest is not None:
             self.sheet.clear(digest)
@@ -208,8 +208,8 @@ class Lane:
     ) -> Verdict:
         """The model's process died by itself; ``digests`` of those that ran, where they are known.
 
-        Several identical requests that ran at one crash are charged once: it was one crash. Who had
-        run for ``ALONE_S`` had nothing to do with earlier ones.
+        Several identical requests that ran at one crash are charged once: it was one crash. What
+        had run for ``ALONE_S`` is cleared of earlier ones.
         """
         self.sheet.expire(now)
         for one, since in self._since.items():
@@ -226,7 +226,7 @@ class Lane:
         return verdict
 
     def lost(self) -> tuple[str, ...]:
-        """The model is gone, and not through its requests; all of them, running or held."""
+        """The model's process has ended, and not because of its requests; returns all of them."""
         everyone = (*self._running, *(one.request_id for one in self._held))
         self._running.clear()
         self._since.clear()
@@ -238,7 +238,7 @@ class Lane:
     # ── the rule ────────────────────────────────────────────────────────────────────────────────
 
     def _let_in(self, now: float) -> tuple[str, ...]:
-        """Strictly in order of arrival: passing a suspect by could keep it waiting for ever."""
+        """Strictly in order of arrival: passing a suspect by could keep it waiting without end."""
         let_in: list[str] = []
         while self._held and not self._is_closed(now):
             head = self._held[0]

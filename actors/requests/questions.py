@@ -1,4 +1,4 @@
-"""What inflight and models must know of questions: which answer ends one, how one is refused.
+"""Facts about questions for inflight and models: which answer ends one, how one is refused.
 
 Values only.
 """
@@ -46,7 +46,7 @@ def is_repeatable(question: Question) -> bool:
 
 
 def refusal(question: Question, reason: m.FailReason, detail: str) -> object:
-    """The answer that says that there will be none, in the asker's kind of message."""
+    """The answer that stands for a failure, in the asker's kind of message."""
     match question:
         case m.Embed(ref):
             return m.EmbedFailed(ref, reason, detail)

@@ -46,7 +46,7 @@ def digest_of(request: Complete | Ask) -> bytes | None:
 def part_digests(request: Complete | Ask) -> Iterator[bytes]:
     """Digests of the questions that answering this one includes: its texts are tokenised.
 
-    So a text that cannot be tokenised is known, in whatever request it comes.
+    So a text that crashes the tokeniser is recognised, in whatever request it comes.
     """
     try:
         if isinstance(request, Complete):

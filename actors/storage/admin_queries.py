@@ -1,8 +1,8 @@
-"""Tending the index: pages of rows, removals, and memory given back under pressure.
+"""Administration of the index: pages of rows, removals, and memory freed under pressure.
 
 Part of ``cache_meta``'s process, between two of its messages: every answer is bounded in rows and
-in bytes, so that a lookup waits behind one for some milliseconds only. Whoever wants more asks
-again with the cursor of the answer. (One row is given up whole: 100 MB take the kernel 20 ms.)
+in bytes, so that a lookup waits behind one for some milliseconds only. The asker sends
+the cursor of the answer for more. (One row is freed whole: 100 MB take the kernel 20 ms.)
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ EVICTED_PER_MESSAGE: Final = 32
 RETURNED_PER_MESSAGE: Final = 24 << 20  # the kernel frees some 5 GB a second
 NAMESPACES_PER_PAGE: Final = 96
 
-TendMessage = m.ListRows | m.ShowRow | m.ListNamespaces | m.RemoveRows | m.EvictBytes
-TendAnswer = m.RowsListed | m.RowShown | m.NamespacesListed | m.RowsRemoved | m.BytesEvicted
+AdminQuery = m.ListRows | m.ShowRow | m.ListNamespaces | m.RemoveRows | m.EvictBytes
+AdminAnswer = m.RowsListed | m.RowShown | m.NamespacesListed | m.RowsRemoved | m.BytesEvicted
 
 
-class CacheAdmin:
-    """Answers for ``cache_meta``; ``dispose`` makes an eviction true in memory and on disk."""
+class AdminQueries:
+    """Answers for ``cache_meta``; ``dispose`` removes what was evicted from memory and disk."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class CacheAdmin:
         self.removed_rows = 0
         self.returned_bytes = 0
 
-    def answer(self, now: float, message: TendMessage) -> TendAnswer:
+    def answer(self, now: float, message: AdminQuery) -> AdminAnswer:
         match message:
             case m.ListRows():
                 return self._list(message)
@@ -57,7 +57,7 @@ class CacheAdmin:
                 return self._evict(now, message)
 
     def status(self) -> dict[str, object]:
-        """Counts for ``ReportStatus``; the arena's memory is what the kernel says now."""
+        """Counts for ``ReportStatus``; the arena's memory is what the kernel reports now."""
         arena = None
         if self._arena_path is not None:
             with contextlib.suppress(OSError):

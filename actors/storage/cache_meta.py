@@ -1,7 +1,7 @@
-"""The cache index: which rows exist, where, who reads them, who may write them.
+"""The cache index: which rows exist and where, which processes read them and may write them.
 
-Owns: the index and the arena's allocation map; it is their only writer, which is what keeps the
-budgets true. Answers: ``LookupPrefix``, ``ResolveParent``, ``ReserveRows``. Asks: the writer, the
+Owns: the index and the arena's allocation map; it is their only writer, so that the budgets
+hold. Answers: ``LookupPrefix``, ``ResolveParent``, ``ReserveRows``. Asks: the writer, the
 tiers. When it dies, requests run cold for a moment; its successor gets the rows back from the arena
 and the directories, which the tiers scan (they restart after it, rest_for_one).
 """
@@ -13,13 +13,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors import messages as m
+from actors.messages.actor_ids import actor_of, holder_name, model_of
 from actors.messages.payload import PayloadGone, read_payload
-from actors.storage.admin_queries import CacheAdmin
-from actors.storage.lookup_stats import LookupTimes
-from actors.storage.row_import import Adoption
-from actors.storage.tier_copies import Copies
+from actors.storage.admin_queries import AdminQueries
+from actors.storage.copy_ports import CopyPorts
+from actors.storage.lookup_stats import LookupStats
+from actors.storage.row_import import RowImport
+from actors.storage.tier_copies import TierCopies
 from cache import refs
-from cache.answers import RAM, Evicted, Match, MissReason, Refusal, RowRequest
+from cache.answers import (
+    RAM,
+    Evicted,
+    Match,
+    Miss,
+    MissReason,
+    Refusal,
+    RefusalReason,
+    RowRequest,
+)
 from cache.arena import arena_page_bytes, mark_free
 from cache.index import CacheIndex
 from cache.rows import SaveReason
@@ -32,9 +43,9 @@ if TYPE_CHECKING:
     from supervision import Address, Down, Entry, ExitReason
 
 EXPIRE_EVERY_S = 5.0
-_ADOPT = "adopt"
+_IMPORT = "import"
 MAX_TEXT_BLOCKS = 1000  # with their keys 58 KB, under the 64 KiB of a message
-GRACE_S = 1.0  # a row is written in milliseconds, and its writer looks before each whether it may
+GRACE_S = 1.0  # a row is written in milliseconds, and its writer checks before each whether it may
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +62,7 @@ class CacheMetaArgs:
 
 
 class CacheMetaActor(Worker):
-    """Carries questions to the index and acts on what it answers."""
+    """Carries questions to the index and carries out its answers."""
 
     def init(self, args: object) -> None:
         if not isinstance(args, CacheMetaArgs):
@@ -67,36 +78,34 @@ class CacheMetaActor(Worker):
             tail_delay_s=args.tail_delay_s,
         )
         self._marks = TextMarks()
-        self._adoption = Adoption(self._index, self._dispose, self._taken_in, self._marks)
-        self._admin = CacheAdmin(self._index, self._dispose, self._arena_path)
-        self._lookup_times = LookupTimes()
-        # Slabs that the scan has not reported yet must not be given away, nor those that a model
-        # is still writing by the word of the incarnation before this one.
+        self._row_import = RowImport(self._index, self._dispose, self._taken_in, self._marks)
+        self._admin_queries = AdminQueries(self._index, self._dispose, self._arena_path)
+        self._lookup_stats = LookupStats()
+        # Slabs that the scan has not reported yet must not be reserved, nor those that a model is
+        # still writing by a grant of the incarnation before this one.
         self._scanned: set[str] = set()
         self._grants_from = time.monotonic() + (GRACE_S if self.incarnation > 1 else 0.0)
         self._holders: set[str] = set()
         self._alive: dict[str, str | None] = {}
-        self._copies = Copies(
+        self._copies = TierCopies(
             self._index,
+            CopyPorts(self.tell, self._dispose, self._holder_of, self.log),
             [name for name, _ in args.file_tiers],
             ram_bytes=args.ram_bytes,
-            send=self.tell,
-            dispose=self._dispose,
-            holder=self._holder_of,
-            log=self.log,
         )
-        self._is_adopting = False
+        self._is_importing = False
         self._is_missing_logged = False
         self._rejected = 0
+        self._refused_at_start = 0
         self._abandoned = 0
-        self._went_on = 0
+        self._continued = 0
         self._quarantined = 0
         self.after(EXPIRE_EVERY_S, "expire")
 
     def handle(self, message: object, sender: Address) -> None:
         match message:
             case m.LookupPrefix() | m.ResolveParent() | m.ResolveText():
-                with self._lookup_times.timed():
+                with self._lookup_stats.timed():
                     found = self._find(message)
                 self.tell(sender, found)
             case m.NoteReply(digest, n_bytes, n_known, parent, start, tail):
@@ -114,7 +123,7 @@ class CacheMetaActor(Worker):
             case m.RowsFound() | m.TierChanged():
                 self._take_in(message)
             case m.ListRows() | m.ShowRow() | m.ListNamespaces() | m.RemoveRows() | m.EvictBytes():
-                self.tell(sender, self._admin.answer(time.monotonic(), message))
+                self.tell(sender, self._admin_queries.answer(time.monotonic(), message))
             case m.PersistNow(ref):
                 self.tell(sender, m.PersistState(ref, self._persist_now()))
             case m.RowCopied() | m.CopyFailed() | m.FilesDropped() | m.WriterStops():
@@ -140,7 +149,8 @@ class CacheMetaActor(Worker):
         try:
             tokens = read_payload(ask.tokens)
         except PayloadGone as gone:
-            return m.PrefixResolved(ask.ref, 0, b"", 0, f"payload_gone:{gone}")
+            miss = Miss(MissReason.PAYLOAD_GONE, detail=str(gone))
+            return m.PrefixResolved(ask.ref, 0, b"", 0, miss)
         match = self._index.lookup(time.monotonic(), ask.holder, ask.root, tokens)
         self._copies.hit(match.blocks)
         if match.miss is not None and match.miss.reason is MissReason.BEING_WRITTEN:
@@ -154,13 +164,13 @@ class CacheMetaActor(Worker):
             is_late = self._index.is_being_written(ask.key)
             if is_late:
                 self._want_tails()
-            why = f"{MissReason.BEING_WRITTEN.value}:0" if is_late else "parent_unknown"
-            return m.PrefixResolved(ask.ref, 0, b"", 0, why)
+            miss = Miss(MissReason.BEING_WRITTEN, 0) if is_late else Miss(MissReason.PARENT_UNKNOWN)
+            return m.PrefixResolved(ask.ref, 0, b"", 0, miss)
         self._copies.hit(match.blocks)
         return _resolved(ask.ref, match, with_keys=True)
 
     def _resolve_text(self, ask: m.ResolveText) -> m.TextResolved:
-        """The longest reply that is known and whose full blocks are all stored."""
+        """The longest reply that has a mark and whose full blocks are all stored."""
         self._holders.add(ask.holder)
         for mark in self._marks.find(ask.candidates):
             known = (ask.ref, mark.digest, mark.n_bytes, mark.n_known)
@@ -179,7 +189,8 @@ class CacheMetaActor(Worker):
 
     def _reserve(self, ask: m.ReserveRows) -> m.RowsReserved:
         if RAM not in self._scanned or time.monotonic() < self._grants_from:
-            refused = tuple((row.key, "starting") for row in ask.rows)
+            refused = tuple((row.key, RefusalReason.STARTING) for row in ask.rows)
+            self._refused_at_start += len(refused)
             return m.RowsReserved(ask.ref, self.incarnation, (), refused)
         self._holders.add(ask.holder)
         reason = SaveReason(ask.reason)
@@ -188,13 +199,13 @@ class CacheMetaActor(Worker):
             for row in ask.rows
         ]
         answers, evicted = self._index.reserve(time.monotonic(), ask.holder, wanted)
-        self._dispose(evicted)  # before anybody may write there, see cache.answers.Reserved
+        self._dispose(evicted)  # before another row is written there, see cache.answers.Reserved
         offsets: list[tuple[bytes, int]] = []
-        refusals: list[tuple[bytes, str]] = []
+        refusals: list[tuple[bytes, RefusalReason]] = []
         ends: list[tuple[bytes, bytes]] = []
         for row, answer in zip(wanted, answers, strict=True):
             if isinstance(answer, Refusal):
-                refusals.append((answer.key, answer.reason.value))
+                refusals.append((answer.key, answer.reason))
             elif answer.offset is not None:
                 offsets.append((answer.key, answer.offset))
                 if packed := self._index.ends_in(row):
@@ -210,7 +221,7 @@ class CacheMetaActor(Worker):
             self._dispose(self._index.publish(now, done.holder, key, reason=reason).evicted)
         for key in done.continued:
             self._dispose(self._index.abandon_extended(done.holder, key))
-        self._went_on += len(done.continued)
+        self._continued += len(done.continued)
         self._abandoned += len(done.abandoned)
         for key in done.abandoned:
             self._dispose(self._index.abandon(done.holder, key))
@@ -220,16 +231,12 @@ class CacheMetaActor(Worker):
 
     def _reject(self, rejected: m.RowRejected) -> None:
         self._rejected += 1
-        gone = self._index.drop_location(rejected.key, rejected.tier)
-        if rejected.tier == RAM:
-            self._dispose(gone)
-        else:
-            self._copies.quarantine(rejected.tier, rejected.key)
+        self._copies.drop_bad(rejected.tier, rejected.key)
 
     def _want_tails(self) -> bool:
-        """Have rows written that models hold back; whether anybody has reserved some."""
-        writers = [holder.partition("#")[0] for holder in self._index.writers()]
-        models = [child for child in writers if child.startswith("model:")]
+        """Have rows written that models hold back; whether any model has reserved some."""
+        writers = map(actor_of, self._index.writers())
+        models = [child for child in writers if model_of(child) is not None]
         for child in models:
             self.tell(child, m.WriteTails())
         return bool(models)
@@ -257,18 +264,18 @@ class CacheMetaActor(Worker):
         """When the node stops, all that waits is still written; on a restart it waits longer."""
         if self._node_stops:
             self._index.queue_late_tails()
-        self._copies.writer_stops(f"writer#{incarnation}", writer, finish=self._node_stops)
+        self._copies.writer_stops(incarnation, writer, finish=self._node_stops)
 
     def _take_in(self, message: m.RowsFound | m.TierChanged) -> None:
-        """Rows that were found, after those found before: at once, or a slice at a time."""
-        self._adoption.put(message)
-        if not self._is_adopting:
-            self._adopt_some()
+        """Import rows that were found, after those found before, a slice at a time."""
+        self._row_import.put(message)
+        if not self._is_importing:
+            self._import_some()
 
-    def _adopt_some(self) -> None:
-        self._is_adopting = True
-        self._adoption.step()
-        self._is_adopting = False
+    def _import_some(self) -> None:
+        self._is_importing = True
+        self._row_import.step()
+        self._is_importing = False
         self._pump()
 
     def _taken_in(self, message: m.RowsFound | m.TierChanged) -> None:
@@ -286,20 +293,20 @@ class CacheMetaActor(Worker):
     def _pump(self) -> None:
         now = time.monotonic()
         self._copies.pump(now, may_promote=RAM in self._scanned and now >= self._grants_from)
-        if not self._is_adopting and not self._adoption.is_idle:
-            self._is_adopting = True
-            self.after(0.0, _ADOPT)  # requests that came meanwhile go first
+        if not self._is_importing and not self._row_import.is_idle:
+            self._is_importing = True
+            self.after(0.0, _IMPORT)  # requests that came meanwhile go first
 
     def _holder_of(self, child: str) -> str | None:
         entry = self.directory.get(child)
         if entry is None or not entry.is_up:
             return None
-        holder = f"{child}#{entry.incarnation}"
+        holder = holder_name(child, entry.incarnation)
         self._holders.add(holder)
         return holder
 
     def _dispose(self, evicted: Sequence[Evicted]) -> None:
-        """Make the index's decision true: no scan may ever find these rows again."""
+        """Remove what the index has evicted: no scan may ever find these rows again."""
         files: dict[str, list[bytes]] = {}
         for gone in evicted:
             if gone.tier != RAM:
@@ -309,14 +316,14 @@ class CacheMetaActor(Worker):
         for tier, keys in files.items():
             self._copies.drop_files(tier, keys)
 
-    # ── time and the dead ───────────────────────────────────────────────────────────────────────
+    # ── timers and processes that end ───────────────────────────────────────────────────────────
 
     def handle_timer(self, payload: object) -> None:
-        if payload == _ADOPT:
-            self._adopt_some()
+        if payload == _IMPORT:
+            self._import_some()
             return
         self._index.expire(time.monotonic())
-        self._copies.look_after(time.monotonic())
+        self._copies.close_stalled(time.monotonic())
         self._pump()
         self.after(EXPIRE_EVERY_S, "expire")
 
@@ -327,7 +334,7 @@ class CacheMetaActor(Worker):
             else:
                 self._set_alive(entry.id, entry)
             if entry.id == "models" and not entry.is_up:
-                self._index.queue_late_tails()  # the node is stopping, or nobody goes on soon
+                self._index.queue_late_tails()  # no sequence is continued soon
                 self._pump()
             if entry.id in ("writer", "ram_tier"):
                 self._pump()
@@ -340,13 +347,15 @@ class CacheMetaActor(Worker):
         self._pump()
 
     def _set_alive(self, child: str, entry: Entry | None) -> None:
-        """Give back what earlier processes of this child had reserved."""
-        alive = f"{child}#{entry.incarnation}" if entry is not None and entry.is_up else None
-        dead = [h for h in self._holders if h.startswith(f"{child}#") and h != alive]
+        """Release what earlier processes of this child had reserved."""
+        is_up = entry is not None and entry.is_up
+        alive = holder_name(child, entry.incarnation) if entry is not None and is_up else None
+        dead = [one for one in self._holders if actor_of(one) == child and one != alive]
         for holder in dead:
             self._holders.discard(holder)
             self._dispose(self._index.holder_exited(holder))
-        self._copies.child_changed(child, is_new=self._alive.get(child) != alive)
+        if self._alive.get(child) != alive:
+            self._copies.process_ended(child)
         self._alive[child] = alive
 
     def terminate(self, reason: ExitReason) -> None:
@@ -379,21 +388,24 @@ class CacheMetaActor(Worker):
             "hits_partial": snapshot.hits_partial,
             "hits_resume": snapshot.hits_resume,
             "misses": snapshot.misses,
-            **self._lookup_times.status(),
+            **self._lookup_stats.status(),
             "saves": dict(snapshot.saves),
             "evictions": snapshot.evictions,
             "adopted": snapshot.adopted,
-            "refused": dict(snapshot.refused),
+            "refused": {
+                **snapshot.refused,
+                RefusalReason.STARTING.value: self._refused_at_start,
+            },
             "rejected": self._rejected,
             "abandoned": self._abandoned,
-            "tails_not_written": self._went_on,
+            "tails_not_written": self._continued,
             "tails_removed": snapshot.tails_removed,
             "replies_known": len(self._marks),
             "quarantined": self._quarantined,
             "lost": snapshot.lost,
             "duplicate_dropped": snapshot.duplicate_dropped,
             "copies_persisted": snapshot.persisted,
-            **self._admin.status(),
+            **self._admin_queries.status(),
             **self._copies.status(),
             "scanned": sorted(self._scanned),
             "absent_tiers": dict(self._absent),
@@ -412,6 +424,5 @@ class CacheMetaActor(Worker):
 
 
 def _resolved(ref: str, match: Match, *, with_keys: bool = False) -> m.PrefixResolved:
-    miss = None if match.miss is None else f"{match.miss.reason.value}:{match.miss.at}"
     blocks = refs.pack_blocks(match.blocks, with_keys=with_keys)
-    return m.PrefixResolved(ref, match.n_tokens, blocks, match.lease, miss)
+    return m.PrefixResolved(ref, match.n_tokens, blocks, match.lease, match.miss)

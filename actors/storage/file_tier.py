@@ -1,8 +1,8 @@
 """A file tier: one directory of row files, on disk or on tmpfs.
 
-Owns: the directory. Answers: ``DropFiles``, ``QuarantineFile``, ``WatchTier``. Tells cache_meta
-what it finds there, and whether the directory takes rows. A process of its own because a rescan and
-unlinking may block on a slow or dead disk.
+Owns: the directory. Answers: ``DropFiles``, ``QuarantineFile``, ``WatchTier``. Reports to
+cache_meta what it finds there, and whether the directory takes rows. A process of its own because a
+rescan and unlinking may block on a slow or failed disk.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import queue
 from dataclasses import dataclass
 
 from actors import messages as m
-from actors.storage.tier_directory import TierKeeper
-from actors.storage.tier_worker import CacheReporter
+from actors.storage.tier_directory import TierDirectory
+from actors.storage.tier_worker import TierWorker
 from cache.filesystem import PosixFilesystem
+from supervision import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +30,14 @@ class FileTierArgs:
     """Of the file by whose lock the launcher holds the directory; 0: it does not."""
 
 
-class FileTierActor(CacheReporter):
-    """Rescans, removes what it is told to remove, and waits for disks, all on its own thread."""
+class FileTierActor(TierWorker):
+    """Scans, removes files and waits for disks, all on its own thread."""
 
     def init(self, args: object) -> None:
         if not isinstance(args, FileTierArgs):
             raise TypeError(f"a file tier is started with FileTierArgs, not {args!r}")
         self._args = args
-        self._keeper = TierKeeper(
+        self._keeper = TierDirectory(
             args.tier,
             args.root_dir,
             args.device,
@@ -59,10 +60,12 @@ class FileTierActor(CacheReporter):
                 if isinstance(order, m.DropFiles | m.QuarantineFile | m.WatchTier):
                     keeper.take(order)
 
-    def handle(self, message: object, sender: object) -> None:
-        del sender
+    def handle(self, message: object, sender: Address) -> None:
         if isinstance(message, m.DropFiles | m.QuarantineFile | m.WatchTier):
             self.commands.put(message)
+        elif isinstance(message, m.DescribeTier):
+            where = self._args
+            self.tell(sender, m.TierDescribed(message.ref, where.tier, where.root_dir, None))
 
     def status(self) -> dict[str, object]:
         return {

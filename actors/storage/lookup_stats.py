@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class LookupTimes:
-    """How long cache_meta takes for the questions of models, whatever they find."""
+class LookupStats:
+    """How long cache_meta takes for the lookups of models, whatever they find."""
 
     count: int = 0
     total_ns: int = 0

@@ -41,7 +41,7 @@ class Promoter:
                 slab.begin(header, row_tokens(view, header), row_meta(view, header))
                 slab.payload[:] = row_payload(view, header)
                 slab.publish()
-        except NoArenaSpace as error:  # the machine is short of memory; no directory is to blame
+        except NoArenaSpace as error:  # the machine is short of memory; no directory has failed
             self._failures += 1
             return m.CopyFailed(order.key, RAM, order.source, str(error), False, RAM)
         except (CacheError, OSError) as error:

@@ -1,9 +1,9 @@
 """The RAM tier: the shared-memory arena that every model process maps.
 
 Owns: the arena's memory (its bytes outlive this process; the launcher holds the file). Answers:
-``CopyRow``. Tells cache_meta what it found when either of them starts, and copies rows of slower
-tiers into the arena after a hit. A process of its own because a scan of a big arena takes a while,
-and a file may lie on a slow disk; neither may hold up lookups.
+``CopyRow``. Reports to cache_meta what it found when either of them starts, and copies rows of
+slower tiers into the arena after a hit. A process of its own because a scan of a big arena takes a
+while, and a file may lie on a slow disk; neither may delay lookups.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from actors import messages as m
 from actors.storage.promoter import Promoter
-from actors.storage.tier_worker import CacheReporter, batches
+from actors.storage.tier_worker import TierWorker, batches
 from cache.answers import RAM
 from cache.arena import ArenaReader, scan_arena
 from cache.filesystem import PosixFilesystem
@@ -38,7 +38,7 @@ class RamTierArgs:
     budget_bytes: int = 0
 
 
-class RamTierActor(CacheReporter):
+class RamTierActor(TierWorker):
     """Scans the arena once, then promotes rows, in its own thread."""
 
     def init(self, args: object) -> None:
@@ -85,9 +85,10 @@ class RamTierActor(CacheReporter):
                 )
 
     def handle(self, message: object, sender: Address) -> None:
-        del sender
         if isinstance(message, m.CopyRow):
             self.commands.put(message)
+        elif isinstance(message, m.DescribeTier):
+            self.tell(sender, m.TierDescribed(message.ref, RAM, None, self._args.arena_path))
 
     def status(self) -> dict[str, object]:
         return {

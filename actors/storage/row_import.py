@@ -1,7 +1,7 @@
-"""Taking found rows into the index a slice at a time, so that lookups are answered in between.
+"""Imports rows that tiers found into the index, in slices between which lookups are answered.
 
 A tier over a full directory reports a hundred thousand rows within seconds. Each costs tens of
-microseconds here; all of them at once would hold up every request for seconds. What a tier says
+microseconds here; all of them at once would delay every request by seconds. What a tier reports
 after its rows (the scan has ended, the disk takes rows again) waits behind them.
 """
 
@@ -18,12 +18,12 @@ from cache.index import CacheIndex
 from cache.text_marks import TextMarks
 
 SLICE_S: Final = 0.002  # about what a lookup may wait for
-LOOKED_AT: Final = 16  # rows between two looks at the clock
+LOOKED_AT: Final = 16  # rows between two readings of the clock
 TIDIED_AT_ONCE: Final = 64  # the same for rows that are looked at when a tier changes
 
 
-class Adoption:
-    """The queue of what tiers found. ``then`` hears of each message when its rows are in."""
+class RowImport:
+    """The queue of what tiers found. ``then`` is called with each message when its rows are in."""
 
     def __init__(
         self,

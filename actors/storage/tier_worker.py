@@ -1,8 +1,8 @@
-"""What every tier and the writer share: an engine thread whose findings reach cache_meta.
+"""What every tier and the writer share: an engine thread whose reports go to cache_meta.
 
-A finding is kept until cache_meta is up to take it: a tier may be ready before the directory knows
-of its neighbour, and a scan that is lost would leave the index without rows, or writing forbidden.
-A scan of many files is told no faster than cache_meta takes it: requests must not wait behind.
+A report is kept until cache_meta is up to take it: a tier may be ready before the directory lists
+its neighbour, and a scan that is lost would leave the index without rows, or writing forbidden.
+A scan of many files is reported no faster than cache_meta takes it: requests must not wait behind.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOOK_AGAIN_S = 0.01
 _LOOK_AGAIN = "report"
 
 
-class CacheReporter(EngineWorker):
+class TierWorker(EngineWorker):
     """Sends what its thread posts to cache_meta, in order, none lost."""
 
     def prepare(self, init: Init) -> None:
@@ -38,7 +38,7 @@ class CacheReporter(EngineWorker):
         self._has_room.set()
 
     def post_paced(self, event: object) -> None:
-        """From the engine thread: like ``post``, but waits while much is still to be told."""
+        """From the engine thread: like ``post``, but waits while much is unsent."""
         self._has_room.wait()
         self.post(event)
 
@@ -56,7 +56,7 @@ class CacheReporter(EngineWorker):
             self._report()
 
     def _report(self) -> None:
-        is_up = True  # if not, the directory will say when it is
+        is_up = True  # if not, a change of the directory calls this again
         while self._unreported and is_up and self.backlog("cache_meta") < MESSAGES_UNDERWAY:
             is_up = self.tell("cache_meta", self._unreported[0])
             if is_up:

@@ -1,8 +1,8 @@
 """One file tier's way to disk: reads rows where they lie and publishes them, several at a time.
 
-Runs on a thread of the writer, one lane a tier, so that a disk that hangs holds up nobody else.
+Runs on a thread of the writer, one for each tier, so that a disk that hangs delays no other tier.
 Its memory is bounded: rows are written from where the arena or a faster file is mapped, and no
-more are offered at once than cache_meta lets.
+more are ordered at once than cache_meta allows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cache.rows import Buffer
 BATCH_ROWS = 16  # one directory sync for all of them; more rows would only wait for each other
 
 
-class WriteLane:
+class TierWriter:
     """Writes for one tier. The counters may be read from another thread."""
 
     def __init__(
@@ -91,7 +91,7 @@ class WriteLane:
 
 
 def copy_failed(order: m.CopyRow, error: Exception, where: str) -> m.CopyFailed:
-    """Whose fault it was: a storage that refuses, or a copy that is no row any more."""
+    """The report of a failed copy: a storage that refuses, or a source that is no valid row."""
     if isinstance(error, TierUnavailable | OSError):
         return m.CopyFailed(order.key, order.tier, order.source, str(error), False, where)
     return m.CopyFailed(order.key, order.tier, order.source, str(error), True, None)

@@ -1,7 +1,7 @@
-"""The writer: copies rows from faster tiers into file tiers, behind everybody's back.
+"""The writer: copies rows from faster tiers to file tiers in the background.
 
-Owns: nothing. Answers: ``CopyRow``. Tells: cache_meta. A process of its own so that decoding and
-lookups never wait for a disk, and because a disk can hang a thread for ever: each tier has its own.
+Owns: nothing. Answers: ``CopyRow``. Reports to: cache_meta. A process of its own so that decoding
+and lookups never wait for a disk, and a thread for each tier because a disk can hang one for good.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors import messages as m
-from actors.storage.tier_worker import CacheReporter
-from actors.storage.tier_writer import BATCH_ROWS, WriteLane
+from actors.storage.tier_worker import TierWorker
+from actors.storage.tier_writer import BATCH_ROWS, TierWriter
 from cache.filesystem import PosixFilesystem
 
 if TYPE_CHECKING:
     from supervision import Address, ExitReason
 
 FINISH_S = 3.0  # what waits when the node stops is still written, if the disk is not stuck
-FINISH_MOST_S = 10.0  # and if it gets on, within STOP_S
+FINISH_MOST_S = 10.0  # and if it makes progress, within STOP_S
 STOP_S = 12.0
 """The writer's ``shutdown``: seconds from the request to stop to SIGKILL."""
 _STOP_NOW = "stop now"
@@ -36,15 +36,15 @@ class WriterArgs:
     tier_dirs: tuple[tuple[str, str], ...]
 
 
-class WriterActor(CacheReporter):
+class WriterActor(TierWorker):
     """Writes to all tiers at once, each on a thread of its own."""
 
     def init(self, args: object) -> None:
         if not isinstance(args, WriterArgs):
             raise TypeError(f"the writer is started with WriterArgs, not {args!r}")
         roots = dict(args.tier_dirs)
-        self._lanes = {
-            tier: WriteLane(tier, roots, args.arena_path, PosixFilesystem()) for tier in roots
+        self._writers = {
+            tier: TierWriter(tier, roots, args.arena_path, PosixFilesystem()) for tier in roots
         }
         self._orders: dict[str, Orders] = {tier: queue.SimpleQueue() for tier in roots}
         self._given = dict.fromkeys(roots, 0)
@@ -52,34 +52,34 @@ class WriterActor(CacheReporter):
         self._answered = 0
         self._stop_reason: ExitReason | None = None
         self._is_last = False
-        """No order follows: cache_meta has said so."""
+        """No order follows: cache_meta has sent ``NoMoreCopies``."""
         self._stop_at: float | None = None
         self._progress = threading.Condition()
         self._broken: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
         self.start_engine(self._run)
 
     def _run(self) -> None:
-        for tier in self._lanes:
+        for tier in self._writers:
             threading.Thread(
                 target=self._guard, args=(tier,), name=f"write:{tier}", daemon=True
             ).start()
-        raise self._broken.get()  # a lane that breaks ends the actor
+        raise self._broken.get()  # a thread that fails ends the actor
 
     def _guard(self, tier: str) -> None:
         try:
-            self._work(self._lanes[tier], self._orders[tier])
+            self._work(self._writers[tier], self._orders[tier])
         except BaseException as broken:  # noqa: BLE001 - the engine raises it again
             self._broken.put(broken)
 
-    def _work(self, lane: WriteLane, orders: Orders) -> None:
+    def _work(self, writer: TierWriter, orders: Orders) -> None:
         while True:
             batch = [orders.get()]
             while len(batch) < BATCH_ROWS and not orders.empty():
                 batch.append(orders.get())
-            for answer in lane.write(batch):
+            for answer in writer.write(batch):
                 self.post(answer)
             with self._progress:
-                self._done[lane.tier] += len(batch)
+                self._done[writer.tier] += len(batch)
                 self._progress.notify_all()
 
     def handle(self, message: object, sender: Address) -> None:
@@ -135,7 +135,7 @@ class WriterActor(CacheReporter):
             self.stop(self._stop_reason)
 
     def terminate(self, reason: ExitReason) -> None:
-        """Finish what was ordered, unless the time for that is over."""
+        """Finish what was ordered, as long as there is time for it."""
         del reason
         now = time.monotonic()
         until = now + FINISH_S if self._stop_at is None else min(self._stop_at, now + FINISH_S)
@@ -144,14 +144,14 @@ class WriterActor(CacheReporter):
                 self._progress.wait(until - time.monotonic())
 
     def status(self) -> dict[str, object]:
-        lanes = self._lanes.values()
+        writers = self._writers.values()
         return {
-            "rows_written": sum(lane.rows for lane in lanes),
-            "bytes_written": sum(lane.bytes for lane in lanes),
-            "failures": sum(lane.failures for lane in lanes),
+            "rows_written": sum(writer.rows for writer in writers),
+            "bytes_written": sum(writer.bytes for writer in writers),
+            "failures": sum(writer.failures for writer in writers),
             "queued": sum(orders.qsize() for orders in self._orders.values()),
             "tiers": {
-                lane.tier: {**lane.status(), "queued": self._orders[lane.tier].qsize()}
-                for lane in lanes
+                writer.tier: {**writer.status(), "queued": self._orders[writer.tier].qsize()}
+                for writer in writers
             },
         }

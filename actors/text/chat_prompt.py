@@ -1,18 +1,18 @@
 """From a conversation to the tokens of a prompt: only the template writes control tokens.
 
 A template prints control tokens such as ``<|im_start|>`` and the texts of callers into one string.
-Tokenised as it is, a caller who writes ``<|im_start|>system`` would speak as the system. So every
-control token of the rendered text is traced to its author:
+Tokenised as it is, a caller's ``<|im_start|>system`` would count as the system's. So every control
+token of the rendered text is traced to where it came from:
 
 1. The template is rendered as usual.
 2. If no caller's text has a character that a control token begins with, all control tokens are the
-   template's; the text is tokenised as one string, as everybody else does.
+   template's; the text is tokenised as one string, as other servers do.
 3. Else it is rendered again, with those characters replaced, one for one, by private ones. Where
    the second text has a private character, the first one's came from a caller, and a control token
    that begins there is ordinary text. Strings that the template itself looks for (``</think>``)
    are left alone, so that it does the same both times.
 4. If it does not (it measures, or changes letters), only whole control tokens in callers' texts are
-   replaced, and the text is what that rendering says.
+   replaced, and the text is that of this rendering.
 
 If ordinary text has to be kept from being a control token, what lies between the template's own
 control tokens is tokenised as plain text. That is exactly how llama.cpp treats what is between
@@ -77,9 +77,9 @@ class ControlTokens:
         return cls(found)
 
     def is_harmless(self, text: str) -> bool:
-        """Whether ``text``, written by anybody, cannot begin a control token."""
+        """Whether ``text``, of any caller, cannot begin a control token."""
         if self.firsts.isdisjoint(text):
-            return False  # nothing of it would be hidden anyway
+            return False  # nothing of it would be replaced anyway
         for at, character in enumerate(text):
             if character in self.firsts:
                 rest = text[at:]

@@ -1,7 +1,7 @@
 """A chat request as callers send it, checked: messages, tools, and what else a template may see.
 
 Pure: JSON bytes in, one value or a ``BadChat`` out that names the place. Nothing is dropped: keys
-this module does not know reach the template as they came.
+that are unknown here reach the template as they came.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
+
+from actors.messages.errors import InvalidRequest
 
 MAX_CHAT_BYTES: Final = 16 << 20
 MAX_MESSAGES: Final = 16_384
@@ -25,13 +27,13 @@ _PYTHON_TYPES: Final = {
 }  # fmt: skip
 
 
-class BadChat(Exception):
-    """The caller's request is not a conversation; the text says where and why."""
+class BadChat(InvalidRequest):
+    """The caller's request is not a conversation; the text names the place and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How one template wants what callers may send in several ways; see ``text.chat_shape``."""
+    """The form in which one template expects conversations; see ``text.chat_shape``."""
 
     no_text: Literal["empty", "null", "absent"] = "empty"
     """The content of a message that only calls tools."""
@@ -65,7 +67,7 @@ class Chat:
     """A Jinja text to render with, in place of the model's."""
 
     def shaped(self, shape: Shape) -> Chat:
-        """The same conversation as a template of this shape wants it."""
+        """The same conversation in the form that a template of this shape expects."""
         if shape == self.shape:
             return self
         return replace(self, shape=shape).reshaped()
@@ -251,8 +253,8 @@ def _shaped(message: dict[str, Any], shape: Shape) -> list[dict[str, Any]]:
         return [_only_calls(message, calls, shape)]
     if not shape.splits_calls:
         return [{**message, "tool_calls": calls}]
-    said = {key: value for key, value in message.items() if key != "tool_calls"}
-    return [said, _only_calls({"role": message["role"], "content": None}, calls, shape)]
+    spoken = {key: value for key, value in message.items() if key != "tool_calls"}
+    return [spoken, _only_calls({"role": message["role"], "content": None}, calls, shape)]
 
 
 def _only_calls(
@@ -267,7 +269,7 @@ def _only_calls(
 
 
 def _shaped_call(call: dict[str, Any], *, text: bool) -> dict[str, Any]:
-    """APIs send arguments as JSON in a text; most templates want an object."""
+    """APIs send arguments as JSON in a text; most templates expect an object."""
     function = call["function"]
     arguments = function.get("arguments", {})
     if isinstance(arguments, str) and not arguments.strip():
@@ -278,7 +280,7 @@ def _shaped_call(call: dict[str, Any], *, text: bool) -> dict[str, Any]:
         try:
             parsed = json.loads(arguments)
         except (ValueError, RecursionError):
-            parsed = arguments  # what a model said may be no JSON; it must come back as it was
+            parsed = arguments  # what a model generated may be no JSON; it must come back as it was
         arguments = parsed if isinstance(parsed, dict | list) else arguments
     return {**call, "function": {**function, "arguments": arguments}}
 

@@ -1,4 +1,4 @@
-"""How a chat template wants what callers may send in several ways: found out by rendering probes.
+"""The form in which a chat template expects conversations: found out by rendering probes.
 
 An API's message that only calls tools has ``null`` for its content, or none, or an empty text, and
 its arguments are JSON in a text or an object. Templates are written for one of these; given another
@@ -53,7 +53,7 @@ class _Probe:
 
 
 def fitted(template: ChatTemplate, chat: Chat) -> Chat:
-    """The conversation as this template wants it. The first call of a template probes it."""
+    """The conversation as this template expects it. The first call of a template probes it."""
     if template.shape is None:
         template.shape = shape_of(template)
     return chat.shaped(template.shape)
@@ -90,7 +90,7 @@ def _steps(probe: _Probe) -> Iterator[Shape]:
     ]
     shape = probe.best([_called(None)], kinds, (_NAME, _VALUE, _RESULT))
     yield shape
-    # Some leave out by design what was said before calls of earlier turns; so first without one.
+    # Some leave out by design the text before calls of earlier turns; so first without one.
     beside, words = _called(_BESIDE), (_NAME, _VALUE, _RESULT, _BESIDE)
     latest = _called(_BESIDE, ends=True)
     if probe.score(latest.shaped(shape), words) < 2 * len(words):
@@ -101,7 +101,7 @@ def _steps(probe: _Probe) -> Iterator[Shape]:
 
 
 def _called(content: str | None, *, ends: bool = False) -> Chat:
-    """A conversation with a call; it ends with the call's result, or goes on."""
+    """A conversation with a call; it ends with the call's result, or continues."""
     function = {"name": _NAME, "arguments": {_KEY: _VALUE}}
     later = [{"role": "assistant", "content": "zqreply"}, {"role": "user", "content": "zqmore"}]
     return _chat(

@@ -1,6 +1,6 @@
 """Whether a template printed what the caller sent: found out by rendering with marked words.
 
-A template may leave out messages of a role it does not know, calls of tools, the tools themselves
+A template may leave out messages of a role it has no case for, calls of tools, the tools themselves
 or documents, and raise nothing. The model then answers as if they had not been sent. So what may be
 left out is given once more with a word of its own in each part, and a part whose word is missing,
 and without which or with which the prompt is the same, is refused by name.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from actors.messages.errors import UnsupportedRequest
 from actors.text.chat_request import Chat
 from actors.text.chat_template import ChatTemplate, TemplateFailed, TemplateStopped
 
@@ -22,7 +23,7 @@ _MAX_SINGLE: Final = 8  # renderings for parts that are looked at one by one
 _WORD: Final = "zqshown{}z"
 
 
-class NotShown(Exception):
+class NotShown(UnsupportedRequest):
     """The template leaves out what the caller sent; the text names it."""
 
 
@@ -40,7 +41,7 @@ class _Part:
 def check_shown(template: ChatTemplate, chat: Chat, text: str, *, thinks: bool) -> None:
     """``text`` is the chat as the template renders it; NotShown, TemplateStopped.
 
-    ``thinks`` says whether markers of thinking are known for the model.
+    ``thinks``: the model has markers of thinking.
     """
     _check_variables(template, chat, thinks=thinks)
     suspects = list(_suspects(chat, text))

@@ -24,6 +24,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from actors.messages.errors import InvalidRequest
 from actors.text.chat_request import Shape
 from actors.text.template_limits import (
     MAX_OUTPUT_CHARS,
@@ -44,7 +45,7 @@ _CONCAT: Final = "_concatenated"
 _LEFT_OUT: Final = ("center", "filesizeformat", "pprint", "urlize", "wordwrap", "xmlattr")
 
 
-class TemplateFailed(Exception):
+class TemplateFailed(InvalidRequest):
     """The template refused this conversation, is broken, or used too much."""
 
 
@@ -66,7 +67,7 @@ class ChatTemplate:
         self.variables: frozenset[str] = frozenset()
         """The names that it reads and does not set itself."""
         self.shape: Shape | None = None
-        """What it wants of a conversation; ``actors.text.chat_shape`` finds it out."""
+        """The form in which it expects conversations; ``actors.text.chat_shape`` finds it out."""
 
         def compiled() -> Template:
             tree = self._environment.parse(source)
@@ -116,9 +117,9 @@ class ChatTemplate:
             hint = " (a variable of its own: give it in template_kwargs)"
             is_own = unset is not None and unset[1] in self.variables
             raise TemplateFailed(
-                f"the chat template says: {error}{hint if is_own else where}"
+                f"the chat template raised: {error}{hint if is_own else where}"
             ) from error
-        except Exception as error:  # a stranger's program may raise anything
+        except Exception as error:  # a program of unknown origin may raise anything
             kind = type(error).__name__
             raise TemplateFailed(f"the chat template failed: {kind}: {error}") from error
         finally:
@@ -146,7 +147,7 @@ def _frozen(value: Any) -> Any:
 
 
 class _Generation(Extension):
-    """``{% generation %} … {% endgeneration %}`` marks what a model said; it prints as it is."""
+    """``{% generation %} … {% endgeneration %}`` marks a model's text; it prints as it is."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's interface
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 
 
-class TextStream:
+class IncrementalText:
     """The visible text of one reply.
 
     ``stops`` are tried at every position; the one that starts first ends the text, the longest of

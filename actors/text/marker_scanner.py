@@ -11,13 +11,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-
-class Kind(Enum):
-    """What part of a reply is."""
-
-    TEXT = "text"
-    THINKING = "thinking"
-    TOOL_CALL = "tool_call"
+from actors.messages.text_kind import TextKind
 
 
 class Part(Enum):
@@ -33,7 +27,7 @@ class Part(Enum):
 class Piece(NamedTuple):
     """Bytes of one kind. Markers belong to the span that they open or close."""
 
-    kind: Kind
+    kind: TextKind
     part: Part
     data: bytes
 
@@ -54,25 +48,25 @@ class MarkerScanner:
         thinking: tuple[str, ...] = (),
         tool_call: tuple[str, ...] = (),
         *,
-        opened: Kind = Kind.TEXT,
+        opened: TextKind = TextKind.TEXT,
     ) -> None:
         """``opened``: the prompt has begun such a span already."""
         thought = [one.encode() for one in thinking]
         call = [one.encode() for one in tool_call]
         self._starts = [
             (marker, kind)
-            for marker, kind in ((thought, Kind.THINKING), (call, Kind.TOOL_CALL))
+            for marker, kind in ((thought, TextKind.THINKING), (call, TextKind.TOOL_CALL))
             if marker
         ]
-        self._targets: dict[tuple[Kind, bool], tuple[tuple[bytes, Part], ...]] = {
-            (Kind.TEXT, False): tuple((marker[0], Part.START) for marker, _ in self._starts),
-            (Kind.THINKING, False): ((thought[1], Part.END),) if thought else (),
-            (Kind.TOOL_CALL, False): tuple(
+        self._targets: dict[tuple[TextKind, bool], tuple[tuple[bytes, Part], ...]] = {
+            (TextKind.TEXT, False): tuple((marker[0], Part.START) for marker, _ in self._starts),
+            (TextKind.THINKING, False): ((thought[1], Part.END),) if thought else (),
+            (TextKind.TOOL_CALL, False): tuple(
                 (marker, part)
                 for marker, part in zip(call[1:3], (Part.END, Part.PAYLOAD_START), strict=False)
             ),
             # A payload may hold anything, the end of the call included; only its own end ends it.
-            (Kind.TOOL_CALL, True): ((call[3], Part.PAYLOAD_END),) if len(call) == 4 else (),
+            (TextKind.TOOL_CALL, True): ((call[3], Part.PAYLOAD_END),) if len(call) == 4 else (),
         }
         self._held = b""
         self.kind = opened
@@ -139,13 +133,13 @@ class MarkerScanner:
         return len(self._held)
 
     def _pass(self, pieces: list[Piece], size: int, part: Part) -> None:
-        """Take a marker, and stand behind it."""
+        """Take a marker, and continue behind it."""
         if part is Part.START:
             marker = self._held[:size]
             self.kind = next(kind for markers, kind in self._starts if markers[0] == marker)
         self._take(pieces, size, part)
         if part is Part.END:
-            self.kind = Kind.TEXT
+            self.kind = TextKind.TEXT
         self.in_payload = part is Part.PAYLOAD_START
 
     def _take(self, pieces: list[Piece], size: int, part: Part) -> None:

@@ -1,4 +1,4 @@
-"""How the replies of one model are read: its markers, what ends a thought, and who signs it."""
+"""How the replies of one model are read: markers, the end of a thought, the key that signs it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from actors import messages as m
+from actors.messages.errors import InvalidRequest, UnsupportedRequest
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.markers import Markers
-from actors.text.marker_scanner import Kind, is_open
-from actors.text.reply_parser import Delta, ReplyStream, Span
+from actors.text.marker_scanner import is_open
+from actors.text.reply_parser import Delta, ReplyParser, Span
 from actors.text.thinking_signature import sign
 from cache import tokens as token_bytes
 
@@ -24,19 +25,14 @@ TAIL_TOKENS: Final = 32  # of a prompt; more than any start marker and the line 
 TAIL_CHARS: Final = 512
 PAGE_BYTES: Final = 24 << 10
 PAGE_TOKENS: Final = 4096  # 16 KiB; both together stay below the 64 KiB of a message
-KINDS: Final = {
-    Kind.TEXT: m.TextKind.TEXT,
-    Kind.THINKING: m.TextKind.THINKING,
-    Kind.TOOL_CALL: m.TextKind.TOOL_CALL,
-}
 Event = m.TokensDelivered | m.SpanEnded
 
 
-class NoMarkers(Exception):
+class NoMarkers(UnsupportedRequest):
     """The request asks for what this model has no markers for."""
 
 
-class BadBudget(Exception):
+class BadBudget(InvalidRequest):
     """The thinking budget makes no sense."""
 
 
@@ -47,7 +43,7 @@ class ReplyRules:
     markers: Markers = field(default_factory=lambda: Markers((), ()))
     signing_key: bytes = b""
     end_of_thought: tuple[int, ...] = ()
-    """The tokens that are said when a thinking budget is used up."""
+    """The tokens that are forced when a thinking budget is used up."""
 
     @classmethod
     def of(cls, backend: Backend, markers: Markers, signing_key: bytes) -> ReplyRules:
@@ -62,7 +58,7 @@ class ReplyRules:
 
     def stream(
         self, asked: m.Complete, backend: Backend, text: str | None, tokens: list[int]
-    ) -> ReplyStream:
+    ) -> ReplyParser:
         """What reads the reply to this request; NoMarkers, BadBudget."""
         budget = asked.thinking_budget_tokens
         if budget is not None and (budget < 0 or not asked.thinking):
@@ -75,11 +71,11 @@ class ReplyRules:
         ):
             if wanted and not markers:
                 raise NoMarkers(
-                    f"no {name}_markers are known for this model: its chat template shows none, "
+                    f"no {name}_markers are set for this model: its chat template shows none, "
                     f"and none were set when it was loaded"
                 )
         thinking = (self.markers.thinking or ()) if asked.thinking else ()
-        return ReplyStream(
+        return ReplyParser(
             asked.stop,
             thinking=thinking,
             tool_call=(self.markers.tool_call or ()) if asked.tool_calls else (),
@@ -88,15 +84,15 @@ class ReplyRules:
         )
 
     def ended(self, ref: str, span: Span) -> Iterator[m.SpanEnded]:
-        """What is said of a span that has ended, in pages."""
-        signature = sign(self.signing_key, span.body) if span.kind is Kind.THINKING else b""
+        """The messages about a span that has ended, in pages."""
+        signature = sign(self.signing_key, span.body) if span.kind is m.TextKind.THINKING else b""
         packed, step = token_bytes.pack(span.tokens), PAGE_TOKENS * token_bytes.TOKEN_BYTES
         n_pages = max(1, -(-len(span.content) // PAGE_BYTES), -(-len(packed) // step))
         for page in range(n_pages):
             yield m.SpanEnded(
                 ref=ref,
                 number=span.number,
-                kind=KINDS[span.kind],
+                kind=span.kind,
                 page=page,
                 content=span.content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES],
                 tokens=packed[page * step : (page + 1) * step],
@@ -108,8 +104,8 @@ class ReplyRules:
 
 
 @dataclass(slots=True)
-class Teller:
-    """Numbers what one reply's caller is told: tokens and characters without gaps."""
+class EventEncoder:
+    """Makes the messages of one reply: tokens and characters are numbered without gaps."""
 
     ref: str
     rules: ReplyRules
@@ -126,10 +122,9 @@ class Teller:
             packed = (
                 _ONE.pack(*part.tokens) if len(part.tokens) == 1 else token_bytes.pack(part.tokens)
             )
-            kind = KINDS[part.kind]
             events.append(
                 m.TokensDelivered(
-                    self.ref, self.n_tokens, packed, part.text, self.n_chars, kind,
+                    self.ref, self.n_tokens, packed, part.text, self.n_chars, part.kind,
                     self.logprobs.take(len(part.tokens)),
                 )
             )  # fmt: skip
@@ -176,12 +171,12 @@ def merged(events: list[Event], max_chars: int, max_tokens: int) -> list[Event]:
 
 def _opened(
     thinking: tuple[str, ...], backend: Backend, text: str | None, tokens: list[int]
-) -> Kind:
+) -> m.TextKind:
     if not thinking:
-        return Kind.TEXT
+        return m.TextKind.TEXT
     tail = (
         text[-TAIL_CHARS:].encode("utf-8", "replace")
         if text
         else backend.detokenize(tokens[-TAIL_TOKENS:], special=True)
     )
-    return Kind.THINKING if is_open(tail, thinking[0]) else Kind.TEXT
+    return m.TextKind.THINKING if is_open(tail, thinking[0]) else m.TextKind.TEXT

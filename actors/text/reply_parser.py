@@ -1,27 +1,29 @@
 """One reply on its way to its caller: tokens in, deltas of one kind each and ends of spans out.
 
-Pure. In front of ``text_stream`` it tells text from thinking and tool calls; stop strings act on
-text alone, and a span between two texts separates them: no stop string spans it. Each token is
-delivered once, with the first delta that shows something of it.
+Pure. ``marker_scanner`` separates text from thinking and tool calls, ``incremental_text`` makes
+whole characters of either, ``positions`` counts. Stop strings act on text alone, and a span between
+two texts separates them: no stop string spans it. Each token is delivered once, with the first
+delta that shows something of it.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from actors.text.incremental_text import TextStream
-from actors.text.marker_scanner import Kind, MarkerScanner, Part, Piece
+from actors.messages.text_kind import TextKind
+from actors.text.incremental_text import IncrementalText
+from actors.text.marker_scanner import MarkerScanner, Part, Piece
+from actors.text.positions import Positions, Visible, Written
 
 GRACE_TOKENS = 8
-"""Beyond its budget that a thought may take while its last bytes may be the end marker."""
+"""Tokens that a thought may take beyond its budget while its last bytes may be the end marker."""
 
 
 class Delta(NamedTuple):
     """Tokens and text of one kind; either may be empty."""
 
-    kind: Kind
+    kind: TextKind
     tokens: tuple[int, ...]
     text: str
 
@@ -32,7 +34,7 @@ class Span:
 
     number: int
     """Of the spans of this reply, from 0."""
-    kind: Kind
+    kind: TextKind
     content: bytes
     """Its exact bytes, markers included, control tokens as they are written."""
     tokens: tuple[int, ...]
@@ -47,7 +49,30 @@ class Span:
         return self.content[self.n_start : len(self.content) - self.n_end]
 
 
-class ReplyStream:
+@dataclass(slots=True)
+class _OpenSpan:
+    """A thinking block or tool call that has begun and not ended."""
+
+    start: Written
+    n_start: int = 0
+    content: bytearray = field(default_factory=bytearray)
+    text: IncrementalText = field(default_factory=IncrementalText)
+
+
+@dataclass(slots=True)
+class _ThinkingBudget:
+    """Tokens that a reply may think, and how many it has thought."""
+
+    limit: int
+    n_tokens: int = 0
+
+    def is_used_up(self, *, may_end: bool) -> bool:
+        """``may_end``: the last bytes may be the beginning of the end marker."""
+        grace = GRACE_TOKENS if may_end and self.limit else 0
+        return self.n_tokens - self.limit >= grace
+
+
+class ReplyParser:
     """The visible parts of one reply."""
 
     def __init__(
@@ -56,7 +81,7 @@ class ReplyStream:
         *,
         thinking: tuple[str, ...] = (),
         tool_call: tuple[str, ...] = (),
-        opened: Kind = Kind.TEXT,
+        opened: TextKind = TextKind.TEXT,
         thinking_budget: int | None = None,
     ) -> None:
         """Without markers, everything is text. ``thinking_budget`` counts tokens of thinking."""
@@ -64,30 +89,20 @@ class ReplyStream:
         self._scanner = (
             MarkerScanner(thinking, tool_call, opened=opened) if thinking or tool_call else None
         )
-        self._text = TextStream(stops)
-        self._inner = TextStream()
-        self._budget = thinking_budget
-        self._n_thinking = 0
-        # All tokens with the positions where their written and their visible bytes end.
-        self._tokens: list[int] = []
-        self._ends: list[int] = []
-        self._visible_ends: list[int] = []
-        self._silent: list[tuple[int, int]] = []
-        """Where the text of control tokens lies among the written bytes; it is not shown."""
-        self._at = 0
-        """Written bytes whose kind is known."""
-        self._n_delivered = 0
-        self._section_at = 0
-        """Visible bytes before the present stretch of text."""
+        self._positions = Positions()
+        self._at = Written(0)
+        """The bytes before it are of a known kind, and were passed on."""
+        self._text = IncrementalText(stops)
+        self._text_at = Visible(0)
+        """Where the present stretch of text began."""
+        self._span = None if opened is TextKind.TEXT else _OpenSpan(self._at)
         self._n_spans = 0
-        self._span_at = 0
-        self._n_start = 0
-        self._content = bytearray()
-        self._is_open = self.was_opened = opened is not Kind.TEXT
+        self._budget = None if thinking_budget is None else _ThinkingBudget(thinking_budget)
+        self.was_opened = opened is not TextKind.TEXT
         self.opened_tokens: int | None = None
         """Tokens until the end of the span that the prompt had opened; ``None`` while it lasts."""
-        self._last_words: list[Piece] = []
-        self._finished = False
+        self._final_pieces: list[Piece] = []
+        self._is_finished = False
 
     # ── what the engine asks ────────────────────────────────────────────────────────────────────
 
@@ -100,173 +115,113 @@ class ReplyStream:
         return self._scanner is not None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> TextKind:
         """Of the next byte, as far as is known."""
-        return Kind.TEXT if self._scanner is None else self._scanner.kind
+        return TextKind.TEXT if self._scanner is None else self._scanner.kind
 
     @property
     def is_structure(self) -> bool:
         """Inside a tool call, and not in its payload."""
         scanner = self._scanner
-        return scanner is not None and scanner.kind is Kind.TOOL_CALL and not scanner.in_payload
+        return scanner is not None and scanner.kind is TextKind.TOOL_CALL and not scanner.in_payload
 
     @property
     def must_stop_thinking(self) -> bool:
         """The budget is used up inside a thought."""
         scanner = self._scanner
-        if self._budget is None or scanner is None or scanner.kind is not Kind.THINKING:
+        if self._budget is None or scanner is None or scanner.kind is not TextKind.THINKING:
             return False
-        over = self._n_thinking - self._budget
-        return over >= (GRACE_TOKENS if scanner.holds_back and self._budget else 0)
+        return self._budget.is_used_up(may_end=scanner.holds_back)
 
     def visible_tokens(self) -> int:
-        """How many of the tokens lie wholly in what the caller saw; see ``TextStream``."""
+        """How many of the tokens lie wholly in the released text; see ``IncrementalText``."""
         if self.stopped_by is None:
-            return len(self._tokens)
+            return len(self._positions)
         if self._scanner is None:
             return self._text.visible_tokens()
-        seen = self._section_at + self._text.released_bytes
-        return bisect_right(self._visible_ends, seen)
+        return self._positions.ending_by(Visible(self._text_at + self._text.released_bytes))
 
     # ── bytes ───────────────────────────────────────────────────────────────────────────────────
 
     def feed(self, token: int, visible: bytes, written: bytes | None = None) -> list[Delta | Span]:
         """Add a token. ``written`` is what stands for a control token that shows nothing."""
-        self._tokens.append(token)
+        self._positions.add(token, visible, written or b"")
         if self._scanner is None:
-            return [Delta(Kind.TEXT, (token,), self._text.feed(visible))]
-        data = visible or written or b""
-        start = self._ends[-1] if self._ends else 0
-        self._ends.append(start + len(data))
-        self._visible_ends.append(
-            len(visible) + (self._visible_ends[-1] if self._visible_ends else 0)
-        )
-        if data and not visible:
-            self._silent.append((start, start + len(data)))
-        thought = self._scanner.kind is Kind.THINKING
-        out = self._take(self._scanner.feed(data))
-        self._n_thinking += thought and self._scanner.kind is Kind.THINKING
-        return _joined(out + self._due(self._scanner.kind))
+            return [Delta(TextKind.TEXT, (token,), self._text.feed(visible))]
+        was_thinking = self._scanner.kind is TextKind.THINKING
+        out = self._pass_on(self._scanner.feed(visible or written or b""))
+        if self._budget is not None and was_thinking and self.kind is TextKind.THINKING:
+            self._budget.n_tokens += 1
+        # Nothing after a stop is looked at; its tokens still count.
+        is_stopped = self.stopped_by is not None
+        rest = self._positions.take_all() if is_stopped else self._positions.take_empty(self._at)
+        return _joined([*out, Delta(self.kind, rest, "")])
 
     def end_with(self, written: bytes) -> None:
         """The token that ends the reply is no part of it, but may be written as an end marker."""
         if self._scanner is not None and written and written == self._scanner.end_marker:
-            self._last_words = self._scanner.feed(written)
+            self._final_pieces = self._scanner.feed(written)
 
     def finish(self) -> list[Delta | Span]:
         """No more tokens: what was held back, and the end of a span that was open."""
-        if self._finished:
+        if self._is_finished:
             return []
-        self._finished = True
-        out: list[Delta | Span] = []
-        if self._scanner is not None:
-            kind = self._scanner.kind
-            out = self._take(self._last_words + self._scanner.finish())
-            if self._is_open:
-                out += self._close(kind, 0)
+        self._is_finished = True
+        if self._scanner is None:
+            return _joined([Delta(TextKind.TEXT, (), self._text.finish())])
+        kind = self._scanner.kind
+        out = self._pass_on(self._final_pieces + self._scanner.finish())
+        if self._span is not None:
+            out += self._close(self._span, kind, 0)
         text = self._text.finish()
-        rest = tuple(self._tokens[self._n_delivered :]) if self._scanner is not None else ()
-        self._n_delivered = len(self._tokens)
-        if text or rest:
-            out.append(Delta(Kind.TEXT, rest, text))
-        return _joined(out)
+        return _joined([*out, Delta(TextKind.TEXT, self._positions.take_all(), text)])
 
     # ── pieces ──────────────────────────────────────────────────────────────────────────────────
 
-    def _take(self, pieces: list[Piece]) -> list[Delta | Span]:
+    def _pass_on(self, pieces: list[Piece]) -> list[Delta | Span]:
+        """What a caller gets for bytes whose kind is known now."""
         out: list[Delta | Span] = []
         for kind, part, data in pieces:
             if self.stopped_by is not None:
                 break
             if part is Part.START:
-                out += self._open()
-            visible = self._shown(data)
-            self._at += len(data)
-            if kind is Kind.TEXT:
-                out.append(Delta(kind, self._reached(), self._text.feed(visible)))
+                out += self._end_text()
+                self._span = _OpenSpan(self._at, n_start=len(data))
+            visible = self._positions.visible_part(self._at, data)
+            self._at = Written(self._at + len(data))
+            tokens = self._positions.take_before(self._at)
+            span = self._span
+            if kind is TextKind.TEXT or span is None:
+                out.append(Delta(kind, tokens, self._text.feed(visible)))
                 continue
-            self._content += data
-            text = "" if part in (Part.START, Part.END) else self._inner.feed(visible)
-            out.append(Delta(kind, self._reached(), text))
-            if part is Part.START:
-                self._n_start = len(data)
-            elif part is Part.END:
-                out += self._close(kind, len(data))
+            span.content += data
+            is_marker = part in (Part.START, Part.END)
+            out.append(Delta(kind, tokens, "" if is_marker else span.text.feed(visible)))
+            if part is Part.END:
+                out += self._close(span, kind, len(data))
         return out
 
-    def _open(self) -> list[Delta | Span]:
+    def _end_text(self) -> list[Delta | Span]:
         """A span begins: the text before it is complete."""
         text = self._text.finish()
-        self._is_open, self._span_at = True, self._at
-        return [Delta(Kind.TEXT, (), text)] if text else []
+        return [Delta(TextKind.TEXT, (), text)] if text else []
 
-    def _close(self, kind: Kind, n_end: int) -> list[Delta | Span]:
-        rest = self._inner.finish()
-        out: list[Delta | Span] = [Delta(kind, (), rest)] if rest else []
-        first = bisect_right(self._ends, self._span_at)
-        last = bisect_right(self._ends, self._at - 1) + 1 if self._at > self._span_at else first
-        tokens = tuple(self._tokens[first:last])
-        content = bytes(self._content)
-        out.append(Span(self._n_spans, kind, content, tokens, self._n_start, n_end))
+    def _close(self, span: _OpenSpan, kind: TextKind, n_end: int) -> list[Delta | Span]:
+        """A span ends: with its marker of ``n_end`` bytes, or with the reply."""
+        tokens = self._positions.holding(span.start, self._at)
+        ended = Span(self._n_spans, kind, bytes(span.content), tokens, span.n_start, n_end)
+        rest = span.text.finish()
         if self.was_opened and not self._n_spans:
-            self.opened_tokens = len(self._tokens)
+            self.opened_tokens = len(self._positions)
         self._n_spans += 1
-        self._content.clear()
-        self._inner, self._n_start, self._is_open = TextStream(), 0, False
-        self._text = TextStream(self._stops)
-        self._section_at = self._visible_before(self._at)
-        return out
-
-    def _shown(self, data: bytes) -> bytes:
-        """Without the text of control tokens. ``data`` begins at ``_at``."""
-        start, end = self._at, self._at + len(data)
-        shown, at = b"", start
-        while self._silent and self._silent[0][0] < end:
-            first, last = self._silent[0]
-            shown += data[at - start : max(at, first) - start]
-            at = min(last, end)
-            if last > end:
-                break
-            del self._silent[0]
-        return shown + data[at - start :]
-
-    def _visible_before(self, at: int) -> int:
-        """Visible bytes before the written position ``at``."""
-        index = bisect_right(self._ends, at)
-        before = self._visible_ends[index - 1] if index else 0
-        start = self._ends[index - 1] if index else 0
-        is_shown = index < len(self._ends) and self._visible_ends[index] > before
-        return before + (at - start if is_shown else 0)
-
-    # ── tokens ──────────────────────────────────────────────────────────────────────────────────
-
-    def _reached(self) -> tuple[int, ...]:
-        """Tokens that begin before ``_at`` and were not delivered yet."""
-        first = self._n_delivered
-        while self._n_delivered < len(self._tokens) and self._start(self._n_delivered) < self._at:
-            self._n_delivered += 1
-        return tuple(self._tokens[first : self._n_delivered])
-
-    def _due(self, kind: Kind) -> list[Delta | Span]:
-        """Tokens without any bytes, at a place whose kind is known."""
-        first = self._n_delivered
-        while (
-            self._n_delivered < len(self._tokens)
-            and self._start(self._n_delivered) == self._ends[self._n_delivered] <= self._at
-        ):
-            self._n_delivered += 1
-        silent = tuple(self._tokens[first : self._n_delivered])
-        if self.stopped_by is not None:  # nothing after a stop is looked at; its tokens still count
-            silent = tuple(self._tokens[first:])
-            self._n_delivered = len(self._tokens)
-        return [Delta(kind, silent, "")] if silent else []
-
-    def _start(self, index: int) -> int:
-        return self._ends[index - 1] if index else 0
+        self._span = None
+        self._text = IncrementalText(self._stops)
+        self._text_at = self._positions.visible_at(self._at)
+        return [Delta(kind, (), rest), ended] if rest else [ended]
 
 
 def _joined(parts: list[Delta | Span]) -> list[Delta | Span]:
-    """Neighbouring deltas of one kind as one; without those that say nothing."""
+    """Neighbouring deltas of one kind as one; without empty ones."""
     out: list[Delta | Span] = []
     for part in parts:
         before = out[-1] if out else None

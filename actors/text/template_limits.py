@@ -1,7 +1,7 @@
-"""Limits for templates of strangers: steps, time, and what they may build.
+"""Limits for untrusted templates: steps, time, and what they may build.
 
 A chat template comes with a model file and is a program. Jinja's sandbox keeps it from reaching
-objects that it should not see, but not from looping for ever or from making strings of gigabytes.
+objects that it should not see, but not from endless loops or from making strings of gigabytes.
 Three things stop it here: every line of Python that runs for it is counted (a trace function on its
 thread), every string and list that it builds is charged, and operations that could build something
 huge in one go are sized before they run.

@@ -1,4 +1,4 @@
-"""Signatures of what a model thought, so that a client may hand it back and be believed."""
+"""Signatures of what a model thought, so that a client may send it back and the node accepts it."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""``bench``: how fast a loaded model reads and writes, through the node and as its callers see it.
+"""``bench``: how fast a loaded model reads and writes, measured by a client of the node.
 
-Prompts are random tokens, so nothing of them is stored before; what other callers do at the same
-time shows in the figures. Idle sequences of the context are freed in between.
+Prompts are random tokens, so that nothing of them is stored before. Requests of other callers at
+the same time affect the figures. Idle sequences of the context are freed in between.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
@@ -14,9 +13,12 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import click
+
 from runtime import errors
-from runtime.cli.node_flags import add_port, attached
+from runtime.cli.options import attached, json_option, model_argument, node_command, port_option
 from runtime.cli.progress import ProgressLine
+from runtime.cli.table import Column, write_table
 
 if TYPE_CHECKING:
     from runtime.client.results import Completion
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 _SKIP: Final = 300
 """Low token ids are control tokens in many vocabularies, or single bytes."""
+_COLUMNS: Final = (
+    Column("test"), Column("tokens/s", right=True), Column("first token", right=True),
+    Column("warm tokens", right=True),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +56,35 @@ class Row:
             "cached_tokens": self.cached,
         }
 
-
-def add_bench(bench: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``bench``."""
-    add_port(bench)
-    bench.add_argument("model", metavar="MODEL")
-    bench.add_argument("-p", "--prompt", type=int, default=512, metavar="N", help="tokens (512)")
-    bench.add_argument("-n", "--generate", type=int, default=128, metavar="N", help="tokens (128)")
-    bench.add_argument("-r", "--repeat", type=int, default=3, metavar="N", help="times (3)")
-    bench.add_argument("--json", action="store_true", help="print one JSON object")
-    bench.set_defaults(run=bench_command)
+    def cells(self) -> tuple[str, ...]:
+        """The row of the table."""
+        speed = f"{statistics.fmean(self.per_second):.2f} ± {_spread(self.per_second):.2f}"
+        return self.test, speed, f"{statistics.median(self.first_ms):.1f} ms", str(self.cached)
 
 
-def bench_command(arguments: argparse.Namespace) -> int:
-    """Measure and print; the exit code."""
-    n_prompt, n_said, repeat = arguments.prompt, arguments.generate, arguments.repeat
-    if n_prompt < 2 or n_said < 2 or repeat < 1:
+@node_command()
+@port_option
+@model_argument
+@click.option("-p", "--prompt", type=int, default=512, metavar="N", help="tokens (512)")
+@click.option("-n", "--generate", type=int, default=128, metavar="N", help="tokens (128)")
+@click.option("-r", "--repeat", type=int, default=3, metavar="N", help="times (3)")
+@json_option()
+def command(
+    *, model: str, prompt: int, generate: int, repeat: int, as_json: bool, **given: Any
+) -> int:
+    if prompt < 2 or generate < 2 or repeat < 1:
         raise errors.InvalidRequest("bench needs at least 2 tokens of each kind, and one round")
-    with attached(arguments) as node, ProgressLine("measuring") as line:
-        node.client.ready(arguments.model)
-        details = node.model_info(arguments.model).details
-        rows = measure(node, arguments.model, details, (n_prompt, n_said, repeat), line)
-    if arguments.json:
+    with attached(given) as node, ProgressLine("measuring") as line:
+        node.client.ready(model)
+        details = node.model_info(model).details
+        rows = measure(node, model, details, (prompt, generate, repeat), line)
+    if as_json:
         facts = {key: details[key] for key in ("description", "n_params", "model_bytes", "params")}
-        plain = {"model": arguments.model, **facts, "rows": [row.to_dict() for row in rows]}
+        plain = {"model": model, **facts, "rows": [row.to_dict() for row in rows]}
         sys.stdout.write(json.dumps(plain, indent=2) + "\n")
     else:
-        sys.stdout.write(_table(str(details["description"]), rows))
+        sys.stdout.write(f"{details['description']}\n")
+        write_table(_COLUMNS, [row.cells() for row in rows], markdown=True)
     return 0
 
 
@@ -88,27 +96,27 @@ def measure(
     line: ProgressLine,
 ) -> list[Row]:
     """Each round: a new prompt cold, again, again from storage; then a reply of so many tokens."""
-    n_prompt, n_said, repeat = sizes
+    n_prompt, n_reply, repeat = sizes
     n_vocab = int(details["n_vocab"])
     rounds: list[tuple[Completion, ...]] = []
-    for index in range(-1, repeat):  # the first round pays what no later one does: not counted
+    for index in range(-1, repeat):  # the first round includes one-time work: not counted
         prompt = [random.randrange(min(_SKIP, n_vocab - 2), n_vocab - 1) for _ in range(n_prompt)]  # noqa: S311
         node.evict(model)
         cold = node.complete(model, prompt, max_tokens=1)
         live = node.complete(model, prompt, max_tokens=1)
         node.evict(model)
         stored = node.complete(model, prompt, max_tokens=1)
-        said = node.complete(model, prompt[: n_prompt // 2], max_tokens=n_said, temperature=1.0)
+        reply = node.complete(model, prompt[: n_prompt // 2], max_tokens=n_reply, temperature=1.0)
         line.share((index + 2) / (repeat + 1))
         if index >= 0:
-            rounds.append((cold, live, stored, said))
+            rounds.append((cold, live, stored, reply))
     colds, lives, stores, replies = zip(*rounds, strict=True)
     return [
         _reading(f"pp{n_prompt}", colds),
         _reading(f"pp{n_prompt} warm: in context", lives),
         _reading(f"pp{n_prompt} warm: stored", stores),
         Row(
-            f"tg{n_said}",
+            f"tg{n_reply}",
             max(one.usage.completion_tokens for one in replies),
             tuple(one.timings.tokens_per_second for one in replies),
             tuple(one.timings.ttft_ms for one in replies),
@@ -130,17 +138,3 @@ def _reading(test: str, done: tuple[Completion, ...]) -> Row:
 
 def _spread(numbers: tuple[float, ...]) -> float:
     return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
-
-
-def _table(description: str, rows: list[Row]) -> str:
-    width = max(len(row.test) for row in rows)
-    lines = [
-        f"{description}\n",
-        f"| {'test':<{width}} | {'tokens/s':>22} | {'first token':>12} | {'warm tokens':>11} |\n",
-        f"| {'-' * width} | {'-' * 21}: | {'-' * 11}: | {'-' * 10}: |\n",
-    ]
-    for row in rows:
-        speed = f"{statistics.fmean(row.per_second):.2f} ± {_spread(row.per_second):.2f}"
-        first = f"{statistics.median(row.first_ms):.1f} ms"
-        lines.append(f"| {row.test:<{width}} | {speed:>22} | {first:>12} | {row.cached:>11} |\n")
-    return "".join(lines)

@@ -1,78 +1,78 @@
-"""``chat``: talk to a model, at a terminal or in a pipe (one line is one turn).
+"""``chat``: chat with a model, at a terminal or in a pipe (one line is one turn).
 
 Answers go to standard output, everything else to standard error. Ctrl-C stops an answer and not the
-program. In a pipe a failed turn makes the exit code 1, and the next line is read all the same.
+program. In a pipe a failed turn makes the exit code 1, and the next line is still read.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import click
 
 from runtime import errors
 from runtime.cli.chat_session import ChatSession
-from runtime.cli.node_flags import add_port, attached
+from runtime.cli.options import (
+    USER_PATH,
+    attached,
+    model_argument,
+    node_command,
+    port_option,
+    template_given,
+    template_option,
+)
 from runtime.cli.progress import ProgressLine
-from runtime.cli.request_flags import add_request_flags, options_from
+from runtime.cli.request_options import options_from, request_options
 from runtime.client.results import Completion, CompletionEvent, PrefillEvent, SpanEvent, TokenEvent
 from runtime.client.stream import CompletionStream
-from runtime.settings.template_settings import add_template_flag, template_given
-from runtime.settings.user_paths import expanded, path_flag
+from runtime.settings.user_paths import expanded
 
 PROMPT: Final = "> "
 HELP: Final = """\
-/reset        begin anew
-/system TEXT  set the system message, and begin anew; without TEXT: show it
+/reset        begin again
+/system TEXT  set the system message, and begin again; without TEXT: show it
 /stats        tokens so far, and how many were warm
 /save FILE    write the conversation as JSON
-/load FILE    go on with a saved one
+/load FILE    continue a saved one
 /exit         leave (or Ctrl-D)
 """
 
 
-def add_chat(chat: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``chat``."""
-    chat.epilog = "In the chat:\n" + HELP
-    chat.formatter_class = argparse.RawDescriptionHelpFormatter
-    add_port(chat)
-    chat.add_argument("model", metavar="MODEL")
-    chat.add_argument("--system", metavar="TEXT", help="the system message")
-    chat.add_argument(
-        "--load", type=path_flag, metavar="FILE", help="go on with a saved conversation"
-    )
-    add_template_flag(chat)
-    add_request_flags(chat)
-    chat.set_defaults(run=chat_command)
-
-
-def chat_command(arguments: argparse.Namespace) -> int:
-    """Read turns until the end of the input; the exit code."""
-    options = options_from(arguments)
-    template = template_given(arguments, "chat")
+@node_command(epilog="\b\nIn the chat:\n" + HELP)
+@port_option
+@model_argument
+@click.option("--system", metavar="TEXT", help="the system message")
+@click.option("--load", type=USER_PATH, metavar="FILE", help="continue a saved conversation")
+@template_option()
+@request_options
+def command(**given: Any) -> int:
+    """Read turns until the end of the input."""
+    options = options_from(given)
+    template = template_given(given["chat_template_file"], "chat")
     if template is not None:
         options["chat_template"] = template
-    with attached(arguments) as node:
-        session = ChatSession(node, arguments.model, options, arguments.system)
-        talk = _Talk(session)
+    with attached(given) as node:
+        session = ChatSession(node, given["model"], options, given["system"])
+        loop = _Loop(session)
         try:
-            if arguments.load is not None and not talk.obey(f"/load {arguments.load}"):
+            if given["load"] is not None and not loop.obey(f"/load {given['load']}"):
                 return 2
             for line in _lines():
-                if not talk.take(line):
+                if not loop.take(line):
                     break
         finally:
             session.end()
-    return 1 if talk.has_failed and not _is_at_terminal() else 0
+    return 1 if loop.has_failed and not _is_at_terminal() else 0
 
 
-class _Talk:
-    """Shows what the session hears, and does what the user wants."""
+class _Loop:
+    """Shows the answers of the session, and runs the commands of the user."""
 
     def __init__(self, session: ChatSession) -> None:
         self._session = session
@@ -80,14 +80,14 @@ class _Talk:
         self._commands: dict[str, Callable[[str], None]] = {
             "/reset": lambda _: session.reset(),
             "/system": self._system,
-            "/stats": lambda _: _say(session.stats()),
+            "/stats": lambda _: _note(session.stats()),
             "/save": lambda path: session.save(_path(path)),
             "/load": lambda path: session.load(_path(path)),
-            "/help": lambda _: _say(HELP.rstrip()),
+            "/help": lambda _: _note(HELP.rstrip()),
         }
 
     def take(self, line: str) -> bool:
-        """One line of input; False: the user wants to leave."""
+        """Handle one line of input; returns False at the end of the chat."""
         text = line.strip()
         if text in ("/exit", "/quit"):
             return False
@@ -98,7 +98,7 @@ class _Talk:
         return True
 
     def obey(self, text: str) -> bool:
-        """A command; whether it was done."""
+        """Run a command; returns whether it succeeded."""
         name, _, rest = text.partition(" ")
         command = self._commands.get(name)
         try:
@@ -106,7 +106,7 @@ class _Talk:
                 raise errors.InvalidRequest(f"there is no {name}; /help shows what there is")
             command(rest.strip())
         except (errors.InvalidRequest, errors.ConfigError, OSError, ValueError) as error:
-            self._complain(error)
+            self._report(error)
             return False
         return True
 
@@ -115,28 +115,28 @@ class _Talk:
             self._session.system = text
             self._session.reset()
         else:
-            _say(self._session.system or "there is no system message")
+            _note(self._session.system or "there is no system message")
 
     def _turn(self, text: str) -> None:
         try:
-            with self._session.say(text) as events, _stopped_by_ctrl_c(events):
+            with self._session.ask(text) as events, _stopped_by_ctrl_c(events):
                 done = _shown(events)
         except (errors.RequestError, errors.ModelDown, errors.NoReply) as error:
-            self._session.failed()
-            self._complain(error)
+            self._session.take_back()
+            self._report(error)
             return
-        self._session.heard(done)
+        self._session.answered(done)
         usage = done.usage
         _dim(
             f"[{usage.cached_tokens} of {usage.prompt_tokens} tokens warm, "
-            f"{usage.completion_tokens} said, {done.timings.tokens_per_second:.0f}/s"
+            f"{usage.completion_tokens} generated, {done.timings.tokens_per_second:.0f}/s"
             f"{', stopped' if done.finish_reason == 'cancelled' else ''}"
             f"{', cut at --max-tokens' if done.finish_reason == 'length' else ''}]"
         )
 
-    def _complain(self, error: Exception) -> None:
+    def _report(self, error: Exception) -> None:
         self.has_failed = True
-        _say(f"error: {error}")
+        _note(f"error: {error}")
 
 
 def _shown(events: CompletionStream) -> Completion:
@@ -163,7 +163,7 @@ def _shown(events: CompletionStream) -> Completion:
                     sys.stdout.flush()
                     return completion
                 case _:
-                    pass  # a word in progress of a tool call, which is shown when it is whole
+                    pass  # part of a tool call, which is shown when it is complete
     raise errors.NoReply("the answer ended without a result")
 
 
@@ -197,9 +197,9 @@ def _lines() -> Iterator[str]:
         try:
             yield input(PROMPT)
         except KeyboardInterrupt:
-            _say("\n/exit or Ctrl-D leaves")
+            _note("\n/exit or Ctrl-D leaves")
         except EOFError:
-            _say("")
+            _note("")
             return
 
 
@@ -207,15 +207,15 @@ def _is_at_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _say(text: str) -> None:
+def _note(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def _dim(text: str, end: str = "\n") -> None:
-    """A remark for people; nothing in a pipe."""
+    """A remark at a terminal; nothing in a pipe."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\x1b[2m{text}\x1b[0m{end}")
+        sys.stderr.write(click.style(text, dim=True) + end)
         sys.stderr.flush()
 
 

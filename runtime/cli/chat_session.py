@@ -1,4 +1,4 @@
-"""A conversation with one model: its history, its session, and what it cost. No terminal here."""
+"""A conversation with one model: its history, session and token counts. No terminal here."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from runtime.node import Node
 
 @dataclass
 class ChatSession:
-    """Send a text with ``say``, and hand what came of it to ``heard`` or ``failed``."""
+    """Send a text with ``ask``; pass the outcome to ``answered`` or ``take_back``."""
 
     node: Node
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
     system: str | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
-    """What was said, without the system message."""
+    """All turns so far, without the system message."""
     turns: list[Completion] = field(default_factory=list)
     name: str = field(default_factory=lambda: f"chat-{uuid.uuid4().hex[:12]}")
 
-    def say(self, text: str) -> CompletionStream:
+    def ask(self, text: str) -> CompletionStream:
         """The answer to ``text``; nothing is sent before its first step."""
         self.messages.append({"role": "user", "content": text})
         return self.node.stream_chat(
@@ -37,35 +37,35 @@ class ChatSession:
         )
 
     def conversation(self) -> list[dict[str, Any]]:
-        """All messages, as the template sees them."""
+        """All messages, as the template receives them."""
         first = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*first, *self.messages]
 
-    def heard(self, done: Completion) -> None:
-        """The answer has ended. One without a word leaves no trace, nor does its question."""
+    def answered(self, done: Completion) -> None:
+        """Record a finished answer; an empty one is dropped together with its question."""
         if not done.text and not done.tool_calls:
-            self.failed()
+            self.take_back()
             return
         self.turns.append(done)
-        said: dict[str, Any] = {"role": "assistant", "content": done.text}
+        answer: dict[str, Any] = {"role": "assistant", "content": done.text}
         if done.thinking:
-            said["reasoning_content"] = done.thinking
-        self.messages.append(said)
+            answer["reasoning_content"] = done.thinking
+        self.messages.append(answer)
 
-    def failed(self) -> None:
-        """There is no answer: the question is taken back."""
+    def take_back(self) -> None:
+        """Remove the last question, which has no answer."""
         if self.messages and self.messages[-1]["role"] == "user":
             self.messages.pop()
 
     def reset(self) -> None:
-        """Begin anew, in a session of its own."""
+        """Begin again, in a new session."""
         self.end()
         self.messages.clear()
         self.turns.clear()
         self.name = f"chat-{uuid.uuid4().hex[:12]}"
 
     def end(self) -> None:
-        """Let the model forget the session; that it is gone already is as good."""
+        """End the session in the model, if it still exists."""
         with contextlib.suppress(errors.LlamaActorsError):
             self.node.end_session(self.model, self.name)
 
@@ -76,7 +76,7 @@ class ChatSession:
         path.write_text(text + "\n", encoding="utf-8")
 
     def load(self, path: Path) -> None:
-        """Go on with messages that ``save`` wrote; raises InvalidRequest if they are none."""
+        """Continue messages that ``save`` wrote; raises InvalidRequest for any other file."""
         plain = json.loads(path.read_text(encoding="utf-8"))
         messages = plain.get("messages") if isinstance(plain, dict) else plain
         if not isinstance(messages, list) or not all(_is_message(one) for one in messages):
@@ -91,10 +91,10 @@ class ChatSession:
         """One line: turns, tokens, and how much of the prompts was warm."""
         prompt = sum(turn.usage.prompt_tokens for turn in self.turns)
         cached = sum(turn.usage.cached_tokens for turn in self.turns)
-        said = sum(turn.usage.completion_tokens for turn in self.turns)
+        generated = sum(turn.usage.completion_tokens for turn in self.turns)
         share = f", {100 * cached / prompt:.0f} % of them warm" if prompt else ""
         return (
-            f"{len(self.messages)} messages, {len(self.turns)} answers of {said} tokens; "
+            f"{len(self.messages)} messages, {len(self.turns)} answers of {generated} tokens; "
             f"{prompt} prompt tokens{share}; session {self.name}"
         )
 

@@ -1,10 +1,10 @@
-"""``demo``: the promises of this project, kept in front of your eyes, on the embedded model.
+"""``demo``: shows the promises of this project, on the embedded model.
 
 ``--model`` takes a GGUF file of your own instead.
 
 One table, six rows: cold, the same prompt, a longer one, the next turn, after ``kill -9`` of the
-model's process, after a restart of the whole node. It succeeds only if every row reused what it
-must and printed what it must, and if nothing is left behind afterwards.
+model's process, after a restart of the whole node. It succeeds only if every row reused and printed
+what it must, and if nothing is left behind afterwards.
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import click
+
+from actors.messages.actor_ids import model_actor_id
 from cache.keys import BLOCK_TOKENS
 from runtime.cli.cache.flush import is_flushed
+from runtime.cli.options import USER_PATH, json_option, node_command
+from runtime.cli.table import Column, write_table
 from runtime.client.results import Completion
 from runtime.client.tree import TreeNode
 from runtime.embedded import EMBEDDED_MODEL_ID
@@ -38,7 +43,11 @@ SETTLE_TIMEOUT_S: Final = 30.0
 # Where steps are slow, as on a busy machine, an idle sequence costs more than restoring its rows.
 WARM: Final = ("live", "ram")
 MODEL: Final = EMBEDDED_MODEL_ID  # the id, whatever file it is
-
+_COLUMNS: Final = (
+    Column("ROW", 28), Column("PROMPT", 7, right=True), Column("REUSED", 7, right=True),
+    Column("HIT", 8), Column("TIER", 5), Column("FIRST TOKEN", right=True),
+    Column("GAIN", right=True),
+)  # fmt: skip
 
 Check = Callable[[Completion], str | None]
 Must = Callable[..., Check]
@@ -70,25 +79,50 @@ class Row:
             "trouble": self.trouble,
         }
 
+    def cells(self) -> tuple[str, ...]:
+        """The row of the table."""
+        usage, cache = self.completion.usage, self.completion.cache
+        return (
+            self.label, str(usage.prompt_tokens), str(usage.cached_tokens),
+            cache.hit.value, cache.source,
+            f"{self.completion.timings.ttft_ms:.1f} ms", f"{self.speed_up:.1f}×",
+        )  # fmt: skip
 
-def demo_command(*, as_json: bool = False, model: Path | None = None) -> int:
-    """Run the demo on a GGUF file, or on the embedded model; 0 when every promise was kept."""
+
+@node_command()
+@json_option("print the rows as JSON")
+@click.option("--model", type=USER_PATH, metavar="PATH", help="a GGUF file of your own")
+def command(*, as_json: bool, model: Path | None) -> int:
     home = Path(tempfile.mkdtemp(prefix="llama-actors-demo-"))
     try:
-        rows, seen = _run(home, None if model is None else str(model.absolute()))
+        with _status_line() as show:
+            rows, seen = _run(home, None if model is None else str(model.absolute()), show)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     troubles = [f"{row.label}: {row.trouble}" for row in rows if row.trouble]
     troubles += _left_behind(seen, home)
     if as_json:
-        print(json.dumps({"rows": [row.to_dict() for row in rows], "troubles": troubles}, indent=2))
-    else:
-        _print_table(rows)
-        for trouble in troubles:
-            print(f"FAILED  {trouble}")
-        if not troubles:
-            print("Every row reused what it must, and nothing was left behind.")
+        plain = {"rows": [row.to_dict() for row in rows], "troubles": troubles}
+        sys.stdout.write(json.dumps(plain, indent=2) + "\n")
+        return 1 if troubles else 0
+    write_table(_COLUMNS, [row.cells() for row in rows])
+    for trouble in troubles:
+        sys.stdout.write(f"FAILED  {trouble}\n")
+    if not troubles:
+        sys.stdout.write("Every row reused what it must, and nothing was left behind.\n")
     return 1 if troubles else 0
+
+
+@contextlib.contextmanager
+def _status_line() -> Iterator[Callable[[str], None]]:
+    """Shows the current step at a terminal; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    from rich.console import Console
+
+    with Console(file=sys.stderr).status("starting a node …") as status:
+        yield status.update
 
 
 @dataclass(slots=True)
@@ -100,25 +134,20 @@ class _Seen:
     shared: set[Path]
 
 
-def _run(home: Path, model: str | None) -> tuple[list[Row], _Seen]:
+def _run(home: Path, model: str | None, show: Callable[[str], None]) -> tuple[list[Row], _Seen]:
     rows: list[Row] = []
     seen = _Seen(set(), set(), set())
     prompt = long_prompt(PROMPT_WORDS, seed=7)
 
-    def say(text: str) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
-
     def row(label: str, node: Node, text: str, must: Check,
             **options: Any) -> Completion:  # fmt: skip
-        say(f"{label} …")
+        show(f"{label} …")
         done = node.complete(MODEL, text, max_tokens=REPLY_TOKENS, **options)
         cold = rows[0].completion.timings.ttft_ms if rows else done.timings.ttft_ms
         rows.append(Row(label, done, cold / done.timings.ttft_ms, must(done)))
         return done
 
-    say("starting a node …")
+    show("starting a node …")
     with _node(home) as node:
         must = _load(node, model)
         _remember(node, seen)
@@ -136,13 +165,13 @@ def _run(home: Path, model: str | None) -> tuple[list[Row], _Seen]:
             parent_key=longer.finish_key,
         )
         _wait_persisted(node)  # the end of a reply is stored a second later
-        say("kill -9 of the model process …")
+        show("kill -9 of the model process …")
         _kill_model(node)
         row("after kill -9 of the model", node, prompt, must("exact", ("ram",), whole, cold.text))
         _remember(node, seen)
-        say("waiting until everything is on disk …")
+        show("waiting until everything is on disk …")
         _wait_persisted(node)
-    say("starting the node again …")
+    show("starting the node again …")
     with _node(home) as node:
         _load(node, model)
         _remember(node, seen)
@@ -153,12 +182,11 @@ def _run(home: Path, model: str | None) -> tuple[list[Row], _Seen]:
             prompt,
             must("exact", ("disk",), whole, cold.text),
         )
-    say("")
     return rows, seen
 
 
 def _load(node: Node, model: str | None) -> Must:
-    """Load the model; returns what its rows have to show."""
+    """Load the model; returns the check that its rows must pass."""
     status = node.load(MODEL) if model is None else node.load(MODEL, model)
     kind = status.details.get("memory_kind")
     if kind == "none":
@@ -173,7 +201,7 @@ def _node(home: Path) -> Node:
 
 
 def _must_be(hit: str, sources: tuple[str, ...], at_least: int, text: str | None = None) -> Check:
-    """What a row has to show; the returned function says what is wrong, if anything."""
+    """What a row must show; the returned function describes what is wrong, or returns None."""
 
     def check(done: Completion) -> str | None:
         if done.cache.hit.value != hit or done.cache.source not in sources:
@@ -194,8 +222,8 @@ def _must_be_kept(
 ) -> Check:
     """The same for a model whose state is kept at some positions only: a sliding window, Mamba.
 
-    It goes on from the last of them, in whatever tier it is; what lies behind is read again, and in
-    other pieces, so its text is compared only where nothing had to be.
+    It continues from the last of them, in any tier; the rest of the prompt is read again in other
+    batches, so its text is compared only where nothing was read again.
     """
 
     def check(done: Completion) -> str | None:
@@ -214,7 +242,7 @@ def _must_be_kept(
 
 
 def _kill_model(node: Node) -> None:
-    model = node.tree().find(f"model:{MODEL}")
+    model = node.tree().find(model_actor_id(MODEL))
     if model is None or model.pid is None:
         raise DemoFailed("the model has no process to kill")
     os.kill(model.pid, signal.SIGKILL)
@@ -226,7 +254,7 @@ def _wait_persisted(node: Node) -> None:
 
 def _wait_scanned(node: Node) -> None:
     def done() -> bool:
-        return "disk" in (node.client.status().get("cache_meta") or {}).get("scanned", ())
+        return "disk" in (node.client.reports().get("cache_meta") or {}).get("scanned", ())
 
     _wait(done, "the disk tier was not scanned")
 
@@ -266,21 +294,8 @@ def _left_behind(seen: _Seen, home: Path) -> list[str]:
 
 
 def _mapped_shared_memory(pid: int) -> set[Path]:
-    """Named shared memory that a process has mapped; the node is meant to need none."""
+    """Named shared memory that a process has mapped; a node needs none."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
         paths = (line.split(maxsplit=5)[-1].strip() for line in maps)
         return {Path(path) for path in paths if path.startswith("/dev/shm/")}  # noqa: S108  # read only
     return set()
-
-
-def _print_table(rows: list[Row]) -> None:
-    print(
-        f"{'':<28} {'prompt':>7} {'reused':>7}  {'hit':<8} {'tier':<5} {'first token':>12} {'':>8}"
-    )
-    for row in rows:
-        usage, cache = row.completion.usage, row.completion.cache
-        print(
-            f"{row.label:<28} {usage.prompt_tokens:>7} {usage.cached_tokens:>7}  "
-            f"{cache.hit.value:<8} {cache.source:<5} "
-            f"{row.completion.timings.ttft_ms:>9.1f} ms {row.speed_up:>7.1f}×"
-        )

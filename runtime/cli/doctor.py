@@ -1,6 +1,8 @@
 """``doctor``: does this machine and this installation have what a node needs?
 
-Each check says what it found and, where something is wrong, what to do. Nothing is changed.
+Each check reports what it found and, where something is wrong, what to do. Nothing is changed: the
+speed of a disk is measured with a file that is removed again, in the directory if it exists, else
+in the nearest folder above it.
 """
 
 from __future__ import annotations
@@ -9,21 +11,35 @@ import importlib.metadata
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
+import stat
+import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+import click
+
+from cache.filesystem import ROWS_DIR
 from native.machine import cpu_quota, physical_cores
 from native.system_memory import tightest_limit
-from runtime.cli.doctor_disks import look_at
+from runtime.cli.options import USER_PATH, json_option, node_command, port_option
 from runtime.errors import ConfigError
-from runtime.settings.config import RuntimeConfig, describe_available
-from runtime.settings.ports import node_dir
-from runtime.settings.sizes import format_size
+from runtime.settings.config import (
+    DirectoryPlan,
+    RuntimeConfig,
+    describe_available,
+    from_file,
+)
+from runtime.settings.ports import node_dir, resolve_port
+from runtime.settings.sizes import Share, format_size
 from supervision.errors import MachineUnfit
 from supervision.launched import child_environment
 from supervision.machine import require_loopback, require_proc
@@ -33,6 +49,11 @@ OUR_PACKAGES: Final = ("actors", "cache", "native", "runtime", "supervision")
 OPEN_FILES_WANTED: Final = 1024  # an actor has 20 to 40 open; a node with 20 models stays below it
 MEMORY_WANTED_BYTES: Final = 1 << 30
 DECODE_TIMEOUT_S: Final = 60.0
+FREE_WANTED_BYTES: Final = 1 << 30
+SYNC_TRIES: Final = 5
+SYNC_BYTES: Final = 1 << 20
+SLOW_SYNC_S: Final = 0.1  # a row then takes longer to write than a block takes to compute
+MEMORY_FILE_SYSTEMS: Final = ("tmpfs", "ramfs")
 _DECODE: Final = """
 from native import load_backend
 from native.backend import Batch
@@ -48,6 +69,7 @@ assert all(math.isfinite(value) for value in backend.logits(row))
 from native.llama import cpu_variant
 print(f"{backend.info.description}, CPU library: {cpu_variant()}")
 """
+_COLOURS: Final = {"ok": "green", "warning": "yellow", "failure": "red"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +82,27 @@ class Finding:
     fix: str = ""
 
 
-def doctor_command(port: int, *, as_json: bool = False, config: RuntimeConfig | None = None) -> int:
-    """Run all checks and print them; 1 when one failed."""
-    findings = list(run_checks(port, config))
+@node_command()
+@port_option
+@json_option("print the checks as JSON")
+@click.option("--config", type=USER_PATH, metavar="FILE", help="check its directories, too")
+def command(*, admin_port: int | None, as_json: bool, config: Path | None) -> int:
+    settings = None if config is None else from_file(config)
+    findings = list(run_checks(resolve_port(admin_port), settings))
     if as_json:
-        print(json.dumps([{f: getattr(x, f) for f in x.__slots__} for x in findings], indent=2))
+        plain = [{name: getattr(one, name) for name in one.__slots__} for one in findings]
+        sys.stdout.write(json.dumps(plain, indent=2) + "\n")
     else:
         for finding in findings:
-            print(f"{finding.verdict:<8} {finding.check:<16} {finding.detail}")
+            sys.stdout.write(_verdict(finding) + f" {finding.check:<16} {finding.detail}\n")
             if finding.fix:
-                print(f"{'':<25} fix: {finding.fix}")
+                sys.stdout.write(f"{'':<25} fix: {finding.fix}\n")
     return 1 if any(finding.verdict == "failure" for finding in findings) else 0
+
+
+def _verdict(finding: Finding) -> str:
+    word = f"{finding.verdict:<8}"
+    return click.style(word, fg=_COLOURS[finding.verdict]) if sys.stdout.isatty() else word
 
 
 def run_checks(port: int, config: RuntimeConfig | None = None) -> Iterator[Finding]:
@@ -92,11 +124,11 @@ def run_checks(port: int, config: RuntimeConfig | None = None) -> Iterator[Findi
         try:
             yield check()
         except OSError as error:
-            yield Finding(_name_of(check), "failure", f"cannot be looked at: {error}")
+            yield Finding(_name_of(check), "failure", f"cannot be checked: {error}")
     try:
         yield from list(_directories(settings))
     except OSError as error:
-        yield Finding("tiers", "failure", f"cannot be looked at: {error}")
+        yield Finding("tiers", "failure", f"cannot be checked: {error}")
 
 
 def _name_of(check: Callable[[], Finding]) -> str:
@@ -118,7 +150,7 @@ def _python() -> Finding:
 
 
 def _names() -> Finding:
-    """Five generic import names are a known price of this project; another owner breaks it."""
+    """Our five import names are generic; another distribution that owns one breaks this one."""
     owners = importlib.metadata.packages_distributions()
     foreign = {
         name: sorted({d for d in owners.get(name, []) if d.lower() != OUR_DISTRIBUTION})
@@ -126,13 +158,17 @@ def _names() -> Finding:
     }
     taken = {name: dists for name, dists in foreign.items() if dists}
     if not taken:
-        return Finding("import names", "ok", ", ".join(OUR_PACKAGES) + " are ours alone")
-    said = "; ".join(f"{name} also belongs to {', '.join(dists)}" for name, dists in taken.items())
+        return Finding(
+            "import names", "ok", ", ".join(OUR_PACKAGES) + " belong to no other distribution"
+        )
+    detail = "; ".join(
+        f"{name} also belongs to {', '.join(dists)}" for name, dists in taken.items()
+    )
     others = sorted({dist for dists in taken.values() for dist in dists})
     return Finding(
         "import names",
         "failure",
-        said,
+        detail,
         f"give {OUR_DISTRIBUTION} a virtual environment of its own, or `pip uninstall "
         f"{' '.join(others)}` and reinstall {OUR_DISTRIBUTION}",
     )
@@ -154,7 +190,7 @@ def _decode() -> Finding:
             "cpu build",
             "failure",
             f"decoding four tokens took over {DECODE_TIMEOUT_S:.0f} s",
-            "look at the load of this machine, then run doctor again",
+            "check the load of this machine, then run doctor again",
         )
     if done.returncode == 0:
         return Finding("cpu build", "ok", f"decoded with {done.stdout.strip()}")
@@ -166,14 +202,14 @@ def _decode() -> Finding:
                 "cpu build",
                 "failure",
                 "decoding was killed by SIGKILL, perhaps for lack of memory",
-                "look at the line `memory` below and at the kernel's log",
+                "see the line `memory` below and the kernel's log",
             )
         return Finding(
             "cpu build",
             "failure",
-            f"decoding died of {name}; the build uses instructions this CPU does not have"
+            f"decoding ended by {name}; the build uses instructions this CPU does not have"
             if name in ("SIGILL", "SIGSEGV")
-            else f"decoding died of {name}",
+            else f"decoding ended by {name}",
             rebuild,
         )
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -234,7 +270,7 @@ def _memory(config: RuntimeConfig) -> Finding:
         return Finding(
             "memory",
             "warning",
-            "this machine does not tell how much is available",
+            "the available memory of this machine is not known",
             "mount /proc, or set cache_ram to a number of bytes",
         )
     detail = describe_available(tightest)
@@ -276,3 +312,86 @@ def _directories(config: RuntimeConfig) -> Iterator[Finding]:
             )
         else:
             yield Finding(f"tier {plan.name}", "ok", found.detail)
+
+
+# ── directories ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryFacts:
+    """What was found of a directory; ``trouble`` and ``fix`` are empty when all is well."""
+
+    detail: str
+    trouble: str = ""
+    fix: str = ""
+
+
+def look_at(plan: DirectoryPlan) -> DirectoryFacts:
+    """Check a directory as it would be used by a node of this user."""
+    place = plan.root
+    while not os.path.exists(place):  # Path.exists raises where it may not look
+        place = place.parent
+    detail = f"{plan.root}, {format_size(shutil.disk_usage(place).free)} free"
+    trouble, fix = _trouble(plan, place)
+    if trouble:
+        return DirectoryFacts(detail, trouble, fix)
+    took_s = sync_time_s(place)
+    detail += f", {1e3 * took_s:.1f} ms to write and sync 1 MiB"
+    if took_s > SLOW_SYNC_S:
+        slow = "rows will wait in RAM; name a faster disk, or leave this one out"
+        return DirectoryFacts(detail, "a slow disk", slow)
+    return DirectoryFacts(detail)
+
+
+def _trouble(plan: DirectoryPlan, place: Path) -> tuple[str, str]:
+    elsewhere = f"name another directory with {plan.key}"
+    if not place.is_dir():
+        return f"{place} is no directory", elsewhere
+    if not os.access(place, os.W_OK | os.X_OK):
+        return f"{place} is not writable", elsewhere
+    for folder in (plan.root, plan.root / ROWS_DIR):
+        if os.path.exists(folder):
+            facts = folder.stat()
+            if facts.st_uid != os.getuid():
+                return f"{folder} belongs to user {facts.st_uid}", elsewhere
+            if stat.S_IMODE(facts.st_mode) & 0o077:
+                return f"other users can look into {folder}", f"chmod 0700 {folder}"
+    kind = file_system_of(place)
+    is_memory = kind in MEMORY_FILE_SYSTEMS
+    if plan.name == "ram_file" and not is_memory:
+        return f"{place} is on {kind}, no memory", "name a directory on a tmpfs, like /dev/shm"
+    if plan.name != "ram_file" and is_memory:
+        return f"{place} is on {kind}: gone after a reboot", "use it as cache_ram_file instead"
+    free = shutil.disk_usage(place).free
+    wanted = FREE_WANTED_BYTES if isinstance(plan.budget, Share) else plan.budget
+    if free < min(wanted, FREE_WANTED_BYTES):
+        return f"{format_size(free)} free", f"{elsewhere}, or give it a smaller budget"
+    return "", ""
+
+
+def sync_time_s(folder: Path) -> float:
+    """Seconds to write a file of a row's size and to make it durable; the median of some."""
+    took: list[float] = []
+    chunk = os.urandom(SYNC_BYTES)  # zeros may be stored as nothing
+    for _ in range(SYNC_TRIES):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            began = time.perf_counter()
+            file.write(chunk)
+            file.flush()
+            os.fdatasync(file.fileno())
+            took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
+def file_system_of(folder: Path) -> str:
+    """The type of the file system that a folder lies on, as the kernel lists it."""
+    here = str(folder.resolve())
+    best, kind = "", "unknown"
+    with open("/proc/self/mounts", encoding="utf-8") as mounts:
+        for line in mounts:
+            _, point, found, *_ = line.split(" ")
+            point = point.replace("\\040", " ")
+            inside = here == point or here.startswith(point.rstrip("/") + "/")
+            if inside and len(point) >= len(best):
+                best, kind = point, found
+    return kind

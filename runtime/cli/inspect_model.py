@@ -1,4 +1,4 @@
-"""``inspect MODEL.gguf``: what a model's header says, and the memory it will take.
+"""``inspect MODEL.gguf``: the header of a model, and the memory it needs.
 
 Reads the header only; no native code is loaded. Exit codes: 0 it fits, 1 it does not, or the file
 is damaged.
@@ -22,17 +22,8 @@ from runtime import errors
 from runtime.settings.sizes import format_size
 
 
-def is_model(path: Path) -> bool:
-    """Whether the file begins as a GGUF does."""
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"GGUF"
-    except OSError:
-        return False
-
-
 def inspect_model(path: Path, params: ModelParams, *, as_json: bool) -> int:
-    """Print the report; the exit code."""
+    """Print the report; returns the exit code."""
     try:
         first = check_gguf(path)
         headers = [first, *(check_gguf(file) for file in all_splits(path, first)[1:])]

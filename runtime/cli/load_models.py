@@ -7,7 +7,7 @@ import sys
 
 from runtime import errors
 from runtime.cli.progress import ProgressLine
-from runtime.launch.launcher import say
+from runtime.launch.launcher import write_note
 from runtime.node import Node
 from runtime.settings.config import from_mapping
 from supervision import stdio
@@ -15,7 +15,7 @@ from supervision.process import die_with_parent
 
 
 def main() -> int:
-    """Load every configured model; the exit code says whether all of them came up.
+    """Load every configured model; returns 1 if one of them failed.
 
     A client like any other, in a process of its own: the launcher must not have threads or wait.
     """
@@ -28,12 +28,12 @@ def main() -> int:
             try:
                 with ProgressLine(f"loading {model}") as line:
                     status = node.client.load(model, model_config, progress=line.share)
-                say(f"loaded {model} from {model_config.path}")
+                write_note(f"loaded {model} from {model_config.path}")
                 for note in status.notes:
-                    say(f"note: {model}: {note}")
+                    write_note(f"note: {model}: {note}")
             except errors.LlamaActorsError as error:
                 failures += 1
-                say(f"error: {model} was not loaded: {error}")
+                write_note(f"error: {model} was not loaded: {error}")
     return 1 if failures else 0
 
 

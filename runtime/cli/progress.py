@@ -1,15 +1,16 @@
-"""One line on standard error that says how far something is; nothing at all in a pipe."""
+"""A progress bar on standard error; nothing at all in a pipe."""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-SHOW_AFTER_S: Final = 0.4  # what is faster needs no line
-REDRAW_EVERY_S: Final = 0.1
-BAR_WIDTH: Final = 24
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+SHOW_AFTER_S: Final = 0.4  # what is faster needs no bar, and does not import rich
 
 
 class ProgressLine:
@@ -18,31 +19,23 @@ class ProgressLine:
     def __init__(self, label: str) -> None:
         self._label = label
         self._enabled = sys.stderr.isatty()
-        self._started = self._drawn = time.monotonic()
-        self._visible = False
+        self._started = time.monotonic()
+        self._bar: Progress | None = None
 
     def share(self, share: float) -> None:
-        now = time.monotonic()
-        too_soon = now - self._started < SHOW_AFTER_S or now - self._drawn < REDRAW_EVERY_S
-        if not self._enabled or too_soon:
+        if not self._enabled or time.monotonic() - self._started < SHOW_AFTER_S:
             return
-        self._drawn = now
-        share = min(1.0, max(0.0, share))
-        filled = round(share * BAR_WIDTH)
-        bar = "█" * filled + "░" * (BAR_WIDTH - filled)
-        left = ""
-        if share > 0.02:  # before that the estimate is noise
-            left = f"  about {(now - self._started) * (1 - share) / share:.0f} s left"
-        sys.stderr.write(f"\r\x1b[K{self._label} {bar} {100 * share:3.0f} %{left}")
-        sys.stderr.flush()
-        self._visible = True
+        if self._bar is None:
+            self._bar = _bar()
+            self._bar.start()
+            self._bar.add_task(self._label, total=1.0)
+        self._bar.update(self._bar.task_ids[0], completed=min(1.0, max(0.0, share)))
 
     def clear(self) -> None:
-        """Take the line away, before something else is printed."""
-        if self._visible:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-            self._visible = False
+        """Remove the bar, before something else is printed; it does not come back."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
         self._enabled = False
 
     def __enter__(self) -> Self:
@@ -55,3 +48,20 @@ class ProgressLine:
         trace: TracebackType | None,
     ) -> None:
         self.clear()
+
+
+def _bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(24),
+        TaskProgressColumn(),
+        TimeLeft(compact=True),
+        console=Console(file=sys.stderr),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )

@@ -1,33 +1,116 @@
-"""``serve``: run the launcher, and load the configured models once the tree is up.
+"""``serve``: run a node until it is stopped.
 
-The launcher must not have threads of its own when it forks, so the models are loaded by a second
-process, a client like any other, that ends when it is done.
+Its models are loaded when it is ready; one that fails is reported on standard error, and the others
+are loaded. Exit codes: 0 stopped, 1 it could not start, 2 a setting is wrong.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from typing import Any
+
+import click
 
 from runtime import errors
-from runtime.launch.launcher import say, serve
-from runtime.settings.config import RuntimeConfig, to_mapping
+from runtime.cli.load_options import load_options, params_from
+from runtime.cli.options import (
+    USER_PATH,
+    node_command,
+    port_option,
+    template_given,
+    template_option,
+)
+from runtime.settings.config import (
+    ModelConfig,
+    RuntimeConfig,
+    from_mapping,
+    load_toml,
+    located,
+    parse_model_argument,
+    to_mapping,
+)
+from runtime.settings.ports import resolve_port
+from runtime.settings.sizes import disk_settings
 from supervision.errors import NodeAlreadyRunning, PortInUse, SupervisionError
 from supervision.launched import child_environment, say_ready
+from supervision.logs import LOG_FORMATS
+
+_STANDS_FOR_ITSELF = ("cache_dir", "cache_ram", "cache_ram_file", "log_file", "log_format")
+"""Options that are settings of the same name."""
 
 
-def serve_command(
-    config: RuntimeConfig, *, ready_fd: int | None = None, parent_fd: int | None = None
-) -> int:
-    """Run a node; on ``ready_fd``, when given, say ``{}`` or what went wrong, one line of JSON."""
+@node_command()
+@port_option
+@click.option("--config", type=USER_PATH, metavar="FILE", help="TOML file with any setting")
+@click.option("--model", multiple=True, metavar="ID=PATH", help="load this GGUF; repeatable")
+@click.option("--cache-dir", metavar="DIR", help="root of the disk tier")
+@click.option("--cache-ram", metavar="SIZE", help="budget of the RAM tier, e.g. 4GiB; 0: off")
+@click.option(
+    "--cache-ram-file", metavar="SIZE", help="files in memory, which survive a restart of the node"
+)
+@click.option(
+    "--cache-disk",
+    multiple=True,
+    metavar="SIZE|DIR=SIZE",
+    help="budget of the disk tier; 0: off; several disks: DIR=SIZE for each",
+)
+@click.option("--log-file", metavar="FILE", help="life-cycle log instead of standard error")
+@click.option(
+    "--log-format", type=click.Choice(LOG_FORMATS), help="text, or one JSON object a line"
+)
+@load_options
+@template_option()
+@click.option("--config-fd", type=int, hidden=True)
+@click.option("--ready-fd", type=int, hidden=True)
+@click.option("--parent-fd", type=int, hidden=True)
+def command(**given: Any) -> int:
+    if given["config_fd"] is not None:
+        with open(given["config_fd"], encoding="utf-8") as settings:
+            config = from_mapping(json.load(settings))
+    else:
+        config = configuration(given)
+    return _run(config, ready_fd=given["ready_fd"], parent_fd=given["parent_fd"])
+
+
+def configuration(given: dict[str, Any]) -> RuntimeConfig:
+    """Command line over environment over file over defaults."""
+    settings = load_toml(given["config"]) if given["config"] else {}
+    if given["admin_port"] is not None or "admin_port" not in settings:
+        settings["admin_port"] = resolve_port(given["admin_port"])
+    settings |= {key: given[key] for key in _STANDS_FOR_ITSELF if given[key] is not None}
+    if given["cache_dir"] is not None:
+        settings.pop("cache_disks", None)  # the command line decides: one disk or several
+    if given["cache_disk"]:
+        disks = disk_settings(given["cache_disk"])
+        settings.pop("cache_disks", None)
+        if "cache_disks" in disks and given["cache_dir"] is None:
+            settings.pop("cache_dir", None)
+        settings |= disks
+    with located(given["config"]):
+        config = from_mapping(settings)
+    models: dict[str, ModelConfig] = dict(config.models)
+    params = params_from(given, "model")
+    template = template_given(given["chat_template_file"], "model")
+    for text in given["model"]:
+        model, one = parse_model_argument(text)
+        models[model] = dataclasses.replace(one, params=params, chat_template=template)
+    return dataclasses.replace(config, models=models)
+
+
+def _run(config: RuntimeConfig, *, ready_fd: int | None, parent_fd: int | None) -> int:
+    """Run a node; on ``ready_fd``, when given, write ``{}`` or the error as one line of JSON."""
+    from runtime.launch.launcher import serve, write_note
 
     def on_ready() -> None:
         if ready_fd is not None:
             say_ready(ready_fd)
         else:
-            say(f"node ready on port {config.admin_port} (pid {os.getpid()}); Ctrl-C stops it")
+            where = f"port {config.admin_port} (pid {os.getpid()})"
+            write_note(f"node ready on {where}; Ctrl-C stops it")
         if config.models:
             _load_models(config)
 
@@ -49,7 +132,10 @@ def _public(error: errors.LlamaActorsError | SupervisionError) -> errors.LlamaAc
 
 
 def _load_models(config: RuntimeConfig) -> None:
-    """Start the loader; it says on standard error what it loaded or why not."""
+    """Start the loader, a client like any other that ends when all models are loaded.
+
+    It is a process of its own because the launcher must not have threads when it forks.
+    """
     loader = subprocess.Popen(
         [sys.executable, "-m", "runtime.cli.load_models", str(os.getpid())],
         stdin=subprocess.PIPE,

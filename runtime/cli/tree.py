@@ -1,7 +1,7 @@
-"""``tree``: the live tree, once or again and again.
+"""``tree``: the live tree, once or repeatedly.
 
-On a terminal ``--watch`` redraws in place, on the terminal's second screen, and gives the first one
-back when it ends. In a pipe it prints one block per refresh; with ``--json`` one object per line.
+On a terminal ``--watch`` redraws in place, on the terminal's second screen, and restores the first
+one when it ends. In a pipe it prints one block per refresh; with ``--json`` one object per line.
 """
 
 from __future__ import annotations
@@ -12,55 +12,67 @@ import select
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import click
 
 from runtime import errors
-from runtime.client.tree import TreeNode
-from runtime.node import Node
+from runtime.cli.options import attached, json_option, node_command, port_option
 
-_ENTER: Final = "\x1b[?1049h\x1b[?25l"
-"""The second screen, without a cursor."""
-_LEAVE: Final = "\x1b[?25h\x1b[?1049l"
-_HOME: Final = "\x1b[H"
-_REST_OF_LINE: Final = "\x1b[K"
-_REST_OF_SCREEN: Final = "\x1b[J"
+if TYPE_CHECKING:
+    from runtime.client.tree import TreeNode
+    from runtime.node import Node
+
+WATCH_S: Final = 2.0
 
 
-def tree_command(port: int | None, *, as_json: bool, watch_s: float | None) -> int:
-    """Print the tree; with ``watch_s``, every so many seconds until Ctrl-C."""
+@node_command()
+@port_option
+@json_option()
+@click.option(
+    "--watch", "watch_s", type=float, is_flag=False, flag_value=WATCH_S, metavar="[SECONDS]",
+    help=f"show it again every so many seconds ({WATCH_S:.0f}) until Ctrl-C",
+)  # fmt: skip
+def command(*, as_json: bool, watch_s: float | None, **given: Any) -> int:
     if watch_s is None:
-        with Node.attach(port) as node:
+        with attached(given) as node:
             tree = node.tree(vitals=True)
         text = json.dumps(tree.to_dict(), indent=2) if as_json else tree.render(_width())
         sys.stdout.write(text + "\n")
         return 0
     if watch_s <= 0:
         raise errors.ConfigError("--watch", f"{watch_s} is not a number of seconds above 0")
-    with contextlib.suppress(KeyboardInterrupt), _Watch(port) as watch, _ends_by_signal():
-        _show(watch, watch_s, as_json=as_json)
+    with contextlib.suppress(KeyboardInterrupt), _Watch(given) as watch, _ends_by_signal():
+        if as_json:
+            _repeat(watch, watch_s, _write_json)
+        elif sys.stdout.isatty():
+            with _screen() as draw:
+                _repeat(watch, watch_s, draw)
+        else:
+            _repeat(watch, watch_s, _write_block)
     return 0
 
 
 class _Watch:
     """The node on a port, through all its restarts and absences."""
 
-    def __init__(self, port: int | None) -> None:
-        self._port = port
+    def __init__(self, given: dict[str, Any]) -> None:
+        self._given = given
         self._node: Node | None = None
 
     def look(self) -> tuple[TreeNode | None, str]:
         """The tree, or None and why there is none."""
         try:
             if self._node is None:
-                self._node = Node.attach(self._port)
+                self._node = attached(self._given)
             return self._node.tree(vitals=True), ""
         except errors.LlamaActorsError as error:
             self.close()
             return None, str(error)
 
     def close(self) -> None:
-        """Let the node go."""
+        """Close the connection to the node."""
         if self._node is not None:
             self._node.close()
             self._node = None
@@ -72,47 +84,55 @@ class _Watch:
         self.close()
 
 
-def _show(watch: _Watch, every_s: float, *, as_json: bool) -> None:
-    on_terminal = sys.stdout.isatty() and not as_json
-    with _second_screen() if on_terminal else contextlib.nullcontext():
-        while True:
-            tree, why = watch.look()
-            if as_json:
-                sys.stdout.write(json.dumps(tree.to_dict() if tree else {"gone": why}) + "\n")
-            else:
-                text = tree.render(_width()) if tree else _cut_lines(f"no node: {why}")
-                sys.stdout.write(_frame(text) if on_terminal else text + "\n\n")
-            sys.stdout.flush()
-            select.select([], [], [], every_s)
+Show = Callable[["TreeNode | None", str], None]
 
 
-def _frame(text: str) -> str:
-    """One screen, drawn over the one before without blanking it first."""
-    lines = text.splitlines()
-    height = shutil.get_terminal_size().lines
-    if len(lines) > height:
-        lines = [*lines[: height - 1], f"… {len(lines) - height + 1} more lines"]
-    return _HOME + "\r\n".join(line + _REST_OF_LINE for line in lines) + _REST_OF_SCREEN
+def _repeat(watch: _Watch, every_s: float, show: Show) -> None:
+    while True:
+        show(*watch.look())
+        sys.stdout.flush()
+        select.select([], [], [], every_s)
 
 
-def _cut_lines(text: str) -> str:
-    width = _width()
-    return text if width is None or len(text) <= width else text[: width - 1] + "…"
+def _write_json(tree: TreeNode | None, why: str) -> None:
+    sys.stdout.write(json.dumps(tree.to_dict() if tree else {"gone": why}) + "\n")
+
+
+def _write_block(tree: TreeNode | None, why: str) -> None:
+    sys.stdout.write((tree.render() if tree else f"no node: {why}") + "\n\n")
+
+
+@contextlib.contextmanager
+def _screen() -> Iterator[Show]:
+    """The terminal's second screen, redrawn in place; the first one comes back at the end."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(file=sys.stdout)
+
+    def draw(tree: TreeNode | None, why: str) -> None:
+        width, height = console.size
+        lines = (tree.render(width) if tree else f"no node: {why}").splitlines()
+        if len(lines) > height:
+            lines = [*lines[: height - 1], f"… {len(lines) - height + 1} more lines"]
+        text = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+        text.highlight_regex(r"^ID .*", "bold")
+        text.highlight_regex(r"[│├└─]+", "dim")
+        text.highlight_regex(r"\b(killed|abnormal|down|restarting)\b.*", "red")
+        live.update(text, refresh=True)
+
+    live = Live(
+        console=console, screen=True, auto_refresh=False,
+        redirect_stdout=False, redirect_stderr=False,
+    )  # fmt: skip
+    with live:
+        yield draw
 
 
 def _width() -> int | None:
     """Columns of the terminal; None in a pipe, where nothing wraps."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-@contextlib.contextmanager
-def _second_screen() -> Iterator[None]:
-    sys.stdout.write(_ENTER)
-    try:
-        yield
-    finally:
-        sys.stdout.write(_LEAVE)
-        sys.stdout.flush()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a caller asks for, as keywords, becomes one ``Complete``. Nothing is sent from here."""
+"""Options of a request, as keywords, become one checked ``Complete``. Nothing is sent from here."""
 
 from __future__ import annotations
 
@@ -31,11 +31,26 @@ Messages = Sequence[Mapping[str, Any]]
 
 @frozen
 class Wanted:
-    """A request but for its prompt, which may be big, and what its caller wants to hear of it."""
+    """A request without its prompt, which may be big, and which events its caller gets."""
 
     request: m.Complete
     prompt: bytes
     resumed_events: bool = False
+
+
+def with_options(
+    name: str, options: object, kind: str, keywords: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A ready value of options and keywords, as keywords; ``kind`` is the value's class."""
+    if options is None:
+        return {**keywords}
+    from runtime.client import options as values
+
+    if not isinstance(options, getattr(values, kind)) and not (
+        kind == "ChatOptions" and isinstance(options, values.RequestOptions)
+    ):
+        raise arguments.wrong(name, options, kind)
+    return values.given(options, keywords)
 
 
 def prompt_request(model: str, prompt: Prompt, **options: Any) -> Wanted:

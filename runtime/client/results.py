@@ -103,8 +103,7 @@ class Completion:
 
         ``None`` when the whole prompt was held, or when the reason is no position.
         """
-        _, _, detail = (self.cache.miss_reason or "").partition(":")
-        return int(detail) if detail.isdigit() else None
+        return None if self.cache.miss is None else self.cache.miss.at
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that ``complete --json`` prints."""
@@ -189,6 +188,21 @@ class ModelStatus:
     restarts: int
     details: dict[str, Any]
     """What the model itself reports: path, n_ctx, running, waiting, progress and more."""
+
+    @property
+    def phase(self) -> str:
+        """``loading | idle | prefilling | generating``, or ``state`` of a model that is not up."""
+        return str(self.details.get("phase", self.state))
+
+    @property
+    def running(self) -> int:
+        """Requests that run in its context."""
+        return int(self.details.get("running", 0))
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place in its context."""
+        return int(self.details.get("waiting", 0))
 
     @property
     def notes(self) -> tuple[str, ...]:

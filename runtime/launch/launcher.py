@@ -1,4 +1,4 @@
-"""The launcher side: turn a configuration into a running node, and stay until it ends."""
+"""The launcher: starts a node from a configuration, and runs until the node ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def serve(
     on_ready: Callable[[], None] | None = None,
     parent_fd: int | None = None,
 ) -> int:
-    """Run a node until it is told to stop; the exit code.
+    """Run a node until it is stopped; returns the exit code.
 
     Blocks. Must be called in a process that has no threads and did not load native libraries: all
     actors are forked from it.
@@ -67,6 +67,7 @@ def serve(
                 log_format=config.log_format,
                 parent_fd=parent_fd,
                 kill_watch=OomWatch(),
+                packages=("actors", "cache", "native", "runtime"),
             ),
             on_ready=on_ready,
         )
@@ -77,7 +78,7 @@ def serve(
 
 
 def _open_arena(ram_bytes: int) -> int:
-    """Anonymous shared memory that lives as long as this launcher, whatever dies below it."""
+    """Anonymous shared memory that exists as long as this launcher, whatever process below ends."""
     fd = os.memfd_create("llama-actors-arena", os.MFD_CLOEXEC)
     try:
         create_arena(fd, ram_bytes)
@@ -92,7 +93,7 @@ def _open_arena(ram_bytes: int) -> int:
 
 
 def _open_fingerprints(config: RuntimeConfig, *, has_disk: bool) -> tuple[int | None, str]:
-    """Where fingerprints are remembered: beside the rows, else as long as this launcher lives."""
+    """Where fingerprints are kept: beside the rows, else in memory of this launcher."""
     if has_disk and config.disk_root is not None:
         return None, str(config.disk_root / FINGERPRINTS_FILE)
     fd = os.memfd_create("llama-actors-fingerprints", os.MFD_CLOEXEC)
@@ -100,6 +101,6 @@ def _open_fingerprints(config: RuntimeConfig, *, has_disk: bool) -> tuple[int | 
     return fd, f"/proc/{os.getpid()}/fd/{fd}"
 
 
-def say(text: str) -> None:
-    """A line for the person who started the node."""
+def write_note(text: str) -> None:
+    """Write a line to standard error of the launcher, if it can be written."""
     stdio.say(text)

@@ -1,7 +1,7 @@
-"""The key with which a node signs what its models think: random, and kept beside the rows.
+"""The key with which a node signs the thinking of its models: random, and kept beside the rows.
 
-Without a disk tier it lives as long as the launcher; then what was signed before a restart of the
-node is not believed after it.
+Without a disk tier it exists as long as the launcher; then signatures from before a restart of the
+node are refused after it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Opening the directories of file tiers: make them, take them for this node alone, size them.
 
-Runs in the launcher before the tree starts, so that everything wrong with a setting is an error
-with a name. What goes wrong later is the tiers' own business (``actors.storage.tier_directory``).
+Runs in the launcher before the tree starts, so that a wrong setting is an error that names it.
+Later failures are handled by the tiers (``actors.storage.tier_directory``).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _TRIES_ANOTHER: Final = "name another directory, or turn the tier off"
 def open_directories(
     config: RuntimeConfig,
 ) -> tuple[tuple[int, ...], tuple[FileTier, ...], tuple[tuple[str, str], ...]]:
-    """Descriptors that hold the locks; the tiers, fastest first; and tiers that lack, with why.
+    """Descriptors that hold the locks; the tiers, fastest first; missing tiers and why.
 
-    A directory that was asked for must do; a default one is given up with the reason, because a
-    second node, or a user without a home, is better served without the tier than not at all.
+    A directory that was named must be usable. A default one that is not is left out, because a
+    second node, or a user without a home, can do without the tier.
     """
     locks: list[int] = []
     tiers: list[FileTier] = []
@@ -99,7 +99,7 @@ def _budget(plan: DirectoryPlan, rows: Path) -> int:
     if plan.budget > free:
         raise ConfigError(
             plan.key,
-            f"{format_size(plan.budget)} asked for, {format_size(free)} free in {plan.root}; "
+            f"{format_size(plan.budget)} needed, {format_size(free)} free in {plan.root}; "
             "choose a smaller --cache-ram-file, mount a larger tmpfs there, or name another "
             "directory with cache_ram_file_dir",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from actors.messages.actor_ids import tier_actor_id
 from actors.messages.pressure_settings import PressureSettings
 from actors.node.registry import RegistryArgs
 from actors.storage.cache_meta import CacheMetaArgs
@@ -24,7 +25,7 @@ from supervision import (
 )
 
 MODEL_LOAD_TIMEOUT_S: Final = 600.0  # a 100 GB file from a slow disk; a crash is noticed at once
-MODEL_UNLOAD_TIMEOUT_S: Final = 5.0  # requests are ended and told within it, then SIGKILL
+MODEL_UNLOAD_TIMEOUT_S: Final = 5.0  # to end requests and notify callers, then SIGKILL
 
 MODEL_STEP_TIMEOUT_S: Final = 600.0  # one decode of a huge model on a slow machine stays below it
 
@@ -37,9 +38,9 @@ class FileTier:
     root_dir: str
     budget_bytes: int
     device: int = 0
-    """``st_dev`` of the directory; 0: not known."""
+    """``st_dev`` of the directory; 0: unknown."""
     lock_inode: int = 0
-    """Of the file by whose lock this launcher holds the directory; 0: it does not."""
+    """Of the file by whose lock this launcher holds the directory; 0: it holds none."""
 
 
 def build_tree(  # noqa: PLR0913 - what its leaves are started with
@@ -88,7 +89,7 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
                         ),
                         *(
                             ChildSpec(
-                                f"tier:{tier.name}",
+                                tier_actor_id(tier.name),
                                 "actors.storage.file_tier.FileTierActor",
                                 FileTierArgs(
                                     tier.name,
@@ -135,7 +136,7 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
                         "actors.model.model.ModelActor",
                         restart=Restart.TRANSIENT,
                         # A file that does not load would not load the next time either: its error
-                        # goes to the caller. A model that crashed after it was ready comes back.
+                        # goes to the caller. A model that crashed after it was ready is restarted.
                         restart_if_never_ready=False,
                         backoff=Backoff(first_s=0.05, factor=3.0, max_s=10.0),
                         init_timeout_s=MODEL_LOAD_TIMEOUT_S,
@@ -144,6 +145,8 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
                     ),
                 ),
             ),
-            ChildSpec("scheduler", "actors.node.pressure_scheduler.SchedulerActor", pressure),
+            ChildSpec(
+                "scheduler", "actors.node.pressure_scheduler.PressureSchedulerActor", pressure
+            ),
         ),
     )

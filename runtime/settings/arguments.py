@@ -1,4 +1,4 @@
-"""Checks of what callers pass: each value becomes the one that is meant, or an ``InvalidRequest``.
+"""Checks of arguments of the public API: each is converted, or refused with ``InvalidRequest``.
 
 The error names the argument, what was given and what is expected. ``None`` for an optional argument
 means that it is not given. Whole numbers may be of any integer type, numpy's too; a sequence of
@@ -37,12 +37,12 @@ def shown(value: object) -> str:
     if value is None:
         return "None"
     try:
-        said = repr(value)
+        text = repr(value)
     except Exception:  # noqa: BLE001 - a repr of the caller's
-        said = "an object"
-    if len(said) > _SHOWN:
-        said = f"{said[:_SHOWN]}…"
-    return f"{said} ({type(value).__name__})"
+        text = "an object"
+    if len(text) > _SHOWN:
+        text = f"{text[:_SHOWN]}…"
+    return f"{text} ({type(value).__name__})"
 
 
 def plain(value: Any) -> Any:
@@ -59,7 +59,7 @@ def plain(value: Any) -> Any:
 
 
 def is_text(value: object) -> bool:
-    """Whether a text is meant, and not a sequence of ids."""
+    """Whether it is a text, and not a sequence of ids."""
     return isinstance(value, str | bytes | bytearray | memoryview)
 
 

@@ -1,23 +1,27 @@
-"""Everything a node can be told, in one frozen value.
+"""The configuration of a node as one frozen value, and how it is read and passed on.
 
 Sources, strongest first: command line, environment, TOML file, defaults. A wrong key or value stops
-the start with a ``ConfigError`` that names it.
+the start with a ``ConfigError`` that names it. What a file may hold: ``runtime.settings.schema``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from actors.messages.markers import Markers
-from actors.messages.pressure_settings import BadPressureSetting, PressureSettings, settings_from
-from cache.policy import SAVE_ALL, SavePolicy
+from actors.messages.pressure_settings import BadPressureSetting, PressureSettings
+from cache.errors import InvalidPolicy
+from cache.policy import SAVE_ALL, LivePolicy, LogitsPolicy, RestorePolicy, SavePolicy
 from native import BackendKind
 from native.fingerprint import FINGERPRINT_MODES, FingerprintMode
 from native.params import ModelParams
@@ -25,9 +29,9 @@ from native.system_memory import MACHINE, MemoryLimit, tightest_limit
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.errors import ConfigError
-from runtime.settings.cache_policy import KEYS, REPLACED, TABLES, save_mapping, save_policy_from
+from runtime.settings import schema
+from runtime.settings.load_options import WORDS as LOAD_OPTIONS
 from runtime.settings.load_options import model_params
-from runtime.settings.markers import KEYS as MARKER_KEYS
 from runtime.settings.markers import markers_from, markers_mapping
 from runtime.settings.ports import DEFAULT_PORT, node_dir
 from runtime.settings.sizes import (
@@ -38,7 +42,6 @@ from runtime.settings.sizes import (
     parse_size,
     plain_budget,
 )
-from runtime.settings.template_settings import KEYS as TEMPLATE_KEYS
 from runtime.settings.template_settings import template_from
 from runtime.settings.user_paths import home, no_home, user_path
 from supervision.logs import LOG_FORMATS, LogFormat
@@ -46,21 +49,20 @@ from supervision.logs import LOG_FORMATS, LogFormat
 STAGING_BYTES: Final = 64 << 20
 RAM_SHARE_OF_AVAILABLE: Final = 4  # a quarter, so that weights and other programs keep the rest
 RAM_CAP_BYTES: Final = 4 << 30
-DISK_CAP_BYTES: Final = 16 << 30
 RAM_FILE_ROOT: Final = Path("/dev/shm")  # noqa: S108 - the tmpfs of every Linux; we make it 0700
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryPlan:
-    """One file tier as configured: its name, where it lies, its budget, and which key says so."""
+    """One file tier as configured; ``key`` is the setting that names it."""
 
     name: str
     root: Path
     budget: Budget
     key: str
     is_asked_for: bool
-    """The directory was named; a default one may be done without."""
+    """The directory was named; a node starts without a default one that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,47 +73,34 @@ class ModelConfig:
     params: ModelParams = field(default_factory=ModelParams)
     backend: BackendKind = "llama"
     markers: Markers = field(default_factory=Markers)
-    """What starts and ends thinking and tool calls; by default what the chat template shows."""
+    """What starts and ends thinking and tool calls; by default those in the chat template."""
     chat_template: str | None = None
     """A Jinja text in place of the one in the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
-    """A node. Sizes in bytes; ``None`` means the default described beside it."""
+    """A node. Each field is the setting of the same name in ``schema.Node``, which explains it.
+
+    Sizes are bytes, or a ``Share`` of what is free. ``None`` means the default that is described
+    there. ``save`` holds the tables ``[save]``, ``[live]``, ``[logits]`` and ``[restore]``.
+    """
 
     admin_port: int = DEFAULT_PORT
     runtime_dir: Path | None = None
-    """Parent of the node's own folder: ``$XDG_RUNTIME_DIR/llama-actors``, else a temporary one."""
     cache_dir: Path | None = None
-    """Root of the disk tier: ``$XDG_CACHE_HOME/llama-actors``, else ``~/.cache/llama-actors``.
-    Without either there is no disk tier."""
-    cache_disk: Budget = DISK_CAP_BYTES
-    """Budget of the disk tier; 0 turns it off."""
+    cache_disk: Budget = schema.DISK_BYTES
     cache_disks: Mapping[str, Budget] = field(default_factory=dict)
-    """Several disks: a budget per directory, in place of ``cache_dir`` and ``cache_disk``. Rows are
-    spread over them in proportion to the budgets."""
     cache_ram: Budget | None = None
-    """Budget of the RAM tier: a quarter of the available memory, at most 4 GiB; 0 turns it off."""
     cache_ram_file: Budget = 0
-    """Budget of the ram_file tier: files in memory, which survive a restart of the node. Off."""
     cache_ram_file_dir: Path | None = None
-    """Its directory, on a tmpfs: ``/dev/shm/llama-actors-<uid>``."""
     cache_salt: str = ""
-    """Separates what otherwise equal models store, for instance by tenant."""
     fingerprint_mode: FingerprintMode = "safe"
-    """How model files are told apart: ``safe``, ``gguf_chunked``, ``fast_unsafe``; see
-    ``native.fingerprint``."""
     save: SavePolicy = SAVE_ALL
-    """What is kept where and for how long: the tables ``[save]``, ``[live]``, ``[logits]`` and
-    ``[restore]``, see ``runtime.settings.cache_policy``."""
     pressure: PressureSettings = field(default_factory=PressureSettings)
-    """Memory pressure: source, watermarks, tiers; off by default."""
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
     log_file: Path | None = None
-    """Where the life-cycle log goes; standard error when not given."""
     log_format: LogFormat = "text"
-    """``text`` for people, or ``json``: one object per line, with the keys of supervision/logs."""
 
     def __post_init__(self) -> None:
         if not 1024 <= self.admin_port <= 65535:
@@ -204,17 +193,17 @@ class RuntimeConfig:
         if self.cache_ram > available:
             raise ConfigError(
                 "cache_ram",
-                f"{format_size(self.cache_ram)} asked for, {describe_available(tightest)}; "
+                f"{format_size(self.cache_ram)} needed, {describe_available(tightest)}; "
                 "choose a smaller --cache-ram, or 0 to turn the RAM tier off",
             )
         return self.cache_ram
 
     def _ram_bytes_unknown(self) -> int:
-        """The same where the machine does not tell how much memory is available."""
+        """The same where the available memory is not known."""
         if isinstance(self.cache_ram, Share):
             raise ConfigError(
                 "cache_ram",
-                f"{self.cache_ram} of what is available, which this machine does not tell "
+                f"{self.cache_ram} of what is available, which is not known "
                 "(/proc/meminfo cannot be read); give bytes, for instance 512MiB",
             )
         if self.cache_ram:
@@ -233,7 +222,7 @@ def describe_available(tightest: MemoryLimit) -> str:
 def _cache_home() -> Path | None:
     """``$XDG_CACHE_HOME``, else ``~/.cache``; None for a user without a home."""
     given = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(given):  # a relative one is to be ignored, says its specification
+    if os.path.isabs(given):  # its specification says to ignore a relative one
         return Path(given)
     place = home()
     return None if place is None else place / ".cache"
@@ -279,84 +268,117 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise ConfigError("config", f"{path} is not TOML: {error}") from error
 
 
+def from_file(path: Path) -> RuntimeConfig:
+    """The configuration in a TOML file; errors name the line."""
+    settings = load_toml(path)
+    with located(path):
+        return from_mapping(settings)
+
+
+@contextlib.contextmanager
+def located(path: Path | None) -> Iterator[None]:
+    """Add file and line to a ConfigError whose key is in this file."""
+    try:
+        yield
+    except ConfigError as error:
+        line = None if path is None else _line_of(path.read_text(encoding="utf-8"), error.key)
+        if line is None:
+            raise
+        detail = str(error).removeprefix(f"{error.key}: ")
+        raise ConfigError(error.key, f"{detail} ({path}, line {line})") from error
+
+
+def _line_of(text: str, key: str) -> int | None:
+    """The line that sets a key, or the nearest table around it; None if there is none."""
+    table, best, found = "", 0, None
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*(.+?)\s*\]+\s*(#.*)?$", line):
+            full = table = re.sub(r"[\"']", "", header[1])
+        elif pair := re.match(r"""\s*("[^"]*"|'[^']*'|[\w.-]+)\s*=""", line):
+            full = ".".join(filter(None, (table, pair[1].strip("\"'"))))
+        else:
+            continue
+        if (key == full or key.startswith(full + ".")) and len(full) > best:
+            best, found = len(full), number
+    return found
+
+
 def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
     """Build a configuration from plain values, as TOML and JSON give them."""
-    known = {f.name for f in dataclasses.fields(RuntimeConfig)} | set(TABLES)
-    unknown = sorted(set(settings) - known)
-    if unknown and unknown[0] in {*KEYS, *REPLACED}:
-        save_policy_from({unknown[0]: settings[unknown[0]]})
-        raise ConfigError(unknown[0], "belongs into the table [save]")
-    if unknown:
-        raise ConfigError(unknown[0], f"unknown setting; known are {', '.join(sorted(known))}")
-    values: dict[str, Any] = dict(settings)
+    given = schema.read_node({key: one for key, one in settings.items() if one is not None})
+    plain = msgspec.structs.asdict(given)
+    values: dict[str, Any] = {}
     for key in ("runtime_dir", "cache_dir", "cache_ram_file_dir", "log_file"):
-        if values.get(key) is not None:
-            values[key] = user_path(values[key], key)
+        values[key] = None if plain[key] is None else user_path(plain[key], key)
     for key in ("cache_ram", "cache_ram_file", "cache_disk"):
-        if values.get(key) is not None:
-            values[key] = parse_budget(values[key], key)
-    values["cache_disks"] = _disks_from(values.get("cache_disks", {}))
-    values["pressure"] = _pressure_from(values.get("pressure", {}))
-    tables: dict[str, object] = {name: values.pop(name) for name in TABLES if name in values}
-    values["save"] = save_policy_from(values.get("save", {}), tables)
-    models = values.get("models", {})
-    if not isinstance(models, Mapping):
-        raise ConfigError("models", "must be a table of models by id")
-    values["models"] = {model: _model_from(model, value) for model, value in models.items()}
+        values[key] = None if plain[key] is None else parse_budget(plain[key], key)
+    return RuntimeConfig(
+        **values,
+        admin_port=given.admin_port,
+        cache_disks={
+            str(user_path(path, "cache_disks")): parse_budget(size, f"cache_disks.{path}")
+            for path, size in given.cache_disks.items()
+        },
+        cache_salt=given.cache_salt,
+        fingerprint_mode=given.fingerprint_mode,
+        save=_save_from(given),
+        pressure=_pressure_from(given.pressure),
+        models={model: _model_from(model, value) for model, value in given.models.items()},
+        log_format=given.log_format,
+    )
+
+
+def _save_from(given: Any) -> SavePolicy:
+    """One policy of the four tables."""
+    table = "logits"
     try:
-        return RuntimeConfig(**values)
-    except TypeError as error:
-        raise ConfigError("config", str(error)) from error
+        plain = msgspec.structs.asdict(given.logits)
+        plain["memory_bytes"] = parse_size(plain["memory_bytes"], "logits.memory_bytes")
+        logits = LogitsPolicy(**plain)
+        table = "restore"
+        restore = RestorePolicy(**msgspec.structs.asdict(given.restore))
+        table = "live"
+        live = LivePolicy(**msgspec.structs.asdict(given.live))
+        table = "save"
+        save = msgspec.structs.asdict(given.save)
+        return dataclasses.replace(SAVE_ALL, **save, logits=logits, restore=restore, live=live)
+    except InvalidPolicy as error:
+        raise ConfigError(table, str(error)) from error
 
 
-def _disks_from(values: object) -> dict[str, Budget]:
-    if not isinstance(values, Mapping):
-        raise ConfigError("cache_disks", 'must be a table: [cache_disks], then "/path" = "200GiB"')
-    return {
-        str(user_path(path, "cache_disks")): parse_budget(size, f"cache_disks.{path}")
-        for path, size in values.items()
-    }
-
-
-def _pressure_from(values: object) -> PressureSettings:
-    if not isinstance(values, Mapping):
-        raise ConfigError("pressure", "must be a table, for instance [pressure] enabled = true")
-    plain = dict(values)
-    if "min_evict_bytes" in plain:
-        plain["min_evict_bytes"] = parse_size(plain["min_evict_bytes"], "pressure.min_evict_bytes")
+def _pressure_from(given: Any) -> PressureSettings:
+    plain = msgspec.structs.asdict(given)
+    plain["min_evict_bytes"] = parse_size(plain["min_evict_bytes"], "pressure.min_evict_bytes")
     try:
-        return settings_from(plain)
+        return PressureSettings(**plain)
     except BadPressureSetting as error:
         raise ConfigError(f"pressure.{error.key}", error.detail) from error
 
 
 def _model_from(model: str, value: object) -> ModelConfig:
-    if model == EMBEDDED_MODEL_ID:  # whatever path is given; its options count
-        options = value if isinstance(value, Mapping) else {}
-        value = {**options, "path": str(embedded_model_path())}
+    where = f"models.{model}"
+    if model == EMBEDDED_MODEL_ID:  # the embedded model, unless a path is given
+        options = value if isinstance(value, Mapping) else {"path": value}
+        value = {**options, "path": options.get("path") or str(embedded_model_path())}
     if isinstance(value, str):
-        return ModelConfig(str(user_path(value, f"models.{model}")))
+        return ModelConfig(str(user_path(value, where)))
     if not isinstance(value, Mapping) or "path" not in value:
-        raise ConfigError(f"models.{model}", "must be a path, or a table with a path")
-    options = {
-        key: item
-        for key, item in value.items()
-        if key not in ("path", "backend", *MARKER_KEYS, *TEMPLATE_KEYS)
-    }
+        raise ConfigError(where, "must be a path, or a table with a path")
+    return model_config(value, where)
+
+
+def model_config(values: Mapping[str, Any], where: str) -> ModelConfig:
+    """The table of a model, with a path; ``where`` is the prefix of its keys in errors."""
+    given = schema.read_model(values, where)
+    plain = msgspec.structs.asdict(given)
+    is_stub = given.backend == "stub"  # which has no file
     return ModelConfig(
-        str(user_path(value["path"], f"models.{model}.path")),
-        model_params(options, f"models.{model}"),
-        backend_kind(value.get("backend", "llama")),
-        markers_from(value, f"models.{model}"),
-        template_from(value, f"models.{model}"),
+        given.path if is_stub else str(user_path(given.path, f"{where}.path")),
+        model_params({key: plain[key] for key in LOAD_OPTIONS}, where),
+        given.backend,
+        markers_from(plain, where),
+        template_from(plain, where),
     )
-
-
-def backend_kind(name: object) -> BackendKind:
-    """``llama``, or ``stub`` for tests without native code."""
-    if name == "llama" or name == "stub":  # noqa: PLR1714  # narrows the type
-        return name
-    raise ConfigError("backend", f"{name!r} is not one of llama, stub")
 
 
 def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
@@ -367,7 +389,14 @@ def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
     for key in ("cache_ram", "cache_ram_file", "cache_disk"):
         plain[key] = plain_budget(getattr(config, key))
     plain["cache_disks"] = {p: plain_budget(budget) for p, budget in config.cache_disks.items()}
-    plain |= save_mapping(config.save)
+    for name, policy in (
+        ("save", config.save),
+        ("live", config.save.live),
+        ("logits", config.save.logits),
+        ("restore", config.save.restore),
+    ):
+        keys = schema.TABLES[name].__struct_fields__
+        plain[name] = {key: getattr(policy, key) for key in keys}
     plain["models"] = {
         model: {
             "path": c.path,

@@ -1,28 +1,56 @@
-"""Load options as a file, a flag or a caller gives them: by name, checked, with whole paths."""
+"""Load options: what each means, and values by name, checked, with whole paths.
+
+The reference of the configuration and the help of the command line show the same words.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from native.errors import InvalidParam
 from native.params import ModelParams
 from runtime.errors import ConfigError
 from runtime.settings.user_paths import user_path
 
+WORDS: Final[Mapping[str, str]] = {
+    "n_ctx": "context length in tokens; 0: as trained, if it fits",
+    "n_batch": "rows of one step",
+    "n_ubatch": "rows computed at once",
+    "n_seq_max": "sequences at a time",
+    "n_threads": "CPU threads; default: the physical cores that this process may use",
+    "n_threads_batch": "threads for prompts; default: the same",
+    "n_gpu_layers": "layers on GPUs; negative: all (default)",
+    "main_gpu": "the GPU, with split_mode none",
+    "split_mode": "how to spread the model over GPUs",
+    "tensor_split": "share of each GPU, e.g. 3,1; default: by free memory",
+    "type_k": "type of keys in the KV cache",
+    "type_v": "type of values in the KV cache",
+    "flash_attn": "flash attention",
+    "use_mmap": "map the file instead of reading it",
+    "use_mlock": "lock the weights in memory, so that they are never swapped",
+    "rope_scaling": "scaling of positions",
+    "rope_freq_base": "base frequency of positions",
+    "rope_freq_scale": "frequency scale of positions",
+    "yarn_ext_factor": "YaRN: extrapolation mix",
+    "yarn_attn_factor": "YaRN: scale of attention",
+    "yarn_beta_fast": "YaRN: low correction",
+    "yarn_beta_slow": "YaRN: high correction",
+    "yarn_orig_ctx": "context length that the model was trained with, for YaRN",
+    "vocab_only": "no weights: the model only tokenises",
+    "lora": "LoRA adapters to apply: paths, or pairs of path and scale",
+    "draft_path": "small model of the same vocabulary, for speculation",
+    "embed_tokens": "longest text that can be embedded",
+    "pooling": "how the vectors of a text's tokens become one",
+    "check_memory": "refuse to load what is estimated not to fit",
+}
+
 
 def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParams:
-    """Options by name; a wrong one is a ``ConfigError`` that names it."""
-    known = {f.name for f in dataclasses.fields(ModelParams)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise ConfigError(
-            f"{where}.{unknown[0]}", f"unknown option; known are {', '.join(sorted(known))}"
-        )
+    """Options by name, and defaults; a wrong value is a ``ConfigError`` that names the option."""
     try:
-        params = ModelParams(**{name: _as_text(value) for name, value in options.items()})
+        params = ModelParams(**options)
     except InvalidParam as error:
         raise ConfigError(f"{where}.{error.name}", str(error)) from error
     draft = params.draft_path
@@ -31,12 +59,3 @@ def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParam
         lora=tuple((str(user_path(path, f"{where}.lora")), scale) for path, scale in params.lora),
         draft_path=None if draft is None else str(user_path(draft, f"{where}.draft_path")),
     )
-
-
-def _as_text(value: Any, depth: int = 2) -> Any:
-    """Path objects as texts, also inside of the lists of ``lora``."""
-    if isinstance(value, os.PathLike):
-        return os.fsdecode(value)
-    if not depth or not isinstance(value, list | tuple):
-        return value
-    return [_as_text(one, depth - 1) for one in value]

@@ -7,23 +7,14 @@ from typing import Any, Final
 
 from actors.messages.markers import BadMarkers, Markers
 from runtime.errors import ConfigError
-from runtime.settings.arguments import shown
 
 KEYS: Final = ("thinking_markers", "tool_call_markers")
 
 
 def markers_from(options: Mapping[str, Any], where: str) -> Markers:
-    """Lists of texts; ``[]``: none, a missing key: those that the chat template shows."""
-    given: list[tuple[str, ...] | None] = []
-    for key in KEYS:
-        value = options.get(key)
-        if value is not None and (
-            not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value)
-        ):
-            raise ConfigError(f"{where}.{key}", f"{shown(value)} is not a list of texts")
-        given.append(None if value is None else tuple(value))
+    """Tuples of texts; empty: none, None: those that the chat template shows."""
     try:
-        return Markers(*given)
+        return Markers(*(options[key] for key in KEYS))
     except BadMarkers as error:
         raise ConfigError(where, str(error)) from error
 

@@ -1,4 +1,4 @@
-"""Which node is meant: its admin port, and the folder of the node on that port."""
+"""How a node is found: its admin port, and the folder of the node on that port."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def node_dir(port: int, base: Path | None = None) -> Path:
 def _default_runtime_dir() -> Path:
     """``$XDG_RUNTIME_DIR/llama-actors`` if that folder is this user's own, else a temporary one.
 
-    The variable may be of another user, for instance after ``su``, or name what is not there.
+    The variable may be that of another user, for instance after ``su``, or name a missing folder.
     """
     given = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(given):
@@ -48,7 +48,7 @@ def _default_runtime_dir() -> Path:
             facts = os.stat(given)
             if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
                 return Path(given) / "llama-actors"
-    import tempfile  # here: it takes milliseconds, and few commands come so far
+    import tempfile  # here: it takes milliseconds, and few commands need it
 
     try:
         temporary = tempfile.gettempdir()
@@ -68,7 +68,7 @@ def _require_own(place: Path) -> None:
     try:
         facts = place.lstat()
     except OSError:
-        return  # not there: the node creates it with mode 0700
+        return  # missing: the node creates it with mode 0700
     trouble = ""
     if not stat.S_ISDIR(facts.st_mode):
         trouble = "is no folder; remove it"

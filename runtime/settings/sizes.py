@@ -1,4 +1,4 @@
-"""Sizes as people write them: ``4GiB``, or a share of what is free."""
+"""Sizes as texts: ``4GiB``, or a share of what is free."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def disk_settings(texts: Sequence[str]) -> dict[str, object]:
 
 
 def format_size(n_bytes: float) -> str:
-    """``4.0 GiB``: for people."""
+    """A size as text, for instance ``4.0 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if n_bytes < 1024:  # the step between the units
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"

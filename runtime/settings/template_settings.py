@@ -1,13 +1,12 @@
-"""``chat_template`` and ``chat_template_file`` of a model, as settings, flags and callers."""
+"""``chat_template`` and ``chat_template_file`` of a model, as settings and callers give them."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from typing import Any, Final
 
 from runtime.errors import ConfigError
-from runtime.settings.user_paths import path_flag, user_path
+from runtime.settings.user_paths import user_path
 
 TEXT: Final = "chat_template"
 FILE: Final = "chat_template_file"
@@ -16,23 +15,10 @@ MAX_BYTES: Final = 48 << 10
 """It travels in one message with the load options; published ones have up to 30 KiB."""
 
 
-def add_template_flag(command: argparse.ArgumentParser) -> None:
-    """Add ``--chat-template-file`` to a command."""
-    command.add_argument(
-        "--chat-template-file", type=path_flag, metavar="FILE",
-        help="Jinja chat template in place of the model's own",
-    )  # fmt: skip
-
-
-def template_given(arguments: argparse.Namespace, where: str) -> str | None:
-    """The text of the file that ``--chat-template-file`` names."""
-    return template_from({FILE: arguments.chat_template_file}, where)
-
-
 def template_from(options: Mapping[str, Any], where: str) -> str | None:
     """The template's text, read and compiled once as a check; None: the model's own.
 
-    Raises ConfigError with the template's own words if it is none.
+    Raises ConfigError with Jinja's message if it does not compile.
     """
     given = [key for key in KEYS if options.get(key) is not None]
     if not given:
@@ -57,7 +43,7 @@ def checked(text: object, key: str) -> str:
         raise ConfigError(key, "is empty; leave it out for the model's own template")
     n_bytes = len(text.encode("utf-8", "surrogatepass"))
     if n_bytes > MAX_BYTES:
-        raise ConfigError(key, f"has {n_bytes} bytes; at most {MAX_BYTES} are taken")
+        raise ConfigError(key, f"has {n_bytes} bytes; at most {MAX_BYTES} are accepted")
     try:
         text.encode("utf-8")
         ChatTemplate(text)

@@ -1,11 +1,10 @@
-"""Paths as people give them: with ``~``, relative, or wrong. The only place that expands them.
+"""Paths as users write them: with ``~``, relative, or wrong. The only place that expands them.
 
-A path that cannot be understood is a ``ConfigError`` that names the setting it was given in.
+A path that cannot be expanded is a ``ConfigError`` that names the setting it was given in.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import pwd
@@ -18,7 +17,7 @@ NO_HOME: Final = "this user has no home folder: HOME is not set, and user {uid} 
 
 
 def home() -> Path | None:
-    """The home folder of this user: ``$HOME``, else what passwd says; None where neither does."""
+    """The home folder of this user: ``$HOME``, else of passwd; None without either."""
     candidates = [os.environ.get("HOME", "")]
     with contextlib.suppress(KeyError, OSError):
         candidates.append(pwd.getpwuid(os.getuid()).pw_dir)
@@ -53,7 +52,7 @@ def expanded(value: object, setting: str) -> Path:
 
 
 def user_path(value: object, setting: str) -> Path:
-    """The path as other processes, in other directories, will find it."""
+    """The absolute path, for processes in other directories."""
     path = expanded(value, setting)
     try:
         return path.absolute()
@@ -63,14 +62,6 @@ def user_path(value: object, setting: str) -> Path:
             f"{str(path)!r} is relative, and the working directory cannot be found "
             f"({error.strerror}); give a full path",
         ) from error
-
-
-def path_flag(text: str) -> Path:
-    """``type=`` of a command line's option; argparse names the option in the error."""
-    try:
-        return expanded(text, "")
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from error
 
 
 def _text(value: object, setting: str) -> str:

@@ -1,4 +1,4 @@
-"""The protocol between supervisors, workers and hosts. Read it aloud, file by file.
+"""The protocol between supervisors, workers and hosts, a file for each pair and subject.
 
 Requests carry a unique ``ref``; their replies carry the same. Everything is frozen and small.
 """

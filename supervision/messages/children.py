@@ -1,4 +1,4 @@
-"""Between anybody and a supervisor: its children."""
+"""Between any process and a supervisor: its children."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class StartFailure(enum.Enum):
     INIT_TIMEOUT = "init_timeout"
     SUPERVISOR_STOPPING = "supervisor_stopping"
     UNKNOWN_CHILD = "unknown_child"
-    """This supervisor knows no child of this id, and got no spec for it."""
+    """This supervisor has no child of this id, and got no spec for it."""
     STOPPED = "stopped"
-    """Somebody terminated it before it was ready."""
+    """It was terminated before it was ready."""
     ALREADY_PRESENT = "already_present"
     """It is known and down: RestartChild starts it, DeleteChild forgets it."""
     ID_TAKEN = "id_taken"
@@ -39,7 +39,7 @@ class StartFailure(enum.Enum):
 
 @frozen
 class StartChild:
-    """Anyone → supervisor: a new child, please. Answered by ChildStarted or ChildStartFailed.
+    """Any process → supervisor: start a new child. Answered by ChildStarted or ChildStartFailed.
 
     A simple_one_for_one supervisor makes it from its template, with ``child_id`` and ``args``.
     The others take the whole ``spec``, whose id is ``child_id``; the child comes last in the start
@@ -57,7 +57,7 @@ class StartChild:
 
 @frozen
 class RestartChild:
-    """Anyone → supervisor: start a child of your spec that is down.
+    """Any process → supervisor: start a child of the spec that is down.
 
     Answered by ChildStarted or ChildStartFailed. A child that fails to start stays down. Not for
     simple_one_for_one, which keeps no spec of a child that is gone.
@@ -70,7 +70,7 @@ class RestartChild:
 
 @frozen
 class ChildStartProgress:
-    """Supervisor → asker: the child is not ready yet and says how far it is."""
+    """Supervisor → asker: the child is not ready yet; how far it is."""
 
     ref: str
     child_id: str
@@ -98,7 +98,7 @@ class ChildStartFailed:
 
 @frozen
 class TerminateChild:
-    """Anyone → supervisor: stop this child and keep it down; its spec stays for RestartChild.
+    """Any process → supervisor: stop this child and keep it down; its spec stays for RestartChild.
 
     A child of a simple_one_for_one supervisor and a temporary child are forgotten. Answered by
     ChildTerminated when its process is gone, or by ChildNotFound.
@@ -118,7 +118,7 @@ class ChildTerminated:
 
 @frozen
 class ChildNotFound:
-    """Supervisor → asker: I have no such child."""
+    """Supervisor → asker: there is no such child."""
 
     ref: str
     child_id: str
@@ -139,7 +139,7 @@ class DeleteFailure(enum.Enum):
 
 @frozen
 class DeleteChild:
-    """Anyone → supervisor: forget the spec of a child that is down.
+    """Any process → supervisor: forget the spec of a child that is down.
 
     Answered by ChildDeleted or ChildDeleteFailed.
     """
@@ -150,7 +150,7 @@ class DeleteChild:
 
 @frozen
 class ChildDeleted:
-    """Supervisor → asker: the child is known no more."""
+    """Supervisor → asker: the child is forgotten."""
 
     ref: str
     child_id: str
@@ -168,7 +168,7 @@ class ChildDeleteFailed:
 
 @frozen
 class WhichChildren:
-    """Anyone → supervisor: your own children? Answered by ChildrenListed."""
+    """Any process → supervisor: list your children. Answered by ChildrenListed."""
 
     ref: str
 
@@ -183,14 +183,14 @@ class ChildrenListed:
 
 @frozen
 class CountChildren:
-    """Anyone → supervisor: how many? Answered by ChildrenCounted."""
+    """Any process → supervisor: count your children. Answered by ChildrenCounted."""
 
     ref: str
 
 
 @frozen
 class ChildrenCounted:
-    """Supervisor → asker: children it knows, those with a process, and those by kind."""
+    """Supervisor → asker: its children, those with a process, and those by kind."""
 
     ref: str
     specs: int

@@ -1,4 +1,4 @@
-"""What the directory knows, and how it travels."""
+"""Entries of the directory, and how they travel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from supervision.spec import ChildKind
 
 @frozen
 class Entry:
-    """What the directory knows about one child of the tree."""
+    """One child of the tree, in the directory."""
 
     id: str
     kind: ChildKind
@@ -36,7 +36,7 @@ class Entry:
 
 @frozen
 class WhereIs:
-    """Anyone → supervisor: where is this id? Answered by Located or NotLocated.
+    """Any process → supervisor: locate this id. Answered by Located or NotLocated.
 
     With ``until_up_s`` a supervisor answers when the child is up, or after so many seconds.
     """
@@ -64,7 +64,7 @@ class NotLocated:
 
 @frozen
 class ListDirectory:
-    """Anyone → supervisor: every entry you know. Answered by DirectoryListing."""
+    """Any process → supervisor: list every entry. Answered by DirectoryListing."""
 
     ref: str
 
@@ -79,9 +79,9 @@ class DirectoryListing:
 
 @frozen
 class SubtreeChanged:
-    """Supervisor → its supervisor: these entries below me changed; these left the tree.
+    """Supervisor → its supervisor: these entries below it changed; these left the tree.
 
-    ``lost`` names supervisors that died: all that the root knows below them is gone with them.
+    ``lost`` names supervisors that died: all entries below them are gone with them.
     """
 
     id: str

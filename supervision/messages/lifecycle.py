@@ -10,7 +10,7 @@ from supervision.spec import ChildKind
 
 @frozen
 class Init:
-    """Supervisor → fresh process: who you are. Answered by InitDone or InitFailed."""
+    """Supervisor → forked process: its id, class and args. Answered by InitDone or InitFailed."""
 
     id: str
     incarnation: int
@@ -20,12 +20,12 @@ class Init:
     parent_id: str
     directory: tuple[Entry, ...]
     incarnations: tuple[tuple[str, int], ...]
-    """The last incarnation of every id known, so that counting goes on in a new supervisor."""
+    """The last incarnation of every id known, so that a restarted supervisor continues to count."""
 
 
 @frozen
 class InitDone:
-    """Child → supervisor: I am ready."""
+    """Child → supervisor: ready."""
 
     id: str
     incarnation: int
@@ -34,7 +34,7 @@ class InitDone:
 
 @frozen
 class InitFailed:
-    """Child → supervisor: I cannot start, and I am going."""
+    """Child → supervisor: cannot start; the process ends."""
 
     id: str
     incarnation: int
@@ -44,7 +44,7 @@ class InitFailed:
 
 @frozen
 class InitProgress:
-    """Child → supervisor: still starting, this far."""
+    """Child → supervisor: still starting; how far it is."""
 
     id: str
     incarnation: int
@@ -53,7 +53,7 @@ class InitProgress:
 
 @frozen
 class Exiting:
-    """Child → supervisor: I am about to end, and why. Its absence before an exit means a crash."""
+    """Child → supervisor: about to end, and why. An exit without it is a crash."""
 
     id: str
     incarnation: int

@@ -1,4 +1,4 @@
-"""Between a host and the root supervisor: tell me when this one ends."""
+"""Between a host and the root supervisor: notification of the end of a process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from supervision.frozen import frozen
 
 @frozen
 class Monitor:
-    """Host → root supervisor: tell me when this incarnation ends. Answered by Down, then or now.
+    """Host → root supervisor: notify when this incarnation ends. Answered by Down, then or at once.
 
     With None it is the present incarnation, with 0 the last that ended. Sending the same ``ref``
     again renews the monitor; a Down that was lost on the way comes again.
@@ -28,7 +28,7 @@ class Demonitor:
 
 @frozen
 class Down:
-    """Whoever keeps the monitor → its owner: this incarnation has ended, or was not there."""
+    """Root, or the worker itself → owner: this incarnation has ended, or was not there."""
 
     ref: str
     """That of the monitor, which is spent."""

@@ -1,4 +1,4 @@
-"""Between anybody and a supervisor: how its children are."""
+"""Between any process and a supervisor: vital signs of its children."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from supervision.frozen import frozen
 
 @frozen
 class ReportVitals:
-    """Anyone → supervisor: how are your children? Answered at once by VitalsReported."""
+    """Any process → supervisor: report your children's vitals. Answered by VitalsReported."""
 
     ref: str
 

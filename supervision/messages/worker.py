@@ -1,4 +1,4 @@
-"""Between anybody and any worker."""
+"""Between any process and a worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from supervision.frozen import frozen
 
 @frozen
 class ReportStatus:
-    """Anyone → worker: how are you? Answered by StatusReported."""
+    """Any process → worker: report your status. Answered by StatusReported."""
 
     ref: str
 
@@ -46,7 +46,7 @@ class Addressed:
 
 @frozen
 class WrongIncarnation:
-    """Process → sender: your message was for another process than me; it was not handled."""
+    """Process → sender: the message was for another process; it was not handled."""
 
     ref: str
     """That of the message."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +19,7 @@ from actors import messages as m
 from native.stub import FATAL
 from runtime import Completion, Node, TokenEvent, errors
 from supervision.messages import new_ref
+from tests.support.nodes import ROOT
 from tests.support.runtime_nodes import (
     Streaming,
     entry_of,
@@ -119,7 +122,7 @@ def test_a_poisonous_request_fails_alone_and_is_refused_from_then_on(narrow: Nod
         assert narrow.complete("narrow", "a good prompt", max_tokens=4).tokens
         assert entry_of(narrow, "narrow").restarts == restarts
         assert inflight_status(narrow)["poisonous_digests"] == 1
-        assert inflight_status(narrow)["suspects"] == 0
+        eventually(lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left")
 
 
 def test_requests_beside_a_poisonous_one_complete(narrow: Node, pool: ThreadPoolExecutor) -> None:
@@ -141,7 +144,48 @@ def test_requests_beside_a_poisonous_one_complete(narrow: Node, pool: ThreadPool
         assert isinstance(poison.exception(30), errors.RequestPoisoned)
         assert [one.result(30).text for one in running] == expected
         assert entry_of(narrow, "narrow").restarts == 2
-        assert inflight_status(narrow)["suspects"] == 0
+        eventually(lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left")
+
+
+CALLER = """
+import os, signal, sys
+from runtime import CompletionEvent, Node, TokenEvent
+with Node.attach(int(sys.argv[1]), runtime_dir=sys.argv[2]) as node:
+    stream = node.stream("narrow", "a slow caller", max_tokens=200)
+    next(event for event in stream if isinstance(event, TokenEvent))
+    os.kill(os.getpid(), signal.SIGSTOP)
+    print(next(e for e in stream if isinstance(e, CompletionEvent)).completion.text)
+"""
+
+
+def test_a_request_stays_in_flight_until_its_caller_has_the_end(
+    narrow: Node, tmp_path: Path
+) -> None:
+    """A model that dies right after its last token must not take the end of the reply along."""
+    expected = narrow.complete("narrow", "a slow caller", max_tokens=200).text
+    command = [sys.executable, "-c", CALLER, str(narrow.port), str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as caller:
+        try:
+            eventually(
+                lambda: os.waitpid(caller.pid, os.WUNTRACED | os.WNOHANG)[0] == caller.pid,
+                within_s=60,
+                what="the caller is stopped in the middle of its reply",
+            )
+            eventually(
+                lambda: status_of(narrow, "model:narrow")["requests_done"] == 2,
+                within_s=60,
+                what="the model has finished",
+            )
+            assert inflight_status(narrow)["in_flight"] == 1
+            kill(pid_of(narrow, "model:narrow"))
+            eventually(
+                lambda: entry_of(narrow, "narrow").restarts == 1, within_s=60, what="it is up"
+            )
+        finally:
+            caller.send_signal(signal.SIGCONT)
+        out, _ = caller.communicate(timeout=60)
+    assert out == expected + "\n"
+    eventually(lambda: inflight_status(narrow)["in_flight"] == 0, what="nothing is in flight")
 
 
 def test_one_crash_from_outside_makes_no_request_poisonous(
@@ -155,7 +199,7 @@ def test_one_crash_from_outside_makes_no_request_poisonous(
     assert busy.whole().tokens
     assert waiting.result(30).text == expected
     assert inflight_status(narrow)["poisonous_digests"] == 0
-    assert inflight_status(narrow)["suspects"] == 0
+    eventually(lambda: inflight_status(narrow)["suspects"] == 0, what="no suspect is left")
 
 
 def test_a_crash_of_the_models_supervisor_makes_no_request_a_suspect(

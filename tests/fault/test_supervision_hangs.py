@@ -1,4 +1,4 @@
-"""Who hangs is killed and comes back; who is merely busy is not. And every crash is told."""
+"""A child that hangs is killed and restarted; one that is busy is not. Every crash is reported."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_supervisor_that_was_stopped_itself_kills_no_child(tmp_path, whole_nod
         assert node.up("a", after_incarnation=1)
 
 
-# ── told ─────────────────────────────────────────────────────────────────────
+# ── reported ─────────────────────────────────────────────────────────────────
 
 
 def test_a_supervisor_reports_the_vitals_of_its_children_also_of_one_that_hangs(tmp_path):
@@ -215,7 +215,7 @@ def test_a_supervisor_reports_the_vitals_of_its_children_also_of_one_that_hangs(
     [
         ("SIGKILL", PERHAPS),
         ("segv", "killed by SIGSEGV"),
-        ("exit", "exited with status 3 without a word"),
+        ("exit", "exited with status 3 without a reason"),
         ("raise", "RuntimeError: raised by the test"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Strangers at the door of a real node: they run nothing, stop nothing and cost nothing."""
+"""Unauthenticated at the door of a real node: they run nothing, stop nothing and cost nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from supervision.link import Outcome
 from supervision.messages import Shutdown, new_ref
 from supervision.session import Secret
 from supervision.spec import ChildSpec, Strategy, SupervisorSpec
-from supervision.strangers import MAX_STRANGERS
+from supervision.unauthenticated import MAX_UNAUTHENTICATED
 from tests.support.children import Echo, Echoed
 from tests.support.nodes import RunningNode, running_node
 from tests.support.waiting import eventually
@@ -91,7 +91,7 @@ def test_messages_of_unauthenticated_peers_are_dropped(tmp_path):
         assert not mark.exists()
         assert node.record == before
         assert node.process.poll() is None
-        eventually(lambda: "turned away" in node.log, what="a line in the log")
+        eventually(lambda: "refused" in node.log, what="a line in the log")
 
 
 def test_a_peer_with_another_cookie_cannot_send_requests(tmp_path):
@@ -149,8 +149,8 @@ def test_ten_thousand_connections_cost_a_counter_and_a_line(tmp_path):
                     assert node.connect().where("a", timeout_s=30) is not None
                     slowest_s = max(slowest_s, time.monotonic() - began)
             eventually(
-                lambda: descriptors(root.root_pid) <= before_fds + MAX_STRANGERS + 2,
-                what="most of them are turned away",
+                lambda: descriptors(root.root_pid) <= before_fds + MAX_UNAUTHENTICATED + 2,
+                what="most of them are refused",
             )
             assert resident_kib(root.root_pid) - before_kib < 8 << 10
         finally:
@@ -162,7 +162,7 @@ def test_ten_thousand_connections_cost_a_counter_and_a_line(tmp_path):
         eventually(
             lambda: descriptors(root.root_pid) <= before_fds + 2, what="no descriptor is left open"
         )
-        lines = [line for line in node.log.splitlines() if "turned away" in line]
+        lines = [line for line in node.log.splitlines() if "refused" in line]
         assert 1 <= len(lines) <= 10
 
 

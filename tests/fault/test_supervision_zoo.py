@@ -28,7 +28,7 @@ RESTARTED: dict[Strategy, tuple[int, int, int]] = {
 }
 """The incarnations of the child before, the one that broke, and the one after it."""
 GONE = (1, 0, 1)
-"""A temporary child that ends is forgotten, and nobody else restarts with it."""
+"""A temporary child that ends is forgotten, and no sibling restarts with it."""
 
 FAILED, KILLED = ExitKind.ABNORMAL, ExitKind.KILLED
 WAYS: dict[str, tuple[int, tuple[ExitKind, ...], str]] = {

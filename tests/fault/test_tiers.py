@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from actors import messages as m
-from actors.storage.tier_copies import STALLED_S
-from actors.storage.tier_directory import LONGEST_PAUSE_S, TierKeeper
+from actors.storage.tier_directory import LONGEST_PAUSE_S, TierDirectory
+from actors.storage.write_behind import STALLED_S
 from cache.filesystem import PosixFilesystem, lock_directory
 from cache.keys import child_key
 from cache.publish import row_path
@@ -347,7 +347,7 @@ def test_a_directory_that_another_node_took_meanwhile_is_left_to_it(
     rig = start(disk=64)
     root = rig.roots["disk"]
     fd = lock_directory(str(root.parent))
-    keeper = TierKeeper(
+    keeper = TierDirectory(
         "disk",
         str(root),
         0,

@@ -11,7 +11,7 @@ import pytest
 
 from actors import messages as m
 from actors.messages.markers import Markers
-from actors.model.text_service import TextDesk
+from actors.model.text_service import TextService
 from actors.text.chat_request import chat_from
 from actors.text.chat_shape import fitted
 from actors.text.chat_shown import NotShown, check_shown
@@ -119,7 +119,7 @@ def outcome(template: ChatTemplate, case: str, thinks: bool) -> str:
         refusal = str(error)
     if refusal:
         is_left_out = "would not reach the model" in refusal
-        assert is_left_out or refusal.startswith("the chat template says: "), refusal
+        assert is_left_out or refusal.startswith("the chat template raised: "), refusal
         return "L" if is_left_out else "T"
     assert [word for word in words if word not in text] == [], text
     assert "{'word': 'heron'" not in text, text
@@ -136,7 +136,7 @@ def test_the_named_templates_of_a_published_model_are_used(published: Path) -> N
     )
     rules = ReplyRules.of(backend, Markers(), b"")
     said_by_desk: queue.Queue[object] = queue.Queue()
-    desk = TextDesk(backend, rules, send=lambda _, one: said_by_desk.put(one), run=print)
+    desk = TextService(backend, rules, send=lambda _, one: said_by_desk.put(one), run=print)
     try:
         assert [name for name, _ in backend.info.named_templates] == ["tool_use", "rag"]
         for case in ("tools", "documents", "plain"):

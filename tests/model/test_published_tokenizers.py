@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from actors.text.incremental_text import TextStream
+from actors.text.incremental_text import IncrementalText
 from native import load_backend
 from native.backend import Backend
 from native.params import ModelParams
@@ -91,5 +91,5 @@ def any_tokens_stream(backend: Backend) -> None:
 
 def streamed(backend: Backend, tokens: list[int], stops: tuple[str, ...]) -> list[str]:
     """What a caller sees of a reply of these tokens, piece by piece."""
-    stream = TextStream(stops)
+    stream = IncrementalText(stops)
     return [*(stream.feed(backend.piece(token)) for token in tokens), stream.finish()]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.model.text_service import TextDesk
+from actors.model.text_service import TextService
 from actors.text.reply_events import ReplyRules
 from cache import tokens as token_bytes
 from native import load_backend
@@ -36,7 +36,7 @@ class Conversation:
         self.texts: dict[str, str] = {}
         self.engine = EngineRun(self.backend, on_event=self._hear)
         self._ready: queue.Queue[object] = queue.Queue()
-        self._desk = TextDesk(
+        self._desk = TextService(
             self.backend,
             ReplyRules(),
             send=lambda target, message: self._ready.put(message),

@@ -178,8 +178,8 @@ def test_when_the_leader_ends_early_another_continues_from_there(load: Load, how
             if message.done == 128 and how == "cancel":
                 run.commands.put(m.CancelRun("leader"))
             elif message.done == 128:
-                leader = next(r for r in run.engine._running if r.ref == "leader")
-                leader.deadline = 0.0
+                leader = next(r for r in run.engine._running if r.spec.ref == "leader")
+                leader.clock.deadline = 0.0
 
     def script() -> Script:
         yield runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,8 +12,9 @@ import pytest
 
 from actors import messages as m
 from actors.engine import speculative_decoding as verifying
-from actors.engine.draft_model import Drafter, load_drafter
+from actors.engine.draft_model import DraftModel, load_draft_model
 from actors.engine.speculation_policy import SpeculationPolicy
+from actors.kv.timeline import Timeline
 from cache import tokens
 from cache.policy import LivePolicy, LogitsPolicy
 from native.backend import Backend, Batch
@@ -282,7 +283,7 @@ def test_a_cancel_in_the_middle_leaves_exactly_what_was_accepted(
         seen.extend(got["a"].tokens)
         yield [asked("moment", [7], 1)]  # the cells of a request go after its last word
         (idle,) = played.engine._live.idle
-        held = tokens.unpack(idle.tokens)
+        held = tokens.unpack(idle.packed_tokens)
         assert held == [*text, *full.tokens][: len(held)]
         assert played.backend.seq_range(idle.seq) == (0, len(held) - 1)
         yield [asked("next", [*text, *seen, *prompt(5, 10)], 12)]
@@ -376,7 +377,7 @@ def test_a_model_drafts_for_itself(load: Load, way: str) -> None:
     ]
     expected = alone(load, runs)
     got = together(
-        load, [*(guessing(one, DRAFT) for one in runs[:2]), runs[2]], drafter=Drafter(load())
+        load, [*(guessing(one, DRAFT) for one in runs[:2]), runs[2]], draft_model=DraftModel(load())
     )
     agree(load, runs, got, expected)
     for name, least in (("a", 20), ("b", 12)):
@@ -390,14 +391,7 @@ def test_a_model_drafts_for_itself(load: Load, way: str) -> None:
     assert got["c"].done.usage.drafted_tokens == 0
 
 
-@dataclass(eq=False)
-class Said:
-    """All that a drafter looks at."""
-
-    tokens: list[int]
-
-
-def test_a_draft_model_follows_the_text_and_computes_little_twice() -> None:
+def test_a_draft_model_follows_the_tokens_and_computes_little_twice() -> None:
     params = ModelParams(n_ctx=512)
     backend, batch, truth = StubBackend.load("stub", params), Batch(), {}
     other = StubBackend.load("stub", params)
@@ -423,21 +417,21 @@ def test_a_draft_model_follows_the_text_and_computes_little_twice() -> None:
         decode(rows)
 
     backend.decode = counted  # type: ignore[method-assign]
-    one, two = Said([256, *b"one"]), Said([256, *b"two, longer"])
-    drafter = Drafter(backend)
+    one, two = Timeline([256, *b"one"]), Timeline([256, *b"two, longer"])
+    draft_model = DraftModel(backend)
     wanted = [(one, 5), (two, 3)]
     for accepted in (5, 0, 2, 1):
         read = len(one.tokens) + len(two.tokens)
-        got = drafter.draft(wanted)  # type: ignore[arg-type]
+        got = draft_model.draft(wanted)
         for request, n in wanted:
             truth[request] = says(request.tokens, n)
         assert got == truth
-        one.tokens += [*got[one][:accepted], 7]  # type: ignore[index]
-        two.tokens += [*got[two][:1], 8]  # type: ignore[index]
+        one.tokens += [*got[one][:accepted], 7]
+        two.tokens += [*got[two][:1], 8]
     # The last guess of a draft is never computed; of the others, those that were wrong in vain.
     assert n_rows == read + (0 + 4 + 2 + 4) + (1 + 1 + 1 + 2)
-    drafter.forget(one)  # type: ignore[arg-type]
-    drafter.forget(two)  # type: ignore[arg-type]
+    draft_model.forget(one)
+    draft_model.forget(two)
     assert all(backend.seq_range(seq) is None for seq in range(backend.info.n_seq_max))
 
 
@@ -452,8 +446,8 @@ def test_a_draft_model_that_is_mostly_wrong_costs_guesses_and_no_text(
 
     runs = [asked(name, prompt(at, 60), 60, way) for at, (name, way) in enumerate(WAYS.items())]
     expected = alone(load, runs)
-    drafter = load_drafter("llama", replace(params, draft_path=str(other)), load())
-    got = together(load, [guessing(one, DRAFT) for one in runs], drafter=drafter)
+    draft_model = load_draft_model("llama", replace(params, draft_path=str(other)), load())
+    got = together(load, [guessing(one, DRAFT) for one in runs], draft_model=draft_model)
     agree(load, runs, got, expected)
     for one in runs:
         done = got[one.request_id].done
@@ -468,10 +462,10 @@ def test_a_draft_model_of_another_vocabulary_is_refused_when_it_loads(
     target = LlamaBackend.load(tiny_gguf, params)
     longer = tiny_llama(tmp_path / "longer.gguf", n_vocab=600)
     with pytest.raises(InvalidParam, match="512 tokens, not 600"):
-        load_drafter("llama", replace(params, draft_path=str(longer)), target)
+        load_draft_model("llama", replace(params, draft_path=str(longer)), target)
     state = tiny_llama(tmp_path / "state.gguf", arch="mamba")
     with pytest.raises(InvalidParam, match="can be cut"):
-        load_drafter("llama", replace(params, draft_path=str(state)), target)
+        load_draft_model("llama", replace(params, draft_path=str(state)), target)
     target.close()
 
 
@@ -483,7 +477,7 @@ def test_a_broken_draft_model_fails_no_request(monkeypatch: pytest.MonkeyPatch) 
         return StubBackend.load("stub", replace(params, **options))  # type: ignore[arg-type]
 
     one = asked("a", prompt(1, 300), 20)  # more than the draft model has cells for
-    got = together(load, [guessing(one, DRAFT)], drafter=Drafter(drafting))
+    got = together(load, [guessing(one, DRAFT)], draft_model=DraftModel(drafting))
     assert got["a"].tokens == alone(load, [one])["a"].tokens
 
 

@@ -14,7 +14,8 @@ import pytest
 from actors import messages as m
 from actors.messages.markers import Markers
 from actors.messages.payload import PayloadKeeper, Spilled
-from actors.model.text_service import MAX_JOBS, TextDesk
+from actors.model.job_queue import MAX_JOBS
+from actors.model.text_service import TextService
 from actors.text.reply_events import ReplyRules
 from actors.text.thinking_signature import sign
 from cache import tokens as token_bytes
@@ -38,7 +39,7 @@ class Desk:
 
     def __init__(self, backend: Backend, markers: Markers | None = None) -> None:
         self.said: queue.Queue[tuple[object, object]] = queue.Queue()
-        self.desk = TextDesk(
+        self.desk = TextService(
             backend,
             ReplyRules(markers or Markers((), ()), signing_key=KEY),
             send=lambda target, message: self.said.put((target, message)),

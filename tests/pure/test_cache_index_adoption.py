@@ -9,8 +9,8 @@ import pytest
 
 from actors import messages as m
 from actors.storage import row_import as adoption
-from actors.storage.row_import import Adoption
-from actors.storage.tier_worker import MESSAGES_KEPT, MESSAGES_UNDERWAY, CacheReporter
+from actors.storage.row_import import RowImport
+from actors.storage.tier_worker import MESSAGES_KEPT, MESSAGES_UNDERWAY, TierWorker
 from cache.answers import RowRequest
 from cache.filesystem import PosixFilesystem
 from cache.index import CacheIndex
@@ -44,7 +44,7 @@ class Ticking:
 def test_found_rows_are_taken_in_a_slice_at_a_time_and_in_order(monkeypatch):
     monkeypatch.setattr(adoption, "time", Ticking(adoption.SLICE_S / 3))
     index, said, gone = CacheIndex(4, {"disk": 10**9}), [], []
-    queue = Adoption(index, gone.extend, lambda one: said.append((one, index.snapshot().rows)))
+    queue = RowImport(index, gone.extend, lambda one: said.append((one, index.snapshot().rows)))
     first = m.RowsFound("disk", tuple(map(stored, range(100))), last=False)
     second = m.RowsFound("disk", tuple(map(stored, range(100, 150))), last=True)
     changed = m.TierChanged("disk", True, True, "")
@@ -62,7 +62,7 @@ def test_found_rows_are_taken_in_a_slice_at_a_time_and_in_order(monkeypatch):
 
 def test_what_a_found_row_displaces_is_disposed_of():
     index, gone = CacheIndex(4, {"disk": 2_000}), []
-    queue = Adoption(index, gone.extend, lambda _: None)
+    queue = RowImport(index, gone.extend, lambda _: None)
     queue.put(m.RowsFound("disk", tuple(map(stored, range(5))), last=True))
     while not queue.is_idle:
         queue.step()
@@ -106,7 +106,7 @@ def test_what_is_no_regular_file_is_put_aside_and_never_waited_for(tmp_path):
     assert len(os.listdir(tmp_path / QUARANTINE)) == 3
 
 
-class Reporter(CacheReporter):
+class Reporter(TierWorker):
     """Without a process: what it would do is written down."""
 
     def __init__(self) -> None:
@@ -160,7 +160,7 @@ def test_findings_wait_for_cache_meta_without_a_timer():
 def test_a_row_request_and_a_stored_row_mean_the_same():
     row = stored(7)
     index = CacheIndex(4, {"disk": 10**9})
-    queue = Adoption(index, lambda _: None, lambda _: None)
+    queue = RowImport(index, lambda _: None, lambda _: None)
     queue.put(m.RowsFound("disk", (row,), last=True))
     queue.step()
     request = RowRequest(row.key, ROOT, ROOT, 0, row.tokens, 1000)

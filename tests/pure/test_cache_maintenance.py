@@ -8,7 +8,7 @@ import pytest
 
 from actors import messages as m
 from actors.storage import row_import as adoption
-from actors.storage.row_import import Adoption
+from actors.storage.row_import import RowImport
 from cache.answers import Reservation, RowRequest
 from cache.index import CacheIndex
 from cache.keys import child_key, namespace_key
@@ -160,7 +160,7 @@ def test_rows_of_a_directory_that_came_back_are_adopted_when_the_old_ones_are_fo
         if isinstance(message, m.TierChanged):
             index.forget_tier("disk")
 
-    queue = Adoption(index, lambda gone: None, then)  # type: ignore[arg-type, return-value]
+    queue = RowImport(index, lambda gone: None, then)  # type: ignore[arg-type, return-value]
     queue.put(m.TierChanged("disk", False, False, "gone"))
     back = [row(number) for number in range(50)]
     found = tuple(

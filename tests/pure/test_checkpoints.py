@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from actors import messages as m
 from actors.engine.commands import Close
-from actors.engine.engine import ModelEngine
+from actors.engine.engine import build_engine
 from actors.kv.checkpoint_plan import (
     FIRST_RUNG_BLOCKS,
     TIP,
@@ -25,10 +25,11 @@ from actors.kv.checkpoint_plan import (
     tip,
 )
 from actors.kv.checkpoint_store import CheckpointStore
+from actors.kv.open_store import open_store
 from actors.kv.restore_cost import Piece, Rates
 from cache import refs, tokens
 from cache.allocation import PAGE_BYTES
-from cache.answers import RAM, Reservation, RowRequest
+from cache.answers import RAM, MissReason, Reservation, RowRequest
 from cache.arena import create_arena, mark_free
 from cache.index import CacheIndex
 from cache.policy import SAVE_ALL
@@ -119,9 +120,10 @@ class Cache:
             case m.LookupPrefix():
                 assert isinstance(message.tokens, bytes)
                 found = self.index.lookup(self.now, HOLDER, ROOT, message.tokens)
-                miss = None if found.miss is None else f"{found.miss.reason.value}:{found.miss.at}"
                 packed = refs.pack_blocks(found.blocks)
-                return m.PrefixResolved(message.ref, found.n_tokens, packed, found.lease, miss)
+                return m.PrefixResolved(
+                    message.ref, found.n_tokens, packed, found.lease, found.miss
+                )
             case m.ReserveRows():
                 return self._reserve(message)
             case m.RowsWritten():
@@ -155,7 +157,7 @@ class Cache:
             ask.ref,
             1,
             tuple((one.key, one.offset or 0) for one in granted),
-            tuple((one.key, one.reason.value) for one in refused),
+            tuple((one.key, one.reason) for one in refused),
         )
 
     def _free(self, evicted: object) -> None:
@@ -183,7 +185,7 @@ class Bench:
         backend = StubBackend.load("uncuttable", ModelParams(n_ctx=2048, n_batch=96))
         self.cache, self.backend = cache, backend
         self.commands: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self.store = store = CheckpointStore(
+        self.store = store = open_store(
             backend,
             root=ROOT,
             holder=HOLDER,
@@ -193,7 +195,7 @@ class Bench:
             granted_by=lambda: 1,
             policy=replace(SAVE_ALL, restore=RESTORES_ALWAYS),
         )
-        self.engine = ModelEngine(backend, store, self.commands, self._send, max_queue=9)
+        self.engine = build_engine(backend, store, self.commands, self._send, max_queue=9)
 
     def _send(self, target: object, message: object) -> None:
         if target == "cache_meta":
@@ -420,7 +422,8 @@ def test_a_state_that_is_slower_to_restore_than_to_compute_is_left_alone(arena: 
 
     def script():  # type: ignore[no-untyped-def]
         yield run(ids, 5)
-        bench.store.rates = Slow()
+        assert isinstance(bench.store.rows, CheckpointStore)
+        bench.store.rows.rates = Slow()
         said, done = yield run(ids, 5)
         assert said == truth(ids, 5)
         assert done.usage.cached_tokens == 0
@@ -432,17 +435,17 @@ def test_a_state_that_is_slower_to_restore_than_to_compute_is_left_alone(arena: 
 @pytest.mark.parametrize(
     ("memory", "has_arena", "why"),
     [
-        ("checkpoint", True, ""),
-        ("checkpoint", False, "cache_off"),
-        ("none", True, "model_cannot_be_cut"),
+        ("checkpoint", True, None),
+        ("checkpoint", False, MissReason.CACHE_OFF),
+        ("none", True, MissReason.MODEL_CANNOT_BE_CUT),
     ],
 )
 def test_a_store_that_keeps_nothing_has_a_reason(
-    arena: Path, memory: MemoryKind, has_arena: bool, why: str
+    arena: Path, memory: MemoryKind, has_arena: bool, why: MissReason | None
 ) -> None:
     backend = StubBackend.load("uncuttable", ModelParams())
     backend.info = replace(backend.info, memory=memory)
-    store = CheckpointStore(
+    store = open_store(
         backend,
         root=ROOT,
         holder=HOLDER,
@@ -451,4 +454,4 @@ def test_a_store_that_keeps_nothing_has_a_reason(
         tier_dirs={},
         granted_by=lambda: 1,
     )
-    assert (store.unusable_because, store.is_usable) == (why, not why)
+    assert (store.unusable_because, store.is_usable) == (why, why is None)

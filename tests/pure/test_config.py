@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,8 +87,8 @@ def test_settings_survive_the_way_to_the_launcher() -> None:
         ({"models": {"a": {"path": "/x", "n_cxt": 5}}}, "models.a.n_cxt"),
         ({"models": {"a": {"path": "/x", "n_ctx": -5}}}, "models.a.n_ctx"),
         ({"models": {"a": {"path": "/x", "split_mode": "rows"}}}, "models.a.split_mode"),
-        ({"models": {"a": {"path": "/x", "lora": [["/l", "x"]]}}}, "models.a.scale"),
-        ({"models": {"a": {"path": "/x", "backend": "vulkan"}}}, "backend"),
+        ({"models": {"a": {"path": "/x", "lora": [["/l", "x"]]}}}, "models.a.lora"),
+        ({"models": {"a": {"path": "/x", "backend": "vulkan"}}}, "models.a.backend"),
     ],
 )
 def test_a_bad_setting_is_named(settings: dict[str, object], key: str) -> None:
@@ -128,14 +126,6 @@ def test_disks_on_the_command_line() -> None:
     for texts in (["4GiB", "/a=1GiB"], ["4GiB", "5GiB"], ["=4GiB"], ["/a=1", "/a=2"]):
         with pytest.raises(ConfigError, match="cache_disk"):
             disk_settings(texts)
-
-
-def test_the_settings_in_the_readme_are_settings() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    examples = re.findall(r"```toml\n(.*?)```", text, re.S)
-    assert len(examples) >= 2
-    for example in examples:
-        assert from_mapping(tomllib.loads(example)).directories()
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ class Router:
 
     closed = 0
 
-    def __init__(self, _folder: object) -> None:
+    def __init__(self, _folder: object, _codec: object) -> None:
         self.on_down: list[object] = []
 
     @property

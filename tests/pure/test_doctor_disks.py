@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cli import doctor_disks
-from runtime.cli.doctor_disks import look_at
+from runtime.cli import doctor
+from runtime.cli.doctor import look_at
 from runtime.settings.config import DirectoryPlan, from_mapping
 
 pytestmark = pytest.mark.pure
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.pure
 @pytest.fixture(autouse=True)
 def on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Temporary folders may lie anywhere."""
-    monkeypatch.setattr(doctor_disks, "file_system_of", lambda _: "ext4")
+    monkeypatch.setattr(doctor, "file_system_of", lambda _: "ext4")
 
 
 def plan(root: Path, name: str = "disk", budget: int = 1 << 20) -> DirectoryPlan:
@@ -46,10 +46,10 @@ def test_each_fault_of_a_directory_is_reported_with_its_fix(
     memory = look_at(plan(tmp_path, "ram_file"))
     assert "no memory" in memory.trouble
     assert "tmpfs" in memory.fix
-    monkeypatch.setattr(doctor_disks, "file_system_of", lambda _: "tmpfs")
+    monkeypatch.setattr(doctor, "file_system_of", lambda _: "tmpfs")
     assert not look_at(plan(tmp_path, "ram_file")).trouble
     assert "reboot" in look_at(plan(tmp_path)).trouble
-    monkeypatch.setattr(doctor_disks, "file_system_of", lambda _: "ext4")
+    monkeypatch.setattr(doctor, "file_system_of", lambda _: "ext4")
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     assert "belongs to user" in look_at(plan(tmp_path)).trouble
     file = tmp_path / "file"
@@ -60,10 +60,10 @@ def test_each_fault_of_a_directory_is_reported_with_its_fix(
 def test_a_disk_that_is_full_or_slow_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_disks, "sync_time_s", lambda _: 0.5)
+    monkeypatch.setattr(doctor, "sync_time_s", lambda _: 0.5)
     assert look_at(plan(tmp_path)).trouble == "a slow disk"
     usage = type("Usage", (), {"free": 100})
-    monkeypatch.setattr(doctor_disks.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
     assert "smaller budget" in look_at(plan(tmp_path)).fix
 
 

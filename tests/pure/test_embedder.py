@@ -13,7 +13,8 @@ import pytest
 from actors import messages as m
 from actors.messages.payload import PayloadKeeper
 from actors.model import embedding_service as embedder
-from actors.model.embedding_service import EmbedDesk
+from actors.model import job_queue
+from actors.model.embedding_service import EmbeddingService
 from native.params import ModelParams
 from native.stub import StubBackend
 from tests.support.waiting import eventually
@@ -27,7 +28,7 @@ class Desk:
     def __init__(self, **params: object) -> None:
         self.backend = StubBackend.load("stub", ModelParams(**params))  # type: ignore[arg-type]
         self.sent: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self.desk = EmbedDesk(self.backend, lambda _, message: self.sent.put(message))
+        self.desk = EmbeddingService(self.backend, lambda _, message: self.sent.put(message))
 
     def embed(self, inputs: object, **options: object) -> tuple[list[float], object]:
         """The numbers of all pages, and the message that ended them."""
@@ -41,7 +42,7 @@ class Desk:
         return list(numbers), answer
 
     def close(self) -> None:
-        self.desk.end()
+        self.desk.close(m.FailReason.MODEL_UNLOADED, "it is being unloaded")
         self.desk.wait_ended(5)
         self.backend.close()
 
@@ -131,7 +132,7 @@ def test_a_vocabulary_alone_embeds_nothing() -> None:
 
 
 def test_a_crowd_is_refused_with_a_reason(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedder, "MAX_WAITING", 0)
+    monkeypatch.setattr(job_queue, "MAX_JOBS", 0)
     _, answer = desk.embed(["text"])
     assert isinstance(answer, m.EmbedFailed)
     assert answer.reason is m.FailReason.OVERLOADED
@@ -153,7 +154,7 @@ def test_gpu_memory_is_summed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_memory_is_freed_when_no_request_comes(desk: Desk) -> None:
-    desk.desk = EmbedDesk(
+    desk.desk = EmbeddingService(
         desk.backend, lambda _, message: desk.sent.put(message), rest_after_s=0.02
     )
     desk.embed(["one"])
@@ -165,7 +166,7 @@ def test_memory_is_freed_when_no_request_comes(desk: Desk) -> None:
 def test_a_caller_waiting_when_the_model_is_unloaded_gets_an_error() -> None:
     desk = Desk()
     desk.embed(["one"])
-    desk.desk.end()
+    desk.desk.close(m.FailReason.MODEL_UNLOADED, "it is being unloaded")
     desk.desk.wait_ended(5)
     _, answer = desk.embed(["one"])
     assert isinstance(answer, m.EmbedFailed)

@@ -9,15 +9,16 @@ import pytest
 
 from actors import messages as m
 from actors.engine.batch_plan import admit
-from actors.engine.request import Request
 from actors.engine.request_builder import open_request
 from actors.kv.prompt_logits import append_logits
-from actors.kv.reader import KvReader
+from actors.kv.reader import RowReader
+from actors.kv.request_cache import RequestCache
 from actors.kv.restore_cost import Piece, Rates
+from actors.kv.row_plan import RowPlan
 from cache import keys, refs, tokens
 from cache.answers import BlockRef
 from cache.arena import SlabWriter, create_arena
-from cache.policy import RestorePolicy
+from cache.policy import SAVE_ALL, RestorePolicy
 from cache.rows import RowHeader, row_bytes
 from native.backend import Batch
 from native.params import ModelParams
@@ -44,11 +45,13 @@ def arena(tmp_path: Path) -> Path:
     return path
 
 
-def request_for(backend: StubBackend, ids: list[int]) -> Request:
+def request_for(backend: StubBackend, ids: list[int]) -> RequestCache:
     complete = m.Complete("ref", "stub", tokens.pack(ids), tokens=True)
     request = open_request(m.Run("id", Address("127.0.0.1", 1), complete), backend, now=0.0)
-    request.start(0, admit(len(ids), 8, 512), backend, 0.0)
-    return request
+    admission = admit(len(ids), 8, 512)
+    request.line.placed(0, (), admission.n_cells)
+    request.start(admission, backend, 0.0)
+    return request.cache
 
 
 def save(backend: StubBackend, arena: Path) -> list[BlockRef]:
@@ -76,8 +79,27 @@ def resolve(blocks: list[BlockRef], n_tokens: int) -> m.PrefixResolved:
     return m.PrefixResolved("ref", n_tokens, refs.pack_blocks(blocks), 1, "not_stored")
 
 
-def reader(backend: StubBackend, arena: Path) -> KvReader:
-    return KvReader(backend, root=ROOT, block_tokens=BLOCK, arena_path=str(arena), tier_dirs={})
+class Reader:
+    """A reader whose results are applied as the engine does it."""
+
+    def __init__(
+        self, backend: StubBackend, arena: Path, root: bytes = ROOT, rates: Rates | None = None
+    ) -> None:
+        self.plan = RowPlan(
+            backend.info, backend.block_bytes, root=root, label="m", policy=SAVE_ALL
+        )
+        self.reader = RowReader(
+            backend, plan=self.plan, arena_path=str(arena), tier_dirs={}, rates=rates
+        )
+
+    def restore(self, request: RequestCache, found: m.PrefixResolved) -> list[m.RowRejected]:
+        restored = self.reader.restore(request, found)
+        request.was_restored(restored)
+        return list(restored.refused)
+
+
+def reader(backend: StubBackend, arena: Path) -> Reader:
+    return Reader(backend, arena)
 
 
 def damage(arena: Path, block: BlockRef, at: int) -> None:
@@ -94,7 +116,7 @@ def test_all_rows_are_restored_and_the_last_token_is_left(
     blocks = save(backend, arena)
     request = request_for(backend, IDS[: 3 * BLOCK])
     assert reader(backend, arena).restore(request, resolve(blocks, 3 * BLOCK)) == []
-    assert request.n_kv == request.n_reused == 3 * BLOCK - 1
+    assert request.line.n_kv == request.line.n_reused == 3 * BLOCK - 1
     assert backend.seq_range(0) == (0, 3 * BLOCK - 2)
     assert request.source == "ram"
     assert request.n_stored_blocks == 3
@@ -108,9 +130,9 @@ def test_a_row_that_does_not_restore_is_reported_and_those_before_it_are_used(
     request = request_for(backend, IDS)
     rejected = reader(backend, arena).restore(request, resolve(blocks, 3 * BLOCK))
     assert [one.key for one in rejected] == [blocks[1].key]
-    assert request.n_kv == BLOCK
+    assert request.line.n_kv == BLOCK
     assert backend.seq_range(0) == (0, BLOCK - 1)
-    assert request.miss_reason == "row_rejected"
+    assert str(request.miss) == "row_rejected"
 
 
 def test_a_row_of_other_tokens_is_never_restored(backend: StubBackend, arena: Path) -> None:
@@ -121,17 +143,15 @@ def test_a_row_of_other_tokens_is_never_restored(backend: StubBackend, arena: Pa
     assert [one.key for one in rejected] == [
         keys.child_key(blocks[0].key, tokens.pack(other[64:128]))
     ]
-    assert request.n_kv == BLOCK
+    assert request.line.n_kv == BLOCK
 
 
 def test_a_row_of_another_namespace_is_never_restored(backend: StubBackend, arena: Path) -> None:
     blocks = save(backend, arena)
     request = request_for(backend, IDS)
-    other = KvReader(
-        backend, root=b"o" * 32, block_tokens=BLOCK, arena_path=str(arena), tier_dirs={}
-    )
+    other = Reader(backend, arena, root=b"o" * 32)
     assert len(other.restore(request, resolve(blocks, 3 * BLOCK))) == 1
-    assert request.n_kv == 0
+    assert request.line.n_kv == 0
     assert backend.seq_range(0) is None
 
 
@@ -142,7 +162,7 @@ def test_a_cut_of_the_last_row_leaves_exactly_what_was_asked(
     cut = replace(blocks[2], n_used=10)
     request = request_for(backend, [*IDS[: 2 * BLOCK + 10], 1, 2, 3])
     assert reader(backend, arena).restore(request, resolve([*blocks[:2], cut], 138)) == []
-    assert request.n_kv == 138
+    assert request.line.n_kv == 138
     assert backend.seq_range(0) == (0, 137)
     assert request.n_stored_blocks == 2
 
@@ -155,17 +175,17 @@ def test_no_room_for_the_last_row_costs_only_that_row(arena: Path) -> None:
     backend.decode(batch)  # somebody else's cells: 156 are left, three rows need 192
     request = request_for(backend, IDS)
     assert reader(backend, arena).restore(request, resolve(blocks, 3 * BLOCK)) == []
-    assert request.n_kv == 2 * BLOCK
+    assert request.line.n_kv == 2 * BLOCK
     assert backend.seq_range(0) == (0, 2 * BLOCK - 1)
 
 
 def test_the_tokens_of_a_parent_are_read_from_its_rows(backend: StubBackend, arena: Path) -> None:
     blocks = save(backend, arena)
     found = m.PrefixResolved("ref", 3 * BLOCK, refs.pack_blocks(blocks, with_keys=True), 1, None)
-    assert reader(backend, arena).read_parent(found) == IDS[: 3 * BLOCK]
+    assert reader(backend, arena).reader.read_parent(found) == IDS[: 3 * BLOCK]
     nowhere = refs.pack_blocks([replace(blocks[0], location=8)], with_keys=True)
     damaged = m.PrefixResolved("ref", 3 * BLOCK, nowhere, 1, None)
-    assert reader(backend, arena).read_parent(damaged) is None
+    assert reader(backend, arena).reader.read_parent(damaged) is None
 
 
 def save_with_logits(
@@ -208,8 +228,8 @@ def test_a_row_with_the_logits_of_the_prompts_end_leaves_nothing_to_decode(
     blocks.append(replace(last, n_used=150 - last.start))
     request = request_for(backend, IDS[:150])
     assert reader(backend, arena).restore(request, resolve(blocks, 150)) == []
-    assert request.n_kv == request.n_reused == 150
-    assert request.n_pending == 0
+    assert request.line.n_kv == request.line.n_reused == 150
+    assert request.line.n_pending == 0
     assert request.first_logits is not None
     cold = StubBackend.load("stub", ModelParams(n_ctx=512))
     batch = Batch()
@@ -226,11 +246,11 @@ def test_logits_of_a_row_that_goes_beyond_the_prompt_are_not_used(
     request = request_for(backend, IDS[:140])
     cut = [*blocks[:2], replace(blocks[2], n_used=12)]
     assert reader(backend, arena).restore(request, resolve(cut, 140)) == []
-    assert (request.n_kv, request.first_logits) == (139, None)
+    assert (request.line.n_kv, request.first_logits) == (139, None)
     longer = request_for(backend, [*IDS[:150], 3])
     backend.seq_remove(0, 0, -1)
     assert reader(backend, arena).restore(longer, resolve(blocks, 150)) == []
-    assert (longer.n_kv, longer.first_logits) == (150, None)
+    assert (longer.line.n_kv, longer.first_logits) == (150, None)
 
 
 def test_rows_continue_from_what_is_shared_already(backend: StubBackend, arena: Path) -> None:
@@ -240,17 +260,17 @@ def test_rows_continue_from_what_is_shared_already(backend: StubBackend, arena: 
     backend.decode(batch)
     request = request_for(backend, IDS)
     backend.seq_copy(3, 0, 0, 100)
-    request.n_kv = request.n_live = request.n_reused = 100
+    request.line.shared(100)
     assert reader(backend, arena).restore(request, resolve(blocks, 3 * BLOCK)) == []
-    assert (request.n_live, request.n_kv) == (64, 192)
+    assert (request.line.n_live, request.line.n_kv) == (64, 192)
     assert backend.seq_range(0) == (0, 191)
     assert backend.seq_range(3) == (0, 99)  # the other one keeps all of its own
     shorter = request_for(backend, IDS)
     backend.seq_remove(0, 0, -1)
     backend.seq_copy(3, 0, 0, 100)
-    shorter.n_kv = shorter.n_live = shorter.n_reused = 100
+    shorter.line.shared(100)
     assert reader(backend, arena).restore(shorter, resolve(blocks[:1], 64)) == []
-    assert (shorter.n_kv, shorter.n_stored_blocks) == (100, 1)  # live goes further
+    assert (shorter.line.n_kv, shorter.n_stored_blocks) == (100, 1)  # live goes further
 
 
 def test_rows_that_are_slower_to_restore_than_to_compute_are_left_alone(
@@ -258,22 +278,20 @@ def test_rows_that_are_slower_to_restore_than_to_compute_are_left_alone(
 ) -> None:
     blocks = save(backend, arena)
     rates = Rates(RestorePolicy(min_samples=1, min_saved_s=0.001))
-    rates.saw_step(100, 0.001)
-    rates.saw_restore([Piece("disk", 1000, 64)], 1.0)
+    rates.record_step(100, 0.001)
+    rates.record_restore([Piece("disk", 1000, 64)], 1.0)
     slow = [*blocks[:2], replace(blocks[2], tier="disk", location=None)]
-    careful = KvReader(
-        backend, root=ROOT, block_tokens=BLOCK, arena_path=str(arena), tier_dirs={}, rates=rates
-    )
+    careful = Reader(backend, arena, rates=rates)
     request = request_for(backend, IDS)
     assert careful.restore(request, resolve(slow, 3 * BLOCK)) == []
-    assert request.n_kv == 2 * BLOCK
+    assert request.line.n_kv == 2 * BLOCK
     assert request.source == "ram"
-    assert request.miss_reason == "restore_would_be_slower:128"
+    assert str(request.miss) == "restore_would_be_slower:128"
     assert request.n_stored_blocks == 3  # it is stored, and not written again
     backend.seq_remove(0, 0, -1)
     request = request_for(backend, IDS)
     only = [replace(block, tier="disk", location=None) for block in blocks]
     assert careful.restore(request, resolve(only, 3 * BLOCK)) == []
-    assert (request.n_kv, request.n_reused, request.source) == (0, 0, "none")
-    assert request.miss_reason == "restore_would_be_slower:0"
+    assert (request.line.n_kv, request.line.n_reused, request.source) == (0, 0, "none")
+    assert str(request.miss) == "restore_would_be_slower:0"
     assert request.n_stored_blocks == 3

@@ -10,16 +10,14 @@ from hypothesis import strategies as st
 
 from actors.engine.cell_sharing import (
     Candidate,
-    Stretch,
-    Stretches,
     best_source,
-    between,
     cells_in_use,
     is_worn_out,
     make_room,
     to_drop,
     worst_first,
 )
+from actors.kv.timeline import Stretch, Stretches, between
 from cache import tokens
 from cache.errors import InvalidPolicy
 from cache.policy import LivePolicy
@@ -30,7 +28,7 @@ pytestmark = pytest.mark.pure
 @dataclass
 class Kept:
     stretches: Stretches
-    tokens: bytes = b""
+    packed_tokens: bytes = b""
     is_stored: bool = True
     used_at: float = 0.0
     steps: int = 0

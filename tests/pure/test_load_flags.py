@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import fields
 from pathlib import Path
 
+import click
 import pytest
 
 from native.params import ModelParams
-from runtime.cli.load_flags import add_load_flags, params_from
+from runtime.cli.load_options import load_options, params_from
 from runtime.errors import ConfigError
 from runtime.settings.config import from_mapping, to_mapping
 
@@ -49,9 +49,12 @@ GIVEN: dict[str, tuple[list[str], object]] = {
 
 
 def parse(*flags: str) -> ModelParams:
-    parser = argparse.ArgumentParser()
-    add_load_flags(parser)
-    return params_from(parser.parse_args(flags), "load")
+    @click.command()
+    @load_options
+    def command(**given: object) -> ModelParams:
+        return params_from(given, "load")
+
+    return command.main(list(flags), standalone_mode=False)
 
 
 @pytest.mark.parametrize("option", [one.name for one in fields(ModelParams)])

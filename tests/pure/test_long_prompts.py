@@ -10,10 +10,10 @@ import pytest
 
 from actors import messages as m
 from actors.engine.prompt_tokens import least_tokens
-from actors.engine.request import RequestRefused
 from actors.engine.request_builder import open_request
-from actors.model.embedding_service import EmbedDesk
-from actors.model.text_service import TextDesk
+from actors.messages.errors import RequestRefused
+from actors.model.embedding_service import EmbeddingService
+from actors.model.text_service import TextService
 from actors.text.reply_events import ReplyRules
 from cache import tokens as token_bytes
 from native.params import ModelParams
@@ -62,7 +62,7 @@ def test_a_prompt_that_cannot_fit_is_refused_by_its_bytes(backend: StubBackend) 
     ):
         assert "at least 257 tokens and the context holds 256" in opened(backend, asked)
     fits = open_request(m.Run("id", HOST, replace(request, prompt=LONG[:-1])), backend, now=0.0)
-    assert fits.text == LONG[:-1]
+    assert fits.prompt.text == LONG[:-1]
 
 
 def test_ids_that_cannot_fit_are_refused_by_their_number(backend: StubBackend) -> None:
@@ -73,7 +73,7 @@ def test_ids_that_cannot_fit_are_refused_by_their_number(backend: StubBackend) -
 
 def test_chats_and_questions_that_cannot_fit_are_refused(backend: StubBackend) -> None:
     sent: queue.SimpleQueue[object] = queue.SimpleQueue()
-    desk = TextDesk(backend, ReplyRules(), send=lambda _, it: sent.put(it), run=sent.put)
+    desk = TextService(backend, ReplyRules(), send=lambda _, it: sent.put(it), run=sent.put)
     chat = json.dumps({"messages": [{"role": "user", "content": LONG}]})
     desk.prepare(m.Run("id", HOST, m.Complete("c", "long", chat, chat=True)))
     desk.ask(m.Tokenize("t", LONG, as_prompt=True), HOST)
@@ -90,12 +90,12 @@ def test_chats_and_questions_that_cannot_fit_are_refused(backend: StubBackend) -
 
 def test_a_text_to_embed_that_cannot_fit_is_refused(backend: StubBackend) -> None:
     sent: queue.SimpleQueue[object] = queue.SimpleQueue()
-    desk = EmbedDesk(backend, lambda _, it: sent.put(it))
+    desk = EmbeddingService(backend, lambda _, it: sent.put(it))
     desk.ask(m.Embed("e", json.dumps([LONG]).encode()), HOST)
     desk.ask(m.Embed("deep", b"[" * 100_000), HOST)
     desk.ask(m.Embed("good", b'["x"]'), HOST)
     refused, deep, page, good = (sent.get(timeout=10) for _ in range(4))
-    desk.end()
+    desk.close(m.FailReason.MODEL_UNLOADED, "")
     desk.wait_ended(5)
     assert isinstance(refused, m.EmbedFailed)
     assert refused.reason is m.FailReason.PROMPT_TOO_LONG

@@ -8,7 +8,7 @@ import pytest
 
 from actors.messages import LoadModel
 from actors.messages.markers import Markers
-from actors.messages.model_table import SLOT_BYTES, WantedModels
+from actors.messages.model_table import SLOT_BYTES, ModelTable
 from runtime.errors import ConfigError
 from runtime.launch.signing_key import KEY_BYTES, KEY_FILE, signing_key
 from runtime.settings.config import from_mapping, to_mapping
@@ -55,8 +55,8 @@ def test_a_model_that_comes_back_has_its_markers_again(tmp_path: Path) -> None:
     table = tmp_path / "wanted"
     table.write_bytes(bytes(2 * SLOT_BYTES))
     for markers in (Markers(), Markers((), ("a", "b"))):
-        WantedModels(str(table)).add(LoadModel("", "m", "/m.gguf", markers=markers))
-        (wanted,) = WantedModels(str(table)).all()
+        ModelTable(str(table)).add(LoadModel("", "m", "/m.gguf", markers=markers))
+        (wanted,) = ModelTable(str(table)).all()
         assert wanted.markers == markers
 
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages.markers import BadMarkers, Markers
-from actors.text.marker_scanner import Kind, MarkerScanner, Part, is_open
-from actors.text.reply_parser import Delta, ReplyStream, Span
+from actors.messages.text_kind import TextKind
+from actors.text.marker_scanner import MarkerScanner, Part, is_open
+from actors.text.reply_parser import Delta, ReplyParser, Span
 
 pytestmark = pytest.mark.pure
 
@@ -44,9 +45,9 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
 
 
 def run(
-    pieces: list[bytes], stops: tuple[str, ...] = (), opened: Kind = Kind.TEXT
-) -> tuple[list[Delta | Span], ReplyStream]:
-    stream = ReplyStream(stops, thinking=THINK, tool_call=CALL, opened=opened)
+    pieces: list[bytes], stops: tuple[str, ...] = (), opened: TextKind = TextKind.TEXT
+) -> tuple[list[Delta | Span], ReplyParser]:
+    stream = ReplyParser(stops, thinking=THINK, tool_call=CALL, opened=opened)
     out: list[Delta | Span] = []
     for number, piece in enumerate(pieces):
         out += stream.feed(number, piece)
@@ -79,7 +80,7 @@ def expected(text: str) -> list[tuple[str, object]]:
         if hit["x"]:
             told.append(("text", raw))
             continue
-        kind, end = (Kind.THINKING, "</t>") if hit["t"] else (Kind.TOOL_CALL, "</c>")
+        kind, end = (TextKind.THINKING, "</t>") if hit["t"] else (TextKind.TOOL_CALL, "</c>")
         closed = hit.end() < len(text) or closes(raw, kind)
         n_end = len(end) if closed else 0
         body = raw[3 : len(raw) - n_end]
@@ -89,8 +90,8 @@ def expected(text: str) -> list[tuple[str, object]]:
     return told
 
 
-def closes(raw: str, kind: Kind) -> bool:
-    if kind is Kind.THINKING:
+def closes(raw: str, kind: TextKind) -> bool:
+    if kind is TextKind.THINKING:
         return len(raw) >= 7 and raw.endswith("</t>")
     opened = re.sub(r"(?s)<p>.*?</p>", "", raw[3:])
     return opened.endswith("</c>") and "<p>" not in opened and raw.endswith("</c>")
@@ -102,8 +103,10 @@ def test_spans_of_a_whole_text_are_what_expressions_find(text: str) -> None:
     assert story(out) == expected(text)
 
 
-@given(REPLIES, CUTS, st.sampled_from(list(Kind)))
-def test_cutting_the_bytes_anywhere_changes_nothing(text: str, at: list[int], opened: Kind) -> None:
+@given(REPLIES, CUTS, st.sampled_from(list(TextKind)))
+def test_cutting_the_bytes_anywhere_changes_nothing(
+    text: str, at: list[int], opened: TextKind
+) -> None:
     whole, _ = run([text.encode()], opened=opened)
     parts, _ = run(cut(text.encode(), at), opened=opened)
     assert story(parts) == story(whole)
@@ -141,10 +144,10 @@ def test_deltas_come_before_the_end_of_their_span_and_kinds_never_mix(
     text: str, at: list[int]
 ) -> None:
     out, _ = run(cut(text.encode(), at))
-    said = {Kind.THINKING: "", Kind.TOOL_CALL: ""}
+    said = {TextKind.THINKING: "", TextKind.TOOL_CALL: ""}
     number = 0
     for part in out:
-        if isinstance(part, Delta) and part.kind is not Kind.TEXT:
+        if isinstance(part, Delta) and part.kind is not TextKind.TEXT:
             said[part.kind] += part.text
         elif isinstance(part, Span):
             assert said[part.kind] == part.body.decode()
@@ -165,7 +168,9 @@ def test_stop_strings_act_on_text_alone(text: str, at: list[int]) -> None:
     if stream.stopped_by is None:
         return
     shown = "".join(str(told) for kind, told in expected(text) if kind == "text").split("STOP")[0]
-    assert "".join(p.text for p in parts if isinstance(p, Delta) and p.kind is Kind.TEXT) == shown
+    assert (
+        "".join(p.text for p in parts if isinstance(p, Delta) and p.kind is TextKind.TEXT) == shown
+    )
 
 
 @given(REPLIES, CUTS)
@@ -183,18 +188,18 @@ def test_visible_tokens_end_before_the_stop(text: str, at: list[int]) -> None:
 
 
 def test_a_reply_may_begin_inside_a_thought() -> None:
-    out, _ = run([b"hm", b"m</", b"t>done"], opened=Kind.THINKING)
+    out, _ = run([b"hm", b"m</", b"t>done"], opened=TextKind.THINKING)
     assert story(out) == [
         ("thinking", "hmm"),
-        ("end", (Kind.THINKING, b"hmm</t>", 0, 4)),
+        ("end", (TextKind.THINKING, b"hmm</t>", 0, 4)),
         ("text", "done"),
     ]
-    out, _ = run([], opened=Kind.THINKING)
-    assert story(out) == [("end", (Kind.THINKING, b"", 0, 0))]
+    out, _ = run([], opened=TextKind.THINKING)
+    assert story(out) == [("end", (TextKind.THINKING, b"", 0, 0))]
 
 
 def test_control_tokens_are_markers_too_and_are_not_shown_otherwise() -> None:
-    stream = ReplyStream(thinking=("<|think|>", "<|done|>"))
+    stream = ReplyParser(thinking=("<|think|>", "<|done|>"))
     out: list[Delta | Span] = []
     for number, (visible, written) in enumerate(
         [(b"a", b"a"), (b"", b"<|x|>"), (b"", b"<|think|>"), (b"b", b""), (b"", b"<|y|>"),
@@ -205,7 +210,7 @@ def test_control_tokens_are_markers_too_and_are_not_shown_otherwise() -> None:
     assert story(out) == [
         ("text", "a"),
         ("thinking", "b"),
-        ("end", (Kind.THINKING, b"<|think|>b<|y|><|done|>", 9, 8)),
+        ("end", (TextKind.THINKING, b"<|think|>b<|y|><|done|>", 9, 8)),
         ("text", "c"),
     ]
     assert [t for part in out if isinstance(part, Delta) for t in part.tokens] == list(range(7))
@@ -213,7 +218,7 @@ def test_control_tokens_are_markers_too_and_are_not_shown_otherwise() -> None:
 
 def test_an_end_marker_that_also_ends_the_reply_closes_its_span() -> None:
     for marker, n_end in ((b"</c>", 4), (b"<eos>", 0)):
-        stream = ReplyStream(tool_call=CALL[:2])
+        stream = ReplyParser(tool_call=CALL[:2])
         out = stream.feed(0, b"<c>f()")
         stream.end_with(marker)
         out += stream.finish()
@@ -223,7 +228,7 @@ def test_an_end_marker_that_also_ends_the_reply_closes_its_span() -> None:
 
 
 def test_structure_is_a_call_without_its_payload() -> None:
-    stream = ReplyStream(tool_call=CALL)
+    stream = ReplyParser(tool_call=CALL)
     seen = []
     for number, piece in enumerate(
         [b"a", b"<c", b">", b"run ", b"<p>", b"x</c>", b"</p", b">", b"</c>", b"b"]
@@ -235,7 +240,7 @@ def test_structure_is_a_call_without_its_payload() -> None:
 
 @pytest.mark.parametrize(("budget", "cut_after"), [(0, 1), (1, 2), (3, 4)])
 def test_a_thinking_budget_counts_tokens_of_thinking(budget: int, cut_after: int) -> None:
-    stream = ReplyStream(thinking=THINK, thinking_budget=budget)
+    stream = ReplyParser(thinking=THINK, thinking_budget=budget)
     for number, piece in enumerate([b"<t>", b"a", b"b", b"c", b"d"], 1):
         stream.feed(number, piece)
         assert stream.must_stop_thinking == (number >= cut_after)
@@ -244,7 +249,7 @@ def test_a_thinking_budget_counts_tokens_of_thinking(budget: int, cut_after: int
 
 
 def test_an_end_marker_that_has_begun_may_be_finished() -> None:
-    stream = ReplyStream(thinking=THINK, thinking_budget=2)
+    stream = ReplyParser(thinking=THINK, thinking_budget=2)
     for number, piece in enumerate([b"<t>", b"a", b"<", b"/"]):
         stream.feed(number, piece)
     assert not stream.must_stop_thinking
@@ -253,9 +258,9 @@ def test_an_end_marker_that_has_begun_may_be_finished() -> None:
 
 
 def test_without_markers_it_is_a_text_stream() -> None:
-    stream = ReplyStream(("STOP",))
-    assert stream.feed(0, b"a ST") == [Delta(Kind.TEXT, (0,), "a ")]
-    assert stream.feed(1, b"OP b") == [Delta(Kind.TEXT, (1,), "")]
+    stream = ReplyParser(("STOP",))
+    assert stream.feed(0, b"a ST") == [Delta(TextKind.TEXT, (0,), "a ")]
+    assert stream.feed(1, b"OP b") == [Delta(TextKind.TEXT, (1,), "")]
     assert stream.finish() == []
     assert stream.visible_tokens() == 0
 
@@ -287,7 +292,7 @@ def test_a_prompt_that_ends_with_a_start_marker_has_opened_the_thought() -> None
 def test_a_longer_marker_wins_over_one_that_it_begins_with() -> None:
     scanner = MarkerScanner(("<a>", "</a>"), ("<a>>", "</a>"))
     assert scanner.feed(b"<a>") == []
-    assert [piece.kind for piece in scanner.feed(b">x")] == [Kind.TOOL_CALL] * 2
-    assert scanner.kind is Kind.TOOL_CALL
+    assert [piece.kind for piece in scanner.feed(b">x")] == [TextKind.TOOL_CALL] * 2
+    assert scanner.kind is TextKind.TOOL_CALL
     assert scanner.finish() == []
     assert Part.START.value == "start"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import messages as m
-from actors.text.incremental_text import TextStream
+from actors.text.incremental_text import IncrementalText
 from cache import tokens as token_bytes
 from runtime.client.received import PartMissing, Received
 from runtime.client.results import TokenEvent
@@ -19,7 +19,7 @@ PIECES = ["a", "bc", "", "ü", "日本", "st", "op", "🙂", "x" * 9]
 
 def events_of(reply: list[int], stop: str, sizes: list[int]) -> list[m.TokensDelivered]:
     """A run's events: tokens that wait together, as ``sizes`` says, and the tail."""
-    stream, n_chars = TextStream((stop,)), 0
+    stream, n_chars = IncrementalText((stop,)), 0
     held: list[m.TokensDelivered] = []
     events: list[m.TokensDelivered] = []
     size = iter(sizes)

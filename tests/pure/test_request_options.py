@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from actors import messages as m
 from cache import tokens as token_bytes
 from native.sampling_params import SamplingParams
 from runtime import errors
-from runtime.cli.request_flags import add_request_flags, options_from
+from runtime.cli.request_options import options_from, request_options
 from runtime.client.request_options import chat_request, prompt_request
 
 pytestmark = pytest.mark.pure
@@ -134,9 +134,13 @@ def test_an_empty_text_may_continue_a_session() -> None:
 
 
 def flags(*words: str) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    add_request_flags(parser)
-    return options_from(parser.parse_args(words))
+    return command.main(list(words), standalone_mode=False)
+
+
+@click.command()
+@request_options
+def command(**given: Any) -> dict[str, Any]:
+    return options_from(given)
 
 
 def test_flags_that_are_not_given_change_nothing() -> None:
@@ -171,15 +175,13 @@ def test_flags_are_the_options_of_the_same_names(tmp_path: Path) -> None:
 
 
 def test_every_number_that_decides_about_tokens_has_a_flag() -> None:
-    parser = argparse.ArgumentParser()
-    add_request_flags(parser)
-    there = {action.dest for action in parser._actions}
-    # DRY's breakers are texts with line breaks, which nobody types; logprobs has its short name.
+    there = {parameter.name for parameter in command.params}
+    # DRY's breakers are texts with line breaks, unfit for a flag; logprobs has its short name.
     assert set(SamplingParams.__dataclass_fields__) - there == {"dry_breakers", "n_logprobs"}
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidRequest, match="--grammar: cannot read"):
         flags("--grammar", str(tmp_path / "none.gbnf"))
-    with pytest.raises(argparse.ArgumentError, match="TOKEN=NUMBER"):
+    with pytest.raises(click.BadParameter, match="TOKEN=NUMBER"):
         flags("--logit-bias", "word=1")

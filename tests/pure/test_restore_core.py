@@ -18,9 +18,9 @@ EAGER = RestorePolicy(min_samples=1, min_saved_s=0.0001, probe_every=1_000_000)
 def learned(policy: RestorePolicy = EAGER, *, token_s: float, byte_s: dict[str, float]) -> Rates:
     rates = Rates(policy)
     for _ in range(policy.min_samples):
-        rates.saw_step(100, 100 * token_s)
+        rates.record_step(100, 100 * token_s)
         for tier, seconds in byte_s.items():
-            rates.saw_restore([Piece(tier, 1000, 64)], 1000 * seconds)
+            rates.record_restore([Piece(tier, 1000, 64)], 1000 * seconds)
     return rates
 
 
@@ -49,11 +49,11 @@ def test_everything_is_restored_while_nothing_is_known() -> None:
     stored = [Piece("disk", 10**9, 64)] * 3
     assert Rates().worth_restoring(stored) == 3
     few = Rates()
-    few.saw_step(100, 0.001)
-    few.saw_restore(stored, 100.0)
+    few.record_step(100, 0.001)
+    few.record_restore(stored, 100.0)
     assert few.worth_restoring(stored) == 3  # one sample may be a hiccup
-    few.saw_restore(stored, 100.0)
-    few.saw_restore(stored, 100.0)
+    few.record_restore(stored, 100.0)
+    few.record_restore(stored, 100.0)
     assert few.worth_restoring(stored) == 0
 
 
@@ -77,15 +77,15 @@ def test_a_slow_tier_is_tried_again_once_in_a_while() -> None:
     stored = [Piece("disk", 1000, 64)]
     assert [rates.worth_restoring(stored) for _ in range(8)] == [0, 0, 0, 1, 0, 0, 0, 1]
     for _ in range(40):
-        rates.saw_restore(stored, 1e-6)  # it is quick again
+        rates.record_restore(stored, 1e-6)  # it is quick again
     assert rates.worth_restoring(stored) == 1
 
 
 def test_small_steps_and_mixed_tiers_are_not_measured() -> None:
     rates = Rates(EAGER)
-    rates.saw_step(1, 1.0)
-    rates.saw_restore([Piece("ram", 10, 64), Piece("disk", 10, 64)], 1.0)
-    rates.saw_restore([Piece("ram", 10, 1)], 1.0)
+    rates.record_step(1, 1.0)
+    rates.record_restore([Piece("ram", 10, 64), Piece("disk", 10, 64)], 1.0)
+    rates.record_restore([Piece("ram", 10, 1)], 1.0)
     assert rates.figures() == {}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors import messages as m
-from actors.engine.resume import STEP_ROWS
+from actors.engine.batch_plan import SMALL_STEP_ROWS
 from actors.messages.journal import Noted
 from cache import tokens as token_bytes
 from native.backend import Batch
@@ -200,8 +200,8 @@ def test_replies_are_read_again_in_steps_as_small_as_those_that_made_them() -> N
     counted = Counted.load("stub", ModelParams(n_ctx=2048, n_batch=512))
     asked = request(list(ids), max_tokens=150)
     runs(counted, [(asked, Noted(ids, said)), (asked, Noted(ids, said))])
-    at_prompt = [one for one in steps if max(one) > STEP_ROWS]
+    at_prompt = [one for one in steps if max(one) > SMALL_STEP_ROWS]
     assert sum(map(sum, at_prompt)) == 200  # the second shares the first one's
     again = [sum(one) for one in steps if max(one) > 1 and one not in at_prompt]
-    assert max(again) <= STEP_ROWS
+    assert max(again) <= SMALL_STEP_ROWS
     assert sum(again) >= 140

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.engine.resume import PAGE_CHARS, PAGE_TOKENS
+from actors.engine.reply import PAGE_CHARS, PAGE_TOKENS
 from actors.messages import (
     CacheReport,
     Complete,

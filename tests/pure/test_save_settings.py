@@ -8,7 +8,6 @@ import pytest
 
 from cache.policy import SAVE_ALL
 from runtime.errors import ConfigError
-from runtime.settings.cache_policy import KEYS, REPLACED
 from runtime.settings.config import RuntimeConfig, from_mapping, to_mapping
 
 pytestmark = pytest.mark.pure
@@ -20,14 +19,6 @@ def test_settings_reach_the_policy_and_come_back() -> None:
     assert config.save.session_resume_wait_ms == SAVE_ALL.session_resume_wait_ms
     assert from_mapping(json.loads(json.dumps(to_mapping(config)))) == config
     assert RuntimeConfig().save == SAVE_ALL
-
-
-@pytest.mark.parametrize("key", REPLACED)
-@pytest.mark.parametrize("where", ["in the table", "beside it"])
-def test_a_gate_of_another_cache_is_answered_with_what_replaces_it(key: str, where: str) -> None:
-    settings = {"save": {key: 1}} if where == "in the table" else {key: 1}
-    with pytest.raises(ConfigError, match=f"{key}.*no such gate here: .{{20}}"):
-        from_mapping(settings)
 
 
 def test_the_tables_beside_it_reach_the_policy_and_come_back() -> None:
@@ -72,7 +63,3 @@ def test_the_tables_beside_it_reach_the_policy_and_come_back() -> None:
 def test_a_wrong_setting_is_named(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         from_mapping(settings)
-
-
-def test_every_key_is_a_field_of_the_policy() -> None:
-    assert all(hasattr(SAVE_ALL, key) for key in KEYS)

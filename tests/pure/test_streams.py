@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from typing import cast
 
 import pytest
 
-from runtime import AsyncNode, Event, Node, PrefillEvent, errors
-from runtime.client.aio_stream import BUFFERED, AsyncStream, Feed
-from runtime.client.stream import CompletionStream, RequestHandle
+from actors import messages as m
+from cache import tokens as token_bytes
+from runtime import AsyncNode, Event, Node, PrefillEvent, TokenEvent, errors
+from runtime.client.async_client import AsyncClient
+from runtime.client.async_stream import AsyncStream
+from runtime.client.stream import RequestHandle
+from runtime.client.transport import Transport
 from supervision.errors import NodeRestarted
 
 pytestmark = pytest.mark.pure
@@ -22,33 +26,33 @@ pytestmark = pytest.mark.pure
 
 
 def test_a_request_is_cancelled_once_however_often_and_by_whichever_caller() -> None:
-    told: list[str] = []
-    handle = RequestHandle(told.append)
+    sent: list[str] = []
+    handle = RequestHandle(sent.append)
     handle.accepted("one")
     threads = [threading.Thread(target=handle.cancel) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert told == ["one"]
+    assert sent == ["one"]
 
 
 def test_a_request_that_is_not_accepted_yet_is_cancelled_when_it_is() -> None:
-    told: list[str] = []
-    handle = RequestHandle(told.append)
+    sent: list[str] = []
+    handle = RequestHandle(sent.append)
     handle.cancel()
-    assert told == []
+    assert sent == []
     handle.accepted("first")
-    handle.accepted("second")  # it was sent again, because whoever had accepted it died
-    assert told == ["first", "second"]
+    handle.accepted("second")  # it was sent again, because the process that had accepted it died
+    assert sent == ["first", "second"]
     assert handle.request_id == "second"
 
 
 def test_closing_a_stream_of_a_node_that_is_gone_raises_nothing() -> None:
-    def tell(_: str) -> None:
+    def send(_: str) -> None:
         raise NodeRestarted("node")
 
-    handle = RequestHandle(tell)
+    handle = RequestHandle(send)
     handle.accepted("one")
     handle.cancel()
     assert handle.is_cancelled
@@ -57,162 +61,157 @@ def test_closing_a_stream_of_a_node_that_is_gone_raises_nothing() -> None:
 # ── on a loop ────────────────────────────────────────────────────────────────────────────────────
 
 
-class Source:
-    """A stream of ``n`` events; ``steps`` counts those taken, ``closed`` tells its end."""
+class Replies:
+    """Messages that come when the test lets them."""
 
-    def __init__(self, n: int, error: Exception | None = None, wait: bool = False) -> None:
-        self.steps = 0
-        self.closed = threading.Event()
-        self.cancelled = threading.Event()
-        self.stream = CompletionStream(
-            self._events(n, error, wait), RequestHandle(lambda _: self.cancelled.set())
-        )
+    def __init__(self, script: list[object]) -> None:
+        self.waiting = list(script)
+        self.more = asyncio.Event()
+        self.closed = False
+        self.on_late: Callable[[object], None] | None = None
 
-    def _events(self, n: int, error: Exception | None, wait: bool) -> Generator[Event, None, None]:
-        self.stream._handle.accepted("one")
-        try:
-            for index in range(n):
-                self.steps += 1
-                yield PrefillEvent(index, n, 0)
-            if wait:
-                assert self.cancelled.wait(10)
-            if error is not None:
-                raise error
-        finally:
-            self.closed.set()
+    async def next(self) -> object:
+        while not self.waiting:
+            self.more.clear()
+            await self.more.wait()
+        message = self.waiting.pop(0)
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    def close(self, on_late: Callable[[object], None] | None = None) -> None:
+        self.closed, self.on_late = True, on_late
 
 
-class Pools:
-    """Threads for streams and for cancels; all must end."""
+class Wire:
+    """A transport whose every stream is ``replies``; notes what is sent."""
 
-    def __init__(self, n_streams: int = 4) -> None:
-        self.streams = ThreadPoolExecutor(n_streams)
-        self.cancels = ThreadPoolExecutor(1)
-        self.open: set[Feed] = set()
+    def __init__(self, *script: object) -> None:
+        self.replies = Replies(list(script))
+        self.sent: list[object] = []
+        self.notified: list[object] = []
 
-    def stream(self, source: Source) -> AsyncStream:
-        return AsyncStream(source.stream, self.streams, self.cancels, self.open)
+    def stream(self, target: str, message: object, **_: object) -> Replies:
+        self.sent.append((target, message))
+        return self.replies
 
-    def __enter__(self) -> Pools:
-        return self
+    def notify(self, target: str, message: object, *, timeout_s: float) -> None:
+        assert target == "inflight"
+        assert timeout_s > 0
+        self.notified.append(message)
 
-    def __exit__(self, *_: object) -> None:
-        self.streams.shutdown()
-        self.cancels.shutdown()
+    def events(self) -> AsyncStream:
+        return AsyncClient(cast(Transport, self)).stream("x", "abc")
+
+
+ACCEPTED = m.Accepted("r", "id")
+FAILED = m.CompletionFailed("r", m.FailReason.MODEL_DOWN, "gone")
+
+
+def progress(done: int) -> m.PrefillProgress:
+    return m.PrefillProgress("r", done, 1000, 0)
+
+
+def tokens(index: int, text: str) -> m.TokensDelivered:
+    return m.TokensDelivered("r", index, token_bytes.pack(map(ord, text)), text, index)
 
 
 def test_all_events_come_in_order_and_an_error_after_them() -> None:
-    async def read(pools: Pools) -> tuple[list[Event], list[Event]]:
-        whole = [event async for event in pools.stream(Source(1000))]
-        broken = pools.stream(Source(3, errors.ModelDown("x", "gone")))
-        part = [await anext(broken) for _ in range(3)]
+    async def read() -> list[Event]:
+        wire = Wire(ACCEPTED, *map(progress, range(1000)), tokens(0, "ab"), FAILED)
+        events = wire.events()
+        got = [await anext(events) for _ in range(1001)]
         with pytest.raises(errors.ModelDown):
-            await anext(broken)
-        return whole, part
+            await anext(events)
+        assert wire.replies.closed
+        assert wire.notified == []
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+        return got
 
-    with Pools() as pools:
-        whole, part = asyncio.run(read(pools))
-    assert whole == [PrefillEvent(index, 1000, 0) for index in range(1000)]
-    assert len(part) == 3
-
-
-def test_a_reader_that_does_not_read_holds_the_stream_up() -> None:
-    source = Source(10 * BUFFERED)
-
-    async def read(pools: Pools) -> int:
-        stream = pools.stream(source)
-        await anext(stream)
-        (feed,) = pools.open
-        while not feed._changed._waiters:  # type: ignore[attr-defined]
-            await asyncio.sleep(0.001)
-        ahead = source.steps
-        rest = [event async for event in stream]
-        assert len(rest) == 10 * BUFFERED - 1
-        return ahead
-
-    with Pools() as pools:
-        ahead = asyncio.run(read(pools))
-    assert BUFFERED < ahead <= BUFFERED + 3
+    got = asyncio.run(read())
+    assert got[:-1] == [PrefillEvent(index, 1000, 0) for index in range(1000)]
+    assert isinstance(got[-1], TokenEvent)
 
 
-@pytest.mark.parametrize("how", ["break", "close", "cancel"])
-def test_leaving_a_stream_cancels_its_request_and_ends_its_thread(how: str) -> None:
-    source = Source(2, wait=True)
+def test_nothing_is_sent_before_the_first_step() -> None:
+    async def play() -> None:
+        wire = Wire(ACCEPTED, progress(1))
+        events = wire.events()
+        assert wire.sent == []
+        await anext(events)
+        assert len(wire.sent) == 1
 
-    async def leave(pools: Pools) -> None:
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("how", ["break", "close", "cancel", "drop"])
+def test_leaving_a_stream_cancels_its_request(how: str) -> None:
+    async def leave() -> None:
+        wire = Wire(ACCEPTED, progress(1))
+
         async def read() -> None:
-            stream = pools.stream(source)
+            stream = wire.events()
             async for event in stream:
                 assert event
                 if how == "break":
                     break
                 if how == "close":
                     await stream.aclose()
+                if how == "drop":
+                    del stream
+                    return
 
         task = asyncio.create_task(read())
-        while source.steps < 2:
-            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
         if how == "cancel":
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
         else:
-            await task
-        await asyncio.to_thread(source.closed.wait, 5)
+            await asyncio.wait_for(task, 5)
+        del task
+        assert wire.replies.closed
+        assert wire.notified == [m.Cancel("id")]
 
-    with Pools() as pools:
-        asyncio.run(leave(pools))
-        assert source.closed.is_set()
-        assert source.cancelled.is_set()
-    assert not pools.open
+    asyncio.run(leave())
 
 
-def test_a_stream_that_waits_for_a_thread_can_be_left_and_is_never_begun() -> None:
-    busy, late = Source(1, wait=True), Source(1)
-
-    async def play(pools: Pools) -> None:
-        first = pools.stream(busy)
-        await anext(first)
-        second = asyncio.create_task(anext(pools.stream(late)))  # type: ignore[arg-type]
+def test_a_request_that_is_left_before_it_is_accepted_is_cancelled_when_it_is() -> None:
+    async def play() -> None:
+        wire = Wire()
+        task = asyncio.create_task(anext(wire.events()))  # type: ignore[arg-type]
         await asyncio.sleep(0.01)
-        second.cancel()
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await second
-        await first.aclose()
+            await task
+        assert wire.notified == []
+        assert wire.replies.on_late is not None
+        wire.replies.on_late(ACCEPTED)
+        assert wire.notified == [m.Cancel("id")]
 
-    with Pools(n_streams=1) as pools:
-        asyncio.run(play(pools))
-    assert late.steps == 0
-
-
-def test_the_loop_is_never_blocked_by_a_stream() -> None:
-    source = Source(3, wait=True)
-
-    async def play(pools: Pools) -> int:
-        stream = pools.stream(source)
-        reader = asyncio.create_task(_all(stream))
-        turns = 0
-        while source.steps < 3:
-            await asyncio.sleep(0)
-            turns += 1
-        for _ in range(100):
-            await asyncio.sleep(0)  # the source waits for its cancel, and the loop goes round
-        stream.cancel()
-        assert len(await reader) == 3
-        return turns
-
-    with Pools() as pools:
-        asyncio.run(play(pools))
+    asyncio.run(play())
 
 
-async def _all(stream: AsyncStream) -> list[Event]:
-    return [event async for event in stream]
+def test_a_cancelled_stream_still_yields_what_there_is() -> None:
+    async def play() -> None:
+        wire = Wire(ACCEPTED, progress(1))
+        events = wire.events()
+        await anext(events)
+        events.cancel()
+        assert wire.notified == [m.Cancel("id")]
+        wire.replies.waiting.append(tokens(0, "a"))
+        wire.replies.more.set()
+        assert isinstance(await anext(events), TokenEvent)
+        await events.aclose()
+
+    asyncio.run(play())
 
 
-# ── twins ────────────────────────────────────────────────────────────────────────────────────────
+# ── both kinds ───────────────────────────────────────────────────────────────────────────────────
 
-NOT_TWINNED = {"client", "is_own"}
-"""The half that blocks is there as ``node``."""
+BLOCKING_ONLY = {"client", "is_own"}
+"""The node for threads is there as ``node``."""
 ITERATED = {"stream", "stream_chat"}
 OPENED = {"start", "attach"}
 
@@ -221,19 +220,20 @@ def public(kind: type) -> set[str]:
     return {name for name in dir(kind) if not name.startswith("_")}
 
 
-def test_whatever_a_node_can_its_asyncio_twin_can_too() -> None:
-    assert public(Node) - public(AsyncNode) == NOT_TWINNED
-    assert public(AsyncNode) - public(Node) == {"node", "port"}  # Node sets its port
-    for name in public(Node) - NOT_TWINNED:
-        blocking, twin = getattr(Node, name), getattr(AsyncNode, name)
+def test_an_async_node_has_every_method_of_a_node() -> None:
+    assert public(Node) - public(AsyncNode) == BLOCKING_ONLY
+    assert public(AsyncNode) - public(Node) == {"node"}
+    for name in public(Node) - BLOCKING_ONLY:
+        blocking, other = getattr(Node, name), getattr(AsyncNode, name)
         if isinstance(blocking, property):
-            assert isinstance(twin, property), name
+            assert isinstance(other, property), name
         elif name not in ITERATED | OPENED:
-            assert inspect.iscoroutinefunction(twin), name
+            assert inspect.iscoroutinefunction(other), name
 
 
-@pytest.mark.parametrize("name", sorted(public(Node) - NOT_TWINNED - OPENED))
+@pytest.mark.parametrize("name", sorted(public(Node) - BLOCKING_ONLY))
 def test_both_take_the_same_arguments(name: str) -> None:
-    blocking, twin = getattr(Node, name), getattr(AsyncNode, name)
+    blocking, other = getattr(Node, name), getattr(AsyncNode, name)
     if not isinstance(blocking, property):
-        assert [*inspect.signature(blocking).parameters] == [*inspect.signature(twin).parameters]
+        ours, theirs = inspect.signature(blocking), inspect.signature(other)
+        assert list(ours.parameters.values()) == list(theirs.parameters.values())

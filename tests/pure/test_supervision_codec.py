@@ -19,7 +19,8 @@ from supervision.codec import FrameRefused, ValueCodec
 from supervision.errors import SpecError, TransportRefused
 from supervision.exits import ExitKind, ExitReason
 from supervision.messages import Entry, Shutdown
-from supervision.spec import Backoff, ChildKind
+from supervision.node_config import NodeConfig
+from supervision.spec import Backoff, ChildKind, ChildSpec, Strategy, SupervisorSpec
 from tests.support.children import Echo
 
 pytestmark = pytest.mark.pure
@@ -144,6 +145,17 @@ def test_only_the_packages_that_a_node_names_may_travel():
         stranger.pack(Echo("r"))
     with pytest.raises(FrameRefused, match="allow-list"):
         stranger.unpack(CODEC.pack(Local(1)))
+    for package in ("actors", "cache", "native", "runtime", "tests"):
+        with pytest.raises(FrameRefused, match="allow-list"):
+            stranger.unpack(forged(f"{package}.messages:Anything"))
+
+
+def test_a_node_names_the_packages_of_its_actors_and_those_that_it_was_given(tmp_path):
+    tree = SupervisorSpec(
+        Strategy.ONE_FOR_ONE, (ChildSpec("a", "tests.support.children.GoodChild"),)
+    )
+    config = NodeConfig(4711, tmp_path, tree, packages=("cache",))
+    assert config.message_packages == ("cache", "tests")
 
 
 def test_what_a_value_checks_is_checked_on_arrival():

@@ -451,7 +451,7 @@ def test_a_backoff_overtaken_by_a_restart_of_an_earlier_sibling_starts_no_child_
 
 
 def significant(when, strategy=Strategy.ONE_FOR_ONE, **kinds):
-    """a, b and c are significant and transient unless told otherwise; z is neither."""
+    """a, b and c are significant and transient unless a test changes that; z is neither."""
     children = tuple(
         spec(i, restart=kinds.get(i, Restart.TRANSIENT), significant=True) for i in "abc"
     )
@@ -686,3 +686,41 @@ def test_a_stopping_supervisor_refuses_starts_and_stops_dynamic_children_at_once
 def test_incarnations_continue_from_the_known_ones():
     world = World(SupervisorSpec(Strategy.ONE_FOR_ONE, (spec("a"),)), {"a": 41})
     assert world.live == {"a": 42}
+
+
+@pytest.mark.parametrize(
+    ("state", "shutdown", "reason", "reported"),
+    [
+        ("up", 5.0, KILLED, True),
+        ("up", 5.0, CRASHED, True),
+        ("up", 5.0, NORMAL, False),
+        ("up", 5.0, SHUTDOWN, False),
+        ("up", BRUTAL_KILL, KILLED, True),
+        ("starting", 5.0, CRASHED, True),
+        ("stopping", 5.0, SHUTDOWN, False),
+        ("stopping", 5.0, KILLED, True),
+        ("stopping", BRUTAL_KILL, KILLED, False),
+    ],
+)
+def test_each_failure_that_was_not_planned_is_reported_once(state, shutdown, reason, reported):
+    world = World(SupervisorSpec(Strategy.ONE_FOR_ONE, (spec("a", shutdown=shutdown),)))
+    if state != "starting":
+        world.ready("a")
+    if state == "stopping":
+        world.do(world.core.terminate_child("a", "asker"))
+    world.exit("a", reason)
+    assert world.reported == ([("a", 1, reason)] if reported else [])
+
+
+def test_a_report_comes_after_the_restart_and_before_the_end_of_the_supervisor():
+    world = three(Strategy.ONE_FOR_ONE)
+    effects = world.core.child_exited("b", world.live.pop("b"), KILLED, world.now)
+    kinds = [type(effect) for effect in effects]
+    assert kinds.index(fx.Spawn) < kinds.index(fx.Crashed)
+    world.do(effects)
+    world.ready_all()
+    world.do(world.core.stop(SHUTDOWN))
+    for child_id in "cb":
+        world.exit(child_id, SHUTDOWN)
+    effects = world.core.child_exited("a", world.live.pop("a"), KILLED, world.now)
+    assert [type(effect) for effect in effects][-2:] == [fx.Crashed, fx.Finished]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from supervision import _thespian
-from supervision._wire import SYSTEM_MESSAGES, teach, to_thespian
+from supervision._wire import SYSTEM_MESSAGES, register_types, to_thespian
 from supervision.address import Address
 from supervision.codec import ValueCodec
 from supervision.errors import WrongThespian
@@ -17,7 +17,18 @@ from supervision.errors import WrongThespian
 pytestmark = pytest.mark.pure
 
 SUPERVISION = Path(_thespian.__file__).parent
-ALIASES = {"admin_messages", "base", "ip", "mp", "multiproc_messages", "rl", "tcp", "tr", "utilis"}
+ALIASES = {
+    "admin_messages",
+    "base",
+    "ip",
+    "mp",
+    "multiproc_messages",
+    "rl",
+    "status_messages",
+    "tcp",
+    "tr",
+    "utilis",
+}
 """Under these names the door hands out Thespian's modules."""
 
 
@@ -40,16 +51,18 @@ def test_the_installed_one_has_everything():
 
 def test_the_librarys_own_messages_travel_with_all_that_they_hold():
     admin, process = _thespian.admin_messages, _thespian.multiproc_messages
+    status = _thespian.status_messages
     address = to_thespian(Address("127.0.0.1", 4711))
     messages = (
         admin.QueryExists(), admin.QueryAck("name", "1", False), admin.SystemShutdown(),
         admin.SystemShutdownCompleted(), admin.PendingActor("a.B", None, 3, None, None),
         admin.PendingActorResponse(None, 3, None, actualAddress=address, errorStr="none"),
         process.EndpointConnected(7), _thespian.ActorExitRequest(recursive=False),
+        status.Thespian_StatusReq(), status.Thespian_ActorStatus(address, "a.B", address, address),
     )  # fmt: skip
     assert {type(one) for one in messages} == {cls for cls, _ in SYSTEM_MESSAGES}
     codec = ValueCodec()
-    teach(codec)
+    register_types(codec)
     for message in messages:
         back = codec.unpack(codec.pack(message))
         assert type(back) is type(message)

@@ -1,7 +1,7 @@
 """Laws of supervision, whatever the children, the askers and the clock do.
 
 The first test is the whole truth table, written out from OTP's documentation of supervisors. The
-others let Hypothesis make up lives of imaginary processes (``World`` plays the shell).
+others let Hypothesis make up lives of imaginary processes (``World`` carries out the effects).
 """
 
 from __future__ import annotations

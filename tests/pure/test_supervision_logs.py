@@ -12,7 +12,7 @@ import pytest
 
 from supervision import logs
 from supervision.core import SupervisorCore
-from supervision.effects import Happened
+from supervision.effects import Crashed, Happened
 from supervision.errors import SpecError
 from supervision.exits import ExitKind, ExitReason
 from supervision.launcher import NodeConfig
@@ -137,7 +137,9 @@ def test_a_crash_report_names_the_last_messages_and_no_content(written):
     logger, objects = written
     core = died_once()
     last = Reading(95.0, 9, 95.0, 3, 0.0, (Turn("Echo", 90.0, 0.002), Turn("Complete", 95.0, None)))
-    write_crash(logger, core, core.children["a"], 1, 77, 12.3456, last)
+    child = core.children["a"]
+    assert child.last_exit is not None
+    write_crash(logger, core, Crashed(child, 1, child.last_exit), 77, 12.3456, last)
     (found,) = objects()
     assert found["event"] == "crash_report"
     assert (found["turns"], found["mailbox"], found["uptime_s"]) == (9, 3, 12.346)
@@ -149,14 +151,6 @@ def test_a_crash_report_names_the_last_messages_and_no_content(written):
     assert lines[1] == "up for 12.3 s, 9 messages handled, 3 waiting"
     assert re.fullmatch(r"  Echo, [\d.]+ s ago, took 2\.000 ms", lines[2])
     assert lines[3].endswith("it was in this one")
-
-
-def test_an_end_in_order_writes_no_crash_report(written):
-    logger, objects = written
-    core = died_once()
-    core.children["a"].last_exit = ExitReason(ExitKind.NORMAL)
-    write_crash(logger, core, core.children["a"], 1, 77, 1.0, Reading(1.0, 0, 0.0, 0, 0.0))
-    assert objects() == []
 
 
 @pytest.fixture

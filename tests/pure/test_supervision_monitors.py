@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from supervision.address import Address
 from supervision.dead_letters import DeadLetterLog, refusal_of
 from supervision.exits import ExitKind, ExitReason
-from supervision.lines import Line
+from supervision.host_session import ThreadEndpoint
 from supervision.link import Outcome
 from supervision.messages import (
     Addressed,
@@ -211,7 +211,7 @@ IDS = ("a", "b")
 
 @dataclass
 class World:
-    """What really happens, step by step, and what a directory would say of it."""
+    """What really happens, step by step, and the entries of a directory for it."""
 
     now: dict[str, Entry] = field(default_factory=dict)
     incarnations: dict[str, int] = field(default_factory=dict)
@@ -255,7 +255,7 @@ happenings = st.lists(
 def collapsed(
     news: list[tuple[tuple[Entry, ...], tuple[Entry, ...]]],
 ) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
-    """Only the last thing said of each id, as a push has it."""
+    """Only the last entry of each id, as a push has it."""
     changed: dict[str, Entry] = {}
     removed: dict[str, Entry] = {}
     for came, went in news:
@@ -354,10 +354,10 @@ class FakeContext:
         self.sent.append("closed")
 
 
-def new_line() -> tuple[Line, FakeContext]:
+def new_endpoint() -> tuple[ThreadEndpoint, FakeContext]:
     context = FakeContext()
-    line = Line(context, (1, 1), threading.current_thread(), lambda _: None)  # type: ignore[arg-type]
-    return line, context
+    endpoint = ThreadEndpoint(context, (1, 1), threading.current_thread(), lambda _: None)  # type: ignore[arg-type]
+    return endpoint, context
 
 
 def soon() -> float:
@@ -365,59 +365,59 @@ def soon() -> float:
 
 
 def test_a_thread_sets_one_monitor_per_name_and_another_for_the_next_incarnation():
-    line, context = new_line()
-    first = line.watch(HOST, "a", 1)
-    assert line.watch(HOST, "a", 1) == first
-    second = line.watch(HOST, "a", 2)
-    line.watch(HOST, "b", 1)
+    endpoint, context = new_endpoint()
+    first = endpoint.watch(HOST, "a", 1)
+    assert endpoint.watch(HOST, "a", 1) == first
+    second = endpoint.watch(HOST, "a", 2)
+    endpoint.watch(HOST, "b", 1)
     assert context.sent[:2] == [Monitor(first, "a", 1), Monitor(second, "a", 2)]
     assert len(context.sent) == 3
 
 
 def test_a_thread_that_has_not_read_for_long_renews_each_of_its_monitors_before_it_relies_on_it():
-    line, context = new_line()
-    refs = {one: line.watch(HOST, one, 1) for one in ("a", "b")}
+    endpoint, context = new_endpoint()
+    refs = {one: endpoint.watch(HOST, one, 1) for one in ("a", "b")}
     context.sent.clear()
-    for one in line.standing.values():
+    for one in endpoint.standing.values():
         one.renewed_at -= 60  # type: ignore[operator]
-    line.read_at -= 60
-    assert line.watch(HOST, "a", 1) == refs["a"]
-    line.next("", soon())
-    assert line.watch(HOST, "b", 1) == refs["b"]
-    line.watch(HOST, "a", 1)
+    endpoint.read_at -= 60
+    assert endpoint.watch(HOST, "a", 1) == refs["a"]
+    endpoint.next("", soon())
+    assert endpoint.watch(HOST, "b", 1) == refs["b"]
+    endpoint.watch(HOST, "a", 1)
     assert context.sent == [Monitor(refs["a"], "a", 1), Monitor(refs["b"], "b", 1)]
 
 
 def test_a_long_wait_renews_its_monitor_now_and_then():
-    line, context = new_line()
-    ref = line.watch(HOST, "a", 1)
-    line.renew(HOST, "a", ref)
-    line.renew(HOST, "a", "of another")
+    endpoint, context = new_endpoint()
+    ref = endpoint.watch(HOST, "a", 1)
+    endpoint.renew(HOST, "a", ref)
+    endpoint.renew(HOST, "a", "of another")
     assert len(context.sent) == 1
-    line.standing["a"].renewed_at -= 60  # type: ignore[operator]
-    line.renew(HOST, "a", ref)
+    endpoint.standing["a"].renewed_at -= 60  # type: ignore[operator]
+    endpoint.renew(HOST, "a", ref)
     assert context.sent == [Monitor(ref, "a", 1)] * 2
 
 
 def test_a_down_that_was_read_during_another_ask_is_found_by_its_waiter():
-    line, context = new_line()
-    ref = line.watch(HOST, "a", 1)
-    line.streams["s"] = deque()
+    endpoint, context = new_endpoint()
+    ref = endpoint.watch(HOST, "a", 1)
+    endpoint.streams["s"] = deque()
     down, piece, answer = Down(ref, "a", 1, NOPROC), Monitor("s", "x"), Monitor("r", "y")
     context.inbox.extend((down, piece, Monitor("nobody's", "z"), answer))
-    assert line.next("r", soon()) == answer
-    assert list(line.streams["s"]) == [piece]
-    assert line.next("s", soon(), ref) == down
-    assert line.watch(HOST, "a", 1) != ref
+    assert endpoint.next("r", soon()) == answer
+    assert list(endpoint.streams["s"]) == [piece]
+    assert endpoint.next("s", soon(), ref) == down
+    assert endpoint.watch(HOST, "a", 1) != ref
 
 
 def test_a_thread_with_monitors_at_the_root_removes_them_when_it_ends():
-    line, context = new_line()
-    line.close(HOST)
+    endpoint, context = new_endpoint()
+    endpoint.close(HOST)
     assert context.sent == ["closed"]
-    line, context = new_line()
-    line.watch(HOST, "a", 1)
-    line.close(HOST)
+    endpoint, context = new_endpoint()
+    endpoint.watch(HOST, "a", 1)
+    endpoint.close(HOST)
     assert context.sent[1:] == [Demonitor(""), "closed"]
 
 
@@ -425,7 +425,7 @@ def test_a_thread_with_monitors_at_the_root_removes_them_when_it_ends():
 
 
 class FakeMailbox:
-    """Keeps what is sent and what is due later, until the test says what becomes of it."""
+    """Keeps what is sent and what is due later, until the test decides the outcome."""
 
     address = Address("127.0.0.1", 9)
 
@@ -435,7 +435,12 @@ class FakeMailbox:
         self.later: list[object] = []
 
     def send(
-        self, target: object, message: object, done: Callable[[bool], None] | None = None
+        self,
+        target: object,
+        message: object,
+        done: Callable[[bool], None] | None = None,
+        *,
+        prompt: bool = False,
     ) -> None:
         self.sent.append((target, message))
         if done is not None:
@@ -553,7 +558,7 @@ def test_a_refusal_is_an_undelivered_message():
     assert worker.heard == [("a", refusal)]
 
 
-# ── messages that reach nobody ───────────────────────────────────────────────
+# ── undeliverable messages ───────────────────────────────────────────────────
 
 
 def test_a_refusal_carries_the_ref_of_what_was_refused():
@@ -578,12 +583,12 @@ def test_a_flood_of_dead_letters_is_one_line_per_target_and_type_without_content
 
 
 def test_a_standing_monitor_that_did_not_arrive_is_set_again():
-    line, context = new_line()
+    endpoint, context = new_endpoint()
     context.outcome = Outcome.REFUSED
-    ref = line.watch(HOST, "a", 1)
+    ref = endpoint.watch(HOST, "a", 1)
     context.outcome = Outcome.ARRIVED
-    assert line.watch(HOST, "a", 1) == ref
-    assert line.watch(HOST, "a", 1) == ref
+    assert endpoint.watch(HOST, "a", 1) == ref
+    assert endpoint.watch(HOST, "a", 1) == ref
     assert context.sent == [Monitor(ref, "a", 1)] * 2
 
 

@@ -204,7 +204,7 @@ def test_the_page_is_one_page_and_costs_microseconds(page):
 
 
 def looks(signs, until, every=1.0, heartbeats=None):
-    """Look every second with what ``signs(now)`` says; the first time that somebody hangs."""
+    """Look every second at what ``signs(now)`` returns; the first time that a child hangs."""
     heartbeats = heartbeats or Heartbeats(every)
     now = 100.0
     while now < 100.0 + until:
@@ -256,7 +256,7 @@ def test_time_without_a_cpu_is_not_held_against_a_child():
 def test_a_supervisor_that_was_late_itself_kills_no_child_for_it():
     heartbeats = Heartbeats(1.0)
     assert heartbeats.look(100.0, {"a": Sign(30.0, 99.5), "b": Sign(30.0, 99.9)}) == []
-    # Everybody was stopped for an hour, b right after a last sign that nobody has seen yet.
+    # All were stopped for an hour, b right after a last sign that was not read yet.
     assert heartbeats.look(3700.0, {"a": Sign(30.0, 99.5), "b": Sign(30.0, 100.1)}) == []
     assert heartbeats.look(3701.0, {"a": Sign(30.0, 3700.5), "b": Sign(30.0, 100.1)}) == []
     found = [heartbeats.look(3702.0 + n, {"a": Sign(30.0, 3701.0 + n), "b": Sign(30.0, 100.1)})

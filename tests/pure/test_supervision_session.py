@@ -1,4 +1,4 @@
-"""Sessions: nobody without the cookie is heard, and nothing is heard twice."""
+"""Sessions: without the cookie nothing is accepted, and no frame is accepted twice."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from actors.requests.crash_attribution import (
     Lane,
     Verdict,
 )
-from actors.requests.request_table import poisonous
+from actors.requests.failures import poisonous
 from tests.support.examples import examples
 
 pytestmark = pytest.mark.pure
@@ -307,7 +307,7 @@ def test_a_verdict_names_how_the_process_ended() -> None:
     assert verdict.poisonous == ("a",)
     assert lane.sheet.why(A) == killed
     assert lane.sheet.why(B) == ""
-    words = poisonous("m", lane.sheet.why(A))
+    _, words = poisonous("m", lane.sheet.why(A))
     assert "limit 700 MiB" in words
     assert "llama.cpp" not in words
-    assert "llama.cpp" in poisonous("m", "")
+    assert "llama.cpp" in poisonous("m", "")[1]

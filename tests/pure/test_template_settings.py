@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.messages.model_table import SLOT_BYTES, WantedModels
+from actors.messages.model_table import SLOT_BYTES, ModelTable
 from actors.text.chat_request import BadChat, chat_from
 from runtime.client.request_options import chat_json, chat_request
 from runtime.errors import ConfigError, InvalidRequest
@@ -45,7 +45,7 @@ def test_a_model_gets_a_template_by_text_or_by_file(tmp_path: Path) -> None:
     ("options", "key", "words"),
     [
         ({"chat_template": "{% if %}"}, "chat_template", r"line 1"),
-        ({"chat_template": "{{ x"}, "chat_template", "the chat template says"),
+        ({"chat_template": "{{ x"}, "chat_template", "the chat template raised"),
         ({"chat_template": " \n"}, "chat_template", "is empty"),
         ({"chat_template": 5}, "chat_template", "is not a text"),
         ({"chat_template": "\ud800"}, "chat_template", "is not UTF-8"),
@@ -92,9 +92,9 @@ def test_a_request_carries_a_template_of_its_own() -> None:
 def test_the_table_of_wanted_models_keeps_templates(tmp_path: Path) -> None:
     table = tmp_path / "table"
     table.touch()
-    wanted = WantedModels(str(table))
+    wanted = ModelTable(str(table))
     long = "ü" * (MAX_BYTES // 2)
     for number in range(40):
         wanted.add(m.LoadModel("", f"m{number}", "/m", chat_template=long))
     assert table.stat().st_size <= 2 * SLOT_BYTES
-    assert {one.chat_template for one in WantedModels(str(table)).all()} == {long}
+    assert {one.chat_template for one in ModelTable(str(table)).all()} == {long}

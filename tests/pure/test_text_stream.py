@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.text.incremental_text import TextStream
+from actors.text.incremental_text import IncrementalText
 
 pytestmark = pytest.mark.pure
 
 
-def run(pieces: list[bytes], stops: tuple[str, ...] = ()) -> tuple[list[str], TextStream]:
-    stream = TextStream(stops)
+def run(pieces: list[bytes], stops: tuple[str, ...] = ()) -> tuple[list[str], IncrementalText]:
+    stream = IncrementalText(stops)
     shown = [stream.feed(piece) for piece in pieces]
     shown.append(stream.finish())
     return shown, stream
@@ -50,7 +50,7 @@ def test_the_visible_text_ends_before_the_first_stop(words: list[str], stops: li
 
 
 def test_text_is_held_back_only_while_it_may_be_a_stop() -> None:
-    stream = TextStream(("STOP",))
+    stream = IncrementalText(("STOP",))
     assert stream.feed(b"hello ST") == "hello "
     assert stream.feed(b"ONE") == "STONE"
     assert stream.feed(b" STOP tail") == " "

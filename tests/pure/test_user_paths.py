@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import pwd
@@ -11,17 +10,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.filesystem import PosixFilesystem, make_private_dirs
 from native.vendor import Lock, SourceIncomplete, provide
+from runtime.cli.options import USER_PATH
 from runtime.errors import ConfigError
 from runtime.settings import user_paths
 from runtime.settings.config import RuntimeConfig, from_mapping, node_dir, parse_model_argument
 from runtime.settings.load_options import model_params
-from runtime.settings.user_paths import expanded, home, path_flag, user_path
+from runtime.settings.user_paths import expanded, home, user_path
 from supervision import process
 
 pytestmark = pytest.mark.pure
@@ -86,8 +87,8 @@ def test_other_places_that_take_a_path_do_so_too(
         parse_model_argument(f"m={NOBODY}")
     with pytest.raises(ConfigError, match=r"load\.draft_path"):
         model_params({"draft_path": NOBODY}, "load")
-    with pytest.raises(argparse.ArgumentTypeError, match="no such user"):
-        path_flag(NOBODY)
+    with pytest.raises(click.BadParameter, match="no such user"):
+        USER_PATH.convert(NOBODY, None, None)
     monkeypatch.setenv("LLAMA_ACTORS_RUNTIME_DIR", NOBODY)
     with pytest.raises(ConfigError, match="LLAMA_ACTORS_RUNTIME_DIR"):
         node_dir(1234)

@@ -17,8 +17,8 @@ from typing import Any
 
 from actors import messages as m
 from actors.engine.commands import CacheGone, Close
-from actors.engine.engine import ModelEngine
-from actors.kv.store import KvStore
+from actors.engine.engine import build_engine
+from actors.kv.open_store import open_store
 from actors.storage.cache_meta import CacheMetaActor, CacheMetaArgs
 from cache import tokens as token_bytes
 from cache.arena import create_arena, scan_arena
@@ -59,8 +59,8 @@ class Cache:
         meta._grants_from = 0.0  # there is no other writer, so there is nothing to wait for
         self.meta = meta
         meta.handle(m.RowsFound("ram", tuple(self._found()), last=True), ENGINE)
-        while not meta._adoption.is_idle:
-            meta._adopt_some()
+        while not meta._row_import.is_idle:
+            meta._import_some()
 
     def die(self, engine: CachedEngine) -> None:
         """Replace cache_meta by a new one, without its state."""
@@ -119,7 +119,7 @@ class CachedEngine:
         self.said: dict[str, list[int]] = {}
         backend = StubBackend.load("stub", ModelParams(n_ctx=n_ctx))
         self.backend = backend
-        self.store = KvStore(
+        self.store = open_store(
             backend,
             root=ROOT,
             holder=self.holder,
@@ -129,7 +129,7 @@ class CachedEngine:
             granted_by=lambda: cache.incarnation,
             policy=replace(save, restore=RESTORES_ALWAYS),
         )
-        self.engine = ModelEngine(
+        self.engine = build_engine(
             backend, self.store, self.commands, self._send, max_queue=99, live=live
         )
         self._thread = threading.Thread(target=self.engine.run, daemon=True)

@@ -257,6 +257,11 @@ class WatchingChild(GoodChild):
             if entry.is_up and entry.id in self.again and entry.id not in self.watched:
                 self.watch_again(entry.id)
 
+    def status(self) -> dict[str, object]:
+        found = ((one, self.directory.get(one)) for one in self.watched)
+        present = {one: entry.incarnation for one, entry in found if entry}
+        return super().status() | {"watched": present}
+
     def watch_again(self, child_id: str) -> None:
         self.watched.add(child_id)
         self.monitor(child_id)

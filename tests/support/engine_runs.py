@@ -14,8 +14,8 @@ from typing import Any
 
 from actors import messages as m
 from actors.engine.commands import Close
-from actors.engine.engine import ModelEngine
-from actors.kv.store import KvStore
+from actors.engine.engine import build_engine
+from actors.kv.open_store import open_store
 from cache import tokens as token_bytes
 from cache.policy import LivePolicy, LogitsPolicy, SavePolicy
 from native.backend import Backend, Batch
@@ -91,7 +91,7 @@ class EngineRun:
         self._on_event = on_event
         self._open: set[str] = set()
         self._count(backend)
-        store = KvStore(
+        store = open_store(
             backend,
             root=b"r" * 32,
             holder="model#1",
@@ -101,7 +101,7 @@ class EngineRun:
             granted_by=lambda: 1,
             policy=SavePolicy(logits=logits or LogitsPolicy()),
         )
-        self.engine = ModelEngine(
+        self.engine = build_engine(
             backend, store, self.commands, self._send, max_queue=1000, live=policy, **engine
         )
 

@@ -37,8 +37,8 @@ import pytest
 from actors import messages as m
 from actors.storage import cache_meta
 from actors.storage.promoter import Promoter
-from actors.storage.tier_directory import TierKeeper
-from actors.storage.tier_writer import BATCH_ROWS, WriteLane
+from actors.storage.tier_directory import TierDirectory
+from actors.storage.tier_writer import BATCH_ROWS, TierWriter
 from cache.answers import RAM
 from cache.arena import ArenaReader, SlabWriter, scan_arena
 from cache.filesystem import PosixFilesystem
@@ -147,15 +147,15 @@ class KillRig(Rig):
                 self.keepers[name].start()
         if "writer" in gone:
             self.lanes = {
-                name: WriteLane(name, dirs, self.arena, self.disks[name]) for name in dirs
+                name: TierWriter(name, dirs, self.arena, self.disks[name]) for name in dirs
             }
 
     def _entry(self, child: str) -> Any:
         return dataclasses.replace(entry_of(child), incarnation=1 + self.incarnations[child])
 
-    def _keeper(self, name: str) -> TierKeeper:
+    def _keeper(self, name: str) -> TierDirectory:
         root = str(self.roots[name])
-        return TierKeeper(
+        return TierDirectory(
             name,
             root,
             os.stat(root).st_dev,

@@ -16,6 +16,7 @@ import numpy
 
 from runtime import AsyncNode, Node
 from runtime.client.client import Client
+from supervision.messages import ReportStatus
 
 TALK: Final = [{"role": "user", "content": "Hi"}]
 KEY: Final = "ab" * 32
@@ -165,7 +166,7 @@ MODEL_METHODS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "prefill_only": ({"model": "stub", "prompt": "a"}, {"timeout_s": 20}),
     "continue_session": ({"model": "stub", "session": "s", "more": "b"}, {"max_tokens": 1}),
 }
-"""Of ``Client``, and of both nodes: positional arguments, and keywords."""
+"""Those that generate: positional arguments, and keywords."""
 NODE_METHODS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     **MODEL_METHODS,
     "tokenize": ({"model": "stub", "text": "a"}, {"add_special": True, "parse_special": False}),
@@ -224,6 +225,11 @@ NODE_METHODS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "models": ({}, {}),
     "status": ({}, {}),
     "tree": ({}, {"vitals": False}),
+    "ready": ({"model": "nowhere"}, {}),
+    "directory": ({}, {}),
+    "reports": ({}, {}),
+    "report_of": ({"actor": "nowhere"}, {}),
+    "ask": ({"target": "registry", "message": ReportStatus("a")}, {}),
 }
 """Of ``Node`` and ``AsyncNode``."""
 NOT_CALLED: Final = {"start", "attach", "stop", "close"}
@@ -241,7 +247,5 @@ def covered() -> dict[type, set[str]]:
     return {
         Node: set(NODE_METHODS) | NOT_CALLED,
         AsyncNode: set(NODE_METHODS) | NOT_CALLED,
-        Client: set(MODEL_METHODS)
-        | {"load", "unload", "models", "status", "model_status", "ready", "directory"}
-        | {"load_embedded", "report_of", "ask", "typed"},
+        Client: set(NODE_METHODS),
     }

@@ -1,4 +1,4 @@
-"""A supervisor's decisions carried out on imaginary processes, which a test controls."""
+"""A supervisor's core in a world without processes: a test decides what each child does next."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def spec(child_id, **changes):
 
 
 class World:
-    """Carries out the effects of a core in place of the process shell, and records them."""
+    """A supervisor of imaginary children: carries out its core's effects and keeps a trace."""
 
     def __init__(self, spec_of_supervisor, known=None):
         self.core = SupervisorCore(spec_of_supervisor, known)
@@ -29,6 +29,7 @@ class World:
         self.finished = []
         self.answers = []
         self.removed = []
+        self.reported = []
         self.now = 0.0
         self.do(self.core.start())
 
@@ -56,6 +57,8 @@ class World:
                     self.finished.append(reason)
                 case fx.Removed(child):
                     self.removed.append(child.id)
+                case fx.Crashed(child, n, reason):
+                    self.reported.append((child.id, n, reason))
                 case fx.Happened():
                     pass
                 case _:
@@ -65,6 +68,7 @@ class World:
         self.do(self.core.child_ready(i, self.live[i]))
 
     def exit(self, i, reason=KILLED):
+        """The process of this child ends."""
         n = self.live.pop(i)
         self.asked.discard(i)
         self.killed.discard(i)
@@ -75,7 +79,7 @@ class World:
             self.ready(starting[0])
 
     def obey(self):
-        """End every child that was asked or killed, and make every new one ready."""
+        """Every child that was asked or killed ends; every new one gets ready."""
         while True:
             if ending := sorted(self.asked | self.killed):
                 self.exit(ending[0], SHUTDOWN if ending[0] in self.asked else KILLED)

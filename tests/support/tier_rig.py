@@ -22,8 +22,8 @@ from actors.messages.payload import PayloadKeeper
 from actors.storage import cache_meta
 from actors.storage.cache_meta import CacheMetaActor, CacheMetaArgs
 from actors.storage.promoter import Promoter
-from actors.storage.tier_directory import TierKeeper
-from actors.storage.tier_writer import BATCH_ROWS, WriteLane
+from actors.storage.tier_directory import TierDirectory
+from actors.storage.tier_writer import BATCH_ROWS, TierWriter
 from cache import refs
 from cache.answers import BlockRef
 from cache.arena import SlabWriter, create_arena, scan_arena
@@ -115,10 +115,10 @@ class Rig:
         self.replies: list[Any] = []
         self.log = _Log()
         self.meta = self._make_meta(ram_bytes)
-        self.lanes = {name: WriteLane(name, dirs, self.arena, self.disks[name]) for name in tiers}
+        self.lanes = {name: TierWriter(name, dirs, self.arena, self.disks[name]) for name in tiers}
         self.promoter = Promoter(self.arena, dirs, PosixFilesystem())
         self.keepers = {
-            name: TierKeeper(
+            name: TierDirectory(
                 name,
                 dirs[name],
                 os.stat(dirs[name]).st_dev,

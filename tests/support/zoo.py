@@ -108,5 +108,5 @@ class StarvedSupervisor(Supervisor):
             super()._spawn(child, incarnation)
 
 
-def _refuse(_page: object) -> int:
+def _refuse(*_: object) -> int:
     raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")

@@ -1,4 +1,4 @@
-"""The asyncio twin on a real node: nothing blocks the loop, and what is left stops."""
+"""Asyncio code on a real node: nothing blocks the loop, and what is left stops."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from runtime import AsyncNode, Completion, CompletionEvent, PrefillEvent, TokenEvent, errors
-from runtime.client.aio import STREAM_THREADS
+from runtime import (
+    AsyncNode,
+    Completion,
+    CompletionEvent,
+    Event,
+    PrefillEvent,
+    TokenEvent,
+    errors,
+)
 from tests.support.runtime_nodes import LeakCheck, one_thread, started
 
 pytestmark = pytest.mark.system
@@ -81,7 +88,7 @@ async def pulse(gaps: list[float]) -> None:
 
 def test_many_completions_at_once_are_each_the_right_one(run: Callable[[Work], None]) -> None:
     async def work(node: AsyncNode) -> None:
-        prompts = [f"{STORY} and {n} owls" for n in range(STREAM_THREADS + 16)]
+        prompts = [f"{STORY} and {n} owls" for n in range(80)]
         gaps: list[float] = []
         beat = asyncio.create_task(pulse(gaps))
         done = await asyncio.gather(*(node.complete("demo", p, max_tokens=4) for p in prompts))
@@ -92,23 +99,6 @@ def test_many_completions_at_once_are_each_the_right_one(run: Callable[[Work], N
                 index
             ].text
         assert len(gaps) > 8  # a loop that a completion blocks ticks once or twice
-
-    run(work)
-
-
-def test_the_time_for_a_request_counts_its_wait_for_a_thread(
-    run: Callable[[Work], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("runtime.client.aio.STREAM_THREADS", 1)
-
-    async def work(node: AsyncNode) -> None:
-        async with node.stream("slow", LONG, max_tokens=1500) as unread:
-            await anext(unread)  # it has the only thread, for seconds
-            began = time.monotonic()
-            with pytest.raises(errors.DeadlineExceeded, match="make room"):
-                await node.complete("demo", STORY, max_tokens=2, timeout_s=0.3)
-            assert time.monotonic() - began < 5
-        assert (await node.complete("demo", STORY, max_tokens=2, timeout_s=20)).tokens
 
     run(work)
 
@@ -212,6 +202,51 @@ def test_questions_are_coroutines_with_the_answers_of_a_node(run: Callable[[Work
             node.stream("demo", "x", temprature=1)
 
     run(work)
+
+
+def test_a_thousand_streams_are_open_at_once_on_one_thread(
+    tmp_path: Path,
+) -> None:
+    """Four models run 250 requests each; every stream is held open until all have begun."""
+    n_models, n_streams = 4, 1000
+
+    async def play(node: AsyncNode) -> None:
+        begun = asyncio.Barrier(n_streams + 1)
+        read = asyncio.Event()
+
+        async def one(number: int) -> int:
+            n_tokens = 0
+            async with node.stream(
+                f"stub{number % n_models}", f"story {number}", max_tokens=3
+            ) as events:
+                n_tokens += count(await anext(events))
+                await begun.wait()
+                await read.wait()
+                async for event in events:
+                    n_tokens += count(event)
+            return n_tokens
+
+        def count(event: Event) -> int:
+            return len(event.tokens) if isinstance(event, TokenEvent) else 0
+
+        before = threading.active_count()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(number)) for number in range(n_streams)]
+            await begun.wait()
+            assert threading.active_count() == before
+            read.set()
+        assert [task.result() for task in tasks] == [3] * n_streams
+
+    with LeakCheck() as leaks, started(tmp_path) as node:
+        for index in range(n_models):
+            node.load(f"stub{index}", "stub", backend="stub", n_seq_max=250, n_ctx=65_536)
+        leaks.watch(node)
+
+        async def whole() -> None:
+            async with AsyncNode.attach(node.port, runtime_dir=tmp_path / "run") as other:
+                await asyncio.wait_for(play(other), 120)
+
+        asyncio.run(whole())
 
 
 def test_a_node_of_its_own_is_started_and_stopped(tmp_path: Path) -> None:

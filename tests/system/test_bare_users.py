@@ -114,14 +114,17 @@ def test_everything_a_node_makes_is_private(tmp_path: Path, mask: str) -> None:
         (["serve", "--cache-dir", "~no-such-user/x"], "cache_dir: "),
         (["serve", "--cache-disk", "~no-such-user/x=1GiB"], "cache_disks: "),
         (["serve", "--log-file", "~no-such-user/x"], "log_file: "),
-        (["serve", "--config", "~no-such-user/x"], "argument --config: "),
+        (["serve", "--config", "~no-such-user/x"], "Invalid value for '--config': "),
         (["serve", "--model", "m=~no-such-user/x"], "model m: "),
         (["serve", "--model", "m=/x", "--lora", "~no-such-user/x"], "model.lora: "),
-        (["doctor", "--config", "~no-such-user/x"], "argument --config: "),
-        (["inspect", "~no-such-user/x"], "argument FILE: "),
-        (["cache", "ls", "--cache-dir", "~no-such-user/x"], "argument --cache-dir: "),
-        (["chat", "demo", "--load", "~no-such-user/x"], "argument --load: "),
-        (["complete", "demo", "x", "--grammar", "~no-such-user/x"], "argument --grammar: "),
+        (["doctor", "--config", "~no-such-user/x"], "Invalid value for '--config': "),
+        (["inspect", "~no-such-user/x"], "Invalid value for 'FILE': "),
+        (["cache", "ls", "--cache-dir", "~no-such-user/x"], "Invalid value for '--cache-dir': "),
+        (["chat", "demo", "--load", "~no-such-user/x"], "Invalid value for '--load': "),
+        (
+            ["complete", "demo", "x", "--grammar", "~no-such-user/x"],
+            "Invalid value for '--grammar': ",
+        ),
     ],
 )
 def test_an_unknown_user_in_a_path_is_a_sentence(

@@ -21,14 +21,14 @@ from actors.storage.admin_queries import (
     NAMESPACES_PER_PAGE,
     REMOVED_PER_MESSAGE,
     ROWS_PER_PAGE,
-    CacheAdmin,
+    AdminQueries,
 )
 from cache import keys, tokens
 from cache.answers import RAM, Evicted, RowRequest
 from cache.index import CacheIndex
 from runtime import Node
 from runtime.cli.cache.flush import is_flushed
-from runtime.cli.cache.online import CacheTender, clean_directory
+from runtime.cli.cache.online import OnlineCacheAdmin, clean_directory
 from runtime.cli.cache.row_files import check_file, walk
 from runtime.cli.main import main
 from runtime.embedded import path as embedded_model_path
@@ -326,7 +326,7 @@ def test_inspect_shows_the_prompt_only_with_its_model(shop: Shop, tiny_gguf: Pat
 
 def test_a_row_of_the_arena_that_rots_is_found_and_dropped(shop: Shop) -> None:
     """Heads of arena rows are proved too; one that is gone meanwhile is no damage."""
-    tender = CacheTender(shop.node.client)
+    tender = OnlineCacheAdmin(shop.node.client)
     try:
         row = next(row for page, _ in tender.rows(tier=RAM) for row in page)
         offset = dict(row.tiers)[RAM]
@@ -409,7 +409,7 @@ class Store:
     def __init__(self) -> None:
         self.index = CacheIndex(budgets={RAM: 1 << 30, "disk": 1 << 30})
         self.gone: list[Evicted] = []
-        self.admin = CacheAdmin(self.index, self.gone.extend, None)
+        self.admin = AdminQueries(self.index, self.gone.extend, None)
         self.root = bytes(32)
 
     def save(self, parent: bytes, start: int, words: list[int]) -> bytes:
@@ -433,7 +433,7 @@ class Store:
         while True:
             page = self.admin.answer(0.0, m.ListRows("r", cursor, **filters))
             assert isinstance(page, m.RowsListed)
-            assert len(ValueCodec().pack(page)) < 64 * 1024
+            assert len(ValueCodec(("actors", "cache")).pack(page)) < 64 * 1024
             found += [row.key for row in page.rows]
             cursor = page.cursor
             if not cursor:
@@ -471,7 +471,7 @@ def test_namespaces_come_in_pages_too() -> None:
     while True:
         page = store.admin.answer(0.0, m.ListNamespaces("r", cursor))
         assert isinstance(page, m.NamespacesListed)
-        assert len(ValueCodec().pack(page)) < 64 * 1024
+        assert len(ValueCodec(("actors", "cache")).pack(page)) < 64 * 1024
         found += [(one.root, one.rows) for one in page.namespaces]
         assert all(one.sample and one.sample.root == one.root for one in page.namespaces)
         cursor = page.cursor

@@ -31,6 +31,22 @@ EXPECTED = {
     "10_crash_resume.py": ("killing pid", "continues after", "every text is whole: True"),
     "11_speculation.py": ("guesses were right", "same text: True", "accepts 2"),
     "12_embeddings.py": ("6 vectors of 192 numbers", "6 tokens, 6 vectors: True"),
+    "13_plain_thespian_actors.py": (
+        "apples broke: abnormal: TypeError",
+        "apples, restarted: Sum",
+        "the clock runs",
+        "whose actor class is Counter",
+        "monitor: Down",
+        "seconds, restarted: True",
+    ),
+    "14_actor_system.py": (
+        "ask: Sum(ref='first', total=2)",
+        "listen: Sum(ref='second', total=5)",
+        "broken: None",
+        "restarted: Sum(ref='fourth', total=1)",
+        "private: Sum(ref='fifth', total=2)",
+        "createActor is not offered by a supervised node: a supervisor starts its children",
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from cache.filesystem import PosixFilesystem
 from cache.scan import rescan
 from runtime import Node
 from runtime.cli.cache.flush import flush
-from runtime.cli.cache.online import CacheTender
+from runtime.cli.cache.online import OnlineCacheAdmin
 
 pytestmark = pytest.mark.system
 PROMPT = [1 + n % 150 for n in range(100)]
@@ -51,7 +51,7 @@ def test_wiped_means_wiped_also_in_the_context(tmp_path: Path) -> None:
         node.load("stub", "stub", backend="stub")
         node.complete("stub", PROMPT, max_tokens=10)
         flush(node.client)  # a row that is just being copied is pinned, and would stay
-        tender = CacheTender(node.client)
+        tender = OnlineCacheAdmin(node.client)
         tender.forget_live(None)
         tender.remove_all(Removal.ALL)
         tender.close()

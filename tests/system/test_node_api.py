@@ -253,6 +253,12 @@ def test_unknown_and_unloaded_models_are_named(stub_node: Node) -> None:
     assert stub_node.complete("stub", "x", max_tokens=1).tokens
 
 
+def test_a_path_that_is_given_for_demo_is_loaded(tmp_path: Path, tiny_gguf: Path) -> None:
+    with LeakCheck() as leaks, started(tmp_path, models={"demo": tiny_gguf}) as node:
+        leaks.watch(node)
+        assert node.model_info("demo").details["path"] == str(tiny_gguf)
+
+
 def test_a_second_load_of_an_id_is_refused(stub_node: Node) -> None:
     with pytest.raises(errors.ModelAlreadyLoaded, match="unload it first"):
         stub_node.load("stub", "stub", backend="stub")

@@ -63,4 +63,4 @@ def test_chat_takes_a_template_on_the_command_line(stub_node: Node, tmp_path: Pa
     file.write_text("{{")
     broken = cli(*chat, *own, **place)
     assert broken.returncode == 2
-    assert "chat.chat_template_file: the chat template says" in broken.stderr
+    assert "chat.chat_template_file: the chat template raised" in broken.stderr

@@ -1,4 +1,4 @@
-"""The commands that ask models: in this process where possible, at a terminal where it matters."""
+"""The commands that use models: in this process where possible, at a terminal where needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 from native._stub_adapters import MAGIC
 from runtime import Node
-from runtime.cli.main import main
+from runtime.cli.main import COMPLETE_VARIABLE, main
 from tests.support.nodes import ROOT
 from tests.support.runtime_nodes import LeakCheck, started
 
@@ -109,7 +109,7 @@ def test_complete_takes_every_option(run: Run, host: Node, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "error"),
     [
         (("complete", "demo", "x", "--json-schema", "/nowhere.json"), 2, "cannot read"),
         (("complete", "demo", "x", "--continue"), 2, "session or a parent_key"),
@@ -125,12 +125,12 @@ def test_complete_takes_every_option(run: Run, host: Node, tmp_path: Path) -> No
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, tuple) else "",
 )
-def test_each_mistake_has_a_message_and_an_exit_code(
-    run: Run, words: tuple[str, ...], code: int, says: str
+def test_an_error_is_printed_and_has_an_exit_code(
+    run: Run, words: tuple[str, ...], code: int, error: str
 ) -> None:
     ran = run(*words)
     assert (ran.code, ran.out) == (code, ""), ran
-    assert says in ran.err
+    assert error in ran.err
 
 
 # ── tokenize, embed, adapters, evict, bench ──────────────────────────────────────────────────────
@@ -187,6 +187,17 @@ def test_bench_measures_cold_and_warm(run: Run) -> None:
     table = run("bench", "demo", "-p", "16", "-n", "2", "-r", "2").out
     assert "pp16 warm: stored" in table
     assert " ± " in table
+
+
+def test_a_shell_is_offered_the_models_of_the_running_node(environment: dict[str, str]) -> None:
+    line = "llama-actors complete "
+    done = subprocess.run(
+        [sys.executable, "-m", "runtime"], cwd=ROOT, capture_output=True, text=True, check=True,
+        env=os.environ | environment | {
+            COMPLETE_VARIABLE: "bash_complete", "COMP_WORDS": line, "COMP_CWORD": "2",
+        },
+    )  # fmt: skip
+    assert sorted(done.stdout.split()) == ["plain,demo", "plain,stub"]
 
 
 # ── chat ─────────────────────────────────────────────────────────────────────────────────────────
@@ -274,7 +285,7 @@ def test_at_a_terminal_it_prompts_remarks_and_survives_ctrl_c(environment: dict[
 
 
 class Screen:
-    """What a terminal shows, read word by word."""
+    """The output of a terminal, read piece by piece."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

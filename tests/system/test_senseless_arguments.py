@@ -13,10 +13,8 @@ import numpy
 import pytest
 
 from runtime import AsyncNode, Node, errors
-from supervision.messages import ReportStatus
 from tests.support.runtime_nodes import LeakCheck, started
 from tests.support.senseless import (
-    MODEL_METHODS,
     NODE_METHODS,
     SENSELESS,
     covered,
@@ -95,18 +93,6 @@ def test_a_node_takes_it_or_names_it(node: Node, name: str) -> None:
     pid = node.model_info("stub").pid
     assert untyped(calls(node, name, *NODE_METHODS[name])) == []
     assert node.model_info("stub").pid == pid
-
-
-def test_a_client_takes_it_or_names_it(node: Node) -> None:
-    made = [
-        one for name, table in MODEL_METHODS.items() for one in calls(node.client, name, *table)
-    ]
-    client = node.client
-    for name in ("model_status", "ready", "unload", "report_of"):
-        made += calls(client, name, {"model": "nowhere"}, {})
-    made += calls(client, "ask", {"target": "registry", "message": ReportStatus("a")}, {})
-    made += calls(client, "load", {"model": "nowhere", "config": None}, {"progress": None})
-    assert untyped(made) == []
 
 
 def test_an_async_node_takes_it_or_names_it(node: Node) -> None:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
 import threading
 import time
 
 import pytest
 
 from supervision import endpoint as endpoint_module
-from supervision import strangers as strangers_module
+from supervision import unauthenticated as unauthenticated_module
 from supervision.address import Address
 from supervision.endpoint import LOOPBACK, Endpoint
 from supervision.errors import TransportRefused
 from supervision.host_context import HostContext
-from supervision.lines import Line
+from supervision.host_session import ThreadEndpoint
 from supervision.link import Outcome
 from supervision.session import Secret
-from supervision.strangers import MAX_STRANGERS
+from supervision.unauthenticated import MAX_UNAUTHENTICATED
 from tests.support.children import Echo
 
 pytestmark = pytest.mark.system
@@ -180,7 +181,7 @@ def test_a_host_reads_everything_that_a_process_sent_before_it_ended():
 
 def test_a_thread_that_is_late_takes_what_was_read_for_it():
     with endpoints(SECRET) as (b,), contextlib.closing(HostContext(SECRET)) as host:
-        line = Line(host, (1, 1), threading.current_thread(), lambda _: None)
+        line = ThreadEndpoint(host, (1, 1), threading.current_thread(), lambda _: None)
         for ref in ("another", "wanted"):
             b.send(host.address, Echo(ref))
         pump(lambda: host._poll(0.01) or len(host._endpoint.inbox) == 2, b)
@@ -214,7 +215,7 @@ def test_another_nodes_endpoint_gets_nothing():
 
 
 def test_a_process_on_the_port_of_an_ended_one_receives_no_message(monkeypatch):
-    monkeypatch.setattr(strangers_module, "STRANGER_S", 0.2)
+    monkeypatch.setattr(unauthenticated_module, "AUTHENTICATION_S", 0.2)
     with socket.create_server((LOOPBACK, 0)) as squatter, endpoints(SECRET) as (a,):
         outcomes: list[Outcome] = []
         a.send(Address(LOOPBACK, squatter.getsockname()[1]), Echo("r", "secret"), outcomes.append)
@@ -231,11 +232,11 @@ def test_the_number_of_unauthenticated_connections_is_bounded():
     with endpoints() as (a, b):
         strangers = []
         try:
-            for _ in range(MAX_STRANGERS + 100):
+            for _ in range(MAX_UNAUTHENTICATED + 100):
                 strangers.append(socket.create_connection((LOOPBACK, b.address.port)))
                 b.poll(0)
-            pump(lambda: b.turned_away >= 100, b)
-            assert len(b.filenos()) <= MAX_STRANGERS + 3
+            pump(lambda: b.refused >= 100, b)
+            assert len(b.filenos()) <= MAX_UNAUTHENTICATED + 3
             outcomes: list[Outcome] = []
             a.send(b.address, Echo("r"), outcomes.append, prompt=True)
             pump(lambda: outcomes, a, b)
@@ -247,10 +248,10 @@ def test_the_number_of_unauthenticated_connections_is_bounded():
 
 @pytest.mark.parametrize("said", [b"", b"L", b"LA1", b"LA1" + b"n" * 16, b"GET / HTTP/1.1\r\n"])
 def test_an_unauthenticated_connection_is_closed_after_its_time(monkeypatch, said):
-    monkeypatch.setattr(strangers_module, "STRANGER_S", 0.1)
+    monkeypatch.setattr(unauthenticated_module, "AUTHENTICATION_S", 0.1)
     with endpoints(SECRET) as (a,), socket.create_connection((LOOPBACK, a.address.port)) as peer:
         peer.sendall(said)
-        pump(lambda: a.turned_away == 1, a)
+        pump(lambda: a.refused == 1, a)
         assert len(a.filenos()) == 3
         peer.settimeout(2)
         with contextlib.suppress(ConnectionResetError):
@@ -359,3 +360,33 @@ def test_it_accepts_again_when_descriptors_are_free_again():
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for one in peers:
                 one.close()
+
+
+def test_the_end_of_a_child_process_is_noticed_once_and_its_descriptor_closed():
+    with endpoints(SECRET) as (a,):
+        before = len(os.listdir("/proc/self/fd"))
+        children = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
+        for child in children:
+            a.watch_process(child.pid)
+        assert set(a.filenos()) >= set(a._pidfds)
+        a.poll(0.0)
+        assert not a.ended
+        for child in children:
+            child.kill()
+        pump(lambda: len(a.ended) == 3, a)
+        assert sorted(a.ended) == sorted(child.pid for child in children)
+        a.ended.clear()
+        a.poll(0.01)
+        assert not a.ended
+        for child in children:
+            child.wait()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_closed_endpoint_watches_no_process_any_more():
+    before = len(os.listdir("/proc/self/fd"))
+    with endpoints(SECRET) as (a,), subprocess.Popen(["sleep", "60"]) as child:
+        a.watch_process(child.pid)
+        a.close()
+        child.kill()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,1 +1,1 @@
-"""`llama-actors cache`: looks into the rows of a node, or of its directories when none runs."""
+"""``llama-actors cache``: the rows of a node, or of its directories when none runs."""

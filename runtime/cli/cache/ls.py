@@ -2,47 +2,89 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from cache.facts import RowFacts
-from runtime.cli.cache.command import AGE_UNITS
-from runtime.cli.cache.online import CacheTender
-from runtime.cli.cache.row_files import RowReport
+import click
+
+from runtime.cli.cache.options import AGE_UNITS, age, cache_dir_option, online_cache
+from runtime.cli.options import json_option, node_command, port_option
 from runtime.settings.sizes import format_size
 
+if TYPE_CHECKING:
+    from cache.facts import RowFacts
+    from runtime.cli.cache.online import OnlineCacheAdmin
+    from runtime.cli.cache.row_files import RowReport
 
-def listed(
-    arguments: argparse.Namespace, tender: CacheTender
-) -> Iterator[tuple[dict[str, Any], int]]:
+ROWS_SHOWN: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The filters of ``cache ls``. Ages in seconds; None: no filter."""
+
+    model: str | None = None
+    namespace: str | None = None
+    """The beginning of its hex digits."""
+    tier: str | None = None
+    older_than: float | None = None
+    newer_than: float | None = None
+    limit: int = 0
+    """Rows, at least a whole page; 0: all."""
+    cursor: int = 0
+
+
+@node_command()
+@port_option
+@cache_dir_option
+@json_option("print one JSON object a row")
+@click.option("--model", metavar="NAME", help="only rows of this model")
+@click.option("--namespace", metavar="HEX", help="only rows of this namespace")
+@click.option("--tier", metavar="NAME", help="only rows that this tier holds")
+@click.option("--older-than", type=age, metavar="AGE", help="saved before, e.g. 12h, 7d")
+@click.option("--newer-than", type=age, metavar="AGE", help="saved since")
+@click.option(
+    "--limit", type=int, default=ROWS_SHOWN, metavar="N", help=f"rows ({ROWS_SHOWN}); 0: all"
+)
+@click.option("--cursor", type=int, default=0, metavar="C", help="continue from here")
+def command(*, admin_port: int | None, cache_dir: Path | None, as_json: bool, **given: Any) -> int:
+    wanted = Wanted(**given)
+    if cache_dir is not None:
+        from runtime.cli.cache import offline
+
+        return print_rows(wanted, offline.listed(cache_dir, wanted), as_json=as_json)
+    with online_cache({"admin_port": admin_port}) as cache:
+        return print_rows(wanted, listed(wanted, cache), as_json=as_json)
+
+
+def listed(wanted: Wanted, cache: OnlineCacheAdmin) -> Iterator[tuple[dict[str, Any], int]]:
     """Rows of a running node, each with the cursor of the page it is on."""
-    names = tender.models()
-    roots = _roots(arguments, tender, names)
+    names = cache.models()
+    roots = _roots(wanted, cache, names)
     one = next(iter(roots)) if roots is not None and len(roots) == 1 else None
-    at = arguments.cursor
-    limit = arguments.limit or 1 << 16
-    for page, cursor in tender.rows(cursor=at, root=one, tier=arguments.tier, limit=limit):
+    at = wanted.cursor
+    limit = wanted.limit or 1 << 16
+    for page, cursor in cache.rows(cursor=at, root=one, tier=wanted.tier, limit=limit):
         for row in page:
             if roots is None or row.root in roots:
-                yield plain_row(row, names, tender.head(row)), at
+                yield plain_row(row, names, cache.head(row)), at
         at = cursor
 
 
-def _roots(
-    arguments: argparse.Namespace, tender: CacheTender, names: dict[bytes, str]
-) -> set[bytes] | None:
-    """The namespaces that are asked for; None: all."""
-    if arguments.model is None and arguments.namespace is None:
+def _roots(wanted: Wanted, cache: OnlineCacheAdmin, names: dict[bytes, str]) -> set[bytes] | None:
+    """The namespaces that are wanted; None: all."""
+    if wanted.model is None and wanted.namespace is None:
         return None
-    roots = {namespace.root for namespace in tender.namespaces()}
-    if arguments.namespace is not None:
-        roots = {root for root in roots if root.hex().startswith(arguments.namespace)}
-    if arguments.model is not None:
-        roots = {root for root in roots if names.get(root) == arguments.model}
+    roots = {namespace.root for namespace in cache.namespaces()}
+    if wanted.namespace is not None:
+        roots = {root for root in roots if root.hex().startswith(wanted.namespace)}
+    if wanted.model is not None:
+        roots = {root for root in roots if names.get(root) == wanted.model}
     return roots
 
 
@@ -64,30 +106,30 @@ def plain_row(row: RowFacts, names: dict[bytes, str], head: RowReport | None) ->
     }
 
 
-def print_rows(arguments: argparse.Namespace, rows: Iterator[tuple[dict[str, Any], int]]) -> int:
-    """One JSON object, or one line, per row; where to go on is said on standard error."""
+def print_rows(wanted: Wanted, rows: Iterator[tuple[dict[str, Any], int]], *, as_json: bool) -> int:
+    """One JSON object, or one line, per row; the next cursor goes to standard error."""
     shown, now = 0, time.time()
     page = -1
     for row, cursor in rows:
         # A page is shown to its end: a cursor stands between pages.
-        if arguments.limit and shown >= arguments.limit and cursor != page:
-            sys.stderr.write(f"more rows: go on with --cursor {cursor}\n")
+        if wanted.limit and shown >= wanted.limit and cursor != page:
+            sys.stderr.write(f"more rows: continue with --cursor {cursor}\n")
             return 0
         page = cursor
-        if not _is_of_age(arguments, row["created_unix_s"], now):
+        if not _is_of_age(wanted, row["created_unix_s"], now):
             continue
-        if arguments.json:
+        if as_json:
             sys.stdout.write(json.dumps(row, default=str) + "\n")
         else:
             sys.stdout.write(_line(row, now, header=not shown))
         shown += 1
-    if not shown and not arguments.json:
+    if not shown and not as_json:
         sys.stderr.write("no rows\n")
     return 0
 
 
-def _is_of_age(arguments: argparse.Namespace, created: float | None, now: float) -> bool:
-    older, newer = arguments.older_than, arguments.newer_than
+def _is_of_age(wanted: Wanted, created: float | None, now: float) -> bool:
+    older, newer = wanted.older_than, wanted.newer_than
     if older is None and newer is None:
         return True
     if not created:

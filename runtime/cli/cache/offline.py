@@ -1,17 +1,16 @@
-"""Tending a cache directory that no node uses: list, show, verify, wipe.
+"""A cache directory that no node uses: list, show, verify, wipe.
 
-What only reads may run beside a node; what changes the directory takes its lock first, and so is
-refused while a node holds it.
+Reading is possible beside a node; a change takes the directory's lock first, and so is refused
+while a node holds it.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache.errors import TierUnavailable
 from cache.filesystem import PosixFilesystem, lock_directory
@@ -21,6 +20,9 @@ from runtime.cli.cache import row_files as cache_files
 from runtime.cli.cache.online import Removed, only, parse_digits
 from runtime.cli.cache.row_files import RowReport, rows_root, walk
 from runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from runtime.cli.cache.ls import Wanted
 
 
 @contextlib.contextmanager
@@ -47,12 +49,12 @@ def _existing(cache_dir: Path) -> Path:
     return rows_root(cache_dir)
 
 
-def listed(arguments: argparse.Namespace) -> Iterator[tuple[dict[str, Any], int]]:
+def listed(cache_dir: Path, wanted: Wanted) -> Iterator[tuple[dict[str, Any], int]]:
     """Rows for ``ls``, each with its position, in the order of their keys."""
-    if arguments.tier is not None:
+    if wanted.tier is not None:
         raise errors.InvalidRequest("--tier needs a node; a directory is one tier by itself")
-    paths = walk(_existing(arguments.cache_dir)).rows
-    for at, path in enumerate(paths[arguments.cursor :], arguments.cursor):
+    paths = walk(_existing(cache_dir)).rows
+    for at, path in enumerate(paths[wanted.cursor :], wanted.cursor):
         try:
             report = cache_files.read_head(path)
         except OSError:
@@ -73,13 +75,13 @@ def listed(arguments: argparse.Namespace) -> Iterator[tuple[dict[str, Any], int]
             "leases": 0,
             "superseded": False,
         }
-        is_meant = arguments.model is None or plain["model"] == arguments.model
-        if is_meant and header.root.hex().startswith(arguments.namespace or ""):
+        is_meant = wanted.model is None or plain["model"] == wanted.model
+        if is_meant and header.root.hex().startswith(wanted.namespace or ""):
             yield plain, at
 
 
 def shown(cache_dir: Path, digits: str) -> RowReport:
-    """The row whose key begins so, checked to its last byte."""
+    """The row whose key begins with these digits, checked to its last byte."""
     parse_digits(digits[: len(digits) // 2 * 2])
     paths = walk(_existing(cache_dir)).rows
     found = [path for path in paths if os.path.basename(path).startswith(digits)]
@@ -87,7 +89,7 @@ def shown(cache_dir: Path, digits: str) -> RowReport:
 
 
 def new_result() -> dict[str, Any]:
-    """What verify counts."""
+    """The counters of ``verify``, at 0."""
     return {"rows": 0, "bytes": 0, "proved": 0, "damaged": []}
 
 

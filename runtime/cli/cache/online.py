@@ -1,7 +1,7 @@
-"""Tending the cache of a running node: the long questions, cut into small messages.
+"""The cache of a running node: long queries, split into small messages.
 
-Whatever takes long (reading files, hashing) happens here, in the asker's process; ``cache_meta``
-only answers bounded messages in between its lookups.
+Reading files and hashing happen here, in the process of the command; ``cache_meta`` only answers
+bounded messages in between its lookups.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from actors import messages as m
+from actors.messages.actor_ids import model_of
 from cache.answers import RAM
 from cache.arena import ArenaReader
 from cache.errors import CacheError
@@ -25,51 +26,66 @@ from runtime.client.client import Client
 from supervision.messages import new_ref
 
 CACHE_META = "cache_meta"
-PASSES = 8  # rows that come while everything is removed are removed too, but not for ever
+RAM_TIER = "ram_tier"
+PASSES = 8  # rows that come while everything is removed are removed too, in bounded passes
 Answer = TypeVar("Answer")
 
 
 @dataclass(slots=True)
 class Removed:
-    """What a removal came to."""
+    """The result of a removal."""
 
     rows: int = 0
     nbytes: int = 0
     leased: int = 0
     """Rows that stayed, because a request reads them."""
 
+    def to_dict(self) -> dict[str, int]:
+        """The JSON object that the command prints."""
+        return {"rows": self.rows, "bytes": self.nbytes, "left_because_read": self.leased}
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One row that verify looked at."""
+    """One row that ``verify`` has checked."""
 
     tier: str
     key: bytes | None
     report: RowReport
 
 
-class CacheTender:
-    """One node's cache, as ``python -m runtime cache`` sees it. Close it, it maps the arena."""
+class OnlineCacheAdmin:
+    """The cache of one node, for its administration. Close it: it maps the arena."""
 
     def __init__(self, client: Client, actors: dict[str, Any] | None = None) -> None:
         self._client = client
-        self.actors: dict[str, Any] = client.status() if actors is None else actors
+        self.actors: dict[str, Any] = client.reports() if actors is None else actors
         self.directories: dict[str, str] = {}
         self._arena: ArenaReader | None = None
-        for report in self.actors.values():
-            if isinstance(report, dict) and "tier" in report and report.get("directory"):
-                self.directories[str(report["tier"])] = str(report["directory"])
-        arena_path = (self.actors.get("ram_tier") or {}).get("arena")
-        if arena_path:
+        self._models: list[str] = []
+        """Ids of the models' actors."""
+        for entry in client.directory():
+            if entry.id.startswith("model:"):
+                self._models.append(entry.id)
+            elif entry.is_up and (entry.id == RAM_TIER or entry.id.startswith("tier:")):
+                with contextlib.suppress(errors.NoReply):  # it restarts: as if it had no rows
+                    self._look_into(client.ask(entry.id, m.DescribeTier(new_ref())))
+
+    def _look_into(self, tier: object) -> None:
+        if not isinstance(tier, m.TierDescribed):
+            return
+        if tier.directory is not None:
+            self.directories[tier.tier] = tier.directory
+        if tier.arena is not None:
             with contextlib.suppress(OSError, CacheError):
-                self._arena = ArenaReader(str(arena_path))
+                self._arena = ArenaReader(tier.arena)
 
     def close(self) -> None:
         if self._arena is not None:
             self._arena.close()
             self._arena = None
 
-    # ── looking ──────────────────────────────────────────────────────────────────────────────
+    # ── reading ──────────────────────────────────────────────────────────────────────────────
 
     def rows(
         self,
@@ -131,7 +147,7 @@ class CacheTender:
         return roots
 
     def head(self, row: RowFacts) -> RowReport | None:
-        """What the row says itself, from the fastest copy that can be read."""
+        """The row's own header, from the fastest copy that can be read; None: from none."""
         for tier, offset in row.tiers:
             if tier == RAM and self._arena is not None and offset is not None:
                 report = cache_files.read_slab(self._arena, offset)
@@ -145,7 +161,7 @@ class CacheTender:
     # ── verifying ────────────────────────────────────────────────────────────────────────────
 
     def verify(self, progress: Callable[[float], None]) -> Iterator[Checked]:
-        """Every file of every tier in full, then every row of the arena as far as it proves."""
+        """Every file of every tier in full, then every row of the arena by its digest, if any."""
         todo = [
             (tier, path)
             for tier, directory in sorted(self.directories.items())
@@ -177,7 +193,7 @@ class CacheTender:
         report = cache_files.check_slab(self._arena, offset, row.key)
         if report.damage is None:
             return report
-        # It may have been evicted between the listing and the look; then nothing is wrong.
+        # It may have been evicted between the listing and the check; then nothing is wrong.
         now = self._ask(m.ShowRow(new_ref(), row.key), m.RowShown).row
         is_there = now is not None and dict(now.tiers).get(RAM) == offset
         return report if is_there else None
@@ -225,10 +241,9 @@ class CacheTender:
         return removed
 
     def forget_live(self, model: str | None) -> None:
-        """Have models drop what only their contexts hold, so that it is not stored afterwards."""
-        for child, report in self.actors.items():
-            is_model = child.startswith("model:")
-            if is_model and model in (None, (report or {}).get("model")):
+        """Make models drop what only their contexts hold, so that it is not stored afterwards."""
+        for child in self._models:
+            if model in (None, model_of(child)):
                 self._client.connection.tell(child, m.ForgetLive())
                 self._client.ask(child, m.EvictLive(new_ref()))  # answered after it was done
 
@@ -238,7 +253,7 @@ class CacheTender:
     def _ask(self, message: object, kind: type[Answer]) -> Answer:
         answer = self._client.ask(CACHE_META, message)
         if not isinstance(answer, kind):
-            raise errors.NoReply(f"{CACHE_META} answered {type(answer).__name__}; a bug in it")
+            raise errors.NoReply(f"{CACHE_META} answered {type(answer).__name__}, which is a bug")
         return answer
 
 
@@ -256,7 +271,7 @@ Found = TypeVar("Found")
 
 
 def only(found: list[Found], digits: str, key: Callable[[Found], bytes]) -> Found:
-    """The one thing found, or an error that says what to do."""
+    """The one row found; raises InvalidRequest for none or several."""
     if not found:
         raise errors.InvalidRequest(f"no row's key begins with {digits}; see `cache ls`")
     if len(found) > 1:

@@ -1,44 +1,57 @@
-"""``cache pressure``: see and change the pressure scheduler of a running node.
+"""``cache pressure``: show and change the pressure scheduler of a running node.
 
-What is changed holds until the scheduler or the node restarts; the ``[pressure]`` table of the
-configuration is what they start with. Exit codes: 0 done, 1 the source failed, 2 wrong usage.
+A change lasts until the scheduler or the node restarts; they start with the ``[pressure]`` table of
+the configuration. Exit codes: 0 done, 1 the source failed, 2 wrong usage.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import Any
 
-from actors import messages as m
+import click
+
 from runtime import errors
-from runtime.cli.node_flags import attached
+from runtime.cli.options import attached, json_option, node_command, port_option
 from runtime.settings.sizes import format_size, parse_size
-from supervision.messages import new_ref
 
 SCHEDULER = "scheduler"
 
 
-def pressure_command(arguments: argparse.Namespace) -> int:
-    wish = m.SetPressure(
+@node_command()
+@port_option
+@json_option("print JSON")
+@click.argument(
+    "switch", required=False, type=click.Choice(("on", "off")), help="turn it on or off"
+)
+@click.option("--source", help="noop, system, nvidia, or package.module:callable")
+@click.option("--high", type=float, metavar="SHARE", help="relief begins here, e.g. 0.85")
+@click.option("--low", type=float, metavar="SHARE", help="and ends here, e.g. 0.75")
+@click.option("--interval", type=float, metavar="SECONDS", help="between two readings")
+@click.option("--min-evict", metavar="SIZE", help="a smaller overshoot is ignored")
+@click.option("--tiers", metavar="A,B", help="where to evict, in this order")
+@click.option("--check", is_flag=True, help="read and act now, and report the result")
+def command(*, switch: str | None, as_json: bool, check: bool, **given: Any) -> int:
+    from actors import messages as m
+    from supervision.messages import new_ref
+
+    change = m.SetPressure(
         new_ref(),
-        enabled=None if arguments.switch is None else arguments.switch == "on",
-        source=arguments.source,
-        high=arguments.high,
-        low=arguments.low,
-        interval_s=arguments.interval,
-        min_evict_bytes=arguments.min_evict and parse_size(arguments.min_evict, "min_evict"),
-        tiers=arguments.tiers and tuple(arguments.tiers.split(",")),
+        enabled=None if switch is None else switch == "on",
+        source=given["source"],
+        high=given["high"],
+        low=given["low"],
+        interval_s=given["interval"],
+        min_evict_bytes=given["min_evict"] and parse_size(given["min_evict"], "min_evict"),
+        tiers=given["tiers"] and tuple(given["tiers"].split(",")),
     )
-    with attached(arguments) as node:
-        if wish != m.SetPressure(wish.ref):
-            answer = node.client.ask(SCHEDULER, wish)
+    with attached(given) as node:
+        if change != m.SetPressure(change.ref):
+            answer = node.client.ask(SCHEDULER, change)
             if isinstance(answer, m.PressureRefused):
                 raise errors.ConfigError(f"pressure.{answer.key}", answer.detail)
-        checked = (
-            node.client.ask(SCHEDULER, m.CheckPressure(new_ref())) if arguments.check else None
-        )
+        checked = node.client.ask(SCHEDULER, m.CheckPressure(new_ref())) if check else None
         status = dict(node.status()["actors"].get(SCHEDULER) or {})
     if isinstance(checked, m.PressureChecked):
         status["check"] = {
@@ -48,7 +61,7 @@ def pressure_command(arguments: argparse.Namespace) -> int:
             "rows": checked.rows,
             "returned_bytes": checked.returned,
         }
-    sys.stdout.write(json.dumps(status, indent=2) + "\n" if arguments.json else _lines(status))
+    sys.stdout.write(json.dumps(status, indent=2) + "\n" if as_json else _lines(status))
     return 1 if status.get("check", {}).get("outcome") == "source_failed" else 0
 
 

@@ -1,7 +1,7 @@
-"""Row files as a person sees them: walk a tier's directory, read a head, prove every byte.
+"""Row files from outside a node: walk a tier's directory, read a head, check every byte.
 
-Reads only, unless a function says otherwise; needs no node, and may run beside one: a file that
-vanishes meanwhile is no damage.
+Only ``remove_files`` changes a directory. No node is needed, and one may run: a file that is
+removed meanwhile is not damaged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from cache.rows import (
     verify,
 )
 
-"""Of a cache directory: where its row files are."""
 _FIRST_READ: Final = 4096
 _WHERE: Final[dict[type[CorruptRow], str]] = {
     BadMagic: "its first 8 bytes",
@@ -52,7 +51,7 @@ _WHERE: Final[dict[type[CorruptRow], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class RowReport:
-    """What a row says of itself, and whether that is true."""
+    """The header of a row, and whether its bytes match it."""
 
     place: str
     """A path, or an offset in the arena."""
@@ -116,7 +115,7 @@ def rows_root(cache_dir: Path) -> Path:
 
 
 def walk(root: str | Path) -> Walk:
-    """List a tier's directory; one that is not there is empty."""
+    """List a tier's directory; a missing one is empty."""
     found = Walk()
     for shard in _entries(root):
         if shard.name == QUARANTINE:
@@ -141,7 +140,7 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def key_of(path: str) -> bytes | None:
-    """The key that a row file's name stands for, or None."""
+    """The key in a row file's name, or None."""
     name = os.path.basename(path)
     with contextlib.suppress(ValueError):
         key = bytes.fromhex(name.removesuffix(SUFFIX))
@@ -151,7 +150,7 @@ def key_of(path: str) -> bytes | None:
 
 
 def read_head(path: str) -> RowReport:
-    """Header, metadata and tokens of a row file; the payload is not read. OSError if it is gone."""
+    """Header, metadata and tokens of a row file, not its payload; raises OSError if it is gone."""
     files = PosixFilesystem()
     head, size = files.read_head(path, _FIRST_READ)
     report = _examine(path, head, size)
@@ -162,7 +161,7 @@ def read_head(path: str) -> RowReport:
 
 
 def check_file(path: str, *, by_name: bool = True) -> RowReport:
-    """Read a whole row file and prove every byte; OSError if it is gone.
+    """Read a whole row file and check every byte; raises OSError if it is gone.
 
     ``by_name``: the file must be named for its key, as in a tier's directory.
     """
@@ -197,7 +196,7 @@ def check_slab(arena: ArenaReader, offset: int, key: bytes) -> RowReport:
 
 
 def read_slab(arena: ArenaReader, offset: int) -> RowReport | None:
-    """Head of a row in the arena; None when it is not there (any more)."""
+    """Head of a row in the arena; None if it is no longer there."""
     try:
         view = arena.slab(offset)
     except CacheError:

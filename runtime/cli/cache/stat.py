@@ -1,13 +1,18 @@
-"""``cache stat``: what the actors count, joined into one picture of the cache.
+"""``cache stat``: the counters of all actors, joined into one description of the cache.
 
-Nothing is measured here; every number is one that an actor reports of itself, and `status` shows it
-too. Counters run since the actor's last start.
+Nothing is measured here; every number is one that an actor reports, and ``status`` shows it too.
+Counters start at the actor's last start.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
+from actors.messages.actor_ids import model_of
+from runtime.cli.cache.options import online_cache, write_json
+from runtime.cli.options import json_option, node_command, port_option
+from runtime.cli.table import Column, write_table
 from runtime.settings.sizes import format_size
 
 LEARNED: Final = (
@@ -19,9 +24,30 @@ LEARNED: Final = (
 )
 HIDDEN: Final = ("tiers", "saves", "refused")  # shown in tables of their own
 
+_COLUMNS: Final = (
+    Column("TIER", 10), Column("ROWS", 8, right=True), Column("USED", 11, right=True),
+    Column("BUDGET", 11, right=True), Column("FULL", 6, right=True),
+)  # fmt: skip
+
+
+@node_command()
+@port_option
+@json_option("print JSON")
+def command(*, as_json: bool, **given: Any) -> int:
+    with online_cache(given) as cache:
+        facts = stat_of(cache.actors)
+    if as_json:
+        write_json(facts)
+    elif not facts["cache"]:
+        sys.stdout.write("cache_meta does not answer; requests run cold until it does\n")
+    else:
+        write_table(_COLUMNS, _tiers(facts))
+        sys.stdout.write(show_stat(facts))
+    return 0
+
 
 def stat_of(actors: dict[str, Any]) -> dict[str, Any]:
-    """One JSON object from what every actor says of itself; None for who did not answer."""
+    """One JSON object from the reports of the actors; None for one that did not answer."""
     meta = actors.get("cache_meta") or {}
     tiers: dict[str, dict[str, Any]] = {
         name: dict(use) for name, use in meta.get("tiers", {}).items()
@@ -31,13 +57,13 @@ def stat_of(actors: dict[str, Any]) -> dict[str, Any]:
             rest = {key: value for key, value in report.items() if key not in ("tier",)}
             tiers[report["tier"]] |= rest
     models = {
-        actor.removeprefix("model:"): report["cache"]
+        model: report["cache"]
         | {key: value for key, value in report.items() if key.startswith(LEARNED)}
         for actor, report in actors.items()
-        if actor.startswith("model:") and isinstance(report, dict) and "cache" in report
+        if (model := model_of(actor)) is not None and isinstance(report, dict) and "cache" in report
     }
     cache = {key: value for key, value in meta.items() if key != "tiers"}
-    if cache:  # a model knows the ends of its own replies without asking
+    if cache:  # a model finds the ends of its own replies without cache_meta
         resumed = sum(model.get("hits_resume", 0) for model in models.values())
         cache["hits_resume"] = cache.get("hits_resume", 0) + resumed
     return {
@@ -62,11 +88,11 @@ def _restored(models: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def show_stat(facts: dict[str, Any]) -> str:
-    """The same in lines for people."""
-    lines = [_tiers(facts)]
+    """All but the table of tiers, as lines."""
     cache = facts["cache"]
-    if not cache:
-        return "cache_meta does not answer; requests run cold until it does\n"
+    troubles = {name: tier.get("trouble") for name, tier in facts["tiers"].items()}
+    lines = [f"{name}: {trouble}\n" for name, trouble in troubles.items() if trouble]
+    lines += [f"{name}: none, {why}\n" for name, why in cache.get("absent_tiers", {}).items()]
     lines.append("\nlookups and rows\n")
     lines += [
         f"  {key:<22} {_number(key, value)}\n"
@@ -104,20 +130,13 @@ def show_stat(facts: dict[str, Any]) -> str:
     return "".join(lines)
 
 
-def _tiers(facts: dict[str, Any]) -> str:
-    lines = [f"{'TIER':<10} {'ROWS':>8} {'USED':>11} {'BUDGET':>11} {'FULL':>6}\n"]
+def _tiers(facts: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
     for name, tier in facts["tiers"].items():
         used, budget = tier.get("used_bytes", 0), tier.get("budget_bytes", 0)
         share = f"{100 * used / budget:.0f} %" if budget else "-"
-        lines.append(
-            f"{name:<10} {tier.get('rows', 0):>8} {format_size(used):>11} "
-            f"{format_size(budget):>11} {share:>6}\n"
-        )
-        if tier.get("trouble"):
-            lines.append(f"{'':<10} {tier['trouble']}\n")
-    for name, why in facts["cache"].get("absent_tiers", {}).items():
-        lines.append(f"{name:<10} none: {why}\n")
-    return "".join(lines)
+        rows.append((name, str(tier.get("rows", 0)), format_size(used), format_size(budget), share))
+    return rows
 
 
 def _number(key: str, value: object) -> str:

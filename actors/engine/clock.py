@@ -1,0 +1,29 @@
+"""When things happened to one request, in seconds on the engine's clock; 0.0 is not yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Clock:
+    """Times of one request."""
+
+    arrived: float
+    deadline: float | None = None
+    started: float = 0.0
+    """When it left the queue."""
+    prefilled: float = 0.0
+    """When its first token was chosen, or its prompt was read if it asks for none."""
+    delivered: float = 0.0
+    """When tokens were last sent to its caller."""
+    finished: float = 0.0
+
+    def first_token(self, now: float) -> None:
+        """A token was accepted; only the first one counts."""
+        if not self.prefilled:
+            self.prefilled = now
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether its time limit has passed."""
+        return self.deadline is not None and now >= self.deadline

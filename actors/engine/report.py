@@ -1,0 +1,86 @@
+"""What callers receive about a request: progress, and its result."""
+
+from __future__ import annotations
+
+from actors import messages as m
+from actors.engine.request import Request
+
+
+def progress(request: Request) -> m.PrefillProgress:
+    """How much of its prompt is in the context."""
+    line = request.line
+    return m.PrefillProgress(request.spec.ref, line.n_kv, line.n_known, line.n_reused)
+
+
+def result(request: Request, now: float) -> m.Completed | m.Verified:
+    """The result of a request that has ended, by the engine's clock in seconds."""
+    if request.guessing.candidates is not None:
+        return _verified(request, request.guessing.candidates)
+    line, cache, guessing = request.line, request.cache, request.guessing
+    return m.Completed(
+        ref=request.spec.ref,
+        request_id=request.spec.request_id,
+        finish_reason=request.reply.finish_reason or m.FinishReason.CANCELLED,
+        finish_key=cache.finish_key if cache.finish_key in cache.stored_keys else None,
+        stop_sequence=request.reply.stream.stopped_by,
+        usage=m.Usage(
+            line.prompt_end,
+            line.n_reused,
+            line.n_reply,
+            drafted_tokens=guessing.n_drafted,
+            accepted_tokens=guessing.n_accepted,
+        ),
+        cache=_cache_report(request),
+        timings=_timings(request, now),
+    )
+
+
+def _verified(request: Request, candidates: list[int]) -> m.Verified:
+    """How many of the candidates the model agrees with, and the token that it has instead."""
+    line = request.line
+    reply = line.tokens[line.prompt_end :]
+    n_same = 0
+    while n_same < min(len(reply), len(candidates)) and reply[n_same] == candidates[n_same]:
+        n_same += 1
+    return m.Verified(
+        request.spec.ref,
+        n_same,
+        reply[n_same] if n_same < len(reply) else None,
+        request.reply.finish_reason or m.FinishReason.CANCELLED,
+        line.n_reused,
+    )
+
+
+def _cache_report(request: Request) -> m.CacheReport:
+    line, cache = request.line, request.cache
+    hit = m.HitKind.COLD
+    if line.is_sticky:
+        hit = m.HitKind.STICKY
+    elif line.n_reused:
+        hit = m.HitKind.PARTIAL if cache.miss else m.HitKind.EXACT
+    notes = [cache.note, request.prompt.note, request.guessing.note]
+    return m.CacheReport(
+        hit=hit,
+        source="live" if line.n_live and cache.source == "none" else cache.source,
+        restore_ms=cache.restore_ms,
+        miss=cache.miss,
+        lookup_ms=cache.lookup_ms,
+        note="; ".join(note for note in notes if note is not None) or None,
+    )
+
+
+def _timings(request: Request, now: float) -> m.Timings:
+    clock, cache, line = request.clock, request.cache, request.line
+    started = clock.started or now
+    prefilled = clock.prefilled or now
+    finished = clock.finished or now
+    decode_s = max(0.0, finished - prefilled)
+    n_new = line.n_generated - line.n_resumed
+    rate = (n_new - 1) / decode_s if n_new > 1 and decode_s else 0.0
+    return m.Timings(
+        queue_ms=1e3 * (started - clock.arrived),
+        ttft_ms=1e3 * (prefilled - clock.arrived),
+        prefill_ms=max(0.0, 1e3 * (prefilled - started) - cache.restore_ms - cache.lookup_ms),
+        decode_ms=1e3 * decode_s,
+        tokens_per_second=rate,
+    )

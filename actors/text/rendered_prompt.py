@@ -1,0 +1,29 @@
+"""A chat as the model's template rendered it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.text.chat_prompt import ControlTokens, Prompt
+from actors.text.reply_marks import SPECIAL, SentText
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A chat as text, with what is known of its control tokens."""
+
+    prompt: Prompt
+    control: ControlTokens
+    has_replies: bool
+
+    def sent(self) -> SentText:
+        """The text in UTF-8, and where a caller's text looks like a control token."""
+        text = self.prompt.text
+        forged: list[int] = []
+        n_bytes = at = 0
+        for start, _ in self.prompt.forged:  # ascending, in characters
+            n_bytes += len(text[at:start].encode("utf-8", "replace"))
+            at = start
+            forged.append(n_bytes)
+        data = text.encode("utf-8", "replace")
+        return SentText(data, SPECIAL, tuple(dict.fromkeys(forged)), self.has_replies)

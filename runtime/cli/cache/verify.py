@@ -1,0 +1,61 @@
+"""``cache verify``: read every row and check its digest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runtime.cli.cache.options import cache_dir_option, online_cache, write_json
+from runtime.cli.options import json_option, node_command, port_option
+
+if TYPE_CHECKING:
+    from runtime.cli.cache.online import OnlineCacheAdmin
+
+
+@node_command()
+@port_option
+@cache_dir_option
+@json_option("print JSON")
+@click.option("--repair", is_flag=True, help="quarantine what is damaged")
+def command(*, cache_dir: Path | None, as_json: bool, repair: bool, **given: Any) -> int:
+    from runtime.cli.cache import offline
+    from runtime.cli.progress import ProgressLine
+    from runtime.settings.sizes import format_size
+
+    with ProgressLine("checking rows") as line:
+        if cache_dir is not None:
+            result = offline.verified(cache_dir, line.share, repair=repair)
+        else:
+            with online_cache(given) as cache:
+                result = _verified(cache, line.share, repair=repair)
+    if as_json:
+        write_json(result)
+    else:
+        for bad in result["damaged"]:
+            done = "quarantined" if bad["repaired"] else "left as it is"
+            sys.stdout.write(
+                f"DAMAGED {bad['tier']} {bad['place']}\n"
+                f"        at {bad['damaged_at']}: {bad['damage']}; {done}\n"
+            )
+        sys.stdout.write(
+            f"{result['rows']} rows, {format_size(result['bytes'])}: "
+            f"{result['proved']} proved by digest, {len(result['damaged'])} damaged\n"
+        )
+    return 1 if result["damaged"] else 0
+
+
+def _verified(
+    cache: OnlineCacheAdmin, progress: Callable[[float], None], *, repair: bool
+) -> dict[str, Any]:
+    from runtime.cli.cache import offline
+
+    result = offline.new_result()
+    for checked in cache.verify(progress):
+        is_bad = checked.report.damage is not None
+        repaired = is_bad and repair and cache.reject(checked)
+        offline.count(result, checked.tier, checked.report, repaired=repaired)
+    return result

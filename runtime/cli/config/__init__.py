@@ -1,0 +1,1 @@
+"""``llama-actors config``: the configuration explained."""

@@ -1,0 +1,41 @@
+"""``load``: load a model into a running node."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import click
+
+from runtime.cli.load_options import load_options, params_from
+from runtime.cli.options import (
+    attached,
+    node_command,
+    port_option,
+    template_given,
+    template_option,
+)
+from runtime.cli.progress import ProgressLine
+from runtime.embedded import EMBEDDED_MODEL_ID
+from runtime.settings.config import parse_model_argument
+
+
+@node_command()
+@port_option
+@click.argument("model", metavar="ID=PATH", help=f"or {EMBEDDED_MODEL_ID}, the embedded model")
+@load_options
+@template_option()
+def command(**given: Any) -> int:
+    model, config = parse_model_argument(given["model"])
+    config = dataclasses.replace(
+        config,
+        params=params_from(given, "load"),
+        chat_template=template_given(given["chat_template_file"], "load"),
+    )
+    with attached(given) as node, ProgressLine(f"loading {model}") as line:
+        status = node.client.load(model, config, progress=line.share)
+    sys.stderr.write(f"loaded {model}: {status.details.get('description', '')}\n")
+    for note in status.notes:
+        sys.stderr.write(f"note: {note}\n")
+    return 0

@@ -1,0 +1,98 @@
+"""How a model is loaded, as options: for ``load``, ``serve --model`` and ``inspect``.
+
+Each is a field of ``native.model_params.ModelParams``, which checks it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import click
+
+from native.model_params import KV_TYPES, POOLINGS, ROPE_SCALINGS, SPLIT_MODES, ModelParams
+from runtime.cli.options import flag_of, section_option, with_options
+from runtime.settings.load_options import WORDS, model_params
+
+SECTION: Final = "How the model is loaded"
+_WHOLE: Final = (
+    "n_ctx", "n_batch", "n_ubatch", "n_seq_max", "main_gpu", "yarn_orig_ctx", "embed_tokens",
+)  # fmt: skip
+_NUMBERS: Final = (
+    "rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast",
+    "yarn_beta_slow",
+)  # fmt: skip
+_CHOICES: Final = {
+    "split_mode": SPLIT_MODES,
+    "type_k": KV_TYPES,
+    "type_v": KV_TYPES,
+    "rope_scaling": ROPE_SCALINGS,
+    "pooling": POOLINGS,
+}
+_SWITCHES: Final = {
+    "no_flash_attn": ("flash_attn", False, "without flash attention"),
+    "no_mmap": ("use_mmap", False, "read the file instead of mapping it"),
+    "mlock": ("use_mlock", True, WORDS["use_mlock"]),
+    "vocab_only": ("vocab_only", True, WORDS["vocab_only"]),
+    "no_memory_check": ("check_memory", False, "load even what is estimated not to fit"),
+}
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is not a list of numbers; write for instance 3,1"
+        ) from None
+
+
+_option = functools.partial(section_option, SECTION)
+
+
+def _number(name: str, kind: type, flag: str = "") -> Callable[..., Any]:
+    metavar = "N" if kind is int else "X"
+    return _option(flag or flag_of(name), name, type=kind, metavar=metavar, help=WORDS[name])
+
+
+load_options: Final = with_options(
+    [
+        _number("n_threads", int, "--threads"),
+        _number("n_threads_batch", int, "--threads-batch"),
+        _number("n_gpu_layers", int),
+        *(_number(name, int) for name in _WHOLE),
+        *(_number(name, float) for name in _NUMBERS),
+        *(_option(flag_of(name), type=click.Choice(allowed), help=WORDS[name])
+          for name, allowed in _CHOICES.items()),
+        *(_option(flag_of(name), is_flag=True, help=words)
+          for name, (_, _, words) in _SWITCHES.items()),
+        _option("--tensor-split", type=_shares, metavar="A,B,…", help=WORDS["tensor_split"]),
+        _option("--lora", multiple=True, metavar="PATH[@SCALE]",
+                help="apply this LoRA adapter; repeatable"),
+        _option("--draft", "draft_path", metavar="PATH", help=WORDS["draft_path"]),
+    ]
+)  # fmt: skip
+"""Every load option; ``params_from`` reads them."""
+
+
+def params_from(given: Mapping[str, Any], where: str) -> ModelParams:
+    """The options that were given, and defaults; a wrong one is a ``ConfigError``."""
+    options: dict[str, Any] = {
+        name: given[name]
+        for name in ModelParams.__dataclass_fields__
+        if given.get(name) is not None and name not in ("lora", "vocab_only")
+    }
+    options |= {name: value for flag, (name, value, _) in _SWITCHES.items() if given.get(flag)}
+    if given.get("lora"):
+        options["lora"] = [_adapter(text) for text in given["lora"]]
+    return model_params(options, where)
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    """``PATH`` or ``PATH@SCALE``; a path may hold an @ of its own."""
+    path, separator, scale = text.rpartition("@")
+    try:
+        return (path, float(scale)) if separator and path else (text, 1.0)
+    except ValueError:
+        return (text, 1.0)

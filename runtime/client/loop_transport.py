@@ -1,0 +1,67 @@
+"""The connection of asyncio code to a node, as a client's transport. See ``transport``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from supervision import Address, Entry
+from supervision.loop_connection import LoopConnection, Replies
+from supervision.node_file import NodeRecord
+
+R = TypeVar("R")
+
+
+class LoopTransport:
+    """A ``LoopConnection``; all requests of a loop share one socket to each process."""
+
+    def __init__(self, node_dir: Path) -> None:
+        """Raises NodeNotRunning of ``supervision`` if no node lives in this folder."""
+        self._connection = LoopConnection(node_dir)
+
+    @property
+    def record(self) -> NodeRecord:
+        return self._connection.record
+
+    async def ask(self, target: str | Address, message: object, *, timeout_s: float) -> object:
+        return await self._connection.ask(target, message, timeout_s=timeout_s)
+
+    def stream(
+        self,
+        target: str,
+        message: object,
+        *,
+        idle_timeout_s: float,
+        ends_at: float | None,
+        any_sign: bool = False,
+        on_full: Callable[[], None] | None = None,
+    ) -> Replies:
+        return self._connection.stream(
+            target,
+            message,
+            idle_timeout_s=idle_timeout_s,
+            ends_at=ends_at,
+            any_sign=any_sign,
+            on_full=on_full,
+        )
+
+    def notify(self, target: str, message: object, *, timeout_s: float) -> None:
+        self._connection.notify(target, message, timeout_s=timeout_s)
+
+    async def where(self, child_id: str, *, timeout_s: float) -> Entry | None:
+        return await self._connection.where(child_id, timeout_s=timeout_s)
+
+    async def directory(self) -> tuple[Entry, ...]:
+        return await self._connection.directory()
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def run(self, call: Callable[[], R]) -> R:
+        return await asyncio.to_thread(call)
+
+    async def close(self) -> None:
+        """Close the sockets; what still waits raises."""
+        await self._connection.close()

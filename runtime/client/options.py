@@ -1,0 +1,348 @@
+"""Options of requests and of models: each as keywords, and as one frozen value.
+
+Every method that takes options takes them as keywords, as a ready value, or as both, where a
+keyword replaces the field of the same name:
+
+>>> from runtime import Node, RequestOptions
+>>> careful = RequestOptions(max_tokens=200, temperature=0.2, stop="END")
+>>> with Node.start() as node:                                              # doctest: +SKIP
+...     node.complete("demo", "Once upon a time", options=careful)
+...     node.complete("demo", "Once upon a time", options=careful, seed=7)
+...     node.complete("demo", "Once upon a time", max_tokens=40)
+
+The dictionaries are the types of the keywords, for editors and type checkers; a value of each class
+has the same fields, and a test compares the two. ``None`` always means: not given. Values are
+checked when they are used; ``InvalidRequest``, or ``ConfigError`` for a model, names a wrong one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from actors.messages.completion import Speculation
+from native import BackendKind
+from native.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+LogitBias = Mapping[int, float] | Mapping[str, float] | Sequence[tuple[int, float]]
+"""Token ids and the numbers to add to their logits; ``False`` bans a token."""
+SpeculationName = Literal["off", "ngram", "draft"]
+
+
+class SamplingOptionsDict(TypedDict, total=False):
+    """How tokens are chosen; see the fields of ``RequestOptions``."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    typ_p: float | None
+    seed: int | None
+    repetition_penalty: float | None
+    repeat_penalty: float | None
+    repetition_window: int | None
+    repeat_last_n: int | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    dry_multiplier: float | None
+    dry_base: float | None
+    dry_allowed_length: int | None
+    dry_window: int | None
+    dry_penalty_last_n: int | None
+    dry_breakers: Sequence[str] | None
+    dry_sequence_breakers: Sequence[str] | None
+    xtc_probability: float | None
+    xtc_threshold: float | None
+    mirostat: int | None
+    mirostat_tau: float | None
+    mirostat_eta: float | None
+    logit_bias: LogitBias | None
+    grammar: str | None
+    json_schema: str | bool | Mapping[str, Any] | None
+    response_format: Mapping[str, Any] | None
+    logprobs: bool | int | None
+    top_logprobs: int | None
+    n_logprobs: int | None
+    n_probs: int | None
+    sampling: SamplingParams | None
+
+
+class ContinuationOptionsDict(SamplingOptionsDict, total=False):
+    """Options of a request whose session is named by the method; see ``RequestOptions``."""
+
+    max_tokens: int | None
+    stop: str | Sequence[str] | None
+    timeout_s: float | None
+    parent_key: str | None
+    parse_special: bool | None
+    speculation: SpeculationName | Speculation | None
+    thinking: bool | None
+    thinking_budget_tokens: int | None
+    tool_calls: bool | None
+    resumed_events: bool | None
+
+
+class RequestOptionsDict(ContinuationOptionsDict, total=False):
+    """The keywords of ``complete``, ``stream`` and ``prefill_only``; see ``RequestOptions``."""
+
+    session: str | None
+    continues: bool | None
+
+
+class ChatOptionsDict(RequestOptionsDict, total=False):
+    """The keywords of ``chat`` and ``stream_chat``; see ``ChatOptions``."""
+
+    tools: Sequence[Mapping[str, Any]] | None
+    documents: Sequence[Mapping[str, Any]] | None
+    template_kwargs: Mapping[str, Any] | None
+    enable_thinking: bool | None
+    chat_template: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOptions:
+    """Options of a completion. ``None`` is the default: 256 for ``max_tokens``, off for the others.
+
+    >>> RequestOptions(max_tokens=40, temperature=0.7).max_tokens
+    40
+    """
+
+    max_tokens: int | None = None
+    """Tokens to generate at most; 0 only reads the prompt. Default 256."""
+    stop: str | Sequence[str] | None = None
+    """Texts before which the reply ends; 2048 bytes together at most."""
+    timeout_s: float | None = None
+    """Seconds from the first step to the end; then ``DeadlineExceeded``."""
+    parent_key: str | None = None
+    """``finish_key`` of an earlier completion that this prompt continues: 64 hex digits."""
+    session: str | None = None
+    """Name of 1 to 256 characters; the next request of that name continues where this one ends."""
+    continues: bool | None = None
+    """The prompt is only what follows the session, or ``parent_key``."""
+    parse_special: bool | None = None
+    """Read control tokens that are written in the prompt; not for texts of third parties."""
+    speculation: SpeculationName | Speculation | None = None
+    """Where guessed tokens come from; never changes the text."""
+    thinking: bool | None = None
+    """Return thinking as events and spans of their own, apart from ``text``."""
+    thinking_budget_tokens: int | None = None
+    """Close a thinking block after this many tokens; implies ``thinking``."""
+    tool_calls: bool | None = None
+    """Return tool calls as events and spans of their own, apart from ``text``."""
+    resumed_events: bool | None = None
+    """Yield a ``ResumedEvent`` when the reply continues after a process of the node has died."""
+
+    temperature: float | None = None
+    """0 (the default) takes the likeliest token; at most 100."""
+    top_k: int | None = None
+    """Keep the k likeliest tokens; 0 and -1: all."""
+    top_p: float | None = None
+    """Keep the likeliest tokens up to this probability, in (0, 1]; 1: all."""
+    min_p: float | None = None
+    """Keep tokens with this share of the likeliest one's probability, 0 to 1; 0: all."""
+    typical_p: float | None = None
+    """Locally typical sampling, in (0, 1]; 1: off."""
+    typ_p: float | None = None
+    """llama.cpp's name for ``typical_p``."""
+    seed: int | None = None
+    """64 bits; the same seed gives the same text. -1: another each time. Default 0."""
+    repetition_penalty: float | None = None
+    """Divides positive and multiplies negative logits of recent tokens, in (0, 100]; 1: off."""
+    repeat_penalty: float | None = None
+    """llama.cpp's name for ``repetition_penalty``."""
+    repetition_window: int | None = None
+    """Tokens that penalties look back, 0 to 65536. Default 64."""
+    repeat_last_n: int | None = None
+    """llama.cpp's name for ``repetition_window``; -1: all of the text."""
+    frequency_penalty: float | None = None
+    """Subtracted from a logit for each occurrence, -100 to 100."""
+    presence_penalty: float | None = None
+    """Subtracted once from the logits of tokens that occur, -100 to 100."""
+    dry_multiplier: float | None = None
+    """Strength of the DRY repetition penalty, 0 to 100; 0: off."""
+    dry_base: float | None = None
+    """Its growth per repeated token, 1 to 100. Default 1.75."""
+    dry_allowed_length: int | None = None
+    """Tokens that may repeat unpunished, at least 1. Default 2."""
+    dry_window: int | None = None
+    """Tokens that DRY looks back, 0 to 65536. Default 4096."""
+    dry_penalty_last_n: int | None = None
+    """llama.cpp's name for ``dry_window``; -1: all of the text."""
+    dry_breakers: Sequence[str] | None = None
+    """Texts that end a repetition; at most 32 of 40 bytes each."""
+    dry_sequence_breakers: Sequence[str] | None = None
+    """llama.cpp's name for ``dry_breakers``."""
+    xtc_probability: float | None = None
+    """Chance to leave out all but the least likely of the tokens above the threshold, 0 to 1."""
+    xtc_threshold: float | None = None
+    """0 to 1; above 0.5 nothing is left out. Default 0.1."""
+    mirostat: int | None = None
+    """1 or 2 in place of ``top_k``, ``top_p``, ``min_p`` and XTC; 0: off."""
+    mirostat_tau: float | None = None
+    """Bits of surprise to aim at. Default 5."""
+    mirostat_eta: float | None = None
+    """Learning rate, 0 to 1. Default 0.1."""
+    logit_bias: LogitBias | None = None
+    """Numbers to add to the logits of tokens, at most 300."""
+    grammar: str | None = None
+    """GBNF with a rule ``root``; only texts that it describes are generated."""
+    json_schema: str | bool | Mapping[str, Any] | None = None
+    """JSON Schema as an object or as JSON text; only JSON that it describes is generated."""
+    response_format: Mapping[str, Any] | None = None
+    """OpenAI's form: type ``text``, ``json_object`` or ``json_schema``."""
+    logprobs: bool | int | None = None
+    """Report each token's log-probability; a number: and those of as many likeliest tokens."""
+    top_logprobs: int | None = None
+    """How many likeliest tokens ``logprobs=True`` reports, 0 to 20."""
+    n_logprobs: int | None = None
+    """The same as ``logprobs=True`` with this ``top_logprobs``."""
+    n_probs: int | None = None
+    """llama.cpp's name for ``n_logprobs``."""
+    sampling: SamplingParams | None = None
+    """All sampling parameters as a ready value, in place of the options above."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions(RequestOptions):
+    """Options of a conversation: those of a completion, and what the chat template reads."""
+
+    tools: Sequence[Mapping[str, Any]] | None = None
+    """Functions that may be called, as in OpenAI's API; their calls are returned apart."""
+    documents: Sequence[Mapping[str, Any]] | None = None
+    """Texts that the template puts before the conversation."""
+    template_kwargs: Mapping[str, Any] | None = None
+    """More variables of the template."""
+    enable_thinking: bool | None = None
+    """The template's variable of that name."""
+    chat_template: str | None = None
+    """A Jinja text in place of the model's own template."""
+
+
+class LoadOptionsDict(TypedDict, total=False):
+    """The keywords of ``load``; see ``LoadOptions``."""
+
+    backend: BackendKind | None
+    n_ctx: int | None
+    n_batch: int | None
+    n_ubatch: int | None
+    n_seq_max: int | None
+    n_threads: int | None
+    n_threads_batch: int | None
+    n_gpu_layers: int | None
+    main_gpu: int | None
+    split_mode: Literal["none", "layer", "row"] | None
+    tensor_split: Sequence[float] | None
+    type_k: str | None
+    type_v: str | None
+    flash_attn: bool | None
+    use_mmap: bool | None
+    use_mlock: bool | None
+    rope_scaling: Literal["model", "none", "linear", "yarn", "longrope"] | None
+    rope_freq_base: float | None
+    rope_freq_scale: float | None
+    yarn_ext_factor: float | None
+    yarn_attn_factor: float | None
+    yarn_beta_fast: float | None
+    yarn_beta_slow: float | None
+    yarn_orig_ctx: int | None
+    vocab_only: bool | None
+    lora: Sequence[str | Path | tuple[str | Path, float]] | None
+    draft_path: str | Path | None
+    embed_tokens: int | None
+    pooling: Literal["model", "none", "mean", "cls", "last"] | None
+    check_memory: bool | None
+    thinking_markers: Sequence[str] | None
+    tool_call_markers: Sequence[str] | None
+    chat_template: str | None
+    chat_template_file: str | Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How to load a model. ``None`` is the default of ``native.params.ModelParams``.
+
+    >>> LoadOptions(n_ctx=8192, n_gpu_layers=0).n_ctx
+    8192
+    """
+
+    backend: BackendKind | None = None
+    """``llama``, or ``stub`` for tests without native code."""
+    n_ctx: int | None = None
+    """Tokens of KV cache that all sequences share; 0: as the model was trained, if memory allows.
+    Default 4096."""
+    n_batch: int | None = None
+    """Tokens of one step. Default 512."""
+    n_ubatch: int | None = None
+    """Tokens computed at once, at most ``n_batch``. Default 512."""
+    n_seq_max: int | None = None
+    """Requests that run at the same time, 1 to 255. Default 8."""
+    n_threads: int | None = None
+    """Threads for generating. Default: physical cores that this process may use."""
+    n_threads_batch: int | None = None
+    """Threads for prompts. Default: ``n_threads``."""
+    n_gpu_layers: int | None = None
+    """Layers on the GPU; negative (the default): all."""
+    main_gpu: int | None = None
+    """The GPU with ``split_mode="none"``."""
+    split_mode: Literal["none", "layer", "row"] | None = None
+    """How a model is spread over several GPUs. Default ``layer``."""
+    tensor_split: Sequence[float] | None = None
+    """Shares of the GPUs; empty: by free memory."""
+    type_k: str | None = None
+    """Type of the keys in the KV cache: ``f16`` (default), ``f32``, ``bf16``, ``q8_0`` and more."""
+    type_v: str | None = None
+    """Type of the values; a quantised one needs ``flash_attn``."""
+    flash_attn: bool | None = None
+    """Flash attention. Default on."""
+    use_mmap: bool | None = None
+    """Map the file instead of reading it. Default on."""
+    use_mlock: bool | None = None
+    """Keep the weights in RAM. Default off."""
+    rope_scaling: Literal["model", "none", "linear", "yarn", "longrope"] | None = None
+    """Position scaling; ``model``: as the file specifies."""
+    rope_freq_base: float | None = None
+    """Default: the model's own."""
+    rope_freq_scale: float | None = None
+    """Default: the model's own."""
+    yarn_ext_factor: float | None = None
+    """Default: the model's own."""
+    yarn_attn_factor: float | None = None
+    """Default: the model's own."""
+    yarn_beta_fast: float | None = None
+    """Default: the model's own."""
+    yarn_beta_slow: float | None = None
+    """Default: the model's own."""
+    yarn_orig_ctx: int | None = None
+    """Context in tokens that the model was trained with. Default: the model's own."""
+    vocab_only: bool | None = None
+    """Load no weights: the model tokenises and does nothing else."""
+    lora: Sequence[str | Path | tuple[str | Path, float]] | None = None
+    """LoRA adapters to apply: paths, or pairs of a path and a scale."""
+    draft_path: str | Path | None = None
+    """A small model of the same vocabulary, for ``speculation="draft"``."""
+    embed_tokens: int | None = None
+    """Tokens of the longest text that can be embedded. Default 2048."""
+    pooling: Literal["model", "none", "mean", "cls", "last"] | None = None
+    """How the vectors of a text's tokens become one."""
+    check_memory: bool | None = None
+    """Refuse a model that is estimated not to fit. Default on."""
+    thinking_markers: Sequence[str] | None = None
+    """Texts that start and end thinking; ``[]``: none. Default: those of the chat template."""
+    tool_call_markers: Sequence[str] | None = None
+    """Texts that start and end tool calls; ``[]``: none. Default: those of the chat template."""
+    chat_template: str | None = None
+    """A Jinja text in place of the one in the file."""
+    chat_template_file: str | Path | None = None
+    """Path of such a text."""
+
+
+def given(options: DataclassInstance, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not ``None`` of a ready value, as keywords; ``keywords`` replace it."""
+    ready = {one.name: getattr(options, one.name) for one in fields(options)}
+    return {name: value for name, value in ready.items() if value is not None} | {**keywords}

@@ -1,0 +1,383 @@
+"""The configuration file, declared once: validation, errors, reference, defaults and JSON schema.
+
+Types and defaults are those of the values that the settings become (``RuntimeConfig``,
+``SavePolicy``, ``PressureSettings``, ``ModelParams``); this module adds what each setting means, in
+which form a file gives it, and why its default is what it is. msgspec checks types, choices and
+unknown keys; relations between settings are checked by the values themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from actors.messages.pressure_settings import PressureSettings
+from cache.policy import SAVE_ALL
+from native.fingerprint import FINGERPRINT_MODES
+from native.model_params import KV_TYPES, POOLINGS, ROPE_SCALINGS, SPLIT_MODES, ModelParams
+from runtime.errors import ConfigError
+from runtime.settings.load_options import WORDS as LOAD_WORDS
+from runtime.settings.ports import DEFAULT_PORT
+from runtime.settings.sizes import Share, plain_budget
+from supervision.logs import LOG_FORMATS
+
+KIND: Final = "x-kind"
+"""Keyword of the JSON schema for forms that JSON has no type for: a path, a size, a budget."""
+KINDS: Final = {
+    "path": "a path",
+    "size": "a size; write for instance 512MiB or 4GiB",
+    "budget": "a size; write for instance 512MiB or 4GiB, or 25% of what is free",
+    "disks": 'a table: [cache_disks], then "/path" = "200GiB"',
+    "models": "a table of models by id",
+}
+DISK_BYTES: Final = 16 << 30
+# Values that a file gives in another form.
+PathText: TypeAlias = Annotated[str | None, Meta(extra_json_schema={KIND: "path"})]
+Size: TypeAlias = Annotated[int | str, Meta(extra_json_schema={KIND: "size"})]
+Budget: TypeAlias = Annotated[int | str | None, Meta(extra_json_schema={KIND: "budget"})]
+
+
+def _table(
+    name: str,
+    purpose: str,
+    defaults: object,
+    words: Mapping[str, str],
+    forms: Mapping[str, Any] | None = None,
+) -> Any:
+    """A table of settings: ``words`` by key; types and defaults from an object, unless given."""
+    types = typing.get_type_hints(type(defaults), include_extras=True) | dict(forms or {})
+    return msgspec.defstruct(
+        name,
+        [
+            (key, _described(types[key], text), getattr(defaults, key))
+            for key, text in words.items()
+        ],
+        kw_only=True,
+        frozen=True,
+        forbid_unknown_fields=True,
+        namespace={"__doc__": purpose},
+    )
+
+
+def _described(form: Any, text: str) -> Any:
+    return Annotated[form, Meta(description=text)] if text else form
+
+
+Save: Final = _table(
+    "Save",
+    "What is stored of a prompt and its reply, and when.",
+    SAVE_ALL,
+    {
+        "min_tokens": "Shorter prompts are not stored. 1: even a short prompt that comes again is "
+        "found to its last token; the least valuable rows are removed first anyway.",
+        "min_tail_tokens": "A shorter last part, after the last whole block of 64, is not stored.",
+        "save_prompt_tail": "Store the last part of a prompt where its reply is not stored, so "
+        "that an identical prompt is found to its last token.",
+        "save_while_generating": "Store each block of a reply as it is complete, so that a crash "
+        "or a fork loses at most the last block.",
+        "save_finish_tail": "Store the last part of a reply, so that the next turn continues "
+        "exactly where this one ended.",
+        "tail_delay_ms": "Milliseconds until a last part is stored, 0 to 30000. The next turn "
+        "usually extends it before, and then it need not be stored.",
+        "tail_disk_delay_s": "Seconds until it is copied to files, 0 to 3600; 0: at once.",
+        "session_resume_wait_ms": "Milliseconds to wait for rows that another process is storing, "
+        "0 to 60000; 0: do not wait.",
+    },
+)
+Live: Final = _table(
+    "Live",
+    "How long the sequences of finished requests stay in a model's context. They are not free: "
+    "attention reads up to the highest used cell.",
+    SAVE_ALL.live,
+    {
+        "min_tokens": "Sharing fewer tokens saves less than a step.",
+        "max_idle": "Sequences; 0 keeps none.",
+        "max_idle_share": "Share of the context's cells, 0 to 1.",
+        "idle_steps_stored": "Decode steps beside it until a stored one is freed: restoring it "
+        "costs about as much as these steps lose.",
+        "idle_steps_unstored": "The same for one that would have to be computed again.",
+        "idle_s": "Seconds; a conversation that pauses longer is restored from storage.",
+    },
+)
+Logits: Final = _table(
+    "Logits",
+    "When the logits of a prompt's last position are kept. They save one decode of an identical "
+    "prompt, and take 4 bytes per token of the vocabulary.",
+    SAVE_ALL.logits,
+    {
+        "memory_bytes": "Kept in memory, per model process.",
+        "row_share": "Stored where they add at most this share to the KV bytes of the request, "
+        "0 to 1, so that a conversation never writes noticeably more.",
+    },
+    {"memory_bytes": Size},
+)
+Restore: Final = _table(
+    "Restore",
+    "When stored rows are computed instead of restored, because that is faster. Each model "
+    "process measures the speeds.",
+    SAVE_ALL.restore,
+    {
+        "min_samples": "Measurements of a tier before it may be refused.",
+        "min_saved_s": "Seconds that computing must save.",
+        "probe_every": "Of so many refusals one restores all the same, to measure again.",
+        "weight": "Weight of the newest measurement in the average, above 0, at most 1.",
+        "min_prefill_tokens": "Smaller steps are no measurement of prompt speed.",
+        "min_tokens": "Smaller restores are mostly overhead, and always done.",
+    },
+)
+Pressure: Final = _table(
+    "Pressure",
+    "Evicts rows when the machine's memory gets short.",
+    PressureSettings(),
+    {
+        "enabled": "Off by default: the budgets of the tiers are limits already.",
+        "source": "Where readings come from: noop, system, nvidia, or package.module:callable.",
+        "high": "Share of memory in use at which relief begins, 0 to 1.",
+        "low": "Share at which it ends; lower than high, so that it does not begin at once again.",
+        "stall_high": "Percent of the last 10 s in which processes waited for memory (PSI) at "
+        "which relief begins; 0 ignores it.",
+        "interval_s": "Seconds between two readings, 0.05 to 3600.",
+        "timeout_s": "A source that has not answered within so many seconds has failed.",
+        "min_evict_bytes": "A smaller overshoot is ignored: it is less than a row.",
+        "tiers": "Where to evict, in this order; tiers that this node does not have are skipped.",
+    },
+    {"min_evict_bytes": Size},
+)
+
+
+_PARAMS: Final = ModelParams()
+
+
+class _ModelDefaults:
+    """Its own keys; the load options are those of ``ModelParams``."""
+
+    path: PathText = None
+    backend: Literal["llama", "stub"] = "llama"
+    chat_template: str | None = None
+    chat_template_file: PathText = None
+    thinking_markers: tuple[str, ...] | None = None
+    tool_call_markers: tuple[str, ...] | None = None
+
+    def __getattr__(self, option: str) -> Any:
+        return getattr(_PARAMS, option)
+
+
+Model: Final = _table(
+    "Model",
+    'A model to load when the node starts: [models.ID], or ID = "path" in [models].',
+    _ModelDefaults(),
+    {
+        "path": "The GGUF file; of a split model the first. Not needed for demo, the embedded "
+        "model.",
+        "backend": "stub is for tests without native code.",
+        "chat_template": "A Jinja text in place of the one in the file.",
+        "chat_template_file": "The same, as a file.",
+        "thinking_markers": "What starts and ends thinking, two texts. Default: as the chat "
+        "template shows; []: none.",
+        "tool_call_markers": "What starts and ends a tool call, two texts, or four: also what "
+        "starts and ends its free text.",
+        **LOAD_WORDS,
+    },
+    {
+        **typing.get_type_hints(ModelParams),
+        "draft_path": PathText,
+        "split_mode": Literal[SPLIT_MODES],
+        "type_k": Literal[KV_TYPES],
+        "type_v": Literal[KV_TYPES],
+        "rope_scaling": Literal[ROPE_SCALINGS],
+        "pooling": Literal[POOLINGS],
+        "lora": tuple[str | tuple[str, float], ...],
+    },
+)
+
+
+class _NodeDefaults:
+    """As a file gives them."""
+
+    admin_port: Annotated[int, Meta(ge=1024, le=65535)] = DEFAULT_PORT
+    runtime_dir: PathText = None
+    cache_dir: PathText = None
+    cache_disk: Budget = DISK_BYTES
+    cache_disks: Annotated[dict[str, int | str], Meta(extra_json_schema={KIND: "disks"})]
+    cache_ram: Budget = None
+    cache_ram_file: Budget = 0
+    cache_ram_file_dir: PathText = None
+    cache_salt: str = ""
+    fingerprint_mode: str = "safe"
+    save: Any = Save()
+    live: Any = Live()
+    logits: Any = Logits()
+    restore: Any = Restore()
+    pressure: Any = Pressure()
+    models: Annotated[dict[str, Any], Meta(extra_json_schema={KIND: "models"})]
+    log_file: PathText = None
+    log_format: str = "text"
+
+    def __init__(self) -> None:
+        self.cache_disks = {}
+        self.models = {}
+
+
+TABLES: Final = {
+    "save": Save,
+    "live": Live,
+    "logits": Logits,
+    "restore": Restore,
+    "pressure": Pressure,
+}
+Node: Final = _table(
+    "Node",
+    "Sizes are bytes, or texts such as 4GiB.",
+    _NodeDefaults(),
+    {
+        "admin_port": "Port of the node, by which commands find it. The default is unassigned by "
+        "IANA.",
+        "runtime_dir": "Parent of the node's own folder. Default: $XDG_RUNTIME_DIR/llama-actors, "
+        "else a temporary folder.",
+        "cache_dir": "Root of the disk tier. Default: $XDG_CACHE_HOME/llama-actors, else "
+        "~/.cache/llama-actors; without either there is no disk tier.",
+        "cache_disk": "Budget of the disk tier; 0 turns it off.",
+        "cache_disks": "Several disks: a budget per directory, in place of cache_dir and "
+        "cache_disk. Rows are spread over them in proportion to the budgets.",
+        "cache_ram": "Budget of the RAM tier; 0 turns it off. Default: a quarter of the "
+        "available memory, at most 4 GiB, so that weights and other programs keep the rest.",
+        "cache_ram_file": "Budget of the ram_file tier: files in memory, which survive a restart "
+        "of the node. Off by default.",
+        "cache_ram_file_dir": "Its directory, on a tmpfs. Default: /dev/shm/llama-actors-<uid>.",
+        "cache_salt": "Separates what equal models store, for instance by tenant.",
+        "fingerprint_mode": "What identifies a model file: safe, all its bytes; gguf_chunked, its "
+        "size, beginning, end and samples, for files too big to read twice; fast_unsafe, its "
+        "path, size and times.",
+        **dict.fromkeys(TABLES, ""),
+        "models": "Models to load when the node starts: a path, or a table, by id.",
+        "log_file": "Life-cycle log. Default: standard error.",
+        "log_format": "text, or json: one object a line.",
+    },
+    {
+        **TABLES,
+        "fingerprint_mode": Literal[FINGERPRINT_MODES],
+        "log_format": Literal[LOG_FORMATS],
+    },
+)
+
+
+def read_node(settings: Mapping[str, Any]) -> Any:
+    """Plain values, as TOML and JSON give them, checked; raises ConfigError naming the key."""
+    return _read(settings, Node, "")
+
+
+def read_model(values: Mapping[str, Any], where: str) -> Any:
+    """The table of one model; ``where`` is the prefix of its keys in errors."""
+    return _read(values, Model, where)
+
+
+def _read(values: Mapping[str, Any], table: Any, where: str) -> Any:
+    plain = _plain(values)
+    try:
+        return msgspec.convert(plain, table)
+    except msgspec.ValidationError as error:
+        keys = []
+        if path := re.search(r" - at `\$(.*)`$", str(error)):
+            keys = re.findall(r"[^.\[\]]+", path[1])
+        if unknown := re.match(r"Object contains unknown field `(.*?)`", str(error)):
+            keys.append(unknown[1])
+        raise _refusal(plain, table, where, keys) from None
+
+
+def _refusal(plain: Any, table: Any, where: str, keys: list[str]) -> ConfigError:
+    """The error for a key or a value: what it is, and what is expected."""
+    schema: dict[str, Any] = table_schema(table)
+    value, known, names = plain, schema["properties"], []
+    found: dict[str, Any] = {"type": "object"}
+    for key in keys:
+        if key.isdigit() or key == "...":
+            break  # an element: the whole list is shown
+        names.append(key)
+        if key not in known:
+            return _unknown(key, ".".join([where, *names] if where else names), list(known), table)
+        found, value = known[key], value[key]
+        known = found.get("properties", {})
+    full = ".".join([where, *names] if where else names)
+    if known:
+        key, default = next((key, one["default"]) for key, one in known.items())
+        return ConfigError(full, f"must be a table, for instance [{full}] {key} = {default}")
+    return ConfigError(full, f"{value!r} is not {kind_of(found)}")
+
+
+def _unknown(key: str, full: str, known: list[str], table: Any) -> ConfigError:
+    owners = [name for name, one in TABLES.items() if key in one.__struct_fields__]
+    if table is Node and owners and full == key:
+        return ConfigError(full, f"belongs into the table [{'] or ['.join(owners)}]")
+    import difflib  # here: it takes milliseconds, and only an error needs it
+
+    near = difflib.get_close_matches(key, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return ConfigError(full, f"unknown setting; {hint}known are {', '.join(known)}")
+
+
+def kind_of(setting: Mapping[str, Any]) -> str:
+    """What a setting may be, in words, from its JSON schema."""
+    if KIND in setting:
+        return KINDS[setting[KIND]]
+    if "enum" in setting:
+        return f"one of {', '.join(map(str, setting['enum']))}"
+    forms = [one for one in setting.get("anyOf", [setting]) if one.get("type") != "null"]
+    form = forms[0]
+    words = {
+        "integer": "a whole number", "number": "a number", "boolean": "true or false",
+        "string": "a text",
+    }.get(form.get("type", ""), "")  # fmt: skip
+    if form.get("type") == "array":
+        inner = form.get("items") or {}
+        items = kind_of(inner) if isinstance(inner, dict) and inner else "values"
+        words = "a list of " + _plural(items)
+    if "minimum" in form:
+        words += f" from {form['minimum']} to {form['maximum']}"
+    return words
+
+
+def _plural(words: str) -> str:
+    return {"a text": "texts", "a number": "numbers", "a whole number": "whole numbers"}.get(
+        words, "values"
+    )
+
+
+def table_schema(table: Any) -> dict[str, Any]:
+    """The JSON schema of a table, without references."""
+    _, parts = msgspec.json.schema_components([table])
+    root: dict[str, Any] = _resolved(parts[table.__name__], parts)
+    return root
+
+
+def _resolved(part: Any, parts: Mapping[str, Any]) -> Any:
+    if isinstance(part, list):
+        return [_resolved(one, parts) for one in part]
+    if not isinstance(part, dict):
+        return part
+    inner = {key: _resolved(value, parts) for key, value in part.items() if key != "$ref"}
+    if "$ref" in part:
+        target = part["$ref"].rpartition("/")[2]
+        return _resolved(parts[target], parts) | inner
+    return inner
+
+
+def _plain(value: Any) -> Any:
+    """Values of Python callers as a file would have them: paths and shares as texts."""
+    if isinstance(value, Share):
+        return plain_budget(value)
+    if isinstance(value, os.PathLike | bytes):
+        return os.fsdecode(value)
+    if isinstance(value, Mapping):
+        return {
+            os.fsdecode(key) if isinstance(key, os.PathLike) else key: _plain(one)
+            for key, one in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value
