@@ -161,11 +161,12 @@ class ReplyReplay:
 
 def _sent(asked: m.Complete) -> SentText | None:
     """The text of a prompt that came as text, if it is all of the prompt."""
-    if asked.tokens or asked.continues or asked.candidates is not None:
+    prompt = asked.prompt
+    if not isinstance(prompt, m.TextPrompt) or asked.candidates is not None:
         return None
     try:
-        raw = asked.prompt if isinstance(asked.prompt, str) else read_payload(asked.prompt)
+        raw = prompt.text if isinstance(prompt.text, str) else read_payload(prompt.text)
     except PayloadGone:
         return None
     data = raw.encode("utf-8", "replace") if isinstance(raw, str) else raw
-    return SentText(data, SPECIAL if asked.parse_special else PLAIN)
+    return SentText(data, SPECIAL if prompt.parse_special else PLAIN)

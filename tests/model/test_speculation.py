@@ -100,7 +100,7 @@ def agree(
     backend = load()
     backend.close()
     for one in runs:
-        name, text = one.request_id, one.request.prompt
+        name, text = one.request_id, m.payload_of(one.request.prompt)
         if isinstance(backend, StubBackend):
             assert got[name].tokens == expected[name].tokens, name
         elif not one.request.sampling.temperature:
@@ -335,8 +335,9 @@ def test_nothing_leaks_over_many_requests_with_guesses(oracle: type[Oracle]) -> 
     runs = [asked(f"{at}", [256, *prompt(at, rng.randint(3, 60))], 12) for at in range(60)]
     expected = alone(load, runs)
     for one in runs:
-        assert isinstance(one.request.prompt, bytes)
-        text = tuple(tokens.unpack(one.request.prompt))
+        assert isinstance(one.request.prompt, m.TokenPrompt)
+        assert isinstance(one.request.prompt.tokens, bytes)
+        text = tuple(tokens.unpack(one.request.prompt.tokens))
         oracle.replies[text] = expected[one.request_id].tokens
 
     def script() -> Script:

@@ -46,7 +46,7 @@ def arena(tmp_path: Path) -> Path:
 
 
 def request_for(backend: StubBackend, ids: list[int]) -> RequestCache:
-    complete = m.Complete("ref", "stub", tokens.pack(ids), tokens=True)
+    complete = m.Complete("ref", "stub", m.TokenPrompt(tokens.pack(ids)))
     request = open_request(m.Run("id", Address("127.0.0.1", 1), complete), backend, now=0.0)
     admission = admit(len(ids), 8, 512)
     request.line.placed(0, (), admission.n_cells)
