@@ -19,6 +19,7 @@ from actors.messages.logprob_records import LogprobsLog
 from actors.messages.payload import Payload, PayloadGone, read_payload
 from actors.text.reply_events import EventEncoder, ReplyRules
 from cache import tokens as token_bytes
+from cache.tokens import TokenIds
 from native.backend import Backend
 
 
@@ -51,7 +52,7 @@ def _opened(
     # The exact ids of a prompt that was read before are known; it is not tokenised again.
     is_known = bool(noted.prompt)
     text, tokens = (
-        (None, list(noted.prompt))
+        (None, TokenIds(noted.prompt))
         if is_known
         else _read_prompt(part, backend, may_be_empty=follows_parent)
     )
@@ -106,9 +107,9 @@ def _reply_before(asked: m.Complete, noted: Noted, backend: Backend) -> list[int
         raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
 
 
-def _unpacked(raw: bytes) -> list[int]:
+def _unpacked(raw: bytes) -> TokenIds:
     try:
-        return token_bytes.unpack(raw)
+        return TokenIds.unpacked(raw)
     except ValueError as error:
         raise RequestRefused(
             m.FailReason.INVALID_REQUEST, f"the prompt is no list of token ids: {error}"
@@ -117,14 +118,14 @@ def _unpacked(raw: bytes) -> list[int]:
 
 def _read_prompt(
     prompt: m.Prompt, backend: Backend, *, may_be_empty: bool
-) -> tuple[str | None, list[int]]:
+) -> tuple[str | None, TokenIds]:
     """The text of a prompt, or its token ids."""
     match prompt:
         case m.TextPrompt(source):
             raw = source if isinstance(source, str) else _read(source)
             text = raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
             _check_text(text, backend, may_be_empty=may_be_empty)
-            return text, []
+            return text, TokenIds()
         case m.TokenPrompt(packed):
             return None, _read_tokens(_read(packed), backend, may_be_empty=may_be_empty)
         case _:
@@ -139,7 +140,7 @@ def _check_text(text: str, backend: Backend, *, may_be_empty: bool) -> None:
         raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
 
 
-def _read_tokens(raw: bytes, backend: Backend, *, may_be_empty: bool) -> list[int]:
+def _read_tokens(raw: bytes, backend: Backend, *, may_be_empty: bool) -> TokenIds:
     n_tokens, n_ctx = len(raw) // token_bytes.TOKEN_BYTES, backend.info.n_ctx
     if n_tokens > n_ctx:
         raise RequestRefused(
@@ -148,11 +149,10 @@ def _read_tokens(raw: bytes, backend: Backend, *, may_be_empty: bool) -> list[in
             "included; shorten the prompt or load the model with a larger n_ctx",
         )
     tokens = _unpacked(raw)
-    for token in tokens:
-        if not 0 <= token < backend.info.n_vocab:
-            raise InvalidRequest(
-                f"token {token} is not in the vocabulary of {backend.info.n_vocab} tokens"
-            )
+    n_vocab = backend.info.n_vocab
+    if max(tokens, default=0) >= n_vocab:
+        unknown = next(token for token in tokens if token >= n_vocab)
+        raise InvalidRequest(f"token {unknown} is not in the vocabulary of {n_vocab} tokens")
     if not tokens and not may_be_empty:
         raise InvalidRequest("the prompt is empty; send some text")
     return tokens

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime import AsyncNode, CompletionEvent, Node, ResumedEvent, TokenEvent, errors
-from supervision import loop_connection
+from supervision import loop_endpoint
 from tests.support.runtime_nodes import LeakCheck, kill, pid_of, started, status_of
 from tests.support.waiting import eventually
 
@@ -149,7 +149,7 @@ def test_a_request_that_is_left_before_it_is_accepted_is_cancelled(
 def test_a_stream_that_is_never_read_is_cancelled_and_loses_nothing(
     run: Callable[[Work], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop_connection, "MAX_UNREAD", 20)
+    monkeypatch.setattr(loop_endpoint, "MAX_UNREAD", 20)
 
     async def work(other: AsyncNode) -> None:
         async with other.stream("stub", "z", max_tokens=60_000) as events:
