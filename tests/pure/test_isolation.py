@@ -12,7 +12,9 @@ pytestmark = pytest.mark.pure
 
 
 @given(st.sets(st.integers(0, 9), min_size=1), st.sets(st.integers(0, 9)), st.integers(1, 10))
-def test_exactly_the_guilty_pay(present: set[int], guilty: set[int], at_once: int) -> None:
+def test_exactly_the_requests_that_break_a_step_fail(
+    present: set[int], guilty: set[int], at_once: int
+) -> None:
     """However many break a step, and however few fit into one: they fail, no other one does."""
     isolation, failed, steps = FaultIsolation[int](), set[int](), 0
     left, done = sorted(present), set[int]()
