@@ -25,7 +25,7 @@ class SamplingControl:
 
     end_of_thought: tuple[int, ...] = ()
     forced: list[int] = field(default_factory=list)
-    """Tokens that come next, whatever the logits say."""
+    """Tokens that come next, whatever the logits are."""
     _params: SamplingParams = field(default_factory=SamplingParams)
     _history: list[int] = field(default_factory=list)
     """Prompt tokens, and those of a thought that no grammar bound."""

@@ -86,6 +86,14 @@ if TYPE_CHECKING:
         TokensDelivered,
         Usage,
     )
+    from actors.messages.control import (
+        EndSession,
+        EvictLive,
+        LiveEvicted,
+        MatchPrefix,
+        PrefixMatched,
+        SessionEnded,
+    )
     from actors.messages.embedding import (
         Embed,
         Embedded,
@@ -128,14 +136,6 @@ if TYPE_CHECKING:
     from actors.messages.questions import Answer, Ask
     from actors.messages.replay import NoteReply, ResolveText, TextResolved
     from actors.messages.speculation import Verified, Verify, draft_tokens
-    from actors.messages.tending import (
-        EndSession,
-        EvictLive,
-        LiveEvicted,
-        MatchPrefix,
-        PrefixMatched,
-        SessionEnded,
-    )
     from actors.messages.text import (
         ApplyChatTemplate,
         ChatTemplateApplied,
@@ -308,7 +308,7 @@ _HOMES: Final = {
         "questions": "Answer Ask",
         "replay": "NoteReply ResolveText TextResolved",
         "speculation": "Verified Verify draft_tokens",
-        "tending": "EndSession EvictLive LiveEvicted MatchPrefix PrefixMatched SessionEnded",
+        "control": "EndSession EvictLive LiveEvicted MatchPrefix PrefixMatched SessionEnded",
         "text": (
             "ApplyChatTemplate ChatTemplateApplied Detokenize Detokenized TextRefused "
             "ThinkingVerified Tokenize Tokenized VerifyThinking"

@@ -16,7 +16,7 @@ INLINE_LIMIT_BYTES = 10 * 1024  # two of them, a grammar of 32 KiB and the rest:
 
 
 class PayloadGone(Exception):
-    """The process that held the bytes is gone, and with it the caller of the request."""
+    """There are no bytes: the process that held them has ended, or they were never a payload."""
 
 
 @frozen
@@ -49,9 +49,11 @@ class PayloadKeeper:
 
 
 def read_payload(payload: Payload) -> bytes:
-    """The bytes of ``payload``, wherever they lie."""
+    """The bytes of ``payload``, wherever they lie; PayloadGone if there are none."""
     if isinstance(payload, bytes):
         return payload
+    if not isinstance(payload, Spilled):  # a message is what its sender made of it
+        raise PayloadGone(f"a {type(payload).__name__} is no payload")
     try:
         with open(payload.path, "rb") as file:
             data = file.read(payload.n_bytes + 1)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from actors.messages.adapters import ListAdapters, LoadAdapter, SetAdapterScale, UnloadAdapter
+from actors.messages.control import EndSession, EvictLive, MatchPrefix
 from actors.messages.embedding import Embed, ReportVram
-from actors.messages.tending import EndSession, EvictLive, MatchPrefix
 from actors.messages.text import ApplyChatTemplate, Detokenize, Tokenize, VerifyThinking
 from supervision.frozen import frozen
 

@@ -1,4 +1,4 @@
-"""Models that crash: they come back, the poisonous request does not, and nobody else notices."""
+"""Models that crash: they come back, the poisonous request does not, and no other request fails."""
 
 from __future__ import annotations
 

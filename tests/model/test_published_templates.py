@@ -135,19 +135,19 @@ def test_the_named_templates_of_a_published_model_are_used(published: Path) -> N
         "llama", str(published / "ggml-vocab-command-r.gguf"), ModelParams(vocab_only=True)
     )
     rules = ReplyRules.of(backend, Markers(), b"")
-    said_by_desk: queue.Queue[object] = queue.Queue()
-    desk = TextService(backend, rules, send=lambda _, one: said_by_desk.put(one), run=print)
+    sent_by_service: queue.Queue[object] = queue.Queue()
+    service = TextService(backend, rules, send=lambda _, one: sent_by_service.put(one), run=print)
     try:
         assert [name for name, _ in backend.info.named_templates] == ["tool_use", "rag"]
         for case in ("tools", "documents", "plain"):
             request, words = CASES[case]
-            desk.ask(m.ApplyChatTemplate("r", json.dumps(request)), Address("127.0.0.1", 1))
+            service.ask(m.ApplyChatTemplate("r", json.dumps(request)), Address("127.0.0.1", 1))
             text, last = "", False
             while not last:
-                page = said_by_desk.get(timeout=20)
+                page = sent_by_service.get(timeout=20)
                 assert isinstance(page, m.ChatTemplateApplied), page
                 text, last = text + page.text, page.last
             assert [word for word in words if word not in text] == [], text
     finally:
-        desk.close(m.FailReason.MODEL_UNLOADED, "")
+        service.close(m.FailReason.MODEL_UNLOADED, "")
         backend.close()

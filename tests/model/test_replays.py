@@ -29,14 +29,14 @@ def hot(seed: int) -> SamplingParams:
 
 
 class Conversation:
-    """An engine on the embedded model; turns are functions of what was said before."""
+    """An engine on the embedded model; turns are functions of the texts before."""
 
     def __init__(self) -> None:
         self.backend = load_backend("llama", str(embedded()), ModelParams(n_ctx=1024, n_threads=1))
         self.texts: dict[str, str] = {}
         self.engine = EngineRun(self.backend, on_event=self._hear)
         self._ready: queue.Queue[object] = queue.Queue()
-        self._desk = TextService(
+        self._service = TextService(
             self.backend,
             ReplyRules(),
             send=lambda target, message: self._ready.put(message),
@@ -49,7 +49,7 @@ class Conversation:
             self.texts[event.ref] = self.texts.get(event.ref, "") + event.text
 
     def chat(self, name: str, messages: list[dict[str, str]], **fields: Any) -> m.Run:
-        self._desk.prepare(run(name, json.dumps(messages), chat=True, **fields))
+        self._service.prepare(run(name, json.dumps(messages), chat=True, **fields))
         ready = self._ready.get(timeout=60)
         assert isinstance(ready, m.Run), ready
         return ready
@@ -62,7 +62,7 @@ class Conversation:
         try:
             return self.engine.play(script())
         finally:
-            self._desk.close(m.FailReason.MODEL_UNLOADED, "")
+            self._service.close(m.FailReason.MODEL_UNLOADED, "")
 
 
 @pytest.fixture(scope="module")

@@ -313,7 +313,7 @@ def test_a_refused_request_leaves_no_file_open(load: Load) -> None:
 
 def test_bytes_that_are_no_tokens_are_refused_without_harm(load: Load) -> None:
     broken = run("broken", [5, 6, 7])
-    broken = replace(broken, request=replace(broken.request, prompt=b"abc"))
+    broken = replace(broken, request=replace(broken.request, prompt=m.TokenPrompt(b"abc")))
     asked = Asked(m.MatchPrefix("match", b"abcde"), HOST)
     engine = play(load(), [broken, asked, run("fine", [5, 6, 7], max_tokens=2)])
     failed = engine.outcomes["broken"].failed

@@ -1,4 +1,4 @@
-"""The desk for embeddings: pages, limits, refusals, and memory that is given back."""
+"""The service for embeddings: pages, limits, refusals, and memory that is given back."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.pure
 
 
-class Desk:
-    """A desk over a stub, and what it sends."""
+class Service:
+    """A service over a stub, and what it sends."""
 
     def __init__(self, **params: object) -> None:
         self.backend = StubBackend.load("stub", ModelParams(**params))  # type: ignore[arg-type]
         self.sent: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self.desk = EmbeddingService(self.backend, lambda _, message: self.sent.put(message))
+        self.service = EmbeddingService(self.backend, lambda _, message: self.sent.put(message))
 
     def embed(self, inputs: object, **options: object) -> tuple[list[float], object]:
         """The numbers of all pages, and the message that ended them."""
         keeper = PayloadKeeper(json.dumps(inputs).encode())
-        self.desk.ask(m.Embed("e", keeper.payload, **options), "caller")  # type: ignore[arg-type]
+        self.service.ask(m.Embed("e", keeper.payload, **options), "caller")  # type: ignore[arg-type]
         numbers = array("f")
         while isinstance(answer := self.sent.get(timeout=60), m.EmbeddingPage):
             assert len(answer.data) < 64 << 10
@@ -42,20 +42,20 @@ class Desk:
         return list(numbers), answer
 
     def close(self) -> None:
-        self.desk.close(m.FailReason.MODEL_UNLOADED, "it is being unloaded")
-        self.desk.wait_ended(5)
+        self.service.close(m.FailReason.MODEL_UNLOADED, "it is being unloaded")
+        self.service.wait_ended(5)
         self.backend.close()
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
-    yield desk
-    desk.close()
+def service() -> Iterator[Service]:
+    service = Service()
+    yield service
+    service.close()
 
 
-def test_each_text_gets_a_vector_one_unit_long(desk: Desk) -> None:
-    numbers, answer = desk.embed(["one", "two", [65, 66], "one"])
+def test_each_text_gets_a_vector_one_unit_long(service: Service) -> None:
+    numbers, answer = service.embed(["one", "two", [65, 66], "one"])
     assert answer == m.Embedded("e", 8, (1, 1, 1, 1), 4 + 4 + 2 + 4)
     vectors = [numbers[at : at + 8] for at in range(0, 32, 8)]
     assert vectors[0] == vectors[3] != vectors[1]
@@ -63,26 +63,26 @@ def test_each_text_gets_a_vector_one_unit_long(desk: Desk) -> None:
         assert math.hypot(*vector) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_without_normalising_they_are_as_the_model_made_them(desk: Desk) -> None:
-    numbers, _ = desk.embed(["one"], normalise=False)
-    assert numbers == list(desk.backend.embedder().embed(desk.backend.tokenize("one")))
+def test_without_normalising_they_are_as_the_model_made_them(service: Service) -> None:
+    numbers, _ = service.embed(["one"], normalise=False)
+    assert numbers == list(service.backend.embedder().embed(service.backend.tokenize("one")))
     assert math.hypot(*numbers) != pytest.approx(1.0, abs=1e-3)
 
 
-def test_long_answers_come_in_small_pages(desk: Desk) -> None:
+def test_long_answers_come_in_small_pages(service: Service) -> None:
     """More than 12,000 numbers, cut anywhere, even inside a vector."""
-    numbers, answer = desk.embed(
+    numbers, answer = service.embed(
         ["x" * 1999, "y" * 10, "z" * 1999], pooling="none", normalise=False
     )
     assert isinstance(answer, m.Embedded)
     assert answer.rows == (2000, 11, 2000)
     assert len(numbers) == 8 * 4011
-    rows = desk.backend.embedder().embed(desk.backend.tokenize("z" * 1999), "none")
+    rows = service.backend.embedder().embed(service.backend.tokenize("z" * 1999), "none")
     assert numbers[-8 * 2000 :] == list(rows)
 
 
-def test_a_request_bigger_than_a_message_is_read(desk: Desk) -> None:
-    _, answer = desk.embed(["word " * 300] * 60)
+def test_a_request_bigger_than_a_message_is_read(service: Service) -> None:
+    _, answer = service.embed(["word " * 300] * 60)
     assert isinstance(answer, m.Embedded)
     assert answer.rows == (1,) * 60
 
@@ -105,70 +105,72 @@ def test_a_request_bigger_than_a_message_is_read(desk: Desk) -> None:
     ],
 )
 def test_what_cannot_be_embedded_is_refused_and_the_service_continues(
-    desk: Desk, inputs: object, options: dict[str, object], reason: m.FailReason
+    service: Service, inputs: object, options: dict[str, object], reason: m.FailReason
 ) -> None:
-    _, answer = desk.embed(inputs, **options)
+    _, answer = service.embed(inputs, **options)
     assert isinstance(answer, m.EmbedFailed)
     assert (answer.ref, answer.reason) == ("e", reason)
     assert answer.detail
-    assert isinstance(desk.embed(["fine"])[1], m.Embedded)
+    assert isinstance(service.embed(["fine"])[1], m.Embedded)
 
 
 def test_an_answer_beyond_all_measure_is_refused(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedder, "MAX_BYTES", 1000)
-    _, answer = desk.embed(["x" * 100], pooling="none")
+    _, answer = service.embed(["x" * 100], pooling="none")
     assert isinstance(answer, m.EmbedFailed)
     assert answer.reason is m.FailReason.INVALID_REQUEST
 
 
 def test_a_vocabulary_alone_embeds_nothing() -> None:
-    desk = Desk(vocab_only=True)
-    _, answer = desk.embed(["text"])
+    service = Service(vocab_only=True)
+    _, answer = service.embed(["text"])
     assert isinstance(answer, m.EmbedFailed)
     assert answer.reason is m.FailReason.NOT_SUPPORTED
-    desk.close()
+    service.close()
 
 
-def test_a_crowd_is_refused_with_a_reason(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crowd_is_refused_with_a_reason(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(job_queue, "MAX_JOBS", 0)
-    _, answer = desk.embed(["text"])
+    _, answer = service.embed(["text"])
     assert isinstance(answer, m.EmbedFailed)
     assert answer.reason is m.FailReason.OVERLOADED
 
 
-def test_without_a_gpu_vram_is_refused_as_no_gpu(desk: Desk) -> None:
-    desk.desk.ask(m.ReportVram("v"), "caller")
-    answer = desk.sent.get(timeout=60)
+def test_without_a_gpu_vram_is_refused_as_no_gpu(service: Service) -> None:
+    service.service.ask(m.ReportVram("v"), "caller")
+    answer = service.sent.get(timeout=60)
     assert isinstance(answer, m.NoVram)
     assert answer.reason is m.FailReason.NOT_SUPPORTED
     assert answer.detail.startswith("no_gpu")
 
 
-def test_gpu_memory_is_summed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_memory_is_summed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = (("one", 10, 100), ("two", 20, 200))
-    monkeypatch.setattr(desk.backend, "gpus", lambda: gpus)
-    desk.desk.ask(m.ReportVram("v"), "caller")
-    assert desk.sent.get(timeout=60) == m.VramReported("v", 30, 300, gpus)
+    monkeypatch.setattr(service.backend, "gpus", lambda: gpus)
+    service.service.ask(m.ReportVram("v"), "caller")
+    assert service.sent.get(timeout=60) == m.VramReported("v", 30, 300, gpus)
 
 
-def test_memory_is_freed_when_no_request_comes(desk: Desk) -> None:
-    desk.desk = EmbeddingService(
-        desk.backend, lambda _, message: desk.sent.put(message), rest_after_s=0.02
+def test_memory_is_freed_when_no_request_comes(service: Service) -> None:
+    service.service = EmbeddingService(
+        service.backend, lambda _, message: service.sent.put(message), rest_after_s=0.02
     )
-    desk.embed(["one"])
-    resting = desk.backend.embedder()
+    service.embed(["one"])
+    resting = service.backend.embedder()
     eventually(lambda: resting.is_resting, within_s=5, what="the embedder rests")
-    assert isinstance(desk.embed(["one"])[1], m.Embedded)
+    assert isinstance(service.embed(["one"])[1], m.Embedded)
 
 
 def test_a_caller_waiting_when_the_model_is_unloaded_gets_an_error() -> None:
-    desk = Desk()
-    desk.embed(["one"])
-    desk.desk.close(m.FailReason.MODEL_UNLOADED, "it is being unloaded")
-    desk.desk.wait_ended(5)
-    _, answer = desk.embed(["one"])
+    service = Service()
+    service.embed(["one"])
+    service.service.close(m.FailReason.MODEL_UNLOADED, "it is being unloaded")
+    service.service.wait_ended(5)
+    _, answer = service.embed(["one"])
     assert isinstance(answer, m.EmbedFailed)
     assert answer.reason is m.FailReason.MODEL_UNLOADED
-    desk.close()
+    service.close()

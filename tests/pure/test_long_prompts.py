@@ -75,13 +75,13 @@ def test_ids_that_cannot_fit_are_refused_by_their_number(backend: StubBackend) -
 
 def test_chats_and_questions_that_cannot_fit_are_refused(backend: StubBackend) -> None:
     sent: queue.SimpleQueue[object] = queue.SimpleQueue()
-    desk = TextService(backend, ReplyRules(), send=lambda _, it: sent.put(it), run=sent.put)
+    service = TextService(backend, ReplyRules(), send=lambda _, it: sent.put(it), run=sent.put)
     chat = json.dumps({"messages": [{"role": "user", "content": LONG}]})
-    desk.prepare(m.Run("id", HOST, m.Complete("c", "long", m.ConversationPrompt(chat))))
-    desk.ask(m.Tokenize("t", LONG, as_prompt=True), HOST)
-    desk.ask(m.Tokenize("short", "x", as_prompt=True), HOST)
+    service.prepare(m.Run("id", HOST, m.Complete("c", "long", m.ConversationPrompt(chat))))
+    service.ask(m.Tokenize("t", LONG, as_prompt=True), HOST)
+    service.ask(m.Tokenize("short", "x", as_prompt=True), HOST)
     failed, ended, refused, done = (sent.get(timeout=10) for _ in range(4))
-    desk.close(m.FailReason.MODEL_UNLOADED, "")
+    service.close(m.FailReason.MODEL_UNLOADED, "")
     assert isinstance(failed, m.CompletionFailed)
     assert failed.reason is m.FailReason.PROMPT_TOO_LONG
     assert ended == m.RequestEnded("id")
@@ -92,13 +92,13 @@ def test_chats_and_questions_that_cannot_fit_are_refused(backend: StubBackend) -
 
 def test_a_text_to_embed_that_cannot_fit_is_refused(backend: StubBackend) -> None:
     sent: queue.SimpleQueue[object] = queue.SimpleQueue()
-    desk = EmbeddingService(backend, lambda _, it: sent.put(it))
-    desk.ask(m.Embed("e", json.dumps([LONG]).encode()), HOST)
-    desk.ask(m.Embed("deep", b"[" * 100_000), HOST)
-    desk.ask(m.Embed("good", b'["x"]'), HOST)
+    service = EmbeddingService(backend, lambda _, it: sent.put(it))
+    service.ask(m.Embed("e", json.dumps([LONG]).encode()), HOST)
+    service.ask(m.Embed("deep", b"[" * 100_000), HOST)
+    service.ask(m.Embed("good", b'["x"]'), HOST)
     refused, deep, page, good = (sent.get(timeout=10) for _ in range(4))
-    desk.close(m.FailReason.MODEL_UNLOADED, "")
-    desk.wait_ended(5)
+    service.close(m.FailReason.MODEL_UNLOADED, "")
+    service.wait_ended(5)
     assert isinstance(refused, m.EmbedFailed)
     assert refused.reason is m.FailReason.PROMPT_TOO_LONG
     assert isinstance(deep, m.EmbedFailed)

@@ -1,4 +1,4 @@
-"""A chat template as a setting: what is taken, and what a wrong one says."""
+"""A chat template as a setting: what is taken, and the error for a wrong one."""
 
 from __future__ import annotations
 
