@@ -199,8 +199,8 @@ class RowTable:
         return [Evicted(key, tier.name, location, nbytes)]
 
     def _forget(self, at: int) -> None:
+        """Remove a row without copies from the tree; its node stays while it is referred to."""
         nodes = self.nodes
-        """The last copy of a row is gone: take it out of the tree."""
         root = nodes.root[at]
         self.n_rows -= 1
         if nodes.n_tokens[at] < self.block_tokens:

@@ -74,7 +74,7 @@ class Reservations:
             return Refusal(key, RefusalReason.WRITE_IN_PROGRESS)
         if not self._table.is_well_formed(request):
             return Refusal(key, RefusalReason.MALFORMED)
-        # From here on a refusal is no caller's bug: its key stays valid even if no row gets it.
+        # A tail's key is the caller's from now on, whether or not the tail gets a row.
         self._table.keep_finish_key(self._table.now, request)
         if self._table.is_contained(request, tier):
             return Refusal(key, RefusalReason.ALREADY_PRESENT)

@@ -47,22 +47,11 @@ def insert_generated(app: Sphinx, document: str, source: list[str]) -> None:
 
         source[0] = source[0].replace("<!-- generated: cli -->", reference())
     if document == "reference/python-api":
-        source[0] = source[0].replace("<!-- generated: options -->", request_options())
         source[0] = source[0].replace("<!-- generated: other names -->", other_names(source[0]))
     if document == "reference/settings":
         from _generate.settings import reference as settings
 
         source[0] = source[0].replace("<!-- generated: settings -->", settings())
-
-
-def request_options() -> str:
-    """Directives for the options of requests: the public classes, where there are such."""
-    import runtime
-
-    names = [name for name in ("RequestOptions", "ChatOptions") if name in runtime.__all__]
-    directives = [f".. autoclass:: runtime.{name}\n   :members:\n" for name in names]
-    function = ".. autofunction:: runtime.client.request_options.build\n"
-    return "\n".join(["```{eval-rst}", *(directives or [function]), "```"])
 
 
 def other_names(page: str) -> str:

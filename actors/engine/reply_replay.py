@@ -6,6 +6,7 @@ Runs on the engine thread, but for ``rendered``. See ``actors.text.reply_marks``
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from actors import messages as m
@@ -16,6 +17,7 @@ from actors.text.chat_prompt import ControlTokens, prompt_tokens
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_marks import PLAIN, SPECIAL, Mark, RecentReplies, SentText, mark_reply
 from cache.text_marks import CANDIDATE, RowMark
+from cache.tokens import TokenIds
 from native.backend import Backend
 from native.errors import NativeError
 
@@ -93,7 +95,7 @@ class ReplyReplay:
         found = {hit.start() for hit in self._ends.finditer(data)} - {0}
         return sorted(found)[-MAX_CANDIDATES:]
 
-    def take_stored(self, request: Request, known: list[int], found: m.TextResolved) -> None:
+    def take_stored(self, request: Request, known: Sequence[int], found: m.TextResolved) -> None:
         """Cache_meta knew a reply that the text of this request begins with."""
         n_tokens = len(known)
         self.take(request, known, Mark(found.digest, found.n_bytes, found.n_known, n_tokens))
@@ -111,13 +113,13 @@ class ReplyReplay:
         is_known = request.resume.knows_prompt or (is_joined and request.prompt.rendered is None)
         return request.prompt.sent is not None and not is_known
 
-    def take(self, request: Request, known: list[int], mark: Mark) -> None:
+    def take(self, request: Request, known: Sequence[int], mark: Mark) -> None:
         """Let the prompt begin with these tokens, which stand for its first bytes."""
         rest = self._rest(request, mark.n_known)
         if rest is None:
             return
         request.prompt.is_replaced()
-        request.line.prompt_is([*known, *rest])
+        request.line.prompt_is(TokenIds([*known, *rest]))
         # The row that ended there may never be written; then one that contains it has the mark.
         request.cache.add_mark(RowMark(mark.digest, mark.n_bytes, mark.n_known, len(known)))
         self.hits += 1
@@ -159,11 +161,12 @@ class ReplyReplay:
 
 def _sent(asked: m.Complete) -> SentText | None:
     """The text of a prompt that came as text, if it is all of the prompt."""
-    if asked.tokens or asked.continues or asked.candidates is not None:
+    prompt = asked.prompt
+    if not isinstance(prompt, m.TextPrompt) or asked.candidates is not None:
         return None
     try:
-        raw = asked.prompt if isinstance(asked.prompt, str) else read_payload(asked.prompt)
+        raw = prompt.text if isinstance(prompt.text, str) else read_payload(prompt.text)
     except PayloadGone:
         return None
     data = raw.encode("utf-8", "replace") if isinstance(raw, str) else raw
-    return SentText(data, SPECIAL if asked.parse_special else PLAIN)
+    return SentText(data, SPECIAL if prompt.parse_special else PLAIN)

@@ -17,10 +17,11 @@ from typing import Final
 from actors import messages as m
 from actors.engine.request import Request
 from actors.messages.errors import RequestRefused
+from cache.tokens import TokenIds
 
 MAX_SESSIONS: Final = 1024
 MAX_TOKENS: Final = 4 << 20
-"""Of all sessions together, about 32 MB; beyond either limit the longest unused are forgotten."""
+"""Of all sessions together, 16 MiB; beyond either limit the longest unused are forgotten."""
 _BUSY = "session {name!r} has a request that is {what}; wait for its end, or cancel it"
 _UNKNOWN = (
     "there is nothing to continue: session {name!r} is not known here (it ended, was forgotten, or "
@@ -31,7 +32,7 @@ _NOTHING = "there is nothing to continue: name a session, or the parent_key of a
 
 @dataclass(slots=True)
 class _Session:
-    tokens: list[int] = field(default_factory=list)
+    tokens: TokenIds = field(default_factory=TokenIds)
     """Prompt and visible reply of its last turn."""
     used_at: float = 0.0
     request: Request | None = None
@@ -67,7 +68,7 @@ class Sessions:
             raise RequestRefused(m.FailReason.SESSION_BUSY, _BUSY.format(name=name, what=what))
         session.request, session.used_at = request, now
         if session.tokens:
-            request.cache.continues(list(session.tokens))
+            request.cache.continues(session.tokens)
 
     def leave(self, request: Request, now: float) -> None:
         """A request ended, however: the session is free, and continues from its tokens."""
@@ -77,8 +78,7 @@ class Sessions:
         session.request, session.used_at = None, now
         line = request.line
         if request.is_finished and line.n_prompt:
-            n_visible = line.n_prompt + request.reply.stream.visible_tokens()
-            session.tokens = line.tokens[:n_visible]
+            session.tokens = line.ids(line.n_prompt + request.reply.stream.visible_tokens())
         if session.ends or not session.tokens:
             del self._sessions[request.spec.session or ""]
         self._forget_oldest()

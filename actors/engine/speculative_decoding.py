@@ -4,7 +4,7 @@ Runs on the engine thread. A token's randomness depends on the request's seed an
 alone, so guesses are verified exactly: the rows of a request are sampled one after another, as if
 each had been a step, for as long as what was drawn is what the next row had guessed. The cells of
 the other guesses are removed. The text is therefore the same as without guesses, at any
-temperature, with penalties and grammars; but see "near ties" in actors/README.md.
+temperature, with penalties and grammars; but see "near ties" in docs/speculation.md.
 """
 
 from __future__ import annotations

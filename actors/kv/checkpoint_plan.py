@@ -3,7 +3,7 @@
 A model whose memory cannot be cut into blocks is saved as a whole, at a few positions. Its rows
 form the same tree of blocks as those of any other model, but most are *links*: tokens without
 payload, which record that this prefix was computed. A *checkpoint* is a row whose payload is the
-state of the whole sequence up to the row's end. See cache/README.md.
+state of the whole sequence up to the row's end. See docs/kv-cache-format.md.
 
 Two kinds of rows carry one:
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from actors import messages as m
-from actors.messages.actor_ids import model_actor_id
+from actors.messages.actor_ids import model_actor_id, model_of
 from actors.messages.payload import Payload, PayloadKeeper
 from cache import tokens as token_bytes
 from runtime import errors
@@ -124,7 +124,7 @@ class AsyncClient:
     async def models(self) -> list[ModelStatus]:
         """As ``Client.models``."""
         entries = await self.directory()
-        found = [e for e in entries if e.id.startswith("model:") and e.state != "down"]
+        found = [e for e in entries if model_of(e.id) and e.state != "down"]
         return [await self._models.status_of(one) for one in sorted(found, key=lambda e: e.id)]
 
     async def model_info(self, model: str) -> ModelStatus:

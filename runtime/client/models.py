@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from actors import messages as m
-from actors.messages.actor_ids import model_actor_id
+from actors.messages.actor_ids import model_actor_id, model_of
 from runtime import errors
 from runtime.client.failures import connection_failure, load_failure
 from runtime.client.results import ModelStatus
@@ -139,7 +139,7 @@ class Models:
         """A model by its entry, and what it reports of itself."""
         details = await self.report(entry)
         return ModelStatus(
-            id=entry.id.removeprefix("model:"),
+            id=model_of(entry.id) or entry.id,
             state=entry.state,
             pid=entry.pid,
             incarnation=entry.incarnation,

@@ -151,7 +151,7 @@ class Reply:
         request = replace(
             self._request,
             ref=new_ref(),
-            prompt=self._prompt_keeper.payload,
+            prompt=m.with_payload(self._request.prompt, self._prompt_keeper.payload),
             delivered=self._tokens_keeper.payload,
             timeout_s=left_s(ends_at),
         )

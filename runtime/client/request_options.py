@@ -123,23 +123,34 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     request = m.Complete(
         ref="",
         model=arguments.model_name(model),
-        prompt=b"",
-        tokens=tokens,
+        prompt=_kind_of_prompt(
+            tokens=tokens,
+            chat=chat,
+            parse_special=arguments.flag("parse_special", parse_special),
+            continues=_continues(arguments.flag("continues", continues), session, parent_key),
+        ),
         max_tokens=arguments.whole("max_tokens", 256 if max_tokens is None else max_tokens, 0),
         sampling=sampling or sampling_from_options(**sampling_options),
         stop=_stops(stop),
         parent_key=parsed_key(parent_key),
-        parse_special=arguments.flag("parse_special", parse_special),
         timeout_s=arguments.seconds("timeout_s", timeout_s),
         session=None if session is None else session_name(session),
-        continues=_continues(arguments.flag("continues", continues), session, parent_key),
         speculation=_speculation(speculation),
-        chat=chat,
         thinking=arguments.flag("thinking", thinking) or budget is not None,
         thinking_budget_tokens=budget,
         tool_calls=arguments.flag("tool_calls", tool_calls),
     )
     return PreparedRequest(request, prompt, arguments.flag("resumed_events", resumed_events))
+
+
+def _kind_of_prompt(*, tokens: bool, chat: bool, parse_special: bool, continues: bool) -> m.Prompt:
+    """The prompt without its bytes, which each attempt sends."""
+    if chat and continues:
+        raise errors.InvalidRequest("a conversation continues nothing; send all its messages")
+    if chat:
+        return m.ConversationPrompt(b"")
+    prompt = m.TokenPrompt(b"") if tokens else m.TextPrompt(b"", parse_special)
+    return m.Continuation(prompt) if continues else prompt
 
 
 def encoded_prompt(prompt: object, *, may_be_empty: bool = False) -> bytes:

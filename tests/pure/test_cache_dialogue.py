@@ -30,7 +30,7 @@ BEING_WRITTEN = Miss(MissReason.BEING_WRITTEN, 0)
 
 @dataclass
 class Talk:
-    """A client of a cache that answers what the test says, at a time that the test sets."""
+    """A client of a cache with the answers and the time that the test sets."""
 
     request: RequestCache
     sent: list[object] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Talk:
 
 def request(parent_key: bytes | None = None) -> RequestCache:
     backend = StubBackend.load("stub", ModelParams(n_ctx=512))
-    complete = m.Complete("ref", "m", tokens.pack(IDS), tokens=True, parent_key=parent_key)
+    complete = m.Complete("ref", "m", m.TokenPrompt(tokens.pack(IDS)), parent_key=parent_key)
     opened = open_request(m.Run("id", Address("127.0.0.1", 1), complete), backend, now=0.0)
     if parent_key is None:
         admission = admit(len(IDS), 8, 512)
@@ -138,7 +138,7 @@ def test_a_parent_that_is_being_saved_is_waited_for_and_an_unknown_one_is_not() 
     assert talk.request.note == PARENT_UNKNOWN
 
 
-def test_a_cache_that_dies_meanwhile_ends_the_wait() -> None:
+def test_a_cache_that_exits_meanwhile_ends_the_wait() -> None:
     talk = Talk(request())
     talk.look_up()
     talk.answer(BEING_WRITTEN)

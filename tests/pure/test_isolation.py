@@ -43,7 +43,7 @@ def test_a_suspect_that_cannot_run_now_delays_no_other() -> None:
     assert isolation.choose(["b", "c"]) == ["b", "c"]
 
 
-def test_bad_numbers_twice_in_a_row_are_the_memorys_fault() -> None:
+def test_logits_that_are_not_finite_twice_in_a_row_are_caused_by_the_memory() -> None:
     isolation = FaultIsolation[str]()
     assert not isolation.found_bad_numbers()
     isolation.found_good_numbers()
