@@ -313,8 +313,7 @@ class AsyncNode(AsyncClient):
     async def _end(self, end: Callable[[], None]) -> None:
         import asyncio
 
-        self._leave_all()
-        await self._loop_transport.close()
+        await self._loop_transport.close(self._leave_all)
         await asyncio.shield(asyncio.to_thread(end))
 
     async def __aenter__(self) -> Self:

@@ -59,7 +59,7 @@ class LoopConnection:
         self._router = Router(RuntimeDir(Path(runtime_dir)))
         self._endpoints: dict[asyncio.AbstractEventLoop, LoopEndpoint] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_closed = False
+        self._is_closing = self._is_closed = False
         forks.register(self)
 
     def drop_inherited(self) -> None:
@@ -241,8 +241,7 @@ class LoopConnection:
 
     def _endpoint(self) -> LoopEndpoint:
         """The running loop's endpoint to the present boot of the node."""
-        if self._is_closed:
-            raise NodeNotRunning(self._router.folder.path, "this connection is closed")
+        self.require_open()
         loop = asyncio.get_running_loop()
         endpoint = self._endpoints.get(loop)
         if (
@@ -260,23 +259,34 @@ class LoopConnection:
 
     # ── ending ───────────────────────────────────────────────────────────────
 
-    async def close(self) -> None:
-        """Close the endpoint of this loop, once what was sent has left; requests raise."""
+    def require_open(self) -> None:
+        """Raises NodeNotRunning once this connection is closed."""
+        if self._is_closing:
+            raise NodeNotRunning(self._router.folder.path, "this connection is closed")
+
+    async def close(self, leave: Callable[[], None] = lambda: None) -> None:
+        """Close the endpoints, once what was sent on this loop has left; requests raise.
+
+        ``leave`` is called when no more requests are taken, and may still ``notify``.
+        """
+        self._is_closing = True
+        leave()
         self._is_closed = True
-        endpoint = self._endpoints.get(asyncio.get_running_loop())
-        if endpoint is not None:
-            deadline = time.monotonic() + _FLUSH_S
-            while endpoint.unwritten() and time.monotonic() < deadline:
-                await asyncio.sleep(0.001)
         endpoints, self._endpoints = self._endpoints, {}
+        own = endpoints.pop(asyncio.get_running_loop(), None)
         for loop, one in endpoints.items():
-            if one is endpoint:
-                one.close()
-            elif loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # that loop has ended
+                loop.call_soon_threadsafe(one.close)
+        deadline = time.monotonic() + _FLUSH_S
+        if own is not None:
+            while own.unwritten() and time.monotonic() < deadline:
+                await asyncio.sleep(0.001)
+            own.close()
+        for loop, one in endpoints.items():
+            while not (one.is_closed or loop.is_closed()) and time.monotonic() < deadline:
+                await asyncio.sleep(0.001)
+            if not one.is_closed and loop.is_closed():  # it ended before it could close this
                 one.abandon()
-            else:  # it runs on another thread
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(one.close)
 
 
 class Replies:
@@ -317,7 +327,8 @@ class Replies:
         deadline = self._deadline()
         while True:
             if self._is_closed:
-                raise NoReply(self._target, self._idle_s, "the request was left while it was read")
+                self._connection.require_open()
+                raise SupervisionError("the request was left while its answer was awaited")
             endpoint, box = self._endpoint, self._box
             if endpoint is None or box is None or not box.is_sent:
                 await self._send(max(RETRY_S, deadline - time.monotonic()))
@@ -389,7 +400,7 @@ class Replies:
         if endpoint is None or box is None:
             return
         endpoint.forget(self._ref)
-        box.wake()
+        endpoint.release(box)
         if on_late is None or not box.is_sent:
             return
         if box.messages:

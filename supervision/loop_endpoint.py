@@ -143,6 +143,20 @@ class LoopEndpoint:
         if isinstance(box, Box):
             self._ending.pop(box, None)
 
+    def release(self, box: Box) -> None:
+        """Let the task that waits at a forgotten box look again; from any thread."""
+        if box.waiter is None:
+            return
+        try:
+            is_here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            is_here = False
+        if is_here:
+            box.wake()
+            return
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the task with it
+            self._loop.call_soon_threadsafe(box.wake)
+
     def require_own(self) -> None:
         """Raises ForkedProcess in a process that was forked from the owner."""
         if not self._context.is_own:

@@ -62,6 +62,6 @@ class LoopTransport:
     async def run(self, call: Callable[[], R]) -> R:
         return await asyncio.to_thread(call)
 
-    async def close(self) -> None:
-        """Close the sockets; what still waits raises."""
-        await self._connection.close()
+    async def close(self, leave: Callable[[], None]) -> None:
+        """Close the sockets; what still waits raises. ``leave`` is called before, to cancel it."""
+        await self._connection.close(leave)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -184,6 +185,38 @@ def test_one_node_serves_one_loop_after_another(node: Node, folder: Path) -> Non
     other = asyncio.run(opened())
     assert asyncio.run(used(other)) == node.tokenize("stub", "abc")
     asyncio.run(other.close())
+
+
+def test_one_node_serves_the_loops_of_several_threads(node: Node, folder: Path) -> None:
+    """And closing it on one of them ends what waits on the others."""
+    raised: list[BaseException] = []
+
+    async def work() -> None:
+        other = await AsyncNode.attach(node.port, runtime_dir=folder / "run")
+
+        def elsewhere() -> None:
+            try:
+                asyncio.run(ask())
+            except errors.LlamaActorsError as error:
+                raised.append(error)
+
+        async def ask() -> None:
+            assert len((await other.complete("stub", "x", max_tokens=3)).tokens) == 3
+            await other.complete("stub", "long", max_tokens=60_000)
+
+        threads = [threading.Thread(target=elsewhere) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while await other.queue_depth() < 3:
+            await asyncio.sleep(0.005)
+        await other.close()
+        for thread in threads:
+            await asyncio.to_thread(thread.join, 20)
+            assert not thread.is_alive()
+
+    asyncio.run(work())
+    assert [type(one) for one in raised] == [errors.NodeNotRunning] * 3
+    eventually(lambda: not node.queue_depth(), within_s=30, what="nothing is in flight")
 
 
 def test_what_waits_when_the_node_is_stopped_raises(tmp_path: Path) -> None:
