@@ -2,7 +2,7 @@
 
 A session is a caller's name for "go on where I stopped". It keeps the token ids of its last turn,
 so that the next prompt, which comes as text, continues with the ids that were sampled and not with
-what a tokenizer would make of the text (trap T-40R: they differ). The KV itself is the live tier's
+what a tokenizer would make of the text (they differ). The KV itself is the live tier's
 business: it keeps the sequence of a session before others (``engine.live_sequences``), and gives it
 up when there is no room, least recently used first; then rows of the store take its place.
 

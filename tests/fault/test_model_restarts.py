@@ -1,4 +1,4 @@
-"""Models that crash: they come back, the poisonous request does not, and nobody else notices."""
+"""Models that crash: they are restarted without the poisonous request, others are unaffected."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_a_crash_of_the_models_supervisor_makes_no_request_a_suspect(
     assert waiting.result(30).tokens
     status = inflight_status(narrow)
     assert (status["suspects"], status["poisonous_digests"]) == (0, 0)
-    assert pid_of(narrow, "inflight") == inflight  # it knows that, and did not just forget
+    assert pid_of(narrow, "inflight") == inflight  # by its record, not by chance
 
 
 def test_a_completion_whose_model_is_killed_in_the_middle_is_run_again(

@@ -141,7 +141,7 @@ def test_memory_without_rows_is_returned_before_any_row_is_given_up(gauge: Gauge
             "cache_meta", m.RemoveRows(new_ref(), m.Removal.ALL, namespace.root, cursor)
         )
         removed, cursor = removed + answer.rows, answer.cursor
-    assert gauge.resident == full  # kept for the next rows, as long as nobody needs it
+    assert gauge.resident == full  # kept for the next rows, as long as there is no pressure
     gauge.node.complete("demo", "Some new words to keep. " * 40, max_tokens=1)
     kept = status_of(gauge.node, "cache_meta")["rows"]
     assert kept > 0
@@ -178,7 +178,9 @@ def test_a_source_that_hangs_holds_nothing_up_and_can_be_replaced(gauge: Gauge) 
     assert checked.total > 1 << 20
     gauge.ask(m.SetPressure(new_ref(), source="nvidia"))
     checked = gauge.ask(m.CheckPressure(new_ref()))
-    if checked.outcome == "source_failed":  # a machine without a GPU says what is missing
+    if (
+        checked.outcome == "source_failed"
+    ):  # on a machine without a GPU the error names what is missing
         assert "NVML" in gauge.status()["trouble"] or "nvidia-ml-py" in gauge.status()["trouble"]
 
 
@@ -213,7 +215,7 @@ def test_settings_change_while_it_runs_and_nonsense_changes_nothing(gauge: Gauge
     assert done.settings.tiers == ("disk",)
     before = gauge.status()["readings"]
     eventually(lambda: gauge.status()["readings"] > before + 2, what="it reads by itself")
-    # A tier that is not there has nothing to give, and that is said.
+    # A tier that is not there is reported, and nothing is evicted.
     gauge.fill()
     gauge.says(gauge.resident)
     outcomes = {gauge.ask(m.CheckPressure(new_ref())).outcome for _ in range(3)}

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of replies: each goes on at its next token, and its text is the same."""
+"""kill -9 in the middle of replies: each resumes at its next token, and its text is the same."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ UNDISTURBED: list[Completion] = []
 
 
 def alone(node: Node) -> list[Completion]:
-    """What undisturbed requests say: the same on every node, so the first one is asked."""
+    """The undisturbed replies: the same on every node, so they are computed on the first one."""
     if not UNDISTURBED:
         UNDISTURBED.extend(
             node.complete("stub", f"Tale {n}", max_tokens=N_TOKENS, **way)
@@ -117,7 +117,7 @@ def test_a_model_that_is_killed_twice_resumes_twice(node4: Node) -> None:
 
 
 def test_four_suspects_of_a_crash_resume_one_after_another_within_seconds(node4: Node) -> None:
-    """A fault inside may be anybody's, so they run alone until they have gone beyond it."""
+    """Any of them may have caused a fault inside, so they run alone until they are beyond it."""
     expected = alone(node4)
     running = streams(node4)
     os.kill(pid_of(node4, "model:stub"), signal.SIGABRT)
@@ -143,7 +143,7 @@ def test_streams_continue_when_inflight_is_killed_alone(node4: Node) -> None:
     kill(pid_of(node4, "inflight"))
     assert_same(running, expected)
     assert pid_of(node4, "model:stub") == before
-    # The attempts before were cancelled: nobody waits for them.
+    # The attempts before were cancelled, so their tokens do not count.
     idle = {"running": 0, "waiting": 0}
     eventually(
         lambda: idle.items() <= status_of(node4, "model:stub").items(),
@@ -270,7 +270,7 @@ def test_four_streams_of_a_real_model_have_the_text_of_an_unbroken_run(node: Nod
     assert any(one.resumed for one in running)
     for one, stream in zip(whole, running, strict=True):
         if stream.resumed and stream.resumed[0].n_tokens > 80:
-            assert one.cache.source == "ram"  # what was said before was restored, not computed
+            assert one.cache.source == "ram"  # the reply so far was restored, not computed
 
 
 CALLER = textwrap.dedent(

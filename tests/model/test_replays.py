@@ -29,7 +29,7 @@ def hot(seed: int) -> SamplingParams:
 
 
 class Conversation:
-    """An engine on the embedded model; turns are functions of what was said before."""
+    """An engine on the embedded model; turns are functions of the turns before."""
 
     def __init__(self) -> None:
         self.backend = load_backend("llama", str(embedded()), ModelParams(n_ctx=1024, n_threads=1))

@@ -1,4 +1,4 @@
-"""Thinking and tool calls through a whole engine: what callers hear, and what is kept."""
+"""Thinking and tool calls through a whole engine: what callers receive, and what is kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOT = SamplingParams(temperature=1.0)
 
 
 class Scripted:
-    """A stub that says what a test wants, and notes how each token was chosen."""
+    """A stub with the reply of a test, which records how each token was chosen."""
 
     def __init__(self, reply: bytes) -> None:
         self.backend = StubBackend.load("stub", ModelParams(n_ctx=1024))
@@ -49,7 +49,7 @@ class Scripted:
 
 
 def told(backend: Backend, *runs: m.Run) -> tuple[list[object], dict[str, Outcome]]:
-    """All that the caller of the last request hears of its reply."""
+    """All that the caller of the last request receives of its reply."""
     heard: list[object] = []
 
     def hear(_: EngineRun, event: object) -> None:

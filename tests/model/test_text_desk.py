@@ -1,4 +1,4 @@
-"""The text desk: texts, tokens and chats, beside an engine that computes."""
+"""The text service: texts, tokens and chats, beside an engine that computes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TEXTS = ["Once upon a time", "", "naïve café 🦉\n\n  x", "<|user|>\nhi<|end|
 
 
 class Desk:
-    """A desk, and what it said, in order."""
+    """A text service, and its answers, in order."""
 
     def __init__(self, backend: Backend, markers: Markers | None = None) -> None:
         self.said: queue.Queue[tuple[object, object]] = queue.Queue()

@@ -1,4 +1,4 @@
-"""Attempts at a completion: what a dead process began goes on in the next one, once."""
+"""Attempts at a completion: what a killed process began is resumed in the next one, once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nobody but the template writes control tokens, and otherwise nothing changes."""
+"""Only the template writes control tokens, and otherwise nothing changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The desk for embeddings: pages, limits, refusals, and memory that is given back."""
+"""The embedding service: pages, limits, refusals, and memory that is freed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.pure
 
 
 class Desk:
-    """A desk over a stub, and what it sends."""
+    """An embedding service over a stub, and what it sends."""
 
     def __init__(self, **params: object) -> None:
         self.backend = StubBackend.load("stub", ModelParams(**params))  # type: ignore[arg-type]

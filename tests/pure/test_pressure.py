@@ -62,7 +62,7 @@ def test_relief_continues_below_high_until_low_is_reached() -> None:
     assert one.observe(10.0, at(830)) == Decision(Verdict.EVICT, 80)
     one.evicted(11.0, 80)
     assert one.observe(20.0, at(750)).verdict is Verdict.BELOW
-    assert one.observe(30.0, at(840)).verdict is Verdict.BELOW  # it begins anew at high only
+    assert one.observe(30.0, at(840)).verdict is Verdict.BELOW  # it begins again at high only
 
 
 def test_an_overshoot_is_not_paid_twice_while_its_effect_is_awaited() -> None:

@@ -1,4 +1,4 @@
-"""A reply that is interrupted after any of its tokens goes on as if it had not been."""
+"""A reply that is interrupted after any of its tokens resumes as if it had not been."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_stop_string_that_is_split_by_the_interruption_is_never_shown() -> Non
 
 
 def test_a_reply_that_had_ended_ends_again() -> None:
-    """Its last token was the end of text, or it had all its tokens: nobody knows who heard so."""
+    """Its last token was the end of text, or it had all its tokens; the caller may lack the end."""
     prompt = [*PROMPT.encode(), EOT]
     ended = run(backend(), request(prompt, max_tokens=24))
     assert ended.noted.accepted == (END,)

@@ -1,4 +1,4 @@
-"""A chat template as a setting: what is taken, and what a wrong one says."""
+"""A chat template as a setting: what is accepted, and the errors of wrong ones."""
 
 from __future__ import annotations
 

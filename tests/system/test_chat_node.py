@@ -86,7 +86,7 @@ def test_the_error_of_a_bad_chat_names_the_mistake_and_the_model_stays_up(node: 
 
 
 def test_thinking_comes_apart_and_is_verified_by_the_node(node: Node) -> None:
-    """The markers set for this model are words that it says."""
+    """The markers set for this model are texts that it generates."""
     asked = m.Complete("c", "m", CHAT, chat=True, max_tokens=48, thinking=True)
     apart, whole = reply(heard(node, asked)), reply(heard(node, replace(asked, thinking=False)))
     assert apart.tokens == whole.tokens

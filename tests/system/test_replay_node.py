@@ -23,7 +23,7 @@ MORE = {"role": "user", "content": "Go on!"}
 
 
 class Turn:
-    """One turn of a chat: what was said, and what was warm."""
+    """One turn of a chat: its reply, and what was warm."""
 
     def __init__(
         self, node: Node, messages: list[dict[str, str]], seed: int, **fields: Any
