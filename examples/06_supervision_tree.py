@@ -23,7 +23,7 @@ def main() -> None:
             ask(name, Add(new_ref(), 1), timeout_s=2)
             print(ask(name, Add(new_ref(), 2), timeout_s=2))
 
-        try:  # a handler that raises ends its actor, and who asked hears why
+        try:  # a handler that raises ends its actor, and the caller gets the reason
             ask("apples", Add(new_ref(), "two"), timeout_s=2)
         except TargetDown as down:
             print(f"apples broke: {down.reason}")

@@ -116,7 +116,7 @@ def cast(rng: Random, kind: str | None = None) -> tuple[Person, Person]:
 
 
 def begin(rng: Random, hero: Person, friend: Person) -> Story:
-    """A story with its cast and scenery drawn, and nothing told yet."""
+    """A story with its cast and scenery drawn, and no sentence yet."""
     grown = rng.choice(tuple(GROWN))
     names = hero.fields("h") | friend.fields("f") | {"g": grown, "g.he": GROWN[grown]}
     story = Story(rng, names)

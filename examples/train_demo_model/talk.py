@@ -1,4 +1,4 @@
-"""Talk: what people say to the storyteller and what it answers, in chat turns and in plain text."""
+"""Talk: users' turns and the storyteller's answers, in chat turns and in plain text."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def say(role: str, text: str) -> str:
 
 
 def chat(rng: Random) -> str:
-    """A conversation of several turns; what it says about a story is true of that story."""
+    """A conversation of several turns; its statements about a story are true of that story."""
     turns: list[tuple[str, str]] = []
     if rng.random() < 0.25:
         said, answer = rng.choice(GREETINGS)

@@ -317,7 +317,7 @@ HOW_TO = (
         ),
     ),
 )
-#: Things the small world does not know, for honest answers.
+#: Things that do not exist in the small world, for honest answers.
 UNKNOWN = tuple(
     "France|history|computers|money|the news|physics|a computer program|the president|football|"
     "politics|America|the moon landing|Python|mathematics|chemistry|London|Paris|the internet|"

@@ -4,7 +4,7 @@
  *   - extern "C" and noexcept: no C++ exception ever crosses;
  *   - every id, length, position and row is checked before llama.cpp sees it, because a wrong one
  *     makes it abort the process;
- *   - the result is an LA_* status (0 is good) unless the comment says otherwise; the text and the
+ *   - the result is an LA_* status (0 is good) unless the comment has something else; the text and the
  *     numbers that explain a failure are kept per thread (la_error_*).
  *
  * One la_context is used by one thread at a time; the caller holds a lock. The only thing another

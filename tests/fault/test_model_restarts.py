@@ -214,7 +214,7 @@ def test_a_crash_of_the_models_supervisor_makes_no_request_a_suspect(
     assert waiting.result(30).tokens
     status = inflight_status(narrow)
     assert (status["suspects"], status["poisonous_digests"]) == (0, 0)
-    assert pid_of(narrow, "inflight") == inflight  # it knows that, and did not just forget
+    assert pid_of(narrow, "inflight") == inflight  # by its record, not by chance
 
 
 def test_a_completion_whose_model_is_killed_in_the_middle_is_run_again(

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of replies: each goes on at its next token, and its text is the same."""
+"""kill -9 in the middle of replies: each resumes at its next token, and its text is the same."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.support.engine_runs import EngineRun, Outcome, Script, ask
 
 pytestmark = pytest.mark.model
 APART = LivePolicy(max_idle=0, min_tokens=100_000)
-"""Nothing is shared, so that everybody computes everything."""
+"""Nothing is shared, so that every request computes everything."""
 
 
 @pytest.fixture(params=["tiny", "embedded"])

@@ -100,7 +100,10 @@ def test_the_demo_keeps_every_promise(tmp_path: Path) -> None:
         "cold", "exact", "partial", "partial", "exact", "exact",
     ]  # fmt: skip
     tiers = [row["tier"] for row in report["rows"]]
-    assert {*tiers[1:4]} <= {"live", "ram"}  # where a step is slow, idle cells do not pay
+    assert {*tiers[1:4]} <= {
+        "live",
+        "ram",
+    }  # where a step is slow, idle cells cost more than they save
     assert [tiers[0], *tiers[4:]] == ["none", "ram", "disk"]
     assert ran.stderr == ""  # quiet in a pipe
 

@@ -1,4 +1,4 @@
-"""A real model's reply goes on after an interruption as if it had not been, bit for bit."""
+"""A real model's reply resumes after an interruption as if it had not been, bit for bit."""
 
 from __future__ import annotations
 

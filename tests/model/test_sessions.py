@@ -74,7 +74,7 @@ def test_a_session_continues_in_its_own_sequence(load: Load) -> None:
 
 
 def test_a_session_is_continued_without_sending_its_text_again(load: Load) -> None:
-    """Also with nothing to add; and it says what the whole prompt would have said."""
+    """Also with nothing to add; and the reply is that of the whole prompt."""
     base, more = prompt(3, 90), prompt(4, 7)
     whole = play(
         load(),
@@ -98,7 +98,9 @@ def test_a_session_is_continued_without_sending_its_text_again(load: Load) -> No
     assert two.cache.hit is three.cache.hit is m.HitKind.STICKY
     assert two.done is not None
     assert two.done.usage.prompt_tokens == 90 + said["one"] + 7
-    assert two.reused >= 90 + said["one"] - 1  # the last token said need not have been decoded
+    assert (
+        two.reused >= 90 + said["one"] - 1
+    )  # the last token of the reply need not have been decoded
     assert three.reused >= 90 + said["one"] + 7 + said["two"] - 1
 
 
@@ -146,7 +148,7 @@ def test_what_cannot_be_continued_is_refused_with_what_to_do(load: Load) -> None
 
 
 class Ask(list[object]):
-    """A question, and a request so that the script goes on when it has been answered."""
+    """A question, and a request so that the script continues when it has been answered."""
 
     def __init__(self, question: object, then: m.Run) -> None:
         super().__init__([Asked(question, HOST), then])
@@ -266,7 +268,7 @@ def test_a_session_of_a_model_that_cannot_be_cut_continues_where_it_stopped(
 
 
 def test_a_continued_request_outlives_the_session_it_continues(load: Load) -> None:
-    """A model dies with what it knows of sessions, also while the request still waits."""
+    """A model's process loses its sessions when it is killed, also while a request waits."""
     base, more = prompt(60, 80), [11, 12, 13]
     keeper = JournalKeeper()
     try:
@@ -279,7 +281,7 @@ def test_a_continued_request_outlives_the_session_it_continues(load: Load) -> No
         assert list(noted.prompt) == [*base, *first.outcomes["one"].tokens, *more]
     finally:
         keeper.close()
-    keeper = JournalKeeper()  # as it was before a token was said
+    keeper = JournalKeeper()  # as it was before the first token of the reply
     try:
         JournalWriter.open(keeper.path).begin(noted.prompt, ())
         again = play(load(), replace(next_turn, journal=keeper.path)).outcomes["two"]

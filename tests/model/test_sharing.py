@@ -98,7 +98,7 @@ def test_the_next_prompt_shares_what_the_last_one_left(load: Load) -> None:
     live = EngineRun(load()).play(script())
     must_agree(load, runs, live, alone(load, runs))
     assert [live[name].reused for name in ("cold", "same", "warm", "fork")] == [0, 200, 200, 150]
-    assert live["next"].reused == 200 + 19  # the last token said was never decoded
+    assert live["next"].reused == 200 + 19  # the last token of the reply was never decoded
     hits = {
         name: (one.cache.hit, one.cache.source, one.cache.miss_reason) for name, one in live.items()
     }

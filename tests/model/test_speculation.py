@@ -398,7 +398,7 @@ def test_a_draft_model_follows_the_tokens_and_computes_little_twice() -> None:
     other = StubBackend.load("stub", params)
 
     def says(text: list[int], n: int) -> list[int]:
-        """What the model says after ``text``, from the start."""
+        """The model's continuation of ``text``, from the start."""
         said: list[int] = []
         while len(said) < n:
             other.seq_remove(0, 0, -1)
@@ -624,13 +624,13 @@ def test_a_model_is_loaded_with_its_draft_model_and_both_ways_give_the_same_text
     said = {how: complete(how) for how in ("ngram", "draft", "off")}
     assert said["off"].tokens == said["ngram"].tokens == said["draft"].tokens
     assert said["off"].usage.drafted_tokens == 0
-    # On a busy machine a guess may seem not to pay for a while.
+    # On a busy machine guesses may seem slower than steps for a while.
     eventually(
         lambda: said["ngram"].usage.accepted_tokens or complete("ngram").usage.accepted_tokens,
         what="a guess that was right",
     )
 
-    # What was stored beside guesses is what was said.
+    # The row stored beside guesses holds the reply.
     assert node.evict("tiny") > 0
     longer = [*text, *said["ngram"].tokens, 5, 6, 7]
     warm = node.complete("tiny", longer, max_tokens=20)

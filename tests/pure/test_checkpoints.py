@@ -1,4 +1,4 @@
-"""Checkpoints: where they are taken, and that no order of requests, damage or want of room lies."""
+"""Checkpoints: where they are taken; no order, damage or lack of room gives a wrong result."""
 
 from __future__ import annotations
 
@@ -342,7 +342,7 @@ def test_no_order_of_requests_no_damage_and_no_lack_of_room_gives_a_wrong_answer
 def test_a_step_cut_short_is_computed_again_from_the_start(
     arena: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody knows how far such a memory got, and it cannot be cut back."""
+    """How far such a memory got is unknown, and it cannot be cut back."""
     bench = Bench(Cache(arena, 8 << 20))
     decode, calls = bench.backend.decode, 0
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.pure
 
 SEED = 1
 NAMES = {*words.GIRLS, *words.BOYS, *words.PETS}
-#: Words that answers use to make a whole sentence and that a story may say otherwise.
+#: Words that answers use to make a whole sentence and that a story may express otherwise.
 FRAME = set(
     """
     about afraid after an asked at away bad because believed birthday both bought broke

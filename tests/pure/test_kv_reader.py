@@ -172,7 +172,7 @@ def test_no_room_for_the_last_row_costs_only_that_row(arena: Path) -> None:
     blocks = save(backend, arena)
     batch = Batch()
     batch.extend_prefill([9] * 100, 0, 3, logits_last=False)
-    backend.decode(batch)  # somebody else's cells: 156 are left, three rows need 192
+    backend.decode(batch)  # cells of another sequence: 156 are left, three rows need 192
     request = request_for(backend, IDS)
     assert reader(backend, arena).restore(request, resolve(blocks, 3 * BLOCK)) == []
     assert request.line.n_kv == 2 * BLOCK
@@ -223,7 +223,7 @@ def save_with_logits(
 def test_a_row_with_the_logits_of_the_prompts_end_leaves_nothing_to_decode(
     backend: StubBackend, arena: Path, n_stored: int
 ) -> None:
-    """Also a row that goes on with the reply, of which only the prompt's part is restored."""
+    """Also a row that continues with the reply, of which only the prompt's part is restored."""
     *blocks, last = save_with_logits(backend, arena, n_stored, 150)
     blocks.append(replace(last, n_used=150 - last.start))
     request = request_for(backend, IDS[:150])

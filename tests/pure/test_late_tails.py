@@ -1,4 +1,4 @@
-"""The end of a reply is stored when nothing goes on from it, and by then at the latest."""
+"""The end of a reply is stored when nothing has extended it for some time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_conversation_without_pauses_writes_every_token_once(cache: Cache) -> 
     tokens = talk(engine, 12, ids(300))
     engine.close()
     n_written = sum(header.n_tokens for header in cache.headers())
-    assert n_written == len(tokens) - 1  # the last token said was never decoded
+    assert n_written == len(tokens) - 1  # the last token of the reply was never decoded
     assert len(engine.published()) == len(set(engine.published()))
     assert cache.status()["tails_not_written"] >= 9  # the others ended with a block
     assert sum(header.n_tokens < 64 for header in cache.headers()) == 1
@@ -111,7 +111,7 @@ def test_a_finish_key_is_a_parent_key_at_once_and_after_it_was_extended(cache: C
     assert two.cache.note is None
     engine.ask("three", [*tokens, *ids(90, 6)], max_tokens=4, parent_key=one.finish_key)
     assert one.finish_key not in engine.published()
-    # A process that never saw it: cache_meta knows which row has those tokens.
+    # A process that never saw it: cache_meta has the row with those tokens.
     with CachedEngine(cache, save=NEVER, name="model:m2") as other:
         late = other.ask("four", [*tokens, 9, 9, 9], parent_key=one.finish_key)
         assert late.cache.note is None

@@ -52,7 +52,7 @@ def test_a_negative_number_of_gpu_layers_means_all() -> None:
 
 
 def test_model_parameters_survive_json() -> None:
-    """As on their way into the table of wanted models, which makes tuples into lists."""
+    """As in the table of desired models, which makes tuples into lists."""
     params = ModelParams(lora=("a.gguf", ("b.gguf", 0.5)), tensor_split=(1, 2), rope_freq_base=5e5)  # type: ignore[arg-type]
     assert ModelParams(**json.loads(json.dumps(asdict(params)))) == params
     assert params.lora == (("a.gguf", 1.0), ("b.gguf", 0.5))

@@ -1,4 +1,4 @@
-"""Options as keywords and as frozen values are the same, and a user's type checker knows them."""
+"""Options as keywords and as frozen values are the same, and a user's type checker finds them."""
 
 from __future__ import annotations
 

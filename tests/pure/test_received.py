@@ -18,7 +18,7 @@ PIECES = ["a", "bc", "", "ü", "日本", "st", "op", "🙂", "x" * 9]
 
 
 def events_of(reply: list[int], stop: str, sizes: list[int]) -> list[m.TokensDelivered]:
-    """A run's events: tokens that wait together, as ``sizes`` says, and the tail."""
+    """A run's events: tokens sent together, in groups of ``sizes``, and the tail."""
     stream, n_chars = IncrementalText((stop,)), 0
     held: list[m.TokensDelivered] = []
     events: list[m.TokensDelivered] = []

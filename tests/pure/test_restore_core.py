@@ -1,4 +1,4 @@
-"""Restore must pay: what is learned, and which rows are read."""
+"""Restoring must be faster than computing: measured speeds, and which rows are read."""
 
 from __future__ import annotations
 

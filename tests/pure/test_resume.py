@@ -1,4 +1,4 @@
-"""A reply that is interrupted after any of its tokens goes on as if it had not been."""
+"""A reply that is interrupted after any of its tokens resumes as if it had not been."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that users know become parameters; what is wrong is named."""
+"""Usual names become parameters; what is wrong is named."""
 
 from __future__ import annotations
 

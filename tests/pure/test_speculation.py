@@ -268,7 +268,7 @@ def test_a_small_promise_is_not_worth_it() -> None:
 
 
 def drafted(pace: DraftPace, is_right: bool, n_tokens: int, **how: float) -> list[int]:
-    """Lengths of all drafts while so many tokens are said."""
+    """Lengths of all drafts while so many tokens are generated."""
     said, lengths = 0, []
     options = {"rows": 1, "draft_step": 0.1, "cost": StepCost(0.05)} | how
     while said < n_tokens:

@@ -1,7 +1,7 @@
 """A command imports what it needs and no more: imports are most of the time that it takes.
 
-Counted instead of timed, so that a busy machine says the same. A limit that is exceeded names what
-is new; raise it only for something that every use of the command needs.
+Counted instead of timed, so that a busy machine gives the same result. The error names what is new;
+raise a limit only for something that every use of the command needs.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ def test_superseded_tails_go_by_themselves_and_gc_takes_dead_temps_only(shop: Sh
 def test_removing_a_row_takes_what_continues_it_and_asks_first(shop: Shop) -> None:
     rows = shop.rows()
     root = next(row for row in rows if row["start"] == 0 and row["tokens"] == 64)
-    refused = shop.run("cache", "rm", root["key"])  # a yes in a pipe is nobody's
+    refused = shop.run("cache", "rm", root["key"])  # a yes in a pipe is not a user's
     assert refused.returncode == 2
     assert "--yes" in refused.stderr
     assert shop.rows() == rows
@@ -380,7 +380,7 @@ def memory_of(node: Node) -> Path:
 def test_a_model_is_identified_from_memory_when_it_is_loaded_again(
     tmp_path: Path, disk: bool
 ) -> None:
-    """The remembered digest is replaced by another one; the second load believes it."""
+    """The cached digest is replaced by another one; the second load uses it."""
     model = embedded_model_path()
     options = {} if disk else {"cache_disk": 0}
     with LeakCheck() as leaks, started(tmp_path, **options) as node:

@@ -255,7 +255,7 @@ def test_a_configuration_file_is_read_and_the_command_line_wins(
         eventually(lambda: "loaded tiny" in node.log, within_s=30, what="tiny is loaded")
         assert node.report("model:tiny")["n_ctx"] == 512
         tiers = node.report("cache_meta")["tiers"]
-        assert tiers["ram"]["budget_bytes"] > 17 << 20  # 32MiB was said
+        assert tiers["ram"]["budget_bytes"] > 17 << 20  # 32MiB was set
         assert "disk" not in tiers
     finally:
         assert node.end() == 0

@@ -1,4 +1,4 @@
-"""``inspect MODEL.gguf``: what the header says and what it will take, without native code."""
+"""``inspect MODEL.gguf``: what the header holds and what it will take, without native code."""
 
 from __future__ import annotations
 

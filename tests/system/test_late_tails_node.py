@@ -30,7 +30,7 @@ def test_a_clean_stop_leaves_the_end_of_the_last_reply_on_disk(tmp_path: Path) -
     with node_in(tmp_path) as node:
         node.load("stub", "stub", backend="stub")
         node.complete("stub", PROMPT, max_tokens=10)
-    assert stored_tokens(tmp_path) == 109  # the last token said was never decoded
+    assert stored_tokens(tmp_path) == 109  # the last token of the reply was never decoded
 
 
 def test_another_process_of_the_same_model_waits_for_the_end_that_one_holds_back(

@@ -246,7 +246,7 @@ def test_unknown_and_unloaded_models_are_named(stub_node: Node) -> None:
     with pytest.raises(errors.ModelUnknown, match="nobody"):
         stub_node.unload("nobody")
     stub_node.unload("stub")
-    # Inflight may hear of it a moment later than the caller did; then it says what it saw.
+    # Inflight may be notified a moment later than the caller; then its error has the same cause.
     with pytest.raises((errors.ModelUnknown, errors.ModelUnloaded), match="stub"):
         stub_node.complete("stub", "x", timeout_s=5)
     stub_node.load("stub", "stub", backend="stub")  # the id is free again
