@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Self, overload
 
 TOKEN_BYTES: Final = 4
 TIP: Final = 0xFFFF_FFFF
@@ -17,26 +17,95 @@ TIP: Final = 0xFFFF_FFFF
 _CHUNK: Final = 4096  # bytes; large enough that memcmp dominates, small enough that an XOR is cheap
 
 
+class TokenIds(Sequence[int]):
+    """Token ids that do not change: as numbers, and packed, which is done once.
+
+    A slice is a copy of its part of both.
+    """
+
+    __slots__ = ("_ids", "_packed")
+
+    def __init__(self, ids: Iterable[int] = (), *, _packed: bytes | None = None) -> None:
+        """Raises ValueError if an id does not fit 32 unsigned bits."""
+        self._ids = _column(ids)
+        self._packed = _packed
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> Self:
+        """Of what ``pack`` made; ValueError if the length is no multiple of four."""
+        return cls(_unpacked(packed), _packed=packed)
+
+    @property
+    def packed(self) -> bytes:
+        """The ids as bytes."""
+        if self._packed is None:
+            self._packed = _bytes_of(self._ids)
+        return self._packed
+
+    def column(self) -> array[int]:
+        """A copy that may grow: unsigned numbers of 32 bits."""
+        return self._ids[:]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._ids)
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Self: ...
+
+    def __getitem__(self, at: int | slice) -> int | Self:
+        return type(self)(self._ids[at]) if isinstance(at, slice) else self._ids[at]
+
+    def __add__(self, more: TokenIds) -> TokenIds:
+        return TokenIds(self._ids + more._ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TokenIds) and self._ids == other._ids
+
+    def __hash__(self) -> int:
+        return hash(self.packed)
+
+    def __repr__(self) -> str:
+        return f"TokenIds({self._ids.tolist()})"
+
+
 def pack(ids: Iterable[int]) -> bytes:
     """Encode token ids; ValueError if one does not fit 32 unsigned bits."""
+    return _bytes_of(_column(ids))
+
+
+def _column(ids: Iterable[int]) -> array[int]:
     try:
-        packed = array("I", ids)
+        return array("I", ids)
     except (OverflowError, TypeError) as cause:
         raise ValueError(f"token ids are integers in 0 .. 2**32-1: {cause}") from cause
+
+
+def _bytes_of(ids: array[int]) -> bytes:
     if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes()
+        ids = ids[:]
+        ids.byteswap()
+    return ids.tobytes()
 
 
 def unpack(tokens: bytes) -> list[int]:
     """Decode the result of ``pack``; ValueError if the length is no multiple of four."""
+    return _unpacked(tokens).tolist()
+
+
+def _unpacked(tokens: bytes) -> array[int]:
     if len(tokens) % TOKEN_BYTES:
         raise ValueError(f"{len(tokens)} bytes are not whole 4-byte token ids")
-    packed = array("I")
-    packed.frombytes(tokens)
+    ids = array("I")
+    ids.frombytes(tokens)
     if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tolist()
+        ids.byteswap()
+    return ids
 
 
 def count(tokens: bytes) -> int:

@@ -28,6 +28,7 @@ html_theme = "furo"
 html_title = "llama-actors"
 html_copy_source = False
 html_show_sourcelink = False
+html_show_search_summary = False  # it would fetch pages, which browsers refuse from disk
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
 
@@ -46,22 +47,11 @@ def insert_generated(app: Sphinx, document: str, source: list[str]) -> None:
 
         source[0] = source[0].replace("<!-- generated: cli -->", reference())
     if document == "reference/python-api":
-        source[0] = source[0].replace("<!-- generated: options -->", request_options())
         source[0] = source[0].replace("<!-- generated: other names -->", other_names(source[0]))
     if document == "reference/settings":
         from _generate.settings import reference as settings
 
         source[0] = source[0].replace("<!-- generated: settings -->", settings())
-
-
-def request_options() -> str:
-    """Directives for the options of requests: the public classes, where there are such."""
-    import runtime
-
-    names = [name for name in ("RequestOptions", "ChatOptions") if name in runtime.__all__]
-    directives = [f".. autoclass:: runtime.{name}\n   :members:\n" for name in names]
-    function = ".. autofunction:: runtime.client.request_options.build\n"
-    return "\n".join(["```{eval-rst}", *(directives or [function]), "```"])
 
 
 def other_names(page: str) -> str:

@@ -6,7 +6,14 @@ the tree accepts messages this way; ``actors/messages/`` and ``supervision/messa
 
 import tempfile
 
-from actors.messages import Accepted, Complete, Completed, CompletionFailed, TokensDelivered
+from actors.messages import (
+    Accepted,
+    Complete,
+    Completed,
+    CompletionFailed,
+    TextPrompt,
+    TokensDelivered,
+)
 from native.params import SamplingParams
 from runtime import Node
 from supervision.messages import Located, ReportStatus, WhereIs, new_ref
@@ -24,7 +31,7 @@ def main() -> None:
         request = Complete(
             ref=new_ref(),
             model="demo",
-            prompt="Once upon a time",
+            prompt=TextPrompt("Once upon a time"),
             max_tokens=24,
             sampling=SamplingParams(temperature=0.8, seed=5),
         )

@@ -2,7 +2,7 @@
 
 Weights are the tensors of the file. The KV cache is what llama.cpp allocates: for every layer that
 attends, keys and values of ``n_ctx`` cells (windowed layers too: the full size is kept); for every
-recurrent layer, a state for each sequence. The compute buffers are estimated; native/README.md has
+recurrent layer, a state for each sequence. The compute buffers are estimated; docs/models.md has
 the measured error. Where the kind of a layer is not in the header, all are counted as attending,
 and the estimate is marked as an upper bound.
 """
@@ -274,7 +274,7 @@ def _row(kind: str, numbers: int) -> int:
 def _compute(facts: _Facts, params: ModelParams, n_ctx: int) -> int:
     """Buffers for the widest step: activations of a whole batch, attention's masks, logits.
 
-    Fitted to what llama.cpp allocates, see native/README.md.
+    Fitted to what llama.cpp allocates, see docs/models.md.
     """
     rows = min(params.n_ubatch, params.n_batch, n_ctx)
     activations = 4 * rows * (6 * facts.n_embd + 3 * facts.n_ff * facts.n_experts)

@@ -1,7 +1,8 @@
 """The llama.cpp backend: owns one model and one context, and everything that depends on them.
 
-Lifetime rules are numbered in native/README.md. The two that shape this file: objects are freed in
-reverse order of creation (samplers, context, model), and no pointer reaches C after ``close``.
+Lifetime rules are numbered in docs/native-safety.md. The two that shape this file: objects are
+freed in reverse order of creation (samplers, context, model), and no pointer reaches C after
+``close``.
 """
 
 from __future__ import annotations

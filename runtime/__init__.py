@@ -4,7 +4,8 @@
 >>> with Node.start() as node:                                              # doctest: +SKIP
 ...     print(node.complete("demo", "Once upon a time", max_tokens=40).text)
 
-``AsyncNode`` is the same on an event loop.
+``AsyncNode`` is the same on an event loop. Options of requests are keywords, or one
+``RequestOptions``. Every error is a ``LlamaActorsError``; see ``runtime.errors``.
 """
 
 from __future__ import annotations
@@ -93,10 +94,10 @@ _HOMES: Final = {
 """Where each public name is defined."""
 
 
-if not TYPE_CHECKING:  # a checker knows the names from the imports above, and refuses others
+if not TYPE_CHECKING:  # a checker reads the imports above, and refuses other names
 
     def __getattr__(name: str) -> Any:
-        """A public name, when it is first used: a command imports only what it needs."""
+        """A public name, when it is first used: a command imports only what it uses."""
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,6 @@
-"""Errors that a user of a node can meet; each says what happened, whose fault, and what to do.
+"""Errors that users of a node can meet: what happened, and what to do.
+
+``ModelError`` and its kinds carry the id of the model, ``ConfigError`` the key of the setting.
 
 * LlamaActorsError
   x ConfigError           a setting is wrong                    -> fix the named key
@@ -12,25 +14,25 @@
     - ModelUnknown          no model of that id is loaded         -> load it
     - ModelAlreadyLoaded    the id is taken                       -> unload it, or choose another id
     - ModelLoadFailed       the file could not be loaded          -> see kind and detail
-    - ModelDown             its process ended and stayed away     -> see the log, try again later
+    - ModelDown             its process ended, did not come back  -> see the log, try again later
     - ModelUnloaded         it was unloaded during the request    -> load it again
     - ModelStopped          it crashed too often                  -> read the log, load it again
   x RequestError
-    - InvalidRequest        the request makes no sense            -> fix it
+    - InvalidRequest        an argument is wrong                  -> fix the named argument
     - PromptTooLong         prompt and context do not fit         -> shorten it, or a larger n_ctx
     - Overloaded            too many requests wait                -> try again later
     - DeadlineExceeded      not finished within timeout_s         -> more time, or fewer tokens
     - SessionBusy           another request of it is running      -> wait for it, or cancel it
     - NotSupported          this model cannot do that             -> load it so that it can
     - EngineFailed          llama.cpp failed on this request      -> report it with the detail
-    - RequestPoisoned       the model dies of this request        -> change it, report the fault
+    - RequestPoisoned       the request crashes its model         -> change it, report the fault
 """
 
 from __future__ import annotations
 
 
 class LlamaActorsError(Exception):
-    """Anything this package raises on purpose."""
+    """Base of every error that this package raises on purpose."""
 
 
 class ConfigError(LlamaActorsError):
@@ -42,11 +44,11 @@ class ConfigError(LlamaActorsError):
 
 
 class NodeError(LlamaActorsError):
-    """The node as a whole does not do what was asked."""
+    """The node as a whole cannot do what was asked."""
 
 
 class NodeNotRunning(NodeError):
-    """Nothing answers where a node was expected. Start one, or name the right port."""
+    """No node answers where one was expected. Start one, or name the right port."""
 
     def __init__(self, port: int, detail: str = "") -> None:
         because = f" ({detail})" if detail else ""
@@ -58,7 +60,7 @@ class NodeNotRunning(NodeError):
 
 
 class NodeStartFailed(NodeError):
-    """The node process ended before it was ready; the text is what it said.
+    """The node process ended before it was ready; the text is its own error message.
 
     ``kind`` is the name of the error that stopped it, such as ``PortInUse`` or ``ConfigError``.
     """
@@ -73,7 +75,7 @@ class NoReply(NodeError):
 
 
 class MachineUnfit(NodeError):
-    """This machine, or container, lacks what every node needs; the text says how to add it."""
+    """This machine, or container, lacks what every node needs; the text names how to add it."""
 
 
 class ForkedProcess(NodeError):
@@ -111,7 +113,7 @@ class ModelLoadFailed(ModelError):
 class ModelDown(ModelError):
     """The model's process ended while it worked on the request, and did not come back in time.
 
-    If it comes back in time, nobody hears of it: the reply goes on at its next token.
+    If it comes back in time, no error is raised: the reply continues at its next token.
     """
 
 
@@ -124,11 +126,11 @@ class ModelStopped(ModelError):
 
 
 class RequestError(LlamaActorsError):
-    """One request could not be done; the node and its model go on."""
+    """One request could not be done; the node and its model are not affected."""
 
 
 class InvalidRequest(RequestError):
-    """The request makes no sense; the message says what to change."""
+    """An argument is wrong; the message names it, what was given and what is expected."""
 
 
 class PromptTooLong(RequestError):
@@ -148,18 +150,18 @@ class SessionBusy(RequestError):
 
 
 class NotSupported(RequestError):
-    """This model cannot do that as it is loaded; the message says what it lacks."""
+    """This model cannot do that as it is loaded; the message names what it lacks."""
 
 
 class EngineFailed(RequestError):
-    """llama.cpp failed on this request; others were not harmed."""
+    """llama.cpp failed on this request; other requests are not affected."""
 
 
 class RequestPoisoned(RequestError):
-    """The process of ``model`` died each time it ran this request or question; others came through.
+    """The process of ``model`` died each time it ran this request; other requests succeeded.
 
-    Nothing the node can heal: it hits a fault in llama.cpp or in the model file, or it
-    needs more memory than there is; the text says which of them, as far as the kernel tells. The
+    The node cannot repair that: the request hits a fault in llama.cpp or in the model file, or it
+    needs more memory than there is; the text names the cause as far as the kernel reports it. The
     same prompt with the same sampling, or the same question, is refused for some minutes, so that
     it ends no more processes; change it, give the node more memory, or report the fault with the
     node's log.

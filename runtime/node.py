@@ -209,7 +209,7 @@ class Node(Client):
         _wait_gone(pid)
 
     def close(self) -> None:
-        """Let go of the node without stopping it. One that this host started ends with the host."""
+        """Close the connection; the node continues, one of this host until the host ends."""
         self._connection.close()
 
     def __enter__(self) -> Self:

@@ -1,9 +1,9 @@
 """Words kept out of prose: ``python tools/prose.py [--list | --further]``, part of ``make lint``.
 
-A program receives, returns, raises, logs and notifies; it does not hear, say or tell. Counted are
-docstrings, comments and texts that users may see (string literals of several words) in the code,
-comments and texts of the shim, docstrings and comments of tests, and the documents. Code in
-backticks and blocks of code is not prose.
+A program receives, returns, raises, logs and notifies; it is no person. Counted are docstrings,
+comments and texts that users may see (string literals of several words) in the code, comments and
+texts of the shim, docstrings and comments of tests, and the documents. Code in backticks and blocks
+of code is not prose.
 
 Each part of the repository has a ceiling, which may only fall, and so have citations of documents
 that are not in the repository. ``--list`` prints every place. ``--further`` prints the places of
@@ -24,16 +24,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 CEILINGS = {
-    "actors": 188,
+    "actors": 1,
     "bench": 0,
     "cache": 0,
     "documents": 0,
     "examples": 0,
     "native": 0,
-    "runtime": 93,
-    "supervision": 148,
+    "runtime": 1,
+    "supervision": 0,
     "tests": 0,
-    "tools": 3,
+    "tools": 0,
 }
 """How many of the words each part may still contain. Lower a number when its count has fallen."""
 
@@ -59,6 +59,7 @@ QUOTED = {
     "examples/12_embeddings.py": "sentences that are embedded",
     "examples/train_demo_model/*.py": "stories that the model is trained on",
     "runtime/embedded/prompts.py": "stories in the style of the embedded model",
+    "tools/matrix.py": "the name of a user",
     "tools/prose.py": "the words themselves",
 }
 """Files whose string literals quote people; their docstrings and comments count."""

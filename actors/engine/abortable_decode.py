@@ -1,4 +1,4 @@
-"""One decode at a time, which other threads may cut short. Runs on the engine thread."""
+"""One decode at a time, which other threads may abort. Runs on the engine thread."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from native.errors import DecodeAborted, NativeError
 
 
 class StepOverdue(Exception):
-    """A decode took longer than a step may, and was cut short."""
+    """A decode took longer than a step may, and was aborted."""
 
 
-class Decoder:
-    """Runs decodes of ``backend`` and knows for which requests the present one works.
+class AbortableDecoder:
+    """Runs decodes of ``backend``, each for a set of requests.
 
-    ``guard`` is entered around each decode: who watches may mind one that does not end.
+    ``guard`` is entered around each decode, so that one that does not end is noticed.
     """
 
     def __init__(self, backend: Backend, guard: Callable[[], AbstractContextManager[None]]) -> None:
@@ -32,18 +32,18 @@ class Decoder:
         """Ids of requests that are to end; the engine clears it when they have."""
 
     def interrupt(self, request_id: str) -> None:
-        """Any thread: cut short the running decode if it works for this request."""
+        """From any thread: abort the running decode if it computes this request."""
         with self._lock:
             self.cancelled.add(request_id)
             if request_id in self._in_step:
                 self._backend.request_abort()
 
     def interrupt_all(self) -> None:
-        """Any thread: cut short the running decode."""
+        """From any thread: abort the running decode."""
         self._backend.request_abort()
 
     def interrupt_overdue(self, budget_s: float) -> None:
-        """Any thread: cut short the running decode if it has run longer than this."""
+        """From any thread: abort the running decode if it has run longer than this many seconds."""
         with self._lock:
             took_s = 0.0 if self._began is None else time.monotonic() - self._began
             if took_s > budget_s:
@@ -60,7 +60,7 @@ class Decoder:
             return True
 
     def run(self, batch: Batch) -> NativeError | StepOverdue | None:
-        """Compute the batch; what went wrong, if anything did."""
+        """Compute the batch; the error, if it failed."""
         self._began = time.monotonic()
         failed: NativeError | None = None
         try:

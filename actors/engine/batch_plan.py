@@ -29,7 +29,7 @@ class Demand:
     needs_small_step: bool = False
     """Whether it reads a reply again, which must be computed as it was the first time."""
     stop_after: int | None = None
-    """Rows after which it must not go on in this step."""
+    """Rows after which its slice of this step ends."""
     may_guess: bool = False
     """Whether guesses may follow its last token, if that is part of the step."""
 
@@ -58,7 +58,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Guessable:
-    """A step without guesses: who may guess, and how many rows are left for that."""
+    """A step without guesses: the requests that may guess, and how many rows are left for that."""
 
     indexes: tuple[int, ...]
     """Requests, by position, whose last token is part of the step."""
@@ -79,7 +79,7 @@ def plan_step(
 
     While a request generates, prompts get at most ``prefill_share`` tokens of a step, so that a
     long prompt of one caller does not stop the stream of another; and so much times more as there
-    are more prompts than streams, since small steps cost those who wait (on a 1.1B model and two
+    are more prompts than streams, since small steps delay the waiting ones (on a 1.1B model and two
     cores, 128 tokens a step instead of 512 made eight callers wait a fifth longer). The oldest
     prompt gets half of what prompts get, the others share the rest evenly: so a short prompt does
     not wait for a long one before it, and the oldest still comes first among equals.

@@ -41,7 +41,7 @@ def make_room(
     free_sequences: int,
     source: int | None = None,
 ) -> list[int] | None:
-    """Which idle sequences must go so that ``wanted`` fits; ``None`` when it cannot fit yet.
+    """Which idle sequences to drop so that ``wanted`` fits; ``None`` when it cannot fit yet.
 
     ``idle`` is ordered, least valuable first; ``source`` is the one that is about to be shared: it
     goes last, and then the request takes it over. Nothing goes for a request that cannot start.

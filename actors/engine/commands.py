@@ -17,7 +17,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class CacheGone:
-    """Mailbox → engine: cache_meta is not up, or is another incarnation; nobody will answer."""
+    """Mailbox → engine: cache_meta is not up, or is another incarnation; no answer will come."""
 
 
 @dataclass(frozen=True, slots=True)

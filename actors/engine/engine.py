@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from actors import messages as m
-from actors.engine.abortable_decode import Decoder
+from actors.engine.abortable_decode import AbortableDecoder
 from actors.engine.adapters import AdapterManager, Question
 from actors.engine.commands import Asked, CacheGone, Close
 from actors.engine.control import ControlQueries
@@ -28,7 +28,7 @@ from actors.engine.reply_replay import ReplyReplay
 from actors.engine.report import progress
 from actors.engine.request import Request
 from actors.engine.speculation_policy import SpeculationPolicy
-from actors.engine.speculative_decoding import Guesses
+from actors.engine.speculative_decoding import SpeculativeDecoder
 from actors.engine.step import StepRunner
 from actors.kv.cache_client import CacheClient
 from actors.kv.deferred_tails import DeferredTails
@@ -56,11 +56,11 @@ class EngineParts:
     backend: Backend
     commands: queue.SimpleQueue[object]
     send: Send
-    decoder: Decoder
+    decoder: AbortableDecoder
     live: LiveSequences
     cache: CacheClient
     tails: DeferredTails
-    guesses: Guesses
+    guesses: SpeculativeDecoder
     waiting: WaitingRequests
     replays: ReplyReplay
     requests: Lifecycle
@@ -88,11 +88,11 @@ def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
     """
     running: list[Request] = []
     idle: list[IdleSequence] = []
-    decoder = Decoder(backend, guard)
+    decoder = AbortableDecoder(backend, guard)
     tails = DeferredTails(store, send, idle, lambda: [request.cache for request in running])
     sequences = LiveSequences(backend, live or LivePolicy(), tails, idle)
     cache = CacheClient(store, send, partial(_settle, running, sequences), tails)
-    guesses = Guesses(backend, speculation, draft_model)
+    guesses = SpeculativeDecoder(backend, speculation, draft_model)
     waiting = WaitingRequests(backend, max_queue, rules)
     replays = ReplyReplay(backend, store, cache)
     requests = Lifecycle(

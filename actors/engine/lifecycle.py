@@ -16,7 +16,7 @@ from actors.engine.queue import WaitingRequests
 from actors.engine.reply_replay import ReplyReplay
 from actors.engine.report import result
 from actors.engine.request import Request
-from actors.engine.speculative_decoding import Guesses
+from actors.engine.speculative_decoding import SpeculativeDecoder
 from actors.kv.cache_client import CacheClient
 from actors.kv.request_cache import RequestCache
 
@@ -38,7 +38,7 @@ class Lifecycle:
         live: LiveSequences,
         cache: CacheClient,
         replays: ReplyReplay,
-        guesses: Guesses,
+        guesses: SpeculativeDecoder,
         send: Callable[[object, object], None],
         cancelled: set[str],
     ) -> None:

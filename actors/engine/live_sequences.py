@@ -19,11 +19,11 @@ from typing import Protocol
 from actors.engine.batch_plan import Admission
 from actors.engine.cell_sharing import cells_in_use, is_worn_out, to_drop
 from actors.engine.placement import (
+    Arrival,
     Holder,
     Placement,
     Room,
     Source,
-    Wanted,
     by_session,
     find_source,
     place,
@@ -51,7 +51,7 @@ class IdleSequence:
     n_stored_blocks: int
     steps: int = 0
     session: str | None = None
-    """The conversation that will go on in it, most likely."""
+    """The conversation that most likely continues in it."""
     deferred_tail: DeferredTail | None = None
     """Its end, not stored yet."""
 
@@ -150,7 +150,7 @@ class Shareable(Holder, Protocol):
 
 @dataclass(slots=True)
 class LiveSequences:
-    """Hands out the sequences of ``backend``; knows which cells they share."""
+    """Hands out the sequences of ``backend``, and counts the cells that they share."""
 
     backend: Backend
     policy: LivePolicy
@@ -192,21 +192,21 @@ class LiveSequences:
         With ``lookup`` the cache is asked next, unless it could add nothing; only what is ready is
         shared before it has answered, and ``settle`` does the rest.
         """
-        wanted, room = self._wanted(request, admission.n_cells), self._room(running)
+        arrival, room = self._arrival(request, admission.n_cells), self._room(running)
         earlier = [RunningSequence(one) for one in running]
         if self.backend.info.can_cut:
             min_tokens = self.policy.min_tokens
-            found = place(wanted, self.idle, earlier, room, min_tokens=min_tokens, lookup=lookup)
+            found = place(arrival, self.idle, earlier, room, min_tokens=min_tokens, lookup=lookup)
         else:
-            found = place_uncut(wanted, self.idle, room)
+            found = place_uncut(arrival, self.idle, room)
         if found is None:
             return False
         self._apply(request, found, earlier, admission.n_cells, room.origin, now)
         return True
 
-    def _wanted(self, request: Request, n_cells: int) -> Wanted:
+    def _arrival(self, request: Request, n_cells: int) -> Arrival:
         line = request.line
-        return Wanted(
+        return Arrival(
             line.packed_prompt,
             len(line.tokens),
             request.cache.n_usable,
@@ -279,8 +279,8 @@ class LiveSequences:
             *(self.idle[at] for at in order),
             *(RunningSequence(one) for one in earlier),
         ]
-        wanted = self._wanted(request, line.n_cells)
-        source = find_source(wanted, holders, min_tokens=self.policy.min_tokens)
+        arrival = self._arrival(request, line.n_cells)
+        source = find_source(arrival, holders, min_tokens=self.policy.min_tokens)
         if source is not None and source.common > line.n_kv:
             self._join(request, holders[source.index], source, source.common, now)
 

@@ -47,7 +47,7 @@ class IdleHolder(Holder, Idle, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Arrival:
     """A request that starts."""
 
     packed_tokens: bytes
@@ -101,23 +101,23 @@ class Room:
     """Of cells that are filled from now on."""
 
 
-def find_source(wanted: Wanted, holders: Sequence[Holder], *, min_tokens: int) -> Source | None:
+def find_source(arrival: Arrival, holders: Sequence[Holder], *, min_tokens: int) -> Source | None:
     """The sequence with most in common, of at least ``min_tokens``; of equal ones the first."""
-    sources = [_compare(wanted, at, holder) for at, holder in enumerate(holders)]
+    sources = [_compare(arrival, at, holder) for at, holder in enumerate(holders)]
     best = best_source([Candidate(one.common, one.ready) for one in sources], min_tokens=min_tokens)
     return None if best is None else sources[best]
 
 
-def _compare(wanted: Wanted, index: int, holder: Holder) -> Source:
+def _compare(arrival: Arrival, index: int, holder: Holder) -> Source:
     theirs = holder.packed_tokens
-    agreed = token_bytes.common_prefix(wanted.packed_tokens, theirs)
+    agreed = token_bytes.common_prefix(arrival.packed_tokens, theirs)
     same = min(agreed, holder.n_shareable)
-    common = min(same, wanted.n_usable)
+    common = min(same, arrival.n_usable)
     return Source(
         index,
         common,
         ready=min(common, holder.n_kv),
-        is_whole=same == wanted.n_tokens,
+        is_whole=same == arrival.n_tokens,
         ends=same == token_bytes.count(theirs),
     )
 
@@ -130,7 +130,7 @@ def by_session(idle: Sequence[Holder], session: str | None) -> list[int]:
 
 
 def place(
-    wanted: Wanted,
+    arrival: Arrival,
     idle: Sequence[IdleHolder],
     running: Sequence[Holder],
     room: Room,
@@ -143,17 +143,17 @@ def place(
     ``running`` were started before. With ``lookup`` the cache is asked next, unless it could add
     nothing, and only what is ready is shared before it has answered.
     """
-    order = by_session(idle, wanted.session)
+    order = by_session(idle, arrival.session)
     holders: list[Holder] = [*(idle[at] for at in order), *running]
-    source = find_source(wanted, holders, min_tokens=min_tokens)
+    source = find_source(arrival, holders, min_tokens=min_tokens)
     if source is None:
-        gone = _room(wanted, (), idle, room, 0, None)
+        gone = _room(arrival, (), idle, room, 0, None)
         return None if gone is None else Placement(gone)
-    is_enough = source.common >= max(1, wanted.n_usable)
+    is_enough = source.common >= max(1, arrival.n_usable)
     upto = source.ready if lookup and not is_enough else source.common
     shared = between(holders[source.index].stretches, 0, upto)
     held_by = order[source.index] if upto and source.index < len(order) else None
-    gone = _room(wanted, shared, idle, room, upto, held_by)
+    gone = _room(arrival, shared, idle, room, upto, held_by)
     if gone is None:
         return None
     return Placement(
@@ -164,18 +164,18 @@ def place(
     )
 
 
-def place_uncut(wanted: Wanted, idle: Sequence[IdleHolder], room: Room) -> Placement | None:
+def place_uncut(arrival: Arrival, idle: Sequence[IdleHolder], room: Room) -> Placement | None:
     """Find a place in memory that cannot be cut; ``None``: not yet.
 
     Nothing is shared there, but a request may continue the sequence of its session where it ends.
     """
-    own = _own_sequence(wanted, idle)
+    own = _own_sequence(arrival, idle)
     if own is None:
-        gone = _room(wanted, (), idle, room, 0, None)
+        gone = _room(arrival, (), idle, room, 0, None)
         return None if gone is None else Placement(gone)
     n_held = idle[own].n_kv
     others = [at for at in range(len(idle)) if at != own]
-    fresh = Stretch(room.origin, n_held, wanted.n_cells)
+    fresh = Stretch(room.origin, n_held, arrival.n_cells)
     gone = _make_room((*idle[own].stretches, fresh), [idle[at] for at in others], room, None, 1)
     if gone is None:
         return None
@@ -183,15 +183,15 @@ def place_uncut(wanted: Wanted, idle: Sequence[IdleHolder], room: Room) -> Place
     return Placement(dropped, takes=own, upto=n_held, is_continuation=True)
 
 
-def _own_sequence(wanted: Wanted, idle: Sequence[IdleHolder]) -> int | None:
+def _own_sequence(arrival: Arrival, idle: Sequence[IdleHolder]) -> int | None:
     """The sequence of the request's session, if the prompt continues where it ends."""
-    prompt = wanted.packed_tokens
+    prompt = arrival.packed_tokens
     return next(
         (
             at
             for at, one in enumerate(idle)
             if one.session is not None
-            and one.session == wanted.session
+            and one.session == arrival.session
             and len(one.packed_tokens) < len(prompt)
             and prompt.startswith(one.packed_tokens)
         ),
@@ -200,14 +200,14 @@ def _own_sequence(wanted: Wanted, idle: Sequence[IdleHolder]) -> int | None:
 
 
 def _room(
-    wanted: Wanted,
+    arrival: Arrival,
     shared: Stretches,
     idle: Sequence[IdleHolder],
     room: Room,
     upto: int,
     source: int | None,
 ) -> tuple[int, ...] | None:
-    fresh = Stretch(room.origin, upto, wanted.n_cells)
+    fresh = Stretch(room.origin, upto, arrival.n_cells)
     return _make_room((*shared, fresh), idle, room, source, 0)
 
 

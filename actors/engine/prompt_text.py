@@ -21,7 +21,7 @@ class PromptText:
     rendered: Rendered | None = None
     """The same for a chat."""
     note: str | None = None
-    """Something its caller should know."""
+    """Something to report to its caller."""
 
     def is_replaced(self) -> None:
         """The tokens were found without tokenising the text."""

@@ -1,4 +1,4 @@
-"""The exact tokens of a request's prompt, known ids kept where its text goes on from them."""
+"""The exact tokens of a request's prompt, known ids kept where its text continues them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from actors import messages as m
 from actors.engine.request import Request
 from actors.messages.errors import RequestRefused
 from actors.text.chat_prompt import has_bos
+from cache.tokens import TokenIds
 from native.backend import Backend, ModelInfo
 from native.errors import NativeError
 
@@ -34,7 +35,7 @@ def why_too_long(text: str, info: ModelInfo) -> str | None:
 
 
 def fix_prompt(request: Request, backend: Backend) -> None:
-    """Turn the text into tokens, keeping the exact ids of the parent where the text goes on.
+    """Turn the text into tokens, keeping the exact ids of the parent where the text continues it.
 
     Tokenising the whole text again may cut it differently from how it was generated, and the
     stored rows would never match.
@@ -46,13 +47,13 @@ def fix_prompt(request: Request, backend: Backend) -> None:
     if prompt.text is None or request.line.tokens:
         return
     special = request.spec.parse_special
-    known = request.cache.parent_tokens or []
+    known = request.cache.parent_tokens or TokenIds()
     before = backend.detokenize(known, special=special).decode("utf-8", "replace")
     try:
         if known and prompt.text.startswith(before):
             rest = prompt.text[len(before) :]
             more = backend.tokenize(rest, add_special=False, parse_special=special) if rest else []
-            request.line.prompt_is(known + more)
+            request.line.prompt_is(known + TokenIds(more))
         else:
             if known and request.spec.parent_key is not None:
                 prompt.note = (
@@ -60,9 +61,8 @@ def fix_prompt(request: Request, backend: Backend) -> None:
                     "it was matched by its tokens"
                 )
             add_special = not (special and has_bos(backend, prompt.text))
-            request.line.prompt_is(
-                backend.tokenize(prompt.text, add_special=add_special, parse_special=special)
-            )
+            ids = backend.tokenize(prompt.text, add_special=add_special, parse_special=special)
+            request.line.prompt_is(TokenIds(ids))
     except NativeError as error:
         raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
     if not request.line.tokens:
@@ -76,15 +76,15 @@ def _join(request: Request, backend: Backend) -> None:
     parent, prompt = request.cache.parent_tokens, request.prompt
     if not parent:
         raise RequestRefused(m.FailReason.INVALID_REQUEST, PARENT_GONE)
-    more = request.line.tokens
+    more = request.line.prompt
     if prompt.text:
         try:
-            more = backend.tokenize(
-                prompt.text, add_special=False, parse_special=request.spec.parse_special
-            )
+            special = request.spec.parse_special
+            ids = backend.tokenize(prompt.text, add_special=False, parse_special=special)
+            more = TokenIds(ids)
         except NativeError as error:
             raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
-    request.line.prompt_is([*parent, *more])
+    request.line.prompt_is(parent + more)
     prompt.is_joined()
-    if request.journal is not None:  # only this process knows the session's tokens
+    if request.journal is not None:  # the session's tokens are nowhere else
         request.journal.begin(request.line.tokens, ())

@@ -54,7 +54,7 @@ class WaitingRequests:
         return request
 
     def first(self) -> Request | None:
-        """The oldest that does not wait for the cache to say what its ``parent_key`` is."""
+        """The oldest that does not wait for the tokens of its ``parent_key``."""
         return next((one for one in self._requests if one.cache.wait_until is None), None)
 
     def fit(self, request: Request) -> Admission:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from actors import messages as m
-from actors.engine.sampling_control import Steering
+from actors.engine.sampling_control import SamplingControl
 from actors.kv.timeline import Timeline
 from actors.messages.errors import RequestRefused
 from actors.text.reply_events import Event, EventEncoder, merged
@@ -27,7 +27,7 @@ class Reply:
     sampling: SamplingParams
     stream: ReplyParser
     encoder: EventEncoder
-    control: Steering
+    control: SamplingControl
     max_tokens: int
     """Tokens that it may have: what was asked for, or what fits into the context."""
     finish_reason: m.FinishReason | None = None
@@ -75,7 +75,7 @@ class Reply:
         """
         self.encoder.logprobs.reach(n_reply)
         parts = self.stream.feed(token, *self._bytes_of(token, backend))
-        self.control.said(token, backend, self.stream)
+        self.control.appended(token, backend, self.stream)
         if self.stream.stopped_by is not None:
             self.finish_reason = m.FinishReason.STOP
         elif n_reply >= self.max_tokens:

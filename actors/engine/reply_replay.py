@@ -6,6 +6,7 @@ Runs on the engine thread, but for ``rendered``. See ``actors.text.reply_marks``
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from actors import messages as m
@@ -16,10 +17,11 @@ from actors.text.chat_prompt import ControlTokens, prompt_tokens
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_marks import PLAIN, SPECIAL, Mark, RecentReplies, SentText, mark_reply
 from cache.text_marks import CANDIDATE, RowMark
+from cache.tokens import TokenIds
 from native.backend import Backend
 from native.errors import NativeError
 
-MAX_CANDIDATES: Final = 512  # 10 KiB of a message, and more turns than anybody takes
+MAX_CANDIDATES: Final = 512  # 10 KiB of a message, and more turns than a conversation has
 
 
 class Namespace(Protocol):
@@ -30,7 +32,7 @@ class Namespace(Protocol):
 
 
 class ReplyReplay:
-    """What one model's engine knows of replies that may come back as text."""
+    """Replies of one engine that may come back as text, and the tokens that stand for them."""
 
     def __init__(
         self, backend: Backend, namespace: Namespace, cache: CacheClient | None = None
@@ -45,11 +47,11 @@ class ReplyReplay:
         self.hits = 0
 
     def rendered(self, request_id: str, rendered: Rendered) -> None:
-        """From any thread: what this request's prompt says. Before the request itself."""
+        """From any thread: the rendered prompt of this request, before the request itself."""
         self._rendered[request_id] = rendered
 
     def begin(self, request: Request, run: m.Run, now: float) -> None:
-        """A request arrived. If a known reply is in its text, its tokens begin as that was said."""
+        """A request arrived: if its text holds a known reply, use the tokens up to its end."""
         rendered = self._rendered.pop(request.spec.request_id, None)
         request.prompt.rendered = rendered
         request.prompt.sent = _sent(run.request) if rendered is None else rendered.sent()
@@ -64,9 +66,9 @@ class ReplyReplay:
             self._ask_cache(request, now)
 
     def _ask_cache(self, request: Request, now: float) -> None:
-        """Nothing is known here: a process before this one may have said it.
+        """Look for a reply of an earlier process, since none of this one matches.
 
-        A reply that comes back is followed by a control token, or nobody could tell where it ends.
+        The end of a reply is found by the control token that follows it.
         """
         sent, cache = request.prompt.sent, self._cache
         if sent is None or cache is None or not cache.keeps_marks:
@@ -93,7 +95,7 @@ class ReplyReplay:
         found = {hit.start() for hit in self._ends.finditer(data)} - {0}
         return sorted(found)[-MAX_CANDIDATES:]
 
-    def take_stored(self, request: Request, known: list[int], found: m.TextResolved) -> None:
+    def take_stored(self, request: Request, known: Sequence[int], found: m.TextResolved) -> None:
         """Cache_meta knew a reply that the text of this request begins with."""
         n_tokens = len(known)
         self.take(request, known, Mark(found.digest, found.n_bytes, found.n_known, n_tokens))
@@ -105,20 +107,20 @@ class ReplyReplay:
     def _may_replay(self, request: Request) -> bool:
         """Not where the exact tokens are known otherwise, or the text is not all of the prompt.
 
-        A ``parent_key`` or a session says how a text begins; a chat was tokenised without them.
+        A ``parent_key`` or a session determines the first tokens; a chat is tokenised without.
         """
         is_joined = request.spec.parent_key is not None or request.cache.parent_tokens
         is_known = request.resume.knows_prompt or (is_joined and request.prompt.rendered is None)
         return request.prompt.sent is not None and not is_known
 
-    def take(self, request: Request, known: list[int], mark: Mark) -> None:
+    def take(self, request: Request, known: Sequence[int], mark: Mark) -> None:
         """Let the prompt begin with these tokens, which stand for its first bytes."""
         rest = self._rest(request, mark.n_known)
         if rest is None:
             return
         request.prompt.is_replaced()
-        request.line.prompt_is([*known, *rest])
-        # The row that ended there may never be written; then that which goes on holds the mark.
+        request.line.prompt_is(TokenIds([*known, *rest]))
+        # The row that ended there may never be written; then one that contains it has the mark.
         request.cache.add_mark(RowMark(mark.digest, mark.n_bytes, mark.n_known, len(known)))
         self.hits += 1
 
@@ -147,8 +149,8 @@ class ReplyReplay:
         if sent is None or not n_prompt or not line.n_reply:
             return
         n_tokens = n_prompt + request.reply.stream.visible_tokens()
-        said, seen = line.tokens[n_prompt:], line.tokens[n_prompt:n_tokens]
-        reply = self._backend.detokenize(said, special=True)
+        ids, seen = line.tokens[n_prompt:], line.tokens[n_prompt:n_tokens]
+        reply = self._backend.detokenize(ids, special=True)
         visible = self._backend.detokenize(seen, special=True)
         stop = request.reply.stream.stopped_by
         mark = mark_reply(self._namespace.root, sent, reply, visible, n_tokens, stop)
@@ -159,11 +161,12 @@ class ReplyReplay:
 
 def _sent(asked: m.Complete) -> SentText | None:
     """The text of a prompt that came as text, if it is all of the prompt."""
-    if asked.tokens or asked.continues or asked.candidates is not None:
+    prompt = asked.prompt
+    if not isinstance(prompt, m.TextPrompt) or asked.candidates is not None:
         return None
     try:
-        raw = asked.prompt if isinstance(asked.prompt, str) else read_payload(asked.prompt)
+        raw = prompt.text if isinstance(prompt.text, str) else read_payload(prompt.text)
     except PayloadGone:
         return None
     data = raw.encode("utf-8", "replace") if isinstance(raw, str) else raw
-    return SentText(data, SPECIAL if asked.parse_special else PLAIN)
+    return SentText(data, SPECIAL if prompt.parse_special else PLAIN)

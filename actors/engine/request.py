@@ -25,7 +25,7 @@ from actors.engine.clock import Clock
 from actors.engine.prompt_text import PromptText
 from actors.engine.reply import Reply
 from actors.engine.resume import Resume
-from actors.engine.speculation_state import Guessing
+from actors.engine.speculation_state import SpeculationState
 from actors.kv.request_cache import RequestCache
 from actors.kv.timeline import Timeline
 from actors.messages.journal import JournalWriter
@@ -56,7 +56,7 @@ class Request:
     line: Timeline
     cache: RequestCache
     reply: Reply
-    guessing: Guessing
+    guessing: SpeculationState
     resume: Resume
     clock: Clock
     journal: JournalWriter | None = None

@@ -9,16 +9,17 @@ from actors.engine.prompt_tokens import why_too_long
 from actors.engine.reply import Reply
 from actors.engine.request import Request, RequestSpec
 from actors.engine.resume import Resume, open_journal, reply_before
-from actors.engine.sampling_control import Steering
-from actors.engine.speculation_state import Guessing, guessing_of
+from actors.engine.sampling_control import SamplingControl
+from actors.engine.speculation_state import SpeculationState, guessing_of
 from actors.kv.request_cache import RequestCache
 from actors.kv.timeline import Timeline
-from actors.messages.errors import RequestRefused
+from actors.messages.errors import InvalidRequest, RequestRefused
 from actors.messages.journal import JournalWriter, Noted
 from actors.messages.logprob_records import LogprobsLog
-from actors.messages.payload import PayloadGone, read_payload
+from actors.messages.payload import Payload, PayloadGone, read_payload
 from actors.text.reply_events import EventEncoder, ReplyRules
 from cache import tokens as token_bytes
+from cache.tokens import TokenIds
 from native.backend import Backend
 
 
@@ -45,10 +46,16 @@ def _opened(
             f"max_tokens is {asked.max_tokens}; ask for at least one token, or for 0 to read the "
             "prompt only",
         )
+    follows_parent = isinstance(asked.prompt, m.Continuation)
+    part = asked.prompt.more if isinstance(asked.prompt, m.Continuation) else asked.prompt
     noted = Noted() if journal is None else journal.noted
-    # The exact ids of a prompt that was read before are known: nothing is looked up or cut anew.
+    # The exact ids of a prompt that was read before are known; it is not tokenised again.
     is_known = bool(noted.prompt)
-    text, tokens = (None, list(noted.prompt)) if is_known else _read_prompt(asked, backend)
+    text, tokens = (
+        (None, TokenIds(noted.prompt))
+        if is_known
+        else _read_prompt(part, backend, may_be_empty=follows_parent)
+    )
     left = _reply_before(asked, noted, backend)
     guessing = _guessing(asked, len(tokens), backend)
     stream = rules.stream(asked, backend, text, tokens)
@@ -61,17 +68,17 @@ def _opened(
             reply_to=run.reply_to,
             max_tokens=asked.max_tokens,
             parent_key=parent_key,
-            parse_special=asked.parse_special,
+            parse_special=isinstance(part, m.TextPrompt) and part.parse_special,
             session=asked.session,
         ),
-        PromptText(text, follows_parent=asked.continues and not is_known),
+        PromptText(text, follows_parent=follows_parent and not is_known),
         line,
         RequestCache(line, parent_key, reads_only=asked.max_tokens == 0),
         Reply(
             sampling=asked.sampling,
             stream=stream,
             encoder=EventEncoder(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
-            control=Steering.of(rules.end_of_thought, stream),
+            control=SamplingControl.of(rules.end_of_thought, stream),
             max_tokens=asked.max_tokens,
         ),
         guessing,
@@ -81,7 +88,7 @@ def _opened(
     )
 
 
-def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> Guessing:
+def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> SpeculationState:
     guessing = guessing_of(asked, backend.info.n_vocab)
     n_needed, n_ctx = n_prompt + len(guessing.candidates or ()), backend.info.n_ctx
     if guessing.candidates and n_needed > n_ctx:
@@ -100,43 +107,59 @@ def _reply_before(asked: m.Complete, noted: Noted, backend: Backend) -> list[int
         raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
 
 
-def _unpacked(raw: bytes) -> list[int]:
+def _unpacked(raw: bytes) -> TokenIds:
     try:
-        return token_bytes.unpack(raw)
+        return TokenIds.unpacked(raw)
     except ValueError as error:
         raise RequestRefused(
             m.FailReason.INVALID_REQUEST, f"the prompt is no list of token ids: {error}"
         ) from error
 
 
-def _read_prompt(asked: m.Complete, backend: Backend) -> tuple[str | None, list[int]]:
-    try:
-        raw = asked.prompt if isinstance(asked.prompt, str) else read_payload(asked.prompt)
-    except PayloadGone as gone:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, f"the prompt is gone: {gone}") from gone
-    if isinstance(raw, str):
-        text: str | None = raw
-        tokens: list[int] = []
-    elif asked.tokens:
-        n_tokens, n_ctx = len(raw) // token_bytes.TOKEN_BYTES, backend.info.n_ctx
-        if n_tokens > n_ctx:
-            raise RequestRefused(
-                m.FailReason.PROMPT_TOO_LONG,
-                f"the prompt has {n_tokens} tokens and the context holds {n_ctx}, the reply "
-                "included; shorten the prompt or load the model with a larger n_ctx",
-            )
-        text, tokens = None, _unpacked(raw)
-        for token in tokens:
-            if not 0 <= token < backend.info.n_vocab:
-                raise RequestRefused(
-                    m.FailReason.INVALID_REQUEST,
-                    f"token {token} is not in the vocabulary of {backend.info.n_vocab} tokens",
-                )
-    else:
-        text, tokens = raw.decode("utf-8", "replace"), []
-    if not text and not tokens and not asked.continues:
-        raise RequestRefused(m.FailReason.INVALID_REQUEST, "the prompt is empty; send some text")
-    too_long = why_too_long(text or "", backend.info)
+def _read_prompt(
+    prompt: m.Prompt, backend: Backend, *, may_be_empty: bool
+) -> tuple[str | None, TokenIds]:
+    """The text of a prompt, or its token ids."""
+    match prompt:
+        case m.TextPrompt(source):
+            raw = source if isinstance(source, str) else _read(source)
+            text = raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
+            _check_text(text, backend, may_be_empty=may_be_empty)
+            return text, TokenIds()
+        case m.TokenPrompt(packed):
+            return None, _read_tokens(_read(packed), backend, may_be_empty=may_be_empty)
+        case _:
+            raise InvalidRequest("the prompt is neither a text nor token ids")
+
+
+def _check_text(text: str, backend: Backend, *, may_be_empty: bool) -> None:
+    if not text and not may_be_empty:
+        raise InvalidRequest("the prompt is empty; send some text")
+    too_long = why_too_long(text, backend.info)
     if too_long is not None:
         raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
-    return text, tokens
+
+
+def _read_tokens(raw: bytes, backend: Backend, *, may_be_empty: bool) -> TokenIds:
+    n_tokens, n_ctx = len(raw) // token_bytes.TOKEN_BYTES, backend.info.n_ctx
+    if n_tokens > n_ctx:
+        raise RequestRefused(
+            m.FailReason.PROMPT_TOO_LONG,
+            f"the prompt has {n_tokens} tokens and the context holds {n_ctx}, the reply "
+            "included; shorten the prompt or load the model with a larger n_ctx",
+        )
+    tokens = _unpacked(raw)
+    n_vocab = backend.info.n_vocab
+    if max(tokens, default=0) >= n_vocab:
+        unknown = next(token for token in tokens if token >= n_vocab)
+        raise InvalidRequest(f"token {unknown} is not in the vocabulary of {n_vocab} tokens")
+    if not tokens and not may_be_empty:
+        raise InvalidRequest("the prompt is empty; send some text")
+    return tokens
+
+
+def _read(payload: Payload) -> bytes:
+    try:
+        return read_payload(payload)
+    except PayloadGone as gone:
+        raise InvalidRequest(f"the prompt is gone: {gone}") from gone

@@ -1,6 +1,6 @@
 """What chooses the next token of one reply, where it is not just its sampler.
 
-Three cases, all seen from the reply so far, so that a resumed reply goes on alike:
+Three cases, all seen from the reply so far, so that a resumed reply continues alike:
 
 - The thinking budget is used up: the tokens of the end marker come, as if they had been sampled.
 - Inside a tool call, outside its payload: the likeliest token that the grammar allows. A second
@@ -20,7 +20,7 @@ from native.params import SamplingParams
 
 
 @dataclass(slots=True)
-class Steering:
+class SamplingControl:
     """The samplers of one request, once it has started."""
 
     end_of_thought: tuple[int, ...] = ()
@@ -37,8 +37,8 @@ class Steering:
     """In a thought that no grammar binds."""
 
     @classmethod
-    def of(cls, end_of_thought: tuple[int, ...], stream: ReplyParser) -> Steering:
-        """For a reply of which nothing is said yet; it may have to stop thinking at once."""
+    def of(cls, end_of_thought: tuple[int, ...], stream: ReplyParser) -> SamplingControl:
+        """For a reply without tokens yet; it may have to stop thinking at once."""
         return cls(end_of_thought, list(end_of_thought) if stream.must_stop_thinking else [])
 
     def begin(
@@ -46,21 +46,21 @@ class Steering:
         backend: Backend,
         params: SamplingParams,
         prompt: Sequence[int],
-        said: Sequence[int],
+        reply: Sequence[int],
         stream: ReplyParser,
     ) -> None:
-        """Stand behind what was said already."""
+        """Make the samplers, as they are after the tokens of ``reply``."""
         n_free = 0
         self._params, self._greedy, self._is_free = params, None, False
         if params.is_constrained and stream.was_opened:
-            n_free = len(said) if stream.opened_tokens is None else stream.opened_tokens
+            n_free = len(reply) if stream.opened_tokens is None else stream.opened_tokens
             self._is_free = stream.opened_tokens is None
             backend.new_sampler(params)  # a grammar that cannot be used is refused now
-        self._history, self._bound = [*prompt, *said[:n_free]], []
+        self._history, self._bound = [*prompt, *reply[:n_free]], []
         self._main = backend.new_sampler(
             self._unbound() if self._is_free else params, self._history
         )
-        for token in said[n_free:]:
+        for token in reply[n_free:]:
             self._main.accept(token)
             self._bound.append(token)
 
@@ -98,7 +98,7 @@ class Steering:
             self._greedy.accept(token)
         self._bound.append(token)
 
-    def said(self, token: int, backend: Backend, stream: ReplyParser) -> None:
+    def appended(self, token: int, backend: Backend, stream: ReplyParser) -> None:
         """The token is part of the reply, and ``stream`` has seen it: what follows from that?"""
         if self.forced and self.forced[0] == token:
             del self.forced[0]

@@ -1,10 +1,10 @@
-"""Named conversations of one model: what each has said, exactly, and who speaks in it now.
+"""Named conversations of one model: the exact tokens of each, and the request that runs in it.
 
-A session is a caller's name for "go on where I stopped". It keeps the token ids of its last turn,
-so that the next prompt, which comes as text, continues with the ids that were sampled and not with
-what a tokenizer would make of the text (they differ). The KV itself is the live tier's
-business: it keeps the sequence of a session before others (``engine.live_sequences``), and gives it
-up when there is no room, least recently used first; then rows of the store take its place.
+With a session's name a caller continues where its last request ended. The session keeps the token
+ids of its last turn, so that the next prompt, which comes as text, continues with the ids that were
+sampled and not with what a tokenizer would make of the text: those may differ, and then no stored
+row matches. The KV itself is kept by the live tier (``engine.live_sequences``), which drops the
+sequences of sessions last, least recently used first; rows of the store then take their place.
 
 Runs on the engine thread; times are monotonic seconds, handed in.
 """
@@ -17,10 +17,11 @@ from typing import Final
 from actors import messages as m
 from actors.engine.request import Request
 from actors.messages.errors import RequestRefused
+from cache.tokens import TokenIds
 
 MAX_SESSIONS: Final = 1024
 MAX_TOKENS: Final = 4 << 20
-"""Of all sessions together, about 32 MB; beyond either limit the longest unused are forgotten."""
+"""Of all sessions together, 16 MiB; beyond either limit the longest unused are forgotten."""
 _BUSY = "session {name!r} has a request that is {what}; wait for its end, or cancel it"
 _UNKNOWN = (
     "there is nothing to continue: session {name!r} is not known here (it ended, was forgotten, or "
@@ -31,7 +32,7 @@ _NOTHING = "there is nothing to continue: name a session, or the parent_key of a
 
 @dataclass(slots=True)
 class _Session:
-    tokens: list[int] = field(default_factory=list)
+    tokens: TokenIds = field(default_factory=TokenIds)
     """Prompt and visible reply of its last turn."""
     used_at: float = 0.0
     request: Request | None = None
@@ -67,18 +68,17 @@ class Sessions:
             raise RequestRefused(m.FailReason.SESSION_BUSY, _BUSY.format(name=name, what=what))
         session.request, session.used_at = request, now
         if session.tokens:
-            request.cache.continues(list(session.tokens))
+            request.cache.continues(session.tokens)
 
     def leave(self, request: Request, now: float) -> None:
-        """A request ended, however: the session is free, and goes on from what it has said."""
+        """A request ended, however: the session is free, and continues from its tokens."""
         session = self._sessions.get(request.spec.session or "")
         if session is None or session.request is not request:
             return
         session.request, session.used_at = None, now
         line = request.line
         if request.is_finished and line.n_prompt:
-            n_visible = line.n_prompt + request.reply.stream.visible_tokens()
-            session.tokens = line.tokens[:n_visible]
+            session.tokens = line.ids(line.n_prompt + request.reply.stream.visible_tokens())
         if session.ends or not session.tokens:
             del self._sessions[request.spec.session or ""]
         self._forget_oldest()

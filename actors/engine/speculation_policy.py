@@ -1,10 +1,10 @@
-"""Guessing what comes next from what was said before, and how many guesses are worth a step.
+"""Guessing the next tokens from earlier ones, and how many guesses are worth a step.
 
 Pure: no clock, no thread, no native code. ``engine.speculative_decoding`` owns those and asks here.
 
 Two things decide. *How likely* is a guess: of a copied passage each request learns it by the length
-of the agreement so far, from every token that is said, whether it was guessed in earnest or not; so
-learning costs nothing, and a text without copies never pays for it. *What it costs*: one more row
+of the agreement so far, from every sampled token, whether a guess was computed for it or not; so
+learning costs nothing, and a text without copies is not slowed down. *What it costs*: one more row
 in a step is nearly free on a GPU and half a step on a CPU, so seconds by rows are learned, too.
 """
 
@@ -71,14 +71,14 @@ class PromptLookup:
             if end < n:
                 continue
             gram = tail[-n:]
-            # Who goes on needs no look: what agrees further now did so one token ago.
+            # A copy that continues is not looked up again: it agreed one token ago, too.
             if source is None and (found := ends.get(gram)) is not None:
                 source, self.agreed = found, n
             ends[gram] = end
         self._source = source
 
     def guess(self, limit: int) -> list[int]:
-        """At most ``limit`` tokens; a copy that reaches the present goes on in its own guesses."""
+        """At most ``limit`` tokens; a copy that reaches the end continues with its own guesses."""
         at, guessed = self._source, list[int]()
         while at is not None and len(guessed) < limit:
             behind = at - len(self._tokens)
@@ -88,22 +88,22 @@ class PromptLookup:
 
 
 _ENDS = (3, 4, 5, 8, 16, 32)
-"""Agreements are told apart up to the first, the second … of these, exclusive, and beyond."""
+"""Classes of agreements: up to the first, the second … of these lengths, exclusive, and beyond."""
 _PRIOR = (0.15, 0.25, 0.4, 0.6, 0.8, 0.9, 0.95)
-"""Low: who copies a passage soon shows it, and a wrong guess costs more than a late one."""
+"""Low: a copied passage soon shows, and a wrong guess costs more than a late one."""
 _PRIOR_WEIGHT = 6.0
 _HOPELESS = 0.02
 _MEMORY = 0.97  # what an observation weighs after one more
 
 
 class CopyOdds:
-    """How often a copy goes on, by how long it has agreed; learned per request."""
+    """How often a copy continues, by how long it has agreed; learned per request."""
 
     def __init__(self) -> None:
         self._right = [p * _PRIOR_WEIGHT for p in _PRIOR]
         self._seen = [_PRIOR_WEIGHT] * len(_PRIOR)
 
-    def saw(self, agreed: int, is_right: bool) -> None:
+    def record(self, agreed: int, is_right: bool) -> None:
         """What was expected after ``agreed`` tokens came, or did not."""
         at = _class_of(agreed)
         self._right[at] = self._right[at] * _MEMORY + is_right
@@ -132,7 +132,7 @@ def _class_of(agreed: int) -> int:
 
 
 class CopyGuesser:
-    """Prompt lookup for one request: what it expects, and how far that may be trusted."""
+    """Prompt lookup for one request: what it expects, and how likely that is."""
 
     def __init__(self) -> None:
         self._lookup = PromptLookup()
@@ -148,7 +148,7 @@ class CopyGuesser:
         for at in range(start, min(n_tokens, start + limit)):
             token = tokens[at]
             if at >= n_prompt and (expected := lookup.expected) is not None:
-                self._odds.saw(lookup.agreed, token == expected)
+                self._odds.record(lookup.agreed, token == expected)
             lookup.add(token)
         return start + limit >= n_tokens
 
@@ -167,7 +167,7 @@ class CopyGuesser:
 
 # ── what a step costs ───────────────────────────────────────────────────────────────────────────
 
-_EXACT_ROWS = 32  # beyond, sizes are told apart by so many
+_EXACT_ROWS = 32  # beyond, sizes are rounded up to multiples of it
 _FORGET_AFTER = 512
 _FIRST_GUESS = 0.25  # of a step, for one row more, before anything was seen
 
@@ -183,8 +183,8 @@ class StepCost:
     """Seconds of a step by its rows, learned while running; only ratios are used.
 
     What makes all steps slower, such as a longer context or a busy machine, moves all estimates; a
-    size that was not seen for long is forgotten, since one bad measurement would be believed for
-    ever otherwise. A step of another size than the last one also costs the planning of its graph,
+    size that was not seen for long is forgotten, since one bad measurement would be kept forever
+    otherwise. A step of another size than the last one also costs the planning of its graph,
     which is nothing for a big model and half a step for a tiny one.
     """
 
@@ -196,9 +196,9 @@ class StepCost:
     _n: int = 0
     _last: int = 0
     _estimates: dict[int, float] = field(default_factory=dict)
-    """Answers of ``of`` since the last 16 steps; it is asked for 30 sizes a step."""
+    """Results of ``of`` since the last 16 steps; it is called for 30 sizes a step."""
 
-    def saw(self, rows: int, seconds: float) -> None:
+    def record(self, rows: int, seconds: float) -> None:
         """A step of so many rows took so long."""
         if self.row_cost is not None or seconds <= 0:
             return
@@ -209,7 +209,7 @@ class StepCost:
         if self._n % 16 == 0 or known is None:
             self._estimates.clear()
         if known is None:
-            # The first step of a size also plans its memory and graph: it says too much.
+            # The first step of a size also plans its memory and graph: its time is too long.
             likely = 1.5 * self._estimate(rows) if self._by_rows else seconds
             self._by_rows[rows] = _Seen(min(seconds, likely) / self._drift, self._n)
             return
@@ -279,22 +279,23 @@ def share_guesses(
     chances: Sequence[Sequence[float]],
     *,
     rows: int,
-    said: int,
+    n_sampled: int,
     room: int,
     cost: StepCost,
     min_gain: float = 0.0,
 ) -> list[int]:
     """How many guesses of each request go into a step that has ``rows`` rows without them.
 
-    ``chances`` are never increasing, one list per request; ``said`` tokens come out of the step
-    anyway. Chosen is what promises the most tokens a second of all requests together, so nobody's
-    guesses slow the others down by more than they win; nothing, if that is less than ``min_gain``.
+    ``chances`` are never increasing, one list per request; ``n_sampled`` tokens come out of the
+    step anyway. Chosen is what promises the most tokens a second of all requests together, so that
+    the guesses of one never slow the others down by more than they win; none if that is less than
+    ``min_gain``.
     """
     ranked = [(chance, index) for index, odds in enumerate(chances) for chance in odds]
     if len(chances) > 1:
         ranked.sort(key=lambda one: -one[0])  # stable, so a request's own keep their order
-    least = said / cost.with_guesses(rows, 0) * (1 + min_gain)
-    best_n, best_rate, expected = 0, least, float(said)
+    least = n_sampled / cost.with_guesses(rows, 0) * (1 + min_gain)
+    best_n, best_rate, expected = 0, least, float(n_sampled)
     if expected + sum(chance for chance, _ in ranked) <= least * cost.of(rows + 1):
         return [0] * len(chances)  # not even if all of them cost no more than one
     for n, (chance, _) in enumerate(ranked[:room], start=1):
@@ -317,7 +318,7 @@ _PAUSE, _LONGEST_PAUSE = 16, 512
 class DraftPace:
     """How many tokens a draft model should guess for one request: its guesses cost time, too.
 
-    Where it does not pay, it is tried again after a pause, which doubles each time.
+    Where it does not gain time, it is tried again after a pause, which doubles each time.
     """
 
     right: float = 2.0
@@ -330,7 +331,7 @@ class DraftPace:
         """That the next guess is right."""
         return min(0.99, self.right / self.seen)
 
-    def saw(self, guessed: int, accepted: int) -> None:
+    def record(self, guessed: int, accepted: int) -> None:
         """Of ``guessed`` tokens the first ``accepted`` were right."""
         judged = accepted + (accepted < guessed)
         self.right = self.right * _MEMORY**judged + accepted
@@ -338,15 +339,15 @@ class DraftPace:
 
     def length(
         self,
-        n_said: int,
+        n_reply: int,
         *,
         rows: int,
         draft_step: float,
         cost: StepCost,
         policy: SpeculationPolicy,
     ) -> int:
-        """Guesses to draft now, after ``n_said`` tokens. ``draft_step``: one guess, as a cost."""
-        if n_said < self._rests_until:
+        """Guesses to draft now, after ``n_reply`` tokens. ``draft_step``: one guess, as a cost."""
+        if n_reply < self._rests_until:
             return 0
         chance, expected, weight = self.chance, 1.0, 1.0
         alone = cost.with_guesses(rows, 0)
@@ -360,7 +361,7 @@ class DraftPace:
         if best:
             self._pause = _PAUSE
             return best
-        self._rests_until = n_said + self._pause
+        self._rests_until = n_reply + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         return 1  # the last look before the pause: it may have become better
 

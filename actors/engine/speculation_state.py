@@ -14,11 +14,11 @@ NOT_CUT = "no speculation: wrong guesses cannot be removed from this model's mem
 
 
 class BadCandidates(InvalidRequest):
-    """What is to be judged makes no sense."""
+    """The candidates to verify are invalid."""
 
 
 @dataclass(slots=True)
-class Guessing:
+class SpeculationState:
     """State of one request; ``actors.engine.speculative_decoding`` changes it."""
 
     method: m.Speculation = m.Speculation.OFF
@@ -33,7 +33,7 @@ class Guessing:
     n_drafted: int = 0
     n_accepted: int = 0
     note: str | None = None
-    """Something its caller should know."""
+    """Something to report to its caller."""
 
     @property
     def is_on(self) -> bool:
@@ -54,10 +54,10 @@ class Guessing:
             self.method, self.note = m.Speculation.OFF, NOT_CUT
 
 
-def guessing_of(asked: m.Complete, n_vocab: int) -> Guessing:
+def guessing_of(asked: m.Complete, n_vocab: int) -> SpeculationState:
     """What a request asks for, or ``BadCandidates``."""
     if asked.candidates is None:
-        return Guessing(asked.speculation)
+        return SpeculationState(asked.speculation)
     n = asked.max_tokens - 1
     if n < 1:
         raise BadCandidates(f"k is {n}; judge at least one candidate")
@@ -67,4 +67,4 @@ def guessing_of(asked: m.Complete, n_vocab: int) -> Guessing:
     for token in candidates:
         if not 0 <= token < n_vocab:
             raise BadCandidates(f"candidate {token} is not in the vocabulary of {n_vocab} tokens")
-    return Guessing(candidates=candidates)
+    return SpeculationState(candidates=candidates)

@@ -1,10 +1,10 @@
-"""Several tokens of one request in a step: guesses go in, and only what was really said stays.
+"""Several tokens of one request in a step: guesses go in, and only those that are sampled stay.
 
 Runs on the engine thread. A token's randomness depends on the request's seed and the token's index
-alone, so guesses are proved exactly: the rows of a request are sampled one after another, as if
+alone, so guesses are verified exactly: the rows of a request are sampled one after another, as if
 each had been a step, for as long as what was drawn is what the next row had guessed. The cells of
 the other guesses are removed. The text is therefore the same as without guesses, at any
-temperature, with penalties and grammars; but see "near ties" in actors/README.md.
+temperature, with penalties and grammars; but see "near ties" in docs/speculation.md.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Offer:
     request: Request
     chances: list[float]
     guesses: list[int] = field(default_factory=list)
-    """Known already if they had to be computed, looked up only when wanted otherwise."""
+    """Filled in if they had to be computed; otherwise they are looked up once they are chosen."""
 
 
-class Guesses:
+class SpeculativeDecoder:
     """Puts guesses into the steps of one engine and takes the wrong ones out again."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Guesses:
         return self._may_guess(request)
 
     def choose(self, ready: Sequence[Request], step: Guessable) -> list[int]:
-        """Choose guesses for these requests of a step, into ``Guessing.guesses``; how many each."""
+        """Choose the guesses of each request of a step that may have some; how many each."""
         lines = [ready[at] for at in step.indexes]
         self._choose(lines, step.rows, step.n_sampled, step.room)
         return [len(one.guessing.guesses) for one in lines]
@@ -114,7 +114,7 @@ class Guesses:
         counts = share_guesses(
             [offer.chances for offer in offers],
             rows=rows,
-            said=n_sampled,
+            n_sampled=n_sampled,
             room=room,
             cost=self._cost,
             min_gain=self._policy.min_gain,
@@ -189,7 +189,7 @@ class Guesses:
 
     def record_step(self, rows: int, seconds: float) -> None:
         """What a step cost, however many of its rows were guesses."""
-        self._cost.saw(rows, seconds)
+        self._cost.record(rows, seconds)
 
     def rows(self, request: Request, row: int) -> Iterable[int]:
         """Each row that the request's next token is to be sampled from, one after another.
@@ -220,7 +220,7 @@ class Guesses:
             yield row + accepted
         self.n_accepted += accepted
         if state.pace is not None and judged:
-            state.pace.saw(judged, accepted)
+            state.pace.record(judged, accepted)
         self.trim(request)
 
     def trim(self, request: Request) -> None:

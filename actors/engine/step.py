@@ -12,14 +12,14 @@ from functools import partial
 from typing import Final
 
 from actors import messages as m
-from actors.engine.abortable_decode import Decoder, StepOverdue
+from actors.engine.abortable_decode import AbortableDecoder, StepOverdue
 from actors.engine.batch_plan import Budget, Demand, Slice, plan_step
 from actors.engine.fault_isolation import FaultIsolation
 from actors.engine.lifecycle import Lifecycle
 from actors.engine.live_sequences import LiveSequences
 from actors.engine.report import progress
 from actors.engine.request import Request
-from actors.engine.speculative_decoding import Guesses
+from actors.engine.speculative_decoding import SpeculativeDecoder
 from actors.kv.cache_client import CacheClient
 from native.backend import Backend, Batch
 from native.errors import DecodeAborted, DecodeFailed, NativeError, NoKvSpace, NoTokenLeft
@@ -34,10 +34,10 @@ class StepRunner:
     def __init__(
         self,
         backend: Backend,
-        decoder: Decoder,
+        decoder: AbortableDecoder,
         live: LiveSequences,
         cache: CacheClient,
-        guesses: Guesses,
+        guesses: SpeculativeDecoder,
         requests: Lifecycle,
         send: Callable[[object, object], None],
     ) -> None:

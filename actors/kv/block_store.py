@@ -1,7 +1,7 @@
 """The cache of a model whose memory can be cut: rows hold the KV of one block of tokens each.
 
 Only the last row of a sequence, its tail, is shorter than a block. See ``actors.kv.store`` for what
-is asked of this module, and cache/README.md for the rows.
+is asked of this module, and docs/kv-cache-format.md for the rows.
 """
 
 from __future__ import annotations

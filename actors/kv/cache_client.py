@@ -21,9 +21,9 @@ from actors.kv.prompt_logits import logits_memory
 from actors.kv.request_cache import RequestCache
 from actors.kv.store import KvStore
 from actors.text.reply_marks import Mark
-from cache import tokens as token_bytes
 from cache.answers import Miss, MissReason
 from cache.rows import SaveReason
+from cache.tokens import TokenIds
 
 LOOKUP_TIMEOUT_S: Final = 1.0
 """A lookup takes about a millisecond; past this the cache is in trouble."""
@@ -103,10 +103,10 @@ class CacheClient:
 
     def text_resolved(
         self, found: m.TextResolved, requests: Iterable[RequestCache], now: float
-    ) -> tuple[RequestCache, list[int]] | None:
+    ) -> tuple[RequestCache, TokenIds] | None:
         """Cache_meta answered: the request that waits for it, and the tokens if there are any."""
         request = _waiting_for(found.ref, requests)
-        ids: list[int] | None = [] if found.n_bytes else None
+        ids = TokenIds() if found.n_bytes else None
         if request is not None:
             request.lookup_took(now)
             request.awaits_nothing()
@@ -117,7 +117,7 @@ class CacheClient:
             self._send("cache_meta", m.ReleaseLease(found.lease))
         if request is None or ids is None:
             return None
-        return request, ids + token_bytes.unpack(found.tail)
+        return request, ids + TokenIds.unpacked(found.tail)
 
     def look_up(self, request: RequestCache, now: float) -> None:
         """Ask for the longest stored prefix of a request that is about to start."""

@@ -2,8 +2,8 @@
 
 A model whose memory cannot be cut into blocks is saved as a whole, at a few positions. Its rows
 form the same tree of blocks as those of any other model, but most are *links*: tokens without
-payload, which say that this prefix was computed. A *checkpoint* is a row whose payload is the state
-of the whole sequence up to the row's end. See cache/README.md.
+payload, which record that this prefix was computed. A *checkpoint* is a row whose payload is the
+state of the whole sequence up to the row's end. See docs/kv-cache-format.md.
 
 Two kinds of rows carry one:
 
@@ -65,9 +65,9 @@ class Stops:
 def is_rung(blocks: int, grows: bool) -> bool:
     """Whether every sequence that passes ``blocks`` full blocks leaves a checkpoint there.
 
-    Powers of two: whoever shares only a beginning gets at least half of it, and all rungs together
-    are at most twice the last one, although a state grows with its tokens. Where it does not, every
-    fourth block: that costs less than the KV of a model that can be cut.
+    Powers of two: a prompt that shares only a beginning gets at least half of it, and all rungs
+    together are at most twice the last one, although a state grows with its tokens. Where it does
+    not, every fourth block: that costs less than the KV of a model that can be cut.
     """
     if blocks < FIRST_RUNG_BLOCKS:
         return False

@@ -75,7 +75,7 @@ class CheckpointStore:
         blocks, rest = divmod(at, self._block)
         if rest or blocks <= request.n_stored_blocks or not self._policy.save_while_generating:
             return
-        # The next turn goes on from the last of these; one that is no rung was only kept till now.
+        # The next turn continues from the last of these; one that is no rung was kept till now.
         older = [p for p in request.states if p >= request.line.n_prompt and not self._is_rung(p)]
         if self._hold(request, at, while_generating=True):
             for position in older:

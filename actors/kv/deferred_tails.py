@@ -77,7 +77,7 @@ class DeferredTails:
             holder.deferred_tail.due_at = now + self._delay_s
 
     def leave(self, holder: Holder, extended_by: Holder | None = None) -> None:
-        """The sequence is about to be freed, or cut to go on as ``extended_by``: now or never."""
+        """The sequence is about to be freed, or taken by another: write or drop the tail."""
         tail = holder.deferred_tail
         if tail is None:
             return

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from cache import tokens as token_bytes
 from cache.lru import LruMap
+from cache.tokens import TokenIds
 
 LIMIT_BYTES: Final = 8 << 20
 
@@ -25,10 +25,10 @@ class FinishKeys:
         """Keep packed tokens; those of the keys used longest ago are dropped."""
         self._packed.put(key, packed)
 
-    def get(self, key: bytes | None) -> list[int] | None:
+    def get(self, key: bytes | None) -> TokenIds | None:
         """The tokens, or None if they are not kept any more."""
         packed = self._packed.get(key or b"")
-        return None if packed is None else token_bytes.unpack(packed)
+        return None if packed is None else TokenIds.unpacked(packed)
 
     def clear(self) -> None:
         """Drop every key."""

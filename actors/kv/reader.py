@@ -26,6 +26,7 @@ from cache.arena import ArenaReader
 from cache.errors import CacheError
 from cache.filesystem import PosixFilesystem
 from cache.publish import MappedRow, open_row
+from cache.tokens import TokenIds
 from native.backend import Backend
 from native.errors import NativeError, NoKvSpace, StateRefused
 from native.machine import usable_cpus
@@ -87,19 +88,20 @@ class RowReader:
             self._arena.close()
             self._arena = None
 
-    def read_parent(self, found: m.PrefixResolved) -> list[int] | None:
+    def read_parent(self, found: m.PrefixResolved) -> TokenIds | None:
         """The tokens of a parent's rows, or ``None`` when it is not (wholly) stored."""
         if not found.n_tokens:
             return None
-        whole: list[int] = []
+        whole: list[bytes] = []
         try:
             for block in refs.unpack_blocks(found.blocks):
                 row = self._open(block)
                 row.payload.release()
-                whole += tokens.unpack(tokens.cut(row.tokens, 0, block.n_used))
+                whole.append(tokens.cut(row.tokens, 0, block.n_used))
         except (CacheError, OSError):
             return None
-        return whole if len(whole) == found.n_tokens else None
+        ids = TokenIds.unpacked(b"".join(whole))
+        return ids if len(ids) == found.n_tokens else None
 
     def restore(self, request: RequestCache, found: m.PrefixResolved) -> Restored:
         """Copy what was found into the request's sequence; what came of it.
@@ -237,7 +239,7 @@ class RowReader:
         except StateRefused:
             rows, refused = self._one_by_one(seq, rows)
         except NoKvSpace:
-            # The last row may hold more tokens than are wanted, and room was kept for those only.
+            # The last row may hold more tokens than are needed, and room was kept for those only.
             rows = rows[:-1]
             self._backend.restore_blocks(seq, [row.block for row in rows])
         reached = rows[-1].end if rows else base

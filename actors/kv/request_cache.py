@@ -16,6 +16,7 @@ from cache.answers import Miss
 from cache.finish_keys import NO_ENDS
 from cache.rows import SaveReason
 from cache.text_marks import RowMark
+from cache.tokens import TokenIds
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +46,7 @@ class RequestCache:
     parent_key: bytes | None = None
     reads_only: bool = False
     """Whether the request asks for no token, so that its prompt's logits are not needed."""
-    parent_tokens: list[int] | None = None
+    parent_tokens: TokenIds | None = None
     """What its prompt continues: the tokens of its session or of ``parent_key``."""
     marks: list[RowMark] = field(default_factory=list)
     """Ends of replies, its own and the last one before it, that go into the rows that hold them."""
@@ -63,7 +64,7 @@ class RequestCache:
     miss: Miss | None = None
     """Why the prompt was not wholly in the cache; ``None`` when it was."""
     note: str | None = None
-    """Something its caller should know."""
+    """Something to report to its caller."""
     first_logits: array[float] | None = None
     """Of the prompt's last position, known before anything is computed."""
     tip_logits: array[float] | None = None
@@ -134,7 +135,7 @@ class RequestCache:
 
     # ── changes ─────────────────────────────────────────────────────────────────────────────────
 
-    def continues(self, tokens: list[int] | None) -> None:
+    def continues(self, tokens: TokenIds | None) -> None:
         """The prompt continues these tokens; ``None`` where they are not known."""
         self.parent_tokens = tokens
 

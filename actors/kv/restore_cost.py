@@ -1,4 +1,4 @@
-"""Whether restoring pays: speeds learned while running, and how many rows are worth reading.
+"""Whether restoring is faster: speeds learned while running, and how many rows are worth reading.
 
 Pure: times are measured by the engine thread and handed in.
 """

@@ -175,7 +175,7 @@ class RowPlan:
     # ── ends of replies ─────────────────────────────────────────────────────────────────────────
 
     def mark_end(self, request: RequestCache, mark: Mark) -> m.NoteReply:
-        """Have the end of a reply stored with its row; the message that says where it is."""
+        """Have the end of a reply stored with its row; the message with its position."""
         line = request.line
         n_rows = min(line.n_kv, mark.n_tokens)
         extra = line.packed(n_rows, mark.n_tokens)

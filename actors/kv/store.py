@@ -22,6 +22,7 @@ from actors.messages.payload import INLINE_LIMIT_BYTES, Payload, PayloadKeeper
 from cache.answers import MissReason, RefusalReason
 from cache.finish_keys import NO_ENDS
 from cache.policy import SavePolicy
+from cache.tokens import TokenIds
 
 ROWS_PER_MESSAGE = 128  # with 64-token blocks about 45 KiB, under the 64 KiB of a message
 
@@ -148,7 +149,7 @@ class KvStore:
         if keeper is not None:
             keeper.close()
 
-    def read_parent(self, found: m.PrefixResolved) -> list[int] | None:
+    def read_parent(self, found: m.PrefixResolved) -> TokenIds | None:
         """The tokens of a parent's rows, or ``None`` when it is not wholly stored."""
         return self._reader.read_parent(found)
 

@@ -10,9 +10,11 @@ request and shares cells, a step decodes, ``actors.kv`` restores.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field
 
 from cache import tokens as token_bytes
+from cache.tokens import TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ def between(stretches: Stretches, start: int, end: int) -> Stretches:
 class Timeline:
     """Prompt and reply of a request as tokens; the first ``n_kv`` of them are in the context."""
 
-    tokens: list[int]
+    prompt: TokenIds
+    tokens: array[int] = field(init=False)
     """Prompt and reply so far."""
     n_prompt: int = 0
     """Tokens of the prompt; 0 until the prompt is fixed."""
@@ -62,6 +65,10 @@ class Timeline:
     is_sticky: bool = False
     """Whether what it shares is the sequence of its own session."""
     _packed: bytes = b""
+    """Prompt and reply from before an interruption; empty without one."""
+
+    def __post_init__(self) -> None:
+        self.tokens = self.prompt.column()
 
     # ── queries ─────────────────────────────────────────────────────────────────────────────────
 
@@ -105,9 +112,7 @@ class Timeline:
     @property
     def packed_prompt(self) -> bytes:
         """The tokens it started with as bytes; packed once, for all comparisons with others."""
-        if not self._packed:
-            self._packed = token_bytes.pack(self.tokens[: self.n_known or None])
-        return self._packed
+        return self._packed or self.prompt.packed
 
     def packed(self, start: int = 0, end: int | None = None) -> bytes:
         """Tokens ``start`` up to ``end`` as bytes; those it started with are not packed again."""
@@ -117,11 +122,15 @@ class Timeline:
             return token_bytes.cut(known, start, stop)
         return token_bytes.pack(self.tokens[start:stop])
 
+    def ids(self, n_tokens: int) -> TokenIds:
+        """The first ``n_tokens``, as they are now."""
+        return TokenIds(self.tokens[:n_tokens])
+
     # ── before it starts ────────────────────────────────────────────────────────────────────────
 
-    def prompt_is(self, tokens: list[int]) -> None:
+    def prompt_is(self, prompt: TokenIds) -> None:
         """The tokens of the prompt are known."""
-        self.tokens, self._packed = tokens, b""
+        self.prompt, self.tokens = prompt, prompt.column()
 
     def fix_prompt(self) -> None:
         """What follows the present tokens is the reply."""
@@ -130,6 +139,7 @@ class Timeline:
     def resumed(self) -> None:
         """The reply so far is from before an interruption."""
         self.n_resumed = self.n_reply
+        self._packed = token_bytes.pack(self.tokens)
 
     # ── cells ───────────────────────────────────────────────────────────────────────────────────
 

@@ -116,6 +116,15 @@ if TYPE_CHECKING:
         PressureSet,
         SetPressure,
     )
+    from actors.messages.prompts import (
+        Continuation,
+        ConversationPrompt,
+        Prompt,
+        TextPrompt,
+        TokenPrompt,
+        payload_of,
+        with_payload,
+    )
     from actors.messages.questions import Answer, Ask
     from actors.messages.replay import NoteReply, ResolveText, TextResolved
     from actors.messages.speculation import Verified, Verify, draft_tokens
@@ -160,6 +169,8 @@ __all__ = [
     "Complete",
     "Completed",
     "CompletionFailed",
+    "Continuation",
+    "ConversationPrompt",
     "CopyFailed",
     "CopyRow",
     "DescribeTier",
@@ -206,6 +217,7 @@ __all__ = [
     "PressureChecked",
     "PressureRefused",
     "PressureSet",
+    "Prompt",
     "QuarantineFile",
     "ReleaseLease",
     "Removal",
@@ -236,12 +248,14 @@ __all__ = [
     "StoredRow",
     "Submit",
     "TextKind",
+    "TextPrompt",
     "TextRefused",
     "TextResolved",
     "ThinkingVerified",
     "TierChanged",
     "TierDescribed",
     "Timings",
+    "TokenPrompt",
     "Tokenize",
     "Tokenized",
     "TokensDelivered",
@@ -257,6 +271,8 @@ __all__ = [
     "WriteTails",
     "WriterStops",
     "draft_tokens",
+    "payload_of",
+    "with_payload",
 ]
 
 _HOMES: Final = {
@@ -286,6 +302,9 @@ _HOMES: Final = {
             "ModelNotLoaded ModelUnloaded UnloadModel WantedModelsListed"
         ),
         "pressure": "CheckPressure PressureChecked PressureRefused PressureSet SetPressure",
+        "prompts": (
+            "Continuation ConversationPrompt Prompt TextPrompt TokenPrompt payload_of with_payload"
+        ),
         "questions": "Answer Ask",
         "replay": "NoteReply ResolveText TextResolved",
         "speculation": "Verified Verify draft_tokens",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from actors.messages.finish_reasons import FailReason, FinishReason
 from actors.messages.payload import Payload
+from actors.messages.prompts import Prompt
 from actors.messages.text_kind import TextKind
 from native.sampling_params import SamplingParams
 from supervision.frozen import frozen
@@ -96,28 +97,19 @@ class Complete:
 
     ref: str
     model: str
-    prompt: Payload | str
-    """Text (``str``, or UTF-8 bytes), or u32-le token ids with ``tokens=True``."""
-    tokens: bool = False
+    prompt: Prompt
     max_tokens: int = 256
     """0 only reads the prompt into the cache; the finish reason is then ``prefilled``."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     parent_key: bytes | None = None
-    parse_special: bool = False
-    """Read control tokens such as ``<|user|>`` in the text as tokens; for rendered templates."""
     timeout_s: float | None = None
     session: str | None = None
     """Name of a sticky sequence of this model: the next request of the same session continues it,
     as far as the prompts agree. One request of a session runs at a time."""
-    continues: bool = False
-    """The prompt is only what follows what the session, or ``parent_key``, already holds."""
     speculation: Speculation = Speculation.OFF
     candidates: bytes | None = None
     """Judge these instead of generating: see ``Verify``, which makes such a request."""
-    chat: bool = False
-    """The prompt is a conversation as JSON, see ``ApplyChatTemplate``; the model's own template
-    makes the prompt of it."""
     thinking: bool = False
     """Separate what the model thinks from its text. Without it, a thought is ordinary text."""
     thinking_budget_tokens: int | None = None

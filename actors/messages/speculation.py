@@ -8,6 +8,7 @@ from __future__ import annotations
 from actors.messages.completion import Complete
 from actors.messages.finish_reasons import FinishReason
 from actors.messages.payload import Payload
+from actors.messages.prompts import TokenPrompt
 from supervision.frozen import frozen
 
 CANDIDATES_LIMIT = 1024
@@ -39,8 +40,7 @@ class Verify:
         return Complete(
             self.ref,
             self.model,
-            self.prefix,
-            tokens=True,
+            TokenPrompt(self.prefix),
             max_tokens=n + 1,
             candidates=self.candidates,
             timeout_s=self.timeout_s,
@@ -71,4 +71,4 @@ def draft_tokens(
 
     ``prefix`` are u32-le token ids; the tokens come as ``TokensDelivered``.
     """
-    return Complete(ref, model, prefix, tokens=True, max_tokens=most, timeout_s=timeout_s)
+    return Complete(ref, model, TokenPrompt(prefix), max_tokens=most, timeout_s=timeout_s)

@@ -22,7 +22,7 @@ from native.params import ModelParams
 from native.system_memory import available_memory
 
 if TYPE_CHECKING:
-    from actors.model.model import ModelArgs
+    from actors.model.args import ModelArgs
     from native.backend import Backend
 
 

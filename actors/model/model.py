@@ -15,7 +15,7 @@ import os
 import threading
 import uuid
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from actors.engine.engine import ModelEngine, build_engine
 from actors.kv.open_store import open_store
 from actors.kv.store import KvStore
 from actors.messages.actor_ids import holder_name
-from actors.messages.markers import Markers
+from actors.model.args import LoadError, ModelArgs
 from actors.model.cache_stats import CacheStats
 from actors.model.embedding_service import EmbeddingService
 from actors.model.loading import LoadedModel, load
@@ -34,55 +34,16 @@ from actors.model.text_service import TextService
 from actors.requests.questions import EmbedderQuestion, Question, TextQuestion, is_end, refusal
 from actors.text.reply_events import ReplyRules
 from cache.keys import BLOCK_TOKENS, namespace_key
-from cache.policy import SAVE_ALL, SavePolicy
-from native import BackendKind
 from native.errors import NativeError
-from native.fingerprint import Fingerprints
-from native.params import ModelParams
 from supervision import Address, EngineWorker, ExitReason
 
 if TYPE_CHECKING:
     from native.backend import Backend
     from supervision import Entry
 
-STEP_BUDGET_S = 300.0  # below the heartbeat, whose end is the end of the process
 STEP_LOOKS = 5  # per budget: that much later than it at most
 _LOOK_AT_STEP = "look at step"
 PROGRESS_STEP = 0.02  # of the load, so that progress costs fifty messages at most
-
-
-@dataclass(frozen=True, slots=True)
-class ModelArgs:
-    """What a model actor is started with."""
-
-    model: str
-    path: str
-    backend: BackendKind = "llama"
-    params: ModelParams = field(default_factory=ModelParams)
-    arena_path: str | None = None
-    tier_dirs: tuple[tuple[str, str], ...] = ()
-    max_queue: int = 256
-    cache_salt: str = ""
-    fingerprints: Fingerprints = field(default_factory=Fingerprints)
-    save: SavePolicy = SAVE_ALL
-    wanted_path: str | None = None
-    """Where the registry notes the adapters that are to be applied when the model comes back."""
-    markers: Markers = field(default_factory=Markers)
-    chat_template: str | None = None
-    """In place of the one in the file."""
-    signing_key: bytes = field(default=b"", repr=False)
-    """Of the node: thinking is signed with it."""
-    step_budget_s: float = STEP_BUDGET_S
-    """A step that takes longer is cut short, and its requests are tried one by one."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadError:
-    """Why a model did not load, in a form that survives the trip to the caller."""
-
-    kind: str
-    """Class name in ``native.errors``."""
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +211,7 @@ class ModelActor(EngineWorker):
                 ask = m.Ask(self._load_args.model, question)
                 if not self.tell("inflight", m.Submit(ask, sender)):
                     self._put(question, sender)
-            case m.Run() if message.request.chat and self._texts is not None:
+            case m.Run(_, _, m.Complete(prompt=m.ConversationPrompt())) if self._texts is not None:
                 self._texts.prepare(message)
             case m.Drain():
                 self.commands.put(Asked(message, sender))

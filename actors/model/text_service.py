@@ -188,10 +188,9 @@ class TextService:
 
     def _prepare(self, job: _Job, run: m.Run) -> None:
         request = run.request
-        if request.tokens or request.continues:
-            what = "token ids" if request.tokens else "continues"
-            raise InvalidRequest(f"a chat is no {what}; send messages")
-        chat, prompt, control = self._prompt(request.prompt)
+        if not isinstance(request.prompt, m.ConversationPrompt):
+            raise InvalidRequest("the prompt is no conversation; send messages")
+        chat, prompt, control = self._prompt(request.prompt.conversation)
         too_long = why_too_long(prompt.text, self._backend.info)
         if too_long is not None:
             raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
@@ -201,9 +200,7 @@ class TextService:
             run,
             request=replace(
                 request,
-                prompt=token_bytes.pack(ids),
-                tokens=True,
-                chat=False,
+                prompt=m.TokenPrompt(token_bytes.pack(ids)),
                 tool_calls=request.tool_calls
                 or (chat.has_tools and bool(self._rules.markers.tool_call)),
                 timeout_s=None

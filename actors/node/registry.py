@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from actors import messages as m
 from actors.messages.actor_ids import model_actor_id, model_of
 from actors.messages.model_table import ModelTable
-from actors.model.model import LoadError, ModelArgs
+from actors.model.args import LoadError, ModelArgs
 from cache.policy import SAVE_ALL, SavePolicy
 from native.fingerprint import Fingerprints
 from supervision import ExitKind, Worker

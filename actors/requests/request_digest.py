@@ -11,6 +11,7 @@ from blake3 import blake3
 from actors.messages.completion import Complete
 from actors.messages.embedding import Embed
 from actors.messages.payload import Payload, PayloadGone, Spilled, read_payload
+from actors.messages.prompts import Continuation, TextPrompt, payload_of, with_payload
 from actors.messages.questions import Ask, Question
 from actors.messages.text import Tokenize
 
@@ -27,14 +28,12 @@ def digest_of(request: Complete | Ask) -> bytes | None:
     try:
         if isinstance(request, Ask):
             return _digest_of_question(request.model, request.question)
-        raw = _raw(request.prompt)
+        raw = _raw(payload_of(request.prompt))
     except _UNREADABLE:
         return None
     how = (
         request.model,
-        request.tokens,
-        request.parse_special,
-        request.chat,
+        with_payload(request.prompt, b""),
         request.thinking,
         request.tool_calls,
         request.candidates,
@@ -50,8 +49,11 @@ def part_digests(request: Complete | Ask) -> Iterator[bytes]:
     """
     try:
         if isinstance(request, Complete):
-            if not (request.tokens or request.chat):
-                yield _text_digest(request.model, _raw(request.prompt))
+            prompt = request.prompt
+            if isinstance(prompt, Continuation):
+                prompt = prompt.more
+            if isinstance(prompt, TextPrompt):
+                yield _text_digest(request.model, _raw(prompt.text))
         elif isinstance(request.question, Embed):
             inputs = json.loads(read_payload(request.question.inputs))
             for one in inputs if isinstance(inputs, list) else ():

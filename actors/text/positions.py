@@ -28,6 +28,8 @@ class Positions:
         self._unseen: deque[tuple[Written, Written]] = deque()
         """Where the text of control tokens lies that ``visible_part`` has not passed yet."""
         self._n_taken = 0
+        self._taken_end = Written(0)
+        self._end = Written(0), Visible(0)
 
     def __len__(self) -> int:
         """How many tokens there are."""
@@ -35,12 +37,12 @@ class Positions:
 
     def add(self, token: int, visible: bytes, written: bytes) -> None:
         """A token: its visible bytes, or none and what stands for it."""
-        start = self._written_ends[-1] if self._written_ends else Written(0)
-        seen = self._visible_ends[-1] if self._visible_ends else Visible(0)
+        start, seen = self._end
         end = Written(start + len(visible or written))
+        self._end = end, Visible(seen + len(visible))
         self._tokens.append(token)
         self._written_ends.append(end)
-        self._visible_ends.append(Visible(seen + len(visible)))
+        self._visible_ends.append(self._end[1])
         if written and not visible:
             self._unseen.append((start, end))
 
@@ -70,6 +72,8 @@ class Positions:
 
         Ask in order of position: what was asked for once is not kept.
         """
+        if not self._unseen:
+            return data
         end = at + len(data)
         shown, done = b"", int(at)
         while self._unseen and self._unseen[0][0] < end:
@@ -85,15 +89,16 @@ class Positions:
 
     def take_before(self, at: Written) -> tuple[int, ...]:
         """The tokens not taken yet that begin before a written position."""
-        upto = self._n_taken
-        while upto < len(self._tokens) and self._start(upto) < at:
+        ends, upto, start = self._written_ends, self._n_taken, self._taken_end
+        while upto < len(ends) and start < at:
+            start = ends[upto]
             upto += 1
         return self._take(upto)
 
     def take_empty(self, at: Written) -> tuple[int, ...]:
         """The tokens without any bytes that come next, as far as this written position."""
-        upto = self._n_taken
-        while upto < len(self._tokens) and self._start(upto) == self._written_ends[upto] <= at:
+        ends, upto, start = self._written_ends, self._n_taken, self._taken_end
+        while upto < len(ends) and start == ends[upto] <= at:
             upto += 1
         return self._take(upto)
 
@@ -102,8 +107,10 @@ class Positions:
         return self._take(len(self._tokens))
 
     def _take(self, upto: int) -> tuple[int, ...]:
+        if upto == self._n_taken:
+            return ()
         taken = tuple(self._tokens[self._n_taken : upto])
-        self._n_taken = upto
+        self._n_taken, self._taken_end = upto, self._written_ends[upto - 1]
         return taken
 
     def _start(self, index: int) -> Written:

@@ -16,7 +16,7 @@ from actors.text.thinking_signature import sign
 from cache import tokens as token_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from native.backend import Backend
 
@@ -57,7 +57,7 @@ class ReplyRules:
         return cls(decided, signing_key, end)
 
     def stream(
-        self, asked: m.Complete, backend: Backend, text: str | None, tokens: list[int]
+        self, asked: m.Complete, backend: Backend, text: str | None, tokens: Sequence[int]
     ) -> ReplyParser:
         """What reads the reply to this request; NoMarkers, BadBudget."""
         budget = asked.thinking_budget_tokens
@@ -170,7 +170,7 @@ def merged(events: list[Event], max_chars: int, max_tokens: int) -> list[Event]:
 
 
 def _opened(
-    thinking: tuple[str, ...], backend: Backend, text: str | None, tokens: list[int]
+    thinking: tuple[str, ...], backend: Backend, text: str | None, tokens: Sequence[int]
 ) -> m.TextKind:
     if not thinking:
         return m.TextKind.TEXT

@@ -89,7 +89,9 @@ class ReplyParser:
         self._scanner = (
             MarkerScanner(thinking, tool_call, opened=opened) if thinking or tool_call else None
         )
+        self.n_tokens = 0
         self._positions = Positions()
+        """Of all tokens, where markers are looked for; else of none."""
         self._at = Written(0)
         """The bytes before it are of a known kind, and were passed on."""
         self._text = IncrementalText(stops)
@@ -136,7 +138,7 @@ class ReplyParser:
     def visible_tokens(self) -> int:
         """How many of the tokens lie wholly in the released text; see ``IncrementalText``."""
         if self.stopped_by is None:
-            return len(self._positions)
+            return self.n_tokens
         if self._scanner is None:
             return self._text.visible_tokens()
         return self._positions.ending_by(Visible(self._text_at + self._text.released_bytes))
@@ -145,9 +147,10 @@ class ReplyParser:
 
     def feed(self, token: int, visible: bytes, written: bytes | None = None) -> list[Delta | Span]:
         """Add a token. ``written`` is what stands for a control token that shows nothing."""
-        self._positions.add(token, visible, written or b"")
+        self.n_tokens += 1
         if self._scanner is None:
             return [Delta(TextKind.TEXT, (token,), self._text.feed(visible))]
+        self._positions.add(token, visible, written or b"")
         was_thinking = self._scanner.kind is TextKind.THINKING
         out = self._pass_on(self._scanner.feed(visible or written or b""))
         if self._budget is not None and was_thinking and self.kind is TextKind.THINKING:
@@ -155,7 +158,9 @@ class ReplyParser:
         # Nothing after a stop is looked at; its tokens still count.
         is_stopped = self.stopped_by is not None
         rest = self._positions.take_all() if is_stopped else self._positions.take_empty(self._at)
-        return _joined([*out, Delta(self.kind, rest, "")])
+        if rest:
+            out.append(Delta(self.kind, rest, ""))
+        return _joined(out)
 
     def end_with(self, written: bytes) -> None:
         """The token that ends the reply is no part of it, but may be written as an end marker."""
@@ -212,7 +217,7 @@ class ReplyParser:
         ended = Span(self._n_spans, kind, bytes(span.content), tokens, span.n_start, n_end)
         rest = span.text.finish()
         if self.was_opened and not self._n_spans:
-            self.opened_tokens = len(self._positions)
+            self.opened_tokens = self.n_tokens
         self._n_spans += 1
         self._span = None
         self._text = IncrementalText(self._stops)

@@ -33,7 +33,7 @@ llama_context_params context_params(const la_context_wishes &wishes) {
     return params;
 }
 
-// Why: one decode shows that this CPU can run what was compiled (see AMX in native/README.md),
+// Why: one decode shows that this CPU can run what was compiled (see AMX in docs/building.md),
 // and the payload it leaves shows how this memory is stored.
 void prove(la_context &context) {
     const llama_token bos = llama_vocab_bos(context.model->vocab);

@@ -1,4 +1,4 @@
-"""What a model answers to questions that are no completions."""
+"""Answers of models to questions other than completions."""
 
 from __future__ import annotations
 
@@ -9,44 +9,50 @@ from supervision.frozen import frozen
 
 @frozen
 class ChatPrompt:
-    """What a conversation looks like to the model.
-
-    Tokenising ``text`` anew may give other tokens, where a caller's text looks like a control
-    token.
-    """
+    """The prompt that a model's chat template makes of a conversation."""
 
     text: str
     tokens: tuple[int, ...]
+    """The prompt's token ids. Tokenising ``text`` may give others, where a message contains what
+    looks like a control token."""
 
 
 @frozen
 class Embeddings:
-    """Vectors of some inputs, in their order."""
+    """Vectors of some inputs, in their order.
+
+    >>> found = node.embed("demo", ["a fox", "an owl"])                     # doctest: +SKIP
+    >>> len(found.vectors), found.rows, len(found.vectors[0]) == found.n_embd  # doctest: +SKIP
+    (2, (1, 1), True)
+    """
 
     vectors: tuple[array[float], ...]
     """float32 each, ``n_embd`` long. One per input; with pooling ``none`` one per token of all."""
     rows: tuple[int, ...]
     """How many vectors each input has: 1 where they are pooled."""
     n_embd: int
+    """Numbers in a vector."""
     n_tokens: int
-    """Of all inputs together."""
+    """Tokens of all inputs together."""
 
     def of(self, index: int) -> tuple[array[float], ...]:
-        """The vectors of one input."""
+        """The vectors of the input with this number, counted from 0."""
         start = sum(self.rows[:index])
         return self.vectors[start : start + self.rows[index]]
 
 
 @frozen
 class Verdict:
-    """What a model says of guesses: the first ``accepted`` are what it says itself, greedily."""
+    """How many candidate tokens a model would have generated itself, greedily."""
 
     accepted: int
+    """That many of the first candidates are the model's own choice."""
     next_token: int | None
-    """What it says after them; None: the text ends there."""
+    """The token that it generates after them; None: the text ends there."""
     finish_reason: str
+    """``stop | length | cancelled``."""
     cached_tokens: int
-    """Of the prefix, what was not computed for this."""
+    """Tokens of the prefix that were not computed for this."""
 
 
 @frozen
@@ -54,19 +60,23 @@ class WarmPrefix:
     """How many leading tokens of a prompt need not be computed."""
 
     live: int
-    """In the model's context now."""
+    """Tokens in the model's context now."""
     stored: int
-    """In the cache, in any tier."""
+    """Tokens in the cache, in any tier."""
 
     @property
     def n_tokens(self) -> int:
+        """The larger of the two."""
         return max(self.live, self.stored)
 
 
 @frozen
 class VramInfo:
-    """Bytes of GPU memory, over all GPUs and of each: name, free, total."""
+    """GPU memory as llama.cpp reports it, in bytes."""
 
     free: int
+    """Over all GPUs."""
     total: int
+    """Over all GPUs."""
     gpus: tuple[tuple[str, int, int], ...]
+    """Of each GPU: name, free, total."""

@@ -4,7 +4,8 @@
 returns what its docstring in ``Client`` describes, takes the same arguments and raises the same
 errors.
 
-No method blocks the loop, and none needs a thread: all requests wait at one descriptor of the loop.
+No method blocks the loop, and no request needs a thread: all wait at one descriptor of the loop.
+(``tree(vitals=True)`` reads ``/proc`` on a thread of the loop's executor, for some milliseconds.)
 Cancelling the task that waits for a completion, or leaving a stream, cancels the request in the
 node, whatever it is doing. Cancelling any other question only ends the wait for its answer.
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from actors import messages as m
-from actors.messages.actor_ids import model_actor_id
+from actors.messages.actor_ids import model_actor_id, model_of
 from actors.messages.payload import Payload, PayloadKeeper
 from cache import tokens as token_bytes
 from runtime import errors
@@ -33,8 +34,8 @@ from runtime.client.models import Models
 from runtime.client.reply import Reply
 from runtime.client.request_options import (
     Messages,
+    PreparedRequest,
     Prompt,
-    Wanted,
     chat_json,
     chat_request,
     encoded_prompt,
@@ -109,8 +110,8 @@ class AsyncClient:
 
         if progress is not None and not callable(progress):
             raise arguments.wrong("progress", progress, "a function that takes a share")
-        wanted = with_options("options", options, "LoadOptions", keywords)
-        return await self._models.load(model, config_of(model, path, wanted), progress)
+        given = with_options("options", options, "LoadOptions", keywords)
+        return await self._models.load(model, config_of(model, path, given), progress)
 
     async def unload(self, model: str, *, drain_s: float | None = 0.0) -> None:
         """As ``Client.unload``."""
@@ -123,7 +124,7 @@ class AsyncClient:
     async def models(self) -> list[ModelStatus]:
         """As ``Client.models``."""
         entries = await self.directory()
-        found = [e for e in entries if e.id.startswith("model:") and e.state != "down"]
+        found = [e for e in entries if model_of(e.id) and e.state != "down"]
         return [await self._models.status_of(one) for one in sorted(found, key=lambda e: e.id)]
 
     async def model_info(self, model: str) -> ModelStatus:
@@ -192,8 +193,8 @@ class AsyncClient:
         **keywords: Unpack[RequestOptionsDict],
     ) -> Completion:
         """As ``Client.prefill_only``."""
-        wanted = {**keywords, "max_tokens": 0}
-        return await self._whole(self._reply_to_prompt(model, prompt, options, wanted))
+        given = {**keywords, "max_tokens": 0}
+        return await self._whole(self._reply_to_prompt(model, prompt, options, given))
 
     async def continue_session(
         self,
@@ -205,8 +206,8 @@ class AsyncClient:
         **keywords: Unpack[ContinuationOptionsDict],
     ) -> Completion:
         """As ``Client.continue_session``."""
-        wanted = {**keywords, "session": session_name(session), "continues": True}
-        return await self._whole(self._reply_to_prompt(model, more, options, wanted))
+        given = {**keywords, "session": session_name(session), "continues": True}
+        return await self._whole(self._reply_to_prompt(model, more, options, given))
 
     def _reply_to_prompt(
         self,
@@ -216,8 +217,8 @@ class AsyncClient:
         keywords: Mapping[str, Any],
     ) -> Reply:
         """The reply to a text or to token ids; for the two kinds of streams."""
-        wanted = with_options("options", options, "RequestOptions", keywords)
-        return self._reply(prompt_request(model, prompt, **wanted))
+        given = with_options("options", options, "RequestOptions", keywords)
+        return self._reply(prompt_request(model, prompt, **given))
 
     def _reply_to_chat(
         self,
@@ -227,11 +228,11 @@ class AsyncClient:
         keywords: Mapping[str, Any],
     ) -> Reply:
         """The reply to a conversation; for the two kinds of streams."""
-        wanted = with_options("options", options, "ChatOptions", keywords)
-        return self._reply(chat_request(model, messages, **wanted))
+        given = with_options("options", options, "ChatOptions", keywords)
+        return self._reply(chat_request(model, messages, **given))
 
-    def _reply(self, wanted: Wanted) -> Reply:
-        reply = Reply(self._transport, self._models, wanted)
+    def _reply(self, prepared: PreparedRequest) -> Reply:
+        reply = Reply(self._transport, self._models, prepared)
         self._replies.add(reply)
         return reply
 

@@ -1,7 +1,7 @@
 """A running completion in asyncio code: iterate with ``async for``, cancel, or leave it.
 
 What comes while it is not read is kept with it: at most its reply. A reader that falls behind by
-``supervision.loop_connection.MAX_UNREAD`` messages has its request cancelled, and gets all that
+``supervision.loop_endpoint.MAX_UNREAD`` messages has its request cancelled, and gets all that
 came before.
 """
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from actors import messages as m
-from actors.messages.actor_ids import model_actor_id
+from actors.messages.actor_ids import model_actor_id, model_of
 from runtime import errors
 from runtime.client.failures import connection_failure, load_failure
 from runtime.client.results import ModelStatus
@@ -47,7 +47,7 @@ class Models:
         progress: Callable[[float], None] | None = None,
         ends_at: float | None = None,
     ) -> ModelStatus:
-        """``NoReply`` at ``ends_at`` on the monotonic clock, if given; the node goes on loading."""
+        """``NoReply`` at ``ends_at`` on the monotonic clock, if given; the node keeps loading."""
         message = m.LoadModel(
             new_ref(), model, config.path, config.backend, config.params, config.markers,
             config.chat_template,
@@ -130,7 +130,7 @@ class Models:
         raise errors.ModelDown(model, f"model {model!r} did not come back within {within_s:.0f} s")
 
     async def is_wanted(self, model: str, ends_at: float) -> bool:
-        """Whether the node means to have this model, even if it is restarting."""
+        """Whether the model shall be loaded, even if it is restarting."""
         within_s = min(HEAL_TIMEOUT_S, max(0.0, ends_at - time.monotonic()))
         answer = await self.ask("registry", m.ListWantedModels(new_ref()), timeout_s=within_s)
         return isinstance(answer, m.WantedModelsListed) and model in answer.models
@@ -139,7 +139,7 @@ class Models:
         """A model by its entry, and what it reports of itself."""
         details = await self.report(entry)
         return ModelStatus(
-            id=entry.id.removeprefix("model:"),
+            id=model_of(entry.id) or entry.id,
             state=entry.state,
             pid=entry.pid,
             incarnation=entry.incarnation,

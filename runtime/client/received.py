@@ -1,8 +1,8 @@
-"""What a caller has of a reply, whoever sent it and however often. Pure.
+"""What a caller has received of a reply, over all processes that generated it. Pure.
 
-A reply may come in several runs: the process that generated it died, and another one went on. Each
-run begins at the start, because nobody knows which of the last events arrived; an event says at
-which token and at which character it begins, so what is known already is left out, to the letter.
+A reply may come in several runs: the process that generated it died, and another one continued.
+Each run begins at the start, because it is unknown which of the last events arrived. An event holds
+the token and the character at which it begins, so what was received already is left out exactly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PartMissing(Exception):
-    """An event goes on beyond what was received: something before it got lost."""
+    """An event begins beyond what was received: something before it was lost."""
 
 
 class Received:
@@ -45,7 +45,7 @@ class Received:
 
     @property
     def text(self) -> str:
-        """Without thinking and tool calls, where they were told apart."""
+        """Without thinking and tool calls, where the request separates them."""
         return "".join(self._text)
 
     @property
@@ -53,7 +53,7 @@ class Received:
         return tuple(self._spans)
 
     def take_span(self, page: SpanEnded) -> SpanEvent | None:
-        """The span that is complete with this page, unless it is known already."""
+        """The span that is complete with this page, unless it was received already."""
         if page.number < len(self._spans):
             return None
         if page.page == 0:

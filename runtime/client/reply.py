@@ -22,7 +22,7 @@ from runtime import errors
 from runtime.client.failures import connection_failure, failure
 from runtime.client.models import Models
 from runtime.client.received import PartMissing, Received
-from runtime.client.request_options import Wanted
+from runtime.client.request_options import PreparedRequest
 from runtime.client.results import (
     CompletionEvent,
     Event,
@@ -48,13 +48,13 @@ from supervision.messages import new_ref
 class Reply:
     """Yields the events of one request; the last one is a ``CompletionEvent``."""
 
-    def __init__(self, transport: Transport, models: Models, wanted: Wanted) -> None:
+    def __init__(self, transport: Transport, models: Models, prepared: PreparedRequest) -> None:
         """Sends nothing; the first ``next`` does."""
         self._transport = transport
         self._models = models
-        self._request = wanted.request
-        self._prompt = wanted.prompt
-        self._shows_resumed = wanted.resumed_events
+        self._request = prepared.request
+        self._prompt = prepared.prompt
+        self._shows_resumed = prepared.resumed_events
         self._progress = Progress()
         self._events: deque[Event] = deque()
         self._is_over = False
@@ -151,7 +151,7 @@ class Reply:
         request = replace(
             self._request,
             ref=new_ref(),
-            prompt=self._prompt_keeper.payload,
+            prompt=m.with_payload(self._request.prompt, self._prompt_keeper.payload),
             delivered=self._tokens_keeper.payload,
             timeout_s=left_s(ends_at),
         )

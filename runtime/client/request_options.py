@@ -30,7 +30,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 @frozen
-class Wanted:
+class PreparedRequest:
     """A request without its prompt, which may be big, and which events its caller gets."""
 
     request: m.Complete
@@ -53,21 +53,21 @@ def with_options(
     return values.given(options, keywords)
 
 
-def prompt_request(model: str, prompt: Prompt, **options: Any) -> Wanted:
+def prompt_request(model: str, prompt: Prompt, **options: Any) -> PreparedRequest:
     """Of a text or of token ids; options as for ``build``."""
     may_be_empty = arguments.flag("continues", options.get("continues"))
     encoded = encoded_prompt(prompt, may_be_empty=may_be_empty)
     return build(model, encoded, tokens=not arguments.is_text(prompt), **options)
 
 
-def chat_request(model: str, messages: Messages, **options: Any) -> Wanted:
+def chat_request(model: str, messages: Messages, **options: Any) -> PreparedRequest:
     """Of a conversation, which the model's own template makes a prompt of; see ``chat_json``."""
     chat = {key: options.pop(key) for key in _CHAT_KEYS if key in options}
     return build(model, chat_json(messages, **chat), chat=True, **options)
 
 
 def chat_json(messages: Messages, **keys: Any) -> bytes:
-    """A conversation as ``ApplyChatTemplate`` wants it.
+    """A conversation in the form of ``ApplyChatTemplate``.
 
     ``keys``: ``tools``, ``documents``, ``template_kwargs``, ``enable_thinking``,
     ``add_generation_prompt``, ``chat_template``; what is ``None`` is left out.
@@ -83,7 +83,7 @@ def chat_json(messages: Messages, **keys: Any) -> bytes:
     return arguments.text("the conversation", raw).encode()
 
 
-def build(  # noqa: PLR0913  # keyword-only, by the names users know
+def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     model: str,
     prompt: bytes,
     *,
@@ -103,8 +103,8 @@ def build(  # noqa: PLR0913  # keyword-only, by the names users know
     resumed_events: bool | None = None,
     sampling: SamplingParams | None = None,
     **sampling_options: Any,
-) -> Wanted:
-    """The request for these options; what makes no sense is an ``InvalidRequest`` that says why.
+) -> PreparedRequest:
+    """The request for these options; ``InvalidRequest`` names what is wrong, and what is expected.
 
     None is the default: 256 for ``max_tokens``, off for the others.
 
@@ -123,23 +123,34 @@ def build(  # noqa: PLR0913  # keyword-only, by the names users know
     request = m.Complete(
         ref="",
         model=arguments.model_name(model),
-        prompt=b"",
-        tokens=tokens,
+        prompt=_kind_of_prompt(
+            tokens=tokens,
+            chat=chat,
+            parse_special=arguments.flag("parse_special", parse_special),
+            continues=_continues(arguments.flag("continues", continues), session, parent_key),
+        ),
         max_tokens=arguments.whole("max_tokens", 256 if max_tokens is None else max_tokens, 0),
         sampling=sampling or sampling_from_options(**sampling_options),
         stop=_stops(stop),
         parent_key=parsed_key(parent_key),
-        parse_special=arguments.flag("parse_special", parse_special),
         timeout_s=arguments.seconds("timeout_s", timeout_s),
         session=None if session is None else session_name(session),
-        continues=_continues(arguments.flag("continues", continues), session, parent_key),
         speculation=_speculation(speculation),
-        chat=chat,
         thinking=arguments.flag("thinking", thinking) or budget is not None,
         thinking_budget_tokens=budget,
         tool_calls=arguments.flag("tool_calls", tool_calls),
     )
-    return Wanted(request, prompt, arguments.flag("resumed_events", resumed_events))
+    return PreparedRequest(request, prompt, arguments.flag("resumed_events", resumed_events))
+
+
+def _kind_of_prompt(*, tokens: bool, chat: bool, parse_special: bool, continues: bool) -> m.Prompt:
+    """The prompt without its bytes, which each attempt sends."""
+    if chat and continues:
+        raise errors.InvalidRequest("a conversation continues nothing; send all its messages")
+    if chat:
+        return m.ConversationPrompt(b"")
+    prompt = m.TokenPrompt(b"") if tokens else m.TextPrompt(b"", parse_special)
+    return m.Continuation(prompt) if continues else prompt
 
 
 def encoded_prompt(prompt: object, *, may_be_empty: bool = False) -> bytes:
@@ -197,7 +208,7 @@ def session_name(session: object) -> str:
 def _continues(continues: bool, session: str | None, parent_key: str | None) -> bool:
     if continues and session is None and parent_key is None:
         raise errors.InvalidRequest(
-            "continues needs to know what it continues: give a session or a parent_key"
+            "continues needs something to continue: give a session or a parent_key"
         )
     return continues
 

@@ -1,4 +1,4 @@
-"""What callers get: typed results and events, and their one JSON form."""
+"""Results and events of requests, and their one JSON form."""
 
 from __future__ import annotations
 
@@ -14,25 +14,31 @@ if TYPE_CHECKING:
 
 @frozen
 class PrefillEvent:
-    """The prompt is being read: ``done`` of ``total`` tokens, ``reused`` of them from the cache."""
+    """The prompt is being read."""
 
     done: int
+    """Prompt tokens that are in the context now."""
     total: int
+    """Tokens of the whole prompt."""
     reused: int
+    """Tokens of ``done`` that came from the context or the cache, and were not computed."""
 
 
 @frozen
 class TokenEvent:
-    """New text, whole characters only. ``index`` numbers the first of ``tokens``."""
+    """New text of a reply."""
 
     index: int
+    """Number of the first of ``tokens`` in the reply, counted from 0."""
     tokens: tuple[int, ...]
+    """Ids; empty where only text is new, which an earlier token began."""
     text: str
+    """Whole characters only; empty where a token is a part of one, or may begin a stop text."""
     logprobs: tuple[Logprobs | None, ...] = ()
-    """One for each token where ``n_logprobs`` asked for them; None for a token that was generated
-    before its process died, and not heard of until another went on."""
+    """One for each token if the request has ``logprobs``, else empty: natural logarithms. None for
+    a token that was generated before its process died, and received after another continued."""
     kind: str = "text"
-    """``text | thinking | tool_call``; the others only for requests that ask for them."""
+    """``text``; ``thinking`` and ``tool_call`` only if the request separates them."""
 
 
 @frozen
@@ -50,15 +56,15 @@ class SpanEvent:
     is_closed: bool
     """False: the reply ended inside it."""
     signature: bytes
-    """Of a thought, by its node; hand it back with ``body``, and the node can tell that it is its
-    own."""
+    """Of thinking, by its node: ``verify_thinking`` checks it together with ``body``."""
 
     @property
     def text(self) -> str:
+        """``body`` as text; bytes that are no character are U+FFFD."""
         return self.body.decode("utf-8", "replace")
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in a completion's JSON object."""
+        """Its part of a completion's JSON object."""
         return {
             "kind": self.kind,
             "text": self.text,
@@ -69,39 +75,49 @@ class SpanEvent:
 
 @frozen
 class Completion:
-    """A finished completion."""
+    """A finished completion.
+
+    >>> done = node.complete("demo", "Once upon a time", max_tokens=40)     # doctest: +SKIP
+    >>> done.text, done.usage.cached_tokens, done.timings.ttft_ms           # doctest: +SKIP
+    """
 
     text: str
+    """The reply without the prompt, and without thinking and tool calls that were separated."""
     tokens: tuple[int, ...]
+    """Ids of every generated token, those of thinking and tool calls included."""
     finish_reason: str
-    """``stop | length | cancelled | prefilled``."""
+    """``stop``: the model or a stop text ended it; ``length``: ``max_tokens`` or the context;
+    ``cancelled``; ``prefilled``: only the prompt was read."""
     finish_key: str | None
     """Hex; pass it as ``parent_key`` with the next turn. ``None`` when nothing was stored."""
     stop_sequence: str | None
+    """The stop text that ended it."""
     usage: Usage
+    """Token counts: prompt, cached, generated, drafted, accepted."""
     cache: CacheReport
+    """What served the prompt: kind of hit, tier, and milliseconds."""
     timings: Timings
-    """``ttft_ms`` is measured here, by the caller's clock; the rest by the model's."""
+    """Milliseconds. ``ttft_ms`` is measured by the caller's clock, the rest by the model's."""
     logprobs: tuple[Logprobs | None, ...] | None = None
     """As in ``TokenEvent``, of all tokens; None when they were not asked for."""
     spans: tuple[SpanEvent, ...] = ()
-    """Thinking and tool calls, which are no part of ``text``."""
+    """Thinking and tool calls in order; no part of ``text``."""
 
     @property
     def thinking(self) -> str:
-        """All that it thought, where that was to be told apart."""
+        """All thinking, if the request separates it."""
         return "".join(span.text for span in self.spans if span.kind == "thinking")
 
     @property
     def tool_calls(self) -> tuple[SpanEvent, ...]:
-        """Its tool calls, in order; ``text`` is what stands between the markers of each."""
+        """The tool calls in order; the ``text`` of each is what its markers enclose."""
         return tuple(span for span in self.spans if span.kind == "tool_call")
 
     @property
     def miss_at(self) -> int | None:
-        """Position of the first prompt token that was not stored, or differs from what is.
+        """Position of the first prompt token that was not stored, or differs from what is stored.
 
-        ``None`` when the whole prompt was held, or when the reason is no position.
+        ``None`` when the whole prompt was held, or when the miss has no position.
         """
         return None if self.cache.miss is None else self.cache.miss.at
 
@@ -162,32 +178,53 @@ class CompletionEvent:
     """The last event of a stream."""
 
     completion: Completion
+    """All that was streamed, and the final report."""
 
 
 @frozen
 class ResumedEvent:
-    """A process died under the request, and the reply goes on after ``n_tokens`` as if none had."""
+    """A process died under the request; the reply continues, and nothing of it is lost or repeated.
+
+    Only for requests with ``resumed_events``.
+    """
 
     n_tokens: int
+    """Tokens that had come before."""
     pause_ms: float
-    """From the last event before to what is new now, by the caller's clock."""
+    """From the last event before to the next one, by the caller's clock."""
 
 
 Event = PrefillEvent | TokenEvent | SpanEvent | ResumedEvent | CompletionEvent
+"""What a stream yields: prompt progress, then text, with whole spans after their text; at the end
+one ``CompletionEvent``. Match on the class, and ignore what you do not use:
+
+>>> for event in node.stream("demo", "Once upon a time"):                   # doctest: +SKIP
+...     match event:
+...         case TokenEvent(text=text):
+...             print(text, end="")
+...         case CompletionEvent(completion):
+...             print(completion.usage)
+"""
 
 
 @frozen
 class ModelStatus:
-    """A loaded (or loading) model."""
+    """A model that is loaded, loading or restarting."""
 
     id: str
+    """As it was given to ``load``."""
     state: str
-    """``starting | up | restarting | …`` as the supervisor sees it."""
+    """The supervisor's: ``starting | up | restarting | stopping | down``."""
     pid: int | None
+    """Its process; None while it has none."""
     incarnation: int
+    """How many times it was started, 1 at first."""
     restarts: int
+    """How many of those were restarts."""
     details: dict[str, Any]
-    """What the model itself reports: path, n_ctx, running, waiting, progress and more."""
+    """What the model reports of itself, for people; ``{}`` if it did not answer. Path, sizes in
+    tokens, counts of requests, cache figures; the keys are not fixed, so decide by the properties
+    below."""
 
     @property
     def phase(self) -> str:
@@ -206,7 +243,7 @@ class ModelStatus:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on how it was loaded, where that is not as one may think; mostly none."""
+        """Sentences on how it was loaded where that differs from what was asked for."""
         return tuple(self.details.get("notes", ()))
 
 

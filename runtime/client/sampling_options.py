@@ -1,4 +1,4 @@
-"""Sampling options by the names users know: those of OpenAI's API and of llama.cpp's server."""
+"""Sampling options by the names of OpenAI's API and of llama.cpp's server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SAME: Final = {
 }
 """Other names for the same thing."""
 _WINDOWS: Final = {"repeat_last_n": "repetition_window", "dry_penalty_last_n": "dry_window"}
-"""Where -1 means: as far as there is text."""
+"""Options where -1 is all of the text."""
 _ANY_JSON: Final = '{"type": "object"}'
 
 
@@ -34,7 +34,7 @@ def sampling_from_options(**options: Any) -> SamplingParams:
     ``dry_penalty_last_n`` (both: -1 for all of the text), ``dry_sequence_breakers``, ``n_probs``;
     ``logprobs`` with ``top_logprobs``; ``response_format``; ``logit_bias`` as a mapping or list, a
     bias of ``False`` for minus infinity; ``json_schema`` as an object; ``seed`` -1 for any. Names
-    the option and says what is allowed in ``InvalidRequest``.
+    the option and what is allowed in ``InvalidRequest``.
     """
     given = {name: plain(value) for name, value in options.items() if value is not None}
     fields: Options = {}
@@ -131,7 +131,7 @@ _READ: Final[Mapping[str, Callable[[str, object], object]]] = {
 
 
 def _take_logprobs(given: Options, fields: Options) -> None:
-    """OpenAI says whether in one option and how many in another."""
+    """OpenAI has one option for whether, and another for how many."""
     wanted, top = given.pop("logprobs", None), given.pop("top_logprobs", None)
     if wanted is True or (wanted is None and top is not None):
         fields["n_logprobs"] = 0 if top is None else top

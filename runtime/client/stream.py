@@ -19,7 +19,7 @@ from supervision.errors import SupervisionError
 
 
 class RequestHandle:
-    """Which request it is, as soon as that is known, and whether it is to be cancelled."""
+    """The id of a request, once it has one, and whether it is to be cancelled."""
 
     def __init__(self, cancel: Callable[[str], None]) -> None:
         """``cancel`` sends the node a cancellation of the request with an id; it may raise."""

@@ -42,7 +42,7 @@ def until(within_s: float, ends_at: float | None) -> float:
 
 
 class Pauses:
-    """Short, growing pauses between two looks at something that changes by itself."""
+    """Short, growing pauses between two looks at something that another process changes."""
 
     def __init__(self) -> None:
         self._seconds = 0.005

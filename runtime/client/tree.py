@@ -13,38 +13,50 @@ from supervision.messages import Vitals
 
 ROOT_ID: Final = "root"
 BUSY_AFTER_S: Final = 0.5
-"""A hook that runs shorter is work like any other and not worth a word."""
+"""A shorter hook is not shown."""
 
 
 @frozen
 class ProcessFacts:
-    """What the kernel says of one process; None where it says nothing."""
+    """What the kernel reports on one process; None where it does not."""
 
     uptime_s: float | None = None
+    """Seconds since its start."""
     memory_bytes: int | None = None
+    """Memory that it holds, by the measure below."""
     memory_measure: str | None = None
     """``pss``: shared pages in part; ``rss``: fully, so that a sum counts them repeatedly."""
 
 
 @frozen
 class TreeNode:
-    """One process of a node. ``kind`` is ``launcher | supervisor | worker``."""
+    """One process of a node, and those below it.
+
+    >>> model = node.tree(vitals=True).find("model:demo")                   # doctest: +SKIP
+    >>> model.state, model.facts.memory_bytes                               # doctest: +SKIP
+    """
 
     id: str
     kind: str
+    """``launcher | supervisor | worker``."""
     pid: int | None
+    """None while it has no process."""
     state: str
+    """``starting | up | restarting | stopping | down``."""
     restarts: int
+    """How often it was restarted."""
     incarnation: int = 1
+    """How many times it was started."""
     children: tuple[TreeNode, ...] = field(default=())
+    """In their order of start."""
     last_exit: str | None = None
     """Why the incarnation before this one ended: ``killed: killed by SIGKILL``."""
     facts: ProcessFacts = ProcessFacts()
     vitals: Vitals | None = None
-    """None: nobody reads this process's pulse, or its supervisor did not answer."""
+    """None: this process has no pulse, or its supervisor did not answer."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object that ``tree --json`` prints. Numbers that nobody knows are null."""
+        """The JSON object that ``tree --json`` prints. Unknown numbers are null."""
         vitals = self.vitals
         return {
             "id": self.id,
@@ -146,7 +158,7 @@ def render_tree(tree: TreeNode, width: int | None = None) -> str:
     columns: dict[str, list[str]] = {"ID": [lead for lead, _ in rows]}
     for name, text in _TEXTS.items():
         values = [text(node) for _, node in rows]
-        if any(values):  # nothing known, or nothing to tell: no column
+        if any(values):  # a column without values is left out
             columns[name] = [value or "-" for value in values] if name in _NUMBERS else values
     if width is not None:
         _narrow(columns, width)

@@ -22,6 +22,7 @@ from cache.policy import SAVE_ALL
 from native.fingerprint import FINGERPRINT_MODES
 from native.model_params import KV_TYPES, POOLINGS, ROPE_SCALINGS, SPLIT_MODES, ModelParams
 from runtime.errors import ConfigError
+from runtime.settings.arguments import shown
 from runtime.settings.load_options import WORDS as LOAD_WORDS
 from runtime.settings.ports import DEFAULT_PORT
 from runtime.settings.sizes import Share, plain_budget
@@ -278,8 +279,8 @@ def read_model(values: Mapping[str, Any], where: str) -> Any:
 
 
 def _read(values: Mapping[str, Any], table: Any, where: str) -> Any:
-    plain = _plain(values)
     try:
+        plain = _plain(values)
         return msgspec.convert(plain, table)
     except msgspec.ValidationError as error:
         keys = []
@@ -288,6 +289,20 @@ def _read(values: Mapping[str, Any], table: Any, where: str) -> Any:
         if unknown := re.match(r"Object contains unknown field `(.*?)`", str(error)):
             keys.append(unknown[1])
         raise _refusal(plain, table, where, keys) from None
+    except (RecursionError, ValueError):  # a text that is no Unicode, a list without end
+        raise _refusal(values, table, where, _unreadable(values, table)) from None
+
+
+def _unreadable(values: Mapping[str, Any], table: Any) -> list[str]:
+    """The first key whose value cannot be looked into."""
+    for key, value in values.items():
+        try:
+            msgspec.convert(_plain({key: value}), table)
+        except msgspec.ValidationError:
+            continue
+        except (RecursionError, ValueError):
+            return [key]
+    return []
 
 
 def _refusal(plain: Any, table: Any, where: str, keys: list[str]) -> ConfigError:
@@ -307,7 +322,8 @@ def _refusal(plain: Any, table: Any, where: str, keys: list[str]) -> ConfigError
     if known:
         key, default = next((key, one["default"]) for key, one in known.items())
         return ConfigError(full, f"must be a table, for instance [{full}] {key} = {default}")
-    return ConfigError(full, f"{value!r} is not {kind_of(found)}")
+    given = shown(value).removesuffix(f" ({type(value).__name__})")
+    return ConfigError(full, f"{given} is not {kind_of(found)}")
 
 
 def _unknown(key: str, full: str, known: list[str], table: Any) -> ConfigError:

@@ -272,7 +272,7 @@ def test_a_request_that_waits_for_its_model_can_be_cancelled_and_has_its_deadlin
         victims.add(victim)
         kill(victim)
     eventually(lambda: not entry_of(narrow, "narrow").is_up, what="it is down", every_s=0.001)
-    waiting = m.Complete(new_ref(), "narrow", "waiting", max_tokens=4)
+    waiting = m.Complete(new_ref(), "narrow", m.TextPrompt("waiting"), max_tokens=4)
     replies = narrow.connection.stream("inflight", waiting, idle_timeout_s=30)
     accepted = next(replies)
     assert isinstance(accepted, m.Accepted)

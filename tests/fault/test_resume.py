@@ -209,7 +209,7 @@ def test_a_request_that_is_killed_while_it_waits_runs_once(node: Node) -> None:
 
 def test_a_prompt_that_is_only_read_is_read_again(node4: Node) -> None:
     prompt = token_bytes.pack([66 + n % 20 for n in range(12_000)])
-    asked = m.Complete(new_ref(), "stub", prompt, tokens=True, max_tokens=0)
+    asked = m.Complete(new_ref(), "stub", m.TokenPrompt(prompt), max_tokens=0)
     killed = False
     for reply in node4.connection.stream("inflight", asked, idle_timeout_s=30):
         match reply:

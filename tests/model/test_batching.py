@@ -74,8 +74,9 @@ def differences(
         n += 1
         at = next(i for i, pair in enumerate(zip(mine, theirs, strict=False)) if len({*pair}) > 1)
         backend, batch = load(path), Batch()
-        assert isinstance(run.request.prompt, bytes)
-        prompt = memoryview(run.request.prompt).cast("I").tolist()
+        assert isinstance(run.request.prompt, m.TokenPrompt)
+        assert isinstance(run.request.prompt.tokens, bytes)
+        prompt = memoryview(run.request.prompt.tokens).cast("I").tolist()
         row = batch.extend_prefill([*prompt, *theirs[:at]], 0, 0, logits_last=True)
         assert row is not None
         backend.decode(batch)

@@ -190,7 +190,7 @@ def test_raw_messages_reach_a_model_by_its_address(tiny_node: Node) -> None:
     request = m.Complete(
         ref=new_ref(),
         model="tiny",
-        prompt=PROMPT,
+        prompt=m.TextPrompt(PROMPT),
         max_tokens=5,
         sampling=SamplingParams(temperature=0.7, seed=3),
     )

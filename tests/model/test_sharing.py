@@ -68,8 +68,9 @@ def must_agree(
             continue
         at = next(at for at, pair in enumerate(zip(mine, other, strict=False)) if len({*pair}) > 1)
         backend, batch = load(), Batch()
-        assert isinstance(run.request.prompt, bytes)
-        before = [*tokens.unpack(run.request.prompt), *other[:at]]
+        assert isinstance(run.request.prompt, m.TokenPrompt)
+        assert isinstance(run.request.prompt.tokens, bytes)
+        before = [*tokens.unpack(run.request.prompt.tokens), *other[:at]]
         row = batch.extend_prefill(before, 0, 0, logits_last=True)
         assert row is not None
         backend.decode(batch)

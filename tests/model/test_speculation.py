@@ -100,7 +100,7 @@ def agree(
     backend = load()
     backend.close()
     for one in runs:
-        name, text = one.request_id, one.request.prompt
+        name, text = one.request_id, m.payload_of(one.request.prompt)
         if isinstance(backend, StubBackend):
             assert got[name].tokens == expected[name].tokens, name
         elif not one.request.sampling.temperature:
@@ -335,8 +335,9 @@ def test_nothing_leaks_over_many_requests_with_guesses(oracle: type[Oracle]) -> 
     runs = [asked(f"{at}", [256, *prompt(at, rng.randint(3, 60))], 12) for at in range(60)]
     expected = alone(load, runs)
     for one in runs:
-        assert isinstance(one.request.prompt, bytes)
-        text = tuple(tokens.unpack(one.request.prompt))
+        assert isinstance(one.request.prompt, m.TokenPrompt)
+        assert isinstance(one.request.prompt.tokens, bytes)
+        text = tuple(tokens.unpack(one.request.prompt.tokens))
         oracle.replies[text] = expected[one.request_id].tokens
 
     def script() -> Script:
@@ -417,7 +418,7 @@ def test_a_draft_model_follows_the_tokens_and_computes_little_twice() -> None:
         decode(rows)
 
     backend.decode = counted  # type: ignore[method-assign]
-    one, two = Timeline([256, *b"one"]), Timeline([256, *b"two, longer"])
+    one, two = (Timeline(tokens.TokenIds([256, *text])) for text in (b"one", b"two, longer"))
     draft_model = DraftModel(backend)
     wanted = [(one, 5), (two, 3)]
     for accepted in (5, 0, 2, 1):
@@ -426,8 +427,8 @@ def test_a_draft_model_follows_the_tokens_and_computes_little_twice() -> None:
         for request, n in wanted:
             truth[request] = says(request.tokens, n)
         assert got == truth
-        one.tokens += [*got[one][:accepted], 7]
-        two.tokens += [*got[two][:1], 8]
+        one.tokens.extend([*got[one][:accepted], 7])
+        two.tokens.extend([*got[two][:1], 8])
     # The last guess of a draft is never computed; of the others, those that were wrong in vain.
     assert n_rows == read + (0 + 4 + 2 + 4) + (1 + 1 + 1 + 2)
     draft_model.forget(one)

@@ -78,7 +78,7 @@ class Talk:
 
 def request(parent_key: bytes | None = None) -> RequestCache:
     backend = StubBackend.load("stub", ModelParams(n_ctx=512))
-    complete = m.Complete("ref", "m", tokens.pack(IDS), tokens=True, parent_key=parent_key)
+    complete = m.Complete("ref", "m", m.TokenPrompt(tokens.pack(IDS)), parent_key=parent_key)
     opened = open_request(m.Run("id", Address("127.0.0.1", 1), complete), backend, now=0.0)
     if parent_key is None:
         admission = admit(len(IDS), 8, 512)

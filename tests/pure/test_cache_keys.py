@@ -125,3 +125,25 @@ def test_splitting_loses_no_token(numbers, block):
     assert b"".join(blocks) + tail == tokens.pack(numbers)
     assert all(tokens.count(part) == block for part in blocks)
     assert tokens.count(tail) < block
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=50), st.integers(0, 60), st.integers(0, 60))
+def test_token_ids_are_the_same_as_numbers_and_as_bytes(
+    ids: list[int], start: int, stop: int
+) -> None:
+    known = tokens.TokenIds(ids)
+    assert known.packed == tokens.pack(ids)
+    assert tokens.TokenIds.unpacked(known.packed) == known
+    assert list(known) == known.column().tolist() == ids
+    assert len(known) == len(ids)
+    assert known[start:stop] == tokens.TokenIds(ids[start:stop])
+    assert known[start:stop].packed == tokens.pack(ids[start:stop])
+    assert known[:start] + known[start:] == known
+    assert hash(known) == hash(tokens.TokenIds(tuple(ids)))
+    grown = known.column()
+    grown.append(7)
+    assert list(known) == ids
+    with pytest.raises(ValueError, match="token ids"):
+        tokens.TokenIds([*ids, -1])
+    with pytest.raises(ValueError, match="4-byte"):
+        tokens.TokenIds.unpacked(known.packed + b"\0")

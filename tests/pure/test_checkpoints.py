@@ -227,7 +227,7 @@ class Bench:
 
 
 def run(ids: list[int], n: int, stop: tuple[str, ...] = ()) -> m.Run:
-    complete = m.Complete("ref", "stub", tokens.pack(ids), tokens=True, max_tokens=n, stop=stop)
+    complete = m.Complete("ref", "stub", m.TokenPrompt(tokens.pack(ids)), max_tokens=n, stop=stop)
     return m.Run("id", Address("127.0.0.1", 1), complete)
 
 

@@ -263,6 +263,25 @@ def test_every_page_is_in_the_table_of_contents() -> None:
         assert name == "index" or any(fnmatch.fnmatchcase(name, one) for one in listed), name
 
 
+def test_a_site_that_loads_from_the_network_is_refused(tmp_path: Path) -> None:
+    from _generate import check_site
+
+    page, style = tmp_path / "index.html", tmp_path / "style.css"
+    style.write_text("a { background: url(local.png) }")
+    page.write_text('<script src="x.js"></script><a href="https://example.org">there</a>')
+    assert check_site.main([str(tmp_path)]) == 0
+    for text in (
+        '<script src="https://example.org/x.js"></script>',
+        '<link rel="stylesheet" href="//example.org/x.css">',
+        '<img src="http://example.org/x.png">',
+    ):
+        page.write_text(text)
+        assert check_site.main([str(tmp_path)]) == 1
+    page.write_text("")
+    style.write_text("@import 'https://example.org/font.css';")
+    assert check_site.main([str(tmp_path)]) == 1
+
+
 # ── sizes and file maps ─────────────────────────────────────────────────────────────────────────
 
 

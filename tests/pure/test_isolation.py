@@ -12,7 +12,7 @@ pytestmark = pytest.mark.pure
 
 
 @given(st.sets(st.integers(0, 9), min_size=1), st.sets(st.integers(0, 9)), st.integers(1, 10))
-def test_exactly_the_requests_that_break_a_step_fail(
+def test_only_requests_that_break_a_step_fail(
     present: set[int], guilty: set[int], at_once: int
 ) -> None:
     """However many break a step, and however few fit into one: they fail, no other one does."""

@@ -46,7 +46,7 @@ def arena(tmp_path: Path) -> Path:
 
 
 def request_for(backend: StubBackend, ids: list[int]) -> RequestCache:
-    complete = m.Complete("ref", "stub", tokens.pack(ids), tokens=True)
+    complete = m.Complete("ref", "stub", m.TokenPrompt(tokens.pack(ids)))
     request = open_request(m.Run("id", Address("127.0.0.1", 1), complete), backend, now=0.0)
     admission = admit(len(ids), 8, 512)
     request.line.placed(0, (), admission.n_cells)
@@ -182,7 +182,7 @@ def test_no_room_for_the_last_row_costs_only_that_row(arena: Path) -> None:
 def test_the_tokens_of_a_parent_are_read_from_its_rows(backend: StubBackend, arena: Path) -> None:
     blocks = save(backend, arena)
     found = m.PrefixResolved("ref", 3 * BLOCK, refs.pack_blocks(blocks, with_keys=True), 1, None)
-    assert reader(backend, arena).reader.read_parent(found) == IDS[: 3 * BLOCK]
+    assert reader(backend, arena).reader.read_parent(found) == tokens.TokenIds(IDS[: 3 * BLOCK])
     nowhere = refs.pack_blocks([replace(blocks[0], location=8)], with_keys=True)
     damaged = m.PrefixResolved("ref", 3 * BLOCK, nowhere, 1, None)
     assert reader(backend, arena).reader.read_parent(damaged) is None

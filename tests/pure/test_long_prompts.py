@@ -52,22 +52,24 @@ def opened(backend: StubBackend, request: m.Complete) -> str:
 
 
 def test_a_prompt_that_cannot_fit_is_refused_by_its_bytes(backend: StubBackend) -> None:
-    request = m.Complete("r", "long", LONG)
+    request = m.Complete("r", "long", m.TextPrompt(LONG))
     for asked in (
         request,
-        replace(request, prompt=LONG.encode()),
+        replace(request, prompt=m.TextPrompt(LONG.encode())),
         replace(request, session="s"),
-        replace(request, session="s", continues=True),
+        replace(request, session="s", prompt=m.Continuation(m.TextPrompt(LONG))),
         replace(request, parent_key=b"k" * 32),
     ):
         assert "at least 257 tokens and the context holds 256" in opened(backend, asked)
-    fits = open_request(m.Run("id", HOST, replace(request, prompt=LONG[:-1])), backend, now=0.0)
+    fits = open_request(
+        m.Run("id", HOST, replace(request, prompt=m.TextPrompt(LONG[:-1]))), backend, now=0.0
+    )
     assert fits.prompt.text == LONG[:-1]
 
 
 def test_ids_that_cannot_fit_are_refused_by_their_number(backend: StubBackend) -> None:
     packed = token_bytes.pack([65] * 257)
-    refusal = opened(backend, m.Complete("r", "long", packed, tokens=True))
+    refusal = opened(backend, m.Complete("r", "long", m.TokenPrompt(packed)))
     assert "has 257 tokens and the context holds 256" in refusal
 
 
@@ -75,7 +77,7 @@ def test_chats_and_questions_that_cannot_fit_are_refused(backend: StubBackend) -
     sent: queue.SimpleQueue[object] = queue.SimpleQueue()
     desk = TextService(backend, ReplyRules(), send=lambda _, it: sent.put(it), run=sent.put)
     chat = json.dumps({"messages": [{"role": "user", "content": LONG}]})
-    desk.prepare(m.Run("id", HOST, m.Complete("c", "long", chat, chat=True)))
+    desk.prepare(m.Run("id", HOST, m.Complete("c", "long", m.ConversationPrompt(chat))))
     desk.ask(m.Tokenize("t", LONG, as_prompt=True), HOST)
     desk.ask(m.Tokenize("short", "x", as_prompt=True), HOST)
     failed, ended, refused, done = (sent.get(timeout=10) for _ in range(4))

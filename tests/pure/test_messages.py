@@ -78,7 +78,9 @@ def biggest() -> list[object]:
             messages.RowsFound("ram", rows, last)
             for rows, last in batches(marked if at % 2 else stored for at in range(2 * FOUND))
         ),
-        messages.Complete("r" * 16, "m", b"p" * INLINE_LIMIT_BYTES, stop=("x" * 100,) * 8),
+        messages.Complete(
+            "r" * 16, "m", messages.TextPrompt(b"p" * INLINE_LIMIT_BYTES), stop=("x" * 100,) * 8
+        ),
         messages.Verify("r" * 16, "m", b"p" * INLINE_LIMIT_BYTES, b"c" * 4 * CANDIDATES_LIMIT),
         messages.LookupPrefix("r" * 16, "holder", key, b"p" * INLINE_LIMIT_BYTES),
         messages.ReserveRows("r" * 16, "holder", key, SaveReason.COLD, (row,) * WANTED),
@@ -87,7 +89,9 @@ def biggest() -> list[object]:
         messages.RowsFound("ram", (stored,) * FOUND, last=False),
         messages.TokensDelivered("r" * 16, 0, b"t" * 4 * HELD_TOKENS_LIMIT, "é" * 8192),
         messages.LoadModel("r" * 16, "m", "/" * 4096, params=ModelParams()),
-        messages.Run("id", Address("127.0.0.1", 1), messages.Complete("r", "m", "text")),
+        messages.Run(
+            "id", Address("127.0.0.1", 1), messages.Complete("r", "m", messages.TextPrompt("text"))
+        ),
     ]
 
 
@@ -124,7 +128,7 @@ def test_enums_of_the_protocol_are_texts_a_person_can_read() -> None:
 
 
 def test_a_sampling_default_is_greedy() -> None:
-    assert SamplingParams() == messages.Complete("r", "m", "p").sampling
+    assert SamplingParams() == messages.Complete("r", "m", messages.TextPrompt("p")).sampling
 
 
 def test_the_source_of_messages_imports_no_actor_library() -> None:

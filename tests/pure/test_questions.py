@@ -88,12 +88,12 @@ def test_where_a_text_lies_makes_no_difference(spilled: Spilled) -> None:
 
 def test_a_text_is_part_of_all_that_tokenises_it(spilled: Spilled) -> None:
     text = digest_of(m.Ask("model", m.Tokenize("r", TEXT, add_special=False)))
-    request = m.Complete("r", "model", spilled)
+    request = m.Complete("r", "model", m.TextPrompt(spilled))
     assert list(part_digests(request)) == [text]
     embed = m.Ask("model", m.Embed("r", json.dumps(["x", TEXT, [1]]).encode()))
     assert list(part_digests(embed))[1:] == [text]
-    assert not list(part_digests(replace(request, tokens=True)))
-    assert not list(part_digests(replace(request, chat=True)))
+    assert not list(part_digests(replace(request, prompt=m.TokenPrompt(spilled))))
+    assert not list(part_digests(replace(request, prompt=m.ConversationPrompt(spilled))))
     assert not list(part_digests(m.Ask("model", m.ListAdapters("r"))))
 
 
@@ -102,5 +102,6 @@ def test_what_is_no_request_has_no_digest_or_any_and_raises_nothing(junk: object
     for question in (m.Tokenize("r", junk), m.Embed("r", junk), m.Detokenize("r", junk)):  # type: ignore[arg-type]
         digest_of(m.Ask("model", question))
         list(part_digests(m.Ask("model", question)))
-    list(part_digests(m.Complete("r", "model", junk)))  # type: ignore[arg-type]
-    digest_of(m.Complete("r", "model", junk))  # type: ignore[arg-type]
+    for prompt in (junk, m.TextPrompt(junk), m.Continuation(junk)):  # type: ignore[arg-type]
+        list(part_digests(m.Complete("r", "model", prompt)))  # type: ignore[arg-type]
+        digest_of(m.Complete("r", "model", prompt))  # type: ignore[arg-type]

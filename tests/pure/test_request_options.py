@@ -23,7 +23,7 @@ KEY = "ab" * 32
 
 def test_without_options_it_is_a_plain_greedy_request() -> None:
     wanted = prompt_request("x", "some text")
-    assert wanted.request == m.Complete("", "x", b"")
+    assert wanted.request == m.Complete("", "x", m.TextPrompt(b""))
     assert wanted.prompt == b"some text"
     assert not wanted.resumed_events
 
@@ -52,16 +52,13 @@ def test_every_option_finds_its_place() -> None:
     assert wanted.request == m.Complete(
         "",
         "x",
-        b"",
-        tokens=True,
+        m.Continuation(m.TokenPrompt(b"")),
         max_tokens=0,
         sampling=SamplingParams(temperature=0.5, seed=3, repetition_penalty=1.2, n_logprobs=2),
         stop=("end",),
         parent_key=bytes.fromhex(KEY),
-        parse_special=True,
         timeout_s=2.5,
         session="s",
-        continues=True,
         speculation=m.Speculation.NGRAM,
         thinking=True,
         thinking_budget_tokens=9,
@@ -84,7 +81,7 @@ def test_a_chat_is_the_json_that_a_model_reads() -> None:
     wanted = chat_request(
         "x", said, tools=tools, enable_thinking=False, documents=None, max_tokens=3
     )
-    assert wanted.request == m.Complete("", "x", b"", chat=True, max_tokens=3)
+    assert wanted.request == m.Complete("", "x", m.ConversationPrompt(b""), max_tokens=3)
     assert json.loads(wanted.prompt) == {
         "messages": said,
         "tools": tools,

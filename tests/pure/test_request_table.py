@@ -52,7 +52,7 @@ def entry(child: str, incarnation: int, state: str, last_exit: ExitReason | None
 
 
 def completion(ref: str, text: str = "", timeout_s: float | None = TIMEOUT_S) -> m.Complete:
-    return m.Complete(ref, MODEL, (text or ref).encode(), timeout_s=timeout_s)
+    return m.Complete(ref, MODEL, m.TextPrompt((text or ref).encode()), timeout_s=timeout_s)
 
 
 def question(ref: str, text: str = "") -> m.Ask:
@@ -62,8 +62,9 @@ def question(ref: str, text: str = "") -> m.Ask:
 def digest(request: Request) -> bytes:
     """Two requests are the same if their texts are."""
     if isinstance(request, m.Complete):
-        assert isinstance(request.prompt, bytes)
-        return request.prompt
+        assert isinstance(request.prompt, m.TextPrompt)
+        assert isinstance(request.prompt.text, bytes)
+        return request.prompt.text
     assert isinstance(request.question, m.Tokenize)
     assert isinstance(request.question.text, str)
     return request.question.text.encode()

@@ -19,7 +19,9 @@ from actors.messages import (
     Completed,
     FinishReason,
     HitKind,
+    TextPrompt,
     Timings,
+    TokenPrompt,
     TokensDelivered,
     Usage,
 )
@@ -104,10 +106,10 @@ def test_every_parameter_makes_another_request() -> None:
         "grammar": 'root ::= "a"', "json_schema": "{}", "n_logprobs": 0,
     }  # fmt: skip
     assert changes.keys() == set(SamplingParams.__dataclass_fields__)
-    digests = {digest_of(Complete("", "m", "text", sampling=SamplingParams()))}
+    digests = {digest_of(Complete("", "m", TextPrompt("text"), sampling=SamplingParams()))}
     for name, value in changes.items():
         sampling = replace(SamplingParams(), **{name: value})  # type: ignore[arg-type]
-        digests.add(digest_of(Complete("", "m", "text", sampling=sampling)))
+        digests.add(digest_of(Complete("", "m", TextPrompt("text"), sampling=sampling)))
     assert len(digests) == len(changes) + 1
 
 
@@ -314,7 +316,7 @@ def test_the_largest_request_is_a_message_and_arrives_as_it_was() -> None:
     )
     part = b"p" * INLINE_LIMIT_BYTES
     request = Complete(
-        "r" * 16, "m" * 40, part, True, 1, sampling, ("x" * 100,) * 8, delivered=part
+        "r" * 16, "m" * 40, TokenPrompt(part), 1, sampling, ("x" * 100,) * 8, delivered=part
     )
     packed = CODEC.pack(request)
     assert len(packed) < 64 * 1024 - 512

@@ -116,7 +116,7 @@ def test_reading_a_prompt_takes_microseconds_a_token() -> None:
 def test_chances_never_grow_along_a_guess(seen: list[tuple[int, bool]], agreed: int) -> None:
     odds = CopyOdds()
     for length, is_right in seen:
-        odds.saw(length, is_right)
+        odds.record(length, is_right)
     chances = odds.of(agreed, 20)
     assert len(chances) <= 20
     assert all(0 < chance <= 1 for chance in chances)
@@ -127,10 +127,10 @@ def test_odds_learn_both_ways() -> None:
     odds = CopyOdds()
     before = odds.of(4, 1)[0]
     for _ in range(30):
-        odds.saw(4, True)
+        odds.record(4, True)
     assert odds.of(4, 1)[0] > 0.9 > before
     for _ in range(100):
-        odds.saw(4, False)
+        odds.record(4, False)
     assert odds.of(4, 1)[0] < 0.1
 
 
@@ -155,7 +155,7 @@ def learned(seconds_of: dict[int, float], n: int = 100) -> StepCost:
     cost = StepCost()
     for _ in range(n):
         for rows, seconds in seconds_of.items():
-            cost.saw(rows, seconds)
+            cost.record(rows, seconds)
     return cost
 
 
@@ -168,17 +168,17 @@ def test_costs_are_what_was_seen_and_between() -> None:
 
 def test_one_outlier_has_no_lasting_effect() -> None:
     cost = learned({1: 0.02, 8: 0.04})
-    cost.saw(8, 4.0)
+    cost.record(8, 4.0)
     assert cost.of(8) / cost.of(1) < 2.5
     first = learned({1: 0.02})
-    first.saw(8, 4.0)  # the first step of a size plans its memory
+    first.record(8, 4.0)  # the first step of a size plans its memory
     assert first.of(8) / first.of(1) < 6
 
 
 def test_what_slows_all_steps_changes_no_ratio() -> None:
     cost = learned({1: 0.02, 8: 0.06})
     for _ in range(200):
-        cost.saw(8, 0.18)  # the context has grown, and only long steps run
+        cost.record(8, 0.18)  # the context has grown, and only long steps run
     assert cost.of(8) == pytest.approx(0.18, rel=0.05)
     assert cost.of(1) > 0.03
 
@@ -186,15 +186,15 @@ def test_what_slows_all_steps_changes_no_ratio() -> None:
 def test_the_smallest_size_is_kept_to_compare_with() -> None:
     cost = learned({1: 0.02, 8: 0.16}, n=30)
     for _ in range(700):
-        cost.saw(8, 0.16)
+        cost.record(8, 0.16)
     assert 5 < cost.of(8) / cost.of(1) < 9  # 2.75 is what is guessed of a size never seen
 
 
 def test_a_size_that_is_not_seen_any_more_is_forgotten() -> None:
     cost = learned({1: 0.02, 2: 0.021, 8: 0.9}, n=3)
     for _ in range(700):
-        cost.saw(1, 0.02)
-        cost.saw(2, 0.021)
+        cost.record(1, 0.02)
+        cost.record(2, 0.021)
     assert cost.of(8) < 0.1
 
 
@@ -204,7 +204,7 @@ def test_a_size_that_is_not_seen_any_more_is_forgotten() -> None:
 def test_a_cost_is_always_a_positive_number(seen: list[tuple[int, float]], rows: int) -> None:
     cost = StepCost()
     for at, seconds in seen:
-        cost.saw(at, seconds)
+        cost.record(at, seconds)
     assert 0 < cost.of(rows) <= cost.with_guesses(rows, 0) < 1e6
 
 
@@ -212,12 +212,12 @@ def test_changing_sizes_is_paid_both_ways_and_staying_is_not() -> None:
     cost = StepCost()
     for _ in range(200):
         for rows, seconds in ((1, 0.5), (1, 0.4), (1, 0.4), (4, 0.7), (4, 0.6), (1, 0.5), (1, 0.4)):
-            cost.saw(rows, seconds)
+            cost.record(rows, seconds)
     assert cost.change == pytest.approx(0.1, rel=0.2)
     assert cost.of(4) / cost.of(1) == pytest.approx(1.5, rel=0.1)
     assert cost.with_guesses(1, 0) == cost.of(1)
     assert cost.with_guesses(1, 3) == cost.of(4) + 2 * cost.change
-    cost.saw(4, 0.7)
+    cost.record(4, 0.7)
     assert cost.with_guesses(1, 3) == cost.of(4)
     assert cost.with_guesses(1, 0) == cost.of(1) + cost.change
 
@@ -236,7 +236,7 @@ def test_the_number_of_guesses_is_the_best_of_all(
     chances: list[list[float]], said: int, room: int, row_cost: float
 ) -> None:
     cost, rows = StepCost(row_cost), said
-    counts = share_guesses(chances, rows=rows, said=said, room=room, cost=cost)
+    counts = share_guesses(chances, rows=rows, n_sampled=said, room=room, cost=cost)
 
     def rate(ns: Sequence[int]) -> float:
         expected = said + sum(sum(one[:n]) for one, n in zip(chances, ns, strict=True))
@@ -251,15 +251,17 @@ def test_the_number_of_guesses_is_the_best_of_all(
 
 def test_no_guess_costs_the_others_more_than_it_wins() -> None:
     likely = [chances_of(0.9, 8)]
-    assert share_guesses(likely, rows=1, said=1, room=64, cost=StepCost(0.2)) != [0]
+    assert share_guesses(likely, rows=1, n_sampled=1, room=64, cost=StepCost(0.2)) != [0]
     # A row costs as much here, but it now holds up eight streams.
-    assert share_guesses(likely, rows=8, said=8, room=64, cost=StepCost(1.0)) == [0]
+    assert share_guesses(likely, rows=8, n_sampled=8, room=64, cost=StepCost(1.0)) == [0]
 
 
 def test_a_small_promise_is_not_worth_it() -> None:
     chances = [[0.11]]
-    assert share_guesses(chances, rows=1, said=1, room=9, cost=StepCost(0.1)) == [1]
-    assert share_guesses(chances, rows=1, said=1, room=9, cost=StepCost(0.1), min_gain=0.03) == [0]
+    assert share_guesses(chances, rows=1, n_sampled=1, room=9, cost=StepCost(0.1)) == [1]
+    assert share_guesses(
+        chances, rows=1, n_sampled=1, room=9, cost=StepCost(0.1), min_gain=0.03
+    ) == [0]
 
 
 # ── drafts ──────────────────────────────────────────────────────────────────────────────────────
@@ -274,7 +276,7 @@ def drafted(pace: DraftPace, is_right: bool, n_tokens: int, **how: float) -> lis
         lengths.append(n)
         accepted = n if is_right else 0
         if n:
-            pace.saw(min(n, accepted + 1), accepted)
+            pace.record(min(n, accepted + 1), accepted)
         said += accepted + 1
     return lengths
 

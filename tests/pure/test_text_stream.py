@@ -58,7 +58,7 @@ def test_text_is_held_back_only_while_it_may_be_a_stop() -> None:
     assert stream.feed(b"more") == ""
 
 
-def test_visible_tokens_counts_only_tokens_the_caller_saw_whole() -> None:
+def test_visible_tokens_counts_only_tokens_that_are_visible_whole() -> None:
     _, stream = run([b"one", b" two", b" EN", b"D"], ("END",))
     assert stream.stopped_by == "END"
     assert stream.visible_tokens() == 2

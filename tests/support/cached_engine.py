@@ -152,8 +152,7 @@ class CachedEngine:
         complete = m.Complete(
             name,
             "m",
-            token_bytes.pack(prompt),
-            tokens=True,
+            m.TokenPrompt(token_bytes.pack(prompt)),
             max_tokens=max_tokens,
             parent_key=parent_key,
             sampling=SamplingParams(temperature=1.0, seed=len(prompt)),

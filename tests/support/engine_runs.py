@@ -21,6 +21,7 @@ from cache.policy import LivePolicy, LogitsPolicy, SavePolicy
 from native.backend import Backend, Batch
 from native.params import SamplingParams
 from supervision import Address
+from tests.support.prompts import prompt_of
 
 HOST = Address("127.0.0.1", 1)
 Script = Generator[Sequence[object], "dict[str, Outcome]", None]
@@ -64,10 +65,9 @@ def ask(
 
 
 def run(name: str, prompt: Sequence[int] | str, **fields: Any) -> m.Run:
-    """Any request, by the fields of ``Complete``."""
-    is_text = isinstance(prompt, str)
-    packed = prompt if isinstance(prompt, str) else token_bytes.pack(prompt)
-    return m.Run(name, HOST, m.Complete(name, "model", packed, tokens=not is_text, **fields))
+    """Any request, by the fields of ``Complete`` and the keywords of ``prompt_of``."""
+    kind = {key: fields.pop(key) for key in ("chat", "continues", "parse_special") if key in fields}
+    return m.Run(name, HOST, m.Complete(name, "model", prompt_of(prompt, **kind), **fields))
 
 
 class EngineRun:

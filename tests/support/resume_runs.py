@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from actors import messages as m
 from actors.messages.journal import JournalKeeper, JournalWriter, Noted
-from cache import tokens as token_bytes
 from native.backend import Backend
 from native.params import SamplingParams
 from runtime.client.received import Received
 from tests.support.engine_runs import HOST, EngineRun, Script
+from tests.support.prompts import prompt_of
 
 
 @dataclass
@@ -39,12 +39,10 @@ class Reply:
 def request(prompt: Sequence[int] | str, **options: object) -> m.Complete:
     sampling = options.pop("sampling", {})
     assert isinstance(sampling, dict)
-    is_text = isinstance(prompt, str)
     return m.Complete(
         "r",
         "model",
-        prompt if isinstance(prompt, str) else token_bytes.pack(prompt),
-        tokens=not is_text,
+        prompt_of(prompt),
         sampling=SamplingParams(**sampling),
         **options,  # type: ignore[arg-type]
     )

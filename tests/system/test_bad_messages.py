@@ -13,31 +13,37 @@ from runtime import Node
 from supervision.messages import new_ref
 
 pytestmark = pytest.mark.system
-ONE_TOKEN = {"prompt": b"\1\0\0\0", "tokens": True}
+ONE_TOKEN = {"prompt": m.TokenPrompt(b"\1\0\0\0")}
 REFUSED: list[dict[str, Any]] = [
-    {"prompt": b"abc", "tokens": True},
-    {"prompt": b"\xff\xff\xff\x7f", "tokens": True},
-    {"prompt": ""},
+    {"prompt": m.TokenPrompt(b"abc")},
+    {"prompt": m.TokenPrompt(b"\xff\xff\xff\x7f")},
+    {"prompt": m.TextPrompt("")},
     {"max_tokens": -1},
     {"candidates": b"abc", **ONE_TOKEN},
     {"delivered": b"abc"},
-    {"chat": True, "prompt": "{"},
-    {"chat": True, "prompt": "[]"},
+    {"prompt": m.ConversationPrompt("{")},
+    {"prompt": m.ConversationPrompt("[]")},
     {"timeout_s": -1.0},
-    {"continues": True},
+    {"prompt": m.Continuation(m.TextPrompt("more"))},
     {"thinking": True, "thinking_budget_tokens": -5},
+    {"prompt": "a text that is no prompt"},
+    {"prompt": None},
+    {"prompt": m.TextPrompt(5)},  # type: ignore[arg-type]
+    {"prompt": m.Continuation(5), "session": "s"},  # type: ignore[arg-type]
 ]
 ANSWERED: list[dict[str, Any]] = [
     {"parent_key": b"abc"},
     {"stop": ("",)},
     {"session": ""},
-    {"prompt": b"\xff\xfe"},
+    {"prompt": m.TextPrompt(b"\xff\xfe")},
     {"max_tokens": 10**12},
 ]
 
 
 def end_of(node: Node, fields: dict[str, Any]) -> object:
-    request = replace(m.Complete(new_ref(), "stub", "hello there", max_tokens=2), **fields)
+    request = replace(
+        m.Complete(new_ref(), "stub", m.TextPrompt("hello there"), max_tokens=2), **fields
+    )
     ends = (m.Completed, m.CompletionFailed)
     replies = node.connection.stream("inflight", request, idle_timeout_s=30, until_down=True)
     return next(reply for reply in replies if isinstance(reply, ends))

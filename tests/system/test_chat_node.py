@@ -54,7 +54,7 @@ def reply(replies: list[object]) -> Received:
 
 
 def test_a_chat_gives_the_reply_of_its_rendered_text(node: Node) -> None:
-    chat = heard(node, m.Complete("c", "m", CHAT, chat=True, max_tokens=24))
+    chat = heard(node, m.Complete("c", "m", m.ConversationPrompt(CHAT), max_tokens=24))
     text = node.complete("m", RENDERED, parse_special=True, max_tokens=24)
     assert reply(chat).text == text.text
     assert reply(chat).tokens == text.tokens
@@ -77,7 +77,7 @@ def test_texts_and_templates_are_answered_by_the_model(node: Node) -> None:
 
 
 def test_the_error_of_a_bad_chat_names_the_mistake_and_the_model_stays_up(node: Node) -> None:
-    failed = heard(node, m.Complete("c", "m", '[{"content": "x"}]', chat=True))[-1]
+    failed = heard(node, m.Complete("c", "m", m.ConversationPrompt('[{"content": "x"}]')))[-1]
     assert isinstance(failed, m.CompletionFailed)
     assert (failed.reason, failed.detail) == (
         m.FailReason.INVALID_REQUEST, 'messages[0] has no "role"',
@@ -87,7 +87,7 @@ def test_the_error_of_a_bad_chat_names_the_mistake_and_the_model_stays_up(node: 
 
 def test_thinking_comes_apart_and_is_verified_by_the_node(node: Node) -> None:
     """The markers set for this model are texts that it generates."""
-    asked = m.Complete("c", "m", CHAT, chat=True, max_tokens=48, thinking=True)
+    asked = m.Complete("c", "m", m.ConversationPrompt(CHAT), max_tokens=48, thinking=True)
     apart, whole = reply(heard(node, asked)), reply(heard(node, replace(asked, thinking=False)))
     assert apart.tokens == whole.tokens
     assert apart.spans
@@ -104,7 +104,7 @@ def test_thinking_comes_apart_and_is_verified_by_the_node(node: Node) -> None:
 
 
 def test_a_chat_whose_model_is_killed_resumes_at_its_next_token(node: Node) -> None:
-    asked = m.Complete("c", "m", CHAT, chat=True, max_tokens=400, thinking=True)
+    asked = m.Complete("c", "m", m.ConversationPrompt(CHAT), max_tokens=400, thinking=True)
     whole = reply(heard(node, asked))
     received, killed = Received(), False
     for one in node.connection.stream("inflight", replace(asked, ref="d"), idle_timeout_s=30):
@@ -133,7 +133,9 @@ def test_a_signature_is_valid_after_a_restart_of_the_node(tmp_path: Path) -> Non
                 lambda n=node: [s for s in n.models() if s.state == "up"], within_s=30, what="up"
             )  # type: ignore[misc]
             if signed is None:
-                asked = m.Complete("c", "m", CHAT, chat=True, max_tokens=48, thinking=True)
+                asked = m.Complete(
+                    "c", "m", m.ConversationPrompt(CHAT), max_tokens=48, thinking=True
+                )
                 signed = reply(heard(node, asked)).spans[0]
             question = m.VerifyThinking("v", signed.body, signed.signature)
             answer = node.connection.ask("model:m", question, timeout_s=30)

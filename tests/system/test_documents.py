@@ -111,7 +111,7 @@ def test_the_documentation_runs_commands_and_python() -> None:
 
 
 def test_limits_in_the_documentation_are_those_of_the_code() -> None:
-    from runtime.client.client import HEAL_TIMEOUT_S
+    from runtime.client.time_limits import HEAL_TIMEOUT_S
 
     text = (DOCS / "operations.md").read_text(encoding="utf-8")
     assert f"{HEAL_TIMEOUT_S:.0f} seconds at most" in text

@@ -29,7 +29,7 @@ class Turn:
         self, node: Node, messages: list[dict[str, str]], seed: int, **fields: Any
     ) -> None:
         asked = m.Complete(
-            "c", "m", json.dumps(messages), chat=True, max_tokens=90,
+            "c", "m", m.ConversationPrompt(json.dumps(messages)), max_tokens=90,
             sampling=SamplingParams(temperature=1.5, seed=seed), **fields,
         )  # fmt: skip
         received = Received()
@@ -52,7 +52,7 @@ class Turn:
 
 
 def replays(node: Node) -> int:
-    return int(node.client.model_status("m").details["replays"])
+    return int(node.model_info("m").details["replays"])
 
 
 def known(node: Node) -> int:

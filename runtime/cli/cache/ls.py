@@ -6,12 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from runtime.cli.cache.filters import RowFilter
 from runtime.cli.cache.options import AGE_UNITS, age, cache_dir_option, online_cache
 from runtime.cli.options import json_option, node_command, port_option
 from runtime.settings.sizes import format_size
@@ -22,21 +22,6 @@ if TYPE_CHECKING:
     from runtime.cli.cache.row_files import RowReport
 
 ROWS_SHOWN: Final = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The filters of ``cache ls``. Ages in seconds; None: no filter."""
-
-    model: str | None = None
-    namespace: str | None = None
-    """The beginning of its hex digits."""
-    tier: str | None = None
-    older_than: float | None = None
-    newer_than: float | None = None
-    limit: int = 0
-    """Rows, at least a whole page; 0: all."""
-    cursor: int = 0
 
 
 @node_command()
@@ -53,7 +38,7 @@ class Wanted:
 )
 @click.option("--cursor", type=int, default=0, metavar="C", help="continue from here")
 def command(*, admin_port: int | None, cache_dir: Path | None, as_json: bool, **given: Any) -> int:
-    wanted = Wanted(**given)
+    wanted = RowFilter(**given)
     if cache_dir is not None:
         from runtime.cli.cache import offline
 
@@ -62,7 +47,7 @@ def command(*, admin_port: int | None, cache_dir: Path | None, as_json: bool, **
         return print_rows(wanted, listed(wanted, cache), as_json=as_json)
 
 
-def listed(wanted: Wanted, cache: OnlineCacheAdmin) -> Iterator[tuple[dict[str, Any], int]]:
+def listed(wanted: RowFilter, cache: OnlineCacheAdmin) -> Iterator[tuple[dict[str, Any], int]]:
     """Rows of a running node, each with the cursor of the page it is on."""
     names = cache.models()
     roots = _roots(wanted, cache, names)
@@ -76,7 +61,9 @@ def listed(wanted: Wanted, cache: OnlineCacheAdmin) -> Iterator[tuple[dict[str, 
         at = cursor
 
 
-def _roots(wanted: Wanted, cache: OnlineCacheAdmin, names: dict[bytes, str]) -> set[bytes] | None:
+def _roots(
+    wanted: RowFilter, cache: OnlineCacheAdmin, names: dict[bytes, str]
+) -> set[bytes] | None:
     """The namespaces that are wanted; None: all."""
     if wanted.model is None and wanted.namespace is None:
         return None
@@ -106,7 +93,9 @@ def plain_row(row: RowFacts, names: dict[bytes, str], head: RowReport | None) ->
     }
 
 
-def print_rows(wanted: Wanted, rows: Iterator[tuple[dict[str, Any], int]], *, as_json: bool) -> int:
+def print_rows(
+    wanted: RowFilter, rows: Iterator[tuple[dict[str, Any], int]], *, as_json: bool
+) -> int:
     """One JSON object, or one line, per row; the next cursor goes to standard error."""
     shown, now = 0, time.time()
     page = -1
@@ -128,7 +117,7 @@ def print_rows(wanted: Wanted, rows: Iterator[tuple[dict[str, Any], int]], *, as
     return 0
 
 
-def _is_of_age(wanted: Wanted, created: float | None, now: float) -> bool:
+def _is_of_age(wanted: RowFilter, created: float | None, now: float) -> bool:
     older, newer = wanted.older_than, wanted.newer_than
     if older is None and newer is None:
         return True

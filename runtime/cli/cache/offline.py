@@ -22,7 +22,7 @@ from runtime.cli.cache.row_files import RowReport, rows_root, walk
 from runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from runtime.cli.cache.ls import Wanted
+    from runtime.cli.cache.filters import RowFilter
 
 
 @contextlib.contextmanager
@@ -49,7 +49,7 @@ def _existing(cache_dir: Path) -> Path:
     return rows_root(cache_dir)
 
 
-def listed(cache_dir: Path, wanted: Wanted) -> Iterator[tuple[dict[str, Any], int]]:
+def listed(cache_dir: Path, wanted: RowFilter) -> Iterator[tuple[dict[str, Any], int]]:
     """Rows for ``ls``, each with its position, in the order of their keys."""
     if wanted.tier is not None:
         raise errors.InvalidRequest("--tier needs a node; a directory is one tier by itself")

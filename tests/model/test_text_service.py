@@ -208,9 +208,7 @@ def test_a_chat_request_reaches_the_engine_as_tokens(desk: Desk) -> None:
     _, ids = desk.chat(TALK)
     assert isinstance(ready, m.Run)
     assert ready.request_id == "id"
-    assert ready.request.tokens
-    assert token_bytes.unpack(ready.request.prompt) == ids  # type: ignore[arg-type]
-    assert not ready.request.chat
+    assert ready.request.prompt == m.TokenPrompt(token_bytes.pack(ids))
     assert 0 < (ready.request.timeout_s or 0) <= 9
     assert not desk.desk.cancel("id")
 

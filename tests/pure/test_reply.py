@@ -1,4 +1,4 @@
-"""Attempts at a completion: what a killed process began is resumed in the next one, once."""
+"""Replies over several attempts: what a killed process began is resumed in the next one, once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tokens(start: int, end: int) -> m.TokensDelivered:
 
 
 @dataclass
-class Line:
+class ScriptedConnection:
     """A connection on which each sent request gets the next script; an exception ends one."""
 
     scripts: list[list[object]]
@@ -80,8 +80,8 @@ class Line:
         self.told.append((target, message))
 
 
-def ask(line: Line, **options: object) -> list[Event]:
-    client = Client(cast(Connection, line))
+def ask(connection: ScriptedConnection, **options: object) -> list[Event]:
+    client = Client(cast(Connection, connection))
     return list(client.stream("x", "abc", resumed_events=True, **options))  # type: ignore[arg-type]
 
 
@@ -94,17 +94,19 @@ def ends_of(events: list[Event]) -> list[CompletionEvent]:
 
 
 def test_an_undisturbed_reply_is_asked_for_once() -> None:
-    line = Line([[ACCEPTED, m.PrefillProgress("r", 3, 3, 0), tokens(0, 28), DONE]])
-    events = ask(line)
+    connection = ScriptedConnection(
+        [[ACCEPTED, m.PrefillProgress("r", 3, 3, 0), tokens(0, 28), DONE]]
+    )
+    events = ask(connection)
     assert [type(one) for one in events] == [PrefillEvent, TokenEvent, CompletionEvent]
-    assert line.told == []
-    assert line.delivered == [""]
+    assert connection.told == []
+    assert connection.delivered == [""]
 
 
 def test_a_model_that_is_killed_is_not_an_error_of_the_caller() -> None:
     again = [m.Resumed("r", 7), m.PrefillProgress("r", 5, 10, 5), tokens(0, 7), tokens(7, 28)]
-    line = Line([[ACCEPTED, tokens(0, 5), *again, DONE]])
-    events = ask(line)
+    connection = ScriptedConnection([[ACCEPTED, tokens(0, 5), *again, DONE]])
+    events = ask(connection)
     assert text_of(events) == REPLY
     assert [one.index for one in events if isinstance(one, TokenEvent)] == [0, 5, 7]
     resumed = [one for one in events if isinstance(one, ResumedEvent)]
@@ -117,48 +119,56 @@ def test_a_model_that_is_killed_is_not_an_error_of_the_caller() -> None:
 def test_when_inflight_or_the_node_is_killed_the_caller_resumes_from_what_it_has(
     death: Exception,
 ) -> None:
-    line = Line(
+    connection = ScriptedConnection(
         [
             [ACCEPTED, tokens(0, 5), tokens(5, 9), death],
             [m.Accepted("r", "id2"), m.Resumed("r", 9), tokens(0, 9), tokens(9, 28), DONE],
         ]
     )
-    events = ask(line, timeout_s=100)
+    events = ask(connection, timeout_s=100)
     assert text_of(events) == REPLY
     assert ends_of(events)[0].completion.text == REPLY
-    assert line.delivered == ["", REPLY[:9]]
-    assert line.told == [("inflight", m.Cancel("id"))]  # its model may work on it still
-    assert line.sent[0].ref != line.sent[1].ref
-    assert line.sent[1].timeout_s is not None
-    assert line.sent[1].timeout_s < 100
+    assert connection.delivered == ["", REPLY[:9]]
+    assert connection.told == [("inflight", m.Cancel("id"))]  # its model may work on it still
+    assert connection.sent[0].ref != connection.sent[1].ref
+    assert connection.sent[1].timeout_s is not None
+    assert connection.sent[1].timeout_s < 100
 
 
 def test_without_resumed_events_a_resume_is_only_a_pause() -> None:
-    line = Line([[ACCEPTED, tokens(0, 5), m.Resumed("r", 5), tokens(0, 5), tokens(5, 28), DONE]])
-    events = list(Client(cast(Connection, line)).stream("x", "abc"))
+    connection = ScriptedConnection(
+        [[ACCEPTED, tokens(0, 5), m.Resumed("r", 5), tokens(0, 5), tokens(5, 28), DONE]]
+    )
+    events = list(Client(cast(Connection, connection)).stream("x", "abc"))
     assert [type(one) for one in events] == [TokenEvent, TokenEvent, CompletionEvent]
 
 
 def test_a_result_that_was_lost_comes_with_the_next_attempt_and_once() -> None:
-    line = Line([[ACCEPTED, tokens(0, 28), DIED], [ACCEPTED, m.Resumed("r", 28), DONE]])
-    events = ask(line)
+    connection = ScriptedConnection(
+        [[ACCEPTED, tokens(0, 28), DIED], [ACCEPTED, m.Resumed("r", 28), DONE]]
+    )
+    events = ask(connection)
     assert text_of(events) == REPLY
     assert len(ends_of(events)) == 1
 
 
 def test_a_part_that_is_missing_is_asked_for() -> None:
-    line = Line([[ACCEPTED, tokens(0, 5), tokens(7, 9)], [ACCEPTED, tokens(0, 28), DONE]])
-    events = ask(line)
+    connection = ScriptedConnection(
+        [[ACCEPTED, tokens(0, 5), tokens(7, 9)], [ACCEPTED, tokens(0, 28), DONE]]
+    )
+    events = ask(connection)
     assert text_of(events) == REPLY
-    assert line.delivered == ["", REPLY[:5]]
+    assert connection.delivered == ["", REPLY[:5]]
 
 
 def test_the_session_of_the_attempt_before_may_be_busy_for_a_moment() -> None:
     busy = m.CompletionFailed("r", m.FailReason.SESSION_BUSY, "busy")
-    line = Line([[ACCEPTED, tokens(0, 5), DIED], [busy], [ACCEPTED, tokens(0, 28), DONE]])
-    assert text_of(ask(line)) == REPLY
+    connection = ScriptedConnection(
+        [[ACCEPTED, tokens(0, 5), DIED], [busy], [ACCEPTED, tokens(0, 28), DONE]]
+    )
+    assert text_of(ask(connection)) == REPLY
     with pytest.raises(errors.SessionBusy):
-        ask(Line([[busy]]))
+        ask(ScriptedConnection([[busy]]))
 
 
 @pytest.mark.parametrize(
@@ -173,17 +183,19 @@ def test_the_session_of_the_attempt_before_may_be_busy_for_a_moment() -> None:
 def test_what_inflight_has_failed_is_not_tried_again(
     reason: m.FailReason, kind: type[Exception]
 ) -> None:
-    line = Line([[ACCEPTED, tokens(0, 5), m.CompletionFailed("r", reason, "why")]])
+    connection = ScriptedConnection(
+        [[ACCEPTED, tokens(0, 5), m.CompletionFailed("r", reason, "why")]]
+    )
     with pytest.raises(kind, match="why"):
-        ask(line)
-    assert line.told == []
+        ask(connection)
+    assert connection.told == []
 
 
 def test_without_any_progress_it_fails_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reply_module, "HEAL_TIMEOUT_S", 0.02)
     began = time.monotonic()
 
-    class Slow(Line):
+    class Slow(ScriptedConnection):
         def stream(self, *args: object, **options: object) -> Iterator[object]:
             eventually(lambda: time.monotonic() - began > 0.01, what="a moment is over")
             yield ACCEPTED
@@ -194,11 +206,11 @@ def test_without_any_progress_it_fails_in_time(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_attempt_that_is_left_is_cancelled() -> None:
-    line = Line([[ACCEPTED, tokens(0, 5), tokens(5, 28), DONE]])
-    events = Client(cast(Connection, line)).stream("x", "abc")
+    connection = ScriptedConnection([[ACCEPTED, tokens(0, 5), tokens(5, 28), DONE]])
+    events = Client(cast(Connection, connection)).stream("x", "abc")
     next(events)
     events.close()
-    assert line.told == [("inflight", m.Cancel("id"))]
+    assert connection.told == [("inflight", m.Cancel("id"))]
 
 
 @given(st.data())
@@ -219,9 +231,9 @@ def test_wherever_processes_are_killed_the_caller_gets_the_text_once_and_one_end
         scripts.append(script)
         known = received
     scripts.append([ACCEPTED, m.Resumed("r", known), tokens(0, known), tokens(known, 28), DONE])
-    line = Line(scripts)
-    events = ask(line)
+    connection = ScriptedConnection(scripts)
+    events = ask(connection)
     assert text_of(events) == REPLY
     assert len(ends_of(events)) == 1
     assert isinstance(events[-1], CompletionEvent)
-    assert line.delivered[-1] == REPLY[:received]
+    assert connection.delivered[-1] == REPLY[:received]
