@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 SMALL_STEP_ROWS: Final = 60
 """Tokens of a step that reads replies again. A reply was computed row by row; llama.cpp's attention
@@ -18,9 +18,8 @@ FEW_ROWS: Final = 63
 over that edge."""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What one request needs of a step."""
+class Demand(NamedTuple):
+    """What one request needs of a step. A tuple, since each step makes one for each request."""
 
     n_pending: int
     """Tokens that are known and not in the context; at least one."""
@@ -87,20 +86,29 @@ def plan_step(
     Replies are read again beside replies only, in small steps. ``choose`` is called where guesses
     are possible; they are extra: what is planned without them stays.
     """
-    chosen, n_batch = list(range(len(demands))), budget.n_batch
-    if any(one.needs_small_step for one in demands):
-        chosen = [i for i in chosen if demands[i].is_generating or demands[i].needs_small_step]
-        n_batch = min(n_batch, max(SMALL_STEP_ROWS, len(chosen) + 1))
-    generating = [i for i in chosen if demands[i].is_generating][:n_batch]
-    prompts = [i for i in chosen if not demands[i].is_generating]
-    slices = [_slice(i, demands[i], 1) for i in generating]
-    left = n_batch - len(slices)
-    if slices:
-        n_streams = sum(demands[i].is_generating for i in chosen)
-        left = min(left, budget.prefill_share * max(1, len(prompts) // n_streams))
-    shares = _share_fairly(left, [demands[i].n_pending for i in prompts])
-    slices += [_slice(i, demands[i], n) for i, n in zip(prompts, shares, strict=True) if n]
-    return slices if choose is None else _with_guesses(slices, demands, budget, choose)
+    generating: list[int] = []
+    prompts: list[int] = []
+    again: list[int] = []
+    may_guess = False
+    for index, one in enumerate(demands):
+        kind = generating if one.is_generating else again if one.needs_small_step else prompts
+        kind.append(index)
+        may_guess = may_guess or one.may_guess
+    n_batch = budget.n_batch
+    if again:
+        prompts = again
+        n_batch = min(n_batch, max(SMALL_STEP_ROWS, len(generating) + len(again) + 1))
+    slices = [_slice(index, demands[index], 1) for index in generating[:n_batch]]
+    if prompts:
+        left = n_batch - len(slices)
+        if slices:
+            share = budget.prefill_share * max(1, len(prompts) // len(generating))
+            left = min(left, share)
+        shares = _share_fairly(left, [demands[i].n_pending for i in prompts])
+        slices += [_slice(i, demands[i], n) for i, n in zip(prompts, shares, strict=True) if n]
+    if choose is None or not may_guess:
+        return slices
+    return _with_guesses(slices, demands, budget, choose)
 
 
 def _slice(index: int, demand: Demand, n_tokens: int) -> Slice:

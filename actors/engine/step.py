@@ -95,15 +95,16 @@ class StepRunner:
 
     def _demand(self, request: Request) -> Demand:
         line = request.line
-        stops = [] if (stop := self._cache.next_stop(request.cache)) is None else [stop]
+        stop = self._cache.next_stop(request.cache)
         if line.n_resumed and line.n_kv < line.n_prompt:
-            stops.append(line.n_prompt)  # as the step ended that read the prompt first
+            # The step that read the prompt first ended with it.
+            stop = line.n_prompt if stop is None else min(stop, line.n_prompt)
         return Demand(
-            n_pending=line.n_pending,
-            is_generating=line.is_generating,
-            needs_small_step=line.is_rereading,
-            stop_after=min(stops) - line.n_kv if stops else None,
-            may_guess=self._guesses.prepare(request),
+            line.n_pending,
+            line.is_generating,
+            line.is_rereading,
+            None if stop is None else stop - line.n_kv,
+            self._guesses.prepare(request),
         )
 
     def _fill(

@@ -44,6 +44,7 @@ any_demands = st.lists(
         Demand,
         n_pending=st.just(1),
         is_generating=st.just(True),
+        needs_small_step=st.just(False),
         stop_after=st.none() | st.integers(1, 800),
         may_guess=st.booleans(),
     ),
