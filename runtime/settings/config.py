@@ -222,7 +222,7 @@ def describe_available(tightest: MemoryLimit) -> str:
 def _cache_home() -> Path | None:
     """``$XDG_CACHE_HOME``, else ``~/.cache``; None for a user without a home."""
     given = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(given):  # its specification says to ignore a relative one
+    if os.path.isabs(given):  # by its specification a relative one is ignored
         return Path(given)
     place = home()
     return None if place is None else place / ".cache"
