@@ -64,9 +64,8 @@ def test_rows_in_ram_file_survive_the_node_and_come_back_into_ram(tmp_path: Path
             eventually(lambda: cache(node)["promoted"] > 0, what="rows are promoted")
             eventually(lambda: not cache(node)["being_promoted"], what="all are")
             assert ask(node) == "ram"
-            status = node.client.status()
-            assert status["tier:ram_file"]["budget_bytes"] == 16 << 20
-            assert status["ram_tier"]["promoted_bytes"] > 0
+            assert status_of(node, "tier:ram_file")["budget_bytes"] == 16 << 20
+            assert status_of(node, "ram_tier")["promoted_bytes"] > 0
 
 
 def test_two_disks_share_the_rows_and_belong_to_one_node(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Turn:
 
 
 def replays(node: Node) -> int:
-    return int(node.client.model_status("m").details["replays"])
+    return int(node.model_info("m").details["replays"])
 
 
 def known(node: Node) -> int:
