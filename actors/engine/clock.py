@@ -19,8 +19,8 @@ class Clock:
     """When tokens were last sent to its caller."""
     finished: float = 0.0
 
-    def first_token(self, now: float) -> None:
-        """A token was accepted; only the first one counts."""
+    def prompt_done(self, now: float) -> None:
+        """A token was accepted, or none is asked for; only the first call counts."""
         if not self.prefilled:
             self.prefilled = now
 

@@ -249,7 +249,7 @@ class LiveSequences:
             line.took_over(found.upto)
         if taken is not None and found.is_continuation:
             line.is_sticky = True
-            request.cache.n_stored_blocks = taken.n_stored_blocks
+            request.cache.stored_upto(taken.n_stored_blocks)
             request.cache.missed(Miss(MissReason.DIVERGES, found.upto))
         elif source is not None and found.upto:
             self._join(request, holders[source.index], source, found.upto, now)

@@ -89,6 +89,15 @@ class Reply:
             return shown, b""
         return shown, backend.piece(token, special=True)
 
+    def finish(self, reason: m.FinishReason) -> None:
+        """No token follows."""
+        self.finish_reason = reason
+
+    def reopen(self) -> m.FinishReason | None:
+        """It ends later after all; the reason why it had ended, if it had."""
+        reason, self.finish_reason = self.finish_reason, None
+        return reason
+
     def hold(self, events: list[Event]) -> None:
         """Deliver these with later ones, in fewer messages."""
         self.held += events

@@ -9,7 +9,7 @@
 | ``reply`` | what chooses, reads and delivers its tokens | ``engine.reply`` |
 | ``guessing`` | speculative decoding | ``engine.speculative_decoding`` |
 | ``resume`` | an interruption by the death of a process | ``engine.resume`` |
-| ``clock`` | when things happened | here and in ``engine.lifecycle`` |
+| ``clock`` | when things happened | this module, and the end of each step |
 
 State only: the engine decides what happens.
 """
@@ -115,7 +115,7 @@ class Request:
                 break
             self.resume.events += self.accept(token, backend, 0.0)
         self.line.resumed()
-        self.resume.ends_as, self.reply.finish_reason = self.reply.finish_reason, None
+        self.resume.ends_as = self.reply.reopen()
 
     def replay(self) -> Iterator[object]:
         """What its caller receives first, if it was interrupted."""
@@ -127,7 +127,7 @@ class Request:
         Returns what to deliver for it; empty while a stop string or a marker may still match.
         """
         line, reply = self.line, self.reply
-        self.clock.first_token(now)
+        self.clock.prompt_done(now)
         if self.journal is not None and line.seq is not None:
             self.journal.append(token)  # before it is delivered
         if token in backend.info.eog_tokens:
@@ -146,7 +146,8 @@ class Request:
         return events
 
     def finish(self, reason: m.FinishReason, now: float) -> None:
-        self.reply.finish_reason, self.clock.finished = reason, now
+        self.reply.finish(reason)
+        self.clock.finished = now
 
     def lose_context(self) -> None:
         """Its cells are gone; what it has generated is not. ``line.lost`` gives it new ones."""

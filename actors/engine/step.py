@@ -194,7 +194,8 @@ class StepRunner:
 
     def _end_prefill(self, request: Request) -> None:
         """The prompt is in the context, and nothing more was asked for."""
-        now = request.clock.prefilled = time.monotonic()
+        now = time.monotonic()
+        request.clock.prompt_done(now)
         request.finish(m.FinishReason.PREFILLED, now)
         self._send(request.spec.reply_to, progress(request))
         self._requests.finish(request)

@@ -264,7 +264,7 @@ class CacheClient:
 
     def _offer(self, request: RequestCache, now: float) -> bool:
         """Offer what is new; whether an answer will come. A finished request waits for it."""
-        message = self._store.wanted(request)
+        message = self._store.offer(request)
         if message is None:
             return False
         request.save_ref = message.ref

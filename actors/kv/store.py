@@ -90,7 +90,7 @@ class KvStore:
         self.rates = rates
         self.holder = holder
         self._reader = reader
-        self._wanted: dict[str, tuple[m.RowWanted, ...]] = {}
+        self._offered: dict[str, tuple[m.RowWanted, ...]] = {}
         self._keepers: dict[str, PayloadKeeper] = {}
 
     @property
@@ -165,13 +165,13 @@ class KvStore:
             request.stored_keys.add(key)  # found or shared, so it is not offered
         return key
 
-    def wanted(self, request: RequestCache) -> m.ReserveRows | None:
-        """Ask for room for the rows that are new; ask again for the rest."""
+    def offer(self, request: RequestCache) -> m.ReserveRows | None:
+        """Offer the rows that are new, as many as one message holds; offer again for the rest."""
         rows = tuple(self.rows.new_rows(request)) if self.is_usable else ()
         if not rows:
             return None
         ref = uuid.uuid4().hex
-        self._wanted[ref] = rows
+        self._offered[ref] = rows
         return m.ReserveRows(ref, self.holder, self.root, int(request.save_reason), rows)
 
     def write(self, request: RequestCache, grants: m.RowsReserved) -> m.RowsWritten:
@@ -179,7 +179,7 @@ class KvStore:
         granted, refused, ends = dict(grants.offsets), dict(grants.refused), dict(grants.ends)
         published: list[bytes] = []
         abandoned: list[bytes] = []
-        for row in self._wanted.pop(grants.ref, ()):
+        for row in self._offered.pop(grants.ref, ()):
             key = row.key
             if key in granted:
                 grant = Grant(granted[key], grants.incarnation, ends.get(key, NO_ENDS))
@@ -200,12 +200,12 @@ class KvStore:
 
     def abandon(self, grants: m.RowsReserved) -> m.RowsWritten:
         """Give back reservations whose request is gone."""
-        self._wanted.pop(grants.ref, None)
+        self._offered.pop(grants.ref, None)
         return m.RowsWritten(self.holder, (), tuple(key for key, _ in grants.offsets))
 
     def forget(self, ref: str) -> None:
         """The cache did not answer this offer; nothing of it was written."""
-        self._wanted.pop(ref, None)
+        self._offered.pop(ref, None)
 
     def close(self) -> None:
         self._reader.close()

@@ -4,8 +4,9 @@ A prefix that several sequences hold lies in the same cells. A sequence is there
 *stretches*: runs of positions whose cells were, or will be, filled together. See
 ``actors.engine.cell_sharing`` for what is counted with them.
 
-State only, changed through methods that name what happened: the engine's live tier places a
-request and shares cells, a step decodes, ``actors.kv`` restores.
+State only. Counts are changed through methods that name what happened: the engine's live tier
+places a request and shares cells, a step decodes, ``actors.kv`` restores. ``stretches``,
+``share_upto`` and ``is_sticky`` are the live tier's own (``engine.live_sequences``).
 """
 
 from __future__ import annotations
