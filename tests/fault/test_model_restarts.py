@@ -151,40 +151,52 @@ CALLER = """
 import os, signal, sys
 from runtime import CompletionEvent, Node, TokenEvent
 with Node.attach(int(sys.argv[1]), runtime_dir=sys.argv[2]) as node:
-    stream = node.stream("narrow", "a slow caller", max_tokens=200)
+    stream = node.stream("narrow", "a slow caller", max_tokens=3000)
     next(event for event in stream if isinstance(event, TokenEvent))
     os.kill(os.getpid(), signal.SIGSTOP)
     print(next(e for e in stream if isinstance(e, CompletionEvent)).completion.text)
 """
 
 
-def test_a_request_stays_in_flight_until_its_caller_has_the_end(
-    narrow: Node, tmp_path: Path
-) -> None:
-    """A model that dies right after its last token must not take the end of the reply along."""
-    expected = narrow.complete("narrow", "a slow caller", max_tokens=200).text
-    command = [sys.executable, "-c", CALLER, str(narrow.port), str(tmp_path / "run")]
+@contextlib.contextmanager
+def stopped_caller(node: Node, runtime_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that begins to read a reply and stops; it continues at the end of the block."""
+    command = [sys.executable, "-c", CALLER, str(node.port), str(runtime_dir)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as caller:
         try:
             eventually(
                 lambda: os.waitpid(caller.pid, os.WUNTRACED | os.WNOHANG)[0] == caller.pid,
                 within_s=60,
-                what="the caller is stopped in the middle of its reply",
+                what="the caller has stopped",
             )
+            yield caller
+        finally:
+            caller.send_signal(signal.SIGCONT)
+            caller.communicate(timeout=60)
+
+
+def test_a_request_stays_in_flight_until_its_caller_has_the_end(
+    narrow: Node, tmp_path: Path
+) -> None:
+    """A model that dies right after its last token must not take the end of the reply along."""
+    expected = narrow.complete("narrow", "a slow caller", max_tokens=3000).text
+    for n_done in range(2, 7):  # on a busy machine a caller may read all of it before it stops
+        with stopped_caller(narrow, tmp_path / "run") as caller:
             eventually(
-                lambda: status_of(narrow, "model:narrow")["requests_done"] == 2,
+                lambda: status_of(narrow, "model:narrow")["requests_done"] == n_done,  # noqa: B023
                 within_s=60,
                 what="the model has finished",
             )
-            assert inflight_status(narrow)["in_flight"] == 1
-            kill(pid_of(narrow, "model:narrow"))
-            eventually(
-                lambda: entry_of(narrow, "narrow").restarts == 1, within_s=60, what="it is up"
-            )
-        finally:
-            caller.send_signal(signal.SIGCONT)
-        out, _ = caller.communicate(timeout=60)
-    assert out == expected + "\n"
+            if inflight_status(narrow)["in_flight"] == 1:
+                kill(pid_of(narrow, "model:narrow"))
+                eventually(
+                    lambda: entry_of(narrow, "narrow").restarts == 1, within_s=60, what="a restart"
+                )
+                caller.send_signal(signal.SIGCONT)
+                assert caller.communicate(timeout=60)[0] == expected + "\n"
+                break
+    else:
+        pytest.fail("inflight had forgotten the request each time before its caller had the end")
     eventually(lambda: inflight_status(narrow)["in_flight"] == 0, what="nothing is in flight")
 
 

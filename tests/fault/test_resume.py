@@ -193,14 +193,16 @@ def test_a_request_that_is_killed_while_it_reads_reads_again(node4: Node) -> Non
 def test_a_request_that_is_killed_while_it_waits_runs_once(node: Node) -> None:
     node.load("narrow", "narrow", backend="stub", n_seq_max=1)
     expected = [node.complete("narrow", one, max_tokens=1000).text for one in ("first", "second")]
+    model = pid_of(node, "model:narrow")
     first = Streaming(node, "narrow", 1000, "first")
+    os.kill(model, signal.SIGSTOP)  # else the first may end before the second is there
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(
             lambda: list(node.stream("narrow", "second", max_tokens=1000, resumed_events=True))
         )
-        eventually(lambda: inflight(node)["in_flight"] == 2, what="both are there")
-        kill(pid_of(node, "model:narrow"))
-        events = second.result(30)
+        eventually(lambda: inflight(node)["in_flight"] == 2, within_s=60, what="both are there")
+        kill(model)
+        events = second.result(60)
     assert [type(one) for one in events].count(CompletionEvent) == 1
     assert not any(isinstance(one, ResumedEvent) for one in events)  # it had not begun
     assert "".join(one.text for one in events if isinstance(one, TokenEvent)) == expected[1]
