@@ -31,7 +31,7 @@ def test_a_fit_directory_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_wrong_with_a_directory_is_said_with_the_fix(
+def test_a_problem_of_a_directory_is_reported_with_its_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = tmp_path / "rows"

@@ -60,7 +60,7 @@ def test_a_model_that_comes_back_has_its_markers_again(tmp_path: Path) -> None:
         assert wanted.markers == markers
 
 
-def test_the_signing_key_stays_with_the_rows_and_is_nobody_elses(tmp_path: Path) -> None:
+def test_the_signing_key_stays_with_the_rows_and_is_private(tmp_path: Path) -> None:
     key = signing_key(tmp_path)
     assert len(key) == KEY_BYTES
     assert signing_key(tmp_path) == key

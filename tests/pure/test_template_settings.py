@@ -1,4 +1,4 @@
-"""A chat template as a setting: what is taken, and what a wrong one says."""
+"""A chat template as a setting: what is accepted, and why a wrong one is refused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def test_a_model_gets_a_template_by_text_or_by_file(tmp_path: Path) -> None:
         ({"chat_template_file": "~no-such-user/f"}, "chat_template_file", "no such user"),
     ],
 )
-def test_a_wrong_template_says_what_is_wrong(options: dict[str, Any], key: str, words: str) -> None:
+def test_a_wrong_template_is_refused_with_the_reason(
+    options: dict[str, Any], key: str, words: str
+) -> None:
     with pytest.raises(ConfigError, match=words) as refused:
         template_from(options, "models.m")
     assert refused.value.key == f"models.m.{key}"

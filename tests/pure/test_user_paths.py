@@ -224,7 +224,7 @@ def test_a_relative_folder_is_made_where_it_should_be(
 
 
 def test_no_path_of_a_user_is_expanded_elsewhere() -> None:
-    """One helper knows what to say; a bare expanduser raises RuntimeError."""
+    """One function raises the right error; a bare expanduser raises RuntimeError."""
     root = Path(user_paths.__file__).parents[2]
     found = [
         file.relative_to(root).as_posix()

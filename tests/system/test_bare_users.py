@@ -62,7 +62,7 @@ print(json.dumps(said))
 
 
 def test_a_user_without_a_home_gets_a_node_without_a_disk_tier(tmp_path: Path) -> None:
-    """In a user namespace, where this user has a number that passwd does not know."""
+    """In a user namespace, where this user has a number that passwd does not have."""
     namespace = ("unshare", "--user", f"--map-user={UID}", f"--map-group={UID}", "--")
     try:
         tried = subprocess.run([*namespace, "true"], capture_output=True, text=True, check=False)

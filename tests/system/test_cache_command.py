@@ -1,4 +1,4 @@
-"""``python -m runtime cache`` and ``inspect``, run as a person runs them."""
+"""``python -m runtime cache`` and ``inspect``, on a running node and without one."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ PROMPTS = [SHARED + f"Then he said number {n} aloud, and slept." for n in range(
 
 
 @dataclass
-class Said:
-    """What a command printed, and its exit code."""
+class Printed:
+    """The output of a command, and its exit code."""
 
     out: io.StringIO
     err: io.StringIO
@@ -71,9 +71,9 @@ class Shop:
         self.home = home
         self.rows_dir = home / "cache" / "rows"
 
-    def run(self, *arguments: str) -> Said:
+    def run(self, *arguments: str) -> Printed:
         """The command in this process: starting one for each would be most of the test."""
-        said = Said(io.StringIO(), io.StringIO())
+        said = Printed(io.StringIO(), io.StringIO())
         environment = {
             "LLAMA_ACTORS_PORT": str(self.node.port),
             "LLAMA_ACTORS_RUNTIME_DIR": str(self.home / "run"),
@@ -231,7 +231,7 @@ def test_superseded_tails_go_by_themselves_and_gc_takes_dead_temps_only(shop: Sh
 def test_removing_a_row_takes_what_continues_it_and_asks_first(shop: Shop) -> None:
     rows = shop.rows()
     root = next(row for row in rows if row["start"] == 0 and row["tokens"] == 64)
-    refused = shop.run("cache", "rm", root["key"])  # a yes in a pipe is nobody's
+    refused = shop.run("cache", "rm", root["key"])  # a yes in a pipe does not count
     assert refused.returncode == 2
     assert "--yes" in refused.stderr
     assert shop.rows() == rows
@@ -306,9 +306,7 @@ def test_a_directory_without_a_node(shop: Shop) -> None:
     assert shop.run("cache", "stat").returncode == 1  # no node any more
 
 
-def test_inspect_tells_the_prompt_to_those_only_who_bring_its_model(
-    shop: Shop, tiny_gguf: Path
-) -> None:
+def test_inspect_prints_the_prompt_only_with_its_model(shop: Shop, tiny_gguf: Path) -> None:
     path = next(p for p in shop.files if check_file(p).header.start == 0)  # type: ignore[union-attr]
     plain = shop.run("inspect", path)
     assert plain.returncode == 0
@@ -349,7 +347,7 @@ def test_a_row_of_the_arena_that_rots_is_found_and_dropped(shop: Shop) -> None:
 # ── explanations and fingerprints, on a node ───────────────────────────────────────────────────
 
 
-def test_a_request_says_what_was_reused_and_where_the_rest_diverged(shop: Shop) -> None:
+def test_a_result_reports_what_was_reused_and_where_the_rest_diverged(shop: Shop) -> None:
     done = shop.run("complete", "tiny", SHARED + "And then?", "--max-tokens", "2", "--json")
     cache = json.loads(done.stdout)["cache"]
     assert set(cache) >= {"hit", "source", "restore_ms", "lookup_ms", "reused_tokens", "miss_at"}

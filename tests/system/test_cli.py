@@ -1,4 +1,4 @@
-"""The command line, run as a person runs it."""
+"""The command line, run as processes."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_a_configuration_file_is_read_and_the_command_line_wins(
         eventually(lambda: "loaded tiny" in node.log, within_s=30, what="tiny is loaded")
         assert node.report("model:tiny")["n_ctx"] == 512
         tiers = node.report("cache_meta")["tiers"]
-        assert tiers["ram"]["budget_bytes"] > 17 << 20  # 32MiB was said
+        assert tiers["ram"]["budget_bytes"] > 17 << 20  # the command line has 32MiB
         assert "disk" not in tiers
     finally:
         assert node.end() == 0

@@ -1,4 +1,4 @@
-"""``inspect MODEL.gguf``: what the header says and what it will take, without native code."""
+"""``inspect MODEL.gguf``: the header and the memory a model needs, without native code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_options_change_what_it_will_take(
     assert trained["n_ctx"] == 8192
 
 
-def test_what_cannot_fit_is_said_and_is_exit_code_1(
+def test_a_model_that_cannot_fit_is_refused_with_exit_code_1(
     tiny_gguf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     huge = ["--n-ctx", "16000000", "--n-ubatch", "8192", "--n-batch", "8192"]

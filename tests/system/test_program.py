@@ -75,7 +75,7 @@ def test_a_module_that_shadows_ours_is_named_in_one_line(
     assert not ran.stdout
 
 
-def test_a_program_that_imports_ours_beside_a_shadow_is_told_so(
+def test_a_program_that_imports_ours_beside_a_shadow_gets_an_import_error(
     installed: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "cache.py").write_text("")
@@ -193,14 +193,16 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda one: "-".join(one[1:3])[:20])
-def test_a_machine_without_loopback_is_told_what_it_lacks(
+def test_a_machine_without_loopback_is_reported_in_a_sentence(
     tmp_path: Path, command: list[str]
 ) -> None:
     _assert_sentence(tmp_path, [*bare("-n"), *command], "ip link set lo up")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda one: "-".join(one[1:3])[:20])
-def test_a_machine_without_proc_is_told_what_it_lacks(tmp_path: Path, command: list[str]) -> None:
+def test_a_machine_without_proc_is_reported_in_a_sentence(
+    tmp_path: Path, command: list[str]
+) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     hidden = ["sh", "-c", f'mount --bind "{empty}" /proc && exec "$@"', "sh", *command]

@@ -154,7 +154,7 @@ def test_a_child_that_hangs_is_shown_too(node: Node, tmp_path: Path) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_a_watch_in_a_pipe_goes_on_through_restarts_and_says_when_the_node_is_gone(
+def test_a_watch_in_a_pipe_continues_through_restarts_and_reports_a_missing_node(
     node: Node, tmp_path: Path
 ) -> None:
     with watching(node, tmp_path) as watch:
