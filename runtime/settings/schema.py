@@ -1,9 +1,9 @@
 """The configuration file, declared once: validation, errors, reference, defaults and JSON schema.
 
-Types and defaults are those of the values that the settings become (``RuntimeConfig``,
-``SavePolicy``, ``PressureSettings``, ``ModelParams``); this module adds what each setting means, in
-which form a file gives it, and why its default is what it is. msgspec checks types, choices and
-unknown keys; relations between settings are checked by the values themselves.
+Types and defaults are those of the values that the settings become (``SavePolicy``,
+``PressureSettings``, ``ModelParams``); this module adds what each setting means, in which form a
+file gives it, and why its default is what it is. msgspec checks types, choices and unknown keys;
+limits and relations between settings are checked by the values themselves.
 """
 
 from __future__ import annotations
