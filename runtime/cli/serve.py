@@ -39,7 +39,7 @@ from supervision.errors import NodeAlreadyRunning, PortInUse, SupervisionError
 from supervision.launched import child_environment, say_ready
 from supervision.logs import LOG_FORMATS
 
-_STANDS_FOR_ITSELF = ("cache_dir", "cache_ram", "cache_ram_file", "log_file", "log_format")
+_SETTINGS = ("cache_dir", "cache_ram", "cache_ram_file", "log_file", "log_format")
 """Options that are settings of the same name."""
 
 
@@ -78,10 +78,11 @@ def command(**given: Any) -> int:
 
 def configuration(given: dict[str, Any]) -> RuntimeConfig:
     """Command line over environment over file over defaults."""
-    settings = load_toml(given["config"]) if given["config"] else {}
+    path = given["config"]
+    settings = load_toml(path) if path else {}
+    stronger = {key: given[key] for key in _SETTINGS if given[key] is not None}
     if given["admin_port"] is not None or "admin_port" not in settings:
-        settings["admin_port"] = resolve_port(given["admin_port"])
-    settings |= {key: given[key] for key in _STANDS_FOR_ITSELF if given[key] is not None}
+        stronger["admin_port"] = resolve_port(given["admin_port"])
     if given["cache_dir"] is not None:
         settings.pop("cache_disks", None)  # the command line decides: one disk or several
     if given["cache_disk"]:
@@ -89,9 +90,9 @@ def configuration(given: dict[str, Any]) -> RuntimeConfig:
         settings.pop("cache_disks", None)
         if "cache_disks" in disks and given["cache_dir"] is None:
             settings.pop("cache_dir", None)
-        settings |= disks
-    with located(given["config"]):
-        config = from_mapping(settings)
+        stronger |= disks
+    with located(path, besides=stronger):
+        config = from_mapping(settings | stronger)
     models: dict[str, ModelConfig] = dict(config.models)
     params = params_from(given, "model")
     template = template_given(given["chat_template_file"], "model")

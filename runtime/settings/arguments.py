@@ -34,15 +34,16 @@ def wrong(name: str, value: object, wanted: str) -> InvalidRequest:
 
 def shown(value: object) -> str:
     """A value and its type, short."""
-    if value is None:
-        return "None"
+    return "None" if value is None else f"{short(value)} ({type(value).__name__})"
+
+
+def short(value: object) -> str:
+    """A value as Python writes it, cut after some characters."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a repr of the caller's
-        text = "an object"
-    if len(text) > _SHOWN:
-        text = f"{text[:_SHOWN]}…"
-    return f"{text} ({type(value).__name__})"
+        return "an object"
+    return f"{text[:_SHOWN]}…" if len(text) > _SHOWN else text
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -276,12 +276,14 @@ def from_file(path: Path) -> RuntimeConfig:
 
 
 @contextlib.contextmanager
-def located(path: Path | None) -> Iterator[None]:
-    """Add file and line to a ConfigError whose key is in this file."""
+def located(path: Path | None, besides: Collection[str] = ()) -> Iterator[None]:
+    """Add file and line to a ConfigError whose key is in this file, and is not one ``besides``."""
     try:
         yield
     except ConfigError as error:
-        line = None if path is None else _line_of(path.read_text(encoding="utf-8"), error.key)
+        line = None
+        if path is not None and error.key.partition(".")[0] not in besides:
+            line = _line_of(path.read_text(encoding="utf-8"), error.key)
         if line is None:
             raise
         detail = str(error).removeprefix(f"{error.key}: ")

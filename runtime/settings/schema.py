@@ -1,9 +1,9 @@
 """The configuration file, declared once: validation, errors, reference, defaults and JSON schema.
 
-Types and defaults are those of the values that the settings become (``RuntimeConfig``,
-``SavePolicy``, ``PressureSettings``, ``ModelParams``); this module adds what each setting means, in
-which form a file gives it, and why its default is what it is. msgspec checks types, choices and
-unknown keys; relations between settings are checked by the values themselves.
+Types and defaults are those of the values that the settings become (``SavePolicy``,
+``PressureSettings``, ``ModelParams``); this module adds what each setting means, in which form a
+file gives it, and why its default is what it is. msgspec checks types, choices and unknown keys;
+limits and relations between settings are checked by the values themselves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cache.policy import SAVE_ALL
 from native.fingerprint import FINGERPRINT_MODES
 from native.model_params import KV_TYPES, POOLINGS, ROPE_SCALINGS, SPLIT_MODES, ModelParams
 from runtime.errors import ConfigError
-from runtime.settings.arguments import shown
+from runtime.settings.arguments import short
 from runtime.settings.load_options import WORDS as LOAD_WORDS
 from runtime.settings.ports import DEFAULT_PORT
 from runtime.settings.sizes import Share, plain_budget
@@ -36,6 +36,7 @@ KINDS: Final = {
     "budget": "a size; write for instance 512MiB or 4GiB, or 25% of what is free",
     "disks": 'a table: [cache_disks], then "/path" = "200GiB"',
     "models": "a table of models by id",
+    "adapters": "a list of paths, or of pairs of path and scale",
 }
 DISK_BYTES: Final = 16 << 30
 # Values that a file gives in another form.
@@ -193,7 +194,9 @@ Model: Final = _table(
         "type_v": Literal[KV_TYPES],
         "rope_scaling": Literal[ROPE_SCALINGS],
         "pooling": Literal[POOLINGS],
-        "lora": tuple[str | tuple[str, float], ...],
+        "lora": Annotated[
+            tuple[str | tuple[str, float], ...], Meta(extra_json_schema={KIND: "adapters"})
+        ],
     },
 )
 
@@ -288,21 +291,21 @@ def _read(values: Mapping[str, Any], table: Any, where: str) -> Any:
             keys = re.findall(r"[^.\[\]]+", path[1])
         if unknown := re.match(r"Object contains unknown field `(.*?)`", str(error)):
             keys.append(unknown[1])
-        raise _refusal(plain, table, where, keys) from None
-    except (RecursionError, ValueError):  # a text that is no Unicode, a list without end
-        raise _refusal(values, table, where, _unreadable(values, table)) from None
+    except Exception:  # noqa: BLE001 - a text that is not UTF-8, an object whose methods fail
+        keys = [_first_failing(plain, table)]
+    raise _refusal(plain, table, where, keys)
 
 
-def _unreadable(values: Mapping[str, Any], table: Any) -> list[str]:
-    """The first key whose value cannot be looked into."""
-    for key, value in values.items():
+def _first_failing(plain: Mapping[str, Any], table: Any) -> str:
+    """The key whose value cannot even be examined."""
+    for key, value in plain.items():
         try:
-            msgspec.convert(_plain({key: value}), table)
+            msgspec.convert({key: value}, table)
         except msgspec.ValidationError:
             continue
-        except (RecursionError, ValueError):
-            return [key]
-    return []
+        except Exception:  # noqa: BLE001 - see _read
+            return key
+    return next(iter(plain))
 
 
 def _refusal(plain: Any, table: Any, where: str, keys: list[str]) -> ConfigError:
@@ -322,8 +325,7 @@ def _refusal(plain: Any, table: Any, where: str, keys: list[str]) -> ConfigError
     if known:
         key, default = next((key, one["default"]) for key, one in known.items())
         return ConfigError(full, f"must be a table, for instance [{full}] {key} = {default}")
-    given = shown(value).removesuffix(f" ({type(value).__name__})")
-    return ConfigError(full, f"{given} is not {kind_of(found)}")
+    return ConfigError(full, f"{short(value)} is not {kind_of(found)}")
 
 
 def _unknown(key: str, full: str, known: list[str], table: Any) -> ConfigError:
@@ -383,17 +385,19 @@ def _resolved(part: Any, parts: Mapping[str, Any]) -> Any:
     return inner
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 4) -> Any:
     """Values of Python callers as a file would have them: paths and shares as texts."""
     if isinstance(value, Share):
         return plain_budget(value)
     if isinstance(value, os.PathLike | bytes):
         return os.fsdecode(value)
+    if not depth:
+        return value
     if isinstance(value, Mapping):
         return {
-            os.fsdecode(key) if isinstance(key, os.PathLike) else key: _plain(one)
+            os.fsdecode(key) if isinstance(key, os.PathLike) else key: _plain(one, depth - 1)
             for key, one in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(one, depth - 1) for one in value]
     return value

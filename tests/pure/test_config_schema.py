@@ -96,6 +96,10 @@ def test_an_error_in_a_file_names_the_line(
     for line in capsys.readouterr().err.splitlines():
         assert line.startswith("error: save.tail_delay_ms:")
         assert line.endswith("line 5)")
+    assert main(["serve", "--config", str(file), "--cache-ram", "lots"]) == 2
+    file.write_text('cache_ram = "1GiB"\n')
+    assert main(["serve", "--config", str(file), "--cache-ram", "lots"]) == 2
+    assert "line" not in capsys.readouterr().err.splitlines()[-1]
     file.write_text('[models]\na = "/m"\n[models.b]\npath = "/m"\nn_cxt = 3\n')
     with pytest.raises(ConfigError, match=r"models.b.n_cxt: unknown.*n_ctx\?.*line 5"):
         from_file(file)

@@ -112,7 +112,7 @@ def test_a_chat_is_the_json_that_a_model_reads() -> None:
         ("x", {"grammar": "root ::= x", "json_schema": "{}"}, "not together"),
     ],
 )
-def test_what_makes_no_sense_is_named(prompt: Any, options: dict[str, Any], says: str) -> None:
+def test_a_wrong_option_is_named(prompt: Any, options: dict[str, Any], says: str) -> None:
     with pytest.raises(errors.InvalidRequest, match=says):
         prompt_request("x", prompt, **options)
 

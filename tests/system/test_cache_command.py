@@ -1,4 +1,4 @@
-"""``python -m runtime cache`` and ``inspect``, run as a person runs them."""
+"""``python -m runtime cache`` and ``inspect``, on a running node and without one."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ PROMPTS = [SHARED + f"Then he said number {n} aloud, and slept." for n in range(
 
 
 @dataclass
-class Said:
-    """What a command printed, and its exit code."""
+class Printed:
+    """The output of a command, and its exit code."""
 
     out: io.StringIO
     err: io.StringIO
@@ -71,9 +71,9 @@ class Shop:
         self.home = home
         self.rows_dir = home / "cache" / "rows"
 
-    def run(self, *arguments: str) -> Said:
+    def run(self, *arguments: str) -> Printed:
         """The command in this process: starting one for each would be most of the test."""
-        said = Said(io.StringIO(), io.StringIO())
+        said = Printed(io.StringIO(), io.StringIO())
         environment = {
             "LLAMA_ACTORS_PORT": str(self.node.port),
             "LLAMA_ACTORS_RUNTIME_DIR": str(self.home / "run"),

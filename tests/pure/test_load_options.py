@@ -64,7 +64,7 @@ def test_every_load_option_has_a_flag(option: str) -> None:
     assert getattr(parse(*flags), option) == expected
 
 
-def test_without_flags_all_is_as_it_always_is() -> None:
+def test_without_flags_every_option_has_its_default() -> None:
     assert parse() == ModelParams()
 
 
