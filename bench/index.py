@@ -27,9 +27,9 @@ from bench.report import Figure, figure
 from bench.stats import summarise
 from cache.answers import RowRequest
 from cache.index import CacheIndex
-from cache.keys import BLOCK_TOKENS, child_key, namespace_key
+from cache.keys import BLOCK_TOKENS, namespace_key
 from cache.publish import row_path
-from cache.rows import RowHeader, encode_header
+from cache.rows import RowHeader, RowIdentity, encode_header
 from cache.tokens import TOKEN_BYTES
 from runtime.cli.progress import ProgressLine
 from supervision import ChildSpec, Strategy, SupervisorSpec
@@ -165,10 +165,9 @@ def _requests(rows: int, chain_blocks: int) -> Iterator[RowRequest]:
         parent = _ROOT
         for block in range(chain_blocks):
             tokens = _tokens(number, block)
-            key = child_key(parent, tokens)
-            start = block * BLOCK_TOKENS
-            yield RowRequest(key, parent, _ROOT, start, tokens, ROW_BYTES)
-            parent = key
+            row = RowIdentity.after(parent, _ROOT, block * BLOCK_TOKENS, tokens)
+            yield RowRequest(row, ROW_BYTES)
+            parent = row.key
 
 
 def _tokens(number: int, block: int) -> bytes:
@@ -254,18 +253,14 @@ def _write_files(root: Path, files: int) -> bytes:
     for row in _requests(files, CHAIN_BLOCKS):
         path = Path(row_path(root, row.key))
         head = RowHeader(
-            row.key,
-            row.parent,
-            row.root,
-            row.start,
-            BLOCK_TOKENS,
+            row.id,
             ROW_BYTES - 512,
             created_unix_s=1.7e9,
             sealed=True,
         )
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("wb") as file:
-            file.write(encode_header(head, row.tokens))
+            file.write(encode_header(head))
             file.truncate(head.row_bytes)
     prompt = b"".join(_tokens(0, block) for block in range(CHAIN_BLOCKS))
     return prompt[: PROMPT_TOKENS * TOKEN_BYTES]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
-from cache.rows import SaveReason
+from cache.rows import RowIdentity, SaveReason
 
 RAM: str = "ram"
 
@@ -55,15 +55,15 @@ class MissReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RowRequest:
-    """One row to be written, or found by a scan; ``tokens`` are packed."""
+    """One row to be written, or found by a scan."""
 
-    key: bytes
-    parent: bytes
-    root: bytes
-    start: int
-    tokens: bytes
+    id: RowIdentity
     row_bytes: int
     reason: SaveReason = SaveReason.COLD
+
+    @property
+    def key(self) -> bytes:
+        return self.id.key
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,12 +43,12 @@ from cache.rows import (
     MAGIC,
     MAX_HEAD_BYTES,
     STATE_AT,
+    MappedRow,
     RowHeader,
     RowState,
     encode_header,
     parse_header,
     row_meta,
-    row_tokens,
     seal,
 )
 
@@ -118,7 +118,6 @@ class _Proved:
 
     fixed: bytes
     header: RowHeader
-    tokens: bytes
 
 
 class ArenaReader:
@@ -138,8 +137,8 @@ class ArenaReader:
         """The packed metadata of the row at ``offset``, whose header this is."""
         return row_meta(self._view[offset : offset + header.row_bytes], header)
 
-    def row(self, offset: int) -> tuple[RowHeader, memoryview, bytes]:
-        """Header, payload view and packed tokens of the published row at ``offset``.
+    def row(self, offset: int) -> MappedRow:
+        """The published row at ``offset``.
 
         Call it only for a leased row. CorruptRow if the slab holds no published row; the payload
         is not verified (``rows.verify`` can, for sealed rows).
@@ -155,15 +154,14 @@ class ArenaReader:
             and view[:STATE_AT] == known.fixed
             and view[STATE_AT] == RowState.PUBLISHED
         ):
-            header, tokens = known.header, known.tokens
+            header = known.header
         else:
             header, whole = self._find(offset)
-            tokens = row_tokens(whole, header)
             if len(self._proved) >= PROVED_HEADS:
                 self._proved.clear()
-            self._proved[offset] = _Proved(bytes(whole[:STATE_AT]), header, tokens)
+            self._proved[offset] = _Proved(bytes(whole[:STATE_AT]), header)
         start = offset + header.payload_offset
-        return header, self._view[start : offset + header.row_bytes], tokens
+        return MappedRow(header, self._view[start : start + header.payload_bytes])
 
     def slab(self, offset: int) -> memoryview:
         """All bytes of the published row at ``offset``, head included, as a file holds them."""
@@ -222,10 +220,10 @@ class SlabWriter:
         self._header: RowHeader | None = None
         self._payload: memoryview | None = None
 
-    def begin(self, header: RowHeader, tokens: bytes, meta: bytes = b"") -> None:
-        """Write the head, state WRITING; sizes of tokens and metadata are taken from the bytes."""
+    def begin(self, header: RowHeader, meta: bytes = b"") -> None:
+        """Write the head, state WRITING; the size of the metadata is taken from the bytes."""
         head = encode_header(
-            replace(header, state=RowState.WRITING, sealed=False, digest=bytes(32)), tokens, meta
+            replace(header, state=RowState.WRITING, sealed=False, digest=bytes(32)), meta
         )
         parsed = parse_header(head, total_bytes=len(head) + header.payload_bytes)
         if parsed.row_bytes > self.nbytes:

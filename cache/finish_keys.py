@@ -19,11 +19,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from cache.answers import RowRequest
 from cache.errors import CorruptRow
 from cache.keys import child_key
-from cache.rows import decode_meta, encode_meta
-from cache.tokens import TIP, count, cut, pack
+from cache.rows import RowIdentity, decode_meta, encode_meta
+from cache.tokens import TIP, cut, pack
 
 MAX_KEYS: Final = 8192
 ENDS_KEY: Final = "ends"
@@ -45,13 +44,13 @@ class FinishKeys:
     def __init__(self, limit: int = MAX_KEYS) -> None:
         self._limit = limit
         self._excess = limit // 16  # so many more are kept before all are sorted by their use
-        self._known: dict[bytes, tuple[float, RowRequest]] = {}
+        self._known: dict[bytes, tuple[float, RowIdentity]] = {}
         self._of_parent: Counter[bytes] = Counter()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, used: float, tail: RowRequest) -> None:
+    def add(self, used: float, tail: RowIdentity) -> None:
         """Keep a tail that was used at this time, unless it is known to have been used later.
 
         The state of a whole sequence is left out: no caller has its key.
@@ -75,26 +74,25 @@ class FinishKeys:
             if not self._of_parent[tail.parent]:
                 del self._of_parent[tail.parent]
 
-    def get(self, key: bytes) -> RowRequest | None:
+    def get(self, key: bytes) -> RowIdentity | None:
         """The tail with this key, if it is known."""
         known = self._known.get(key)
         return None if known is None else known[1]
 
-    def inside(self, row: RowRequest) -> list[int]:
+    def inside(self, row: RowIdentity) -> list[int]:
         """Lengths in tokens of the known tails with which this row begins, ascending."""
         if row.parent not in self._of_parent:
             return []
-        lengths = range(1, count(row.tokens))
+        lengths = range(1, row.n_tokens)
         return [n for n in lengths if child_key(row.parent, cut(row.tokens, 0, n)) in self._known]
 
 
-def tails_in(row: RowRequest, ends: Iterable[int]) -> Iterable[RowRequest]:
+def tails_in(row: RowIdentity, ends: Iterable[int]) -> Iterable[RowIdentity]:
     """The tails that end after so many tokens of a row; impossible numbers are left out."""
     for n_tokens in ends:
-        if 0 < n_tokens < count(row.tokens):
+        if 0 < n_tokens < row.n_tokens:
             tokens = cut(row.tokens, 0, n_tokens)
-            key = child_key(row.parent, tokens)
-            yield RowRequest(key, row.parent, row.root, row.start, tokens, row.row_bytes)
+            yield RowIdentity.after(row.parent, row.root, row.start, tokens)
 
 
 def pack_ends(ends: Iterable[int]) -> bytes:

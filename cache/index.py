@@ -40,7 +40,7 @@ from cache.facts import NamespaceFacts, RowFacts
 from cache.finish_keys import pack_ends, tails_in, unpack_ends
 from cache.keys import BLOCK_TOKENS, child_key
 from cache.maintenance import Maintenance
-from cache.rows import SaveReason
+from cache.rows import RowIdentity, SaveReason
 from cache.table import RowTable
 from cache.tiers import Tier
 from cache.tokens import TIP, count, cut, pack
@@ -116,10 +116,10 @@ class CacheIndex:
         """
         write = self._writes.open.get((RAM, key))
         if write is not None and write.holder == holder:
-            self._table.finish_keys.add(self._table.now, write.request)
+            self._table.finish_keys.add(self._table.now, write.request.id)
         return self.abandon(holder, key)
 
-    def ends_in(self, row: RowRequest) -> bytes:
+    def ends_in(self, row: RowIdentity) -> bytes:
         """Where tails end that this row contains, for its metadata; empty if none is known.
 
         With them the keys of these tails are restored when the row is adopted: ``add_finish_keys``.
@@ -138,7 +138,7 @@ class CacheIndex:
         """
         if not self._table.is_well_formed(row):
             return
-        for tail in tails_in(row, unpack_ends(ends)):
+        for tail in tails_in(row.id, unpack_ends(ends)):
             self._table.finish_keys.add(used, tail)
 
     def drop_contained(self, key: bytes) -> list[Evicted]:
@@ -273,9 +273,9 @@ class CacheIndex:
             here = place.location(at) if is_held else writing.location if writing else None
             return [] if here == location else _refused(row, place, tier, location)
         used = table.now if last_used is None else min(last_used, table.now)
-        if table.is_contained(row, place):
+        if table.is_contained(row.id, place):
             # Its tokens are stored in the longer row already; only its key is worth keeping.
-            table.keep_finish_key(used, row)
+            table.keep_finish_key(used, row.id)
             table.tails_removed += 1
             return _refused(row, place, tier, location)
         heat = table.nodes.heat[at] if at else eviction.first_heat(used)
@@ -286,9 +286,9 @@ class CacheIndex:
         evicted: list[Evicted] = []
         nbytes = place.size_of(row.row_bytes)
         if not table.make_room(place, nbytes, (rank, location), evicted)[0]:
-            table.keep_finish_key(used, row)
+            table.keep_finish_key(used, row.id)
             return [*evicted, *_refused(row, place, tier, location)]
-        table.add_child(place, row.parent)
+        table.add_child(place, row.id.parent)
         stored = table.hold(row, place, location, nbytes)
         table.nodes.heat[stored] = heat
         table.offer(stored)

@@ -62,7 +62,7 @@ def _check_contained(table: RowTable) -> None:
             _require(bool(is_extended) == table.is_superseded(at), "a tail is marked wrongly")
             for tier in table.tiers.values():
                 stays = tier.holds(at) and table.is_evictable(at, tier) and table.is_superseded(at)
-                is_needless = stays and table.is_contained(nodes.request(at), tier)
+                is_needless = stays and table.is_contained(nodes.identity(at), tier)
                 _require(not is_needless, f"a tail stays in {tier.name} beside a longer row")
 
 
@@ -85,7 +85,7 @@ def _check_tier(table: RowTable, tier: Tier, rows: list[int], writes: list[Write
     pinned += sum(write.nbytes for write in writes) + sum(nbytes for _, nbytes in doomed)
     _require(pinned == tier.pinned_bytes, f"pinned bytes of {tier.name} are wrong")
     children = Counter(nodes.parent[at] for at in held)
-    children.update(nodes.find(write.request.parent) for write in writes)
+    children.update(nodes.find(write.request.id.parent) for write in writes)
     for at in held:
         is_queued = tier.queue.has(at) or not table.is_evictable(at, tier)
         _require(is_queued, f"a row of {tier.name} that may be evicted is not queued")

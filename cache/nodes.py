@@ -24,7 +24,7 @@ from cache.answers import RowRequest
 from cache.errors import InvariantBroken
 from cache.keymap import KeyMap
 from cache.keys import KEY_BYTES
-from cache.rows import SaveReason
+from cache.rows import RowIdentity, SaveReason
 from cache.tokens import TOKEN_BYTES
 
 NIL: Final = 0
@@ -119,24 +119,28 @@ class Nodes:
         """Write a row into its slot."""
         self.parent[at] = parent
         self.root[at] = root
-        self.start[at] = request.start
-        self.n_tokens[at] = len(request.tokens) // TOKEN_BYTES
+        row = request.id
+        self.start[at] = row.start
+        self.n_tokens[at] = row.n_tokens
         self.row_bytes[at] = request.row_bytes
         self.mark[at] = request.reason
         self.heat[at] = heat
         offset = (at & _CHUNK - 1) * self._record + KEY_BYTES
-        self._chunks[at >> _SHIFT][offset : offset + len(request.tokens)] = request.tokens
+        self._chunks[at >> _SHIFT][offset : offset + len(row.tokens)] = row.tokens
 
     def request(self, at: int) -> RowRequest:
         """The request that would store this row again."""
-        return RowRequest(
+        reason = SaveReason(self.mark[at] & REASON)
+        return RowRequest(self.identity(at), self.row_bytes[at], reason)
+
+    def identity(self, at: int) -> RowIdentity:
+        """The identity of a row."""
+        return RowIdentity(
             self.key(at),
             self.key(self.parent[at]),
             self.key(self.root[at]),
             self.start[at],
             self.tokens(at),
-            self.row_bytes[at],
-            SaveReason(self.mark[at] & REASON),
         )
 
     def slots(self) -> list[int]:

@@ -106,5 +106,4 @@ def chain_of(table: RowTable, key: bytes) -> tuple[list[int], int] | None:
     if before is None:
         return None
     child, shared = best_child(table, table.nodes.find(tail.parent), tail.start, tail.tokens)
-    n_tokens = count(tail.tokens)
-    return ([*before, child], tail.start + n_tokens) if shared == n_tokens else None
+    return ([*before, child], tail.end) if shared == tail.n_tokens else None

@@ -27,7 +27,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from cache.errors import (
@@ -42,10 +41,10 @@ from cache.filesystem import Filesystem
 from cache.keys import KEY_BYTES
 from cache.rows import (
     Buffer,
+    MappedRow,
     RowHeader,
     parse_header,
     row_payload,
-    row_tokens,
     seal,
     verify,
 )
@@ -60,18 +59,6 @@ PROBE_BYTES: Final = 1 << 20
 _counter = itertools.count()
 
 Path: TypeAlias = str | os.PathLike[str]
-
-
-@dataclass(frozen=True, slots=True)
-class MappedRow:
-    """An open, verified row; the views are valid until ``close``."""
-
-    header: RowHeader
-    tokens: bytes
-    payload: memoryview
-
-    def close(self) -> None:
-        self.payload.release()
 
 
 def row_path(root: Path, key: bytes) -> str:
@@ -251,7 +238,7 @@ def open_row(fs: Filesystem, root: Path, key: bytes) -> MappedRow:
     TierUnavailable if the disk refuses.
     """
     header, view = read_row(fs, root, key)
-    return MappedRow(header, row_tokens(view, header), row_payload(view, header))
+    return MappedRow(header, row_payload(view, header))
 
 
 def read_row(fs: Filesystem, root: Path, key: bytes) -> tuple[RowHeader, memoryview]:

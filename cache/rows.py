@@ -45,7 +45,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 import msgpack  # it ships no stubs
 from blake3 import blake3
@@ -103,15 +103,53 @@ def _up(value: int, align: int) -> int:
     return -(-value // align) * align
 
 
+def _tokens_offset(meta_bytes: int) -> int:
+    return _up(HEADER_BYTES + meta_bytes, TOKEN_BYTES)
+
+
+def _payload_offset(n_tokens: int, meta_bytes: int) -> int:
+    return _up(_tokens_offset(meta_bytes) + n_tokens * TOKEN_BYTES, PAYLOAD_ALIGN)
+
+
 @dataclass(frozen=True, slots=True)
-class RowHeader:
-    """The header of a row; sizes in bytes, positions in tokens, times in unix seconds."""
+class RowIdentity:
+    """What a row is, wherever it lies: carried by all that is about one row.
+
+    Two messages that hold many rows spell these fields out, since a nested value costs twice the
+    time to pack; they return it whole (``actors.messages.cache``). Nothing is checked here.
+    """
 
     key: bytes
+    """32-byte BLAKE3 digest of ``parent`` and ``tokens``."""
     parent: bytes
+    """Key of the row before, 32 bytes; the root where there is none."""
     root: bytes
+    """Key of the namespace, 32 bytes."""
     start: int
-    n_tokens: int
+    """Position of the first token in its sequence."""
+    tokens: bytes
+    """Token ids, packed as u32 little-endian."""
+
+    @classmethod
+    def after(cls, parent: bytes, root: bytes, start: int, tokens: bytes) -> Self:
+        """The row that extends ``parent`` by these packed tokens: its key is computed."""
+        return cls(child_key(parent, tokens), parent, root, start, tokens)
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.tokens) // TOKEN_BYTES
+
+    @property
+    def end(self) -> int:
+        """Position after the last token."""
+        return self.start + len(self.tokens) // TOKEN_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class RowHeader:
+    """The header of a row with its tokens; sizes in bytes, times in unix seconds."""
+
+    id: RowIdentity
     payload_bytes: int
     meta_bytes: int = 0
     reason: SaveReason = SaveReason.COLD
@@ -123,22 +161,35 @@ class RowHeader:
     last_used_unix_s: float = 0.0
 
     @property
+    def key(self) -> bytes:
+        return self.id.key
+
+    @property
     def tokens_offset(self) -> int:
-        return _up(HEADER_BYTES + self.meta_bytes, TOKEN_BYTES)
+        return _tokens_offset(self.meta_bytes)
 
     @property
     def payload_offset(self) -> int:
-        return _up(self.tokens_offset + self.n_tokens * TOKEN_BYTES, PAYLOAD_ALIGN)
+        return _payload_offset(self.id.n_tokens, self.meta_bytes)
 
     @property
     def row_bytes(self) -> int:
         return self.payload_offset + self.payload_bytes
 
 
+class MappedRow(NamedTuple):
+    """A row whose bytes lie in mapped memory; the view is valid until ``close``."""
+
+    header: RowHeader
+    payload: memoryview
+
+    def close(self) -> None:
+        self.payload.release()
+
+
 def row_bytes(n_tokens: int, payload_bytes: int, meta: bytes = b"") -> int:
     """Total size of a row, head and payload, before any padding to pages."""
-    head = _up(_up(HEADER_BYTES + len(meta), TOKEN_BYTES) + n_tokens * TOKEN_BYTES, PAYLOAD_ALIGN)
-    return head + payload_bytes
+    return _payload_offset(n_tokens, len(meta)) + payload_bytes
 
 
 def encode_meta(meta: Mapping[str, Any]) -> bytes:
@@ -162,26 +213,27 @@ def decode_meta(packed: bytes) -> dict[str, Any]:
     return meta
 
 
-def encode_header(header: RowHeader, tokens: bytes, meta: bytes = b"") -> bytes:
+def encode_header(header: RowHeader, meta: bytes = b"") -> bytes:
     """The head of a row: header, metadata, tokens and padding, up to the payload.
 
-    Sizes are taken from ``tokens`` and ``meta``, flags from ``header.sealed``; the checksum is
+    The size of the metadata is taken from ``meta``, flags from ``header.sealed``; the checksum is
     computed here. ValueError if the caller's values cannot be stored.
     """
-    header = replace(header, n_tokens=len(tokens) // TOKEN_BYTES, meta_bytes=len(meta))
-    _check_storable(header, tokens)
+    header = replace(header, meta_bytes=len(meta))
+    _check_storable(header)
+    row = header.id
     fixed = HEADER.pack(
         MAGIC,
         VERSION,
         SEALED if header.sealed else 0,
         header.reason,
         b"",
-        header.start,
-        header.n_tokens,
+        row.start,
+        row.n_tokens,
         header.meta_bytes,
-        header.key,
-        header.parent,
-        header.root,
+        row.key,
+        row.parent,
+        row.root,
         header.created_unix_s,
         header.payload_bytes,
         header.row_bytes,
@@ -196,21 +248,23 @@ def encode_header(header: RowHeader, tokens: bytes, meta: bytes = b"") -> bytes:
     body = bytearray(header.payload_offset - HEADER_BYTES)
     body[: len(meta)] = meta
     at = header.tokens_offset - HEADER_BYTES
-    body[at : at + len(tokens)] = tokens
+    body[at : at + len(row.tokens)] = row.tokens
     checksum = blake3(fixed[:CHECKSUM_AT] + body).digest()
     return fixed[:CHECKSUM_AT] + checksum + fixed[RESERVED_AT:] + body
 
 
-def _check_storable(header: RowHeader, tokens: bytes) -> None:
-    if len(tokens) % TOKEN_BYTES or not 1 <= header.n_tokens <= MAX_ROW_TOKENS:
-        raise ValueError(f"a row holds 1 .. {MAX_ROW_TOKENS} whole tokens, not {len(tokens)} bytes")
+def _check_storable(header: RowHeader) -> None:
+    row = header.id
+    n_bytes = len(row.tokens)
+    if n_bytes % TOKEN_BYTES or not 1 <= row.n_tokens <= MAX_ROW_TOKENS:
+        raise ValueError(f"a row holds 1 .. {MAX_ROW_TOKENS} whole tokens, not {n_bytes} bytes")
     if header.meta_bytes > MAX_META_BYTES:
         raise ValueError(f"metadata of {header.meta_bytes} bytes exceeds {MAX_META_BYTES}")
-    if not 0 <= header.payload_bytes <= MAX_PAYLOAD_BYTES or not 0 <= header.start < 1 << 63:
+    if not 0 <= header.payload_bytes <= MAX_PAYLOAD_BYTES or not 0 <= row.start < 1 << 63:
         raise ValueError("payload size or start position is out of range")
     if not math.isfinite(header.created_unix_s) or not 0 <= header.hits < 1 << 32:
         raise ValueError("the creation time must be finite and hits must fit 32 bits")
-    if header.key != child_key(header.parent, tokens) or len(header.root) != KEY_BYTES:
+    if row.key != child_key(row.parent, row.tokens) or len(row.root) != KEY_BYTES:
         raise ValueError("the key must be child_key(parent, tokens) and the root 32 bytes")
 
 
@@ -225,20 +279,20 @@ def parse_header(buffer: Buffer, total_bytes: int | None = None) -> RowHeader:
     if len(view) < HEADER_BYTES:
         raise Truncated(f"{len(view)} bytes are shorter than a header")
     fixed = bytes(view[:HEADER_BYTES])
-    header = _decode_fixed(fixed)
-    if header.row_bytes > (len(view) if total_bytes is None else total_bytes):
-        raise Truncated(f"the row needs {header.row_bytes} bytes")
-    if header.payload_offset > len(view):
-        raise Truncated(f"the head needs {header.payload_offset} bytes, {len(view)} given")
+    header = _decode(fixed, view, len(view) if total_bytes is None else total_bytes)
     body = view[HEADER_BYTES : header.payload_offset]
     if blake3(fixed[:CHECKSUM_AT] + body).digest() != fixed[CHECKSUM_AT:RESERVED_AT]:
         raise ChecksumMismatch("the head changed after it was written")
-    if child_key(header.parent, row_tokens(view, header)) != header.key:
+    if child_key(header.id.parent, header.id.tokens) != header.id.key:
         raise KeyMismatch("the key is not the hash of parent key and tokens")
     return header
 
 
-def _decode_fixed(fixed: bytes) -> RowHeader:
+def _decode(fixed: bytes, view: memoryview, total_bytes: int) -> RowHeader:
+    """The fields of a head, and its tokens; the checksum and the key are not checked.
+
+    ``fixed``: the beginning of ``view``.
+    """
     if fixed[:8] != MAGIC:
         raise BadMagic("no row starts here")
     (
@@ -276,12 +330,18 @@ def _decode_fixed(fixed: bytes) -> RowHeader:
         why = SaveReason(reason)
     except ValueError as cause:
         raise BadField(f"save reason {reason}") from cause
-    header = RowHeader(
-        key=key,
-        parent=parent,
-        root=root,
-        start=start,
-        n_tokens=n_tokens,
+    payload_offset = _payload_offset(n_tokens, meta_bytes)
+    if payload_offset + payload_bytes != size:
+        added = payload_offset + payload_bytes
+        raise BadField(f"sizes add up to {added}, but the header has {size}")
+    if size > total_bytes:
+        raise Truncated(f"the row needs {size} bytes")
+    if payload_offset > len(view):
+        raise Truncated(f"the head needs {payload_offset} bytes, {len(view)} given")
+    at = _tokens_offset(meta_bytes)
+    tokens = bytes(view[at : at + n_tokens * TOKEN_BYTES])
+    return RowHeader(
+        id=RowIdentity(key, parent, root, start, tokens),
         payload_bytes=payload_bytes,
         meta_bytes=meta_bytes,
         reason=why,
@@ -292,15 +352,6 @@ def _decode_fixed(fixed: bytes) -> RowHeader:
         hits=hits,
         last_used_unix_s=last_used if math.isfinite(last_used) else 0.0,
     )
-    if header.row_bytes != size:
-        raise BadField(f"sizes add up to {header.row_bytes}, but the header has {size}")
-    return header
-
-
-def row_tokens(buffer: Buffer, header: RowHeader) -> bytes:
-    """A copy of the row's packed tokens."""
-    at = header.tokens_offset
-    return bytes(memoryview(buffer)[at : at + header.n_tokens * TOKEN_BYTES])
 
 
 def row_meta(buffer: Buffer, header: RowHeader) -> bytes:
@@ -332,8 +383,8 @@ def verify(buffer: Buffer, header: RowHeader) -> None:
 def seal(head: bytes, payload: Buffer) -> bytes:
     """The same head with flag, digest and checksum set for this payload."""
     header = parse_header(head, total_bytes=MAX_PAYLOAD_BYTES * 2)
-    tokens, meta = row_tokens(head, header), row_meta(head, header)
-    head = encode_header(replace(header, sealed=True, digest=_ZERO_DIGEST), tokens, meta)
+    meta = row_meta(head, header)
+    head = encode_header(replace(header, sealed=True, digest=_ZERO_DIGEST), meta)
     hasher = blake3(head[:DIGEST_AT] + head[HEADER_BYTES:])
     hasher.update(payload)
-    return encode_header(replace(header, sealed=True, digest=hasher.digest()), tokens, meta)
+    return encode_header(replace(header, sealed=True, digest=hasher.digest()), meta)

@@ -15,7 +15,7 @@ from typing import Final
 from cache.errors import CorruptRow
 from cache.filesystem import Filesystem
 from cache.publish import SUFFIX, TEMP_SUFFIX, Path, checked, quarantine, refusals
-from cache.rows import MAX_HEAD_BYTES, RowHeader, parse_header, row_meta, row_tokens
+from cache.rows import MAX_HEAD_BYTES, RowHeader, parse_header, row_meta
 
 _FIRST_READ: Final = 4096  # one page holds the head of a 64-token block with ordinary metadata
 
@@ -25,7 +25,6 @@ class FoundRow:
     """A row found by a scan: its head is valid, its payload has not been read."""
 
     header: RowHeader
-    tokens: bytes
     meta: bytes
     path: str
     nbytes: int
@@ -110,4 +109,4 @@ def _read_found(fs: Filesystem, path: str, name: str) -> FoundRow | None:
         header = checked(header, size, key)
     except (CorruptRow, ValueError, PermissionError):
         return None
-    return FoundRow(header, row_tokens(head, header), row_meta(head, header), path, size)
+    return FoundRow(header, row_meta(head, header), path, size)

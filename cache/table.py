@@ -17,6 +17,7 @@ from cache.answers import RAM, BlockRef, Evicted, RowRequest
 from cache.finish_keys import FinishKeys
 from cache.keys import KEY_BYTES, child_key
 from cache.nodes import NIL, SUPERSEDED, Nodes
+from cache.rows import RowIdentity
 from cache.tiers import Tier, place
 from cache.tokens import TIP, TOKEN_BYTES, pack
 
@@ -67,16 +68,17 @@ class RowTable:
 
     def is_well_formed(self, request: RowRequest) -> bool:
         """Whether sizes, position, parent and key of a request are consistent."""
-        n_tokens, odd = divmod(len(request.tokens), TOKEN_BYTES)
+        row = request.id
+        n_tokens, odd = divmod(len(row.tokens), TOKEN_BYTES)
         return (
             not odd
             and 1 <= n_tokens <= self.block_tokens
-            and 0 <= request.start <= MAX_START
-            and request.start % self.block_tokens == 0
-            and len(request.parent) == len(request.root) == KEY_BYTES
-            and (request.parent == request.root) == (request.start == 0)
+            and 0 <= row.start <= MAX_START
+            and row.start % self.block_tokens == 0
+            and len(row.parent) == len(row.root) == KEY_BYTES
+            and (row.parent == row.root) == (row.start == 0)
             and 0 < request.row_bytes < 1 << 63
-            and child_key(request.parent, request.tokens) == request.key
+            and child_key(row.parent, row.tokens) == row.key
         )
 
     def advance(self, now: float) -> None:
@@ -148,7 +150,7 @@ class RowTable:
 
     def hold(self, request: RowRequest, tier: Tier, location: int | None, nbytes: int) -> int:
         """Record that a tier holds a row, whose bytes and place among the children are claimed."""
-        at = self.nodes.use(request.key)
+        at = self.nodes.use(request.id.key)
         if not self.nodes.copies[at]:
             self._enter(at, request)
         tier.add(at, location, nbytes)
@@ -157,17 +159,17 @@ class RowTable:
         return at
 
     def _enter(self, at: int, request: RowRequest) -> None:
-        nodes = self.nodes
-        parent, root = nodes.use(request.parent), nodes.use(request.root)
+        nodes, row = self.nodes, request.id
+        parent, root = nodes.use(row.parent), nodes.use(row.root)
         nodes.fill(at, request, parent, root, eviction.first_heat(self.now))
         self.n_rows += 1
         self.roots[root] = self.roots.get(root, 0) + 1
         before, after = siblings.insert(nodes, parent, at)
         # In the sorted children, rows that contain or are contained in this one are its neighbours.
         if before:
-            for shorter in siblings.beginnings(nodes, parent, request.tokens):
+            for shorter in siblings.beginnings(nodes, parent, row.tokens):
                 self._supersede(shorter)
-        if after and nodes.tokens(after).startswith(request.tokens):
+        if after and nodes.tokens(after).startswith(row.tokens):
             self._supersede(at)
 
     def _supersede(self, at: int) -> None:
@@ -204,7 +206,7 @@ class RowTable:
         root = nodes.root[at]
         self.n_rows -= 1
         if nodes.n_tokens[at] < self.block_tokens:
-            self.keep_finish_key(eviction.last_used(nodes.heat[at], self.now), nodes.request(at))
+            self.keep_finish_key(eviction.last_used(nodes.heat[at], self.now), nodes.identity(at))
         parent = nodes.parent[at]
         siblings.remove(nodes, parent, at)
         # Tails that only this row contained are needed again, in files too.
@@ -221,7 +223,7 @@ class RowTable:
 
     # ── tails that a longer row contains ─────────────────────────────────────────────────────
 
-    def is_contained(self, tail: RowRequest, tier: Tier, by: int = NIL) -> bool:
+    def is_contained(self, tail: RowIdentity, tier: Tier, by: int = NIL) -> bool:
         """Whether a tier of this kind holds a longer row that begins with all of these tokens.
 
         Only such a row is as durable as this tier's copy. The state of a whole sequence (a row
@@ -242,7 +244,7 @@ class RowTable:
             for at in ((by, *longer) if by else longer)
         )
 
-    def keep_finish_key(self, used: float, row: RowRequest) -> None:
+    def keep_finish_key(self, used: float, row: RowIdentity) -> None:
         """Keep the key of a tail that was used at this time last; see ``cache.finish_keys``.
 
         Callers have that key whether the tail itself was stored, refused or evicted.
@@ -275,7 +277,7 @@ class RowTable:
         if not self.is_superseded(at) or at in self.leases:
             return []
         gone: list[Evicted] = []
-        tail = self.nodes.request(at)
+        tail = self.nodes.identity(at)
         for tier in self.tiers.values():
             if self.is_evictable(at, tier) and self.is_contained(tail, tier, by):
                 self.finish_keys.add(self.now, tail)
@@ -442,10 +444,10 @@ class RowTable:
 
     def rank_found(self, request: RowRequest, heat: float) -> float:
         """The same for a row that is not in the table yet."""
-        if request.parent != request.root and not self.find(request.parent):
+        row = request.id
+        if row.parent != row.root and not self.find(row.parent):
             return eviction.WORTHLESS
-        n_tokens = len(request.tokens) // TOKEN_BYTES
-        return eviction.rank(heat, request.start, n_tokens, request.row_bytes)
+        return eviction.rank(heat, row.start, row.n_tokens, request.row_bytes)
 
     def is_evictable(self, at: int, tier: Tier) -> bool:
         """Whether this tier may drop its copy: it is not leased, and no child depends on it."""

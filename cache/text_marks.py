@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from cache.errors import CorruptRow
 from cache.lru import LruMap
-from cache.rows import decode_meta
+from cache.rows import RowIdentity, decode_meta
 from cache.tokens import TOKEN_BYTES, cut
 
 META_KEY: Final = "replies"
@@ -104,13 +104,13 @@ class TextMarks:
         """Keep a mark; the one used longest ago is dropped."""
         self._known.put(mark.digest, mark)
 
-    def adopt(self, parent: bytes, start: int, tokens: bytes, packed: bytes) -> None:
+    def adopt(self, row: RowIdentity, packed: bytes) -> None:
         """Add the marks of a row that was found by a scan; known ones are newer and stay."""
         for mark in unpack_marks(packed):
-            inside = mark.end - start
-            if mark.digest not in self._known and 0 < inside <= len(tokens) // TOKEN_BYTES:
-                tail = cut(tokens, 0, inside) + mark.extra
-                self.add(TextMark(*mark[:3], parent, start, tail))
+            inside = mark.end - row.start
+            if mark.digest not in self._known and 0 < inside <= row.n_tokens:
+                tail = cut(row.tokens, 0, inside) + mark.extra
+                self.add(TextMark(*mark[:3], row.parent, row.start, tail))
 
     def find(self, candidates: bytes) -> Iterator[TextMark]:
         """The marks of the texts among these candidates, the longest first.

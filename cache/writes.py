@@ -22,10 +22,9 @@ from cache.answers import (
 )
 from cache.counters import Counters
 from cache.nodes import NIL
-from cache.rows import SaveReason
+from cache.rows import RowIdentity, SaveReason
 from cache.table import RowTable
 from cache.tiers import Tier, Write
-from cache.tokens import TOKEN_BYTES
 
 MAX_WAITING_VISITED: Final = 256  # bounds one call when parents are late
 
@@ -64,7 +63,7 @@ class Reservations:
 
         A promotion copies a row of a slower tier into the arena, and evicts no hotter row.
         """
-        key = request.key
+        row_id, key = request.id, request.key
         if tier is None:
             return Refusal(key, RefusalReason.NO_SUCH_TIER)
         row = self._table.find(key)
@@ -75,15 +74,15 @@ class Reservations:
         if not self._table.is_well_formed(request):
             return Refusal(key, RefusalReason.MALFORMED)
         # A tail's key is the caller's from now on, whether or not the tail gets a row.
-        self._table.keep_finish_key(self._table.now, request)
-        if self._table.is_contained(request, tier):
+        self._table.keep_finish_key(self._table.now, row_id)
+        if self._table.is_contained(row_id, tier):
             return Refusal(key, RefusalReason.ALREADY_PRESENT)
-        if not self._has_parent(request, tier):
+        if not self._has_parent(row_id, tier):
             return Refusal(key, RefusalReason.NO_PARENT)
         is_copy = tier.arena is None or is_promotion
         source = self._table.source_for(row, tier) if row and is_copy else None
         # Both ends of the copy are pinned first: making room must not evict them.
-        parent = self._table.add_child(tier, request.parent)
+        parent = self._table.add_child(tier, row_id.parent)
         if row:
             self._table.pin(row)
         nbytes = tier.size_of(request.row_bytes)
@@ -185,7 +184,7 @@ class Reservations:
         for at in list(islice(place.unpersisted, limit + MAX_WAITING_VISITED)):
             if len(chosen) >= limit:
                 break
-            if nodes.parent[at] in chosen or self._has_parent(nodes.request(at), place):
+            if nodes.parent[at] in chosen or self._has_parent(nodes.identity(at), place):
                 source = table.source_for(at, place)
                 if (tier, nodes.key(at)) not in self.open and source is not None:
                     chosen[at] = table.ref(at, source, nodes.n_tokens[at])
@@ -194,33 +193,32 @@ class Reservations:
                 place.unpersisted[at] = None
         return list(chosen.values())
 
-    def _has_parent(self, request: RowRequest, tier: Tier) -> bool:
+    def _has_parent(self, child: RowIdentity, tier: Tier) -> bool:
         """Whether the parent is stored as durably: what survives a restart must be whole chains."""
-        if request.parent == request.root:
+        if child.parent == child.root:
             return True
         table = self._table
-        row = table.find(request.parent)
+        row = table.find(child.parent)
         if row and any(
             other.durability >= tier.durability and other.holds(row)
             for other in table.tiers.values()
         ):
             start, n_tokens = table.nodes.start[row], table.nodes.n_tokens[row]
-        elif write := self.open.get((tier.name, request.parent)):
-            start = write.request.start
-            n_tokens = len(write.request.tokens) // TOKEN_BYTES
+        elif write := self.open.get((tier.name, child.parent)):
+            start, n_tokens = write.request.id.start, write.request.id.n_tokens
         else:
             return False
-        return n_tokens == table.block_tokens and start + n_tokens == request.start
+        return n_tokens == table.block_tokens and start + n_tokens == child.start
 
     def _cancel(self, write: Write, *, retry: bool = False) -> list[Evicted]:
         """End a reservation unpublished; ``retry`` leaves a file copy to the next writer."""
-        tier, key = write.tier, write.request.key
+        tier, row = write.tier, write.request.id
         tier.pinned_bytes -= write.nbytes
         tier.unclaim(write.location, write.nbytes)
-        self._table.remove_child(tier, self._table.nodes.find(write.request.parent))
+        self._table.remove_child(tier, self._table.nodes.find(row.parent))
         freed = self._table.unpin(write.source) if write.source else []
         if tier.arena is not None:
-            freed.append(Evicted(key, tier.name, write.location, write.nbytes))
-        elif retry and (at := self._table.find(key)):
+            freed.append(Evicted(row.key, tier.name, write.location, write.nbytes))
+        elif retry and (at := self._table.find(row.key)):
             self._table.queue_copies(at)
         return freed

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from actors import messages as m
 from actors.kv.reader import RowReader
-from actors.kv.request_cache import DeferredTail, RequestCache
+from actors.kv.request_cache import DeferredTail, Grant, RequestCache
 from actors.kv.restore_plan import Restored
 from actors.kv.row_plan import RowPlan
-from actors.kv.row_writer import Grant, RowWriter
+from actors.kv.row_writer import RowWriter
 from actors.kv.store import ROWS_PER_MESSAGE
 from cache import tokens
 from cache.answers import MissReason
@@ -62,7 +62,7 @@ class BlockStore:
         if logits is not None:
             self._plan.logits_are_in(request, row)
         if self._is_deferred(request, row):
-            return DeferredTail(row, grant.offset, grant.incarnation, logits, ends=grant.ends)
+            return DeferredTail(row, grant, logits)
         return self._writer.write_block(
             request.line.kv_seq, row, grant, request.save_reason, logits
         )

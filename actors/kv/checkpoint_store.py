@@ -17,11 +17,11 @@ from dataclasses import replace
 from actors import messages as m
 from actors.kv.checkpoint_plan import Stops, blocks_between, is_rung, query, tip
 from actors.kv.reader import RowReader, slowness
-from actors.kv.request_cache import RequestCache
+from actors.kv.request_cache import Grant, RequestCache
 from actors.kv.restore_cost import Piece, Rates
 from actors.kv.restore_plan import Restored
 from actors.kv.row_plan import RowPlan
-from actors.kv.row_writer import Grant, RowWriter
+from actors.kv.row_writer import RowWriter
 from actors.kv.store import ROWS_PER_MESSAGE
 from cache import refs, tokens
 from cache.answers import BlockRef, Miss, MissReason
@@ -186,8 +186,9 @@ class CheckpointStore:
             return 0
         row = self._reader.open_checked(ref, tokens.cut(asked, ref.start, ref.start + ref.n_tokens))
         try:
-            if row.header.n_tokens != ref.n_tokens:
-                raise CacheError(f"the row holds {row.header.n_tokens} tokens, not {ref.n_tokens}")
+            held = row.header.id.n_tokens
+            if held != ref.n_tokens:
+                raise CacheError(f"the row holds {held} tokens, not {ref.n_tokens}")
             if not row.header.payload_bytes:
                 return 0
             self._backend.restore_checkpoint(request.line.kv_seq, n_tokens, row.payload)

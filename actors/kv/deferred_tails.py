@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from actors import messages as m
-from actors.kv.request_cache import DeferredTail
+from actors.kv.request_cache import DeferredTail, Grant
 from actors.kv.store import KvStore
 from cache import tokens as token_bytes
 from cache.answers import RefusalReason
@@ -110,7 +110,7 @@ class DeferredTails:
                 continue
             if self._is_extended(holder, tail):
                 tail.due_at = now + self._delay_s  # its block will be stored, or it stays alone
-            elif self._writer.is_granted(tail.incarnation):
+            elif self._writer.is_granted(tail.grant.incarnation):
                 self._write(holder, tail, SaveReason.FINISH)
             else:
                 self._ask_again(holder, tail, now)
@@ -142,8 +142,8 @@ class DeferredTails:
             if refused is not RefusalReason.STARTING:
                 holder.deferred_tail = None  # it is there already, or cannot be stored
             return True
-        tail.offset, tail.incarnation = offset, grants.incarnation
-        tail.ends = dict(grants.ends).get(tail.row.key, NO_ENDS)
+        ends = dict(grants.ends).get(tail.row.key, NO_ENDS)
+        tail.grant = Grant(offset, grants.incarnation, ends)
         self._write(holder, tail, SaveReason.FINISH)
         return True
 
@@ -164,7 +164,7 @@ class DeferredTails:
 
     def _write(self, holder: Holder, tail: DeferredTail, reason: SaveReason) -> None:
         holder.deferred_tail = None
-        if holder.seq is None or not self._writer.is_granted(tail.incarnation):
+        if holder.seq is None or not self._writer.is_granted(tail.grant.incarnation):
             return
         keys = (tail.row.key,)
         if self._writer.write_tail(holder.seq, tail, reason):
@@ -176,7 +176,7 @@ class DeferredTails:
     def _drop(self, holder: Holder, *, is_extended: bool) -> None:
         """Give back the room of a tail that is not written."""
         tail, holder.deferred_tail = holder.deferred_tail, None
-        if tail is None or not self._writer.is_granted(tail.incarnation):
+        if tail is None or not self._writer.is_granted(tail.grant.incarnation):
             return
         self.not_written += is_extended
         keys, none = (tail.row.key,), ()

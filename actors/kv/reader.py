@@ -25,7 +25,8 @@ from cache.answers import RAM, BlockRef, Miss, MissReason
 from cache.arena import ArenaReader
 from cache.errors import CacheError
 from cache.filesystem import PosixFilesystem
-from cache.publish import MappedRow, open_row
+from cache.publish import open_row
+from cache.rows import MappedRow
 from cache.tokens import TokenIds
 from native.backend import Backend
 from native.errors import NativeError, NoKvSpace, StateRefused
@@ -58,8 +59,8 @@ class _Row:
         """What ``Backend.restore_block`` takes: start, number of tokens, payload."""
         row = self.mapped
         if row.payload.nbytes <= self.kv_bytes:
-            return self.ref.start, row.header.n_tokens, row.payload
-        return self.ref.start, row.header.n_tokens, row.payload[: self.kv_bytes]
+            return self.ref.start, row.header.id.n_tokens, row.payload
+        return self.ref.start, row.header.id.n_tokens, row.payload[: self.kv_bytes]
 
 
 class RowReader:
@@ -97,7 +98,7 @@ class RowReader:
             for block in refs.unpack_blocks(found.blocks):
                 row = self._open(block)
                 row.payload.release()
-                whole.append(tokens.cut(row.tokens, 0, block.n_used))
+                whole.append(tokens.cut(row.header.id.tokens, 0, block.n_used))
         except (CacheError, OSError):
             return None
         ids = TokenIds.unpacked(b"".join(whole))
@@ -136,7 +137,7 @@ class RowReader:
         if not rejected and limit == len(line.tokens) - 1:
             logits = self._logits_of(request, checked, prompt)
         if logits is not None:
-            limit, logits_row = len(line.tokens), checked[-1].mapped.tokens
+            limit, logits_row = len(line.tokens), checked[-1].mapped.header.id.tokens
             checked[-1] = replace(checked[-1], end=limit)
         reached = plan.base
         try:
@@ -207,7 +208,7 @@ class RowReader:
 
         A payload of any other size is not shortened, so that the backend refuses it.
         """
-        kv_bytes = self._backend.block_bytes(row.header.n_tokens)
+        kv_bytes = self._backend.block_bytes(row.header.id.n_tokens)
         logits_bytes = prompt_logits.KEPT_BYTES
         logits_bytes += prompt_logits.LOGIT_BYTES * self._backend.info.n_vocab
         has_logits = row.payload.nbytes == kv_bytes + logits_bytes
@@ -224,7 +225,7 @@ class RowReader:
         if kept is None or last.ref.start + kept[0] != tokens.count(prompt):
             return None
         expected = tokens.cut(prompt, last.ref.start)
-        return kept[1] if last.mapped.tokens.startswith(expected) else None
+        return kept[1] if last.mapped.header.id.tokens.startswith(expected) else None
 
     def _apply(self, seq: int, rows: list[_Row], base: int, limit: int) -> tuple[int, _Row | None]:
         """Restore checked rows: tokens that the sequence holds then, and a row that was refused.
@@ -275,14 +276,14 @@ class RowReader:
         if block.tier == RAM:
             if self._arena is None:
                 self._arena = ArenaReader(self._arena_path or "")
-            header, payload, stored = self._arena.row(block.location or 0)
-            return MappedRow(header, stored, payload)
+            return self._arena.row(block.location or 0)
         return open_row(self._files, self._tier_dirs[block.tier], block.key)
 
     def _check(self, row: MappedRow, start: int, expected: bytes) -> None:
-        if row.header.root != self._plan.root:
+        found = row.header.id
+        if found.root != self._plan.root:
             raise CacheError("the row belongs to another namespace")
-        if row.header.start != start:
-            raise CacheError(f"the row starts at {row.header.start}, expected {start}")
-        if not row.tokens.startswith(expected):
+        if found.start != start:
+            raise CacheError(f"the row starts at {found.start}, expected {start}")
+        if not found.tokens.startswith(expected):
             raise CacheError("the row holds other tokens than the prompt")

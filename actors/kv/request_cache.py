@@ -19,19 +19,27 @@ from cache.text_marks import RowMark
 from cache.tokens import TokenIds
 
 
-@dataclass(slots=True, eq=False)
-class DeferredTail:
-    """A row that may be written, and where; 0 is no incarnation, so that is no reservation."""
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Memory of the arena for one row."""
 
-    row: m.RowWanted
     offset: int
     incarnation: int
+    """Of the cache_meta that granted it."""
+    ends: bytes = NO_ENDS
+    """Where shorter tails end that the row contains, see ``cache.finish_keys``."""
+
+
+@dataclass(slots=True, eq=False)
+class DeferredTail:
+    """A row that may be written, and where."""
+
+    row: m.RowWanted
+    grant: Grant
     logits: tuple[int, array[float]] | None = None
     """Of the prompt's last position, and how many tokens of the row come before its end."""
     due_at: float = 0.0
     """Seconds on the engine's clock."""
-    ends: bytes = NO_ENDS
-    """Where shorter tails end that it contains, see ``cache.finish_keys``."""
 
     @property
     def end(self) -> int:

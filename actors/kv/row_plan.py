@@ -17,7 +17,7 @@ from actors.text.reply_marks import Mark
 from cache import keys, tokens
 from cache.finish_keys import ENDS_KEY, NO_ENDS
 from cache.policy import SavePolicy, Span, at_finish, at_prompt_end, while_generating
-from cache.rows import encode_meta, row_bytes
+from cache.rows import RowIdentity, encode_meta, row_bytes
 from cache.text_marks import META_KEY, RowMark, pack_marks
 from native.backend import ModelInfo
 
@@ -98,16 +98,9 @@ class RowPlan:
         with_logits = self._carries_logits(request, start, packed)
         marks = pack_marks([mark for mark in request.marks if start < mark.end <= end])
         meta = self.meta(marks, with_logits=with_logits)
-        return m.RowWanted(
-            key=keys.child_key(parent, packed),
-            parent=parent,
-            start=start,
-            tokens=packed,
-            row_bytes=row_bytes(
-                end - start, n_bytes + (self.logits_bytes if with_logits else 0), meta
-            ),
-            marks=marks,
-        )
+        n_bytes += self.logits_bytes if with_logits else 0
+        row = RowIdentity.after(parent, self.root, start, packed)
+        return m.RowWanted.of(row, row_bytes(row.n_tokens, n_bytes, meta), marks)
 
     def meta(self, marks: bytes, *, with_logits: bool, ends: bytes = NO_ENDS) -> bytes:
         """Metadata of a row; its length does not depend on ``ends``."""
@@ -127,13 +120,8 @@ class RowPlan:
     ) -> m.RowWanted:
         """A row of packed tokens with a state of so many bytes; a link if that is 0."""
         parent = self.chain(request, start // self.block_tokens)
-        return m.RowWanted(
-            key=keys.child_key(parent, packed),
-            parent=parent,
-            start=start,
-            tokens=packed,
-            row_bytes=self.state_row_bytes(packed, state_bytes),
-        )
+        row = RowIdentity.after(parent, self.root, start, packed)
+        return m.RowWanted.of(row, self.state_row_bytes(packed, state_bytes))
 
     def state_row_bytes(self, packed: bytes, state_bytes: int) -> int:
         """Size of such a row."""

@@ -9,31 +9,18 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from actors import messages as m
 from actors.kv.prompt_logits import append_logits
-from actors.kv.request_cache import DeferredTail
+from actors.kv.request_cache import DeferredTail, Grant
 from actors.kv.row_plan import RowPlan
 from actors.kv.save_stats import SaveTimes
 from cache import tokens
 from cache.arena import SlabWriter
 from cache.errors import CacheError
-from cache.finish_keys import NO_ENDS
 from cache.rows import RowHeader, SaveReason
 from native.backend import Backend
 from native.errors import NativeError
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Memory of the arena for one row."""
-
-    offset: int
-    incarnation: int
-    """Of the cache_meta that granted it."""
-    ends: bytes = NO_ENDS
-    """Where shorter tails end that the row contains, see ``cache.finish_keys``."""
 
 
 class RowWriter:
@@ -63,8 +50,7 @@ class RowWriter:
 
     def write_tail(self, seq: int, tail: DeferredTail, reason: SaveReason) -> bool:
         """Write a tail that was put off, from the sequence that holds it; whether that worked."""
-        grant = Grant(tail.offset, tail.incarnation, tail.ends)
-        return self.write_block(seq, tail.row, grant, reason, tail.logits)
+        return self.write_block(seq, tail.row, tail.grant, reason, tail.logits)
 
     def write_block(
         self,
@@ -111,11 +97,7 @@ class RowWriter:
             return False
         started = time.perf_counter_ns()
         header = RowHeader(
-            key=row.key,
-            parent=row.parent,
-            root=self._plan.root,
-            start=row.start,
-            n_tokens=tokens.count(row.tokens),
+            row.identity(self._plan.root),
             payload_bytes=payload_bytes,
             reason=reason,
             created_unix_s=time.time(),
@@ -123,7 +105,7 @@ class RowWriter:
         try:
             writer = SlabWriter(self._arena_path, grant.offset, row.row_bytes)
             try:
-                writer.begin(header, row.tokens, meta)
+                writer.begin(header, meta)
                 fill(writer.payload)
                 writer.publish()
             finally:

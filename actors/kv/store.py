@@ -13,11 +13,11 @@ from typing import Protocol
 
 from actors import messages as m
 from actors.kv.reader import RowReader
-from actors.kv.request_cache import DeferredTail, RequestCache
+from actors.kv.request_cache import DeferredTail, Grant, RequestCache
 from actors.kv.restore_cost import Rates
 from actors.kv.restore_plan import Restored
 from actors.kv.row_plan import RowPlan
-from actors.kv.row_writer import Grant, RowWriter
+from actors.kv.row_writer import RowWriter
 from actors.messages.payload import INLINE_LIMIT_BYTES, Payload, PayloadKeeper
 from cache.answers import MissReason, RefusalReason
 from cache.finish_keys import NO_ENDS

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Self
 
 from actors.messages.payload import Payload
 from cache.answers import Miss, RefusalReason
 from cache.facts import NamespaceFacts, RowFacts
+from cache.rows import RowIdentity
 from supervision.frozen import frozen
 
 # ── cache_meta: from models ────────────────────────────────────────────────────────────────────
@@ -54,7 +56,11 @@ class ReleaseLease:
 
 @frozen
 class RowWanted:
-    """One row that a model asks to store."""
+    """One row that a model asks to store.
+
+    The fields of its ``RowIdentity`` are spelled out: 128 rows travel in a message, and a nested
+    value costs twice the time to pack and unpack. ``ReserveRows`` has the root, once for all.
+    """
 
     key: bytes
     parent: bytes
@@ -63,6 +69,15 @@ class RowWanted:
     row_bytes: int
     marks: bytes = b""
     """Of replies that end in it, see ``cache.text_marks``; its metadata holds them."""
+
+    @classmethod
+    def of(cls, row: RowIdentity, row_bytes: int, marks: bytes = b"") -> Self:
+        """The message about this row."""
+        return cls(row.key, row.parent, row.start, row.tokens, row_bytes, marks)
+
+    def identity(self, root: bytes) -> RowIdentity:
+        """The row, in the namespace with this root key."""
+        return RowIdentity(self.key, self.parent, root, self.start, self.tokens)
 
 
 @frozen
@@ -147,7 +162,10 @@ class PersistState:
 
 @frozen
 class StoredRow:
-    """A row that a tier found when it started."""
+    """A row that a tier found when it started.
+
+    The fields of its ``RowIdentity`` are spelled out, as in ``RowWanted``.
+    """
 
     key: bytes
     parent: bytes
@@ -162,6 +180,25 @@ class StoredRow:
     """As in ``RowWanted``."""
     ends: bytes = b""
     """Where tails end that it contains, see ``cache.finish_keys``."""
+
+    @classmethod
+    def of(
+        cls,
+        row: RowIdentity,
+        row_bytes: int,
+        location: int | None,
+        age_s: float = 0.0,
+        *,
+        marks: bytes = b"",
+        ends: bytes = b"",
+    ) -> Self:
+        """The message about this row."""
+        known = (row.key, row.parent, row.root, row.start, row.tokens)
+        return cls(*known, row_bytes, location, age_s, marks, ends)
+
+    @property
+    def identity(self) -> RowIdentity:
+        return RowIdentity(self.key, self.parent, self.root, self.start, self.tokens)
 
 
 @frozen

@@ -194,10 +194,7 @@ class CacheMetaActor(Worker):
             return m.RowsReserved(ask.ref, self.incarnation, (), refused)
         self._holders.add(ask.holder)
         reason = SaveReason(ask.reason)
-        wanted = [
-            RowRequest(row.key, row.parent, ask.root, row.start, row.tokens, row.row_bytes, reason)
-            for row in ask.rows
-        ]
+        wanted = [RowRequest(row.identity(ask.root), row.row_bytes, reason) for row in ask.rows]
         answers, evicted = self._index.reserve(time.monotonic(), ask.holder, wanted)
         self._dispose(evicted)  # before another row is written there, see cache.answers.Reserved
         offsets: list[tuple[bytes, int]] = []
@@ -208,7 +205,7 @@ class CacheMetaActor(Worker):
                 refusals.append((answer.key, answer.reason))
             elif answer.offset is not None:
                 offsets.append((answer.key, answer.offset))
-                if packed := self._index.ends_in(row):
+                if packed := self._index.ends_in(row.id):
                     ends.append((answer.key, packed))
         return m.RowsReserved(
             ask.ref, self.incarnation, tuple(offsets), tuple(refusals), tuple(ends)

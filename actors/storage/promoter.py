@@ -12,7 +12,7 @@ from cache.arena import SlabWriter
 from cache.errors import CacheError, NoArenaSpace
 from cache.filesystem import Filesystem
 from cache.publish import read_row
-from cache.rows import row_meta, row_payload, row_tokens
+from cache.rows import row_meta, row_payload
 
 
 class Promoter:
@@ -38,7 +38,7 @@ class Promoter:
         try:
             header, view = read_row(self._files, self._roots[order.source], order.key)
             with SlabWriter(self._arena_path, order.offset or 0, order.row_bytes) as slab:
-                slab.begin(header, row_tokens(view, header), row_meta(view, header))
+                slab.begin(header, row_meta(view, header))
                 slab.payload[:] = row_payload(view, header)
                 slab.publish()
         except NoArenaSpace as error:  # the machine is short of memory; no directory has failed

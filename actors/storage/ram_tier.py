@@ -66,22 +66,16 @@ class RamTierActor(TierWorker):
         now = time.time()
         with ArenaReader(path) as arena:
             for offset, _, header in scan_arena(path):
-                _, payload, tokens = arena.row(offset)
-                payload.release()
                 meta = arena.meta(offset, header)
                 self._rows += 1
                 self._bytes += header.row_bytes
-                yield m.StoredRow(
-                    header.key,
-                    header.parent,
-                    header.root,
-                    header.start,
-                    tokens,
+                yield m.StoredRow.of(
+                    header.id,
                     header.row_bytes,
                     offset,
                     max(0.0, now - header.created_unix_s),
-                    marks_in(meta),
-                    ends_in(meta),
+                    marks=marks_in(meta),
+                    ends=ends_in(meta),
                 )
 
     def handle(self, message: object, sender: Address) -> None:

@@ -75,15 +75,13 @@ class RowImport:
             first = self._rows_done
             self._rows_done = first + LOOKED_AT
             for row in found.rows[first : self._rows_done]:
-                request = RowRequest(
-                    row.key, row.parent, row.root, row.start, row.tokens, row.row_bytes
-                )
+                request = RowRequest(row.identity, row.row_bytes)
                 used = now - row.age_s
                 evicted += self._index.adopt(now, found.tier, request, row.location, used)
                 if row.ends:
                     self._index.add_finish_keys(used, request, row.ends)
                 if row.marks and self._marks is not None:
-                    self._marks.adopt(row.parent, row.start, row.tokens, row.marks)
+                    self._marks.adopt(request.id, row.marks)
             now = time.monotonic()
         self._dispose(evicted)
         return self._rows_done >= len(found.rows)

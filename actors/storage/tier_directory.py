@@ -251,17 +251,13 @@ class TierDirectory:
             header = row.header
             self._counts.rows += 1
             self._counts.bytes += row.nbytes
-            yield m.StoredRow(
-                header.key,
-                header.parent,
-                header.root,
-                header.start,
-                row.tokens,
+            yield m.StoredRow.of(
+                header.id,
                 header.row_bytes,
                 None,
                 max(0.0, now - header.created_unix_s),
-                marks_in(row.meta),
-                ends_in(row.meta),
+                marks=marks_in(row.meta),
+                ends=ends_in(row.meta),
             )
 
     def _drop(self, keys: tuple[bytes, ...]) -> None:

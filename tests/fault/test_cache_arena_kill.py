@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from cache import arena
-from cache.keys import child_key, namespace_key
-from cache.rows import RowHeader, row_bytes, row_tokens
+from cache.keys import namespace_key
+from cache.rows import RowHeader, RowIdentity, row_bytes
 from cache.tokens import pack, unpack
 
 pytestmark = pytest.mark.fault
@@ -33,7 +33,7 @@ def payload_of(number: int) -> bytes:
 
 def write(path: str, slot: int, number: int, step=None) -> None:
     tokens, payload = pack([number]), payload_of(number)
-    head = RowHeader(child_key(ROOT, tokens), ROOT, ROOT, 0, 1, len(payload))
+    head = RowHeader(RowIdentity.after(ROOT, ROOT, 0, tokens), len(payload))
     is_stepping, step = step is not None, step or (lambda: None)
     step()
     arena.mark_free(path, slot_offset(slot))
@@ -41,7 +41,7 @@ def write(path: str, slot: int, number: int, step=None) -> None:
     with arena.SlabWriter(path, slot_offset(slot), row_bytes(1, len(payload))) as slab:
         if is_stepping:
             slab._map = Stepping(slab._map, step)
-        slab.begin(head, tokens)
+        slab.begin(head)
         view = slab.payload
         for at in range(0, len(payload), PAGE):
             step()
@@ -77,8 +77,8 @@ def found(path: str) -> dict[int, int]:
     with arena.ArenaReader(path) as reader:
         for offset, nbytes, head in arena.scan_arena(path):
             slab = reader.slab(offset)
-            (number,) = unpack(row_tokens(slab, head))
-            _, payload, _ = reader.row(offset)
+            (number,) = unpack(head.id.tokens)
+            _, payload = reader.row(offset)
             assert payload == payload_of(number), "a torn row was found"
             assert nbytes <= SLOT_PAGES * PAGE
             out[(offset // PAGE - 1) // SLOT_PAGES] = number

@@ -28,7 +28,7 @@ from cache.errors import (
 from cache.filesystem import LOCK_FILE, PosixFilesystem, lock_directory
 from cache.keys import child_key, namespace_key
 from cache.publish import QUARANTINE, QUARANTINE_KEPT, open_row, quarantine_row, row_path, write_row
-from cache.rows import RowHeader, encode_header, encode_meta
+from cache.rows import RowHeader, RowIdentity, encode_header, encode_meta
 from cache.scan import rescan
 from cache.tokens import pack
 
@@ -46,7 +46,7 @@ def slab(number: int, root: bytes = ROOT, meta: bytes = b"") -> tuple[bytes, byt
     tokens = pack([number])
     key = child_key(root, tokens)
     return key, encode_header(
-        RowHeader(key, root, root, 0, 1, len(PAYLOAD)), tokens, meta
+        RowHeader(RowIdentity(key, root, root, 0, tokens), len(PAYLOAD)), meta
     ) + PAYLOAD
 
 
@@ -100,7 +100,7 @@ def arena(tmp_path: Path) -> Iterator[tuple[str, int]]:
     key, row = slab(1, meta=encode_meta({"model": "hostile"}))
     header = rows.parse_header(row)
     with SlabWriter(path, page, page) as writer:
-        writer.begin(header, pack([1]), rows.row_meta(row, header))
+        writer.begin(header, rows.row_meta(row, header))
         writer.payload[:] = PAYLOAD
         writer.publish(sealed=True)
     assert key == header.key
@@ -114,7 +114,7 @@ def test_no_bit_of_a_slab_can_flip_unnoticed_where_a_check_promises_it(
     """The head always, also by a reader that has proved it before; the payload of a sealed row."""
     path, offset = arena
     with ArenaReader(path) as known:
-        header, _, _ = known.row(offset)
+        header, _ = known.row(offset)
         fd = os.open(path, os.O_RDWR)
         unnoticed = set()
         for at in range(header.row_bytes):
@@ -453,7 +453,7 @@ def test_wrong_metadata_is_harmless(tmp_path: Path, name: str) -> None:
     (found,) = rescan(FS, tmp_path).rows
     assert found.meta == meta
     marks = text_marks.TextMarks()
-    marks.adopt(ROOT, 0, found.tokens, text_marks.marks_in(found.meta))
+    marks.adopt(found.header.id, text_marks.marks_in(found.meta))
     assert len(list(marks.find(b"\xff" * 3600))) == 0
     try:
         assert isinstance(rows.decode_meta(meta), dict)

@@ -13,7 +13,7 @@ from cache.errors import CacheError, MissingRow
 from cache.filesystem import PosixFilesystem
 from cache.keys import child_key, namespace_key
 from cache.publish import delete_row, open_row, row_path, write_rows
-from cache.rows import RowHeader, encode_header
+from cache.rows import RowHeader, RowIdentity, encode_header
 from cache.scan import rescan
 from cache.tokens import pack
 from tests.support.power import LosingDisk
@@ -30,7 +30,7 @@ def row(number: int) -> tuple[bytes, bytes, bytes]:
     tokens = pack([number])
     payload = random.Random(number).randbytes(300 + 997 * number)
     key = child_key(ROOT, tokens)
-    head = encode_header(RowHeader(key, ROOT, ROOT, 0, 1, len(payload)), tokens)
+    head = encode_header(RowHeader(RowIdentity(key, ROOT, ROOT, 0, tokens), len(payload)))
     return key, head + payload, payload
 
 

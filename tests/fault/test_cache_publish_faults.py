@@ -13,7 +13,7 @@ from cache.errors import CacheError, MissingRow, TierUnavailable
 from cache.filesystem import PosixFilesystem
 from cache.keys import child_key, namespace_key
 from cache.publish import TEMP_SUFFIX, open_row, row_path, write_row, write_rows
-from cache.rows import RowHeader, encode_header, parse_header, row_payload
+from cache.rows import RowHeader, RowIdentity, encode_header, parse_header, row_payload
 from cache.scan import rescan
 from cache.tokens import pack
 from tests.support.waiting import eventually
@@ -27,7 +27,9 @@ FS = PosixFilesystem()
 def slab(number: int, payload: bytes) -> tuple[bytes, bytes]:
     tokens = pack([number])
     key = child_key(ROOT, tokens)
-    return key, encode_header(RowHeader(key, ROOT, ROOT, 0, 1, len(payload)), tokens) + payload
+    return key, encode_header(
+        RowHeader(RowIdentity(key, ROOT, ROOT, 0, tokens), len(payload))
+    ) + payload
 
 
 class Killed(BaseException):
@@ -288,7 +290,7 @@ def test_a_writer_process_killed_at_any_instant_leaves_rows_absent_or_valid(tmp_
         assert temps(root) == []
         assert found.quarantined == ()
         for row in found.rows:
-            number = int.from_bytes(row.tokens, "little")
+            number = int.from_bytes(row.header.id.tokens, "little")
             assert is_absent_or_valid(root, row.header.key, payloads[number])
         assert [n for n in numbers if is_absent_or_valid(root, slab(n, b"")[0], payloads[n])] == (
             list(range(1, len(found.rows) + 1))

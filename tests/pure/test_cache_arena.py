@@ -12,7 +12,7 @@ import pytest
 from cache import arena
 from cache.errors import BadArena, BadMagic, CorruptRow, NoArenaSpace
 from cache.keys import child_key, namespace_key
-from cache.rows import RowHeader, RowState, encode_header, row_bytes, verify
+from cache.rows import RowHeader, RowIdentity, RowState, encode_header, row_bytes, verify
 from cache.tokens import pack
 
 pytestmark = pytest.mark.pure
@@ -29,17 +29,15 @@ def path():
     os.close(fd)
 
 
-def header(number: int, payload_bytes: int) -> tuple[RowHeader, bytes]:
-    tokens = pack([number])
-    key = child_key(ROOT, tokens)
-    return RowHeader(key, ROOT, ROOT, 0, 1, payload_bytes), tokens
+def header(number: int, payload_bytes: int) -> RowHeader:
+    return RowHeader(RowIdentity.after(ROOT, ROOT, 0, pack([number])), payload_bytes)
 
 
 def write(path, offset, number, payload, *, publish=True, sealed=False, meta=b"") -> int:
-    head, tokens = header(number, len(payload))
+    head = header(number, len(payload))
     nbytes = row_bytes(1, len(payload), meta)
     with arena.SlabWriter(path, offset, nbytes) as slab:
-        slab.begin(head, tokens, meta)
+        slab.begin(head, meta)
         slab.payload[:] = payload
         if publish:
             assert slab.publish(sealed=sealed).state is RowState.PUBLISHED
@@ -58,10 +56,10 @@ def test_the_superblock_in_the_docstring_is_the_struct():
 def test_a_row_is_read_where_it_was_written(path):
     write(path, 3 * PAGE, 7, b"kv" * 5000, meta=b"\x80")
     with arena.ArenaReader(path) as reader:
-        head, payload, tokens = reader.row(3 * PAGE)
+        head, payload = reader.row(3 * PAGE)
         assert payload == b"kv" * 5000
         assert payload.readonly
-        assert tokens == pack([7])
+        assert head.id.tokens == pack([7])
         assert (head.meta_bytes, head.sealed) == (1, False)
         payload.release()
 
@@ -70,7 +68,7 @@ def test_a_sealed_row_proves_its_payload(path):
     write(path, PAGE, 7, b"kv" * 5000, sealed=True)
     with arena.ArenaReader(path) as reader:
         slab = reader.slab(PAGE)
-        head, payload, _ = reader.row(PAGE)
+        head, payload = reader.row(PAGE)
         verify(slab, head)
         payload.release()
         slab.release()
@@ -86,7 +84,7 @@ def test_a_row_that_was_begun_but_not_published_does_not_exist(path):
 def test_views_outlive_a_closed_reader(path):
     write(path, PAGE, 7, b"kv" * 100)
     reader = arena.ArenaReader(path)
-    _, payload, _ = reader.row(PAGE)
+    _, payload = reader.row(PAGE)
     reader.close()
     assert payload[:2] == b"kv"
 
@@ -106,8 +104,8 @@ def test_a_scan_finds_all_published_rows_and_their_slabs(path):
 def test_a_scan_survives_rubbish_between_rows(path):
     write(path, PAGE, 1, b"a" * 100)
     write(path, 9 * PAGE, 2, b"b" * 100)
-    head, tokens = header(3, 50)
-    whole = encode_header(head, tokens)
+    head = header(3, 50)
+    whole = encode_header(head)
     fd = os.open(path, os.O_RDWR)
     os.pwrite(fd, os.urandom(3 * PAGE), 2 * PAGE)
     os.pwrite(fd, whole[:100], 5 * PAGE)  # a head cut short
@@ -123,9 +121,9 @@ def test_beginning_a_slab_wipes_every_row_inside_it(path):
     for page in range(1, 6):
         write(path, page * PAGE, page, b"old")
     assert len(list(arena.scan_arena(path))) == 5
-    head, tokens = header(99, 4 * PAGE)
+    head = header(99, 4 * PAGE)
     with arena.SlabWriter(path, PAGE, row_bytes(1, 4 * PAGE)) as slab:
-        slab.begin(head, tokens)
+        slab.begin(head)
         assert list(arena.scan_arena(path)) == []
     arena.mark_free(path, PAGE)  # nor do they come back when the new row goes
     assert list(arena.scan_arena(path)) == []
@@ -168,9 +166,9 @@ def test_an_offset_that_is_no_slab_is_refused_everywhere(path, offset):
 
 
 def test_a_row_larger_than_its_slab_is_refused(path):
-    head, tokens = header(1, 2 * PAGE)
+    head = header(1, 2 * PAGE)
     with arena.SlabWriter(path, PAGE, PAGE) as slab, pytest.raises(BadArena, match="exceeds"):
-        slab.begin(head, tokens)
+        slab.begin(head)
     with pytest.raises(BadArena):
         arena.SlabWriter(path, 255 * PAGE, 2 * PAGE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -11,9 +12,9 @@ from cache import siblings
 from cache.answers import Evicted, Refusal, RefusalReason, Reservation, RowRequest
 from cache.finish_keys import MAX_ENDS, FinishKeys, ends_in, pack_ends, tails_in, unpack_ends
 from cache.index import CacheIndex
-from cache.keys import child_key, namespace_key
+from cache.keys import namespace_key
 from cache.nodes import Nodes
-from cache.rows import SaveReason
+from cache.rows import RowIdentity, SaveReason
 from cache.tokens import TIP, pack
 
 pytestmark = pytest.mark.pure
@@ -28,9 +29,8 @@ def row(*ids: int, root: bytes = ROOT) -> RowRequest:
     parent = root
     for at in range(0, len(ids), BLOCK):
         tokens = pack(ids[at : at + BLOCK])
-        key = child_key(parent, tokens)
-        last = RowRequest(key, parent, root, at, tokens, SIZE, SaveReason.COLD)
-        parent = key
+        last = RowRequest(RowIdentity.after(parent, root, at, tokens), SIZE, SaveReason.COLD)
+        parent = last.key
     return last
 
 
@@ -129,7 +129,7 @@ def test_the_longer_row_is_worth_what_the_tail_was():
 def test_a_malformed_row_adds_no_finish_keys():
     index = make(disk=100_000)
     block = row(1, 2, 3, 4)
-    lie = RowRequest(block.key, block.parent, ROOT, 4, block.tokens, SIZE)
+    lie = RowRequest(replace(block.id, start=4), SIZE)
     index.add_finish_keys(1.0, lie, pack_ends([2]))
     index.adopt(1.0, "disk", block)
     assert resolved(index, 1, 2) is None
@@ -232,7 +232,7 @@ def test_the_state_of_a_whole_sequence_is_contained_in_no_other():
     save(index, TIP, 1, 2, 3)
     assert index.snapshot().rows == 3
     assert index.drop_contained(row(TIP, 1).key) == []
-    assert index.ends_in(row(TIP, 1, 2, 3)) == b""
+    assert index.ends_in(row(TIP, 1, 2, 3).id) == b""
     assert index.snapshot().tails_removed == 0
 
 
@@ -305,15 +305,15 @@ def test_rows_store_where_the_tails_in_them_end_and_a_new_index_reads_it():
     save(index, 1)
     index.reserve(1.0, "m", [row(1, 2)])  # held back, as the end of a reply is
     block = row(1, 2, 3, 4)
-    ends = index.ends_in(block)
+    ends = index.ends_in(block.id)
     assert unpack_ends(ends) == (1, 2)
-    assert index.ends_in(row(5, 6, 7, 8)) == b""
+    assert index.ends_in(row(5, 6, 7, 8).id) == b""
     again = make(disk=100_000)
     again.adopt(1.0, "disk", block)
     assert resolved(again, 1, 2) is None
     again.add_finish_keys(0.5, block, ends)
     assert [resolved(again, 1), resolved(again, 1, 2), resolved(again, 1, 2, 3)] == [1, 2, None]
-    assert unpack_ends(again.ends_in(block)) == (1, 2)
+    assert unpack_ends(again.ends_in(block.id)) == (1, 2)
 
 
 def test_a_key_whose_block_was_evicted_is_unknown():
@@ -380,7 +380,7 @@ def test_however_the_last_copy_of_a_tail_goes_its_key_stands_for_the_tokens(way)
     assert tiers_of(index, 1, 2) == []
     match = index.lookup_key(2.0, READER, row(1, 2).key)
     assert (match.n_tokens, match.blocks[-1].key) == (2, row(1, 2, 3, 4).key)
-    assert unpack_ends(index.ends_in(row(1, 2, 3, 4))) == (2,)
+    assert unpack_ends(index.ends_in(row(1, 2, 3, 4).id)) == (2,)
 
 
 @pytest.mark.parametrize("met", ["offered", "found"])
@@ -415,12 +415,12 @@ def test_ends_of_a_row_are_read_as_they_were_packed():
 
 @pytest.mark.parametrize("end", [0, 4, 5, 65535])
 def test_an_end_that_is_not_inside_its_row_stands_for_nothing(end):
-    assert list(tails_in(row(1, 2, 3, 4), [end])) == []
+    assert list(tails_in(row(1, 2, 3, 4).id, [end])) == []
 
 
 def test_of_more_tails_than_are_kept_those_used_last_are_known():
     keys = FinishKeys(limit=10)
-    tails = [row(n) for n in range(100)]
+    tails = [row(n).id for n in range(100)]
     times = list(range(100))
     random.Random(5).shuffle(times)
     for used, tail in zip(times, tails, strict=True):
@@ -434,7 +434,7 @@ def test_of_more_tails_than_are_kept_those_used_last_are_known():
 def test_a_tail_that_is_used_again_and_again_takes_no_more_room():
     keys = FinishKeys(limit=10)
     for used in range(1000):
-        keys.add(float(used), row(used % 7))
+        keys.add(float(used), row(used % 7).id)
     assert len(keys) == 7
     assert all(keys.get(row(n).key) for n in range(7))
 

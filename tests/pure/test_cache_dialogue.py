@@ -18,6 +18,7 @@ from cache.answers import RAM, Miss, MissReason, RowRequest
 from cache.index import CacheIndex
 from cache.keys import child_key
 from cache.policy import SavePolicy
+from cache.rows import RowIdentity
 from native.params import ModelParams
 from native.stub import StubBackend
 from supervision import Address
@@ -153,7 +154,7 @@ def test_the_index_reports_rows_that_are_being_written() -> None:
     packed = tokens.pack(IDS[:64])
     key = child_key(root, packed)
     assert not index.is_being_written(key)
-    index.reserve(0.0, "model#1", [RowRequest(key, root, root, 0, packed, 4096)])
+    index.reserve(0.0, "model#1", [RowRequest(RowIdentity(key, root, root, 0, packed), 4096)])
     assert index.is_being_written(key)
     index.publish(0.0, "model#1", key)
     assert not index.is_being_written(key)

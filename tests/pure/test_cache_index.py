@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cache.answers import Evicted, MissReason, Refusal, RefusalReason, Reservation, RowRequest
 from cache.errors import InvariantBroken
 from cache.index import CacheIndex
-from cache.keys import child_key, namespace_key
-from cache.rows import SaveReason
+from cache.keys import namespace_key
+from cache.rows import RowIdentity, SaveReason
 from cache.tokens import pack
 
 pytestmark = pytest.mark.pure
@@ -21,9 +23,9 @@ def chain(*ids: int, root: bytes = ROOT, size: int = SIZE) -> list[RowRequest]:
     out, parent = [], root
     for at in range(0, len(ids), BLOCK):
         tokens = pack(ids[at : at + BLOCK])
-        key = child_key(parent, tokens)
-        out.append(RowRequest(key, parent, root, at, tokens, size, SaveReason.COLD))
-        parent = key
+        row = RowIdentity.after(parent, root, at, tokens)
+        out.append(RowRequest(row, size, SaveReason.COLD))
+        parent = row.key
     return out
 
 
@@ -192,12 +194,10 @@ def test_every_refusal_names_its_reason():
     ],
 )
 def test_a_request_whose_parts_do_not_fit_is_malformed(change):
-    fields = {
-        name: getattr(chain(0, 1)[0], name)
-        for name in ("key", "parent", "root", "start", "tokens", "row_bytes", "reason")
-    }
-    index = make()
-    answers = index.reserve(0, "m", [RowRequest(**{**fields, **change})]).answers
+    good, index = chain(0, 1)[0], make()
+    is_of_id = not change.keys() & {"row_bytes"}
+    wrong = {"id": replace(good.id, **change)} if is_of_id else change
+    answers = index.reserve(0, "m", [replace(good, **wrong)]).answers
     assert reasons(answers) == [RefusalReason.MALFORMED]
 
 
@@ -206,7 +206,7 @@ def test_a_tail_can_have_no_children():
     save(index, 0, 1)
     tail = chain(0, 1)[0]
     tokens = pack([2, 3])
-    child = RowRequest(child_key(tail.key, tokens), tail.key, ROOT, 4, tokens, SIZE)
+    child = RowRequest(RowIdentity.after(tail.key, ROOT, 4, tokens), SIZE)
     assert reasons(index.reserve(0, "m", [child]).answers) == [RefusalReason.NO_PARENT]
 
 
@@ -387,7 +387,9 @@ def test_a_hash_collision_is_never_a_hit(monkeypatch):
         monkeypatch.setattr(f"cache.{module}.child_key", weak)
     index = make()
     tokens = pack([1, 2, 3, 4])
-    index.adopt(0, "ram", RowRequest(weak(ROOT, tokens), ROOT, ROOT, 0, tokens, SIZE), PAGE)
+    index.adopt(
+        0, "ram", RowRequest(RowIdentity(weak(ROOT, tokens), ROOT, ROOT, 0, tokens), SIZE), PAGE
+    )
     for other in ([2, 1, 3, 4], [4, 3, 2, 1], [1, 2, 4, 3], [1, 2, 3, 6]):
         expected = next((n for n in range(4) if other[n] != n + 1), 4)
         assert find(index, *other).n_tokens == expected
@@ -446,7 +448,7 @@ def test_a_directory_over_its_budget_keeps_the_rows_used_last():
 def test_a_row_with_a_wrong_position_is_never_used():
     index = make(disk=10**6)
     parent, child = chain(*range(8))
-    liar = RowRequest(child.key, child.parent, ROOT, 8, child.tokens, SIZE)
+    liar = RowRequest(replace(child.id, start=8), SIZE)
     index.adopt(0, "disk", parent)
     index.adopt(0, "disk", liar)
     assert find(index, *range(8)).n_tokens == 4
@@ -490,7 +492,7 @@ def test_copies_of_one_row_may_differ_in_size():
 def test_a_malformed_file_is_refused():
     index = make(disk=10**6)
     good = chain(1)[0]
-    bad = RowRequest(bytes(32), good.parent, ROOT, 0, good.tokens, SIZE)
+    bad = RowRequest(replace(good.id, key=bytes(32)), SIZE)
     assert [gone.key for gone in index.adopt(0, "disk", bad)] == [bad.key]
 
 
@@ -579,7 +581,7 @@ def test_ten_thousand_children_of_one_node_are_searched_down_a_tree(monkeypatch)
     index = CacheIndex(64, {"disk": 1 << 40})
     for number in range(10_000):
         tokens = pack([number % 100, number, *range(62)])
-        row = RowRequest(child_key(ROOT, tokens), ROOT, ROOT, 0, tokens, SIZE)
+        row = RowRequest(RowIdentity.after(ROOT, ROOT, 0, tokens), SIZE)
         index.adopt(0, "disk", row)
     nodes = index._table.nodes
     compared = []

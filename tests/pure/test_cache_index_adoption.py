@@ -14,9 +14,9 @@ from actors.storage.tier_worker import MESSAGES_KEPT, MESSAGES_UNDERWAY, TierWor
 from cache.answers import RowRequest
 from cache.filesystem import PosixFilesystem
 from cache.index import CacheIndex
-from cache.keys import child_key, namespace_key
+from cache.keys import namespace_key
 from cache.publish import QUARANTINE, row_path, write_row
-from cache.rows import RowHeader, encode_header
+from cache.rows import RowHeader, RowIdentity, encode_header
 from cache.scan import DirectoryScan
 from cache.tokens import pack
 
@@ -27,7 +27,7 @@ ROOT = namespace_key([("model", "adoption")])
 
 def stored(number: int) -> m.StoredRow:
     tokens = pack([number])
-    return m.StoredRow(child_key(ROOT, tokens), ROOT, ROOT, 0, tokens, 1000, None)
+    return m.StoredRow.of(RowIdentity.after(ROOT, ROOT, 0, tokens), 1000, None)
 
 
 class Ticking:
@@ -75,8 +75,8 @@ def test_a_scan_reads_no_file_before_its_row_is_asked_for_and_no_payload_at_all(
     files = PosixFilesystem()
     for number in range(5):
         tokens = pack([number])
-        head = RowHeader(child_key(ROOT, tokens), ROOT, ROOT, 0, 1, 1 << 20)
-        write_row(files, tmp_path, encode_header(head, tokens) + bytes(1 << 20))
+        head = RowHeader(RowIdentity.after(ROOT, ROOT, 0, tokens), 1 << 20)
+        write_row(files, tmp_path, encode_header(head) + bytes(1 << 20))
     read = []
 
     class Counting(PosixFilesystem):
@@ -163,5 +163,5 @@ def test_a_row_request_and_a_stored_row_mean_the_same():
     queue = RowImport(index, lambda _: None, lambda _: None)
     queue.put(m.RowsFound("disk", (row,), last=True))
     queue.step()
-    request = RowRequest(row.key, ROOT, ROOT, 0, row.tokens, 1000)
+    request = RowRequest(row.identity, 1000)
     assert index.reserve(0, "m", [request], "disk").answers[0].reason.value == "already_present"

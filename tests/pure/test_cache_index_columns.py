@@ -13,7 +13,7 @@ from cache.keymap import KeyMap
 from cache.keys import child_key, namespace_key
 from cache.nodes import NIL, Nodes
 from cache.ranking import EvictionQueue
-from cache.rows import SaveReason
+from cache.rows import RowIdentity, SaveReason
 from cache.tokens import pack
 from tests.support.examples import examples
 
@@ -53,7 +53,7 @@ def child(nodes: Nodes, parent: int, ids: list[int]) -> int:
     tokens = pack(ids)
     key = child_key(nodes.key(parent), tokens)
     at = nodes.use(key)
-    request = RowRequest(key, ROOT, ROOT, 0, tokens, 1000, SaveReason.COLD)
+    request = RowRequest(RowIdentity(key, ROOT, ROOT, 0, tokens), 1000, SaveReason.COLD)
     nodes.fill(at, request, parent, parent, 0.0)
     return at
 
@@ -169,7 +169,9 @@ def test_a_row_comes_back_as_it_was_asked_for():
     for at in (nodes.use(number.to_bytes(32, "little")) for number in range(2_000)):
         root = nodes.use(ROOT)
         request = RowRequest(
-            nodes.key(at), ROOT, ROOT, 1 << 31, tokens, (1 << 62) + at, SaveReason.SHUTDOWN
+            RowIdentity(nodes.key(at), ROOT, ROOT, 1 << 31, tokens),
+            (1 << 62) + at,
+            SaveReason.SHUTDOWN,
         )
         nodes.fill(at, request, root, root, 0.5)
         assert nodes.request(at) == request

@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cache.answers import Refusal, RefusalReason, Reservation, RowRequest
 from cache.index import CacheIndex
-from cache.keys import child_key, namespace_key
-from cache.rows import SaveReason
+from cache.keys import namespace_key
+from cache.rows import RowIdentity, SaveReason
 from cache.tokens import pack
 from tests.support.examples import examples
 
@@ -30,9 +30,9 @@ def chain(root: bytes, ids: tuple[int, ...]) -> list[RowRequest]:
     out, parent = [], root
     for at in range(0, len(ids), BLOCK):
         tokens = pack(ids[at : at + BLOCK])
-        key = child_key(parent, tokens)
-        out.append(RowRequest(key, parent, root, at, tokens, 5000, SaveReason.COLD))
-        parent = key
+        row = RowIdentity.after(parent, root, at, tokens)
+        out.append(RowRequest(row, 5000, SaveReason.COLD))
+        parent = row.key
     return out
 
 
@@ -53,7 +53,7 @@ class IndexMachine(RuleBasedStateMachine):
     # ── the model ──
 
     def note(self, row: RowRequest, ids: tuple[int, ...]) -> None:
-        self.full[row.key] = (row.root, ids[: row.start + len(row.tokens) // 4], row.start)
+        self.full[row.key] = (row.id.root, ids[: row.id.end], row.id.start)
         self.remember(row.key)
 
     def leased(self) -> set[bytes]:

@@ -11,8 +11,8 @@ from actors.storage import row_import as adoption
 from actors.storage.row_import import RowImport
 from cache.answers import Reservation, RowRequest
 from cache.index import CacheIndex
-from cache.keys import child_key, namespace_key
-from cache.rows import SaveReason
+from cache.keys import namespace_key
+from cache.rows import RowIdentity, SaveReason
 from cache.tokens import pack
 
 pytestmark = pytest.mark.pure
@@ -24,7 +24,7 @@ BUDGETS = {"ram": (ROWS + 40) * PAGE, "disk": 1 << 30, "disk2": 1 << 30}
 
 def row(number: int) -> RowRequest:
     tokens = pack([number] * BLOCK)
-    return RowRequest(child_key(ROOT, tokens), ROOT, ROOT, 0, tokens, PAGE, SaveReason.COLD)
+    return RowRequest(RowIdentity.after(ROOT, ROOT, 0, tokens), PAGE, SaveReason.COLD)
 
 
 def make(n_rows: int = ROWS, **budgets: int) -> CacheIndex:
@@ -163,10 +163,7 @@ def test_rows_of_a_directory_that_came_back_are_adopted_when_the_old_ones_are_fo
     queue = RowImport(index, lambda gone: None, then)  # type: ignore[arg-type, return-value]
     queue.put(m.TierChanged("disk", False, False, "gone"))
     back = [row(number) for number in range(50)]
-    found = tuple(
-        m.StoredRow(one.key, one.parent, one.root, one.start, one.tokens, PAGE, None, 0.0)
-        for one in back
-    )
+    found = tuple(m.StoredRow.of(one.id, PAGE, None) for one in back)
     queue.put(m.RowsFound("disk", found, last=True))
     sizes = []
     while not queue.is_idle:

@@ -18,7 +18,7 @@ from cache.publish import (
     row_path,
     write_row,
 )
-from cache.rows import STATE_AT, RowHeader, encode_header, encode_meta
+from cache.rows import STATE_AT, RowHeader, RowIdentity, encode_header, encode_meta
 from cache.scan import rescan
 from cache.tokens import pack
 
@@ -34,7 +34,7 @@ def slab(number: int, payload: bytes = b"kv" * 1000, meta: bytes = META) -> tupl
     tokens = pack([number])
     key = child_key(ROOT, tokens)
     return key, encode_header(
-        RowHeader(key, ROOT, ROOT, 0, 1, len(payload)), tokens, meta
+        RowHeader(RowIdentity(key, ROOT, ROOT, 0, tokens), len(payload)), meta
     ) + payload
 
 
@@ -47,7 +47,7 @@ def test_a_row_is_one_file_and_comes_back_verified(tmp_path):
     opened = open_row(FS, tmp_path, key)
     assert opened.payload == b"kv" * 1000
     assert opened.payload.readonly
-    assert opened.tokens == pack([1])
+    assert opened.header.id.tokens == pack([1])
     assert opened.header.sealed
     opened.close()
 
@@ -162,7 +162,7 @@ def test_a_rescan_adopts_rows_removes_temps_and_quarantines_the_rest(tmp_path):
     (tmp_path / "notes" / "mine.txt").write_text("left alone")
     found = rescan(FS, tmp_path)
     assert {row.header.key for row in found.rows} == set(keys)
-    assert all(row.tokens == pack([keys.index(row.header.key)]) for row in found.rows)
+    assert all(row.header.id.tokens == pack([keys.index(row.header.key)]) for row in found.rows)
     assert all(row.nbytes == os.path.getsize(row.path) for row in found.rows)
     assert found.temps_removed == 1
     assert set(found.quarantined) == bad == set(os.listdir(tmp_path / QUARANTINE))

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from cache.answers import RowRequest
 from cache.errors import CorruptRow
 from cache.index import CacheIndex
-from cache.keys import child_key, namespace_key
+from cache.keys import namespace_key
 from cache.refs import pack_blocks, unpack_blocks
+from cache.rows import RowIdentity
 from cache.tokens import count, cut, pack
 
 pytestmark = pytest.mark.pure
@@ -23,7 +24,7 @@ def stored(n_tokens: int, block: int = 64) -> tuple[CacheIndex, bytes]:
     tokens, parent = pack(range(n_tokens)), ROOT
     for at in range(0, n_tokens, block):
         own = cut(tokens, at, at + block)
-        row = RowRequest(child_key(parent, own), parent, ROOT, at, own, 1_500_000)
+        row = RowRequest(RowIdentity.after(parent, ROOT, at, own), 1_500_000)
         tier = "disk" if at % (2 * block) else "ram"
         index.adopt(0, tier, row, 4096 + at * (1 << 20) if tier == "ram" else None)
         parent = row.key

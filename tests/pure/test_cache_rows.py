@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from blake3 import blake3
@@ -23,12 +23,14 @@ from cache.errors import (
     UnsupportedVersion,
 )
 from cache.keys import child_key, namespace_key
+from cache.rows import RowIdentity
 from cache.tokens import pack
 
 pytestmark = pytest.mark.pure
 
 ROOT = namespace_key([("model", "golden")])
 TOKENS = pack([1, 2, 3])
+ID = RowIdentity.after(ROOT, ROOT, 0, TOKENS)
 META = rows.encode_meta({"model": "golden"})
 PAYLOAD = bytes(range(256)) * 2
 GOLDEN = "d5f7d99502e333101df477d22284f925dba89c1e6a5fd19b749c7631770fb6c0"  # BLAKE3 of the row
@@ -36,12 +38,11 @@ MUTABLE = range(rows.STATE_AT, rows.HEADER_BYTES)
 
 
 def make(**changes):
+    """A header; ``changes`` are to its own fields and to those of its identity."""
+    names = {field.name for field in fields(RowIdentity)} & changes.keys()
+    identity = replace(ID, **{name: changes.pop(name) for name in names})
     header = rows.RowHeader(
-        key=child_key(ROOT, TOKENS),
-        parent=ROOT,
-        root=ROOT,
-        start=0,
-        n_tokens=3,
+        identity,
         payload_bytes=len(PAYLOAD),
         reason=rows.SaveReason.FINISH,
         created_unix_s=1_700_000_000.5,
@@ -51,12 +52,12 @@ def make(**changes):
 
 
 def sealed_row() -> bytes:
-    return rows.seal(rows.encode_header(make(), TOKENS, META), PAYLOAD) + PAYLOAD
+    return rows.seal(rows.encode_header(make(), META), PAYLOAD) + PAYLOAD
 
 
 def forged(**fields) -> bytes:
     """A head whose fixed fields were changed and whose checksum was made to fit again."""
-    head = bytearray(rows.encode_header(make(), TOKENS, META))
+    head = bytearray(rows.encode_header(make(), META))
     for name, value in fields.items():
         offset, code = {
             "version": (8, "<H"),
@@ -124,7 +125,7 @@ def test_a_row_comes_back_as_it_was_written():
     row = sealed_row()
     header = rows.parse_header(row)
     assert header == make(meta_bytes=len(META), sealed=True, digest=header.digest)
-    assert rows.row_tokens(row, header) == TOKENS
+    assert header.id == ID
     assert rows.decode_meta(rows.row_meta(row, header)) == {"model": "golden"}
     assert rows.row_payload(row, header) == PAYLOAD
     assert header.payload_offset % rows.PAYLOAD_ALIGN == 0
@@ -135,8 +136,8 @@ def test_a_row_comes_back_as_it_was_written():
 @given(st.integers(1, 200), st.integers(0, 5000), st.binary(max_size=300))
 def test_the_size_of_a_row_is_known_before_it_is_written(n_tokens, payload_bytes, meta):
     packed = pack(range(n_tokens))
-    header = make(key=child_key(ROOT, packed), payload_bytes=payload_bytes)
-    head = rows.encode_header(header, packed, meta)
+    header = make(key=child_key(ROOT, packed), tokens=packed, payload_bytes=payload_bytes)
+    head = rows.encode_header(header, meta)
     assert len(head) + payload_bytes == rows.row_bytes(n_tokens, payload_bytes, meta)
 
 
@@ -176,7 +177,7 @@ def test_every_flipped_byte_of_a_sealed_row_is_detected_unless_declared_mutable(
 
 
 def test_every_flipped_byte_of_an_unsealed_head_is_detected_unless_declared_mutable():
-    head = rows.encode_header(make(), TOKENS, META)
+    head = rows.encode_header(make(), META)
     for at in set(range(len(head))) - set(MUTABLE):
         damaged = bytearray(head + PAYLOAD)
         damaged[at] ^= 0x40
@@ -216,7 +217,7 @@ def test_a_forged_head_with_a_fitting_checksum_is_still_refused(fields, error):
 
 
 def test_a_forged_head_without_changes_is_accepted():
-    assert rows.parse_header(forged()).n_tokens == 3
+    assert rows.parse_header(forged()).id.n_tokens == 3
 
 
 def test_a_row_cannot_stand_for_other_tokens():
@@ -232,7 +233,7 @@ def test_a_row_cannot_stand_for_other_tokens():
 
 
 def test_a_head_alone_parses_when_the_total_size_is_given():
-    head = rows.encode_header(make(), TOKENS, META)
+    head = rows.encode_header(make(), META)
     assert rows.parse_header(head, len(head) + len(PAYLOAD)).payload_bytes == len(PAYLOAD)
     with pytest.raises(Truncated):
         rows.parse_header(head, len(head) + len(PAYLOAD) - 1)
@@ -244,7 +245,7 @@ def test_something_else_is_no_row():
 
 
 def test_an_unsealed_row_does_not_verify():
-    row = rows.encode_header(make(), TOKENS, META) + PAYLOAD
+    row = rows.encode_header(make(), META) + PAYLOAD
     with pytest.raises(ChecksumMismatch, match="never sealed"):
         rows.verify(row, rows.parse_header(row))
 
@@ -262,20 +263,20 @@ def test_an_unsealed_row_does_not_verify():
 )
 def test_what_cannot_be_stored_is_refused_by_the_writer(wrong):
     with pytest.raises(ValueError, match=r"key|range|finite"):
-        rows.encode_header(make(**wrong), TOKENS, META)
+        rows.encode_header(make(**wrong), META)
 
 
 @pytest.mark.parametrize("packed", [b"", b"123"])
 def test_a_row_needs_whole_tokens(packed):
     with pytest.raises(ValueError, match="whole tokens"):
-        rows.encode_header(make(key=child_key(ROOT, packed)), packed)
+        rows.encode_header(make(key=child_key(ROOT, packed), tokens=packed))
 
 
 def test_metadata_has_a_limit():
     with pytest.raises(ValueError, match="metadata"):
         rows.encode_meta({"x": "y" * rows.MAX_META_BYTES})
     with pytest.raises(ValueError, match="metadata"):
-        rows.encode_header(make(), TOKENS, bytes(rows.MAX_META_BYTES + 1))
+        rows.encode_header(make(), bytes(rows.MAX_META_BYTES + 1))
 
 
 @given(st.binary(max_size=64))

@@ -9,7 +9,7 @@ import pytest
 from cache.answers import Reservation, RowRequest
 from cache.index import CacheIndex
 from cache.keys import child_key, namespace_key
-from cache.rows import SaveReason
+from cache.rows import RowIdentity, SaveReason
 from cache.tokens import pack
 
 pytestmark = pytest.mark.pure
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.pure
 ROOT = namespace_key([("model", "kinds")])
 TOKENS = pack([1, 2, 3, 4])
 KEY = child_key(ROOT, TOKENS)
-ROW = RowRequest(KEY, ROOT, ROOT, 0, TOKENS, 4096, SaveReason.COLD)
+ROW = RowRequest(RowIdentity.after(ROOT, ROOT, 0, TOKENS), 4096, SaveReason.COLD)
 TIERS = ("ram", "ram_file", "disk", "disk2")
 KIND = {"ram": 0, "ram_file": 1, "disk": 2, "disk2": 2}  # what its rows survive
 PAIRS = [pair for pair in itertools.product(TIERS, TIERS) if pair[0] != pair[1]]

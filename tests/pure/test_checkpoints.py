@@ -140,12 +140,9 @@ class Cache:
 
     def _reserve(self, ask: m.ReserveRows) -> m.RowsReserved:
         wanted = [
-            RowRequest(
-                row.key, row.parent, ROOT, row.start, row.tokens, row.row_bytes,
-                SaveReason(ask.reason),
-            )
+            RowRequest(row.identity(ROOT), row.row_bytes, SaveReason(ask.reason))
             for row in ask.rows
-        ]  # fmt: skip
+        ]
         answers, evicted = self.index.reserve(self.now, HOLDER, wanted)
         self._free(evicted)
         granted = [one for one in answers if isinstance(one, Reservation)]

@@ -19,7 +19,7 @@ from cache import keys, refs, tokens
 from cache.answers import BlockRef
 from cache.arena import SlabWriter, create_arena
 from cache.policy import SAVE_ALL, RestorePolicy
-from cache.rows import RowHeader, row_bytes
+from cache.rows import RowHeader, RowIdentity, row_bytes
 from native.backend import Batch
 from native.params import ModelParams
 from native.stub import StubBackend
@@ -66,7 +66,7 @@ def save(backend: StubBackend, arena: Path) -> list[BlockRef]:
         size = row_bytes(BLOCK, payload)
         key = keys.child_key(parent, packed)
         with SlabWriter(str(arena), offset, size) as slab:
-            slab.begin(RowHeader(key, parent, ROOT, start, BLOCK, payload), packed)
+            slab.begin(RowHeader(RowIdentity(key, parent, ROOT, start, packed), payload))
             backend.save_block(5, start, start + BLOCK, slab.payload)
             slab.publish()
         found.append(BlockRef(key, "ram", offset, size, start, BLOCK, BLOCK))
@@ -210,7 +210,7 @@ def save_with_logits(
     size, offset = row_bytes(n_tokens - start, payload), 1 << 19
     key = keys.child_key(found[-1].key, packed)
     with SlabWriter(str(arena), offset, size) as slab:
-        slab.begin(RowHeader(key, found[-1].key, ROOT, start, n_tokens - start, payload), packed)
+        slab.begin(RowHeader(RowIdentity(key, found[-1].key, ROOT, start, packed), payload))
         backend.save_block(5, start, n_tokens, slab.payload)
         slab.payload[kv_bytes:] = append_logits(n_prompt - start, logits)
         slab.publish()

@@ -50,11 +50,11 @@ def test_a_conversation_without_pauses_writes_every_token_once(cache: Cache) -> 
     engine = CachedEngine(cache, save=NEVER)
     tokens = talk(engine, 12, ids(300))
     engine.close()
-    n_written = sum(header.n_tokens for header in cache.headers())
+    n_written = sum(header.id.n_tokens for header in cache.headers())
     assert n_written == len(tokens) - 1  # the last token of the reply was never decoded
     assert len(engine.published()) == len(set(engine.published()))
     assert cache.status()["tails_not_written"] >= 9  # the others ended with a block
-    assert sum(header.n_tokens < 64 for header in cache.headers()) == 1
+    assert sum(header.id.n_tokens < 64 for header in cache.headers()) == 1
     assert cache.status()["saves"]["shutdown"] == 1
 
 
@@ -70,8 +70,8 @@ def test_a_conversation_with_pauses_keeps_every_token_once_and_every_key(cache: 
         ends[done.finish_key] = tokens[:-1]
         engine.commands.put(m.WriteTails())  # as after a pause
     engine.close()
-    assert sum(header.n_tokens for header in cache.headers()) == len(tokens) - 1
-    assert sum(header.n_tokens < 64 for header in cache.headers()) <= 1
+    assert sum(header.id.n_tokens for header in cache.headers()) == len(tokens) - 1
+    assert sum(header.id.n_tokens < 64 for header in cache.headers()) <= 1
     removed = cache.status()["tails_removed"]
     assert removed >= 9
     for name in ("model:m2", "model:m3"):  # the same cache_meta, and one that reads the rows
@@ -205,8 +205,8 @@ def test_logits_move_to_the_row_that_contains_their_tail(cache: Cache) -> None:
         with CachedEngine(cache, save=save, name=f"model:{name}") as engine:
             done = engine.ask(name, prompt, max_tokens=n_said)
             assert done.usage.cached_tokens == (1500 if rows[-1] else 0)
-        ends = [header for header in cache.headers() if header.start == 1472]
-        rows.append(max(header.n_tokens for header in ends))
+        ends = [header for header in cache.headers() if header.id.start == 1472]
+        rows.append(max(header.id.n_tokens for header in ends))
         assert len(ends) == 1
     assert rows == [0, 31, 36, 64, 64]
 

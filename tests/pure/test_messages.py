@@ -12,7 +12,7 @@ import pytest
 
 from actors import messages
 from cache.keys import BLOCK_TOKENS, KEY_BYTES
-from cache.rows import SaveReason
+from cache.rows import RowIdentity, SaveReason
 from native.params import ModelParams, SamplingParams
 from supervision import Address
 from supervision.codec import ValueCodec
@@ -57,8 +57,9 @@ def biggest() -> list[object]:
     from cache.text_marks import CANDIDATE, MAX_PACKED
 
     key, tokens = b"k" * KEY_BYTES, b"t" * 4 * BLOCK_TOKENS
-    row = messages.RowWanted(key, key, 1 << 20, tokens, 1 << 30)
-    stored = messages.StoredRow(key, key, key, 1 << 20, tokens, 1 << 30, 1 << 40)
+    identity = RowIdentity(key, key, key, 1 << 20, tokens)
+    row = messages.RowWanted.of(identity, 1 << 30)
+    stored = messages.StoredRow.of(identity, 1 << 30, 1 << 40)
     marked = dataclasses.replace(stored, marks=b"m" * MAX_PACKED)
     thinking, ref = messages.TextKind.THINKING, "r" * 16
     span, tail = b"s" * SPAN_BYTES, b"t" * 4 * SPAN_TOKENS
@@ -93,6 +94,17 @@ def biggest() -> list[object]:
             "id", Address("127.0.0.1", 1), messages.Complete("r", "m", messages.TextPrompt("text"))
         ),
     ]
+
+
+def test_a_row_in_a_message_is_the_row_that_it_was_made_of() -> None:
+    """Its fields are spelled out there, see ``RowWanted``."""
+    row = RowIdentity.after(b"p" * KEY_BYTES, b"r" * KEY_BYTES, 128, b"t" * 4 * BLOCK_TOKENS)
+    assert messages.RowWanted.of(row, 1000, b"marks").identity(row.root) == row
+    stored = messages.StoredRow.of(row, 1000, None, 1.5, marks=b"marks", ends=b"ends")
+    assert stored.identity == row
+    assert (stored.row_bytes, stored.location, stored.age_s) == (1000, None, 1.5)
+    assert (stored.marks, stored.ends) == (b"marks", b"ends")
+    assert (row.n_tokens, row.end) == (BLOCK_TOKENS, 128 + BLOCK_TOKENS)
 
 
 @pytest.mark.parametrize("message", biggest(), ids=lambda message: type(message).__name__)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.rows import encode_meta
+from cache.rows import RowIdentity, encode_meta
 from cache.text_marks import (
     CANDIDATE,
     MAX_PACKED,
@@ -66,7 +66,7 @@ def test_the_longest_candidate_comes_first() -> None:
 
 def test_a_found_row_gives_the_tokens_up_to_the_end_and_those_after_it() -> None:
     marks = TextMarks()
-    row = pack(range(100, 164))
+    row = RowIdentity.after(b"p" * 32, b"r" * 32, 64, pack(range(100, 164)))
     packed = pack_marks(
         [
             RowMark(digest(1), 50, 50, 70, pack([7])),
@@ -74,16 +74,17 @@ def test_a_found_row_gives_the_tokens_up_to_the_end_and_those_after_it() -> None
             RowMark(digest(3), 70, 70, 129),  # beyond the row
         ]
     )
-    marks.adopt(b"p" * 32, 64, row, packed)
+    marks.adopt(row, packed)
     found = list(marks.find(b"".join(CANDIDATE.pack(10 * n + 40, digest(n)) for n in (1, 2, 3))))
-    assert [mark.tail for mark in found] == [row, pack([*range(100, 106), 7])]
+    assert [mark.tail for mark in found] == [row.tokens, pack([*range(100, 106), 7])]
     assert {mark.parent for mark in found} == {b"p" * 32}
 
 
 def test_what_is_known_is_newer_than_what_is_found_and_the_oldest_go() -> None:
     marks = TextMarks(limit=3)
     marks.add(TextMark(digest(1), 5, 5, b"new", 0, b""))
-    marks.adopt(b"old", 0, pack([1, 2]), pack_marks([RowMark(digest(1), 5, 5, 1)]))
+    found = RowIdentity.after(b"old", b"old", 0, pack([1, 2]))
+    marks.adopt(found, pack_marks([RowMark(digest(1), 5, 5, 1)]))
     assert [mark.parent for mark in marks.find(CANDIDATE.pack(5, digest(1)))] == [b"new"]
     for number in range(2, 5):
         marks.add(TextMark(digest(number), 5, 5, b"", 0, b""))

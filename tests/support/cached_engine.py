@@ -69,12 +69,8 @@ class Cache:
 
     def _found(self) -> list[m.StoredRow]:
         return [
-            m.StoredRow(
-                header.key,
-                header.parent,
-                header.root,
-                header.start,
-                _tokens(self.path, offset, header),
+            m.StoredRow.of(
+                header.id,
                 header.row_bytes,
                 offset,
                 ends=ends_in(_meta(self.path, offset, header)),
@@ -188,12 +184,6 @@ def _meta(path: Path, offset: int, header: RowHeader) -> bytes:
     with path.open("rb") as file:
         file.seek(offset + HEADER_BYTES)
         return file.read(header.meta_bytes)
-
-
-def _tokens(path: Path, offset: int, header: RowHeader) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset + header.tokens_offset)
-        return file.read(header.n_tokens * token_bytes.TOKEN_BYTES)
 
 
 def _up(name: str) -> Entry:

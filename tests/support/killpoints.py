@@ -42,8 +42,8 @@ from actors.storage.tier_writer import BATCH_ROWS, TierWriter
 from cache.answers import RAM
 from cache.arena import ArenaReader, SlabWriter, scan_arena
 from cache.filesystem import PosixFilesystem
-from cache.keys import child_key
 from cache.publish import TEMP_SUFFIX, open_row
+from cache.rows import RowIdentity
 from cache.tokens import pack
 from supervision import Address
 from tests.support.tier_rig import PAYLOAD, ROOT, ROW_BYTES, Rig, block, stored_bytes
@@ -167,14 +167,10 @@ class KillRig(Rig):
 
     def found_in_arena(self) -> list[m.StoredRow]:
         """As ram_tier reports it, tokens and all."""
-        rows = []
-        with ArenaReader(self.arena) as arena:
-            for offset, _, header in scan_arena(self.arena):
-                _, payload, tokens = arena.row(offset)
-                payload.release()
-                facts = (header.key, header.parent, header.root, header.start, tokens)
-                rows.append(m.StoredRow(*facts, header.row_bytes, offset))
-        return rows
+        return [
+            m.StoredRow.of(header.id, header.row_bytes, offset)
+            for offset, _, header in scan_arena(self.arena)
+        ]
 
     # ── the operations of each process ──
 
@@ -272,7 +268,7 @@ class KillRig(Rig):
     def _reserve_only(self, numbers: list[int]) -> None:
         """The end of a reply, held back; then the model is killed."""
         tokens = pack(block(numbers[0] + 50))
-        row = m.RowWanted(child_key(ROOT, tokens), ROOT, 0, tokens, ROW_BYTES)
+        row = m.RowWanted.of(RowIdentity.after(ROOT, ROOT, 0, tokens), ROW_BYTES)
         self.report(m.ReserveRows("ref", self.holder, ROOT, 3, (row,)))
         self.replies.clear()
         self.leases.clear()
@@ -351,7 +347,7 @@ def check(rig: Rig) -> int:
     in_arena = {offset: header.key for offset, _, header in scan_arena(rig.arena)}
     with ArenaReader(rig.arena) as arena:
         for offset in in_arena:
-            header, payload, _ = arena.row(offset)
+            header, payload = arena.row(offset)
             assert bytes(payload) == header.key[:1] * PAYLOAD, "a torn row in RAM"
             payload.release()
     known = {offset: row.key for row in rows for tier, offset in row.tiers if tier == RAM}

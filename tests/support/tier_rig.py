@@ -28,10 +28,10 @@ from cache import refs
 from cache.answers import BlockRef
 from cache.arena import SlabWriter, create_arena, scan_arena
 from cache.filesystem import PosixFilesystem
-from cache.keys import BLOCK_TOKENS, child_key, namespace_key
+from cache.keys import BLOCK_TOKENS, namespace_key
 from cache.publish import PROBE, QUARANTINE
-from cache.rows import RowHeader, row_bytes
-from cache.tokens import count, pack
+from cache.rows import RowHeader, RowIdentity, row_bytes
+from cache.tokens import pack
 from supervision import Address, ChildKind, Entry
 
 ROOT = namespace_key([("model", "rig")])
@@ -146,9 +146,7 @@ class Rig:
 
     def _arena_rows(self) -> list[m.StoredRow]:
         return [
-            m.StoredRow(
-                header.key, header.parent, header.root, header.start, b"", header.row_bytes, offset
-            )
+            m.StoredRow.of(header.id, header.row_bytes, offset)
             for offset, _, header in scan_arena(self.arena)
         ]
 
@@ -219,26 +217,24 @@ class Rig:
         for index, number in enumerate(numbers):
             is_last = index == len(numbers) - 1
             ids = block(number)[: tail if is_last else None]
-            tokens = pack(ids)
-            key = child_key(parent, tokens)
-            start = index * BLOCK_TOKENS
-            wanted.append(m.RowWanted(key, parent, start, tokens, row_bytes(len(ids), PAYLOAD)))
-            keys.append(key)
-            parent = key
+            row = RowIdentity.after(parent, ROOT, index * BLOCK_TOKENS, pack(ids))
+            wanted.append(m.RowWanted.of(row, row_bytes(len(ids), PAYLOAD)))
+            keys.append(row.key)
+            parent = row.key
         self.report(m.ReserveRows("ref", self.holder, ROOT, 1, tuple(wanted)))
         granted = dict(self.replies.pop().offsets)
-        for row in wanted:
-            if row.key in granted:
-                self._fill(row, granted[row.key])
+        for one in wanted:
+            if one.key in granted:
+                self._fill(one, granted[one.key])
         self.report(m.RowsWritten(self.holder, tuple(granted), ()))
         if run:
             self.run()
         return keys
 
     def _fill(self, row: m.RowWanted, offset: int) -> None:
-        header = RowHeader(row.key, row.parent, ROOT, row.start, count(row.tokens), PAYLOAD)
+        header = RowHeader(row.identity(ROOT), PAYLOAD)
         with SlabWriter(self.arena, offset, row.row_bytes) as slab:
-            slab.begin(header, row.tokens)
+            slab.begin(header)
             slab.payload[:] = row.key[:1] * PAYLOAD
             slab.publish()
 

@@ -26,6 +26,7 @@ from actors.storage.admin_queries import (
 from cache import keys, tokens
 from cache.answers import RAM, Evicted, RowRequest
 from cache.index import CacheIndex
+from cache.rows import RowIdentity
 from runtime import Node
 from runtime.cli.cache.flush import is_flushed
 from runtime.cli.cache.online import OnlineCacheAdmin, clean_directory
@@ -307,7 +308,7 @@ def test_a_directory_without_a_node(shop: Shop) -> None:
 
 
 def test_inspect_shows_the_prompt_only_with_its_model(shop: Shop, tiny_gguf: Path) -> None:
-    path = next(p for p in shop.files if check_file(p).header.start == 0)  # type: ignore[union-attr]
+    path = next(p for p in shop.files if check_file(p).header.id.start == 0)  # type: ignore[union-attr]
     plain = shop.run("inspect", path)
     assert plain.returncode == 0
     assert "every byte was checked" in plain.stdout
@@ -415,7 +416,7 @@ class Store:
     def save(self, parent: bytes, start: int, words: list[int]) -> bytes:
         packed = tokens.pack(words)
         key = keys.child_key(parent, packed)
-        row = RowRequest(key, parent, self.root, start, packed, 5000)
+        row = RowRequest(RowIdentity(key, parent, self.root, start, packed), 5000)
         answers, _ = self.index.reserve(0.0, "writer#1", [row])
         assert answers[0].key == key
         self.index.publish(0.0, "writer#1", key)

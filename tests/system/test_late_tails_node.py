@@ -23,7 +23,7 @@ def node_in(home: Path) -> Node:
 
 def stored_tokens(home: Path) -> int:
     rows = home / "cache" / "rows"
-    return sum(row.header.n_tokens for row in rescan(PosixFilesystem(), str(rows)).rows)
+    return sum(row.header.id.n_tokens for row in rescan(PosixFilesystem(), str(rows)).rows)
 
 
 def test_a_clean_stop_leaves_the_end_of_the_last_reply_on_disk(tmp_path: Path) -> None:

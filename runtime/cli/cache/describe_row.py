@@ -42,13 +42,13 @@ def describe(report: RowReport) -> str:
     lines = [("file", f"{report.place}, {format_size(report.nbytes)}")]
     header = report.header
     if header is not None:
-        end = header.start + header.n_tokens
+        row = header.id
         lines += [
-            ("key", header.key.hex()),
-            ("parent", header.parent.hex()),
-            ("namespace", header.root.hex()),
+            ("key", row.key.hex()),
+            ("parent", row.parent.hex()),
+            ("namespace", row.root.hex()),
             ("model", str(report.meta.get("model", "not recorded"))),
-            ("tokens", f"{header.n_tokens}, from {header.start} up to {end} of the prompt"),
+            ("tokens", f"{row.n_tokens}, from {row.start} up to {row.end} of the prompt"),
             ("KV state", f"{format_size(header.payload_bytes)}, at byte {header.payload_offset}"),
             ("saved", f"{header.reason.name.lower()}, {_when(header.created_unix_s)}"),
         ]

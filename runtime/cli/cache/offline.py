@@ -64,10 +64,10 @@ def listed(cache_dir: Path, wanted: RowFilter) -> Iterator[tuple[dict[str, Any],
             continue  # verify finds it
         plain = {
             "key": header.key.hex(),
-            "namespace": header.root.hex(),
+            "namespace": header.id.root.hex(),
             "model": report.meta.get("model"),
-            "start": header.start,
-            "tokens": header.n_tokens,
+            "start": header.id.start,
+            "tokens": header.id.n_tokens,
             "bytes": header.row_bytes,
             "tiers": ["file"],
             "reason": header.reason.name.lower(),
@@ -76,7 +76,7 @@ def listed(cache_dir: Path, wanted: RowFilter) -> Iterator[tuple[dict[str, Any],
             "superseded": False,
         }
         is_meant = wanted.model is None or plain["model"] == wanted.model
-        if is_meant and header.root.hex().startswith(wanted.namespace or ""):
+        if is_meant and header.id.root.hex().startswith(wanted.namespace or ""):
             yield plain, at
 
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +34,6 @@ from cache.rows import (
     decode_meta,
     parse_header,
     row_meta,
-    row_tokens,
     verify,
 )
 
@@ -58,7 +57,6 @@ class RowReport:
     nbytes: int
     header: RowHeader | None = None
     meta: dict[str, Any] = field(default_factory=dict)
-    tokens: bytes = b""
     damage: str | None = None
     where: str | None = None
     is_proved: bool = False
@@ -67,6 +65,11 @@ class RowReport:
     @property
     def key(self) -> bytes | None:
         return None if self.header is None else self.header.key
+
+    @property
+    def tokens(self) -> bytes:
+        """Packed; empty if the head is damaged."""
+        return b"" if self.header is None else self.header.id.tokens
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that ``inspect`` and ``show`` print."""
@@ -82,10 +85,10 @@ class RowReport:
         if header is not None:
             plain |= {
                 "key": header.key.hex(),
-                "parent": header.parent.hex(),
-                "namespace": header.root.hex(),
-                "start": header.start,
-                "tokens": header.n_tokens,
+                "parent": header.id.parent.hex(),
+                "namespace": header.id.root.hex(),
+                "start": header.id.start,
+                "tokens": header.id.n_tokens,
                 "head_bytes": header.payload_offset,
                 "payload_bytes": header.payload_bytes,
                 "reason": header.reason.name.lower(),
@@ -213,7 +216,7 @@ def _examine(place: str, view: Buffer, size: int) -> RowReport:
         meta = decode_meta(row_meta(view, header))
     except CorruptRow as error:
         return _damaged(RowReport(place, size, header), error, "its metadata")
-    return RowReport(place, size, header, meta, row_tokens(view, header))
+    return RowReport(place, size, header, meta)
 
 
 def _prove(report: RowReport, view: Buffer) -> RowReport:
@@ -226,21 +229,12 @@ def _prove(report: RowReport, view: Buffer) -> RowReport:
         payload = f"its payload, bytes {header.payload_offset} to {header.row_bytes}"
         where = payload if header.sealed else "its fixed header: it was never sealed"
         return _damaged(report, error, where)
-    return RowReport(
-        report.place, report.nbytes, header, report.meta, report.tokens, is_proved=True
-    )
+    return replace(report, is_proved=True)
 
 
 def _damaged(report: RowReport, error: CorruptRow, where: str | None = None) -> RowReport:
-    return RowReport(
-        report.place,
-        report.nbytes,
-        report.header,
-        report.meta,
-        report.tokens,
-        damage=error.detail,
-        where=where or _WHERE.get(type(error), "an unknown place"),
-    )
+    where = where or _WHERE.get(type(error), "an unknown place")
+    return replace(report, damage=error.detail, where=where)
 
 
 def older_than(paths: list[str], age_s: float, now: float | None = None) -> Iterator[str]:
