@@ -233,7 +233,12 @@ class LoopConnection:
                 return None
             while not box.messages and (now := time.monotonic()) < deadline:
                 await endpoint.wait(box, min(deadline, now + LOOK_S))
-                if not box.messages and end_of_node(self._router.folder, endpoint.host.boot):
+                if box.messages:
+                    break
+                if box.error is not None:  # the endpoint was closed meanwhile
+                    self.require_open()
+                    return None
+                if end_of_node(self._router.folder, endpoint.host.boot):
                     return None
             return box.messages.popleft() if box.messages else None
         finally:

@@ -120,6 +120,8 @@ class LoopEndpoint:
         """What is called with the first message of a request that was left, and until when."""
         self.read_from: dict[Address, float] = {}
         """When something came last, by sender."""
+        self._sending: set[asyncio.Future[Outcome]] = set()
+        """Outcomes of messages that a task waits for."""
         self.is_closed = False
         self.host = ThreadEndpoint(
             self._context,  # type: ignore[arg-type]  # posts, which is all that is used of it here
@@ -184,6 +186,8 @@ class LoopEndpoint:
         False: it was certainly not delivered. True: it was, or that is unknown.
         """
         arrived: asyncio.Future[Outcome] = self._loop.create_future()
+        self._sending.add(arrived)
+        arrived.add_done_callback(self._sending.discard)
 
         def done(outcome: Outcome) -> None:
             if not arrived.done():
@@ -191,6 +195,7 @@ class LoopEndpoint:
 
         self._read()  # a process that died since the last look has closed its connection
         if self.is_closed:
+            arrived.cancel()
             raise NodeNotRunning(self._router.folder.path, "this connection is closed")
         outgoing = self._context.endpoint.send(target, message, done, prompt=True)
         self._arm()
@@ -348,6 +353,9 @@ class LoopEndpoint:
             error = NodeRestarted(self._router.folder.path)
         for box in self._boxes():
             box.fail(error)
+        for arrived in list(self._sending):
+            if not arrived.done():
+                arrived.set_result(Outcome.UNKNOWN)  # who waits for an answer finds its box failed
 
     def abandon(self) -> None:
         """In a forked process, or when the loop has ended: close the descriptors, and no more.

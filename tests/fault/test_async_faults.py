@@ -187,8 +187,11 @@ def test_one_node_serves_one_loop_after_another(node: Node, folder: Path) -> Non
     asyncio.run(other.close())
 
 
-def test_one_node_serves_the_loops_of_several_threads(node: Node, folder: Path) -> None:
-    """And closing it on one of them ends what waits on the others."""
+@pytest.mark.parametrize("n_before", range(4))
+def test_one_node_serves_the_loops_of_several_threads(
+    node: Node, folder: Path, n_before: int
+) -> None:
+    """And closing it on one of them ends what waits on the others, also what is being sent."""
     raised: list[BaseException] = []
 
     async def work() -> None:
@@ -207,7 +210,7 @@ def test_one_node_serves_the_loops_of_several_threads(node: Node, folder: Path) 
         threads = [threading.Thread(target=elsewhere) for _ in range(3)]
         for thread in threads:
             thread.start()
-        while await other.queue_depth() < 3:
+        while await other.queue_depth() < n_before:
             await asyncio.sleep(0.005)
         await other.close()
         for thread in threads:
