@@ -16,7 +16,6 @@ import pytest
 
 from actors import messages as m
 from cache import tokens as token_bytes
-from native import Backend, ModelParams, load_backend
 from runtime import (
     Completion,
     CompletionEvent,
@@ -32,7 +31,7 @@ from supervision.messages import new_ref
 from supervision.node_file import RuntimeDir
 from tests.support.nodes import ROOT
 from tests.support.runtime_nodes import Streaming, kill, one_thread, pid_of, status_of
-from tests.support.ties import QUANTISED_TIE, same_but_for_ties
+from tests.support.ties import QUANTISED_TIE, embedded_backend, same_but_for_ties
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.fault
@@ -240,10 +239,6 @@ TALES = (
     ("Mia and Ben went to the market to buy", {**SEEDED, "seed": 2}),
     ("One day a small bird found a", {}),
 )
-
-
-def embedded_backend() -> Backend:
-    return load_backend("llama", embedded_model_path(), ModelParams(n_threads=1, n_ctx=4096))
 
 
 def tell(node: Node) -> list[Streaming]:

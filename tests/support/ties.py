@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from native import load_backend
 from native.backend import Backend, Batch
+from native.params import ModelParams
+from runtime.embedded import path as embedded_model_path
 
 TIE = 0.005
 """Of a logit: cells that lie elsewhere are added up in another order, which moves the last bits."""
 QUANTISED_TIE = 0.25
 """Of a model with quantised weights: activations are rounded, too. 0.16 was seen in plain batches,
 with prompts of random tokens."""
+
+
+def embedded_backend() -> Backend:
+    """The embedded model on one thread, without actors."""
+    return load_backend("llama", embedded_model_path(), ModelParams(n_threads=1, n_ctx=4096))
 
 
 def same_but_for_ties(
