@@ -19,6 +19,18 @@ class Clock:
     """When tokens were last sent to its caller."""
     finished: float = 0.0
 
+    def start(self, now: float) -> None:
+        """The request leaves the queue."""
+        self.started = now
+
+    def deliver(self, now: float) -> None:
+        """Tokens are sent to its caller."""
+        self.delivered = now
+
+    def finish(self, now: float) -> None:
+        """It has its last token, or will have none."""
+        self.finished = now
+
     def prompt_done(self, now: float) -> None:
         """A token was accepted, or none is asked for; only the first call counts."""
         if not self.prefilled:

@@ -71,7 +71,7 @@ class Lifecycle:
     def deliver(self, request: Request) -> None:
         """Send the tokens that were held back for the sake of fewer messages."""
         if request.reply.held:
-            request.clock.delivered = time.monotonic()
+            request.clock.deliver(time.monotonic())
             self._send_all(request, request.reply.take_held())
 
     def _send_all(self, request: Request, events: Iterable[object]) -> None:

@@ -248,7 +248,7 @@ class LiveSequences:
             line.placed(taken.seq, (*shared, Stretch(origin, found.upto, n_cells)), n_cells)
             line.took_over(found.upto)
         if taken is not None and found.is_continuation:
-            line.is_sticky = True
+            line.share(line.share_upto, is_sticky=True)
             request.cache.stored_upto(taken.n_stored_blocks)
             request.cache.missed(Miss(MissReason.DIVERGES, found.upto))
         elif source is not None and found.upto:
@@ -267,10 +267,10 @@ class LiveSequences:
         """Share what is live beyond what the request holds, and follow a request that reads it."""
         request.following = None
         line = request.line
-        line.share_upto = line.n_kv
+        line.share(line.n_kv, is_sticky=line.is_sticky)
         if line.n_live < line.n_kv:  # the rest was restored, into cells of its own
             own = Stretch(next(self._origins), line.n_live, line.n_cells)
-            line.stretches = (*between(line.stretches, 0, line.n_live), own)
+            line.use_cells((*between(line.stretches, 0, line.n_live), own))
         if not self.backend.info.can_cut:
             return
         earlier = itertools.takewhile(lambda other: other is not request, running)
@@ -311,18 +311,18 @@ class LiveSequences:
         if holder.seq is not None:
             self._copy(request, holder.seq, min(upto, holder.n_kv))
         if upto > start:
-            line.stretches = (
-                *between(line.stretches, 0, start),
-                *between(holder.stretches, start, upto),
-                Stretch(next(self._origins), upto, line.n_cells),
+            own = Stretch(next(self._origins), upto, line.n_cells)
+            line.use_cells(
+                (*between(line.stretches, 0, start), *between(holder.stretches, start, upto), own)
             )
         holder.was_shared(now)
+        is_sticky = line.is_sticky
         if holder.leader is None:
             session = request.spec.session
-            line.is_sticky = session is not None and session == holder.session
+            is_sticky = session is not None and session == holder.session
         elif line.n_kv < upto:
             request.following = holder.leader
-        line.share_upto = upto
+        line.share(upto, is_sticky=is_sticky)
         request.cache.stored_upto(min(holder.n_stored_blocks, upto // BLOCK_TOKENS))
         if upto == source.common:
             reason = MissReason.NOT_STORED if source.ends else MissReason.DIVERGES

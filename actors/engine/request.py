@@ -94,7 +94,7 @@ class Request:
         """Leave the queue; it has its sequence, and the cells of prompt and reply."""
         self.reply.max_tokens = admission.max_tokens
         self.line.fix_prompt()
-        self.clock.started = now
+        self.clock.start(now)
         self.reply.make_sampler(backend, self.line)
         if self.journal is not None:
             n_prompt = self.line.n_prompt
@@ -142,12 +142,12 @@ class Request:
             return []
         events = reply.take(token, line.n_reply, backend)
         if reply.finish_reason is not None:
-            self.clock.finished = now
+            self.clock.finish(now)
         return events
 
     def finish(self, reason: m.FinishReason, now: float) -> None:
         self.reply.finish(reason)
-        self.clock.finished = now
+        self.clock.finish(now)
 
     def lose_context(self) -> None:
         """Its cells are gone; what it has generated is not. ``line.lost`` gives it new ones."""

@@ -152,6 +152,14 @@ class Timeline:
         """Its sequence is that of an ended request, of which ``upto`` tokens stay."""
         self.n_kv = self.n_live = self.n_reused = upto
 
+    def use_cells(self, stretches: Stretches) -> None:
+        """Its sequence has these cells now."""
+        self.stretches = stretches
+
+    def share(self, upto: int, *, is_sticky: bool) -> None:
+        """The cells up to position ``upto`` are, or will be, those of another sequence too."""
+        self.share_upto, self.is_sticky = upto, is_sticky
+
     def shared(self, upto: int) -> None:
         """The cells up to position ``upto`` are those of another sequence too."""
         n_new = upto - self.n_kv
