@@ -130,14 +130,21 @@ def test_a_host_without_standard_streams_starts_a_node(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGTERM])
 def test_a_closed_terminal_stops_a_node_in_order(tmp_path: Path, how: signal.Signals) -> None:
+    def as_at_a_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
+
     process, port = _serve(
-        tmp_path, lambda: None, "--cache-disk", "0", "--log-file", str(tmp_path / "log")
+        tmp_path, as_at_a_terminal, "--cache-disk", "0", "--log-file", str(tmp_path / "log")
     )
     folder = RuntimeDir(tmp_path / "run" / f"node-{port}")
-    record = eventually(folder.read, within_s=30, what="the node is up")
-    assert record is not None
-    process.send_signal(how)
-    assert process.wait(30) == 0
+    try:
+        record = eventually(folder.read, within_s=30, what="the node is up")
+        assert record is not None
+        process.send_signal(how)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait(30)
     log = (tmp_path / "log").read_text()
     assert f"stopping: {how.name}" in log
     assert "killing what is left" not in log
