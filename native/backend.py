@@ -31,6 +31,9 @@ Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 
 MemoryKind: TypeAlias = Literal["blocks", "checkpoint", "none"]
 
+Rows: TypeAlias = Literal["any", "many", "alone"]
+"""How the rows of a decode are computed, see ``Batch.rows``."""
+
 _INT32 = range(-(1 << 31), 1 << 31)
 
 
@@ -99,11 +102,17 @@ class Batch:
     """The rows of one decode, as columns. Reuse one object: ``clear`` keeps its memory.
 
     Ids, positions and sequences are checked by ``decode``, against the facts of the model.
+
+    ``rows`` chooses how. Matrix kernels compute groups of rows and single rows in different orders,
+    so the last bits of a row's numbers may depend on how many rows there are. ``many``: each row
+    has the numbers that it has among many others, however many there are; ``alone``: those that it
+    has in a decode of its own; ``any``: whatever is fastest.
     """
 
-    __slots__ = ("positions", "seqs", "tokens", "wants")
+    __slots__ = ("positions", "rows", "seqs", "tokens", "wants")
 
     def __init__(self) -> None:
+        self.rows: Rows = "any"
         self.tokens = array("i")
         self.positions = array("i")
         self.seqs = array("i")
@@ -153,7 +162,8 @@ class Batch:
         return len(self.tokens) - 1
 
     def clear(self) -> None:
-        """Remove all rows."""
+        """Remove all rows; they are computed as ``any`` again."""
+        self.rows = "any"
         del self.tokens[:], self.positions[:], self.seqs[:], self.wants[:]
 
 
