@@ -406,10 +406,14 @@ class LiveSequences:
             if not self.backend.info.can_cut:
                 self._drop(one)
 
-    def longest_match(self, packed: bytes) -> int:
-        """How many leading tokens of these packed ones are in the context, of idle sequences."""
-        matches = (token_bytes.common_prefix(packed, one.packed_tokens) for one in self.idle)
-        return max(matches, default=0)
+    def longest_match(self, packed: bytes, running: Sequence[Request] = ()) -> int:
+        """How many leading tokens of these packed ones are in the context, of idle sequences.
+
+        Those that ``running`` requests hold, or will have read, count too.
+        """
+        held = [one.packed_tokens for one in self.idle]
+        held += [request.line.packed_prompt for request in running]
+        return max((token_bytes.common_prefix(packed, one) for one in held), default=0)
 
     def _drop(self, one: IdleSequence) -> None:
         self.tails.leave(one)

@@ -71,6 +71,14 @@ class Rates:
         self.refused += 1
         return len(pieces) if self.refused % self.policy.probe_every == 0 else best
 
+    def slower_tiers(self, n_tokens: int, n_bytes: int) -> tuple[str, ...]:
+        """Tiers from which so many tokens, of so many bytes, are known to be faster to compute."""
+        return tuple(
+            tier
+            for tier in self._tiers
+            if self._best([Piece(tier, n_bytes, n_tokens)])[1] > self.policy.min_saved_s
+        )
+
     def _best(self, pieces: Sequence[Piece]) -> tuple[int, float]:
         """The fastest number of rows, and how many seconds it saves over restoring all."""
         extra = 0.0  # of restoring the rows from here to the end, over computing them

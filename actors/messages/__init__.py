@@ -40,6 +40,8 @@ if TYPE_CHECKING:
         NoMoreCopies,
         PersistNow,
         PersistState,
+        PrefetchEnded,
+        PrefetchPrefix,
         PrefixResolved,
         QuarantineFile,
         ReleaseLease,
@@ -211,6 +213,8 @@ __all__ = [
     "NoteReply",
     "PersistNow",
     "PersistState",
+    "PrefetchEnded",
+    "PrefetchPrefix",
     "PrefillProgress",
     "PrefixMatched",
     "PrefixResolved",
@@ -285,10 +289,10 @@ _HOMES: Final = {
         "cache": (
             "BytesEvicted CopyFailed CopyRow DescribeTier DropFiles EvictBytes FilesDropped "
             "ForgetLive ListNamespaces ListRows LookupPrefix NamespacesListed NoMoreCopies "
-            "PersistNow PersistState PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows "
-            "ReserveRows ResolveParent RowCopied RowRejected RowsFound RowShown RowsListed "
-            "RowsRemoved RowsReserved RowsWritten RowWanted ShowRow StoredRow TierChanged "
-            "TierDescribed WatchTier WriterStops WriteTails"
+            "PersistNow PersistState PrefetchEnded PrefetchPrefix PrefixResolved QuarantineFile "
+            "ReleaseLease Removal RemoveRows ReserveRows ResolveParent RowCopied RowRejected "
+            "RowsFound RowShown RowsListed RowsRemoved RowsReserved RowsWritten RowWanted ShowRow "
+            "StoredRow TierChanged TierDescribed WatchTier WriterStops WriteTails"
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "

@@ -25,6 +25,34 @@ class LookupPrefix:
 
 
 @frozen
+class PrefetchPrefix:
+    """Model → cache_meta: a request waits that will look up these tokens; have its rows in RAM.
+
+    Not answered. Valid until ``PrefetchEnded``, or the end of either process. A second one with
+    the same ``ref`` takes the place of the first.
+    """
+
+    ref: str
+    holder: str
+    root: bytes
+    tokens: Payload
+    n_live: int = 0
+    """Leading tokens that are in the model's context, of which no row is needed."""
+    slower: tuple[str, ...] = ()
+    """Tiers from which restoring takes longer than computing."""
+    links_upto: int = 0
+    """Of a memory that cannot be cut: rows of at most so many bytes hold no state; else 0."""
+
+
+@frozen
+class PrefetchEnded:
+    """Model → cache_meta: that request has looked up its rows, or will not."""
+
+    ref: str
+    holder: str
+
+
+@frozen
 class ResolveParent:
     """Model → cache_meta: lease the whole chain of this tip. Answered by ``PrefixResolved``."""
 

@@ -248,6 +248,11 @@ class Rig:
         self.report(m.ReleaseLease(found.lease))
         return refs.unpack_blocks(found.blocks, ROOT, tokens)
 
+    def prefetch(self, ref: str, *numbers: int, slower: tuple[str, ...] = ()) -> None:
+        """A request for this prompt waits."""
+        tokens = pack([token for number in numbers for token in block(number)])
+        self.report(m.PrefetchPrefix(ref, self.holder, ROOT, tokens, slower=slower))
+
     def sources(self, *numbers: int) -> list[str]:
         return [found.tier for found in self.look_up(*numbers)]
 
