@@ -54,6 +54,8 @@ class IdleSequence:
     """The conversation that most likely continues in it."""
     deferred_tail: DeferredTail | None = None
     """Its end, not stored yet."""
+    is_apart: bool = False
+    """Its request was always exact."""
 
     def will_store(self, end: int) -> bool:
         """Whether a row that reaches beyond its first ``end`` tokens is stored, or will be."""
@@ -120,6 +122,10 @@ class RunningSequence:
     @property
     def session(self) -> str | None:
         return self.request.spec.session
+
+    @property
+    def is_apart(self) -> bool:
+        return self.request.cache.is_apart
 
     @property
     def leader(self) -> Request | None:
@@ -212,6 +218,7 @@ class LiveSequences:
             request.cache.n_usable,
             n_cells,
             request.spec.session,
+            request.cache.is_apart,
         )
 
     def _room(self, running: Sequence[Request]) -> Room:
@@ -354,6 +361,7 @@ class LiveSequences:
             request.cache.n_stored_blocks,
             session=request.spec.session,
             deferred_tail=request.cache.deferred_tail,
+            is_apart=request.cache.is_apart,
         )
         if keep and policy.max_idle and line.n_kv >= policy.min_tokens and is_useful:
             self.end_session(one.session)
@@ -406,13 +414,15 @@ class LiveSequences:
             if not self.backend.info.can_cut:
                 self._drop(one)
 
-    def longest_match(self, packed: bytes, running: Sequence[Request] = ()) -> int:
-        """How many leading tokens of these packed ones are in the context, of idle sequences.
+    def longest_match(
+        self, packed: bytes, running: Sequence[Request] = (), *, is_apart: bool = False
+    ) -> int:
+        """How many leading tokens of these packed ones idle sequences of one kind hold.
 
-        Those that ``running`` requests hold, or will have read, count too.
+        Those that ``running`` requests of this kind hold, or will have read, count too.
         """
-        held = [one.packed_tokens for one in self.idle]
-        held += [request.line.packed_prompt for request in running]
+        held = [one.packed_tokens for one in self.idle if one.is_apart == is_apart]
+        held += [one.line.packed_prompt for one in running if one.cache.is_apart == is_apart]
         return max((token_bytes.common_prefix(packed, one) for one in held), default=0)
 
     def _drop(self, one: IdleSequence) -> None:

@@ -74,7 +74,8 @@ class Prefetcher:
             return None
         n_live = 0
         if self._store.can_cut:
-            n_live = self._live.longest_match(request.line.packed(), running)
+            packed, is_apart = request.line.packed(), request.cache.is_apart
+            n_live = self._live.longest_match(packed, running, is_apart=is_apart)
         asked = self._store.prefetch(request.cache, n_live)
         self._send("cache_meta", asked)
         return asked.ref

@@ -105,6 +105,7 @@ if TYPE_CHECKING:
         ReportVram,
         VramReported,
     )
+    from actors.messages.exact import Exact
     from actors.messages.finish_reasons import FailReason, FinishReason
     from actors.messages.loading import (
         Drain,
@@ -188,6 +189,7 @@ __all__ = [
     "EndSession",
     "EvictBytes",
     "EvictLive",
+    "Exact",
     "FailReason",
     "FilesDropped",
     "FinishReason",
@@ -300,6 +302,7 @@ _HOMES: Final = {
             "Speculation StillRunning Submit Timings TokensDelivered Usage"
         ),
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
+        "exact": "Exact",
         "finish_reasons": "FailReason FinishReason",
         "loading": (
             "Drain Drained ListWantedModels LoadFailure LoadModel ModelLoaded ModelLoading "

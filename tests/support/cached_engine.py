@@ -104,6 +104,7 @@ class CachedEngine:
         n_ctx: int = 4096,
         name: str = "model:m",
         incarnation: int = 1,
+        exact: m.Exact = m.Exact.REPEAT,
     ) -> None:
         self.cache, self.name = cache, name
         self.address = Address("127.0.0.1", 10 + len(cache.engines))
@@ -126,7 +127,7 @@ class CachedEngine:
             policy=replace(save, restore=RESTORES_ALWAYS),
         )
         self.engine = build_engine(
-            backend, self.store, self.commands, self._send, max_queue=99, live=live
+            backend, self.store, self.commands, self._send, max_queue=99, live=live, exact=exact
         )
         self._thread = threading.Thread(target=self.engine.run, daemon=True)
         self._thread.start()
@@ -142,16 +143,25 @@ class CachedEngine:
             self.ended.put(message)
 
     def ask(
-        self, name: str, prompt: Sequence[int], max_tokens: int = 4, parent_key: bytes | None = None
+        self,
+        name: str,
+        prompt: Sequence[int],
+        max_tokens: int = 4,
+        parent_key: bytes | None = None,
+        *,
+        continues: bool = False,
+        exact: m.Exact | None = None,
     ) -> m.Completed:
-        """Run a request to its end."""
+        """Run a request to its end; with ``continues`` the prompt is what follows the parent."""
+        ids = m.TokenPrompt(token_bytes.pack(prompt))
         complete = m.Complete(
             name,
             "m",
-            m.TokenPrompt(token_bytes.pack(prompt)),
+            m.Continuation(ids) if continues else ids,
             max_tokens=max_tokens,
             parent_key=parent_key,
             sampling=SamplingParams(temperature=1.0, seed=len(prompt)),
+            exact=exact,
         )
         self.commands.put(m.Run(name, CALLER, complete))
         done = self.ended.get(timeout=ANSWER_S)
