@@ -1,11 +1,13 @@
 """Kill everything, again and again, while requests run: ``python -m tests.support.soak --seed 1``.
 
-A node with two stub models, a RAM tier and a disk tier serves requests of several threads, while
-one process of it after the other gets SIGKILL: any actor, supervisors, the root, Admin, and now
-and then the host process of a second node. What must hold:
+A node with two models (stubs, or ``--model FILE``), a RAM tier and a disk tier serves requests of
+several threads, while one process of it after the other gets SIGKILL: any actor, supervisors, the
+root, Admin, and now and then the host process of a second node. What must hold:
 
-* every request ends within ``DEADLINE_S``, with exactly the tokens of an undisturbed run, also when
-  the processes that ran it were killed; rarely with another end that kills may cause (``ALLOWED``);
+* every request ends within ``DEADLINE_S`` with the reply of an idle node to it: tokens, text and
+  the logarithms of 20 candidates for each token, as bytes, whatever was killed under it, ran beside
+  it, was guessed or was in which tier; rarely with another end that kills may cause (``ALLOWED``).
+  ``--exact`` is what requests ask for; below ``always`` a real model does not promise this;
 * ``WHOLE_WITHIN_S`` after a kill every process is up again, models later by their backoff and the
   node by its launcher's; a second node is gone, with its port, as soon as its host is;
 * no supervisor gives up: kills are paced below the intensities of the node;
@@ -34,6 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.messages.exact import EXACT_NAMES
 from runtime import Node, errors
 from supervision.errors import SupervisionError
 from supervision.node_file import NodeRecord, RuntimeDir
@@ -41,6 +44,7 @@ from tests.support.nodes import ROOT, alive, group_pids, port_is_free
 from tests.support.runtime_nodes import mapped_shared_memory, started
 from tests.support.soak_load import Load
 from tests.support.soak_plan import HOST, MODEL_IDS, MODELS, STATIC_IDS, Kill, Pacer, plan
+from tests.support.soak_replies import Known, SoakModel, make_jobs
 from tests.support.waiting import eventually
 
 WHOLE_WITHIN_S = 2.0
@@ -253,12 +257,14 @@ class Soak:
 
 
 @contextlib.contextmanager
-def soaked(seed: int, folder: Path, log: Path, patience: float = 1.0) -> Iterator[Soak]:
+def soaked(
+    seed: int, folder: Path, log: Path, known: Known, patience: float = 1.0
+) -> Iterator[Soak]:
     """A node under load; checked for leftovers when the block ends well."""
     with started(folder) as node:
         for model in MODELS:
-            node.load(model, model, backend="stub")
-        soak = Soak(node, folder, log, Load(node, seed), patience=patience)
+            known.model.load(node, model)
+        soak = Soak(node, folder, log, Load(node, seed, known), patience=patience)
         soak.load.start()
         try:
             yield soak
@@ -275,13 +281,14 @@ def run(
     folder: Path,
     log: Path,
     *,
+    known: Known,
     seconds_limit: float | None = None,
     patience: float = 1.0,
 ) -> Soak:
     """Run a soak; raises SoakFailed with the command that runs it again."""
     began, done = time.monotonic(), 0
     try:
-        with soaked(seed, folder, log, patience) as soak:
+        with soaked(seed, folder, log, known, patience) as soak:
             for kill in plan(seed, kills):
                 now = time.monotonic()
                 wait_s = soak.pacer.wait_s(kill.victim, now)
@@ -294,6 +301,9 @@ def run(
             _no_violation(soak)
     except (AssertionError, errors.LlamaActorsError, SupervisionError, OSError) as error:
         command = f"python -m tests.support.soak --seed {seed} --kills {max(done + 1, 1)}"
+        command += f" --exact {known.model.exact} --jobs {len(known.jobs)}"
+        if known.model.backend != "stub":
+            command += f" --model {known.model.path}"
         raise SoakFailed(
             f"seed {seed}, after {done} kills: {type(error).__name__}: {error}\n"
             f"log: {log}; node log: {folder / 'node.log'}\nagain: {command}"
@@ -312,13 +322,32 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seconds-limit", type=float, help="stop killing after so long")
+    parser.add_argument("--exact", choices=EXACT_NAMES, default="always")
+    parser.add_argument("--model", type=Path, help="a GGUF file; default: stubs")
+    parser.add_argument("--jobs", type=int, help="different requests; default: 400, 48 of a GGUF")
+    parser.add_argument(
+        "--patience", type=float, default=1.0, help="times the limits that are for a quiet machine"
+    )
     parser.add_argument("--folder", type=Path, help="for the node's files; default: a new one")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix=f"soak-{options.seed}-"))
     log = folder / "soak.jsonl"
+    model = SoakModel(exact=options.exact)
+    if options.model is not None:
+        model = SoakModel(str(options.model.resolve()), "llama", options.exact)
+    n_jobs = options.jobs or (400 if options.model is None else 48)
+    known = Known.compute(model, make_jobs(options.seed, n_jobs), folder / "reference")
     began = time.monotonic()
     try:
-        soak = run(options.seed, options.kills, folder, log, seconds_limit=options.seconds_limit)
+        soak = run(
+            options.seed,
+            options.kills,
+            folder,
+            log,
+            known=known,
+            seconds_limit=options.seconds_limit,
+            patience=options.patience,
+        )
     except SoakFailed as failed:
         print(f"FAILED {failed}", file=sys.stderr)
         return 1
@@ -327,7 +356,8 @@ def main() -> int:
         f"ok: seed {options.seed}, {len(log.read_text().splitlines())} kills in "
         f"{time.monotonic() - began:.0f} s; whole again: median {healed[len(healed) // 2]:.2f} s, "
         f"worst {healed[-1]:.2f} s; slowest request {soak.load.slowest_s:.1f} s; "
-        f"streams resumed: {soak.load.resumed}"
+        f"streams resumed: {soak.load.resumed}; {soak.load.n_compared} tokens compared with their "
+        f"logarithms, {soak.load.n_lacking} without"
     )
     for end, count in sorted(soak.load.ends.items()):
         print(f"  {count:6} {end}")
