@@ -246,7 +246,11 @@ class Soak:
         eventually(lambda: port_is_free(self.node.port), within_s=30, what="the port is free")
         left = [one for one in (self.folder / "run").rglob("*") if one.is_file()]
         cache = self.folder / "cache"
-        left += [one for one in cache.iterdir() if one.name not in {"lock", "rows", "signing-key"}]
+        left += [
+            one
+            for one in cache.iterdir()
+            if one.name not in {"lock", "rows", "signing-key", "fingerprints"}
+        ]
         left += [one for one in self.shared if one.exists()]
         if left:
             raise SoakFailed(f"left behind: {', '.join(map(str, left))}")
