@@ -50,6 +50,8 @@ from tests.support.waiting import eventually
 WHOLE_WITHIN_S = 2.0
 QUIET_WITHIN_S = 15.0
 """From the last request to empty tables; cache_meta looks every five seconds."""
+KEPT_FILES = {"lock", "rows", "signing-key", "fingerprints"}
+"""Of the cache directory, after a stop."""
 LAUNCHER_BACKOFF_S = (0.0, 0.01, 0.04, 0.16, 0.64, 2.56)
 MODEL_BACKOFF_S = (0.0, 0.05, 0.15, 0.45, 1.35, 4.05)
 """By restarts within the window, times two for the jitter."""
@@ -246,11 +248,7 @@ class Soak:
         eventually(lambda: port_is_free(self.node.port), within_s=30, what="the port is free")
         left = [one for one in (self.folder / "run").rglob("*") if one.is_file()]
         cache = self.folder / "cache"
-        left += [
-            one
-            for one in cache.iterdir()
-            if one.name not in {"lock", "rows", "signing-key", "fingerprints"}
-        ]
+        left += [one for one in cache.iterdir() if one.name not in KEPT_FILES]
         left += [one for one in self.shared if one.exists()]
         if left:
             raise SoakFailed(f"left behind: {', '.join(map(str, left))}")
