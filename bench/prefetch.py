@@ -53,10 +53,13 @@ class _Runs:
 
     first_ms: dict[bool, list[float]] = field(default_factory=lambda: defaultdict(list))
     restore_ms: dict[bool, list[float]] = field(default_factory=lambda: defaultdict(list))
+    ahead_ms: dict[bool, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Of the prompt before it, whose steps the copies are made beside."""
     from_ram: int = 0
     """Rounds in which the side with prefetch read no file after its start."""
 
-    def add(self, is_on: bool, done: Completion) -> None:
+    def add(self, is_on: bool, ahead: Completion, done: Completion) -> None:
+        self.ahead_ms[is_on].append(ahead.timings.prefill_ms)
         times, cache = done.timings, done.cache
         self.first_ms[is_on].append(cache.lookup_ms + cache.restore_ms + times.prefill_ms)
         self.restore_ms[is_on].append(cache.restore_ms)
@@ -118,9 +121,8 @@ def _measure(
                 for is_on in SIDES if number % 2 else SIDES[::-1]:
                     cache = where / ("on" if is_on else "off") / "cache"
                     prompt = prompts[n_tokens]
-                    done, resident = _queued(nodes[is_on], ahead, prompt, cache, is_warm=is_warm)
-                    kept = max(kept, resident)
-                    runs[n_tokens, is_warm].add(is_on, done)
+                    kept = max(kept, _reset(nodes[is_on], cache, is_warm=is_warm))
+                    runs[n_tokens, is_warm].add(is_on, *_queued(nodes[is_on], ahead, prompt))
     return [
         line
         for (n_tokens, is_warm), found in runs.items()
@@ -134,23 +136,22 @@ def _config(is_on: bool) -> RuntimeConfig:
     return replace(config, save=replace(config.save, restore=restore))
 
 
-def _queued(
-    node: Node, ahead: list[int], prompt: list[int], cache: Path, *, is_warm: bool
-) -> tuple[Completion, float]:
-    """The stored prompt behind a cold one; and the share of its files that was resident."""
+def _reset(node: Node, cache: Path, *, is_warm: bool) -> float:
+    """Leave the rows on disk only; the share of their pages that is resident if it should not."""
     wait_until_persisted(node)
     _empty_ram(node)
-    resident = 0.0
-    if not is_warm:
-        resident = drop_pages(stored_files(cache))
+    return 0.0 if is_warm else drop_pages(stored_files(cache))
+
+
+def _queued(node: Node, ahead: list[int], prompt: list[int]) -> tuple[Completion, Completion]:
+    """A cold prompt, and the stored one that waits behind it."""
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(node.complete, MODEL_ID, ahead, max_tokens=1)
         eventually(lambda: _running(node) or first.done(), every_s=0.001, what="it runs")
         done = node.complete(MODEL_ID, prompt, max_tokens=1)
-        first.result()
     if done.usage.cached_tokens < len(prompt) - 1:
         raise RuntimeError(f"not an exact hit of {len(prompt)} tokens: {done.cache}")
-    return done, resident
+    return first.result(), done
 
 
 def _running(node: Node) -> bool:
@@ -170,6 +171,7 @@ def _figures(
 ) -> list[Figure]:
     variant = f"{subject.name} {n_tokens} tokens, page cache {'warm' if is_warm else 'cold'}"
     on, off = (runs.first_ms[is_on] for is_on in SIDES)
+    ahead = paired_ratios(*(runs.ahead_ms[is_on] for is_on in SIDES))
     note = f"{runs.from_ram} of {len(on)} wholly from RAM"
     if not is_warm:
         note += f"; up to {100 * kept:.0f} % of the pages were still resident"
@@ -179,4 +181,5 @@ def _figures(
         figure(NAME, variant, "on_over_off", "x", summarise(paired_ratios(on, off))),
         figure(NAME, variant, "restore_on_ms", "ms", summarise(runs.restore_ms[True])),
         figure(NAME, variant, "restore_off_ms", "ms", summarise(runs.restore_ms[False])),
+        figure(NAME, variant, "ahead_on_over_off", "x", summarise(ahead), "the prompt before it"),
     ]

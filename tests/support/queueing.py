@@ -60,17 +60,20 @@ class Restarted:
 
 
 @contextlib.contextmanager
-def restarted_with_rows(tmp_path: Path, **options: Any) -> Iterator[Restarted]:
-    """A node that was restarted; its model "stub" runs one request at a time."""
+def restarted_with_rows(tmp_path: Path, path: str = "stub", **options: Any) -> Iterator[Restarted]:
+    """A node that was restarted; its model "stub" runs one request at a time.
+
+    ``path`` is that of the stub, see ``native.stub``.
+    """
     with LeakCheck() as leaks:
         with started(tmp_path) as node:
             leaks.watch(node)
-            node.load("stub", "stub", backend="stub")
+            node.load("stub", path, backend="stub")
             cold = node.complete("stub", PROMPT, max_tokens=10)
             eventually(lambda: is_flushed(node.client), what="all is on disk")
         with started(tmp_path, **options) as node:
             leaks.watch(node)
-            node.load("stub", "stub", backend="stub", n_seq_max=1, n_ctx=131_072)
+            node.load("stub", path, backend="stub", n_seq_max=1, n_ctx=131_072)
             eventually(lambda: len(cache_of(node)["scanned"]) == 2, what="both tiers are scanned")
             assert not keys_in(node, "ram")
             yield Restarted(node, cold, keys_in(node, "disk"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cache.policy import RestorePolicy
+from native.stub import UNCUTTABLE
 from runtime import RuntimeConfig
 from tests.support.queueing import (
     OTHER,
@@ -38,6 +39,24 @@ def test_a_request_that_waited_starts_from_ram_although_its_rows_were_on_disk(
         status = cache_of(node)
         assert status["prefetched_used"] == status["prefetched"]
         assert status["prefetched_unused"] == status["promoted"] == 0
+
+
+def test_of_a_model_that_cannot_be_cut_the_one_state_comes_that_is_restored(
+    tmp_path: Path,
+) -> None:
+    with (
+        restarted_with_rows(tmp_path, UNCUTTABLE) as one,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        node, cold = one.node, one.cold
+        assert len(one.keys) > 1
+        with occupied(node):
+            asked = pool.submit(node.complete, "stub", PROMPT, max_tokens=len(cold.tokens))
+            eventually(lambda: cache_of(node)["prefetched"], what="its state comes")
+        done = asked.result(60)
+        assert done.cache.source == "ram"
+        assert done.tokens == cold.tokens
+        assert cache_of(node)["prefetched"] == 1
 
 
 def test_a_request_that_starts_at_once_prefetches_nothing(tmp_path: Path) -> None:
