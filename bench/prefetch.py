@@ -22,7 +22,7 @@ from actors import messages as m
 from bench.bare import BareModel, Facts
 from bench.page_cache import drop_pages, stored_files
 from bench.report import Figure, figure
-from bench.stats import paired_ratios, summarise
+from bench.stats import paired_differences, paired_ratios, summarise
 from bench.subjects import (
     MODEL_ID,
     Subject,
@@ -53,6 +53,8 @@ class _Runs:
 
     first_ms: dict[bool, list[float]] = field(default_factory=lambda: defaultdict(list))
     restore_ms: dict[bool, list[float]] = field(default_factory=lambda: defaultdict(list))
+    whole_ms: dict[bool, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """From its arrival, the wait included."""
     ahead_ms: dict[bool, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Of the prompt before it, whose steps the copies are made beside."""
     from_ram: int = 0
@@ -62,6 +64,7 @@ class _Runs:
         self.ahead_ms[is_on].append(ahead.timings.prefill_ms)
         times, cache = done.timings, done.cache
         self.first_ms[is_on].append(cache.lookup_ms + cache.restore_ms + times.prefill_ms)
+        self.whole_ms[is_on].append(times.ttft_ms)
         self.restore_ms[is_on].append(cache.restore_ms)
         self.from_ram += is_on and cache.source == "ram"
 
@@ -172,6 +175,7 @@ def _figures(
     variant = f"{subject.name} {n_tokens} tokens, page cache {'warm' if is_warm else 'cold'}"
     on, off = (runs.first_ms[is_on] for is_on in SIDES)
     ahead = paired_ratios(*(runs.ahead_ms[is_on] for is_on in SIDES))
+    saved = paired_differences(*(runs.whole_ms[not is_on] for is_on in SIDES))
     note = f"{runs.from_ram} of {len(on)} wholly from RAM"
     if not is_warm:
         note += f"; up to {100 * kept:.0f} % of the pages were still resident"
@@ -181,5 +185,6 @@ def _figures(
         figure(NAME, variant, "on_over_off", "x", summarise(paired_ratios(on, off))),
         figure(NAME, variant, "restore_on_ms", "ms", summarise(runs.restore_ms[True])),
         figure(NAME, variant, "restore_off_ms", "ms", summarise(runs.restore_ms[False])),
+        figure(NAME, variant, "saved_ms", "ms", summarise(saved), "from arrival to first token"),
         figure(NAME, variant, "ahead_on_over_off", "x", summarise(ahead), "the prompt before it"),
     ]

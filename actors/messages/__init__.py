@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         PrefetchPrefix,
         PrefixResolved,
         QuarantineFile,
+        ReadAhead,
         ReleaseLease,
         Removal,
         RemoveRows,
@@ -225,6 +226,7 @@ __all__ = [
     "PressureSet",
     "Prompt",
     "QuarantineFile",
+    "ReadAhead",
     "ReleaseLease",
     "Removal",
     "RemoveRows",
@@ -292,9 +294,9 @@ _HOMES: Final = {
             "BytesEvicted CopyFailed CopyRow DescribeTier DropFiles EvictBytes FilesDropped "
             "ForgetLive ListNamespaces ListRows LookupPrefix NamespacesListed NoMoreCopies "
             "PersistNow PersistState PrefetchEnded PrefetchPrefix PrefixResolved QuarantineFile "
-            "ReleaseLease Removal RemoveRows ReserveRows ResolveParent RowCopied RowRejected "
-            "RowsFound RowShown RowsListed RowsRemoved RowsReserved RowsWritten RowWanted ShowRow "
-            "StoredRow TierChanged TierDescribed WatchTier WriterStops WriteTails"
+            "ReadAhead ReleaseLease Removal RemoveRows ReserveRows ResolveParent RowCopied "
+            "RowRejected RowsFound RowShown RowsListed RowsRemoved RowsReserved RowsWritten "
+            "RowWanted ShowRow StoredRow TierChanged TierDescribed WatchTier WriterStops WriteTails"
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "

@@ -303,6 +303,17 @@ class CopyRow:
 
 
 @frozen
+class ReadAhead:
+    """Cache_meta → ram_tier: have these files read into the page cache. Not answered."""
+
+    tier: str
+    keys: tuple[bytes, ...]
+
+    def __str__(self) -> str:
+        return f"ReadAhead({self.tier}, {len(self.keys)} rows)"
+
+
+@frozen
 class WriterStops:
     """Writer → cache_meta: it was asked to stop and is this incarnation.
 

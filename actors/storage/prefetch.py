@@ -32,6 +32,11 @@ class _Queued:
 
     rows: Sequence[BlockRef]
     n_taken: int = 0
+    n_advised: int = 0
+    """Of them, how many were taken or named by ``take_unfitting``."""
+    advised_bytes: int = 0
+    is_refused: bool = False
+    """One of them was, so the others get no room either, or are of no use without it."""
 
 
 @dataclass(slots=True)
@@ -72,7 +77,9 @@ class Prefetch:
         """Bytes of the rows that are being copied, also for requests that have ended."""
         self.held_bytes = 0
         """Of rows that are needed by requests that wait."""
-        self._copied = self._copied_bytes = self._refused = 0
+        self._advised_bytes = 0
+        self._is_full = False
+        self._copied = self._copied_bytes = self._refused = self._advised = 0
         self._used = self._unused = self._unused_bytes = 0
 
     # ── requests ────────────────────────────────────────────────────────────────────────────────
@@ -87,7 +94,10 @@ class Prefetch:
     def end(self, who: Waiting) -> None:
         """It has started, or does not wait any more; one that is not known is ignored."""
         queued = self._queued.pop(who, None)
-        for ref in () if queued is None else queued.rows[: queued.n_taken]:
+        if queued is None:
+            return
+        self._advised_bytes -= queued.advised_bytes
+        for ref in queued.rows[: queued.n_taken]:
             row = self._rows.get(ref.key)
             if row is not None:
                 row.needed_by.discard(who)
@@ -122,12 +132,13 @@ class Prefetch:
         A later request gets nothing while a row of an earlier one does not fit.
         """
         taken: list[bytes] = []
+        self._is_full = False
         for who, queued in self._queued.items():
-            for ref in queued.rows[queued.n_taken :]:
+            for ref in () if queued.is_refused else queued.rows[queued.n_taken :]:
                 row = self._rows.get(ref.key)
                 if row is None:
-                    no_room = self.held_bytes + ref.row_bytes > self._most_bytes
-                    if no_room or len(taken) >= limit or ref.key in self._copying:
+                    self._is_full = self.held_bytes + ref.row_bytes > self._most_bytes
+                    if self._is_full or len(taken) >= limit or ref.key in self._copying:
                         return taken
                     row = self._rows[ref.key] = _Row(ref.row_bytes)
                     self.held_bytes += ref.row_bytes
@@ -136,6 +147,28 @@ class Prefetch:
                 row.needed_by.add(who)
                 queued.n_taken += 1
         return taken
+
+    def take_unfitting(self, limit: int) -> list[BlockRef]:
+        """Rows for which there was no room: at most so many, and each once for a request.
+
+        They may at least be read into the system's page cache. So may no more bytes than are held
+        in the arena.
+        """
+        found: list[BlockRef] = []
+        for queued in self._queued.values():
+            if not (queued.is_refused or self._is_full):
+                continue
+            queued.n_advised = max(queued.n_advised, queued.n_taken)
+            for ref in queued.rows[queued.n_advised :]:
+                is_too_much = self._advised_bytes + ref.row_bytes > self._most_bytes
+                if is_too_much or len(found) >= limit:
+                    return found
+                queued.n_advised += 1
+                queued.advised_bytes += ref.row_bytes
+                self._advised_bytes += ref.row_bytes
+                self._advised += 1
+                found.append(ref)
+        return found
 
     def copied(self, key: bytes) -> None:
         """The row lies in the arena."""
@@ -158,8 +191,9 @@ class Prefetch:
         row = self._rows.get(key)
         for who in set() if row is None else row.needed_by:
             queued = self._queued[who]
-            self._refused += len(queued.rows) - queued.n_taken
-            queued.rows = queued.rows[: queued.n_taken]
+            if not queued.is_refused:
+                self._refused += len(queued.rows) - queued.n_taken
+            queued.is_refused = True
         self.needless(key)
 
     def needless(self, key: bytes) -> None:
@@ -191,6 +225,7 @@ class Prefetch:
             "prefetched_unused": self._unused,
             "prefetched_unused_bytes": self._unused_bytes,
             "not_prefetched": self._refused,
+            "read_ahead": self._advised,
             "being_prefetched": len(self._copying),
             "prefetching_requests": len(self._queued),
         }

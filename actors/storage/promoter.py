@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from actors import messages as m
 from actors.storage.tier_writer import copy_failed
@@ -11,7 +12,7 @@ from cache.answers import RAM
 from cache.arena import SlabWriter
 from cache.errors import CacheError, NoArenaSpace
 from cache.filesystem import Filesystem
-from cache.publish import read_row
+from cache.publish import read_row, row_path
 from cache.rows import row_meta, row_payload
 
 
@@ -53,6 +54,12 @@ class Promoter:
         self._rows += 1
         self._bytes += order.row_bytes
         return m.RowCopied(order.key, RAM)
+
+    def read_ahead(self, order: m.ReadAhead) -> None:
+        """Have the system read files before they are asked for; one that is gone is ignored."""
+        for key in order.keys:
+            with suppress(OSError):
+                self._files.read_ahead(row_path(self._roots[order.tier], key))
 
     def status(self) -> dict[str, object]:
         """Counts, bytes and milliseconds since this process started."""

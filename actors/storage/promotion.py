@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from actors import messages as m
 from actors.storage.copy_ports import CopyPorts, copy_order
 from actors.storage.prefetch import SHARE, Prefetch
 from cache.answers import RAM, BlockRef, Refusal
@@ -15,6 +16,7 @@ from cache.index import CacheIndex
 
 PROMOTIONS_IN_FLIGHT = 8  # few: a prompt that is being restored now needs the memory bandwidth too
 PREFETCHES_IN_FLIGHT = 2  # one is read and one waits: a hit then waits for no more than these
+READ_AHEAD_ROWS = 256  # of a message, 9 KB
 PROMOTIONS_WAITING = 4096  # rows; of more hits than that the oldest are not promoted
 RAM_TIER = "ram_tier"
 
@@ -73,6 +75,7 @@ class Promotion:
         while (room := PREFETCHES_IN_FLIGHT - self.ahead.n_copying) > 0:
             keys = self.ahead.take(room)
             if not keys:
+                self._read_ahead()
                 return
             answers, evicted = self._index.promote(now, holder, keys, is_ahead=True)
             self._ports.dispose(evicted)
@@ -83,6 +86,14 @@ class Promotion:
                     self._ports.send(RAM_TIER, copy_order(answer))
             for key in {*keys} - {answer.key for answer in answers}:
                 self.ahead.needless(key)
+
+    def _read_ahead(self) -> None:
+        """Have files read into the page cache, where the arena has no room for their rows."""
+        by_tier: dict[str, list[bytes]] = {}
+        for row in self.ahead.take_unfitting(READ_AHEAD_ROWS):
+            by_tier.setdefault(row.tier, []).append(row.key)
+        for tier, keys in by_tier.items():
+            self._ports.send(RAM_TIER, m.ReadAhead(tier, tuple(keys)))
 
     def copied(self, now: float, key: bytes) -> None:
         """The row lies in the arena."""

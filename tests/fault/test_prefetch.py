@@ -13,6 +13,7 @@ import pytest
 from actors import messages as m
 from actors.storage.prefetch import SHARE
 from actors.storage.promotion import PREFETCHES_IN_FLIGHT
+from cache.publish import row_path
 from tests.support.queueing import (
     OTHER,
     cache_of,
@@ -110,6 +111,23 @@ def test_long_queues_take_their_share_of_the_arena_and_no_more(
     rig.report(m.PrefetchEnded("0", rig.holder))
     rig.run()
     assert rig.status()["prefetched"] == n_before + 1
+
+
+def test_files_of_rows_without_room_are_read_into_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = Rig(tmp_path, monkeypatch, disk=64)
+    names = [row_path(stored.roots["disk"], key) for key in stored.save(*range(12))]
+    os.unlink(stored.arena)
+    rig = Rig(tmp_path, monkeypatch, ram_rows=16, disk=64)
+    read: list[str] = []
+    rig.promoter._files.read_ahead = read.append  # type: ignore[method-assign]
+    rig.prefetch("a", *range(12))
+    rig.run()
+    n_copied = rig.status()["prefetched"]
+    assert 0 < n_copied < 12
+    assert read == names[n_copied : n_copied + len(read)]
+    assert rig.status()["read_ahead"] == len(read) > 0
 
 
 def test_hotter_rows_stay_and_those_that_are_not_on_disk_yet(

@@ -159,6 +159,32 @@ def test_what_is_refused_ends_the_copies_for_its_request_only() -> None:
     assert ahead.take(9) == keys(4)
 
 
+def named(rows: Sequence[BlockRef]) -> list[bytes]:
+    return [one.key for one in rows]
+
+
+def test_rows_without_room_are_named_once_to_be_read_ahead_and_no_more_than_fit() -> None:
+    ahead = Prefetch(2 * SIZE)
+    ahead.begin(A, rows(1, 2, 3, 4, 5))
+    assert ahead.take(2) == keys(1, 2)
+    assert named(ahead.take_unfitting(1)) == keys(3)
+    assert named(ahead.take_unfitting(9)) == keys(4)
+    assert named(ahead.take_unfitting(9)) == []
+    ahead.end(A)
+    ahead.begin(B, rows(6, 7, 8))
+    assert ahead.take(9) == keys(6, 7)
+    ahead.refused(b"6")
+    assert named(ahead.take_unfitting(9)) == keys(8)
+    assert ahead.status()["read_ahead"] == 3
+
+
+def test_while_there_is_room_nothing_is_only_read_ahead() -> None:
+    ahead = Prefetch(100 * SIZE)
+    ahead.begin(A, rows(1, 2, 3))
+    ahead.take(1)
+    assert ahead.take_unfitting(9) == []
+
+
 def test_rows_that_a_scan_finds_later_are_added() -> None:
     ahead = Prefetch(100 * SIZE)
     ahead.begin(A, rows(1))

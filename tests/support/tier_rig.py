@@ -176,6 +176,9 @@ class Rig:
             elif target == "writer":
                 self._write(message)
             elif target == "ram_tier":
+                if isinstance(message, m.ReadAhead):
+                    self.promoter.read_ahead(message)
+                    continue
                 assert isinstance(message, m.CopyRow)
                 self.report(self.promoter.promote(message))
             else:
