@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         PrefetchEnded,
         PrefetchPrefix,
         PrefixResolved,
+        PromoteRows,
         QuarantineFile,
         ReadAhead,
         ReleaseLease,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         RowsFound,
         RowShown,
         RowsListed,
+        RowsPromoted,
         RowsRemoved,
         RowsReserved,
         RowsWritten,
@@ -224,6 +226,7 @@ __all__ = [
     "PressureChecked",
     "PressureRefused",
     "PressureSet",
+    "PromoteRows",
     "Prompt",
     "QuarantineFile",
     "ReadAhead",
@@ -242,6 +245,7 @@ __all__ = [
     "RowWanted",
     "RowsFound",
     "RowsListed",
+    "RowsPromoted",
     "RowsRemoved",
     "RowsReserved",
     "RowsWritten",
@@ -293,10 +297,11 @@ _HOMES: Final = {
         "cache": (
             "BytesEvicted CopyFailed CopyRow DescribeTier DropFiles EvictBytes FilesDropped "
             "ForgetLive ListNamespaces ListRows LookupPrefix NamespacesListed NoMoreCopies "
-            "PersistNow PersistState PrefetchEnded PrefetchPrefix PrefixResolved QuarantineFile "
-            "ReadAhead ReleaseLease Removal RemoveRows ReserveRows ResolveParent RowCopied "
-            "RowRejected RowsFound RowShown RowsListed RowsRemoved RowsReserved RowsWritten "
-            "RowWanted ShowRow StoredRow TierChanged TierDescribed WatchTier WriterStops WriteTails"
+            "PersistNow PersistState PrefetchEnded PrefetchPrefix PrefixResolved PromoteRows "
+            "QuarantineFile ReadAhead ReleaseLease Removal RemoveRows ReserveRows ResolveParent "
+            "RowCopied RowRejected RowsFound RowShown RowsListed RowsPromoted RowsRemoved "
+            "RowsReserved RowsWritten RowWanted ShowRow StoredRow TierChanged TierDescribed "
+            "WatchTier WriterStops WriteTails"
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "

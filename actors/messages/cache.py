@@ -246,7 +246,7 @@ class RowsFound:
 
 @frozen
 class RowCopied:
-    """Writer, ram_tier → cache_meta: the row now also lies in this tier."""
+    """Writer → cache_meta: the row now also lies in this tier."""
 
     key: bytes
     tier: str
@@ -254,7 +254,7 @@ class RowCopied:
 
 @frozen
 class CopyFailed:
-    """Writer, ram_tier → cache_meta: the row was not copied; the node runs without the copy."""
+    """Writer → cache_meta: the row was not copied; the node runs without the copy."""
 
     key: bytes
     tier: str
@@ -289,7 +289,7 @@ class TierChanged:
 
 @frozen
 class CopyRow:
-    """Cache_meta → writer: copy this row into a file tier; → ram_tier: into the arena.
+    """Cache_meta → writer: copy this row into a file tier.
 
     One reply per row, ``RowCopied`` or ``CopyFailed``. Offsets are those of the arena.
     """
@@ -300,6 +300,30 @@ class CopyRow:
     source_offset: int | None
     tier: str
     offset: int | None
+
+
+@frozen
+class PromoteRows:
+    """Cache_meta → ram_tier: copy these rows into the arena. Answered by ``RowsPromoted``.
+
+    Rows of small models are copied in less time than a message takes, so they come together.
+    """
+
+    rows: tuple[CopyRow, ...]
+
+    def __str__(self) -> str:
+        return f"PromoteRows({len(self.rows)} rows)"
+
+
+@frozen
+class RowsPromoted:
+    """Ram_tier → cache_meta: these rows lie in the arena now, and those were not copied."""
+
+    keys: tuple[bytes, ...]
+    failed: tuple[CopyFailed, ...]
+
+    def __str__(self) -> str:
+        return f"RowsPromoted({len(self.keys)} rows, {len(self.failed)} failed)"
 
 
 @frozen

@@ -128,7 +128,13 @@ class CacheMetaActor(Worker):
                 self.tell(sender, self._admin_queries.answer(time.monotonic(), message))
             case m.PersistNow(ref):
                 self.tell(sender, m.PersistState(ref, self._persist_now()))
-            case m.RowCopied() | m.CopyFailed() | m.FilesDropped() | m.WriterStops():
+            case (
+                m.RowCopied()
+                | m.RowsPromoted()
+                | m.CopyFailed()
+                | m.FilesDropped()
+                | m.WriterStops()
+            ):
                 self._about_copies(message, sender)
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
@@ -275,7 +281,7 @@ class CacheMetaActor(Worker):
 
     def _about_copies(
         self,
-        message: m.RowCopied | m.CopyFailed | m.FilesDropped | m.WriterStops,
+        message: m.RowCopied | m.RowsPromoted | m.CopyFailed | m.FilesDropped | m.WriterStops,
         sender: Address,
     ) -> None:
         if isinstance(message, m.WriterStops):

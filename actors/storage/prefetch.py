@@ -126,8 +126,10 @@ class Prefetch:
     def is_copying(self, key: bytes) -> bool:
         return key in self._copying
 
-    def take(self, limit: int) -> list[bytes]:
+    def take(self, limit: int, most_bytes: int) -> list[bytes]:
         """Keys of the next rows to copy, as far as they fit. Each ends in one of the calls below.
+
+        At most ``limit`` rows, of ``most_bytes``; but one row may have more.
 
         A later request gets nothing while a row of an earlier one does not fit.
         """
@@ -138,7 +140,9 @@ class Prefetch:
                 row = self._rows.get(ref.key)
                 if row is None:
                     self._is_full = self.held_bytes + ref.row_bytes > self._most_bytes
-                    if self._is_full or len(taken) >= limit or ref.key in self._copying:
+                    most_bytes -= ref.row_bytes
+                    is_enough = len(taken) >= limit or (taken and most_bytes < 0)
+                    if self._is_full or is_enough or ref.key in self._copying:
                         return taken
                     row = self._rows[ref.key] = _Row(ref.row_bytes)
                     self.held_bytes += ref.row_bytes

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from actors import messages as m
 from actors.storage.copy_ports import CopyPorts, copy_order
 from actors.storage.prefetch import SHARE, Prefetch
-from cache.answers import RAM, BlockRef, Refusal
+from cache.answers import RAM, BlockRef, Refusal, Reservation
 from cache.index import CacheIndex
 
 PROMOTIONS_IN_FLIGHT = 8  # few: a prompt that is being restored now needs the memory bandwidth too
-PREFETCHES_IN_FLIGHT = 2  # one is read and one waits: a hit then waits for no more than these
+PREFETCH_ROWS = 32  # at once, and no more bytes than this: hits wait until they are copied
+PREFETCH_BYTES = 1 << 20  # a few milliseconds; a row may have more
 READ_AHEAD_ROWS = 256  # of a message, 9 KB
 PROMOTIONS_WAITING = 4096  # rows; of more hits than that the oldest are not promoted
 RAM_TIER = "ram_tier"
@@ -63,27 +64,28 @@ class Promotion:
     def _promote(self, now: float, holder: str, keys: Sequence[bytes]) -> None:
         answers, evicted = self._index.promote(now, holder, keys)
         self._ports.dispose(evicted)  # before the memory is given to the copies
-        for answer in answers:
-            if isinstance(answer, Refusal):
-                self._not_promoted += 1
-            else:
-                self._under_way.add(answer.key)
-                self._ports.send(RAM_TIER, copy_order(answer))
+        granted = [answer for answer in answers if isinstance(answer, Reservation)]
+        self._not_promoted += len(answers) - len(granted)
+        self._under_way.update(answer.key for answer in granted)
+        self._order(granted)
+
+    def _order(self, granted: Sequence[Reservation]) -> None:
+        if granted:
+            self._ports.send(RAM_TIER, m.PromoteRows(tuple(map(copy_order, granted))))
 
     def _prefetch(self, now: float, holder: str) -> None:
         """The same for rows of queued requests; those that are refused give way to the next."""
-        while (room := PREFETCHES_IN_FLIGHT - self.ahead.n_copying) > 0:
-            keys = self.ahead.take(room)
+        while not self.ahead.n_copying:
+            keys = self.ahead.take(PREFETCH_ROWS, PREFETCH_BYTES)
             if not keys:
                 self._read_ahead()
                 return
             answers, evicted = self._index.promote(now, holder, keys, is_ahead=True)
             self._ports.dispose(evicted)
+            self._order([answer for answer in answers if isinstance(answer, Reservation)])
             for answer in answers:
                 if isinstance(answer, Refusal):
                     self.ahead.refused(answer.key)
-                else:
-                    self._ports.send(RAM_TIER, copy_order(answer))
             for key in {*keys} - {answer.key for answer in answers}:
                 self.ahead.needless(key)
 

@@ -1,7 +1,7 @@
 """The RAM tier: the shared-memory arena that every model process maps.
 
 Owns: the arena's memory (its bytes outlive this process; the launcher holds the file). Answers:
-``CopyRow``, ``ReadAhead``. Reports to cache_meta what it found when either of them starts, and
+``PromoteRows``, ``ReadAhead``. Reports to cache_meta what it found when either of them starts, and
 copies rows of slower tiers into the arena: after a hit, and for queued requests. A process of its
 own because a scan of a big arena takes a while, and a file may lie on a slow disk; neither may
 delay lookups.
@@ -62,8 +62,8 @@ class RamTierActor(TierWorker):
             order = self.commands.get()
             if isinstance(order, m.ReadAhead):
                 self._promoter.read_ahead(order)
-            elif isinstance(order, m.CopyRow):
-                self.post(self._promoter.promote(order))
+            elif isinstance(order, m.PromoteRows):
+                self.post(self._promoter.promote_all(order))
 
     def _found(self, path: str) -> Iterator[m.StoredRow]:
         now = time.time()
@@ -82,7 +82,7 @@ class RamTierActor(TierWorker):
                 )
 
     def handle(self, message: object, sender: Address) -> None:
-        if isinstance(message, m.CopyRow | m.ReadAhead):
+        if isinstance(message, m.PromoteRows | m.ReadAhead):
             self.commands.put(message)
         elif isinstance(message, m.DescribeTier):
             self.tell(sender, m.TierDescribed(message.ref, RAM, None, self._args.arena_path))

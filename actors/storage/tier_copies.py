@@ -64,15 +64,19 @@ class TierCopies:
     # ── reports of processes ────────────────────────────────────────────────────────────────────
 
     def handle(
-        self, now: float, message: m.RowCopied | m.CopyFailed | m.FilesDropped | m.TierChanged
+        self,
+        now: float,
+        message: m.RowCopied | m.RowsPromoted | m.CopyFailed | m.FilesDropped | m.TierChanged,
     ) -> None:
         """What the copying processes and the tiers report."""
         match message:
             case m.RowCopied():
-                if message.tier == RAM:
-                    self._promotion.copied(now, message.key)
-                else:
-                    self._written.copied(now, message)
+                self._written.copied(now, message)
+            case m.RowsPromoted(keys, failed):
+                for key in keys:
+                    self._promotion.copied(now, key)
+                for one in failed:
+                    self._failed(now, one)
             case m.CopyFailed():
                 self._failed(now, message)
             case m.FilesDropped():

@@ -12,7 +12,6 @@ import pytest
 
 from actors import messages as m
 from actors.storage.prefetch import SHARE
-from actors.storage.promotion import PREFETCHES_IN_FLIGHT
 from cache.publish import row_path
 from tests.support.queueing import (
     OTHER,
@@ -56,12 +55,12 @@ def test_nothing_comes_for_a_request_that_ended_before(rig: Rig) -> None:
     rig.hung.add("ram")
     rig.prefetch("a", 1, 2, 3)
     rig.run()
-    assert rig.status()["being_prefetched"] == PREFETCHES_IN_FLIGHT
+    assert rig.status()["being_prefetched"] == 3
     rig.report(m.PrefetchEnded("a", rig.holder))
     rig.hung.clear()
     rig.run()
     status = rig.status()
-    assert status["prefetched"] == status["prefetched_unused"] == PREFETCHES_IN_FLIGHT
+    assert status["prefetched"] == status["prefetched_unused"] == 3
     assert status["being_prefetched"] == status["reservations"] == 0
 
 
@@ -74,8 +73,8 @@ def test_a_hit_goes_before_what_was_not_begun(rig: Rig) -> None:
     rig.report(m.PrefetchEnded("a", rig.holder))
     rig.prefetch("b", 21, 22, 23)
     rig.hung.clear()
-    orders = [message.key for _, message in rig.queue if isinstance(message, m.CopyRow)]
-    assert len(orders) == PREFETCHES_IN_FLIGHT + 3  # nothing for "b" beside the hits
+    orders = [message for _, message in rig.queue if isinstance(message, m.PromoteRows)]
+    assert [len(order.rows) for order in orders] == [3, 3]  # nothing for "b" beside the hits
     rig.run()
     assert rig.status()["promoted"] == 3
     assert rig.sources(21, 22, 23) == ["ram"] * 3
@@ -161,7 +160,7 @@ def test_the_end_of_the_model_ends_its_queue(rig: Rig) -> None:
     assert rig.status()["prefetching_requests"] == 0
     rig.hung.clear()
     rig.run()
-    assert rig.status()["prefetched"] == PREFETCHES_IN_FLIGHT
+    assert rig.status()["prefetched"] == 3
 
 
 # ── processes that are killed ───────────────────────────────────────────────────────────────────

@@ -22,6 +22,7 @@ from cache.policy import RestorePolicy
 pytestmark = pytest.mark.pure
 
 SIZE, BLOCK = 1000, 64
+MANY = 1 << 30
 A, B = Waiting("model:m#1", "a"), Waiting("model:m#1", "b")
 
 
@@ -115,28 +116,35 @@ def test_rows_of_the_oldest_request_come_first_and_shared_ones_once() -> None:
     ahead = Prefetch(100 * SIZE)
     ahead.begin(A, rows(1, 2))
     ahead.begin(B, rows(1, 3))
-    assert ahead.take(2) == keys(1, 2)
+    assert ahead.take(2, MANY) == keys(1, 2)
     ahead.copied(b"1")
-    assert ahead.take(2) == keys(3)
-    assert ahead.take(2) == []
+    assert ahead.take(2, MANY) == keys(3)
+    assert ahead.take(2, MANY) == []
+
+
+def test_so_many_bytes_are_taken_at_once_but_at_least_a_row() -> None:
+    ahead = Prefetch(100 * SIZE)
+    ahead.begin(A, rows(1, 2, 3, 4))
+    assert ahead.take(9, 2 * SIZE + 1) == keys(1, 2)
+    assert ahead.take(9, SIZE - 1) == keys(3)
 
 
 def test_no_more_is_held_than_the_share_and_an_end_makes_room() -> None:
     ahead = Prefetch(2 * SIZE)
     ahead.begin(A, rows(1, 2, 3))
     ahead.begin(B, rows(1))
-    assert ahead.take(9) == keys(1, 2)
+    assert ahead.take(9, MANY) == keys(1, 2)
     ahead.copied(b"1")
     ahead.copied(b"2")
-    assert ahead.take(9) == []
+    assert ahead.take(9, MANY) == []
     ahead.end(A)
-    assert ahead.take(9) == keys(1)
+    assert ahead.take(9, MANY) == keys(1)
 
 
 def test_a_row_is_used_when_a_request_finds_it_in_ram_and_unused_otherwise() -> None:
     ahead = Prefetch(100 * SIZE)
     ahead.begin(A, rows(1, 2, 3))
-    assert ahead.take(3) == keys(1, 2, 3)
+    assert ahead.take(3, MANY) == keys(1, 2, 3)
     ahead.copied(b"1")
     ahead.copied(b"2")
     ahead.found([row(1, "ram"), row(2, "disk", 1), row(3, "disk", 2)])  # 2 was evicted meanwhile
@@ -153,10 +161,10 @@ def test_what_is_refused_ends_the_copies_for_its_request_only() -> None:
     ahead = Prefetch(100 * SIZE)
     ahead.begin(A, rows(1, 2, 3))
     ahead.begin(B, rows(4))
-    assert ahead.take(1) == keys(1)
+    assert ahead.take(1, MANY) == keys(1)
     ahead.refused(b"1")
     assert ahead.status()["not_prefetched"] == 3
-    assert ahead.take(9) == keys(4)
+    assert ahead.take(9, MANY) == keys(4)
 
 
 def named(rows: Sequence[BlockRef]) -> list[bytes]:
@@ -166,13 +174,13 @@ def named(rows: Sequence[BlockRef]) -> list[bytes]:
 def test_rows_without_room_are_named_once_to_be_read_ahead_and_no_more_than_fit() -> None:
     ahead = Prefetch(2 * SIZE)
     ahead.begin(A, rows(1, 2, 3, 4, 5))
-    assert ahead.take(2) == keys(1, 2)
+    assert ahead.take(2, MANY) == keys(1, 2)
     assert named(ahead.take_unfitting(1)) == keys(3)
     assert named(ahead.take_unfitting(9)) == keys(4)
     assert named(ahead.take_unfitting(9)) == []
     ahead.end(A)
     ahead.begin(B, rows(6, 7, 8))
-    assert ahead.take(9) == keys(6, 7)
+    assert ahead.take(9, MANY) == keys(6, 7)
     ahead.refused(b"6")
     assert named(ahead.take_unfitting(9)) == keys(8)
     assert ahead.status()["read_ahead"] == 3
@@ -181,26 +189,26 @@ def test_rows_without_room_are_named_once_to_be_read_ahead_and_no_more_than_fit(
 def test_while_there_is_room_nothing_is_only_read_ahead() -> None:
     ahead = Prefetch(100 * SIZE)
     ahead.begin(A, rows(1, 2, 3))
-    ahead.take(1)
+    ahead.take(1, MANY)
     assert ahead.take_unfitting(9) == []
 
 
 def test_rows_that_a_scan_finds_later_are_added() -> None:
     ahead = Prefetch(100 * SIZE)
     ahead.begin(A, rows(1))
-    assert ahead.take(9) == keys(1)
+    assert ahead.take(9, MANY) == keys(1)
     ahead.begin(A, rows(1, 2))
-    assert ahead.take(9) == keys(2)
+    assert ahead.take(9, MANY) == keys(2)
 
 
 def test_copies_that_were_lost_with_their_process_are_made_again() -> None:
     ahead = Prefetch(100 * SIZE)
     ahead.begin(A, rows(1, 2))
-    assert ahead.take(2) == keys(1, 2)
+    assert ahead.take(2, MANY) == keys(1, 2)
     ahead.copied(b"1")
     ahead.copier_ended()
     assert ahead.n_copying == 0
-    assert ahead.take(2) == keys(2)
+    assert ahead.take(2, MANY) == keys(2)
 
 
 def test_the_end_of_a_process_ends_its_queue_and_no_other() -> None:
@@ -208,7 +216,7 @@ def test_the_end_of_a_process_ends_its_queue_and_no_other() -> None:
     ahead.begin(A, rows(1))
     ahead.begin(Waiting("model:n#1", "a"), rows(2))
     ahead.holder_exited("model:m#1")
-    assert ahead.take(9) == keys(2)
+    assert ahead.take(9, MANY) == keys(2)
 
 
 ENDS = ["take", "copied", "refused", "needless", "died"]
@@ -240,7 +248,7 @@ def test_the_accounts_hold_after_any_events(events: list[tuple[str, int, list[in
             case "end":
                 ahead.end(who)
             case "take":
-                taken = ahead.take(number)
+                taken = ahead.take(number, MANY)
                 assert len(taken) <= number
                 assert not copying & set(taken), "no row is copied twice at once"
                 copying |= set(taken)

@@ -171,6 +171,7 @@ class Rig:
                 continue
             target, message = self.queue.popleft()
             where = message.tier if isinstance(message, m.CopyRow) else target
+            where = "ram" if isinstance(message, m.PromoteRows) else where
             if where in self.hung:
                 held.append((target, message))
             elif target == "writer":
@@ -179,8 +180,8 @@ class Rig:
                 if isinstance(message, m.ReadAhead):
                     self.promoter.read_ahead(message)
                     continue
-                assert isinstance(message, m.CopyRow)
-                self.report(self.promoter.promote(message))
+                assert isinstance(message, m.PromoteRows)
+                self.report(self.promoter.promote_all(message))
             else:
                 self.keepers[target.removeprefix("tier:")].take(message)  # type: ignore[arg-type]
         self.queue = held
