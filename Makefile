@@ -83,7 +83,7 @@ bench: install
 SEED ?= 1
 KILLS ?= 500
 # Random SIGKILLs over a whole node under load, about a quarter of an hour; a seed repeats its plan. Every reply is compared
-# as bytes with that of an idle node. SOAK="--model FILE.gguf" is for a model instead of stubs; SOAK="--help" lists the rest.
+# as bytes with that of an idle node. SOAK="--model FILE.gguf" takes a model of your own, SOAK="--model stub" stubs.
 SOAK ?=
 soak: install
 	$(BIN)/python -m tests.support.soak --seed $(SEED) --kills $(KILLS) $(SOAK)

@@ -202,6 +202,17 @@ def test_a_model_that_is_always_exact_is_so_for_every_request() -> None:
     assert played.outcomes["b"].reused == 200
 
 
+def test_prefix_is_reported_where_it_came_by_itself() -> None:
+    def script() -> Script:
+        for name, exact in (("a", None), ("b", REPEAT), ("c", ALWAYS)):
+            yield [run(name, PROMPT, max_tokens=4, exact=exact)]
+
+    played = EngineRun(stub())
+    played.engine._cache.speeds = lambda: Speeds(1e-6, 1e-6)  # type: ignore[method-assign]
+    got = played.play(script())
+    assert [got[name].cache.exact for name in "abc"] == [PREFIX, REPEAT, ALWAYS]
+
+
 def test_a_context_that_was_replaced_has_its_replies_computed_again_alone() -> None:
     """And no slice holds rows of the prompt and of the reply."""
 

@@ -1,6 +1,6 @@
 """Kill everything, again and again, while requests run: ``python -m tests.support.soak --seed 1``.
 
-A node with two models (stubs, or ``--model FILE``), a RAM tier and a disk tier serves requests of
+A node with two models (the embedded one twice, ``--model FILE``, or ``--model stub``), a RAM tier and a disk tier serves requests of
 several threads, while one process of it after the other gets SIGKILL: any actor, supervisors, the
 root, Admin, and now and then the host process of a second node. What must hold:
 
@@ -38,6 +38,7 @@ from typing import Any
 
 from actors.messages.exact import EXACT_NAMES
 from runtime import Node, errors
+from runtime.embedded import path as embedded_model_path
 from supervision.errors import SupervisionError
 from supervision.node_file import NodeRecord, RuntimeDir
 from tests.support.nodes import ROOT, alive, group_pids, port_is_free
@@ -304,8 +305,7 @@ def run(
     except (AssertionError, errors.LlamaActorsError, SupervisionError, OSError) as error:
         command = f"python -m tests.support.soak --seed {seed} --kills {max(done + 1, 1)}"
         command += f" --exact {known.model.exact} --jobs {len(known.jobs)}"
-        if known.model.backend != "stub":
-            command += f" --model {known.model.path}"
+        command += f" --model {known.model.path}"
         raise SoakFailed(
             f"seed {seed}, after {done} kills: {type(error).__name__}: {error}\n"
             f"log: {log}; node log: {folder / 'node.log'}\nagain: {command}"
@@ -325,8 +325,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seconds-limit", type=float, help="stop killing after so long")
     parser.add_argument("--exact", choices=EXACT_NAMES, default="always")
-    parser.add_argument("--model", type=Path, help="a GGUF file; default: stubs")
-    parser.add_argument("--jobs", type=int, help="different requests; default: 400, 48 of a GGUF")
+    parser.add_argument(
+        "--model", default=str(embedded_model_path()), help="a GGUF file, or stub; default: demo"
+    )
+    parser.add_argument("--jobs", type=int, help="different requests; default: 48, 400 of a stub")
     parser.add_argument(
         "--patience", type=float, default=1.0, help="times the limits that are for a quiet machine"
     )
@@ -334,10 +336,10 @@ def main() -> int:
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix=f"soak-{options.seed}-"))
     log = folder / "soak.jsonl"
-    model = SoakModel(exact=options.exact)
-    if options.model is not None:
-        model = SoakModel(str(options.model.resolve()), "llama", options.exact)
-    n_jobs = options.jobs or (400 if options.model is None else 48)
+    model, n_jobs = SoakModel(exact=options.exact), options.jobs or 400
+    if options.model != "stub":
+        model = SoakModel(str(Path(options.model).resolve()), "llama", options.exact)
+        n_jobs = options.jobs or 48
     known = Known.compute(model, make_jobs(options.seed, n_jobs), folder / "reference")
     began = time.monotonic()
     try:
