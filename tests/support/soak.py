@@ -1,8 +1,9 @@
 """Kill everything, again and again, while requests run: ``python -m tests.support.soak --seed 1``.
 
-A node with two models (the embedded one twice, ``--model FILE``, or ``--model stub``), a RAM tier and a disk tier serves requests of
-several threads, while one process of it after the other gets SIGKILL: any actor, supervisors, the
-root, Admin, and now and then the host process of a second node. What must hold:
+A node with two models (the embedded one twice, ``--model FILE``, or ``--model stub``), a RAM tier
+and a disk tier serves requests of several threads, while one process of it after the other gets
+SIGKILL: any actor, supervisors, the root, Admin, and now and then the host process of a second
+node. What must hold:
 
 * every request ends within ``DEADLINE_S`` with the reply of an idle node to it: tokens, text and
   the logarithms of 20 candidates for each token, as bytes, whatever was killed under it, ran beside
