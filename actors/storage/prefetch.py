@@ -87,9 +87,8 @@ class Prefetch:
     def begin(self, who: Waiting, rows: Sequence[BlockRef]) -> None:
         """A request waits, and needs these rows; more of them than before, if it is known."""
         queued = self._queued.setdefault(who, _Queued([]))
-        taken = queued.rows[: queued.n_taken]
-        known = {row.key for row in taken}
-        queued.rows = [*taken, *(row for row in rows if row.key not in known)]
+        known = {row.key for row in queued.rows}
+        queued.rows = [*queued.rows, *(row for row in rows if row.key not in known)]
 
     def end(self, who: Waiting) -> None:
         """It has started, or does not wait any more; one that is not known is ignored."""
@@ -97,9 +96,9 @@ class Prefetch:
         if queued is None:
             return
         self._advised_bytes -= queued.advised_bytes
-        for ref in queued.rows[: queued.n_taken]:
+        for ref in queued.rows:  # also those that are to be taken again, see ``copier_ended``
             row = self._rows.get(ref.key)
-            if row is not None:
+            if row is not None and who in row.needed_by:
                 row.needed_by.discard(who)
                 if not row.needed_by:
                     self._release(ref.key)

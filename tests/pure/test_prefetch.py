@@ -211,6 +211,18 @@ def test_copies_that_were_lost_with_their_process_are_made_again() -> None:
     assert ahead.take(2, MANY) == keys(2)
 
 
+def test_rows_that_were_copied_before_their_process_ended_are_given_back_too() -> None:
+    ahead = Prefetch(100 * SIZE)
+    ahead.begin(A, rows(1, 2))
+    ahead.take(2, MANY)
+    ahead.copied(b"1")
+    ahead.copier_ended()
+    ahead.begin(A, rows(2))  # a scan finds what is still missing
+    ahead.end(A)
+    assert ahead.held_bytes == 0
+    assert ahead.status()["prefetched_unused"] == 1
+
+
 def test_the_end_of_a_process_ends_its_queue_and_no_other() -> None:
     ahead = Prefetch(100 * SIZE)
     ahead.begin(A, rows(1))
