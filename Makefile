@@ -82,9 +82,11 @@ bench: install
 
 SEED ?= 1
 KILLS ?= 500
-# Random SIGKILLs over a whole node under load, about a quarter of an hour; a seed repeats its plan.
+# Random SIGKILLs over a whole node under load, about a quarter of an hour; a seed repeats its plan. Every reply is compared
+# as bytes with that of an idle node. SOAK="--model FILE.gguf" takes a model of your own, SOAK="--model stub" stubs.
+SOAK ?=
 soak: install
-	$(BIN)/python -m tests.support.soak --seed $(SEED) --kills $(KILLS)
+	$(BIN)/python -m tests.support.soak --seed $(SEED) --kills $(KILLS) $(SOAK)
 
 POINTS ?= 1400
 # kill -9 at every step of the cache's protocol, about five minutes; a seed repeats its points.

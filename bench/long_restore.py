@@ -11,9 +11,6 @@ A cold page cache of a virtual machine may still be warm in its host.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-import os
 import tempfile
 import time
 from collections import defaultdict
@@ -22,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.bare import BareModel, Facts
+from bench.page_cache import drop_pages, stored_files
 from bench.report import Figure, figure
 from bench.stats import paired_ratios, summarise
 from bench.subjects import (
@@ -47,7 +45,6 @@ DISK_RUNS, QUICK_DISK_RUNS = 5, 1
 _NEXT_TO_NOTHING = 16 << 10
 """Bytes of RAM tier that hold no block: 0 would turn the whole cache off."""
 _GOAL = "goal 1.3 from 4,096 tokens on"
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(quick: bool, model: Path | None = None) -> list[Figure]:
@@ -153,28 +150,6 @@ class _Files:
                         at += n
         return 1e3 * (time.perf_counter() - began)
 
-    def drop(self) -> float:
-        """Drop all pages from the page cache; returns the share that is still resident."""
-        resident = total = 0
-        for path in self.every:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                found = _resident_pages(file.fileno(), path.stat().st_size)
-                resident, total = resident + found[0], total + found[1]
-        return resident / total
-
-
-def _resident_pages(fd: int, n_bytes: int) -> tuple[int, int]:
-    """Pages of a file in the page cache, and all of its pages."""
-    n_pages = -(-n_bytes // mmap.PAGESIZE)
-    with mmap.mmap(fd, n_bytes, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as mapping:
-        address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
-        vector = (ctypes.c_ubyte * n_pages)()
-        if _libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(n_bytes), vector):
-            raise OSError(ctypes.get_errno(), "mincore")
-    return sum(one & 1 for one in vector), n_pages
-
 
 def _from_disk(
     subject: Subject, facts: Facts, where: Path, lengths: Sequence[int], quick: bool
@@ -195,9 +170,9 @@ def _from_disk(
                 theirs: list[float] = []
                 kept = 0.0
                 for _ in range(QUICK_DISK_RUNS if quick else DISK_RUNS):
-                    kept = max(kept, 0.0 if warm else files.drop())
+                    kept = max(kept, 0.0 if warm else drop_pages(files.every))
                     theirs.append(files.read(into))
-                    kept = max(kept, 0.0 if warm else files.drop())
+                    kept = max(kept, 0.0 if warm else drop_pages(files.every))
                     ours.append(_hit(node, prompt[:n_tokens], "disk"))
                 state = "warm" if warm else "cold"
                 note = "goal 1.3"
@@ -215,7 +190,7 @@ def _from_disk(
 
 def _rows(cache: Path, n_tokens: int) -> _Files:
     """Files of as many whole blocks as a prompt has."""
-    every = sorted(path for path in cache.rglob("*") if path.is_file() and path.stat().st_size)
+    every = stored_files(cache)
     sizes = sorted(path.stat().st_size for path in every)
     of_a_block = sizes[len(sizes) // 2]
     whole = [path for path in every if path.stat().st_size == of_a_block]

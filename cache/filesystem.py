@@ -72,6 +72,9 @@ class Filesystem(Protocol):
         """
         ...
 
+    def read_ahead(self, path: str) -> None:
+        """Have the system read a whole file into its page cache, without waiting for it."""
+
 
 class PosixFilesystem:
     """The calls of the operating system."""
@@ -135,6 +138,15 @@ class PosixFilesystem:
             if os.fstat(fd).st_size == 0:
                 return memoryview(b"")  # mmap refuses empty files
             return memoryview(mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ))
+        finally:
+            os.close(fd)
+
+    def read_ahead(self, path: str) -> None:
+        fd = _open_regular(path)
+        if fd is None:
+            return
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(fd)
 

@@ -193,10 +193,14 @@ class CacheIndex:
         """Rows of faster tiers queued for ``tier`` whose parents it holds or gets before them."""
         return self._writes.unpersisted(tier, limit)
 
-    def promote(self, now: float, holder: str, keys: Sequence[bytes]) -> Reserved:
+    def promote(
+        self, now: float, holder: str, keys: Sequence[bytes], *, is_ahead: bool = False
+    ) -> Reserved:
         """Reserve arena room for rows that only slower tiers hold; parents come before children.
 
         Hotter rows are not evicted for it. Unknown keys and rows in the arena are skipped.
+        ``is_ahead``: of a use that is still to come. They rank as rows that are used now, or the
+        next rows that are saved would evict them before.
         """
         self._table.advance(now)
         table = self._table
@@ -207,6 +211,9 @@ class CacheIndex:
             at = table.find(key)
             if ram is None or not at or ram.holds(at):
                 continue
+            if is_ahead:
+                heat = table.nodes.heat
+                heat[at] = max(heat[at], eviction.first_heat(table.now))
             request = table.nodes.request(at)
             answers.append(self._writes.reserve(holder, request, ram, evicted, is_promotion=True))
         return Reserved(answers, evicted)
@@ -373,6 +380,15 @@ class CacheIndex:
         self._counters.hits_resume += 1
         return self._lease(holder, nodes.key(nodes.root[path[0]]), path, n_tokens, None)
 
+    def find(self, root: bytes, tokens: bytes) -> list[BlockRef]:
+        """The rows that ``lookup`` would find now. Nothing is leased, and no use is counted."""
+        table, nodes = self._table, self._table.nodes
+        path, n_tokens = prefix.longest(table, root, tokens)
+        return [
+            table.ref(at, self._fastest(at), min(nodes.n_tokens[at], n_tokens - nodes.start[at]))
+            for at in path
+        ]
+
     def is_being_written(self, key: bytes) -> bool:
         """Whether this row is reserved and will soon be there, or not."""
         return self._writes.is_being_written(key)
@@ -439,17 +455,19 @@ class CacheIndex:
         if not path:
             return Match(0, (), 0, miss, root)
         table, nodes = self._table, self._table.nodes
-        tiers = list(table.tiers.values())
         blocks: list[BlockRef] = []
         for at in path:
             table.pin(at)
             nodes.heat[at] = eviction.touched(nodes.heat[at], table.now)
-            tier = next(tier for tier in tiers if tier.holds(at))
             n_used = min(nodes.n_tokens[at], n_tokens - nodes.start[at])
-            blocks.append(table.ref(at, tier, n_used))
+            blocks.append(table.ref(at, self._fastest(at), n_used))
         self._last_lease += 1
         self._leases[self._last_lease] = (holder, array("I", path))
         return Match(n_tokens, tuple(blocks), self._last_lease, miss, blocks[-1].key)
+
+    def _fastest(self, at: int) -> Tier:
+        """The fastest tier that holds a row."""
+        return next(tier for tier in self._table.tiers.values() if tier.holds(at))
 
 
 def _refused(row: RowRequest, tier: Tier | None, name: str, location: int | None) -> list[Evicted]:

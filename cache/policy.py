@@ -62,6 +62,7 @@ class RestorePolicy:
     weight: float = 0.2  # of the newest value in an average
     min_prefill_tokens: int = 32  # smaller steps do not measure prompts
     min_tokens: int = 64  # smaller restores are mostly overhead
+    prefetch: bool = True  # rows of queued requests come from files to RAM while they wait
 
     def __post_init__(self) -> None:
         for name in ("min_samples", "probe_every", "min_prefill_tokens", "min_tokens"):

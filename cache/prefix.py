@@ -34,6 +34,15 @@ def descend(table: RowTable, root: bytes, tokens: bytes) -> tuple[list[int], byt
     return path, tip
 
 
+def longest(table: RowTable, root: bytes, tokens: bytes) -> tuple[list[int], int]:
+    """The rows that hold the longest stored prefix, first block first, and its tokens."""
+    path, _ = descend(table, root, tokens)
+    at = len(path) * table.block_tokens
+    node = path[-1] if path else table.nodes.find(root)
+    child, shared = best_child(table, node, at, cut(tokens, at, at + table.block_tokens))
+    return ([*path, child], at + shared) if child else (path, at)
+
+
 def best_child(table: RowTable, parent: int, start: int, rest: bytes) -> tuple[int, int]:
     """The child of ``parent`` that shares the most tokens with ``rest``, and how many."""
     best, longest = NIL, 0

@@ -25,6 +25,7 @@ from actors.engine.draft_model import DraftModel
 from actors.engine.exactness import Work, level_in_effect
 from actors.engine.lifecycle import Lifecycle
 from actors.engine.live_sequences import IdleSequence, LiveSequences
+from actors.engine.prefetch import Prefetcher
 from actors.engine.queue import WaitingRequests
 from actors.engine.reply_replay import ReplyReplay
 from actors.engine.report import progress
@@ -64,6 +65,7 @@ class EngineParts:
     tails: DeferredTails
     guesses: SpeculativeDecoder
     waiting: WaitingRequests
+    prefetcher: Prefetcher
     replays: ReplyReplay
     requests: Lifecycle
     steps: StepRunner
@@ -98,11 +100,12 @@ def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
     cache = CacheClient(store, send, partial(_settle, running, sequences), tails)
     guesses = SpeculativeDecoder(backend, speculation, draft_model)
     waiting = WaitingRequests(backend, max_queue, rules, exact)
+    prefetcher = Prefetcher(backend, store, waiting, sequences, send)
     replays = ReplyReplay(backend, store, cache)
     requests = Lifecycle(
         running, waiting, sequences, cache, replays, guesses, send, decoder.cancelled
     )
-    forget = partial(_forget_weights, sequences, cache, replays, waiting)
+    forget = partial(_forget_weights, sequences, cache, replays, waiting, prefetcher)
     return ModelEngine(
         EngineParts(
             backend,
@@ -114,6 +117,7 @@ def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
             tails,
             guesses,
             waiting,
+            prefetcher,
             replays,
             requests,
             StepRunner(backend, decoder, sequences, cache, guesses, requests, send),
@@ -133,12 +137,17 @@ def _settle(running: list[Request], live: LiveSequences, cache: RequestCache) ->
 
 
 def _forget_weights(
-    live: LiveSequences, cache: CacheClient, replays: ReplyReplay, waiting: WaitingRequests
+    live: LiveSequences,
+    cache: CacheClient,
+    replays: ReplyReplay,
+    waiting: WaitingRequests,
+    prefetcher: Prefetcher,
 ) -> None:
     """Other adapters are about to be applied: nothing computed so far is of any use."""
     live.drop_idle()
     cache.forget_unstored()
     replays.recent.clear()
+    prefetcher.end_all()
     for request in waiting:
         request.cache.namespace_changed()
 
@@ -156,6 +165,7 @@ class ModelEngine:
         self._tails = parts.tails
         self._guesses = parts.guesses
         self._waiting = parts.waiting
+        self._prefetcher = parts.prefetcher
         self._requests = parts.requests
         self._running = parts.requests.running
         self._steps = parts.steps
@@ -210,6 +220,8 @@ class ModelEngine:
                 break
             self._requests.expire(time.monotonic())
             self._admit()
+            if not self._adapters.blocks:
+                self._prefetcher.look_ahead(self._running, time.monotonic())
             if not self._steps.run() and self._is_drained():
                 self._drained()
         self._requests.end_all(self._closing.reason, self._closing.detail)
@@ -263,6 +275,7 @@ class ModelEngine:
                 self.replays.recent.clear()
             case CacheGone():
                 self._control.cache_gone()
+                self._prefetcher.cache_gone(time.monotonic())
                 for request in self._requests.all():
                     self._requests.release(self._cache.gone(request.cache))
             case Close():

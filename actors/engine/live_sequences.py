@@ -414,11 +414,16 @@ class LiveSequences:
             if not self.backend.info.can_cut:
                 self._drop(one)
 
-    def longest_match(self, packed: bytes, *, is_apart: bool = False) -> int:
-        """How many leading tokens of these packed ones idle sequences of one kind hold."""
-        alike = (one.packed_tokens for one in self.idle if one.is_apart == is_apart)
-        matches = (token_bytes.common_prefix(packed, theirs) for theirs in alike)
-        return max(matches, default=0)
+    def longest_match(
+        self, packed: bytes, running: Sequence[Request] = (), *, is_apart: bool = False
+    ) -> int:
+        """How many leading tokens of these packed ones idle sequences of one kind hold.
+
+        Those that ``running`` requests of this kind hold, or will have read, count too.
+        """
+        held = [one.packed_tokens for one in self.idle if one.is_apart == is_apart]
+        held += [one.line.packed_prompt for one in running if one.cache.is_apart == is_apart]
+        return max((token_bytes.common_prefix(packed, one) for one in held), default=0)
 
     def _drop(self, one: IdleSequence) -> None:
         self.tails.leave(one)

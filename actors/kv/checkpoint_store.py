@@ -20,7 +20,7 @@ from actors.kv.reader import RowReader, slowness
 from actors.kv.request_cache import Grant, RequestCache
 from actors.kv.restore_cost import Piece, Rates
 from actors.kv.restore_plan import Restored
-from actors.kv.row_plan import RowPlan
+from actors.kv.row_plan import LINK_META_BYTES, RowPlan
 from actors.kv.row_writer import RowWriter
 from actors.kv.store import ROWS_PER_MESSAGE
 from cache import refs, tokens
@@ -32,8 +32,6 @@ from native.errors import NativeError, StateRefused
 
 HELD_BYTES_LIMIT = 256 << 20
 """States that one request may hold until they are written; the shortest give way."""
-LINK_META_BYTES = 128
-"""Metadata of a row is shorter, and every state that is worth opening a row for is longer."""
 
 
 class CheckpointStore:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from cache.answers import RAM
 from cache.policy import RestorePolicy
 
 
@@ -71,8 +72,17 @@ class Rates:
         return Speeds(self._compute.value, self._row.value)
 
     def record_restore(self, pieces: Sequence[Piece], seconds: float) -> None:
-        """These rows were restored together; rows of several tiers are attributed to none."""
+        """These rows were restored together; rows of several tiers are attributed to none.
+
+        But where some were in RAM, as if a prefetch has brought them, what those take is known.
+        """
         tiers = {piece.tier for piece in pieces}
+        ram = self._tiers.get(RAM)
+        if len(tiers) > 1 and ram is not None and ram.n >= self.policy.min_samples:
+            seconds -= ram.value * sum(piece.n_bytes for piece in pieces if piece.tier == RAM)
+            seconds = max(0.0, seconds)
+            pieces = [piece for piece in pieces if piece.tier != RAM]
+            tiers.discard(RAM)
         n_bytes = sum(piece.n_bytes for piece in pieces)
         n_tokens = sum(piece.n_tokens for piece in pieces)
         if len(tiers) == 1 and n_bytes and n_tokens >= self.policy.min_tokens:
@@ -90,6 +100,14 @@ class Rates:
             return len(pieces)
         self.refused += 1
         return len(pieces) if self.refused % self.policy.probe_every == 0 else best
+
+    def slower_tiers(self, n_tokens: int, n_bytes: int) -> tuple[str, ...]:
+        """Tiers from which so many tokens, of so many bytes, are known to be faster to compute."""
+        return tuple(
+            tier
+            for tier in self._tiers
+            if self._best([Piece(tier, n_bytes, n_tokens)])[1] > self.policy.min_saved_s
+        )
 
     def _best(self, pieces: Sequence[Piece]) -> tuple[int, float]:
         """The fastest number of rows, and how many seconds it saves over restoring all."""

@@ -22,6 +22,8 @@ from cache.text_marks import META_KEY, RowMark, pack_marks
 from native.backend import ModelInfo
 
 APART: Final = ("exact", "always")
+LINK_META_BYTES: Final = 128
+"""Metadata of a row is shorter, and every state that is worth opening a row for is longer."""
 LOGITS_ROWS_KNOWN: Final = 1024
 """Prompts by key, and the tokens of a row: at most 400 bytes each."""
 
@@ -143,6 +145,11 @@ class RowPlan:
     def state_row_bytes(self, packed: bytes, state_bytes: int) -> int:
         """Size of such a row."""
         return row_bytes(tokens.count(packed), state_bytes, self._plain_meta)
+
+    @property
+    def links_upto(self) -> int:
+        """Rows of at most so many bytes are links, which hold no state; 0 where there are none."""
+        return 0 if self.can_cut else row_bytes(self.block_tokens, LINK_META_BYTES)
 
     # ── the logits of a prompt ──────────────────────────────────────────────────────────────────
 

@@ -134,6 +134,22 @@ class KvStore:
             self._keepers[ref] = keeper
         return m.LookupPrefix(ref, self.holder, self.root_of(request), keeper.payload)
 
+    def prefetch(self, request: RequestCache, n_live: int) -> m.PrefetchPrefix:
+        """Have rows copied into RAM that a queued request will look up; ``answered`` when it has.
+
+        ``n_live`` of its tokens are in the context already.
+        """
+        ref = uuid.uuid4().hex
+        packed = self.rows.query(request)
+        keeper = self._keepers[ref] = PayloadKeeper(packed)
+        n_tokens = len(request.line.tokens) - n_live
+        slower: tuple[str, ...] = ()
+        if self.can_cut:  # what a state takes is known when it is found
+            slower = self.rates.slower_tiers(n_tokens, self.plan.block_bytes(n_tokens))
+        links_upto = self.plan.links_upto
+        root = self.root_of(request)
+        return m.PrefetchPrefix(ref, self.holder, root, keeper.payload, n_live, slower, links_upto)
+
     def match(self, ref: str, packed: Payload, *, is_apart: bool = False) -> m.LookupPrefix:
         """Ask how much of these tokens is stored for requests of this kind."""
         root = self.plan.root_of(is_apart=is_apart)

@@ -40,8 +40,12 @@ if TYPE_CHECKING:
         NoMoreCopies,
         PersistNow,
         PersistState,
+        PrefetchEnded,
+        PrefetchPrefix,
         PrefixResolved,
+        PromoteRows,
         QuarantineFile,
+        ReadAhead,
         ReleaseLease,
         Removal,
         RemoveRows,
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
         RowsFound,
         RowShown,
         RowsListed,
+        RowsPromoted,
         RowsRemoved,
         RowsReserved,
         RowsWritten,
@@ -213,14 +218,18 @@ __all__ = [
     "NoteReply",
     "PersistNow",
     "PersistState",
+    "PrefetchEnded",
+    "PrefetchPrefix",
     "PrefillProgress",
     "PrefixMatched",
     "PrefixResolved",
     "PressureChecked",
     "PressureRefused",
     "PressureSet",
+    "PromoteRows",
     "Prompt",
     "QuarantineFile",
+    "ReadAhead",
     "ReleaseLease",
     "Removal",
     "RemoveRows",
@@ -236,6 +245,7 @@ __all__ = [
     "RowWanted",
     "RowsFound",
     "RowsListed",
+    "RowsPromoted",
     "RowsRemoved",
     "RowsReserved",
     "RowsWritten",
@@ -287,10 +297,11 @@ _HOMES: Final = {
         "cache": (
             "BytesEvicted CopyFailed CopyRow DescribeTier DropFiles EvictBytes FilesDropped "
             "ForgetLive ListNamespaces ListRows LookupPrefix NamespacesListed NoMoreCopies "
-            "PersistNow PersistState PrefixResolved QuarantineFile ReleaseLease Removal RemoveRows "
-            "ReserveRows ResolveParent RowCopied RowRejected RowsFound RowShown RowsListed "
-            "RowsRemoved RowsReserved RowsWritten RowWanted ShowRow StoredRow TierChanged "
-            "TierDescribed WatchTier WriterStops WriteTails"
+            "PersistNow PersistState PrefetchEnded PrefetchPrefix PrefixResolved PromoteRows "
+            "QuarantineFile ReadAhead ReleaseLease Removal RemoveRows ReserveRows ResolveParent "
+            "RowCopied RowRejected RowsFound RowShown RowsListed RowsPromoted RowsRemoved "
+            "RowsReserved RowsWritten RowWanted ShowRow StoredRow TierChanged TierDescribed "
+            "WatchTier WriterStops WriteTails"
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "

@@ -25,6 +25,34 @@ class LookupPrefix:
 
 
 @frozen
+class PrefetchPrefix:
+    """Model → cache_meta: a request waits that will look up these tokens; have its rows in RAM.
+
+    Not answered. Valid until ``PrefetchEnded``, or the end of either process. A second one with
+    the same ``ref`` takes the place of the first.
+    """
+
+    ref: str
+    holder: str
+    root: bytes
+    tokens: Payload
+    n_live: int = 0
+    """Leading tokens that are in the model's context, of which no row is needed."""
+    slower: tuple[str, ...] = ()
+    """Tiers from which restoring takes longer than computing."""
+    links_upto: int = 0
+    """Of a memory that cannot be cut: rows of at most so many bytes hold no state; else 0."""
+
+
+@frozen
+class PrefetchEnded:
+    """Model → cache_meta: that request has looked up its rows, or will not."""
+
+    ref: str
+    holder: str
+
+
+@frozen
 class ResolveParent:
     """Model → cache_meta: lease the whole chain of this tip. Answered by ``PrefixResolved``."""
 
@@ -218,7 +246,7 @@ class RowsFound:
 
 @frozen
 class RowCopied:
-    """Writer, ram_tier → cache_meta: the row now also lies in this tier."""
+    """Writer → cache_meta: the row now also lies in this tier."""
 
     key: bytes
     tier: str
@@ -226,7 +254,7 @@ class RowCopied:
 
 @frozen
 class CopyFailed:
-    """Writer, ram_tier → cache_meta: the row was not copied; the node runs without the copy."""
+    """Writer → cache_meta: the row was not copied; the node runs without the copy."""
 
     key: bytes
     tier: str
@@ -261,7 +289,7 @@ class TierChanged:
 
 @frozen
 class CopyRow:
-    """Cache_meta → writer: copy this row into a file tier; → ram_tier: into the arena.
+    """Cache_meta → writer: copy this row into a file tier.
 
     One reply per row, ``RowCopied`` or ``CopyFailed``. Offsets are those of the arena.
     """
@@ -272,6 +300,41 @@ class CopyRow:
     source_offset: int | None
     tier: str
     offset: int | None
+
+
+@frozen
+class PromoteRows:
+    """Cache_meta → ram_tier: copy these rows into the arena. Answered by ``RowsPromoted``.
+
+    Rows of small models are copied in less time than a message takes, so they come together.
+    """
+
+    rows: tuple[CopyRow, ...]
+
+    def __str__(self) -> str:
+        return f"PromoteRows({len(self.rows)} rows)"
+
+
+@frozen
+class RowsPromoted:
+    """Ram_tier → cache_meta: these rows lie in the arena now, and those were not copied."""
+
+    keys: tuple[bytes, ...]
+    failed: tuple[CopyFailed, ...]
+
+    def __str__(self) -> str:
+        return f"RowsPromoted({len(self.keys)} rows, {len(self.failed)} failed)"
+
+
+@frozen
+class ReadAhead:
+    """Cache_meta → ram_tier: have these files read into the page cache. Not answered."""
+
+    tier: str
+    keys: tuple[bytes, ...]
+
+    def __str__(self) -> str:
+        return f"ReadAhead({self.tier}, {len(self.keys)} rows)"
 
 
 @frozen

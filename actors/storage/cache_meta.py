@@ -1,9 +1,9 @@
 """The cache index: which rows exist and where, which processes read them and may write them.
 
 Owns: the index and the arena's allocation map; it is their only writer, so that the budgets
-hold. Answers: ``LookupPrefix``, ``ResolveParent``, ``ReserveRows``. Asks: the writer, the
-tiers. When it dies, requests run cold for a moment; its successor gets the rows back from the arena
-and the directories, which the tiers scan (they restart after it, rest_for_one).
+hold. Answers: ``LookupPrefix``, ``ResolveParent``, ``ReserveRows``, ``PrefetchPrefix``. Asks: the
+writer, the tiers. When it dies, requests run cold for a moment; its successor gets the rows back
+from the arena and the directories, which the tiers scan (they restart after it, rest_for_one).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from actors.messages.payload import PayloadGone, read_payload
 from actors.storage.admin_queries import AdminQueries
 from actors.storage.copy_ports import CopyPorts
 from actors.storage.lookup_stats import LookupStats
+from actors.storage.prefetch import Waiting, rows_to_prefetch
 from actors.storage.row_import import RowImport
 from actors.storage.tier_copies import TierCopies
 from cache import refs
@@ -93,6 +94,8 @@ class CacheMetaActor(Worker):
             [name for name, _ in args.file_tiers],
             ram_bytes=args.ram_bytes,
         )
+        self._prefetches: dict[Waiting, m.PrefetchPrefix] = {}
+        """Of requests that wait: rows that a scan finds later may be theirs."""
         self._is_importing = False
         self._is_missing_logged = False
         self._rejected = 0
@@ -112,10 +115,9 @@ class CacheMetaActor(Worker):
                 self._marks.add(TextMark(digest, n_bytes, n_known, parent, start, tail))
             case m.ReserveRows():
                 self.tell(sender, self._reserve(message))
-            case m.ReleaseLease(lease):
-                if lease:
-                    self._dispose(self._index.release(lease))
-                    self._pump()
+            case m.ReleaseLease() | m.PrefetchPrefix() | m.PrefetchEnded():
+                self._about_readers(message)
+                self._pump()
             case m.RowsWritten():
                 self._written(message)
             case m.RowRejected():
@@ -126,7 +128,13 @@ class CacheMetaActor(Worker):
                 self.tell(sender, self._admin_queries.answer(time.monotonic(), message))
             case m.PersistNow(ref):
                 self.tell(sender, m.PersistState(ref, self._persist_now()))
-            case m.RowCopied() | m.CopyFailed() | m.FilesDropped() | m.WriterStops():
+            case (
+                m.RowCopied()
+                | m.RowsPromoted()
+                | m.CopyFailed()
+                | m.FilesDropped()
+                | m.WriterStops()
+            ):
                 self._about_copies(message, sender)
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
@@ -156,6 +164,31 @@ class CacheMetaActor(Worker):
         if match.miss is not None and match.miss.reason is MissReason.BEING_WRITTEN:
             self._want_tails()
         return _resolved(ask.ref, match)
+
+    def _about_readers(self, message: m.ReleaseLease | m.PrefetchPrefix | m.PrefetchEnded) -> None:
+        match message:
+            case m.ReleaseLease(lease):
+                self._dispose(self._index.release(lease))
+            case m.PrefetchPrefix(ref, holder):
+                self._holders.add(holder)
+                self._prefetches[Waiting(holder, ref)] = message
+                self._prefetch(message)
+            case m.PrefetchEnded(ref, holder):
+                self._prefetches.pop(Waiting(holder, ref), None)
+                self._copies.end_prefetch(Waiting(holder, ref))
+
+    def _prefetch(self, ask: m.PrefetchPrefix) -> None:
+        try:
+            tokens = read_payload(ask.tokens)
+        except PayloadGone:  # the request has started, or its model has ended
+            return
+        rows = rows_to_prefetch(
+            self._index.find(ask.root, tokens),
+            n_live=ask.n_live,
+            slower=ask.slower,
+            links_upto=ask.links_upto,
+        )
+        self._copies.prefetch(Waiting(ask.holder, ask.ref), rows)
 
     def _resolve_parent(self, ask: m.ResolveParent) -> m.PrefixResolved:
         self._holders.add(ask.holder)
@@ -248,7 +281,7 @@ class CacheMetaActor(Worker):
 
     def _about_copies(
         self,
-        message: m.RowCopied | m.CopyFailed | m.FilesDropped | m.WriterStops,
+        message: m.RowCopied | m.RowsPromoted | m.CopyFailed | m.FilesDropped | m.WriterStops,
         sender: Address,
     ) -> None:
         if isinstance(message, m.WriterStops):
@@ -285,6 +318,8 @@ class CacheMetaActor(Worker):
         if message.last:
             self._scanned.add(message.tier)
             self._copies.scanned(message.tier, message.incarnation)
+            for ask in self._prefetches.values():
+                self._prefetch(ask)
             self._pump()
 
     def _pump(self) -> None:
@@ -351,6 +386,9 @@ class CacheMetaActor(Worker):
         for holder in dead:
             self._holders.discard(holder)
             self._dispose(self._index.holder_exited(holder))
+            self._copies.holder_exited(holder)
+            for who in [one for one in self._prefetches if one.holder == holder]:
+                del self._prefetches[who]
         if self._alive.get(child) != alive:
             self._copies.process_ended(child)
         self._alive[child] = alive

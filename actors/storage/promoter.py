@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from actors import messages as m
 from actors.storage.tier_writer import copy_failed
@@ -11,7 +12,7 @@ from cache.answers import RAM
 from cache.arena import SlabWriter
 from cache.errors import CacheError, NoArenaSpace
 from cache.filesystem import Filesystem
-from cache.publish import read_row
+from cache.publish import read_row, row_path
 from cache.rows import row_meta, row_payload
 
 
@@ -32,8 +33,16 @@ class Promoter:
         self._rows = self._bytes = self._failures = 0
         self._busy_s = self._last_ms = 0.0
 
-    def promote(self, order: m.CopyRow) -> m.RowCopied | m.CopyFailed:
-        """Copy a file, after every byte of it was verified, into its slab."""
+    def promote_all(self, order: m.PromoteRows) -> m.RowsPromoted:
+        """Copy rows, one after the other."""
+        outcomes = [(row.key, self.promote(row)) for row in order.rows]
+        return m.RowsPromoted(
+            tuple(key for key, failed in outcomes if failed is None),
+            tuple(failed for _, failed in outcomes if failed is not None),
+        )
+
+    def promote(self, order: m.CopyRow) -> m.CopyFailed | None:
+        """Copy a file, every byte of it verified before, into its slab; returns why it failed."""
         started = self._clock()
         try:
             header, view = read_row(self._files, self._roots[order.source], order.key)
@@ -52,7 +61,13 @@ class Promoter:
         self._last_ms = 1e3 * seconds
         self._rows += 1
         self._bytes += order.row_bytes
-        return m.RowCopied(order.key, RAM)
+        return None
+
+    def read_ahead(self, order: m.ReadAhead) -> None:
+        """Have the system read files before they are asked for; one that is gone is ignored."""
+        for key in order.keys:
+            with suppress(OSError):
+                self._files.read_ahead(row_path(self._roots[order.tier], key))
 
     def status(self) -> dict[str, object]:
         """Counts, bytes and milliseconds since this process started."""

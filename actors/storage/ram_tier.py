@@ -1,9 +1,10 @@
 """The RAM tier: the shared-memory arena that every model process maps.
 
 Owns: the arena's memory (its bytes outlive this process; the launcher holds the file). Answers:
-``CopyRow``. Reports to cache_meta what it found when either of them starts, and copies rows of
-slower tiers into the arena after a hit. A process of its own because a scan of a big arena takes a
-while, and a file may lie on a slow disk; neither may delay lookups.
+``PromoteRows``, ``ReadAhead``. Reports to cache_meta what it found when either of them starts, and
+copies rows of slower tiers into the arena: after a hit, and for queued requests. A process of its
+own because a scan of a big arena takes a while, and a file may lie on a slow disk; neither may
+delay lookups.
 """
 
 from __future__ import annotations
@@ -59,8 +60,10 @@ class RamTierActor(TierWorker):
         self._scan_ms = 1e3 * (time.perf_counter() - started)
         while True:
             order = self.commands.get()
-            if isinstance(order, m.CopyRow):
-                self.post(self._promoter.promote(order))
+            if isinstance(order, m.ReadAhead):
+                self._promoter.read_ahead(order)
+            elif isinstance(order, m.PromoteRows):
+                self.post(self._promoter.promote_all(order))
 
     def _found(self, path: str) -> Iterator[m.StoredRow]:
         now = time.time()
@@ -79,7 +82,7 @@ class RamTierActor(TierWorker):
                 )
 
     def handle(self, message: object, sender: Address) -> None:
-        if isinstance(message, m.CopyRow):
+        if isinstance(message, m.PromoteRows | m.ReadAhead):
             self.commands.put(message)
         elif isinstance(message, m.DescribeTier):
             self.tell(sender, m.TierDescribed(message.ref, RAM, None, self._args.arena_path))

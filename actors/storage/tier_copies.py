@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from actors import messages as m
 from actors.messages.actor_ids import tier_of
 from actors.storage.copy_ports import CopyPorts
+from actors.storage.prefetch import Waiting
 from actors.storage.promotion import RAM_TIER, Promotion
 from actors.storage.write_behind import WRITER, WriteBehind
 from cache.answers import RAM, BlockRef
@@ -30,18 +31,30 @@ class TierCopies:
         self._index = index
         self._dispose = ports.dispose
         self._written = WriteBehind(index, ports, file_tiers, ram_bytes=ram_bytes)
-        self._promotion = Promotion(index, ports)
+        self._promotion = Promotion(index, ports, ram_bytes=ram_bytes)
         self._last_failure: str | None = None
 
     def hit(self, blocks: Sequence[BlockRef]) -> None:
         """Rows that were found outside of the arena, parents first: they are to be promoted."""
         self._promotion.hit(blocks)
 
+    def prefetch(self, who: Waiting, rows: Sequence[BlockRef]) -> None:
+        """A queued request will need these rows, which lie outside of the arena."""
+        self._promotion.ahead.begin(who, rows)
+
+    def end_prefetch(self, who: Waiting) -> None:
+        """It has started, or does not wait any more."""
+        self._promotion.ahead.end(who)
+
+    def holder_exited(self, holder: str) -> None:
+        """A model's process has ended, and its queue with it."""
+        self._promotion.ahead.holder_exited(holder)
+
     def pump(self, now: float, *, may_promote: bool = True) -> None:
         """Order copies, a bounded number at a time."""
         self._written.pump(now)
         if may_promote and not self._written.writer_stops:
-            self._promotion.pump(now)
+            self._promotion.pump(now, may_prefetch=not self._written.is_behind)
         self._written.end_orders()
 
     def writer_stops(self, incarnation: int, address: Address, *, finish: bool) -> None:
@@ -51,15 +64,19 @@ class TierCopies:
     # ── reports of processes ────────────────────────────────────────────────────────────────────
 
     def handle(
-        self, now: float, message: m.RowCopied | m.CopyFailed | m.FilesDropped | m.TierChanged
+        self,
+        now: float,
+        message: m.RowCopied | m.RowsPromoted | m.CopyFailed | m.FilesDropped | m.TierChanged,
     ) -> None:
         """What the copying processes and the tiers report."""
         match message:
             case m.RowCopied():
-                if message.tier == RAM:
-                    self._promotion.copied(now, message.key)
-                else:
-                    self._written.copied(now, message)
+                self._written.copied(now, message)
+            case m.RowsPromoted(keys, failed):
+                for key in keys:
+                    self._promotion.copied(now, key)
+                for one in failed:
+                    self._failed(now, one)
             case m.CopyFailed():
                 self._failed(now, message)
             case m.FilesDropped():

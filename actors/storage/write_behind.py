@@ -64,6 +64,16 @@ class WriteBehind:
         """Whether the writer was asked to stop and no other one is up yet."""
         return self._stopping is not None
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a disk has as many writes under way as it may: it is to read nothing ahead."""
+        return any(
+            tier.health.is_open
+            and tier.writes.sizes
+            and not tier.writes.room(self._most_bytes, self._row_bytes)
+            for tier in self._tiers.values()
+        )
+
     # ── orders ──────────────────────────────────────────────────────────────────────────────────
 
     def pump(self, now: float) -> None:

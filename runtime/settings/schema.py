@@ -133,6 +133,8 @@ Restore: Final = _table(
         "weight": "Weight of the newest measurement in the average, above 0, at most 1.",
         "min_prefill_tokens": "Smaller steps are no measurement of prompt speed.",
         "min_tokens": "Smaller restores are mostly overhead, and always done.",
+        "prefetch": "Copy rows that a queued request will need from files to RAM while it waits, "
+        "where restoring them is faster than computing.",
     },
 )
 Pressure: Final = _table(

@@ -89,6 +89,18 @@ def test_small_steps_and_mixed_tiers_are_not_measured() -> None:
     assert rates.figures() == {}
 
 
+def test_where_some_rows_were_in_ram_the_others_are_measured_by_what_is_left() -> None:
+    rates = Rates(RestorePolicy(min_samples=1))
+    mixed = [Piece("ram", 1 << 20, 64), Piece("disk", 1 << 20, 64)]
+    rates.record_restore(mixed, 1.0)
+    assert rates.figures() == {}
+    rates.record_restore([Piece("ram", 1 << 20, 64)], 0.5)
+    rates.record_restore(mixed, 1.0)
+    assert rates.figures() == {"restore_mib_per_s_ram": 2.0, "restore_mib_per_s_disk": 2.0}
+    rates.record_restore([*mixed, Piece("disk2", 1 << 20, 64)], 9.0)
+    assert "restore_mib_per_s_disk2" not in rates.figures()
+
+
 @given(st.lists(st.floats(0, 1e3), min_size=1, max_size=50))
 def test_an_average_stays_within_what_it_saw(values: list[float]) -> None:
     average = Average(0.2)

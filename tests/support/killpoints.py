@@ -216,8 +216,11 @@ class KillRig(Rig):
             for answer in self.operate("writer", lambda: lane.write(batch)):
                 self.report(answer)
         elif target == "ram_tier":
-            assert isinstance(message, m.CopyRow)
-            self.report(self.operate("ram_tier", lambda: self.promoter.promote(message)))
+            if isinstance(message, m.ReadAhead):
+                self.promoter.read_ahead(message)
+                return
+            assert isinstance(message, m.PromoteRows)
+            self.report(self.operate("ram_tier", lambda: self.promoter.promote_all(message)))
         elif target.startswith("tier:"):
             keeper = self.keepers[target.removeprefix("tier:")]
             self.operate(target, lambda: keeper.take(message))  # type: ignore[arg-type]

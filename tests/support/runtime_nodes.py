@@ -45,7 +45,8 @@ PROMPT = (
 def started(tmp_path: Path, **options: Any) -> Iterator[Node]:
     """A node with all files below ``tmp_path``, which restores every row it has."""
     config = options.pop("config", None) or RuntimeConfig()
-    options["config"] = replace(config, save=replace(config.save, restore=RESTORES_ALWAYS))
+    restore = replace(config.save.restore, min_saved_s=RESTORES_ALWAYS.min_saved_s)
+    options["config"] = replace(config, save=replace(config.save, restore=restore))
     options["port"] = options.pop("port", None) or free_port()
     settings: dict[str, Any] = {
         "cache_dir": tmp_path / "cache",

@@ -6,10 +6,7 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
-STUBS = ("a", "b")
-REAL = "real"
-"""The embedded model, whose replies are always exact."""
-MODELS = (*STUBS, REAL)
+MODELS = ("a", "b")
 MODEL_IDS = tuple(f"model:{model}" for model in MODELS)
 ROOT_CHILDREN = ("cache", "registry", "inflight", "models", "scheduler")
 CACHE_CHILDREN = ("cache_meta", "ram_tier", "tier:disk", "writer")

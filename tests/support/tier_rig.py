@@ -171,13 +171,17 @@ class Rig:
                 continue
             target, message = self.queue.popleft()
             where = message.tier if isinstance(message, m.CopyRow) else target
+            where = "ram" if isinstance(message, m.PromoteRows) else where
             if where in self.hung:
                 held.append((target, message))
             elif target == "writer":
                 self._write(message)
             elif target == "ram_tier":
-                assert isinstance(message, m.CopyRow)
-                self.report(self.promoter.promote(message))
+                if isinstance(message, m.ReadAhead):
+                    self.promoter.read_ahead(message)
+                    continue
+                assert isinstance(message, m.PromoteRows)
+                self.report(self.promoter.promote_all(message))
             else:
                 self.keepers[target.removeprefix("tier:")].take(message)  # type: ignore[arg-type]
         self.queue = held
@@ -247,6 +251,11 @@ class Rig:
         keeper.close()
         self.report(m.ReleaseLease(found.lease))
         return refs.unpack_blocks(found.blocks, ROOT, tokens)
+
+    def prefetch(self, ref: str, *numbers: int, slower: tuple[str, ...] = ()) -> None:
+        """A request for this prompt waits."""
+        tokens = pack([token for number in numbers for token in block(number)])
+        self.report(m.PrefetchPrefix(ref, self.holder, ROOT, tokens, slower=slower))
 
     def sources(self, *numbers: int) -> list[str]:
         return [found.tier for found in self.look_up(*numbers)]
