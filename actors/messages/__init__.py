@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         CompletionFailed,
         HitKind,
         PrefillProgress,
+        Priority,
         RequestEnded,
         Resumed,
         Run,
@@ -103,7 +104,7 @@ if TYPE_CHECKING:
         ReportVram,
         VramReported,
     )
-    from actors.messages.finish_reasons import FailReason, FinishReason
+    from actors.messages.finish_reasons import FailReason, FinishReason, Limit
     from actors.messages.loading import (
         Drain,
         Drained,
@@ -191,6 +192,7 @@ __all__ = [
     "FinishReason",
     "ForgetLive",
     "HitKind",
+    "Limit",
     "ListAdapters",
     "ListNamespaces",
     "ListRows",
@@ -217,6 +219,7 @@ __all__ = [
     "PressureChecked",
     "PressureRefused",
     "PressureSet",
+    "Priority",
     "Prompt",
     "QuarantineFile",
     "ReleaseLease",
@@ -292,11 +295,11 @@ _HOMES: Final = {
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
-            "CompletionFailed HitKind PrefillProgress RequestEnded Resumed Run SpanEnded "
+            "CompletionFailed HitKind PrefillProgress Priority RequestEnded Resumed Run SpanEnded "
             "Speculation StillRunning Submit Timings TokensDelivered Usage"
         ),
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
-        "finish_reasons": "FailReason FinishReason",
+        "finish_reasons": "FailReason FinishReason Limit",
         "loading": (
             "Drain Drained ListWantedModels LoadFailure LoadModel ModelLoaded ModelLoading "
             "ModelNotLoaded ModelUnloaded UnloadModel WantedModelsListed"

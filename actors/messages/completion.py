@@ -6,7 +6,7 @@ from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from actors.messages.finish_reasons import FailReason, FinishReason
+from actors.messages.finish_reasons import FailReason, FinishReason, Limit
 from actors.messages.payload import Payload
 from actors.messages.prompts import Prompt
 from actors.messages.text_kind import TextKind
@@ -29,6 +29,15 @@ class Speculation(Enum):
     """What followed the last tokens when they occurred before (prompt lookup)."""
     DRAFT = "draft"
     """What a small model of the same vocabulary generates; the model must be loaded with one."""
+
+
+class Priority(Enum):
+    """Which requests step aside for which. Among equals, who came first is first."""
+
+    INTERACTIVE = "interactive"
+    """Somebody waits for it."""
+    BACKGROUND = "background"
+    """It runs when no interactive request needs the model, or beside those that generate."""
 
 
 class HitKind(Enum):
@@ -81,7 +90,10 @@ class Timings:
     ttft_ms: float
     prefill_ms: float
     decode_ms: float
+    """From the first token to the last, without the time aside."""
     tokens_per_second: float
+    aside_ms: float = 0.0
+    """How long it had stepped aside for others: it kept its place and had no sequence."""
 
 
 # ── inflight, and every model ──────────────────────────────────────────────────────────────────
@@ -98,8 +110,9 @@ class Complete:
     ref: str
     model: str
     prompt: Prompt
-    max_tokens: int = 256
-    """0 only reads the prompt into the cache; the finish reason is then ``prefilled``."""
+    max_tokens: int | None = None
+    """``None``: as many as fit into the context. 0 only reads the prompt into the cache; the finish
+    reason is then ``prefilled``."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     parent_key: bytes | None = None
@@ -117,6 +130,7 @@ class Complete:
     tool_calls: bool = False
     """Separate tool calls from text; a chat with tools does so where the model has markers.
     The structure of a call is sampled greedily."""
+    priority: Priority = Priority.INTERACTIVE
     delivered: Payload = b""
     """u32-le ids of the reply that the caller has already, from an attempt whose end it did not
     receive: the reply continues after them."""
@@ -228,6 +242,8 @@ class Completed:
     usage: Usage
     cache: CacheReport
     timings: Timings
+    limit: Limit | None = None
+    """What the reply had reached, if ``finish_reason`` is ``length``."""
 
 
 @frozen
