@@ -207,13 +207,15 @@ class ModelEngine:
 
     def run(self) -> None:
         while self._closing is None:
+            n_left = self._requests.steps_aside
             self._admit()  # before waiting: what has just ended may have made room
-            self._take_commands()
+            self._room.grow()
+            # Where one stepped aside at once, another may be able to go on.
+            self._take_commands(may_wait=self._requests.steps_aside == n_left)
             if self._closing is not None:
                 break
             self._requests.expire(time.monotonic())
             self._admit()
-            self._room.grow()
             if not self._steps.run() and self._is_drained():
                 self._drained()
         self._requests.end_all(self._closing.reason, self._closing.detail)
@@ -223,9 +225,9 @@ class ModelEngine:
         self._guesses.close()
         self._backend.close()
 
-    def _take_commands(self) -> None:
+    def _take_commands(self, *, may_wait: bool) -> None:
         """Handle all queued commands; wait for one when no request can run a step."""
-        block = not self._steps.ready()
+        block = may_wait and not self._steps.ready()
         try:
             command = self._commands.get(block, self._patience() if block else None)
             while True:

@@ -75,7 +75,7 @@ class Room:
     def give_up_cells(self) -> bool:
         """The context had fewer cells than were counted: the least urgent steps aside.
 
-        False where a request is alone, which has nobody to share with.
+        False where a request has the context to itself already.
         """
         running = self._requests.running
         if len(running) < 2:

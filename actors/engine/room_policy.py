@@ -23,7 +23,7 @@ GROWTH_TOKENS: Final = BLOCK_TOKENS
 nothing; a block per request is the most that is reserved and not used."""
 AHEAD_TOKENS: Final = 32
 """So many tokens before its cells are used up a request gets more where there are some: guesses
-need cells too, and nobody steps aside for those."""
+need cells too, and no other request steps aside for those."""
 QUANTUM_ROWS: Final = BLOCK_TOKENS
 """Rows that a request may compute before it steps aside for one of its own class."""
 REST_STEPS: Final = 31
@@ -78,7 +78,7 @@ def grown(n_tokens: int, n_cells: int, n_most: int) -> int:
 
 
 def spare_cells(running: Iterable[tuple[int, int]]) -> int:
-    """Cells to leave free when a request starts, so that nobody has to step aside soon.
+    """Cells to leave free when a request starts, so that none has to step aside soon.
 
     ``running``: cells of each, and the most it may come to have. Each can then grow by a block,
     which is a quantum of the one that starts.

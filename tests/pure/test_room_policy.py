@@ -86,9 +86,7 @@ def test_cells_grow_by_blocks_and_never_beyond_the_most(
         (0, [Claim(INTERACTIVE, 1)], None),
     ],
 )
-def test_the_least_urgent_steps_aside(
-    asker: int, running: list[Claim], goes: int | None
-) -> None:
+def test_the_least_urgent_steps_aside(asker: int, running: list[Claim], goes: int | None) -> None:
     assert steps_aside(asker, running) == goes
 
 
@@ -174,6 +172,20 @@ class World:
 
     def step(self) -> None:
         self.now += 1
+        self.admit()
+        self.grow()
+        assert sum(one.n_cells for one in self.running) <= self.n_ctx
+        assert len(self.running) <= self.n_seq
+        for job in list(self.running):
+            if must_grow(job.n_tokens, job.n_cells):
+                continue
+            job.n_rows += 1
+            job.n_done += 1
+            if job.n_done >= job.n_reply:
+                job.ended = self.now
+                self.running.remove(job)
+
+    def admit(self) -> None:
         while self.waiting:
             job = self.waiting[0]
             admission = admit(job.n_prompt, job.n_reply, self.n_ctx)
@@ -191,6 +203,8 @@ class World:
                 continue
             job.n_cells, job.n_rows = n_cells, 0
             self.running.append(job)
+
+    def grow(self) -> None:
         for job in sorted(self.running, key=lambda one: one.claim.rank):
             if job not in self.running:
                 continue
@@ -203,16 +217,6 @@ class World:
                 if at is not None:
                     self.running[at].asked_by_urgent += self.running[at].is_background
                     self.leave(self.running[at])
-        assert sum(one.n_cells for one in self.running) <= self.n_ctx
-        assert len(self.running) <= self.n_seq
-        for job in list(self.running):
-            if must_grow(job.n_tokens, job.n_cells):
-                continue
-            job.n_rows += 1
-            job.n_done += 1
-            if job.n_done >= job.n_reply:
-                job.ended = self.now
-                self.running.remove(job)
 
 
 @st.composite
@@ -232,7 +236,7 @@ def worlds(draw: st.DrawFn) -> World:
 
 @given(worlds())
 def test_every_request_ends_and_the_first_of_all_never_stands_still(world: World) -> None:
-    # Whoever steps aside does so between two steps; that may take one in which nobody has a token.
+    # Stepping aside may take a step in which no request has a token.
     n_tokens = sum(job.n_reply for job in world.jobs)
     n_done = n_idle = 0
     while any(job.ended is None for job in world.jobs):
@@ -240,8 +244,8 @@ def test_every_request_ends_and_the_first_of_all_never_stands_still(world: World
         world.step()
         before, n_done = n_done, sum(job.n_done for job in world.jobs)
         n_idle = n_idle + 1 if is_asked and n_done == before else 0
-        assert n_idle <= 1, "two steps for nobody"
-        assert world.now <= 300 + 2 * n_tokens, "somebody starves"
+        assert n_idle <= 1, "two steps without a token"
+        assert world.now <= 300 + 2 * n_tokens, "a request starves"
 
 
 @given(worlds())
