@@ -20,6 +20,7 @@ from bench import (
     node,
     restore,
     resume,
+    room,
     servers,
     speculation,
     streaming,
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         streaming,
         speculation,
         resume,
+        room,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before the benchmark starts anything
