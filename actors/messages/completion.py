@@ -35,7 +35,7 @@ class Priority(Enum):
     """Which requests step aside for which. Among equals, who came first is first."""
 
     INTERACTIVE = "interactive"
-    """Somebody waits for it."""
+    """Its caller waits for it."""
     BACKGROUND = "background"
     """It runs when no interactive request needs the model, or beside those that generate."""
 
