@@ -164,3 +164,10 @@ def must_rest(parts: Sequence[Part], n_rested: int) -> bool:
     """
     is_asked = any(one.is_reading and not one.is_background for one in parts)
     return is_asked and n_rested < REST_STEPS
+
+
+def rested(n_rested: int, n_in_step: int, n_ready: int) -> int:
+    """Steps in a row without background requests, after one of ``n_in_step`` of ``n_ready``."""
+    if n_in_step == n_ready:
+        return 0 if n_ready else n_rested
+    return n_rested + (n_in_step > 0)

@@ -20,7 +20,7 @@ from actors.engine.live_sequences import LiveSequences
 from actors.engine.report import progress
 from actors.engine.request import Request
 from actors.engine.room import Room
-from actors.engine.room_policy import Part, must_rest
+from actors.engine.room_policy import Part, must_rest, rested
 from actors.engine.speculative_decoding import SpeculativeDecoder
 from actors.kv.cache_client import CacheClient
 from native.backend import Backend, Batch
@@ -77,7 +77,7 @@ class StepRunner:
         """One step of all requests that are ready; whether there were any."""
         ready = self.ready()
         n_ready = sum(request.is_ready for request in self._requests.running)
-        self._n_rested = self._n_rested + 1 if 0 < len(ready) < n_ready else 0
+        self._n_rested = rested(self._n_rested, len(ready), n_ready)
         for request in [one for one in ready if not one.line.n_pending]:
             ready.remove(request)
             self._begin_at_once(request)

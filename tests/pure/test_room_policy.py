@@ -21,6 +21,7 @@ from actors.engine.room_policy import (
     make_way,
     must_grow,
     must_rest,
+    rested,
     spare_cells,
     steps_aside,
 )
@@ -111,6 +112,16 @@ def test_background_rests_while_an_interactive_prompt_is_read_and_not_for_ever()
     assert not must_rest([writer, other], 0)
     assert must_rest([reader, other], REST_STEPS - 1)
     assert not must_rest([reader, other], REST_STEPS)
+
+
+def test_a_wait_for_the_cache_between_two_prompts_does_not_begin_the_rest_anew() -> None:
+    n_rested = 0
+    for _ in range(REST_STEPS):
+        n_rested = rested(n_rested, 0, 4)  # the interactive request waits, the others rest
+        n_rested = rested(n_rested, 1, 5)
+    assert not must_rest([Part(INTERACTIVE, is_reading=True)], n_rested)
+    assert rested(n_rested, 0, 0) == n_rested
+    assert rested(n_rested, 5, 5) == 0
 
 
 # ── all of them end ──────────────────────────────────────────────────────────────────────────────
