@@ -51,19 +51,19 @@ def cache(tmp_path: Path) -> Iterator[Cache]:
     assert cache.status()["leases"] == 0
 
 
-def alone(runs: list[m.Run], name: str = "stub") -> dict[str, list[int]]:
+def alone(runs: list[m.Run], name: str = "stub", n_ctx: int = N_CTX) -> dict[str, list[int]]:
     """What each of them generates when it has the context to itself."""
 
     def script() -> Script:
         for one in runs:
             yield [one]
 
-    outcomes = EngineRun(stub(name), policy=APART).play(script())
+    outcomes = EngineRun(stub(name, n_ctx), policy=APART).play(script())
     return {name: outcome.tokens for name, outcome in outcomes.items()}
 
 
 def together(
-    cache: Cache | None, runs: list[m.Run], name: str = "stub", **options: Any
+    cache: Cache | None, runs: list[m.Run], name: str = "stub", n_ctx: int = N_CTX, **options: Any
 ) -> tuple[dict[str, list[int]], dict[str, m.Completed], dict[str, float]]:
     """Tokens, results and counts of requests that come at once."""
     if cache is None:
@@ -71,12 +71,13 @@ def together(
         def script() -> Script:
             yield runs
 
-        engine = EngineRun(stub(name), policy=APART)
+        engine = EngineRun(stub(name, n_ctx), policy=APART)
         outcomes: dict[str, Outcome] = engine.play(script())
         done = {ref: one.done for ref, one in outcomes.items() if one.done is not None}
         tokens = {ref: one.tokens for ref, one in outcomes.items()}
         return tokens, done, engine.engine.counts()
-    with CachedEngine(cache, save=SAVE_ALL, live=APART, backend=stub(name), **options) as engine:
+    backend = stub(name, n_ctx)
+    with CachedEngine(cache, save=SAVE_ALL, live=APART, backend=backend, **options) as engine:
         for one in runs:
             engine.commands.put(one)
         ends = engine.ends(len(runs))
@@ -92,7 +93,7 @@ def together(
 def test_replies_that_stepped_aside_are_those_of_requests_alone(
     cache: Cache, name: str, has_cache: bool
 ) -> None:
-    runs = [asked(f"{n}", n, max_tokens=150 + 20 * n) for n in range(6)]
+    runs = [asked(f"{n}", n, max_tokens=100 + 20 * n) for n in range(5)]
     told, done, counts = together(cache if has_cache else None, runs, name)
     assert told == alone(runs, name)
     assert counts["steps_aside"]
@@ -147,9 +148,9 @@ def test_a_reply_without_max_tokens_ends_where_the_context_does(cache: Cache) ->
 
 def test_sixteen_requests_share_what_is_too_small_for_two(cache: Cache) -> None:
     runs = [asked(f"{n}", n, max_tokens=32_000) for n in range(16)]
-    told, _, _ = together(cache, runs)
-    assert told == alone(runs)
-    assert max(map(len, told.values())) == N_CTX - 60
+    told, _, _ = together(cache, runs, n_ctx=256)
+    assert told == alone(runs, n_ctx=256)
+    assert max(map(len, told.values())) == 256 - 60
 
 
 def test_followers_continue_where_their_leader_stepped_aside(cache: Cache) -> None:
@@ -252,7 +253,7 @@ def test_a_cache_that_ends_meanwhile_costs_no_reply(cache: Cache) -> None:
 
 def test_background_steps_aside_for_an_interactive_request(cache: Cache) -> None:
     """Four long replies fill the context; who comes then has its first token before they go on."""
-    slow = [asked(f"{n}", n, max_tokens=None, priority=m.Priority.BACKGROUND) for n in range(4)]
+    slow = [asked(f"{n}", n, max_tokens=200, priority=m.Priority.BACKGROUND) for n in range(4)]
     quick = asked("quick", 9, n_prompt=300, max_tokens=8)
     seen: list[tuple[str, int]] = []
     is_asked: list[bool] = []

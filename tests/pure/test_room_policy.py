@@ -232,14 +232,14 @@ class World:
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    n_ctx = draw(st.integers(150, 500))
+    n_ctx = draw(st.integers(150, 400))
     sizes = st.tuples(
         st.booleans(), st.integers(1, n_ctx // 2), st.integers(1, n_ctx), st.integers(0, 300)
     )
     jobs = [
         Job(number, is_background, n_prompt, min(n_reply, n_ctx - n_prompt), arrives)
         for number, (is_background, n_prompt, n_reply, arrives) in enumerate(
-            sorted(draw(st.lists(sizes, min_size=1, max_size=8)), key=lambda one: one[3])
+            sorted(draw(st.lists(sizes, min_size=1, max_size=6)), key=lambda one: one[3])
         )
     ]
     return World(jobs, n_ctx, draw(st.integers(1, 8)))
