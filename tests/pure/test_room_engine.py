@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from actors import messages as m
+from actors.engine.commands import Asked
 from cache import tokens as token_bytes
 from cache.policy import SAVE_ALL, LivePolicy
 from native.params import ModelParams, SamplingParams
@@ -246,6 +247,33 @@ def test_a_cache_that_ends_meanwhile_costs_no_reply(cache: Cache) -> None:
     told, _, counts = together(cache, runs, on_event=when_aside("3", cache.die))
     assert told == alone(runs)
     assert counts["steps_aside"]
+
+
+def test_adapters_change_only_when_requests_that_are_aside_have_ended(cache: Cache) -> None:
+    """And those may start again meanwhile, unlike new ones: else neither would ever happen."""
+    order: list[str] = []
+    change = Asked(m.LoadAdapter("change", "/nowhere"), CALLER)
+
+    def ask(engine: CachedEngine) -> None:
+        engine.commands.put(change)
+        engine.commands.put(asked("new", 7, max_tokens=4))
+
+    begin = when_aside("second", ask)
+
+    def on_event(engine: CachedEngine, message: object) -> None:
+        begin(engine, message)
+        if isinstance(message, m.Completed | m.AdapterNotChanged):
+            order.append(message.ref)
+
+    runs = [asked("first", 1, max_tokens=300), asked("second", 2, max_tokens=300)]
+    with CachedEngine(
+        cache, save=SAVE_ALL, live=APART, backend=stub(), on_event=on_event
+    ) as engine:
+        for one in runs:
+            engine.commands.put(one)
+        engine.ends(3)
+    assert order == ["first", "second", "change", "new"]
+    assert engine.said["second"] == alone(runs)["second"]
 
 
 # ── classes ──────────────────────────────────────────────────────────────────────────────────────
