@@ -21,6 +21,7 @@ from bench import (
     prefetch,
     restore,
     resume,
+    room,
     servers,
     speculation,
     streaming,
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         streaming,
         speculation,
         resume,
+        room,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before the benchmark starts anything

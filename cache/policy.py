@@ -6,7 +6,7 @@ decision. Positions and sizes are tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cache.errors import InvalidPolicy
@@ -177,6 +177,12 @@ def at_finish(
 ) -> list[Span]:
     """Rows to save when a sequence ends, for any reason, or is evicted."""
     return _spans(policy, live_tokens, saved_tokens, reason, with_tail=policy.save_finish_tail)
+
+
+def when_aside(policy: SavePolicy, live_tokens: int, saved_tokens: int) -> list[Span]:
+    """Rows to save when a sequence that is continued later is freed: all of it, however short."""
+    whole = replace(policy, min_tokens=0, min_tail_tokens=1)
+    return _spans(whole, live_tokens, saved_tokens, SaveReason.EVICT, with_tail=True)
 
 
 def _spans(

@@ -1,4 +1,4 @@
-"""What a model does next, as functions of values: admission and the plan of one step.
+"""What the next step of a model contains, as a function of values.
 
 No clock, no thread, no native code: the engine owns those and asks here.
 """
@@ -161,26 +161,3 @@ def _with_guesses(
             Slice(one.index, one.n_tokens, one.reaches_end, n_guesses) if n_guesses else one
         )
     return planned
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """Whether a prompt fits, and how many tokens it may generate."""
-
-    fits: bool
-    max_tokens: int
-    n_cells: int
-
-
-def admit(n_prompt: int, max_tokens: int, n_ctx: int) -> Admission:
-    """Fit a request into a context of ``n_ctx`` tokens.
-
-    The whole reply is reserved from the start, so a stream that was begun can always be ended. A
-    request for more than fits is shortened, as llama-server does; its finish reason is ``length``.
-    One that asks for no token needs room for its prompt alone.
-    """
-    room = n_ctx - n_prompt
-    if room < min(1, max_tokens):
-        return Admission(fits=False, max_tokens=0, n_cells=0)
-    granted = min(max_tokens, room)
-    return Admission(fits=True, max_tokens=granted, n_cells=n_prompt + granted)

@@ -18,10 +18,17 @@ class Clock:
     delivered: float = 0.0
     """When tokens were last sent to its caller."""
     finished: float = 0.0
+    left: float | None = None
+    """When it stepped aside, while it is so."""
+    aside_s: float = 0.0
+    """How long it was aside, all times together."""
+    aside_before_first_s: float = 0.0
+    """The part of that before its first token."""
 
     def start(self, now: float) -> None:
-        """The request leaves the queue."""
-        self.started = now
+        """The request leaves the queue, for the first time or again."""
+        self.started = self.started or now
+        self._end_aside(now)
 
     def deliver(self, now: float) -> None:
         """Tokens are sent to its caller."""
@@ -30,6 +37,17 @@ class Clock:
     def finish(self, now: float) -> None:
         """It has its last token, or will have none."""
         self.finished = now
+        self._end_aside(now)
+
+    def step_aside(self, now: float) -> None:
+        """Its sequence is free; it is in the queue again."""
+        self.left = now
+
+    def _end_aside(self, now: float) -> None:
+        if self.left is not None:
+            seconds, self.left = now - self.left, None
+            self.aside_s += seconds
+            self.aside_before_first_s += 0.0 if self.prefilled else seconds
 
     def prompt_done(self, now: float) -> None:
         """A token was accepted, or none is asked for; only the first call counts."""

@@ -18,7 +18,6 @@ from functools import partial
 from actors import messages as m
 from actors.engine.abortable_decode import AbortableDecoder
 from actors.engine.adapters import AdapterManager, Question
-from actors.engine.batch_plan import Admission
 from actors.engine.commands import Asked, CacheGone, Close
 from actors.engine.control import ControlQueries
 from actors.engine.draft_model import DraftModel
@@ -30,6 +29,8 @@ from actors.engine.queue import WaitingRequests
 from actors.engine.reply_replay import ReplyReplay
 from actors.engine.report import progress
 from actors.engine.request import Request
+from actors.engine.room import Room
+from actors.engine.room_policy import Admission
 from actors.engine.speculation_policy import SpeculationPolicy
 from actors.engine.speculative_decoding import SpeculativeDecoder
 from actors.engine.step import StepRunner
@@ -68,6 +69,7 @@ class EngineParts:
     prefetcher: Prefetcher
     replays: ReplyReplay
     requests: Lifecycle
+    room: Room
     steps: StepRunner
     control: ControlQueries
     adapters: AdapterManager
@@ -105,6 +107,7 @@ def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
     requests = Lifecycle(
         running, waiting, sequences, cache, replays, guesses, send, decoder.cancelled
     )
+    room = Room(sequences, requests)
     forget = partial(_forget_weights, sequences, cache, replays, waiting, prefetcher)
     return ModelEngine(
         EngineParts(
@@ -120,7 +123,8 @@ def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
             prefetcher,
             replays,
             requests,
-            StepRunner(backend, decoder, sequences, cache, guesses, requests, send),
+            room,
+            StepRunner(backend, decoder, sequences, cache, guesses, requests, room, send),
             ControlQueries(
                 sequences, waiting.sessions, store, send, is_apart=exact is m.Exact.ALWAYS
             ),
@@ -168,6 +172,7 @@ class ModelEngine:
         self._prefetcher = parts.prefetcher
         self._requests = parts.requests
         self._running = parts.requests.running
+        self._room = parts.room
         self._steps = parts.steps
         self._control = parts.control
         self._adapters = parts.adapters
@@ -194,13 +199,17 @@ class ModelEngine:
         running = list(self._running)
         if any(request.line.n_generated for request in running):
             return "generating"
+        if self._waiting.n_aside:
+            return "generating"
         return "prefilling" if running or len(self._waiting) else "idle"
 
     def counts(self) -> dict[str, float]:
         """Figures for a status report; read without a lock, so they may be a step old."""
         return {
             "running": len(self._running),
-            "waiting": len(self._waiting),
+            "waiting": len(self._waiting) - self._waiting.n_aside,
+            "aside": self._waiting.n_aside,
+            "steps_aside": self._requests.steps_aside,
             "tokens_generated": self._steps.tokens_generated,
             "requests_done": self._requests.requests_done,
             "contexts_rebuilt": self._steps.contexts_rebuilt,
@@ -214,8 +223,11 @@ class ModelEngine:
 
     def run(self) -> None:
         while self._closing is None:
+            n_left = self._requests.steps_aside
             self._admit()  # before waiting: what has just ended may have made room
-            self._take_commands()
+            self._room.grow()
+            # Where one stepped aside at once, another may be able to go on.
+            self._take_commands(may_wait=self._requests.steps_aside == n_left)
             if self._closing is not None:
                 break
             self._requests.expire(time.monotonic())
@@ -231,9 +243,9 @@ class ModelEngine:
         self._guesses.close()
         self._backend.close()
 
-    def _take_commands(self) -> None:
+    def _take_commands(self, *, may_wait: bool) -> None:
         """Handle all queued commands; wait for one when no request can run a step."""
-        block = not any(request.is_ready for request in self._running)
+        block = may_wait and not self._steps.ready()
         try:
             command = self._commands.get(block, self._patience() if block else None)
             while True:
@@ -339,14 +351,15 @@ class ModelEngine:
     def _admit(self) -> None:
         """Start what can start, and share what leaders have read since."""
         asking = any(request.cache.is_waiting for request in self._waiting)
-        self._adapters.change(busy=bool(self._running) or asking)
-        if not self._adapters.blocks:
-            self._start_waiting()
+        in_use = bool(self._running) or self._waiting.n_aside > 0
+        self._adapters.change(busy=in_use or asking)
+        self._room.owe(time.monotonic())
+        self._start_waiting(only_begun=self._adapters.blocks)
         for request in self._live.follow(self._running, time.monotonic()):
             self._send(request.spec.reply_to, progress(request))
 
-    def _start_waiting(self) -> None:
-        while (request := self._waiting.first()) is not None:
+    def _start_waiting(self, *, only_begun: bool) -> None:
+        while (request := self._waiting.first(only_begun=only_begun)) is not None:
             try:
                 admission = self._waiting.fit(request)
             except RequestRefused as refused:
@@ -355,12 +368,14 @@ class ModelEngine:
                 continue
             self._cache.find_logits(request.cache)
             now, lookup = time.monotonic(), self._cache.is_usable
-            if not self._live.place(request, admission, self._running, now, lookup=lookup):
-                return  # strictly first in, first out: small ones passing would starve a big one
+            if not self._room.start(request, admission, now, lookup=lookup):
+                return  # strictly in order: small ones passing would starve a big one
             self._waiting.remove(request)
-            request.start(admission, self._backend, now, self._level(request, admission))
+            is_new = not request.turn.has_started
+            level = self._level(request, admission) if is_new else None
+            request.start(admission, self._backend, now, level)
             self._running.append(request)
-            for event in request.replay():
+            for event in request.replay() if is_new else ():
                 self._send(request.spec.reply_to, event)
             if not self._live.is_complete(request):
                 self._cache.look_up(request.cache, now)

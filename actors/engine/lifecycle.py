@@ -14,7 +14,7 @@ from actors import messages as m
 from actors.engine.live_sequences import LiveSequences
 from actors.engine.queue import WaitingRequests
 from actors.engine.reply_replay import ReplyReplay
-from actors.engine.report import result
+from actors.engine.report import cache_report, result
 from actors.engine.request import Request
 from actors.engine.speculative_decoding import SpeculativeDecoder
 from actors.kv.cache_client import CacheClient
@@ -47,6 +47,7 @@ class Lifecycle:
         self.waiting = waiting
         self.cancelled = cancelled
         self.requests_done = 0
+        self.steps_aside = 0
         self._live = live
         self._cache = cache
         self._replays = replays
@@ -84,17 +85,41 @@ class Lifecycle:
         """Store the tip, then send the result: its rows can be looked up by then."""
         self.deliver(request)
         self._send_all(request, request.reply.close_text())
+        if request.line.seq is None:  # it has stepped aside: what it had is stored
+            self._release(request)
+            return
         self._replays.finished(request)
         if not self._cache.save_tip(request.cache, request.n_visible, time.monotonic()):
             self._release(request)
 
+    def step_aside(self, request: Request) -> None:
+        """Store all of a running request and free its sequence; it continues later."""
+        self._guesses.rest(request)
+        self.deliver(request)
+        if not self._cache.save_all(request.cache, time.monotonic()):
+            self._leave(request)
+
+    def _leave(self, request: Request) -> None:
+        """What could be stored of it is stored: others may have its cells."""
+        now = time.monotonic()
+        report = cache_report(request)
+        self.running.remove(request)
+        self._live.retire(request, self.running, now, keep=False)
+        request.step_aside(report, now)
+        self.waiting.come_back(request)
+        self.steps_aside += 1
+
     def release(self, cache: RequestCache | None) -> None:
-        """Release a finished request whose last question to the cache has ended."""
+        """Release a request that is ending and whose last question to the cache has ended."""
         if cache is None:
             return
         request = next((one for one in self.all() if one.cache is cache), None)
-        if request is not None:
+        if request is None:
+            return
+        if request.is_finished:
             self._release(request)
+        else:
+            self._leave(request)
 
     def _release(self, request: Request) -> None:
         """A finished request ends: its caller gets the result, its cells are free."""
@@ -128,7 +153,7 @@ class Lifecycle:
         for request in [r for r in self.all() if not r.is_finished]:
             if request.spec.request_id in self.cancelled:
                 request.finish(m.FinishReason.CANCELLED, time.monotonic())
-                if request.line.seq is not None and request.line.n_kv:
+                if request.line.n_kv or request.line.n_reply:
                     self.finish(request)
                 else:
                     self._release(request)

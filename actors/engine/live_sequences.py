@@ -16,8 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from actors.engine.batch_plan import Admission
-from actors.engine.cell_sharing import cells_in_use, is_worn_out, to_drop
+from actors.engine.cell_sharing import (
+    cells_in_use,
+    is_worn_out,
+    make_room,
+    to_drop,
+    worst_first,
+)
 from actors.engine.placement import (
     Arrival,
     Holder,
@@ -187,28 +192,70 @@ class LiveSequences:
     def place(
         self,
         request: Request,
-        admission: Admission,
+        n_cells: int,
         running: Sequence[Request],
         now: float,
         *,
+        spare: int,
         lookup: bool,
     ) -> bool:
         """Give a request its sequence, with the live prefix it can share; False: not yet.
 
-        With ``lookup`` the cache is asked next, unless it could add nothing; only what is ready is
-        shared before it has answered, and ``settle`` does the rest.
+        It gets ``n_cells``, and ``spare`` cells stay free besides. With ``lookup`` the cache is
+        asked next, unless it could add nothing; only what is ready is shared before it has
+        answered, and ``settle`` does the rest.
         """
-        arrival, room = self._arrival(request, admission.n_cells), self._room(running)
+        arrival = self._arrival(request, n_cells)
+        room = self._room(running, spare, len(self._free))
         earlier = [RunningSequence(one) for one in running]
-        if self.backend.info.can_cut:
-            min_tokens = self.policy.min_tokens
-            found = place(arrival, self.idle, earlier, room, min_tokens=min_tokens, lookup=lookup)
-        else:
-            found = place_uncut(arrival, self.idle, room)
+        found = self._find_place(arrival, earlier, room, lookup=lookup)
         if found is None:
             return False
-        self._apply(request, found, earlier, admission.n_cells, room.origin, now)
+        self._apply(request, found, earlier, n_cells, room.origin, now)
         return True
+
+    def would_fit(
+        self, request: Request, n_cells: int, kept: Sequence[Request], n_freed: int, *, spare: int
+    ) -> bool:
+        """Whether a request could start beside ``kept`` only, with ``n_freed`` more sequences."""
+        room = self._room(kept, spare, len(self._free) + n_freed)
+        earlier = [RunningSequence(one) for one in kept]
+        arrival = self._arrival(request, n_cells)
+        return self._find_place(arrival, earlier, room, lookup=True) is not None
+
+    def _find_place(
+        self, arrival: Arrival, running: Sequence[RunningSequence], room: Room, *, lookup: bool
+    ) -> Placement | None:
+        if not self.backend.info.can_cut:
+            return place_uncut(arrival, self.idle, room)
+        min_tokens = self.policy.min_tokens
+        return place(arrival, self.idle, running, room, min_tokens=min_tokens, lookup=lookup)
+
+    def grow(self, request: Request, n_cells: int, running: Sequence[Request]) -> bool:
+        """Give a running request more cells, in place of idle sequences if need be; False: no."""
+        order = worst_first(self.idle)
+        gone = make_room(
+            request.line.with_cells(n_cells),
+            [one.line.stretches for one in running if one is not request],
+            [self.idle[at].stretches for at in order],
+            n_cells=self.backend.info.n_ctx,
+            free_sequences=1,  # it has its own
+        )
+        if gone is None:
+            return False
+        for one in [self.idle[order[at]] for at in gone]:
+            self._drop(one)
+        request.line.grow(n_cells)
+        return True
+
+    def grow_alone(self, request: Request, n_cells: int) -> None:
+        """The same for one that has the context to itself: that always works.
+
+        Counting may find too few cells: where it holds an origin with gaps, they count.
+        """
+        if not self.grow(request, n_cells, [request]):
+            self.drop_idle()
+            request.line.grow(n_cells)
 
     def _arrival(self, request: Request, n_cells: int) -> Arrival:
         line = request.line
@@ -221,11 +268,11 @@ class LiveSequences:
             request.cache.is_apart,
         )
 
-    def _room(self, running: Sequence[Request]) -> Room:
+    def _room(self, running: Sequence[Request], spare: int, free_sequences: int) -> Room:
         return Room(
             tuple(one.line.stretches for one in running),
-            self.backend.info.n_ctx,
-            len(self._free),
+            self.backend.info.n_ctx - spare,
+            free_sequences,
             next(self._origins),
         )
 
@@ -346,7 +393,7 @@ class LiveSequences:
     def retire(
         self, request: Request, running: Sequence[Request], now: float, *, keep: bool
     ) -> None:
-        """A request ends: its sequence stays idle, or is free again."""
+        """A request ends or steps aside: its sequence stays idle, or is free again."""
         line, policy = request.line, self.policy
         seq = line.left()
         request.following = None

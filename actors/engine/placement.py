@@ -62,7 +62,7 @@ class Arrival:
     n_usable: int
     """Tokens of its prompt that may be reused."""
     n_cells: int
-    """Cells of prompt and whole reply."""
+    """Cells to start with."""
     session: str | None = None
     is_apart: bool = False
 

@@ -1,14 +1,18 @@
-"""Requests that have arrived and have no sequence yet, oldest first. Runs on the engine thread."""
+"""Requests without a sequence: those that have arrived, and those that have stepped aside.
+
+In the order of their rank: interactive ones first, then by arrival. Runs on the engine thread.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from actors import messages as m
-from actors.engine.batch_plan import Admission, admit
 from actors.engine.prompt_tokens import fix_prompt
 from actors.engine.request import Request
 from actors.engine.request_builder import open_request
+from actors.engine.room_policy import Admission, admit
 from actors.engine.sessions import Sessions
 from actors.messages.errors import RequestRefused
 from actors.text.reply_events import ReplyRules
@@ -32,6 +36,12 @@ class WaitingRequests:
         self._limit = limit
         self.sessions = Sessions()
         self._requests: list[Request] = []
+        self._numbers = itertools.count()
+
+    @property
+    def n_aside(self) -> int:
+        """How many of them have stepped aside."""
+        return sum(one.turn.has_started for one in list(self._requests))
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -44,10 +54,11 @@ class WaitingRequests:
 
     def open(self, run: m.Run, now: float) -> Request:
         """Take a request in, or RequestRefused."""
-        if len(self._requests) >= self._limit:
+        n_waiting = len(self._requests) - self.n_aside
+        if n_waiting >= self._limit:
             raise RequestRefused(
                 m.FailReason.OVERLOADED,
-                f"{len(self._requests)} requests already wait for this model; try again later",
+                f"{n_waiting} requests already wait for this model; try again later",
             )
         request = open_request(run, self._backend, self._rules, self._exact, now=now)
         try:
@@ -58,15 +69,28 @@ class WaitingRequests:
             self.sessions.leave(request, now)
             request.close_journal()
             raise
+        request.turn.arrive(next(self._numbers), now)
         self._requests.append(request)
         return request
 
-    def first(self) -> Request | None:
-        """The oldest that does not wait for the tokens of its ``parent_key``."""
-        return next((one for one in self._requests if one.cache.wait_until is None), None)
+    def come_back(self, request: Request) -> None:
+        """It has stepped aside, and waits at the place that its class and arrival give it."""
+        self._requests.append(request)
+
+    def first(self, *, only_begun: bool = False) -> Request | None:
+        """The most urgent that does not wait for the tokens of its ``parent_key``.
+
+        With ``only_begun`` of those that have stepped aside.
+        """
+        ready = (
+            one
+            for one in self._requests
+            if one.cache.wait_until is None and (one.turn.has_started or not only_begun)
+        )
+        return min(ready, key=lambda one: one.turn.rank, default=None)
 
     def fit(self, request: Request) -> Admission:
-        """Tokens and cells of a request that is about to start, or RequestRefused."""
+        """What a request may have that is about to start, or RequestRefused."""
         fix_prompt(request, self._backend)
         n_prompt, n_ctx = request.line.prompt_end, self._backend.info.n_ctx
         admission = admit(n_prompt, request.spec.max_tokens, n_ctx)

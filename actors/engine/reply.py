@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from actors import messages as m
+from actors.engine.room_policy import Admission
 from actors.engine.sampling_control import SamplingControl
 from actors.kv.timeline import Timeline
 from actors.messages.errors import RequestRefused
@@ -30,9 +31,22 @@ class Reply:
     control: SamplingControl
     max_tokens: int
     """Tokens that it may have: what was asked for, or what fits into the context."""
+    is_cut: bool = False
+    """Whether that is less than was asked for."""
     finish_reason: m.FinishReason | None = None
     held: list[Event] = field(default_factory=list)
     """Events of one token each that are sent together."""
+
+    def admitted(self, admission: Admission) -> None:
+        """So many tokens it may have."""
+        self.max_tokens, self.is_cut = admission.max_tokens, admission.is_cut
+
+    @property
+    def limit(self) -> m.Limit | None:
+        """What it has reached, if that is why it ended."""
+        if self.finish_reason is not m.FinishReason.LENGTH:
+            return None
+        return m.Limit.CONTEXT if self.is_cut else m.Limit.MAX_TOKENS
 
     # ── choosing a token ────────────────────────────────────────────────────────────────────────
 

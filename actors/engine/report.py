@@ -25,14 +25,20 @@ def result(request: Request, now: float) -> m.Completed | m.Verified:
         stop_sequence=request.reply.stream.stopped_by,
         usage=m.Usage(
             line.prompt_end,
-            line.n_reused,
+            _n_cached(request),
             line.n_reply,
             drafted_tokens=guessing.n_drafted,
             accepted_tokens=guessing.n_accepted,
         ),
-        cache=_cache_report(request),
+        cache=request.turn.first_cache or cache_report(request),
         timings=_timings(request, now),
+        limit=request.reply.limit,
     )
+
+
+def _n_cached(request: Request) -> int:
+    """Tokens that were not computed when it first started; later it finds its own."""
+    return request.line.n_reused if request.turn.first_cache is None else request.turn.n_cached
 
 
 def _verified(request: Request, candidates: list[int]) -> m.Verified:
@@ -47,11 +53,12 @@ def _verified(request: Request, candidates: list[int]) -> m.Verified:
         n_same,
         reply[n_same] if n_same < len(reply) else None,
         request.reply.finish_reason or m.FinishReason.CANCELLED,
-        line.n_reused,
+        _n_cached(request),
     )
 
 
-def _cache_report(request: Request) -> m.CacheReport:
+def cache_report(request: Request) -> m.CacheReport:
+    """What the cache did for a request when it started."""
     line, cache = request.line, request.cache
     hit = m.HitKind.COLD
     if line.is_sticky:
@@ -71,17 +78,22 @@ def _cache_report(request: Request) -> m.CacheReport:
 
 
 def _timings(request: Request, now: float) -> m.Timings:
-    clock, cache, line = request.clock, request.cache, request.line
+    clock, line = request.clock, request.line
+    cache = request.turn.first_cache or request.cache
     started = clock.started or now
     prefilled = clock.prefilled or now
     finished = clock.finished or now
-    decode_s = max(0.0, finished - prefilled)
-    n_new = line.n_generated - line.n_resumed
+    before_s = clock.aside_before_first_s
+    decode_s = max(0.0, finished - prefilled - (clock.aside_s - before_s))
+    n_new = line.n_generated - request.resume.n_tokens
     rate = (n_new - 1) / decode_s if n_new > 1 and decode_s else 0.0
     return m.Timings(
         queue_ms=1e3 * (started - clock.arrived),
         ttft_ms=1e3 * (prefilled - clock.arrived),
-        prefill_ms=max(0.0, 1e3 * (prefilled - started) - cache.restore_ms - cache.lookup_ms),
+        prefill_ms=max(
+            0.0, 1e3 * (prefilled - started - before_s) - cache.restore_ms - cache.lookup_ms
+        ),
         decode_ms=1e3 * decode_s,
         tokens_per_second=rate,
+        aside_ms=1e3 * clock.aside_s,
     )

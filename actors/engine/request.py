@@ -11,6 +11,7 @@
 | ``resume`` | an interruption by the death of a process | ``engine.resume`` |
 | ``exact`` | how exact its reply is in effect | ``engine.request_builder``, and once at its start |
 | ``clock`` | when things happened | this module, and the end of each step |
+| ``turn`` | where it stands among others | ``engine.room``, ``engine.lifecycle``, ``engine.step`` |
 
 State only: the engine decides what happens.
 """
@@ -21,12 +22,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from actors import messages as m
-from actors.engine.batch_plan import Admission
 from actors.engine.clock import Clock
 from actors.engine.prompt_text import PromptText
 from actors.engine.reply import Reply
 from actors.engine.resume import Resume
+from actors.engine.room_policy import Admission, must_grow
 from actors.engine.speculation_state import SpeculationState
+from actors.engine.turn import Turn
 from actors.kv.request_cache import RequestCache
 from actors.kv.timeline import Timeline
 from actors.messages.journal import JournalWriter
@@ -42,7 +44,8 @@ class RequestSpec:
     request_id: str
     ref: str
     reply_to: Address
-    max_tokens: int
+    max_tokens: int | None
+    """``None``: what fits."""
     parent_key: bytes | None
     parse_special: bool
     session: str | None
@@ -62,6 +65,7 @@ class Request:
     guessing: SpeculationState
     resume: Resume
     clock: Clock
+    turn: Turn
     exact: m.Exact = m.Exact.REPEAT
     """At least what was asked for."""
     journal: JournalWriter | None = None
@@ -86,7 +90,28 @@ class Request:
             and self.cache.awaited_ref is None
             and self.following is None
             and self.reply.finish_reason is None
+            and len(self.line.tokens) <= self.line.n_cells
         )
+
+    @property
+    def must_grow(self) -> bool:
+        """Whether its next token has no cell."""
+        return must_grow(len(self.line.tokens), self.line.n_cells)
+
+    @property
+    def n_cells_most(self) -> int:
+        """Cells of its prompt and the longest reply that it may have."""
+        return self.line.n_prompt + self.reply.max_tokens
+
+    @property
+    def is_going(self) -> bool:
+        """Whether it has ended or steps aside, and has its sequence only until that is saved."""
+        return self.is_finished or self.cache.is_leaving
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether it has tokens of its prompt to read, or waits for the cache to know which."""
+        return not self.is_going and not self.line.is_generating and self.following is None
 
     @property
     def n_visible(self) -> int:
@@ -98,14 +123,15 @@ class Request:
     def start(
         self, admission: Admission, backend: Backend, now: float, exact: m.Exact | None = None
     ) -> None:
-        """Leave the queue; it has its sequence, and the cells of prompt and reply.
+        """Leave the queue, for the first time or again; it has a sequence and its first cells.
 
         ``exact`` is the level in effect, if it is another than the request must have.
         """
         self.exact = exact or self.exact
-        self.reply.max_tokens = admission.max_tokens
+        self.reply.admitted(admission)
         self.line.fix_prompt()
         self.clock.start(now)
+        self.turn.start()
         self.reply.make_sampler(backend, self.line)
         if self.journal is not None:
             n_prompt = self.line.n_prompt
@@ -120,17 +146,18 @@ class Request:
         if not left:
             return
         self.line.fix_prompt()
-        self.reply.max_tokens = admission.max_tokens
+        self.reply.admitted(admission)
         for token in left:
             if self.is_finished:
                 break
             self.resume.events += self.accept(token, backend, 0.0)
         self.line.resumed()
+        self.resume.n_tokens = self.line.n_resumed
         self.resume.ends_as = self.reply.reopen()
 
     def replay(self) -> Iterator[object]:
         """What its caller receives first, if it was interrupted."""
-        return self.resume.replay(self.spec.ref, self.line.n_resumed)
+        return self.resume.replay(self.spec.ref)
 
     def accept(self, token: int, backend: Backend, now: float) -> list[Event]:
         """Take a sampled token.
@@ -164,6 +191,14 @@ class Request:
         """Its cells are gone; what it has generated is not. ``line.lost`` gives it new ones."""
         self.following = None
         self.cache.lost_context()
+
+    def step_aside(self, report: m.CacheReport, now: float) -> None:
+        """Its sequence is free, its rows are saved as far as they could be; it starts again."""
+        self.turn.step_aside(report, self.line.n_reused)
+        self.following = None
+        self.cache.left()
+        self.line.stepped_aside()
+        self.clock.step_aside(now)
 
     def close_journal(self) -> None:
         if self.journal is not None:

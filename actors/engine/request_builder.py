@@ -12,6 +12,7 @@ from actors.engine.request import Request, RequestSpec
 from actors.engine.resume import Resume, open_journal, reply_before
 from actors.engine.sampling_control import SamplingControl
 from actors.engine.speculation_state import SpeculationState, guessing_of
+from actors.engine.turn import Turn
 from actors.kv.request_cache import RequestCache
 from actors.kv.timeline import Timeline
 from actors.messages.errors import InvalidRequest, RequestRefused
@@ -55,11 +56,11 @@ def _opened(
     now: float,
 ) -> Request:
     asked = run.request
-    if asked.max_tokens < 0:
+    if asked.max_tokens is not None and asked.max_tokens < 0:
         raise RequestRefused(
             m.FailReason.INVALID_REQUEST,
-            f"max_tokens is {asked.max_tokens}; ask for at least one token, or for 0 to read the "
-            "prompt only",
+            f"max_tokens is {asked.max_tokens}; ask for at least one token, for 0 to read the "
+            "prompt only, or for none to get what fits",
         )
     if asked.exact is not None and not isinstance(asked.exact, m.Exact):
         names = ", ".join(EXACT_NAMES)
@@ -104,11 +105,12 @@ def _opened(
             stream=stream,
             encoder=EventEncoder(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
             control=SamplingControl.of(rules.end_of_thought, stream),
-            max_tokens=asked.max_tokens,
+            max_tokens=asked.max_tokens or 0,
         ),
         guessing,
         Resume(is_resumed=is_known or bool(left), knows_prompt=is_known, left=left),
         Clock(now, None if asked.timeout_s is None else now + asked.timeout_s),
+        Turn(asked.priority),
         exact,
         journal,
     )

@@ -30,6 +30,8 @@ class Resume:
     """Reply tokens that exist already and were not taken up yet."""
     events: list[Event] = field(default_factory=list)
     """What its caller receives once more, from the start."""
+    n_tokens: int = 0
+    """Reply tokens that were taken up."""
     ends_as: m.FinishReason | None = None
     """Its last token had ended it; whether its caller was notified is not known."""
 
@@ -38,12 +40,12 @@ class Resume:
         left, self.left = self.left, []
         return left
 
-    def replay(self, ref: str, n_tokens: int) -> Iterator[object]:
+    def replay(self, ref: str) -> Iterator[object]:
         """Messages for the caller: that the reply resumes, and all of it so far, in pages."""
         if not self.is_resumed:
             return
         events, self.events = self.events, []
-        yield m.Resumed(ref, n_tokens)
+        yield m.Resumed(ref, self.n_tokens)
         yield from merged(events, PAGE_CHARS, PAGE_TOKENS)
 
 

@@ -58,7 +58,7 @@ def guessing_of(asked: m.Complete, n_vocab: int) -> SpeculationState:
     """What a request asks for, or ``BadCandidates``."""
     if asked.candidates is None:
         return SpeculationState(asked.speculation)
-    n = asked.max_tokens - 1
+    n = (asked.max_tokens or 0) - 1
     if n < 1:
         raise BadCandidates(f"k is {n}; judge at least one candidate")
     if len(asked.candidates) % 4 or len(asked.candidates) > 4 * CANDIDATES_LIMIT:

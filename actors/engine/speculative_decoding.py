@@ -231,6 +231,12 @@ class SpeculativeDecoder:
         request.guessing.n_ahead = 0
         self._backend.seq_remove(request.line.seq, request.line.n_kv, -1)
 
+    def rest(self, request: Request) -> None:
+        """The request steps aside: it makes no guesses until it comes back."""
+        self.trim(request)
+        if self._draft_model is not None:
+            self._draft_model.forget(request.line)
+
     def forget(self, request: Request) -> None:
         """The request has ended."""
         request.guessing.copies = None
@@ -243,8 +249,9 @@ class SpeculativeDecoder:
 
 
 def n_guessable(request: Request) -> int:
-    """Guesses that could all be right: the last token of a reply needs no cell."""
+    """Guesses that could all be right and have cells: the last token of a reply needs none."""
     line = request.line
+    n_with_cells = line.n_cells - len(line.tokens)
     if request.guessing.candidates is not None:
-        return line.n_cells - len(line.tokens)
-    return request.reply.max_tokens - line.n_reply - 1
+        return n_with_cells
+    return min(n_with_cells, request.reply.max_tokens - line.n_reply - 1)

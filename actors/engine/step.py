@@ -20,6 +20,8 @@ from actors.engine.lifecycle import Lifecycle
 from actors.engine.live_sequences import LiveSequences
 from actors.engine.report import progress
 from actors.engine.request import Request
+from actors.engine.room import Room
+from actors.engine.room_policy import Part, must_rest, rested
 from actors.engine.speculative_decoding import SpeculativeDecoder
 from actors.kv.cache_client import CacheClient
 from native.backend import Backend, Batch, Rows
@@ -27,6 +29,8 @@ from native.errors import DecodeAborted, DecodeFailed, NativeError, NoKvSpace, N
 
 PREFILL_SHARE_TOKENS: Final = 128
 """Of a step, while other requests generate."""
+BACKGROUND_SHARE_TOKENS: Final = 32
+"""The same for prompts of background requests while interactive ones generate."""
 
 
 class StepRunner:
@@ -40,6 +44,7 @@ class StepRunner:
         cache: CacheClient,
         guesses: SpeculativeDecoder,
         requests: Lifecycle,
+        room: Room,
         send: Callable[[object, object], None],
     ) -> None:
         self._backend = backend
@@ -48,18 +53,33 @@ class StepRunner:
         self._cache = cache
         self._guesses = guesses
         self._requests = requests
+        self._room = room
         self._send = send
         self._batch = Batch()
-        self._budget = Budget(backend.info.n_batch, PREFILL_SHARE_TOKENS)
         self._isolation = FaultIsolation[Request]()
         self._must_rebuild = False
         self._after_alone = False
+        self._n_rested = 0
         self.tokens_generated = 0
         self.contexts_rebuilt = 0
 
+    def ready(self) -> list[Request]:
+        """The requests that the next step is for."""
+        running = self._requests.running
+        ready = [request for request in running if request.is_ready]
+        if not any(request.turn.is_background for request in ready):
+            return ready
+        urgent = _asked_for(running)
+        parts = [Part(one not in urgent, one.is_reading) for one in running]
+        if not must_rest(parts, self._n_rested):
+            return ready
+        return [request for request in ready if request in urgent]
+
     def run(self) -> bool:
         """One step of all requests that are ready; whether there were any."""
-        ready = [request for request in self._requests.running if request.is_ready]
+        ready = self.ready()
+        n_ready = sum(request.is_ready for request in self._requests.running)
+        self._n_rested = rested(self._n_rested, len(ready), n_ready)
         for request in [one for one in ready if not one.line.n_pending]:
             ready.remove(request)
             self._begin_at_once(request)
@@ -72,7 +92,7 @@ class StepRunner:
         needed = [self._rows_needed(request) for request in ready]
         demands = [self._demand(*one) for one in zip(ready, needed, strict=True)]
         choose = partial(self._guesses.choose, ready)
-        plan = plan_step(demands, self._budget, choose, after_alone=self._after_alone)
+        plan = plan_step(demands, self._budget(ready), choose, after_alone=self._after_alone)
         if any(part.n_tokens > 1 for part in plan):
             for request in self._requests.running:  # nothing waits behind a long step
                 self._requests.deliver(request)
@@ -83,13 +103,14 @@ class StepRunner:
         if not self._decode(rows):
             return
         seconds = time.perf_counter() - began
-        n_rows = len(self._batch)
+        n_rows, now = len(self._batch), time.monotonic()
         self._cache.record_step(n_rows, seconds, singly=is_computed_singly(how, n_rows))
         if not self._after_alone:
             self._guesses.record_step(n_rows, seconds)
-        self._live.stepped(1, time.monotonic())
+        self._live.stepped(1, now)
         for part, (request, row) in zip(plan, rows, strict=True):
             request.line.decoded(part.n_tokens)
+            request.turn.had_rows(part.n_tokens, now)
             self._cache.reached(request.cache)
             if row is None:
                 self._send(request.spec.reply_to, progress(request))
@@ -100,6 +121,13 @@ class StepRunner:
                 self._sample(request, row)
         if self._must_rebuild:
             self._rebuild()
+
+    def _budget(self, ready: Sequence[Request]) -> Budget:
+        readers = [one.turn.is_background for one in ready if not one.line.is_generating]
+        is_disturbed = any(one.line.is_generating and not one.turn.is_background for one in ready)
+        is_slow = bool(readers) and all(readers) and is_disturbed
+        share = BACKGROUND_SHARE_TOKENS if is_slow else PREFILL_SHARE_TOKENS
+        return Budget(self._backend.info.n_batch, share)
 
     def _rows_needed(self, request: Request) -> Rows:
         line = request.line
@@ -150,9 +178,9 @@ class StepRunner:
             case DecodeAborted():
                 self._requests.drop_cancelled()
             case NoKvSpace():
-                # Admission counts cells, so this is a bug or a backend that needs more than it
-                # reports; idle sequences are dropped, then the youngest request fails.
-                if not self._live.drop_idle():
+                # Cells are counted, so this is a bug or a backend that needs more than it reports;
+                # idle sequences are dropped, then a request steps aside; one alone fails.
+                if not self._live.drop_idle() and not self._room.give_up_cells():
                     self._requests.fail(ran[-1], m.FailReason.OVERLOADED, str(error))
             case _:
                 for request in self._isolation.suspect(ran):
@@ -256,3 +284,13 @@ class StepRunner:
             self._cache.save_prompt(request.cache, now)
         else:
             self._cache.save_block(request.cache, now)
+
+
+def _asked_for(running: Sequence[Request]) -> list[Request]:
+    """Interactive requests, and the background ones that an interactive one follows."""
+    urgent = [request for request in running if not request.turn.is_background]
+    for request in urgent:  # which grows while it is read
+        leader = request.following
+        if leader is not None and leader not in urgent:
+            urgent.append(leader)
+    return urgent

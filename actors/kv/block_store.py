@@ -46,6 +46,9 @@ class BlockStore:
     def reached(self, request: RequestCache) -> None:
         """Nothing to do: KV can be saved at any later time."""
 
+    def leaves(self, request: RequestCache) -> None:
+        """Nothing to do: its rows are written before the sequence is freed."""
+
     def completes_block(self, request: RequestCache) -> bool:
         is_usable = self.unusable_because is None
         return is_usable and request.line.n_kv // self._block > request.n_stored_blocks

@@ -1,11 +1,11 @@
 """What a model asks cache_meta about one request, and when it stops waiting for the answer.
 
 Runs on the engine thread; times are seconds on its clock, passed in. A request waits for the cache
-at most twice: for its prefix before it starts, and for its tip when it has finished. Both waits are
-short and bounded, because cache trouble may cost speed, never service. In between, one offer of new
-rows at a time may be open.
+when it starts, for its prefix, and when it ends or steps aside, for its tip. All waits are short
+and bounded, because cache trouble may cost speed, never service. In between, one offer of new rows
+at a time may be open.
 
-Methods that may end the wait of a *finished* request return it, for the engine to release it.
+Methods that may end the wait of a request that is *ending* return it, for the engine to release it.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class CacheClient:
 
     def time_is_up(self, request: RequestCache, now: float) -> RequestCache | None:
         """What a request waited for did not come in time, or it is time to ask again."""
-        if not request.asks_again or request.is_finished:
+        if not request.asks_again or request.is_ending:
             return self.abandon(request, MissReason.CACHE_TIMEOUT)
         request.asks_again = False
         request.lookup_took(now)
@@ -267,6 +267,23 @@ class CacheClient:
             request.awaits(request.save_ref, until=now + SAVE_TIMEOUT_S)
         return True
 
+    def save_all(self, request: RequestCache, now: float) -> bool:
+        """Offer all that is in the context of a request that steps aside, its end too.
+
+        Whether it has to wait for an answer. What it waited for before does not matter any more.
+        """
+        if request.awaited_ref is not None:
+            self._store.answered(request.awaited_ref)
+            request.awaits_nothing()
+        request.leaves()
+        if request.line.n_kv:
+            self._store.rows.leaves(request)
+        if request.save_ref is None:
+            return self._offer(request, now)
+        # An earlier offer is still open; its answer leads to that of the rest.
+        request.awaits(request.save_ref, until=now + SAVE_TIMEOUT_S)
+        return True
+
     def _save(self, request: RequestCache, reason: SaveReason, upto: int, now: float) -> None:
         """Offer what is new below position ``upto``."""
         if request.save_ref is None:  # one offer at a time; the next one takes up what it missed
@@ -274,12 +291,12 @@ class CacheClient:
             self._offer(request, now)
 
     def _offer(self, request: RequestCache, now: float) -> bool:
-        """Offer what is new; whether an answer will come. A finished request waits for it."""
+        """Offer what is new; whether an answer will come. A request that ends waits for it."""
         message = self._store.offer(request)
         if message is None:
             return False
         request.save_ref = message.ref
-        if request.is_finished:
+        if request.is_ending:
             request.awaits(message.ref, until=now + SAVE_TIMEOUT_S)
         self._send("cache_meta", message)
         return True
@@ -300,7 +317,7 @@ class CacheClient:
             self._finish_keys.put(tail.row.key, request.line.packed(0, tail.end))
         if written.published or written.abandoned:
             self._send("cache_meta", written)
-        if self._offer(request, now) or not request.is_finished:
+        if self._offer(request, now) or not request.is_ending:
             return None
         request.awaits_nothing()
         return request
@@ -322,7 +339,7 @@ class CacheClient:
             self._store.answered(request.awaited_ref)
         request.awaits_nothing()
         request.asks_again = False
-        if request.is_finished:
+        if request.is_ending:
             return request
         if request.line.seq is None:
             request.note = PARENT_UNKNOWN if request.parent_key is not None else None

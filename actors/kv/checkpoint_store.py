@@ -79,6 +79,13 @@ class CheckpointStore:
             for position in older:
                 request.states.pop(position, None)
 
+    def leaves(self, request: RequestCache) -> None:
+        """Take the state where it can be found again: before the last token, or at a block."""
+        at = request.line.n_kv
+        is_block = not at % self._block and at // self._block > request.n_stored_blocks
+        if self._is_worth_it(request) and (at == len(request.line.tokens) - 1 or is_block):
+            self._hold(request, at)
+
     def _is_worth_it(self, request: RequestCache) -> bool:
         is_usable = self.unusable_because is None
         return is_usable and request.line.n_prompt >= self._policy.min_tokens
@@ -223,15 +230,21 @@ class CheckpointStore:
         return rows + self._ends(request)
 
     def _ends(self, request: RequestCache) -> list[m.RowWanted]:
-        """Rows that are no blocks: the prompt's tip, and the link that ``finish_key`` names."""
-        ends: list[m.RowWanted] = []
-        last = request.line.n_prompt - 1
-        start = last // self._block * self._block
-        is_a_block = start == last and last // self._block > request.n_stored_blocks
-        if last in request.states and not is_a_block:
-            of_prompt = tokens.pack(tip(request.line.tokens[: request.line.n_prompt], self._block))
+        """Rows that are no blocks: tips, and the link that ``finish_key`` names.
+
+        The tip of the prompt, and that of all tokens where the request steps aside.
+        """
+        line, ends = request.line, list[m.RowWanted]()
+        lasts = {line.n_prompt - 1}
+        if request.is_leaving and line.n_kv == len(line.tokens) - 1:
+            lasts.add(line.n_kv)
+        for last in sorted(lasts & request.states.keys()):
+            start = last // self._block * self._block
+            if start == last and last // self._block > request.n_stored_blocks:
+                continue  # its block has the state
+            of_tip = tokens.pack(tip(line.tokens[: last + 1], self._block))
             n_bytes = len(request.states[last])
-            ends.append(self._plan.state_row(request, start, of_prompt, n_bytes))
+            ends.append(self._plan.state_row(request, start, of_tip, n_bytes))
         upto = request.save_upto
         at = upto // self._block * self._block
         if request.is_finished and at < upto and self._policy.save_finish_tail:

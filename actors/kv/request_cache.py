@@ -104,6 +104,8 @@ class RequestCache:
     """Whether all was offered a second time, since rows before it had been evicted."""
     is_finished: bool = False
     """Whether the reply has ended, so that its tip is what is being saved."""
+    is_leaving: bool = False
+    """Whether it steps aside, so that all it has in the context is being saved."""
     finish_key: bytes | None = None
 
     # ── queries ─────────────────────────────────────────────────────────────────────────────────
@@ -123,6 +125,11 @@ class RequestCache:
     def is_waiting(self) -> bool:
         """Whether an answer of cache_meta is awaited."""
         return self.awaited_ref is not None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it needs its sequence only until the cache has answered."""
+        return self.is_finished or self.is_leaving
 
     def is_due(self, now: float) -> bool:
         """Whether what it waits for has not come in time, or is to be asked for again."""
@@ -185,6 +192,17 @@ class RequestCache:
         self.source, self.restore_ms = restored.source, 1e3 * restored.seconds
         if restored.first_logits is not None:
             self.first_logits, self.logits_row = restored.first_logits, restored.logits_row
+
+    def leaves(self) -> None:
+        """The request steps aside: what is in the context is about to be saved."""
+        self.is_leaving, self.asks_again = True, False
+        self.save_reason, self.save_upto = SaveReason.EVICT, self.line.n_kv
+
+    def left(self) -> None:
+        """The sequence is free. What is stored will be looked up again."""
+        self.is_leaving, self.save_ref, self.save_wait_until = False, None, None
+        self.states.clear()
+        self.lost_context()
 
     def lost_context(self) -> None:
         """The cells are gone, and what was restored into them."""

@@ -16,7 +16,14 @@ from actors.kv.request_cache import RequestCache
 from actors.text.reply_marks import Mark
 from cache import keys, tokens
 from cache.finish_keys import ENDS_KEY, NO_ENDS
-from cache.policy import SavePolicy, Span, at_finish, at_prompt_end, while_generating
+from cache.policy import (
+    SavePolicy,
+    Span,
+    at_finish,
+    at_prompt_end,
+    when_aside,
+    while_generating,
+)
 from cache.rows import RowIdentity, encode_meta, row_bytes
 from cache.text_marks import META_KEY, RowMark, pack_marks
 from native.backend import ModelInfo
@@ -103,6 +110,8 @@ class RowPlan:
         offered, upto = request.n_stored_blocks * self.block_tokens, request.save_upto
         if request.is_finished:
             return at_finish(self.policy, upto, offered)
+        if request.is_leaving:
+            return when_aside(self.policy, upto, offered)
         if upto == request.line.n_prompt:
             return at_prompt_end(self.policy, upto, offered)
         return while_generating(self.policy, upto, offered)

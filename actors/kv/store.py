@@ -51,6 +51,10 @@ class RowStore(Protocol):
         """A step has ended: the sequence stands at ``n_kv`` now."""
         ...
 
+    def leaves(self, request: RequestCache) -> None:
+        """The request steps aside, and its sequence still stands at ``n_kv``."""
+        ...
+
     def completes_block(self, request: RequestCache) -> bool:
         """Whether a full block is in the context that was not offered to the cache yet."""
         ...

@@ -49,12 +49,14 @@ class Timeline:
     n_prompt: int = 0
     """Tokens of the prompt; 0 until the prompt is fixed."""
     n_resumed: int = 0
-    """Reply tokens from before an interruption; they follow the prompt in ``tokens``."""
+    """Reply tokens from before an interruption; they follow the prompt in ``tokens``. It is the
+    death of a process, or that the request stepped aside."""
     n_generated: int = 0
     """Tokens that were sampled, one that ends the text without being part of it included."""
     seq: int | None = None
     n_cells: int = 0
-    """Cells of prompt and whole reply; some of them may be shared, see ``stretches``."""
+    """Cells of prompt and reply that it has; some may be shared, see ``stretches``. Where its
+    tokens need more, ``engine.room`` finds them."""
     stretches: Stretches = ()
     n_kv: int = 0
     n_reused: int = 0
@@ -143,6 +145,15 @@ class Timeline:
         """The request has this sequence, and these cells of it."""
         self.seq, self.stretches, self.n_cells = seq, stretches, n_cells
 
+    def with_cells(self, n_cells: int) -> Stretches:
+        """Its stretches, were there cells for ``n_cells`` positions."""
+        *before, last = self.stretches
+        return (*before, Stretch(last.origin, last.start, n_cells))
+
+    def grow(self, n_cells: int) -> None:
+        """It has cells for ``n_cells`` positions now."""
+        self.stretches, self.n_cells = self.with_cells(n_cells), n_cells
+
     def took_over(self, upto: int) -> None:
         """Its sequence is that of an ended request, of which ``upto`` tokens stay."""
         self.n_kv = self.n_live = self.n_reused = upto
@@ -190,8 +201,15 @@ class Timeline:
         self.is_sticky = False
         self.stretches = (stretch,)
 
+    def stepped_aside(self) -> None:
+        """The request has no sequence any more; it continues later with the tokens it has."""
+        self.n_kv = self.n_reused = self.n_live = self.share_upto = self.n_cells = 0
+        self.is_sticky = False
+        self.stretches = ()
+        self.resumed()
+
     def left(self) -> int | None:
-        """The request ended: the sequence that it had, if any."""
+        """The request ended or stepped aside: the sequence that it had, if any."""
         seq, self.seq = self.seq, None
         return seq
 

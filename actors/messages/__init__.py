@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         CompletionFailed,
         HitKind,
         PrefillProgress,
+        Priority,
         RequestEnded,
         Resumed,
         Run,
@@ -109,7 +110,7 @@ if TYPE_CHECKING:
         VramReported,
     )
     from actors.messages.exact import Exact
-    from actors.messages.finish_reasons import FailReason, FinishReason
+    from actors.messages.finish_reasons import FailReason, FinishReason, Limit
     from actors.messages.loading import (
         Drain,
         Drained,
@@ -198,6 +199,7 @@ __all__ = [
     "FinishReason",
     "ForgetLive",
     "HitKind",
+    "Limit",
     "ListAdapters",
     "ListNamespaces",
     "ListRows",
@@ -226,6 +228,7 @@ __all__ = [
     "PressureChecked",
     "PressureRefused",
     "PressureSet",
+    "Priority",
     "PromoteRows",
     "Prompt",
     "QuarantineFile",
@@ -305,12 +308,12 @@ _HOMES: Final = {
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
-            "CompletionFailed HitKind PrefillProgress RequestEnded Resumed Run SpanEnded "
+            "CompletionFailed HitKind PrefillProgress Priority RequestEnded Resumed Run SpanEnded "
             "Speculation StillRunning Submit Timings TokensDelivered Usage"
         ),
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
         "exact": "Exact",
-        "finish_reasons": "FailReason FinishReason",
+        "finish_reasons": "FailReason FinishReason Limit",
         "loading": (
             "Drain Drained ListWantedModels LoadFailure LoadModel ModelLoaded ModelLoading "
             "ModelNotLoaded ModelUnloaded UnloadModel WantedModelsListed"

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from actors.messages.exact import Exact
-from actors.messages.finish_reasons import FailReason, FinishReason
+from actors.messages.finish_reasons import FailReason, FinishReason, Limit
 from actors.messages.payload import Payload
 from actors.messages.prompts import Prompt
 from actors.messages.text_kind import TextKind
@@ -30,6 +30,15 @@ class Speculation(Enum):
     """What followed the last tokens when they occurred before (prompt lookup)."""
     DRAFT = "draft"
     """What a small model of the same vocabulary generates; the model must be loaded with one."""
+
+
+class Priority(Enum):
+    """Which requests step aside for which. Among equals, who came first is first."""
+
+    INTERACTIVE = "interactive"
+    """Its caller waits for it."""
+    BACKGROUND = "background"
+    """It runs when no interactive request needs the model, or beside those that generate."""
 
 
 class HitKind(Enum):
@@ -84,7 +93,10 @@ class Timings:
     ttft_ms: float
     prefill_ms: float
     decode_ms: float
+    """From the first token to the last, without the time aside."""
     tokens_per_second: float
+    aside_ms: float = 0.0
+    """How long it had stepped aside for others: it kept its place and had no sequence."""
 
 
 # ── inflight, and every model ──────────────────────────────────────────────────────────────────
@@ -101,8 +113,9 @@ class Complete:
     ref: str
     model: str
     prompt: Prompt
-    max_tokens: int = 256
-    """0 only reads the prompt into the cache; the finish reason is then ``prefilled``."""
+    max_tokens: int | None = None
+    """``None``: as many as fit into the context. 0 only reads the prompt into the cache; the finish
+    reason is then ``prefilled``."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     parent_key: bytes | None = None
@@ -122,6 +135,7 @@ class Complete:
     The structure of a call is sampled greedily."""
     exact: Exact | None = None
     """How exact the reply must be; ``None``: as the model was loaded."""
+    priority: Priority = Priority.INTERACTIVE
     delivered: Payload = b""
     """u32-le ids of the reply that the caller has already, from an attempt whose end it did not
     receive: the reply continues after them."""
@@ -233,6 +247,8 @@ class Completed:
     usage: Usage
     cache: CacheReport
     timings: Timings
+    limit: Limit | None = None
+    """What the reply had reached, if ``finish_reason`` is ``length``."""
 
 
 @frozen

@@ -10,9 +10,19 @@ class FinishReason(Enum):
 
     STOP = "stop"
     LENGTH = "length"
+    """It has as many tokens as it may have; ``Limit`` tells why no more."""
     CANCELLED = "cancelled"
     PREFILLED = "prefilled"
     """The request asked for no token (``prefill_only``); its prompt is in the cache."""
+
+
+class Limit(Enum):
+    """Why a reply that ended by ``length`` could not be longer."""
+
+    MAX_TOKENS = "max_tokens"
+    """It was not to be longer."""
+    CONTEXT = "context"
+    """Prompt and reply fill the context."""
 
 
 class FailReason(Enum):

@@ -34,6 +34,7 @@ from runtime.client.stream import CompletionStream
 from runtime.settings.user_paths import expanded
 
 PROMPT: Final = "> "
+_CUT: Final = {"max_tokens": ", cut at --max-tokens", "context": ", cut: the context is full"}
 HELP: Final = """\
 /reset        begin again
 /system TEXT  set the system message, and begin again; without TEXT: show it
@@ -131,7 +132,7 @@ class _Loop:
             f"[{usage.cached_tokens} of {usage.prompt_tokens} tokens warm, "
             f"{usage.completion_tokens} generated, {done.timings.tokens_per_second:.0f}/s"
             f"{', stopped' if done.finish_reason == 'cancelled' else ''}"
-            f"{', cut at --max-tokens' if done.finish_reason == 'length' else ''}]"
+            f"{_CUT.get(done.limit or '', '')}]"
         )
 
     def _report(self, error: Exception) -> None:

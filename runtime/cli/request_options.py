@@ -16,7 +16,6 @@ import click
 from runtime import errors
 from runtime.cli.options import USER_PATH, flag_of, section_option, with_options
 
-MAX_TOKENS: Final = 256
 SECTION: Final = "How tokens are chosen"
 
 _WHOLE: Final = {
@@ -45,7 +44,7 @@ _NUMBERS: Final = {
 _RENAMED: Final = {"repetition_window": "repeat_last_n", "dry_window": "dry_penalty_last_n"}
 """Options under the names that take -1."""
 _OTHERS: Final = (
-    "max_tokens", "stop", "speculation", "exact", "mirostat", "thinking",
+    "max_tokens", "stop", "speculation", "exact", "priority", "mirostat", "thinking",
     "thinking_budget_tokens", "tool_calls", "logit_bias",
 )  # fmt: skip
 
@@ -62,14 +61,16 @@ _option = functools.partial(section_option, SECTION)
 
 request_options: Final = with_options(
     [
-        click.option("--max-tokens", type=int, default=MAX_TOKENS, metavar="N",
-                     help=f"default {MAX_TOKENS}"),
+        click.option("--max-tokens", type=int, metavar="N",
+                     help="default: what fits into the context"),
         click.option("--stop", multiple=True, metavar="TEXT", help="repeatable"),
         click.option("--timeout", type=float, metavar="SECONDS", help="fail after"),
         click.option("--speculation", type=click.Choice(("off", "ngram", "draft")),
                      help="guess tokens ahead; never changes the text"),
         click.option("--exact", type=click.Choice(("repeat", "prefix", "always")),
                      help="what must give the same bits; default: as the model was loaded"),
+        click.option("--priority", type=click.Choice(("interactive", "background")),
+                     help="background steps aside for interactive requests"),
         click.option("--thinking", is_flag=True, help="separate it from the text"),
         click.option("--thinking-budget", "thinking_budget_tokens", type=int, metavar="N",
                      help="end a thought after so many tokens"),

@@ -487,7 +487,7 @@ class AsyncClient:
         if model is None:
             return int((await self.report_of("inflight") or {}).get("in_flight", 0))
         found = await self.model_info(model)
-        return found.running + found.waiting
+        return found.running + found.waiting + found.aside
 
     async def last_cache_hit(self, model: str) -> dict[str, Any] | None:
         """As ``Client.last_cache_hit``."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from actors.messages.completion import Speculation
+from actors.messages.completion import Priority, Speculation
 from actors.messages.exact import Exact, ExactName
 from native import BackendKind
 from native.sampling_params import SamplingParams
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LogitBias = Mapping[int, float] | Mapping[str, float] | Sequence[tuple[int, float]]
 """Token ids and the numbers to add to their logits; ``False`` bans a token."""
 SpeculationName = Literal["off", "ngram", "draft"]
+PriorityName = Literal["interactive", "background"]
 
 
 class SamplingOptionsDict(TypedDict, total=False):
@@ -84,6 +85,7 @@ class ContinuationOptionsDict(SamplingOptionsDict, total=False):
     parse_special: bool | None
     speculation: SpeculationName | Speculation | None
     exact: ExactName | Exact | None
+    priority: PriorityName | Priority | None
     thinking: bool | None
     thinking_budget_tokens: int | None
     tool_calls: bool | None
@@ -109,14 +111,15 @@ class ChatOptionsDict(RequestOptionsDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOptions:
-    """Options of a completion. ``None`` is the default: 256 for ``max_tokens``, off for the others.
+    """Options of a completion. ``None`` is the default: what fits for ``max_tokens``, off for most.
 
     >>> RequestOptions(max_tokens=40, temperature=0.7).max_tokens
     40
     """
 
     max_tokens: int | None = None
-    """Tokens to generate at most; 0 only reads the prompt. Default 256."""
+    """Tokens to generate at most; 0 only reads the prompt. Default: as many as fit into the
+    context."""
     stop: str | Sequence[str] | None = None
     """Texts before which the reply ends; 2048 bytes together at most."""
     timeout_s: float | None = None
@@ -134,6 +137,8 @@ class RequestOptions:
     exact: ExactName | Exact | None = None
     """What must give the same bits: ``repeat``, the request alone, cold or warm; ``prefix``, also
     an interrupted reply; ``always``, also beside other requests. Default: the model's."""
+    priority: PriorityName | Priority | None = None
+    """``background`` steps aside for others; default ``interactive``."""
     thinking: bool | None = None
     """Return thinking as events and spans of their own, apart from ``text``."""
     thinking_budget_tokens: int | None = None

@@ -99,6 +99,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     continues: bool | None = None,
     speculation: str | m.Speculation | None = None,
     exact: str | m.Exact | None = None,
+    priority: str | m.Priority | None = None,
     thinking: bool | None = None,
     thinking_budget_tokens: int | None = None,
     tool_calls: bool | None = None,
@@ -108,7 +109,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
 ) -> PreparedRequest:
     """The request for these options; ``InvalidRequest`` names what is wrong, and what is expected.
 
-    None is the default: 256 for ``max_tokens``, off for the others.
+    None is the default: as many ``max_tokens`` as fit, off for the others.
 
     What is not named here is a sampling option, see ``client.sampling_options``; ``sampling``
     takes them ready-made.
@@ -131,7 +132,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
             parse_special=arguments.flag("parse_special", parse_special),
             continues=_continues(arguments.flag("continues", continues), session, parent_key),
         ),
-        max_tokens=arguments.whole("max_tokens", 256 if max_tokens is None else max_tokens, 0),
+        max_tokens=None if max_tokens is None else arguments.whole("max_tokens", max_tokens, 0),
         sampling=sampling or sampling_from_options(**sampling_options),
         stop=_stops(stop),
         parent_key=parsed_key(parent_key),
@@ -139,6 +140,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         session=None if session is None else session_name(session),
         speculation=_speculation(speculation),
         exact=_exact(exact),
+        priority=_priority(priority),
         thinking=arguments.flag("thinking", thinking) or budget is not None,
         thinking_budget_tokens=budget,
         tool_calls=arguments.flag("tool_calls", tool_calls),
@@ -237,3 +239,15 @@ def _exact(wanted: object) -> m.Exact | None:
     except ValueError:
         pass
     raise arguments.wrong("exact", wanted, f"one of {', '.join(EXACT_NAMES)}")
+
+
+def _priority(wanted: object) -> m.Priority:
+    if wanted is None:
+        return m.Priority.INTERACTIVE
+    try:
+        if isinstance(wanted, str | m.Priority):
+            return m.Priority(wanted)
+    except ValueError:
+        pass
+    names = ", ".join(one.value for one in m.Priority)
+    raise arguments.wrong("priority", wanted, f"one of {names}")

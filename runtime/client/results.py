@@ -86,8 +86,8 @@ class Completion:
     tokens: tuple[int, ...]
     """Ids of every generated token, those of thinking and tool calls included."""
     finish_reason: str
-    """``stop``: the model or a stop text ended it; ``length``: ``max_tokens`` or the context;
-    ``cancelled``; ``prefilled``: only the prompt was read."""
+    """``stop``: the model or a stop text ended it; ``length``: ``max_tokens`` or the context, see
+    ``limit``; ``cancelled``; ``prefilled``: only the prompt was read."""
     finish_key: str | None
     """Hex; pass it as ``parent_key`` with the next turn. ``None`` when nothing was stored."""
     stop_sequence: str | None
@@ -102,6 +102,9 @@ class Completion:
     """As in ``TokenEvent``, of all tokens; None when they were not asked for."""
     spans: tuple[SpanEvent, ...] = ()
     """Thinking and tool calls in order; no part of ``text``."""
+    limit: str | None = None
+    """What a reply that ended by ``length`` had reached: ``max_tokens``, or ``context``, which is
+    full then."""
 
     @property
     def thinking(self) -> str:
@@ -127,6 +130,7 @@ class Completion:
             "text": self.text,
             "tokens": list(self.tokens),
             "finish_reason": self.finish_reason,
+            "limit": self.limit,
             "finish_key": self.finish_key,
             "stop_sequence": self.stop_sequence,
             "usage": {
@@ -152,6 +156,7 @@ class Completion:
                 "queue_ms": round(self.timings.queue_ms, 3),
                 "prefill_ms": round(self.timings.prefill_ms, 3),
                 "decode_ms": round(self.timings.decode_ms, 3),
+                "aside_ms": round(self.timings.aside_ms, 3),
                 "tokens_per_second": round(self.timings.tokens_per_second, 2),
             },
             **({"spans": [span.to_dict() for span in self.spans]} if self.spans else {}),
@@ -239,8 +244,13 @@ class ModelStatus:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a place in its context."""
+        """Requests that have come and wait for a place in its context."""
         return int(self.details.get("waiting", 0))
+
+    @property
+    def aside(self) -> int:
+        """Requests that have stepped aside: others have their place, and they continue later."""
+        return int(self.details.get("aside", 0))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -264,6 +274,7 @@ def completion_from(
         text=text,
         tokens=tokens,
         finish_reason=done.finish_reason.value,
+        limit=None if done.limit is None else done.limit.value,
         finish_key=done.finish_key.hex() if done.finish_key else None,
         stop_sequence=done.stop_sequence,
         usage=done.usage,

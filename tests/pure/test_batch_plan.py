@@ -1,4 +1,4 @@
-"""Laws of step planning and admission."""
+"""Laws of step planning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from actors.engine.batch_plan import (
     Demand,
     Guessable,
     Slice,
-    admit,
     plan_step,
 )
 
@@ -115,16 +114,6 @@ def test_prompts_use_all_of_the_room_and_share_it(pending: list[int], room: int)
     for got, asked in zip(granted, pending[1:], strict=True):
         # One that could use more is at most a token behind another one.
         assert got == asked or got >= max(granted) - 1
-
-
-@given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 8192))
-def test_an_admitted_request_fits_the_context(n_prompt: int, max_tokens: int, n_ctx: int) -> None:
-    admission = admit(n_prompt, max_tokens, n_ctx)
-    if admission.fits:
-        assert 1 <= admission.max_tokens <= max_tokens
-        assert admission.n_cells == n_prompt + admission.max_tokens <= n_ctx
-    else:
-        assert n_prompt >= n_ctx
 
 
 # ── what else a request may demand ───────────────────────────────────────────────────────────────

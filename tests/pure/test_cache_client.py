@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from actors import messages as m
-from actors.engine.batch_plan import admit
 from actors.engine.request_builder import open_request
+from actors.engine.room_policy import admit
 from actors.kv.cache_client import ASK_AGAIN_S, PARENT_UNKNOWN, CacheClient
 from actors.kv.deferred_tails import DeferredTails
 from actors.kv.open_store import open_store
@@ -83,7 +83,7 @@ def request(parent_key: bytes | None = None) -> RequestCache:
     opened = open_request(m.Run("id", Address("127.0.0.1", 1), complete), backend, now=0.0)
     if parent_key is None:
         admission = admit(len(IDS), 8, 512)
-        opened.line.placed(0, (), admission.n_cells)
+        opened.line.placed(0, (), admission.n_most)
         opened.start(admission, backend, 0.0)
     return opened.cache
 

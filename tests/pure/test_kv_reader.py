@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from actors import messages as m
-from actors.engine.batch_plan import admit
 from actors.engine.request_builder import open_request
+from actors.engine.room_policy import admit
 from actors.kv.prompt_logits import append_logits
 from actors.kv.reader import RowReader
 from actors.kv.request_cache import RequestCache
@@ -49,7 +49,7 @@ def request_for(backend: StubBackend, ids: list[int]) -> RequestCache:
     complete = m.Complete("ref", "stub", m.TokenPrompt(tokens.pack(ids)))
     request = open_request(m.Run("id", Address("127.0.0.1", 1), complete), backend, now=0.0)
     admission = admit(len(ids), 8, 512)
-    request.line.placed(0, (), admission.n_cells)
+    request.line.placed(0, (), admission.n_most)
     request.start(admission, backend, 0.0)
     return request.cache
 

@@ -41,6 +41,7 @@ def test_every_option_finds_its_place() -> None:
         continues=True,
         speculation="ngram",
         exact="prefix",
+        priority="background",
         thinking_budget_tokens=9,
         tool_calls=True,
         resumed_events=True,
@@ -62,6 +63,7 @@ def test_every_option_finds_its_place() -> None:
         session="s",
         speculation=m.Speculation.NGRAM,
         exact=m.Exact.PREFIX,
+        priority=m.Priority.BACKGROUND,
         thinking=True,
         thinking_budget_tokens=9,
         tool_calls=True,
@@ -111,6 +113,7 @@ def test_a_chat_is_the_json_that_a_model_reads() -> None:
         ("x", {"speculation": "magic"}, "off, ngram, draft"),
         ("x", {"exact": "sometimes"}, "exact is 'sometimes' .*repeat, prefix, always"),
         ("x", {"exact": True}, "repeat, prefix, always"),
+        ("x", {"priority": "urgent"}, "interactive, background"),
         ("x", {"thinking_budget_tokens": -2}, "thinking_budget_tokens"),
         ("x", {"temprature": 1}, "did you mean temperature"),
         ("x", {"grammar": "root ::= x", "json_schema": "{}"}, "not together"),
@@ -153,6 +156,7 @@ def test_flags_are_the_options_of_the_same_names(tmp_path: Path) -> None:
     schema.write_text('{"type": "integer"}', encoding="utf-8")
     words = (
         "--max-tokens 7 --stop a --stop b --timeout 3 --speculation draft --thinking-budget 4 "
+        "--priority background "
         "--temperature 0.5 --top-k 3 --seed 9 --repetition-window -1 --mirostat 2 --logprobs 2 "
         "--logit-bias 5=-1.5 --logit-bias 6=never --tool-calls --dry-multiplier 0.8 --exact always"
     )
@@ -162,6 +166,7 @@ def test_flags_are_the_options_of_the_same_names(tmp_path: Path) -> None:
         "timeout_s": 3.0,
         "speculation": "draft",
         "exact": "always",
+        "priority": "background",
         "thinking_budget_tokens": 4,
         "temperature": 0.5,
         "top_k": 3,

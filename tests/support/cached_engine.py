@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from cache.arena import create_arena, scan_arena
 from cache.finish_keys import ends_in
 from cache.policy import LivePolicy, SavePolicy
 from cache.rows import HEADER_BYTES, RowHeader
+from native.backend import Backend
 from native.params import ModelParams, SamplingParams
 from native.stub import StubBackend
 from supervision import Address, ChildKind, Entry
@@ -93,7 +94,10 @@ class Cache:
 
 
 class CachedEngine:
-    """One engine over a stub, as the model ``m``."""
+    """One engine over a stub or ``backend``, as the model ``m``.
+
+    ``on_event`` is called on its thread with each message that it sends to a caller.
+    """
 
     def __init__(
         self,
@@ -105,6 +109,8 @@ class CachedEngine:
         name: str = "model:m",
         incarnation: int = 1,
         exact: m.Exact = m.Exact.REPEAT,
+        backend: Backend | None = None,
+        on_event: Callable[[CachedEngine, object], None] | None = None,
     ) -> None:
         self.cache, self.name = cache, name
         self.address = Address("127.0.0.1", 10 + len(cache.engines))
@@ -114,8 +120,9 @@ class CachedEngine:
         self.ended: queue.SimpleQueue[m.Completed | m.CompletionFailed] = queue.SimpleQueue()
         self.written: list[m.RowsWritten] = []
         self.said: dict[str, list[int]] = {}
-        backend = StubBackend.load("stub", ModelParams(n_ctx=n_ctx))
+        backend = backend or StubBackend.load("stub", ModelParams(n_ctx=n_ctx))
         self.backend = backend
+        self._on_event = on_event
         self.store = open_store(
             backend,
             root=ROOT,
@@ -138,9 +145,13 @@ class CachedEngine:
                 self.written.append(message)
             self.cache.meta.handle(message, self.address)
         elif isinstance(message, m.TokensDelivered):
-            self.said.setdefault(message.ref, []).extend(token_bytes.unpack(message.tokens))
+            said = self.said.setdefault(message.ref, [])
+            assert message.index == len(said), "a gap, or tokens twice"
+            said.extend(token_bytes.unpack(message.tokens))
         elif isinstance(message, m.Completed | m.CompletionFailed):
             self.ended.put(message)
+        if self._on_event is not None and target != "cache_meta":
+            self._on_event(self, message)
 
     def ask(
         self,
@@ -167,6 +178,11 @@ class CachedEngine:
         done = self.ended.get(timeout=ANSWER_S)
         assert isinstance(done, m.Completed), done
         return done
+
+    def ends(self, n: int) -> dict[str, m.Completed | m.CompletionFailed]:
+        """Wait until so many requests have ended."""
+        ended = [self.ended.get(timeout=ANSWER_S) for _ in range(n)]
+        return {one.ref: one for one in ended}
 
     def published(self) -> list[bytes]:
         """Keys in the order of publishing."""

@@ -65,7 +65,11 @@ def ask(
 
 
 def run(name: str, prompt: Sequence[int] | str, **fields: Any) -> m.Run:
-    """Any request, by the fields of ``Complete`` and the keywords of ``prompt_of``."""
+    """Any request, by the fields of ``Complete`` and the keywords of ``prompt_of``.
+
+    Without ``max_tokens`` it may have 256, so that a test does not fill the context.
+    """
+    fields.setdefault("max_tokens", 256)
     kind = {key: fields.pop(key) for key in ("chat", "continues", "parse_special") if key in fields}
     return m.Run(name, HOST, m.Complete(name, "model", prompt_of(prompt, **kind), **fields))
 

@@ -39,6 +39,7 @@ class Reply:
 def request(prompt: Sequence[int] | str, **options: object) -> m.Complete:
     sampling = options.pop("sampling", {})
     assert isinstance(sampling, dict)
+    options.setdefault("max_tokens", 256)
     return m.Complete(
         "r",
         "model",
