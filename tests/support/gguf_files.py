@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, TokenType, quants
+from gguf import (
+    GGML_QUANT_SIZES,
+    GGMLQuantizationType,
+    GGUFValueType,
+    GGUFWriter,
+    TokenType,
+    quants,
+)
 
 QT = GGMLQuantizationType
 _DISTINCT_ROWS = 256  # big matrices repeat a quantised slab of so many rows: written in seconds
@@ -93,7 +100,10 @@ def _add_parameters(writer: GGUFWriter, shape: Shape) -> None:
     writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(shape.n_vocab)
-    if shape.arch in ("gemma3", "gpt-oss"):
+    if shape.arch == "gemma2":
+        writer.add_attn_logit_softcapping(5.0)  # low, so that scores of random weights reach it
+        writer.add_final_logit_softcapping(30.0)
+    if shape.arch in ("gemma2", "gemma3", "gpt-oss"):
         writer.add_sliding_window(WINDOW)
         writer.add_key_length(shape.n_embd // shape.n_head)
         writer.add_value_length(shape.n_embd // shape.n_head)
@@ -216,6 +226,13 @@ def _gemma3(shape: Shape) -> Iterator[Tensor]:
         yield f"blk.{i}.post_ffw_norm.weight", (shape.n_embd,), 0.0
 
 
+def _gemma2(shape: Shape) -> Iterator[Tensor]:
+    yield from _llama(shape)
+    for i in range(shape.n_layer):
+        yield f"blk.{i}.post_attention_norm.weight", (shape.n_embd,), 0.0
+        yield f"blk.{i}.post_ffw_norm.weight", (shape.n_embd,), 0.0
+
+
 def _gpt_oss(shape: Shape) -> Iterator[Tensor]:
     embd, ff, experts = shape.n_embd, shape.n_ff, _EXPERTS
     for i in range(shape.n_layer):
@@ -288,6 +305,7 @@ def _qwen2vl(shape: Shape) -> Iterator[Tensor]:
 
 ARCHITECTURES: dict[str, Callable[[Shape], Iterator[Tensor]]] = {
     "llama": _llama,
+    "gemma2": _gemma2,  # sliding window in every second layer, scores that saturate
     "gemma3": _gemma3,  # sliding window, every sixth layer attends to everything
     "gpt-oss": _gpt_oss,  # sliding window in every second layer, sinks, experts
     "mamba": _mamba,  # recurrent
@@ -310,8 +328,29 @@ def _add_tensor(
         writer.add_tensor(name, np.full(dims, -1.0 if scale < 0 else 1.0, np.float32))
         return
     rows = min(dims[0], _DISTINCT_ROWS)
-    slab = rng.standard_normal((rows, *dims[1:]), dtype=np.float32) * scale
-    packed = quants.quantize(slab, qtype)
+    if dims[-1] % GGML_QUANT_SIZES[qtype][0]:
+        qtype = QT.F32  # as llama.cpp does with rows that are no whole blocks
+    if qtype is QT.Q4_K:
+        packed = _random_q4_k((rows, *dims[1:]), scale, rng)
+    else:
+        slab = rng.standard_normal((rows, *dims[1:]), dtype=np.float32) * scale
+        packed = quants.quantize(slab, qtype)
     packed = np.tile(packed, (-(-dims[0] // rows), *(1 for _ in dims[1:])))[: dims[0]]
     raw = None if qtype in {QT.F16, QT.F32} else qtype
     writer.add_tensor(name, packed, raw_dtype=raw)
+
+
+def _random_q4_k(dims: tuple[int, ...], scale: float, rng: np.random.Generator) -> np.ndarray:
+    """Blocks of Q4_K with the spread ``scale``, since ``gguf`` reads that type and cannot write it.
+
+    A block holds 256 numbers: two float16, ``d`` and ``dmin``; 12 bytes that hold scale and
+    minimum of its eight parts, 6 bits each, all of them 32 here; 128 bytes of 4 bits a number. A
+    number q stands for ``32 * (d * q - dmin)``.
+    """
+    n_blocks = dims[-1] // 256
+    blocks = np.empty((*dims[:-1], n_blocks, 144), np.uint8)
+    sizes = np.float16(scale / (32 * 4.61)) * rng.uniform(0.5, 1.5, (*dims[:-1], n_blocks, 1))
+    blocks[..., :4] = np.concatenate((sizes, 7.5 * sizes), -1).astype(np.float16).view(np.uint8)
+    blocks[..., 4:12], blocks[..., 12:16] = 0xA0, 0
+    blocks[..., 16:] = rng.integers(0, 256, (*dims[:-1], n_blocks, 128), np.uint8)
+    return blocks.reshape(*dims[:-1], n_blocks * 144)
