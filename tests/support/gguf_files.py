@@ -191,7 +191,8 @@ def _ends(shape: Shape) -> Iterator[Tensor]:
     yield "token_embd.weight", (shape.n_vocab, shape.n_embd), 1.0
     norm = "token_embd_norm.weight" if shape.arch == "lfm2" else "output_norm.weight"
     yield norm, (shape.n_embd,), 0.0
-    yield "output.weight", (shape.n_vocab, shape.n_embd), 0.1
+    if shape.arch != "gemma2":  # its output is the embedding of its input
+        yield "output.weight", (shape.n_vocab, shape.n_embd), 0.1
 
 
 def _attention(shape: Shape, i: int) -> Iterator[Tensor]:
