@@ -1,8 +1,7 @@
 """Four streams, and kill -9 for the model in the middle: all of them continue at their next token.
 
 Example 05 compares the text of one with an undisturbed run. Several at once are computed in one
-batch, whose last bits depend on its other requests, so a near tie may be decided differently,
-with or without a kill.
+batch, whose last bits depend on its other requests unless they ask for exact="always".
 """
 
 import asyncio

@@ -9,13 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-SMALL_STEP_ROWS: Final = 60
-"""Tokens of a step that reads replies again. A reply was computed row by row; llama.cpp's attention
-computes up to 63 rows exactly so, and from 64 on by tiles, whose sums differ (measured on a Q8_0
-model: logits by up to 0.15). That would change near ties, and with them the text."""
-FEW_ROWS: Final = 63
-"""So many rows llama.cpp's attention computes as it does few, see above. Guesses do not push a step
-over that edge."""
+ROWS_ALONE: Final = 32
+"""Rows of a step that computes each row alone, where nothing else is to be done. Such a row takes
+as long as a step of its own; more of them only make a step longer."""
+ROWS_ALONE_BESIDE: Final = 4
+"""The same where other requests wait for their turn."""
 
 
 class Demand(NamedTuple):
@@ -25,8 +23,8 @@ class Demand(NamedTuple):
     """Tokens that are known and not in the context; at least one."""
     is_generating: bool = False
     """Whether its prompt is in the context, so that it decodes one token at a time."""
-    needs_small_step: bool = False
-    """Whether it reads a reply again, which must be computed as it was the first time."""
+    must_be_alone: bool = False
+    """Whether it computes its reply again, each row alone: see ``engine.exactness``."""
     stop_after: int | None = None
     """Rows after which its slice of this step ends."""
     may_guess: bool = False
@@ -72,7 +70,11 @@ Choose = Callable[[Guessable], Sequence[int]]
 
 
 def plan_step(
-    demands: Sequence[Demand], budget: Budget, choose: Choose | None = None
+    demands: Sequence[Demand],
+    budget: Budget,
+    choose: Choose | None = None,
+    *,
+    after_alone: bool = False,
 ) -> list[Slice]:
     """Share one batch: generating requests first, then prompts, then guesses.
 
@@ -83,32 +85,38 @@ def plan_step(
     prompt gets half of what prompts get, the others share the rest evenly: so a short prompt does
     not wait for a long one before it, and the oldest still comes first among equals.
 
-    Replies are read again beside replies only, in small steps. ``choose`` is called where guesses
-    are possible; they are extra: what is planned without them stays.
+    Rows that must be computed alone take turns with all others, which ``after_alone`` come first:
+    one slow row then costs each stream no more than one token's time, however many streams there
+    are. ``choose`` is called where guesses are possible; they are extra: what is planned without
+    them stays.
     """
     generating: list[int] = []
     prompts: list[int] = []
     again: list[int] = []
     may_guess = False
     for index, one in enumerate(demands):
-        kind = generating if one.is_generating else again if one.needs_small_step else prompts
+        kind = generating if one.is_generating else again if one.must_be_alone else prompts
         kind.append(index)
         may_guess = may_guess or one.may_guess
-    n_batch = budget.n_batch
-    if again:
-        prompts = again
-        n_batch = min(n_batch, max(SMALL_STEP_ROWS, len(generating) + len(again) + 1))
-    slices = [_slice(index, demands[index], 1) for index in generating[:n_batch]]
+    others = bool(generating or prompts)
+    if again and not (after_alone and others):
+        room = min(budget.n_batch, ROWS_ALONE_BESIDE if others else ROWS_ALONE)
+        return _shared(room, again, demands)
+    slices = [_slice(index, demands[index], 1) for index in generating[: budget.n_batch]]
     if prompts:
-        left = n_batch - len(slices)
+        left = budget.n_batch - len(slices)
         if slices:
             share = budget.prefill_share * max(1, len(prompts) // len(generating))
             left = min(left, share)
-        shares = _share_fairly(left, [demands[i].n_pending for i in prompts])
-        slices += [_slice(i, demands[i], n) for i, n in zip(prompts, shares, strict=True) if n]
+        slices += _shared(left, prompts, demands)
     if choose is None or not may_guess:
         return slices
     return _with_guesses(slices, demands, budget, choose)
+
+
+def _shared(room: int, indexes: Sequence[int], demands: Sequence[Demand]) -> list[Slice]:
+    shares = _share_fairly(room, [demands[i].n_pending for i in indexes])
+    return [_slice(i, demands[i], n) for i, n in zip(indexes, shares, strict=True) if n]
 
 
 def _slice(index: int, demand: Demand, n_tokens: int) -> Slice:
@@ -143,8 +151,6 @@ def _with_guesses(
         return slices
     rows = sum(one.n_tokens for one in slices)
     room = min(budget.n_batch - rows, budget.prefill_share)
-    if rows < FEW_ROWS:
-        room = min(room, FEW_ROWS - rows)
     n_sampled = sum(one.reaches_end for one in slices)
     counts = dict(zip(ends, choose(Guessable(ends, rows, n_sampled, room)), strict=True))
     planned: list[Slice] = []

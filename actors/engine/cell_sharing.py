@@ -74,6 +74,11 @@ class Idle(Protocol):
         ...
 
     @property
+    def is_apart(self) -> bool:
+        """Whether its KV is that of a request that is always exact; shared among those only."""
+        ...
+
+    @property
     def is_stored(self) -> bool:
         """Whether its full blocks are in the cache too, so that losing it costs a restore."""
         ...
@@ -135,11 +140,12 @@ def to_drop(
 
 def _is_contained(at: int, idle: Sequence[Idle]) -> bool:
     """Whether a longer idle sequence, or a later one of the same tokens, begins with this one."""
-    mine = idle[at].packed_tokens
+    mine, is_apart = idle[at].packed_tokens, idle[at].is_apart
     return any(
-        theirs.startswith(mine) and (len(theirs) > len(mine) or index > at)
-        for index, theirs in enumerate(one.packed_tokens for one in idle)
-        if index != at
+        other.packed_tokens.startswith(mine)
+        and (len(other.packed_tokens) > len(mine) or index > at)
+        for index, other in enumerate(idle)
+        if index != at and other.is_apart == is_apart
     )
 
 

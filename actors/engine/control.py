@@ -25,7 +25,11 @@ class ControlQueries:
         sessions: Sessions,
         store: KvStore,
         send: Callable[[object, object], None],
+        *,
+        is_apart: bool = False,
     ) -> None:
+        """``is_apart``: all requests of this model are always exact."""
+        self._is_apart = is_apart
         self._live = live
         self._sessions = sessions
         self._store = store
@@ -63,13 +67,14 @@ class ControlQueries:
             refused = m.TextRefused(question.ref, m.FailReason.INVALID_REQUEST, detail)
             self._send(reply_to, refused)
             return
-        live = self._live.longest_match(packed)
+        live = self._live.longest_match(packed, is_apart=self._is_apart)
         if not self._store.is_usable:
             self._send(reply_to, m.PrefixMatched(question.ref, live, 0))
             return
         ref = uuid.uuid4().hex
         self._matching[ref] = (question, reply_to, live)
-        self._send("cache_meta", self._store.match(ref, question.tokens))
+        asked = self._store.match(ref, question.tokens, is_apart=self._is_apart)
+        self._send("cache_meta", asked)
 
     def resolved(self, found: m.PrefixResolved) -> bool:
         """Cache_meta answered; whether the question came from here."""

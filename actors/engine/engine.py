@@ -18,9 +18,11 @@ from functools import partial
 from actors import messages as m
 from actors.engine.abortable_decode import AbortableDecoder
 from actors.engine.adapters import AdapterManager, Question
+from actors.engine.batch_plan import Admission
 from actors.engine.commands import Asked, CacheGone, Close
 from actors.engine.control import ControlQueries
 from actors.engine.draft_model import DraftModel
+from actors.engine.exactness import Work, level_in_effect
 from actors.engine.lifecycle import Lifecycle
 from actors.engine.live_sequences import IdleSequence, LiveSequences
 from actors.engine.queue import WaitingRequests
@@ -81,10 +83,12 @@ def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
     speculation: SpeculationPolicy | None = None,
     draft_model: DraftModel | None = None,
     rules: ReplyRules | None = None,
+    exact: m.Exact = m.Exact.REPEAT,
 ) -> ModelEngine:
     """Put an engine together, from what depends on nothing to what depends on all.
 
-    ``guard`` is entered around each decode, so that one that does not end is noticed.
+    ``guard`` is entered around each decode, so that one that does not end is noticed. ``exact`` is
+    the level of requests that name none, and of all of them if it is ``ALWAYS``.
     """
     running: list[Request] = []
     idle: list[IdleSequence] = []
@@ -93,7 +97,7 @@ def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
     sequences = LiveSequences(backend, live or LivePolicy(), tails, idle)
     cache = CacheClient(store, send, partial(_settle, running, sequences), tails)
     guesses = SpeculativeDecoder(backend, speculation, draft_model)
-    waiting = WaitingRequests(backend, max_queue, rules)
+    waiting = WaitingRequests(backend, max_queue, rules, exact)
     replays = ReplyReplay(backend, store, cache)
     requests = Lifecycle(
         running, waiting, sequences, cache, replays, guesses, send, decoder.cancelled
@@ -113,7 +117,9 @@ def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
             replays,
             requests,
             StepRunner(backend, decoder, sequences, cache, guesses, requests, send),
-            ControlQueries(sequences, waiting.sessions, store, send),
+            ControlQueries(
+                sequences, waiting.sessions, store, send, is_apart=exact is m.Exact.ALWAYS
+            ),
             AdapterManager(backend, store, send, forget),
         )
     )
@@ -339,12 +345,18 @@ class ModelEngine:
             if not self._live.place(request, admission, self._running, now, lookup=lookup):
                 return  # strictly first in, first out: small ones passing would starve a big one
             self._waiting.remove(request)
-            request.start(admission, self._backend, now)
+            request.start(admission, self._backend, now, self._level(request, admission))
             self._running.append(request)
             for event in request.replay():
                 self._send(request.spec.reply_to, event)
             if not self._live.is_complete(request):
                 self._cache.look_up(request.cache, now)
+
+    def _level(self, request: Request, admission: Admission) -> m.Exact:
+        n_reply = admission.max_tokens
+        work = Work(request.line.prompt_end, n_reply, self._cache.n_again(n_reply))
+        speeds = self._cache.speeds()
+        return level_in_effect(request.spec.exact, request.exact, work, speeds)
 
     # ── ends ────────────────────────────────────────────────────────────────────────────────────
 

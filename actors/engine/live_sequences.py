@@ -54,6 +54,8 @@ class IdleSequence:
     """The conversation that most likely continues in it."""
     deferred_tail: DeferredTail | None = None
     """Its end, not stored yet."""
+    is_apart: bool = False
+    """Its request was always exact."""
 
     def will_store(self, end: int) -> bool:
         """Whether a row that reaches beyond its first ``end`` tokens is stored, or will be."""
@@ -120,6 +122,10 @@ class RunningSequence:
     @property
     def session(self) -> str | None:
         return self.request.spec.session
+
+    @property
+    def is_apart(self) -> bool:
+        return self.request.cache.is_apart
 
     @property
     def leader(self) -> Request | None:
@@ -212,6 +218,7 @@ class LiveSequences:
             request.cache.n_usable,
             n_cells,
             request.spec.session,
+            request.cache.is_apart,
         )
 
     def _room(self, running: Sequence[Request]) -> Room:
@@ -354,6 +361,7 @@ class LiveSequences:
             request.cache.n_stored_blocks,
             session=request.spec.session,
             deferred_tail=request.cache.deferred_tail,
+            is_apart=request.cache.is_apart,
         )
         if keep and policy.max_idle and line.n_kv >= policy.min_tokens and is_useful:
             self.end_session(one.session)
@@ -406,9 +414,10 @@ class LiveSequences:
             if not self.backend.info.can_cut:
                 self._drop(one)
 
-    def longest_match(self, packed: bytes) -> int:
-        """How many leading tokens of these packed ones are in the context, of idle sequences."""
-        matches = (token_bytes.common_prefix(packed, one.packed_tokens) for one in self.idle)
+    def longest_match(self, packed: bytes, *, is_apart: bool = False) -> int:
+        """How many leading tokens of these packed ones idle sequences of one kind hold."""
+        alike = (one.packed_tokens for one in self.idle if one.is_apart == is_apart)
+        matches = (token_bytes.common_prefix(packed, theirs) for theirs in alike)
         return max(matches, default=0)
 
     def _drop(self, one: IdleSequence) -> None:

@@ -41,6 +41,11 @@ class Holder(Protocol):
     @property
     def session(self) -> str | None: ...
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether its KV is that of a request that is always exact; shared among those only."""
+        ...
+
 
 class IdleHolder(Holder, Idle, Protocol):
     """One whose request has ended."""
@@ -59,6 +64,7 @@ class Arrival:
     n_cells: int
     """Cells of prompt and whole reply."""
     session: str | None = None
+    is_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,8 @@ def find_source(arrival: Arrival, holders: Sequence[Holder], *, min_tokens: int)
 
 def _compare(arrival: Arrival, index: int, holder: Holder) -> Source:
     theirs = holder.packed_tokens
-    agreed = token_bytes.common_prefix(arrival.packed_tokens, theirs)
+    is_alike = arrival.is_apart == holder.is_apart
+    agreed = token_bytes.common_prefix(arrival.packed_tokens, theirs) if is_alike else 0
     same = min(agreed, holder.n_shareable)
     common = min(same, arrival.n_usable)
     return Source(
@@ -192,6 +199,7 @@ def _own_sequence(arrival: Arrival, idle: Sequence[IdleHolder]) -> int | None:
             for at, one in enumerate(idle)
             if one.session is not None
             and one.session == arrival.session
+            and one.is_apart == arrival.is_apart
             and len(one.packed_tokens) < len(prompt)
             and prompt.startswith(one.packed_tokens)
         ),

@@ -18,8 +18,16 @@ from native.backend import Backend
 class WaitingRequests:
     """A bounded queue; what cannot ever run is refused with the reason."""
 
-    def __init__(self, backend: Backend, limit: int, rules: ReplyRules | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        limit: int,
+        rules: ReplyRules | None = None,
+        exact: m.Exact = m.Exact.REPEAT,
+    ) -> None:
+        """``exact`` is how exact the replies of requests are that do not name a level."""
         self._backend = backend
+        self._exact = exact
         self._rules = rules or ReplyRules()
         self._limit = limit
         self.sessions = Sessions()
@@ -41,7 +49,7 @@ class WaitingRequests:
                 m.FailReason.OVERLOADED,
                 f"{len(self._requests)} requests already wait for this model; try again later",
             )
-        request = open_request(run, self._backend, self._rules, now=now)
+        request = open_request(run, self._backend, self._rules, self._exact, now=now)
         try:
             self.sessions.begin(request, now)
             if request.prompt.follows_parent and request.cache.parent_tokens:

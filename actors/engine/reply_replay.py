@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from actors import messages as m
 from actors.engine.request import Request
 from actors.kv.cache_client import CacheClient
+from actors.kv.request_cache import RequestCache
 from actors.messages.payload import PayloadGone, read_payload
 from actors.text.chat_prompt import ControlTokens, prompt_tokens
 from actors.text.rendered_prompt import Rendered
@@ -24,21 +25,20 @@ from native.errors import NativeError
 MAX_CANDIDATES: Final = 512  # 10 KiB of a message, and more turns than a conversation has
 
 
-class Namespace(Protocol):
-    """The namespace that rows lie in now."""
+class Namespaces(Protocol):
+    """The namespaces that rows lie in now."""
 
-    @property
-    def root(self) -> bytes: ...
+    def root_of(self, request: RequestCache) -> bytes: ...
 
 
 class ReplyReplay:
     """Replies of one engine that may come back as text, and the tokens that stand for them."""
 
     def __init__(
-        self, backend: Backend, namespace: Namespace, cache: CacheClient | None = None
+        self, backend: Backend, namespaces: Namespaces, cache: CacheClient | None = None
     ) -> None:
         self._backend = backend
-        self._namespace = namespace
+        self._namespaces = namespaces
         self._cache = cache
         self._control: ControlTokens | None = None
         self._ends: re.Pattern[bytes] | None = None
@@ -58,7 +58,8 @@ class ReplyReplay:
         if not self._may_replay(request):
             return
         sent = request.prompt.sent
-        found = self.recent.find(self._namespace.root, sent) if sent else None
+        root = self._namespaces.root_of(request.cache)
+        found = self.recent.find(root, sent) if sent else None
         if found is not None:
             mark, known = found
             self.take(request, known, mark)
@@ -79,7 +80,7 @@ class ReplyReplay:
             return
         ends = self._control_ends(request, sent.data)
         if ends:
-            digests = sent.digests(self._namespace.root, ends)
+            digests = sent.digests(self._namespaces.root_of(request.cache), ends)
             packed = b"".join(CANDIDATE.pack(end, digest) for end, digest in digests.items())
             cache.resolve_text(request.cache, packed, now)
 
@@ -153,7 +154,8 @@ class ReplyReplay:
         reply = self._backend.detokenize(ids, special=True)
         visible = self._backend.detokenize(seen, special=True)
         stop = request.reply.stream.stopped_by
-        mark = mark_reply(self._namespace.root, sent, reply, visible, n_tokens, stop)
+        root = self._namespaces.root_of(request.cache)
+        mark = mark_reply(root, sent, reply, visible, n_tokens, stop)
         self.recent.put(mark, line.tokens)
         if self._cache is not None and self._cache.keeps_marks and sent.reads == SPECIAL:
             self._cache.mark_end(request.cache, mark)

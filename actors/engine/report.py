@@ -66,6 +66,7 @@ def _cache_report(request: Request) -> m.CacheReport:
         miss=cache.miss,
         lookup_ms=cache.lookup_ms,
         note="; ".join(note for note in notes if note is not None) or None,
+        exact=request.exact,
     )
 
 

@@ -9,6 +9,7 @@
 | ``reply`` | what chooses, reads and delivers its tokens | ``engine.reply`` |
 | ``guessing`` | speculative decoding | ``engine.speculative_decoding`` |
 | ``resume`` | an interruption by the death of a process | ``engine.resume`` |
+| ``exact`` | how exact its reply is in effect | ``engine.request_builder``, and once at its start |
 | ``clock`` | when things happened | this module, and the end of each step |
 
 State only: the engine decides what happens.
@@ -45,6 +46,8 @@ class RequestSpec:
     parent_key: bytes | None
     parse_special: bool
     session: str | None
+    exact: m.Exact | None = None
+    """By name; ``None``: the model's."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +62,8 @@ class Request:
     guessing: SpeculationState
     resume: Resume
     clock: Clock
+    exact: m.Exact = m.Exact.REPEAT
+    """At least what was asked for."""
     journal: JournalWriter | None = None
     following: Request | None = None
     """It reads the same prompt and is ahead; its cells become this one's as they are filled."""
@@ -90,8 +95,14 @@ class Request:
 
     # ── changes ─────────────────────────────────────────────────────────────────────────────────
 
-    def start(self, admission: Admission, backend: Backend, now: float) -> None:
-        """Leave the queue; it has its sequence, and the cells of prompt and reply."""
+    def start(
+        self, admission: Admission, backend: Backend, now: float, exact: m.Exact | None = None
+    ) -> None:
+        """Leave the queue; it has its sequence, and the cells of prompt and reply.
+
+        ``exact`` is the level in effect, if it is another than the request must have.
+        """
+        self.exact = exact or self.exact
         self.reply.max_tokens = admission.max_tokens
         self.line.fix_prompt()
         self.clock.start(now)

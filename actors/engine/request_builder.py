@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from actors import messages as m
 from actors.engine.clock import Clock
+from actors.engine.exactness import level_of
 from actors.engine.prompt_text import PromptText
 from actors.engine.prompt_tokens import why_too_long
 from actors.engine.reply import Reply
@@ -14,6 +15,7 @@ from actors.engine.speculation_state import SpeculationState, guessing_of
 from actors.kv.request_cache import RequestCache
 from actors.kv.timeline import Timeline
 from actors.messages.errors import InvalidRequest, RequestRefused
+from actors.messages.exact import EXACT_NAMES
 from actors.messages.journal import JournalWriter, Noted
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.payload import Payload, PayloadGone, read_payload
@@ -24,12 +26,20 @@ from native.backend import Backend
 
 
 def open_request(
-    run: m.Run, backend: Backend, rules: ReplyRules | None = None, *, now: float
+    run: m.Run,
+    backend: Backend,
+    rules: ReplyRules | None = None,
+    model: m.Exact = m.Exact.REPEAT,
+    *,
+    now: float,
 ) -> Request:
-    """Check a request and make it ready to run, or refuse it with the reason."""
+    """Check a request and make it ready to run, or refuse it with the reason.
+
+    ``model`` is how exact the replies of this model are, unless a request names a level.
+    """
     journal = open_journal(run)
     try:
-        return _opened(run, backend, rules or ReplyRules(), journal, now)
+        return _opened(run, backend, rules or ReplyRules(), journal, model, now)
     except RequestRefused:
         if journal is not None:
             journal.close()
@@ -37,7 +47,12 @@ def open_request(
 
 
 def _opened(
-    run: m.Run, backend: Backend, rules: ReplyRules, journal: JournalWriter | None, now: float
+    run: m.Run,
+    backend: Backend,
+    rules: ReplyRules,
+    journal: JournalWriter | None,
+    model: m.Exact,
+    now: float,
 ) -> Request:
     asked = run.request
     if asked.max_tokens < 0:
@@ -46,6 +61,10 @@ def _opened(
             f"max_tokens is {asked.max_tokens}; ask for at least one token, or for 0 to read the "
             "prompt only",
         )
+    if asked.exact is not None and not isinstance(asked.exact, m.Exact):
+        names = ", ".join(EXACT_NAMES)
+        raise InvalidRequest(f"exact is {asked.exact!r}; ask for one of {names}, or for none")
+    exact = level_of(asked.exact, model)
     follows_parent = isinstance(asked.prompt, m.Continuation)
     part = asked.prompt.more if isinstance(asked.prompt, m.Continuation) else asked.prompt
     noted = Noted() if journal is None else journal.noted
@@ -70,10 +89,16 @@ def _opened(
             parent_key=parent_key,
             parse_special=isinstance(part, m.TextPrompt) and part.parse_special,
             session=asked.session,
+            exact=asked.exact,
         ),
         PromptText(text, follows_parent=follows_parent and not is_known),
         line,
-        RequestCache(line, parent_key, reads_only=asked.max_tokens == 0),
+        RequestCache(
+            line,
+            parent_key,
+            reads_only=asked.max_tokens == 0,
+            is_apart=exact is m.Exact.ALWAYS,
+        ),
         Reply(
             sampling=asked.sampling,
             stream=stream,
@@ -84,6 +109,7 @@ def _opened(
         guessing,
         Resume(is_resumed=is_known or bool(left), knows_prompt=is_known, left=left),
         Clock(now, None if asked.timeout_s is None else now + asked.timeout_s),
+        exact,
         journal,
     )
 

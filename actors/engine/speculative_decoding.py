@@ -4,7 +4,8 @@ Runs on the engine thread. A token's randomness depends on the request's seed an
 alone, so guesses are verified exactly: the rows of a request are sampled one after another, as if
 each had been a step, for as long as what was drawn is what the next row had guessed. The cells of
 the other guesses are removed. The text is therefore the same as without guesses, at any
-temperature, with penalties and grammars; but see "near ties" in docs/speculation.md.
+temperature, with penalties and grammars, as far as the logits are: their last bits depend on how
+many rows share a step, unless the request is always exact (``engine.exactness``).
 """
 
 from __future__ import annotations

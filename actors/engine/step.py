@@ -14,6 +14,7 @@ from typing import Final
 from actors import messages as m
 from actors.engine.abortable_decode import AbortableDecoder, StepOverdue
 from actors.engine.batch_plan import Budget, Demand, Slice, plan_step
+from actors.engine.exactness import is_computed_singly, rows_needed, rows_of_step
 from actors.engine.fault_isolation import FaultIsolation
 from actors.engine.lifecycle import Lifecycle
 from actors.engine.live_sequences import LiveSequences
@@ -21,7 +22,7 @@ from actors.engine.report import progress
 from actors.engine.request import Request
 from actors.engine.speculative_decoding import SpeculativeDecoder
 from actors.kv.cache_client import CacheClient
-from native.backend import Backend, Batch
+from native.backend import Backend, Batch, Rows
 from native.errors import DecodeAborted, DecodeFailed, NativeError, NoKvSpace, NoTokenLeft
 
 PREFILL_SHARE_TOKENS: Final = 128
@@ -52,6 +53,7 @@ class StepRunner:
         self._budget = Budget(backend.info.n_batch, PREFILL_SHARE_TOKENS)
         self._isolation = FaultIsolation[Request]()
         self._must_rebuild = False
+        self._after_alone = False
         self.tokens_generated = 0
         self.contexts_rebuilt = 0
 
@@ -67,18 +69,24 @@ class StepRunner:
         return bool(ready)
 
     def _step(self, ready: Sequence[Request]) -> None:
-        demands = [self._demand(request) for request in ready]
-        plan = plan_step(demands, self._budget, partial(self._guesses.choose, ready))
+        needed = [self._rows_needed(request) for request in ready]
+        demands = [self._demand(*one) for one in zip(ready, needed, strict=True)]
+        choose = partial(self._guesses.choose, ready)
+        plan = plan_step(demands, self._budget, choose, after_alone=self._after_alone)
         if any(part.n_tokens > 1 for part in plan):
             for request in self._requests.running:  # nothing waits behind a long step
                 self._requests.deliver(request)
         rows = self._fill(plan, ready)
+        how = self._batch.rows = rows_of_step(needed[part.index] for part in plan)
+        self._after_alone = how == "alone"
         began = time.perf_counter()
         if not self._decode(rows):
             return
         seconds = time.perf_counter() - began
-        self._cache.record_step(len(self._batch), seconds)
-        self._guesses.record_step(len(self._batch), seconds)
+        n_rows = len(self._batch)
+        self._cache.record_step(n_rows, seconds, singly=is_computed_singly(how, n_rows))
+        if not self._after_alone:
+            self._guesses.record_step(n_rows, seconds)
         self._live.stepped(1, time.monotonic())
         for part, (request, row) in zip(plan, rows, strict=True):
             request.line.decoded(part.n_tokens)
@@ -93,16 +101,22 @@ class StepRunner:
         if self._must_rebuild:
             self._rebuild()
 
-    def _demand(self, request: Request) -> Demand:
+    def _rows_needed(self, request: Request) -> Rows:
+        line = request.line
+        return rows_needed(
+            request.exact, n_kv=line.n_kv, n_prompt=line.n_prompt, n_tokens=len(line.tokens)
+        )
+
+    def _demand(self, request: Request, needed: Rows) -> Demand:
         line = request.line
         stop = self._cache.next_stop(request.cache)
-        if line.n_resumed and line.n_kv < line.n_prompt:
-            # The step that read the prompt first ended with it.
+        if line.n_kv < line.n_prompt < len(line.tokens):
+            # The rows of prompt and reply are computed in different ways.
             stop = line.n_prompt if stop is None else min(stop, line.n_prompt)
         return Demand(
             line.n_pending,
             line.is_generating,
-            line.is_rereading,
+            needed == "alone",
             None if stop is None else stop - line.n_kv,
             self._guesses.prepare(request),
         )

@@ -19,6 +19,7 @@ from actors.kv.deferred_tails import DeferredTails
 from actors.kv.finish_keys import FinishKeys
 from actors.kv.prompt_logits import logits_memory
 from actors.kv.request_cache import RequestCache
+from actors.kv.restore_cost import Speeds
 from actors.kv.store import KvStore
 from actors.text.reply_marks import Mark
 from cache.answers import Miss, MissReason
@@ -67,9 +68,19 @@ class CacheClient:
     def close(self) -> None:
         self._store.close()
 
-    def record_step(self, n_tokens: int, seconds: float) -> None:
-        """A step computed so many tokens; what it cost is compared with restoring them."""
-        self._store.rates.record_step(n_tokens, seconds)
+    def record_step(self, n_tokens: int, seconds: float, *, singly: bool = False) -> None:
+        """A step computed so many tokens, ``singly`` or not; restoring is compared with that."""
+        self._store.rates.record_step(n_tokens, seconds, singly=singly)
+
+    def speeds(self) -> Speeds | None:
+        """What computing a token takes, as far as it was measured."""
+        return self._store.rates.speeds()
+
+    def n_again(self, n_reply: int) -> int:
+        """Of a reply of so many tokens, those that are not stored at some moment: at most."""
+        policy = self._store.policy
+        in_blocks = self.is_usable and self._store.can_cut and policy.save_while_generating
+        return min(n_reply, policy.block_tokens) if in_blocks else n_reply
 
     def forget_unstored(self) -> None:
         """Forget what is known here only: ends of replies, and logits of prompts."""
@@ -99,7 +110,7 @@ class CacheClient:
 
     def resolve_text(self, request: RequestCache, candidates: bytes, now: float) -> None:
         """Which stored tokens stand for the beginning of its text? See ``engine.reply_replay``."""
-        self._ask(request, self._store.text_lookup(candidates), now)
+        self._ask(request, self._store.text_lookup(request, candidates), now)
 
     def text_resolved(
         self, found: m.TextResolved, requests: Iterable[RequestCache], now: float

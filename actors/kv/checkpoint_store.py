@@ -127,7 +127,8 @@ class CheckpointStore:
         """Copy the longest usable checkpoint into the request's sequence, which is empty."""
         started = time.perf_counter()
         asked, n_tokens = self.query(request), len(request.line.tokens)
-        path = refs.unpack_blocks(found.blocks, self._plan.root, asked)
+        root = self._plan.root_of(is_apart=request.is_apart)
+        path = refs.unpack_blocks(found.blocks, root, asked)
         whole = [ref for ref in path if ref.n_used == ref.n_tokens]
         tried = self._restore_longest(request, whole, asked)
         refused = {row.key for row in tried.refused}
@@ -184,7 +185,9 @@ class CheckpointStore:
         n_tokens = ref.start + ref.n_tokens - _is_tip(ref, asked)
         if not 1 <= n_tokens < len(request.line.tokens):
             return 0
-        row = self._reader.open_checked(ref, tokens.cut(asked, ref.start, ref.start + ref.n_tokens))
+        root = self._plan.root_of(is_apart=request.is_apart)
+        expected = tokens.cut(asked, ref.start, ref.start + ref.n_tokens)
+        row = self._reader.open_checked(ref, root, expected)
         try:
             held = row.header.id.n_tokens
             if held != ref.n_tokens:

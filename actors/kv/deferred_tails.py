@@ -40,6 +40,11 @@ class Holder(Protocol):
         ...
 
     @property
+    def is_apart(self) -> bool:
+        """Which of the two namespaces its rows lie in."""
+        ...
+
+    @property
     def deferred_tail(self) -> DeferredTail | None: ...
 
     @deferred_tail.setter
@@ -125,7 +130,7 @@ class DeferredTails:
         reason = int(SaveReason.FINISH)
         self._send(
             "cache_meta",
-            m.ReserveRows(ref, self._store.holder, self._store.root, reason, (tail.row,)),
+            m.ReserveRows(ref, self._store.holder, tail.grant.root, reason, (tail.row,)),
         )
 
     def granted(self, grants: m.RowsReserved) -> bool:
@@ -143,7 +148,7 @@ class DeferredTails:
                 holder.deferred_tail = None  # it is there already, or cannot be stored
             return True
         ends = dict(grants.ends).get(tail.row.key, NO_ENDS)
-        tail.grant = Grant(offset, grants.incarnation, ends)
+        tail.grant = Grant(offset, grants.incarnation, tail.grant.root, ends)
         self._write(holder, tail, SaveReason.FINISH)
         return True
 
@@ -157,6 +162,7 @@ class DeferredTails:
         others = (extended_by,) if extended_by is not None else (*self._running(), *self._idle)
         return any(
             other is not holder
+            and other.is_apart == holder.is_apart
             and other.will_store(tail.end)
             and other.packed_tokens.startswith(mine)
             for other in others

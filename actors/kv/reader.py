@@ -64,7 +64,7 @@ class _Row:
 
 
 class RowReader:
-    """Reads rows of one namespace for one engine."""
+    """Reads rows of one model for one engine."""
 
     def __init__(
         self,
@@ -115,7 +115,8 @@ class RowReader:
         started = time.perf_counter()
         line = request.line
         prompt = line.packed()
-        stored = refs.unpack_blocks(found.blocks, self._plan.root, prompt)
+        root = self._plan.root_of(is_apart=request.is_apart)
+        stored = refs.unpack_blocks(found.blocks, root, prompt)
         plan = plan_restore(
             stored,
             n_found=found.n_tokens,
@@ -130,7 +131,7 @@ class RowReader:
             return Restored(request.miss if plan is None else plan.miss, known)
         if plan.base < line.n_kv:
             self._backend.seq_remove(line.kv_seq, plan.base, -1)
-        checked, rejected = self._checked(plan.rows, prompt, plan.limit)
+        checked, rejected = self._checked(plan.rows, root, prompt, plan.limit)
         limit, miss = plan.limit, plan.miss
         logits: array[float] | None = None
         logits_row = b""
@@ -169,7 +170,7 @@ class RowReader:
         )
 
     def _checked(
-        self, refs: Sequence[BlockRef], prompt: bytes, limit: int
+        self, refs: Sequence[BlockRef], root: bytes, prompt: bytes, limit: int
     ) -> tuple[list[_Row], list[m.RowRejected]]:
         """Open leased rows up to ``limit``, or to the first that fails."""
         opened = self._open_all(refs)
@@ -179,7 +180,7 @@ class RowReader:
             try:
                 if isinstance(mapped, Exception):
                     raise mapped
-                self._check(mapped, ref.start, tokens.cut(prompt, ref.start, end))
+                self._check(mapped, root, ref.start, tokens.cut(prompt, ref.start, end))
             except (CacheError, OSError) as error:
                 for unused in opened[at:]:
                     if isinstance(unused, MappedRow):
@@ -261,11 +262,11 @@ class RowReader:
                 return rows[:index], row
         return rows, None
 
-    def open_checked(self, ref: BlockRef, expected: bytes) -> MappedRow:
-        """Open a row that must hold these tokens at this place; else CacheError or OSError."""
+    def open_checked(self, ref: BlockRef, root: bytes, expected: bytes) -> MappedRow:
+        """Open a row that must hold these tokens, of this namespace; else CacheError or OSError."""
         row = self._open(ref)
         try:
-            self._check(row, ref.start, expected)
+            self._check(row, root, ref.start, expected)
         except CacheError:
             row.close()
             raise
@@ -279,9 +280,9 @@ class RowReader:
             return self._arena.row(block.location or 0)
         return open_row(self._files, self._tier_dirs[block.tier], block.key)
 
-    def _check(self, row: MappedRow, start: int, expected: bytes) -> None:
+    def _check(self, row: MappedRow, root: bytes, start: int, expected: bytes) -> None:
         found = row.header.id
-        if found.root != self._plan.root:
+        if found.root != root:
             raise CacheError("the row belongs to another namespace")
         if found.start != start:
             raise CacheError(f"the row starts at {found.start}, expected {start}")

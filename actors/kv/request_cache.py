@@ -26,6 +26,8 @@ class Grant:
     offset: int
     incarnation: int
     """Of the cache_meta that granted it."""
+    root: bytes
+    """Root key of the namespace that the row lies in."""
     ends: bytes = NO_ENDS
     """Where shorter tails end that the row contains, see ``cache.finish_keys``."""
 
@@ -54,6 +56,8 @@ class RequestCache:
     parent_key: bytes | None = None
     reads_only: bool = False
     """Whether the request asks for no token, so that its prompt's logits are not needed."""
+    is_apart: bool = False
+    """Whether its rows lie in the namespace of requests that are always exact, see ``row_plan``."""
     parent_tokens: TokenIds | None = None
     """What its prompt continues: the tokens of its session or of ``parent_key``."""
     marks: list[RowMark] = field(default_factory=list)

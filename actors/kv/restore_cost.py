@@ -33,6 +33,16 @@ class Piece:
     n_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Seconds that a token takes."""
+
+    prompt_token_s: float
+    """Among the many of a prompt."""
+    row_s: float
+    """In a step of its own."""
+
+
 @dataclass(slots=True)
 class Rates:
     """What this model's process has measured: seconds per token computed, per byte by tier."""
@@ -40,15 +50,25 @@ class Rates:
     policy: RestorePolicy = field(default_factory=RestorePolicy)
     refused: int = 0
     _compute: Average = field(init=False)
+    _row: Average = field(init=False)
     _tiers: dict[str, Average] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._compute = Average(self.policy.weight)
+        self._row = Average(self.policy.weight)
 
-    def record_step(self, n_tokens: int, seconds: float) -> None:
-        """A step computed ``n_tokens``; small ones are not typical of prompts."""
-        if n_tokens >= self.policy.min_prefill_tokens:
+    def record_step(self, n_tokens: int, seconds: float, *, singly: bool = False) -> None:
+        """A step computed ``n_tokens``; ``singly``: each took the time of a step of its own."""
+        if singly:
+            self._row.add(seconds / n_tokens)
+        elif n_tokens >= self.policy.min_prefill_tokens:
             self._compute.add(seconds / n_tokens)
+
+    def speeds(self) -> Speeds | None:
+        """What a token takes in either way; ``None`` until both were measured a few times."""
+        if min(self._compute.n, self._row.n) < self.policy.min_samples:
+            return None
+        return Speeds(self._compute.value, self._row.value)
 
     def record_restore(self, pieces: Sequence[Piece], seconds: float) -> None:
         """These rows were restored together; rows of several tiers are attributed to none."""

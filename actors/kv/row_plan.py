@@ -21,12 +21,22 @@ from cache.rows import RowIdentity, encode_meta, row_bytes
 from cache.text_marks import META_KEY, RowMark, pack_marks
 from native.backend import ModelInfo
 
+APART: Final = ("exact", "always")
 LOGITS_ROWS_KNOWN: Final = 1024
 """Prompts by key, and the tokens of a row: at most 400 bytes each."""
 
 
+def apart_from(root: bytes) -> bytes:
+    """The namespace, beside the model's own one ``root``, of requests that are always exact.
+
+    KV of a reply depends on how its rows were computed, and those of other requests were computed
+    otherwise. What is stored for one kind of request is therefore not found by the other.
+    """
+    return keys.namespace_key([("model", root), APART])
+
+
 class RowPlan:
-    """The rows of one model in one namespace."""
+    """The rows of one model in its two namespaces."""
 
     def __init__(
         self,
@@ -39,7 +49,8 @@ class RowPlan:
     ) -> None:
         """``block_bytes`` returns the bytes of KV of so many tokens; ``label`` is for people."""
         self.root = root
-        """Root key of the namespace that all rows lie in."""
+        """Root key of the namespace of all requests that are not apart."""
+        self._apart_root = apart_from(root)
         self.policy = policy
         self.block_tokens = policy.block_tokens
         self.block_bytes = block_bytes
@@ -51,21 +62,25 @@ class RowPlan:
         self._logits_rows: OrderedDict[bytes, bytes] = OrderedDict()
 
     def change_root(self, root: bytes) -> None:
-        """Use another namespace from now on; nothing may be under way in the old one."""
-        self.root = root
+        """Use other namespaces from now on; nothing may be under way in the old ones."""
+        self.root, self._apart_root = root, apart_from(root)
         self._logits_rows.clear()
+
+    def root_of(self, *, is_apart: bool) -> bytes:
+        """Root key of the namespace of requests of this kind."""
+        return self._apart_root if is_apart else self.root
 
     # ── keys ────────────────────────────────────────────────────────────────────────────────────
 
     def chain(self, request: RequestCache, n_blocks: int) -> bytes:
         """Key after ``n_blocks`` full blocks; extends the request's chain as far as needed."""
-        known = request.keys
+        known, root = request.keys, self.root_of(is_apart=request.is_apart)
         while len(known) < n_blocks:
             at = len(known) * self.block_tokens
-            parent = known[-1] if known else self.root
+            parent = known[-1] if known else root
             block = request.line.packed(at, at + self.block_tokens)
             known.append(keys.child_key(parent, block))
-        return known[n_blocks - 1] if n_blocks else self.root
+        return known[n_blocks - 1] if n_blocks else root
 
     def key_at(self, request: RequestCache, n_tokens: int) -> bytes:
         """Key of the row that ends after ``n_tokens``, stored or not."""
@@ -99,7 +114,8 @@ class RowPlan:
         marks = pack_marks([mark for mark in request.marks if start < mark.end <= end])
         meta = self.meta(marks, with_logits=with_logits)
         n_bytes += self.logits_bytes if with_logits else 0
-        row = RowIdentity.after(parent, self.root, start, packed)
+        root = self.root_of(is_apart=request.is_apart)
+        row = RowIdentity.after(parent, root, start, packed)
         return m.RowWanted.of(row, row_bytes(row.n_tokens, n_bytes, meta), marks)
 
     def meta(self, marks: bytes, *, with_logits: bool, ends: bytes = NO_ENDS) -> bytes:
@@ -120,7 +136,8 @@ class RowPlan:
     ) -> m.RowWanted:
         """A row of packed tokens with a state of so many bytes; a link if that is 0."""
         parent = self.chain(request, start // self.block_tokens)
-        row = RowIdentity.after(parent, self.root, start, packed)
+        root = self.root_of(is_apart=request.is_apart)
+        row = RowIdentity.after(parent, root, start, packed)
         return m.RowWanted.of(row, self.state_row_bytes(packed, state_bytes))
 
     def state_row_bytes(self, packed: bytes, state_bytes: int) -> int:

@@ -97,7 +97,7 @@ class RowWriter:
             return False
         started = time.perf_counter_ns()
         header = RowHeader(
-            row.identity(self._plan.root),
+            row.identity(grant.root),
             payload_bytes=payload_bytes,
             reason=reason,
             created_unix_s=time.time(),

@@ -99,11 +99,15 @@ class KvStore:
 
     @property
     def root(self) -> bytes:
-        """Root key of the namespace that all rows of here lie in."""
+        """Root key of the namespace of all requests that are not apart."""
         return self.plan.root
 
+    def root_of(self, request: RequestCache) -> bytes:
+        """Root key of the namespace that the rows of a request lie in."""
+        return self.plan.root_of(is_apart=request.is_apart)
+
     def change_root(self, root: bytes) -> None:
-        """Use another namespace from now on; nothing may be under way in the old one."""
+        """Use other namespaces from now on; nothing may be under way in the old ones."""
         self.plan.change_root(root)
 
     @property
@@ -128,20 +132,23 @@ class KvStore:
         keeper = PayloadKeeper(packed)
         if len(packed) > INLINE_LIMIT_BYTES:
             self._keepers[ref] = keeper
-        return m.LookupPrefix(ref, self.holder, self.root, keeper.payload)
+        return m.LookupPrefix(ref, self.holder, self.root_of(request), keeper.payload)
 
-    def match(self, ref: str, packed: Payload) -> m.LookupPrefix:
-        """Ask how much of these tokens is stored."""
-        return m.LookupPrefix(ref, self.holder, self.root, packed)
+    def match(self, ref: str, packed: Payload, *, is_apart: bool = False) -> m.LookupPrefix:
+        """Ask how much of these tokens is stored for requests of this kind."""
+        root = self.plan.root_of(is_apart=is_apart)
+        return m.LookupPrefix(ref, self.holder, root, packed)
 
     def parent_lookup(self, request: RequestCache) -> m.ResolveParent:
         """Ask for the rows that the request's ``parent_key`` names."""
         ref = uuid.uuid4().hex
-        return m.ResolveParent(ref, self.holder, self.root, request.parent_key or b"")
+        root = self.root_of(request)
+        return m.ResolveParent(ref, self.holder, root, request.parent_key or b"")
 
-    def text_lookup(self, candidates: bytes) -> m.ResolveText:
-        """Ask which tokens stand for the beginning of a text."""
-        return m.ResolveText(uuid.uuid4().hex, self.holder, self.root, candidates)
+    def text_lookup(self, request: RequestCache, candidates: bytes) -> m.ResolveText:
+        """Ask which tokens stand for the beginning of the request's text."""
+        root = self.root_of(request)
+        return m.ResolveText(uuid.uuid4().hex, self.holder, root, candidates)
 
     def answered(self, ref: str) -> None:
         """A lookup ended: its prompt need not be kept readable any more."""
@@ -172,17 +179,19 @@ class KvStore:
             return None
         ref = uuid.uuid4().hex
         self._offered[ref] = rows
-        return m.ReserveRows(ref, self.holder, self.root, int(request.save_reason), rows)
+        root = self.root_of(request)
+        return m.ReserveRows(ref, self.holder, root, int(request.save_reason), rows)
 
     def write(self, request: RequestCache, grants: m.RowsReserved) -> m.RowsWritten:
         """Write granted rows, and note what was offered as known to the cache."""
         granted, refused, ends = dict(grants.offsets), dict(grants.refused), dict(grants.ends)
+        root = self.root_of(request)
         published: list[bytes] = []
         abandoned: list[bytes] = []
         for row in self._offered.pop(grants.ref, ()):
             key = row.key
             if key in granted:
-                grant = Grant(granted[key], grants.incarnation, ends.get(key, NO_ENDS))
+                grant = Grant(granted[key], grants.incarnation, root, ends.get(key, NO_ENDS))
                 written = self.rows.write(request, row, grant)
                 if isinstance(written, DeferredTail):
                     request.deferred_tail = written

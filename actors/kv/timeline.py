@@ -84,11 +84,6 @@ class Timeline:
         return self.n_generated > 0 and len(self.tokens) - self.n_kv <= 1
 
     @property
-    def is_rereading(self) -> bool:
-        """Whether it computes again what its reply was before an interruption."""
-        return self.n_resumed > 0 and self.n_kv >= self.n_prompt and self.n_pending > 1
-
-    @property
     def prompt_end(self) -> int:
         """Tokens of the prompt, also before it is fixed."""
         return self.n_prompt or len(self.tokens)

@@ -103,6 +103,7 @@ if TYPE_CHECKING:
         ReportVram,
         VramReported,
     )
+    from actors.messages.exact import Exact
     from actors.messages.finish_reasons import FailReason, FinishReason
     from actors.messages.loading import (
         Drain,
@@ -186,6 +187,7 @@ __all__ = [
     "EndSession",
     "EvictBytes",
     "EvictLive",
+    "Exact",
     "FailReason",
     "FilesDropped",
     "FinishReason",
@@ -296,6 +298,7 @@ _HOMES: Final = {
             "Speculation StillRunning Submit Timings TokensDelivered Usage"
         ),
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
+        "exact": "Exact",
         "finish_reasons": "FailReason FinishReason",
         "loading": (
             "Drain Drained ListWantedModels LoadFailure LoadModel ModelLoaded ModelLoading "

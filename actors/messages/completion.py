@@ -6,6 +6,7 @@ from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from actors.messages.exact import Exact
 from actors.messages.finish_reasons import FailReason, FinishReason
 from actors.messages.payload import Payload
 from actors.messages.prompts import Prompt
@@ -66,6 +67,8 @@ class CacheReport:
     lookup_ms: float = 0.0
     note: str | None = None
     """Something the caller should be aware of, such as a ``parent_key`` that was not found."""
+    exact: Exact = Exact.REPEAT
+    """How exact the reply is: at least what was asked for."""
 
     @property
     def miss_reason(self) -> str | None:
@@ -117,6 +120,8 @@ class Complete:
     tool_calls: bool = False
     """Separate tool calls from text; a chat with tools does so where the model has markers.
     The structure of a call is sampled greedily."""
+    exact: Exact | None = None
+    """How exact the reply must be; ``None``: as the model was loaded."""
     delivered: Payload = b""
     """u32-le ids of the reply that the caller has already, from an attempt whose end it did not
     receive: the reply continues after them."""

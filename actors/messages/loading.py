@@ -6,6 +6,7 @@ from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from actors.messages.exact import Exact
 from actors.messages.markers import Markers
 from native import BackendKind
 from native.params import ModelParams
@@ -30,6 +31,8 @@ class LoadModel:
     markers: Markers = field(default_factory=Markers)
     chat_template: str | None = None
     """In place of the one in the file."""
+    exact: Exact = Exact.REPEAT
+    """Of requests that name no level; with ``ALWAYS``, of all requests."""
 
 
 @frozen

@@ -19,6 +19,7 @@ from typing import Any, Final
 from blake3 import blake3
 
 from actors.messages import LoadModel
+from actors.messages.exact import Exact
 from actors.messages.markers import Markers
 from native.params import ModelParams
 
@@ -97,6 +98,7 @@ def _plain(wanted: LoadModel) -> dict[str, Any]:
         "backend": wanted.backend,
         "params": dataclasses.asdict(wanted.params),
         "chat_template": wanted.chat_template,
+        "exact": wanted.exact.value,
         "markers": [wanted.markers.thinking, wanted.markers.tool_call],
     }
 
@@ -109,5 +111,6 @@ def _wanted(plain: dict[str, Any]) -> LoadModel:
         backend=plain["backend"],
         params=ModelParams(**plain["params"]),
         chat_template=plain["chat_template"],
+        exact=Exact(plain["exact"]),
         markers=Markers(*(None if one is None else tuple(one) for one in plain["markers"])),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from actors.messages.exact import Exact
 from actors.messages.markers import Markers
 from cache.policy import SAVE_ALL, SavePolicy
 from native import BackendKind
@@ -34,6 +35,8 @@ class ModelArgs:
     markers: Markers = field(default_factory=Markers)
     chat_template: str | None = None
     """In place of the one in the file."""
+    exact: Exact = Exact.REPEAT
+    """Of requests that name no level; with ``ALWAYS``, of all requests."""
     signing_key: bytes = field(default=b"", repr=False)
     """Of the node: thinking is signed with it."""
     step_budget_s: float = STEP_BUDGET_S

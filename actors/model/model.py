@@ -105,6 +105,7 @@ class ModelActor(EngineWorker):
             guard=self.engine_step,
             draft_model=draft_model,
             rules=rules,
+            exact=args.exact,
         )
         self._texts = TextService(
             backend,
@@ -343,6 +344,7 @@ class ModelActor(EngineWorker):
             "model": args.model,
             "path": args.path,
             "backend": args.backend,
+            "exact": args.exact.value,
             "phase": self._phase(),
             "progress": round(self._progress, 3),
             "pid": os.getpid(),

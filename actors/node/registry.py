@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from actors import messages as m
 from actors.messages.actor_ids import model_actor_id, model_of
+from actors.messages.exact import EXACT_NAMES
 from actors.messages.model_table import ModelTable
 from actors.model.args import LoadError, ModelArgs
 from cache.policy import SAVE_ALL, SavePolicy
@@ -146,6 +147,11 @@ class RegistryActor(Worker):
     # ── loading ──────────────────────────────────────────────────────────────────────────────
 
     def _load(self, wanted: m.LoadModel, sender: Address) -> None:
+        if not isinstance(wanted.exact, m.Exact):
+            detail = f"exact is {wanted.exact!r}; load it with one of {', '.join(EXACT_NAMES)}"
+            refused = m.LoadFailure.REFUSED
+            self.tell(sender, m.ModelNotLoaded(wanted.ref, refused, "InvalidParam", detail))
+            return
         self._forget_stopped()
         already = wanted.model in self._wanted
         if not self._start(wanted, wanted.ref):
@@ -172,6 +178,7 @@ class RegistryActor(Worker):
             save=self._facts.save,
             markers=wanted.markers,
             chat_template=wanted.chat_template,
+            exact=wanted.exact,
             signing_key=self._facts.signing_key,
             wanted_path=self._facts.wanted_path,
         )

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from runtime.cli.load_options import load_options, params_from
+from actors.messages.exact import Exact
+from runtime.cli.load_options import exact_option, load_options, params_from
 from runtime.cli.options import (
     attached,
     node_command,
@@ -26,12 +27,14 @@ from runtime.settings.config import parse_model_argument
 @click.argument("model", metavar="ID=PATH", help=f"or {EMBEDDED_MODEL_ID}, the embedded model")
 @load_options
 @template_option()
+@exact_option
 def command(**given: Any) -> int:
     model, config = parse_model_argument(given["model"])
     config = dataclasses.replace(
         config,
         params=params_from(given, "load"),
         chat_template=template_given(given["chat_template_file"], "load"),
+        exact=Exact(given["exact"]),
     )
     with attached(given) as node, ProgressLine(f"loading {model}") as line:
         status = node.client.load(model, config, progress=line.share)

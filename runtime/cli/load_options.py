@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from actors.messages.exact import EXACT_NAMES, Exact
 from native.model_params import KV_TYPES, POOLINGS, ROPE_SCALINGS, SPLIT_MODES, ModelParams
 from runtime.cli.options import flag_of, section_option, with_options
 from runtime.settings.load_options import WORDS, model_params
@@ -74,6 +75,15 @@ load_options: Final = with_options(
     ]
 )  # fmt: skip
 """Every load option; ``params_from`` reads them."""
+
+
+exact_option: Final = click.option(
+    "--exact",
+    type=click.Choice(EXACT_NAMES),
+    default=Exact.REPEAT.value,
+    help="what gives the same bits, unless a request names another level; always: none may "
+    "(default: repeat)",
+)
 
 
 def params_from(given: Mapping[str, Any], where: str) -> ModelParams:

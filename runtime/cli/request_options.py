@@ -45,8 +45,8 @@ _NUMBERS: Final = {
 _RENAMED: Final = {"repetition_window": "repeat_last_n", "dry_window": "dry_penalty_last_n"}
 """Options under the names that take -1."""
 _OTHERS: Final = (
-    "max_tokens", "stop", "speculation", "mirostat", "thinking", "thinking_budget_tokens",
-    "tool_calls", "logit_bias",
+    "max_tokens", "stop", "speculation", "exact", "mirostat", "thinking",
+    "thinking_budget_tokens", "tool_calls", "logit_bias",
 )  # fmt: skip
 
 
@@ -68,6 +68,8 @@ request_options: Final = with_options(
         click.option("--timeout", type=float, metavar="SECONDS", help="fail after"),
         click.option("--speculation", type=click.Choice(("off", "ngram", "draft")),
                      help="guess tokens ahead; never changes the text"),
+        click.option("--exact", type=click.Choice(("repeat", "prefix", "always")),
+                     help="what must give the same bits; default: as the model was loaded"),
         click.option("--thinking", is_flag=True, help="separate it from the text"),
         click.option("--thinking-budget", "thinking_budget_tokens", type=int, metavar="N",
                      help="end a thought after so many tokens"),

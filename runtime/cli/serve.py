@@ -15,8 +15,9 @@ from typing import Any
 
 import click
 
+from actors.messages.exact import Exact
 from runtime import errors
-from runtime.cli.load_options import load_options, params_from
+from runtime.cli.load_options import exact_option, load_options, params_from
 from runtime.cli.options import (
     USER_PATH,
     node_command,
@@ -64,6 +65,7 @@ _SETTINGS = ("cache_dir", "cache_ram", "cache_ram_file", "log_file", "log_format
 )
 @load_options
 @template_option()
+@exact_option
 @click.option("--config-fd", type=int, hidden=True)
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--parent-fd", type=int, hidden=True)
@@ -98,7 +100,9 @@ def configuration(given: dict[str, Any]) -> RuntimeConfig:
     template = template_given(given["chat_template_file"], "model")
     for text in given["model"]:
         model, one = parse_model_argument(text)
-        models[model] = dataclasses.replace(one, params=params, chat_template=template)
+        models[model] = dataclasses.replace(
+            one, params=params, chat_template=template, exact=Exact(given["exact"])
+        )
     return dataclasses.replace(config, models=models)
 
 

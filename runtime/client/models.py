@@ -50,7 +50,7 @@ class Models:
         """``NoReply`` at ``ends_at`` on the monotonic clock, if given; the node keeps loading."""
         message = m.LoadModel(
             new_ref(), model, config.path, config.backend, config.params, config.markers,
-            config.chat_template,
+            config.chat_template, config.exact,
         )  # fmt: skip
         replies = self._transport.stream(
             "registry", message, idle_timeout_s=LOAD_TIMEOUT_S, ends_at=ends_at

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from actors.messages.completion import Speculation
+from actors.messages.exact import Exact, ExactName
 from native import BackendKind
 from native.sampling_params import SamplingParams
 
@@ -82,6 +83,7 @@ class ContinuationOptionsDict(SamplingOptionsDict, total=False):
     parent_key: str | None
     parse_special: bool | None
     speculation: SpeculationName | Speculation | None
+    exact: ExactName | Exact | None
     thinking: bool | None
     thinking_budget_tokens: int | None
     tool_calls: bool | None
@@ -129,6 +131,9 @@ class RequestOptions:
     """Read control tokens that are written in the prompt; not for texts of third parties."""
     speculation: SpeculationName | Speculation | None = None
     """Where guessed tokens come from; never changes the text."""
+    exact: ExactName | Exact | None = None
+    """What must give the same bits: ``repeat``, the request alone, cold or warm; ``prefix``, also
+    an interrupted reply; ``always``, also beside other requests. Default: the model's."""
     thinking: bool | None = None
     """Return thinking as events and spans of their own, apart from ``text``."""
     thinking_budget_tokens: int | None = None
@@ -261,6 +266,7 @@ class LoadOptionsDict(TypedDict, total=False):
     tool_call_markers: Sequence[str] | None
     chat_template: str | None
     chat_template_file: str | Path | None
+    exact: ExactName | Exact | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +346,9 @@ class LoadOptions:
     """A Jinja text in place of the one in the file."""
     chat_template_file: str | Path | None = None
     """Path of such a text."""
+    exact: ExactName | Exact | None = None
+    """As in ``RequestOptions``, where a request names no level; ``always`` is that of all of them.
+    Default ``repeat``."""
 
 
 def given(options: DataclassInstance, keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from actors import messages as m
+from actors.messages.exact import EXACT_NAMES
 from cache.keys import KEY_BYTES
 from native.sampling_params import SamplingParams
 from runtime import errors
@@ -97,6 +98,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     session: str | None = None,
     continues: bool | None = None,
     speculation: str | m.Speculation | None = None,
+    exact: str | m.Exact | None = None,
     thinking: bool | None = None,
     thinking_budget_tokens: int | None = None,
     tool_calls: bool | None = None,
@@ -136,6 +138,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         timeout_s=arguments.seconds("timeout_s", timeout_s),
         session=None if session is None else session_name(session),
         speculation=_speculation(speculation),
+        exact=_exact(exact),
         thinking=arguments.flag("thinking", thinking) or budget is not None,
         thinking_budget_tokens=budget,
         tool_calls=arguments.flag("tool_calls", tool_calls),
@@ -223,3 +226,14 @@ def _speculation(wanted: object) -> m.Speculation:
         pass
     names = ", ".join(one.value for one in m.Speculation)
     raise arguments.wrong("speculation", wanted, f"one of {names}")
+
+
+def _exact(wanted: object) -> m.Exact | None:
+    if wanted is None:
+        return None
+    try:
+        if isinstance(wanted, str | m.Exact):
+            return m.Exact(wanted)
+    except ValueError:
+        pass
+    raise arguments.wrong("exact", wanted, f"one of {', '.join(EXACT_NAMES)}")

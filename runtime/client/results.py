@@ -95,7 +95,7 @@ class Completion:
     usage: Usage
     """Token counts: prompt, cached, generated, drafted, accepted."""
     cache: CacheReport
-    """What served the prompt: kind of hit, tier, and milliseconds."""
+    """What served the prompt: kind of hit, tier, milliseconds; and how exact the reply is."""
     timings: Timings
     """Milliseconds. ``ttft_ms`` is measured by the caller's clock, the rest by the model's."""
     logprobs: tuple[Logprobs | None, ...] | None = None
@@ -145,6 +145,7 @@ class Completion:
                 "miss_reason": self.cache.miss_reason,
                 "miss_at": self.miss_at,
                 "note": self.cache.note,
+                "exact": self.cache.exact.value,
             },
             "timings": {
                 "ttft_ms": round(self.timings.ttft_ms, 3),

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.messages.exact import EXACT_NAMES, Exact
 from actors.messages.markers import Markers
 from actors.messages.pressure_settings import BadPressureSetting, PressureSettings
 from cache.errors import InvalidPolicy
@@ -30,6 +31,7 @@ from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.errors import ConfigError
 from runtime.settings import schema
+from runtime.settings.arguments import short
 from runtime.settings.load_options import WORDS as LOAD_OPTIONS
 from runtime.settings.load_options import model_params
 from runtime.settings.markers import markers_from, markers_mapping
@@ -76,6 +78,15 @@ class ModelConfig:
     """What starts and ends thinking and tool calls; by default those in the chat template."""
     chat_template: str | None = None
     """A Jinja text in place of the one in the file."""
+    exact: Exact = Exact.REPEAT
+    """Of requests that name no level; with ``ALWAYS``, of all requests. Its name will do."""
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "exact", Exact(self.exact))
+        except ValueError:
+            wanted = f"{short(self.exact)} is not one of {', '.join(EXACT_NAMES)}"
+            raise ConfigError("exact", wanted) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +391,7 @@ def model_config(values: Mapping[str, Any], where: str) -> ModelConfig:
         given.backend,
         markers_from(plain, where),
         template_from(plain, where),
+        given.exact,
     )
 
 
@@ -406,6 +418,7 @@ def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
             **dataclasses.asdict(c.params),
             **markers_mapping(c.markers),
             **({} if c.chat_template is None else {"chat_template": c.chat_template}),
+            "exact": c.exact.value,
         }
         for model, c in config.models.items()
     }

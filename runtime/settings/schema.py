@@ -12,11 +12,13 @@ import os
 import re
 import typing
 from collections.abc import Mapping
+from enum import Enum
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
+from actors.messages.exact import EXACT_NAMES
 from actors.messages.pressure_settings import PressureSettings
 from cache.policy import SAVE_ALL
 from native.fingerprint import FINGERPRINT_MODES
@@ -165,6 +167,7 @@ class _ModelDefaults:
     chat_template_file: PathText = None
     thinking_markers: tuple[str, ...] | None = None
     tool_call_markers: tuple[str, ...] | None = None
+    exact: str = EXACT_NAMES[0]
 
     def __getattr__(self, option: str) -> Any:
         return getattr(_PARAMS, option)
@@ -184,10 +187,14 @@ Model: Final = _table(
         "template shows; []: none.",
         "tool_call_markers": "What starts and ends a tool call, two texts, or four: also what "
         "starts and ends its free text.",
+        "exact": "What gives the same bits: repeat, a request alone, cold or warm; prefix, also a "
+        "reply that was interrupted; always, also beside other requests, at a price. A request may "
+        "name another level, unless it is always here.",
         **LOAD_WORDS,
     },
     {
         **typing.get_type_hints(ModelParams),
+        "exact": Literal[EXACT_NAMES],
         "draft_path": PathText,
         "split_mode": Literal[SPLIT_MODES],
         "type_k": Literal[KV_TYPES],
@@ -391,6 +398,8 @@ def _plain(value: Any, depth: int = 4) -> Any:
         return plain_budget(value)
     if isinstance(value, os.PathLike | bytes):
         return os.fsdecode(value)
+    if isinstance(value, Enum):
+        return value.value
     if not depth:
         return value
     if isinstance(value, Mapping):

@@ -246,7 +246,9 @@ def tell(node: Node) -> list[Streaming]:
     with contextlib.suppress(errors.ModelUnknown):
         node.unload(EMBEDDED_MODEL_ID)
     node.client.load(EMBEDDED_MODEL_ID, one_thread(embedded_model_path(), n_ctx=4096))
-    return [Streaming(node, EMBEDDED_MODEL_ID, 300, tale, **way) for tale, way in TALES]
+    return [
+        Streaming(node, EMBEDDED_MODEL_ID, 300, tale, exact="prefix", **way) for tale, way in TALES
+    ]
 
 
 def test_four_streams_of_a_real_model_have_the_text_of_an_unbroken_run(node: Node) -> None:

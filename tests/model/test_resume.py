@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from actors.messages.exact import Exact
 from actors.messages.journal import Noted
 from native import load_backend
 from native.backend import Backend
@@ -42,7 +43,7 @@ def backend(loaded: list[Backend]) -> Backend:
 def test_a_reply_resumes_with_the_same_text_though_all_of_it_is_read_again(
     fresh: list[Backend], sampling: dict[str, object]
 ) -> None:
-    asked = request(PROMPT, max_tokens=150, sampling=sampling)
+    asked = request(PROMPT, max_tokens=150, sampling=sampling, exact=Exact.PREFIX)
     whole = run(backend(fresh), asked)
     assert len(whole.noted.prompt) > 64
     n_said = len(whole.noted.accepted)
@@ -53,7 +54,10 @@ def test_a_reply_resumes_with_the_same_text_though_all_of_it_is_read_again(
 
 
 def test_four_replies_resume_at_once_beside_a_new_prompt(fresh: list[Backend]) -> None:
-    asked = [request(f"{PROMPT} {n}", max_tokens=130, sampling=WAYS[n % 2]) for n in range(4)]
+    asked = [
+        request(f"{PROMPT} {n}", max_tokens=130, sampling=WAYS[n % 2], exact=Exact.PREFIX)
+        for n in range(4)
+    ]
     whole = [run(backend(fresh), one) for one in asked]
     left = [
         Noted(one.noted.prompt, one.noted.accepted[: 70 + 9 * n]) for n, one in enumerate(whole)

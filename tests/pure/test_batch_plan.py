@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.engine.batch_plan import (
-    FEW_ROWS,
-    SMALL_STEP_ROWS,
+    ROWS_ALONE,
+    ROWS_ALONE_BESIDE,
     Budget,
     Demand,
     Guessable,
@@ -36,7 +36,7 @@ any_demands = st.lists(
         Demand,
         n_pending=st.integers(1, 700),
         is_generating=st.just(False),
-        needs_small_step=st.booleans(),
+        must_be_alone=st.booleans(),
         stop_after=st.none() | st.integers(1, 800),
         may_guess=st.booleans(),
     )
@@ -44,7 +44,7 @@ any_demands = st.lists(
         Demand,
         n_pending=st.just(1),
         is_generating=st.just(True),
-        needs_small_step=st.just(False),
+        must_be_alone=st.just(False),
         stop_after=st.none() | st.integers(1, 800),
         may_guess=st.booleans(),
     ),
@@ -130,7 +130,7 @@ def test_an_admitted_request_fits_the_context(n_prompt: int, max_tokens: int, n_
 # ── what else a request may demand ───────────────────────────────────────────────────────────────
 
 STREAM, PROMPT = Demand(1, is_generating=True), Demand(500)
-AGAIN = Demand(500, needs_small_step=True)
+AGAIN = Demand(500, must_be_alone=True)
 
 
 @pytest.mark.parametrize(
@@ -140,35 +140,51 @@ AGAIN = Demand(500, needs_small_step=True)
         ([Demand(500, stop_after=64)], [Slice(0, 64, False)]),
         ([Demand(500, stop_after=500)], [Slice(0, 500, True)]),
         ([Demand(100, stop_after=99), PROMPT], [Slice(0, 99, False), Slice(1, 412, False)]),
-        # Replies are read again in small steps, beside replies only.
-        ([PROMPT, AGAIN], [Slice(1, SMALL_STEP_ROWS, False)]),
-        ([STREAM, PROMPT, AGAIN], [Slice(0, 1, True), Slice(2, SMALL_STEP_ROWS - 1, False)]),
+        # Rows that must be alone have a step of their own, a short one where others wait.
+        ([AGAIN], [Slice(0, ROWS_ALONE, False)]),
+        ([PROMPT, AGAIN], [Slice(1, ROWS_ALONE_BESIDE, False)]),
+        ([STREAM, PROMPT, AGAIN], [Slice(2, ROWS_ALONE_BESIDE, False)]),
+        ([STREAM] * 2 + [AGAIN] * 2, [Slice(2, 2, False), Slice(3, 2, False)]),
         ([STREAM, PROMPT], [Slice(0, 1, True), Slice(1, 128, False)]),
-        ([STREAM] * 2 + [AGAIN] * 2, [
-            Slice(0, 1, True), Slice(1, 1, True), Slice(2, 29, False), Slice(3, 29, False),
-        ]),
-        ([STREAM] * 80 + [AGAIN], [*(Slice(n, 1, True) for n in range(80)), Slice(80, 2, False)]),
         ([], []),
     ],
 )  # fmt: skip
-def test_stops_and_small_steps(wanted: list[Demand], planned: list[Slice]) -> None:
+def test_stops_and_rows_alone(wanted: list[Demand], planned: list[Slice]) -> None:
     assert plan_step(wanted, Budget(512, 128)) == planned
 
 
-@given(any_demands, st.integers(64, 512), st.integers(1, 128))
-def test_no_slice_passes_its_stop_and_no_prompt_is_read_in_a_small_step(
-    wanted: list[Demand], n_batch: int, share: int
+@given(any_demands, st.integers(64, 512), st.integers(1, 128), st.booleans())
+def test_no_slice_passes_its_stop_and_rows_that_must_be_alone_are_with_such_rows_only(
+    wanted: list[Demand], n_batch: int, share: int, after_alone: bool
 ) -> None:
-    slices = plan_step(wanted, Budget(n_batch, share))
+    slices = plan_step(wanted, Budget(n_batch, share), after_alone=after_alone)
     assert sum(s.n_tokens for s in slices) <= n_batch
     for s in slices:
         stop = wanted[s.index].stop_after
         assert stop is None or s.n_tokens <= stop
         assert s.reaches_end == (s.n_tokens == wanted[s.index].n_pending)
-    if any(one.needs_small_step for one in wanted):
-        chosen = [wanted[s.index] for s in slices]
-        assert all(one.is_generating or one.needs_small_step for one in chosen)
-        assert sum(s.n_tokens for s in slices) <= max(SMALL_STEP_ROWS, len(wanted) + 1)
+    assert bool(slices) == bool(wanted)
+    kinds = {wanted[s.index].must_be_alone for s in slices}
+    assert len(kinds) <= 1
+    if kinds == {True}:
+        assert sum(s.n_tokens for s in slices) <= ROWS_ALONE
+        assert not any(s.n_guesses for s in slices)
+
+
+@given(any_demands, st.integers(64, 512), st.integers(1, 128))
+def test_rows_that_must_be_alone_and_all_others_take_turns(
+    wanted: list[Demand], n_batch: int, share: int
+) -> None:
+    budget = Budget(n_batch, share)
+    present = {one.must_be_alone for one in wanted}
+    turns = [
+        {wanted[s.index].must_be_alone for s in plan_step(wanted, budget, after_alone=after)}
+        for after in (False, True)
+    ]
+    assert turns == ([{True}, {False}] if len(present) == 2 else [present, present])
+    if True in present:
+        first = plan_step(wanted, budget)
+        assert len(present) == 1 or sum(s.n_tokens for s in first) <= ROWS_ALONE_BESIDE
 
 
 # ── guesses ──────────────────────────────────────────────────────────────────────────────────────
@@ -192,14 +208,14 @@ def test_guesses_are_extra_and_only_behind_the_last_known_token(
     assert [(s.index, s.n_tokens, s.reaches_end) for s in slices] == [
         (s.index, s.n_tokens, s.reaches_end) for s in plan
     ]
+    is_alone = any(wanted[s.index].must_be_alone for s in plan)
     ends = tuple(s.index for s in plan if s.reaches_end and wanted[s.index].may_guess)
+    ends = () if is_alone else ends
     assert [one.indexes for one in seen] == ([ends] if ends else [])
     for step in seen:
         assert step.rows == sum(s.n_tokens for s in plan)
         assert step.n_sampled == sum(s.reaches_end for s in plan)
         assert sum(s.n_guesses for s in slices) == min(step.room, sum(asked.values()))
         assert step.room <= share
-        if step.rows < FEW_ROWS:
-            assert step.rows + step.room <= FEW_ROWS
     assert sum(s.n_tokens + s.n_guesses for s in slices) <= n_batch
     assert all(s.n_guesses <= asked.get(s.index, 0) for s in slices)

@@ -33,6 +33,7 @@ class Kept:
     used_at: float = 0.0
     steps: int = 0
     is_pinned: bool = False
+    is_apart: bool = False
 
 
 def alone(origin: int, n: int) -> Stretches:

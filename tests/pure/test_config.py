@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.messages.exact import Exact
 from runtime import RuntimeConfig
+from runtime.client.load_request import config_of
 from runtime.errors import ConfigError
 from runtime.settings.config import (
+    ModelConfig,
     check_model_id,
     from_mapping,
     load_toml,
@@ -89,12 +92,31 @@ def test_settings_survive_the_way_to_the_launcher() -> None:
         ({"models": {"a": {"path": "/x", "split_mode": "rows"}}}, "models.a.split_mode"),
         ({"models": {"a": {"path": "/x", "lora": [["/l", "x"]]}}}, "models.a.lora"),
         ({"models": {"a": {"path": "/x", "backend": "vulkan"}}}, "models.a.backend"),
+        ({"models": {"a": {"path": "/x", "exact": "sometimes"}}}, "models.a.exact"),
+        ({"models": {"a": {"path": "/x", "exact": True}}}, "models.a.exact"),
     ],
 )
 def test_a_bad_setting_is_named(settings: dict[str, object], key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_mapping(settings)
     assert caught.value.key == key
+
+
+def test_a_model_says_how_exact_its_replies_are() -> None:
+    models = {"a": "/a", "b": {"path": "/b", "exact": "always"}, "demo": {"exact": "prefix"}}
+    config = from_mapping({"models": models})
+    levels = {model: one.exact for model, one in config.models.items()}
+    assert levels == {"a": Exact.REPEAT, "b": Exact.ALWAYS, "demo": Exact.PREFIX}
+    assert from_mapping(json.loads(json.dumps(to_mapping(config)))) == config
+    for name in ("prefix", Exact.PREFIX):
+        assert ModelConfig("/a", exact=name).exact is Exact.PREFIX  # type: ignore[arg-type]
+        assert config_of("a", "/a", {"exact": name}).exact is Exact.PREFIX
+    for refused in (
+        lambda: ModelConfig("/a", exact="sometimes"),  # type: ignore[arg-type]
+        lambda: config_of("a", "/a", {"exact": "sometimes"}),
+    ):
+        with pytest.raises(ConfigError, match=r"exact: .sometimes. is not one of"):
+            refused()
 
 
 def test_a_budget_may_be_a_share_of_what_is_free() -> None:

@@ -54,7 +54,8 @@ def test_every_option_that_is_understood_is_typed() -> None:
     sampling = {*SamplingParams.__dataclass_fields__, *_SAME, *_WINDOWS}
     sampling |= {"logprobs", "top_logprobs", "response_format", "sampling"}
     assert set(options.SamplingOptionsDict.__annotations__) == sampling
-    load = {*ModelParams.__dataclass_fields__, *markers.KEYS, *template_settings.KEYS, "backend"}
+    load = {*ModelParams.__dataclass_fields__, *markers.KEYS, *template_settings.KEYS}
+    load |= {"backend", "exact"}
     assert set(options.LoadOptionsDict.__annotations__) == load
     chat = set(typing.get_type_hints(options.ChatOptionsDict))
     assert chat - set(typing.get_type_hints(options.RequestOptionsDict)) == set(_CHAT_KEYS)
@@ -103,7 +104,7 @@ from runtime import (
 )
 
 careful = RequestOptions(max_tokens=40, temperature=0.2, stop=["a", "b"], speculation="ngram")
-small = LoadOptions(n_ctx=512, lora=["a.gguf", (Path("b.gguf"), 0.5)])
+small = LoadOptions(n_ctx=512, exact="prefix", lora=["a.gguf", (Path("b.gguf"), 0.5)])
 
 
 def text_of(event: Event) -> str:
@@ -117,7 +118,7 @@ def text_of(event: Event) -> str:
 
 
 def threads(node: Node) -> None:
-    assert_type(node.complete("demo", "x", seed=-1, logit_bias={5: False}), Completion)
+    assert_type(node.complete("demo", "x", exact="always", logit_bias={5: False}), Completion)
     assert_type(node.client.complete("demo", [1, 2], options=careful, top_k=3), Completion)
     assert_type(node.stream("demo", "x", json_schema={"type": "object"}), CompletionStream)
     talk = [{"role": "user", "content": "Hi"}]
@@ -143,6 +144,8 @@ WRONG = {
     'node.complete("m", "x", max_tokens="4")': "max_tokens",
     'node.stream("m", "x", temperature="hot")': "temperature",
     'node.complete("m", "x", speculation="magic")': "speculation",
+    'node.complete("m", "x", exact="sometimes")': "exact",
+    'node.load("m", "x.gguf", exact="sometimes")': "exact",
     'node.complete("m", "x", tools=[])': "tools",
     'node.chat("m", [], enable_thinking="yes")': "enable_thinking",
     'node.continue_session("m", "s", "x", continues=True)': "continues",

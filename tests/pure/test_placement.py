@@ -31,6 +31,7 @@ class Live:
     session: str | None = None
     used_at: float = 0.0
     steps: int = 0
+    is_apart: bool = False
     is_stored: bool = True
 
     @property

@@ -40,6 +40,7 @@ def test_every_option_finds_its_place() -> None:
         session="s",
         continues=True,
         speculation="ngram",
+        exact="prefix",
         thinking_budget_tokens=9,
         tool_calls=True,
         resumed_events=True,
@@ -60,6 +61,7 @@ def test_every_option_finds_its_place() -> None:
         timeout_s=2.5,
         session="s",
         speculation=m.Speculation.NGRAM,
+        exact=m.Exact.PREFIX,
         thinking=True,
         thinking_budget_tokens=9,
         tool_calls=True,
@@ -107,6 +109,8 @@ def test_a_chat_is_the_json_that_a_model_reads() -> None:
         ("x", {"session": "s" * 300}, "1 to 256"),
         ("x", {"continues": True}, "give a session or a parent_key"),
         ("x", {"speculation": "magic"}, "off, ngram, draft"),
+        ("x", {"exact": "sometimes"}, "exact is 'sometimes' .*repeat, prefix, always"),
+        ("x", {"exact": True}, "repeat, prefix, always"),
         ("x", {"thinking_budget_tokens": -2}, "thinking_budget_tokens"),
         ("x", {"temprature": 1}, "did you mean temperature"),
         ("x", {"grammar": "root ::= x", "json_schema": "{}"}, "not together"),
@@ -150,13 +154,14 @@ def test_flags_are_the_options_of_the_same_names(tmp_path: Path) -> None:
     words = (
         "--max-tokens 7 --stop a --stop b --timeout 3 --speculation draft --thinking-budget 4 "
         "--temperature 0.5 --top-k 3 --seed 9 --repetition-window -1 --mirostat 2 --logprobs 2 "
-        "--logit-bias 5=-1.5 --logit-bias 6=never --tool-calls --dry-multiplier 0.8"
+        "--logit-bias 5=-1.5 --logit-bias 6=never --tool-calls --dry-multiplier 0.8 --exact always"
     )
     assert flags(*words.split(), "--json-schema", str(schema)) == {
         "max_tokens": 7,
         "stop": ["a", "b"],
         "timeout_s": 3.0,
         "speculation": "draft",
+        "exact": "always",
         "thinking_budget_tokens": 4,
         "temperature": 0.5,
         "top_k": 3,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from actors import messages as m
-from actors.engine.batch_plan import SMALL_STEP_ROWS
+from actors.engine.batch_plan import ROWS_ALONE
 from actors.messages.journal import Noted
 from cache import tokens as token_bytes
-from native.backend import Batch
+from native.backend import Batch, Rows
 from native.params import ModelParams
 from native.stub import END, EOT, StubBackend
 from tests.support.engine_runs import HOST, EngineRun, Script
@@ -190,21 +190,28 @@ def test_a_journal_that_is_gone_costs_nothing_but_the_resuming() -> None:
     assert tuple(outcome.tokens) == whole.received.tokens
 
 
-def test_replies_are_read_again_in_steps_as_small_as_those_that_made_them() -> None:
-    steps: list[list[int]] = []
+@pytest.mark.parametrize("exact", list(m.Exact))
+def test_a_reply_is_computed_again_as_its_level_requires(exact: m.Exact) -> None:
+    steps: list[tuple[Rows, list[int]]] = []
 
-    class Counted(StubBackend):
+    class Noting(StubBackend):
         def decode(self, batch: Batch) -> None:
-            steps.append([batch.seqs.count(seq) for seq in sorted(set(batch.seqs))])
+            steps.append((batch.rows, list(batch.positions)))
             super().decode(batch)
 
     ids = tuple([66] * 200)
-    said = run(backend(), request(list(ids), max_tokens=150)).noted.accepted[:140]
-    counted = Counted.load("stub", ModelParams(n_ctx=2048, n_batch=512))
-    asked = request(list(ids), max_tokens=150)
-    runs(counted, [(asked, Noted(ids, said)), (asked, Noted(ids, said))])
-    at_prompt = [one for one in steps if max(one) > SMALL_STEP_ROWS]
-    assert sum(map(sum, at_prompt)) == 200  # the second shares the first one's
-    again = [sum(one) for one in steps if max(one) > 1 and one not in at_prompt]
-    assert max(again) <= SMALL_STEP_ROWS
-    assert sum(again) >= 140
+    asked = request(list(ids), max_tokens=150, exact=exact)
+    said = run(backend(), asked).noted.accepted[:140]
+    noting = Noting.load("stub", ModelParams(n_ctx=2048, n_batch=512))
+    replies = runs(noting, [(asked, Noted(ids, said)), (asked, Noted(ids, said))])
+    assert all(one.done is not None and one.done.cache.exact is exact for one in replies)
+    at_prompt = [one for one in steps if min(one[1]) < 200]
+    assert {rows for rows, _ in at_prompt} == {"many"}
+    assert sorted(at for _, positions in at_prompt for at in positions) == list(range(200))
+    again = [one for one in steps if set(one[1]) & set(range(200, 339)) and one not in at_prompt]
+    assert {rows for rows, _ in again} == {"alone" if exact is m.Exact.PREFIX else "many"}
+    if exact is m.Exact.PREFIX:
+        assert max(len(positions) for _, positions in again) <= ROWS_ALONE
+    # Behind it, a token of each at a time.
+    last = [rows for rows, positions in steps if min(positions) > 340]
+    assert set(last) == {"many" if exact is m.Exact.ALWAYS else "any"}

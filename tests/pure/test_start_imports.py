@@ -73,7 +73,7 @@ def imported(tmp_path: Path, *arguments: str) -> tuple[int, set[str]]:
         (["embed", "demo", "x"], 1, 73),
         (["adapters", "demo"], 1, 71),
         (["bench", "demo"], 1, 71),
-        (["cache", "stat"], 1, 82),
+        (["cache", "stat"], 1, 83),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

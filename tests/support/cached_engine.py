@@ -173,16 +173,25 @@ class CachedEngine:
             self.ended.put(message)
 
     def ask(
-        self, name: str, prompt: Sequence[int], max_tokens: int = 4, parent_key: bytes | None = None
+        self,
+        name: str,
+        prompt: Sequence[int],
+        max_tokens: int = 4,
+        parent_key: bytes | None = None,
+        *,
+        continues: bool = False,
+        exact: m.Exact | None = None,
     ) -> m.Completed:
-        """Run a request to its end."""
+        """Run a request to its end; with ``continues`` the prompt is what follows the parent."""
+        ids = m.TokenPrompt(token_bytes.pack(prompt))
         complete = m.Complete(
             name,
             "m",
-            m.TokenPrompt(token_bytes.pack(prompt)),
+            m.Continuation(ids) if continues else ids,
             max_tokens=max_tokens,
             parent_key=parent_key,
             sampling=SamplingParams(temperature=1.0, seed=len(prompt)),
+            exact=exact,
         )
         self.commands.put(m.Run(name, CALLER, complete))
         done = self.ended.get(timeout=ANSWER_S)

@@ -18,7 +18,7 @@ from actors.engine.engine import build_engine
 from actors.kv.open_store import open_store
 from cache import tokens as token_bytes
 from cache.policy import LivePolicy, LogitsPolicy, SavePolicy
-from native.backend import Backend, Batch
+from native.backend import Backend, Batch, Rows
 from native.params import SamplingParams
 from supervision import Address
 from tests.support.prompts import prompt_of
@@ -88,6 +88,10 @@ class EngineRun:
         """What came for a ref that no request has."""
         self.commands: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.rows_decoded = self.steps = 0
+        self.batches: list[Rows] = []
+        """How the rows of each step were computed."""
+        self.placed: list[list[tuple[int, int]]] = []
+        """Sequence and position of each row of each step."""
         self._on_event = on_event
         self._open: set[str] = set()
         self._count(backend)
@@ -112,6 +116,8 @@ class EngineRun:
             decode(batch)
             self.rows_decoded += len(batch)
             self.steps += 1
+            self.batches.append(batch.rows)
+            self.placed.append(list(zip(batch.seqs, batch.positions, strict=True)))
 
         backend.decode = counted  # type: ignore[method-assign]
 

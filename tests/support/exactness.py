@@ -203,7 +203,7 @@ class Desk:
             "m",
             m.TokenPrompt(token_bytes.pack(prompt)),
             max_tokens=max_tokens,
-            **at_level(self._level),
+            exact=m.Exact(self._level),
             **fields,
         )
         self._engine.commands.put(m.Run(name, CALLER, complete, journal))
@@ -219,13 +219,6 @@ class Desk:
         """Run one request to its end."""
         self.put(name, prompt, max_tokens, **fields)
         return self.wait()
-
-
-def at_level(level: Level) -> dict[str, Any]:
-    """The field of a request that asks for a level of exactness."""
-    if "exact" not in m.Complete.__dataclass_fields__:
-        return {}
-    return {"exact": m.Exact(level)}
 
 
 class Lab:

@@ -40,7 +40,7 @@ class Shape:
     n_ctx_train: int = 8192
     qtype: str = "F16"
     seed: int = 0
-    arch: str = "llama"  # or one of the other keys of ARCHITECTURES or UNSAVED
+    arch: str = "llama"  # or one of the other keys of ARCHITECTURES, UNSAVED, SATURATING
     pre: str = "gpt-2"  # name of the pre-tokenizer; "none": no vocabulary at all
 
     def is_recurrent(self, layer: int) -> bool:
@@ -78,7 +78,10 @@ def write_model(path: Path, shape: Shape) -> Path:
         _add_tokenizer(writer, shape.n_vocab)
         writer.add_tokenizer_pre(shape.pre)
     rng = np.random.default_rng(shape.seed)
-    for name, dims, scale in (*_ends(shape), *(ARCHITECTURES | UNSAVED)[shape.arch](shape)):
+    for name, dims, scale in (
+        *_ends(shape),
+        *(ARCHITECTURES | UNSAVED | SATURATING)[shape.arch](shape),
+    ):
         _add_tensor(writer, name, dims, scale, QT[shape.qtype], rng)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -306,7 +309,6 @@ def _qwen2vl(shape: Shape) -> Iterator[Tensor]:
 
 ARCHITECTURES: dict[str, Callable[[Shape], Iterator[Tensor]]] = {
     "llama": _llama,
-    "gemma2": _gemma2,  # sliding window in every second layer, scores that saturate
     "gemma3": _gemma3,  # sliding window, every sixth layer attends to everything
     "gpt-oss": _gpt_oss,  # sliding window in every second layer, sinks, experts
     "mamba": _mamba,  # recurrent
@@ -315,6 +317,8 @@ ARCHITECTURES: dict[str, Callable[[Shape], Iterator[Tensor]]] = {
 }
 # Positions of several numbers lie between the cells: a state that this build cannot save.
 UNSAVED = {"qwen2vl": _qwen2vl}
+# Sliding window in every second layer, as in gpt-oss; the scores of attention saturate.
+SATURATING = {"gemma2": _gemma2}
 
 
 def _add_tensor(

@@ -28,6 +28,7 @@ REFUSED: list[dict[str, Any]] = [
     {"thinking": True, "thinking_budget_tokens": -5},
     {"prompt": "a text that is no prompt"},
     {"prompt": None},
+    {"exact": "sometimes"},
     {"prompt": m.TextPrompt(5)},  # type: ignore[arg-type]
     {"prompt": m.Continuation(5), "session": "s"},  # type: ignore[arg-type]
 ]
@@ -81,6 +82,10 @@ def test_every_message_is_answered_and_none_ends_a_process(stub_node: Node) -> N
         asked = m.Ask("stub", replace(question, ref=new_ref()))
         answer = stub_node.connection.ask("inflight", asked, timeout_s=10)
         assert isinstance(answer, refusal), answer
+    vague = m.LoadModel(new_ref(), "vague", "stub", "stub", exact="x")  # type: ignore[arg-type]
+    answer = stub_node.connection.ask("registry", vague, timeout_s=30)
+    assert isinstance(answer, m.ModelNotLoaded)
+    assert "exact is 'x'" in answer.detail
     stub_node.connection.tell("inflight", m.Ask("stub", 5))  # type: ignore[arg-type]
     after = {entry.id: entry.incarnation for entry in stub_node.client.directory()}
     assert after == before

@@ -105,7 +105,8 @@ def test_thinking_comes_apart_and_is_verified_by_the_node(node: Node) -> None:
 
 
 def test_a_chat_whose_model_is_killed_resumes_at_its_next_token(node: Node) -> None:
-    asked = m.Complete("c", "m", m.ConversationPrompt(CHAT), max_tokens=400, thinking=True)
+    chat = m.ConversationPrompt(CHAT)
+    asked = m.Complete("c", "m", chat, max_tokens=400, thinking=True, exact=m.Exact.PREFIX)
     whole = reply(heard(node, asked))
     received, killed = Received(), False
     for one in node.connection.stream("inflight", replace(asked, ref="d"), idle_timeout_s=30):

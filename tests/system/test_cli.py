@@ -233,6 +233,7 @@ def test_serve_refuses_bad_settings(tmp_path: Path) -> None:
         (("--config", str(tmp_path / "none.toml")), 2, "none.toml"),
         (("--cache-dir", "/proc/nowhere"), 2, "cache_dir"),
         (("--model", "nonsense"), 2, "ID=PATH"),
+        (("--exact", "sometimes"), 2, "'repeat', 'prefix', 'always'"),
     ]
     for arguments, code, says in cases:
         ran = cli("serve", *arguments, port=free_port(), runtime_dir=tmp_path)
@@ -248,12 +249,17 @@ def test_a_configuration_file_is_read_and_the_command_line_wins(
     config.write_text(
         f'cache_ram = "16MiB"\ncache_disk = 0\n'
         f'[models.tiny]\npath = "{tiny_gguf}"\nn_ctx = 512\nn_threads = 1\n'
+        'exact = "always"\n'
     )
-    node = Served(tmp_path, "--config", str(config))
+    more = ("--model", f"more={tiny_gguf}", "--n-ctx", "512", "--exact", "prefix")
+    node = Served(tmp_path, "--config", str(config), *more)
     try:
         node.wait_ready()
         eventually(lambda: "loaded tiny" in node.log, within_s=30, what="tiny is loaded")
         assert node.report("model:tiny")["n_ctx"] == 512
+        assert node.report("model:tiny")["exact"] == "always"
+        eventually(lambda: "loaded more" in node.log, within_s=30, what="more is loaded")
+        assert node.report("model:more")["exact"] == "prefix"
         tiers = node.report("cache_meta")["tiers"]
         assert tiers["ram"]["budget_bytes"] > 17 << 20  # 32MiB was set
         assert "disk" not in tiers

@@ -90,11 +90,13 @@ def test_complete_takes_every_option(run: Run, host: Node, tmp_path: Path) -> No
     ran = run(
         "complete", "demo", STORY, "--json", "--json-schema", str(schema), "--logprobs", "2",
         "--temperature", "0.7", "--seed", "4", "--speculation", "ngram", "--session", "cli",
+        "--exact", "prefix",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     done = json.loads(ran.out)
     assert json.loads(done["text"]) in ("yes", "no")
     assert len(done["logprobs"][0]["top_logprobs"]) == 2
+    assert done["cache"]["exact"] == "prefix"
     more = run(
         "complete", "demo", " and", "--session", "cli", "--continue", "--max-tokens", "3", "--json"
     )
@@ -114,6 +116,7 @@ def test_complete_takes_every_option(run: Run, host: Node, tmp_path: Path) -> No
         (("complete", "demo", "x", "--json-schema", "/nowhere.json"), 2, "cannot read"),
         (("complete", "demo", "x", "--continue"), 2, "session or a parent_key"),
         (("complete", "demo", "x", "--speculation", "draft"), 1, "draft_path"),
+        (("complete", "demo", "x", "--exact", "sometimes"), 2, "'repeat', 'prefix', 'always'"),
         (("complete", "demo", "x", "--logit-bias", "fox"), 2, "TOKEN=NUMBER"),
         (("complete", "demo", "x", "--top-p", "9"), 2, "top_p"),
         (("tokenize", "nobody", "x"), 1, "nobody"),

@@ -174,6 +174,7 @@ def test_none_is_not_given(node: Node) -> None:
     plain = node.complete("stub", "Once", max_tokens=3)
     nones: dict[str, Any] = dict.fromkeys(
         ("stop", "parent_key", "parse_special", "timeout_s", "session", "continues", "speculation",
+         "exact",
          "thinking", "thinking_budget_tokens", "tool_calls", "resumed_events", "sampling",
          "temperature", "seed", "json_schema", "logit_bias", "logprobs", "response_format")
     )  # fmt: skip
