@@ -13,6 +13,7 @@ from pathlib import Path
 from bench import (
     agents,
     conversation,
+    exactness,
     index,
     long_restore,
     machine,
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         streaming,
         speculation,
         resume,
+        exactness,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before the benchmark starts anything

@@ -239,6 +239,7 @@ class Lab:
         self._cold: dict[tuple[Prompt, Level], Trace] = {}
         with self._loaded() as backend:
             self.can_cut = backend.info.can_cut
+            self.ends = backend.info.eog_tokens
             self._source = self._read(backend)
         self.prompt = self.text(0, n_prompt)
         self.reply = self._replies[self.prompt]
