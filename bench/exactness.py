@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.machine import ROOT
 from bench.report import Figure
-from bench.subjects import subjects
+from bench.subjects import published, subjects
 from native.params import ModelParams
 from runtime.cli.progress import ProgressLine
 from runtime.embedded import path as embedded_path
@@ -39,7 +38,6 @@ SMALL: dict[str, dict[str, int | str]] = {
     "gemma3 Q4_K": {"qtype": "Q4_K", "arch": "gemma3", "n_layer": 6},
 }
 """Random models of 256 numbers a row: enough for the kernels that take rows in groups."""
-_PUBLISHED = ROOT / "build" / "real-model" / "gemma-3-270m-q4_k_m.gguf"
 
 
 FEW_WAYS = (
@@ -88,9 +86,8 @@ def _columns(home: Path, *, quick: bool, model: Path | None) -> Iterator[_Column
         if embedded_path().exists():
             embedded = Subject("embedded Q8_0", embedded_path(), PARAMS, reads_text=True)
             chosen.insert(0, _Column(embedded, N_REPLY))
-        if _PUBLISHED.exists():
-            gemma = Subject("Gemma 3 270M Q4_K_M", _PUBLISHED, PARAMS, reads_text=True)
-            chosen.append(_Column(gemma, N_REPLY))
+        for one in published():
+            chosen.append(_Column(Subject(one.name, one.path, PARAMS, reads_text=True), N_REPLY))
         large = subjects(quick=False, model=None)[-1]
         chosen.append(
             _Column(Subject("1.1B Q4_0", large.path, PARAMS), N_REPLY_LARGE, few_ways=True)

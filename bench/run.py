@@ -13,6 +13,7 @@ from pathlib import Path
 from bench import (
     agents,
     conversation,
+    exact_price,
     exactness,
     index,
     long_restore,
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         speculation,
         resume,
         exactness,
+        exact_price,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before the benchmark starts anything
