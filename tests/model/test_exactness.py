@@ -93,21 +93,21 @@ def cases(level: str) -> list[object]:
 
 
 @pytest.mark.parametrize(("model", "kv", "way"), cases("repeat"))
-def test_repeat(labs: Labs, model: str, kv: str, way: Way) -> None:
+def test_at_repeat_every_way_gives_the_same_bits(labs: Labs, model: str, kv: str, way: Way) -> None:
     """A request alone, cold or warm from any tier; a next turn as in the live sequence."""
     found = way.run(labs.of(model, kv))
     assert found.is_exact, str(found)
 
 
 @pytest.mark.parametrize(("model", "kv", "way"), cases("prefix"))
-def test_prefix(labs: Labs, model: str, kv: str, way: Way) -> None:
+def test_at_prefix_every_way_gives_the_same_bits(labs: Labs, model: str, kv: str, way: Way) -> None:
     """Besides: a shared beginning, a resumed reply, idle sequences in the pool."""
     found = way.run(labs.of(model, kv))
     assert found.is_exact, str(found)
 
 
 @pytest.mark.parametrize(("model", "kv", "way"), cases("always"))
-def test_always(labs: Labs, model: str, kv: str, way: Way) -> None:
+def test_at_always_every_way_gives_the_same_bits(labs: Labs, model: str, kv: str, way: Way) -> None:
     """Besides: company in the batch, guesses, a next turn as if it were read cold."""
     found = way.run(labs.of(model, kv))
     assert found.is_exact, str(found)
