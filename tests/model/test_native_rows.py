@@ -9,7 +9,7 @@ empty memory, by one thread.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from native import Batch, ModelParams
 from native.backend import Rows
 from native.llama import LlamaBackend
 from tests.support.examples import examples
-from tests.support.gguf_files import tiny_llama
+from tests.support.gguf_files import TINY, write_model
+from tests.support.lora_files import tiny_lora
 
 pytestmark = pytest.mark.model
 
@@ -38,6 +39,7 @@ class Case:
     qtype: str = "Q4_K"
     kv: str = "f16"
     shape: dict[str, int | str] = field(default_factory=dict)
+    adapter: bool = False
 
 
 CASES = {
@@ -48,6 +50,13 @@ CASES = {
     "q4_0": Case("Q4_0"),
     "q8_0": Case("Q8_0"),
     "f16": Case("F16"),
+    "q4_1": Case("Q4_1"),
+    "q5_0": Case("Q5_0"),
+    "q5_1": Case("Q5_1"),
+    "bf16": Case("BF16"),
+    "mxfp4": Case("MXFP4"),
+    "rows of 96 numbers": Case("Q4_0", shape={"n_embd": 96, "n_head": 3, "n_kv": 1, "n_ff": 160}),
+    "an adapter": Case(adapter=True),
     "f32": Case("F32"),
     "f32, f32 KV": Case("F32", "f32"),
     "heads of 32, 8 to 1": Case(shape={"n_head": 8, "n_kv": 1}),
@@ -120,9 +129,12 @@ class Models:
         """Empty."""
         if (case, n_threads) not in self._loaded:
             one, path = CASES[case], self._folder / f"{list(CASES).index(case)}.gguf"
+            wide: dict[str, int | str] = {"n_embd": 256, "n_ff": 512, "qtype": one.qtype}
+            shape = replace(TINY, **(wide | one.shape))
             if not path.exists():
-                shape: dict[str, int | str] = {"n_embd": 256, "n_ff": 512, "qtype": one.qtype}
-                tiny_llama(path, **(shape | one.shape))
+                write_model(path, shape)
+                tiny_lora(path.with_suffix(".lora"), shape=shape)
+            lora = ((str(path.with_suffix(".lora")), 1.0),) if one.adapter else ()
             params = ModelParams(
                 n_ctx=N_SEQ * N + 100,
                 n_batch=512,
@@ -130,6 +142,7 @@ class Models:
                 n_threads=n_threads,
                 type_k=one.kv,
                 type_v=one.kv,
+                lora=lora,
             )
             self._loaded[case, n_threads] = LlamaBackend.load(path, params)
         return Pool(self._loaded[case, n_threads])

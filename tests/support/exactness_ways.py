@@ -83,6 +83,35 @@ def repeated_from(
         return lab.agreement(desk)
 
 
+def stored_in_company(lab: Lab, tier: str) -> Agreement:
+    """Alone in another process, from rows that were computed beside three other requests."""
+    others = [lab.text(80 + n, 50 + 90 * n) for n in range(3)]
+    cache = lab.cache()
+    with lab.desk("repeat", cache=cache, logits=NO_LOGITS) as desk:
+        desk.recorder.when(others[0], 3, partial(desk.put, "first", lab.prompt, 5))
+        for n, other in enumerate(others):
+            desk.put(f"other-{n}", other, lab.n_reply)
+        for _ in range(4):
+            desk.wait()
+    cache = cache if tier == "ram" else lab.on_disk(cache)
+    against = lab.cold("repeat")
+    with lab.desk("repeat", cache=cache, against=against, logits=NO_LOGITS) as desk:
+        came_from(desk.ask(MAIN, lab.prompt, lab.n_reply), tier, _exact(lab))
+        return lab.agreement(desk)
+
+
+def turn_repeated(lab: Lab, tier: str) -> Agreement:
+    """The next turn once more, in another process, after a first one in the live sequence."""
+    cache = lab.cache()
+    with lab.desk("repeat", cache=cache, logits=NO_LOGITS) as desk:
+        desk.ask("first", lab.prompt, lab.N_TURN, **lab.conversation)
+        came_from(desk.ask("turn", lab.turn, 3, **lab.conversation), "live", len(lab.prompt))
+    cache = cache if tier == "ram" else lab.on_disk(cache)
+    with lab.desk("repeat", cache=cache, against=lab.live_turn, logits=NO_LOGITS) as desk:
+        came_from(desk.ask(MAIN, lab.turn, lab.n_reply), tier, len(lab.turn) - 1)
+        return lab.agreement(desk, lab.turn)
+
+
 def next_turn(lab: Lab, tier: str, *, parent: bool = False) -> Agreement:
     """The next turn, compared with the live one."""
     cache = lab.cache()
@@ -250,6 +279,9 @@ class Way:
 def _ways() -> Iterator[Way]:
     for n_batch in (512, 64, 77, 200):
         yield Way("repeat", f"cold, n_batch {n_batch}", partial(cold_again, n_batch=n_batch))
+    yield Way("repeat", "cold, n_ubatch 96", partial(cold_again, n_ubatch=96))
+    for n in (1, 3):
+        yield Way("repeat", f"cold, {n} thread{'s' * (n > 1)}", partial(cold_again, n_threads=n))
     yield Way("repeat", "repeat, live, logits kept", repeated_live)
     yield Way("repeat", "repeat, live, logits not kept", partial(repeated_live, logits=NO_LOGITS))
     for tier in ("ram", "disk"):
@@ -257,7 +289,10 @@ def _ways() -> Iterator[Way]:
         yield Way("repeat", f"repeat, {tier}", once)
         yield Way("repeat", f"repeat, {tier}, logits in rows", partial(once, logits=LOGITS_IN_ROWS))
         yield Way("repeat", f"repeat, {tier}, by parent_key", partial(once, parent=True))
+        company = partial(stored_in_company, tier=tier)
+        yield Way("repeat", f"repeat, {tier}, stored in company", company)
         yield Way("repeat", f"next turn, {tier}", partial(next_turn, tier=tier))
+        yield Way("repeat", f"next turn repeated, {tier}", partial(turn_repeated, tier=tier))
         yield Way(
             "repeat", f"next turn, {tier}, parent_key", partial(next_turn, tier=tier, parent=True)
         )
