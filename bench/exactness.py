@@ -30,12 +30,14 @@ PARAMS = ModelParams(n_ctx=4096)
 SMALL: dict[str, dict[str, int | str]] = {
     "llama Q4_K": {"qtype": "Q4_K"},
     "llama Q4_0": {"qtype": "Q4_0"},
+    "llama Q6_K": {"qtype": "Q6_K"},
     "llama F32": {"qtype": "F32"},
     "mamba Q4_K": {"qtype": "Q4_K", "arch": "mamba"},
     "mamba F32": {"qtype": "F32", "arch": "mamba"},
     "jamba Q4_K": {"qtype": "Q4_K", "arch": "jamba", "n_layer": 4},
     "jamba F32": {"qtype": "F32", "arch": "jamba", "n_layer": 4},
     "gemma3 Q4_K": {"qtype": "Q4_K", "arch": "gemma3", "n_layer": 6},
+    "gpt-oss Q6_K": {"qtype": "Q6_K", "arch": "gpt-oss"},
 }
 """Random models of 256 numbers a row: enough for the kernels that take rows in groups."""
 

@@ -1,8 +1,8 @@
 """What each level of exactness promises: all logits of a reply are the same bytes in every way.
 
-Small models of the kinds that are computed differently: weights that kernels take in groups of rows
-(Q4_K, Q4_0), in single rows (Q8_0), as float32; plain attention, sliding windows, recurrent and
-hybrid memory; float16 and quantised KV. ``python -m bench.exactness`` has the same ways on
+Small models of the kinds that are computed differently: weights that kernels take in groups of four
+rows (Q4_K), of eight or more (Q6_K), in single rows (Q8_0), as float32; plain attention, sliding
+windows, recurrent and hybrid memory, experts; float16 and quantised KV. ``python -m bench.exactness`` has the same ways on
 published and on large models, and more positions of each reply.
 """
 
@@ -26,7 +26,9 @@ SHAPES: dict[str, dict[str, int | str]] = {
     "q4_k": {"qtype": "Q4_K"},
     "q4_0": {"qtype": "Q4_0", "n_kv": 1},
     "f32": {"qtype": "F32", "n_head": 2},
+    "q6_k": {"qtype": "Q6_K"},
     "window": {"qtype": "Q4_K", "arch": "gemma3", "n_layer": 6},
+    "experts": {"qtype": "Q6_K", "arch": "gpt-oss"},
     "recurrent": {"qtype": "Q4_K", "arch": "mamba"},
     "hybrid": {"qtype": "Q4_K", "arch": "jamba", "n_layer": 4},
 }
@@ -47,7 +49,9 @@ OTHERS = (
     ("q4_k", "q8_0"),
     ("q4_0", "f16"),
     ("f32", "f16"),
+    ("q6_k", "f16"),
     ("window", "f16"),
+    ("experts", "f16"),
     ("recurrent", "f16"),
     ("hybrid", "f16"),
     ("hybrid", "q8_0"),

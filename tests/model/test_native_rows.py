@@ -54,6 +54,11 @@ CASES = {
     "q5_0": Case("Q5_0"),
     "q5_1": Case("Q5_1"),
     "bf16": Case("BF16"),
+    "q2_k": Case("Q2_K"),
+    "q3_k": Case("Q3_K"),
+    "q5_k": Case("Q5_K"),
+    "q6_k": Case("Q6_K"),
+    "iq4_xs": Case("IQ4_XS"),
     "mxfp4": Case("MXFP4"),
     "rows of 96 numbers": Case("Q4_0", shape={"n_embd": 96, "n_head": 3, "n_kv": 1, "n_ff": 160}),
     "an adapter": Case(adapter=True),
@@ -67,6 +72,7 @@ CASES = {
     "window, q8_0 KV": Case(kv="q8_0", shape={"arch": "gemma3", "n_layer": 6}),
     "window and softcap": Case(shape={"arch": "gemma2"}),
     "window, sinks and experts": Case(shape={"arch": "gpt-oss"}),
+    "window, sinks and experts, q6_k": Case("Q6_K", shape={"arch": "gpt-oss"}),
     "window, sinks and experts, f32": Case("F32", shape={"arch": "gpt-oss"}),
 }
 

@@ -335,8 +335,8 @@ def _add_tensor(
     rows = min(dims[0], _DISTINCT_ROWS)
     if dims[-1] % GGML_QUANT_SIZES[qtype][0]:
         qtype = QT.F32  # as llama.cpp does with rows that are no whole blocks
-    if qtype is QT.Q4_K:
-        packed = _random_q4_k((rows, *dims[1:]), scale, rng)
+    if qtype in _BLOCKS:
+        packed = _random_blocks(_BLOCKS[qtype], (rows, *dims[1:]), scale, rng)
     else:
         slab = rng.standard_normal((rows, *dims[1:]), dtype=np.float32) * scale
         packed = quants.quantize(slab, qtype)
@@ -345,17 +345,38 @@ def _add_tensor(
     writer.add_tensor(name, packed, raw_dtype=raw)
 
 
-def _random_q4_k(dims: tuple[int, ...], scale: float, rng: np.random.Generator) -> np.ndarray:
-    """Blocks of Q4_K with the spread ``scale``, since ``gguf`` reads that type and cannot write it.
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Types that ``gguf`` reads and cannot write: blocks of 256 numbers, of random bytes.
 
-    A block holds 256 numbers: two float16, ``d`` and ``dmin``; 12 bytes that hold scale and
-    minimum of its eight parts, 6 bits each, all of them 32 here; 128 bytes of 4 bits a number. A
-    number q stands for ``32 * (d * q - dmin)``.
+    ``sizes`` gives where a block has its float16 factors, and their values for numbers of spread
+    1. ``same`` fixes other bytes: scales within the block, so that the factors are right for them.
     """
-    n_blocks = dims[-1] // 256
-    blocks = np.empty((*dims[:-1], n_blocks, 144), np.uint8)
-    sizes = np.float16(scale / (32 * 4.61)) * rng.uniform(0.5, 1.5, (*dims[:-1], n_blocks, 1))
-    blocks[..., :4] = np.concatenate((sizes, 7.5 * sizes), -1).astype(np.float16).view(np.uint8)
-    blocks[..., 4:12], blocks[..., 12:16] = 0xA0, 0
-    blocks[..., 16:] = rng.integers(0, 256, (*dims[:-1], n_blocks, 128), np.uint8)
-    return blocks.reshape(*dims[:-1], n_blocks * 144)
+
+    n_bytes: int
+    sizes: tuple[tuple[int, float], ...]
+    same: tuple[tuple[int, bytes], ...] = ()
+
+
+_SCALES_OF_32 = b"\xa0" * 8 + b"\0" * 4  # eight scales and eight minima of 6 bits
+_BLOCKS = {
+    QT.Q2_K: _Block(84, ((80, 1 / 8.9), (82, 1.5 / 8.9)), ((0, b"\x88" * 16),)),
+    QT.Q3_K: _Block(110, ((108, 1 / 42),)),
+    QT.Q4_K: _Block(144, ((0, 1 / 148), (2, 7.5 / 148)), ((4, _SCALES_OF_32),)),
+    QT.Q5_K: _Block(176, ((0, 1 / 295), (2, 15.5 / 295)), ((4, _SCALES_OF_32),)),
+    QT.Q6_K: _Block(210, ((208, 1 / 592),), ((192, b"\x20" * 16),)),
+    QT.IQ4_XS: _Block(136, ((0, 1 / 1150),)),
+}
+
+
+def _random_blocks(
+    kind: _Block, dims: tuple[int, ...], scale: float, rng: np.random.Generator
+) -> np.ndarray:
+    shape = (*dims[:-1], dims[-1] // 256)
+    blocks = rng.integers(0, 256, (*shape, kind.n_bytes), np.uint8)
+    for at, fixed in kind.same:
+        blocks[..., at : at + len(fixed)] = np.frombuffer(fixed, np.uint8)
+    spread = scale * rng.uniform(0.5, 1.5, (*shape, 1))
+    for at, size in kind.sizes:
+        blocks[..., at : at + 2] = (size * spread).astype(np.float16).view(np.uint8)
+    return blocks.reshape(*dims[:-1], -1)
