@@ -41,6 +41,10 @@ class Case:
     shape: dict[str, int | str] = field(default_factory=dict)
     adapter: bool = False
 
+    @property
+    def can_cut(self) -> bool:
+        return self.shape.get("arch", "llama") == "llama"
+
 
 CASES = {
     "q4_k": Case(),
@@ -73,6 +77,10 @@ CASES = {
     "window and softcap": Case(shape={"arch": "gemma2"}),
     "window, sinks and experts": Case(shape={"arch": "gpt-oss"}),
     "window, sinks and experts, q6_k": Case("Q6_K", shape={"arch": "gpt-oss"}),
+    "recurrent": Case(shape={"arch": "mamba"}),
+    "recurrent, f32": Case("F32", shape={"arch": "mamba"}),
+    "hybrid": Case(shape={"arch": "jamba", "n_layer": 4}),
+    "hybrid with convolutions": Case("Q6_K", shape={"arch": "lfm2", "n_layer": 4}),
     "window, sinks and experts, f32": Case("F32", shape={"arch": "gpt-oss"}),
 }
 
@@ -254,7 +262,7 @@ def test_many_rows_are_the_same_beside_idle_cells_and_in_gaps(
         models.check(case, pool.step([Part(0, n)], "many"))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "window" not in case])
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.can_cut])
 @FEW
 @given(
     cut=st.integers(1, N - 1),
