@@ -2,8 +2,8 @@
 
 Small models of the kinds that are computed differently: weights that kernels take in groups of four
 rows (Q4_K), of eight or more (Q6_K), in single rows (Q8_0), as float32; plain attention, sliding
-windows, recurrent and hybrid memory, experts; float16 and quantised KV. ``python -m bench.run --only
-exactness`` has the same ways on published and on large models, and more positions of each reply.
+windows, recurrent and hybrid memory, experts; float16 and quantised KV. The benchmark ``exactness``
+has the same ways on published and on large models, and more positions of each reply.
 """
 
 from __future__ import annotations

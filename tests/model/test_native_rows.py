@@ -81,6 +81,7 @@ CASES = {
     "recurrent, f32": Case("F32", shape={"arch": "mamba"}),
     "hybrid": Case(shape={"arch": "jamba", "n_layer": 4}),
     "hybrid with convolutions": Case("Q6_K", shape={"arch": "lfm2", "n_layer": 4}),
+    "delta net": Case(shape={"arch": "qwen35"}),
     "window, sinks and experts, f32": Case("F32", shape={"arch": "gpt-oss"}),
 }
 

@@ -40,7 +40,7 @@ class Shape:
     n_ctx_train: int = 8192
     qtype: str = "F16"
     seed: int = 0
-    arch: str = "llama"  # or one of the other keys of ARCHITECTURES, UNSAVED, SATURATING
+    arch: str = "llama"  # or one of the other keys of _TENSORS
     pre: str = "gpt-2"  # name of the pre-tokenizer; "none": no vocabulary at all
 
     def is_recurrent(self, layer: int) -> bool:
@@ -51,6 +51,7 @@ class Shape:
 WINDOW = 32  # tokens inside the sliding window of the models made here
 HYBRIDS = ("jamba", "lfm2")
 _STATE, _RANK, _CONV, _EXPERTS = 16, 8, 4, 4
+_DELTA, _GROUPS, _DELTA_EVERY = 32, 4, 2
 TINY = Shape()
 PRESETS = {
     "1.1B": Shape(22, 2048, 32, 4, 5632, 32_000, qtype="Q4_0"),
@@ -80,7 +81,7 @@ def write_model(path: Path, shape: Shape) -> Path:
     rng = np.random.default_rng(shape.seed)
     for name, dims, scale in (
         *_ends(shape),
-        *(ARCHITECTURES | UNSAVED | SATURATING)[shape.arch](shape),
+        *_TENSORS[shape.arch](shape),
     ):
         _add_tensor(writer, name, dims, scale, QT[shape.qtype], rng)
     writer.write_header_to_file()
@@ -121,7 +122,16 @@ def _add_parameters(writer: GGUFWriter, shape: Shape) -> None:
         writer.add_ssm_time_step_rank(_RANK)
     if shape.arch == "lfm2":
         writer.add_shortconv_l_cache(_CONV)
-    if shape.arch == "qwen2vl":
+    if shape.arch == "qwen35":
+        writer.add_ssm_conv_kernel(_CONV)
+        writer.add_ssm_inner_size(_RANK * _DELTA)
+        writer.add_ssm_state_size(_DELTA)
+        writer.add_ssm_time_step_rank(_RANK)
+        writer.add_ssm_group_count(_GROUPS)
+        writer.add_full_attention_interval(_DELTA_EVERY)
+        writer.add_key_length(shape.n_embd // shape.n_head)
+        writer.add_value_length(shape.n_embd // shape.n_head)
+    if shape.arch in ("qwen2vl", "qwen35"):
         pairs = shape.n_embd // shape.n_head // 2
         writer.add_rope_dimension_sections([pairs // 4, pairs // 4, pairs // 2, 0])
 
@@ -307,6 +317,32 @@ def _qwen2vl(shape: Shape) -> Iterator[Tensor]:
             yield f"blk.{i}.attn_{name}.bias", (width,), 0.0
 
 
+def _qwen35(shape: Shape) -> Iterator[Tensor]:
+    embd, head = shape.n_embd, shape.n_embd // shape.n_head
+    keys, values = _GROUPS * _DELTA, _RANK * _DELTA
+    for i in range(shape.n_layer):
+        yield f"blk.{i}.attn_norm.weight", (embd,), 0.0
+        yield f"blk.{i}.post_attention_norm.weight", (embd,), 0.0
+        if (i + 1) % _DELTA_EVERY:
+            yield f"blk.{i}.attn_qkv.weight", (2 * keys + values, embd), 0.1
+            yield f"blk.{i}.attn_gate.weight", (values, embd), 0.1
+            yield f"blk.{i}.ssm_conv1d.weight", (2 * keys + values, _CONV), 0.0
+            yield f"blk.{i}.ssm_dt.bias", (_RANK,), 0.0
+            yield f"blk.{i}.ssm_a", (_RANK,), -1.0
+            yield f"blk.{i}.ssm_beta.weight", (_RANK, embd), 0.1
+            yield f"blk.{i}.ssm_alpha.weight", (_RANK, embd), 0.1
+            yield f"blk.{i}.ssm_norm.weight", (_DELTA,), 0.0
+            yield f"blk.{i}.ssm_out.weight", (embd, values), 0.1
+        else:
+            yield f"blk.{i}.attn_q.weight", (2 * embd, embd), 0.1
+            for name in ("k", "v"):
+                yield f"blk.{i}.attn_{name}.weight", (shape.n_kv * head, embd), 0.1
+            yield f"blk.{i}.attn_output.weight", (embd, embd), 0.1
+            yield f"blk.{i}.attn_q_norm.weight", (head,), 0.0
+            yield f"blk.{i}.attn_k_norm.weight", (head,), 0.0
+        yield from list(_feed_forward(shape, i))[1:]  # its norm is the one after attention
+
+
 ARCHITECTURES: dict[str, Callable[[Shape], Iterator[Tensor]]] = {
     "llama": _llama,
     "gemma3": _gemma3,  # sliding window, every sixth layer attends to everything
@@ -317,8 +353,11 @@ ARCHITECTURES: dict[str, Callable[[Shape], Iterator[Tensor]]] = {
 }
 # Positions of several numbers lie between the cells: a state that this build cannot save.
 UNSAVED = {"qwen2vl": _qwen2vl}
+# So are they here; every other layer is a gated delta net.
+DELTA_NETS = {"qwen35": _qwen35}
 # Sliding window in every second layer, as in gpt-oss; the scores of attention saturate.
 SATURATING = {"gemma2": _gemma2}
+_TENSORS = ARCHITECTURES | UNSAVED | DELTA_NETS | SATURATING
 
 
 def _add_tensor(
