@@ -17,9 +17,10 @@ STATE_FORMAT = 1
 
 
 def build_id() -> str:
-    """Name the build: the llama.cpp source it was made from, and our payload format."""
+    """Name the build: the llama.cpp source it was made from, our kernels and our payload format."""
     source: bytes = ffi.string(lib.la_source_id())
-    return f"{source.decode()}+state{STATE_FORMAT}"
+    kernels: bytes = ffi.string(lib.la_kernels_id())
+    return f"{source.decode()}+kernels.{kernels.decode()}+state{STATE_FORMAT}"
 
 
 def cpu_features() -> str:

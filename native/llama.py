@@ -28,7 +28,7 @@ from native._sampler import LlamaSampler, logprobs_of, make_sampler, own_sampler
 from native._users import Users
 from native.adapter_file import check_adapter
 from native.adapters import LoadedAdapter
-from native.backend import Batch, Buffer, Logprobs, MemoryUse, ModelInfo, Sampler
+from native.backend import Batch, Buffer, Logprobs, MemoryUse, ModelInfo, Rows, Sampler
 from native.errors import BackendClosed, InvalidParam, NotSupported
 from native.estimate import Room, n_positions, plan
 from native.file_kind import require_model
@@ -38,6 +38,7 @@ from native.model_params import check_scale
 from native.params import ModelParams, SamplingParams
 
 _INT32_MAX = (1 << 31) - 1
+_ROWS: dict[Rows, int] = {"any": 0, "many": 1, "alone": 2}  # enum la_rows in kernels/rows.h
 _TEXT_SHARE = 4  # share of the available memory that tokenising one text may take
 _LOG_LEVELS = {"debug": 1, "info": 2, "warn": 3, "error": 4}
 
@@ -158,6 +159,7 @@ class LlamaBackend:
             self._live()
             status = lib.la_decode(
                 self._context,
+                _ROWS[batch.rows],
                 len(batch.tokens),
                 ffi.from_buffer("int32_t[]", batch.tokens),
                 ffi.from_buffer("int32_t[]", batch.positions),

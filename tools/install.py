@@ -36,6 +36,7 @@ NATIVE_INPUTS = (
     "native/llama.lock",
     "native/vendor.py",
     "native/shim",
+    "native/kernels",
 )
 BUILD_VARIABLES = (
     "LLAMA_ACTORS_CMAKE_ARGS",

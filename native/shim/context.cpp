@@ -142,6 +142,7 @@ int la_context_new(const la_model *model, const la_context_wishes *wishes, la_co
         context->n_swa = llama_model_n_swa(model->handle);
         context->recurrent = llama_model_is_recurrent(model->handle) || llama_model_is_hybrid(model->handle);
         // The CPU's flash attention leaves out what a sequence may not see; all others multiply it by 0.
+        la::share_cells(*context);
         context->checks_numbers = !wishes->flash_attn || llama_supports_gpu_offload();
         context->one_seq.assign(context->n_batch, 1);
         context->seq_of_row.resize(context->n_batch);
@@ -182,7 +183,7 @@ int la_context_memory(const la_context *context, la_memory_use *out) noexcept {
     });
 }
 
-int la_decode(la_context *context, int32_t n, const int32_t *tokens, const int32_t *positions,
+int la_decode(la_context *context, int32_t rows, int32_t n, const int32_t *tokens, const int32_t *positions,
               const int32_t *seqs, const int8_t *wants) noexcept {
     return la::guarded([&] {
         la_context &c = *context;
@@ -198,6 +199,7 @@ int la_decode(la_context *context, int32_t n, const int32_t *tokens, const int32
                                 c.one_seq.data(),
                                 c.seq_of_row.data(),
                                 const_cast<int8_t *>(wants)};
+        const la::rows_chosen chosen(c.threads, rows);
         check_decode(llama_decode(c.handle, batch));
         c.has_logits.assign(wants, wants + n);
     });

@@ -1,6 +1,7 @@
 // Shared by the shim's own files. Nothing here is visible to Python.
 #pragma once
 
+#include "cells.h"
 #include "llama.h"
 #include "shim.h"
 
@@ -49,11 +50,27 @@ class compute_threads {
     compute_threads &operator=(const compute_threads &) = delete;
     ~compute_threads();
     void attach(llama_context *context, int n_threads, int n_threads_batch);
+    void compute_rows(int32_t how);
 
   private:
     ggml_threadpool_t step_ = nullptr;
     ggml_threadpool_t batch_ = nullptr;  // the same pool where both have as many threads
 };
+
+// How a decode computes its rows, see kernels/rows.h.
+class rows_chosen {
+  public:
+    rows_chosen(compute_threads &threads, int32_t how) : threads_(threads) { threads_.compute_rows(how); }
+    rows_chosen(const rows_chosen &) = delete;
+    rows_chosen &operator=(const rows_chosen &) = delete;
+    ~rows_chosen() { threads_.compute_rows(0); }
+
+  private:
+    compute_threads &threads_;
+};
+
+// Tell the attention kernel at which positions the cells of this context's memory stand.
+void share_cells(la_context &context);
 
 // One run of equal rows in a KV payload: the keys or the values of one layer.
 struct section {
@@ -126,6 +143,7 @@ struct la_context {
     la::compute_threads threads;  // la_context_free frees the handle first
     llama_context *handle = nullptr;
     llama_memory_t memory = nullptr;
+    std::vector<std::unique_ptr<la_cells>> cells;  // of each attention cache; its tensors point here
     uint32_t n_ctx = 0;
     uint32_t n_batch = 0;
     int32_t n_seq_usable = 0;

@@ -75,6 +75,7 @@ int la::report(int status, const char *text, int64_t value, int64_t limit) noexc
 extern "C" {
 
 const char *la_source_id(void) noexcept { return LA_SOURCE_ID; }
+const char *la_kernels_id(void) noexcept { return LA_KERNELS_ID; }
 const char *la_system_info(void) noexcept { return llama_print_system_info(); }
 
 const char *la_device_names(void) noexcept {

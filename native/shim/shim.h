@@ -56,6 +56,8 @@ typedef struct la_embedder la_embedder;
 
 /* --- process ------------------------------------------------------------------------------- */
 const char *la_source_id(void) LA_NOEXCEPT;
+/* Digest of kernels/, which decide about the last bits of KV. */
+const char *la_kernels_id(void) LA_NOEXCEPT;
 const char *la_system_info(void) LA_NOEXCEPT;
 const char *la_device_names(void) LA_NOEXCEPT;
 /* Load the best CPU library in folder that works here, and the libraries of GPUs. Does nothing
@@ -195,8 +197,9 @@ typedef struct la_memory_use {
     uint64_t device_compute;
 } la_memory_use;
 int la_context_memory(const la_context *context, la_memory_use *out) LA_NOEXCEPT;
-/* n columns of one batch; wants[i] != 0: logits of row i are computed. */
-int la_decode(la_context *context, int32_t n, const int32_t *tokens, const int32_t *positions,
+/* n columns of one batch; wants[i] != 0: logits of row i are computed. rows: how matrix products compute them, 0 any,
+ * 1 each as one among many, 2 each alone (kernels/rows.h). */
+int la_decode(la_context *context, int32_t rows, int32_t n, const int32_t *tokens, const int32_t *positions,
               const int32_t *seqs, const int8_t *wants) LA_NOEXCEPT;
 /* Borrowed until the next decode: n_vocab floats. */
 int la_logits(la_context *context, int32_t row, const float **out) LA_NOEXCEPT;
