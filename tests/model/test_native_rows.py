@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, given
+from hypothesis import Phase, example, given
 from hypothesis import strategies as st
 
 from native import Batch, ModelParams
@@ -133,7 +133,7 @@ class Pool:
 
 
 class Models:
-    """Backends by case and number of threads, and the references; all loaded at first use."""
+    """Backends of one case by number of threads, and the references of all; made at first use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -141,7 +141,9 @@ class Models:
         self._references: dict[tuple[str, int], dict[int, bytes]] = {}
 
     def pool(self, case: str, n_threads: int = 1) -> Pool:
-        """Empty."""
+        """Empty. Backends of other cases are closed: llama.cpp holds 64 contexts at most."""
+        for other, n in [at for at in self._loaded if at[0] != case]:
+            self._loaded.pop((other, n)).close()
         if (case, n_threads) not in self._loaded:
             one, path = CASES[case], self._folder / f"{list(CASES).index(case)}.gguf"
             wide: dict[str, int | str] = {"n_embd": 256, "n_ff": 512, "qtype": one.qtype}
@@ -193,15 +195,16 @@ def sizes(total: int, cuts: Sequence[int]) -> list[int]:
     return [b - a for a, b in pairwise(edges)]
 
 
-CUTS = st.lists(st.integers(1, N - 1), max_size=8) | st.just(list(range(N)))
+CUTS = st.lists(st.integers(1, N - 1), max_size=8)
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
-FEW = examples(8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+FEW = examples(5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 """A failure is not made smaller: its message has the rows, and each example loads no model."""
 
 
 @EVERY_CASE
 @FEW
 @given(cuts=CUTS, n_threads=st.sampled_from(THREADS), ends_only=st.booleans())
+@example(cuts=list(range(N)), n_threads=1, ends_only=False)
 def test_many_rows_are_the_same_wherever_a_prompt_is_cut(
     models: Models, case: str, cuts: list[int], n_threads: int, ends_only: bool
 ) -> None:
