@@ -268,7 +268,7 @@ class Lab:
     def with_reply(self, prompt: Prompt, number: int) -> Prompt:
         """Fix the reply of a prompt: new tokens, and repetitions of the prompt by turns."""
         rng, reply = random.Random(f"reply {number}"), []
-        while len(reply) < self.n_reply + BLOCK_TOKENS:
+        while len(reply) < max(self.n_reply, self.N_TURN) + 1:
             at = rng.randrange(len(self._source) - _NEW)
             reply += self._source[at : at + _NEW]
             at = rng.randrange(max(1, len(prompt) - _COPIED))
@@ -362,12 +362,12 @@ class Lab:
 
     # ── the next turn ───────────────────────────────────────────────────────────────────────────
 
-    N_TURN: Final = 75
-    """Tokens of the first reply: it ends in the second block behind the prompt."""
+    N_TURN: Final = 120
+    """Tokens of the first reply: it ends behind the middle of a block."""
 
     @cached_property
     def turn(self) -> Prompt:
-        """The prompt, 75 tokens of its reply, and 41 new ones."""
+        """The prompt, the beginning of its reply, and 41 new tokens."""
         more = self.text(77, 41)
         return self.with_reply((*self.prompt, *self.reply[: self.N_TURN], *more), 78)
 
