@@ -21,12 +21,13 @@ def main() -> None:
         tempfile.TemporaryDirectory() as cache_dir,
         Node.start(cache_dir=cache_dir, cache_ram="64MiB") as node,
     ):
-        prompt = long_prompt(600, seed=39)  # its reply has no near tie
-        unbroken = node.complete("demo", prompt, max_tokens=100)
+        prompt = long_prompt(600, seed=39)
+        unbroken = node.complete("demo", prompt, max_tokens=100, exact="prefix")
         print(f"first token after {unbroken.timings.ttft_ms:.1f} ms")
 
         text, killed = "", 0
-        for event in node.stream("demo", prompt, max_tokens=100, resumed_events=True):
+        events = node.stream("demo", prompt, max_tokens=100, exact="prefix", resumed_events=True)
+        for event in events:
             match event:
                 case TokenEvent():
                     text += event.text

@@ -34,10 +34,15 @@ constexpr int64_t sgemm_rows = 8;
 // A product of weights with the rows of a batch.
 bool is_of_batch(const ggml_tensor *op) {
     const ggml_tensor *weights = op->src[0], *rows = op->src[1];
-    return op->op == GGML_OP_MUL_MAT && weights->ne[2] == 1 && weights->ne[3] == 1 && rows->ne[2] == 1 &&
-           rows->ne[3] == 1 && rows->type == GGML_TYPE_F32 && op->type == GGML_TYPE_F32 && rows->nb[0] == sizeof(float) &&
+    return op->op == GGML_OP_MUL_MAT && weights->ne[2] == 1 && weights->ne[3] == 1 && rows->ne[3] == 1 &&
+           rows->type == GGML_TYPE_F32 && op->type == GGML_TYPE_F32 && rows->nb[0] == sizeof(float) &&
            op->nb[0] == sizeof(float) && ggml_is_contiguous(weights);
 }
+
+// Whether the rows of all planes, which are sequences in recurrent models, lie behind one another.
+bool is_flat(const ggml_tensor *t) { return t->ne[2] == 1 || t->nb[2] == static_cast<size_t>(t->ne[1]) * t->nb[1]; }
+
+bool is_flat_product(const ggml_tensor *op) { return is_flat(op) && is_flat(op->src[1]); }
 
 bool is_repacked(const ggml_tensor *weights) { return weights->extra != nullptr; }
 
@@ -159,46 +164,63 @@ void compute_groups(ggml_compute_params *params, ggml_tensor *op, int64_t group)
 
 } // namespace
 
+namespace {
+
+// All rows of a plane, or of all planes if they lie behind one another.
+part of_plane(const ggml_tensor *op, int64_t plane) {
+    const ggml_tensor *rows = op->src[1];
+    const int64_t n = is_flat_product(op) ? rows->ne[1] * rows->ne[2] : rows->ne[1];
+    return part(op, n, static_cast<char *>(rows->data) + plane * rows->nb[2], rows->nb[1],
+                static_cast<char *>(op->data) + plane * op->nb[2], op->nb[1]);
+}
+
+void compute_many(ggml_compute_params *params, ggml_tensor *op) {
+    const int64_t group = many(op->src[0]), n = op->src[1]->ne[1];
+    if (n < group) {
+        compute_few(params, op, group);
+    } else if (is_repacked(op->src[0]) && n % group != 0) {
+        compute_groups(params, op, group);
+    } else {
+        compute(params, op);
+    }
+}
+
+} // namespace
+
 bool la::product(ggml_compute_params *params, ggml_tensor *op) {
     if (!is_of_batch(op)) {
         return false;
     }
-    const int64_t n = op->src[1]->ne[1];
-    switch (la_rows_of(params->threadpool)) {
-        case LA_ROWS_MANY: {
-            const int64_t group = many(op->src[0]);
-            if (n < group) {
-                compute_few(params, op, group);
-                return true;
-            }
-            if (is_repacked(op->src[0]) && n % group != 0) {
-                compute_groups(params, op, group);
-                return true;
-            }
-            return false;
+    const int how = la_rows_of(params->threadpool);
+    if (how == LA_ROWS_ANY) {
+        return false;
+    }
+    const int64_t n_planes = is_flat_product(op) ? 1 : op->src[1]->ne[2];
+    for (int64_t plane = 0; plane < n_planes; ++plane) {
+        if (plane > 0) {
+            ggml_barrier(params->threadpool);  // the work buffer is used again
         }
-        case LA_ROWS_ALONE: {
-            if (n == 1) {
-                return false;
-            }
-            part p(op, n, static_cast<char *>(op->src[1]->data), op->src[1]->nb[1], static_cast<char *>(op->data), op->nb[1]);
+        part p = of_plane(op, plane);
+        if (how == LA_ROWS_MANY) {
+            compute_many(params, &p.op);
+        } else {
             p.spread();
             compute(params, &p.op);
-            return true;
         }
-        default: return false;
     }
+    return true;
 }
 
 size_t la::product_bytes(int n_threads, const ggml_tensor *op) {
     if (!is_of_batch(op)) {
         return 0;
     }
-    const int64_t group = many(op->src[0]);
-    if (op->src[1]->ne[1] >= group) {
+    const ggml_tensor *rows = op->src[1];
+    const int64_t group = many(op->src[0]), n = is_flat_product(op) ? rows->ne[1] * rows->ne[2] : rows->ne[1];
+    if (n >= group) {
         return 0;
     }
-    return planned_bytes(n_threads, op, group) + GGML_PAD(group * op->src[1]->ne[0] * sizeof(float), 64) +
+    return planned_bytes(n_threads, op, group) + GGML_PAD(group * rows->ne[0] * sizeof(float), 64) +
            group * op->ne[0] * sizeof(float);
 }
 

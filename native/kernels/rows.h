@@ -24,9 +24,8 @@ enum la_rows { LA_ROWS_ANY = 0, LA_ROWS_MANY = 1, LA_ROWS_ALONE = 2 };
 
 struct ggml_threadpool;
 
-/* For the shim. False where too many pools have one already: rows are then computed as any. */
+/* For the shim, around a decode; LA_ROWS_ANY after it. False where too many pools have one at the same time. */
 LA_EXPORT bool la_rows_set(const struct ggml_threadpool *pool, int rows);
-LA_EXPORT void la_rows_forget(const struct ggml_threadpool *pool);
 /* For kernels, from any compute thread of the pool. */
 LA_EXPORT int la_rows_of(const struct ggml_threadpool *pool);
 

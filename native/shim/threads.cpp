@@ -35,14 +35,12 @@ void la::compute_threads::attach(llama_context *context, int n_threads, int n_th
 void la::compute_threads::compute_rows(int32_t how) {
     for (const ggml_threadpool_t pool : {step_, batch_}) {
         if (pool != nullptr && !la_rows_set(pool, how)) {
-            throw fault{LA_CONTEXT, "too many contexts in this process compute their rows in a way of their own"};
+            throw fault{LA_CONTEXT, "too many contexts of this process decode at the same time"};
         }
     }
 }
 
 la::compute_threads::~compute_threads() {
-    la_rows_forget(step_);
-    la_rows_forget(batch_);
     const auto free = cpu_function<decltype(ggml_threadpool_free)>("ggml_threadpool_free");
     if (free == nullptr) {
         return;

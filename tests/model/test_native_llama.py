@@ -323,7 +323,7 @@ def test_a_sampler_of_another_kind_is_refused(load: Load) -> None:
 
 
 def test_the_build_names_the_pinned_source(load: Load) -> None:
-    source, kernels, state_format = model_build_id().split("+")
+    source, _, state_format = model_build_id().split("+")
     assert source == Lock.read().commit or source.startswith("own-")
     assert state_format == "state1"
     assert dict(load().info.kv_identity)["build"] == model_build_id()

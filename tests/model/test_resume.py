@@ -55,7 +55,7 @@ def test_a_reply_resumes_with_the_same_text_though_all_of_it_is_read_again(
 
 def test_four_replies_resume_at_once_beside_a_new_prompt(fresh: list[Backend]) -> None:
     asked = [
-        request(f"{PROMPT} {n}", max_tokens=130, sampling=WAYS[n % 2], exact=Exact.PREFIX)
+        request(f"{PROMPT} {n}", max_tokens=130, sampling=WAYS[n % 2], exact=Exact.ALWAYS)
         for n in range(4)
     ]
     whole = [run(backend(fresh), one) for one in asked]

@@ -1,11 +1,13 @@
 """Kill everything, again and again, while requests run: ``python -m tests.support.soak --seed 1``.
 
-A node with two stub models, a RAM tier and a disk tier serves requests of several threads, while
-one process of it after the other gets SIGKILL: any actor, supervisors, the root, Admin, and now
-and then the host process of a second node. What must hold:
+A node with two stub models and the embedded one, a RAM tier and a disk tier serves requests of
+several threads, while one process of it after the other gets SIGKILL: any actor, supervisors, the
+root, Admin, and now and then the host process of a second node. What must hold:
 
 * every request ends within ``DEADLINE_S``, with exactly the tokens of an undisturbed run, also when
   the processes that ran it were killed; rarely with another end that kills may cause (``ALLOWED``);
+* the embedded model's replies, which are always exact, have the same log-probabilities too, as
+  bytes, whatever was killed, stored and beside them;
 * ``WHOLE_WITHIN_S`` after a kill every process is up again, models later by their backoff and the
   node by its launcher's; a second node is gone, with its port, as soon as its host is;
 * no supervisor gives up: kills are paced below the intensities of the node;
@@ -30,17 +32,28 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from actors.messages.exact import Exact
 from runtime import Node, errors
+from runtime.embedded import path as embedded_model_path
 from supervision.errors import SupervisionError
 from supervision.node_file import NodeRecord, RuntimeDir
 from tests.support.nodes import ROOT, alive, group_pids, port_is_free
-from tests.support.runtime_nodes import mapped_shared_memory, started
+from tests.support.runtime_nodes import mapped_shared_memory, one_thread, started
 from tests.support.soak_load import Load
-from tests.support.soak_plan import HOST, MODEL_IDS, MODELS, STATIC_IDS, Kill, Pacer, plan
+from tests.support.soak_plan import (
+    HOST,
+    MODEL_IDS,
+    REAL,
+    STATIC_IDS,
+    STUBS,
+    Kill,
+    Pacer,
+    plan,
+)
 from tests.support.waiting import eventually
 
 WHOLE_WITHIN_S = 2.0
@@ -242,7 +255,11 @@ class Soak:
         eventually(lambda: port_is_free(self.node.port), within_s=30, what="the port is free")
         left = [one for one in (self.folder / "run").rglob("*") if one.is_file()]
         cache = self.folder / "cache"
-        left += [one for one in cache.iterdir() if one.name not in {"lock", "rows", "signing-key"}]
+        left += [
+            one
+            for one in cache.iterdir()
+            if one.name not in {"fingerprints", "lock", "rows", "signing-key"}
+        ]
         left += [one for one in self.shared if one.exists()]
         if left:
             raise SoakFailed(f"left behind: {', '.join(map(str, left))}")
@@ -256,9 +273,11 @@ class Soak:
 def soaked(seed: int, folder: Path, log: Path, patience: float = 1.0) -> Iterator[Soak]:
     """A node under load; checked for leftovers when the block ends well."""
     with started(folder) as node:
-        for model in MODELS:
+        for model in STUBS:
             node.load(model, model, backend="stub")
+        node.client.load(REAL, replace(one_thread(embedded_model_path()), exact=Exact.ALWAYS))
         soak = Soak(node, folder, log, Load(node, seed), patience=patience)
+        soak.load.learn()
         soak.load.start()
         try:
             yield soak

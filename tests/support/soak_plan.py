@@ -6,7 +6,10 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
-MODELS = ("a", "b")
+STUBS = ("a", "b")
+REAL = "real"
+"""The embedded model, whose replies are always exact."""
+MODELS = (*STUBS, REAL)
 MODEL_IDS = tuple(f"model:{model}" for model in MODELS)
 ROOT_CHILDREN = ("cache", "registry", "inflight", "models", "scheduler")
 CACHE_CHILDREN = ("cache_meta", "ram_tier", "tier:disk", "writer")
