@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Self, TypeVar
 
 from cache.keys import BLOCK_TOKENS
 from native import load_backend
-from native.backend import Backend, Batch, MemoryUse
+from native.backend import Backend, Batch, MemoryUse, Rows
 from native.params import ModelParams, SamplingParams
 from supervision.process import die_with_parent
 
@@ -62,9 +63,13 @@ class BareModel:
     def tokenize(self, text: str) -> list[int]:
         return self._call(_Child.tokenize, text)
 
-    def fill(self, tokens: Sequence[int]) -> float:
+    def fill(self, tokens: Sequence[int], rows: Rows = "any") -> float:
         """Prefill ``tokens`` into an empty context; returns the time to the first new token."""
-        return self._call(_Child.fill, list(tokens))
+        return self._call(_Child.fill, list(tokens), rows)
+
+    def decode_together(self, prompts: Sequence[Sequence[int]], n_steps: int, rows: Rows) -> float:
+        """Time of a step that decodes one token of each sequence: the median of ``n_steps``."""
+        return self._call(_Child.decode_together, [list(one) for one in prompts], n_steps, rows)
 
     def decode_last(self) -> float:
         """Remove the last filled token and decode it again, with sampling."""
@@ -133,10 +138,10 @@ class _Child:
     def tokenize(self, text: str) -> list[int]:
         return self._backend.tokenize(text)
 
-    def fill(self, tokens: list[int]) -> float:
+    def fill(self, tokens: list[int], rows: Rows = "any") -> float:
         self._empty()
         started = time.perf_counter()
-        row = self._prefill(tokens)
+        row = self._prefill(tokens, rows)
         self._backend.sample(row, self._backend.new_sampler(SamplingParams()), 0)
         self._filled = tokens
         return 1e3 * (time.perf_counter() - started)
@@ -151,6 +156,23 @@ class _Child:
         self._backend.decode(self._batch)
         sampler.accept(self._backend.sample(row, sampler, 0))
         return 1e3 * (time.perf_counter() - started)
+
+    def decode_together(self, prompts: list[list[int]], n_steps: int, rows: Rows) -> float:
+        self._empty()
+        for seq, prompt in enumerate(prompts):
+            self._prefill(prompt, seq=seq)
+        times: list[float] = []
+        for step in range(n_steps):
+            self._batch.clear()
+            self._batch.rows = rows
+            for seq, prompt in enumerate(prompts):
+                self._batch.add(prompt[step % len(prompt)], len(prompt) + step, seq, True)
+            started = time.perf_counter()
+            self._backend.decode(self._batch)
+            times.append(1e3 * (time.perf_counter() - started))
+        for seq in range(len(prompts)):
+            self._backend.seq_remove(seq, 0)
+        return median(times)
 
     def generate(self, prompt: list[int], n_tokens: int, params: SamplingParams) -> Generated:
         self._empty()
@@ -254,13 +276,14 @@ class _Child:
         self._backend.seq_remove(_SEQ, 0)
         self._filled = []
 
-    def _prefill(self, tokens: list[int]) -> int:
+    def _prefill(self, tokens: list[int], rows: Rows = "any", seq: int = _SEQ) -> int:
         """Decode all tokens in steps of the batch size; the row of the last one's logits."""
         step, row = self._backend.info.n_batch, 0
         for at in range(0, len(tokens), step):
             self._batch.clear()
+            self._batch.rows = rows
             part = tokens[at : at + step]
-            found = self._batch.extend_prefill(part, at, _SEQ, at + step >= len(tokens))
+            found = self._batch.extend_prefill(part, at, seq, at + step >= len(tokens))
             self._backend.decode(self._batch)
             row = found if found is not None else row
         return row

@@ -13,6 +13,8 @@ from pathlib import Path
 from bench import (
     agents,
     conversation,
+    exact_price,
+    exactness,
     index,
     long_restore,
     machine,
@@ -51,6 +53,8 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         speculation,
         resume,
         room,
+        exactness,
+        exact_price,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before the benchmark starts anything

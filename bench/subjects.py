@@ -20,6 +20,7 @@ from runtime.cli.cache.flush import is_flushed
 from runtime.embedded import path as embedded_path
 from runtime.settings.config import RuntimeConfig
 from tests.support.gguf_files import Shape, shaped_llama, tiny_llama, write_model
+from tests.support.real_model import FILE as PUBLISHED
 from tests.support.waiting import eventually
 
 MODELS_DIR = ROOT / "build" / "bench"
@@ -49,6 +50,12 @@ def subjects(*, quick: bool, model: Path | None) -> list[Subject]:
     else:
         print(f"{embedded_path().name} is missing: the embedded model is not measured")
     return found
+
+
+def published() -> list[Subject]:
+    """The published model, where ``make real`` has put it."""
+    path = ROOT / "build" / "real-model" / PUBLISHED
+    return [Subject("Gemma 3 270M", path, ModelParams())] if path.exists() else []
 
 
 def small_kv(*, quick: bool) -> Subject:

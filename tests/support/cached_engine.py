@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,10 +21,13 @@ from actors.engine.commands import CacheGone, Close
 from actors.engine.engine import build_engine
 from actors.kv.open_store import open_store
 from actors.storage.cache_meta import CacheMetaActor, CacheMetaArgs
+from actors.storage.tier_directory import TierDirectory
 from cache import tokens as token_bytes
-from cache.arena import create_arena, scan_arena
+from cache.arena import ArenaReader, create_arena, scan_arena
+from cache.filesystem import PosixFilesystem
 from cache.finish_keys import ends_in
 from cache.policy import LivePolicy, SavePolicy
+from cache.publish import write_rows
 from cache.rows import HEADER_BYTES, RowHeader
 from native.backend import Backend
 from native.params import ModelParams, SamplingParams
@@ -34,13 +38,16 @@ from tests.support.policies import RESTORES_ALWAYS
 CALLER, ENGINE = Address("127.0.0.1", 1), Address("127.0.0.1", 2)
 ROOT = b"n" * 32
 ANSWER_S = 20.0
+DISK = "disk"
+_DISK_BYTES = 1 << 30
 
 
 class Cache:
     """The arena and cache_meta, which may be replaced by a new incarnation."""
 
-    def __init__(self, path: Path, budget: int = 64 << 20) -> None:
-        self.path, self.budget = path, budget
+    def __init__(self, path: Path, budget: int = 64 << 20, disk: Path | None = None) -> None:
+        """``disk``: a directory of row files, which are found and read; none are written there."""
+        self.path, self.budget, self.disk = path, budget, disk
         with path.open("w+b") as file:
             create_arena(file.fileno(), budget)
         self.engines: dict[str, CachedEngine] = {}
@@ -51,15 +58,21 @@ class Cache:
         """A new incarnation, which scans the arena."""
         self.incarnation = (self.incarnation or 0) + 1
         meta: Any = CacheMetaActor()
-        meta.directory = {"ram_tier": _up("ram_tier")}
+        names = ("ram_tier",) if self.disk is None else ("ram_tier", f"tier:{DISK}")
+        meta.directory = {name: _up(name) for name in names}
         meta.incarnation = self.incarnation
         meta.log = logging.getLogger("test")
         meta.after = lambda seconds, payload: None
         meta.tell = self._tell
-        meta.init(CacheMetaArgs(str(self.path), self.budget, ()))
+        tiers = () if self.disk is None else ((DISK, _DISK_BYTES),)
+        meta.init(CacheMetaArgs(str(self.path), self.budget, tiers))
         meta._grants_from = 0.0  # there is no other writer, so there is nothing to wait for
         self.meta = meta
         meta.handle(m.RowsFound("ram", tuple(self._found()), last=True), ENGINE)
+        if self.disk is not None:
+            report = partial(meta.handle, sender=ENGINE)
+            device = self.disk.stat().st_dev
+            TierDirectory(DISK, str(self.disk), device, PosixFilesystem(), report).start()
         while not meta._row_import.is_idle:
             meta._import_some()
 
@@ -85,6 +98,20 @@ class Cache:
                 engine.commands.put(message)
         return True
 
+    def write_files(self, folder: Path) -> None:
+        """Publish every row of the arena as a file below ``folder``."""
+        arena = ArenaReader(str(self.path))
+        slabs = [arena.slab(offset) for offset, _, _ in scan_arena(str(self.path))]
+        written = write_rows(PosixFilesystem(), str(folder), slabs)
+        assert all(isinstance(one, RowHeader) for one in written), written
+        for slab in slabs:
+            slab.release()
+        arena.close()
+
+    @property
+    def tier_dirs(self) -> dict[str, str]:
+        return {} if self.disk is None else {DISK: str(self.disk)}
+
     def headers(self) -> list[RowHeader]:
         """Of every row in the arena."""
         return [header for _, _, header in scan_arena(str(self.path))]
@@ -94,7 +121,7 @@ class Cache:
 
 
 class CachedEngine:
-    """One engine over a stub or ``backend``, as the model ``m``.
+    """One engine as the model ``m``, over a stub unless a ``backend`` is given.
 
     ``on_event`` is called on its thread with each message that it sends to a caller.
     """
@@ -108,9 +135,9 @@ class CachedEngine:
         n_ctx: int = 4096,
         name: str = "model:m",
         incarnation: int = 1,
-        exact: m.Exact = m.Exact.REPEAT,
         backend: Backend | None = None,
         on_event: Callable[[CachedEngine, object], None] | None = None,
+        **engine: Any,
     ) -> None:
         self.cache, self.name = cache, name
         self.address = Address("127.0.0.1", 10 + len(cache.engines))
@@ -120,7 +147,8 @@ class CachedEngine:
         self.ended: queue.SimpleQueue[m.Completed | m.CompletionFailed] = queue.SimpleQueue()
         self.written: list[m.RowsWritten] = []
         self.said: dict[str, list[int]] = {}
-        backend = backend or StubBackend.load("stub", ModelParams(n_ctx=n_ctx))
+        if backend is None:
+            backend = StubBackend.load("stub", ModelParams(n_ctx=n_ctx))
         self.backend = backend
         self._on_event = on_event
         self.store = open_store(
@@ -129,12 +157,12 @@ class CachedEngine:
             holder=self.holder,
             label="m",
             arena_path=str(cache.path),
-            tier_dirs={},
+            tier_dirs=cache.tier_dirs,
             granted_by=lambda: cache.incarnation,
             policy=replace(save, restore=RESTORES_ALWAYS),
         )
         self.engine = build_engine(
-            backend, self.store, self.commands, self._send, max_queue=99, live=live, exact=exact
+            backend, self.store, self.commands, self._send, max_queue=99, live=live, **engine
         )
         self._thread = threading.Thread(target=self.engine.run, daemon=True)
         self._thread.start()

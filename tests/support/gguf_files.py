@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, TokenType, quants
+from gguf import (
+    GGML_QUANT_SIZES,
+    GGMLQuantizationType,
+    GGUFValueType,
+    GGUFWriter,
+    TokenType,
+    quants,
+)
 
 QT = GGMLQuantizationType
 _DISTINCT_ROWS = 256  # big matrices repeat a quantised slab of so many rows: written in seconds
@@ -33,7 +40,7 @@ class Shape:
     n_ctx_train: int = 8192
     qtype: str = "F16"
     seed: int = 0
-    arch: str = "llama"  # or one of the other keys of ARCHITECTURES or UNSAVED
+    arch: str = "llama"  # or one of the other keys of _TENSORS
     pre: str = "gpt-2"  # name of the pre-tokenizer; "none": no vocabulary at all
 
     def is_recurrent(self, layer: int) -> bool:
@@ -44,6 +51,7 @@ class Shape:
 WINDOW = 32  # tokens inside the sliding window of the models made here
 HYBRIDS = ("jamba", "lfm2")
 _STATE, _RANK, _CONV, _EXPERTS = 16, 8, 4, 4
+_DELTA, _GROUPS, _DELTA_EVERY = 32, 4, 2
 TINY = Shape()
 PRESETS = {
     "1.1B": Shape(22, 2048, 32, 4, 5632, 32_000, qtype="Q4_0"),
@@ -71,7 +79,10 @@ def write_model(path: Path, shape: Shape) -> Path:
         _add_tokenizer(writer, shape.n_vocab)
         writer.add_tokenizer_pre(shape.pre)
     rng = np.random.default_rng(shape.seed)
-    for name, dims, scale in (*_ends(shape), *(ARCHITECTURES | UNSAVED)[shape.arch](shape)):
+    for name, dims, scale in (
+        *_ends(shape),
+        *_TENSORS[shape.arch](shape),
+    ):
         _add_tensor(writer, name, dims, scale, QT[shape.qtype], rng)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -93,7 +104,10 @@ def _add_parameters(writer: GGUFWriter, shape: Shape) -> None:
     writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(shape.n_vocab)
-    if shape.arch in ("gemma3", "gpt-oss"):
+    if shape.arch == "gemma2":
+        writer.add_attn_logit_softcapping(5.0)  # low, so that scores of random weights reach it
+        writer.add_final_logit_softcapping(30.0)
+    if shape.arch in ("gemma2", "gemma3", "gpt-oss"):
         writer.add_sliding_window(WINDOW)
         writer.add_key_length(shape.n_embd // shape.n_head)
         writer.add_value_length(shape.n_embd // shape.n_head)
@@ -108,7 +122,16 @@ def _add_parameters(writer: GGUFWriter, shape: Shape) -> None:
         writer.add_ssm_time_step_rank(_RANK)
     if shape.arch == "lfm2":
         writer.add_shortconv_l_cache(_CONV)
-    if shape.arch == "qwen2vl":
+    if shape.arch == "qwen35":
+        writer.add_ssm_conv_kernel(_CONV)
+        writer.add_ssm_inner_size(_RANK * _DELTA)
+        writer.add_ssm_state_size(_DELTA)
+        writer.add_ssm_time_step_rank(_RANK)
+        writer.add_ssm_group_count(_GROUPS)
+        writer.add_full_attention_interval(_DELTA_EVERY)
+        writer.add_key_length(shape.n_embd // shape.n_head)
+        writer.add_value_length(shape.n_embd // shape.n_head)
+    if shape.arch in ("qwen2vl", "qwen35"):
         pairs = shape.n_embd // shape.n_head // 2
         writer.add_rope_dimension_sections([pairs // 4, pairs // 4, pairs // 2, 0])
 
@@ -181,7 +204,8 @@ def _ends(shape: Shape) -> Iterator[Tensor]:
     yield "token_embd.weight", (shape.n_vocab, shape.n_embd), 1.0
     norm = "token_embd_norm.weight" if shape.arch == "lfm2" else "output_norm.weight"
     yield norm, (shape.n_embd,), 0.0
-    yield "output.weight", (shape.n_vocab, shape.n_embd), 0.1
+    if shape.arch != "gemma2":  # its output is the embedding of its input
+        yield "output.weight", (shape.n_vocab, shape.n_embd), 0.1
 
 
 def _attention(shape: Shape, i: int) -> Iterator[Tensor]:
@@ -212,6 +236,13 @@ def _gemma3(shape: Shape) -> Iterator[Tensor]:
     for i in range(shape.n_layer):
         yield f"blk.{i}.attn_q_norm.weight", (head,), 0.0
         yield f"blk.{i}.attn_k_norm.weight", (head,), 0.0
+        yield f"blk.{i}.post_attention_norm.weight", (shape.n_embd,), 0.0
+        yield f"blk.{i}.post_ffw_norm.weight", (shape.n_embd,), 0.0
+
+
+def _gemma2(shape: Shape) -> Iterator[Tensor]:
+    yield from _llama(shape)
+    for i in range(shape.n_layer):
         yield f"blk.{i}.post_attention_norm.weight", (shape.n_embd,), 0.0
         yield f"blk.{i}.post_ffw_norm.weight", (shape.n_embd,), 0.0
 
@@ -286,6 +317,32 @@ def _qwen2vl(shape: Shape) -> Iterator[Tensor]:
             yield f"blk.{i}.attn_{name}.bias", (width,), 0.0
 
 
+def _qwen35(shape: Shape) -> Iterator[Tensor]:
+    embd, head = shape.n_embd, shape.n_embd // shape.n_head
+    keys, values = _GROUPS * _DELTA, _RANK * _DELTA
+    for i in range(shape.n_layer):
+        yield f"blk.{i}.attn_norm.weight", (embd,), 0.0
+        yield f"blk.{i}.post_attention_norm.weight", (embd,), 0.0
+        if (i + 1) % _DELTA_EVERY:
+            yield f"blk.{i}.attn_qkv.weight", (2 * keys + values, embd), 0.1
+            yield f"blk.{i}.attn_gate.weight", (values, embd), 0.1
+            yield f"blk.{i}.ssm_conv1d.weight", (2 * keys + values, _CONV), 0.0
+            yield f"blk.{i}.ssm_dt.bias", (_RANK,), 0.0
+            yield f"blk.{i}.ssm_a", (_RANK,), -1.0
+            yield f"blk.{i}.ssm_beta.weight", (_RANK, embd), 0.1
+            yield f"blk.{i}.ssm_alpha.weight", (_RANK, embd), 0.1
+            yield f"blk.{i}.ssm_norm.weight", (_DELTA,), 0.0
+            yield f"blk.{i}.ssm_out.weight", (embd, values), 0.1
+        else:
+            yield f"blk.{i}.attn_q.weight", (2 * embd, embd), 0.1
+            for name in ("k", "v"):
+                yield f"blk.{i}.attn_{name}.weight", (shape.n_kv * head, embd), 0.1
+            yield f"blk.{i}.attn_output.weight", (embd, embd), 0.1
+            yield f"blk.{i}.attn_q_norm.weight", (head,), 0.0
+            yield f"blk.{i}.attn_k_norm.weight", (head,), 0.0
+        yield from list(_feed_forward(shape, i))[1:]  # its norm is the one after attention
+
+
 ARCHITECTURES: dict[str, Callable[[Shape], Iterator[Tensor]]] = {
     "llama": _llama,
     "gemma3": _gemma3,  # sliding window, every sixth layer attends to everything
@@ -296,6 +353,11 @@ ARCHITECTURES: dict[str, Callable[[Shape], Iterator[Tensor]]] = {
 }
 # Positions of several numbers lie between the cells: a state that this build cannot save.
 UNSAVED = {"qwen2vl": _qwen2vl}
+# So are they here; every other layer is a gated delta net.
+DELTA_NETS = {"qwen35": _qwen35}
+# Sliding window in every second layer, as in gpt-oss; the scores of attention saturate.
+SATURATING = {"gemma2": _gemma2}
+_TENSORS = ARCHITECTURES | UNSAVED | DELTA_NETS | SATURATING
 
 
 def _add_tensor(
@@ -310,8 +372,50 @@ def _add_tensor(
         writer.add_tensor(name, np.full(dims, -1.0 if scale < 0 else 1.0, np.float32))
         return
     rows = min(dims[0], _DISTINCT_ROWS)
-    slab = rng.standard_normal((rows, *dims[1:]), dtype=np.float32) * scale
-    packed = quants.quantize(slab, qtype)
+    if dims[-1] % GGML_QUANT_SIZES[qtype][0]:
+        qtype = QT.F32  # as llama.cpp does with rows that are no whole blocks
+    if qtype in _BLOCKS:
+        packed = _random_blocks(_BLOCKS[qtype], (rows, *dims[1:]), scale, rng)
+    else:
+        slab = rng.standard_normal((rows, *dims[1:]), dtype=np.float32) * scale
+        packed = quants.quantize(slab, qtype)
     packed = np.tile(packed, (-(-dims[0] // rows), *(1 for _ in dims[1:])))[: dims[0]]
     raw = None if qtype in {QT.F16, QT.F32} else qtype
     writer.add_tensor(name, packed, raw_dtype=raw)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Types that ``gguf`` reads and cannot write: blocks of 256 numbers, of random bytes.
+
+    ``sizes`` gives where a block has its float16 factors, and their values for numbers of spread
+    1. ``same`` fixes other bytes: scales within the block, so that the factors are right for them.
+    """
+
+    n_bytes: int
+    sizes: tuple[tuple[int, float], ...]
+    same: tuple[tuple[int, bytes], ...] = ()
+
+
+_SCALES_OF_32 = b"\xa0" * 8 + b"\0" * 4  # eight scales and eight minima of 6 bits
+_BLOCKS = {
+    QT.Q2_K: _Block(84, ((80, 1 / 8.9), (82, 1.5 / 8.9)), ((0, b"\x88" * 16),)),
+    QT.Q3_K: _Block(110, ((108, 1 / 42),)),
+    QT.Q4_K: _Block(144, ((0, 1 / 148), (2, 7.5 / 148)), ((4, _SCALES_OF_32),)),
+    QT.Q5_K: _Block(176, ((0, 1 / 295), (2, 15.5 / 295)), ((4, _SCALES_OF_32),)),
+    QT.Q6_K: _Block(210, ((208, 1 / 592),), ((192, b"\x20" * 16),)),
+    QT.IQ4_XS: _Block(136, ((0, 1 / 1150),)),
+}
+
+
+def _random_blocks(
+    kind: _Block, dims: tuple[int, ...], scale: float, rng: np.random.Generator
+) -> np.ndarray:
+    shape = (*dims[:-1], dims[-1] // 256)
+    blocks = rng.integers(0, 256, (*shape, kind.n_bytes), np.uint8)
+    for at, fixed in kind.same:
+        blocks[..., at : at + len(fixed)] = np.frombuffer(fixed, np.uint8)
+    spread = scale * rng.uniform(0.5, 1.5, (*shape, 1))
+    for at, size in kind.sizes:
+        blocks[..., at : at + 2] = (size * spread).astype(np.float16).view(np.uint8)
+    return blocks.reshape(*dims[:-1], -1)
