@@ -28,7 +28,6 @@ import numpy as np
 
 from actors import messages as m
 from cache import tokens as token_bytes
-from cache.keys import BLOCK_TOKENS
 from cache.policy import LivePolicy, LogitsPolicy, SavePolicy
 from native import load_backend
 from native.backend import Backend, Sampler
