@@ -123,7 +123,11 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class BlockRef:
-    """One row to restore: ``n_used`` of its ``n_tokens`` tokens, the first at ``start``."""
+    """One row to restore: ``n_used`` of its ``n_tokens`` tokens, the first at ``start``.
+
+    ``is_tip``: its first token is the mark ``TIP``, the others are the prompt's, and its state is
+    that of a whole sequence. ``n_used`` counts the mark only if it was asked for.
+    """
 
     key: bytes
     tier: str
@@ -132,6 +136,7 @@ class BlockRef:
     start: int
     n_used: int
     n_tokens: int
+    is_tip: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from cache import eviction, integrity, listing, prefix, siblings
@@ -353,6 +354,9 @@ class CacheIndex:
         used, n_used = child, shared
         if child and not cuttable and shared < nodes.n_tokens[child]:
             used, n_used = prefix.whole_child(self._table, tip, at, cut(rest, 0, shared))
+        state = prefix.tip_child(self._table, node, at, rest)
+        if state:  # only memories that cannot be cut have one, and nothing else is of use to them
+            used, n_used = state, prefix.n_used_of_tip(self._table, state, rest)
         if used:
             path.append(used)
             at += n_used
@@ -362,7 +366,7 @@ class CacheIndex:
             if self._writes.is_being_written(child_key(tip, rest)):
                 miss = Miss(MissReason.BEING_WRITTEN, at)
         self._counters.count_lookup(at, want)
-        return self._lease(holder, root, path, at, miss)
+        return self._lease(holder, root, path, at, miss, tokens)
 
     def lookup_key(self, now: float, holder: str, key: bytes) -> Match | None:
         """The whole chain ending in ``key``, leased; None unless every row of it is stored.
@@ -384,10 +388,11 @@ class CacheIndex:
         """The rows that ``lookup`` would find now. Nothing is leased, and no use is counted."""
         table, nodes = self._table, self._table.nodes
         path, n_tokens = prefix.longest(table, root, tokens)
-        return [
+        found = [
             table.ref(at, self._fastest(at), min(nodes.n_tokens[at], n_tokens - nodes.start[at]))
             for at in path
         ]
+        return [*found[:-1], self._marked(found[-1], path[-1], tokens)] if path else found
 
     def is_being_written(self, key: bytes) -> bool:
         """Whether this row is reserved and will soon be there, or not."""
@@ -450,7 +455,13 @@ class CacheIndex:
         integrity.check(self._table, self._writes.all(), self._leases)
 
     def _lease(
-        self, holder: str, root: bytes, path: list[int], n_tokens: int, miss: Miss | None
+        self,
+        holder: str,
+        root: bytes,
+        path: list[int],
+        n_tokens: int,
+        miss: Miss | None,
+        asked: bytes = b"",
     ) -> Match:
         if not path:
             return Match(0, (), 0, miss, root)
@@ -461,9 +472,18 @@ class CacheIndex:
             nodes.heat[at] = eviction.touched(nodes.heat[at], table.now)
             n_used = min(nodes.n_tokens[at], n_tokens - nodes.start[at])
             blocks.append(table.ref(at, self._fastest(at), n_used))
+        blocks[-1] = self._marked(blocks[-1], path[-1], asked)
         self._last_lease += 1
         self._leases[self._last_lease] = (holder, array("I", path))
         return Match(n_tokens, tuple(blocks), self._last_lease, miss, blocks[-1].key)
+
+    def _marked(self, ref: BlockRef, at: int, asked: bytes) -> BlockRef:
+        """The last row of a path, marked if it is a tip that is used as a whole."""
+        if not self._table.nodes.tokens(at).startswith(prefix.TIP_MARK):
+            return ref
+        is_mark_asked = cut(asked, ref.start, ref.start + 1) == prefix.TIP_MARK
+        is_whole = ref.n_used + (not is_mark_asked) == ref.n_tokens
+        return replace(ref, is_tip=True) if is_whole else ref
 
     def _fastest(self, at: int) -> Tier:
         """The fastest tier that holds a row."""

@@ -10,12 +10,16 @@ search down a tree.
 
 from __future__ import annotations
 
+from typing import Final
+
 from cache import siblings
 from cache.answers import Miss, MissReason
 from cache.keys import child_key
 from cache.nodes import NIL
 from cache.table import RowTable
-from cache.tokens import TOKEN_BYTES, common_prefix, count, cut
+from cache.tokens import TIP, TOKEN_BYTES, common_prefix, count, cut, pack
+
+TIP_MARK: Final = pack([TIP])
 
 
 def descend(table: RowTable, root: bytes, tokens: bytes) -> tuple[list[int], bytes]:
@@ -39,8 +43,17 @@ def longest(table: RowTable, root: bytes, tokens: bytes) -> tuple[list[int], int
     path, _ = descend(table, root, tokens)
     at = len(path) * table.block_tokens
     node = path[-1] if path else table.nodes.find(root)
-    child, shared = best_child(table, node, at, cut(tokens, at, at + table.block_tokens))
+    rest = cut(tokens, at, at + table.block_tokens)
+    tip = tip_child(table, node, at, rest)
+    if tip:
+        return [*path, tip], at + n_used_of_tip(table, tip, rest)
+    child, shared = best_child(table, node, at, rest)
     return ([*path, child], at + shared) if child else (path, at)
+
+
+def n_used_of_tip(table: RowTable, tip: int, rest: bytes) -> int:
+    """Tokens of ``rest`` that a tip stands for, its mark among them if ``rest`` begins with it."""
+    return table.nodes.n_tokens[tip] - (not rest.startswith(TIP_MARK))
 
 
 def best_child(table: RowTable, parent: int, start: int, rest: bytes) -> tuple[int, int]:
@@ -56,6 +69,20 @@ def best_child(table: RowTable, parent: int, start: int, rest: bytes) -> tuple[i
             if shared > longest or (best and shared == longest and size[row] > size[best]):
                 best, longest = row, shared
     return best, longest
+
+
+def tip_child(table: RowTable, parent: int, start: int, rest: bytes) -> int:
+    """The longest child that is a tip, and whose tokens behind its mark ``rest`` begins with.
+
+    ``rest`` may begin with the mark itself; NIL if there is none.
+    """
+    nodes = table.nodes
+    asked = rest if rest.startswith(TIP_MARK) else TIP_MARK + rest
+    _, equal = siblings.around(nodes, parent, asked)
+    if equal and nodes.tokens(equal) == asked and nodes.start[equal] == start:
+        return equal
+    shorter = siblings.beginnings(nodes, parent, asked)
+    return next((row for row in shorter if nodes.start[row] == start), NIL)
 
 
 def whole_child(table: RowTable, parent: bytes, start: int, rest: bytes) -> tuple[int, int]:

@@ -5,8 +5,8 @@ root and the prompt's own tokens. Only a block that is cut (its other tokens are
 carries its key.
 
 format, little-endian: u16 number of tier names, each u8 length + UTF-8; u32 start of the first
-block; then per block u8 tier, u8 flags (bit 0: location given, bit 1: key follows), u32 n_used,
-u32 n_tokens, u64 location, u64 row_bytes, and 32 bytes of key if flagged.
+block; then per block u8 tier, u8 flags (bit 0: location given, 1: key follows, 2: a tip), u32
+n_used, u32 n_tokens, u64 location, u64 row_bytes, and 32 bytes of key if flagged.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _START: Final = struct.Struct("<I")
 _BLOCK: Final = struct.Struct("<BBIIQQ")
 _LOCATED: Final = 1
 _KEYED: Final = 2
+_TIP: Final = 4
 
 
 def pack_blocks(blocks: Sequence[BlockRef], *, with_keys: bool = False) -> bytes:
@@ -37,8 +38,9 @@ def pack_blocks(blocks: Sequence[BlockRef], *, with_keys: bool = False) -> bytes
     out += _START.pack(blocks[0].start if blocks else 0)
     number = {tier: at for at, tier in enumerate(tiers)}
     for block in blocks:
-        is_keyed = with_keys or block.n_used != block.n_tokens
+        is_keyed = with_keys or block.is_tip or block.n_used != block.n_tokens
         flags = (_LOCATED if block.location is not None else 0) | (_KEYED if is_keyed else 0)
+        flags |= _TIP if block.is_tip else 0
         out += _BLOCK.pack(
             number[block.tier],
             flags,
@@ -91,7 +93,8 @@ def _unpack(packed: bytes, root: bytes, tokens: bytes) -> list[BlockRef]:
         if len(key) != KEY_BYTES:
             raise Truncated("a key ends early")
         place = location if flags & _LOCATED else None
-        blocks.append(BlockRef(key, tiers[tier], place, row_bytes, start, n_used, n_tokens))
+        is_tip = bool(flags & _TIP)
+        blocks.append(BlockRef(key, tiers[tier], place, row_bytes, start, n_used, n_tokens, is_tip))
         parent = key
         start += n_used
     return blocks

@@ -46,6 +46,9 @@ class BlockStore:
     def reached(self, request: RequestCache) -> None:
         """Nothing to do: KV can be saved at any later time."""
 
+    def ends(self, request: RequestCache) -> None:
+        """Nothing to do: its rows are written before the sequence is freed."""
+
     def leaves(self, request: RequestCache) -> None:
         """Nothing to do: its rows are written before the sequence is freed."""
 

@@ -260,6 +260,8 @@ class CacheClient:
         request.is_finished = True
         request.finish_key = self._store.tip_key(request, n_visible)
         request.save_reason, request.save_upto = SaveReason.FINISH, n_visible
+        if request.seq is not None:
+            self._store.rows.ends(request)
         if request.save_ref is None:
             return self._offer(request, now)
         if request.awaited_ref is None:

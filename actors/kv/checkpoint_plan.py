@@ -9,9 +9,10 @@ Two kinds of rows carry one:
 
 - a full block. It lies on the path of every prompt that begins with these tokens, so a lookup finds
   all of them at once;
-- a *tip*: the state one token before the end of a prompt. Its tokens are ``TIP`` and then the rest
-  of the prompt's last block. ``TIP`` is no token of any model, so a tip is never mistaken for a
-  block, never contained in one, and its key never belongs to a link.
+- a *tip*: the state behind any token: the last but one of a prompt, for its exact repeat, and the
+  last of a reply, for the next turn. Its tokens are ``TIP`` and those of its block up to there.
+  ``TIP`` is no token of any model, so a tip is never mistaken for a block, never contained in one,
+  and its key never belongs to a link.
 
 Pure: values in, values out.
 """

@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 
 from actors import messages as m
-from actors.kv.checkpoint_plan import Stops, blocks_between, is_rung, query, tip
+from actors.kv.checkpoint_plan import Stops, blocks_between, is_rung, query
 from actors.kv.reader import RowReader, slowness
 from actors.kv.request_cache import Grant, RequestCache
 from actors.kv.restore_cost import Piece, Rates
@@ -26,6 +26,7 @@ from actors.kv.store import ROWS_PER_MESSAGE
 from cache import refs, tokens
 from cache.answers import BlockRef, Miss, MissReason
 from cache.errors import CacheError
+from cache.prefix import TIP_MARK
 from cache.rows import row_bytes
 from native.backend import Backend
 from native.errors import NativeError, StateRefused
@@ -78,6 +79,20 @@ class CheckpointStore:
         if self._hold(request, at, while_generating=True):
             for position in older:
                 request.states.pop(position, None)
+
+    def ends(self, request: RequestCache) -> None:
+        """Take the state at the end of the reply: the next turn continues there.
+
+        Not where more tokens are in the context than the caller has seen: it cannot be cut back.
+        """
+        at = request.line.n_kv
+        is_whole = at == request.save_upto and at > request.line.n_prompt
+        if not self._is_worth_it(request) or not is_whole or not self._policy.save_finish_tail:
+            return
+        if self._hold(request, at):
+            for position in [p for p in request.states if request.line.n_prompt <= p < at]:
+                if not self._is_rung(position):
+                    del request.states[position]
 
     def leaves(self, request: RequestCache) -> None:
         """Take the state where it can be found again: before the last token, or at a block."""
@@ -134,11 +149,11 @@ class CheckpointStore:
         asked, n_tokens = self.query(request), len(request.line.tokens)
         root = self._plan.root_of(is_apart=request.is_apart)
         path = refs.unpack_blocks(found.blocks, root, asked)
-        whole = [ref for ref in path if ref.n_used == ref.n_tokens]
-        tried = self._restore_longest(request, whole, asked)
+        whole = [ref for ref in path if ref.n_used == ref.n_tokens or ref.is_tip]
+        tried = self._restore_longest(request, whole)
         refused = {row.key for row in tried.refused}
         lost = min((ref.start for ref in path if ref.key in refused), default=None)
-        known = [ref for ref in whole if ref.n_tokens == self._block and not _is_tip(ref, asked)]
+        known = [ref for ref in whole if ref.n_tokens == self._block and not ref.is_tip]
         n_known = len(known) if lost is None else min(len(known), lost // self._block)
         miss: Miss | None = None
         if tried.n_kv != n_tokens - 1:
@@ -148,9 +163,7 @@ class CheckpointStore:
         seconds = time.perf_counter() - started
         return replace(tried, miss=miss, n_stored_blocks=n_known, seconds=seconds)
 
-    def _restore_longest(
-        self, request: RequestCache, rows: list[BlockRef], asked: bytes
-    ) -> Restored:
+    def _restore_longest(self, request: RequestCache, rows: list[BlockRef]) -> Restored:
         """Try the last row first. The sequence is empty again after each row that fails."""
         rejected: list[m.RowRejected] = []
         why: Miss | None = None
@@ -163,7 +176,7 @@ class CheckpointStore:
                 continue
             started = time.perf_counter()
             try:
-                reached = self._restore_row(request, ref, asked)
+                reached = self._restore_row(request, ref)
             except StateRefused:
                 rejected.append(m.RowRejected(ref.key, ref.tier, "state refused"))
                 continue
@@ -185,14 +198,14 @@ class CheckpointStore:
                 )
         return Restored(why, 0, n_kv=0, refused=tuple(rejected))
 
-    def _restore_row(self, request: RequestCache, ref: BlockRef, asked: bytes) -> int:
+    def _restore_row(self, request: RequestCache, ref: BlockRef) -> int:
         """Restore a row's state; how many tokens the sequence holds then, 0 for a link."""
-        n_tokens = ref.start + ref.n_tokens - _is_tip(ref, asked)
+        n_tokens = ref.start + ref.n_tokens - ref.is_tip
         if not 1 <= n_tokens < len(request.line.tokens):
             return 0
+        expected = request.line.packed(ref.start, n_tokens)
         root = self._plan.root_of(is_apart=request.is_apart)
-        expected = tokens.cut(asked, ref.start, ref.start + ref.n_tokens)
-        row = self._reader.open_checked(ref, root, expected)
+        row = self._reader.open_checked(ref, root, TIP_MARK + expected if ref.is_tip else expected)
         try:
             held = row.header.id.n_tokens
             if held != ref.n_tokens:
@@ -232,17 +245,17 @@ class CheckpointStore:
     def _ends(self, request: RequestCache) -> list[m.RowWanted]:
         """Rows that are no blocks: tips, and the link that ``finish_key`` names.
 
-        The tip of the prompt, and that of all tokens where the request steps aside.
+        The tip of the prompt, and that of all tokens where the request steps aside or has ended.
         """
         line, ends = request.line, list[m.RowWanted]()
         lasts = {line.n_prompt - 1}
-        if request.is_leaving and line.n_kv == len(line.tokens) - 1:
+        if request.is_finished or (request.is_leaving and line.n_kv == len(line.tokens) - 1):
             lasts.add(line.n_kv)
         for last in sorted(lasts & request.states.keys()):
             start = last // self._block * self._block
             if start == last and last // self._block > request.n_stored_blocks:
                 continue  # its block has the state
-            of_tip = tokens.pack(tip(line.tokens[: last + 1], self._block))
+            of_tip = TIP_MARK + line.packed(start, last)
             n_bytes = len(request.states[last])
             ends.append(self._plan.state_row(request, start, of_tip, n_bytes))
         upto = request.save_upto
@@ -255,7 +268,7 @@ class CheckpointStore:
 
     def was_offered(self, request: RequestCache, row: m.RowWanted) -> None:
         request.states.pop(_end_of(row), None)
-        if row.tokens.startswith(_TIP_BYTES):
+        if row.tokens.startswith(TIP_MARK):
             return
         if tokens.count(row.tokens) == self._block:
             request.n_stored_blocks = row.start // self._block + 1
@@ -271,12 +284,9 @@ class CheckpointStore:
         return self._writer.write_state(row, grant, request.save_reason, state)
 
 
-_TIP_BYTES = tokens.pack([tokens.TIP])
-
-
 def _end_of(row: m.RowWanted) -> int:
     """How many tokens of the sequence come before the row's end."""
-    return row.start + tokens.count(row.tokens) - row.tokens.startswith(_TIP_BYTES)
+    return row.start + tokens.count(row.tokens) - row.tokens.startswith(TIP_MARK)
 
 
 def _without_tip(miss: Miss | None, n_asked: int, block: int) -> Miss | None:
@@ -288,7 +298,3 @@ def _without_tip(miss: Miss | None, n_asked: int, block: int) -> Miss | None:
 
 def _is_link(ref: BlockRef) -> bool:
     return ref.row_bytes <= row_bytes(ref.n_tokens, LINK_META_BYTES)
-
-
-def _is_tip(ref: BlockRef, asked: bytes) -> bool:
-    return tokens.cut(asked, ref.start, ref.start + 1) == _TIP_BYTES

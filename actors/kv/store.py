@@ -51,6 +51,10 @@ class RowStore(Protocol):
         """A step has ended: the sequence stands at ``n_kv`` now."""
         ...
 
+    def ends(self, request: RequestCache) -> None:
+        """The reply has ended, and its sequence still stands; ``save_upto`` tokens are saved."""
+        ...
+
     def leaves(self, request: RequestCache) -> None:
         """The request steps aside, and its sequence still stands at ``n_kv``."""
         ...

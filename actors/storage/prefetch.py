@@ -59,8 +59,8 @@ def rows_to_prefetch(
     restored, the last one that is larger than this; 0: each is.
     """
     if links_upto:
-        states = [row for row in found if row.row_bytes > links_upto and row.n_used == row.n_tokens]
-        found = states[-1:]
+        whole = [row for row in found if row.n_used == row.n_tokens or row.is_tip]
+        found = [row for row in whole if row.row_bytes > links_upto][-1:]
     far = {RAM, *slower}
     return [row for row in found if row.tier not in far and row.start + row.n_used > n_live]
 
