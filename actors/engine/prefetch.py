@@ -76,6 +76,8 @@ class Prefetcher:
         if self._store.can_cut:
             packed, is_apart = request.line.packed(), request.cache.is_apart
             n_live = self._live.longest_match(packed, running, is_apart=is_apart)
+            if n_live >= len(request.line.tokens):
+                return None  # all of it is in the context
         asked = self._store.prefetch(request.cache, n_live)
         self._send("cache_meta", asked)
         return asked.ref
