@@ -102,11 +102,15 @@ def test_after_a_restart_of_the_node_too(tmp_path: Path) -> None:
     with started(tmp_path, models={"m": CONFIG}) as node:
         eventually(lambda: [s for s in node.models() if s.state == "up"], within_s=30, what="up")
         turns = {}
-        for seed in range(4):
-            turns[seed] = Turn(node, [USER], seed)
+        for seed in range(8):
+            turn = Turn(node, [USER], seed)
+            if "\ufffd" in turn.text:
+                continue  # bytes that are no text do not come back
+            turns[seed] = turn
             if seed % 2:
                 settle(node)  # as in a pause: the tails are stored, and go when the next turn comes
-        later = {seed: Turn(node, messages(turns[seed]), seed) for seed in range(4)}
+        assert len(turns) >= 4
+        later = {seed: Turn(node, messages(turns[seed]), seed) for seed in turns}
         settle(node)
     with started(tmp_path, models={"m": CONFIG}) as node:
         eventually(lambda: [s for s in node.models() if s.state == "up"], within_s=30, what="up")
@@ -115,7 +119,7 @@ def test_after_a_restart_of_the_node_too(tmp_path: Path) -> None:
             within_s=30,
             what="scanned",
         )
-        for seed in range(4):
+        for seed in turns:
             before = replays(node)
             again = Turn(node, messages(turns[seed]), seed)
             assert replays(node) == before + 1
