@@ -161,7 +161,10 @@ def test_checkpoints_survive_a_kill_of_the_model_and_a_restart_of_the_node(
             assert again.tokens == one.tokens
             turn = [*prompt, *one.tokens, *TOKENS[:40]]
             after = ask(node, model, turn)
-            assert (after.cache.hit.value, after.usage.cached_tokens) == ("partial", 340)
+            # 341: the model was killed before the end of its reply was confirmed, so that the reply
+            # was taken up again; then its last token is read too.
+            assert after.cache.hit.value == "partial"
+            assert after.usage.cached_tokens in {340, 341}
 
 
 def test_many_streams_at_once_answer_as_one_alone_does(
