@@ -65,12 +65,29 @@ bool is_tiled(const ggml_tensor *weights) {
     }
 }
 
-// Fewer rows than this are computed in another way than many.
+// Fewer rows than this are computed in another way than many. tests/model/test_native_rows.py judges it.
 int64_t many(const ggml_tensor *weights) {
     if (is_repacked(weights)) {
         return repacked_group;
     }
-    return is_tiled(weights) ? tiled_rows : sgemm_rows;
+    if (is_tiled(weights)) {
+        return tiled_rows;
+    }
+    switch (weights->type) {
+        case GGML_TYPE_F32:
+        case GGML_TYPE_F16:
+        case GGML_TYPE_BF16:
+        case GGML_TYPE_IQ4_NL: return sgemm_rows;
+        case GGML_TYPE_Q8_0:
+        case GGML_TYPE_Q4_0:
+        case GGML_TYPE_Q5_0:
+#if defined(__AVX2__)
+            return 1;  // both kernels add block by block, in the same order
+#else
+            return sgemm_rows;
+#endif
+        default: return 1;  // has one kernel only
+    }
 }
 
 // The same product of other rows.
