@@ -119,13 +119,13 @@ def test_after_a_restart_of_the_node_too(tmp_path: Path) -> None:
             within_s=30,
             what="scanned",
         )
-        for seed in turns:
+        for seed, turn in turns.items():
             before = replays(node)
-            again = Turn(node, messages(turns[seed]), seed)
+            again = Turn(node, messages(turn), seed)
             assert replays(node) == before + 1
-            assert again.n_cached >= turns[seed].n_whole - 1
+            assert again.n_cached >= turn.n_whole - 1
             assert again.text == later[seed].text
-            third = Turn(node, messages(turns[seed], later[seed]), seed)
+            third = Turn(node, messages(turn, later[seed]), seed)
             assert third.n_cached >= later[seed].n_whole - 1
 
 
