@@ -19,6 +19,7 @@ from native.params import ModelParams, SamplingParams
 from native.stub import UNCUTTABLE, StubBackend
 from tests.support.cached_engine import CALLER, Cache, CachedEngine
 from tests.support.engine_runs import EngineRun, Outcome, Script
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.pure
 
@@ -82,6 +83,9 @@ def together(
         for one in runs:
             engine.commands.put(one)
         ends = engine.ends(len(runs))
+        eventually(  # a request is forgotten just after its end was sent
+            lambda: not engine.engine.counts()["running"], within_s=10, what="all are forgotten"
+        )
         counts = engine.engine.counts()
     failed = [one for one in ends.values() if isinstance(one, m.CompletionFailed)]
     assert not failed

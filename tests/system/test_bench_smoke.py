@@ -35,8 +35,11 @@ EXPECTED = {
 }
 _BESIDE_OTHERS = ("servers", "native_speed", "long_restore", "streaming")
 _ONE_MODEL = ("ttft", "restore", "agents", "conversation", "throughput")
-_REST = tuple(name for name in BENCHMARKS if name not in {*_BESIDE_OTHERS, *_ONE_MODEL})
-GROUPS = (_BESIDE_OTHERS, _ONE_MODEL, _REST)
+_EXACT = ("exactness", "exact_price")
+_ROOM = ("room", "prefetch", "resume")
+_NAMED = {*_BESIDE_OTHERS, *_ONE_MODEL, *_EXACT, *_ROOM}
+_REST = tuple(name for name in BENCHMARKS if name not in _NAMED)
+GROUPS = (_BESIDE_OTHERS, _ONE_MODEL, _EXACT, _ROOM, _REST)
 """Every benchmark is in one of them, and none takes too long for one test."""
 BESIDE_PEERS = {
     ("servers", "repeat_ttft_ours_over_server"),
