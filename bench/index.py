@@ -47,6 +47,7 @@ ROW_BYTES = 1_442_560  # a block of the 1.1B shape
 LOOKUPS = 300
 _ROOT = namespace_key([("bench", "index")])
 _ASK_EVERY_S = 0.002
+_ADOPTED_WITHIN_S = 120.0
 
 
 def main(quick: bool, model: Path | None = None) -> list[Figure]:
@@ -230,8 +231,11 @@ def _rescan(files: int) -> list[Figure]:
 def _ask_until_adopted(connection: Connection, prompt: bytes, files: int) -> list[float]:
     asked_ms: list[float] = []
     pause = threading.Event()
-    rows = 0
+    rows, status = 0, dict[str, object]()
+    give_up_at = time.monotonic() + _ADOPTED_WITHIN_S
     while rows < files:
+        if time.monotonic() >= give_up_at:
+            raise RuntimeError(f"{rows} of {files} rows were found in time: {status}")
         for _ in range(20):
             started = time.perf_counter()
             with suppress(SupervisionError):
@@ -244,7 +248,8 @@ def _ask_until_adopted(connection: Connection, prompt: bytes, files: int) -> lis
         with suppress(SupervisionError):
             told = connection.ask("cache_meta", ReportStatus(new_ref()), timeout_s=30)
             if isinstance(told, StatusReported):
-                rows = int(str(told.status.get("rows", 0)))
+                status = dict(told.status)
+                rows = int(str(status.get("rows", 0)))
     return asked_ms
 
 
