@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,6 @@ from typing import Any, Final, Literal
 from bench import peers
 from bench.bare import BareModel, Facts
 from bench.llama_server import same_flags
-from bench.peers import PeersFailed
 from bench.report import Figure, figure
 from bench.stats import paired_ratios, summarise
 from bench.subjects import (
@@ -43,7 +41,6 @@ NAME = "exact_price"
 Level = Literal["repeat", "prefix", "always"]
 LEVELS: Final[tuple[Level, ...]] = ("repeat", "prefix", "always")
 ROWS: Final[tuple[Rows, ...]] = ("any", "many", "alone")
-_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,15 +213,4 @@ def _llama_bench(subject: Subject, n_prompt: int, n_steps: int) -> tuple[float, 
 
 
 def _run(command: list[str]) -> float:
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=_LIMIT_S,
-        env=dict(peers.environment()),
-        check=False,
-    )
-    if done.returncode:
-        tail = "\n".join(done.stderr.splitlines()[-8:])
-        raise PeersFailed(f"{Path(command[0]).name} ended with {done.returncode}:\n{tail}")
-    return float(json.loads(done.stdout)[0]["avg_ts"])
+    return float(json.loads(peers.output(command))[0]["avg_ts"])

@@ -47,7 +47,7 @@ ROW_BYTES = 1_442_560  # a block of the 1.1B shape
 LOOKUPS = 300
 _ROOT = namespace_key([("bench", "index")])
 _ASK_EVERY_S = 0.002
-_ADOPTED_WITHIN_S = 120.0
+_ADOPTED_WITHIN_S = 120.0  # the goal for 100,000 files is 10
 
 
 def main(quick: bool, model: Path | None = None) -> list[Figure]:

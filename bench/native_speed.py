@@ -9,7 +9,6 @@ are running.
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -36,7 +35,6 @@ from runtime import Node, TokenEvent
 from runtime.cli.progress import ProgressLine
 
 NAME = "native_speed"
-_LIMIT_S = 300.0
 _TRIES = 8
 
 
@@ -106,7 +104,7 @@ def _prefill(
 def _llama_bench(subject: Subject, n_tokens: int) -> float:
     command = [str(peers.program(peers.BENCH)), "-m", str(subject.path), "-o", "json", "-r", "1"]
     command += ["-p", str(n_tokens), "-n", "0", *same_flags(subject.params, context=False)]
-    found = json.loads(_said(command))
+    found = json.loads(peers.output(command))
     return float(found[0]["avg_ts"])
 
 
@@ -155,7 +153,9 @@ def _batched_bench(subject: Subject, plan: _Plan) -> dict[int, float]:
         command += ["-npp", str(plan.prompt_tokens), "-ntg", str(plan.generated)]
         command += ["-npl", ",".join(map(str, missing)), "--output-format", "jsonl"]
         command += ["--fit", "off"]
-        rows = [json.loads(line) for line in _said(command).splitlines() if line.startswith("{")]
+        rows = [
+            json.loads(line) for line in peers.output(command).splitlines() if line.startswith("{")
+        ]
         found |= {int(row["pl"]): float(row["speed_tg"]) for row in rows}
     raise PeersFailed(f"llama-batched-bench measured {sorted(found)}, not {plan.sequences}")
 
@@ -182,18 +182,3 @@ def _arrivals(node: Node, prompt: list[int], n_tokens: int) -> list[tuple[float,
         for event in node.stream(MODEL_ID, prompt, max_tokens=n_tokens)
         if isinstance(event, TokenEvent) and event.tokens
     ]
-
-
-def _said(command: Sequence[str]) -> str:
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=_LIMIT_S,
-        env=dict(peers.environment()),
-        check=False,
-    )
-    if done.returncode:
-        tail = "\n".join(done.stderr.splitlines()[-8:])
-        raise PeersFailed(f"{Path(command[0]).name} ended with {done.returncode}:\n{tail}")
-    return done.stdout

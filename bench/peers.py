@@ -30,6 +30,8 @@ FOLDER = ROOT / "build" / "peers"
 SERVER, BENCH, BATCHED_BENCH = "llama-server", "llama-bench", "llama-batched-bench"
 PROGRAMS = (SERVER, BENCH, BATCHED_BENCH)
 HOW = "python -m bench.peers"
+_LIMIT_S = 300.0
+"""Of one run."""
 _MORE_FOLDERS = ("common", "tools", "scripts")
 _STEP = re.compile(r"^\[(\d+)/(\d+)\] ")
 _NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
@@ -108,6 +110,22 @@ def environment() -> Mapping[str, str]:
     """The environment of a peer's process, without variables that would change its settings."""
     kept = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
     return {key: os.environ[key] for key in kept if key in os.environ}
+
+
+def output(command: Sequence[str]) -> str:
+    """What a peer writes; ``PeersFailed`` with the end of its messages if it fails."""
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT_S,
+        env=dict(environment()),
+        check=False,
+    )
+    if done.returncode:
+        tail = "\n".join(done.stderr.splitlines()[-8:])
+        raise PeersFailed(f"{Path(command[0]).name} ended with {done.returncode}:\n{tail}")
+    return done.stdout
 
 
 def _lines(command: Sequence[str], log: Path) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """How exact a reply is in effect, and how the rows of a step are computed for that.
 
-Values only. A row's attention depends on the tokens of
-its own sequence alone; what is left to choose is how matrix kernels group the rows of a step.
+Values only. A row's attention depends on the tokens of its own sequence alone; what is left to
+choose is how matrix kernels group the rows of a step.
 
 - Rows of a prompt are computed ``many``, always: then cuts, company and what was stored do not
   change them.

@@ -7,9 +7,9 @@
 // thread computes which chunk, and beside which other rows, makes no difference.
 //
 // Rows that follow one another in a sequence, and the heads that share keys and values, are computed together.
+#include "cells.h"
 #include "operations.h"
 
-#include "../kernels/cells.h"
 #include "common.h"
 #include "ggml-cpu-impl.h"
 #include "ggml-cpu.h"
@@ -291,7 +291,7 @@ bool describe(const ggml_tensor *op, problem &p) {
 struct run {
     int64_t first_row, n_rows;
     int64_t base;      // position of the first entry of its cells, a multiple of a chunk
-    size_t cells_at;   // its cells by position, in view::cells; -1: not seen by any of these rows
+    size_t cells_at;   // its cells by position, in view::cells; -1 before the first that any of these rows sees
 };
 
 struct tile {
@@ -314,7 +314,6 @@ struct view {
   private:
     bool scan(const problem &p, int64_t row);
     bool continues(const problem &p, int64_t row);
-    void finish_run(int64_t end);
     std::vector<std::pair<int32_t, int32_t>> seen_;  // position, cell
 };
 
@@ -732,12 +731,11 @@ bool la::attention(const ggml_compute_params *params, ggml_tensor *op) {
         ggml_threadpool_chunk_set(params->threadpool, params->nth);
     }
     ggml_barrier(params->threadpool);
-    const int64_t n_tiles = static_cast<int64_t>(w.seen.tiles.size());
-    const int64_t n_units = n_tiles * p.n_kv_heads;
     if (p.n_rows <= split_rows) {
         compute_split(params, p, w);
         return true;
     }
+    const int64_t n_tiles = static_cast<int64_t>(w.seen.tiles.size()), n_units = n_tiles * p.n_kv_heads;
     for (int64_t unit = params->ith; unit < n_units; unit = ggml_threadpool_chunk_add(params->threadpool, 1)) {
         // The last tiles see most: they are computed first, so that no thread waits for one of them.
         compute_tile(p, w.seen, w.seen.tiles[static_cast<size_t>(n_tiles - 1 - unit / p.n_kv_heads)], unit % p.n_kv_heads, w);

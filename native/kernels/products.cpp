@@ -233,11 +233,12 @@ size_t la::product_bytes(int n_threads, const ggml_tensor *op) {
         return 0;
     }
     const ggml_tensor *rows = op->src[1];
-    const int64_t group = many(op->src[0]), n = is_flat_product(op) ? rows->ne[1] * rows->ne[2] : rows->ne[1];
-    if (n >= group) {
+    const int64_t group = many(op->src[0]), n_all = rows->ne[1] * rows->ne[2];
+    if ((is_flat_product(op) ? n_all : rows->ne[1]) >= group) {
         return 0;
     }
-    return planned_bytes(n_threads, op, group) + GGML_PAD(group * rows->ne[0] * sizeof(float), 64) +
+    // As much as llama.cpp plans for all planes, too: it computes them at once where rows may be any.
+    return planned_bytes(n_threads, op, std::max(group, n_all)) + GGML_PAD(group * rows->ne[0] * sizeof(float), 64) +
            group * op->ne[0] * sizeof(float);
 }
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from enum import Enum
+from typing import Any, Final, TypeVar
 
 from actors import messages as m
-from actors.messages.exact import EXACT_NAMES
 from cache.keys import KEY_BYTES
 from native.sampling_params import SamplingParams
 from runtime import errors
@@ -24,6 +24,8 @@ _CONVERSATION: Final = (
 MAX_SESSION_CHARS: Final = 256
 _STOPS: Final = "a text or a list of texts"
 MAX_STOP_BYTES: Final = 2048  # a request travels in one message of 64 KiB
+
+E = TypeVar("E", bound=Enum)
 
 Prompt = str | Sequence[int]
 """A text, or token ids of any integer type. Bytes are a text, in UTF-8."""
@@ -138,9 +140,9 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         parent_key=parsed_key(parent_key),
         timeout_s=arguments.seconds("timeout_s", timeout_s),
         session=None if session is None else session_name(session),
-        speculation=_speculation(speculation),
-        exact=_exact(exact),
-        priority=_priority(priority),
+        speculation=_one_of("speculation", m.Speculation, speculation) or m.Speculation.OFF,
+        exact=_one_of("exact", m.Exact, exact),
+        priority=_one_of("priority", m.Priority, priority) or m.Priority.INTERACTIVE,
         thinking=arguments.flag("thinking", thinking) or budget is not None,
         thinking_budget_tokens=budget,
         tool_calls=arguments.flag("tool_calls", tool_calls),
@@ -218,36 +220,13 @@ def _continues(continues: bool, session: str | None, parent_key: str | None) -> 
     return continues
 
 
-def _speculation(wanted: object) -> m.Speculation:
-    if wanted is None:
-        return m.Speculation.OFF
-    try:
-        if isinstance(wanted, str | m.Speculation):
-            return m.Speculation(wanted)
-    except ValueError:
-        pass
-    names = ", ".join(one.value for one in m.Speculation)
-    raise arguments.wrong("speculation", wanted, f"one of {names}")
-
-
-def _exact(wanted: object) -> m.Exact | None:
+def _one_of(name: str, kind: type[E], wanted: object) -> E | None:
+    """A member of ``kind``, given as such or by its value; InvalidRequest names the values."""
     if wanted is None:
         return None
     try:
-        if isinstance(wanted, str | m.Exact):
-            return m.Exact(wanted)
+        if isinstance(wanted, str | kind):
+            return kind(wanted)
     except ValueError:
         pass
-    raise arguments.wrong("exact", wanted, f"one of {', '.join(EXACT_NAMES)}")
-
-
-def _priority(wanted: object) -> m.Priority:
-    if wanted is None:
-        return m.Priority.INTERACTIVE
-    try:
-        if isinstance(wanted, str | m.Priority):
-            return m.Priority(wanted)
-    except ValueError:
-        pass
-    names = ", ".join(one.value for one in m.Priority)
-    raise arguments.wrong("priority", wanted, f"one of {names}")
+    raise arguments.wrong(name, wanted, f"one of {', '.join(one.value for one in kind)}")

@@ -12,7 +12,7 @@ import pytest
 from actors import messages as m
 from cache.policy import SAVE_ALL, LivePolicy
 from cache.rows import SaveReason
-from tests.support.cached_engine import Cache, CachedEngine
+from tests.support.cached_engine import Cache, CachedEngine, checked_cache
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.pure
@@ -23,13 +23,8 @@ SOON = replace(SAVE_ALL, tail_delay_ms=20)
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Iterator[Cache]:
-    cache = Cache(tmp_path / "arena")
-    yield cache
-    for engine in list(cache.engines.values()):
-        engine.close()
-    cache.meta._index.check_integrity()
-    assert cache.status()["reservations"] == 0
-    assert cache.status()["leases"] == 0
+    with checked_cache(tmp_path) as cache:
+        yield cache
 
 
 def ids(n: int, seed: int = 1) -> list[int]:

@@ -17,7 +17,7 @@ from cache import tokens as token_bytes
 from cache.policy import SAVE_ALL, LivePolicy
 from native.params import ModelParams, SamplingParams
 from native.stub import UNCUTTABLE, StubBackend
-from tests.support.cached_engine import CALLER, Cache, CachedEngine
+from tests.support.cached_engine import CALLER, Cache, CachedEngine, checked_cache
 from tests.support.engine_runs import EngineRun, Outcome, Script
 from tests.support.waiting import eventually
 
@@ -44,13 +44,8 @@ def stub(name: str = "stub", n_ctx: int = N_CTX, n_seq_max: int = 8) -> StubBack
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Iterator[Cache]:
-    cache = Cache(tmp_path / "arena")
-    yield cache
-    for engine in list(cache.engines.values()):
-        engine.close()
-    cache.meta._index.check_integrity()
-    assert cache.status()["reservations"] == 0
-    assert cache.status()["leases"] == 0
+    with checked_cache(tmp_path) as cache:
+        yield cache
 
 
 def alone(runs: list[m.Run], name: str = "stub", n_ctx: int = N_CTX) -> dict[str, list[int]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -118,6 +119,18 @@ class Cache:
 
     def status(self) -> dict[str, Any]:
         return dict(self.meta.status())
+
+
+@contextmanager
+def checked_cache(folder: Path) -> Iterator[Cache]:
+    """A cache whose engines are closed at the end, and nothing of them may be left in it."""
+    cache = Cache(folder / "arena")
+    yield cache
+    for engine in list(cache.engines.values()):
+        engine.close()
+    cache.meta._index.check_integrity()
+    assert cache.status()["reservations"] == 0
+    assert cache.status()["leases"] == 0
 
 
 class CachedEngine:

@@ -142,7 +142,7 @@ def start_node(
         runtime_dir=folder / "run",
         tree=tree,
         log_file=folder / "node.log",
-        packages=("tests",),
+        packages=("tests", "cache"),
         **options,  # type: ignore[arg-type]
     )
     path = folder / "config.pickle"
