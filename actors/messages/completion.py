@@ -149,6 +149,8 @@ class Cancel:
     """Caller → inflight: stop this request. The finish reason is then ``cancelled``."""
 
     request_id: str
+    awaits_end: bool = True
+    """False: the caller reads no more of it, perhaps nothing at all any more."""
 
 
 @frozen
@@ -285,6 +287,8 @@ class CancelRun:
     """Inflight → model: stop this request."""
 
     request_id: str
+    awaits_end: bool = True
+    """False: it has ended as soon as the model has done with it; no caller reads its end."""
 
 
 @frozen

@@ -278,10 +278,19 @@ class ModelActor(EngineWorker):
         else:
             self._ended(ended.request_id)
 
+    def _left(self, request_id: str) -> None:
+        """The caller of a request reads no more, so its end is not confirmed."""
+        self._callers.pop(request_id, None)
+        asked = next((one for one, ended in self._unconfirmed.items() if ended == request_id), None)
+        if asked is not None:
+            self._confirmed(asked)
+
     def _ended(self, request_id: str) -> None:
         self.tell("inflight", m.RequestEnded(request_id))
 
     def _cancel(self, cancel: m.CancelRun) -> None:
+        if not cancel.awaits_end:
+            self._left(cancel.request_id)
         if self._texts is not None and self._texts.cancel(cancel.request_id):
             return  # it follows its request to the engine
         self.commands.put(cancel)

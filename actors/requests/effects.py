@@ -68,6 +68,8 @@ class Stop:
 
     request_id: str
     model: str | None
+    awaits_end: bool
+    """Whether its caller still waits for its end."""
 
 
 @frozen

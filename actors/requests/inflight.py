@@ -57,8 +57,9 @@ class InflightActor(Worker):
                 self._arrived(message, sender)
             case m.Submit(request, reply_to):
                 self._arrived(request, reply_to, is_direct=True)
-            case m.Cancel(request_id):
-                self._obey(self._table.cancelled(time.monotonic(), request_id))
+            case m.Cancel(request_id, awaits_end):
+                now = time.monotonic()
+                self._obey(self._table.cancelled(now, request_id, awaits_end=awaits_end))
             case m.RequestEnded(request_id):
                 self._obey(self._table.ended(time.monotonic(), request_id))
             case m.CallerGone(caller):
@@ -117,7 +118,7 @@ class InflightActor(Worker):
                 else [model_actor_id(effect.model)]
             )
             for model in models:
-                self.tell(model, m.CancelRun(effect.request_id))
+                self.tell(model, m.CancelRun(effect.request_id, effect.awaits_end))
         elif isinstance(effect.request, m.Ask):
             answer = m.Answer(effect.request_id, effect.reply_to, effect.request.question)
             self.tell(model_actor_id(effect.model), answer)

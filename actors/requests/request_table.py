@@ -56,6 +56,8 @@ class InFlight:
     """How often it was sent to its model."""
     proved_at: int = 1
     """Accepted tokens by which it has gone beyond what it did when a model died."""
+    is_cancelled: bool = False
+    """Its model is ending it; it is not run again if that model dies."""
     is_abandoned: bool = False
     """Its caller's process has ended, and it is being cancelled."""
     is_direct: bool = False
@@ -160,9 +162,9 @@ class RequestTable:
         self._remove(now, request_id)
         return self._done()
 
-    def cancelled(self, now: float, request_id: str) -> list[fx.Effect]:
-        """The caller cancels a request."""
-        self._cancel(now, request_id)
+    def cancelled(self, now: float, request_id: str, *, awaits_end: bool = True) -> list[fx.Effect]:
+        """The caller cancels a request, and reads its end only if it ``awaits_end``."""
+        self._cancel(now, request_id, awaits_end=awaits_end)
         return self._done()
 
     def caller_gone(self, now: float, caller: Address) -> list[fx.Effect]:
@@ -175,7 +177,7 @@ class RequestTable:
             self._effects.append(
                 fx.Log(f"request {request_id} is cancelled: its caller's process has ended")
             )
-            self._cancel(now, request_id)
+            self._cancel(now, request_id, awaits_end=False)
         return self._done()
 
     def directory_changed(self, now: float, changed: Iterable[Entry]) -> list[fx.Effect]:
@@ -341,20 +343,25 @@ class RequestTable:
     def _reply_failed(self, request: Request, reply_to: Address, failure: Failure) -> None:
         self._effects.append(fx.Reply(reply_to, failures.failed(request, failure)))
 
-    def _cancel(self, now: float, request_id: str) -> None:
+    def _cancel(self, now: float, request_id: str, *, awaits_end: bool) -> None:
         one = self.requests.get(request_id)
         if one is None:
             # It has ended, or the inflight that had it has: then its model still runs it.
-            self._effects.append(fx.Stop(request_id, None))
+            self._effects.append(fx.Stop(request_id, None, awaits_end))
         elif isinstance(one.request, m.Ask):
             if not one.is_running:  # else the model answers it, and reports the end of that
                 self._remove(now, request_id)
         elif one.is_running:
+            one.is_cancelled = True
             self._lanes[one.model].interrupted(request_id)
-            self._effects.append(fx.Stop(request_id, one.model))
+            self._effects.append(fx.Stop(request_id, one.model, awaits_end))
         else:
-            self._effects.append(fx.ReplyCancelled(one.reply_to, request_id, one.request.ref))
-            self._remove(now, request_id)
+            self._reply_cancelled(now, request_id, one)
+
+    def _reply_cancelled(self, now: float, request_id: str, one: InFlight) -> None:
+        """End a cancelled request that no model has."""
+        self._effects.append(fx.ReplyCancelled(one.reply_to, request_id, one.request.ref))
+        self._remove(now, request_id)
 
     def _time_is_up(self, now: float, request_id: str) -> None:
         one = self.requests.get(request_id)
@@ -444,7 +451,10 @@ class RequestTable:
             one = self.requests[request_id]
             if one.is_waiting:
                 continue
-            if isinstance(one.request, m.Ask) and one.is_running:
+            if one.is_cancelled:
+                one.incarnation, one.waits_since = None, now
+                self._reply_cancelled(now, request_id, one)
+            elif isinstance(one.request, m.Ask) and one.is_running:
                 self._fail(request_id, failures.interrupted(one.request))
             elif one.runs >= RUNS_LIMIT:
                 entry = self._entry(model)

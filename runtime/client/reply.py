@@ -171,20 +171,21 @@ class Reply:
         if replies is not None:
             replies.close(None if accepted else self._cancel_late)
         if accepted is not None:
-            self._cancel(accepted, WITHDRAW_S)
+            self._cancel(accepted, WITHDRAW_S, awaits_end=False)
 
     def _cancel_late(self, message: object) -> None:
         """It was left before it was accepted."""
         if isinstance(message, m.Accepted):
-            self._cancel(message.request_id, WITHDRAW_S)
+            self._cancel(message.request_id, WITHDRAW_S, awaits_end=False)
 
     def _cancel_unread(self) -> None:
         if self._accepted is not None:
-            self._cancel(self._accepted, CANCEL_S)
+            self._cancel(self._accepted, CANCEL_S, awaits_end=True)
 
-    def _cancel(self, request_id: str, timeout_s: float) -> None:
+    def _cancel(self, request_id: str, timeout_s: float, *, awaits_end: bool) -> None:
+        cancel = m.Cancel(request_id, awaits_end)
         with contextlib.suppress(SupervisionError):  # then it ended with its node
-            self._transport.notify("inflight", m.Cancel(request_id), timeout_s=timeout_s)
+            self._transport.notify("inflight", cancel, timeout_s=timeout_s)
 
     # ── messages ────────────────────────────────────────────────────────────────────────────────
 

@@ -439,8 +439,29 @@ def test_a_question_is_pinged_only_while_no_model_answers_it() -> None:
 def test_a_cancel_of_an_unknown_request_goes_to_every_model() -> None:
     world = World()
     assert world.table.cancelled(world.now, "of another table") == [
-        fx.Stop("of another table", None)
+        fx.Stop("of another table", None, awaits_end=True)
     ]
+
+
+def test_a_cancelled_request_is_not_run_again_when_its_model_dies() -> None:
+    world = World()
+    r = world.arrive(completion("r"))
+    world.cancel(r)
+    world.crash()
+    assert becomes(world, r)[-1] == "cancelled"
+    world.change("up")
+    assert not world.running
+    assert not world.table.requests
+
+
+def test_only_a_caller_that_cancels_and_reads_on_awaits_the_end() -> None:
+    world = World()
+    for awaits_end in (True, False):
+        r = world.arrive(completion("r"))
+        stop = fx.Stop(r, MODEL, awaits_end)
+        assert world.table.cancelled(world.now, r, awaits_end=awaits_end) == [stop]
+    r = world.arrive(completion("r"))
+    assert fx.Stop(r, MODEL, awaits_end=False) in world.table.caller_gone(world.now, CALLER)
 
 
 # ── any life ────────────────────────────────────────────────────────────────────────────────────

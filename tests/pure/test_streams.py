@@ -172,7 +172,7 @@ def test_leaving_a_stream_cancels_its_request(how: str) -> None:
             await asyncio.wait_for(task, 5)
         del task
         assert wire.replies.closed
-        assert wire.notified == [m.Cancel("id")]
+        assert wire.notified == [m.Cancel("id", awaits_end=False)]
 
     asyncio.run(leave())
 
@@ -188,7 +188,7 @@ def test_a_request_that_is_left_before_it_is_accepted_is_cancelled_when_it_is() 
         assert wire.notified == []
         assert wire.replies.on_late is not None
         wire.replies.on_late(ACCEPTED)
-        assert wire.notified == [m.Cancel("id")]
+        assert wire.notified == [m.Cancel("id", awaits_end=False)]
 
     asyncio.run(play())
 

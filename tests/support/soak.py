@@ -162,9 +162,8 @@ class Soak:
         if kill.victim == HOST:
             self._kill_host(kill)
             return
-        pid = self._find(kill.victim)
+        pid = self._kill(kill.victim)
         self.pacer.note(kill.victim, time.monotonic())
-        os.kill(pid, signal.SIGKILL)
         killed = time.monotonic()
         if not kill.settle:
             self._pause.wait(kill.pause_s)
@@ -182,11 +181,20 @@ class Soak:
         self.healed_s.append(time.monotonic() - killed)
         self.write(kill, pid=pid, whole_s=round(self.healed_s[-1], 3))
 
-    def _find(self, victim: str) -> int:
-        """Its process, waiting until it has one."""
+    def _kill(self, victim: str) -> int:
+        """Kill its process, waiting until it has one that an earlier kill did not end."""
         limit = self._limit_s()
+
+        def killed() -> int:
+            pid = self.pids().get(victim, 0)
+            if pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    return pid
+            return 0
+
         try:
-            return eventually(lambda: self.pids().get(victim, 0), within_s=limit)
+            return eventually(killed, within_s=limit)
         except AssertionError:
             raise SoakFailed(f"{victim} has no process within {limit:.1f} s") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -97,6 +98,26 @@ def test_a_stream_yields_progress_tokens_and_one_end(stub_node: Node) -> None:
     indexes = [event.index + offset for event in tokens for offset in range(len(event.tokens))]
     assert indexes == list(range(9))
     assert any(isinstance(event, PrefillEvent) for event in events)
+
+
+def test_a_request_that_was_left_ends_though_its_thread_reads_no_more(stub_node: Node) -> None:
+    left, asked = threading.Event(), threading.Event()
+
+    def leave() -> None:
+        stream = stub_node.stream("stub", PROMPT, max_tokens=3000)
+        next(event for event in stream if isinstance(event, TokenEvent))
+        stream.close()
+        left.set()
+        asked.wait(60)  # and nothing of what came for this thread is read
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    try:
+        assert left.wait(30)
+        eventually(lambda: status_of(stub_node, "inflight")["in_flight"] == 0, within_s=30)
+    finally:
+        asked.set()
+        thread.join(30)
 
 
 def test_leaving_a_stream_early_cancels_the_request(stub_node: Node) -> None:
