@@ -24,7 +24,7 @@ from tests.support.gguf_files import tiny_llama
 
 NAME = "exactness"
 KV_TYPES = ("f16", "q8_0")
-N_REPLY, N_REPLY_LARGE, N_REPLY_QUICK = 200, 40, 24
+N_REPLY, N_REPLY_QUICK = 200, 24
 N_PROMPT = 701
 PARAMS = ModelParams(n_ctx=4096)
 SMALL: dict[str, dict[str, int | str]] = {
@@ -72,7 +72,10 @@ def main(quick: bool, model: Path | None = None) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="exactness-") as name:
         home = Path(name)
         for column in _columns(home, quick=quick, model=model):
-            figures += _measure(column, home, quick=quick)
+            found = _measure(column, home, quick=quick)
+            n_exact = sum(_cell(one) == "=" for one in found)
+            print(f"{column.subject.name}: {n_exact} of {len(found)} ways exact", flush=True)
+            figures += found
     print(f"\n{_matrix(figures)}")
     return figures
 
@@ -89,11 +92,11 @@ def _columns(home: Path, *, quick: bool, model: Path | None) -> Iterator[_Column
             embedded = Subject("embedded Q8_0", embedded_path(), PARAMS, reads_text=True)
             chosen.insert(0, _Column(embedded, N_REPLY))
         for one in published():
-            chosen.append(_Column(Subject(one.name, one.path, PARAMS, reads_text=True), N_REPLY))
+            subject = Subject(one.name, one.path, PARAMS, reads_text=True)
+            chosen.append(_Column(subject, N_REPLY, few_ways=True))
         large = subjects(quick=False, model=None)[-1]
-        chosen.append(
-            _Column(Subject("1.1B Q4_0", large.path, PARAMS), N_REPLY_LARGE, few_ways=True)
-        )
+        subject = Subject("1.1B Q4_0", large.path, PARAMS)
+        chosen.append(_Column(subject, N_REPLY, on_a_node=False, few_ways=True))
     for column in chosen:
         for kv in KV_TYPES[: 1 if quick else None]:
             params = replace(column.subject.params, type_k=kv, type_v=kv)
