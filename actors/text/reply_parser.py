@@ -43,6 +43,8 @@ class Span:
     """Bytes of the start marker; 0 where the prompt had opened it."""
     n_end: int
     """Bytes of the end marker; 0 where the reply ended before it."""
+    is_closed: bool | None = None
+    """Whether it is complete; ``None``: if it has an end marker."""
 
     @property
     def body(self) -> bytes:
@@ -59,8 +61,25 @@ class _OpenSpan:
     text: IncrementalText = field(default_factory=IncrementalText)
 
 
+class CallDelta(NamedTuple):
+    """More of a tool call as a value; the first has its name, the last has ``is_end``."""
+
+    number: int
+    """Of the calls of this reply, from 0."""
+    id: str
+    name: str
+    arguments: str
+    """A piece of JSON; all pieces together are an object, if the call ``is_whole``."""
+    is_end: bool = False
+    is_whole: bool = False
+    """At the end: the reply ended after it, and its arguments are an object."""
+
+
+Item = Delta | Span | CallDelta
+
+
 @dataclass(slots=True)
-class _ThinkingBudget:
+class ThinkingBudget:
     """Tokens that a reply may think, and how many it has thought."""
 
     limit: int
@@ -99,7 +118,7 @@ class ReplyParser:
         """Where the present stretch of text began."""
         self._span = None if opened is TextKind.TEXT else _OpenSpan(self._at)
         self._n_spans = 0
-        self._budget = None if thinking_budget is None else _ThinkingBudget(thinking_budget)
+        self._budget = None if thinking_budget is None else ThinkingBudget(thinking_budget)
         self.was_opened = opened is not TextKind.TEXT
         self.opened_tokens: int | None = None
         """Tokens until the end of the span that the prompt had opened; ``None`` while it lasts."""
@@ -145,7 +164,7 @@ class ReplyParser:
 
     # ── bytes ───────────────────────────────────────────────────────────────────────────────────
 
-    def feed(self, token: int, visible: bytes, written: bytes | None = None) -> list[Delta | Span]:
+    def feed(self, token: int, visible: bytes, written: bytes | None = None) -> list[Item]:
         """Add a token. ``written`` is what stands for a control token that shows nothing."""
         self.n_tokens += 1
         if self._scanner is None:
@@ -160,32 +179,32 @@ class ReplyParser:
         rest = self._positions.take_all() if is_stopped else self._positions.take_empty(self._at)
         if rest:
             out.append(Delta(self.kind, rest, ""))
-        return _joined(out)
+        return joined(out)
 
     def end_with(self, written: bytes) -> None:
         """The token that ends the reply is no part of it, but may be written as an end marker."""
         if self._scanner is not None and written and written == self._scanner.end_marker:
             self._final_pieces = self._scanner.feed(written)
 
-    def finish(self) -> list[Delta | Span]:
+    def finish(self) -> list[Item]:
         """No more tokens: what was held back, and the end of a span that was open."""
         if self._is_finished:
             return []
         self._is_finished = True
         if self._scanner is None:
-            return _joined([Delta(TextKind.TEXT, (), self._text.finish())])
+            return joined([Delta(TextKind.TEXT, (), self._text.finish())])
         kind = self._scanner.kind
         out = self._pass_on(self._final_pieces + self._scanner.finish())
         if self._span is not None:
             out += self._close(self._span, kind, 0)
         text = self._text.finish()
-        return _joined([*out, Delta(TextKind.TEXT, self._positions.take_all(), text)])
+        return joined([*out, Delta(TextKind.TEXT, self._positions.take_all(), text)])
 
     # ── pieces ──────────────────────────────────────────────────────────────────────────────────
 
-    def _pass_on(self, pieces: list[Piece]) -> list[Delta | Span]:
+    def _pass_on(self, pieces: list[Piece]) -> list[Item]:
         """What a caller gets for bytes whose kind is known now."""
-        out: list[Delta | Span] = []
+        out: list[Item] = []
         for kind, part, data in pieces:
             if self.stopped_by is not None:
                 break
@@ -206,12 +225,12 @@ class ReplyParser:
                 out += self._close(span, kind, len(data))
         return out
 
-    def _end_text(self) -> list[Delta | Span]:
+    def _end_text(self) -> list[Item]:
         """A span begins: the text before it is complete."""
         text = self._text.finish()
         return [Delta(TextKind.TEXT, (), text)] if text else []
 
-    def _close(self, span: _OpenSpan, kind: TextKind, n_end: int) -> list[Delta | Span]:
+    def _close(self, span: _OpenSpan, kind: TextKind, n_end: int) -> list[Item]:
         """A span ends: with its marker of ``n_end`` bytes, or with the reply."""
         tokens = self._positions.holding(span.start, self._at)
         ended = Span(self._n_spans, kind, bytes(span.content), tokens, span.n_start, n_end)
@@ -225,9 +244,9 @@ class ReplyParser:
         return [Delta(kind, (), rest), ended] if rest else [ended]
 
 
-def _joined(parts: list[Delta | Span]) -> list[Delta | Span]:
+def joined(parts: list[Item]) -> list[Item]:
     """Neighbouring deltas of one kind as one; without empty ones."""
-    out: list[Delta | Span] = []
+    out: list[Item] = []
     for part in parts:
         before = out[-1] if out else None
         if isinstance(part, Delta) and not part.tokens and not part.text:

@@ -44,6 +44,7 @@ enum la_status {
     LA_NO_VOCABULARY = 18, /* the model has no vocabulary, or lacks a token that it requires */
     LA_GRAMMAR = 20,    /* a grammar cannot be used, or a reply does not follow it */
     LA_STUCK = 21,      /* no token is left to choose from */
+    LA_CHAT = 22,       /* a chat template cannot be used, or what is asked of it */
     LA_NO_MEMORY = 30,  /* the model has no KV memory: it embeds or diffuses, and cannot generate */
     LA_ADAPTER = 31     /* llama.cpp refused the LoRA adapter */
 };
@@ -278,6 +279,27 @@ int la_sample_from(la_sampler *sampler, float *logits, uint64_t index, int32_t *
 int la_logprobs(const la_model *model, const float *logits, int32_t token, int32_t n, double *of_token,
                 int32_t *tokens, double *of_tokens) LA_NOEXCEPT;
 uint64_t la_grammars_compiled(const la_model *model) LA_NOEXCEPT;
+
+/* --- chat ---------------------------------------------------------------------------------- */
+/* What llama.cpp's common/ knows of a chat template. Any thread may use one of these; each only one at a time. */
+typedef struct la_chat la_chat;
+/* How replies to one kind of request are read: with these tools, this choice among them. */
+typedef struct la_chat_reader la_chat_reader;
+
+int la_chat_new(const char *source, const char *bos, const char *eos, la_chat **out) LA_NOEXCEPT;
+void la_chat_free(la_chat *chat) LA_NOEXCEPT;
+/* request: JSON with messages, tools, tool_choice (auto, none, required), parallel_tool_calls, enable_thinking,
+ * add_generation_prompt, continue_final_message, kwargs. Messages and tools as OpenAI's API has them. */
+int la_chat_reader_new(const la_chat *chat, const char *request, size_t length, la_chat_reader **out) LA_NOEXCEPT;
+void la_chat_reader_free(la_chat_reader *reader) LA_NOEXCEPT;
+/* JSON, which lives as long as the reader. */
+const char *la_chat_reader_facts(const la_chat_reader *reader, size_t *length) LA_NOEXCEPT;
+/* Reads the bytes of a reply, or of its beginning. *out is msgpack: an array of
+ * [status (0 failed, 1 whole, 2 more may follow), end, reasoning, content, [[id, name, arguments], ...],
+ * [[tag (0 reasoning, 1 content, 2 tool call), start, end], ...]]; positions count from the reply's first byte. */
+int la_chat_read(const la_chat_reader *reader, const char *text, size_t length, int is_partial, uint8_t **out,
+                 size_t *n_out) LA_NOEXCEPT;
+void la_bytes_free(uint8_t *bytes) LA_NOEXCEPT;
 
 /* --- adapter ------------------------------------------------------------------------------- */
 /* Read a LoRA adapter of this model. The caller has checked the file: llama.cpp asserts on metadata
