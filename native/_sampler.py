@@ -12,7 +12,7 @@ from native._checks import whole
 from native._llama import ffi, lib
 from native.backend import Logprobs, Sampler
 from native.errors import InvalidParam
-from native.sampling_params import MAX_LOGPROBS, NUMERIC_FIELDS, SamplingParams
+from native.sampling_params import MAX_LOGPROBS, NUMERIC_FIELDS, ReplyGrammar, SamplingParams
 from native.schema import grammar_of
 
 
@@ -43,16 +43,23 @@ def own_sampler(sampler: Sampler) -> LlamaSampler:
     return sampler
 
 
-def make_sampler(model: Any, params: SamplingParams, prompt: Sequence[int]) -> Any:
+def make_sampler(
+    model: Any,
+    params: SamplingParams,
+    prompt: Sequence[int],
+    bound_by: ReplyGrammar | None = None,
+) -> Any:
     """The handle of a new sampler. The caller keeps the model open during the call."""
     numbers = ffi.new("la_sampling *", {name: getattr(params, name) for name in NUMERIC_FIELDS})
     texts = ffi.new("la_sampling_texts *")
-    kept = _fill(texts, params)
+    kept = _fill(texts, params, bound_by)
     out = ffi.new("la_sampler **")
     status = lib.la_sampler_new(model, numbers, texts, out)
     del kept
     if status == lib.LA_GRAMMAR:
         name = "grammar" if params.grammar is not None else "json_schema"
+        if bound_by is not None:
+            raise InvalidParam("tools", _begin(bound_by.text), _reason())
         raise InvalidParam(name, _begin(getattr(params, name)), _reason())
     if status:
         _faults.raise_status(status)
@@ -90,7 +97,7 @@ def logprobs_of(model: Any, logits: Any, token: int, n: int) -> Logprobs:
     return Logprobs(of_token[0], tuple((one, value) for one, value in pairs if one >= 0))
 
 
-def _fill(texts: Any, params: SamplingParams) -> list[Any]:
+def _fill(texts: Any, params: SamplingParams, bound_by: ReplyGrammar | None) -> list[Any]:
     """Write the lists and texts; the memory they lie in must outlive the call."""
     tokens = ffi.new("int32_t[]", [token for token, _ in params.logit_bias])
     values = ffi.new("double[]", [bias for _, bias in params.logit_bias])
@@ -102,6 +109,13 @@ def _fill(texts: Any, params: SamplingParams) -> list[Any]:
     grammar = params.grammar
     if params.json_schema is not None:
         grammar = grammar_of(params.json_schema)
+    if bound_by is not None:
+        grammar = bound_by.text
+    before = b"" if bound_by is None else bound_by.before
+    kept.append(ffi.new("char[]", before))
+    texts.grammar_before, texts.n_grammar_before = kept[-1], len(before)
+    kept.append(ffi.new("int32_t[]", () if bound_by is None else bound_by.shown))
+    texts.n_shown, texts.shown = (0 if bound_by is None else len(bound_by.shown)), kept[-1]
     if grammar is not None:
         kept.append(ffi.new("char[]", grammar.encode()))
         texts.grammar = kept[-1]

@@ -25,6 +25,7 @@ from typing import Literal, Protocol, TypeAlias
 from native.adapters import LoadedAdapter
 from native.errors import InvalidParam
 from native.params import SamplingParams
+from native.sampling_params import ReplyGrammar
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 """A payload's memory, contiguous; writable where a method writes into it."""
@@ -275,8 +276,13 @@ class Decoder(Described, Protocol):
 class SamplerFactory(Protocol):
     """Makes samplers, and chooses tokens with them."""
 
-    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> Sampler:
-        """Make a sampler for a reply to ``history``, the prompt.
+    def new_sampler(
+        self,
+        params: SamplingParams,
+        history: Sequence[int] = (),
+        bound_by: ReplyGrammar | None = None,
+    ) -> Sampler:
+        """Make a sampler for a reply to ``history``, the prompt. ``bound_by``: beside ``params``.
 
         What a reply holds already is accepted token by token: penalties look at both, a grammar
         only at the reply. ``InvalidParam`` for a grammar or schema that cannot be used, with the

@@ -1,8 +1,8 @@
-"""What a chat template means, found out by llama.cpp: tool calls, thinking, and how replies are read.
+"""What a chat template means, found out by llama.cpp: tool calls, thinking, how replies are read.
 
-A template is analysed by llama.cpp's ``common/`` (a template analyser and about 15 formats of its own),
-which makes a parser and a grammar of it. Rendering of prompts is not from here (``actors.text``). Only in
-a model's process: a template is a program from a file.
+A template is analysed by llama.cpp's ``common/`` (a template analyser and about 15 formats of its
+own), which makes a parser and a grammar of it. Rendering of prompts is not from here
+(``actors.text``). Only in a model's process: a template is a program from a file.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ChatFormat:
         tools: Sequence[Mapping[str, Any]] = (),
         *,
         tool_choice: str = "auto",
-        parallel_tool_calls: bool = True,
+        parallel_tool_calls: bool | None = None,
         enable_thinking: bool = True,
         add_generation_prompt: bool = True,
         continue_final_message: bool | str | None = None,
@@ -84,16 +84,18 @@ class ChatFormat:
     ) -> ReplyReader:
         """How replies to a request are read. Takes milliseconds to tenths of a second.
 
-        ``messages`` and ``tools`` as OpenAI's API has them; ``tool_choice`` is auto, none or required.
+        ``messages`` and ``tools`` as OpenAI's API has them; ``tool_choice`` is auto, none or
+        required. ``parallel_tool_calls``: None for what the template can.
         """
         asked: dict[str, Any] = {
             "messages": messages,
             "tool_choice": tool_choice,
-            "parallel_tool_calls": parallel_tool_calls,
             "enable_thinking": enable_thinking,
             "add_generation_prompt": add_generation_prompt,
             "kwargs": kwargs or {},
         }
+        if parallel_tool_calls is not None:
+            asked["parallel_tool_calls"] = parallel_tool_calls
         if tools:
             asked["tools"] = tools
         if continue_final_message is not None:

@@ -1,4 +1,4 @@
-"""A reply as llama.cpp's parsers of chat formats take it apart: values only; see ``chat_format``."""
+"""A reply as llama.cpp's parsers of chat formats take it apart. Values only."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class FormatFacts:
     generation_prompt: str
     """What the template adds for the reply to begin."""
     grammar: str
-    """GBNF of the reply, ``generation_prompt`` included where it is not lazy; empty: none is needed."""
+    """GBNF of ``generation_prompt`` and reply, or of a call where it is lazy; empty: none."""
     grammar_is_lazy: bool
     """It holds from a trigger on."""
     triggers: tuple[tuple[str, str], ...]
@@ -74,4 +74,4 @@ class Reader(Protocol):
     def facts(self) -> FormatFacts: ...
 
     def read(self, text: bytes, *, is_partial: bool) -> ReplyRead:
-        """Take the bytes of a reply, or of its beginning, apart; NativeError where that is refused."""
+        """Take apart the bytes of a reply, or of its beginning; NativeError if it refuses them."""

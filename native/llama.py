@@ -36,6 +36,7 @@ from native.fingerprint import Fingerprints
 from native.gguf_header import GgufSummary, all_splits, check_gguf
 from native.model_params import check_scale
 from native.params import ModelParams, SamplingParams
+from native.sampling_params import ReplyGrammar
 
 _INT32_MAX = (1 << 31) - 1
 _ROWS: dict[Rows, int] = {"any": 0, "many": 1, "alone": 2}  # enum la_rows in kernels/rows.h
@@ -180,9 +181,15 @@ class LlamaBackend:
 
     # --- sampling -----------------------------------------------------------------------------
 
-    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> LlamaSampler:
+    def new_sampler(
+        self,
+        params: SamplingParams,
+        history: Sequence[int] = (),
+        bound_by: ReplyGrammar | None = None,
+    ) -> LlamaSampler:
         with self._lock:
-            return LlamaSampler(self._lock, self._live, make_sampler(self._live(), params, history))
+            handle = make_sampler(self._live(), params, history, bound_by)
+            return LlamaSampler(self._lock, self._live, handle)
 
     def sample(self, row: int, sampler: Sampler, index: int) -> int:
         one = own_sampler(sampler)

@@ -19,6 +19,18 @@ MAX_GRAMMAR_BYTES = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyGrammar:
+    """A grammar of replies in the format of a chat template, for ``Backend.new_sampler``."""
+
+    text: str
+    """GBNF."""
+    before: bytes = b""
+    """What is there already of the text that the grammar describes."""
+    shown: tuple[int, ...] = ()
+    """Control tokens that it consists of: for other grammars they have no text."""
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to choose a token from logits. The default is greedy, with everything else off.
 

@@ -22,6 +22,7 @@ import struct
 import threading
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from blake3 import blake3
@@ -46,6 +47,7 @@ from native.errors import (
 from native.model_params import check_scale
 from native.params import ModelParams, SamplingParams
 from native.sampling import Breaker
+from native.sampling_params import ReplyGrammar
 
 BEGIN, END, N_VOCAB, EOT = 256, 257, 258, 4
 _SPECIAL = {"<s>": BEGIN, "</s>": END}
@@ -180,8 +182,15 @@ class StubBackend:
 
     # --- sampling -----------------------------------------------------------------------------
 
-    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> StubSampler:
+    def new_sampler(
+        self,
+        params: SamplingParams,
+        history: Sequence[int] = (),
+        bound_by: ReplyGrammar | None = None,
+    ) -> StubSampler:
         self._live()
+        if bound_by is not None:
+            params = replace(params, grammar=bound_by.text)
         breakers = [self._breaker(text) for text in params.dry_breakers if params.dry_multiplier]
         return new_sampler(params, history, breakers, N_VOCAB, self._live)
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         ResumedEvent,
         SpanEvent,
         TokenEvent,
+        ToolCall,
+        ToolCallEvent,
     )
     from runtime.client.stream import CompletionStream
     from runtime.client.tree import TreeNode
@@ -60,6 +62,8 @@ __all__ = [
     "RuntimeConfig",
     "SpanEvent",
     "TokenEvent",
+    "ToolCall",
+    "ToolCallEvent",
     "TreeNode",
     "Verdict",
     "VramInfo",
@@ -85,6 +89,8 @@ _HOMES: Final = {
             "ResumedEvent",
             "SpanEvent",
             "TokenEvent",
+            "ToolCall",
+            "ToolCallEvent",
         ),
         "runtime.client.stream": ("CompletionStream",),
         "runtime.client.tree": ("TreeNode",),

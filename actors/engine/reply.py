@@ -11,6 +11,7 @@ from actors.engine.room_policy import Admission
 from actors.engine.sampling_control import SamplingControl
 from actors.kv.timeline import Timeline
 from actors.messages.errors import RequestRefused
+from actors.text.format_parser import FormatParser
 from actors.text.reply_events import Event, EventEncoder, merged
 from actors.text.reply_parser import ReplyParser
 from native.backend import Backend
@@ -26,7 +27,7 @@ class Reply:
     """The reply of one request while it grows."""
 
     sampling: SamplingParams
-    stream: ReplyParser
+    stream: ReplyParser | FormatParser
     encoder: EventEncoder
     control: SamplingControl
     max_tokens: int

@@ -16,6 +16,7 @@ from actors.kv.request_cache import RequestCache
 from actors.messages.payload import PayloadGone, read_payload
 from actors.text.chat_prompt import ControlTokens, prompt_tokens
 from actors.text.rendered_prompt import Rendered
+from actors.text.reply_format import ReplyFormat
 from actors.text.reply_marks import PLAIN, SPECIAL, Mark, RecentReplies, SentText, mark_reply
 from cache.text_marks import CANDIDATE, RowMark
 from cache.tokens import TokenIds
@@ -49,6 +50,11 @@ class ReplyReplay:
     def rendered(self, request_id: str, rendered: Rendered) -> None:
         """From any thread: the rendered prompt of this request, before the request itself."""
         self._rendered[request_id] = rendered
+
+    def format_of(self, request_id: str) -> ReplyFormat | None:
+        """How the reply of this chat request is read; None: by the model's markers."""
+        rendered = self._rendered.get(request_id)
+        return None if rendered is None else rendered.format
 
     def begin(self, request: Request, run: m.Run, now: float) -> None:
         """A request arrived: if its text holds a known reply, use the tokens up to its end."""

@@ -33,6 +33,7 @@ def result(request: Request, now: float) -> m.Completed | m.Verified:
         cache=request.turn.first_cache or cache_report(request),
         timings=_timings(request, now),
         limit=request.reply.limit,
+        note=request.reply.stream.note,
     )
 
 

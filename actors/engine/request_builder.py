@@ -20,7 +20,10 @@ from actors.messages.exact import EXACT_NAMES
 from actors.messages.journal import JournalWriter, Noted
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.payload import Payload, PayloadGone, read_payload
+from actors.text.format_parser import FormatParser
 from actors.text.reply_events import EventEncoder, ReplyRules
+from actors.text.reply_format import ReplyFormat
+from actors.text.reply_parser import ReplyParser
 from cache import tokens as token_bytes
 from cache.tokens import TokenIds
 from native.backend import Backend
@@ -31,6 +34,7 @@ def open_request(
     backend: Backend,
     rules: ReplyRules | None = None,
     model: m.Exact = m.Exact.REPEAT,
+    reply_format: ReplyFormat | None = None,
     *,
     now: float,
 ) -> Request:
@@ -40,7 +44,7 @@ def open_request(
     """
     journal = open_journal(run)
     try:
-        return _opened(run, backend, rules or ReplyRules(), journal, model, now)
+        return _opened(run, backend, rules or ReplyRules(), journal, model, reply_format, now)
     except RequestRefused:
         if journal is not None:
             journal.close()
@@ -53,6 +57,7 @@ def _opened(
     rules: ReplyRules,
     journal: JournalWriter | None,
     model: m.Exact,
+    reply_format: ReplyFormat | None,
     now: float,
 ) -> Request:
     asked = run.request
@@ -78,7 +83,10 @@ def _opened(
     )
     left = _reply_before(asked, noted, backend)
     guessing = _guessing(asked, len(tokens), backend)
-    stream = rules.stream(asked, backend, text, tokens)
+    if reply_format is not None and reply_format.grammar and asked.sampling.is_constrained:
+        raise InvalidRequest("a required tool call has a grammar of its own; ask for no other")
+    call_ids = run.request_id.encode()
+    stream = rules.stream(asked, backend, text, tokens, reply_format, call_ids)
     line = Timeline(tokens)
     parent_key = None if is_known else asked.parent_key
     return Request(
@@ -104,7 +112,7 @@ def _opened(
             sampling=asked.sampling,
             stream=stream,
             encoder=EventEncoder(asked.ref, rules, logprobs=LogprobsLog(asked.sampling.n_logprobs)),
-            control=SamplingControl.of(rules.end_of_thought, stream),
+            control=_control(rules, reply_format, stream),
             max_tokens=asked.max_tokens or 0,
         ),
         guessing,
@@ -114,6 +122,14 @@ def _opened(
         exact,
         journal,
     )
+
+
+def _control(
+    rules: ReplyRules, found: ReplyFormat | None, stream: ReplyParser | FormatParser
+) -> SamplingControl:
+    if found is None:
+        return SamplingControl.of(rules.end_of_thought, stream)
+    return SamplingControl.of(found.end_of_thought or rules.end_of_thought, stream, found.grammar)
 
 
 def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> SpeculationState:

@@ -6,6 +6,8 @@ Three cases, all seen from the reply so far, so that a resumed reply continues a
 - Inside a tool call, outside its payload: the likeliest token that the grammar allows. A second
   sampler follows the reply for that, greedy and otherwise the same.
 - A grammar does not bind a thought that the prompt has begun: it begins where the thought ends.
+- A grammar of the chat template's format binds the whole reply where a tool must be called, and
+  otherwise a tool call once it has begun.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from actors.text.format_parser import FormatParser
 from actors.text.reply_parser import ReplyParser
 from native.backend import Backend, Sampler
+from native.errors import InvalidParam
 from native.params import SamplingParams
+from native.sampling_params import ReplyGrammar
 
 
 @dataclass(slots=True)
@@ -35,11 +40,18 @@ class SamplingControl:
     _greedy: Sampler | None = None
     _is_free: bool = False
     """In a thought that no grammar binds."""
+    _bound_by: ReplyGrammar | None = None
 
     @classmethod
-    def of(cls, end_of_thought: tuple[int, ...], stream: ReplyParser) -> SamplingControl:
+    def of(
+        cls,
+        end_of_thought: tuple[int, ...],
+        stream: ReplyParser | FormatParser,
+        bound_by: ReplyGrammar | None = None,
+    ) -> SamplingControl:
         """For a reply without tokens yet; it may have to stop thinking at once."""
-        return cls(end_of_thought, list(end_of_thought) if stream.must_stop_thinking else [])
+        forced = list(end_of_thought) if stream.must_stop_thinking else []
+        return cls(end_of_thought, forced, _bound_by=bound_by)
 
     def begin(
         self,
@@ -47,7 +59,7 @@ class SamplingControl:
         params: SamplingParams,
         prompt: Sequence[int],
         reply: Sequence[int],
-        stream: ReplyParser,
+        stream: ReplyParser | FormatParser,
     ) -> None:
         """Make the samplers, as they are after the tokens of ``reply``."""
         n_free = 0
@@ -56,15 +68,19 @@ class SamplingControl:
             n_free = len(reply) if stream.opened_tokens is None else stream.opened_tokens
             self._is_free = stream.opened_tokens is None
             backend.new_sampler(params)  # a grammar that cannot be used is refused now
+        if stream.bound is not None:
+            n_free, self._bound_by = stream.bound
         self._history, self._bound = [*prompt, *reply[:n_free]], []
         self._main = backend.new_sampler(
-            self._unbound() if self._is_free else params, self._history
+            self._unbound() if self._is_free else params, self._history, self._bound_by
         )
         for token in reply[n_free:]:
             self._main.accept(token)
             self._bound.append(token)
 
-    def choose(self, backend: Backend, row: int, index: int, stream: ReplyParser) -> int:
+    def choose(
+        self, backend: Backend, row: int, index: int, stream: ReplyParser | FormatParser
+    ) -> int:
         """The next token, from the logits of ``row``; accepted already."""
         if self.forced:
             token = self.forced[0]
@@ -98,23 +114,35 @@ class SamplingControl:
             self._greedy.accept(token)
         self._bound.append(token)
 
-    def appended(self, token: int, backend: Backend, stream: ReplyParser) -> None:
+    def appended(self, token: int, backend: Backend, stream: ReplyParser | FormatParser) -> None:
         """The token is part of the reply, and ``stream`` has seen it: what follows from that?"""
         if self.forced and self.forced[0] == token:
             del self.forced[0]
         if not self.forced and stream.must_stop_thinking:
             self.forced = list(self.end_of_thought)
+        if stream.bound is not None and self._bound_by is None and self._main is not None:
+            self._bind(backend, stream.bound.grammar)
         if self._is_free and self._main is not None and stream.opened_tokens is not None:
             self._is_free = False
             self._history += self._bound
             self._bound, self._greedy = [], None
             self._main = backend.new_sampler(self._params, self._history)
 
+    def _bind(self, backend: Backend, grammar: ReplyGrammar) -> None:
+        """A tool call has begun, and from here on the grammar holds it."""
+        history = [*self._history, *self._bound]
+        try:
+            main = backend.new_sampler(self._params, history, grammar)
+        except InvalidParam:
+            return  # the call has begun as none of its grammar: it will come as text
+        self._main, self._bound_by = main, grammar
+        self._history, self._bound, self._greedy = history, [], None
+
     def _greedy_sampler(self, backend: Backend) -> Sampler:
         if self._greedy is None:
             params = self._unbound() if self._is_free else self._params
             greedy = replace(params, temperature=0.0, mirostat=0, xtc_probability=0.0)
-            self._greedy = backend.new_sampler(greedy, self._history)
+            self._greedy = backend.new_sampler(greedy, self._history, self._bound_by)
             for token in self._bound:
                 self._greedy.accept(token)
         return self._greedy

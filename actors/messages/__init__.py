@@ -90,6 +90,7 @@ if TYPE_CHECKING:
         Submit,
         Timings,
         TokensDelivered,
+        ToolCallDelivered,
         Usage,
     )
     from actors.messages.control import (
@@ -274,6 +275,7 @@ __all__ = [
     "Tokenize",
     "Tokenized",
     "TokensDelivered",
+    "ToolCallDelivered",
     "UnloadAdapter",
     "UnloadModel",
     "Usage",
@@ -309,7 +311,7 @@ _HOMES: Final = {
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
             "CompletionFailed HitKind PrefillProgress Priority RequestEnded Resumed Run SpanEnded "
-            "Speculation StillRunning Submit Timings TokensDelivered Usage"
+            "Speculation StillRunning Submit Timings TokensDelivered ToolCallDelivered Usage"
         ),
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
         "exact": "Exact",

@@ -215,6 +215,26 @@ class SpanEnded:
     """HMAC-SHA256 of a thought without its markers, by a key of this node; see
     ``VerifyThinking``."""
     last: bool
+    is_closed: bool = False
+    """Whether it is complete; False where the reply ended inside it."""
+
+
+@frozen
+class ToolCallDelivered:
+    """Model → caller: more of a tool call as a value. The first of a call has its name."""
+
+    ref: str
+    number: int
+    """Of the calls of this reply, from 0."""
+    id: str
+    name: str
+    at: int
+    """Characters of the arguments before ``arguments``: a client drops by it what it has."""
+    arguments: str
+    """A piece of JSON."""
+    is_end: bool
+    is_whole: bool
+    """At the end: all pieces together are a JSON object."""
 
 
 @frozen
@@ -251,6 +271,8 @@ class Completed:
     timings: Timings
     limit: Limit | None = None
     """What the reply had reached, if ``finish_reason`` is ``length``."""
+    note: str | None = None
+    """Why a part of the reply came as text that is not in the format of the model's template."""
 
 
 @frozen

@@ -23,6 +23,7 @@ from actors.text.chat_shown import check_shown
 from actors.text.chat_template import ChatTemplate
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import ReplyRules
+from actors.text.reply_format import ReplyFormat, ReplyFormats
 from actors.text.thinking_signature import is_signed
 from cache import tokens as token_bytes
 
@@ -64,6 +65,7 @@ class TextService:
         self._run = run
         self._replays = replays
         self._templates: dict[str, ChatTemplate] = {}
+        self._formats = ReplyFormats(backend)
         self._control: ControlTokens | None = None
         self._pending: dict[str, m.Run] = {}
         self._cancelled: set[str] = set()
@@ -195,6 +197,7 @@ class TextService:
         if too_long is not None:
             raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
         ids = prompt_tokens(self._backend, prompt, control)
+        reply_format = self._format(request, chat, prompt, control)
         waited = time.monotonic() - job.since
         ready = replace(
             run,
@@ -202,7 +205,9 @@ class TextService:
                 request,
                 prompt=m.TokenPrompt(token_bytes.pack(ids)),
                 tool_calls=request.tool_calls
-                or (chat.has_tools and bool(self._rules.markers.tool_call)),
+                or (
+                    reply_format is None and chat.has_tools and bool(self._rules.markers.tool_call)
+                ),
                 timeout_s=None
                 if request.timeout_s is None
                 else max(0.0, request.timeout_s - waited),
@@ -215,7 +220,7 @@ class TextService:
         if here:
             if self._replays is not None and self._control is not None:
                 has_replies = any(one["role"] == "assistant" for one in chat.messages)
-                rendered = Rendered(prompt, self._control, has_replies)
+                rendered = Rendered(prompt, self._control, has_replies, reply_format)
                 self._replays.rendered(run.request_id, rendered)
             self._run(ready)
             if cancelled:
@@ -231,6 +236,19 @@ class TextService:
         prompt = render_chat(template, chat, control)
         check_shown(template, chat, prompt.text, thinks=bool(self._rules.markers.thinking))
         return chat, prompt, control
+
+    def _format(
+        self, request: m.Complete, chat: Chat, prompt: Prompt, control: ControlTokens
+    ) -> ReplyFormat | None:
+        """How the reply is read, where the request separates thinking or tool calls from text."""
+        if self._rules.markers_are_set or not chat.add_generation_prompt:
+            return None
+        if not (chat.has_tools or chat.tool_choice.must_call or request.thinking):
+            return None
+        info = self._backend.info
+        tokens = self._shown(info.bos_token), self._shown(info.eos_token)
+        source = self._compiled(chat).source
+        return self._formats.of(source, chat, prompt.text, control, tokens)
 
     def _compiled(self, chat: Chat) -> ChatTemplate:
         """The template for this conversation, compiled at its first use; raises TemplateFailed."""

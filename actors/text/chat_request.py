@@ -13,12 +13,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from actors.messages.errors import InvalidRequest
+from actors.text.tool_choice import ToolChoice, tool_choice_from
 
 MAX_CHAT_BYTES: Final = 16 << 20
 MAX_MESSAGES: Final = 16_384
 _ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
-_KNOWN: Final = ("messages", "tools", "documents", "template_kwargs", "add_generation_prompt",
-                 "enable_thinking", "chat_template")  # fmt: skip
+_KNOWN: Final = (
+    "messages", "tools", "tool_choice", "parallel_tool_calls", "documents", "template_kwargs",
+    "add_generation_prompt", "enable_thinking", "chat_template",
+)  # fmt: skip
 _OURS: Final = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token"})
 
 _PYTHON_TYPES: Final = {
@@ -65,6 +68,7 @@ class Chat:
     """The messages as they were sent, checked; a content that was not sent is ``None``."""
     template: str | None = None
     """A Jinja text to render with, in place of the model's."""
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
 
     def shaped(self, shape: Shape) -> Chat:
         """The same conversation in the form that a template of this shape expects."""
@@ -156,7 +160,10 @@ def chat_from(raw: bytes | str) -> Chat:
     template = plain.get("chat_template")
     if template is not None and not (isinstance(template, str) and template.strip()):
         raise BadChat("chat_template must be the text of a Jinja template")
-    return Chat(messages, wants_reply, _extras(plain), sent=sent, template=template)
+    choice = tool_choice_from(plain.get("tool_choice"), plain.get("parallel_tool_calls"))
+    return Chat(
+        messages, wants_reply, _extras(plain), sent=sent, template=template, tool_choice=choice
+    )
 
 
 def _extras(plain: dict[str, Any]) -> dict[str, Any]:

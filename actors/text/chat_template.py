@@ -60,6 +60,7 @@ class ChatTemplate:
         """Compile; TemplateFailed if it is no template."""
         if len(source) > MAX_TEMPLATE_CHARS:
             raise TemplateFailed(f"the chat template has more than {MAX_TEMPLATE_CHARS} characters")
+        self.source = source
         self._environment = _Environment()
         self._specials = {"bos_token": bos_token, "eos_token": eos_token}
         self.constants: frozenset[str] = frozenset()

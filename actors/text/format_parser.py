@@ -1,12 +1,12 @@
-"""One reply in the format of its chat template: tokens in, deltas, tool calls and ends of spans out.
+"""One reply in the format of its chat template: tokens in; deltas, tool calls, ends of spans out.
 
-Pure. A reader (``native.chat_reply.Reader``) takes the bytes of a reply apart; it begins at the first
-byte each time. So that a token costs the same however long the reply is, what was delivered is left out
-of what it reads (``_Window``), and inside a long tool call it is asked again only when the call has
-grown by a part of its length.
+Pure. A reader (``native.chat_reply.Reader``) takes the bytes of a reply apart; it begins at the
+first byte each time. So that a token costs the same however long the reply is, what was delivered
+is left out of what it reads (``_Window``), and inside a long tool call it is asked again only when
+the call has grown by a part of its length.
 
-Nothing is lost: where a reply is not in its format, the rest of it is delivered as text, with a note.
-What was delivered is never taken back.
+Nothing is lost: where a reply is not in its format, the rest of it is delivered as text, with a
+note. What was delivered is never taken back.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import hashlib
 import json
 import string
 from bisect import bisect_right
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from actors.messages.text_kind import TextKind
 from actors.text.incremental_text import IncrementalText
@@ -24,9 +24,13 @@ from actors.text.positions import Positions, Visible, Written
 from actors.text.reply_parser import CallDelta, Delta, Item, Span, ThinkingBudget, joined
 from native.chat_reply import CALL, FAILED, PARTIAL, REASONING, CallRead, Reader, ReplyRead
 from native.errors import NativeError
+from native.sampling_params import ReplyGrammar
+
+if TYPE_CHECKING:
+    from actors.text.reply_format import LazyGrammar
 
 KEEP_BYTES: Final = 32
-"""Of what was delivered, kept at either end for the reader: a marker may want the blanks beside it."""
+"""Of what was delivered, kept at either end: a marker may include the blanks beside it."""
 MIN_LEFT_OUT: Final = 192
 GROWTH: Final = 64
 """A call of n bytes is read again when it has n / GROWTH more."""
@@ -72,6 +76,14 @@ class _Window:
             self._left_out.append(before + last - first)
 
 
+class Bound(NamedTuple):
+    """From where on a grammar holds a reply."""
+
+    n_tokens: int
+    """Tokens of the reply before that."""
+    grammar: ReplyGrammar
+
+
 @dataclass(slots=True)
 class _Thought:
     start: int
@@ -102,18 +114,19 @@ class FormatParser:
         reader: Reader,
         stops: tuple[str, ...] = (),
         *,
-        shows_thinking: bool = True,
+        lazy: LazyGrammar | None = None,
         thinking_budget: int | None = None,
         call_ids: bytes = b"",
     ) -> None:
-        """``shows_thinking``: thoughts are deltas of their own; else they are dropped from the text.
+        """``lazy``: the grammar of a tool call, which ``bound`` has once the call has begun.
 
         ``call_ids``: what the ids of tool calls are made of where the format has none before a
         call's arguments.
         """
         self._reader = reader
         self._stops = stops + reader.facts.stops
-        self._shows_thinking = shows_thinking
+        self._lazy = lazy
+        self.bound: Bound | None = None
         self._call_ids = call_ids
         self._window = _Window()
         self._bytes = bytearray()
@@ -180,6 +193,8 @@ class FormatParser:
         was_thinking = self._thought is not None
         self._bytes += data
         self._window.data += data
+        if self._lazy is not None and self.bound is None and data:
+            self._look_for_call(self._lazy, len(data))
         out: list[Item] = []
         if self.stopped_by is None and data:
             out = self._raw() if self._is_raw else self._read_if_due()
@@ -206,12 +221,21 @@ class FormatParser:
             out += self._read(is_partial=False)
         if self.stopped_by is None and self._is_raw:
             out += self._raw()
-        out += self._close_thought(len(self._bytes), 0) + self._close_call()
+        out += self._close_thought() + self._close_call()
         text = self._text.finish()
         return joined([*out, Delta(TextKind.TEXT, self._positions.take_all(), text)])
 
     def _ends(self) -> tuple[str, ...]:
         return self._reader.facts.thinking_ends + self._reader.facts.markers
+
+    def _look_for_call(self, lazy: LazyGrammar, n_new: int) -> None:
+        """Whether a word that begins a tool call is complete with the last ``n_new`` bytes."""
+        longest = max(map(len, lazy.words))
+        tail = bytes(self._bytes[-(n_new + longest - 1) :])
+        found = [at for word in lazy.words if (at := tail.find(word)) >= 0]
+        if found:
+            before = tail[min(found) :]
+            self.bound = Bound(self.n_tokens, replace(lazy.grammar, before=before))
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────
 
@@ -245,8 +269,8 @@ class FormatParser:
     def _longest_good(self, data: bytes) -> tuple[int, ReplyRead | None]:
         """The longest beginning that may be one of a reply in its format: what was in order.
 
-        Its length, and what it holds beyond what was read before. Where a beginning is in order, all
-        shorter ones are.
+        Its length, and what it holds beyond what was read before. Where a beginning is in order,
+        all shorter ones are.
         """
         good, bad, best = min(self._n_read, len(data)), len(data), None
         while bad - good > 1:
@@ -273,9 +297,7 @@ class FormatParser:
                 return out
             if index == last and self._window.at(end) == self._done:
                 self._window.leave_out(start, end)
-        if self._thought is not None and self._call is None:
-            out += self._end_of_thought()
-        return out
+        return out + self._end_of_thought()
 
     def _after(self, found: ReplyRead) -> list[Item]:
         """The reply is complete: markers at its end are no text, whatever else is left is."""
@@ -296,7 +318,7 @@ class FormatParser:
                 out += self._end_text() + self._close_call()
                 self._thought = _Thought(start, start, self._n_start(start))
         elif self._thought is not None or self._call is not None:
-            out += self._close_thought(start, self._n_end(start)) + self._close_call()
+            out += self._close_thought(self._n_end(start)) + self._close_call()
         if start > self._done:
             out += self._marker(_KINDS.get(kind, TextKind.TEXT), start)
         visible, tokens = self._take(end)
@@ -304,7 +326,7 @@ class FormatParser:
             out.append(Delta(TextKind.TEXT, tokens, self._text.feed(visible)))
         else:
             self._thought.end = end
-            text = self._thought.text.feed(visible) if self._shows_thinking else ""
+            text = self._thought.text.feed(visible)
             out.append(Delta(TextKind.THINKING, tokens, text))
         return out
 
@@ -318,7 +340,7 @@ class FormatParser:
         if self._call is None:
             if read is None:
                 return []  # its name is not complete: it may be none
-            out += self._end_text() + self._close_thought(start, self._n_end(start))
+            out += self._end_text() + self._close_thought(self._n_end(start))
             self._call = _Call(number, start)
         if start > self._done:
             out += self._marker(TextKind.TOOL_CALL, start)
@@ -345,13 +367,14 @@ class FormatParser:
         return [CallDelta(call.number, call.id, call.name, more.decode("utf-8", "replace"))]
 
     def _end_of_thought(self) -> list[Item]:
-        """Its end marker has come, and nothing after it yet."""
-        assert self._thought is not None
+        """Close a thought whose end marker has come, and nothing after it yet."""
+        if self._thought is None or self._call is not None:
+            return []
         rest = bytes(self._bytes[max(self._done, self._thought.end) :]).lstrip()
         for end in self._reader.facts.thinking_ends:
             if end and rest.startswith(end.encode()):
                 at = bytes(self._bytes).index(end.encode(), self._thought.end) + len(end.encode())
-                return self._close_thought(at, at - self._thought.end)
+                return self._close_thought(at - self._thought.end)
         return []
 
     # ── the ends of parts ───────────────────────────────────────────────────────────────────────
@@ -361,8 +384,8 @@ class FormatParser:
         text = self._text.finish()
         return [Delta(TextKind.TEXT, (), text)] if text else []
 
-    def _close_thought(self, at: int, n_end: int) -> list[Item]:
-        """A thought ends before byte ``at``, the last ``n_end`` of which are its end marker."""
+    def _close_thought(self, n_end: int = 0) -> list[Item]:
+        """A thought ends, and ``n_end`` bytes after it are its end marker."""
         thought, self._thought = self._thought, None
         if thought is None:
             return []
@@ -372,7 +395,7 @@ class FormatParser:
         end = max(thought.end + n_end, thought.end)
         out: list[Item] = []
         rest = thought.text.finish()
-        if rest and self._shows_thinking:
+        if rest:
             out.append(Delta(TextKind.THINKING, (), rest))
         if end > begin:
             out.append(self._span(TextKind.THINKING, begin, end, thought.n_marker, n_end))
@@ -391,24 +414,14 @@ class FormatParser:
         if not is_whole:
             self.note = self.note or "the last tool call is not complete"
         end = max(int(self._done), call.start)
-        out.append(self._span(TextKind.TOOL_CALL, call.start, end, 0, 0, is_closed=is_whole))
+        span = self._span(TextKind.TOOL_CALL, call.start, end)
+        out.append(replace(span, ends_without_marker=is_whole))
         self._restart_text(end)
         return out
 
-    def _span(
-        self,
-        kind: TextKind,
-        start: int,
-        end: int,
-        n_start: int,
-        n_end: int,
-        *,
-        is_closed: bool = True,
-    ) -> Span:
+    def _span(self, kind: TextKind, start: int, end: int, n_start: int = 0, n_end: int = 0) -> Span:
         tokens = self._positions.holding(Written(start), Written(end))
-        content = bytes(self._bytes[start:end])
-        closed = is_closed if kind is TextKind.TOOL_CALL else n_end > 0
-        span = Span(self._n_spans, kind, content, tokens, n_start, n_end, closed)
+        span = Span(self._n_spans, kind, bytes(self._bytes[start:end]), tokens, n_start, n_end)
         self._n_spans += 1
         return span
 
@@ -421,7 +434,7 @@ class FormatParser:
     def _give_up(self, n_good: int) -> list[Item]:
         """The rest is text, but for whole markers among the first ``n_good`` bytes of the reply."""
         self._is_raw = True
-        out = self._close_thought(self._done, 0) + self._close_call()
+        out = self._close_thought() + self._close_call()
         markers = [one.strip().encode() for one in self._ends() if one.strip()]
         while True:
             rest = bytes(self._bytes[self._done : n_good])

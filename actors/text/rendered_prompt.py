@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.text.chat_prompt import ControlTokens, Prompt
+from actors.text.reply_format import ReplyFormat
 from actors.text.reply_marks import SPECIAL, SentText
 
 
@@ -15,6 +16,8 @@ class Rendered:
     prompt: Prompt
     control: ControlTokens
     has_replies: bool
+    format: ReplyFormat | None = None
+    """How the reply is read; None: by the markers of the model."""
 
     def sent(self) -> SentText:
         """The text in UTF-8, and where a caller's text looks like a control token."""

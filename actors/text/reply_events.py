@@ -10,8 +10,10 @@ from actors import messages as m
 from actors.messages.errors import InvalidRequest, UnsupportedRequest
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.markers import Markers
+from actors.text.format_parser import FormatParser
 from actors.text.marker_scanner import is_open
-from actors.text.reply_parser import Delta, ReplyParser, Span
+from actors.text.reply_format import ReplyFormat
+from actors.text.reply_parser import CallDelta, Item, ReplyParser, Span
 from actors.text.thinking_signature import sign
 from cache import tokens as token_bytes
 
@@ -24,8 +26,9 @@ _ONE: Final = struct.Struct("<I")  # the usual case, twice as fast
 TAIL_TOKENS: Final = 32  # of a prompt; more than any start marker and the line break after it
 TAIL_CHARS: Final = 512
 PAGE_BYTES: Final = 24 << 10
+PAGE_CALL_CHARS: Final = 8192  # of up to 4 bytes each
 PAGE_TOKENS: Final = 4096  # 16 KiB; both together stay below the 64 KiB of a message
-Event = m.TokensDelivered | m.SpanEnded
+Event = m.TokensDelivered | m.SpanEnded | m.ToolCallDelivered
 
 
 class NoMarkers(UnsupportedRequest):
@@ -44,6 +47,8 @@ class ReplyRules:
     signing_key: bytes = b""
     end_of_thought: tuple[int, ...] = ()
     """The tokens that are forced when a thinking budget is used up."""
+    markers_are_set: bool = False
+    """They were given when the model was loaded, and replies are read by them alone."""
 
     @classmethod
     def of(cls, backend: Backend, markers: Markers, signing_key: bytes) -> ReplyRules:
@@ -54,16 +59,31 @@ class ReplyRules:
         if decided.thinking:
             marker = decided.thinking[1]
             end = tuple(backend.tokenize(marker, add_special=False, parse_special=True))
-        return cls(decided, signing_key, end)
+        is_set = markers.thinking is not None or markers.tool_call is not None
+        return cls(decided, signing_key, end, is_set)
 
     def stream(
-        self, asked: m.Complete, backend: Backend, text: str | None, tokens: Sequence[int]
-    ) -> ReplyParser:
-        """What reads the reply to this request; NoMarkers, BadBudget."""
+        self,
+        asked: m.Complete,
+        backend: Backend,
+        text: str | None,
+        tokens: Sequence[int],
+        found: ReplyFormat | None = None,
+        call_ids: bytes = b"",
+    ) -> ReplyParser | FormatParser:
+        """What reads the reply to this request; NoMarkers, BadBudget.
+
+        ``found``: the format of its chat template, if it has one that is known. ``call_ids``: what
+        ids of tool calls are made of.
+        """
         budget = asked.thinking_budget_tokens
         if budget is not None and (budget < 0 or not asked.thinking):
             raise BadBudget(
                 f"thinking_budget_tokens is {budget}; it is 0 or more, and needs thinking=True"
+            )
+        if found is not None:
+            return FormatParser(
+                found.reader, asked.stop, lazy=found.lazy, thinking_budget=budget, call_ids=call_ids
             )
         for wanted, markers, name in (
             (asked.thinking, self.markers.thinking, "thinking"),
@@ -100,6 +120,7 @@ class ReplyRules:
                 n_end=span.n_end,
                 signature=signature,
                 last=page == n_pages - 1,
+                is_closed=span.is_closed,
             )
 
 
@@ -112,12 +133,17 @@ class EventEncoder:
     n_tokens: int = 0
     n_chars: int = 0
     logprobs: LogprobsLog = field(default_factory=LogprobsLog)
+    n_call_chars: dict[int, int] = field(default_factory=dict)
+    """Characters of the arguments of each tool call."""
 
-    def events(self, parts: list[Delta | Span]) -> list[Event]:
+    def events(self, parts: list[Item]) -> list[Event]:
         events: list[Event] = []
         for part in parts:
             if isinstance(part, Span):
                 events += self.rules.ended(self.ref, part)
+                continue
+            if isinstance(part, CallDelta):
+                events += self._call(part)
                 continue
             packed = (
                 _ONE.pack(*part.tokens) if len(part.tokens) == 1 else token_bytes.pack(part.tokens)
@@ -131,6 +157,17 @@ class EventEncoder:
             self.n_tokens += len(part.tokens)
             self.n_chars += len(part.text)
         return events
+
+    def _call(self, part: CallDelta) -> Iterator[m.ToolCallDelivered]:
+        """The messages about more of a tool call, in pages."""
+        arguments = part.arguments
+        for start in range(0, max(1, len(arguments)), PAGE_CALL_CHARS):
+            piece = arguments[start : start + PAGE_CALL_CHARS]
+            at = self.n_call_chars.get(part.number, 0)
+            self.n_call_chars[part.number] = at + len(piece)
+            yield m.ToolCallDelivered(
+                self.ref, part.number, part.id, part.name, at, piece, part.is_end, part.is_whole
+            )
 
 
 def merged(events: list[Event], max_chars: int, max_tokens: int) -> list[Event]:
@@ -153,7 +190,7 @@ def merged(events: list[Event], max_chars: int, max_tokens: int) -> list[Event]:
             group.clear()
 
     for event in events:
-        if isinstance(event, m.SpanEnded):
+        if isinstance(event, m.SpanEnded | m.ToolCallDelivered):
             close()
             out.append(event)
             continue

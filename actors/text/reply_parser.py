@@ -43,8 +43,13 @@ class Span:
     """Bytes of the start marker; 0 where the prompt had opened it."""
     n_end: int
     """Bytes of the end marker; 0 where the reply ended before it."""
-    is_closed: bool | None = None
-    """Whether it is complete; ``None``: if it has an end marker."""
+    ends_without_marker: bool = False
+    """It is complete, although its format has no marker that ends it."""
+
+    @property
+    def is_closed(self) -> bool:
+        """False where the reply ended inside it."""
+        return self.ends_without_marker or self.n_end > 0
 
     @property
     def body(self) -> bytes:
@@ -119,6 +124,10 @@ class ReplyParser:
         self._span = None if opened is TextKind.TEXT else _OpenSpan(self._at)
         self._n_spans = 0
         self._budget = None if thinking_budget is None else ThinkingBudget(thinking_budget)
+        self.note: str | None = None
+        """Always: everything is in the format of markers."""
+        self.bound: None = None
+        """No grammar of a format holds it."""
         self.was_opened = opened is not TextKind.TEXT
         self.opened_tokens: int | None = None
         """Tokens until the end of the span that the prompt had opened; ``None`` while it lasts."""

@@ -1,13 +1,13 @@
 # llama_chat: the part of llama.cpp's common/ that knows what chat templates mean. It analyses a template,
-# builds a parser and a grammar for its tool calls, and parses replies. See prepare.py and bounds.h.
+# builds a parser and a grammar for its tool calls, and parses replies. See chat_sources.py and bounds.h.
 set(_chat_folder "${CMAKE_CURRENT_LIST_DIR}")
 set(_chat_copy "${CMAKE_CURRENT_BINARY_DIR}/chat")
-set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${_chat_folder}/prepare.py")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${_chat_folder}/../chat_sources.py")
 execute_process(
-  COMMAND "${Python_EXECUTABLE}" -P "${_chat_folder}/prepare.py" "${LLAMA_SOURCE}/common" "${_chat_copy}"
+  COMMAND "${Python_EXECUTABLE}" -P "${_chat_folder}/../chat_sources.py" "${LLAMA_SOURCE}/common" "${_chat_copy}"
   OUTPUT_VARIABLE _chat_sources RESULT_VARIABLE _status)
 if(NOT _status EQUAL 0)
-  message(FATAL_ERROR "native/chat/prepare.py could not prepare llama.cpp's common/ (see above)")
+  message(FATAL_ERROR "native/chat/chat_sources.py could not prepare llama.cpp's common/ (see above)")
 endif()
 string(REPLACE "\n" ";" _chat_sources "${_chat_sources}")
 

@@ -137,7 +137,7 @@ void require_shallow(const char *text, size_t length) {
     }
 }
 
-common_chat_templates_inputs inputs_of(const common_json &request) {
+common_chat_templates_inputs inputs_of(const common_json &request, bool can_be_parallel) {
     common_chat_templates_inputs inputs;
     if (request.contains("messages")) {
         inputs.messages = common_chat_msgs_parse_oaicompat(request.at("messages"));
@@ -154,7 +154,7 @@ common_chat_templates_inputs inputs_of(const common_json &request) {
         }
     }
     inputs.tool_choice = common_chat_tool_choice_parse_oaicompat(request.value("tool_choice", std::string("auto")));
-    inputs.parallel_tool_calls = request.value("parallel_tool_calls", true);
+    inputs.parallel_tool_calls = request.value("parallel_tool_calls", can_be_parallel);
     inputs.enable_thinking = request.value("enable_thinking", true);
     inputs.add_generation_prompt = request.value("add_generation_prompt", true);
     inputs.reasoning_format = COMMON_REASONING_FORMAT_AUTO;
@@ -278,8 +278,11 @@ int la_chat_reader_new(const la_chat *chat, const char *request, size_t length, 
             throw la::fault{LA_CHAT, "the request is too long", static_cast<int64_t>(length), MAX_REQUEST};
         }
         require_shallow(request, length);
-        const auto params =
-            common_chat_templates_apply(chat->templates.get(), inputs_of(common_json::parse(std::string(request, length))));
+        const auto able = common_chat_templates_get_caps(chat->templates.get());
+        const auto parallel = able.find("supports_parallel_tool_calls");
+        const auto inputs = inputs_of(common_json::parse(std::string(request, length)),
+                                      parallel == able.end() || parallel->second);
+        const auto params = common_chat_templates_apply(chat->templates.get(), inputs);
         auto made = std::make_unique<la_chat_reader>();
         made->format = params.format;
         made->before = params.generation_prompt;

@@ -8,6 +8,7 @@
 namespace {
 
 constexpr size_t SHELF = 16;  // compiled grammars that are kept
+constexpr size_t WORDS_SHELF = 3;
 constexpr size_t BREAKER_SHELF = 64;
 constexpr size_t FEW = 128;   // the likeliest tokens, tried before the vocabulary
 
@@ -23,7 +24,7 @@ struct sampler_shelf {
         std::shared_ptr<const grammar_rules> rules;
     };
     std::list<compiled> grammars;  // used last first
-    std::shared_ptr<const vocabulary> words;
+    std::list<std::pair<std::vector<int32_t>, std::shared_ptr<const vocabulary>>> words;  // by the control tokens shown
     std::list<std::pair<std::string, std::shared_ptr<const breaker>>> breakers;
     uint64_t n_compiled = 0;
 };
@@ -63,13 +64,14 @@ std::shared_ptr<const breaker> make_breaker(const la_model &model, const std::st
     return made;
 }
 
-std::shared_ptr<const vocabulary> make_words(const la_model &model) {
+std::shared_ptr<const vocabulary> make_words(const la_model &model, const std::vector<int32_t> &shown) {
     auto made = std::make_shared<vocabulary>();
     const auto n = static_cast<size_t>(model.n_vocab);
     made->ends.resize(n);
     made->begin.reserve(n + 1);
     for (int32_t token = 0; token < model.n_vocab; ++token) {
-        const std::string piece = piece_of(model.vocab, token, false);
+        const bool is_shown = std::binary_search(shown.begin(), shown.end(), token);
+        const std::string piece = piece_of(model.vocab, token, is_shown);
         made->ends[static_cast<size_t>(token)] = llama_vocab_is_eog(model.vocab, token);
         made->begin.push_back(static_cast<uint32_t>(made->bytes.size()));
         made->bytes += piece;
@@ -93,7 +95,7 @@ std::shared_ptr<const vocabulary> make_words(const la_model &model) {
 
 } // namespace
 
-constrained take_grammar(const la_model &model, const char *text) {
+constrained take_grammar(const la_model &model, const char *text, const std::vector<int32_t> &shown) {
     require_vocabulary(model);
     sampler_shelf &shelf = shelf_of(model);
     auto &kept = shelf.grammars;
@@ -107,10 +109,17 @@ constrained take_grammar(const la_model &model, const char *text) {
             kept.pop_back();
         }
     }
-    if (!shelf.words) {
-        shelf.words = make_words(model);
+    auto &words = shelf.words;
+    const auto of = std::find_if(words.begin(), words.end(), [&](const auto &one) { return one.first == shown; });
+    if (of != words.end()) {
+        words.splice(words.begin(), words, of);
+    } else {
+        words.push_front({shown, make_words(model, shown)});
+        if (words.size() > WORDS_SHELF) {
+            words.pop_back();
+        }
     }
-    return {shelf.words, std::make_unique<matcher>(kept.front().rules)};
+    return {words.front().second, std::make_unique<matcher>(kept.front().rules)};
 }
 
 std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *text) {

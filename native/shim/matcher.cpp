@@ -340,6 +340,18 @@ void matcher::accept(const vocabulary &words, int32_t token) {
     }
 }
 
+bool matcher::advance(std::string_view text) {
+    work_ = 0;
+    if (!walk(text, 0)) {
+        return false;
+    }
+    path_[0] = std::move(path_[text.size()]);
+    if (nodes_.size() > MANY_STACKS) {
+        forget_dead();
+    }
+    return true;
+}
+
 void matcher::forget_dead() {
     const std::vector<node> old = std::move(nodes_);
     nodes_.assign(1, {nullptr, EMPTY, -1});

@@ -48,6 +48,8 @@ class matcher {
     void permitted(const vocabulary &words, std::vector<char> &out);
     // Advance by a token that permits() allows.
     void accept(const vocabulary &words, int32_t token);
+    // Advance by a text; false, and nothing has changed, if the grammar does not begin with it.
+    bool advance(std::string_view text);
 
   private:
     struct node {

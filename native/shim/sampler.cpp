@@ -92,7 +92,12 @@ int la_sampler_new(const la_model *model, const la_sampling *params, const la_sa
             }
         }
         if (texts->grammar != nullptr) {
-            made->grammar = la::take_grammar(*model, texts->grammar);
+            std::vector<int32_t> shown(texts->shown, texts->shown + texts->n_shown);
+            std::sort(shown.begin(), shown.end());
+            made->grammar = la::take_grammar(*model, texts->grammar, shown);
+            if (!made->grammar.way->advance({texts->grammar_before, texts->n_grammar_before})) {
+                throw la::fault{LA_GRAMMAR, "the text before the reply does not begin as the grammar does", 0, 0};
+            }
         }
         *out = made.release();
     });

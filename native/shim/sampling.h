@@ -70,7 +70,8 @@ struct sampler_shelf;
 // The rules of a text; a fault, unless it is a grammar that can be used safely.
 std::shared_ptr<const grammar_rules> check_grammar(const llama_vocab *vocab, const std::string &text);
 // A position at the beginning of the grammar. A grammar that cannot be used is a fault.
-constrained take_grammar(const la_model &model, const char *text);
+// `shown`: control tokens whose text it may require.
+constrained take_grammar(const la_model &model, const char *text, const std::vector<int32_t> &shown);
 std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *text);
 
 } // namespace la

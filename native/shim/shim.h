@@ -264,6 +264,10 @@ typedef struct la_sampling_texts {
     int32_t n_breakers;
     const char *const *breakers;
     const char *grammar;        /* GBNF; NULL: none */
+    const char *grammar_before; /* what the prompt, or the reply so far, holds of the grammar's text */
+    size_t n_grammar_before;
+    int32_t n_shown;            /* control tokens whose text counts for the grammar */
+    const int32_t *shown;
 } la_sampling_texts;
 
 int la_sampler_new(const la_model *model, const la_sampling *params, const la_sampling_texts *texts,
@@ -288,7 +292,7 @@ typedef struct la_chat_reader la_chat_reader;
 
 int la_chat_new(const char *source, const char *bos, const char *eos, la_chat **out) LA_NOEXCEPT;
 void la_chat_free(la_chat *chat) LA_NOEXCEPT;
-/* request: JSON with messages, tools, tool_choice (auto, none, required), parallel_tool_calls, enable_thinking,
+/* request: JSON with messages, tools, tool_choice (auto, none, required), parallel_tool_calls (absent: as the template can), enable_thinking,
  * add_generation_prompt, continue_final_message, kwargs. Messages and tools as OpenAI's API has them. */
 int la_chat_reader_new(const la_chat *chat, const char *request, size_t length, la_chat_reader **out) LA_NOEXCEPT;
 void la_chat_reader_free(la_chat_reader *reader) LA_NOEXCEPT;

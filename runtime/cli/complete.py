@@ -24,6 +24,7 @@ from runtime.client.results import (
     ResumedEvent,
     SpanEvent,
     TokenEvent,
+    ToolCallEvent,
 )
 
 
@@ -75,8 +76,8 @@ def _show(event: Event, line: ProgressLine, *, as_json: bool) -> None:
                 sys.stdout.write(content.decode("utf-8", "replace"))
         case SpanEvent():
             sys.stderr.write("" if as_json else "\n")
-        case ResumedEvent():
-            pass  # not asked for: the output only pauses
+        case ResumedEvent() | ToolCallEvent():
+            pass  # not asked for; and shown when it is complete
         case CompletionEvent(completion):
             line.clear()
             _show_completion(completion, as_json=as_json)

@@ -103,6 +103,8 @@ class ChatOptionsDict(RequestOptionsDict, total=False):
     """The keywords of ``chat`` and ``stream_chat``; see ``ChatOptions``."""
 
     tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
     documents: Sequence[Mapping[str, Any]] | None
     template_kwargs: Mapping[str, Any] | None
     enable_thinking: bool | None
@@ -224,6 +226,11 @@ class ChatOptions(RequestOptions):
 
     tools: Sequence[Mapping[str, Any]] | None = None
     """Functions that may be called, as in OpenAI's API; their calls are returned apart."""
+    tool_choice: str | Mapping[str, Any] | None = None
+    """``auto``, ``none``, ``required``, or the one function that must be called, as in OpenAI's
+    API."""
+    parallel_tool_calls: bool | None = None
+    """Whether a reply may hold several calls. Default: as the template has it."""
     documents: Sequence[Mapping[str, Any]] | None = None
     """Texts that the template puts before the conversation."""
     template_kwargs: Mapping[str, Any] | None = None

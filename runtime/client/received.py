@@ -7,11 +7,12 @@ the token and the character at which it begins, so what was received already is 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from actors.messages import SpanEnded, TextKind, TokensDelivered
+from actors.messages import SpanEnded, TextKind, TokensDelivered, ToolCallDelivered
 from cache import tokens as token_bytes
-from runtime.client.results import SpanEvent, TokenEvent
+from runtime.client.results import SpanEvent, TokenEvent, ToolCallEvent
 
 if TYPE_CHECKING:
     from native.backend import Logprobs
@@ -31,6 +32,7 @@ class Received:
         self._n_chars = 0
         self._spans: list[SpanEvent] = []
         self._pages: list[SpanEnded] = []
+        self._calls: list[ToolCallEvent] = []
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -52,6 +54,37 @@ class Received:
     def spans(self) -> tuple[SpanEvent, ...]:
         return tuple(self._spans)
 
+    @property
+    def calls(self) -> tuple[ToolCallEvent, ...]:
+        """Each with all of its arguments so far."""
+        return tuple(self._calls)
+
+    def take_part(self, message: object) -> ToolCallEvent | SpanEvent | None:
+        """What is new in a message about a tool call or a span; None for any other message."""
+        if isinstance(message, ToolCallDelivered):
+            return self.take_call(message)
+        return self.take_span(message) if isinstance(message, SpanEnded) else None
+
+    def take_call(self, more: ToolCallDelivered) -> ToolCallEvent | None:
+        """What is new of a tool call, or None. Its first id stays, whoever continues the reply."""
+        if more.number > len(self._calls):
+            raise PartMissing(f"tool call {more.number} came after {len(self._calls)}")
+        if more.number == len(self._calls):
+            self._calls.append(ToolCallEvent(more.number, more.id, more.name, ""))
+            is_new = True
+        else:
+            is_new = False
+        known = self._calls[more.number]
+        if more.at > len(known.arguments):
+            raise PartMissing(f"a part of the arguments of tool call {more.number} is missing")
+        piece = more.arguments[len(known.arguments) - more.at :]
+        is_end = more.is_end and not known.is_end
+        if not (is_new or piece or is_end):
+            return None
+        whole = replace(known, arguments=known.arguments + piece, is_end=known.is_end or is_end)
+        self._calls[more.number] = whole
+        return replace(whole, arguments=piece, is_end=is_end)
+
     def take_span(self, page: SpanEnded) -> SpanEvent | None:
         """The span that is complete with this page, unless it was received already."""
         if page.number < len(self._spans):
@@ -72,7 +105,7 @@ class Received:
                 content,
                 content[page.n_start : len(content) - page.n_end],
                 tuple(token_bytes.unpack(packed)),
-                page.n_end > 0,
+                page.is_closed,
                 page.signature,
             )
         )

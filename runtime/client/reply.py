@@ -196,6 +196,9 @@ class Reply:
 
     def _events_of(self, message: object) -> Iterator[Event]:
         progress = self._progress
+        part = progress.received.take_part(message)
+        if part is not None:
+            yield part
         match message:
             case m.TokensDelivered():
                 event = progress.received.take(message)
@@ -206,10 +209,6 @@ class Reply:
                 if not progress.received:  # else it reads a reply that has begun already
                     progress.touch()
                     yield PrefillEvent(done, total, reused)
-            case m.SpanEnded():
-                span = progress.received.take_span(message)
-                if span is not None:
-                    yield span
             case m.Accepted():
                 self._accepted = message.request_id
                 self.on_accepted(message.request_id)
@@ -227,6 +226,7 @@ class Reply:
                         progress.ttft_ms,
                         received.logprobs,
                         received.spans,
+                        received.calls,
                     )
                 )
             case m.CompletionFailed(_, reason, detail):

@@ -16,7 +16,8 @@ from runtime.settings import arguments
 from supervision.frozen import frozen
 
 _CHAT_KEYS: Final = (
-    "tools", "documents", "template_kwargs", "enable_thinking", "chat_template",
+    "tools", "tool_choice", "parallel_tool_calls", "documents", "template_kwargs",
+    "enable_thinking", "chat_template",
 )  # fmt: skip
 _CONVERSATION: Final = (
     'a list of at least one {"role": …, "content": …}; complete() takes a plain text'

@@ -74,6 +74,41 @@ class SpanEvent:
 
 
 @frozen
+class ToolCallEvent:
+    """More of a tool call as a value. The first of a call has its name, the last has ``is_end``."""
+
+    index: int
+    """Of the calls of this reply, from 0."""
+    id: str
+    """Nine letters and digits where the model writes none; a tool's result names it."""
+    name: str
+    arguments: str
+    """A piece of JSON; all pieces together are an object."""
+    is_end: bool = False
+
+
+@frozen
+class ToolCall:
+    """A tool call of a finished completion."""
+
+    id: str
+    """For the ``tool_call_id`` of the tool's result; empty where it was not read as a value."""
+    name: str
+    """Of the tool; empty where the call was separated by markers alone."""
+    arguments: str
+    """A JSON object as text; less than that where ``is_closed`` is False."""
+    text: str
+    """As the model wrote it."""
+    is_closed: bool
+    """False: the reply ended inside it, or its arguments are no JSON object."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As OpenAI's API has it, for the history of the next request."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+@frozen
 class Completion:
     """A finished completion.
 
@@ -105,6 +140,10 @@ class Completion:
     limit: str | None = None
     """What a reply that ended by ``length`` had reached: ``max_tokens``, or ``context``, which is
     full then."""
+    calls: tuple[ToolCallEvent, ...] = ()
+    """Tool calls as values, each with all of its arguments; see ``tool_calls``."""
+    note: str | None = None
+    """Why a part came as ``text``: it is not in the format of the model's chat template."""
 
     @property
     def thinking(self) -> str:
@@ -112,9 +151,23 @@ class Completion:
         return "".join(span.text for span in self.spans if span.kind == "thinking")
 
     @property
-    def tool_calls(self) -> tuple[SpanEvent, ...]:
-        """The tool calls in order; the ``text`` of each is what its markers enclose."""
-        return tuple(span for span in self.spans if span.kind == "tool_call")
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls in order."""
+        spans = [span for span in self.spans if span.kind == "tool_call"]
+        if not self.calls:
+            return tuple(ToolCall("", "", "", one.text, one.is_closed) for one in spans)
+        return tuple(
+            ToolCall(call.id, call.name, call.arguments, span.text, span.is_closed)
+            for call, span in zip(self.calls, spans, strict=False)
+        )
+
+    def to_message(self) -> dict[str, Any]:
+        """The reply as a message, for the history of the next request."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.thinking:
+            message["reasoning_content"] = self.thinking
+        calls = [one.to_dict() for one in self.tool_calls if one.name]
+        return {**message, "tool_calls": calls} if calls else message
 
     @property
     def miss_at(self) -> int | None:
@@ -200,7 +253,7 @@ class ResumedEvent:
     """From the last event before to the next one, by the caller's clock."""
 
 
-Event = PrefillEvent | TokenEvent | SpanEvent | ResumedEvent | CompletionEvent
+Event = PrefillEvent | TokenEvent | ToolCallEvent | SpanEvent | ResumedEvent | CompletionEvent
 """What a stream yields: prompt progress, then text, with whole spans after their text; at the end
 one ``CompletionEvent``. Match on the class, and ignore what you do not use:
 
@@ -265,6 +318,7 @@ def completion_from(
     ttft_ms: float | None,
     logprobs: tuple[Logprobs | None, ...] = (),
     spans: tuple[SpanEvent, ...] = (),
+    calls: tuple[ToolCallEvent, ...] = (),
 ) -> Completion:
     """Join what was streamed with the final report."""
     timings = done.timings
@@ -282,4 +336,6 @@ def completion_from(
         timings=timings,
         logprobs=logprobs or None,
         spans=spans,
+        calls=calls,
+        note=done.note,
     )

@@ -1,8 +1,9 @@
-"""Copy the part of llama.cpp that reads chat templates: ``prepare.py COMMON TARGET``.
+"""Copy the part of llama.cpp that reads chat templates: ``chat_sources.py COMMON TARGET``.
 
-Into the copy go the bounds of ``bounds.h``: how deep a call may call itself, and how many steps it may
-take. Where a place for them is not found, llama.cpp has changed, and this fails. Files that are the same
-already are left alone, so a second build compiles nothing. Prints the sources to compile, one a line.
+Into the copy go the bounds of ``bounds.h``: how deep a call may call itself, and how many steps it
+may take. Where a place for them is not found, llama.cpp has changed, and this fails. Files that are
+the same already are left alone, so a second build compiles nothing. Prints the sources to compile,
+one a line.
 
 CMake runs this file as a script, so it imports nothing of this project.
 """
@@ -75,7 +76,7 @@ def _bounded(name: str, text: str) -> str:
             if not count:
                 raise SystemExit(
                     f"common/{name} of llama.cpp has no {bound.place!r} any more: adapt "
-                    "native/chat/prepare.py, so that what it does stays bounded"
+                    "native/chat_sources.py, so that what it does stays bounded"
                 )
     return text
 

@@ -1,0 +1,176 @@
+"""The format of a chat's reply: what reads it, and the grammar that holds it.
+
+``ReplyFormats`` asks llama.cpp what a template means for one set of tools (``native.chat_format``),
+which takes milliseconds; the answer is kept by what it depends on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
+
+from actors.messages.errors import UnsupportedRequest
+from actors.text.chat_prompt import ControlTokens
+from actors.text.chat_request import Chat
+from native.chat_reply import Reader
+from native.errors import NativeError
+from native.sampling_params import ReplyGrammar
+
+if TYPE_CHECKING:
+    from native.backend import Backend
+    from native.chat_format import ChatFormat
+
+KEPT_FORMATS: Final = 64
+KEPT_TEMPLATES: Final = 8
+_TEXT_BEFORE: Final = re.compile(r"(?<=^root ::= )(.*?) until-\d+\?(?= )", re.MULTILINE)
+"""Text of any length, which llama.cpp's grammar permits before a call that must be made."""
+_BLANKS: Final = re.compile(r"^space ::= .*$", re.MULTILINE)
+"""Blanks between the parts of a call: llama.cpp permits 22, which weak models use up."""
+_OWN_EXTRAS: Final = frozenset({"tools", "documents", "enable_thinking"})
+
+
+@dataclass(frozen=True, slots=True)
+class LazyGrammar:
+    """A grammar that holds from the first of some words on."""
+
+    words: tuple[bytes, ...]
+    grammar: ReplyGrammar
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFormat:
+    """How the reply of one request is read, and what it must be."""
+
+    reader: Reader
+    grammar: ReplyGrammar | None = None
+    """Of the whole reply, where a tool must be called."""
+    lazy: LazyGrammar | None = None
+    """Of a tool call, once it has begun."""
+    end_of_thought: tuple[int, ...] = ()
+    """The tokens that are forced when a thinking budget is used up."""
+
+
+class ReplyFormats:
+    """The formats of one model's templates. Used by one thread."""
+
+    def __init__(
+        self, backend: Backend, open_template: Callable[[str, str, str], ChatFormat] | None = None
+    ) -> None:
+        """``open_template`` makes a ``ChatFormat`` of a template and its two tokens."""
+        self._backend = backend
+        self._open = open_template or _open_template
+        self._templates: dict[str, ChatFormat | None] = {}
+        self._formats: dict[bytes, ReplyFormat | None] = {}
+
+    def of(
+        self, source: str, chat: Chat, text: str, control: ControlTokens, tokens: tuple[str, str]
+    ) -> ReplyFormat | None:
+        """How the reply to a conversation is read; None where its template has no known format.
+
+        ``text`` is the prompt, ``tokens`` are those that begin and end texts. UnsupportedRequest
+        where a call is required and the template has none.
+        """
+        tools = [one for one in chat.extras.get("tools") or () if "function" in one]
+        may_call = chat.tool_choice.among(tools)
+        role = chat.sent[-1]["role"]
+        about = [
+            source, may_call, chat.tool_choice.kind, chat.tool_choice.is_parallel, role == "tool",
+            {name: value for name, value in chat.extras.items() if name not in _OWN_EXTRAS},
+            chat.extras.get("enable_thinking"),
+        ]  # fmt: skip
+        key = blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=16)
+        digest = key.digest()
+        if digest in self._formats:
+            found = self._formats[digest] = self._formats.pop(digest)
+        else:
+            found = self._formats[digest] = self._made(source, chat, may_call, control, tokens)
+            while len(self._formats) > KEPT_FORMATS:
+                del self._formats[next(iter(self._formats))]
+        if found is not None:
+            begins = found.reader.facts.generation_prompt.rstrip()
+            if not text.rstrip().endswith(begins):
+                found = None  # the template ends this conversation in another way
+        if chat.tool_choice.must_call and (found is None or found.grammar is None):
+            raise UnsupportedRequest(
+                "tool_choice requires a call, and this model's chat template has no known form for "
+                "one; leave tool_choice out, or load the model with a chat template that has one"
+            )
+        return found
+
+    def _made(
+        self,
+        source: str,
+        chat: Chat,
+        tools: list[dict[str, Any]],
+        control: ControlTokens,
+        tokens: tuple[str, str],
+    ) -> ReplyFormat | None:
+        template = self._template(source, tokens)
+        if template is None:
+            return None
+        for messages in _examples(chat, tools):
+            try:
+                reader = template.reader(
+                    messages,
+                    tools,
+                    tool_choice=chat.tool_choice.kind if tools else "none",
+                    parallel_tool_calls=chat.tool_choice.is_parallel,
+                    enable_thinking=bool(chat.extras.get("enable_thinking", True)),
+                    kwargs={k: v for k, v in chat.extras.items() if k not in _OWN_EXTRAS},
+                )
+            except NativeError:
+                continue
+            return self._format(reader, chat, control)
+        return None
+
+    def _format(self, reader: Reader, chat: Chat, control: ControlTokens) -> ReplyFormat:
+        facts = reader.facts
+        markers = {one.strip() for one in facts.markers}
+        shown = tuple(sorted(control.ids[one] for one in markers if one in control.ids))
+        grammar = lazy = None
+        text = _BLANKS.sub(r'space ::= | " " | "\\n"', facts.grammar)
+        if text and chat.tool_choice.must_call:
+            before = facts.generation_prompt.encode()
+            grammar = ReplyGrammar(_TEXT_BEFORE.sub(r"\1", text), before, shown)
+        elif text and facts.grammar_is_lazy:
+            words = tuple(word.encode() for kind, word in facts.triggers if kind == "word")
+            lazy = LazyGrammar(words, ReplyGrammar(text, b"", shown)) if words else None
+        marker = next((one for one in facts.thinking_ends if one == one.strip()), "")
+        tokenize = self._backend.tokenize
+        end = tokenize(marker, add_special=False, parse_special=True) if marker else []
+        return ReplyFormat(reader, grammar, lazy, tuple(end))
+
+    def _template(self, source: str, tokens: tuple[str, str]) -> ChatFormat | None:
+        if source not in self._templates:
+            try:
+                self._templates[source] = self._open(source, *tokens)
+            except NativeError:
+                self._templates[source] = None
+            while len(self._templates) > KEPT_TEMPLATES:
+                del self._templates[next(iter(self._templates))]
+        return self._templates[source]
+
+
+def _examples(chat: Chat, tools: list[dict[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Short conversations that end as this one does: a reply's beginning may depend on that."""
+    asked: list[Mapping[str, Any]] = [{"role": "user", "content": "Hello"}]
+    if chat.sent[-1]["role"] != "tool" or not tools:
+        return [asked]
+    name = tools[0]["function"].get("name", "tool")
+    call = {"id": "call00000", "type": "function", "function": {"name": name, "arguments": "{}"}}
+    answered = [
+        *asked,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call00000", "name": name, "content": "{}"},
+    ]
+    return [answered, asked]
+
+
+def _open_template(source: str, bos: str, eos: str) -> ChatFormat:
+    from native.chat_format import ChatFormat  # here: it needs the native library
+
+    return ChatFormat(source, bos, eos)
