@@ -14,10 +14,13 @@ from actors.engine.request import Request
 from actors.kv.cache_client import CacheClient
 from actors.kv.request_cache import RequestCache
 from actors.messages.payload import PayloadGone, read_payload
+from actors.messages.text_kind import TextKind
 from actors.text.chat_prompt import ControlTokens, prompt_tokens
+from actors.text.format_parser import FormatParser
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_format import ReplyFormat
 from actors.text.reply_marks import PLAIN, SPECIAL, Mark, RecentReplies, SentText, mark_reply
+from actors.text.rerendered import end_of_reply, means_the_same, message_of
 from cache.text_marks import CANDIDATE, RowMark
 from cache.tokens import TokenIds
 from native.backend import Backend
@@ -162,9 +165,49 @@ class ReplyReplay:
         stop = request.reply.stream.stopped_by
         root = self._namespaces.root_of(request.cache)
         mark = mark_reply(root, sent, reply, visible, n_tokens, stop)
-        self.recent.put(mark, line.tokens)
-        if self._cache is not None and self._cache.keeps_marks and sent.reads == SPECIAL:
+        self._note(request, mark)
+        again = self._as_values(request, mark)
+        if again is not None:
+            self._note(request, again)
+
+    def _note(self, request: Request, mark: Mark) -> None:
+        sent = request.prompt.sent
+        self.recent.put(mark, request.line.tokens)
+        if self._cache is not None and self._cache.keeps_marks and sent and sent.reads == SPECIAL:
             self._cache.mark_end(request.cache, mark)
+
+    def _as_values(self, request: Request, mark: Mark) -> Mark | None:
+        """The mark of a reply with tool calls in the text that the template writes for it.
+
+        None where that is the text that was generated, or means something else.
+        """
+        sent, rendered, stream = request.prompt.sent, request.prompt.rendered, request.reply.stream
+        if (
+            not isinstance(stream, FormatParser)
+            or not stream.calls
+            or stream.stopped_by is not None
+        ):
+            return None
+        if sent is None or rendered is None or rendered.again is None or rendered.format is None:
+            return None
+        thinking = stream.said(TextKind.THINKING)
+        message = message_of(stream.said(TextKind.TEXT), thinking, stream.calls)
+        text = rendered.again(message)
+        if text is None or any(one in str(message) for one in rendered.control.ids):
+            return None
+        end = end_of_reply(text, rendered.control, self._backend.info.eog_tokens)
+        prompt = rendered.prompt.text
+        if end < len(prompt) or not text.startswith(prompt):
+            return None
+        calls = message["tool_calls"]
+        if not means_the_same(
+            rendered.format.reader, stream.written, text[len(prompt) : end], calls
+        ):
+            return None
+        reply = text[len(prompt) : end].encode()
+        n_bytes = len(sent.data) + len(reply)
+        digest = sent.with_reply(self._namespaces.root_of(request.cache), reply)
+        return None if digest == mark.digest else Mark(digest, n_bytes, n_bytes, mark.n_tokens)
 
 
 def _sent(asked: m.Complete) -> SentText | None:

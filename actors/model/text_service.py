@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from actors import messages as m
 from actors.engine.prompt_tokens import why_too_long
@@ -20,7 +20,7 @@ from actors.text.chat_prompt import ControlTokens, Prompt, prompt_tokens, render
 from actors.text.chat_request import Chat, chat_from
 from actors.text.chat_shape import fitted
 from actors.text.chat_shown import check_shown
-from actors.text.chat_template import ChatTemplate
+from actors.text.chat_template import ChatTemplate, TemplateFailed
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import ReplyRules
 from actors.text.reply_format import ReplyFormat, ReplyFormats
@@ -65,6 +65,7 @@ class TextService:
         self._run = run
         self._replays = replays
         self._templates: dict[str, ChatTemplate] = {}
+        self._again_templates: dict[str, ChatTemplate] = {}
         self._formats = ReplyFormats(backend)
         self._control: ControlTokens | None = None
         self._pending: dict[str, m.Run] = {}
@@ -220,7 +221,8 @@ class TextService:
         if here:
             if self._replays is not None and self._control is not None:
                 has_replies = any(one["role"] == "assistant" for one in chat.messages)
-                rendered = Rendered(prompt, self._control, has_replies, reply_format)
+                again = None if reply_format is None else self._again(chat)
+                rendered = Rendered(prompt, self._control, has_replies, reply_format, again)
                 self._replays.rendered(run.request_id, rendered)
             self._run(ready)
             if cancelled:
@@ -249,6 +251,31 @@ class TextService:
         tokens = self._shown(info.bos_token), self._shown(info.eos_token)
         source = self._compiled(chat).source
         return self._formats.of(source, chat, prompt.text, control, tokens)
+
+    def _again(self, chat: Chat) -> Callable[[Mapping[str, Any]], str | None]:
+        """What renders the conversation with its reply, on the engine's thread.
+
+        With a template of its own: one is used by one thread.
+        """
+        info, mine = self._backend.info, self._compiled(chat)
+        other = self._again_templates.pop(mine.source, None) or ChatTemplate(
+            mine.source,
+            bos_token=self._shown(info.bos_token),
+            eos_token=self._shown(info.eos_token),
+        )
+        other.shape = mine.shape
+        self._again_templates[mine.source] = other
+        while len(self._again_templates) > KEPT_TEMPLATES:
+            del self._again_templates[next(iter(self._again_templates))]
+
+        def again(message: Mapping[str, Any]) -> str | None:
+            longer = replace(chat, sent=[*chat.sent, dict(message)], add_generation_prompt=False)
+            try:
+                return other.render(longer.reshaped().variables())
+            except TemplateFailed:
+                return None
+
+        return again
 
     def _compiled(self, chat: Chat) -> ChatTemplate:
         """The template for this conversation, compiled at its first use; raises TemplateFailed."""

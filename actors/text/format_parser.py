@@ -148,6 +148,9 @@ class FormatParser:
         self.was_opened = bool(start) and reader.facts.generation_prompt.rstrip().endswith(start)
         self.opened_tokens: int | None = None
         self.n_tokens = 0
+        self._said: dict[TextKind, list[str]] = {TextKind.TEXT: [], TextKind.THINKING: []}
+        self.calls: list[tuple[str, str, str]] = []
+        """Tool calls that are whole: id, name, arguments."""
         self._is_finished = False
         if self.was_opened:
             self._thought = _Thought(0, 0, 0)
@@ -177,6 +180,15 @@ class FormatParser:
             return False
         return self._budget.is_used_up(may_end=self._done < len(self._bytes))
 
+    @property
+    def written(self) -> bytes:
+        """All bytes so far, control tokens as they are written."""
+        return bytes(self._bytes)
+
+    def said(self, kind: TextKind) -> str:
+        """All text, or all thinking, that was delivered."""
+        return "".join(self._said[kind])
+
     def visible_tokens(self) -> int:
         """How many of the tokens lie wholly in the released text; see ``IncrementalText``."""
         if self.stopped_by is None:
@@ -204,7 +216,7 @@ class FormatParser:
         rest = self._positions.take_all() if is_stopped else self._positions.take_empty(self._done)
         if rest:
             out.append(Delta(self.kind, rest, ""))
-        return joined(out)
+        return self._noted(joined(out))
 
     def end_with(self, written: bytes) -> None:
         """The token that ends the reply is no part of it, but may be a marker of the format."""
@@ -223,7 +235,14 @@ class FormatParser:
             out += self._raw()
         out += self._close_thought() + self._close_call()
         text = self._text.finish()
-        return joined([*out, Delta(TextKind.TEXT, self._positions.take_all(), text)])
+        last = Delta(TextKind.TEXT, self._positions.take_all(), text)
+        return self._noted(joined([*out, last]))
+
+    def _noted(self, out: list[Item]) -> list[Item]:
+        for item in out:
+            if isinstance(item, Delta) and item.text and item.kind in self._said:
+                self._said[item.kind].append(item.text)
+        return out
 
     def _ends(self) -> tuple[str, ...]:
         return self._reader.facts.thinking_ends + self._reader.facts.markers
@@ -248,7 +267,7 @@ class FormatParser:
         data = bytes(self._window.data)
         if is_partial:
             data = _whole_characters(data)
-        found = self._ask(data, is_partial=is_partial)
+        found = self._ask(data)
         self._next_read = len(data) + max(1, len(data) // GROWTH)
         if found is not None and found.status != FAILED:
             self._n_read = len(data)
@@ -258,10 +277,10 @@ class FormatParser:
         out = [] if found is None else self._deliver(found)
         return out if self.stopped_by is not None else out + self._give_up(self._window.at(n_good))
 
-    def _ask(self, data: bytes, *, is_partial: bool) -> ReplyRead | None:
+    def _ask(self, data: bytes) -> ReplyRead | None:
         """What the reader finds; None where it refuses the reply."""
         try:
-            return self._reader.read(data, is_partial=is_partial)
+            return self._reader.read(data, is_partial=True)
         except NativeError as error:
             self.note = f"a part of the reply came as text: {error}"
             return None
@@ -275,7 +294,7 @@ class FormatParser:
         good, bad, best = min(self._n_read, len(data)), len(data), None
         while bad - good > 1:
             middle = (good + bad) // 2
-            found = self._ask(_whole_characters(data[:middle]), is_partial=True)
+            found = self._ask(_whole_characters(data[:middle]))
             if found is None or found.status == FAILED:
                 bad = middle
             else:
@@ -302,10 +321,11 @@ class FormatParser:
     def _after(self, found: ReplyRead) -> list[Item]:
         """The reply is complete: markers at its end are no text, whatever else is left is."""
         end = min(self._window.at(found.end), len(self._bytes))
-        if found.status == PARTIAL or end >= len(self._bytes):
-            self._done = Written(max(self._done, end))
-            return []
-        return self._give_up(end)
+        is_cut = found.status == PARTIAL and self._call is None and not self._n_calls
+        if is_cut or end < len(self._bytes):
+            return self._give_up(end)
+        self._done = Written(max(self._done, end))
+        return []
 
     def _on_text(self, kind: int, start: int, end: int) -> list[Item]:
         """Deliver what is new of a part from byte ``start`` to ``end`` of the reply."""
@@ -411,7 +431,9 @@ class FormatParser:
         out: list[Item] = [
             CallDelta(call.number, call.id, call.name, "", is_end=True, is_whole=is_whole)
         ]
-        if not is_whole:
+        if is_whole:
+            self.calls.append((call.id, call.name, call.arguments.decode("utf-8", "replace")))
+        else:
             self.note = self.note or "the last tool call is not complete"
         end = max(int(self._done), call.start)
         span = self._span(TextKind.TOOL_CALL, call.start, end)
@@ -436,13 +458,15 @@ class FormatParser:
         self._is_raw = True
         out = self._close_thought() + self._close_call()
         markers = [one.strip().encode() for one in self._ends() if one.strip()]
+        is_in_format = n_good >= len(self._bytes)
         while True:
             rest = bytes(self._bytes[self._done : n_good])
             marker = next((one for one in markers if rest.lstrip().startswith(one)), None)
             if marker is None:
                 break
+            is_in_format = False
             out += self._marker(TextKind.TEXT, self._done + rest.index(marker) + len(marker))
-        if self._bytes[self._done :].strip():
+        if self._bytes[self._done :].strip() and not is_in_format:
             self.note = self.note or _NOT_IN_FORMAT
         return out + self._raw()
 

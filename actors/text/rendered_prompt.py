@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from actors.text.chat_prompt import ControlTokens, Prompt
 from actors.text.reply_format import ReplyFormat
@@ -18,6 +20,8 @@ class Rendered:
     has_replies: bool
     format: ReplyFormat | None = None
     """How the reply is read; None: by the markers of the model."""
+    again: Callable[[Mapping[str, Any]], str | None] | None = None
+    """Render the conversation with one more message; from the engine's thread."""
 
     def sent(self) -> SentText:
         """The text in UTF-8, and where a caller's text looks like a control token."""

@@ -82,9 +82,11 @@ class ToolCallEvent:
     id: str
     """Nine letters and digits where the model writes none; a tool's result names it."""
     name: str
+    """Of the tool."""
     arguments: str
     """A piece of JSON; all pieces together are an object."""
     is_end: bool = False
+    """Nothing more of this call comes."""
 
 
 @frozen

@@ -100,7 +100,7 @@ from typing import assert_type
 from runtime import (
     AsyncNode, AsyncStream, ChatOptions, Completion, CompletionEvent, CompletionStream, Event,
     LoadOptions, ModelStatus, Node, PrefillEvent, RequestOptions, ResumedEvent, SpanEvent,
-    TokenEvent,
+    TokenEvent, ToolCallEvent,
 )
 
 careful = RequestOptions(max_tokens=40, temperature=0.2, stop=["a", "b"], speculation="ngram")
@@ -113,7 +113,7 @@ def text_of(event: Event) -> str:
             return text
         case CompletionEvent(completion):
             return completion.text
-        case PrefillEvent() | ResumedEvent():
+        case PrefillEvent() | ResumedEvent() | ToolCallEvent():
             return ""
 
 

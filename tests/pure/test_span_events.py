@@ -31,7 +31,7 @@ def pages(number: int, cuts: list[int]) -> list[SpanEnded]:
     return [
         SpanEnded(
             "r", number, kind, page, part, token_bytes.pack([*part]), n_start, n_end, signature,
-            page == last,
+            page == last, n_end > 0,
         )
         for page, part in enumerate(parts)
     ]  # fmt: skip
