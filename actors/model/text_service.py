@@ -206,9 +206,7 @@ class TextService:
                 request,
                 prompt=m.TokenPrompt(token_bytes.pack(ids)),
                 tool_calls=request.tool_calls
-                or (
-                    reply_format is None and chat.has_tools and bool(self._rules.markers.tool_call)
-                ),
+                or (chat.has_tools and bool(self._rules.markers.tool_call)),
                 timeout_s=None
                 if request.timeout_s is None
                 else max(0.0, request.timeout_s - waited),

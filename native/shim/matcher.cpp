@@ -342,6 +342,9 @@ void matcher::accept(const vocabulary &words, int32_t token) {
 
 bool matcher::advance(std::string_view text) {
     work_ = 0;
+    if (text.empty()) {
+        return true;
+    }
     if (!walk(text, 0)) {
         return false;
     }

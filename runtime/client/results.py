@@ -215,6 +215,8 @@ class Completion:
                 "tokens_per_second": round(self.timings.tokens_per_second, 2),
             },
             **({"spans": [span.to_dict() for span in self.spans]} if self.spans else {}),
+            **({"tool_calls": [one.to_dict() for one in self.tool_calls]} if self.calls else {}),
+            **({} if self.note is None else {"note": self.note}),
             **({} if self.logprobs is None else {"logprobs": _listed(self.tokens, self.logprobs)}),
         }
 

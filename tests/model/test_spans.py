@@ -15,6 +15,7 @@ from cache import tokens as token_bytes
 from native import load_backend
 from native.backend import Backend, Sampler
 from native.params import ModelParams, SamplingParams
+from native.sampling_params import ReplyGrammar
 from native.stub import END, StubBackend
 from runtime.embedded import path as embedded
 from tests.support.engine_runs import EngineRun, Outcome, Script, run
@@ -38,8 +39,13 @@ class Scripted:
         self.backend.new_sampler = self._note  # type: ignore[method-assign]
         self.backend.sample = self._sample  # type: ignore[method-assign]
 
-    def _note(self, params: SamplingParams, history: Sequence[int] = ()) -> Sampler:
-        sampler = self._new_sampler(params, history)
+    def _note(
+        self,
+        params: SamplingParams,
+        history: Sequence[int] = (),
+        bound_by: ReplyGrammar | None = None,
+    ) -> Sampler:
+        sampler = self._new_sampler(params, history, bound_by)
         self._made.append((sampler, params.temperature))
         return sampler
 
