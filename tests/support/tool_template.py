@@ -29,6 +29,18 @@ TEMPLATE = """\
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"""
 
+THINKING_TEMPLATE = """\
+{%- for message in messages %}
+{%- if message.role == 'assistant' %}{{ '<|assistant|>\\n' }}
+{%- if message.reasoning_content %}{{ '<think>\\n' + message.reasoning_content }}
+{{- '\\n</think>\\n\\n' }}{% endif %}{{ message.content + '<|end|>\\n' }}
+{%- else %}{{ '<|' + message.role + '|>\\n' + message.content + '<|end|>\\n' }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>\\n' }}
+{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}
+{%- else %}{{ '<think>\\n' }}{% endif %}{% endif %}"""
+"""Opens a thought in the prompt, unless thinking is off."""
+
 
 def tool(name: str, required: list[str], **properties: Any) -> dict[str, Any]:
     """A tool in OpenAI's form; ``properties`` are its parameters' schemas."""
