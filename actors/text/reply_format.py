@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from actors.messages.errors import UnsupportedRequest
 from actors.text.chat_prompt import ControlTokens
 from actors.text.chat_request import Chat
+from actors.text.tool_schemas import with_own_schemas
 from native.chat_reply import Reader
 from native.errors import NativeError
 from native.sampling_params import ReplyGrammar
@@ -28,7 +29,7 @@ KEPT_FORMATS: Final = 64
 KEPT_TEMPLATES: Final = 8
 _TEXT_BEFORE: Final = re.compile(r"(?<=^root ::= )(.*?) until-\d+\?(?= )", re.MULTILINE)
 """Text of any length, which llama.cpp's grammar permits before a call that must be made."""
-_BLANKS: Final = re.compile(r"^space ::= .*$", re.MULTILINE)
+_BLANKS: Final = re.compile(r"^((?:own\d+-)?space) ::= .*$", re.MULTILINE)
 """Blanks between the parts of a call: llama.cpp permits 22, which weak models use up."""
 _OWN_EXTRAS: Final = frozenset({"tools", "documents", "enable_thinking"})
 
@@ -124,15 +125,18 @@ class ReplyFormats:
                 )
             except NativeError:
                 continue
-            return self._format(reader, chat, control)
+            return self._format(reader, chat, control, tools)
         return None
 
-    def _format(self, reader: Reader, chat: Chat, control: ControlTokens) -> ReplyFormat:
+    def _format(
+        self, reader: Reader, chat: Chat, control: ControlTokens, tools: list[dict[str, Any]]
+    ) -> ReplyFormat:
         facts = reader.facts
         markers = {one.strip() for one in facts.markers}
         shown = tuple(sorted(control.ids[one] for one in markers if one in control.ids))
         grammar = lazy = None
-        text = _BLANKS.sub(r'space ::= | " " | "\\n"', facts.grammar)
+        text = with_own_schemas(facts.grammar, tools) if facts.grammar else ""
+        text = _BLANKS.sub(lambda hit: f'{hit[1]} ::= | " " | "\\n"', text)
         if text and chat.tool_choice.must_call:
             before = facts.generation_prompt.encode()
             grammar = ReplyGrammar(_TEXT_BEFORE.sub(r"\1", text), before, shown)
