@@ -248,7 +248,10 @@ class TextService:
         info = self._backend.info
         tokens = self._shown(info.bos_token), self._shown(info.eos_token)
         source = self._compiled(chat).source
-        return self._formats.of(source, chat, prompt.text, control, tokens)
+        found = self._formats.of(source, chat, prompt.text, control, tokens)
+        if found is None or (not chat.has_tools and not found.reader.facts.can_think):
+            return None
+        return found
 
     def _again(self, chat: Chat) -> Callable[[Mapping[str, Any]], str | None]:
         """What renders the conversation with its reply, on the engine's thread.
