@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 HEALING = "healing"  # prefix of the refs of starts that no caller waits for
 HEAL_TRIES = 5  # a file that was loaded before is good; a process that dies while loading is not
+UNSENT_S = 10.0  # that a load waits for a supervisor of models that is being restarted
 HEAL_PAUSE_S = 0.2  # times the number of tries so far
 LOOK_EVERY_S = 1.0  # there is no message that a model which restarts is stopped for good
 _BAD_EXITS = (ExitKind.ABNORMAL, ExitKind.KILLED)
@@ -86,6 +87,13 @@ class _HealAgain:
 
 
 @dataclass(frozen=True, slots=True)
+class _UnsentTooLong:
+    """Timer: is this load still waiting for a supervisor of models?"""
+
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
 class _DrainedLongEnough:
     """Timer: unload now, whatever still runs."""
 
@@ -102,6 +110,8 @@ class RegistryActor(Worker):
         self._wanted = ModelTable(args.wanted_path)
         self._askers: dict[str, _Asker] = {}
         self._draining: set[str] = set()
+        self._unsent: set[str] = set()
+        """Loads that wait for a supervisor of models."""
         self._healed: int | None = None
         self._tries: dict[str, int] = {}
         self._heal()
@@ -154,16 +164,23 @@ class RegistryActor(Worker):
             return
         self._forget_stopped()
         already = wanted.model in self._wanted
-        if not self._start(wanted, wanted.ref):
-            detail = "the supervisor of models is restarting; try again in a moment"
-            self.tell(
-                sender,
-                m.ModelNotLoaded(wanted.ref, m.LoadFailure.UNAVAILABLE, "Unavailable", detail),
-            )
-            return
         self._askers[wanted.ref] = _Asker(sender, wanted.model, wanted, added=not already)
         if not already:
             self._wanted.add(wanted)
+        if not self._start(wanted, wanted.ref):
+            self._unsent.add(wanted.ref)  # the next supervisor of models is asked, see _heal
+            self.after(UNSENT_S, _UnsentTooLong(wanted.ref))
+
+    def _unsent_too_long(self, ref: str) -> None:
+        """There is still no supervisor of models that could load it."""
+        asker = self._askers.get(ref)
+        if ref not in self._unsent or asker is None:
+            return
+        self._unsent.discard(ref)
+        if asker.added:
+            self._wanted.remove(asker.model)
+        detail = "the supervisor of models is restarting; try again in a moment"
+        self._answer(ref, m.ModelNotLoaded(ref, m.LoadFailure.UNAVAILABLE, "Unavailable", detail))
 
     def _start(self, wanted: m.LoadModel, ref: str) -> bool:
         args = ModelArgs(
@@ -240,6 +257,8 @@ class RegistryActor(Worker):
                         self._start(wanted, f"{HEALING}:{model}")
             case _DrainedLongEnough(ref):
                 self._terminate(ref)
+            case _UnsentTooLong(ref):
+                self._unsent_too_long(ref)
             case _:
                 self._forget_stopped()
                 self.after(LOOK_EVERY_S, None)
@@ -250,6 +269,7 @@ class RegistryActor(Worker):
         if entry is None or not entry.is_up or entry.incarnation == self._healed:
             return
         self._healed = entry.incarnation
+        self._unsent.clear()
         asked_for: set[str] = set()
         for ref, asker in list(self._askers.items()):  # their answers died with the supervisor
             if asker.request is None:
