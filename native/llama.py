@@ -36,6 +36,7 @@ from native.fingerprint import Fingerprints
 from native.gguf_header import GgufSummary, all_splits, check_gguf
 from native.model_params import check_scale
 from native.params import ModelParams, SamplingParams
+from native.sampling import resolved_biases
 
 _INT32_MAX = (1 << 31) - 1
 _ROWS: dict[Rows, int] = {"any": 0, "many": 1, "alone": 2}  # enum la_rows in kernels/rows.h
@@ -181,8 +182,13 @@ class LlamaBackend:
     # --- sampling -----------------------------------------------------------------------------
 
     def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> LlamaSampler:
+        biases = resolved_biases(params, self._spelled, self.info.eog_tokens)
         with self._lock:
-            return LlamaSampler(self._lock, self._live, make_sampler(self._live(), params, history))
+            handle = make_sampler(self._live(), params, biases, history)
+            return LlamaSampler(self._lock, self._live, handle)
+
+    def _spelled(self, text: str) -> list[int]:
+        return self.tokenize(text, add_special=False)
 
     def sample(self, row: int, sampler: Sampler, index: int) -> int:
         one = own_sampler(sampler)
