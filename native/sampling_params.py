@@ -11,8 +11,8 @@ from native.errors import InvalidParam
 MAX_WINDOW = 1 << 16
 """Tokens that a penalty may look back."""
 MAX_BIASES = 300
-MAX_BIAS_TEXT_BYTES = 4096
-"""Of all texts of ``logit_bias`` together."""
+MAX_BIAS_TEXT_BYTES = 2048
+"""Of all texts of ``logit_bias`` together; requests travel in messages of 64 KiB."""
 MAX_BREAKERS = 32
 MAX_BREAKER_BYTES = 40
 MAX_LOGPROBS = 20
