@@ -367,7 +367,8 @@ def _typical(ordered: list[Candidate], params: SamplingParams) -> list[Candidate
     surprises = [math.log(total) - (best - negative) for negative, _ in ordered]
     expected = _sum([math.exp(-surprise) * surprise for surprise in surprises])
     ranks = sorted((abs(surprise - expected), rank) for rank, surprise in enumerate(surprises))
-    reached, kept = 0.0, []
+    kept: list[Candidate] = []
+    reached = 0.0
     for _, rank in ranks:
         if reached > params.typical_p and len(kept) >= params.min_keep:
             break

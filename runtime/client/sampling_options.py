@@ -140,11 +140,11 @@ def _schema(name: str, value: object) -> object:
 def _biases(name: str, value: object) -> tuple[tuple[int | str, float], ...]:
     """In a mapping digits are a token id, since JSON has no other keys; in pairs they are text."""
     is_mapping = isinstance(value, Mapping)
-    if not is_mapping and not isinstance(value, list | tuple):
-        raise InvalidParam(name, value, "a mapping of tokens to numbers, or a list of pairs")
     pairs = value.items() if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping | list | tuple):
+        raise InvalidParam(name, value, "a mapping of tokens to numbers, or a list of pairs")
     read = []
-    for pair in pairs:
+    for pair in pairs:  # type: ignore[attr-defined]
         try:
             key, bias = map(plain, pair)
             number = -math.inf if bias is False else plain(bias)

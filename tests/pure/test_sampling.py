@@ -238,7 +238,7 @@ def test_biases_of_texts_and_of_the_end_become_those_of_tokens() -> None:
 
     ends = [(3, -math.inf), (9, -math.inf)]
     assert resolved_biases(params, spelled, {9, 3}) == [(97, 1.0), (98, 1.0), (7, 2.0), *ends]
-    with pytest.raises(InvalidParam, match="logit_bias='ab'.*a text that has a token"):
+    with pytest.raises(InvalidParam, match=r"logit_bias='ab'.*a text that has a token"):
         resolved_biases(params, lambda _: [], ())
 
 

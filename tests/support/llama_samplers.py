@@ -9,7 +9,6 @@ import ctypes
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
