@@ -104,6 +104,7 @@ class RequestOptionsDict(ContinuationOptionsDict, total=False):
 
     session: str | None
     continues: bool | None
+    echo: bool | None
 
 
 class ChatOptionsDict(RequestOptionsDict, total=False):
@@ -154,6 +155,9 @@ class RequestOptions:
     """Return tool calls as events and spans of their own, apart from ``text``."""
     resumed_events: bool | None = None
     """Yield a ``ResumedEvent`` when the reply continues after a process of the node has died."""
+    echo: bool | None = None
+    """Return the prompt before the reply: as its first event, and in front of ``text`` and
+    ``tokens``; its log-probabilities are None. Not for conversations."""
 
     temperature: float | None = None
     """0 (the default) takes the likeliest token; at most 100."""
@@ -168,7 +172,8 @@ class RequestOptions:
     typ_p: float | None = None
     """llama.cpp's name for ``typical_p``."""
     seed: int | None = None
-    """64 bits; the same seed gives the same text. -1: another each time. Default 0."""
+    """64 bits; the same seed gives the same text. -1: another each time. Default 0. Further replies
+    to a prompt have the seeds after it."""
     repetition_penalty: float | None = None
     """Divides positive and multiplies negative logits of recent tokens, in (0, 100]; 1: off."""
     repeat_penalty: float | None = None
