@@ -178,9 +178,7 @@ class Client:
         >>> node.complete_many("demo", "Once", n=3, temperature=0.8)        # doctest: +SKIP
         >>> node.complete_many("demo", ["The fox", "The hen"], max_tokens=8)  # doctest: +SKIP
         """
-        return finished(
-            self._calls.complete_many(model, prompts, n=n, options=options, **keywords)
-        )
+        return finished(self._calls.complete_many(model, prompts, n=n, options=options, **keywords))
 
     def chat_many(
         self,

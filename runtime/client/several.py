@@ -58,14 +58,16 @@ class _OneOfSeveral:
                 if isinstance(event, CompletionEvent):
                     return event.completion
         finally:
-            self._gate.open()
             self._reply.leave()
         raise errors.NoReply("the stream ended without a result")
 
     def cancel(self) -> None:
         self._handle.cancel()
+        self._gate.open()  # those that wait there see that they are cancelled
 
 
 def _is_generated(event: Event) -> bool:
     """Whether the prompt has been read before this."""
-    return isinstance(event, TokenEvent) and event.kind != "prompt"
+    return isinstance(event, CompletionEvent) or (
+        isinstance(event, TokenEvent) and event.kind != "prompt"
+    )
