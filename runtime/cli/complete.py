@@ -18,7 +18,6 @@ from runtime.cli.options import attached, json_option, model_argument, node_comm
 from runtime.cli.progress import ProgressLine
 from runtime.cli.request_options import options_from, request_options
 from runtime.cli.text_argument import text_argument
-from runtime.client.request_options import MAX_REPLIES
 from runtime.client.results import (
     Completion,
     CompletionEvent,
@@ -51,7 +50,7 @@ from runtime.client.results import (
 @click.option(
     "--n",
     "n_replies",
-    type=click.IntRange(1, MAX_REPLIES),
+    type=int,
     default=1,
     metavar="N",
     help="replies to each PROMPT, with the seeds from --seed on",

@@ -128,7 +128,7 @@ def test_complete_prints_several_replies_and_the_prompt_before_each(run: Run, ho
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
-        (("complete", "demo", "x", "--n", "0"), 2, "1<=x<=128"),
+        (("complete", "demo", "x", "--n", "0"), 2, "from 1 to 128"),
         (("complete", "demo", "x", "y", "--session", "s"), 2, "one reply at a time"),
         (("complete", "demo", "x", "--samplers", "kq"), 2, "samplers"),
         (("complete", "demo", "x", "--echo", "--continue", "--session", "s"), 2, "echo"),
