@@ -246,7 +246,7 @@ def _takes_likeliest(params: SamplingParams) -> bool:
 
 
 class _Order(Enum):
-    """What the order of candidates says."""
+    """The order of candidates, in which sums are added and draws are made."""
 
     BY_TOKEN = 1
     BEST_FIRST = 2

@@ -54,9 +54,9 @@ class SamplingParams:
        or more all but the least likely are left out (never with a threshold above 0.5).
     6. ``temperature``. At 0 the likeliest of the tokens that are left is taken, the lowest id on a
        tie; ``typical_p`` and ``xtc``, which may leave it out, have no effect then. With a
-       ``dynatemp_range`` above 0 it lies between ``temperature`` minus and plus that range: the
-       entropy of what is left, divided by the most that so many tokens can have, to the power of
-       ``dynatemp_exponent``, says where.
+       ``dynatemp_range`` above 0 it lies between ``temperature`` minus (at least 0) and plus that
+       range, as the entropy of what is left is between 0 and the most that so many tokens can have:
+       their quotient to the power of ``dynatemp_exponent``.
 
     What ``samplers`` leaves out is off, ``temperature`` too: logits are then used as they are.
     ``typical_p``, ``top_p``, ``min_p`` and ``xtc`` leave at least ``min_keep`` tokens if there are

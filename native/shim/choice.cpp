@@ -27,7 +27,7 @@ double uniform(uint64_t seed, uint64_t index) {  // in [0, 1)
     return static_cast<double>(mix(mix(seed) ^ index) >> 11) * 0x1p-53;
 }
 
-// What the candidates' order says. It decides in which order sums are added and draws are made.
+// The order of the candidates, in which sums are added and draws are made.
 enum class sorted { by_token, best_first, no };
 
 struct cut {
