@@ -376,6 +376,40 @@ int32_t choose_mirostat(la_sampler &s, const float *logits, uint64_t index, int3
     return found.token;
 }
 
+// Whether the temperature is 0, so that nothing is drawn.
+bool takes_likeliest(const la_sampling &p, const int32_t *order, int32_t n) {
+    const bool is_fixed = p.dynatemp_range == 0 && std::find(order, order + n, LA_TEMPERATURE) != order + n;
+    return p.temperature == 0 && (is_fixed || p.mirostat != 0);
+}
+
+// Whether a stage does anything. `cold`: nothing is drawn, so nothing may leave out the likeliest.
+bool is_on(const la_sampling &p, la_stage kind, bool cold) {
+    switch (kind) {
+    case LA_PENALTIES:
+        return p.repetition_window > 0 &&
+               (p.repetition_penalty != 1.0 || p.frequency_penalty != 0.0 || p.presence_penalty != 0.0);
+    case LA_DRY:
+        return p.dry_multiplier > 0;
+    case LA_TOP_N_SIGMA:
+        return p.top_n_sigma > 0;
+    case LA_TOP_K:
+        return p.top_k > 0;
+    case LA_TYPICAL_P:
+        return p.typical_p < 1 && !cold;
+    case LA_TOP_P:
+        return p.top_p < 1;
+    case LA_MIN_P:
+        return p.min_p > 0;
+    case LA_XTC:
+        return p.xtc_probability > 0 && p.xtc_threshold <= 0.5 && !cold;
+    case LA_TEMPERATURE:
+        return p.temperature != 1 || p.dynatemp_range > 0;
+    case LA_STAGES:
+        break;
+    }
+    return false;
+}
+
 } // namespace
 
 namespace la {
@@ -452,75 +486,32 @@ void gather_best(const float *logits, int32_t n, size_t k, std::vector<candidate
 
 void plan_stages(la_sampler &s, const int32_t *order, int32_t n) {
     const la_sampling &p = s.params;
-    const bool takes_likeliest =
-        p.temperature == 0 &&
-        (p.mirostat != 0 || (p.dynatemp_range == 0 && std::find(order, order + n, LA_TEMPERATURE) != order + n));
-    bool has_best = true;  // nothing so far can have left out the likeliest
-    const auto add = [&](la_stage kind, bool is_on) {
-        if (is_on && p.mirostat == 0) {
-            s.stages.push_back({kind});
-        }
-    };
-    const auto add_edit = [&](la_stage kind, bool is_on) {
-        if (is_on) {
-            (s.stages.empty() ? s.edits : s.stages).push_back({kind});
-            has_best = has_best && s.stages.empty();
-        }
-    };
-    s.greedy = p.mirostat != 0 && takes_likeliest;
+    const bool cold = takes_likeliest(p, order, n);
+    bool may_miss = false;  // the likeliest token may have been left out
+    s.greedy = p.mirostat != 0 && cold;
     for (int32_t i = 0; i < n; ++i) {
-        switch (order[i]) {
-        case LA_PENALTIES:
-            s.penalises = p.repetition_window > 0 && (p.repetition_penalty != 1.0 || p.frequency_penalty != 0.0 ||
-                                                      p.presence_penalty != 0.0);
-            add_edit(LA_PENALTIES, s.penalises);
-            break;
-        case LA_DRY:
-            s.dries = p.dry_multiplier > 0;
-            add_edit(LA_DRY, s.dries);
-            break;
-        case LA_TOP_N_SIGMA:
-            add(LA_TOP_N_SIGMA, p.top_n_sigma > 0);
-            break;
-        case LA_TOP_K:
-            add(LA_TOP_K, p.top_k > 0);
-            s.greedy = s.greedy || (p.top_k == 1 && p.mirostat == 0 && has_best);
-            break;
-        case LA_TYPICAL_P:
-            add(LA_TYPICAL_P, p.typical_p < 1 && !takes_likeliest);
-            has_best = has_best && (p.typical_p >= 1 || takes_likeliest);
-            break;
-        case LA_TOP_P:
-            add(LA_TOP_P, p.top_p < 1);
-            if (p.top_p < 1 && p.mirostat == 0) {
-                s.stages.back().top_p = p.top_p;
-            }
-            break;
-        case LA_MIN_P:
-            if (p.min_p > 0 && !s.stages.empty() && s.stages.back().kind == LA_TOP_P) {
-                s.stages.back().min_p = p.min_p;
-                break;
-            }
-            add(LA_MIN_P, p.min_p > 0);
-            if (p.min_p > 0 && p.mirostat == 0) {
-                s.stages.back().min_p = p.min_p;
-            }
-            break;
-        case LA_XTC: {
-            const bool is_on = p.xtc_probability > 0 && p.xtc_threshold <= 0.5 && !takes_likeliest;
-            add(LA_XTC, is_on);
-            has_best = has_best && !is_on;
-            break;
-        }
-        case LA_TEMPERATURE:
-            if (takes_likeliest) {
-                s.greedy = s.greedy || has_best;
-            }
-            add(LA_TEMPERATURE, p.temperature != 1 || p.dynatemp_range > 0);
-            break;
-        default:
+        if (order[i] < 0 || order[i] >= LA_STAGES) {
             throw fault{LA_EXCEPTION, "not a stage of the choice", order[i], LA_STAGES};
         }
+        const auto kind = static_cast<la_stage>(order[i]);
+        const bool is_edit = kind == LA_PENALTIES || kind == LA_DRY;
+        if (!is_on(p, kind, cold) || (p.mirostat != 0 && !is_edit)) {
+            continue;
+        }
+        s.penalises = s.penalises || kind == LA_PENALTIES;
+        s.dries = s.dries || kind == LA_DRY;
+        if (is_edit && s.stages.empty()) {
+            s.edits.push_back({kind});
+            continue;
+        }
+        const bool leaves_one = kind == LA_TEMPERATURE ? cold : kind == LA_TOP_K && p.top_k == 1;
+        s.greedy = s.greedy || (leaves_one && !may_miss);
+        may_miss = may_miss || is_edit || kind == LA_TYPICAL_P || kind == LA_XTC;
+        if (kind == LA_MIN_P && !s.stages.empty() && s.stages.back().kind == LA_TOP_P) {
+            s.stages.back().min_p = p.min_p;
+            continue;
+        }
+        s.stages.push_back({kind, kind == LA_TOP_P ? p.top_p : 1, kind == LA_MIN_P ? p.min_p : 0});
     }
 }
 
