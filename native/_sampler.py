@@ -12,7 +12,13 @@ from native._checks import whole
 from native._llama import ffi, lib
 from native.backend import Logprobs, Sampler
 from native.errors import InvalidParam
-from native.sampling_params import MAX_LOGPROBS, NUMERIC_FIELDS, ReplyGrammar, SamplingParams
+from native.sampling_params import (
+    MAX_LOGPROBS,
+    NUMERIC_FIELDS,
+    SAMPLERS,
+    ReplyGrammar,
+    SamplingParams,
+)
 from native.schema import grammar_of
 
 
@@ -46,13 +52,14 @@ def own_sampler(sampler: Sampler) -> LlamaSampler:
 def make_sampler(
     model: Any,
     params: SamplingParams,
+    biases: Sequence[tuple[int, float]],
     prompt: Sequence[int],
     bound_by: ReplyGrammar | None = None,
 ) -> Any:
     """The handle of a new sampler. The caller keeps the model open during the call."""
     numbers = ffi.new("la_sampling *", {name: getattr(params, name) for name in NUMERIC_FIELDS})
     texts = ffi.new("la_sampling_texts *")
-    kept = _fill(texts, params, bound_by)
+    kept = _fill(texts, params, biases, bound_by)
     out = ffi.new("la_sampler **")
     status = lib.la_sampler_new(model, numbers, texts, out)
     del kept
@@ -97,15 +104,22 @@ def logprobs_of(model: Any, logits: Any, token: int, n: int) -> Logprobs:
     return Logprobs(of_token[0], tuple((one, value) for one, value in pairs if one >= 0))
 
 
-def _fill(texts: Any, params: SamplingParams, bound_by: ReplyGrammar | None) -> list[Any]:
+def _fill(
+    texts: Any,
+    params: SamplingParams,
+    biases: Sequence[tuple[int, float]],
+    bound_by: ReplyGrammar | None,
+) -> list[Any]:
     """Write the lists and texts; the memory they lie in must outlive the call."""
-    tokens = ffi.new("int32_t[]", [token for token, _ in params.logit_bias])
-    values = ffi.new("double[]", [bias for _, bias in params.logit_bias])
+    tokens = ffi.new("int32_t[]", [token for token, _ in biases])
+    values = ffi.new("double[]", [bias for _, bias in biases])
+    stages = ffi.new("int32_t[]", [SAMPLERS.index(one) for one in params.samplers])
     breakers = [ffi.new("char[]", text.encode()) for text in params.dry_breakers]
     table = ffi.new("char *[]", breakers)
-    texts.n_bias, texts.bias_tokens, texts.bias_values = len(params.logit_bias), tokens, values
+    texts.n_bias, texts.bias_tokens, texts.bias_values = len(biases), tokens, values
+    texts.n_stages, texts.stages = len(params.samplers), stages
     texts.n_breakers, texts.breakers = len(breakers), table
-    kept = [tokens, values, table, *breakers]
+    kept = [tokens, values, stages, table, *breakers]
     grammar = params.grammar
     if params.json_schema is not None:
         grammar = grammar_of(params.json_schema)

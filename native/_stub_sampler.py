@@ -33,6 +33,7 @@ def new_sampler(
     params: SamplingParams,
     history: Sequence[int],
     breakers: Sequence[Breaker],
+    biases: Sequence[tuple[int, float]],
     n_vocab: int,
     live: Callable[[], None],
 ) -> StubSampler:
@@ -40,9 +41,9 @@ def new_sampler(
     if params.is_constrained:
         name = "grammar" if params.grammar is not None else "json_schema"
         raise InvalidParam(name, "…", "None: the stub has no grammars, load a real model")
-    for token, _ in params.logit_bias:
+    for token, _ in biases:
         _known(token, n_vocab)
-    inner = PythonSampler(params, breakers)
+    inner = PythonSampler(params, breakers, biases)
     for token in history:
         inner.accept(_known(token, n_vocab), is_reply=False)
     return StubSampler(inner, n_vocab, live)

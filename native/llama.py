@@ -36,6 +36,7 @@ from native.fingerprint import Fingerprints
 from native.gguf_header import GgufSummary, all_splits, check_gguf
 from native.model_params import check_scale
 from native.params import ModelParams, SamplingParams
+from native.sampling import resolved_biases
 from native.sampling_params import ReplyGrammar
 
 _INT32_MAX = (1 << 31) - 1
@@ -187,9 +188,13 @@ class LlamaBackend:
         history: Sequence[int] = (),
         bound_by: ReplyGrammar | None = None,
     ) -> LlamaSampler:
+        biases = resolved_biases(params, self._spelled, self.info.eog_tokens)
         with self._lock:
-            handle = make_sampler(self._live(), params, history, bound_by)
+            handle = make_sampler(self._live(), params, biases, history, bound_by)
             return LlamaSampler(self._lock, self._live, handle)
+
+    def _spelled(self, text: str) -> list[int]:
+        return self.tokenize(text, add_special=False)
 
     def sample(self, row: int, sampler: Sampler, index: int) -> int:
         one = own_sampler(sampler)

@@ -46,7 +46,7 @@ from native.errors import (
 )
 from native.model_params import check_scale
 from native.params import ModelParams, SamplingParams
-from native.sampling import Breaker
+from native.sampling import Breaker, resolved_biases
 from native.sampling_params import ReplyGrammar
 
 BEGIN, END, N_VOCAB, EOT = 256, 257, 258, 4
@@ -192,7 +192,8 @@ class StubBackend:
         if bound_by is not None:
             params = replace(params, grammar=bound_by.text)
         breakers = [self._breaker(text) for text in params.dry_breakers if params.dry_multiplier]
-        return new_sampler(params, history, breakers, N_VOCAB, self._live)
+        biases = resolved_biases(params, self._spelled, self.info.eog_tokens)
+        return new_sampler(params, history, breakers, biases, N_VOCAB, self._live)
 
     def sample(self, row: int, sampler: Sampler, index: int) -> int:
         return self.sample_from(self.logits(row), sampler, index)
@@ -207,6 +208,9 @@ class StubBackend:
     def logprobs_from(self, logits: array[float], token: int, n: int) -> Logprobs:
         self._live()
         return logprobs_of(logits, token, n, N_VOCAB)
+
+    def _spelled(self, text: str) -> list[int]:
+        return self.tokenize(text, add_special=False)
 
     def _breaker(self, text: str) -> Breaker:
         return Breaker.of(

@@ -141,8 +141,7 @@ class SamplingControl:
     def _greedy_sampler(self, backend: Backend) -> Sampler:
         if self._greedy is None:
             params = self._unbound() if self._is_free else self._params
-            greedy = replace(params, temperature=0.0, mirostat=0, xtc_probability=0.0)
-            self._greedy = backend.new_sampler(greedy, self._history, self._bound_by)
+            self._greedy = backend.new_sampler(params.greedy(), self._history, self._bound_by)
             for token in self._bound:
                 self._greedy.accept(token)
         return self._greedy

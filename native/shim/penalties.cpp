@@ -8,10 +8,6 @@ namespace {
 
 constexpr double FLOAT_LOG_MAX = 88.7;  // exp() of more does not fit a float
 
-bool penalises(const la_sampling &p) {
-    return p.repetition_penalty != 1.0 || p.frequency_penalty != 0.0 || p.presence_penalty != 0.0;
-}
-
 bool contains(const std::vector<int32_t> &sorted, int32_t token) {
     return std::binary_search(sorted.begin(), sorted.end(), token);
 }
@@ -87,6 +83,11 @@ double dry_penalty(const la_sampling &p, int32_t length) {
     return p.dry_multiplier * std::pow(p.dry_base, power);
 }
 
+double penalised(const la_sampling &p, double logit, int32_t count) {
+    const double scaled = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
+    return scaled - (count * p.frequency_penalty + p.presence_penalty);
+}
+
 void set(la_sampler &s, float *logits, int32_t token, double logit) {
     s.changed.emplace_back(token, logits[token]);  // reserved: does not throw
     logits[token] = static_cast<float>(logit);
@@ -97,7 +98,7 @@ void set(la_sampler &s, float *logits, int32_t token, double logit) {
 namespace la {
 
 void remember(la_sampler &s, int32_t token) {
-    if (penalises(s.params) && s.params.repetition_window > 0) {
+    if (s.penalises) {
         ++s.counts[token];
         const int32_t old = s.window.push(token);
         if (old >= 0) {
@@ -107,18 +108,17 @@ void remember(la_sampler &s, int32_t token) {
             }
         }
     }
-    if (s.params.dry_multiplier > 0) {
+    if (s.dries) {
         s.spoken.push(token);
     }
 }
 
 void edit_logits(la_sampler &s, float *logits) {
-    const la_sampling &p = s.params;
     s.changed.clear();
-    if (s.bias.empty() && s.counts.empty() && p.dry_multiplier == 0) {
+    if (s.bias.empty() && s.counts.empty() && !s.dries) {
         return;
     }
-    if (p.dry_multiplier > 0) {
+    if (s.dries) {
         find_repetitions(s);
     }
     // Nothing may throw between a change and the way back.
@@ -126,15 +126,31 @@ void edit_logits(la_sampler &s, float *logits) {
     for (const auto &[token, bias] : s.bias) {
         set(s, logits, token, static_cast<double>(logits[token]) + bias);
     }
-    for (const auto &[token, count] : s.counts) {
-        const double logit = logits[token];
-        const double scaled = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
-        set(s, logits, token, scaled - (count * p.frequency_penalty + p.presence_penalty));
-    }
-    for (const auto &[token, length] : s.longest) {
-        if (!is_breaker(s, token)) {
-            set(s, logits, token, logits[token] - dry_penalty(p, length));
+    for (const stage &edit : s.edits) {
+        if (edit.kind == LA_PENALTIES) {
+            for (const auto &[token, count] : s.counts) {
+                set(s, logits, token, penalised(s.params, logits[token], count));
+            }
+            continue;
         }
+        for (const auto &[token, length] : s.longest) {
+            if (!is_breaker(s, token)) {
+                set(s, logits, token, logits[token] - dry_penalty(s.params, length));
+            }
+        }
+    }
+}
+
+void edit_candidates(la_sampler &s, la_stage kind) {
+    const auto &edited = kind == LA_PENALTIES ? s.counts : s.longest;
+    for (candidate &one : s.candidates) {
+        const auto found = edited.find(one.token);
+        if (found == edited.end() || (kind == LA_DRY && is_breaker(s, one.token))) {
+            continue;
+        }
+        const double logit = kind == LA_PENALTIES ? penalised(s.params, one.logit, found->second)
+                                                  : one.logit - dry_penalty(s.params, found->second);
+        one.logit = finite(logit);
     }
 }
 

@@ -12,10 +12,6 @@ using la::candidate;
 
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
-bool is_greedy(const la_sampling &p) {
-    return p.temperature == 0 || (p.top_k == 1 && p.mirostat == 0);
-}
-
 // The choice is made first and only checked by the grammar, which nearly always permits it; only
 // a refusal costs the whole vocabulary.
 int32_t choose_permitted(la_sampler &s, const float *logits, uint64_t index) {
@@ -23,7 +19,7 @@ int32_t choose_permitted(la_sampler &s, const float *logits, uint64_t index) {
     if (!s.grammar || wished < 0 || la::permits(s, wished)) {
         return wished;
     }
-    if (is_greedy(s.params)) {
+    if (s.greedy) {
         const int32_t found = la::best_permitted(s, logits);
         if (found >= 0) {
             return found;
@@ -86,7 +82,8 @@ int la_sampler_new(const la_model *model, const la_sampling *params, const la_sa
             }
             made->bias.emplace_back(token, texts->bias_values[i]);
         }
-        if (params->dry_multiplier > 0) {
+        la::plan_stages(*made, texts->stages, texts->n_stages);
+        if (made->dries) {
             for (int32_t i = 0; i < texts->n_breakers; ++i) {
                 made->breakers.push_back(la::take_breaker(*model, texts->breakers[i]));
             }

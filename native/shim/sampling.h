@@ -4,6 +4,8 @@
 #include "internal.h"
 #include "matcher.h"
 
+#include <algorithm>
+#include <limits>
 #include <memory>
 #include <unordered_map>
 #include <utility>
@@ -18,6 +20,12 @@ struct candidate {
 // Best first; equal logits by the lower id, so that no sort decides a tie.
 inline bool better(const candidate &a, const candidate &b) {
     return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+}
+
+// The nearest float that is not infinite.
+inline float finite(double number) {
+    constexpr double most = std::numeric_limits<float>::max();
+    return static_cast<float>(std::min(std::max(number, -most), most));
 }
 
 // The last tokens, at most `size` of them; 0 is the newest.
@@ -64,6 +72,13 @@ struct constrained {
     explicit operator bool() const { return way != nullptr; }
 };
 
+// One step of the choice. A min_p that directly follows top_p is part of its step.
+struct stage {
+    la_stage kind;
+    double top_p = 1;
+    double min_p = 0;
+};
+
 // Shared by the samplers of one model: compiled grammars and breakers, those used last.
 struct sampler_shelf;
 
@@ -85,6 +100,11 @@ struct la_sampler {
     const la_model *model;
     int32_t n_vocab;
     std::vector<std::pair<int32_t, double>> bias;
+    std::vector<la::stage> edits;                 // penalties and DRY that come first: they change logits in place
+    std::vector<la::stage> stages;                // what follows, without what is off
+    bool greedy = false;                          // the choice is the likeliest token after the edits
+    bool penalises = false;
+    bool dries = false;
     la::recent window;                            // of the penalties
     std::unordered_map<int32_t, int32_t> counts;  // how often each token is in the window
     la::recent spoken;                            // of DRY
@@ -107,9 +127,14 @@ struct la_sampler {
 
 namespace la {
 
+// The steps of the choice in this order, from the parameters.
+void plan_stages(la_sampler &s, const int32_t *order, int32_t n);
+
 void remember(la_sampler &s, int32_t token);
-// Apply logit bias, penalties and DRY in place; the old logits are in s.changed.
+// Apply logit bias and the edits in place; the old logits are in s.changed.
 void edit_logits(la_sampler &s, float *logits);
+// Penalties or DRY behind other stages: they change the candidates.
+void edit_candidates(la_sampler &s, la_stage kind);
 void restore_logits(const la_sampler &s, float *logits) noexcept;
 
 // Whether the grammar lets this token come next.

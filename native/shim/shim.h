@@ -254,7 +254,25 @@ typedef struct la_sampling {
     double mirostat_tau;
     double mirostat_eta;
     uint64_t seed;
+    double top_n_sigma;
+    double dynatemp_range;
+    double dynatemp_exponent;
+    int32_t min_keep;
 } la_sampling;
+
+/* What may be done to logits, in llama.cpp's order. */
+enum la_stage {
+    LA_PENALTIES = 0,
+    LA_DRY = 1,
+    LA_TOP_N_SIGMA = 2,
+    LA_TOP_K = 3,
+    LA_TYPICAL_P = 4,
+    LA_TOP_P = 5,
+    LA_MIN_P = 6,
+    LA_XTC = 7,
+    LA_TEMPERATURE = 8,
+    LA_STAGES = 9
+};
 
 /* Borrowed for the length of the call. */
 typedef struct la_sampling_texts {
@@ -268,6 +286,8 @@ typedef struct la_sampling_texts {
     size_t n_grammar_before;
     int32_t n_shown;            /* control tokens whose text counts for the grammar */
     const int32_t *shown;
+    int32_t n_stages;
+    const int32_t *stages;      /* la_stage, in the order of use; what is missing is off */
 } la_sampling_texts;
 
 int la_sampler_new(const la_model *model, const la_sampling *params, const la_sampling_texts *texts,

@@ -23,12 +23,14 @@ _WHOLE: Final = {
     "repetition_window": "tokens that penalties look back; -1: all",
     "dry_allowed_length": "DRY: repetitions of this length are free",
     "dry_window": "DRY: tokens it looks back; -1: all",
+    "min_keep": "typical_p, top_p, min_p and XTC leave so many tokens",
     "seed": "the same seed draws the same text; -1: any",
     "logprobs": "report log-probabilities, and those of so many likeliest tokens (with --json)",
 }
 _NUMBERS: Final = {
     "temperature": "0 (default): always the likeliest token",
     "top_p": "only the likeliest tokens that make up this probability",
+    "top_n_sigma": "only logits so many standard deviations below the highest; 0: all",
     "min_p": "only tokens at least this likely, relative to the likeliest",
     "typical_p": "only tokens about as surprising as expected, up to this probability",
     "repetition_penalty": "above 1: against tokens that occurred already",
@@ -38,6 +40,8 @@ _NUMBERS: Final = {
     "dry_base": "DRY: how fast it grows",
     "xtc_probability": "XTC: how often the likeliest tokens are left out",
     "xtc_threshold": "XTC: what counts as likely",
+    "dynatemp_range": "temperature moves so far to both sides, with the entropy",
+    "dynatemp_exponent": "how the entropy decides: its power",
     "mirostat_tau": "Mirostat: surprise to aim at, in bits",
     "mirostat_eta": "Mirostat: how fast it learns",
 }
@@ -45,16 +49,17 @@ _RENAMED: Final = {"repetition_window": "repeat_last_n", "dry_window": "dry_pena
 """Options under the names that take -1."""
 _OTHERS: Final = (
     "max_tokens", "stop", "speculation", "exact", "priority", "mirostat", "thinking",
-    "thinking_budget_tokens", "tool_calls", "logit_bias",
+    "thinking_budget_tokens", "tool_calls", "logit_bias", "samplers", "ignore_eos",
 )  # fmt: skip
 
 
-def _bias(text: str) -> tuple[int, float | bool]:
-    token, separator, number = text.partition("=")
+def _bias(text: str) -> tuple[int | str, float | bool]:
+    key, separator, number = text.rpartition("=")
     with contextlib.suppress(ValueError):
-        if separator:
-            return int(token), False if number == "never" else float(number)
-    raise click.BadParameter(f"{text!r} is not TOKEN=NUMBER or TOKEN=never")
+        if separator and key:
+            token = int(key) if key.isascii() and key.isdigit() else key
+            return token, False if number == "never" else float(number)
+    raise click.BadParameter(f"{text!r} is not TOKEN=NUMBER or TOKEN=never; TOKEN: an id or a text")
 
 
 _option = functools.partial(section_option, SECTION)
@@ -81,7 +86,12 @@ request_options: Final = with_options(
           for name, words in _WHOLE.items()),
         _option("--mirostat", type=click.IntRange(0, 2), metavar="N", help="version; 0: off"),
         _option("--logit-bias", multiple=True, type=_bias, metavar="TOKEN=X",
-                help="add X to the logit of a token id; 'never' bans it; repeatable"),
+                help="add X to the logit of a token id, or of each token of a text; "
+                     "'never' bans it; repeatable"),
+        _option("--ignore-eos", is_flag=True, help="never end a reply before --max-tokens"),
+        _option("--samplers", metavar="NAMES",
+                help="what is applied, in this order: names with ';' between them, or "
+                     "llama.cpp's letters (default: edskypmxt)"),
         _option("--grammar", type=USER_PATH, metavar="FILE",
                 help="GBNF that the text must match"),
         _option("--json-schema", type=USER_PATH, metavar="FILE",

@@ -36,14 +36,17 @@ from runtime.client.request_options import (
     Messages,
     PreparedRequest,
     Prompt,
+    Prompts,
     chat_json,
     chat_request,
     encoded_prompt,
     prompt_request,
     session_name,
+    several_of_chat,
+    several_of_prompts,
     with_options,
 )
-from runtime.client.results import Completion, CompletionEvent, ModelStatus
+from runtime.client.results import Completion, CompletionEvent, ModelStatus, TokenEvent
 from runtime.client.stream import RequestHandle
 from runtime.client.time_limits import (
     CANCEL_S,
@@ -184,6 +187,32 @@ class AsyncClient:
         """As ``Client.chat``."""
         return await self._whole(self._reply_to_chat(model, messages, options, keywords))
 
+    async def complete_many(
+        self,
+        model: str,
+        prompts: Prompts,
+        *,
+        n: int | None = None,
+        options: RequestOptions | None = None,
+        **keywords: Unpack[RequestOptionsDict],
+    ) -> list[Completion]:
+        """As ``Client.complete_many``."""
+        given = with_options("options", options, "RequestOptions", keywords)
+        return await self._several(several_of_prompts(model, prompts, n, **given))
+
+    async def chat_many(
+        self,
+        model: str,
+        messages: Messages,
+        *,
+        n: int | None = None,
+        options: RequestOptions | ChatOptions | None = None,
+        **keywords: Unpack[ChatOptionsDict],
+    ) -> list[Completion]:
+        """As ``Client.chat_many``."""
+        given = with_options("options", options, "ChatOptions", keywords)
+        return await self._several([several_of_chat(model, messages, n, **given)])
+
     async def prefill_only(
         self,
         model: str,
@@ -232,9 +261,49 @@ class AsyncClient:
         return self._reply(chat_request(model, messages, **given))
 
     def _reply(self, prepared: PreparedRequest) -> Reply:
-        reply = Reply(self._transport, self._models, prepared)
-        self._replies.add(reply)
-        return reply
+        return self._replies_of([prepared])[0]
+
+    def _replies_of(self, requests: Sequence[PreparedRequest]) -> list[Reply]:
+        """Replies to one prompt, which is read once where it is to be shown."""
+        shown: TokenEvent | None = None
+
+        async def read(ends_at: float | None) -> TokenEvent:
+            nonlocal shown
+            if shown is None:
+                shown = await self._shown_prompt(requests[0], ends_at)
+            return shown
+
+        replies = [
+            Reply(self._transport, self._models, one, read if one.echo else None)
+            for one in requests
+        ]
+        self._replies.update(replies)
+        return replies
+
+    async def _several(self, prompts: Sequence[Sequence[PreparedRequest]]) -> list[Completion]:
+        from runtime.client.several import completions_of
+
+        replies = [self._replies_of(requests) for requests in prompts]
+        return await completions_of(self._transport, self._cancel, replies)
+
+    async def _shown_prompt(self, prepared: PreparedRequest, ends_at: float | None) -> TokenEvent:
+        """The prompt as an event. A text has the tokens that the tokenizer makes of it."""
+        request, model = prepared.request, prepared.request.model
+        with _kept(prepared.prompt) as payload:
+            if isinstance(request.prompt, m.TextPrompt):
+                parse, text = request.prompt.parse_special, prepared.prompt.decode()
+                question = m.Tokenize("", payload, True, parse, as_prompt=True)
+                tokens = tuple(await self._tokens(model, question, ends_at))
+            else:
+                pages = await self._ask_model(
+                    model, m.Detokenize("", payload, False), ends_at=ends_at
+                )
+                parts = [page.data for page in pages if isinstance(page, m.Detokenized)]
+                text = b"".join(parts).decode("utf-8", "replace")
+                tokens = tuple(token_bytes.unpack(prepared.prompt))
+        asked = request.sampling.n_logprobs is not None
+        logprobs = (None,) * len(tokens) if asked else ()
+        return TokenEvent(-len(tokens), tokens, text, logprobs, "prompt")
 
     def _cancel(self, request_id: str) -> None:
         """Have the node stop a request; may raise errors of ``supervision``."""
@@ -275,8 +344,10 @@ class AsyncClient:
         with _kept(arguments.text("text", text).encode()) as payload:
             return await self._tokens(model, m.Tokenize("", payload, add, parse))
 
-    async def _tokens(self, model: str, question: m.Tokenize) -> list[int]:
-        pages = await self._ask_model(model, question)
+    async def _tokens(
+        self, model: str, question: m.Tokenize, ends_at: float | None = None
+    ) -> list[int]:
+        pages = await self._ask_model(model, question, ends_at=ends_at)
         parts = [page.tokens for page in pages if isinstance(page, m.Tokenized)]
         return list(token_bytes.unpack(b"".join(parts)))
 

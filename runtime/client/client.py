@@ -14,7 +14,7 @@ from actors import messages as m
 from runtime.client.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
 from runtime.client.async_client import AsyncClient
 from runtime.client.reply import Reply
-from runtime.client.request_options import Messages, Prompt
+from runtime.client.request_options import Messages, Prompt, Prompts
 from runtime.client.results import Completion, ModelStatus
 from runtime.client.stream import CompletionStream, RequestHandle
 from runtime.client.transport import BlockingTransport, finished
@@ -158,6 +158,39 @@ class Client:
         template would leave out.
         """
         return self._stream(self._calls._reply_to_chat(model, messages, options, keywords))
+
+    def complete_many(
+        self,
+        model: str,
+        prompts: Prompts,
+        *,
+        n: int | None = None,
+        options: RequestOptions | None = None,
+        **keywords: Unpack[RequestOptionsDict],
+    ) -> list[Completion]:
+        """Generate ``n`` replies (1 to 128, default 1) to each prompt of one or of a list.
+
+        Returns them in the order of the prompts, those of each together. A prompt is computed once.
+        Reply ``i`` of a prompt has the seed ``seed + i``, so the first one is that of ``complete``;
+        at temperature 0 all of them are equal. Options: see ``RequestOptions``; ``timeout_s`` is
+        for all of them together. A reply that fails ends the others, and its error is raised.
+
+        >>> node.complete_many("demo", "Once", n=3, temperature=0.8)        # doctest: +SKIP
+        >>> node.complete_many("demo", ["The fox", "The hen"], max_tokens=8)  # doctest: +SKIP
+        """
+        return finished(self._calls.complete_many(model, prompts, n=n, options=options, **keywords))
+
+    def chat_many(
+        self,
+        model: str,
+        messages: Messages,
+        *,
+        n: int | None = None,
+        options: RequestOptions | ChatOptions | None = None,
+        **keywords: Unpack[ChatOptionsDict],
+    ) -> list[Completion]:
+        """Give ``n`` answers to one conversation; as ``complete_many``."""
+        return finished(self._calls.chat_many(model, messages, n=n, options=options, **keywords))
 
     def prefill_only(
         self,

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from runtime.client.transport import Gate, Work
 from supervision import Address, Entry
 from supervision.loop_connection import LoopConnection, Replies
 from supervision.node_file import NodeRecord
 
 R = TypeVar("R")
+
+
+class _LoopGate:
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def open(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
 
 
 class LoopTransport:
@@ -61,6 +73,26 @@ class LoopTransport:
 
     async def run(self, call: Callable[[], R]) -> R:
         return await asyncio.to_thread(call)
+
+    def gate(self) -> Gate:
+        return _LoopGate()
+
+    async def together(self, works: Sequence[Work[R]], *, at_once: int) -> list[R]:
+        """Each as a task."""
+        free = asyncio.Semaphore(at_once)
+
+        async def in_turn(work: Work[R]) -> R:
+            async with free:
+                return await work.run()
+
+        tasks = [asyncio.create_task(in_turn(work)) for work in works]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
 
     async def close(self, leave: Callable[[], None]) -> None:
         """Close the sockets; what still waits raises. ``leave`` is called before, to cancel it."""

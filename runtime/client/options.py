@@ -30,8 +30,9 @@ from native.sampling_params import SamplingParams
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-LogitBias = Mapping[int, float] | Mapping[str, float] | Sequence[tuple[int, float]]
-"""Token ids and the numbers to add to their logits; ``False`` bans a token."""
+LogitBias = Mapping[int, float] | Mapping[str, float] | Sequence[tuple[int | str, float]]
+"""Tokens or texts and the numbers to add to their logits; ``False`` bans them. In a mapping, digits
+are a token id."""
 SpeculationName = Literal["off", "ngram", "draft"]
 PriorityName = Literal["interactive", "background"]
 
@@ -65,6 +66,12 @@ class SamplingOptionsDict(TypedDict, total=False):
     mirostat_tau: float | None
     mirostat_eta: float | None
     logit_bias: LogitBias | None
+    ignore_eos: bool | None
+    samplers: Sequence[str] | str | None
+    top_n_sigma: float | None
+    dynatemp_range: float | None
+    dynatemp_exponent: float | None
+    min_keep: int | None
     grammar: str | None
     json_schema: str | bool | Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None
@@ -97,6 +104,7 @@ class RequestOptionsDict(ContinuationOptionsDict, total=False):
 
     session: str | None
     continues: bool | None
+    echo: bool | None
 
 
 class ChatOptionsDict(RequestOptionsDict, total=False):
@@ -149,6 +157,9 @@ class RequestOptions:
     """Return tool calls as events and spans of their own, apart from ``text``."""
     resumed_events: bool | None = None
     """Yield a ``ResumedEvent`` when the reply continues after a process of the node has died."""
+    echo: bool | None = None
+    """Return the prompt before the reply: as its first event, and in front of ``text`` and
+    ``tokens``; its log-probabilities are None. Not for conversations."""
 
     temperature: float | None = None
     """0 (the default) takes the likeliest token; at most 100."""
@@ -163,7 +174,8 @@ class RequestOptions:
     typ_p: float | None = None
     """llama.cpp's name for ``typical_p``."""
     seed: int | None = None
-    """64 bits; the same seed gives the same text. -1: another each time. Default 0."""
+    """64 bits; the same seed gives the same text. -1: another each time. Default 0. Further replies
+    to a prompt have the seeds after it."""
     repetition_penalty: float | None = None
     """Divides positive and multiplies negative logits of recent tokens, in (0, 100]; 1: off."""
     repeat_penalty: float | None = None
@@ -201,7 +213,23 @@ class RequestOptions:
     mirostat_eta: float | None = None
     """Learning rate, 0 to 1. Default 0.1."""
     logit_bias: LogitBias | None = None
-    """Numbers to add to the logits of tokens, at most 300."""
+    """Numbers to add to the logits of tokens, at most 300. A text stands for each token that it has
+    without control tokens."""
+    ignore_eos: bool | None = None
+    """Ban the tokens that end a reply; it goes on until ``max_tokens``, a stop text or the end of
+    its grammar."""
+    samplers: Sequence[str] | str | None = None
+    """What is applied, and in which order: names of ``native.sampling_params.SAMPLERS``, which is
+    the default, or llama.cpp's names or letters. What is left out is off."""
+    top_n_sigma: float | None = None
+    """Keep logits of at most so many standard deviations below the highest, to 100; 0 and -1:
+    all."""
+    dynatemp_range: float | None = None
+    """How far ``temperature`` moves to both sides with the entropy, 0 to 100; 0: not at all."""
+    dynatemp_exponent: float | None = None
+    """Power of the relative entropy for ``dynatemp_range``, 0 to 100. Default 1."""
+    min_keep: int | None = None
+    """Tokens that ``typical_p``, ``top_p``, ``min_p`` and XTC leave at least."""
     grammar: str | None = None
     """GBNF with a rule ``root``; only texts that it describes are generated."""
     json_schema: str | bool | Mapping[str, Any] | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 
 from actors import messages as m
@@ -28,6 +28,8 @@ from runtime.client.results import (
     Event,
     PrefillEvent,
     ResumedEvent,
+    TokenEvent,
+    after_prompt,
     completion_from,
 )
 from runtime.client.time_limits import (
@@ -48,13 +50,25 @@ from supervision.messages import new_ref
 class Reply:
     """Yields the events of one request; the last one is a ``CompletionEvent``."""
 
-    def __init__(self, transport: Transport, models: Models, prepared: PreparedRequest) -> None:
-        """Sends nothing; the first ``next`` does."""
+    def __init__(
+        self,
+        transport: Transport,
+        models: Models,
+        prepared: PreparedRequest,
+        read_prompt: Callable[[float | None], Awaitable[TokenEvent]] | None = None,
+    ) -> None:
+        """Sends nothing; the first ``next`` does.
+
+        ``read_prompt`` returns the prompt as the first event, if it is to be one; it is called with
+        the deadline on the monotonic clock.
+        """
         self._transport = transport
         self._models = models
         self._request = prepared.request
         self._prompt = prepared.prompt
         self._shows_resumed = prepared.resumed_events
+        self._read_prompt = read_prompt
+        self._shown_prompt: TokenEvent | None = None
         self._progress = Progress()
         self._events: deque[Event] = deque()
         self._is_over = False
@@ -120,6 +134,11 @@ class Reply:
 
     async def _step(self) -> None:
         """Take one message of the node, or recover from what ended an attempt."""
+        if self._read_prompt is not None and self._shown_prompt is None:
+            self._begun_in = self._begun_in or forks.here()
+            self._shown_prompt = await self._read_prompt(self.start_clock())
+            self._events.append(self._shown_prompt)
+            return
         try:
             if self._replies is None:
                 self._replies = self._send()
@@ -218,17 +237,16 @@ class Reply:
                 self._end()
                 received = progress.received
                 yield from progress.has_new(len(received))
-                yield CompletionEvent(
-                    completion_from(
-                        message,
-                        received.text,
-                        received.tokens,
-                        progress.ttft_ms,
-                        received.logprobs,
-                        received.spans,
-                        received.calls,
-                    )
+                whole = completion_from(
+                    message,
+                    received.text,
+                    received.tokens,
+                    progress.ttft_ms,
+                    received.logprobs,
+                    received.spans,
+                    received.calls,
                 )
+                yield CompletionEvent(after_prompt(self._shown_prompt, whole))
             case m.CompletionFailed(_, reason, detail):
                 self._accepted = None
                 raise failure(self._request.model, reason, detail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Final, TypeVar
 
@@ -24,12 +25,20 @@ _CONVERSATION: Final = (
 )
 MAX_SESSION_CHARS: Final = 256
 _STOPS: Final = "a text or a list of texts"
+_PROMPTS: Final = (
+    "a text, token ids, or a list of at least one and at most 2048 texts or lists of token ids"
+)
+MAX_PROMPTS: Final = 2048
+MAX_REPLIES: Final = 128
+"""Of one prompt in one call."""
 MAX_STOP_BYTES: Final = 2048  # a request travels in one message of 64 KiB
 
 E = TypeVar("E", bound=Enum)
 
 Prompt = str | Sequence[int]
 """A text, or token ids of any integer type. Bytes are a text, in UTF-8."""
+Prompts = Prompt | Sequence[str] | Sequence[Sequence[int]] | Sequence[Prompt]
+"""One prompt, or a list of them."""
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -40,6 +49,17 @@ class PreparedRequest:
     request: m.Complete
     prompt: bytes
     resumed_events: bool = False
+    echo: bool = False
+
+    def reply(self, number: int) -> PreparedRequest:
+        """The request for another reply to the same prompt; 0 is this one.
+
+        Its seed is that of the first reply plus its number, modulo 2 to the power of 64.
+        """
+        if number == 0:
+            return self
+        sampling = self.request.sampling.with_seed_of(number)
+        return replace(self, request=replace(self.request, sampling=sampling))
 
 
 def with_options(
@@ -68,6 +88,48 @@ def chat_request(model: str, messages: Messages, **options: Any) -> PreparedRequ
     """Of a conversation, which the model's own template makes a prompt of; see ``chat_json``."""
     chat = {key: options.pop(key) for key in _CHAT_KEYS if key in options}
     return build(model, chat_json(messages, **chat), chat=True, **options)
+
+
+def several_of_prompts(
+    model: str, prompts: object, n: object, **options: Any
+) -> list[list[PreparedRequest]]:
+    """``n`` requests for each prompt: of one, or of a list of them; in this order."""
+    ones = _prompts(prompts)
+    n_replies = _n_replies(n, options, several=len(ones) > 1)
+    return [_replies_of(prompt_request(model, one, **options), n_replies) for one in ones]
+
+
+def several_of_chat(
+    model: str, messages: Messages, n: object, **options: Any
+) -> list[PreparedRequest]:
+    """``n`` requests for one conversation."""
+    n_replies = _n_replies(n, options, several=False)
+    return _replies_of(chat_request(model, messages, **options), n_replies)
+
+
+def _replies_of(first: PreparedRequest, n: int) -> list[PreparedRequest]:
+    return [first.reply(number) for number in range(n)]
+
+
+def _prompts(prompts: object) -> list[Any]:
+    if arguments.is_text(prompts):
+        return [prompts]
+    ones = arguments.items("prompts", prompts, _PROMPTS)
+    if ones and all(map(arguments.is_whole, ones)):
+        return [ones]
+    if not 1 <= len(ones) <= MAX_PROMPTS:
+        raise arguments.wrong("prompts", prompts, _PROMPTS)
+    return ones
+
+
+def _n_replies(n: object, options: Mapping[str, Any], *, several: bool) -> int:
+    n_replies = 1 if n is None else arguments.whole("n", n, 1, MAX_REPLIES)
+    if (n_replies > 1 or several) and options.get("session") is not None:
+        raise errors.InvalidRequest(
+            "a session has one reply at a time; leave session out, or ask for one reply to one "
+            "prompt"
+        )
+    return n_replies
 
 
 def chat_json(messages: Messages, **keys: Any) -> bytes:
@@ -107,6 +169,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     thinking_budget_tokens: int | None = None,
     tool_calls: bool | None = None,
     resumed_events: bool | None = None,
+    echo: bool | None = None,
     sampling: SamplingParams | None = None,
     **sampling_options: Any,
 ) -> PreparedRequest:
@@ -117,6 +180,10 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     What is not named here is a sampling option, see ``client.sampling_options``; ``sampling``
     takes them ready-made.
     """
+    if "n" in sampling_options:
+        raise errors.InvalidRequest(
+            "this returns one reply; for n of them use complete_many or chat_many"
+        )
     if sampling is not None and sampling_options:
         raise errors.InvalidRequest(
             f"sampling is given, and {next(iter(sampling_options))} beside it; use one of the two"
@@ -148,7 +215,24 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         thinking_budget_tokens=budget,
         tool_calls=arguments.flag("tool_calls", tool_calls),
     )
-    return PreparedRequest(request, prompt, arguments.flag("resumed_events", resumed_events))
+    return PreparedRequest(
+        request,
+        prompt,
+        arguments.flag("resumed_events", resumed_events),
+        _echoes(arguments.flag("echo", echo), request.prompt),
+    )
+
+
+def _echoes(echo: bool, prompt: m.Prompt) -> bool:
+    if echo and isinstance(prompt, m.ConversationPrompt):
+        raise errors.InvalidRequest(
+            "a conversation is not echoed; apply_chat_template returns its prompt"
+        )
+    if echo and isinstance(prompt, m.Continuation):
+        raise errors.InvalidRequest(
+            "echo shows a whole prompt, and with continues this is a part of one; leave one out"
+        )
+    return echo
 
 
 def _kind_of_prompt(*, tokens: bool, chat: bool, parse_special: bool, continues: bool) -> m.Prompt:

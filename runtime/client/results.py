@@ -29,16 +29,19 @@ class TokenEvent:
     """New text of a reply."""
 
     index: int
-    """Number of the first of ``tokens`` in the reply, counted from 0."""
+    """Number of the first of ``tokens`` in the reply, counted from 0; negative for those of an
+    echoed prompt, so that its last one is -1."""
     tokens: tuple[int, ...]
     """Ids; empty where only text is new, which an earlier token began."""
     text: str
     """Whole characters only; empty where a token is a part of one, or may begin a stop text."""
     logprobs: tuple[Logprobs | None, ...] = ()
     """One for each token if the request has ``logprobs``, else empty: natural logarithms. None for
-    a token that was generated before its process died, and received after another continued."""
+    a token that was generated before its process died, and received after another continued, and
+    for those of the prompt."""
     kind: str = "text"
-    """``text``; ``thinking`` and ``tool_call`` only if the request separates them."""
+    """``text``; ``thinking`` and ``tool_call`` only if the request separates them; ``prompt`` of
+    the first event with ``echo``."""
 
 
 @frozen
@@ -119,9 +122,11 @@ class Completion:
     """
 
     text: str
-    """The reply without the prompt, and without thinking and tool calls that were separated."""
+    """The reply without thinking and tool calls that were separated; with ``echo`` the prompt comes
+    first."""
     tokens: tuple[int, ...]
-    """Ids of every generated token, those of thinking and tool calls included."""
+    """Ids of every generated token, those of thinking and tool calls included; with ``echo`` those
+    of the prompt come first."""
     finish_reason: str
     """``stop``: the model or a stop text ended it; ``length``: ``max_tokens`` or the context, see
     ``limit``; ``cancelled``; ``prefilled``: only the prompt was read."""
@@ -313,6 +318,18 @@ class ModelStatus:
     def notes(self) -> tuple[str, ...]:
         """Sentences on how it was loaded where that differs from what was asked for."""
         return tuple(self.details.get("notes", ()))
+
+
+def after_prompt(prompt: TokenEvent | None, done: Completion) -> Completion:
+    """The same behind the prompt, if that was shown."""
+    if prompt is None:
+        return done
+    return replace(
+        done,
+        text=prompt.text + done.text,
+        tokens=prompt.tokens + done.tokens,
+        logprobs=(prompt.logprobs + (done.logprobs or ())) or None,
+    )
 
 
 def completion_from(

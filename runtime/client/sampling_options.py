@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from native.errors import InvalidParam
-from native.sampling_params import FIELD_NAMES, MAX_WINDOW, SamplingParams
+from native.sampling_params import FIELD_NAMES, MAX_WINDOW, SAMPLERS, SamplingParams
 from runtime.errors import InvalidRequest
 from runtime.settings.arguments import plain
 
@@ -24,6 +25,15 @@ _SAME: Final = {
 """Other names for the same thing."""
 _WINDOWS: Final = {"repeat_last_n": "repetition_window", "dry_penalty_last_n": "dry_window"}
 """Options where -1 is all of the text."""
+_LETTERS: Final = dict(zip("edskypmxt", SAMPLERS, strict=True))
+"""llama.cpp's, of its option for a sequence of samplers."""
+_SAMPLER_NAMES: Final = {
+    **{name.replace("_", ""): name for name in SAMPLERS},
+    "typ": "typical_p", "typp": "typical_p", "nucleus": "top_p", "temp": "temperature",
+}  # fmt: skip
+"""Without hyphens and underscores."""
+_SEPARATORS: Final = re.compile("[;,]")
+_NUMBER: Final = re.compile("[+-]?[0-9]+")
 _ANY_JSON: Final = '{"type": "object"}'
 
 
@@ -33,8 +43,9 @@ def sampling_from_options(**options: Any) -> SamplingParams:
     Besides the fields of ``SamplingParams``: ``repeat_penalty``, ``typ_p``, ``repeat_last_n``,
     ``dry_penalty_last_n`` (both: -1 for all of the text), ``dry_sequence_breakers``, ``n_probs``;
     ``logprobs`` with ``top_logprobs``; ``response_format``; ``logit_bias`` as a mapping or list, a
-    bias of ``False`` for minus infinity; ``json_schema`` as an object; ``seed`` -1 for any. Names
-    the option and what is allowed in ``InvalidRequest``.
+    bias of ``False`` for minus infinity; ``json_schema`` as an object; ``seed`` -1 for any;
+    ``samplers`` as a list of names, those of llama.cpp included, or as its letters; ``top_n_sigma``
+    -1 for off. Names the option and what is allowed in ``InvalidRequest``.
     """
     given = {name: plain(value) for name, value in options.items() if value is not None}
     fields: Options = {}
@@ -85,6 +96,32 @@ def _top_k(_name: str, value: object) -> object:
     return 0 if all_of_them else value
 
 
+def _sigma(_name: str, value: object) -> object:
+    is_off = isinstance(value, int | float) and value == -1  # as llama.cpp's users write it
+    return 0.0 if is_off else value
+
+
+def _samplers(name: str, value: object) -> tuple[str, ...]:
+    """Names, or one text: of llama.cpp's letters, or of names with a semicolon between them."""
+    if isinstance(value, str) and not _SEPARATORS.search(value):
+        letters = f"a list of {', '.join(SAMPLERS)}, or a text of {''.join(_LETTERS)} in any order"
+        for letter in value:
+            if letter not in _LETTERS:
+                raise InvalidParam(name, value, letters)
+        return tuple(_LETTERS[letter] for letter in value)
+    names = _SEPARATORS.split(value) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise InvalidParam(name, value, f"a list of {', '.join(SAMPLERS)}")
+    return tuple(_sampler(name, one) for one in names)
+
+
+def _sampler(name: str, one: object) -> str:
+    plain_name = re.sub("[-_ ]", "", one).lower() if isinstance(one, str) else ""
+    if plain_name not in _SAMPLER_NAMES:
+        raise InvalidParam(name, one, f"some of {', '.join(SAMPLERS)}, each at most once")
+    return _SAMPLER_NAMES[plain_name]
+
+
 def _texts(_name: str, value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
@@ -100,29 +137,41 @@ def _schema(name: str, value: object) -> object:
         raise InvalidParam(name, value, f"a schema that can be written as JSON ({error})") from None
 
 
-def _biases(name: str, value: object) -> tuple[tuple[int, float], ...]:
+def _biases(name: str, value: object) -> tuple[tuple[int | str, float], ...]:
+    """In a mapping digits are a token id, since JSON has no other keys; in pairs they are text."""
+    is_mapping = isinstance(value, Mapping)
     pairs = value.items() if isinstance(value, Mapping) else value
-    if not isinstance(value, (Mapping, list, tuple)):
+    if not isinstance(value, Mapping | list | tuple):
         raise InvalidParam(name, value, "a mapping of tokens to numbers, or a list of pairs")
     read = []
     for pair in pairs:  # type: ignore[attr-defined]
         try:
-            token, bias = map(plain, pair)
-            if isinstance(token, float) and not token.is_integer():
-                raise TypeError
+            key, bias = map(plain, pair)
             number = -math.inf if bias is False else plain(bias)
             if not isinstance(number, int | float) or isinstance(number, bool):
                 raise TypeError
-            read.append((int(token), number))
+            read.append((_biased(key, digits_are_ids=is_mapping), number))
         except (TypeError, ValueError, OverflowError):
-            raise InvalidParam(name, pair, "a token id and a number, or False to ban it") from None
+            raise InvalidParam(
+                name, pair, "a token id or a text, and a number, or False to ban it"
+            ) from None
     return tuple(read)
+
+
+def _biased(key: object, *, digits_are_ids: bool) -> int | str:
+    if isinstance(key, str):
+        return int(key) if digits_are_ids and _NUMBER.fullmatch(key) else str(key)
+    if isinstance(key, bool) or (isinstance(key, float) and not key.is_integer()):
+        raise TypeError
+    return int(key)  # type: ignore[call-overload, no-any-return]
 
 
 _READ: Final[Mapping[str, Callable[[str, object], object]]] = {
     **dict.fromkeys(_WINDOWS, _window),
     "seed": _seed,
     "top_k": _top_k,
+    "top_n_sigma": _sigma,
+    "samplers": _samplers,
     "dry_breakers": _texts,
     "dry_sequence_breakers": _texts,
     "logit_bias": _biases,

@@ -7,14 +7,16 @@ its coroutines block inside and never suspend, so ``finished`` runs one to its e
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from supervision import Address, Connection, Entry
 from supervision.node_file import NodeRecord
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class Replies(Protocol):
@@ -28,6 +30,24 @@ class Replies(Protocol):
 
     def close(self, on_late: Callable[[object], None] | None = None) -> None:
         """Receive no more. ``on_late`` may be called with a first message that comes later."""
+
+
+class Gate(Protocol):
+    """Works wait at it until another one opens it."""
+
+    def open(self) -> None:
+        """For good."""
+
+    async def wait(self) -> None: ...
+
+
+class Work(Protocol[R_co]):
+    """Something to be done beside others."""
+
+    async def run(self) -> R_co: ...
+
+    def cancel(self) -> None:
+        """End it soon, if it runs. May be called by any thread."""
 
 
 class Transport(Protocol):
@@ -70,6 +90,15 @@ class Transport(Protocol):
 
     async def run(self, call: Callable[[], R]) -> R:
         """Call what may block for some milliseconds."""
+
+    def gate(self) -> Gate:
+        """A new one, closed."""
+
+    async def together(self, works: Sequence[Work[R]], *, at_once: int) -> list[R]:
+        """The results of works that run at the same time, begun in this order.
+
+        The first one that raises ends the others, and its error is raised.
+        """
 
 
 def finished(work: Coroutine[Any, Any, R]) -> R:
@@ -128,6 +157,48 @@ class BlockingTransport:
 
     async def run(self, call: Callable[[], R]) -> R:
         return call()
+
+    def gate(self) -> Gate:
+        return _BlockingGate()
+
+    async def together(self, works: Sequence[Work[R]], *, at_once: int) -> list[R]:
+        """Each on a thread of its own, which has its own mailbox."""
+        if len(works) == 1:
+            return [await works[0].run()]
+        from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+        with ThreadPoolExecutor(min(at_once, len(works)), "llama-actors") as pool:
+            futures = [pool.submit(_finished_work, work) for work in works]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                failed = [one for one in futures if one in done and one.exception() is not None]
+                if failed:
+                    failed[0].result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for work in works:
+                    work.cancel()
+                raise
+        return [one.result() for one in futures]
+
+
+def _finished_work(work: Work[R]) -> R:
+    return finished(_run(work))
+
+
+async def _run(work: Work[R]) -> R:
+    return await work.run()
+
+
+class _BlockingGate:
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def open(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        self._event.wait()
 
 
 class _BlockingReplies:

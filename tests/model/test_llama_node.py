@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,6 +135,22 @@ def slow_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights again, but wide enough that a long prompt takes seconds."""
     path = tmp_path_factory.mktemp("slow") / "slow.gguf"
     return tiny_llama(path, n_layer=8, n_embd=512, n_head=8, n_kv=8, n_ff=1536)
+
+
+@pytest.mark.parametrize("arch", ["llama", "mamba", "gemma3"])
+def test_several_replies_read_their_prompt_once_on_every_kind_of_memory(
+    node: Node, tmp_path: Path, arch: str
+) -> None:
+    """Shared cells, or the stored state of the first one."""
+    path = tiny_llama(tmp_path / "model.gguf", arch=arch)
+    node.client.load("x", one_thread(path, n_ctx=2048))
+    prompt = list(range(5, 300))
+    hot: dict[str, Any] = {"max_tokens": 5, "temperature": 1.0, "exact": "always"}
+    done = node.complete_many("x", prompt, n=4, seed=8, **hot)
+    assert all(one.usage.cached_tokens >= len(prompt) - 1 for one in done[1:])
+    assert done[0].usage.cached_tokens == 0
+    alone = [node.complete("x", prompt, seed=8 + i, **hot) for i in range(4)]
+    assert [one.tokens for one in done] == [one.tokens for one in alone]
 
 
 def test_status_answers_within_100_ms_while_the_model_prefills(node: Node, slow_gguf: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import random
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from native import (
     SamplingParams,
 )
 from native.llama import LlamaBackend
-from native.sampling import Breaker, PythonSampler
+from native.sampling import Breaker, PythonSampler, resolved_biases
+from native.sampling_params import SAMPLERS
 
 pytestmark = pytest.mark.model
 
@@ -58,6 +60,7 @@ def any_params(rng: random.Random) -> SamplingParams:
         return rng.choice(values) if rng.random() < 0.5 else off
 
     biased = rng.sample(range(512), rng.choice((0, 0, 3, 40)))
+    in_order = rng.sample(SAMPLERS, rng.randrange(len(SAMPLERS) + 1))
     return SamplingParams(
         temperature=maybe(0.0, 0.2, 0.8, 1.5, 4.0),
         top_k=int(maybe(0, 1, 5, 40, 300)),
@@ -80,6 +83,12 @@ def any_params(rng: random.Random) -> SamplingParams:
         mirostat_eta=maybe(0.1, 0.9),
         logit_bias=tuple((token, rng.choice((BANNED, 5.0, -3.5))) for token in biased),
         seed=rng.getrandbits(64),
+        samplers=rng.choice((SAMPLERS, tuple(in_order))),
+        top_n_sigma=maybe(0.0, 0.3, 1.0, 2.5),
+        dynatemp_range=maybe(0.0, 0.0, 0.5, 3.0),
+        dynatemp_exponent=maybe(1.0, 0.3, 2.0),
+        min_keep=int(maybe(0, 1, 3, 50)),
+        ignore_eos=rng.random() < 0.3,
     )
 
 
@@ -94,7 +103,8 @@ def written(b: LlamaBackend, params: SamplingParams, prompt: list[int]) -> Pytho
         for text in params.dry_breakers
         if params.dry_multiplier
     ]
-    sampler = PythonSampler(params, breakers)
+    biases = resolved_biases(params, b.tokenize, b.info.eog_tokens)
+    sampler = PythonSampler(params, breakers, biases)
     for token in prompt:
         sampler.accept(token, is_reply=False)
     return sampler
@@ -227,6 +237,52 @@ def test_a_bias_bans_and_commands(b: LlamaBackend) -> None:
     assert 7 not in {b.sample(row, sampler, index) for index in range(3000)}
     with pytest.raises(InvalidToken):
         b.new_sampler(SamplingParams(logit_bias=((512, 1.0),)))
+
+
+def test_a_bias_of_a_text_is_that_of_each_of_its_tokens(b: LlamaBackend) -> None:
+    """As llama-server does: without control tokens, and a token that comes twice gets it twice."""
+    flat = array("f", [0.0] * 512)
+    flat[7] = 1.0
+
+    def best(*biases: tuple[int | str, float]) -> int:
+        return b.sample_from(flat, b.new_sampler(SamplingParams(logit_bias=biases)), 0)
+
+    assert best(("k", 2.0)) == ord("k")
+    assert best(("kk", 0.6)) == ord("k")
+    assert best(("kx", 0.6)) == 7
+    assert best(("kx", 5.0), ("k", BANNED)) == ord("x")
+    assert best((ord("k"), 5.0), ("k", -5.0)) == 7
+    eos = next(iter(b.info.eog_tokens))
+    name = b.piece(eos, special=True).decode()
+    assert eos not in b.tokenize(name, add_special=False)
+    assert best((name, 2.0)) in b.tokenize(name, add_special=False)
+
+
+def test_ignoring_the_end_bans_every_token_that_ends_a_reply(b: LlamaBackend) -> None:
+    (eos,) = b.info.eog_tokens
+    flat = array("f", [0.0] * 512)
+    flat[eos] = 9.0
+    for more in ({}, {"temperature": 1.0}, {"logit_bias": ((eos, 50.0),)}):
+        params = SamplingParams(**more)  # type: ignore[arg-type]
+        assert b.sample_from(flat, b.new_sampler(params), 0) == eos
+        ignoring = b.new_sampler(replace(params, ignore_eos=True))
+        assert all(b.sample_from(flat, ignoring, index) != eos for index in range(50))
+
+
+def test_the_greedy_form_of_parameters_takes_the_likeliest(b: LlamaBackend) -> None:
+    rng = random.Random(3)
+    for _ in range(200):
+        params, logits = any_params(rng), some_logits(b, rng)
+        greedy = b.new_sampler(params.greedy(), PROMPT)
+        edits = replace(
+            params,
+            samplers=tuple(one for one in params.samplers if one in ("penalties", "dry")),
+        )
+        python = written(b, edits, PROMPT)
+        edited = array("f", logits)
+        python._edit(edited)
+        best = max(range(512), key=lambda token: (edited[token], -token))
+        assert {b.sample_from(logits, greedy, index) for index in range(3)} == {best}
 
 
 def test_when_no_token_is_left_the_error_names_the_cause(b: LlamaBackend) -> None:

@@ -158,7 +158,9 @@ def test_flags_are_the_options_of_the_same_names(tmp_path: Path) -> None:
         "--max-tokens 7 --stop a --stop b --timeout 3 --speculation draft --thinking-budget 4 "
         "--priority background "
         "--temperature 0.5 --top-k 3 --seed 9 --repetition-window -1 --mirostat 2 --logprobs 2 "
-        "--logit-bias 5=-1.5 --logit-bias 6=never --tool-calls --dry-multiplier 0.8 --exact always"
+        "--logit-bias 5=-1.5 --logit-bias 6=never --tool-calls --dry-multiplier 0.8 --exact always "
+        "--logit-bias a=b=2 --ignore-eos --samplers kt --top-n-sigma 1.5 --dynatemp-range 0.5 "
+        "--dynatemp-exponent 2 --min-keep 3"
     )
     assert flags(*words.split(), "--json-schema", str(schema)) == {
         "max_tokens": 7,
@@ -174,7 +176,13 @@ def test_flags_are_the_options_of_the_same_names(tmp_path: Path) -> None:
         "repeat_last_n": -1,
         "mirostat": 2,
         "logprobs": 2,
-        "logit_bias": [(5, -1.5), (6, False)],
+        "logit_bias": [(5, -1.5), (6, False), ("a=b", 2.0)],
+        "ignore_eos": True,
+        "samplers": "kt",
+        "top_n_sigma": 1.5,
+        "dynatemp_range": 0.5,
+        "dynatemp_exponent": 2.0,
+        "min_keep": 3,
         "tool_calls": True,
         "dry_multiplier": 0.8,
         "json_schema": '{"type": "integer"}',
@@ -190,5 +198,6 @@ def test_every_number_that_decides_about_tokens_has_a_flag() -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidRequest, match="--grammar: cannot read"):
         flags("--grammar", str(tmp_path / "none.gbnf"))
-    with pytest.raises(click.BadParameter, match="TOKEN=NUMBER"):
-        flags("--logit-bias", "word=1")
+    for wrong in ("word", "=1", "word=much"):
+        with pytest.raises(click.BadParameter, match="TOKEN=NUMBER"):
+            flags("--logit-bias", wrong)

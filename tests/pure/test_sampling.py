@@ -32,8 +32,8 @@ from actors.text.reply_events import merged
 from cache import tokens as token_bytes
 from native import InvalidParam, ModelParams, NoTokenLeft, SamplingParams
 from native.backend import Logprobs
-from native.sampling import Breaker, PythonSampler
-from native.sampling_params import MAX_GRAMMAR_BYTES
+from native.sampling import Breaker, PythonSampler, resolved_biases
+from native.sampling_params import MAX_GRAMMAR_BYTES, SAMPLERS
 from native.stub import N_VOCAB, StubBackend
 from runtime.client.received import Received
 from runtime.client.results import completion_from
@@ -66,6 +66,12 @@ def draw(logits: list[float], params: SamplingParams, n: int = 40) -> list[int]:
         ("logit_bias", ((1, math.inf),)), ("logit_bias", ((1, math.nan),)),
         ("logit_bias", ((-1, 1.0),)), ("logit_bias", ((1, 1.0), (1, 2.0))),
         ("logit_bias", ((1,),)), ("logit_bias", tuple((i, 1.0) for i in range(301))),
+        ("logit_bias", (("", 1.0),)), ("logit_bias", (("a", 1.0), ("a", 2.0))),
+        ("logit_bias", (("a\0", 1.0),)), ("logit_bias", (("\ud800", 1.0),)),
+        ("logit_bias", (("x" * 2049, 1.0),)), ("samplers", ["top_k"]),
+        ("samplers", ("top_k", "top_k")), ("samplers", ("infill",)), ("samplers", (3,)),
+        ("top_n_sigma", -0.5), ("top_n_sigma", math.nan), ("dynatemp_range", -1),
+        ("dynatemp_exponent", 101), ("min_keep", -1), ("min_keep", 1.5), ("ignore_eos", 1),
         ("grammar", ""), ("grammar", "a\0"), ("grammar", 7), ("grammar", "\ud800"),
         ("grammar", "x" * (MAX_GRAMMAR_BYTES + 1)), ("json_schema", "{"), ("json_schema", "[]"),
         ("json_schema", "{" * 100_000), ("json_schema", '{"not": ' * 70 + "{}" + "}" * 70),
@@ -103,7 +109,9 @@ def test_every_parameter_makes_another_request() -> None:
         "presence_penalty": 0.1, "dry_multiplier": 0.1, "dry_base": 2.0, "dry_allowed_length": 3,
         "dry_window": 5, "dry_breakers": (), "xtc_probability": 0.5, "xtc_threshold": 0.2,
         "mirostat": 1, "mirostat_tau": 3.0, "mirostat_eta": 0.2, "logit_bias": ((1, 1.0),),
-        "grammar": 'root ::= "a"', "json_schema": "{}", "n_logprobs": 0,
+        "grammar": 'root ::= "a"', "json_schema": "{}", "n_logprobs": 0, "samplers": (),
+        "top_n_sigma": 1.0, "dynatemp_range": 0.5, "dynatemp_exponent": 2.0, "min_keep": 2,
+        "ignore_eos": True,
     }  # fmt: skip
     assert changes.keys() == set(SamplingParams.__dataclass_fields__)
     digests = {digest_of(Complete("", "m", TextPrompt("text"), sampling=SamplingParams()))}
@@ -153,6 +161,85 @@ def test_xtc_leaves_only_the_least_likely_of_the_likely(
     for token in draw(logits, params):
         assert not likely or weights[token] <= min(likely)
     assert draw(logits, replace(params, xtc_probability=0.0)) == draw(logits, DRAWN)
+
+
+@laws
+@given(LOGITS, st.floats(0.1, 4.0))
+def test_sigma_keeps_what_is_close_to_the_best_whatever_the_heat(
+    logits: list[float], n_sigma: float
+) -> None:
+    mean = sum(logits) / len(logits)
+    sigma = math.sqrt(sum((logit - mean) ** 2 for logit in logits) / len(logits))
+    for temperature in (0.5, 20.0):
+        params = replace(DRAWN, top_n_sigma=n_sigma, temperature=temperature)
+        floor = max(logits) - n_sigma * sigma
+        assert all(logits[token] >= floor - 1e-9 for token in draw(logits, params))
+
+
+@laws
+@given(LOGITS, st.permutations(SAMPLERS), st.integers(0, 20))
+def test_so_many_tokens_are_left_if_there_are_so_many(
+    logits: list[float], order: list[str], min_keep: int
+) -> None:
+    params = SamplingParams(
+        temperature=1.0, samplers=tuple(order), top_p=0.1, min_p=0.9, typical_p=0.1,
+        xtc_probability=1.0, xtc_threshold=0.01, min_keep=min_keep,
+    )  # fmt: skip
+    left, _ = PythonSampler(params).cut(array("f", logits), 0)
+    assert len(left) >= min(max(1, min_keep), len(logits))
+
+
+@laws
+@given(LOGITS, st.floats(0.0, 3.0), st.floats(0.1, 3.0), st.floats(0.0, 3.0))
+def test_the_temperature_moves_with_the_entropy_inside_its_range(
+    logits: list[float], temperature: float, reach: float, exponent: float
+) -> None:
+    params = SamplingParams(
+        temperature=temperature, dynatemp_range=reach, dynatemp_exponent=exponent
+    )
+    left, found = PythonSampler(params).cut(array("f", logits), 0)
+    assert len(left) == 1 or temperature - reach - 1e-9 <= found <= temperature + reach + 1e-9
+    _, flat = PythonSampler(params).cut(array("f", [1.0] * 9), 0)
+    assert flat == pytest.approx(temperature + reach)
+    sure, cold = PythonSampler(replace(params, dynatemp_exponent=1.0)).cut(
+        array("f", [99.0, 0.0, 0.0]), 0
+    )
+    assert len(sure) == 1 or cold == pytest.approx(max(0.0, temperature - reach), abs=1e-9)
+
+
+def test_what_the_order_leaves_out_is_off_and_the_order_decides() -> None:
+    logits = [3.0, 2.9, 0.0, -1.0]
+    assert len(set(draw(logits, replace(DRAWN, top_k=1, samplers=("temperature",)), 200))) > 1
+    cold = SamplingParams(temperature=0.0, samplers=("top_k",))
+    assert len(set(draw(logits, cold, 200))) > 1, "at the temperature of the logits themselves"
+    first = SamplingParams(temperature=9.0, min_p=0.5, samplers=("min_p", "temperature"))
+    assert set(draw(logits, first, 200)) == {0, 1}
+    last = replace(first, samplers=("temperature", "min_p"))
+    assert set(draw(logits, last, 200)) == {0, 1, 2, 3}
+
+
+def test_penalties_that_come_late_change_what_is_left() -> None:
+    params = SamplingParams(top_k=2, presence_penalty=5.0, samplers=("top_k", "penalties"))
+    sampler = PythonSampler(params)
+    for token in (0, 2):
+        sampler.accept(token)
+    chosen = [sampler.choose([3.0, 2.9, 2.8], index) for index in range(40)]
+    assert set(chosen) <= {0, 1}, "2 was left out before, whatever its penalty"
+    assert chosen.count(1) > 35
+    greedy = SamplingParams(top_k=2, presence_penalty=5.0, samplers=SAMPLERS[::-1])
+    assert PythonSampler(greedy).choose([3.0, 2.9], 0) == 0, "the temperature of 0 came first"
+
+
+def test_biases_of_texts_and_of_the_end_become_those_of_tokens() -> None:
+    params = SamplingParams(logit_bias=(("ab", 1.0), (7, 2.0)), ignore_eos=True)
+
+    def spelled(text: str) -> list[int]:
+        return list(text.encode())
+
+    ends = [(3, -math.inf), (9, -math.inf)]
+    assert resolved_biases(params, spelled, {9, 3}) == [(97, 1.0), (98, 1.0), (7, 2.0), *ends]
+    with pytest.raises(InvalidParam, match=r"logit_bias='ab'.*a text that has a token"):
+        resolved_biases(params, lambda _: [], ())
 
 
 @laws
@@ -309,9 +396,10 @@ def test_joined_events_with_logprobs_stay_below_the_limit_of_a_message() -> None
 
 
 def test_the_largest_request_is_a_message_and_arrives_as_it_was() -> None:
+    texts = tuple((f"{token:04}xxx", -1e5) for token in range(290))
     sampling = SamplingParams(
         grammar="x" * MAX_GRAMMAR_BYTES,
-        logit_bias=tuple((100_000 + token, -math.inf) for token in range(300)),
+        logit_bias=(*texts, *((100_000 + token, -math.inf) for token in range(10))),
         dry_breakers=("é" * 20,) * 32,
     )
     part = b"p" * INLINE_LIMIT_BYTES

@@ -103,6 +103,38 @@ def test_many_completions_at_once_are_each_the_right_one(run: Callable[[Work], N
     run(work)
 
 
+def test_several_replies_come_in_order_and_one_error_ends_them(
+    run: Callable[[Work], None],
+) -> None:
+    async def work(node: AsyncNode) -> None:
+        hot = {"max_tokens": 5, "temperature": 1.0}
+        prompts = [STORY, f"{STORY} again"]
+        done = await node.complete_many("demo", prompts, n=3, seed=2, **hot)
+        alone = [
+            await node.complete("demo", prompt, seed=2 + i, **hot)
+            for prompt in prompts
+            for i in range(3)
+        ]
+        assert [one.tokens for one in done] == [one.tokens for one in alone]
+        n_prompt = done[0].usage.prompt_tokens
+        assert all(one.usage.cached_tokens >= n_prompt - 1 for one in done[1:3])
+        talk = [{"role": "user", "content": "Tell me a story about a fox."}]
+        answers = await node.chat_many("demo", talk, n=2, seed=5, **hot)
+        first = await node.chat("demo", talk, seed=5, **hot)
+        assert answers[0].text == first.text
+        with pytest.raises(errors.PromptTooLong):
+            await node.complete_many("demo", [STORY, "fox " * 9000], n=2, max_tokens=5)
+        task = asyncio.create_task(node.complete_many("slow", [LONG, STORY], n=2))
+        while not await node.queue_depth("slow"):
+            await asyncio.sleep(0.002)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await idle(node, "slow")
+
+    run(work)
+
+
 def test_a_stream_gives_the_events_of_a_node(run: Callable[[Work], None]) -> None:
     async def work(node: AsyncNode) -> None:
         whole = await node.complete("demo", STORY, max_tokens=12)

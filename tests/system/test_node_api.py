@@ -161,6 +161,85 @@ def test_token_ids_are_accepted_as_a_prompt(stub_node: Node) -> None:
     assert again.cache.hit.value == "exact"
 
 
+def test_replies_of_one_prompt_compute_it_once(stub_node: Node) -> None:
+    """Where memory can be shared, and where it cannot: there from the rows of the first one."""
+    stub_node.load("whole", "uncuttable", backend="stub")
+    hot = {"max_tokens": 9, "temperature": 1.0}
+    for model, n_again in (("stub", 0), ("whole", 1)):
+        prompt = f"{model} shares {PROMPT}"
+        done = stub_node.complete_many(model, prompt, n=5, seed=3, **hot)
+        n_prompt = done[0].usage.prompt_tokens
+        assert [one.usage.cached_tokens for one in done[1:]] == [n_prompt - n_again] * 4
+        alone = [stub_node.complete(model, prompt, seed=3 + i, **hot) for i in range(5)]
+        assert [one.tokens for one in done] == [one.tokens for one in alone]
+        assert len({one.text for one in done}) == 5
+
+
+def test_a_list_of_prompts_is_answered_in_its_order(stub_node: Node) -> None:
+    prompts = [f"{index}: {PROMPT}" for index in range(5)]
+    alone = [stub_node.complete("stub", prompt, max_tokens=6).text for prompt in prompts]
+    done = stub_node.complete_many("stub", prompts, max_tokens=6)
+    assert [one.text for one in done] == alone
+    ids = [stub_node.tokenize("stub", prompt) for prompt in prompts]
+    mixed = [ids[0], prompts[1], ids[2]]
+    twice = stub_node.complete_many("stub", mixed, n=2, max_tokens=6)
+    assert [one.text for one in twice] == [text for text in alone[:3] for _ in range(2)]
+
+
+def test_more_replies_than_sequences_wait_and_all_end(node: Node) -> None:
+    node.load("stub", "stub", backend="stub", n_seq_max=2)
+    done = node.complete_many("stub", PROMPT, n=9, max_tokens=20, temperature=1.0)
+    assert [len(one.tokens) for one in done] == [20] * 9
+
+
+def test_a_deadline_is_that_of_all_replies_together(stub_node: Node) -> None:
+    with pytest.raises(errors.DeadlineExceeded):
+        stub_node.complete_many("stub", "x " * 900, n=3, timeout_s=0.001)
+    assert stub_node.complete("stub", PROMPT, max_tokens=2).tokens
+
+
+def test_an_echo_is_the_prompt_before_the_reply(stub_node: Node) -> None:
+    plain = stub_node.complete("stub", PROMPT, max_tokens=4, logprobs=1)
+    done = stub_node.complete("stub", PROMPT, max_tokens=4, logprobs=1, echo=True)
+    ids = tuple(stub_node.tokenize("stub", PROMPT))
+    assert done.text == PROMPT + plain.text
+    assert done.tokens == ids + plain.tokens
+    assert plain.logprobs is not None
+    assert done.logprobs == (None,) * len(ids) + plain.logprobs
+    assert done.to_dict()["logprobs"][: len(ids)] == [None] * len(ids)
+    assert done.usage.completion_tokens == 4
+    events = list(stub_node.stream("stub", PROMPT, max_tokens=4, echo=True))
+    first = events[0]
+    assert isinstance(first, TokenEvent)
+    assert (first.kind, first.text, first.index) == ("prompt", PROMPT, -len(ids))
+    assert (first.tokens, first.logprobs) == (ids, ())
+    shown = "".join(one.text for one in events if isinstance(one, TokenEvent))
+    assert shown == PROMPT + plain.text
+    of_ids = stub_node.complete("stub", [72, 105], max_tokens=1, echo=True)
+    assert of_ids.text.startswith("Hi")
+    assert of_ids.tokens[:2] == (72, 105)
+    read = stub_node.complete("stub", PROMPT, max_tokens=0, echo=True)
+    assert (read.text, read.tokens, read.logprobs) == (PROMPT, ids, None)
+    several = stub_node.complete_many("stub", PROMPT, n=2, max_tokens=4, echo=True)
+    assert [one.text for one in several] == [PROMPT + plain.text] * 2
+
+
+def test_ignoring_the_end_generates_all_that_was_asked_for(stub_node: Node) -> None:
+    ended = PROMPT + "\x04"
+    assert stub_node.complete("stub", ended, max_tokens=30).finish_reason == "stop"
+    done = stub_node.complete("stub", ended, max_tokens=30, ignore_eos=True)
+    assert (done.finish_reason, len(done.tokens)) == ("length", 30)
+
+
+def test_a_bias_of_a_text_is_resolved_by_the_model_and_named_if_it_cannot_be(
+    stub_node: Node,
+) -> None:
+    done = stub_node.complete("stub", PROMPT, max_tokens=3, logit_bias={"zebra": 1e4})
+    assert set(done.text) <= set("zebra")
+    with pytest.raises(errors.InvalidRequest, match="logit_bias"):
+        stub_node.complete("stub", PROMPT, logit_bias={"": 1.0})
+
+
 def test_several_threads_share_one_node(stub_node: Node) -> None:
     prompts = [f"{index}: {PROMPT}" for index in range(8)]
     alone = [stub_node.complete("stub", prompt, max_tokens=8).text for prompt in prompts]

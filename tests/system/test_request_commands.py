@@ -110,9 +110,28 @@ def test_complete_takes_every_option(run: Run, host: Node, tmp_path: Path) -> No
     assert (read.code, read.out) == (0, "")
 
 
+def test_complete_prints_several_replies_and_the_prompt_before_each(run: Run, host: Node) -> None:
+    hot = {"max_tokens": 4, "temperature": 0.9, "seed": 3}
+    words = ("--max-tokens", "4", "--temperature", "0.9", "--seed", "3")
+    prompts = [STORY, "The hen"]
+    expected = [one.text for one in host.complete_many("demo", prompts, n=2, **hot)]
+    ran = run("complete", "demo", *prompts, "--n", "2", *words)
+    assert ran.out == "".join(f"{text}\n" for text in expected)
+    assert ran.err.splitlines() == [f"reply {number} of 4:" for number in (1, 2, 3, 4)]
+    ran = run("complete", "demo", *prompts, "--n", "2", "--json", "--echo", *words)
+    objects = [json.loads(line)["text"] for line in ran.out.splitlines()]
+    before = [STORY, STORY, "The hen", "The hen"]
+    assert objects == [a + b for a, b in zip(before, expected, strict=True)]
+    assert run("complete", "demo", STORY, "--echo", *words).out == f"{STORY}{expected[0]}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
+        (("complete", "demo", "x", "--n", "0"), 2, "from 1 to 128"),
+        (("complete", "demo", "x", "y", "--session", "s"), 2, "one reply at a time"),
+        (("complete", "demo", "x", "--samplers", "kq"), 2, "samplers"),
+        (("complete", "demo", "x", "--echo", "--continue", "--session", "s"), 2, "echo"),
         (("complete", "demo", "x", "--json-schema", "/nowhere.json"), 2, "cannot read"),
         (("complete", "demo", "x", "--continue"), 2, "session or a parent_key"),
         (("complete", "demo", "x", "--speculation", "draft"), 1, "draft_path"),
