@@ -48,7 +48,7 @@ class LlamaEmbedder:
         wanted = self._default if pooling == "model" else pooling
         if wanted == RANK:
             raise NotSupported(
-                "this model ranks texts: call rerank(), or name a pooling to embed them all the same"
+                "this model ranks texts: call rerank(), or name a pooling to embed them anyway"
             )
         return self._compute(tokens, wanted)
 

@@ -61,7 +61,9 @@ def load_model(
         raise hook.error
     if status == lib.LA_OVERRIDE:
         wrong = params.override_kv[lib.la_error_value()]
-        raise InvalidParam("override_kv", wrong, f"{_faults.last_text()}; change it or leave it out")
+        raise InvalidParam(
+            "override_kv", wrong, f"{_faults.last_text()}; change it or leave it out"
+        )
     if status:
         raise ModelLoadFailed(path, _faults.log_tail() or _faults.last_text())
     return out[0]

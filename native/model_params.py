@@ -118,7 +118,14 @@ class ModelParams:
                 _checks.whole(name, getattr(self, name), 1, 512)  # GGML_MAX_N_THREADS; more aborts
         for name in ("type_k", "type_v"):
             _checks.one_of(name, getattr(self, name), KV_TYPES)
-        for name in ("flash_attn", "use_mmap", "use_mlock", "vocab_only", "check_memory", "cpu_moe"):
+        for name in (
+            "flash_attn",
+            "use_mmap",
+            "use_mlock",
+            "vocab_only",
+            "check_memory",
+            "cpu_moe",
+        ):
             _checks.flag(name, getattr(self, name))
         if not self.flash_attn and self.type_v not in {"f16", "f32", "bf16"}:
             raise InvalidParam("type_v", self.type_v, "quantised values need flash_attn=True")
@@ -155,7 +162,10 @@ class ModelParams:
 
     def _check_overrides(self) -> None:
         _checks.whole("n_cpu_moe", self.n_cpu_moe, 0, _MAX_LAYERS)
-        for name, read in (("override_tensors", tensor_overrides), ("override_kv", metadata_overrides)):
+        for name, read in (
+            ("override_tensors", tensor_overrides),
+            ("override_kv", metadata_overrides),
+        ):
             texts = tuple(str(one) for one in read(name, getattr(self, name)))
             object.__setattr__(self, name, texts)
 

@@ -65,7 +65,9 @@ def _metadata_override(name: str, text: str) -> MetadataOverride:
     kind, colon, value = rest.partition(":")
     if not (key and equals and colon) or kind not in KINDS:
         wanted = f"KEY=TYPE:VALUE, where TYPE is one of {', '.join(KINDS)}"
-        raise InvalidParam(name, text, f"{wanted}, for instance tokenizer.ggml.add_bos_token=bool:false")
+        raise InvalidParam(
+            name, text, f"{wanted}, for instance tokenizer.ggml.add_bos_token=bool:false"
+        )
     if len(key.encode()) > _MAX_BYTES:
         raise InvalidParam(name, text, f"a key of at most {_MAX_BYTES} bytes")
     return MetadataOverride(key, kind, _value(name, text, kind, value))
@@ -95,9 +97,7 @@ def _value(name: str, text: str, kind: str, value: str) -> MetadataValue:
             return value
 
 
-def check_kinds(
-    name: str, overrides: Sequence[MetadataOverride], header: GgufSummary
-) -> None:
+def check_kinds(name: str, overrides: Sequence[MetadataOverride], header: GgufSummary) -> None:
     """Refuse a value of another type than the file's; llama.cpp would ignore it."""
     for one in overrides:
         kind = header.kinds.get(one.key)

@@ -124,6 +124,10 @@ def _expected(found: MemoryEstimate) -> dict[str, object]:
 
 def _plain(params: ModelParams) -> dict[str, object]:
     plain = dataclasses.asdict(params)
-    plain["lora"] = [list(one) for one in params.lora]
-    plain["tensor_split"] = list(params.tensor_split)
+    for name in ("lora", "control_vectors"):
+        plain[name] = [list(one) for one in getattr(params, name)]
+    for name in ("tensor_split", "override_tensors", "override_kv"):
+        plain[name] = list(getattr(params, name))
+    if params.control_vector_layers is not None:
+        plain["control_vector_layers"] = list(params.control_vector_layers)
     return plain
