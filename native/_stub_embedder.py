@@ -54,7 +54,8 @@ class StubEmbedder:
                 parts[-1].add(token)
             else:
                 parts.append(set())
-        query, text, *_ = [*filter(None, parts), set(), set()]
+        nothing: set[int] = set()
+        query, text, *_ = [*filter(None, parts), nothing, nothing]
         return len(query & text) / max(1, len(query))
 
     def _rows(self, tokens: Sequence[int]) -> list[array[float]]:
