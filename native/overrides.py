@@ -26,7 +26,7 @@ _KINDS_IN_FILES: Final = {
 """GGUF types that each kind replaces."""
 _GGUF_NAMES: Final = {6: "float", 7: "bool", 8: "str", 9: "array", 12: "float"}
 _MAX_BYTES: Final = 127  # of a key, and of a text, in llama.cpp
-_MAX_OVERRIDES: Final = 256
+_MAX_OVERRIDES: Final = 64  # all of them travel in one message
 _MAX_PATTERN: Final = 256  # characters
 _NUMBER: Final = re.compile(r"-?\d{1,19}")
 EXPERTS: Final = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"

@@ -107,6 +107,8 @@ if TYPE_CHECKING:
         EmbedFailed,
         NoVram,
         ReportVram,
+        Rerank,
+        Reranked,
         VramReported,
     )
     from actors.messages.exact import Exact
@@ -134,6 +136,7 @@ if TYPE_CHECKING:
     from actors.messages.prompts import (
         Continuation,
         ConversationPrompt,
+        InfillPrompt,
         Prompt,
         TextPrompt,
         TokenPrompt,
@@ -199,6 +202,7 @@ __all__ = [
     "FinishReason",
     "ForgetLive",
     "HitKind",
+    "InfillPrompt",
     "Limit",
     "ListAdapters",
     "ListNamespaces",
@@ -238,6 +242,8 @@ __all__ = [
     "RemoveRows",
     "ReportVram",
     "RequestEnded",
+    "Rerank",
+    "Reranked",
     "ReserveRows",
     "ResolveParent",
     "ResolveText",
@@ -311,7 +317,10 @@ _HOMES: Final = {
             "CompletionFailed HitKind PrefillProgress Priority RequestEnded Resumed Run SpanEnded "
             "Speculation StillRunning Submit Timings TokensDelivered Usage"
         ),
-        "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
+        "embedding": (
+            "Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram Rerank Reranked "
+            "VramReported"
+        ),
         "exact": "Exact",
         "finish_reasons": "FailReason FinishReason Limit",
         "loading": (
@@ -320,7 +329,8 @@ _HOMES: Final = {
         ),
         "pressure": "CheckPressure PressureChecked PressureRefused PressureSet SetPressure",
         "prompts": (
-            "Continuation ConversationPrompt Prompt TextPrompt TokenPrompt payload_of with_payload"
+            "Continuation ConversationPrompt InfillPrompt Prompt TextPrompt TokenPrompt payload_of "
+            "with_payload"
         ),
         "questions": "Answer Ask",
         "replay": "NoteReply ResolveText TextResolved",

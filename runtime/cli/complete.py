@@ -56,11 +56,12 @@ def command(**given: Any) -> int:
         ) as events,
     ):  # Ctrl-C cancels before the connection is closed
         for event in events:
-            _show(event, line, as_json=given["as_json"])
+            show_event(event, line, as_json=given["as_json"])
     return 0
 
 
-def _show(event: Event, line: ProgressLine, *, as_json: bool) -> None:
+def show_event(event: Event, line: ProgressLine, *, as_json: bool) -> None:
+    """Print what has come of a reply."""
     match event:
         case PrefillEvent(done, total, _):
             line.share(done / max(1, total))
