@@ -72,11 +72,19 @@ def shaped_llama(path: Path, preset: str = "1.1B") -> Path:
 
 
 def write_model(
-    path: Path, shape: Shape, extra: Mapping[str, np.ndarray[Any, Any]] | None = None
+    path: Path,
+    shape: Shape,
+    extra: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    *,
+    add_metadata: Callable[[GGUFWriter], None] = lambda _: None,
 ) -> Path:
-    """Write ``shape`` to ``path`` and return the path; ``extra`` are tensors beside the usual."""
+    """Write ``shape`` to ``path`` and return the path.
+
+    ``extra`` are tensors beside the usual ones, ``add_metadata`` writes what is beside the usual.
+    """
     writer = GGUFWriter(path, shape.arch)
     _add_parameters(writer, shape)
+    add_metadata(writer)
     if shape.pre == "none":
         writer.add_tokenizer_model("none")
     else:
@@ -248,6 +256,13 @@ def _gemma3(shape: Shape) -> Iterator[Tensor]:
         yield f"blk.{i}.post_ffw_norm.weight", (shape.n_embd,), 0.0
 
 
+def _qwen3(shape: Shape) -> Iterator[Tensor]:
+    yield from _llama(shape)
+    for i in range(shape.n_layer):
+        for kind in "qk":
+            yield f"blk.{i}.attn_{kind}_norm.weight", (shape.n_embd // shape.n_head,), 0.0
+
+
 def _gemma2(shape: Shape) -> Iterator[Tensor]:
     yield from _llama(shape)
     for i in range(shape.n_layer):
@@ -365,7 +380,9 @@ UNSAVED = {"qwen2vl": _qwen2vl}
 DELTA_NETS = {"qwen35": _qwen35}
 # Sliding window in every second layer, as in gpt-oss; the scores of attention saturate.
 SATURATING = {"gemma2": _gemma2}
-_TENSORS = ARCHITECTURES | UNSAVED | DELTA_NETS | SATURATING
+# Its rerankers have a head beside the usual tensors.
+RANKING = {"qwen3": _qwen3}
+_TENSORS = ARCHITECTURES | UNSAVED | DELTA_NETS | SATURATING | RANKING
 
 
 def _add_tensor(
