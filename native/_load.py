@@ -13,7 +13,7 @@ from native.errors import InvalidParam, ModelLoadFailed
 from native.gguf_header import GgufSummary
 from native.machine import physical_cores
 from native.model_params import POOLINGS, ROPE_SCALINGS, SPLIT_MODES
-from native.overrides import EXPERTS, KINDS, MetadataOverride, check_kinds
+from native.overrides import EXPERTS, KINDS, MetadataOverride
 from native.params import ModelParams
 
 _GGML_TYPE = {
@@ -69,9 +69,8 @@ def load_model(
     return out[0]
 
 
-def check_overrides(params: ModelParams, headers: Sequence[GgufSummary]) -> None:
-    """Refuse overrides of metadata and of tensors that this model or this machine does not know."""
-    check_kinds("override_kv", params.metadata_overrides, headers[0])
+def check_placement(params: ModelParams, headers: Sequence[GgufSummary]) -> None:
+    """Refuse places of tensors that this model or this machine does not have."""
     known = buffer_types()
     names = "\n".join(name for header in headers for name in header.tensors)
     for text, one in zip(params.override_tensors, params.tensor_overrides, strict=False):

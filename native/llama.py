@@ -22,7 +22,7 @@ from native import _describe, _faults, _llama
 from native._buffers import borrowed
 from native._embedder import LlamaEmbedder
 from native._llama import ffi, lib
-from native._load import check_overrides, gpus, load_model, new_context
+from native._load import check_placement, gpus, load_model, new_context
 from native._lora import LoraAdapters
 from native._sampler import LlamaSampler, logprobs_of, make_sampler, own_sampler
 from native._users import Users
@@ -34,9 +34,9 @@ from native.errors import BackendClosed, ControlVectorRefused, InvalidParam, Not
 from native.estimate import Room, n_positions, plan
 from native.file_kind import require_model
 from native.fingerprint import Fingerprints
-from native.gguf_header import GgufSummary, all_splits, check_gguf
+from native.gguf_header import GgufSummary
 from native.model_params import check_scale
-from native.overrides import with_overrides
+from native.overrides import model_headers
 from native.params import ModelParams, SamplingParams
 
 _INT32_MAX = (1 << 31) - 1
@@ -99,16 +99,13 @@ class LlamaBackend:
 
         ``memory_available`` is in bytes; ``NotEnoughMemory`` before anything is loaded.
         """
-        first = check_gguf(path)
-        files = all_splits(path, first)
-        headers = [first, *(check_gguf(file) for file in files[1:])]
+        headers = model_headers(path, params.metadata_overrides)
         require_model(headers, vocab_only=params.vocab_only)
-        check_overrides(params, headers)
-        headers[0] = with_overrides(first, params.metadata_overrides)
+        check_placement(params, headers)
         here = gpus()
         room = Room(memory_available, sum(free for _, free, _ in here) if here else None)
         params = params.with_n_ctx(plan(headers, params, room).n_ctx or 1)
-        digest = (fingerprints or Fingerprints()).of(files)
+        digest = (fingerprints or Fingerprints()).of([Path(one.path) for one in headers])
         lib.la_log_clear()
         model = load_model(path, params, progress)
         if memory_available is not None:  # a text that takes all of it would end the process

@@ -66,8 +66,9 @@ class ModelParams:
     ``cpu_moe`` keeps all expert weights on the CPU, ``n_cpu_moe`` those of so many first layers.
     ``override_kv`` replaces metadata of the file, ``KEY=TYPE:VALUE``.
 
-    ``draft_path`` names a small model of the same vocabulary, for speculation. ``embed_tokens`` is
-    the longest text that can be embedded, ``pooling`` how its vectors become one.
+    ``draft_path`` names a small model of the same vocabulary, for speculation; adapters, control
+    vectors and overrides do not hold for it. ``embed_tokens`` is the longest text that can be
+    embedded, ``pooling`` how its vectors become one.
     ``check_memory`` False loads even what is estimated not to fit.
     """
 
@@ -215,6 +216,20 @@ class ModelParams:
     def metadata_overrides(self) -> tuple[MetadataOverride, ...]:
         """What replaces the file's own metadata."""
         return metadata_overrides("override_kv", self.override_kv)
+
+    def for_draft(self) -> ModelParams:
+        """Those of the draft model: without what is made for this model alone."""
+        return replace(
+            self,
+            draft_path=None,
+            lora=(),
+            control_vectors=(),
+            control_vector_layers=None,
+            override_tensors=(),
+            n_cpu_moe=0,
+            cpu_moe=False,
+            override_kv=(),
+        )
 
     def with_n_ctx(self, n_ctx: int) -> ModelParams:
         """The same with another context size."""

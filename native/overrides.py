@@ -10,10 +10,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from native.errors import InvalidParam
-from native.gguf_header import GgufSummary
+from native.gguf_header import GgufSummary, all_splits, check_gguf
 
 KINDS: Final = ("int", "float", "bool", "str")
 """In the order of llama.cpp's enum."""
@@ -107,6 +108,17 @@ def check_kinds(name: str, overrides: Sequence[MetadataOverride], header: GgufSu
             if is_of == "array":
                 raise InvalidParam(name, str(one), f"{what}, and arrays cannot be replaced")
             raise InvalidParam(name, str(one), f"{what}; write {one.key}={is_of}:…")
+
+
+def model_headers(path: str | Path, overrides: Sequence[MetadataOverride]) -> list[GgufSummary]:
+    """The headers of all files of a model, the first with what replaces its metadata.
+
+    Raises ``ModelFileError`` for a file, and ``InvalidParam`` for a value of another type.
+    """
+    first = check_gguf(path)
+    rest = [check_gguf(file) for file in all_splits(path, first)[1:]]
+    check_kinds("override_kv", overrides, first)
+    return [with_overrides(first, overrides), *rest]
 
 
 def with_overrides(header: GgufSummary, overrides: Sequence[MetadataOverride]) -> GgufSummary:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.messages.model_table import ModelTable
@@ -17,7 +16,7 @@ from native.backend import MemoryUse, ModelInfo
 from native.context_notes import context_notes
 from native.errors import NativeError
 from native.estimate import MemoryEstimate, estimate
-from native.gguf_header import all_splits, check_gguf
+from native.overrides import model_headers
 from native.params import ModelParams
 from native.system_memory import available_memory
 
@@ -106,8 +105,7 @@ def _with_last_adapters(args: ModelArgs) -> ModelParams:
 
 def _estimate(path: str, params: ModelParams, *, has_gpu: bool) -> MemoryEstimate | None:
     try:
-        first = check_gguf(path)
-        headers = [first, *(check_gguf(one) for one in all_splits(Path(path), first)[1:])]
+        headers = model_headers(path, params.metadata_overrides)
         return estimate(headers, params, has_gpu=has_gpu)
     except NativeError:  # the file was removed since; the model runs
         return None

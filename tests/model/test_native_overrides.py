@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from array import array
 from pathlib import Path
@@ -13,6 +14,8 @@ from gguf import PoolingType
 from native import Backend, Batch, InvalidParam, ModelLoadFailed, ModelParams, load_backend
 from native._load import buffer_types
 from native.llama import lib
+from runtime import errors
+from runtime.cli.inspect_model import inspect_model
 from tests.support.bert_file import tiny_bert
 from tests.support.gguf_files import Shape, tiny_llama, write_model
 
@@ -94,6 +97,18 @@ def test_the_context_length_counts_for_the_size_of_the_context(tiny: Path) -> No
     backend = load_backend("llama", tiny, params)
     backend.close()
     assert (backend.info.n_ctx, backend.info.n_ctx_train) == (512, 512)
+
+
+def test_an_inspected_file_is_read_as_it_would_be_loaded(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = ModelParams(n_ctx=0, override_kv=("llama.context_length=int:512",))
+    assert inspect_model(tiny, params, as_json=True) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["n_ctx"], shown["n_ctx_train"]) == (512, 512)
+    wrong = ModelParams(override_kv=("llama.context_length=str:512",))
+    with pytest.raises(errors.LlamaActorsError, match=r"write llama\.context_length=int:"):
+        inspect_model(tiny, wrong, as_json=True)
 
 
 def test_the_pooling_can_be_replaced(tmp_path: Path) -> None:
