@@ -52,7 +52,8 @@ def model_info(
 ) -> ModelInfo:
     """The facts of a model, as the rest of the project sees it; ``context`` None: there is none.
 
-    ``headers`` are those of the model's files, ``control_vector`` the identity of the one applied.
+    ``headers`` are those of the model's files, with what replaces their metadata;
+    ``control_vector`` is the identity of the one applied.
     """
     facts, sizes = ffi.new("la_model_facts *"), ffi.new("la_context_facts *")
     lib.la_model_describe(model, facts)
@@ -93,7 +94,7 @@ def model_info(
             if (source := _meta(model, f"tokenizer.chat_template.{name}"))
         ),
         max_token_bytes=lib.la_token_bytes_max(model),
-        eos_token=_number(_meta(model, "tokenizer.ggml.eos_token_id")),
+        eos_token=_whole(headers[0], "tokenizer.ggml.eos_token_id"),
         infill=_infill(facts),
         rank=_rank(model, facts, headers) if not params.vocab_only else None,
     )
@@ -176,8 +177,9 @@ def _eog(model: Any, n_vocab: int) -> frozenset[int]:
     return frozenset(i for i, flag in enumerate(ffi.buffer(flags)) if flag != b"\0")
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdigit() else None
+def _whole(header: GgufSummary, key: str) -> int | None:
+    value = header.metadata.get(key)
+    return value if type(value) is int else None
 
 
 def _meta(model: Any, key: str) -> str | None:

@@ -247,9 +247,9 @@ _ROPE_NUMBERS = (
 )
 
 
-def check_scale(scale: object) -> None:
+def check_scale(scale: object, name: str = "scale") -> None:
     """Refuse a scale that no adapter can have. 0 applies nothing."""
-    _checks.real("scale", scale, -_MAX_SCALE, _MAX_SCALE)
+    _checks.real(name, scale, -_MAX_SCALE, _MAX_SCALE)
 
 
 def _adapters(name: str, given: Any) -> tuple[Adapter, ...]:
@@ -261,7 +261,7 @@ def _adapters(name: str, given: Any) -> tuple[Adapter, ...]:
     for entry in given:
         where, scale = (entry, 1.0) if isinstance(entry, str) else _pair(name, entry, wanted)
         _checks.path(name, where)
-        check_scale(scale)
+        check_scale(scale, name)
         adapters.append((where, float(scale)))
     return tuple(adapters)
 

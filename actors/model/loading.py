@@ -57,6 +57,8 @@ class LoadedModel:
             "kv_bytes_per_token": info.kv_bytes_per_token,
             "fingerprint": info.fingerprint.hex(),
             "can_generate": info.can_generate,
+            "can_infill": info.infill is not None,
+            "can_rank": info.rank is not None,
             "memory_kind": info.memory,
             "memory_because": info.memory_because,
             "chat_template": info.chat_template,

@@ -57,7 +57,8 @@ def vocabulary(path: Path) -> Backend:
 
 
 def test_a_gap_is_filled_as_from_the_prompt_written_by_hand(node: Node, coder: Path) -> None:
-    node.load("coder", one_thread(coder))
+    details = node.load("coder", one_thread(coder)).details
+    assert (details["can_infill"], details["can_rank"]) == (True, False)
     words = vocabulary(coder)
     by_hand = words.tokenize(f"{PRE}{BEFORE}{SUF}{AFTER}{MID}", parse_special=True)
     turned = words.tokenize(f"{SUF}{AFTER}{PRE}{BEFORE}{MID}", parse_special=True)
@@ -133,7 +134,8 @@ def test_a_big_gap_and_an_async_one_and_the_command(
 
 
 def test_documents_are_ordered_by_their_scores(node: Node, ranker: Path, module_home: Path) -> None:
-    node.load("ranker", one_thread(ranker, embed_tokens=96))
+    details = node.load("ranker", one_thread(ranker, embed_tokens=96)).details
+    assert (details["can_infill"], details["can_rank"]) == (False, True)
     words = vocabulary(ranker)
     judge = Bert(RANKER, random_weights(RANKER, n_scores=1))
     bos = words.info.bos_token

@@ -73,9 +73,17 @@ def test_flags_and_texts_of_the_vocabulary_are_replaced(tiny: Path) -> None:
         assert not changed.info.add_bos
         assert plain.tokenize("ab") == [plain.info.bos_token, *changed.tokenize("ab")]
         assert words.tokenize("ab") == changed.tokenize("ab")
+        assert plain.info.eos_token == plain.info.n_vocab - 1
     finally:
         for one in (plain, changed, words):
             one.close()
+
+
+def test_the_end_of_a_text_is_replaced_everywhere(tiny: Path) -> None:
+    backend = opened(tiny, override_kv=("tokenizer.ggml.eos_token_id=int:77",))
+    backend.close()
+    assert backend.info.eos_token == 77
+    assert 77 in backend.info.eog_tokens
 
 
 def test_what_was_replaced_is_part_of_the_identity_of_kv(tiny: Path) -> None:
