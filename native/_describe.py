@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from native._llama import ffi, lib
 from native._load import gpu_layers, has_gpu
-from native.backend import ModelInfo
+from native.backend import InfillTokens, ModelInfo, RankFormat
+from native.gguf_header import GgufSummary, TensorFacts
 from native.params import ModelParams
 
 NAMED_TEMPLATES = ("tool_use", "rag")
@@ -40,8 +42,19 @@ def devices() -> str:
     return names.decode("utf-8", errors="replace")
 
 
-def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes) -> ModelInfo:
-    """The facts of a model, as the rest of the project sees it; ``context`` None: there is none."""
+def model_info(
+    model: Any,
+    context: Any,
+    params: ModelParams,
+    fingerprint: bytes,
+    headers: Sequence[GgufSummary],
+    control_vector: str,
+) -> ModelInfo:
+    """The facts of a model, as the rest of the project sees it; ``context`` None: there is none.
+
+    ``headers`` are those of the model's files, with what replaces their metadata;
+    ``control_vector`` is the identity of the one applied.
+    """
     facts, sizes = ffi.new("la_model_facts *"), ffi.new("la_context_facts *")
     lib.la_model_describe(model, facts)
     unsaved = "it has no memory of a text: only its vocabulary was loaded, or it only embeds"
@@ -60,7 +73,7 @@ def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes
         n_params=facts.n_params,
         model_bytes=facts.n_bytes,
         fingerprint=fingerprint,
-        kv_identity=_kv_identity(facts, sizes, params),
+        kv_identity=_kv_identity(facts, sizes, params, control_vector),
         can_cut=bool(sizes.can_cut),
         add_bos=bool(facts.add_bos),
         bos_token=None if facts.bos_token < 0 else facts.bos_token,
@@ -81,18 +94,46 @@ def model_info(model: Any, context: Any, params: ModelParams, fingerprint: bytes
             if (source := _meta(model, f"tokenizer.chat_template.{name}"))
         ),
         max_token_bytes=lib.la_token_bytes_max(model),
-        eos_token=_number(_meta(model, "tokenizer.ggml.eos_token_id")),
+        eos_token=_whole(headers[0], "tokenizer.ggml.eos_token_id"),
+        infill=_infill(facts),
+        rank=_rank(model, facts, headers) if not params.vocab_only else None,
     )
 
 
-def default_pooling(model: Any) -> str:
-    """The pooling that the model file names; the mean where it names none."""
-    kinds = {"2": "cls", "3": "last", "4": "rank"}  # numbers of llama_pooling_type
-    architecture = _meta(model, "general.architecture") or ""
-    return kinds.get(_meta(model, f"{architecture}.pooling_type") or "", "mean")
+def default_pooling(header: GgufSummary) -> str:
+    """The pooling that the model file names, or what replaces that; the mean where neither does."""
+    kinds = {2: "cls", 3: "last", 4: "rank"}  # numbers of llama_pooling_type
+    named = header.metadata.get(f"{header.architecture}.pooling_type")
+    return kinds.get(named, "mean") if isinstance(named, int) else "mean"
 
 
-def _kv_identity(facts: Any, sizes: Any, params: ModelParams) -> tuple[tuple[str, str], ...]:
+def _infill(facts: Any) -> InfillTokens | None:
+    ids = [facts.fim_pre, facts.fim_suf, facts.fim_mid, facts.fim_rep, facts.fim_sep]
+    prefix, suffix, middle, repository, file = (None if one < 0 else int(one) for one in ids)
+    if prefix is None or suffix is None or middle is None:
+        return None
+    return InfillTokens(prefix, suffix, middle, repository, file)
+
+
+def _rank(model: Any, facts: Any, headers: Sequence[GgufSummary]) -> RankFormat | None:
+    """How a query and a text are put to the model; None if it has no head that scores them."""
+    head: TensorFacts | None = None
+    for name in ("cls.weight", "cls.output.weight"):  # the last one makes the scores
+        head = next((one.tensors[name] for one in headers if name in one.tensors), head)
+    width = 0 if head is None else head.dims[1] if len(head.dims) > 1 else 1
+    if width < facts.n_cls_out:  # llama.cpp reads one for each label
+        return None
+    bos = (facts.bos_token,) if facts.add_bos and facts.bos_token >= 0 else ()
+    sep = (facts.sep_token,) if facts.add_sep and facts.sep_token >= 0 else ()
+    end = facts.eos_token if facts.eos_token >= 0 else facts.sep_token
+    eos = (end,) if facts.add_eos and end >= 0 else ()
+    template = _meta(model, "tokenizer.chat_template.rerank")
+    return RankFormat(bos, (*eos, *sep), eos, template)
+
+
+def _kv_identity(
+    facts: Any, sizes: Any, params: ModelParams, control_vector: str
+) -> tuple[tuple[str, str], ...]:
     """Everything besides the model file that changes KV bytes.
 
     Not n_ctx, n_batch, thread and sequence counts: stored rows stay valid when these change.
@@ -111,15 +152,23 @@ def _kv_identity(facts: Any, sizes: Any, params: ModelParams) -> tuple[tuple[str
         "device": _placement(params),
         "cpu": cpu_features(),
     }
+    # Only where there are any: what was stored without them is found as before.
+    if control_vector:
+        entries["control_vector"] = control_vector
+    if params.override_kv:
+        entries["override_kv"] = "\n".join(sorted(params.override_kv))
     return tuple(sorted(entries.items()))
 
 
 def _placement(params: ModelParams) -> str:
     """Devices, and which parts of the model are on GPUs and how: kernels round differently."""
     where = f"{devices()}:{gpu_layers(params)}"
-    if not has_gpu() or params.split_mode == "layer":
+    if not has_gpu():
         return where
-    return f"{where}:{params.split_mode}:{params.main_gpu}"
+    if params.split_mode != "layer":
+        where += f":{params.split_mode}:{params.main_gpu}"
+    moved = " ".join(map(str, params.tensor_overrides))
+    return f"{where}:{moved}" if moved else where
 
 
 def _eog(model: Any, n_vocab: int) -> frozenset[int]:
@@ -128,8 +177,9 @@ def _eog(model: Any, n_vocab: int) -> frozenset[int]:
     return frozenset(i for i, flag in enumerate(ffi.buffer(flags)) if flag != b"\0")
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdigit() else None
+def _whole(header: GgufSummary, key: str) -> int | None:
+    value = header.metadata.get(key)
+    return value if type(value) is int else None
 
 
 def _meta(model: Any, key: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from native import _faults
 from native._llama import ffi, lib
-from native._load import new_embedder
+from native._load import RANK, new_embedder
 from native.backend import ModelInfo
 from native.errors import BackendClosed, InvalidParam, NotSupported, PromptTooLong
 from native.model_params import POOLINGS, ModelParams
@@ -46,8 +46,21 @@ class LlamaEmbedder:
         if pooling not in POOLINGS:
             raise InvalidParam("pooling", pooling, "one of " + ", ".join(POOLINGS))
         wanted = self._default if pooling == "model" else pooling
-        if wanted == "rank":
-            raise NotSupported("this model ranks texts; to embed them all the same, name a pooling")
+        if wanted == RANK:
+            raise NotSupported(
+                "this model ranks texts: call rerank(), or name a pooling to embed them anyway"
+            )
+        return self._compute(tokens, wanted)
+
+    def score(self, tokens: Sequence[int]) -> float:
+        if self._info.rank is None:
+            raise NotSupported(
+                f"{self._info.description} has no head that ranks texts (cls.weight or "
+                "cls.output.weight); use a reranking model"
+            )
+        return self._compute(tokens, RANK)[0]  # of several scores the first, as llama-server does
+
+    def _compute(self, tokens: Sequence[int], pooling: str) -> array[float]:
         n, most = len(tokens), self.n_tokens_max
         if n > most:
             raise PromptTooLong(n, most)
@@ -59,9 +72,8 @@ class LlamaEmbedder:
             raise InvalidParam("tokens", tokens, "a sequence of 32-bit numbers") from None
         with self._lock:
             self._live()
-            self._make(wanted, n)
-            each = lib.la_embedder_pooling(self._handle) == 0
-            out = array("f", bytes(4 * self._info.n_embd_out * (n if each else 1)))
+            self._make(pooling, n)
+            out = array("f", bytes(4 * self._width(pooling) * (n if pooling == "none" else 1)))
             status = lib.la_embed(
                 self._handle,
                 n,
@@ -72,6 +84,13 @@ class LlamaEmbedder:
             if status:
                 _faults.raise_status(status)
             return out
+
+    def _width(self, pooling: str) -> int:
+        if pooling != RANK:
+            return self._info.n_embd_out
+        facts = ffi.new("la_model_facts *")
+        lib.la_model_describe(self._model, facts)
+        return int(facts.n_cls_out)
 
     def _make(self, pooling: str, n: int) -> None:
         """Make a context for so many tokens; a small one first, since most texts are short."""

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from native import _faults
 from native._llama import ffi, lib
 from native.errors import InvalidParam, ModelLoadFailed
+from native.gguf_header import GgufSummary
 from native.machine import physical_cores
 from native.model_params import POOLINGS, ROPE_SCALINGS, SPLIT_MODES
+from native.overrides import EXPERTS, KINDS, MetadataOverride
 from native.params import ModelParams
 
 _GGML_TYPE = {
     "f32": 0, "f16": 1, "q4_0": 2, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
 }  # fmt: skip
 _UNSPECIFIED = -1  # in llama.cpp: the model's own value
+RANK = "rank"
+"""The pooling of a model that ranks: scores in place of a vector."""
+_POOLING_IDS = {name: number + _UNSPECIFIED for number, name in enumerate((*POOLINGS, RANK))}
 
 
 class _Progress:
@@ -45,18 +50,55 @@ def load_model(
     out = ffi.new("la_model **")
     hook = _Progress(progress) if progress is not None else None
     handle = ffi.new_handle(hook) if hook is not None else ffi.NULL
-    options, shares = _model_options(params)
+    options, borrowed = _model_options(params)
     if hook is not None:
         options.progress, options.user = lib.la_on_progress, handle
     status = lib.la_model_load(os.fsencode(path), options, out)
-    del shares
+    del borrowed
     if hook is not None and hook.error is not None:
         if not status:
             lib.la_model_free(out[0])
         raise hook.error
+    if status == lib.LA_OVERRIDE:
+        wrong = params.override_kv[lib.la_error_value()]
+        raise InvalidParam(
+            "override_kv", wrong, f"{_faults.last_text()}; change it or leave it out"
+        )
     if status:
         raise ModelLoadFailed(path, _faults.log_tail() or _faults.last_text())
     return out[0]
+
+
+def check_placement(params: ModelParams, headers: Sequence[GgufSummary]) -> None:
+    """Refuse places of tensors that this model or this machine does not have."""
+    known = buffer_types()
+    names = "\n".join(name for header in headers for name in header.tensors)
+    for text, one in zip(params.override_tensors, params.tensor_overrides, strict=False):
+        if one.buffer not in known:
+            wanted = f"a buffer type of this machine behind the =: {', '.join(known)}"
+            raise InvalidParam("override_tensors", text, wanted)
+        _require_found("override_tensors", text, one.pattern, names)
+    for name in ("cpu_moe", "n_cpu_moe"):
+        if getattr(params, name):
+            _require_found(name, getattr(params, name), EXPERTS, names)
+
+
+def _require_found(name: str, value: object, pattern: str, names: str) -> None:
+    found = ffi.new("int *")
+    if lib.la_pattern_finds(pattern.encode(), names.encode(), found):
+        raise InvalidParam(name, value, _faults.last_text())
+    if not found[0] and name == "override_tensors":
+        raise InvalidParam(name, value, "a pattern that is found in the name of a tensor")
+    if not found[0]:
+        raise InvalidParam(name, value, "only for models with experts, and this one has none")
+
+
+def buffer_types() -> tuple[str, ...]:
+    """Names of the buffer types that tensors can be placed in."""
+    length = lib.la_buffer_types(ffi.NULL, 0)
+    out = ffi.new("char[]", max(0, length) + 1)
+    lib.la_buffer_types(out, len(out))
+    return tuple(ffi.string(out).decode("utf-8", "replace").splitlines())
 
 
 def _model_options(params: ModelParams) -> tuple[Any, Any]:
@@ -72,7 +114,33 @@ def _model_options(params: ModelParams) -> tuple[Any, Any]:
     options.vocab_only = params.vocab_only
     shares = ffi.new("float[]", params.tensor_split or (0.0,))
     options.tensor_split, options.n_tensor_split = shares, len(params.tensor_split)
-    return options, shares
+    texts: list[Any] = []
+
+    def text(value: str) -> Any:
+        texts.append(ffi.new("char[]", value.encode()))
+        return texts[-1]
+
+    placed = ffi.new("la_tensor_override[]", len(params.tensor_overrides))
+    for entry, one in zip(placed, params.tensor_overrides, strict=True):
+        entry.pattern, entry.buffer = text(one.pattern), text(one.buffer)
+    options.tensor_overrides, options.n_tensor_overrides = placed, len(placed)
+    replaced = ffi.new("la_kv_override[]", len(params.metadata_overrides))
+    for entry, change in zip(replaced, params.metadata_overrides, strict=True):
+        entry.key, entry.kind = text(change.key), KINDS.index(change.kind)
+        _set_value(entry, change, text)
+    options.kv_overrides, options.n_kv_overrides = replaced, len(replaced)
+    return options, (shares, placed, replaced, texts)
+
+
+def _set_value(entry: Any, change: MetadataOverride, text: Callable[[str], Any]) -> None:
+    entry.text = ffi.NULL
+    match change.value:
+        case str():
+            entry.text = text(change.value)
+        case float():
+            entry.real = change.value
+        case _:
+            entry.whole = int(change.value)
 
 
 def new_context(model: Any, params: ModelParams, abort_flag: Any) -> Any:
@@ -117,7 +185,7 @@ def new_embedder(
     options.n_tokens = n_tokens
     # Generation runs at the same time, so it takes half of the threads.
     options.n_threads = max(1, n_threads(params) // 2)
-    options.pooling = POOLINGS.index(pooling) + _UNSPECIFIED
+    options.pooling = _POOLING_IDS[pooling]
     _set_rope(options.rope, params)
     options.flash_attn = params.flash_attn
     options.offload_kqv = gpu_layers(params) != 0

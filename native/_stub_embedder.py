@@ -13,6 +13,7 @@ from native.model_params import POOLINGS, ModelParams
 from native.sampling import mix
 
 N_EMBD = 8
+N_BYTES = 256  # tokens that are bytes; the others begin and end texts
 
 
 class StubEmbedder:
@@ -33,6 +34,31 @@ class StubEmbedder:
         if pooling not in POOLINGS:
             raise InvalidParam("pooling", pooling, "one of " + ", ".join(POOLINGS))
         wanted = self._params.pooling if pooling == "model" else pooling
+        rows = self._rows(tokens)
+        match wanted:
+            case "none":
+                return array("f", (x for row in rows for x in row))
+            case "cls":
+                return rows[0]
+            case "last":
+                return rows[-1]
+            case _:
+                return array("f", (sum(column) / len(rows) for column in zip(*rows, strict=True)))
+
+    def score(self, tokens: Sequence[int]) -> float:
+        """The share of the query's bytes that the text has, too."""
+        self._rows(tokens)
+        parts: list[set[int]] = [set()]
+        for token in tokens:
+            if token < N_BYTES:
+                parts[-1].add(token)
+            else:
+                parts.append(set())
+        nothing: set[int] = set()
+        query, text, *_ = [*filter(None, parts), nothing, nothing]
+        return len(query & text) / max(1, len(query))
+
+    def _rows(self, tokens: Sequence[int]) -> list[array[float]]:
         if not tokens:
             raise InvalidParam("tokens", (), "at least one token")
         if len(tokens) > self.n_tokens_max:
@@ -43,16 +69,7 @@ class StubEmbedder:
         with self._lock:
             self._live()
             self.is_resting = False
-            rows = _rows(tokens)
-        match wanted:
-            case "none":
-                return array("f", (x for row in rows for x in row))
-            case "cls":
-                return rows[0]
-            case "last":
-                return rows[-1]
-            case _:
-                return array("f", (sum(column) / len(rows) for column in zip(*rows, strict=True)))
+            return _rows(tokens)
 
     def rest(self) -> None:
         self.is_resting = True

@@ -39,6 +39,36 @@ _INT32 = range(-(1 << 31), 1 << 31)
 
 
 @dataclass(frozen=True, slots=True)
+class InfillTokens:
+    """Token ids with which a model fills in the middle of a text."""
+
+    prefix: int
+    """What comes before the middle follows it."""
+    suffix: int
+    """What comes after the middle follows it."""
+    middle: int
+    """The middle follows it: what the model generates."""
+    repository: int | None = None
+    """A name of the whole follows it."""
+    file: int | None = None
+    """The name of a file and its text follow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankFormat:
+    """How a query and a text are put to a model that scores how well they fit."""
+
+    before: tuple[int, ...]
+    """Tokens before the query."""
+    between: tuple[int, ...]
+    """Tokens between the query and the text."""
+    after: tuple[int, ...]
+    """Tokens after the text."""
+    template: str | None = None
+    """In place of all three: a text with ``{query}`` and ``{document}``, and control tokens."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """Facts about a loaded model. Counts are tokens, sizes are bytes.
 
@@ -85,6 +115,10 @@ class ModelInfo:
     memory_because: str = ""
     named_templates: tuple[tuple[str, str], ...] = ()
     """(name, chat template) of further templates, such as ``tool_use`` and ``rag``."""
+    infill: InfillTokens | None = None
+    """None: it cannot fill in the middle of a text."""
+    rank: RankFormat | None = None
+    """None: it has no head that scores how well a text fits a query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +239,14 @@ class Embedder(Protocol):
         ``cls`` (the first token), ``last``; ``model``: that of ``ModelParams.pooling``, else that
         of the model file, else the mean. ``PromptTooLong``, ``InvalidToken``,
         ``InvalidParam``, ``NotSupported``, ``DecodeAborted`` (the backend is being closed).
-        Adapters are not applied.
+        Adapters and control vectors are not applied.
+        """
+
+    def score(self, tokens: Sequence[int]) -> float:
+        """How well a text fits a query, put together as ``info.rank`` describes.
+
+        Higher is better; the scale is the model's own. ``NotSupported`` if ``info.rank`` is None;
+        else as ``embed``.
         """
 
     def rest(self) -> None:

@@ -9,7 +9,8 @@
     │   ├── NotAModel           a GGUF file of another kind            .kind
     │   ├── TruncatedGguf       shorter than its header announces  .expected .actual
     │   ├── ModelLoadFailed     llama.cpp refused it               .detail
-    │   └── AdapterRefused      not a LoRA adapter of this model   .reason
+    │   ├── AdapterRefused      not a LoRA adapter of this model   .reason
+    │   └── ControlVectorRefused  not one for this model           .reason
     ├── NotEnoughMemory         the model would not fit            .needed .available
     ├── ContextCreateFailed     no context with these parameters   .detail
     ├── NotSupported            this model or build cannot do that .what
@@ -123,6 +124,12 @@ class AdapterRefused(ModelFileError):
     """
 
     remedy = "use an adapter that was made for this base model and converted to GGUF"
+
+
+class ControlVectorRefused(ModelFileError):
+    """The file is no control vector for this model; nothing was loaded."""
+
+    remedy = "use a control vector that was made for this model, as a GGUF file"
 
 
 class NotEnoughMemory(NativeError):

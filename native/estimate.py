@@ -20,6 +20,7 @@ from native._ggml_types import BLOCKS
 from native.errors import NotEnoughMemory
 from native.gguf_header import GgufSummary
 from native.model_params import MAX_CTX, ModelParams
+from native.overrides import CPU, TensorOverride, buffer_of
 
 _TYPE_IDS = {"f32": 0, "f16": 1, "q4_0": 2, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 _PAD = 256  # llama.cpp rounds n_ctx up to this
@@ -143,7 +144,7 @@ def estimate(
     if params.vocab_only:
         return MemoryEstimate(0, Bytes(), Bytes(), is_upper_bound=False)
     on_gpu = _GpuLayers(params, facts.n_layer, has_gpu)
-    weights = _weights(files, on_gpu)
+    weights = _weights(files, on_gpu, params.tensor_overrides if has_gpu else ())
     kv = [0, 0]
     for layer in range(facts.n_layer):
         kv[on_gpu.has(layer)] += facts.layer_kv(layer, n_ctx, params)
@@ -175,11 +176,15 @@ class _GpuLayers:
         return tensor.startswith("output") and self.has(self._n_layer)
 
 
-def _weights(files: Sequence[GgufSummary], on_gpu: _GpuLayers) -> list[int]:
+def _weights(
+    files: Sequence[GgufSummary], on_gpu: _GpuLayers, moved: Sequence[TensorOverride]
+) -> list[int]:
     found = [0, 0]
     for file in files:
         for name, tensor in file.tensors.items():
-            found[on_gpu.holds(name)] += tensor.n_bytes
+            buffer = buffer_of(name, moved) if moved else None
+            on_device = on_gpu.holds(name) if buffer is None else buffer != CPU
+            found[on_device] += tensor.n_bytes
     return found
 
 

@@ -54,7 +54,8 @@ _WHAT_TO_DO = {
         "it holds statistics for quantising a model; load the model that was made with it"
     ),
     FileKind.CONTROL_VECTOR: (
-        "load the model that it was made for; control vectors are not supported yet"
+        "load the model that it was made for, and this with it: control_vectors=[[PATH, 1.0]], "
+        "or --control-vector PATH"
     ),
     FileKind.VOCABULARY: "load it with vocab_only=True (--vocab-only) to tokenise",
 }
@@ -96,3 +97,11 @@ def why_no_adapter(file: GgufSummary) -> str:
     if kind is FileKind.MODEL:
         return "it is a model, not an adapter: load it as one, with an id of its own"
     return f"it is {kind.value}, not an adapter"
+
+
+def why_no_control_vector(file: GgufSummary) -> str:
+    """Why a file that was given as a control vector is none; empty if it may be one."""
+    kind = kind_of([file])
+    if kind is FileKind.CONTROL_VECTOR:
+        return ""
+    return f"it is {kind.value}, not a control vector"

@@ -35,11 +35,15 @@ _MAX_TENSORS = 1 << 16  # several times more than any model has
 
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
-    """One tensor: dimensions as GGUF writes them, fastest first, its ggml type, its bytes."""
+    """One tensor: dimensions as GGUF writes them, fastest first, its ggml type, its bytes.
+
+    ``offset`` counts from the start of the data.
+    """
 
     dims: tuple[int, ...]
     kind: int
     n_bytes: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,5 +237,5 @@ def _read_tensor(walk: _Walk, alignment: int, tensors: dict[str, TensorFacts]) -
         raise NotAGguf(walk.path, f"tensor {name!r} is not aligned to {alignment} bytes")
     per_block, block_bytes = BLOCKS[kind]
     n_bytes = -(-elements // per_block) * block_bytes
-    tensors[name] = TensorFacts(dims, kind, n_bytes)
+    tensors[name] = TensorFacts(dims, kind, n_bytes, offset)
     return offset + n_bytes

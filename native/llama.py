@@ -22,19 +22,21 @@ from native import _describe, _faults, _llama
 from native._buffers import borrowed
 from native._embedder import LlamaEmbedder
 from native._llama import ffi, lib
-from native._load import gpus, load_model, new_context
+from native._load import check_placement, gpus, load_model, new_context
 from native._lora import LoraAdapters
 from native._sampler import LlamaSampler, logprobs_of, make_sampler, own_sampler
 from native._users import Users
 from native.adapter_file import check_adapter
 from native.adapters import LoadedAdapter
 from native.backend import Batch, Buffer, Logprobs, MemoryUse, ModelInfo, Rows, Sampler
-from native.errors import BackendClosed, InvalidParam, NotSupported
+from native.control_vector import ControlVector, read_control_vectors
+from native.errors import BackendClosed, ControlVectorRefused, InvalidParam, NotSupported
 from native.estimate import Room, n_positions, plan
 from native.file_kind import require_model
 from native.fingerprint import Fingerprints
-from native.gguf_header import GgufSummary, all_splits, check_gguf
+from native.gguf_header import GgufSummary
 from native.model_params import check_scale
+from native.overrides import model_headers
 from native.params import ModelParams, SamplingParams
 from native.sampling import resolved_biases
 from native.sampling_params import ReplyGrammar
@@ -68,11 +70,13 @@ class LlamaBackend:
         info: ModelInfo,
         params: ModelParams,
         headers: Sequence[GgufSummary],
+        control_vector: ControlVector | None,
     ) -> None:
         self._model = model
         self._context = context
         self._params = params
         self._headers = headers
+        self._control_vector = control_vector
         self._adapters = LoraAdapters(model)
         self._embedder: LlamaEmbedder | None = None
         self._abort_flag = abort_flag  # read by C while decoding; lives as long as this object
@@ -97,27 +101,29 @@ class LlamaBackend:
 
         ``memory_available`` is in bytes; ``NotEnoughMemory`` before anything is loaded.
         """
-        first = check_gguf(path)
-        files = all_splits(path, first)
-        headers = [first, *(check_gguf(file) for file in files[1:])]
+        headers = model_headers(path, params.metadata_overrides)
         require_model(headers, vocab_only=params.vocab_only)
+        check_placement(params, headers)
         here = gpus()
         room = Room(memory_available, sum(free for _, free, _ in here) if here else None)
         params = params.with_n_ctx(plan(headers, params, room).n_ctx or 1)
-        digest = (fingerprints or Fingerprints()).of(files)
+        digest = (fingerprints or Fingerprints()).of([Path(one.path) for one in headers])
         lib.la_log_clear()
         model = load_model(path, params, progress)
         if memory_available is not None:  # a text that takes all of it would end the process
             lib.la_model_spare_memory(model, max(0, memory_available) // _TEXT_SHARE)
         abort_flag = ffi.new("int32_t *")
         try:
+            vector = _control_vector(model, params)
             context = None if params.vocab_only else new_context(model, params, abort_flag)
         except BaseException:
             lib.la_model_free(model)
             raise
-        info = _describe.model_info(model, context, params, digest)
-        backend = cls(model, context, abort_flag, info, params, headers)
+        identity = vector.identity if vector is not None else ""
+        info = _describe.model_info(model, context, params, digest, headers, identity)
+        backend = cls(model, context, abort_flag, info, params, headers, vector)
         try:
+            backend._steer(prove=True)
             for adapter, scale in params.lora:
                 backend.load_adapter(adapter, scale)
         except BaseException:
@@ -363,6 +369,22 @@ class LlamaBackend:
             self._require_empty()
             self._adapters.remove(adapter, self._context)
 
+    def _steer(self, *, prove: bool) -> None:
+        """Apply the control vector; ``prove``: refuse one that changes nothing."""
+        vector = self._control_vector
+        if vector is None:
+            return
+        self._live()
+        first, last = self._params.control_vector_layers or (1, self.info.n_layer - 1)
+        numbers = ffi.from_buffer("float[]", vector.numbers)
+        status = lib.la_control_vector_apply(
+            self._context, numbers, len(vector.numbers), vector.n_embd, first, last, prove
+        )
+        if status == lib.LA_ADAPTER:
+            path = self._params.control_vectors[0][0]
+            raise ControlVectorRefused(path, _faults.last_text())
+        self._check(status)
+
     def _require_empty(self) -> None:
         self._live()
         for seq in range(self.info.n_seq_max):
@@ -377,7 +399,8 @@ class LlamaBackend:
             if self._params.vocab_only:
                 raise NotSupported("the model was loaded with vocab_only: it has no weights")
             if self._embedder is None:
-                pooling, most = _describe.default_pooling(model), n_positions(self._headers)
+                pooling = _describe.default_pooling(self._headers[0])
+                most = n_positions(self._headers)
                 self._embedder = LlamaEmbedder(model, self.info, self._params, pooling, most)
             return self._embedder
 
@@ -411,6 +434,7 @@ class LlamaBackend:
             self._abort_flag[0] = 0
             lib.la_log_clear()
             self._context = new_context(self._model, self._params, self._abort_flag)
+            self._steer(prove=False)
             self._adapters.apply(self._context)
 
     def close(self) -> None:
@@ -448,6 +472,19 @@ class LlamaBackend:
 
     def _refuse(self, status: int) -> NoReturn:
         _faults.raise_status(status)
+
+
+def _control_vector(model: Any, params: ModelParams) -> ControlVector | None:
+    """What the files of ``params`` add to this model; None if that is nothing."""
+    if not params.control_vectors:
+        return None
+    facts = ffi.new("la_model_facts *")
+    lib.la_model_describe(model, facts)
+    layers = params.control_vector_layers
+    if layers is not None and layers[1] > facts.n_layer:
+        wanted = f"layers from 1 to {facts.n_layer}, as many as the model has"
+        raise InvalidParam("control_vector_layers", layers, wanted)
+    return read_control_vectors(params.control_vectors, layers, facts.n_embd, facts.n_layer)
 
 
 def _tokenize(

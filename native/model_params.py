@@ -7,6 +7,13 @@ from typing import Any
 
 from native import _checks
 from native.errors import InvalidParam
+from native.overrides import (
+    MetadataOverride,
+    TensorOverride,
+    expert_overrides,
+    metadata_overrides,
+    tensor_overrides,
+)
 
 KV_TYPES = ("f16", "f32", "bf16", "q4_0", "q5_0", "q5_1", "q8_0")
 """KV cache types that llama.cpp can write rows of (ggml type names)."""
@@ -27,11 +34,12 @@ ALL_LAYERS = -1
 MAX_CTX = 1 << 24
 _MAX_DEVICES = 16  # of llama.cpp
 _MAX_ADAPTERS = 64
+_MAX_LAYERS = 512  # of llama.cpp
 _MAX_SCALE = 1000.0
 _BIG = 1e12
 
 Adapter = tuple[str, float]
-"""Path of a LoRA adapter and its scale."""
+"""Path of a LoRA adapter or of a control vector, and its scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +59,16 @@ class ModelParams:
 
     Rope and YaRN values of None are the model's own. ``vocab_only`` loads no weights: the model
     tokenises and does nothing else. ``lora`` lists adapters to apply from the start.
-    ``draft_path`` names a small model of the same vocabulary, for speculation. ``embed_tokens`` is
-    the longest text that can be embedded, ``pooling`` how its vectors become one.
+    ``control_vectors`` lists files whose vectors, times their scales, are added to what the layers
+    compute, in ``control_vector_layers`` (first and last, from 1) or in all that they have.
+
+    ``override_tensors`` places tensors, ``PATTERN=BUFFER``, the first pattern that fits counts;
+    ``cpu_moe`` keeps all expert weights on the CPU, ``n_cpu_moe`` those of so many first layers.
+    ``override_kv`` replaces metadata of the file, ``KEY=TYPE:VALUE``.
+
+    ``draft_path`` names a small model of the same vocabulary, for speculation; adapters, control
+    vectors and overrides do not hold for it. ``embed_tokens`` is the longest text that can be
+    embedded, ``pooling`` how its vectors become one.
     ``check_memory`` False loads even what is estimated not to fit.
     """
 
@@ -81,6 +97,12 @@ class ModelParams:
     yarn_orig_ctx: int | None = None
     vocab_only: bool = False
     lora: tuple[Adapter, ...] = ()
+    control_vectors: tuple[Adapter, ...] = ()
+    control_vector_layers: tuple[int, int] | None = None
+    override_tensors: tuple[str, ...] = ()
+    n_cpu_moe: int = 0
+    cpu_moe: bool = False
+    override_kv: tuple[str, ...] = ()
     draft_path: str | None = None
     embed_tokens: int = 2048
     pooling: str = "model"
@@ -97,18 +119,56 @@ class ModelParams:
                 _checks.whole(name, getattr(self, name), 1, 512)  # GGML_MAX_N_THREADS; more aborts
         for name in ("type_k", "type_v"):
             _checks.one_of(name, getattr(self, name), KV_TYPES)
-        for name in ("flash_attn", "use_mmap", "use_mlock", "vocab_only", "check_memory"):
+        for name in (
+            "flash_attn",
+            "use_mmap",
+            "use_mlock",
+            "vocab_only",
+            "check_memory",
+            "cpu_moe",
+        ):
             _checks.flag(name, getattr(self, name))
         if not self.flash_attn and self.type_v not in {"f16", "f32", "bf16"}:
             raise InvalidParam("type_v", self.type_v, "quantised values need flash_attn=True")
         _checks.one_of("pooling", self.pooling, POOLINGS)
         self._check_devices()
         self._check_rope()
-        object.__setattr__(self, "lora", _adapters(self.lora))
+        object.__setattr__(self, "lora", _adapters("lora", self.lora))
+        self._check_control_vectors()
+        self._check_overrides()
         if self.draft_path is not None:
             _checks.path("draft_path", self.draft_path)
         if self.vocab_only and self.lora:
             raise InvalidParam("lora", self.lora, "no adapters with vocab_only=True")
+
+    def _check_control_vectors(self) -> None:
+        given = _adapters("control_vectors", self.control_vectors)
+        object.__setattr__(self, "control_vectors", given)
+        if self.vocab_only and given:
+            raise InvalidParam("control_vectors", given, "none with vocab_only=True")
+        layers: Any = self.control_vector_layers
+        if layers is None:
+            return
+        if not isinstance(layers, list | tuple) or len(layers) != 2:
+            wanted = "two numbers of layers, the first and the last, counted from 1"
+            raise InvalidParam("control_vector_layers", layers, wanted)
+        for layer in layers:
+            _checks.whole("control_vector_layers", layer, 1, _MAX_LAYERS)
+        if layers[0] > layers[1]:
+            raise InvalidParam("control_vector_layers", layers, "the first, then the last")
+        if not given:
+            wanted = "control_vectors beside it: without them it does nothing"
+            raise InvalidParam("control_vector_layers", layers, wanted)
+        object.__setattr__(self, "control_vector_layers", tuple(layers))
+
+    def _check_overrides(self) -> None:
+        _checks.whole("n_cpu_moe", self.n_cpu_moe, 0, _MAX_LAYERS)
+        for name, read in (
+            ("override_tensors", tensor_overrides),
+            ("override_kv", metadata_overrides),
+        ):
+            texts = tuple(str(one) for one in read(name, getattr(self, name)))
+            object.__setattr__(self, name, texts)
 
     def _check_devices(self) -> None:
         _checks.whole("n_gpu_layers", self.n_gpu_layers, -100_000, 100_000)
@@ -146,6 +206,31 @@ class ModelParams:
                 given.append((name, repr(value if name == "yarn_orig_ctx" else float(value))))
         return tuple(given)
 
+    @property
+    def tensor_overrides(self) -> tuple[TensorOverride, ...]:
+        """Where tensors go, in order of precedence: what is named first, then the experts."""
+        experts = expert_overrides(self.n_cpu_moe, cpu_moe=self.cpu_moe)
+        return (*tensor_overrides("override_tensors", self.override_tensors), *experts)
+
+    @property
+    def metadata_overrides(self) -> tuple[MetadataOverride, ...]:
+        """What replaces the file's own metadata."""
+        return metadata_overrides("override_kv", self.override_kv)
+
+    def for_draft(self) -> ModelParams:
+        """Those of the draft model: without what is made for this model alone."""
+        return replace(
+            self,
+            draft_path=None,
+            lora=(),
+            control_vectors=(),
+            control_vector_layers=None,
+            override_tensors=(),
+            n_cpu_moe=0,
+            cpu_moe=False,
+            override_kv=(),
+        )
+
     def with_n_ctx(self, n_ctx: int) -> ModelParams:
         """The same with another context size."""
         return replace(self, n_ctx=n_ctx)
@@ -162,26 +247,26 @@ _ROPE_NUMBERS = (
 )
 
 
-def check_scale(scale: object) -> None:
+def check_scale(scale: object, name: str = "scale") -> None:
     """Refuse a scale that no adapter can have. 0 applies nothing."""
-    _checks.real("scale", scale, -_MAX_SCALE, _MAX_SCALE)
+    _checks.real(name, scale, -_MAX_SCALE, _MAX_SCALE)
 
 
-def _adapters(given: Any) -> tuple[Adapter, ...]:
+def _adapters(name: str, given: Any) -> tuple[Adapter, ...]:
     """Paths, or pairs of path and scale, in the one form."""
     wanted = "a list of paths, or of pairs (path, scale)"
     if not isinstance(given, list | tuple) or len(given) > _MAX_ADAPTERS:
-        raise InvalidParam("lora", given, f"{wanted}, at most {_MAX_ADAPTERS}")
+        raise InvalidParam(name, given, f"{wanted}, at most {_MAX_ADAPTERS}")
     adapters: list[Adapter] = []
     for entry in given:
-        where, scale = (entry, 1.0) if isinstance(entry, str) else _pair(entry, wanted)
-        _checks.path("lora", where)
-        check_scale(scale)
+        where, scale = (entry, 1.0) if isinstance(entry, str) else _pair(name, entry, wanted)
+        _checks.path(name, where)
+        check_scale(scale, name)
         adapters.append((where, float(scale)))
     return tuple(adapters)
 
 
-def _pair(entry: Any, wanted: str) -> tuple[Any, Any]:
+def _pair(name: str, entry: Any, wanted: str) -> tuple[Any, Any]:
     if not isinstance(entry, list | tuple) or len(entry) != 2:
-        raise InvalidParam("lora", entry, wanted)
+        raise InvalidParam(name, entry, wanted)
     return entry[0], entry[1]

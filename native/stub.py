@@ -33,7 +33,15 @@ from native._stub_cells import CELL_BYTES, BlockFormat, CellPool
 from native._stub_embedder import N_EMBD, StubEmbedder
 from native._stub_sampler import StubSampler, choose, logprobs_of, new_sampler
 from native.adapters import LoadedAdapter
-from native.backend import Batch, Buffer, Logprobs, MemoryUse, ModelInfo, Sampler
+from native.backend import (
+    Batch,
+    Buffer,
+    Logprobs,
+    MemoryUse,
+    ModelInfo,
+    RankFormat,
+    Sampler,
+)
 from native.errors import (
     BackendClosed,
     DecodeAborted,
@@ -92,6 +100,8 @@ class StubBackend:
         seconds_per_token: float = 0.0,
     ) -> StubBackend:
         """Make a stub. ``path`` is only a name: another name is another model (fingerprint)."""
+        if params.control_vectors:
+            raise NotSupported("the stub has no layers, and applies no control vectors")
         for done in (0.0, 1.0):
             if progress is not None:
                 progress(done)
@@ -477,4 +487,5 @@ def _info(name: str, params: ModelParams, n_ctx: int) -> ModelInfo:
         n_head=1,
         n_head_kv=1,
         max_token_bytes=len("</s>"),
+        rank=RankFormat((BEGIN,), (END,), (END,)),
     )

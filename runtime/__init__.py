@@ -17,7 +17,15 @@ from runtime import _shadows  # isort: skip # noqa: F401  # first: it looks at a
 from runtime.errors import LlamaActorsError
 
 if TYPE_CHECKING:
-    from runtime.client.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
+    from runtime.client.answers import (
+        ChatPrompt,
+        Embeddings,
+        Ranked,
+        Ranking,
+        Verdict,
+        VramInfo,
+        WarmPrefix,
+    )
     from runtime.client.async_client import AsyncClient
     from runtime.client.async_stream import AsyncStream
     from runtime.client.client import Client
@@ -57,6 +65,8 @@ __all__ = [
     "ModelStatus",
     "Node",
     "PrefillEvent",
+    "Ranked",
+    "Ranking",
     "RequestOptions",
     "ResumedEvent",
     "RuntimeConfig",
@@ -73,7 +83,15 @@ __all__ = [
 _HOMES: Final = {
     name: module
     for module, names in {
-        "runtime.client.answers": ("ChatPrompt", "Embeddings", "Verdict", "VramInfo", "WarmPrefix"),
+        "runtime.client.answers": (
+            "ChatPrompt",
+            "Embeddings",
+            "Ranked",
+            "Ranking",
+            "Verdict",
+            "VramInfo",
+            "WarmPrefix",
+        ),
         "runtime.settings.config": ("ModelConfig", "RuntimeConfig"),
         "runtime.client.async_client": ("AsyncClient",),
         "runtime.client.async_stream": ("AsyncStream",),

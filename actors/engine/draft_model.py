@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from actors.kv.restore_cost import Average
 from actors.kv.timeline import Timeline
@@ -163,7 +163,7 @@ def load_draft_model(
     Raises what loading a model raises, and ``InvalidParam`` if it cannot guess for this one.
     """
     path = str(params.draft_path)
-    backend = load_backend(kind, path, replace(params, draft_path=None))
+    backend = load_backend(kind, path, params.for_draft())
     try:
         why = _why_not(target, backend)
         if why:

@@ -108,6 +108,8 @@ if TYPE_CHECKING:
         EmbedFailed,
         NoVram,
         ReportVram,
+        Rerank,
+        Reranked,
         VramReported,
     )
     from actors.messages.exact import Exact
@@ -135,6 +137,7 @@ if TYPE_CHECKING:
     from actors.messages.prompts import (
         Continuation,
         ConversationPrompt,
+        InfillPrompt,
         Prompt,
         TextPrompt,
         TokenPrompt,
@@ -200,6 +203,7 @@ __all__ = [
     "FinishReason",
     "ForgetLive",
     "HitKind",
+    "InfillPrompt",
     "Limit",
     "ListAdapters",
     "ListNamespaces",
@@ -239,6 +243,8 @@ __all__ = [
     "RemoveRows",
     "ReportVram",
     "RequestEnded",
+    "Rerank",
+    "Reranked",
     "ReserveRows",
     "ResolveParent",
     "ResolveText",
@@ -313,7 +319,10 @@ _HOMES: Final = {
             "CompletionFailed HitKind PrefillProgress Priority RequestEnded Resumed Run SpanEnded "
             "Speculation StillRunning Submit Timings TokensDelivered ToolCallDelivered Usage"
         ),
-        "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
+        "embedding": (
+            "Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram Rerank Reranked "
+            "VramReported"
+        ),
         "exact": "Exact",
         "finish_reasons": "FailReason FinishReason Limit",
         "loading": (
@@ -322,7 +331,8 @@ _HOMES: Final = {
         ),
         "pressure": "CheckPressure PressureChecked PressureRefused PressureSet SetPressure",
         "prompts": (
-            "Continuation ConversationPrompt Prompt TextPrompt TokenPrompt payload_of with_payload"
+            "Continuation ConversationPrompt InfillPrompt Prompt TextPrompt TokenPrompt payload_of "
+            "with_payload"
         ),
         "questions": "Answer Ask",
         "replay": "NoteReply ResolveText TextResolved",

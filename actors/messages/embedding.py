@@ -1,4 +1,4 @@
-"""Embeddings and GPU memory: between callers and ``model:<id>``.
+"""Embeddings, ranking and GPU memory: between callers and ``model:<id>``.
 
 An ``Embed`` is answered by ``EmbeddingPage`` as often as needed, none above 64 KiB, and at the end
 by one ``Embedded`` or ``EmbedFailed``. The data of the pages, joined in order, is one run of
@@ -42,6 +42,26 @@ class Embedded:
     rows: tuple[int, ...]
     n_tokens: int
     """Of all inputs together."""
+
+
+@frozen
+class Rerank:
+    """Caller → model: how well does each of these texts fit a query? ``Reranked``."""
+
+    ref: str
+    texts: Payload
+    """JSON: ``{"query": "…", "documents": ["…", …]}``."""
+
+
+@frozen
+class Reranked:
+    """Model → caller: a score of each document, in their order; higher is better."""
+
+    ref: str
+    scores: bytes
+    """float32, little-endian; on the model's own scale."""
+    n_tokens: int
+    """Of all documents together, each with the query."""
 
 
 @frozen

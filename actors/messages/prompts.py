@@ -1,4 +1,7 @@
-"""What a request is generated from: a text, token ids, a conversation, or what follows one."""
+"""What a request is generated from: a text, token ids, a conversation, or what surrounds a gap.
+
+Or only what follows one of them.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +38,23 @@ class ConversationPrompt:
 
 
 @frozen
+class InfillPrompt:
+    """What comes before and after a text that is to be written, for models that can do that."""
+
+    parts: Payload | str
+    """JSON: ``{"prefix": "…", "suffix": "…", "extra": [{"name": "…", "text": "…"}, …],
+    "repository": "…", "file": "…", "suffix_first": false}``; all but the first two may be left
+    out."""
+
+
+@frozen
 class Continuation:
     """Only what follows what the session, or the tokens of ``parent_key``, already hold."""
 
     more: TextPrompt | TokenPrompt
 
 
-Prompt = TextPrompt | TokenPrompt | ConversationPrompt | Continuation
+Prompt = TextPrompt | TokenPrompt | ConversationPrompt | InfillPrompt | Continuation
 
 
 def payload_of(prompt: Prompt) -> Payload | str:
@@ -53,6 +66,8 @@ def payload_of(prompt: Prompt) -> Payload | str:
             return tokens
         case ConversationPrompt(conversation):
             return conversation
+        case InfillPrompt(parts):
+            return parts
         case Continuation(more):
             return payload_of(more)
 
@@ -66,6 +81,8 @@ def with_payload(prompt: Prompt, payload: Payload) -> Prompt:
             return TokenPrompt(payload)
         case ConversationPrompt():
             return ConversationPrompt(payload)
+        case InfillPrompt():
+            return InfillPrompt(payload)
         case Continuation(TextPrompt() as text):
             return Continuation(replace(text, text=payload))
         case Continuation():

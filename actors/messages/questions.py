@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from actors.messages.adapters import ListAdapters, LoadAdapter, SetAdapterScale, UnloadAdapter
 from actors.messages.control import EndSession, EvictLive, MatchPrefix
-from actors.messages.embedding import Embed, ReportVram
+from actors.messages.embedding import Embed, ReportVram, Rerank
 from actors.messages.text import ApplyChatTemplate, Detokenize, Tokenize, VerifyThinking
 from supervision.frozen import frozen
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from supervision import Address
 
 TextQuestion = Tokenize | Detokenize | ApplyChatTemplate | VerifyThinking
-EmbedderQuestion = Embed | ReportVram
+EmbedderQuestion = Embed | Rerank | ReportVram
 AdapterQuestion = LoadAdapter | UnloadAdapter | SetAdapterScale | ListAdapters
 CacheQuestion = EndSession | EvictLive | MatchPrefix
 Question = TextQuestion | EmbedderQuestion | AdapterQuestion | CacheQuestion

@@ -1,4 +1,4 @@
-"""Embeddings of one model, on a thread of their own.
+"""Embeddings and rankings of one model, on a thread of their own.
 
 llama.cpp allows two contexts of one model on two threads, so generation continues meanwhile: a text
 of 2,000 tokens takes as long as a prompt of that length, and between two steps of the engine every
@@ -18,20 +18,23 @@ from typing import Any
 
 from actors import messages as m
 from actors.engine.prompt_tokens import least_tokens
-from actors.messages.errors import InvalidRequest, UnsupportedRequest
+from actors.messages.errors import InvalidRequest, RequestRefused, UnsupportedRequest
+from actors.messages.finish_reasons import FailReason
 from actors.messages.payload import PayloadGone, read_payload
 from actors.model.job_queue import JobQueue
 from actors.requests.questions import refusal
+from actors.text.chat_prompt import ControlTokens
+from actors.text.rank_prompt import rank_tokens
 from native.backend import Backend, Embedder
 from native.errors import BackendClosed, InvalidParam, PromptTooLong
 from native.model_params import POOLINGS
 
 REST_AFTER_S = 60.0
-MAX_INPUTS = 4096  # of one request: their rows must fit one message
+MAX_INPUTS = 4096  # of one request: their rows, or their scores, must fit one message
 MAX_BYTES = 256 << 20  # of one answer; only unpooled ones get that far
 PAGE_FLOATS = 12_000  # 48 KB, under the 64 KiB of a message
 
-Question = m.Embed | m.ReportVram
+Question = m.Embed | m.Rerank | m.ReportVram
 Send = Callable[[object, object], None]
 
 
@@ -42,7 +45,7 @@ class _Job:
 
 
 class EmbeddingService:
-    """Answers ``Embed`` and ``ReportVram``, one after the other. ``send`` is for any thread."""
+    """Answers ``Embed``, ``Rerank`` and ``ReportVram`` in turn. ``send`` is for any thread."""
 
     def __init__(self, backend: Backend, send: Send, *, rest_after_s: float = REST_AFTER_S) -> None:
         self._backend = backend
@@ -56,6 +59,7 @@ class EmbeddingService:
             idle_after_s=rest_after_s,
             idle=self._rest,
         )
+        self._control: ControlTokens | None = None
         self.texts_embedded = 0
 
     def ask(self, question: Question, reply_to: object) -> None:
@@ -84,6 +88,9 @@ class EmbeddingService:
             case m.Embed():
                 self._embedder = self._embedder or self._backend.embedder()
                 self._embed(job.question, job.reply_to, self._embedder)
+            case m.Rerank():
+                self._embedder = self._embedder or self._backend.embedder()
+                self._rerank(job.question, job.reply_to, self._embedder)
 
     def _embed(self, question: m.Embed, reply_to: object, embedder: Embedder) -> None:
         if question.pooling not in POOLINGS:
@@ -93,8 +100,7 @@ class EmbeddingService:
         pages = _Pages(question.ref, lambda page: self._send(reply_to, page))
         rows, n_tokens = [], 0
         for one in inputs:
-            if self._jobs.is_closed:
-                raise BackendClosed("the model is being unloaded")
+            self._check_open()
             tokens = self._tokens(one, embedder) if isinstance(one, str) else one
             vectors = embedder.embed(tokens, question.pooling)
             if question.normalise:
@@ -105,6 +111,40 @@ class EmbeddingService:
             self.texts_embedded += 1
         pages.flush()
         self._send(reply_to, m.Embedded(question.ref, n_embd, tuple(rows), n_tokens))
+
+    def _check_open(self) -> None:
+        if self._jobs.is_closed:
+            raise BackendClosed("the model is being unloaded")
+
+    def _rerank(self, question: m.Rerank, reply_to: object, embedder: Embedder) -> None:
+        form = self._backend.info.rank
+        if form is None:
+            raise UnsupportedRequest(
+                "this model has no head that ranks texts (cls.weight or cls.output.weight in its "
+                "file); load a reranking model"
+            )
+        query, documents = _read_texts(question)
+        self._control = self._control or ControlTokens.of(self._backend)
+        scores, n_tokens = array("f"), 0
+        for at, document in enumerate(documents):
+            self._check_open()
+            n_least = least_tokens(query + document, self._backend.info)
+            self._check_length(at, n_least, embedder)
+            tokens = rank_tokens(self._backend, form, self._control, query, document)
+            self._check_length(at, len(tokens), embedder)
+            scores.append(embedder.score(tokens))
+            n_tokens += len(tokens)
+            self.texts_embedded += 1
+        self._send(reply_to, m.Reranked(question.ref, scores.tobytes(), n_tokens))
+
+    def _check_length(self, at: int, n_tokens: int, embedder: Embedder) -> None:
+        if n_tokens > embedder.n_tokens_max:
+            detail = (
+                f"document {at} and the query have {n_tokens} tokens or more; "
+                f"{embedder.n_tokens_max} are read at once. Shorten it, or load the model with "
+                "larger embed_tokens if it was trained for more"
+            )
+            raise RequestRefused(FailReason.PROMPT_TOO_LONG, detail)
 
     def _tokens(self, text: str, embedder: Embedder) -> list[int]:
         n_least = least_tokens(text, self._backend.info)
@@ -169,6 +209,24 @@ def _read_inputs(question: m.Embed) -> list[str | list[int]]:
             detail = f"input {at} is neither a text nor a list of token ids, or it is empty"
             raise InvalidRequest(detail)
     return inputs
+
+
+def _read_texts(question: m.Rerank) -> tuple[str, list[str]]:
+    """The query and the documents."""
+    try:
+        given: Any = json.loads(read_payload(question.texts))
+    except (PayloadGone, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"cannot read the query and the documents: {error}") from error
+    query = given.get("query") if isinstance(given, dict) else None
+    documents = given.get("documents") if isinstance(given, dict) else None
+    if not isinstance(query, str) or not query:
+        raise InvalidRequest("send a query, which is a text that is not empty")
+    if not isinstance(documents, list) or not 1 <= len(documents) <= MAX_INPUTS:
+        raise InvalidRequest(f"send documents, a list of 1 to {MAX_INPUTS} texts")
+    for at, one in enumerate(documents):
+        if not isinstance(one, str) or not one:
+            raise InvalidRequest(f"document {at} is no text, or it is empty")
+    return query, documents
 
 
 def _normalise(vectors: array[float], n_embd: int) -> None:

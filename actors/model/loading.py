@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.messages.model_table import ModelTable
@@ -17,7 +16,7 @@ from native.backend import MemoryUse, ModelInfo
 from native.context_notes import context_notes
 from native.errors import NativeError
 from native.estimate import MemoryEstimate, estimate
-from native.gguf_header import all_splits, check_gguf
+from native.overrides import model_headers
 from native.params import ModelParams
 from native.system_memory import available_memory
 
@@ -58,6 +57,8 @@ class LoadedModel:
             "kv_bytes_per_token": info.kv_bytes_per_token,
             "fingerprint": info.fingerprint.hex(),
             "can_generate": info.can_generate,
+            "can_infill": info.infill is not None,
+            "can_rank": info.rank is not None,
             "memory_kind": info.memory,
             "memory_because": info.memory_because,
             "chat_template": info.chat_template,
@@ -106,8 +107,7 @@ def _with_last_adapters(args: ModelArgs) -> ModelParams:
 
 def _estimate(path: str, params: ModelParams, *, has_gpu: bool) -> MemoryEstimate | None:
     try:
-        first = check_gguf(path)
-        headers = [first, *(check_gguf(one) for one in all_splits(Path(path), first)[1:])]
+        headers = model_headers(path, params.metadata_overrides)
         return estimate(headers, params, has_gpu=has_gpu)
     except NativeError:  # the file was removed since; the model runs
         return None
@@ -124,6 +124,10 @@ def _expected(found: MemoryEstimate) -> dict[str, object]:
 
 def _plain(params: ModelParams) -> dict[str, object]:
     plain = dataclasses.asdict(params)
-    plain["lora"] = [list(one) for one in params.lora]
-    plain["tensor_split"] = list(params.tensor_split)
+    for name in ("lora", "control_vectors"):
+        plain[name] = [list(one) for one in getattr(params, name)]
+    for name in ("tensor_split", "override_tensors", "override_kv"):
+        plain[name] = list(getattr(params, name))
+    if params.control_vector_layers is not None:
+        plain["control_vector_layers"] = list(params.control_vector_layers)
     return plain

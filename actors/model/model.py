@@ -212,7 +212,9 @@ class ModelActor(EngineWorker):
                 ask = m.Ask(self._load_args.model, question)
                 if not self.tell("inflight", m.Submit(ask, sender)):
                     self._put(question, sender)
-            case m.Run(_, _, m.Complete(prompt=m.ConversationPrompt())) if self._texts is not None:
+            case m.Run(_, _, m.Complete(prompt=m.ConversationPrompt() | m.InfillPrompt())) if (
+                self._texts is not None
+            ):
                 self._texts.prepare(message)
             case m.Drain():
                 self.commands.put(Asked(message, sender))

@@ -21,6 +21,7 @@ from actors.text.chat_request import Chat, chat_from
 from actors.text.chat_shape import fitted
 from actors.text.chat_shown import check_shown
 from actors.text.chat_template import ChatTemplate, TemplateFailed
+from actors.text.infill_prompt import infill_from, infill_tokens
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import ReplyRules
 from actors.text.reply_format import ReplyFormat, ReplyFormats
@@ -82,7 +83,7 @@ class TextService:
         self._jobs.put(_Job(question, reply_to, time.monotonic()))
 
     def prepare(self, run: m.Run) -> None:
-        """Make a prompt of a conversation, then hand the request on to the engine."""
+        """Make tokens of a prompt that is no plain text, then give the request to the engine."""
         with self._lock:
             self._pending[run.request_id] = run
         self._jobs.put(_Job(run, run.reply_to, time.monotonic()))
@@ -191,6 +192,9 @@ class TextService:
 
     def _prepare(self, job: _Job, run: m.Run) -> None:
         request = run.request
+        if isinstance(request.prompt, m.InfillPrompt):
+            self._prepare_infill(job, run, request.prompt)
+            return
         if not isinstance(request.prompt, m.ConversationPrompt):
             raise InvalidRequest("the prompt is no conversation; send messages")
         chat, prompt, control = self._prompt(request.prompt.conversation)
@@ -198,18 +202,31 @@ class TextService:
         if too_long is not None:
             raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
         ids = prompt_tokens(self._backend, prompt, control)
-        reply_format = self._format(request, chat, prompt, control)
-        waited = time.monotonic() - job.since
+        calls = request.tool_calls or (chat.has_tools and bool(self._rules.markers.tool_call))
+        rendered = None
+        if self._control is not None:
+            has_replies = any(one["role"] == "assistant" for one in chat.messages)
+            reply_format = self._format(request, chat, prompt, control)
+            again = None if reply_format is None else self._again(chat)
+            rendered = Rendered(prompt, self._control, has_replies, reply_format, again)
+        self._hand_on(job, replace(run, request=replace(request, tool_calls=calls)), ids, rendered)
+
+    def _prepare_infill(self, job: _Job, run: m.Run, prompt: m.InfillPrompt) -> None:
+        parts = infill_from(prompt.parts if isinstance(prompt.parts, str) else _read(prompt.parts))
+        too_long = why_too_long("".join(parts.texts()), self._backend.info)
+        if too_long is not None:
+            raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
+        self._hand_on(job, run, infill_tokens(self._backend, parts), None)
+
+    def _hand_on(self, job: _Job, run: m.Run, ids: list[int], rendered: Rendered | None) -> None:
+        """Give a request with its tokens to the engine, unless its caller has left meanwhile."""
+        waited, timeout_s = time.monotonic() - job.since, run.request.timeout_s
         ready = replace(
             run,
             request=replace(
-                request,
+                run.request,
                 prompt=m.TokenPrompt(token_bytes.pack(ids)),
-                tool_calls=request.tool_calls
-                or (chat.has_tools and bool(self._rules.markers.tool_call)),
-                timeout_s=None
-                if request.timeout_s is None
-                else max(0.0, request.timeout_s - waited),
+                timeout_s=None if timeout_s is None else max(0.0, timeout_s - waited),
             ),
         )
         with self._lock:
@@ -217,10 +234,7 @@ class TextService:
             cancelled = run.request_id in self._cancelled
             self._cancelled.discard(run.request_id)
         if here:
-            if self._replays is not None and self._control is not None:
-                has_replies = any(one["role"] == "assistant" for one in chat.messages)
-                again = None if reply_format is None else self._again(chat)
-                rendered = Rendered(prompt, self._control, has_replies, reply_format, again)
+            if self._replays is not None and rendered is not None:
                 self._replays.rendered(run.request_id, rendered)
             self._run(ready)
             if cancelled:

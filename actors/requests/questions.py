@@ -30,7 +30,7 @@ __all__ = [
 _ENDS: Final = (
     m.TextRefused, m.ThinkingVerified, m.Embedded, m.EmbedFailed, m.VramReported, m.NoVram,
     m.AdaptersChanged, m.AdaptersListed, m.AdapterNotChanged, m.SessionEnded, m.LiveEvicted,
-    m.PrefixMatched,
+    m.PrefixMatched, m.Reranked,
 )  # fmt: skip
 _PAGES: Final = (m.Tokenized, m.Detokenized, m.ChatTemplateApplied)
 
@@ -48,7 +48,7 @@ def is_repeatable(question: Question) -> bool:
 def refusal(question: Question, reason: m.FailReason, detail: str) -> object:
     """The answer that stands for a failure, in the asker's kind of message."""
     match question:
-        case m.Embed(ref):
+        case m.Embed(ref) | m.Rerank(ref):
             return m.EmbedFailed(ref, reason, detail)
         case m.ReportVram(ref):
             return m.NoVram(ref, reason, detail)

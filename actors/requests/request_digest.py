@@ -5,13 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from blake3 import blake3
 
 from actors.messages.completion import Complete
-from actors.messages.embedding import Embed
+from actors.messages.embedding import Embed, Rerank
 from actors.messages.payload import Payload, PayloadGone, Spilled, read_payload
-from actors.messages.prompts import Continuation, TextPrompt, payload_of, with_payload
+from actors.messages.prompts import (
+    Continuation,
+    InfillPrompt,
+    TextPrompt,
+    payload_of,
+    with_payload,
+)
 from actors.messages.questions import Ask, Question
 from actors.messages.text import Tokenize
 
@@ -54,13 +61,23 @@ def part_digests(request: Complete | Ask) -> Iterator[bytes]:
                 prompt = prompt.more
             if isinstance(prompt, TextPrompt):
                 yield _text_digest(request.model, _raw(prompt.text))
+            elif isinstance(prompt, InfillPrompt):
+                yield from _digests_of_texts(request.model, json.loads(_raw(prompt.parts)))
         elif isinstance(request.question, Embed):
-            inputs = json.loads(read_payload(request.question.inputs))
-            for one in inputs if isinstance(inputs, list) else ():
-                if isinstance(one, str):
-                    yield _text_digest(request.model, _raw(one))
+            yield from _digests_of_texts(request.model, json.loads(_raw(request.question.inputs)))
+        elif isinstance(request.question, Rerank):
+            yield from _digests_of_texts(request.model, json.loads(_raw(request.question.texts)))
     except (*_UNREADABLE, ValueError, RecursionError):
         return  # the model refuses it
+
+
+def _digests_of_texts(model: str, value: Any) -> Iterator[bytes]:
+    """Of every text in lists and tables."""
+    if isinstance(value, str):
+        yield _text_digest(model, _raw(value))
+    elif isinstance(value, list | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _digests_of_texts(model, one)
 
 
 def _digest_of_question(model: str, question: Question) -> bytes:

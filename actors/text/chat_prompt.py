@@ -135,14 +135,14 @@ def prompt_tokens(
     if start:
         later = tuple((at - start, end - start) for at, end in prompt.forged if at >= start)
         rest = Prompt(prompt.text[start:], later)
-        return _marked_tokens(backend, rest, control, []) if rest.text else []
+        return marked_tokens(backend, rest, control, []) if rest.text else []
     forged = {start for start, _ in prompt.forged}
     is_begun = has_bos(backend, prompt.text) and 0 not in forged
     if not forged:
         return backend.tokenize(prompt.text, add_special=not is_begun, parse_special=True)
     bos = backend.info.bos_token
     tokens = [] if is_begun or not backend.info.add_bos or bos is None else [bos]
-    return _marked_tokens(backend, prompt, control, tokens)
+    return marked_tokens(backend, prompt, control, tokens)
 
 
 def has_bos(backend: Vocabulary, text: str) -> bool:
@@ -152,9 +152,10 @@ def has_bos(backend: Vocabulary, text: str) -> bool:
     return bool(begins) and text.startswith(begins.decode("utf-8", "replace"))
 
 
-def _marked_tokens(
+def marked_tokens(
     backend: Vocabulary, prompt: Prompt, control: ControlTokens, tokens: list[int]
 ) -> list[int]:
+    """``tokens``, then those of a prompt, in which forged control tokens are plain text."""
     if not prompt.forged:
         return tokens + backend.tokenize(prompt.text, add_special=False, parse_special=True)
     forged = {start for start, _ in prompt.forged}

@@ -97,8 +97,6 @@ void la_embedder_free(la_embedder *embedder) noexcept {
     }
 }
 
-int32_t la_embedder_pooling(const la_embedder *embedder) noexcept { return embedder->pooling; }
-
 int la_embed(la_embedder *embedder, int32_t n, const int32_t *tokens, float *out, size_t capacity) noexcept {
     return la::guarded([&] {
         la_embedder &e = *embedder;
@@ -110,7 +108,9 @@ int la_embed(la_embedder *embedder, int32_t n, const int32_t *tokens, float *out
                 throw la::fault{LA_TOKEN, "not a token of this vocabulary", tokens[i], e.model->n_vocab};
             }
         }
-        const auto n_embd = static_cast<size_t>(llama_model_n_embd_out(e.model->handle));
+        const bool ranks = e.pooling == LLAMA_POOLING_TYPE_RANK;
+        const auto n_embd = static_cast<size_t>(ranks ? llama_model_n_cls_out(e.model->handle)
+                                                      : llama_model_n_embd_out(e.model->handle));
         const bool each = e.pooling == LLAMA_POOLING_TYPE_NONE;
         const size_t needed = n_embd * (each ? static_cast<size_t>(n) : 1);
         if (capacity < needed) {

@@ -42,6 +42,18 @@ template <class Body> int guarded(Body body) noexcept {
     }
 }
 
+// What llama.cpp's log reports of overridden metadata while this lives: it ignores what it cannot use.
+class overrides_read {
+  public:
+    explicit overrides_read(bool watches);
+    overrides_read(const overrides_read &) = delete;
+    overrides_read &operator=(const overrides_read &) = delete;
+    ~overrides_read();
+    bool has_read(const std::string &key) const;
+    // The type as which a key was read in vain; empty if it was not.
+    std::string wanted_type(const std::string &key) const;
+};
+
 // Compute threads that live as long as a context. Without them ggml starts and joins threads in each step.
 class compute_threads {
   public:

@@ -5,7 +5,9 @@
 #include <cstdio>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <mutex>
+#include <set>
 
 namespace {
 
@@ -16,6 +18,11 @@ std::mutex log_mutex;
 std::deque<std::string> log_lines;
 bool line_is_open = false;            // the last line did not end in \n: the next part belongs to it
 std::atomic<int> forward_level{0};
+
+// Of overridden metadata, guarded by log_mutex; see la::overrides_read.
+bool overrides_are_watched = false;
+std::set<std::string> overrides_used;
+std::map<std::string, std::string> overrides_refused;  // by key, the type that was expected
 
 thread_local std::string error_text;
 thread_local int64_t error_value = 0;
@@ -34,6 +41,29 @@ void keep(const char *text) {
     line_is_open = text[0] != '\0' && text[strlen(text) - 1] != '\n';
 }
 
+// The text between the first two marks of a kind in a line.
+std::string quoted(const std::string &line) {
+    const size_t start = line.find('\'');
+    const size_t end = start == std::string::npos ? start : line.find('\'', start + 1);
+    return end == std::string::npos ? "" : line.substr(start + 1, end - start - 1);
+}
+
+void note_override(const char *text) {
+    const std::lock_guard<std::mutex> hold(log_mutex);
+    if (!overrides_are_watched) {
+        return;
+    }
+    const std::string line = text;
+    if (line.find("Using metadata override") != std::string::npos) {
+        overrides_used.insert(quoted(line));
+    } else if (line.find("Bad metadata override type") != std::string::npos) {
+        const std::string before = "expected ";
+        const size_t at = line.rfind(before);
+        const size_t start = at == std::string::npos ? line.size() : at + before.size();
+        overrides_refused[quoted(line)] = line.substr(start, line.find(' ', start) - start);
+    }
+}
+
 void on_log(ggml_log_level level, const char *text, void *) noexcept {
     static thread_local ggml_log_level last = GGML_LOG_LEVEL_INFO;
     if (level == GGML_LOG_LEVEL_CONT) {
@@ -44,9 +74,12 @@ void on_log(ggml_log_level level, const char *text, void *) noexcept {
     if (forward > 0 && level >= forward) {
         fputs(text, stderr);
     }
-    if (level >= GGML_LOG_LEVEL_WARN) {
+    if (level >= GGML_LOG_LEVEL_INFO) {
         try {
-            keep(text);
+            note_override(text);
+            if (level >= GGML_LOG_LEVEL_WARN) {
+                keep(text);
+            }
         } catch (...) {  // out of memory: a lost log line must not end the process
         }
     }
@@ -70,6 +103,29 @@ int la::report(int status, const char *text, int64_t value, int64_t limit) noexc
     error_value = value;
     error_limit = limit;
     return status;
+}
+
+la::overrides_read::overrides_read(bool watches) {
+    const std::lock_guard<std::mutex> hold(log_mutex);
+    overrides_are_watched = watches;
+    overrides_used.clear();
+    overrides_refused.clear();
+}
+
+la::overrides_read::~overrides_read() {
+    const std::lock_guard<std::mutex> hold(log_mutex);
+    overrides_are_watched = false;
+}
+
+bool la::overrides_read::has_read(const std::string &key) const {
+    const std::lock_guard<std::mutex> hold(log_mutex);
+    return overrides_used.count(key) > 0;
+}
+
+std::string la::overrides_read::wanted_type(const std::string &key) const {
+    const std::lock_guard<std::mutex> hold(log_mutex);
+    const auto found = overrides_refused.find(key);
+    return found == overrides_refused.end() ? "" : found->second;
 }
 
 extern "C" {

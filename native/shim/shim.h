@@ -46,7 +46,8 @@ enum la_status {
     LA_STUCK = 21,      /* no token is left to choose from */
     LA_CHAT = 22,       /* a chat template cannot be used, or what is asked of it */
     LA_NO_MEMORY = 30,  /* the model has no KV memory: it embeds or diffuses, and cannot generate */
-    LA_ADAPTER = 31     /* llama.cpp refused the LoRA adapter */
+    LA_ADAPTER = 31,    /* llama.cpp refused the LoRA adapter, or a control vector has no effect */
+    LA_OVERRIDE = 32    /* an override cannot be used; value: its number in the list */
 };
 
 typedef struct la_model la_model;
@@ -106,7 +107,31 @@ typedef struct la_model_facts {
     int32_t n_head_kv;
     uint64_t n_params;
     uint64_t n_bytes;
+    int32_t n_cls_out;      /* scores of one text, where the model has a head that classifies */
+    int32_t add_eos;
+    int32_t add_sep;
+    int32_t eos_token;      /* -1: none, as with all below */
+    int32_t sep_token;
+    int32_t fim_pre;        /* fill-in-the-middle: before the prefix */
+    int32_t fim_suf;        /* before the suffix */
+    int32_t fim_mid;        /* before the middle, which is generated */
+    int32_t fim_rep;        /* before the name of the repository */
+    int32_t fim_sep;        /* before the name of a file */
 } la_model_facts;
+
+/* Borrowed for the length of the call. */
+typedef struct la_tensor_override {
+    const char *pattern;    /* ECMAScript, searched in names of tensors; the first that fits counts */
+    const char *buffer;     /* one of la_buffer_types */
+} la_tensor_override;
+
+typedef struct la_kv_override {
+    const char *key;        /* at most 127 bytes, as text */
+    int32_t kind;           /* llama_model_kv_override_type */
+    int64_t whole;          /* the value of kind int and bool */
+    double real;
+    const char *text;
+} la_kv_override;
 
 typedef struct la_model_wishes {
     int32_t n_gpu_layers;   /* negative: all */
@@ -117,10 +142,21 @@ typedef struct la_model_wishes {
     int use_mmap;
     int use_mlock;
     int vocab_only;
+    int32_t n_tensor_overrides;
+    const la_tensor_override *tensor_overrides;
+    int32_t n_kv_overrides;
+    const la_kv_override *kv_overrides;
     la_progress progress;   /* may be NULL */
     void *user;
 } la_model_wishes;
 
+/* Names of the buffer types of the devices here, one a line; returns and writes as
+ * la_model_description. */
+int32_t la_buffer_types(char *out, size_t capacity) LA_NOEXCEPT;
+/* Whether a pattern is found in one of the names, which stand one a line. LA_OVERRIDE: it is no
+ * regular expression. */
+int la_pattern_finds(const char *pattern, const char *names, int *found) LA_NOEXCEPT;
+/* LA_OVERRIDE: a value of kv_overrides that llama.cpp does not read, or reads as another type. */
 int la_model_load(const char *path, const la_model_wishes *wishes, la_model **out) LA_NOEXCEPT;
 void la_model_free(la_model *model) LA_NOEXCEPT;
 void la_model_describe(const la_model *model, la_model_facts *out) LA_NOEXCEPT;
@@ -335,6 +371,12 @@ void la_adapter_free(la_adapter *adapter) LA_NOEXCEPT;
 int la_adapters_apply(la_context *context, int32_t n, la_adapter *const *adapters,
                       const float *scales) LA_NOEXCEPT;
 
+/* Add to what layers first to last compute, from the next decode on: data has n_embd floats for each
+ * layer from 1 to n_layer - 1. The memory must be empty. prove: LA_ADAPTER when it changes no logits,
+ * and then nothing is added. */
+int la_control_vector_apply(la_context *context, const float *data, size_t n, int32_t n_embd, int32_t first,
+                            int32_t last, int prove) LA_NOEXCEPT;
+
 /* --- embedder ------------------------------------------------------------------------------ */
 typedef struct la_embedder_wishes {
     uint32_t n_tokens;      /* the longest text */
@@ -349,9 +391,8 @@ typedef struct la_embedder_wishes {
 /* A small context of its own. Another thread may use another context of the same model meanwhile. */
 int la_embedder_new(const la_model *model, const la_embedder_wishes *wishes, la_embedder **out) LA_NOEXCEPT;
 void la_embedder_free(la_embedder *embedder) LA_NOEXCEPT;
-int32_t la_embedder_pooling(const la_embedder *embedder) LA_NOEXCEPT;
 /* Read one text and write its embeddings: one of n_embd_out floats, or one for each token when the
- * pooling is none. */
+ * pooling is none; n_cls_out scores when it is rank, which the caller has checked the model can. */
 int la_embed(la_embedder *embedder, int32_t n, const int32_t *tokens, float *out, size_t capacity) LA_NOEXCEPT;
 
 /* cdef end */

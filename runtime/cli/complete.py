@@ -87,7 +87,7 @@ def _one(given: Mapping[str, Any], prompt: str, options: Mapping[str, Any]) -> i
         node.stream(given["model"], prompt, **options) as events,
     ):  # Ctrl-C cancels before the connection is closed
         for event in events:
-            _show(event, line, as_json=given["as_json"])
+            show_event(event, line, as_json=given["as_json"])
     return 0
 
 
@@ -95,7 +95,8 @@ def _written(call: SpanEvent) -> str:
     return call.content.decode("utf-8", "replace")
 
 
-def _show(event: Event, line: ProgressLine, *, as_json: bool) -> None:
+def show_event(event: Event, line: ProgressLine, *, as_json: bool) -> None:
+    """Print what has come of a reply."""
     match event:
         case PrefillEvent(done, total, _):
             line.share(done / max(1, total))

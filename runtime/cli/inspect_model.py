@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from native.context_notes import context_notes
-from native.errors import ModelFileError, NotEnoughMemory
+from native.errors import InvalidParam, ModelFileError, NotEnoughMemory
 from native.estimate import MemoryEstimate, Room, estimate, plan, settle_n_ctx
 from native.file_kind import require_model
-from native.gguf_header import GgufSummary, all_splits, check_gguf
+from native.gguf_header import GgufSummary
+from native.overrides import model_headers
 from native.params import ModelParams
 from native.system_memory import available_memory
 from runtime import errors
@@ -25,10 +26,9 @@ from runtime.settings.sizes import format_size
 def inspect_model(path: Path, params: ModelParams, *, as_json: bool) -> int:
     """Print the report; returns the exit code."""
     try:
-        first = check_gguf(path)
-        headers = [first, *(check_gguf(file) for file in all_splits(path, first)[1:])]
+        headers = model_headers(path, params.metadata_overrides)
         require_model(headers, vocab_only=True)
-    except ModelFileError as error:
+    except (ModelFileError, InvalidParam) as error:
         raise errors.LlamaActorsError(str(error)) from error
     room = Room(available_memory())
     refusal = None

@@ -19,6 +19,7 @@ from runtime.settings.load_options import WORDS, model_params
 SECTION: Final = "How the model is loaded"
 _WHOLE: Final = (
     "n_ctx", "n_batch", "n_ubatch", "n_seq_max", "main_gpu", "yarn_orig_ctx", "embed_tokens",
+    "n_cpu_moe",
 )  # fmt: skip
 _NUMBERS: Final = (
     "rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast",
@@ -36,8 +37,10 @@ _SWITCHES: Final = {
     "no_mmap": ("use_mmap", False, "read the file instead of mapping it"),
     "mlock": ("use_mlock", True, WORDS["use_mlock"]),
     "vocab_only": ("vocab_only", True, WORDS["vocab_only"]),
+    "cpu_moe": ("cpu_moe", True, WORDS["cpu_moe"]),
     "no_memory_check": ("check_memory", False, "load even what is estimated not to fit"),
 }
+_FILES: Final = ("lora", "control_vectors")
 
 
 def _shares(text: str) -> list[float]:
@@ -71,6 +74,14 @@ load_options: Final = with_options(
         _option("--tensor-split", type=_shares, metavar="A,B,…", help=WORDS["tensor_split"]),
         _option("--lora", multiple=True, metavar="PATH[@SCALE]",
                 help="apply this LoRA adapter; repeatable"),
+        _option("--control-vector", "control_vectors", multiple=True, metavar="PATH[@SCALE]",
+                help="apply this control vector; repeatable"),
+        _option("--control-vector-layers", nargs=2, type=int, metavar="FIRST LAST",
+                help=WORDS["control_vector_layers"]),
+        _option("--override-tensor", "override_tensors", multiple=True, metavar="PATTERN=BUFFER",
+                help=WORDS["override_tensors"] + "; repeatable"),
+        _option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE",
+                help=WORDS["override_kv"] + "; repeatable"),
         _option("--draft", "draft_path", metavar="PATH", help=WORDS["draft_path"]),
     ]
 )  # fmt: skip
@@ -91,11 +102,10 @@ def params_from(given: Mapping[str, Any], where: str) -> ModelParams:
     options: dict[str, Any] = {
         name: given[name]
         for name in ModelParams.__dataclass_fields__
-        if given.get(name) is not None and name not in ("lora", "vocab_only")
+        if given.get(name) not in (None, ()) and name not in (*_FILES, "vocab_only", "cpu_moe")
     }
     options |= {name: value for flag, (name, value, _) in _SWITCHES.items() if given.get(flag)}
-    if given.get("lora"):
-        options["lora"] = [_adapter(text) for text in given["lora"]]
+    options |= {name: list(map(_adapter, given[name])) for name in _FILES if given.get(name)}
     return model_params(options, where)
 
 

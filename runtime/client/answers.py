@@ -42,6 +42,31 @@ class Embeddings:
 
 
 @frozen
+class Ranked:
+    """One document of a ``Ranking``."""
+
+    index: int
+    """Its number among the documents that were given, from 0."""
+    score: float
+    """How well it fits the query: higher is better, on the model's own scale."""
+
+
+@frozen
+class Ranking:
+    """Documents by how well they fit a query, best first.
+
+    >>> found = node.rerank("ranker", "a bird", ["an owl", "a spade"])      # doctest: +SKIP
+    >>> found.results[0].index                                              # doctest: +SKIP
+    0
+    """
+
+    results: tuple[Ranked, ...]
+    """As many as were asked for. Equal scores keep the order that was given."""
+    n_tokens: int
+    """Tokens of all documents together, each with the query."""
+
+
+@frozen
 class Verdict:
     """How many candidate tokens a model would have generated itself, greedily."""
 

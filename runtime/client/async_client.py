@@ -28,7 +28,15 @@ from actors.messages.actor_ids import model_actor_id, model_of
 from actors.messages.payload import Payload, PayloadKeeper
 from cache import tokens as token_bytes
 from runtime import errors
-from runtime.client.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
+from runtime.client.answers import (
+    ChatPrompt,
+    Embeddings,
+    Ranked,
+    Ranking,
+    Verdict,
+    VramInfo,
+    WarmPrefix,
+)
 from runtime.client.failures import failure
 from runtime.client.models import Models
 from runtime.client.reply import Reply
@@ -40,6 +48,7 @@ from runtime.client.request_options import (
     chat_json,
     chat_request,
     encoded_prompt,
+    infill_request,
     prompt_request,
     session_name,
     several_of_chat,
@@ -213,6 +222,44 @@ class AsyncClient:
         given = with_options("options", options, "ChatOptions", keywords)
         return await self._several([several_of_chat(model, messages, n, **given)])
 
+    async def infill(
+        self,
+        model: str,
+        prefix: str,
+        suffix: str,
+        *,
+        extra: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        repository: str | None = None,
+        file: str | None = None,
+        suffix_first: bool | None = None,
+        options: RequestOptions | None = None,
+        **keywords: Unpack[RequestOptionsDict],
+    ) -> Completion:
+        """As ``Client.infill``."""
+        place = {"repository": repository, "file": file, "suffix_first": suffix_first}
+        return await self._whole(
+            self._reply_to_infill(model, prefix, suffix, extra, place, options, keywords)
+        )
+
+    def stream_infill(
+        self,
+        model: str,
+        prefix: str,
+        suffix: str,
+        *,
+        extra: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        repository: str | None = None,
+        file: str | None = None,
+        suffix_first: bool | None = None,
+        options: RequestOptions | None = None,
+        **keywords: Unpack[RequestOptionsDict],
+    ) -> AsyncStream:
+        """As ``Client.stream_infill``; iterate with ``async for``."""
+        place = {"repository": repository, "file": file, "suffix_first": suffix_first}
+        return self._async_stream(
+            self._reply_to_infill(model, prefix, suffix, extra, place, options, keywords)
+        )
+
     async def prefill_only(
         self,
         model: str,
@@ -259,6 +306,20 @@ class AsyncClient:
         """The reply to a conversation; for the two kinds of streams."""
         given = with_options("options", options, "ChatOptions", keywords)
         return self._reply(chat_request(model, messages, **given))
+
+    def _reply_to_infill(
+        self,
+        model: str,
+        prefix: str,
+        suffix: str,
+        extra: Mapping[str, str] | Sequence[tuple[str, str]] | None,
+        place: Mapping[str, Any],
+        options: RequestOptions | None,
+        keywords: Mapping[str, Any],
+    ) -> Reply:
+        """The reply to what surrounds a gap; for the two kinds of streams."""
+        given = with_options("options", options, "RequestOptions", keywords)
+        return self._reply(infill_request(model, prefix, suffix, extra=extra, **place, **given))
 
     def _reply(self, prepared: PreparedRequest) -> Reply:
         return self._replies_of([prepared])[0]
@@ -432,6 +493,31 @@ class AsyncClient:
         cuts = range(0, len(numbers), end.n_embd)
         vectors = tuple(numbers[at : at + end.n_embd] for at in cuts)
         return Embeddings(vectors, end.rows, end.n_embd, end.n_tokens)
+
+    async def rerank(
+        self,
+        model: str,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Ranking:
+        """As ``Client.rerank``."""
+        idle_s = arguments.seconds("timeout_s", timeout_s, SILENCE_TIMEOUT_S) or math.inf
+        texts = [
+            arguments.text(f"documents[{at}]", one)
+            for at, one in enumerate(arguments.items("documents", documents, "a list of texts"))
+        ]
+        most = len(texts) if top_n is None else arguments.whole("top_n", top_n, 1)
+        given = {"query": arguments.text("query", query), "documents": texts}
+        with _kept(json.dumps(given).encode()) as payload:
+            (end,) = await self._ask_model(model, m.Rerank("", payload), idle_s=idle_s)
+        if not isinstance(end, m.Reranked):
+            raise errors.NoReply(f"model {model!r} did not report its scores")
+        scores = array("f", end.scores)
+        best = sorted(range(len(scores)), key=lambda at: (-scores[at], at))
+        return Ranking(tuple(Ranked(at, scores[at]) for at in best[:most]), end.n_tokens)
 
     # ── guesses ─────────────────────────────────────────────────────────────────────────────────
 

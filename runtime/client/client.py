@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from actors import messages as m
-from runtime.client.answers import ChatPrompt, Embeddings, Verdict, VramInfo, WarmPrefix
+from runtime.client.answers import (
+    ChatPrompt,
+    Embeddings,
+    Ranking,
+    Verdict,
+    VramInfo,
+    WarmPrefix,
+)
 from runtime.client.async_client import AsyncClient
 from runtime.client.reply import Reply
 from runtime.client.request_options import Messages, Prompt, Prompts
@@ -192,6 +199,60 @@ class Client:
         """Give ``n`` answers to one conversation; as ``complete_many``."""
         return finished(self._calls.chat_many(model, messages, n=n, options=options, **keywords))
 
+    def infill(
+        self,
+        model: str,
+        prefix: str,
+        suffix: str,
+        *,
+        extra: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        repository: str | None = None,
+        file: str | None = None,
+        suffix_first: bool | None = None,
+        options: RequestOptions | None = None,
+        **keywords: Unpack[RequestOptionsDict],
+    ) -> Completion:
+        r"""Write what belongs between ``prefix`` and ``suffix``; for models trained to do that.
+
+        ``extra``: names and texts of other files that help; ``repository`` and ``file`` name what
+        the gap is in. ``suffix_first`` is the order that some models were trained with. Options:
+        see ``RequestOptions``. ``NotSupported`` where the vocabulary has no tokens for this.
+
+        >>> node.infill("coder", "def add(a, b):\n    return ", "\n").text   # doctest: +SKIP
+        """
+        return finished(
+            self._calls.infill(
+                model,
+                prefix,
+                suffix,
+                extra=extra,
+                repository=repository,
+                file=file,
+                suffix_first=suffix_first,
+                options=options,
+                **keywords,
+            )
+        )
+
+    def stream_infill(
+        self,
+        model: str,
+        prefix: str,
+        suffix: str,
+        *,
+        extra: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        repository: str | None = None,
+        file: str | None = None,
+        suffix_first: bool | None = None,
+        options: RequestOptions | None = None,
+        **keywords: Unpack[RequestOptionsDict],
+    ) -> CompletionStream:
+        """As ``infill``, and yield events as they come; as ``stream``."""
+        place = {"repository": repository, "file": file, "suffix_first": suffix_first}
+        return self._stream(
+            self._calls._reply_to_infill(model, prefix, suffix, extra, place, options, keywords)
+        )
+
     def prefill_only(
         self,
         model: str,
@@ -307,6 +368,24 @@ class Client:
             self._calls.embed(
                 model, inputs, pooling=pooling, normalise=normalise, timeout_s=timeout_s
             )
+        )
+
+    def rerank(
+        self,
+        model: str,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Ranking:
+        """Documents by how well they fit a query, best first; ``top_n`` at most.
+
+        For models with a head that ranks; ``NotSupported`` for others. A query and a document
+        together may have ``embed_tokens``. ``timeout_s`` (600) bounds each silence.
+        """
+        return finished(
+            self._calls.rerank(model, query, documents, top_n=top_n, timeout_s=timeout_s)
         )
 
     # ── guesses ─────────────────────────────────────────────────────────────────────────────────

@@ -298,6 +298,12 @@ class LoadOptionsDict(TypedDict, total=False):
     yarn_orig_ctx: int | None
     vocab_only: bool | None
     lora: Sequence[str | Path | tuple[str | Path, float]] | None
+    control_vectors: Sequence[str | Path | tuple[str | Path, float]] | None
+    control_vector_layers: tuple[int, int] | None
+    override_tensors: Sequence[str] | None
+    n_cpu_moe: int | None
+    cpu_moe: bool | None
+    override_kv: Sequence[str] | None
     draft_path: str | Path | None
     embed_tokens: int | None
     pooling: Literal["model", "none", "mean", "cls", "last"] | None
@@ -370,6 +376,20 @@ class LoadOptions:
     """Load no weights: the model tokenises and does nothing else."""
     lora: Sequence[str | Path | tuple[str | Path, float]] | None = None
     """LoRA adapters to apply: paths, or pairs of a path and a scale."""
+    control_vectors: Sequence[str | Path | tuple[str | Path, float]] | None = None
+    """Control vectors to add to what the layers compute: paths, or pairs of a path and a scale."""
+    control_vector_layers: tuple[int, int] | None = None
+    """The first and the last layer that they change, counted from 1. Default: all."""
+    override_tensors: Sequence[str] | None = None
+    """Where tensors lie: ``PATTERN=BUFFER``, such as ``ffn_.*_exps=CPU``. The first pattern, a
+    regular expression, that is found in a tensor's name counts."""
+    n_cpu_moe: int | None = None
+    """Keep the expert weights of so many first layers on the CPU. Default 0."""
+    cpu_moe: bool | None = None
+    """Keep all expert weights on the CPU. Default off."""
+    override_kv: Sequence[str] | None = None
+    """Values in place of the file's own: ``KEY=TYPE:VALUE``, such as
+    ``tokenizer.ggml.add_bos_token=bool:false``; TYPE is ``int``, ``float``, ``bool`` or ``str``."""
     draft_path: str | Path | None = None
     """A small model of the same vocabulary, for ``speculation="draft"``."""
     embed_tokens: int | None = None

@@ -132,6 +132,45 @@ def _n_replies(n: object, options: Mapping[str, Any], *, several: bool) -> int:
     return n_replies
 
 
+def infill_request(
+    model: str,
+    prefix: str,
+    suffix: str,
+    *,
+    extra: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+    repository: str | None = None,
+    file: str | None = None,
+    suffix_first: bool | None = None,
+    **options: Any,
+) -> PreparedRequest:
+    """Of what surrounds a gap; see ``Client.infill``."""
+    parts: dict[str, Any] = {
+        "prefix": arguments.text("prefix", prefix),
+        "suffix": arguments.text("suffix", suffix),
+        "suffix_first": arguments.flag("suffix_first", suffix_first),
+    }
+    if not parts["prefix"] and not parts["suffix"]:
+        raise errors.InvalidRequest("prefix and suffix are both empty; send some text")
+    for name, value in (("repository", repository), ("file", file)):
+        if value is not None:
+            parts[name] = arguments.text(name, value)
+    if extra is not None:
+        parts["extra"] = _extra_files(extra)
+    return build(model, json.dumps(parts, ensure_ascii=False).encode(), infill=True, **options)
+
+
+def _extra_files(extra: object) -> list[dict[str, str]]:
+    wanted = "names and texts of other files: a mapping, or pairs"
+    pairs = extra.items() if isinstance(extra, Mapping) else arguments.items("extra", extra, wanted)
+    found = []
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise arguments.wrong("extra", pair, wanted)
+        name = arguments.text("the name of an extra file", pair[0])
+        found.append({"name": name, "text": arguments.text(f"extra[{name}]", pair[1])})
+    return found
+
+
 def chat_json(messages: Messages, **keys: Any) -> bytes:
     """A conversation in the form of ``ApplyChatTemplate``.
 
@@ -155,6 +194,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     *,
     tokens: bool = False,
     chat: bool = False,
+    infill: bool = False,
     max_tokens: int | None = None,
     stop: str | Sequence[str] | None = None,
     parent_key: str | None = None,
@@ -199,6 +239,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         prompt=_kind_of_prompt(
             tokens=tokens,
             chat=chat,
+            infill=infill,
             parse_special=arguments.flag("parse_special", parse_special),
             continues=_continues(arguments.flag("continues", continues), session, parent_key),
         ),
@@ -235,12 +276,19 @@ def _echoes(echo: bool, prompt: m.Prompt) -> bool:
     return echo
 
 
-def _kind_of_prompt(*, tokens: bool, chat: bool, parse_special: bool, continues: bool) -> m.Prompt:
+def _kind_of_prompt(
+    *, tokens: bool, chat: bool, infill: bool, parse_special: bool, continues: bool
+) -> m.Prompt:
     """The prompt without its bytes, which each attempt sends."""
     if chat and continues:
         raise errors.InvalidRequest("a conversation continues nothing; send all its messages")
     if chat:
         return m.ConversationPrompt(b"")
+    if infill and (continues or parse_special):
+        name = "continues" if continues else "parse_special"
+        raise errors.InvalidRequest(f"{name} is no option of infill: leave it out")
+    if infill:
+        return m.InfillPrompt(b"")
     prompt = m.TokenPrompt(b"") if tokens else m.TextPrompt(b"", parse_special)
     return m.Continuation(prompt) if continues else prompt
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from native.errors import InvalidParam
+from native.model_params import Adapter
 from native.params import ModelParams
 from runtime.errors import ConfigError
 from runtime.settings.user_paths import user_path
@@ -40,6 +41,14 @@ WORDS: Final[Mapping[str, str]] = {
     "yarn_orig_ctx": "context length that the model was trained with, for YaRN",
     "vocab_only": "no weights: the model only tokenises",
     "lora": "LoRA adapters to apply: paths, or pairs of path and scale",
+    "control_vectors": "control vectors to apply: paths, or pairs of path and scale",
+    "control_vector_layers": "first and last layer that they change, from 1; default: all",
+    "override_tensors": "where tensors lie: PATTERN=BUFFER, e.g. ffn_.*_exps=CPU; the first "
+    "pattern that fits counts",
+    "n_cpu_moe": "keep the expert weights of so many first layers on the CPU",
+    "cpu_moe": "keep all expert weights on the CPU",
+    "override_kv": "values in place of the file's own: KEY=TYPE:VALUE, TYPE int, float, bool or "
+    "str",
     "draft_path": "small model of the same vocabulary, for speculation",
     "embed_tokens": "longest text that can be embedded",
     "pooling": "how the vectors of a text's tokens become one",
@@ -56,6 +65,11 @@ def model_params(options: Mapping[str, Any], where: str = "model") -> ModelParam
     draft = params.draft_path
     return dataclasses.replace(
         params,
-        lora=tuple((str(user_path(path, f"{where}.lora")), scale) for path, scale in params.lora),
+        lora=_whole_paths(params.lora, f"{where}.lora"),
+        control_vectors=_whole_paths(params.control_vectors, f"{where}.control_vectors"),
         draft_path=None if draft is None else str(user_path(draft, f"{where}.draft_path")),
     )
+
+
+def _whole_paths(given: tuple[Adapter, ...], where: str) -> tuple[Adapter, ...]:
+    return tuple((str(user_path(path, where)), scale) for path, scale in given)

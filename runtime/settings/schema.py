@@ -158,6 +158,9 @@ Pressure: Final = _table(
 
 
 _PARAMS: Final = ModelParams()
+_Adapters: TypeAlias = Annotated[
+    tuple[str | tuple[str, float], ...], Meta(extra_json_schema={KIND: "adapters"})
+]
 
 
 class _ModelDefaults:
@@ -203,9 +206,8 @@ Model: Final = _table(
         "type_v": Literal[KV_TYPES],
         "rope_scaling": Literal[ROPE_SCALINGS],
         "pooling": Literal[POOLINGS],
-        "lora": Annotated[
-            tuple[str | tuple[str, float], ...], Meta(extra_json_schema={KIND: "adapters"})
-        ],
+        "lora": _Adapters,
+        "control_vectors": _Adapters,
     },
 )
 

@@ -8,8 +8,9 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from gguf import PoolingType
+from gguf import GGUFWriter, PoolingType
 
 from native import (
     Backend,
@@ -24,7 +25,7 @@ from native import (
     load_backend,
 )
 from tests.support.bert_file import tiny_bert
-from tests.support.gguf_files import tiny_llama
+from tests.support.gguf_files import Shape, tiny_llama, write_model
 
 pytestmark = pytest.mark.model
 
@@ -218,5 +219,33 @@ def test_a_model_that_ranks_refuses_to_embed_unless_a_pooling_is_named(tmp_path:
         with pytest.raises(NotSupported, match="ranks"):
             backend.embedder().embed(TEXT)
         assert len(backend.embedder().embed(TEXT, "mean")) == 64
+    finally:
+        backend.close()
+
+
+def test_a_model_that_generates_ranks_by_its_last_token(tmp_path: Path) -> None:
+    """As Qwen3 rerankers do: the chances of two labels, of which the first is yes."""
+    shape = Shape(arch="qwen3")
+    head = np.random.default_rng(5).standard_normal((2, shape.n_embd), np.float32) * 0.05
+    template = "<|begin|>{query}<|end|>{document}<|end|>"
+
+    def metadata(writer: GGUFWriter) -> None:
+        writer.add_classifier_output_labels(["yes", "no"])
+        writer.add_string("tokenizer.chat_template.rerank", template)
+        writer.add_pooling_type(PoolingType.RANK)
+
+    path = write_model(
+        tmp_path / "ranker.gguf", shape, {"cls.output.weight": head}, add_metadata=metadata
+    )
+    backend = load_backend("llama", path, PARAMS)
+    try:
+        embedder = backend.embedder()
+        assert backend.info.can_generate
+        assert backend.info.rank is not None
+        assert backend.info.rank.template == template
+        for text in (TEXT, TEXT[::-1], TEXT[:9]):
+            chances = np.exp(head @ np.array(embedder.embed(text, "last")))
+            assert 0.02 < chances[0] / chances.sum() < 0.98
+            assert embedder.score(text) == pytest.approx(chances[0] / chances.sum(), abs=1e-3)
     finally:
         backend.close()

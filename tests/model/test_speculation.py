@@ -24,8 +24,10 @@ from native.params import ModelParams, SamplingParams
 from native.stub import END, EOT, StubBackend
 from runtime import Completion, Node, errors
 from runtime.embedded import path as embedded_path
+from tests.support.control_vector_files import directions, write_control_vector
 from tests.support.engine_runs import EngineRun, Outcome, Script, run
-from tests.support.gguf_files import tiny_llama
+from tests.support.gguf_files import TINY, tiny_llama
+from tests.support.lora_files import tiny_lora
 from tests.support.runtime_nodes import one_thread
 from tests.support.waiting import eventually
 
@@ -440,6 +442,27 @@ def test_a_draft_model_that_is_mostly_wrong_costs_guesses_and_no_text(
         done = got[one.request_id].done
         assert done is not None
         assert done.usage.drafted_tokens > 10 * done.usage.accepted_tokens
+
+
+def test_what_is_made_for_the_target_is_not_applied_to_its_draft_model(
+    tmp_path: Path, tiny_gguf: Path
+) -> None:
+    """The draft is narrower, so an adapter or a control vector of the target would not fit it."""
+    draft = tiny_llama(tmp_path / "draft.gguf", n_embd=64)
+    vector = write_control_vector(tmp_path / "v.gguf", directions(TINY.n_embd, range(1, 2)))
+    params = ModelParams(
+        n_ctx=256,
+        n_threads=1,
+        draft_path=str(draft),
+        lora=((str(tiny_lora(tmp_path / "lora.gguf")), 1.0),),
+        control_vectors=((str(vector), 1.0),),
+        override_tensors=("blk\\.1.*=CPU",),
+        override_kv=("llama.context_length=int:512",),
+    )
+    target = LlamaBackend.load(tiny_gguf, params)
+    draft_model = load_draft_model("llama", params, target)
+    draft_model.close()
+    target.close()
 
 
 def test_a_draft_model_of_another_vocabulary_is_refused_when_it_loads(

@@ -7,6 +7,7 @@ import math
 import queue
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -174,3 +175,56 @@ def test_a_caller_waiting_when_the_model_is_unloaded_gets_an_error() -> None:
     assert isinstance(answer, m.EmbedFailed)
     assert answer.reason is m.FailReason.MODEL_UNLOADED
     service.close()
+
+
+# ── ranking ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def ranked(service: Service, given: object) -> object:
+    keeper = PayloadKeeper(json.dumps(given).encode())
+    service.service.ask(m.Rerank("r", keeper.payload), "caller")
+    answer = service.sent.get(timeout=60)
+    keeper.close()
+    return answer
+
+
+def test_each_document_gets_a_score_in_its_place(service: Service) -> None:
+    answer = ranked(service, {"query": "abcd", "documents": ["xyz", "abxd", "abcd"] * 9})
+    assert isinstance(answer, m.Reranked)
+    assert list(array("f", answer.scores)) == [0.0, 0.75, 1.0] * 9
+    assert answer.n_tokens == 9 * (3 * (4 + 3) + 3 + 4 + 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason", "words"),
+    [
+        ([], m.FailReason.INVALID_REQUEST, "a query"),
+        ({"query": "a"}, m.FailReason.INVALID_REQUEST, "documents"),
+        ({"query": "", "documents": ["a"]}, m.FailReason.INVALID_REQUEST, "a query"),
+        ({"query": 5, "documents": ["a"]}, m.FailReason.INVALID_REQUEST, "a query"),
+        ({"query": "a", "documents": []}, m.FailReason.INVALID_REQUEST, "1 to 4096"),
+        ({"query": "a", "documents": ["b"] * 4097}, m.FailReason.INVALID_REQUEST, "1 to 4096"),
+        ({"query": "a", "documents": ["b", 1]}, m.FailReason.INVALID_REQUEST, "document 1 is"),
+        ({"query": "a", "documents": ["b", ""]}, m.FailReason.INVALID_REQUEST, "document 1 is"),
+        (
+            {"query": "a", "documents": ["b", "x" * 2048]},
+            m.FailReason.PROMPT_TOO_LONG,
+            "document 1 and the query have 2052",
+        ),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused_by_its_place(
+    service: Service, given: object, reason: m.FailReason, words: str
+) -> None:
+    refused = ranked(service, given)
+    assert isinstance(refused, m.EmbedFailed)
+    assert refused.reason is reason
+    assert words in refused.detail
+    assert isinstance(ranked(service, {"query": "a", "documents": ["b"]}), m.Reranked)
+
+
+def test_a_model_without_a_head_that_ranks_is_refused(service: Service) -> None:
+    service.backend.info = replace(service.backend.info, rank=None)
+    refused = ranked(service, {"query": "a", "documents": ["b"]})
+    assert isinstance(refused, m.EmbedFailed)
+    assert refused.reason is m.FailReason.NOT_SUPPORTED

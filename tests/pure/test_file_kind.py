@@ -73,7 +73,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], FileKind, str]] = {
     "control vector": (
         lambda path: written(path, "controlvector", tensors=("direction.1",)),
         FileKind.CONTROL_VECTOR,
-        "not supported",
+        "--control-vector PATH",
     ),
     "vocabulary": (
         lambda path: written(path, "llama", tensors=(), tokenizer__ggml__bos_token_id=1),

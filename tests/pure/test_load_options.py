@@ -40,11 +40,27 @@ GIVEN: dict[str, tuple[list[str], object]] = {
     "yarn_beta_slow": (["--yarn-beta-slow", "1"], 1.0),
     "yarn_orig_ctx": (["--yarn-orig-ctx", "4096"], 4096),
     "vocab_only": (["--vocab-only"], True),
+    "control_vectors": (["--control-vector", "/v.gguf@-2", "--control-vector", "/w.gguf"], None),
+    "control_vector_layers": (
+        ["--control-vector-layers", "4", "9", "--control-vector", "/v.gguf"],
+        (4, 9),
+    ),
+    "override_tensors": (
+        ["--override-tensor", "exps=CPU", "--override-tensor", "a=b=CUDA0"],
+        ("exps=CPU", "a=b=CUDA0"),
+    ),
+    "n_cpu_moe": (["--n-cpu-moe", "7"], 7),
+    "cpu_moe": (["--cpu-moe"], True),
+    "override_kv": (["--override-kv", "a.b=int:-3"], ("a.b=int:-3",)),
     "lora": (["--lora", "/a.gguf", "--lora", "/b@home.gguf@0.5"], None),
     "draft_path": (["--draft", "/d.gguf"], "/d.gguf"),
     "embed_tokens": (["--embed-tokens", "512"], 512),
     "pooling": (["--pooling", "cls"], "cls"),
     "check_memory": (["--no-memory-check"], False),
+}
+SCALED = {
+    "lora": (("/a.gguf", 1.0), ("/b@home.gguf", 0.5)),
+    "control_vectors": (("/v.gguf", -2.0), ("/w.gguf", 1.0)),
 }
 
 
@@ -60,7 +76,7 @@ def parse(*flags: str) -> ModelParams:
 @pytest.mark.parametrize("option", [one.name for one in fields(ModelParams)])
 def test_every_load_option_has_a_flag(option: str) -> None:
     flags, value = GIVEN[option]
-    expected = (("/a.gguf", 1.0), ("/b@home.gguf", 0.5)) if option == "lora" else value
+    expected = SCALED.get(option, value)
     assert getattr(parse(*flags), option) == expected
 
 
@@ -80,8 +96,10 @@ def test_a_file_takes_every_option_and_the_launcher_gets_it() -> None:
         for name, (_, value) in GIVEN.items()
         if name not in ("lora", "vocab_only", "flash_attn")
     }
-    table |= {"path": "/m.gguf", "lora": ["adapters/a.gguf", ["/b.gguf", 0.5]]}
+    files = ["adapters/a.gguf", ["/b.gguf", 0.5]]
+    table |= {"path": "/m.gguf", "lora": files, "control_vectors": files}
     config = from_mapping({"models": {"a": table}})
     params = config.models["a"].params
     assert params.lora == ((str(Path("adapters/a.gguf").absolute()), 1.0), ("/b.gguf", 0.5))
+    assert params.control_vectors == params.lora
     assert from_mapping(to_mapping(config)).models == config.models

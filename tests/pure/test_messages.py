@@ -49,6 +49,7 @@ def biggest() -> list[object]:
     from actors.kv.store import ROWS_PER_MESSAGE as WANTED
     from actors.messages.payload import INLINE_LIMIT_BYTES
     from actors.messages.speculation import CANDIDATES_LIMIT
+    from actors.model.embedding_service import MAX_INPUTS
     from actors.model.text_service import PAGE_BYTES, PAGE_CHARS, PAGE_TOKENS
     from actors.storage.tier_worker import ROWS_PER_MESSAGE as FOUND
     from actors.storage.tier_worker import batches
@@ -83,6 +84,9 @@ def biggest() -> list[object]:
             "r" * 16, "m", messages.TextPrompt(b"p" * INLINE_LIMIT_BYTES), stop=("x" * 100,) * 8
         ),
         messages.Verify("r" * 16, "m", b"p" * INLINE_LIMIT_BYTES, b"c" * 4 * CANDIDATES_LIMIT),
+        messages.Rerank(ref, b"p" * INLINE_LIMIT_BYTES),
+        messages.Reranked(ref, b"s" * 4 * MAX_INPUTS, 1 << 30),
+        messages.Complete(ref, "m", messages.InfillPrompt(b"p" * INLINE_LIMIT_BYTES)),
         messages.LookupPrefix("r" * 16, "holder", key, b"p" * INLINE_LIMIT_BYTES),
         messages.ReserveRows("r" * 16, "holder", key, SaveReason.COLD, (row,) * WANTED),
         messages.RowsReserved("r" * 16, 1, ((key, 1 << 40),) * WANTED, ()),
@@ -90,6 +94,15 @@ def biggest() -> list[object]:
         messages.RowsFound("ram", (stored,) * FOUND, last=False),
         messages.TokensDelivered("r" * 16, 0, b"t" * 4 * HELD_TOKENS_LIMIT, "é" * 8192),
         messages.LoadModel("r" * 16, "m", "/" * 4096, params=ModelParams()),
+        messages.LoadModel(
+            ref,
+            "m",
+            "/" * 4096,
+            params=ModelParams(
+                override_kv=[f"{at:02}{'k' * 125}=str:{'v' * 127}" for at in range(64)],  # type: ignore[arg-type]
+                override_tensors=[f"{'p' * 250}=CUDA{at}" for at in range(64)],  # type: ignore[arg-type]
+            ),
+        ),
         messages.Run(
             "id", Address("127.0.0.1", 1), messages.Complete("r", "m", messages.TextPrompt("text"))
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -24,6 +24,7 @@ QUESTIONS: tuple[Question, ...] = (
     m.ApplyChatTemplate("r", "{}"),
     m.VerifyThinking("r", b"thought", b"signature"),
     m.Embed("r", b'["text"]'),
+    m.Rerank("r", b'{"query": "text", "documents": ["text", "other"]}'),
     m.ReportVram("r"),
     m.LoadAdapter("r", "/a"),
     m.UnloadAdapter("r", 1),
@@ -92,6 +93,11 @@ def test_a_text_is_part_of_all_that_tokenises_it(spilled: Spilled) -> None:
     assert list(part_digests(request)) == [text]
     embed = m.Ask("model", m.Embed("r", json.dumps(["x", TEXT, [1]]).encode()))
     assert list(part_digests(embed))[1:] == [text]
+    ranked = {"query": "x", "documents": ["y", TEXT]}
+    rerank = m.Ask("model", m.Rerank("r", json.dumps(ranked).encode()))
+    assert list(part_digests(rerank))[2:] == [text]
+    gap = json.dumps({"prefix": "x", "suffix": "y", "extra": [{"name": "z", "text": TEXT}]})
+    assert list(part_digests(replace(request, prompt=m.InfillPrompt(gap))))[3:] == [text]
     assert not list(part_digests(replace(request, prompt=m.TokenPrompt(spilled))))
     assert not list(part_digests(replace(request, prompt=m.ConversationPrompt(spilled))))
     assert not list(part_digests(m.Ask("model", m.ListAdapters("r"))))
@@ -99,9 +105,11 @@ def test_a_text_is_part_of_all_that_tokenises_it(spilled: Spilled) -> None:
 
 @pytest.mark.parametrize("junk", [5, None, b"[" * 100_000, b"\xff", b"{}", b"[5]"])
 def test_what_is_no_request_has_no_digest_or_any_and_raises_nothing(junk: object) -> None:
-    for question in (m.Tokenize("r", junk), m.Embed("r", junk), m.Detokenize("r", junk)):  # type: ignore[arg-type]
+    kinds: tuple[Any, ...] = (m.Tokenize, m.Embed, m.Rerank, m.Detokenize)
+    for question in (kind("r", junk) for kind in kinds):
         digest_of(m.Ask("model", question))
         list(part_digests(m.Ask("model", question)))
-    for prompt in (junk, m.TextPrompt(junk), m.Continuation(junk)):  # type: ignore[arg-type]
+    prompts = (m.TextPrompt(junk), m.InfillPrompt(junk), m.Continuation(junk))  # type: ignore[arg-type]
+    for prompt in (junk, *prompts):
         list(part_digests(m.Complete("r", "model", prompt)))  # type: ignore[arg-type]
         digest_of(m.Complete("r", "model", prompt))  # type: ignore[arg-type]

