@@ -25,7 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from actors.messages.errors import InvalidRequest
-from actors.text.chat_request import Shape
+from actors.text.chat_form import Shape
 from actors.text.template_limits import (
     MAX_OUTPUT_CHARS,
     Budget,
@@ -60,6 +60,7 @@ class ChatTemplate:
         """Compile; TemplateFailed if it is no template."""
         if len(source) > MAX_TEMPLATE_CHARS:
             raise TemplateFailed(f"the chat template has more than {MAX_TEMPLATE_CHARS} characters")
+        self.source = source
         self._environment = _Environment()
         self._specials = {"bos_token": bos_token, "eos_token": eos_token}
         self.constants: frozenset[str] = frozenset()

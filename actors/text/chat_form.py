@@ -1,0 +1,306 @@
+"""A conversation in the form that one template expects: roles, contents, thoughts, calls, tools.
+
+Pure, and decided by a ``Shape``, which ``actors.text.chat_shape`` finds out for each template.
+Nothing is left out: what has no place of its own in a template is put into a neighbouring text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeGuard
+
+from actors.text.chat_messages import REASONING
+
+Continuing = Literal["content", "reasoning"]
+CONTINUED: Final = "zqcontinuedhere"
+"""Ends the text of a message that is continued; the prompt is cut before it."""
+_RULES: Final = ("system", "developer")
+_SHORT_ID: Final = re.compile(r"[A-Za-z0-9]{9}")
+_DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+_PYTHON_TYPES: Final = {
+    "string": "str", "integer": "int", "number": "float", "boolean": "bool", "array": "List",
+    "object": "Dict",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The form in which one template expects conversations; see ``text.chat_shape``."""
+
+    no_text: Literal["empty", "null", "absent"] = "empty"
+    """The content of a message that only calls tools."""
+    splits_calls: bool = False
+    """A message with text and calls is given as two, the text first."""
+    text_arguments: bool = False
+    """Arguments of calls are JSON in a text instead of an object."""
+    short_ids: bool = False
+    """Ids of calls have nine letters or digits; others are replaced by a digest."""
+    no_tools: Literal["null", "empty"] = "null"
+    """``tools`` where there are none."""
+    flat_tools: bool = False
+    """A tool is its function's object alone, with ``parameter_definitions``, as Cohere has it."""
+    typed_content: bool = False
+    """Contents are lists of parts."""
+    developer_is_system: bool = False
+    """The role ``developer`` is given as ``system``."""
+    joins_systems: bool = False
+    """Several system messages at the beginning are given as one."""
+    system_in_user: bool = False
+    """There is no system message: its text begins the first user's."""
+    folds_systems: bool = False
+    """System messages after the beginning are given as text of users."""
+    joins_turns: bool = False
+    """Two messages of a user or an assistant in a row are given as one."""
+    user_in_result: bool = False
+    """A user's message after a tool's result is given as text of that result."""
+    reasoning: str = REASONING
+    """The key of a message's thoughts; ``parts``: of the content; ``inline``: text in it."""
+    marks: tuple[str, ...] = ()
+    """What starts and ends thoughts in the template's texts."""
+    keeps_thought: bool = False
+    """The thoughts of a last message are printed before its content."""
+    thinking: str = "enable_thinking"
+    """The variable that ``enable_thinking`` sets."""
+    effort: str = ""
+    """The variable that ``reasoning_effort`` sets."""
+    efforts: tuple[str, ...] = ()
+    """The values that it may have, from the least to the most."""
+    no_effort: str = ""
+    """The value that switches thinking off."""
+
+
+def in_form(
+    sent: list[dict[str, Any]],
+    shape: Shape,
+    continuing: Continuing | None = None,
+) -> list[dict[str, Any]]:
+    """Checked messages as a template of this shape gets them."""
+    messages = [dict(one) for one in sent]
+    if continuing is not None:
+        key = REASONING if continuing == "reasoning" else "content"
+        messages[-1][key] = (messages[-1].get(key) or "") + CONTINUED
+    messages = _with_roles(messages, shape)
+    return [made for one in messages for made in _shaped(one, shape)]
+
+
+# ── roles ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _with_roles(messages: list[dict[str, Any]], shape: Shape) -> list[dict[str, Any]]:
+    if shape.developer_is_system:
+        for one in messages:
+            one["role"] = "system" if one["role"] == "developer" else one["role"]
+    n_lead = next((at for at, one in enumerate(messages) if one["role"] not in _RULES), None)
+    n_lead = len(messages) if n_lead is None else n_lead
+    lead, rest = messages[:n_lead], messages[n_lead:]
+    if len(lead) > 1 and (shape.joins_systems or shape.system_in_user):
+        lead = [_joined(lead)]
+    if lead and shape.system_in_user:
+        lead, rest = [], _begun(lead[0], rest)
+    if shape.folds_systems:
+        rest = _folded(rest, shape)
+    if shape.user_in_result:
+        rest = list(_users_in_results(rest))
+    if shape.joins_turns:
+        rest = list(_one_by_turn(rest))
+    return lead + rest
+
+
+def _joined(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    texts = [one["content"] for one in messages if one["content"]]
+    return {**messages[0], "content": "\n\n".join(texts)}
+
+
+def _begun(system: dict[str, Any], rest: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first user's message begins with the system's text, as llama.cpp has it."""
+    text = system["content"] or ""
+    if not rest or rest[0]["role"] != "user":
+        return [{"role": "user", "content": text}, *rest]
+    return [{**rest[0], "content": f"{text}\n{rest[0]['content'] or ''}"}, *rest[1:]]
+
+
+def _folded(messages: list[dict[str, Any]], shape: Shape) -> list[dict[str, Any]]:
+    """System messages become text of the user's next message, else of the one before, else one."""
+    done: list[dict[str, Any]] = []
+    waiting: list[str] = []
+    places = ("user", "tool") if shape.user_in_result else ("user",)
+
+    def settle(following: dict[str, Any] | None) -> None:
+        text = "\n\n".join(waiting)
+        waiting.clear()
+        before = done[-1] if done else None
+        if _takes_before(following, before):
+            _add(following, text, first=True)
+        elif before is not None and before["role"] in places:
+            _add(before, text)
+        else:
+            done.append({"role": "user", "content": text})
+
+    for one in messages:
+        if one["role"] in _RULES:
+            waiting.append(f"<system>\n{one['content'] or ''}\n</system>")
+            continue
+        if waiting:
+            settle(one)
+        done.append(one)
+    if waiting:
+        settle(None)
+    return done
+
+
+def _takes_before(
+    following: dict[str, Any] | None, before: dict[str, Any] | None
+) -> TypeGuard[dict[str, Any]]:
+    """Whether text is put before this message's: a user's, or a result among those of calls."""
+    if following is None:
+        return False
+    is_among = before is not None and (before.get("tool_calls") or before["role"] == "tool")
+    return following["role"] == "user" or (following["role"] == "tool" and bool(is_among))
+
+
+def _add(message: dict[str, Any], text: str, *, first: bool = False) -> None:
+    texts = [text, message["content"]] if first else [message["content"], text]
+    message["content"] = "\n\n".join(one for one in texts if one)
+
+
+def _users_in_results(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    last: dict[str, Any] | None = None
+    for one in messages:
+        if one["role"] == "user" and last is not None and last["role"] == "tool":
+            _add(last, one["content"] or "")
+            continue
+        last = one
+        yield one
+
+
+def _one_by_turn(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    last: dict[str, Any] | None = None
+    for one in messages:
+        is_turn = one["role"] in ("user", "assistant") and not _is_more(one)
+        if last is not None and last["role"] == one["role"] and is_turn and not _is_more(last):
+            _add(last, one["content"] or "")
+            continue
+        last = one
+        yield one
+
+
+def _is_more(message: dict[str, Any]) -> bool:
+    """Whether there is more in a message than its content."""
+    return bool(message.get("tool_calls") or message.get(REASONING))
+
+
+# ── one message ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _shaped(message: dict[str, Any], shape: Shape) -> list[dict[str, Any]]:
+    message = dict(message)
+    if shape.short_ids and message.get("tool_call_id") is not None:
+        message["tool_call_id"] = _short_id(message["tool_call_id"])
+    calls = message.pop("tool_calls", None)
+    shaped = [_shaped_call(call, shape) for call in calls or ()]
+    if not shaped:
+        none = {} if calls is None else {"tool_calls": calls}
+        return [_with_thought({**message, **none}, shape)]
+    if not message["content"] and not (message.get(REASONING) and _in_content(shape)):
+        return [_only_calls(_with_thought(message, shape), shaped, shape)]
+    if not shape.splits_calls:
+        return [{**_with_thought(message, shape), "tool_calls": shaped}]
+    thought = {} if shape.keeps_thought else {REASONING: message.pop(REASONING, None)}
+    calling = _with_thought({"role": message["role"], "content": None, **thought}, shape)
+    return [_with_thought(message, shape), _only_calls(calling, shaped, shape)]
+
+
+def _in_content(shape: Shape) -> bool:
+    return shape.reasoning in ("inline", "parts")
+
+
+def _with_thought(message: dict[str, Any], shape: Shape) -> dict[str, Any]:
+    """The message with its thoughts where the template reads them, and its content as it does."""
+    content = message["content"] or ""
+    thought = message.pop(REASONING, None)
+    message["content"] = content
+    if thought and shape.reasoning == "parts":
+        parts = [{"type": "thinking", "thinking": thought}]
+        return {**message, "content": parts + _parts(content)}
+    if thought and shape.reasoning == "inline":
+        start, end = shape.marks
+        return {**message, "content": f"{start}\n{thought}\n{end}\n\n{content}"}
+    if shape.typed_content:
+        message["content"] = [{"type": "text", "text": content}]
+    if thought:
+        message[shape.reasoning if not _in_content(shape) else REASONING] = thought
+    return message
+
+
+def _parts(content: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if content else []
+
+
+def _only_calls(
+    message: dict[str, Any], calls: list[dict[str, Any]], shape: Shape
+) -> dict[str, Any]:
+    message = {**message, "content": "", "tool_calls": calls}
+    if shape.no_text == "null":
+        message["content"] = None
+    elif shape.no_text == "absent":
+        del message["content"]
+    return message
+
+
+def _shaped_call(call: dict[str, Any], shape: Shape) -> dict[str, Any]:
+    """APIs send arguments as JSON in a text; most templates expect an object."""
+    function = call["function"]
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str) and not arguments.strip():
+        arguments = {}
+    if shape.text_arguments and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    elif not shape.text_arguments and isinstance(arguments, str):
+        try:
+            parsed = json.loads(arguments)
+        except (ValueError, RecursionError):
+            parsed = arguments  # what a model generated may be no JSON; it must come back as it was
+        arguments = parsed if isinstance(parsed, dict | list) else arguments
+    shaped = {**call, "function": {**function, "arguments": arguments}}
+    return {**shaped, "id": _short_id(call["id"])} if shape.short_ids else shaped
+
+
+def _short_id(call_id: object) -> str:
+    """The same for the same id, in every turn; one that is short enough stays."""
+    text = str(call_id)
+    if _SHORT_ID.fullmatch(text):
+        return text
+    number = int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()
+    )
+    digits = []
+    for _ in range(9):
+        number, digit = divmod(number, len(_DIGITS))
+        digits.append(_DIGITS[digit])
+    return "".join(digits)
+
+
+# ── tools ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def flat_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool in Cohere's older form."""
+    function = tool["function"]
+    schema = function["parameters"]
+    listed, properties = schema.get("required"), schema.get("properties")
+    required = listed if isinstance(listed, list) else []
+    definitions = {
+        name: {
+            "description": one.get("description", ""),
+            "type": _PYTHON_TYPES.get(str(one.get("type")), "Any"),
+            "required": name in required,
+        }
+        for name, one in (properties.items() if isinstance(properties, dict) else ())
+        if isinstance(one, dict)
+    }
+    return {"description": "", **function, "parameter_definitions": definitions}
