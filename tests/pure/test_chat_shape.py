@@ -196,7 +196,7 @@ def test_a_shape_changes_only_what_it_names() -> None:
         ["content", "role"],
         ["content", "name", "role"],
         ["role", "tool_calls"],
-        ["content", "role"],
+        ["content", "name", "role", "tool_call_id"],
     ]
     assert split.shaped(Shape()).messages == chat.messages
     assert isinstance(chat, Chat)
