@@ -21,16 +21,19 @@ def prompt_text(template: ChatTemplate, chat: Chat) -> str:
     """The prompt; TemplateFailed, UnsupportedRequest where a message cannot be continued."""
     if chat.continuing is None:
         return template.render(chat.variables())
-    last = chat.messages[-1]
-    thought = last.get(chat.shape.reasoning)  # None as well: it is in the content
+    shape, last = chat.shape, chat.messages[-1]
+    thought = last.get(shape.reasoning) or last.get(REASONING)  # None as well: in the content
     has_thought = bool(chat.sent[-1].get(REASONING))
-    if chat.continuing == "reasoning" or not has_thought or chat.shape.keeps_thought:
-        text, marked, _ = template.render(chat.variables()).rpartition(CONTINUED)
-        is_whole = chat.continuing == "reasoning" or (thought or "").strip() in text
-        if marked and is_whole:
-            return text
-    if thought and chat.shape.marks and isinstance(last["content"], str):
-        return _begun(template, chat, thought, last["content"])
+    text, marked, _ = template.render(chat.variables()).rpartition(CONTINUED)
+    if chat.continuing == "reasoning" or not isinstance(last["content"], str):
+        is_whole = bool(marked)
+    else:
+        is_kept = shape.keeps_thought and (thought or "").strip() in text
+        is_whole = bool(marked) and (is_kept or not has_thought) and not _is_inside(chat, text)
+    if is_whole:
+        return text
+    if shape.marks and isinstance(last["content"], str) and bool(thought) == has_thought:
+        return _begun(template, chat, thought or "", text)
     what = "thought" if has_thought else "message"
     raise UnsupportedRequest(
         f"continue_final_message: this model's chat template does not print the {what} that is to "
@@ -38,24 +41,34 @@ def prompt_text(template: ChatTemplate, chat: Chat) -> str:
     )
 
 
-def _begun(template: ChatTemplate, chat: Chat, thought: str, content: str) -> str:
-    """A new reply as the template begins it, with the message's thought and content."""
+def _is_inside(chat: Chat, text: str) -> bool:
+    """Whether the content is printed into a thought that the template has begun."""
+    content = chat.messages[-1]["content"].removesuffix(CONTINUED).lstrip()
+    before = text[: len(text) - len(content)].rstrip()
+    return bool(chat.shape.marks) and before.endswith(chat.shape.marks[0].strip())
+
+
+def _begun(template: ChatTemplate, chat: Chat, thought: str, printed: str) -> str:
+    """A new reply as the template begins it, with the message's thought and content.
+
+    ``printed``: what the template makes of the message.
+    """
     earlier = replace(chat, messages=chat.messages[:-1])
     plain = template.render({**earlier.variables(), "add_generation_prompt": False})
     new = template.render({**earlier.variables(), "add_generation_prompt": True})
     start, end = chat.shape.marks
-    begins = next((at for at, (a, b) in enumerate(zip(plain, new, strict=False)) if a != b), 0)
-    begins = begins or min(len(plain), len(new))
-    opened = new.find(start, begins)
+    opened = new.find(start.strip(), common_length(plain, new))
     head = new if opened < 0 else new[:opened]
-    rest = "\n" if opened < 0 else _space(new[opened + len(start) :], "\n")
-    text = f"{head}{start}{rest}{thought}"
-    if chat.continuing == "content":
-        text = f"{text.rstrip()}\n{end}\n\n{content}"
-    return text.removesuffix(CONTINUED)
+    if chat.continuing == "reasoning":
+        return f"{head}{start}{thought.removesuffix(CONTINUED)}"
+    content = chat.messages[-1]["content"].removesuffix(CONTINUED)
+    rest = printed.removeprefix(head)
+    if rest == printed or start.strip() in rest:  # what the template prints before a content
+        rest = content
+    return f"{head}{start}{thought.strip()}{end}{rest}"
 
 
-def _space(text: str, otherwise: str) -> str:
-    """The white space that a template prints after the start of a thought."""
-    found = text[: len(text) - len(text.lstrip())]
-    return found if found or not text.strip() else otherwise
+def common_length(first: str, second: str) -> int:
+    """How many characters are the same at the beginning."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(first), len(second)))

@@ -10,7 +10,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Final, Literal, TypeGuard
 
 from actors.text.chat_messages import REASONING
@@ -38,10 +39,18 @@ class Shape:
     """A message with text and calls is given as two, the text first."""
     text_arguments: bool = False
     """Arguments of calls are JSON in a text instead of an object."""
+    one_call: bool = False
+    """A message calls one tool; several calls are given one by one, each with its result."""
+    results_in_call: bool = False
+    """Results are in ``tool_responses`` of the message with the calls, as Gemma has them."""
     short_ids: bool = False
     """Ids of calls have nine letters or digits; others are replaced by a digest."""
     no_tools: Literal["null", "empty"] = "null"
     """``tools`` where there are none."""
+    describes_all: bool = False
+    """Each parameter of a tool has a description, if only an empty one."""
+    functions: bool = False
+    """Tools are JSON in a text that is named ``functions``."""
     flat_tools: bool = False
     """A tool is its function's object alone, with ``parameter_definitions``, as Cohere has it."""
     typed_content: bool = False
@@ -84,7 +93,14 @@ def in_form(
     if continuing is not None:
         key = REASONING if continuing == "reasoning" else "content"
         messages[-1][key] = (messages[-1].get(key) or "") + CONTINUED
+        if not shape.keeps_thought and _in_content(shape):
+            plain = replace(shape, reasoning=REASONING)
+            return [*in_form(messages[:-1], shape), *_shaped(messages[-1], plain)]
     messages = _with_roles(messages, shape)
+    if shape.one_call:
+        messages = list(_one_by_call(messages))
+    if shape.results_in_call:
+        messages = _with_responses(messages)
     return [made for one in messages for made in _shaped(one, shape)]
 
 
@@ -194,11 +210,69 @@ def _is_more(message: dict[str, Any]) -> bool:
     return bool(message.get("tool_calls") or message.get(REASONING))
 
 
+# ── calls and results ───────────────────────────────────────────────────────────────────────────
+
+
+def _one_by_call(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Each call in a message of its own, followed by its result."""
+    n_taken = 0
+    for at, message in enumerate(messages):
+        calls = message.get("tool_calls") or []
+        if n_taken:
+            n_taken -= 1
+            continue
+        if len(calls) < 2:
+            yield message
+            continue
+        results = list(takewhile(lambda one: one["role"] == "tool", messages[at + 1 :]))
+        n_taken = len(results)
+        for number, call in enumerate(calls):
+            first = message if number == 0 else {"role": message["role"], "content": None}
+            yield {**first, "tool_calls": [call]}
+            own = [one for one in results if one.get("tool_call_id") == call["id"]]
+            results = [one for one in results if one.get("tool_call_id") != call["id"]]
+            yield from own
+        yield from results
+
+
+def _with_responses(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results, and the text that follows them, in the message with the calls.
+
+    Text beside the calls stands before them, in a message of its own.
+    """
+    done: list[dict[str, Any]] = []
+    for message in messages:
+        last = done[-1] if done else {}
+        responses = last.get("tool_responses")
+        if message["role"] == "tool" and last.get("tool_calls") and not last["content"]:
+            response = {"name": message.get("name") or "", "response": _value(message["content"])}
+            last.setdefault("tool_responses", []).append(response)
+        elif message["role"] == "assistant" and message.get("tool_calls"):
+            if message["content"]:
+                done.append({"role": "assistant", "content": message["content"]})
+            done.append({**message, "content": None})
+        elif message["role"] == "assistant" and responses and not last["content"]:
+            last["content"] = message["content"]
+        else:
+            done.append(message)
+    return done
+
+
+def _value(text: str | None) -> object:
+    """A result as the JSON that it is, else as text."""
+    try:
+        return json.loads(text or "")
+    except (ValueError, RecursionError):
+        return text or ""
+
+
 # ── one message ─────────────────────────────────────────────────────────────────────────────────
 
 
 def _shaped(message: dict[str, Any], shape: Shape) -> list[dict[str, Any]]:
     message = dict(message)
+    if shape.reasoning == "inline" and message.get("tool_calls"):
+        message.pop(REASONING, None)  # the template cuts it out, and a line break stays
     if shape.short_ids and message.get("tool_call_id") is not None:
         message["tool_call_id"] = _short_id(message["tool_call_id"])
     calls = message.pop("tool_calls", None)
@@ -206,9 +280,9 @@ def _shaped(message: dict[str, Any], shape: Shape) -> list[dict[str, Any]]:
     if not shaped:
         none = {} if calls is None else {"tool_calls": calls}
         return [_with_thought({**message, **none}, shape)]
-    if not message["content"] and not (message.get(REASONING) and _in_content(shape)):
+    if not message["content"]:
         return [_only_calls(_with_thought(message, shape), shaped, shape)]
-    if not shape.splits_calls:
+    if not shape.splits_calls or message.get("tool_responses"):
         return [{**_with_thought(message, shape), "tool_calls": shaped}]
     thought = {} if shape.keeps_thought else {REASONING: message.pop(REASONING, None)}
     calling = _with_thought({"role": message["role"], "content": None, **thought}, shape)
@@ -229,7 +303,7 @@ def _with_thought(message: dict[str, Any], shape: Shape) -> dict[str, Any]:
         return {**message, "content": parts + _parts(content)}
     if thought and shape.reasoning == "inline":
         start, end = shape.marks
-        return {**message, "content": f"{start}\n{thought}\n{end}\n\n{content}"}
+        return {**message, "content": f"{start}{thought}{end}{content}"}
     if shape.typed_content:
         message["content"] = [{"type": "text", "text": content}]
     if thought:
@@ -244,7 +318,9 @@ def _parts(content: str) -> list[dict[str, Any]]:
 def _only_calls(
     message: dict[str, Any], calls: list[dict[str, Any]], shape: Shape
 ) -> dict[str, Any]:
-    message = {**message, "content": "", "tool_calls": calls}
+    message = {**message, "content": message["content"] or "", "tool_calls": calls}
+    if message["content"]:
+        return message
     if shape.no_text == "null":
         message["content"] = None
     elif shape.no_text == "absent":
@@ -288,6 +364,24 @@ def _short_id(call_id: object) -> str:
 # ── tools ───────────────────────────────────────────────────────────────────────────────────────
 
 
+def described_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool with a description of each parameter."""
+    function = tool["function"]
+    schema = function["parameters"]
+    properties = schema.get("properties")
+    described = {
+        name: {"description": "", **one} if isinstance(one, dict) else one
+        for name, one in (properties.items() if isinstance(properties, dict) else ())
+    }
+    schema = {**schema, "properties": described}
+    return {**tool, "function": {**function, "parameters": schema}}
+
+
+def functions_text(tools: list[dict[str, Any]]) -> str:
+    """The functions of tools as one JSON text, as Fireworks' models were trained with."""
+    return json.dumps([one["function"] for one in tools], indent=4, ensure_ascii=False)
+
+
 def flat_tool(tool: dict[str, Any]) -> dict[str, Any]:
     """A tool in Cohere's older form."""
     function = tool["function"]
@@ -303,4 +397,4 @@ def flat_tool(tool: dict[str, Any]) -> dict[str, Any]:
         for name, one in (properties.items() if isinstance(properties, dict) else ())
         if isinstance(one, dict)
     }
-    return {"description": "", **function, "parameter_definitions": definitions}
+    return {**function, "parameter_definitions": definitions}

@@ -205,7 +205,7 @@ def _tool(where: str, tool: dict[str, Any]) -> dict[str, Any]:
         schema = _NO_PARAMETERS
     if not isinstance(schema, dict):
         raise BadChat(f"{where}: its parameters must be a JSON Schema, not {_shown(schema)}")
-    known = {key: function[key] for key in ("name", "description") if function.get(key) is not None}
+    known = {"name": function["name"], "description": function.get("description") or ""}
     more = {
         key: value
         for key, value in function.items()

@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from actors.text.chat_form import Continuing, Shape, flat_tool, in_form
+from actors.text.chat_form import (
+    Continuing,
+    Shape,
+    described_tool,
+    flat_tool,
+    functions_text,
+    in_form,
+)
 from actors.text.chat_messages import MAX_MESSAGES, REASONING, BadChat, messages_from, tools_from
 from actors.text.chat_thinking import EFFORTS, thinking_variables
 
@@ -70,19 +77,22 @@ class Chat:
         """Whether tools were called before."""
         return any(one["role"] == "tool" or one.get("tool_calls") for one in self.sent)
 
-    def _tools(self) -> object:
-        tools = self.extras.get("tools")
-        if not tools:
-            return None if self.shape.no_tools == "null" else []
-        return [flat_tool(one) for one in tools] if self.shape.flat_tools else tools
+    def _tools(self) -> dict[str, object]:
+        shape, tools = self.shape, self.extras.get("tools")
+        if tools and shape.describes_all:
+            tools = [described_tool(one) for one in tools]
+        as_text = {"functions": functions_text(tools or [])} if shape.functions else {}
+        if tools and shape.flat_tools:
+            tools = [flat_tool(one) for one in tools]
+        return {"tools": tools or (None if shape.no_tools == "null" else []), **as_text}
 
     def variables(self) -> dict[str, Any]:
         """What the template finds under which name; ``tools`` is none when there are none."""
         return {
             **thinking_variables(self.extras.get("enable_thinking"), self.effort, self.shape),
             "documents": None,
-            **self.extras,
-            "tools": self._tools(),
+            **self._tools(),
+            **{key: value for key, value in self.extras.items() if key != "tools"},
             "messages": self.messages,
             "add_generation_prompt": self.add_generation_prompt,
         }

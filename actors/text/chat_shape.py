@@ -10,12 +10,14 @@ what the field sends most: an empty text, arguments as an object, one message.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from actors.messages.markers import Markers
+from actors.text.chat_continuation import common_length
 from actors.text.chat_form import Shape
 from actors.text.chat_messages import REASONING
 from actors.text.chat_request import Chat, chat_from
@@ -107,11 +109,21 @@ def _switches(probe: _Probe, name: str) -> bool:
 
 
 def _tools(probe: _Probe, shape: Shape) -> Shape:
-    offer = _chat(_USER, tools=[_TOOL])
-    return probe.best([offer], [shape, replace(shape, flat_tools=True)], ("zqtool",))
+    template = probe.template
+    if "functions" in template.variables and "tools" not in template.variables:
+        shape = replace(shape, functions=True)
+    forms = [
+        replace(shape, describes_all=described, flat_tools=flat)
+        for described in (False, True)
+        for flat in (False, True)
+    ]
+    return probe.best([_chat(_USER, tools=[_TOOL])], forms, ("zqtool", _KEY))
 
 
 def _calls(probe: _Probe, shape: Shape) -> Shape:
+    constants = probe.template.constants
+    if "tool_responses" in constants and "tool_call_id" not in constants:
+        shape = replace(shape, results_in_call=True)
     kinds = [
         replace(shape, no_text=no_text, text_arguments=text)
         for text in (False, True)
@@ -122,11 +134,14 @@ def _calls(probe: _Probe, shape: Shape) -> Shape:
     usual = [_called(None, call_id="call_zqid0123456789")]
     shape = probe.best(usual, [shape, replace(shape, short_ids=True)], words)
     # Some leave out by design the text before calls of earlier turns; so first without one.
-    beside, all_words = _called(_BESIDE), (*words, _BESIDE)
+    beside, all_words = _called(_BESIDE), (_BESIDE, *words)
     latest = _called(_BESIDE, ends=True)
-    if probe.score(latest.shaped(shape), all_words) < 2 * len(all_words):
-        shape = probe.best([beside], [shape, replace(shape, splits_calls=True)], all_words)
-    return shape
+    if not _in_order(probe.text(latest.shaped(shape), {}), (_BESIDE, _NAME)):
+        forms = [shape, replace(shape, splits_calls=True)]
+        places = [_in_order(probe.text(latest.shaped(one), {}), (_BESIDE, _NAME)) for one in forms]
+        shape = forms[1] if places[1] else probe.best([beside], forms, all_words)
+    forms = [shape, replace(shape, one_call=True)]
+    return probe.best([_TWO_CALLS], forms, (_NAME, _RESULT, _SECOND))
 
 
 def _roles(probe: _Probe, shape: Shape) -> Shape:
@@ -166,18 +181,61 @@ def _in_order(text: str | None, words: tuple[str, ...]) -> bool:
 
 
 def _thoughts(probe: _Probe, shape: Shape) -> Shape:
-    marks = Markers().for_template(probe.template.source).thinking or ()
-    shape = replace(shape, marks=marks)
-    said = _said("assistant", "zqreply", **{REASONING: _THOUGHT})
-    last = _chat(_USER, said, asks=False, enable_thinking=True)
-    called = _called(None, ends=True, thought=_THOUGHT)
-    called = replace(called, extras={**called.extras, "enable_thinking": True})
+    """Where thoughts go, and what the template prints around them."""
+    known = Markers().for_template(probe.template.source).thinking or ()
+    words = (_THOUGHT, "zqreply", _NAME)
     keys = [REASONING, "reasoning", "thinking", "thought", "parts"]
-    if marks and marks[1] in probe.template.constants:
-        keys.append("inline")
     forms = [replace(shape, reasoning=key) for key in keys]
-    shape = probe.best([last, called], forms, (_THOUGHT, "zqreply", _NAME))
-    return replace(shape, keeps_thought=probe.score(last.shaped(shape), (_THOUGHT,)) > 0)
+    if len(known) == 2 and known[1] in probe.template.constants:
+        forms += _inline(probe, shape, known)
+    shape = probe.best([_LAST, _CALLED], forms, words)
+    shape = replace(shape, marks=shape.marks or _marks(probe, shape, known))
+    text = probe.text(_LAST.shaped(shape), {}) or ""
+    n_opened = text.rpartition("zquser")[2].count(shape.marks[0].strip()) if shape.marks else 1
+    return replace(shape, keeps_thought=_THOUGHT in text and n_opened == 1)
+
+
+def _inline(probe: _Probe, shape: Shape, known: tuple[str, ...]) -> list[Shape]:
+    """The form with thoughts in the content, if the template cuts them out of earlier turns."""
+    marks = _around(probe.text(_chat(_USER, enable_thinking=True).shaped(shape), {}), known)
+    form = replace(shape, reasoning="inline", marks=marks)
+    earlier = _chat(_USER, _SAID, _said("user", "zqmore"), enable_thinking=True)
+    text = probe.text(earlier.shaped(form), {})
+    return [form] if text is not None and _THOUGHT not in text else []
+
+
+def _marks(probe: _Probe, shape: Shape, known: tuple[str, ...]) -> tuple[str, ...]:
+    """What starts and ends thoughts, with the white space that belongs to them."""
+    texts = [probe.text(one.shaped(shape), {}) or "" for one in (_LAST, _CALLED)]
+    if len(known) == 2:
+        around = rf"({re.escape(known[0])}\s*){_THOUGHT}(\s*{re.escape(known[1])}\s*)"
+        found = next(filter(None, (re.search(around, text) for text in texts)), None)
+        if found is not None:
+            return found[1], found[2]
+        return _around(probe.text(_chat(_USER, enable_thinking=True).shaped(shape), {}), known)
+    without = (probe.text(one.shaped(shape), {}) or "" for one in (_LAST_PLAIN, _CALLED_PLAIN))
+    for text, plain in zip(texts, without, strict=True):
+        start, word, end = _inserted(text, plain).partition(_THOUGHT)
+        if word and start.strip() and end.strip():
+            return start, end
+    return ()
+
+
+def _around(prompt: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Marks as the beginning of a reply shows them: in lines of their own, or not."""
+    start, end = known
+    if prompt is not None and prompt.endswith(start):
+        return start, end
+    return f"{start}\n", f"\n{end}\n\n"
+
+
+def _inserted(text: str, plain: str) -> str:
+    """What ``text`` has more than ``plain``, in one place; the leftmost of equal ones."""
+    n_more, at = len(text) - len(plain), common_length(text, plain)
+    while n_more > 0 and at > 0 and text[at - 1] == text[at - 1 + n_more]:
+        at -= 1
+    found = text[at : at + n_more]
+    return found if n_more > 0 and plain == text[:at] + text[at + n_more :] else ""
 
 
 def _efforts(probe: _Probe, shape: Shape) -> Shape:
@@ -213,6 +271,7 @@ def _called(
     then: tuple[dict[str, Any], ...] = (),
     call_id: str = "zqid00001",
     thought: str | None = None,
+    **more: Any,
 ) -> Chat:
     """A conversation with a call; it ends with the call's result, or continues."""
     function = {"name": _NAME, "arguments": {_KEY: _VALUE}}
@@ -224,6 +283,7 @@ def _called(
         _said("tool", _RESULT, tool_call_id=call_id, name=_NAME),
         *(then if ends else later),
         tools=[_TOOL],
+        **more,
     )
 
 
@@ -237,6 +297,9 @@ def _said(role: str, content: str | None, **more: object) -> dict[str, Any]:
 
 
 _USER: Final = _said("user", "zquser")
+_SAID: Final = _said("assistant", "zqreply", **{REASONING: _THOUGHT})
+_LAST: Final = _chat(_USER, _SAID, asks=False, enable_thinking=True)
+_LAST_PLAIN: Final = _chat(_USER, {**_SAID, REASONING: None}, asks=False, enable_thinking=True)
 _TOOL: Final = {
     "type": "function",
     "function": {
@@ -244,8 +307,29 @@ _TOOL: Final = {
         "description": "zqdescription",
         "parameters": {
             "type": "object",
-            "properties": {_KEY: {"type": "string", "description": "zqdescription"}},
+            "properties": {
+                "zqfirst": {"type": "string", "description": "zqdescription"},
+                _KEY: {"type": "integer"},
+            },
             "required": [_KEY],
         },
     },
 }
+
+_SECOND: Final = "zqsecond"
+_TWO_CALLS: Final = _chat(
+    _USER,
+    _said(
+        "assistant",
+        None,
+        tool_calls=[
+            {"id": call_id, "type": "function", "function": {"name": name, "arguments": {}}}
+            for call_id, name in (("zqid00001", _NAME), ("zqid00002", _SECOND))
+        ],
+    ),
+    _said("tool", _RESULT, tool_call_id="zqid00001", name=_NAME),
+    _said("tool", "zqother", tool_call_id="zqid00002", name=_SECOND),
+    tools=[_TOOL],
+)
+_CALLED: Final = _called(None, ends=True, thought=_THOUGHT, enable_thinking=True)
+_CALLED_PLAIN: Final = _called(None, ends=True, enable_thinking=True)

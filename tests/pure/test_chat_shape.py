@@ -142,7 +142,6 @@ FIRST_CALL = LOOP.format("{{ m.tool_calls[0].function.name if m.tool_calls }}" +
         (USUAL, {"messages": [USER], "documents": [{"text": "Owls."}]}, "documents"),
         (ONLY_SYSTEM, {"messages": [USER, RESULT]}, r"messages\[1\] \(role tool\)"),
         (ONLY_SYSTEM, {"messages": [USER, calling()]}, r"messages\[1\].tool_calls\[0\]"),
-        (FIRST_CALL, {"messages": [USER, calling(tool_calls=[CALL, CALL])]}, r"tool_calls\[1\]"),
         (USUAL, {"messages": [USER], "template_kwargs": {"mood": 1}}, r"template_kwargs\['mood'\]"),
         (USUAL, {"messages": [USER], "enable_thinking": True}, "enable_thinking=True"),
     ],
