@@ -16,7 +16,8 @@ from runtime.settings import arguments
 from supervision.frozen import frozen
 
 _CHAT_KEYS: Final = (
-    "tools", "documents", "template_kwargs", "enable_thinking", "chat_template",
+    "tools", "documents", "template_kwargs", "chat_template_kwargs", "enable_thinking",
+    "reasoning_effort", "continue_final_message", "chat_template",
 )  # fmt: skip
 _CONVERSATION: Final = (
     'a list of at least one {"role": …, "content": …}; complete() takes a plain text'
@@ -72,7 +73,8 @@ def chat_request(model: str, messages: Messages, **options: Any) -> PreparedRequ
 def chat_json(messages: Messages, **keys: Any) -> bytes:
     """A conversation in the form of ``ApplyChatTemplate``.
 
-    ``keys``: ``tools``, ``documents``, ``template_kwargs``, ``enable_thinking``,
+    ``keys``: ``tools``, ``documents``, ``template_kwargs``, ``chat_template_kwargs``,
+    ``enable_thinking``, ``reasoning_effort``, ``continue_final_message``,
     ``add_generation_prompt``, ``chat_template``; what is ``None`` is left out.
     """
     conversation = arguments.items("messages", messages, _CONVERSATION)
