@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any, Final, Literal, TypeGuard
 
 from actors.text.chat_messages import REASONING
@@ -115,21 +114,13 @@ def _with_roles(messages: list[dict[str, Any]], shape: Shape) -> list[dict[str, 
     n_lead = len(messages) if n_lead is None else n_lead
     lead, rest = messages[:n_lead], messages[n_lead:]
     if len(lead) > 1 and (shape.joins_systems or shape.system_in_user):
-        lead = [_joined(lead)]
+        texts = [one["content"] for one in lead if one["content"]]
+        lead = [{**lead[0], "content": "\n\n".join(texts)}]
     if lead and shape.system_in_user:
         lead, rest = [], _begun(lead[0], rest)
-    if shape.folds_systems:
-        rest = _folded(rest, shape)
-    if shape.user_in_result:
-        rest = list(_users_in_results(rest))
-    if shape.joins_turns:
-        rest = list(_one_by_turn(rest))
+    if shape.folds_systems or shape.user_in_result or shape.joins_turns:
+        rest = _with_turns(rest, shape)
     return lead + rest
-
-
-def _joined(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    texts = [one["content"] for one in messages if one["content"]]
-    return {**messages[0], "content": "\n\n".join(texts)}
 
 
 def _begun(system: dict[str, Any], rest: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,6 +131,20 @@ def _begun(system: dict[str, Any], rest: list[dict[str, Any]]) -> list[dict[str,
     return [{**rest[0], "content": f"{text}\n{rest[0]['content'] or ''}"}, *rest[1:]]
 
 
+def _with_turns(messages: list[dict[str, Any]], shape: Shape) -> list[dict[str, Any]]:
+    for one in messages:  # lists of texts, so that many can be added
+        one["content"] = [one["content"]] if one["content"] else []
+    if shape.folds_systems:
+        messages = _folded(messages, shape)
+    if shape.user_in_result:
+        messages = list(_users_in_results(messages))
+    if shape.joins_turns:
+        messages = list(_one_by_turn(messages))
+    for one in messages:
+        one["content"] = "\n\n".join(one["content"])
+    return messages
+
+
 def _folded(messages: list[dict[str, Any]], shape: Shape) -> list[dict[str, Any]]:
     """System messages become text of the user's next message, else of the one before, else one."""
     done: list[dict[str, Any]] = []
@@ -147,19 +152,18 @@ def _folded(messages: list[dict[str, Any]], shape: Shape) -> list[dict[str, Any]
     places = ("user", "tool") if shape.user_in_result else ("user",)
 
     def settle(following: dict[str, Any] | None) -> None:
-        text = "\n\n".join(waiting)
-        waiting.clear()
         before = done[-1] if done else None
         if _takes_before(following, before):
-            _add(following, text, first=True)
+            following["content"][:0] = waiting
         elif before is not None and before["role"] in places:
-            _add(before, text)
+            before["content"] += waiting
         else:
-            done.append({"role": "user", "content": text})
+            done.append({"role": "user", "content": [*waiting]})
+        waiting.clear()
 
     for one in messages:
         if one["role"] in _RULES:
-            waiting.append(f"<system>\n{one['content'] or ''}\n</system>")
+            waiting.append(f"<system>\n{''.join(one['content'])}\n</system>")
             continue
         if waiting:
             settle(one)
@@ -179,16 +183,11 @@ def _takes_before(
     return following["role"] == "user" or (following["role"] == "tool" and bool(is_among))
 
 
-def _add(message: dict[str, Any], text: str, *, first: bool = False) -> None:
-    texts = [text, message["content"]] if first else [message["content"], text]
-    message["content"] = "\n\n".join(one for one in texts if one)
-
-
 def _users_in_results(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     last: dict[str, Any] | None = None
     for one in messages:
         if one["role"] == "user" and last is not None and last["role"] == "tool":
-            _add(last, one["content"] or "")
+            last["content"] += one["content"]
             continue
         last = one
         yield one
@@ -199,7 +198,7 @@ def _one_by_turn(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for one in messages:
         is_turn = one["role"] in ("user", "assistant") and not _is_more(one)
         if last is not None and last["role"] == one["role"] and is_turn and not _is_more(last):
-            _add(last, one["content"] or "")
+            last["content"] += one["content"]
             continue
         last = one
         yield one
@@ -215,24 +214,30 @@ def _is_more(message: dict[str, Any]) -> bool:
 
 def _one_by_call(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Each call in a message of its own, followed by its result."""
-    n_taken = 0
-    for at, message in enumerate(messages):
-        calls = message.get("tool_calls") or []
-        if n_taken:
-            n_taken -= 1
+    waiting: list[dict[str, Any]] = []
+    results: dict[Any, list[dict[str, Any]]] = {}
+
+    def settled() -> Iterator[dict[str, Any]]:
+        for message in waiting:
+            yield message
+            yield from results.pop(message["tool_calls"][0]["id"], ())
+        for others in results.values():
+            yield from others
+        waiting.clear()
+        results.clear()
+
+    for message in messages:
+        if waiting and message["role"] == "tool":
+            results.setdefault(str(message.get("tool_call_id")), []).append(message)
             continue
+        yield from settled()
+        calls = message.get("tool_calls") or []
         if len(calls) < 2:
             yield message
             continue
-        results = list(takewhile(lambda one: one["role"] == "tool", messages[at + 1 :]))
-        n_taken = len(results)
-        for number, call in enumerate(calls):
-            first = message if number == 0 else {"role": message["role"], "content": None}
-            yield {**first, "tool_calls": [call]}
-            own = [one for one in results if one.get("tool_call_id") == call["id"]]
-            results = [one for one in results if one.get("tool_call_id") != call["id"]]
-            yield from own
-        yield from results
+        others = [{"role": message["role"], "content": None, "tool_calls": [c]} for c in calls[1:]]
+        waiting += [{**message, "tool_calls": calls[:1]}, *others]
+    yield from settled()
 
 
 def _with_responses(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

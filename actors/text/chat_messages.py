@@ -9,6 +9,7 @@ from this one form (``actors.text.chat_form``). Keys that are unknown here are k
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import Any, Final
 
 from actors.messages.errors import InvalidRequest
@@ -148,31 +149,33 @@ def _connect_results(messages: list[dict[str, Any]]) -> None:
     """
     n_calls = 0
     names: dict[str, str] = {}
-    open_calls: list[str] = []
+    open_calls: dict[str, deque[str]] = {}
     for message in messages:
         calls = message.get("tool_calls") or []
+        if calls:
+            open_calls = {"": deque()}
         for call in calls:
             n_calls += 1
             call["id"] = call.get("id") or f"call{n_calls:05d}"
-            names[call["id"]] = call["function"]["name"]
-            open_calls.append(call["id"])
+            name = names[call["id"]] = call["function"]["name"]
+            for key in ("", name):
+                open_calls.setdefault(key, deque()).append(call["id"])
         if message["role"] == "tool":
             _connect(message, names, open_calls)
 
 
-def _connect(message: dict[str, Any], names: dict[str, str], open_calls: list[str]) -> None:
+def _connect(
+    message: dict[str, Any], names: dict[str, str], open_calls: dict[str, deque[str]]
+) -> None:
+    """``open_calls``: ids of the last calls, in order, by name and (under "") all of them."""
     if isinstance(message.get("tool_name"), str):
         message.setdefault("name", message["tool_name"])
-    if not message.get("tool_call_id"):
-        same = [one for one in open_calls if names[one] == message.get("name")]
-        found = next(iter(same or ([] if message.get("name") else open_calls)), None)
-        if found is None:
-            return
-        message["tool_call_id"] = found
-    known = message["tool_call_id"]
-    if known in open_calls:
-        open_calls.remove(known)
-    if isinstance(known, str) and known in names and not message.get("name"):
+    name = message.get("name")
+    waiting = open_calls.get(name if isinstance(name, str) else "")
+    if not message.get("tool_call_id") and waiting:
+        message["tool_call_id"] = waiting.popleft()
+    known = message.get("tool_call_id")
+    if isinstance(known, str) and known in names and not name:
         message["name"] = names[known]
 
 
