@@ -60,6 +60,8 @@ class Shape:
     """Several system messages at the beginning are given as one."""
     system_in_user: bool = False
     """There is no system message: its text begins the first user's."""
+    system_needs_user: bool = False
+    """The same where a conversation does not end with a user's message."""
     folds_systems: bool = False
     """System messages after the beginning are given as text of users."""
     joins_turns: bool = False
@@ -110,13 +112,15 @@ def _with_roles(messages: list[dict[str, Any]], shape: Shape) -> list[dict[str, 
     if shape.developer_is_system:
         for one in messages:
             one["role"] = "system" if one["role"] == "developer" else one["role"]
+    is_asked = bool(messages) and messages[-1]["role"] == "user"
+    in_user = shape.system_in_user or (shape.system_needs_user and not is_asked)
     n_lead = next((at for at, one in enumerate(messages) if one["role"] not in _RULES), None)
     n_lead = len(messages) if n_lead is None else n_lead
     lead, rest = messages[:n_lead], messages[n_lead:]
-    if len(lead) > 1 and (shape.joins_systems or shape.system_in_user):
+    if len(lead) > 1 and (shape.joins_systems or in_user):
         texts = [one["content"] for one in lead if one["content"]]
         lead = [{**lead[0], "content": "\n\n".join(texts)}]
-    if lead and shape.system_in_user:
+    if lead and in_user:
         lead, rest = [], _begun(lead[0], rest)
     if shape.folds_systems or shape.user_in_result or shape.joins_turns:
         rest = _with_turns(rest, shape)

@@ -150,10 +150,11 @@ def _connect_results(messages: list[dict[str, Any]]) -> None:
     n_calls = 0
     names: dict[str, str] = {}
     open_calls: dict[str, deque[str]] = {}
+    answered: set[str] = set()
     for message in messages:
         calls = message.get("tool_calls") or []
         if calls:
-            open_calls = {"": deque()}
+            open_calls, answered = {"": deque()}, set()
         for call in calls:
             n_calls += 1
             call["id"] = call.get("id") or f"call{n_calls:05d}"
@@ -161,22 +162,35 @@ def _connect_results(messages: list[dict[str, Any]]) -> None:
             for key in ("", name):
                 open_calls.setdefault(key, deque()).append(call["id"])
         if message["role"] == "tool":
-            _connect(message, names, open_calls)
+            _name(message, names, _open_call(message, open_calls, answered))
 
 
-def _connect(
-    message: dict[str, Any], names: dict[str, str], open_calls: dict[str, deque[str]]
-) -> None:
-    """``open_calls``: ids of the last calls, in order, by name and (under "") all of them."""
+def _open_call(
+    message: dict[str, Any], open_calls: dict[str, deque[str]], answered: set[str]
+) -> str | None:
+    """The id of the call that this is the result of.
+
+    ``open_calls``: ids of the last calls, in order, by name and (under "") all of them.
+    """
     if isinstance(message.get("tool_name"), str):
         message.setdefault("name", message["tool_name"])
+    found = message.get("tool_call_id")
     name = message.get("name")
     waiting = open_calls.get(name if isinstance(name, str) else "")
-    if not message.get("tool_call_id") and waiting:
-        message["tool_call_id"] = waiting.popleft()
-    known = message.get("tool_call_id")
-    if isinstance(known, str) and known in names and not name:
-        message["name"] = names[known]
+    while not found and waiting:
+        one = waiting.popleft()
+        found = None if one in answered else one
+    if not isinstance(found, str):
+        return None
+    answered.add(found)
+    return found
+
+
+def _name(message: dict[str, Any], names: dict[str, str], call_id: str | None) -> None:
+    if call_id is not None:
+        message["tool_call_id"] = call_id
+        if call_id in names and not message.get("name"):
+            message["name"] = names[call_id]
 
 
 # ── tools ───────────────────────────────────────────────────────────────────────────────────────

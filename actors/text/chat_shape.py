@@ -153,6 +153,9 @@ def _roles(probe: _Probe, shape: Shape) -> Shape:
     alone = _chat(_said("system", _RULE), _USER)
     forms = [shape, replace(shape, system_in_user=True)]
     shape = probe.best([alone], forms, (_RULE, "zquser"))
+    called = replace(_CALLED_PLAIN, sent=[_said("system", _RULE), *_CALLED_PLAIN.sent])
+    forms = [shape, replace(shape, system_needs_user=True)]
+    shape = probe.best([called], forms, (_RULE, "zquser", _RESULT))
     several = _chat(_said("system", _RULE), _said("system", _ORDER), _USER)
     forms = [shape, replace(shape, joins_systems=True)]
     return probe.best([several], forms, (_RULE, _ORDER, "zquser"))

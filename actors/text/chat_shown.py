@@ -42,7 +42,7 @@ class _Part:
 def check_shown(template: ChatTemplate, chat: Chat, text: str, *, thinks: bool) -> None:
     """``text`` is the chat as the template renders it; NotShown, TemplateStopped.
 
-    ``thinks``: the model has markers of thinking.
+    ``thinks``: the model has markers of thinking; others are known by their template.
     """
     _check_variables(template, chat, thinks=thinks)
     suspects = list(_suspects(chat, text))
@@ -71,6 +71,8 @@ def _check_variables(template: ChatTemplate, chat: Chat, *, thinks: bool) -> Non
             f"template_kwargs[{unknown[0]!r}] has no effect: this model's chat template reads no "
             f"variable of that name. It reads {', '.join(known) or 'none'}"
         )
+    shape = chat.shape
+    thinks = thinks or bool(shape.marks or shape.efforts or shape.keeps_thought)
     wish, name = chat.extras.get("enable_thinking"), "enable_thinking"
     has_switch = bool({name, chat.shape.thinking} & template.variables)
     if wish is None and chat.effort is not None:

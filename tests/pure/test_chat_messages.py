@@ -62,7 +62,9 @@ def test_thoughts_as_parts_are_thoughts() -> None:
 
 
 def test_results_get_the_id_and_the_name_of_their_call() -> None:
-    calls = [{"function": {"name": name, "arguments": {}}} for name in ("f", "g", "f")]
+    calls: list[dict[str, Any]] = [
+        {"function": {"name": name, "arguments": {}}} for name in ("f", "g", "f")
+    ]
     results = [{"role": "tool", "content": "1", "tool_name": "g"}, {"role": "tool", "content": "2"}]
     made = sent(USER, {"role": "assistant", "tool_calls": calls}, *results)
     assert [one["id"] for one in made[1]["tool_calls"]] == ["call00001", "call00002", "call00003"]
