@@ -74,10 +74,10 @@ def _check_variables(template: ChatTemplate, chat: Chat, *, thinks: bool) -> Non
     shape = chat.shape
     thinks = thinks or bool(shape.marks or shape.efforts or shape.keeps_thought)
     wish, name = chat.extras.get("enable_thinking"), "enable_thinking"
-    has_switch = bool({name, chat.shape.thinking} & template.variables)
+    has_switch = bool({name, shape.thinking} & template.variables or shape.no_effort)
     if wish is None and chat.effort is not None:
         wish, name = chat.effort != "none", "reasoning_effort"
-        has_switch = has_switch or bool(chat.shape.efforts if wish else chat.shape.no_effort)
+        has_switch = has_switch or bool(wish and shape.efforts)
     if wish is None or has_switch:
         return
     if bool(wish) != thinks:

@@ -37,6 +37,9 @@ def thinking_variables(wish: object, effort: str | None, shape: Shape) -> dict[s
         is_plain = isinstance(on, bool)
         variables[shape.thinking] = wish if is_plain else on if wish else off
     if effort is None:
+        if wish is not None and shape.no_effort:  # a level that is a switch as well
+            level = _nearest("high", shape.efforts) if wish else shape.no_effort
+            variables[shape.effort] = level
         return variables
     if shape.effort == BUDGET and effort in _BUDGETS:
         variables[BUDGET] = _BUDGETS[effort]
@@ -48,5 +51,6 @@ def thinking_variables(wish: object, effort: str | None, shape: Shape) -> dict[s
 
 
 def _nearest(effort: str, known: tuple[str, ...]) -> str:
+    """That level, else the next higher one, else the highest."""
     least = EFFORTS.index(effort)
     return next((one for one in known if EFFORTS.index(one) >= least), known[-1])

@@ -131,13 +131,11 @@ def outcome(template: ChatTemplate, case: str, thinks: bool) -> str:
         text = prompt_text(template, chat)
         check_shown(template, chat, text, thinks=thinks)
     except TemplateFailed as error:
-        assert str(error).startswith("the chat template raised: "), error
-        return "T"
+        return "T" if str(error).startswith("the chat template raised: ") else str(error)
     except NotShown:
         return "L"
     except RequestRefused as error:
-        assert "does not print the thought" in str(error), error
-        return "R"
+        return "R" if "does not print the thought" in str(error) else str(error)
     if chat.continuing:
         assert text.endswith(words[-1]), text
     at = 0

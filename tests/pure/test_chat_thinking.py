@@ -75,6 +75,12 @@ def test_both_names_of_the_switch_are_taken(name: str) -> None:
         assert shown(source, chat_template_kwargs={name: False}) == "off"
 
 
+def test_a_level_is_the_switch_where_there_is_no_other() -> None:
+    assert shown(STRICT, enable_thinking=False) == "no_think"
+    assert shown(STRICT, enable_thinking=True) == "high"
+    assert shown(FREE, enable_thinking=True) == "medium"
+
+
 def test_an_effort_that_cannot_be_had_is_refused_by_name() -> None:
     """A model that always thinks, as much as it does, thinks; others cannot be made to."""
     assert shown(LOOP, reasoning_effort="high", thinks=True)

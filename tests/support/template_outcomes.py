@@ -72,7 +72,7 @@ OUTCOMES: Final = {
     "meta-llama-Llama-3.3-70B-Instruct": "...........L",
     "microsoft-Phi-3.5-mini-instruct": ".LLLLL.....L",
     "mistralai-Ministral-3-14B-Reasoning-2512": "...........L",
-    "mistralai-Mistral-Nemo-Instruct-2407": ".........L.L",
+    "mistralai-Mistral-Nemo-Instruct-2407": "...........L",
     "moonshotai-Kimi-K2": "...........L",
     "muse-glimmer": "...........L",
     "openai-gpt-oss-120b": "...........L",
