@@ -260,11 +260,16 @@ def _with_responses(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if message["content"]:
                 done.append({"role": "assistant", "content": message["content"]})
             done.append({**message, "content": None})
-        elif message["role"] == "assistant" and responses and not last["content"]:
+        elif responses and not last["content"] and _is_text(message):
             last["content"] = message["content"]
         else:
             done.append(message)
     return done
+
+
+def _is_text(message: dict[str, Any]) -> bool:
+    """Whether this is the text with which the turn of these calls ends, and nothing else."""
+    return message["role"] == "assistant" and not _is_more(message)
 
 
 def _value(text: str | None) -> object:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from actors.text.chat_form import Shape, in_form
 from actors.text.chat_messages import messages_from
@@ -220,3 +223,56 @@ def test_long_conversations_are_brought_into_form_in_linear_time() -> None:
     in_form(long, shape)
     assert len(in_form(sent, shape)) == 1 + 9000 + 7000
     assert time.thread_time() - before < 5
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Of words that occur once each: contents, thoughts, names of tools."""
+    messages: list[dict[str, Any]] = []
+    for at in range(draw(st.integers(1, 7))):
+        role = draw(st.sampled_from(["system", "developer", "user", "assistant", "tool"]))
+        message: dict[str, Any] = {"role": role, "content": f"content{at}."}
+        if role == "assistant":
+            calls = [
+                {"function": {"name": f"call{at}x{n}."}} for n in range(draw(st.integers(0, 3)))
+            ]
+            message |= {"tool_calls": calls, "reasoning": f"thought{at}."}
+            message["content"] = draw(st.sampled_from([None, message["content"]]))
+        messages.append(message)
+    return messages
+
+
+SHAPES = st.builds(
+    Shape,
+    no_text=st.sampled_from(["empty", "null", "absent"]),
+    reasoning=st.sampled_from(["reasoning_content", "thinking", "parts"]),
+    **{
+        name: st.booleans()
+        for name in (
+            "splits_calls", "text_arguments", "one_call", "results_in_call", "short_ids",
+            "typed_content", "developer_is_system", "joins_systems", "system_in_user",
+            "system_needs_user", "folds_systems", "joins_turns", "user_in_result", "keeps_thought",
+        )
+    },
+)  # fmt: skip
+
+
+@example(
+    [
+        called("call0x0."),
+        {"role": "tool", "content": "content1."},
+        {"role": "assistant", "content": "content2.", "reasoning": "thought2."},
+    ],
+    Shape(results_in_call=True),
+)
+@settings(max_examples=500)
+@given(conversations(), SHAPES)
+def test_no_form_loses_or_repeats_anything(messages: list[dict[str, Any]], shape: Shape) -> None:
+    sent = messages_from(messages)
+    before = json.dumps(sent)
+    formed = json.dumps(in_form(sent, shape))
+    assert json.dumps(sent) == before
+    for word in re.findall(r"(?:content|thought)\d+\.", before):
+        assert formed.count(word) == 1, word
+    for word in re.findall(r"call\d+x\d\.", before):  # results have the name as well
+        assert word in formed, word
