@@ -320,8 +320,8 @@ class ModelEngine:
             if not self._backend.info.can_generate:
                 raise RequestRefused(m.FailReason.NOT_SUPPORTED, CANNOT_GENERATE)
             self._guesses.check(run.request)
-            reply_format = self.replays.format_of(run.request_id)
-            request = self._waiting.open(run, time.monotonic(), reply_format)
+            rendered = self.replays.rendered_of(run.request_id)
+            request = self._waiting.open(run, time.monotonic(), rendered)
         except RequestRefused as refused:
             self.replays.forget(run.request_id)
             self._send(

@@ -15,8 +15,8 @@ from actors.engine.request_builder import open_request
 from actors.engine.room_policy import Admission, admit
 from actors.engine.sessions import Sessions
 from actors.messages.errors import RequestRefused
+from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import ReplyRules
-from actors.text.reply_format import ReplyFormat
 from native.backend import Backend
 
 
@@ -53,7 +53,7 @@ class WaitingRequests:
     def __contains__(self, request: Request) -> bool:
         return request in self._requests
 
-    def open(self, run: m.Run, now: float, reply_format: ReplyFormat | None = None) -> Request:
+    def open(self, run: m.Run, now: float, rendered: Rendered | None = None) -> Request:
         """Take a request in, or RequestRefused."""
         n_waiting = len(self._requests) - self.n_aside
         if n_waiting >= self._limit:
@@ -61,7 +61,7 @@ class WaitingRequests:
                 m.FailReason.OVERLOADED,
                 f"{n_waiting} requests already wait for this model; try again later",
             )
-        request = open_request(run, self._backend, self._rules, self._exact, reply_format, now=now)
+        request = open_request(run, self._backend, self._rules, self._exact, rendered, now=now)
         try:
             self.sessions.begin(request, now)
             if request.prompt.follows_parent and request.cache.parent_tokens:

@@ -18,7 +18,6 @@ from actors.messages.text_kind import TextKind
 from actors.text.chat_prompt import ControlTokens, prompt_tokens
 from actors.text.format_parser import FormatParser
 from actors.text.rendered_prompt import Rendered
-from actors.text.reply_format import ReplyFormat
 from actors.text.reply_marks import PLAIN, SPECIAL, Mark, RecentReplies, SentText, mark_reply
 from actors.text.rerendered import end_of_reply, means_the_same, message_of
 from cache.text_marks import CANDIDATE, RowMark
@@ -54,10 +53,9 @@ class ReplyReplay:
         """From any thread: the rendered prompt of this request, before the request itself."""
         self._rendered[request_id] = rendered
 
-    def format_of(self, request_id: str) -> ReplyFormat | None:
-        """How the reply of this chat request is read; None: by the model's markers."""
-        rendered = self._rendered.get(request_id)
-        return None if rendered is None else rendered.format
+    def rendered_of(self, request_id: str) -> Rendered | None:
+        """The conversation of this request, before ``begin``; None where it is none."""
+        return self._rendered.get(request_id)
 
     def begin(self, request: Request, run: m.Run, now: float) -> None:
         """A request arrived: if its text holds a known reply, use the tokens up to its end."""

@@ -21,6 +21,7 @@ from actors.messages.journal import JournalWriter, Noted
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.payload import Payload, PayloadGone, read_payload
 from actors.text.format_parser import FormatParser
+from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import EventEncoder, ReplyRules
 from actors.text.reply_format import ReplyFormat
 from actors.text.reply_parser import ReplyParser
@@ -34,7 +35,7 @@ def open_request(
     backend: Backend,
     rules: ReplyRules | None = None,
     model: m.Exact = m.Exact.REPEAT,
-    reply_format: ReplyFormat | None = None,
+    rendered: Rendered | None = None,
     *,
     now: float,
 ) -> Request:
@@ -44,7 +45,7 @@ def open_request(
     """
     journal = open_journal(run)
     try:
-        return _opened(run, backend, rules or ReplyRules(), journal, model, reply_format, now)
+        return _opened(run, backend, rules or ReplyRules(), journal, model, rendered, now)
     except RequestRefused:
         if journal is not None:
             journal.close()
@@ -57,7 +58,7 @@ def _opened(
     rules: ReplyRules,
     journal: JournalWriter | None,
     model: m.Exact,
-    reply_format: ReplyFormat | None,
+    rendered: Rendered | None,
     now: float,
 ) -> Request:
     asked = run.request
@@ -83,10 +84,14 @@ def _opened(
     )
     left = _reply_before(asked, noted, backend)
     guessing = _guessing(asked, len(tokens), backend)
+    reply_format = None if rendered is None else rendered.format
     if reply_format is not None and reply_format.grammar and asked.sampling.is_constrained:
         raise InvalidRequest("a required tool call has a grammar of its own; ask for no other")
     call_ids = run.request_id.encode()
-    stream = rules.stream(asked, backend, text, tokens, reply_format, call_ids)
+    in_thought = rendered is not None and rendered.prompt.in_thought
+    stream = rules.stream(
+        asked, backend, text, tokens, reply_format, call_ids, in_thought=in_thought
+    )
     line = Timeline(tokens)
     parent_key = None if is_known else asked.parent_key
     return Request(

@@ -4,7 +4,7 @@
 
     RequestRefused              this request cannot be done                   .reason
     ├── InvalidRequest          its caller must change it
-    │   ├── BadChat             it is no conversation                         (text.chat_request)
+    │   ├── BadChat             it is no conversation                         (text.chat_messages)
     │   ├── TemplateFailed      the chat template refused it, or is broken    (text.chat_template)
     │   │   └── TemplateStopped the template used more than it may            (text.chat_template)
     │   ├── BadBudget           the thinking budget makes no sense            (text.reply_events)

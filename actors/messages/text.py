@@ -59,8 +59,9 @@ class ApplyChatTemplate:
     """Anyone → model: what does this conversation look like to the model?
 
     ``chat`` is JSON: ``{"messages": […], "tools": […], "documents": […], "template_kwargs": {…},
-    "add_generation_prompt": true, "enable_thinking": true, "chat_template": "…"}``; all but the
-    messages may be left out.
+    "add_generation_prompt": true, "enable_thinking": true, "reasoning_effort": "low",
+    "continue_final_message": false, "chat_template": "…"}``; all but the messages may be left out.
+    ``chat_template_kwargs`` is another name of ``template_kwargs``.
     """
 
     ref: str

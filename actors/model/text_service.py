@@ -207,7 +207,8 @@ class TextService:
         if self._control is not None:
             has_replies = any(one["role"] == "assistant" for one in chat.messages)
             reply_format = self._format(request, chat, prompt, control)
-            again = None if reply_format is None else self._again(chat)
+            is_whole = reply_format is not None and chat.continuing is None
+            again = self._again(chat) if is_whole else None
             rendered = Rendered(prompt, self._control, has_replies, reply_format, again)
         self._hand_on(job, replace(run, request=replace(request, tool_calls=calls)), ids, rendered)
 
@@ -255,7 +256,7 @@ class TextService:
         self, request: m.Complete, chat: Chat, prompt: Prompt, control: ControlTokens
     ) -> ReplyFormat | None:
         """How the reply is read, where the request separates thinking or tool calls from text."""
-        if self._rules.markers_are_set or not chat.add_generation_prompt:
+        if self._rules.markers_are_set or not (chat.add_generation_prompt or chat.continuing):
             return None
         if not (chat.has_tools or chat.tool_choice.must_call or request.thinking):
             return None

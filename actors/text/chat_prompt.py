@@ -29,6 +29,9 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from actors.messages.errors import UnsupportedRequest
+from actors.text.chat_continuation import prompt_text
+from actors.text.chat_form import CONTINUED
 from actors.text.chat_request import Chat
 from actors.text.chat_template import ChatTemplate, TemplateFailed
 from native.backend import Vocabulary
@@ -45,6 +48,8 @@ class Prompt:
     text: str
     forged: tuple[tuple[int, int], ...] = ()
     """Where callers' texts hold what would be read as a control token: [start, end)."""
+    in_thought: bool = False
+    """The reply continues a thought that the caller has begun."""
 
 
 class ControlTokens:
@@ -113,16 +118,16 @@ class ControlTokens:
 
 
 def render_chat(template: ChatTemplate, chat: Chat, control: ControlTokens) -> Prompt:
-    """Render, and find what callers forged; TemplateFailed."""
-    text = template.render(chat.variables())
+    """Render, and find what callers forged; TemplateFailed, UnsupportedRequest."""
+    text = prompt_text(template, chat)
+    in_thought = chat.continuing == "reasoning"
     if not control.ids or not _mentions(chat, control.firsts):
-        return Prompt(text)
+        return Prompt(text, in_thought=in_thought)
     masked = _masked(template, chat, control)
-    if masked is not None and masked.unmask(masked.text) == text:
-        return Prompt(text, _forged(text, masked, control))
-    whole = _masked_tokens(template, chat, control)
-    text = whole.unmask(whole.text)
-    return Prompt(text, _forged(text, whole, control))
+    if masked is None or masked.unmask(masked.text) != text:
+        masked = _masked_tokens(template, chat, control)
+        text = masked.unmask(masked.text)
+    return Prompt(text, _forged(text, masked, control), in_thought)
 
 
 def prompt_tokens(
@@ -194,7 +199,7 @@ def _masked(template: ChatTemplate, chat: Chat, control: ControlTokens) -> _Mask
     if area is None:
         return None
     hidden = {one: chr(area + number) for number, one in enumerate(sorted(control.firsts))}
-    kept = (text for text in template.constants if control.is_harmless(text))
+    kept = {CONTINUED, *(text for text in template.constants if control.is_harmless(text))}
     parts = [re.escape(text) for text in sorted(kept, key=len, reverse=True)]
     parts.append(f"([{re.escape(''.join(hidden))}])")
     pattern = re.compile("|".join(parts))
@@ -204,7 +209,7 @@ def _masked(template: ChatTemplate, chat: Chat, control: ControlTokens) -> _Mask
 
     try:
         return _rendered(template, chat, mask, hidden)
-    except TemplateFailed:
+    except (TemplateFailed, UnsupportedRequest):
         return None
 
 
@@ -228,7 +233,7 @@ def _rendered(
         extras=_map_texts(dict(chat.extras), mask),
     )
     real = {ord(private): character for character, private in hidden.items()}
-    return _Masked(template.render(masked.variables()), real)
+    return _Masked(prompt_text(template, masked), real)
 
 
 def _forged(text: str, masked: _Masked, control: ControlTokens) -> tuple[tuple[int, int], ...]:

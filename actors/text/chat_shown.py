@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from actors.messages.errors import UnsupportedRequest
+from actors.text.chat_continuation import prompt_text
 from actors.text.chat_request import Chat
 from actors.text.chat_template import ChatTemplate, TemplateFailed, TemplateStopped
 
@@ -41,7 +42,7 @@ class _Part:
 def check_shown(template: ChatTemplate, chat: Chat, text: str, *, thinks: bool) -> None:
     """``text`` is the chat as the template renders it; NotShown, TemplateStopped.
 
-    ``thinks``: the model has markers of thinking.
+    ``thinks``: the model has markers of thinking; others are known by their template.
     """
     _check_variables(template, chat, thinks=thinks)
     suspects = list(_suspects(chat, text))
@@ -70,14 +71,19 @@ def _check_variables(template: ChatTemplate, chat: Chat, *, thinks: bool) -> Non
             f"template_kwargs[{unknown[0]!r}] has no effect: this model's chat template reads no "
             f"variable of that name. It reads {', '.join(known) or 'none'}"
         )
-    wish = chat.extras.get("enable_thinking")
-    if wish is None or {"enable_thinking", chat.shape.thinking} & template.variables:
+    shape = chat.shape
+    thinks = thinks or bool(shape.marks or shape.efforts or shape.keeps_thought)
+    wish, name = chat.extras.get("enable_thinking"), "enable_thinking"
+    has_switch = bool({name, shape.thinking} & template.variables or shape.no_effort)
+    if wish is None and chat.effort is not None:
+        wish, name = chat.effort != "none", "reasoning_effort"
+        has_switch = has_switch or bool(wish and shape.efforts)
+    if wish is None or has_switch:
         return
     if bool(wish) != thinks:
         can = "switch thinking off" if thinks else "make this model think"
-        raise NotShown(
-            f"enable_thinking={wish!r} has no effect: this model's chat template cannot {can}"
-        )
+        given = chat.effort if name == "reasoning_effort" else wish
+        raise NotShown(f"{name}={given!r} has no effect: this model's chat template cannot {can}")
 
 
 def _suspects(chat: Chat, text: str) -> Iterator[_Part]:
@@ -155,10 +161,10 @@ def _with_word(value: Any, word: str) -> Any:
 def _rendered(template: ChatTemplate, chat: Chat) -> str | None:
     """The prompt; ``None`` if the template refuses this form of the conversation."""
     try:
-        return template.render(chat.reshaped().variables())
+        return prompt_text(template, chat.reshaped())
     except TemplateStopped:
         raise
-    except TemplateFailed:
+    except (TemplateFailed, UnsupportedRequest):
         return None
 
 

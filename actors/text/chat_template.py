@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import html
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from actors.messages.errors import InvalidRequest
-from actors.text.chat_request import Shape
+from actors.text.chat_form import Shape
 from actors.text.template_limits import (
     MAX_OUTPUT_CHARS,
     Budget,
@@ -89,6 +90,9 @@ class ChatTemplate:
             frozen = {name: _frozen(value) for name, value in variables.items()}
         except RecursionError:
             raise TemplateFailed("the conversation is nested too deeply") from None
+
+        if "datetime" in self.variables:
+            frozen.setdefault("datetime", _strftime_now("%b %d %Y"))
 
         def rendered() -> str:
             parts: list[str] = []
@@ -180,6 +184,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         for name in _LEFT_OUT:
             self.filters.pop(name, None)
         self.filters |= {"tojson": _tojson, "indent": _indent, _CONCAT: self._concatenated}
+        self.filters |= {"safe": str} | dict.fromkeys(("e", "escape", "forceescape"), _escape)
         self.filters = {name: self._charged(one) for name, one in self.filters.items()}
         self.filters["format"] = self._sized_format
         self.filters["replace"] = self._sized_replace(self.filters["replace"])
@@ -291,6 +296,11 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, Iterator):
         return list(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _escape(value: Any) -> str:
+    """As plain text: what Jinja marks as safe would escape all that is added to it."""
+    return html.escape(str(value))
 
 
 def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:

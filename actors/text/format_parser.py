@@ -115,10 +115,13 @@ class FormatParser:
         stops: tuple[str, ...] = (),
         *,
         lazy: LazyGrammar | None = None,
+        in_thought: bool | None = None,
         thinking_budget: int | None = None,
         call_ids: bytes = b"",
     ) -> None:
         """``lazy``: the grammar of a tool call, which ``bound`` has once the call has begun.
+
+        ``in_thought``: whether it begins inside a thought; None: as the generation prompt has it.
 
         ``call_ids``: what the ids of tool calls are made of where the format has none before a
         call's arguments.
@@ -145,7 +148,8 @@ class FormatParser:
         """Why a part of it came as text."""
         self._budget = None if thinking_budget is None else ThinkingBudget(thinking_budget)
         start = reader.facts.thinking_start
-        self.was_opened = bool(start) and reader.facts.generation_prompt.rstrip().endswith(start)
+        opens = bool(start) and reader.facts.generation_prompt.rstrip().endswith(start)
+        self.was_opened = opens if in_thought is None else in_thought
         self.opened_tokens: int | None = None
         self.n_tokens = 0
         self._said: dict[TextKind, list[str]] = {TextKind.TEXT: [], TextKind.THINKING: []}

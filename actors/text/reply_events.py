@@ -70,11 +70,13 @@ class ReplyRules:
         tokens: Sequence[int],
         found: ReplyFormat | None = None,
         call_ids: bytes = b"",
+        *,
+        in_thought: bool = False,
     ) -> ReplyParser | FormatParser:
         """What reads the reply to this request; NoMarkers, BadBudget.
 
         ``found``: the format of its chat template, if it has one that is known. ``call_ids``: what
-        ids of tool calls are made of.
+        ids of tool calls are made of. ``in_thought``: the prompt ends inside a thought.
         """
         budget = asked.thinking_budget_tokens
         if budget is not None and (budget < 0 or not asked.thinking):
@@ -83,7 +85,12 @@ class ReplyRules:
             )
         if found is not None:
             return FormatParser(
-                found.reader, asked.stop, lazy=found.lazy, thinking_budget=budget, call_ids=call_ids
+                found.reader,
+                asked.stop,
+                lazy=found.lazy,
+                in_thought=found.in_thought,
+                thinking_budget=budget,
+                call_ids=call_ids,
             )
         for wanted, markers, name in (
             (asked.thinking, self.markers.thinking, "thinking"),
@@ -99,7 +106,9 @@ class ReplyRules:
             asked.stop,
             thinking=thinking,
             tool_call=(self.markers.tool_call or ()) if asked.tool_calls else (),
-            opened=_opened(thinking, backend, text, tokens),
+            opened=m.TextKind.THINKING
+            if in_thought and thinking
+            else _opened(thinking, backend, text, tokens),
             thinking_budget=budget,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,7 @@ from actors.messages.errors import UnsupportedRequest
 from actors.text.chat_prompt import ControlTokens
 from actors.text.chat_request import Chat
 from actors.text.tool_schemas import with_own_schemas
-from native.chat_reply import Reader
+from native.chat_reply import FormatFacts, PartRead, Reader, ReplyRead
 from native.errors import NativeError
 from native.sampling_params import ReplyGrammar
 
@@ -31,7 +31,9 @@ _TEXT_BEFORE: Final = re.compile(r"(?<=^root ::= )(.*?) until-\d+\?(?= )", re.MU
 """Text of any length, which llama.cpp's grammar permits before a call that must be made."""
 _BLANKS: Final = re.compile(r"^((?:own\d+-)?space) ::= .*$", re.MULTILINE)
 """Blanks between the parts of a call: llama.cpp permits 22, which weak models use up."""
-_OWN_EXTRAS: Final = frozenset({"tools", "documents", "enable_thinking"})
+_NOT_VARIABLES: Final = frozenset(
+    {"messages", "tools", "functions", "documents", "add_generation_prompt", "enable_thinking"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class ReplyFormat:
     """Of a tool call, once it has begun."""
     end_of_thought: tuple[int, ...] = ()
     """The tokens that are forced when a thinking budget is used up."""
+    in_thought: bool | None = None
+    """Whether the reply begins inside a thought; None: as the generation prompt has it."""
 
 
 class ReplyFormats:
@@ -80,8 +84,7 @@ class ReplyFormats:
         role = chat.sent[-1]["role"]
         about = [
             source, may_call, chat.tool_choice.kind, chat.tool_choice.is_parallel, role == "tool",
-            {name: value for name, value in chat.extras.items() if name not in _OWN_EXTRAS},
-            chat.extras.get("enable_thinking"),
+            _variables(chat), chat.extras.get("enable_thinking"), sorted(chat.strict),
         ]  # fmt: skip
         key = blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=16)
         digest = key.digest()
@@ -91,7 +94,9 @@ class ReplyFormats:
             found = self._formats[digest] = self._made(source, chat, may_call, control, tokens)
             while len(self._formats) > KEPT_FORMATS:
                 del self._formats[next(iter(self._formats))]
-        if found is not None:
+        if found is not None and chat.continuing is not None:
+            found = _continued(found, text, in_thought=chat.continuing == "reasoning")
+        elif found is not None:
             begins = found.reader.facts.generation_prompt.rstrip()
             if not text.rstrip().endswith(begins):
                 found = None  # the template ends this conversation in another way
@@ -120,8 +125,8 @@ class ReplyFormats:
                     tools,
                     tool_choice=chat.tool_choice.kind if tools else "none",
                     parallel_tool_calls=chat.tool_choice.is_parallel,
-                    enable_thinking=bool(chat.extras.get("enable_thinking", True)),
-                    kwargs={k: v for k, v in chat.extras.items() if k not in _OWN_EXTRAS},
+                    enable_thinking=_thinks(chat),
+                    kwargs=_variables(chat),
                 )
             except NativeError:
                 continue
@@ -135,7 +140,7 @@ class ReplyFormats:
         markers = {one.strip() for one in facts.markers}
         shown = tuple(sorted(control.ids[one] for one in markers if one in control.ids))
         grammar = lazy = None
-        text = with_own_schemas(facts.grammar, tools) if facts.grammar else ""
+        text = with_own_schemas(facts.grammar, tools, chat.strict) if facts.grammar else ""
         text = _BLANKS.sub(lambda hit: f'{hit[1]} ::= | " " | "\\n"', text)
         if text and chat.tool_choice.must_call:
             before = facts.generation_prompt.encode()
@@ -157,6 +162,48 @@ class ReplyFormats:
             while len(self._templates) > KEPT_TEMPLATES:
                 del self._templates[next(iter(self._templates))]
         return self._templates[source]
+
+
+def _variables(chat: Chat) -> dict[str, Any]:
+    """What the template reads beside messages and tools: it may change how a reply begins."""
+    return {name: one for name, one in chat.variables().items() if name not in _NOT_VARIABLES}
+
+
+def _thinks(chat: Chat) -> bool:
+    return bool(chat.extras.get("enable_thinking", chat.effort != "none"))
+
+
+class _ContinuedReader:
+    """Reads a reply that continues a message: what there is of the message comes before it."""
+
+    def __init__(self, reader: Reader, before: bytes) -> None:
+        self._reader = reader
+        self._before = before
+
+    @property
+    def facts(self) -> FormatFacts:
+        return self._reader.facts
+
+    def read(self, text: bytes, *, is_partial: bool) -> ReplyRead:
+        found, n = self._reader.read(self._before + text, is_partial=is_partial), len(self._before)
+        parts = tuple(
+            PartRead(part.kind, max(0, part.start - n), part.end - n)
+            for part in found.parts
+            if part.end > n
+        )
+        return found._replace(end=max(0, found.end - n), parts=parts)
+
+
+def _continued(found: ReplyFormat, text: str, *, in_thought: bool) -> ReplyFormat | None:
+    """The format of a reply to a prompt that ends inside a message; None if it does not show."""
+    begins = found.reader.facts.generation_prompt
+    at = text.rfind(begins)
+    if not begins or at < 0:
+        return None
+    before = text[at + len(begins) :].encode()
+    grammar = found.grammar and replace(found.grammar, before=found.grammar.before + before)
+    reader = _ContinuedReader(found.reader, before)
+    return replace(found, reader=reader, grammar=grammar, in_thought=in_thought)
 
 
 def _examples(chat: Chat, tools: list[dict[str, Any]]) -> list[list[Mapping[str, Any]]]:

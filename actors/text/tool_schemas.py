@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from actors.messages.errors import InvalidRequest
@@ -28,9 +28,15 @@ class BadToolSchema(InvalidRequest):
     """A strict tool has a schema that cannot be held; the text names the tool and the place."""
 
 
-def with_own_schemas(grammar: str, tools: Sequence[Mapping[str, Any]]) -> str:
-    """The grammar with our rules for the arguments of these tools; BadToolSchema."""
-    rules = {rule: _own_rules(number, tool) for number, (rule, tool) in _named(tools).items()}
+def with_own_schemas(
+    grammar: str, tools: Sequence[Mapping[str, Any]], strict: Collection[str] = ()
+) -> str:
+    """The grammar with our rules for the arguments of these tools; BadToolSchema.
+
+    ``strict``: names of the tools whose schemas must be held.
+    """
+    named = _named(tools).items()
+    rules = {rule: _own_rules(number, tool, strict) for number, (rule, tool) in named}
     lines: list[str] = []
     for line in grammar.split("\n"):
         name = line.partition(" ::=")[0]
@@ -52,7 +58,9 @@ def _named(tools: Sequence[Mapping[str, Any]]) -> dict[int, tuple[str, Mapping[s
     return {number: one for number, one in named.items() if counts.count(one[0]) == 1}
 
 
-def _own_rules(number: int, tool: Mapping[str, Any]) -> tuple[str, str] | None:
+def _own_rules(
+    number: int, tool: Mapping[str, Any], strict: Collection[str]
+) -> tuple[str, str] | None:
     """The name of the rule for the arguments, and all rules; None where ours refuses the schema."""
     function = tool["function"]
     schema = function.get("parameters")
@@ -62,7 +70,7 @@ def _own_rules(number: int, tool: Mapping[str, Any]) -> tuple[str, str] | None:
     try:
         text = grammar_of(json.dumps(schema))
     except InvalidParam as error:
-        if function.get("strict"):
+        if name_of(tool) in strict:
             place = f"tools[{number}] ({name_of(tool)}) is strict"
             raise BadToolSchema(f"{place}, and its schema cannot be held: {error}") from error
         return None

@@ -86,6 +86,8 @@ if TYPE_CHECKING:
         ChatOptions,
         ChatOptionsDict,
         ContinuationOptionsDict,
+        ContinuedName,
+        EffortName,
         LoadOptions,
         LoadOptionsDict,
         RequestOptions,
@@ -432,7 +434,7 @@ class AsyncClient:
             pages = await self._ask_model(model, m.Detokenize("", payload, shows))
         return b"".join(page.data for page in pages if isinstance(page, m.Detokenized))
 
-    async def apply_chat_template(  # what a template reads, by name
+    async def apply_chat_template(  # noqa: PLR0913  # what a template reads, by name
         self,
         model: str,
         messages: Messages,
@@ -440,7 +442,10 @@ class AsyncClient:
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         enable_thinking: bool | None = None,
+        reasoning_effort: EffortName | None = None,
+        continue_final_message: bool | ContinuedName | None = None,
         chat_template: str | None = None,
         add_generation_prompt: bool | None = None,
     ) -> ChatPrompt:
@@ -450,7 +455,10 @@ class AsyncClient:
             tools=tools,
             documents=documents,
             template_kwargs=template_kwargs,
+            chat_template_kwargs=chat_template_kwargs,
             enable_thinking=enable_thinking,
+            reasoning_effort=reasoning_effort,
+            continue_final_message=continue_final_message,
             chat_template=chat_template,
             add_generation_prompt=add_generation_prompt,
         )

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         ChatOptions,
         ChatOptionsDict,
         ContinuationOptionsDict,
+        ContinuedName,
+        EffortName,
         LoadOptions,
         LoadOptionsDict,
         RequestOptions,
@@ -316,7 +318,7 @@ class Client:
         """The bytes of some tokens, for one may begin or end inside a character."""
         return finished(self._calls.detokenize_bytes(model, tokens, special=special))
 
-    def apply_chat_template(  # what a template reads, by name
+    def apply_chat_template(  # noqa: PLR0913  # what a template reads, by name
         self,
         model: str,
         messages: Messages,
@@ -324,7 +326,10 @@ class Client:
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         enable_thinking: bool | None = None,
+        reasoning_effort: EffortName | None = None,
+        continue_final_message: bool | ContinuedName | None = None,
         chat_template: str | None = None,
         add_generation_prompt: bool | None = None,
     ) -> ChatPrompt:
@@ -340,7 +345,10 @@ class Client:
                 tools=tools,
                 documents=documents,
                 template_kwargs=template_kwargs,
+                chat_template_kwargs=chat_template_kwargs,
                 enable_thinking=enable_thinking,
+                reasoning_effort=reasoning_effort,
+                continue_final_message=continue_final_message,
                 chat_template=chat_template,
                 add_generation_prompt=add_generation_prompt,
             )

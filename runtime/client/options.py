@@ -34,6 +34,8 @@ LogitBias = Mapping[int, float] | Mapping[str, float] | Sequence[tuple[int | str
 """Tokens or texts and the numbers to add to their logits; ``False`` bans them. In a mapping, digits
 are a token id."""
 SpeculationName = Literal["off", "ngram", "draft"]
+EffortName = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+ContinuedName = Literal["auto", "content", "reasoning_content"]
 PriorityName = Literal["interactive", "background"]
 
 
@@ -115,7 +117,10 @@ class ChatOptionsDict(RequestOptionsDict, total=False):
     parallel_tool_calls: bool | None
     documents: Sequence[Mapping[str, Any]] | None
     template_kwargs: Mapping[str, Any] | None
+    chat_template_kwargs: Mapping[str, Any] | None
     enable_thinking: bool | None
+    reasoning_effort: EffortName | None
+    continue_final_message: bool | ContinuedName | None
     chat_template: str | None
 
 
@@ -263,8 +268,15 @@ class ChatOptions(RequestOptions):
     """Texts that the template puts before the conversation."""
     template_kwargs: Mapping[str, Any] | None = None
     """More variables of the template."""
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    """The same, by the name that other servers have for it."""
     enable_thinking: bool | None = None
-    """The template's variable of that name."""
+    """Whether the model thinks, by the template's own variable for it."""
+    reasoning_effort: EffortName | None = None
+    """How much it thinks: as much as the template distinguishes; ``none``: not at all."""
+    continue_final_message: bool | ContinuedName | None = None
+    """Continue the last message, which is the assistant's: its content, or its thought where it
+    has nothing else. The reply contains only what is new."""
     chat_template: str | None = None
     """A Jinja text in place of the model's own template."""
 

@@ -18,7 +18,8 @@ from supervision.frozen import frozen
 
 _CHAT_KEYS: Final = (
     "tools", "tool_choice", "parallel_tool_calls", "documents", "template_kwargs",
-    "enable_thinking", "chat_template",
+    "chat_template_kwargs", "enable_thinking", "reasoning_effort", "continue_final_message",
+    "chat_template",
 )  # fmt: skip
 _CONVERSATION: Final = (
     'a list of at least one {"role": …, "content": …}; complete() takes a plain text'
@@ -174,7 +175,8 @@ def _extra_files(extra: object) -> list[dict[str, str]]:
 def chat_json(messages: Messages, **keys: Any) -> bytes:
     """A conversation in the form of ``ApplyChatTemplate``.
 
-    ``keys``: ``tools``, ``documents``, ``template_kwargs``, ``enable_thinking``,
+    ``keys``: ``tools``, ``documents``, ``template_kwargs``, ``chat_template_kwargs``,
+    ``enable_thinking``, ``reasoning_effort``, ``continue_final_message``,
     ``add_generation_prompt``, ``chat_template``; what is ``None`` is left out.
     """
     conversation = arguments.items("messages", messages, _CONVERSATION)

@@ -18,7 +18,7 @@ MAX_BYTES: Final = 48 << 10
 def template_from(options: Mapping[str, Any], where: str) -> str | None:
     """The template's text, read and compiled once as a check; None: the model's own.
 
-    Raises ConfigError with Jinja's message if it does not compile.
+    Raises ConfigError with Jinja's message if it does not compile, and if it prints no messages.
     """
     given = [key for key in KEYS if options.get(key) is not None]
     if not given:
@@ -46,11 +46,13 @@ def checked(text: object, key: str) -> str:
         raise ConfigError(key, f"has {n_bytes} bytes; at most {MAX_BYTES} are accepted")
     try:
         text.encode("utf-8")
-        ChatTemplate(text)
+        template = ChatTemplate(text)
     except UnicodeEncodeError as error:
         raise ConfigError(key, f"is not UTF-8: {error}") from error
     except TemplateFailed as error:
         raise ConfigError(key, str(error)) from error
+    if "messages" not in template.variables:
+        raise ConfigError(key, "is no chat template: it reads no variable named messages")
     return text
 
 

@@ -75,3 +75,23 @@ def test_a_thought_comes_back_as_it_was(node: Node) -> None:
     history = [*ASKED, message, {"role": "user", "content": "And now?"}]
     after = node.chat(MODEL, history, thinking_budget_tokens=12, **OPTIONS)
     assert after.usage.cached_tokens >= done.usage.prompt_tokens
+
+
+def test_a_continued_thought_is_a_thought_from_its_first_token(node: Node) -> None:
+    begun = {"role": "assistant", "content": "", "reasoning_content": "Once there was a fox"}
+    done = node.chat(
+        MODEL, [*ASKED, begun], continue_final_message=True, thinking_budget_tokens=8, **OPTIONS
+    )
+    assert done.thinking.strip()
+    assert "</think>" not in done.text
+    assert "</think>" in node.detokenize(MODEL, done.tokens)
+    assert not done.thinking.startswith("Once there was")
+    assert done.text.strip()
+
+
+def test_a_continued_content_is_text(node: Node) -> None:
+    begun = {"role": "assistant", "content": "Once there was a fox"}
+    done = node.chat(MODEL, [*ASKED, begun], continue_final_message=True, **OPTIONS)
+    assert done.text
+    assert not done.thinking
+    assert not done.text.startswith("Once there was")

@@ -268,6 +268,7 @@ def test_a_template_with_a_name_is_used_for_its_purpose(model: Backend) -> None:
         ({"documents": [DOCUMENT]}, "documents would not reach the model"),
         ({"template_kwargs": {"mood": "glad"}}, "template_kwargs['mood'] has no effect"),
         ({"enable_thinking": True}, "cannot make this model think"),
+        ({"reasoning_effort": "low"}, "reasoning_effort='low' has no effect"),
     ],
 )
 def test_what_the_template_leaves_out_is_refused_by_name(

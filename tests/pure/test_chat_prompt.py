@@ -73,7 +73,8 @@ def test_a_template_that_looks_at_suspicious_characters_is_kept_too(contents: li
 
 @given(PIECES, PIECES)
 def test_tools_are_texts_of_callers_too(name: str, value: str) -> None:
-    _, ids = tokens(TOOLS, chat("hi", tools=[{name: value, "role": value}]))
+    tool = {"name": "f", "parameters": {"properties": {name: value, "role": value}}}
+    _, ids = tokens(TOOLS, chat("hi", tools=[tool]))
     assert [one for one in ids if one >= BEGIN] == [BEGIN, END]
 
 

@@ -54,7 +54,8 @@ def test_a_conversation_is_rendered_by_its_template() -> None:
 
 def test_tools_arrive_with_their_whole_schemas() -> None:
     schema = (
-        '{"type": "function", "function": {"name": "f", "parameters": {"type": "object", '
+        '{"type": "function", "function": {"name": "f", "description": "", '
+        '"parameters": {"type": "object", '
         '"properties": {"q": {"type": "string", "description": "où & <why>"}}}}}'
     )
     text = render(

@@ -47,6 +47,7 @@ def test_a_model_gets_a_template_by_text_or_by_file(tmp_path: Path) -> None:
         ({"chat_template": "{% if %}"}, "chat_template", r"line 1"),
         ({"chat_template": "{{ x"}, "chat_template", "the chat template raised"),
         ({"chat_template": " \n"}, "chat_template", "is empty"),
+        ({"chat_template": "You are {{ name }}."}, "chat_template", "reads no variable named mess"),
         ({"chat_template": 5}, "chat_template", "is not a text"),
         ({"chat_template": "\ud800"}, "chat_template", "is not UTF-8"),
         ({"chat_template": "x" * (MAX_BYTES + 1)}, "chat_template", f"at most {MAX_BYTES}"),

@@ -161,7 +161,10 @@ _CHAT: Final[dict[str, Any]] = {
     "tools": None,
     "documents": None,
     "template_kwargs": None,
+    "chat_template_kwargs": None,
     "enable_thinking": None,
+    "reasoning_effort": None,
+    "continue_final_message": None,
     "max_tokens": 1,
     "timeout_s": 20,
 }

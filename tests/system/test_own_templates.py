@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,3 +65,39 @@ def test_chat_takes_a_template_on_the_command_line(stub_node: Node, tmp_path: Pa
     broken = cli(*chat, *own, **place)
     assert broken.returncode == 2
     assert "chat.chat_template_file: the chat template raised" in broken.stderr
+
+
+CLOSED = OURS.replace("{{ one.content }}", "{{ one.content }}</{{ one.role }}>")
+
+
+def test_a_continued_message_is_a_prompt_without_its_end(stub_node: Node) -> None:
+    """The reply is what the model writes after the message, and nothing of the message."""
+    begun = [*TALK, {"role": "assistant", "content": "Once upon"}]
+    options = {"chat_template": CLOSED, "continue_final_message": True}
+    prompt = stub_node.apply_chat_template("stub", begun, **options)  # type: ignore[arg-type]
+    assert prompt.text == "[user] hi</user>[assistant] Once upon"
+    reply = stub_node.chat("stub", begun, max_tokens=6, **options)  # type: ignore[arg-type]
+    same = stub_node.complete("stub", prompt.tokens, max_tokens=6)
+    assert (reply.text, reply.tokens) == (same.text, same.tokens)
+    thought = {**begun[1], "reasoning": "Hm."}
+    with pytest.raises(errors.NotSupported, match="does not print the thought"):
+        stub_node.chat("stub", [*TALK, thought], **options)  # type: ignore[arg-type]
+
+
+def test_what_agents_send_reaches_a_model(stub_node: Node) -> None:
+    """Other names of variables, messages of the system in the middle, results without names."""
+    template = "{{ mood }}|" + OURS + "{% for t in tools or [] %}{{ t.function.name }}{% endfor %}"
+    talk: list[dict[str, Any]] = [
+        *TALK,
+        {"role": "assistant", "content": None, "reasoning_content": "Hm."},
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": [{"type": "input_text", "text": "Why?"}]},
+    ]
+    shown = stub_node.apply_chat_template(
+        "stub",
+        talk,
+        chat_template=template,
+        chat_template_kwargs={"mood": "glad"},
+        tools=[{"name": "look_up", "input_schema": {}}],
+    )
+    assert shown.text == "glad|[user] hi[assistant] [system] Be brief.[user] Why?look_up"
