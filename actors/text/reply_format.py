@@ -196,11 +196,16 @@ class _ContinuedReader:
 
 def _continued(found: ReplyFormat, text: str, *, in_thought: bool) -> ReplyFormat | None:
     """The format of a reply to a prompt that ends inside a message; None if it does not show."""
-    begins = found.reader.facts.generation_prompt
+    facts = found.reader.facts
+    begins, closes = facts.generation_prompt, ""
+    if begins not in text and facts.thinking_start and not in_thought:
+        # The message has no thought, and the format expects one: an empty one is read.
+        begins = begins.partition(facts.thinking_start)[0]
+        closes = next(iter(facts.thinking_ends), "")
     at = text.rfind(begins)
     if not begins or at < 0:
         return None
-    before = text[at + len(begins) :].encode()
+    before = (closes + text[at + len(begins) :]).encode()
     grammar = found.grammar and replace(found.grammar, before=found.grammar.before + before)
     reader = _ContinuedReader(found.reader, before)
     return replace(found, reader=reader, grammar=grammar, in_thought=in_thought)
