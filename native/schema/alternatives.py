@@ -18,8 +18,8 @@ from native.schema.values import ALL_TYPES, key_of, types_of
 
 MAX_ALTERNATIVES = 2_000
 """Of one place."""
-MAX_WORK = 6_000
-"""Alternatives made while one schema is converted."""
+MAX_WORK = 20_000
+"""Pairs of alternatives that are joined while one schema is converted."""
 MAX_CHAIN = 60
 """References, and schemas within allOf, anyOf and so on, that lead to one another."""
 
@@ -210,8 +210,9 @@ class Expander:
         contradiction: tuple[Alternative, ...] = ()
         for one in a:
             for other in seconds:
-                self._work += 1
-                both = other if one is ANY else one if other is ANY else merged(one, other)
+                is_merged = one is not ANY and other is not ANY
+                self._work += is_merged
+                both = merged(one, other) if is_merged else other if one is ANY else one
                 if both.types == frozenset() or not both.forbidden.isdisjoint(both.required):
                     contradiction = (both,)
                 else:

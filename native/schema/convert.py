@@ -22,7 +22,7 @@ from native.schema.values import key_of, text_of, type_of
 
 MAX_LEAST = 10_000
 """Of minItems and minLength."""
-MAX_NODES = 5_000
+MAX_NODES = 50_000
 MAX_NAME_PATTERNS = 4
 MAX_UNIQUE = 8
 """Different values that items of a uniqueItems array may have."""
@@ -49,6 +49,7 @@ class _Converter:
         self._nodes: dict[Places, str] = {}
         self._todo: list[Places] = []
         self._reasons: dict[str, Reasons] = {}
+        self._of_texts: dict[int, tuple[Dfa, Ref]] = {}
 
     def convert(self) -> str:
         root = self.node(("#",))
@@ -184,6 +185,12 @@ class _Converter:
 
     def text_rule(self, dfa: Dfa) -> Ref:
         """The rest of a JSON string, its closing quote included, that an automaton accepts."""
+        known = self._of_texts.get(id(dfa))
+        if known is None:
+            known = self._of_texts[id(dfa)] = (dfa, self._new_text_rule(dfa))
+        return known[1]
+
+    def _new_text_rule(self, dfa: Dfa) -> Ref:
         names = [self.rules.new("state") for _ in dfa.steps]
         for state, steps in enumerate(dfa.steps):
             out: list[Sequence_] = [(literal('"'),)] if state in dfa.accepting else []
