@@ -13,7 +13,6 @@ from native._llama import ffi, lib
 from native.backend import Logprobs, Sampler
 from native.errors import InvalidParam
 from native.sampling_params import MAX_LOGPROBS, NUMERIC_FIELDS, SamplingParams
-from native.schema import grammar_of
 
 
 class LlamaSampler:
@@ -43,17 +42,20 @@ def own_sampler(sampler: Sampler) -> LlamaSampler:
     return sampler
 
 
-def make_sampler(model: Any, params: SamplingParams, prompt: Sequence[int]) -> Any:
-    """The handle of a new sampler. The caller keeps the model open during the call."""
+def make_sampler(
+    model: Any, params: SamplingParams, prompt: Sequence[int], grammar: Any | None
+) -> Any:
+    """The handle of a new sampler; ``grammar`` is the compiled one of ``params``, if they have one.
+
+    The caller keeps the model open during the call.
+    """
     numbers = ffi.new("la_sampling *", {name: getattr(params, name) for name in NUMERIC_FIELDS})
     texts = ffi.new("la_sampling_texts *")
     kept = _fill(texts, params)
+    texts.grammar = ffi.NULL if grammar is None else grammar
     out = ffi.new("la_sampler **")
     status = lib.la_sampler_new(model, numbers, texts, out)
     del kept
-    if status == lib.LA_GRAMMAR:
-        name = "grammar" if params.grammar is not None else "json_schema"
-        raise InvalidParam(name, _begin(getattr(params, name)), _reason())
     if status:
         _faults.raise_status(status)
     handle = ffi.gc(out[0], lib.la_sampler_free)
@@ -71,7 +73,7 @@ def _accept(handle: Any, tokens: Sequence[int], *, is_reply: bool) -> None:
         handle, ffi.from_buffer("int32_t[]", column), len(column), is_reply
     )
     if status == lib.LA_GRAMMAR:
-        raise InvalidParam("reply", int(lib.la_error_value()), _reason())
+        raise InvalidParam("reply", int(lib.la_error_value()), _faults.last_text())
     if status:
         _faults.raise_status(status)
 
@@ -98,19 +100,4 @@ def _fill(texts: Any, params: SamplingParams) -> list[Any]:
     table = ffi.new("char *[]", breakers)
     texts.n_bias, texts.bias_tokens, texts.bias_values = len(params.logit_bias), tokens, values
     texts.n_breakers, texts.breakers = len(breakers), table
-    kept = [tokens, values, table, *breakers]
-    grammar = params.grammar
-    if params.json_schema is not None:
-        grammar = grammar_of(params.json_schema)
-    if grammar is not None:
-        kept.append(ffi.new("char[]", grammar.encode()))
-        texts.grammar = kept[-1]
-    return kept
-
-
-def _begin(text: str) -> str:
-    return text if len(text) <= 60 else text[:60] + "…"
-
-
-def _reason() -> str:
-    return " ".join(_faults.last_text().split())
+    return [tokens, values, table, *breakers]

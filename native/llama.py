@@ -21,6 +21,7 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 from native import _describe, _faults, _llama
 from native._buffers import borrowed
 from native._embedder import LlamaEmbedder
+from native._grammars import Grammars
 from native._llama import ffi, lib
 from native._load import gpus, load_model, new_context
 from native._lora import LoraAdapters
@@ -72,6 +73,7 @@ class LlamaBackend:
         self._params = params
         self._headers = headers
         self._adapters = LoraAdapters(model)
+        self._grammars = Grammars()
         self._embedder: LlamaEmbedder | None = None
         self._abort_flag = abort_flag  # read by C while decoding; lives as long as this object
         self._lock = threading.RLock()
@@ -152,6 +154,13 @@ class LlamaBackend:
     def piece(self, token: int, *, special: bool = False) -> bytes:
         return self.detokenize((token,), special=special)
 
+    def compile_grammar(self, params: SamplingParams) -> None:
+        with self._vocabulary:
+            self._grammars.take(self._weights(), params)
+
+    def has_grammar(self, params: SamplingParams) -> bool:
+        return self._grammars.find(params) is not None
+
     # --- decoding -----------------------------------------------------------------------------
 
     def decode(self, batch: Batch) -> None:
@@ -182,7 +191,10 @@ class LlamaBackend:
 
     def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> LlamaSampler:
         with self._lock:
-            return LlamaSampler(self._lock, self._live, make_sampler(self._live(), params, history))
+            model = self._live()
+            grammar = self._grammars.take(model, params) if params.is_constrained else None
+            handle = make_sampler(model, params, history, grammar)
+            return LlamaSampler(self._lock, self._live, handle)
 
     def sample(self, row: int, sampler: Sampler, index: int) -> int:
         one = own_sampler(sampler)
@@ -225,8 +237,7 @@ class LlamaBackend:
 
     def grammars_compiled(self) -> int:
         """How many grammars and schemas were compiled so far, and not taken from memory."""
-        with self._lock:
-            return int(lib.la_grammars_compiled(self._live()))
+        return self._grammars.compiled
 
     def _numbers(self, logits: array[float]) -> Any:
         if logits.typecode != "f" or len(logits) != self.info.n_vocab:

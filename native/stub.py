@@ -30,7 +30,13 @@ from native._buffers import borrowed
 from native._stub_adapters import StubAdapters
 from native._stub_cells import CELL_BYTES, BlockFormat, CellPool
 from native._stub_embedder import N_EMBD, StubEmbedder
-from native._stub_sampler import StubSampler, choose, logprobs_of, new_sampler
+from native._stub_sampler import (
+    StubSampler,
+    choose,
+    logprobs_of,
+    new_sampler,
+    refuse_grammar,
+)
 from native.adapters import LoadedAdapter
 from native.backend import Batch, Buffer, Logprobs, MemoryUse, ModelInfo, Sampler
 from native.errors import (
@@ -184,6 +190,13 @@ class StubBackend:
         self._live()
         breakers = [self._breaker(text) for text in params.dry_breakers if params.dry_multiplier]
         return new_sampler(params, history, breakers, N_VOCAB, self._live)
+
+    def compile_grammar(self, params: SamplingParams) -> None:
+        refuse_grammar(params)
+
+    def has_grammar(self, params: SamplingParams) -> bool:
+        del params
+        return False
 
     def sample(self, row: int, sampler: Sampler, index: int) -> int:
         return self.sample_from(self.logits(row), sampler, index)

@@ -111,6 +111,7 @@ if TYPE_CHECKING:
     )
     from actors.messages.exact import Exact
     from actors.messages.finish_reasons import FailReason, FinishReason, Limit
+    from actors.messages.grammar import Grammar
     from actors.messages.loading import (
         Drain,
         Drained,
@@ -198,6 +199,7 @@ __all__ = [
     "FilesDropped",
     "FinishReason",
     "ForgetLive",
+    "Grammar",
     "HitKind",
     "Limit",
     "ListAdapters",
@@ -314,6 +316,7 @@ _HOMES: Final = {
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
         "exact": "Exact",
         "finish_reasons": "FailReason FinishReason Limit",
+        "grammar": "Grammar",
         "loading": (
             "Drain Drained ListWantedModels LoadFailure LoadModel ModelLoaded ModelLoading "
             "ModelNotLoaded ModelUnloaded UnloadModel WantedModelsListed"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from actors.messages.exact import Exact
 from actors.messages.finish_reasons import FailReason, FinishReason, Limit
+from actors.messages.grammar import Grammar
 from actors.messages.payload import Payload
 from actors.messages.prompts import Prompt
 from actors.messages.text_kind import TextKind
@@ -117,6 +118,7 @@ class Complete:
     """``None``: as many as fit into the context. 0 only reads the prompt into the cache; the finish
     reason is then ``prefilled``."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    """A grammar or schema in it must fit into the message; see ``grammar``."""
     stop: tuple[str, ...] = ()
     parent_key: bytes | None = None
     timeout_s: float | None = None
@@ -139,6 +141,8 @@ class Complete:
     delivered: Payload = b""
     """u32-le ids of the reply that the caller has already, from an attempt whose end it did not
     receive: the reply continues after them."""
+    grammar: Grammar | None = None
+    """What the reply must follow, of any size, in place of one in ``sampling``."""
 
     def __str__(self) -> str:
         return f"Complete({self.ref}, {self.model})"

@@ -1,15 +1,16 @@
-// Grammars: compiled once for a model and then shared, evaluated token by token.
+// Grammars: compiled once, evaluated token by token. What the samplers of one model share.
 #include "sampling.h"
 
 #include <algorithm>
 #include <limits>
 #include <list>
+#include <mutex>
 
 namespace {
 
-constexpr size_t SHELF = 16;  // compiled grammars that are kept
 constexpr size_t BREAKER_SHELF = 64;
-constexpr size_t FEW = 128;   // the likeliest tokens, tried before the vocabulary
+constexpr size_t RULE_BYTES = 80;  // of a list, and of a name
+constexpr size_t FEW = 128;  // the likeliest tokens, tried before the vocabulary
 
 } // namespace
 
@@ -18,40 +19,19 @@ constexpr size_t FEW = 128;   // the likeliest tokens, tried before the vocabula
 namespace la {
 
 struct sampler_shelf {
-    struct compiled {
-        std::string text;
-        std::shared_ptr<const grammar_rules> rules;
-    };
-    std::list<compiled> grammars;  // used last first
+    std::mutex lock;  // of the vocabulary's texts: any thread may be the first that compiles a grammar
     std::shared_ptr<const vocabulary> words;
-    std::list<std::pair<std::string, std::shared_ptr<const breaker>>> breakers;
-    uint64_t n_compiled = 0;
+    std::list<std::pair<std::string, std::shared_ptr<const breaker>>> breakers;  // used last first
 };
 
+std::shared_ptr<sampler_shelf> make_shelf() { return std::make_shared<sampler_shelf>(); }
+
 namespace {
-
-sampler_shelf &shelf_of(const la_model &model) {
-    if (!model.shelf) {
-        model.shelf = std::make_shared<sampler_shelf>();
-    }
-    return *model.shelf;
-}
-
-std::string piece_of(const llama_vocab *vocab, int32_t token, bool special) {
-    std::string piece(64, '\0');
-    int32_t n = llama_token_to_piece(vocab, token, piece.data(), static_cast<int32_t>(piece.size()), 0, special);
-    if (n < 0) {
-        piece.resize(static_cast<size_t>(-n));
-        n = llama_token_to_piece(vocab, token, piece.data(), -n, 0, special);
-    }
-    piece.resize(static_cast<size_t>(std::max(n, 0)));
-    return piece;
-}
 
 std::shared_ptr<const breaker> make_breaker(const la_model &model, const std::string &text) {
     auto made = std::make_shared<breaker>();
     for (int32_t token = 0; token < model.n_vocab; ++token) {
-        if (piece_of(model.vocab, token, true).find(text) != std::string::npos) {
+        if (piece_of(model, token, true).find(text) != std::string::npos) {
             made->containing.push_back(token);
         }
     }
@@ -63,59 +43,20 @@ std::shared_ptr<const breaker> make_breaker(const la_model &model, const std::st
     return made;
 }
 
-std::shared_ptr<const vocabulary> make_words(const la_model &model) {
-    auto made = std::make_shared<vocabulary>();
-    const auto n = static_cast<size_t>(model.n_vocab);
-    made->ends.resize(n);
-    made->begin.reserve(n + 1);
-    for (int32_t token = 0; token < model.n_vocab; ++token) {
-        const std::string piece = piece_of(model.vocab, token, false);
-        made->ends[static_cast<size_t>(token)] = llama_vocab_is_eog(model.vocab, token);
-        made->begin.push_back(static_cast<uint32_t>(made->bytes.size()));
-        made->bytes += piece;
-        made->longest = std::max(made->longest, piece.size());
-        if (!piece.empty()) {
-            made->order.push_back(token);
-        }
+std::shared_ptr<const vocabulary> words_of(const la_model &model) {
+    sampler_shelf &shelf = *model.shelf;
+    const std::lock_guard<std::mutex> held(shelf.lock);
+    if (!shelf.words) {
+        shelf.words = std::make_shared<const vocabulary>(model);
     }
-    made->begin.push_back(static_cast<uint32_t>(made->bytes.size()));
-    std::sort(made->order.begin(), made->order.end(),
-              [&](int32_t a, int32_t b) { return made->text(a) < made->text(b); });
-    std::string_view before;
-    for (const int32_t token : made->order) {
-        const auto text = made->text(token);
-        const auto differ = std::mismatch(before.begin(), before.end(), text.begin(), text.end());
-        made->shared.push_back(static_cast<uint32_t>(differ.second - text.begin()));
-        before = text;
-    }
-    return made;
+    return shelf.words;
 }
 
 } // namespace
 
-constrained take_grammar(const la_model &model, const char *text) {
-    require_vocabulary(model);
-    sampler_shelf &shelf = shelf_of(model);
-    auto &kept = shelf.grammars;
-    const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto &one) { return one.text == text; });
-    if (found != kept.end()) {
-        kept.splice(kept.begin(), kept, found);
-    } else {
-        kept.push_front({text, check_grammar(model.vocab, text)});
-        ++shelf.n_compiled;
-        if (kept.size() > SHELF) {
-            kept.pop_back();
-        }
-    }
-    if (!shelf.words) {
-        shelf.words = make_words(model);
-    }
-    return {shelf.words, std::make_unique<matcher>(kept.front().rules)};
-}
-
 std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *text) {
     require_vocabulary(model);
-    auto &kept = shelf_of(model).breakers;
+    auto &kept = model.shelf->breakers;
     const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto &one) { return one.first == text; });
     if (found != kept.end()) {
         kept.splice(kept.begin(), kept, found);
@@ -164,8 +105,8 @@ bool mask_forbidden(la_sampler &s, const float *logits) {
 }
 
 int32_t permitted_end(la_sampler &s) {
-    for (int32_t token = 0; token < s.n_vocab; ++token) {
-        if (s.grammar.words->ends[static_cast<size_t>(token)] && permits(s, token)) {
+    for (const int32_t token : s.grammar.words->enders) {
+        if (permits(s, token)) {
             return token;
         }
     }
@@ -174,6 +115,36 @@ int32_t permitted_end(la_sampler &s) {
 
 } // namespace la
 
-extern "C" uint64_t la_grammars_compiled(const la_model *model) noexcept {
-    return model->shelf ? model->shelf->n_compiled : 0;
+extern "C" {
+
+int la_grammar_new(const la_model *model, const char *text, la_grammar **out) noexcept {
+    return la::guarded([&] {
+        la::require_vocabulary(*model);
+        auto made = std::make_unique<la_grammar>();
+        made->rules = la::check_grammar(model->vocab, text);
+        try {
+            la::matcher begin(made->rules);
+        } catch (const la::fault &f) {
+            throw la::fault{LA_GRAMMAR, f.text, 0, 0};
+        }
+        made->words = la::words_of(*model);
+        for (const auto &rule : made->rules->rules) {  // now, and not when a reply first needs it
+            for (const auto &one : rule) {
+                if (one.type == LLAMA_GRETYPE_CHAR || one.type == LLAMA_GRETYPE_CHAR_NOT ||
+                    one.type == LLAMA_GRETYPE_CHAR_ANY) {
+                    made->words->uniform(&one);
+                }
+                made->n_elements += 1;
+            }
+        }
+        *out = made.release();
+    });
 }
+
+void la_grammar_free(la_grammar *grammar) noexcept { delete grammar; }
+
+uint64_t la_grammar_bytes(const la_grammar *grammar) noexcept {
+    return grammar->n_elements * sizeof(llama_grammar_element) + grammar->rules->rules.size() * RULE_BYTES;
+}
+
+} // extern "C"

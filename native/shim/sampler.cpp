@@ -92,7 +92,7 @@ int la_sampler_new(const la_model *model, const la_sampling *params, const la_sa
             }
         }
         if (texts->grammar != nullptr) {
-            made->grammar = la::take_grammar(*model, texts->grammar);
+            made->grammar = {texts->grammar->words, std::make_unique<la::matcher>(texts->grammar->rules)};
         }
         *out = made.release();
     });

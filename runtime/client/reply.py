@@ -54,6 +54,7 @@ class Reply:
         self._models = models
         self._request = prepared.request
         self._prompt = prepared.prompt
+        self._grammar = prepared.grammar
         self._shows_resumed = prepared.resumed_events
         self._progress = Progress()
         self._events: deque[Event] = deque()
@@ -64,6 +65,7 @@ class Reply:
         self._heals_until: float | None = None
         self._n_before = 0
         self._prompt_keeper: PayloadKeeper | None = None
+        self._grammar_keeper: PayloadKeeper | None = None
         self._tokens_keeper: PayloadKeeper | None = None
         self._replies: Replies | None = None
         self._accepted: str | None = None
@@ -99,7 +101,7 @@ class Reply:
             return
         self._is_over = True
         self._withdraw()
-        for keeper in (self._prompt_keeper, self._tokens_keeper):
+        for keeper in (self._prompt_keeper, self._grammar_keeper, self._tokens_keeper):
             if keeper is not None:
                 keeper.close()
 
@@ -122,6 +124,7 @@ class Reply:
         """Take one message of the node, or recover from what ended an attempt."""
         try:
             if self._replies is None:
+                await self._keep_grammar()
                 self._replies = self._send()
             self._take(await self._replies.next())
         except (
@@ -136,6 +139,15 @@ class Reply:
         except SupervisionError as error:
             with self._in_time():
                 raise connection_failure(error, self._transport.record.port) from error
+
+    async def _keep_grammar(self) -> None:
+        """Convert a schema, once; a large one on another thread, where there is a loop."""
+        source = self._grammar
+        if source is not None and self._grammar_keeper is None:
+            rules = source.rules() if source.is_quick else await self._transport.run(source.rules)
+            self._grammar_keeper = PayloadKeeper(rules)
+            grammar = m.Grammar(self._grammar_keeper.payload, source.option)
+            self._request = replace(self._request, grammar=grammar)
 
     def _send(self) -> Replies:
         """Prepare the next attempt: what is left to do, in what is left of the time."""

@@ -11,6 +11,7 @@ from actors import messages as m
 from cache.keys import KEY_BYTES
 from native.sampling_params import SamplingParams
 from runtime import errors
+from runtime.client import grammar
 from runtime.client.sampling_options import sampling_from_options
 from runtime.settings import arguments
 from supervision.frozen import frozen
@@ -34,11 +35,12 @@ Messages = Sequence[Mapping[str, Any]]
 
 @frozen
 class PreparedRequest:
-    """A request without its prompt, which may be big, and which events its caller gets."""
+    """A request without its prompt and grammar, which may be big; which events its caller gets."""
 
     request: m.Complete
     prompt: bytes
     resumed_events: bool = False
+    grammar: grammar.GrammarSource | None = None
 
 
 def with_options(
@@ -125,6 +127,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     budget = thinking_budget_tokens
     if budget is not None:
         budget = arguments.whole("thinking_budget_tokens", budget, 0)
+    chosen, source = grammar.split(sampling or sampling_from_options(**sampling_options))
     request = m.Complete(
         ref="",
         model=arguments.model_name(model),
@@ -135,7 +138,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
             continues=_continues(arguments.flag("continues", continues), session, parent_key),
         ),
         max_tokens=None if max_tokens is None else arguments.whole("max_tokens", max_tokens, 0),
-        sampling=sampling or sampling_from_options(**sampling_options),
+        sampling=chosen,
         stop=_stops(stop),
         parent_key=parsed_key(parent_key),
         timeout_s=arguments.seconds("timeout_s", timeout_s),
@@ -147,7 +150,8 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         thinking_budget_tokens=budget,
         tool_calls=arguments.flag("tool_calls", tool_calls),
     )
-    return PreparedRequest(request, prompt, arguments.flag("resumed_events", resumed_events))
+    shows_resumed = arguments.flag("resumed_events", resumed_events)
+    return PreparedRequest(request, prompt, shows_resumed, source)
 
 
 def _kind_of_prompt(*, tokens: bool, chat: bool, parse_special: bool, continues: bool) -> m.Prompt:

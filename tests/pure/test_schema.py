@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native import InvalidParam, SamplingParams
+from native import InvalidParam
 from native.schema import automaton, grammar_of
 from native.schema.document import ANNOTATIONS, OBEYED
 from native.schema.regex import BadPattern
-from runtime.client.sampling_options import sampling_from_options
+from runtime.client.request_options import prompt_request
 from runtime.errors import InvalidRequest
 from tests.support.gbnf import Grammar
 
@@ -400,9 +400,9 @@ def test_a_refused_schema_reaches_the_user_with_keyword_and_place() -> None:
     with pytest.raises(
         InvalidRequest, match=r"'#/properties/a~1b/uniqueItems'.*uniqueItems cannot be obeyed"
     ):
-        sampling_from_options(json_schema=schema)
+        prompt_request("demo", "x", json_schema=schema)
     with pytest.raises(InvalidParam, match="JSON"):
-        SamplingParams(json_schema='{"const": NaN}')
+        grammar_of('{"const": NaN}')
 
 
 def test_what_no_value_reaches_is_not_refused() -> None:
