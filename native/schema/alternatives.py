@@ -62,6 +62,8 @@ class ObjectPart:
     patterns: tuple[tuple[str, str | None], ...]
     rest: str | None
     at: str
+    evaluates: bool = True
+    """Whether its properties count for ``unevaluatedProperties``; those of a failed test do not."""
 
     def places(self, name: str, matches: Any) -> list[str]:
         """The places whose schemas a property must obey."""
@@ -340,7 +342,7 @@ class Expander:
 
     def _opposite_property(self, name: str, place: str, at: dict[str, str]) -> Alternative:
         opposite = place + OPPOSITE
-        part = ObjectPart({name: opposite}, (), None, place)
+        part = ObjectPart({name: opposite}, (), None, place, evaluates=False)
         return _only("object", at, objects=(part,), required=(name,))
 
 
@@ -451,10 +453,11 @@ def _own_objects(place: str, schema: dict[str, Any], limits: dict[str, Any]) -> 
 
 def _close(one: Alternative, rest: str) -> Alternative:
     """Names that no part of an alternative is about obey ``rest``."""
-    if any(part.rest is not None for part in one.objects):
+    parts = [part for part in one.objects if part.evaluates]
+    if any(part.rest is not None for part in parts):
         return one
-    names = {name: None for part in one.objects for name in part.names}
-    patterns = tuple((pattern, None) for part in one.objects for pattern, _ in part.patterns)
+    names = {name: None for part in parts for name in part.names}
+    patterns = tuple((pattern, None) for part in parts for pattern, _ in part.patterns)
     part = ObjectPart(names, patterns, rest, rest)
     return replace(one, objects=(*one.objects, part))
 
