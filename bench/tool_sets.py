@@ -11,16 +11,16 @@ import random
 from typing import Any
 
 _NOUNS = (
-    "account address agent amount archive attachment balance branch budget calendar channel city client "
-    "comment contact country currency customer date deadline department device discount document domain "
-    "duration email event file filter folder format group header image invoice issue item job label language "
-    "limit link location manager member message method month note number option order owner page path payment "
-    "period person phone plan policy price priority product project query quantity reason receipt record region "
-    "release report request result role room rule schedule scope score section server service session size sort "
-    "source stage state status step store street summary supplier table tag target task team template text "
-    "ticket time title token topic total track type unit update user value vendor version view volume week "
-    "window workflow year zone"
-).split()  # fmt: skip
+    "account", "address", "agent", "amount", "branch", "budget", "calendar", "channel", "city",
+    "client", "comment", "contact", "country", "currency", "date", "device", "document", "email",
+    "event", "file", "filter", "folder", "group", "image", "invoice", "issue", "item", "job",
+    "label", "language", "limit", "location", "member", "message", "month", "number", "order",
+    "owner", "page", "payment", "period", "person", "plan", "price", "project", "query", "reason",
+    "record", "region", "report", "request", "role", "room", "rule", "schedule", "scope",
+    "section", "service", "session", "size", "source", "state", "store", "street", "subject",
+    "supplier", "table", "tag", "target", "task", "team", "template", "ticket", "title", "token",
+    "topic", "track", "type", "unit", "user", "value", "vendor", "version", "volume", "year",
+)  # fmt: skip
 Schema = dict[str, Any]
 
 
@@ -68,10 +68,9 @@ def random_value(schema: Schema, rng: random.Random) -> Any:
     """A value that obeys a schema of this module."""
     if "anyOf" in schema:
         return random_value(rng.choice(schema["anyOf"]), rng)
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        return rng.choice(schema["enum"])
+    listed = [schema["const"]] if "const" in schema else schema.get("enum")
+    if listed:
+        return rng.choice(listed)
     match schema["type"]:
         case "object":
             needed = schema["required"]
@@ -85,6 +84,11 @@ def random_value(schema: Schema, rng: random.Random) -> Any:
             return round(rng.uniform(-100, 1000), 2)
         case "boolean":
             return rng.random() < 0.5
+        case _:
+            return _text(schema, rng)
+
+
+def _text(schema: Schema, rng: random.Random) -> str:
     formats = {"date-time": "2026-11-30T19:39:06Z", "uuid": str(_uuid(rng))}
     return formats.get(schema.get("format", "")) or _words(rng, rng.randint(1, 12))
 

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         Complete,
         Completed,
         CompletionFailed,
+        Grammar,
         HitKind,
         PrefillProgress,
         Priority,
@@ -111,7 +112,6 @@ if TYPE_CHECKING:
     )
     from actors.messages.exact import Exact
     from actors.messages.finish_reasons import FailReason, FinishReason, Limit
-    from actors.messages.grammar import Grammar
     from actors.messages.loading import (
         Drain,
         Drained,
@@ -310,13 +310,12 @@ _HOMES: Final = {
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
-            "CompletionFailed HitKind PrefillProgress Priority RequestEnded Resumed Run SpanEnded "
-            "Speculation StillRunning Submit Timings TokensDelivered Usage"
+            "CompletionFailed Grammar HitKind PrefillProgress Priority RequestEnded Resumed Run "
+            "SpanEnded Speculation StillRunning Submit Timings TokensDelivered Usage"
         ),
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
         "exact": "Exact",
         "finish_reasons": "FailReason FinishReason Limit",
-        "grammar": "Grammar",
         "loading": (
             "Drain Drained ListWantedModels LoadFailure LoadModel ModelLoaded ModelLoading "
             "ModelNotLoaded ModelUnloaded UnloadModel WantedModelsListed"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from actors.messages.exact import Exact
 from actors.messages.finish_reasons import FailReason, FinishReason, Limit
-from actors.messages.grammar import Grammar
 from actors.messages.payload import Payload
 from actors.messages.prompts import Prompt
 from actors.messages.text_kind import TextKind
@@ -101,6 +100,16 @@ class Timings:
 
 
 # ── inflight, and every model ──────────────────────────────────────────────────────────────────
+
+
+@frozen
+class Grammar:
+    """The rules that a reply must follow. Those of real tools are 100 KB and more."""
+
+    rules: Payload
+    """GBNF in UTF-8, its first rule named ``root``."""
+    option: str = "grammar"
+    """The option that it was made of, for error texts: ``grammar`` or ``json_schema``."""
 
 
 @frozen

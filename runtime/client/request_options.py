@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from actors import messages as m
 from cache.keys import KEY_BYTES
 from native.sampling_params import SamplingParams
 from runtime import errors
-from runtime.client import grammar
 from runtime.client.sampling_options import sampling_from_options
 from runtime.settings import arguments
 from supervision.frozen import frozen
+
+if TYPE_CHECKING:
+    from runtime.client.grammar import GrammarSource
 
 _CHAT_KEYS: Final = (
     "tools", "documents", "template_kwargs", "enable_thinking", "chat_template",
@@ -40,7 +42,7 @@ class PreparedRequest:
     request: m.Complete
     prompt: bytes
     resumed_events: bool = False
-    grammar: grammar.GrammarSource | None = None
+    grammar: GrammarSource | None = None
 
 
 def with_options(
@@ -127,7 +129,12 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     budget = thinking_budget_tokens
     if budget is not None:
         budget = arguments.whole("thinking_budget_tokens", budget, 0)
-    chosen, source = grammar.split(sampling or sampling_from_options(**sampling_options))
+    chosen = sampling or sampling_from_options(**sampling_options)
+    source: GrammarSource | None = None
+    if chosen.is_constrained:
+        from runtime.client.grammar import split  # here: few requests have a grammar
+
+        chosen, source = split(chosen)
     request = m.Complete(
         ref="",
         model=arguments.model_name(model),

@@ -18,6 +18,7 @@ from actors.messages import (
     Complete,
     Completed,
     FinishReason,
+    Grammar,
     HitKind,
     TextPrompt,
     Timings,
@@ -25,7 +26,6 @@ from actors.messages import (
     TokensDelivered,
     Usage,
 )
-from actors.messages.grammar import Grammar
 from actors.messages.logprob_records import LogprobsLog, unpack
 from actors.messages.payload import INLINE_LIMIT_BYTES
 from actors.requests.request_digest import digest_of

@@ -61,7 +61,7 @@ def test_a_large_grammar_binds_a_reply_and_a_bad_one_is_named(host: Node) -> Non
     grammar = f'root ::= word-777 " " word-19999\n{words}\n'
     assert len(grammar) > 400_000
     assert host.complete("demo", "Say: ", grammar=grammar).text == "w00777 w19999"
-    with pytest.raises(errors.InvalidRequest, match="grammar cannot be used: .*word-777"):
+    with pytest.raises(errors.InvalidRequest, match=r"grammar cannot be used: .*word-777"):
         host.complete("demo", "Say: ", grammar=grammar.replace("word-777 ::=", "word-778 ::="))
     with pytest.raises(errors.InvalidRequest, match=r"grammar='.*' is not allowed: 1 to 4,194,304"):
         host.complete("demo", "Say: ", grammar=grammar * 12)
@@ -85,9 +85,7 @@ def test_a_reply_continues_by_its_large_schema_when_its_model_dies(host: Node) -
     assert is_call(completion.text, completion.finish_reason), completion.text
 
 
-def test_asyncio_code_converts_a_large_schema_beside_its_loop(
-    host: Node, folder: Path
-) -> None:
+def test_asyncio_code_converts_a_large_schema_beside_its_loop(host: Node, folder: Path) -> None:
     async def ask() -> tuple[str, str]:
         async with AsyncNode.attach(host.port, runtime_dir=folder / "run") as node:
             done = await node.complete("demo", "As JSON: ", seed=6, **HOW)
