@@ -93,15 +93,17 @@ int32_t best_permitted(la_sampler &s, const float *logits) {
 bool mask_forbidden(la_sampler &s, const float *logits) {
     constexpr float never = -std::numeric_limits<float>::infinity();
     s.grammar.way->permitted(*s.grammar.words, s.allowed);
-    s.masked.assign(static_cast<size_t>(s.n_vocab), never);
-    bool left = false;
-    for (size_t i = 0; i < s.masked.size(); ++i) {
-        if (s.allowed[i] != 0 && logits[i] > never) {
-            s.masked[i] = logits[i];
-            left = true;
-        }
+    const auto n = static_cast<size_t>(s.n_vocab);
+    s.masked.resize(n);
+    const char *allowed = s.allowed.data();
+    float *masked = s.masked.data();
+    float most = never;
+    for (size_t i = 0; i < n; ++i) {  // without branches: it is all of the vocabulary
+        const float one = allowed[i] != 0 ? logits[i] : never;
+        masked[i] = one > never ? one : never;  // no number at all compares false
+        most = masked[i] > most ? masked[i] : most;
     }
-    return left;
+    return most > never;
 }
 
 int32_t permitted_end(la_sampler &s) {
