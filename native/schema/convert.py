@@ -379,6 +379,9 @@ class _Converter:
                 one.place("patternProperties"),
                 f"has more than {MAX_NAME_PATTERNS} patterns; use fewer",
             )
+        rests = tuple(part.rest for part in one.objects if part.rest is not None)
+        if not patterns and rests and not self.expander.together(rests):
+            return []  # additionalProperties: false
         known = [*known_names(one), *one.forbidden]
         out = []
         try:
