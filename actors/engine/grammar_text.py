@@ -12,7 +12,10 @@ from native.sampling_params import MAX_GRAMMAR_BYTES
 
 
 def with_grammar(asked: m.Complete) -> m.Complete:
-    """The request with its grammar among the sampling parameters; InvalidRequest says why not."""
+    """The request with its grammar among the sampling parameters.
+
+    InvalidRequest, if it is given twice, too long, gone, or no text.
+    """
     if asked.grammar is None:
         return asked
     if asked.sampling.is_constrained:
