@@ -200,6 +200,49 @@ def test_a_grammar_is_compiled_on_any_thread_while_the_model_decodes(b: LlamaBac
         b.compile_grammar(SamplingParams(grammar="root ::= root"))
 
 
+MASKED: dict[str, tuple[dict[str, str], str]] = {
+    "strings": ({"json_schema": '{"type": "string"}'}, '"one \\n two é"'),
+    "a long limit": ({"json_schema": '{"type": "string", "maxLength": 60}'}, '"' + "ab " * 15),
+    "a short limit": ({"json_schema": '{"type": "string", "maxLength": 5}'}, '"abc'),
+    "a pattern": ({"json_schema": '{"type": "string", "pattern": "^[a-z]+-[^x]*$"}'}, '"some-a b'),
+    "two kinds of text": ({"grammar": 'root ::= [a-z ]* "." | [^0-9]{40} "!"'}, "some text"),
+    "names": ({"grammar": 'root ::= ("name" [a-z]{3,40} | [n-z]+ [0-9])+ "💥"'}, "namesnames5"),
+    "anything": ({"grammar": 'root ::= "a" .* "b" .{2}'}, "an apple 1b"),
+}
+"""Grammars whose masks take short cuts, and texts to walk along."""
+
+
+@pytest.mark.parametrize(("how", "walked"), MASKED.values(), ids=MASKED.keys())
+def test_a_mask_allows_the_tokens_that_are_allowed_alone(
+    b: LlamaBackend, how: dict[str, str], walked: str
+) -> None:
+    """A token is checked alone where the model would choose it, else by a mask of all tokens."""
+    check = b.new_sampler(SamplingParams(**how))  # type: ignore[arg-type]
+    mask = b.new_sampler(SamplingParams(temperature=1.0, **how))  # type: ignore[arg-type]
+    every = range(b.info.n_vocab)
+    nothing = array("f", [-math.inf] * b.info.n_vocab)
+
+    def allowed(sampler: Sampler, token: int, *refused: int) -> bool:
+        logits = nothing[:]
+        logits[token] = 1.0
+        for other in refused:
+            logits[other] = 60.0
+        try:
+            return b.sample_from(logits, sampler, 0) == token
+        except NoTokenLeft:
+            return False
+
+    for index, token in enumerate(b.tokenize(walked, add_special=False)):
+        alone = [one for one in every if allowed(check, one)]
+        bad = next(one for one in every if one not in alone and one not in b.info.eog_tokens)
+        assert [one for one in every if one != bad and allowed(mask, one, bad)] == alone
+        for sampler in (check, mask):
+            if token not in alone:
+                assert index > 1
+                return
+            sampler.accept(token)
+
+
 def test_a_constrained_reply_resumes_where_it_was(b: LlamaBackend) -> None:
     params = SamplingParams(json_schema=json.dumps(SCHEMA), temperature=1.0, seed=2)
     said, ended = reply(b, params, 400)

@@ -27,7 +27,7 @@ from actors.messages import (
     Usage,
 )
 from actors.messages.logprob_records import LogprobsLog, unpack
-from actors.messages.payload import INLINE_LIMIT_BYTES
+from actors.messages.payload import INLINE_LIMIT_BYTES, PayloadKeeper
 from actors.requests.request_digest import digest_of
 from actors.text.reply_events import merged
 from cache import tokens as token_bytes
@@ -108,6 +108,21 @@ def test_what_is_no_schema_is_refused(schema: str) -> None:
         grammar_of(schema)
     assert caught.value.name == "json_schema"
     assert len(str(caught.value)) < 400
+
+
+def test_a_grammar_makes_another_request_wherever_it_lies() -> None:
+    rules = b"root ::= [a-z]* # " + b"x" * INLINE_LIMIT_BYTES
+    keeper = PayloadKeeper(rules)
+    plain = Complete("", "m", TextPrompt("text"))
+    beside, inside = (
+        digest_of(replace(plain, grammar=Grammar(one))) for one in (keeper.payload, rules)
+    )
+    keeper.close()
+    assert beside == inside
+    others = [None, Grammar(b"root ::= [a-y]*")]
+    assert beside not in [digest_of(replace(plain, grammar=one)) for one in others]
+    gone = replace(plain, grammar=Grammar(keeper.payload))
+    assert digest_of(gone) is None
 
 
 def test_every_parameter_makes_another_request() -> None:
