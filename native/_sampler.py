@@ -16,10 +16,8 @@ from native.sampling_params import (
     MAX_LOGPROBS,
     NUMERIC_FIELDS,
     SAMPLERS,
-    ReplyGrammar,
     SamplingParams,
 )
-from native.schema import grammar_of
 
 
 class LlamaSampler:
@@ -54,20 +52,25 @@ def make_sampler(
     params: SamplingParams,
     biases: Sequence[tuple[int, float]],
     prompt: Sequence[int],
-    bound_by: ReplyGrammar | None = None,
+    grammar: Any | None,
+    before: bytes = b"",
 ) -> Any:
-    """The handle of a new sampler. The caller keeps the model open during the call."""
+    """The handle of a new sampler; ``grammar`` is the compiled one, if there is one.
+
+    ``before``: what there is already of the text that it describes. The caller keeps the model open
+    during the call.
+    """
     numbers = ffi.new("la_sampling *", {name: getattr(params, name) for name in NUMERIC_FIELDS})
     texts = ffi.new("la_sampling_texts *")
-    kept = _fill(texts, params, biases, bound_by)
+    kept = _fill(texts, params, biases)
+    begun = ffi.from_buffer("char[]", before)
+    texts.grammar = ffi.NULL if grammar is None else grammar
+    texts.grammar_before, texts.n_grammar_before = begun, len(before)
     out = ffi.new("la_sampler **")
     status = lib.la_sampler_new(model, numbers, texts, out)
     del kept
     if status == lib.LA_GRAMMAR:
-        name = "grammar" if params.grammar is not None else "json_schema"
-        if bound_by is not None:
-            raise InvalidParam("tools", _begin(bound_by.text), _reason())
-        raise InvalidParam(name, _begin(getattr(params, name)), _reason())
+        raise InvalidParam("tools", "…", " ".join(_faults.last_text().split()))
     if status:
         _faults.raise_status(status)
     handle = ffi.gc(out[0], lib.la_sampler_free)
@@ -85,7 +88,7 @@ def _accept(handle: Any, tokens: Sequence[int], *, is_reply: bool) -> None:
         handle, ffi.from_buffer("int32_t[]", column), len(column), is_reply
     )
     if status == lib.LA_GRAMMAR:
-        raise InvalidParam("reply", int(lib.la_error_value()), _reason())
+        raise InvalidParam("reply", int(lib.la_error_value()), _faults.last_text())
     if status:
         _faults.raise_status(status)
 
@@ -104,12 +107,7 @@ def logprobs_of(model: Any, logits: Any, token: int, n: int) -> Logprobs:
     return Logprobs(of_token[0], tuple((one, value) for one, value in pairs if one >= 0))
 
 
-def _fill(
-    texts: Any,
-    params: SamplingParams,
-    biases: Sequence[tuple[int, float]],
-    bound_by: ReplyGrammar | None,
-) -> list[Any]:
+def _fill(texts: Any, params: SamplingParams, biases: Sequence[tuple[int, float]]) -> list[Any]:
     """Write the lists and texts; the memory they lie in must outlive the call."""
     tokens = ffi.new("int32_t[]", [token for token, _ in biases])
     values = ffi.new("double[]", [bias for _, bias in biases])
@@ -119,26 +117,4 @@ def _fill(
     texts.n_bias, texts.bias_tokens, texts.bias_values = len(biases), tokens, values
     texts.n_stages, texts.stages = len(params.samplers), stages
     texts.n_breakers, texts.breakers = len(breakers), table
-    kept = [tokens, values, stages, table, *breakers]
-    grammar = params.grammar
-    if params.json_schema is not None:
-        grammar = grammar_of(params.json_schema)
-    if bound_by is not None:
-        grammar = bound_by.text
-    before = b"" if bound_by is None else bound_by.before
-    kept.append(ffi.new("char[]", before))
-    texts.grammar_before, texts.n_grammar_before = kept[-1], len(before)
-    kept.append(ffi.new("int32_t[]", () if bound_by is None else bound_by.shown))
-    texts.n_shown, texts.shown = (0 if bound_by is None else len(bound_by.shown)), kept[-1]
-    if grammar is not None:
-        kept.append(ffi.new("char[]", grammar.encode()))
-        texts.grammar = kept[-1]
-    return kept
-
-
-def _begin(text: str) -> str:
-    return text if len(text) <= 60 else text[:60] + "…"
-
-
-def _reason() -> str:
-    return " ".join(_faults.last_text().split())
+    return [tokens, values, stages, table, *breakers]

@@ -29,6 +29,12 @@ class StubSampler:
         self.inner.accept(_known(token, self._n_vocab))
 
 
+def refuse_grammar(params: SamplingParams) -> None:
+    if params.is_constrained:
+        name = "grammar" if params.grammar is not None else "json_schema"
+        raise InvalidParam(name, "…", "None: the stub has no grammars, load a real model")
+
+
 def new_sampler(
     params: SamplingParams,
     history: Sequence[int],
@@ -38,9 +44,7 @@ def new_sampler(
     live: Callable[[], None],
 ) -> StubSampler:
     """A sampler whose history holds these tokens; ``live`` raises once its backend is closed."""
-    if params.is_constrained:
-        name = "grammar" if params.grammar is not None else "json_schema"
-        raise InvalidParam(name, "…", "None: the stub has no grammars, load a real model")
+    refuse_grammar(params)
     for token, _ in biases:
         _known(token, n_vocab)
     inner = PythonSampler(params, breakers, biases)

@@ -7,8 +7,9 @@ each and are shared by all sequences of a backend; a *row* is one token of a bat
 ``Vocabulary``, ``Decoder``, ``SamplerFactory``, ``KvMemory``, ``Adapters``.
 
 A backend is used by one thread at a time (it locks, so a mistake costs time and not memory safety).
-``request_abort``, ``clear_abort``, reading ``info``, and the vocabulary (``tokenize``,
-``detokenize``, ``piece``) are for any thread at any time; a running decode does not delay them.
+``request_abort``, ``clear_abort``, reading ``info``, the vocabulary (``tokenize``, ``detokenize``,
+``piece``) and grammars (``compile_grammar``, ``has_grammar``) are for any thread at any time; a
+running decode does not delay them.
 
 Two implementations pass the same contract tests, ``tests/model/test_native_contract.py``:
 ``native.llama.LlamaBackend`` and ``native.stub.StubBackend``.
@@ -329,6 +330,16 @@ class SamplerFactory(Protocol):
         only at the reply. ``InvalidParam`` for a grammar or schema that cannot be used, with the
         reason; ``InvalidToken`` for a token of ``history`` or ``logit_bias``.
         """
+
+    def compile_grammar(self, params: SamplingParams | ReplyGrammar) -> None:
+        """Compile the grammar or schema of ``params`` and keep it for ``new_sampler``.
+
+        For any thread at any time: it may take a second, and a decode does not wait for it. The
+        grammars used last are kept. ``InvalidParam`` as by ``new_sampler``.
+        """
+
+    def has_grammar(self, params: SamplingParams) -> bool:
+        """Whether the grammar or schema of ``params`` is kept. For any thread at any time."""
 
     def sample(self, row: int, sampler: Sampler, index: int) -> int:
         """Choose a token from the logits of ``row`` of the last decode.

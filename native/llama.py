@@ -21,6 +21,7 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 from native import _describe, _faults, _llama
 from native._buffers import borrowed
 from native._embedder import LlamaEmbedder
+from native._grammars import Grammars
 from native._llama import ffi, lib
 from native._load import check_placement, gpus, load_model, new_context
 from native._lora import LoraAdapters
@@ -78,6 +79,7 @@ class LlamaBackend:
         self._headers = headers
         self._control_vector = control_vector
         self._adapters = LoraAdapters(model)
+        self._grammars = Grammars()
         self._embedder: LlamaEmbedder | None = None
         self._abort_flag = abort_flag  # read by C while decoding; lives as long as this object
         self._lock = threading.RLock()
@@ -160,6 +162,13 @@ class LlamaBackend:
     def piece(self, token: int, *, special: bool = False) -> bytes:
         return self.detokenize((token,), special=special)
 
+    def compile_grammar(self, params: SamplingParams | ReplyGrammar) -> None:
+        with self._vocabulary:
+            self._grammars.take(self._weights(), params)
+
+    def has_grammar(self, params: SamplingParams) -> bool:
+        return self._grammars.find(params) is not None
+
     # --- decoding -----------------------------------------------------------------------------
 
     def decode(self, batch: Batch) -> None:
@@ -196,7 +205,14 @@ class LlamaBackend:
     ) -> LlamaSampler:
         biases = resolved_biases(params, self._spelled, self.info.eog_tokens)
         with self._lock:
-            handle = make_sampler(self._live(), params, biases, history, bound_by)
+            model = self._live()
+            grammar: Any = None
+            if bound_by is not None:
+                grammar = self._grammars.take(model, bound_by)
+            elif params.is_constrained:
+                grammar = self._grammars.take(model, params)
+            before = b"" if bound_by is None else bound_by.before
+            handle = make_sampler(model, params, biases, history, grammar, before)
             return LlamaSampler(self._lock, self._live, handle)
 
     def _spelled(self, text: str) -> list[int]:
@@ -243,8 +259,7 @@ class LlamaBackend:
 
     def grammars_compiled(self) -> int:
         """How many grammars and schemas were compiled so far, and not taken from memory."""
-        with self._lock:
-            return int(lib.la_grammars_compiled(self._live()))
+        return self._grammars.compiled
 
     def _numbers(self, logits: array[float]) -> Any:
         if logits.typecode != "f" or len(logits) != self.info.n_vocab:

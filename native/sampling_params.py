@@ -16,8 +16,9 @@ MAX_BIAS_TEXT_BYTES = 2048
 MAX_BREAKERS = 32
 MAX_BREAKER_BYTES = 40
 MAX_LOGPROBS = 20
-MAX_GRAMMAR_BYTES = 32 * 1024
-"""Of a grammar or a schema; requests travel in messages of 64 KiB."""
+MAX_SCHEMA_BYTES = 1 << 20
+MAX_GRAMMAR_BYTES = 4 << 20
+"""What a schema becomes is a few times as long."""
 
 
 SAMPLERS = (
@@ -80,7 +81,8 @@ class SamplingParams:
     exactly.
 
     ``grammar`` (GBNF, its first rule named ``root``) or ``json_schema`` (JSON text) decides which
-    tokens are allowed: one that it forbids is never chosen, whatever the other parameters.
+    tokens are allowed: one that it forbids is never chosen, whatever the other parameters. Only
+    their lengths are checked here, see ``native.schema.grammar_of``, ``Backend.compile_grammar``.
 
     ``seed`` is a 64-bit number; randomness is a function of (seed, index of the token), whatever
     happened before. ``n_logprobs``: report the chosen token's log-probability and those of so many
@@ -129,14 +131,10 @@ class SamplingParams:
         _check_breakers(self.dry_breakers)
         _check_samplers(self.samplers)
         flag("ignore_eos", self.ignore_eos)
-        _check_text("grammar", self.grammar)
-        _check_text("json_schema", self.json_schema)
+        _check_text("grammar", self.grammar, MAX_GRAMMAR_BYTES)
+        _check_text("json_schema", self.json_schema, MAX_SCHEMA_BYTES)
         if self.grammar is not None and self.json_schema is not None:
             raise InvalidParam("json_schema", "…", "not together with grammar: it becomes one")
-        if self.json_schema is not None:
-            from native.schema import grammar_of  # here: few requests have a schema
-
-            grammar_of(self.json_schema)
 
     @property
     def is_constrained(self) -> bool:
@@ -238,12 +236,12 @@ def _check_breakers(breakers: object) -> None:
             raise InvalidParam("dry_breakers", breaker, allowed)
 
 
-def _check_text(name: str, text: object) -> None:
+def _check_text(name: str, text: object, most: int) -> None:
     if text is None:
         return
     size = len(_encoded(name, text))
-    if not 1 <= size <= MAX_GRAMMAR_BYTES:
-        raise InvalidParam(name, f"{size} bytes", f"1 to {MAX_GRAMMAR_BYTES} bytes, or None")
+    if not 1 <= size <= most:
+        raise InvalidParam(name, f"{size:,} bytes", f"1 to {most:,} bytes, or None")
     if "\0" in str(text):
         raise InvalidParam(name, "\0", "text without NUL")
 

@@ -31,7 +31,13 @@ from native._buffers import borrowed
 from native._stub_adapters import StubAdapters
 from native._stub_cells import CELL_BYTES, BlockFormat, CellPool
 from native._stub_embedder import N_EMBD, StubEmbedder
-from native._stub_sampler import StubSampler, choose, logprobs_of, new_sampler
+from native._stub_sampler import (
+    StubSampler,
+    choose,
+    logprobs_of,
+    new_sampler,
+    refuse_grammar,
+)
 from native.adapters import LoadedAdapter
 from native.backend import (
     Batch,
@@ -204,6 +210,15 @@ class StubBackend:
         breakers = [self._breaker(text) for text in params.dry_breakers if params.dry_multiplier]
         biases = resolved_biases(params, self._spelled, self.info.eog_tokens)
         return new_sampler(params, history, breakers, biases, N_VOCAB, self._live)
+
+    def compile_grammar(self, params: SamplingParams | ReplyGrammar) -> None:
+        if isinstance(params, ReplyGrammar):
+            params = SamplingParams(grammar=params.text)
+        refuse_grammar(params)
+
+    def has_grammar(self, params: SamplingParams) -> bool:
+        del params
+        return False
 
     def sample(self, row: int, sampler: Sampler, index: int) -> int:
         return self.sample_from(self.logits(row), sampler, index)

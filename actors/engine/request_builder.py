@@ -5,6 +5,7 @@ from __future__ import annotations
 from actors import messages as m
 from actors.engine.clock import Clock
 from actors.engine.exactness import level_of
+from actors.engine.grammar_text import with_grammar
 from actors.engine.prompt_text import PromptText
 from actors.engine.prompt_tokens import why_too_long
 from actors.engine.reply import Reply
@@ -61,7 +62,7 @@ def _opened(
     rendered: Rendered | None,
     now: float,
 ) -> Request:
-    asked = run.request
+    asked = with_grammar(run.request)
     if asked.max_tokens is not None and asked.max_tokens < 0:
         raise RequestRefused(
             m.FailReason.INVALID_REQUEST,

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         Complete,
         Completed,
         CompletionFailed,
+        Grammar,
         HitKind,
         PrefillProgress,
         Priority,
@@ -202,6 +203,7 @@ __all__ = [
     "FilesDropped",
     "FinishReason",
     "ForgetLive",
+    "Grammar",
     "HitKind",
     "InfillPrompt",
     "Limit",
@@ -316,8 +318,9 @@ _HOMES: Final = {
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
-            "CompletionFailed HitKind PrefillProgress Priority RequestEnded Resumed Run SpanEnded "
-            "Speculation StillRunning Submit Timings TokensDelivered ToolCallDelivered Usage"
+            "CompletionFailed Grammar HitKind PrefillProgress Priority RequestEnded Resumed Run "
+            "SpanEnded Speculation StillRunning Submit Timings TokensDelivered ToolCallDelivered "
+            "Usage"
         ),
         "embedding": (
             "Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram Rerank Reranked "

@@ -103,6 +103,16 @@ class Timings:
 
 
 @frozen
+class Grammar:
+    """The rules that a reply must follow. Those of real tools are 100 KB and more."""
+
+    rules: Payload
+    """GBNF in UTF-8, its first rule named ``root``."""
+    option: str = "grammar"
+    """The option that it was made of, for error texts: ``grammar`` or ``json_schema``."""
+
+
+@frozen
 class Complete:
     """Caller → inflight, or a model's own address: generate.
 
@@ -117,6 +127,7 @@ class Complete:
     """``None``: as many as fit into the context. 0 only reads the prompt into the cache; the finish
     reason is then ``prefilled``."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    """A grammar or schema in it must fit into the message; see ``grammar``."""
     stop: tuple[str, ...] = ()
     parent_key: bytes | None = None
     timeout_s: float | None = None
@@ -139,6 +150,8 @@ class Complete:
     delivered: Payload = b""
     """u32-le ids of the reply that the caller has already, from an attempt whose end it did not
     receive: the reply continues after them."""
+    grammar: Grammar | None = None
+    """What the reply must follow, of any size, in place of one in ``sampling``."""
 
     def __str__(self) -> str:
         return f"Complete({self.ref}, {self.model})"

@@ -12,7 +12,7 @@ import os
 
 from supervision.frozen import frozen
 
-INLINE_LIMIT_BYTES = 10 * 1024  # two of them, a grammar of 32 KiB and the rest: below 64 KiB
+INLINE_LIMIT_BYTES = 10 * 1024  # three of them and the rest of a request: below 64 KiB
 
 
 class PayloadGone(Exception):

@@ -29,6 +29,7 @@ from actors.messages.actor_ids import holder_name
 from actors.model.args import LoadError, ModelArgs
 from actors.model.cache_stats import CacheStats
 from actors.model.embedding_service import EmbeddingService
+from actors.model.grammar_service import GrammarService
 from actors.model.loading import LoadedModel, load
 from actors.model.text_service import TextService
 from actors.requests.questions import EmbedderQuestion, Question, TextQuestion, is_end, refusal
@@ -72,6 +73,7 @@ class ModelActor(EngineWorker):
         self._embeds: EmbeddingService | None = None
         self._engine: ModelEngine | None = None
         self._texts: TextService | None = None
+        self._grammars: GrammarService | None = None
         self._asked: dict[tuple[Address, str], deque[str]] = {}
         self._callers: dict[str, tuple[Address, str]] = {}
         """Of each request that runs here: who gets its reply, and under which ``ref``."""
@@ -115,6 +117,7 @@ class ModelActor(EngineWorker):
             replays=self._engine.replays,
         )
         self._embeds = EmbeddingService(backend, self._send)
+        self._grammars = GrammarService(backend, send=self._send, run=self._forward)
         self.post(_Loaded(loaded))
         try:
             self._engine.run()
@@ -212,10 +215,8 @@ class ModelActor(EngineWorker):
                 ask = m.Ask(self._load_args.model, question)
                 if not self.tell("inflight", m.Submit(ask, sender)):
                     self._put(question, sender)
-            case m.Run(_, _, m.Complete(prompt=m.ConversationPrompt() | m.InfillPrompt())) if (
-                self._texts is not None
-            ):
-                self._texts.prepare(message)
+            case m.Run() if self._grammars is not None:
+                self._grammars.take(message)
             case m.Drain():
                 self.commands.put(Asked(message, sender))
             case (
@@ -229,6 +230,18 @@ class ModelActor(EngineWorker):
                 self.commands.put(message)
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
+
+    def _forward(self, message: m.Run | m.CancelRun) -> None:
+        """Pass a request on whose grammar is compiled, or the cancel of one. From any thread."""
+        match message:
+            case m.CancelRun():
+                self._cancel_prepared(message)
+            case m.Run(_, _, m.Complete(prompt=m.ConversationPrompt() | m.InfillPrompt())) if (
+                self._texts is not None
+            ):
+                self._texts.prepare(message)
+            case _:
+                self.commands.put(message)
 
     def _put(self, question: Question, reply_to: Address) -> None:
         """Hand a question to what answers it; the answers come back as events."""
@@ -293,6 +306,11 @@ class ModelActor(EngineWorker):
     def _cancel(self, cancel: m.CancelRun) -> None:
         if not cancel.awaits_end:
             self._left(cancel.request_id)
+        if self._grammars is not None and self._grammars.cancel(cancel):
+            return  # it follows its request
+        self._cancel_prepared(cancel)
+
+    def _cancel_prepared(self, cancel: m.CancelRun) -> None:
         if self._texts is not None and self._texts.cancel(cancel.request_id):
             return  # it follows its request to the engine
         self.commands.put(cancel)
@@ -335,6 +353,8 @@ class ModelActor(EngineWorker):
         detail = f"model {self._load_args.model!r} was unloaded ({reason.text})"
         if self._embeds is not None:
             self._embeds.close(m.FailReason.MODEL_UNLOADED, detail)
+        if self._grammars is not None:
+            self._grammars.close(m.FailReason.MODEL_UNLOADED, detail)
         if self._texts is not None:
             self._texts.close(m.FailReason.MODEL_UNLOADED, detail)
         self.commands.put(Close(m.FailReason.MODEL_UNLOADED, detail))

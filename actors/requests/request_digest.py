@@ -28,14 +28,16 @@ _UNREADABLE = (PayloadGone, AttributeError, TypeError)
 def digest_of(request: Complete | Ask) -> bytes | None:
     """BLAKE3 over model, prompt and sampling, or over model and question.
 
-    ``None`` when the prompt's holder is gone, or it is no payload at all. How much is generated,
-    until when and from which stored rows is left out: it decides how far the engine gets with a
-    computation, not which one it is.
+    ``None`` when the holder of the prompt or the grammar is gone, or it is no payload at all. How
+    much is generated, until when and from which stored rows is left out: it decides how far the
+    engine gets with a computation, not which one it is.
     """
     try:
         if isinstance(request, Ask):
             return _digest_of_question(request.model, request.question)
         raw = _raw(payload_of(request.prompt))
+        grammar = request.grammar
+        rules = b"" if grammar is None else blake3(read_payload(grammar.rules)).digest()
     except _UNREADABLE:
         return None
     how = (
@@ -46,7 +48,8 @@ def digest_of(request: Complete | Ask) -> bytes | None:
         request.candidates,
     )
     sampling = dataclasses.astuple(request.sampling)
-    return blake3(repr((how, sampling, len(raw))).encode() + raw).digest()
+    known = repr((how, sampling, rules, len(raw))).encode()
+    return blake3(known + raw).digest()
 
 
 def part_digests(request: Complete | Ask) -> Iterator[bytes]:

@@ -148,6 +148,12 @@ class ReplyFormats:
         elif text and facts.grammar_is_lazy:
             words = tuple(word.encode() for kind, word in facts.triggers if kind == "word")
             lazy = LazyGrammar(words, ReplyGrammar(text, b"", shown)) if words else None
+        try:
+            for one in (grammar, None if lazy is None else lazy.grammar):
+                if one is not None:
+                    self._backend.compile_grammar(one)  # here, and not on the engine's thread
+        except NativeError:
+            grammar = lazy = None  # a call is read, and not held
         marker = next((one for one in facts.thinking_ends if one == one.strip()), "")
         tokenize = self._backend.tokenize
         end = tokenize(marker, add_special=False, parse_special=True) if marker else []

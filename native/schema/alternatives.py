@@ -18,8 +18,8 @@ from native.schema.values import ALL_TYPES, key_of, types_of
 
 MAX_ALTERNATIVES = 2_000
 """Of one place."""
-MAX_WORK = 6_000
-"""Alternatives made while one schema is converted."""
+MAX_WORK = 20_000
+"""Pairs of alternatives that are joined while one schema is converted."""
 MAX_CHAIN = 60
 """References, and schemas within allOf, anyOf and so on, that lead to one another."""
 
@@ -62,6 +62,8 @@ class ObjectPart:
     patterns: tuple[tuple[str, str | None], ...]
     rest: str | None
     at: str
+    evaluates: bool = True
+    """Whether its properties count for ``unevaluatedProperties``; those of a failed test do not."""
 
     def places(self, name: str, matches: Any) -> list[str]:
         """The places whose schemas a property must obey."""
@@ -210,8 +212,9 @@ class Expander:
         contradiction: tuple[Alternative, ...] = ()
         for one in a:
             for other in seconds:
-                self._work += 1
-                both = other if one is ANY else one if other is ANY else merged(one, other)
+                is_merged = one is not ANY and other is not ANY
+                self._work += is_merged
+                both = merged(one, other) if is_merged else other if one is ANY else one
                 if both.types == frozenset() or not both.forbidden.isdisjoint(both.required):
                     contradiction = (both,)
                 else:
@@ -339,7 +342,7 @@ class Expander:
 
     def _opposite_property(self, name: str, place: str, at: dict[str, str]) -> Alternative:
         opposite = place + OPPOSITE
-        part = ObjectPart({name: opposite}, (), None, place)
+        part = ObjectPart({name: opposite}, (), None, place, evaluates=False)
         return _only("object", at, objects=(part,), required=(name,))
 
 
@@ -450,10 +453,11 @@ def _own_objects(place: str, schema: dict[str, Any], limits: dict[str, Any]) -> 
 
 def _close(one: Alternative, rest: str) -> Alternative:
     """Names that no part of an alternative is about obey ``rest``."""
-    if any(part.rest is not None for part in one.objects):
+    parts = [part for part in one.objects if part.evaluates]
+    if any(part.rest is not None for part in parts):
         return one
-    names = {name: None for part in one.objects for name in part.names}
-    patterns = tuple((pattern, None) for part in one.objects for pattern, _ in part.patterns)
+    names = {name: None for part in parts for name in part.names}
+    patterns = tuple((pattern, None) for part in parts for pattern, _ in part.patterns)
     part = ObjectPart(names, patterns, rest, rest)
     return replace(one, objects=(*one.objects, part))
 

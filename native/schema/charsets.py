@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 
 Ranges = tuple[tuple[int, int], ...]
@@ -69,10 +70,12 @@ SPACE: Ranges = normal([*of(_SPACE_OF_BOTH), (0x2000, 0x200A)])
 DOT: Ranges = without(ALL, of("\n\r\u2028\u2029"))
 
 
-def _where(test: Callable[[str], bool]) -> Ranges:
+def _where(runs: str) -> Ranges:
+    """The characters that a regular expression of Python's finds in runs."""
     found: list[tuple[int, int]] = []
     for low, high in ALL:
-        found += [(code, code) for code in range(low, high + 1) if test(chr(code))]
+        every = "".join(map(chr, range(low, high + 1)))
+        found += [(low + m.start(), low + m.end() - 1) for m in re.finditer(runs, every)]
     return normal(found)
 
 
@@ -84,9 +87,9 @@ def negated(letter: str) -> Ranges:
     both exclude satisfies either.
     """
     if letter == "D":
-        return without(ALL, _where(str.isdecimal))
+        return without(ALL, _where(r"\d+"))
     if letter == "W":
-        return without(ALL, _where(lambda char: char.isalnum() or char == "_"))
+        return without(ALL, _where(r"\w+"))
     spaces = (*SPACE, *of("\ufeff\x85\x1c\x1d\x1e\x1f"))
     return without(ALL, normal(spaces))
 
@@ -94,5 +97,10 @@ def negated(letter: str) -> Ranges:
 @cache
 def category(name: str) -> Ranges | None:
     r"""The characters of a Unicode general category (``\p{Lu}``), or None: there is no such one."""
-    found = _where(lambda char: unicodedata.category(char).startswith(name))
+    found = normal(
+        (code, code)
+        for low, high in ALL
+        for code in range(low, high + 1)
+        if unicodedata.category(chr(code)).startswith(name)
+    )
     return found if name and len(name) <= 2 and found else None

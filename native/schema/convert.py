@@ -6,6 +6,7 @@ are declared unless there is a schema for others, and values in their usual form
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +23,13 @@ from native.schema.values import key_of, text_of, type_of
 
 MAX_LEAST = 10_000
 """Of minItems and minLength."""
-MAX_NODES = 5_000
+MAX_NODES = 50_000
 MAX_NAME_PATTERNS = 4
-MAX_UNIQUE = 8
-"""Different values that items of a uniqueItems array may have."""
+MAX_UNIQUE = 2_000
+"""Different sets of items that a uniqueItems array may have begun with."""
 MAX_COUNTED = 4_000
+MAX_GAPS = 16
+"""Numbers that may be excluded from a range."""
 MAX_INTEGERS = 1_000
 KINDS = ("object", "array", "string", "number", "boolean", "null")
 
@@ -49,6 +52,7 @@ class _Converter:
         self._nodes: dict[Places, str] = {}
         self._todo: list[Places] = []
         self._reasons: dict[str, Reasons] = {}
+        self._of_texts: dict[int, tuple[Dfa, Ref]] = {}
 
     def convert(self) -> str:
         root = self.node(("#",))
@@ -155,14 +159,28 @@ class _Converter:
             )
 
     def _numbers(self, one: Alternative, reasons: Reasons) -> list[Sequence_]:
-        self._none_excluded(one, "integer", "fraction")
         if "integer" not in one.generated:
             raise Refused(one.place("not"), "cannot exclude whole numbers from numbers")
-        out = numbers.sequences(self.rules, one, integer="fraction" not in one.generated)
+        is_whole = "fraction" not in one.generated
+        out: list[Sequence_] = []
+        for part in self._around_excluded(one):
+            out += numbers.sequences(self.rules, part, integer=is_whole)
         if not out:
             words = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf")
             reasons.append((one.place(*words), "leaves no number"))
         return out
+
+    def _around_excluded(self, one: Alternative) -> list[Alternative]:
+        """The ranges between the numbers that an alternative excludes."""
+        gaps = sorted({v for v in one.excluded if type_of(v) in ("integer", "fraction")})
+        if len(gaps) > MAX_GAPS:
+            raise Refused(one.place("not"), f"excludes more than {MAX_GAPS} numbers; use limits")
+        parts, rest = [], one
+        for gap in gaps:
+            if self.checker.fits(replace(rest, excluded=(), values=None), gap):
+                parts.append(replace(rest, high=(gap, True)))
+                rest = replace(rest, low=(gap, True))
+        return [*parts, rest]
 
     # --- strings ---------------------------------------------------------------------------------
 
@@ -184,6 +202,12 @@ class _Converter:
 
     def text_rule(self, dfa: Dfa) -> Ref:
         """The rest of a JSON string, its closing quote included, that an automaton accepts."""
+        known = self._of_texts.get(id(dfa))
+        if known is None:
+            known = self._of_texts[id(dfa)] = (dfa, self._new_text_rule(dfa))
+        return known[1]
+
+    def _new_text_rule(self, dfa: Dfa) -> Ref:
         names = [self.rules.new("state") for _ in dfa.steps]
         for state, steps in enumerate(dfa.steps):
             out: list[Sequence_] = [(literal('"'),)] if state in dfa.accepting else []
@@ -287,14 +311,15 @@ class _Converter:
         self, one: Alternative, least: int, most: int | None, longest: int
     ) -> list[Sequence_]:
         values = self.finite(_item_places(one, 0)) if not longest else None
-        if values is None or len(values) > MAX_UNIQUE:
+        n = 0 if values is None else len(values)
+        top = n if most is None else min(most, n)
+        if values is None or sum(math.comb(n, used) for used in range(top + 1)) > MAX_UNIQUE:
             raise Refused(
                 one.place("uniqueItems"),
-                "cannot be obeyed unless maxItems is 1 or the items are one of at most "
-                f"{MAX_UNIQUE} listed values; leave it out and remove doubles from the reply",
+                "cannot be obeyed unless maxItems is 1 or the items are few listed values (10, or "
+                "more with a low maxItems); leave it out and remove doubles from the reply",
             )
         texts = [literal(text_of(value)) for value in values]
-        top = len(texts) if most is None else min(most, len(texts))
         names: dict[int, str] = {}
 
         def rest(used: int) -> Ref:
@@ -354,6 +379,9 @@ class _Converter:
                 one.place("patternProperties"),
                 f"has more than {MAX_NAME_PATTERNS} patterns; use fewer",
             )
+        rests = tuple(part.rest for part in one.objects if part.rest is not None)
+        if not patterns and rests and not self.expander.together(rests):
+            return []  # additionalProperties: false
         known = [*known_names(one), *one.forbidden]
         out = []
         try:

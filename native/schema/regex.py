@@ -300,8 +300,9 @@ class _Reader:
         char = self.pattern[start + 1 : start + 2]
         self.at += 2
         if char in _CLASSES:
-            opposite = charsets.negated(char.upper())
-            return charsets.without(charsets.ALL, opposite) if self.wide else _CLASSES[char]
+            if not self.wide:
+                return _CLASSES[char]
+            return charsets.without(charsets.ALL, charsets.negated(char.upper()))
         if char and char in "DWS":
             plain = _CLASSES[char.lower()]
             return charsets.without(charsets.ALL, plain) if self.wide else charsets.negated(char)

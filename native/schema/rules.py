@@ -9,7 +9,7 @@ from native.schema import charsets
 from native.schema.charsets import Ranges
 from native.schema.refused import Refused
 
-MAX_PARTS = 250_000
+MAX_PARTS = 1_000_000
 BLOCK = 500
 """Repetitions that are written out at once; the parser takes at most 2,000."""
 UNREACHED = 10_000_000
@@ -97,6 +97,7 @@ class Rules:
     def __init__(self) -> None:
         self._rules: dict[str, list[Sequence_]] = dict(ALWAYS)
         self._same: dict[tuple[object, ...], str] = {}
+        self._chars: dict[Ranges, Ref] = {charsets.ALL: Ref("char")}
         self._n_parts = 0
 
     def new(self, kind: str) -> str:
@@ -147,8 +148,12 @@ class Rules:
 
     def chars(self, ranges: Ranges) -> Ref:
         """One character of a JSON string that is in ``ranges``, as it may be written there."""
-        if ranges == charsets.ALL:
-            return Ref("char")
+        known = self._chars.get(ranges)
+        if known is None:
+            known = self._chars[ranges] = self._new_chars(ranges)
+        return known
+
+    def _new_chars(self, ranges: Ranges) -> Ref:
         raw = charsets.both(ranges, charsets.normal([*_RAW, (127, 127)]))
         found: list[Sequence_] = [(char_class(raw),)] if raw else []
         escaped = [

@@ -16,8 +16,14 @@ _DATE = (
 )
 _TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{3})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
 _BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,20}[A-Za-z0-9])?"
+_LABEL = r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,20}"  # two hyphens in a row mark Punycode
 _HOST = rf"{_LABEL}(?:\.{_LABEL}){{0,5}}"
+_PATH = r"[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]*)*(?:\?[A-Za-z0-9._~&=-]*)?(?:#[A-Za-z0-9._~-]*)?"
+_URI = (
+    rf"(?:https?|ftp)://{_HOST}(?::[1-9]\d{{0,3}})?(?:/[A-Za-z0-9._~-]*)*"
+    r"(?:\?[A-Za-z0-9._~&=-]*)?(?:#[A-Za-z0-9._~-]*)?"
+)
+_POINTER = r"(?:/(?:[^/~]|~[01])*)*"
 FORMATS = {
     "date": _DATE,
     "time": _TIME,
@@ -27,27 +33,22 @@ FORMATS = {
     "ipv6": r"[0-9a-fA-F]{1,4}(?::[0-9a-fA-F]{1,4}){7}",
     "hostname": _HOST,
     "email": rf"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@{_LABEL}(?:\.{_LABEL}){{1,5}}",
-    "uri": rf"(?:https?|ftp)://{_HOST}(?::[1-9]\d{{0,3}})?(?:/[A-Za-z0-9._~-]*)*"
-    r"(?:\?[A-Za-z0-9._~&=-]*)?(?:#[A-Za-z0-9._~-]*)?",
+    "uri": _URI,
     "duration": r"P(?:\d+W|\d+D(?:T\d+H)?|\d+Y(?:\d+M)?|\d+M(?:\d+D)?"
     r"|T\d+H(?:\d+M(?:\d+S)?)?|T\d+M|T\d+S)",
-    "json-pointer": r"(?:/(?:[^/~]|~[01])*)*",
+    "json-pointer": _POINTER,
+    "relative-json-pointer": rf"(?:0|[1-9]\d{{0,3}})(?:#|{_POINTER})",
+    "uri-reference": rf"(?:{_URI}|/?{_PATH})",
 }
+for _name, _part in {
+    "idn-email": "email", "idn-hostname": "hostname", "iri": "uri",
+    "iri-reference": "uri-reference", "uri-template": "uri-reference",
+}.items():  # fmt: skip
+    FORMATS[_name] = FORMATS[_part]
 """What is generated for a format: a part of what its standard allows, of the usual form."""
 
-REFUSED_FORMATS = frozenset(
-    [
-        "idn-email",
-        "idn-hostname",
-        "uri-reference",
-        "iri",
-        "iri-reference",
-        "uri-template",
-        "relative-json-pointer",
-        "regex",
-    ]
-)
-"""The other formats of the standard. Any other name is of a vendor and an annotation."""
+REFUSED_FORMATS = frozenset(["regex"])
+"""The other format of the standard. Any other name is of a vendor and an annotation."""
 
 
 def of_pattern(pattern: str, place: str, *, wide: bool = False) -> Dfa:

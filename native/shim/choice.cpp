@@ -456,7 +456,17 @@ int32_t argmax(const float *logits, int32_t n) {
 void gather_best(const float *logits, int32_t n, size_t k, std::vector<candidate> &c) {
     c.clear();
     int32_t i = 0;
+    const auto has_none = [&](int32_t begin) {  // where a grammar allows few tokens
+        int32_t any = 0;
+        for (int32_t j = 0; j < BLOCK; ++j) {
+            any |= logits[begin + j] > NEVER;
+        }
+        return any == 0;
+    };
     for (; i < n && c.size() < k; ++i) {
+        while (i % BLOCK == 0 && i + BLOCK < n && has_none(i)) {
+            i += BLOCK;
+        }
         if (logits[i] > NEVER) {
             c.push_back({i, logits[i]});
             std::push_heap(c.begin(), c.end(), better);

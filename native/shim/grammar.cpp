@@ -1,16 +1,17 @@
-// Grammars: compiled once for a model and then shared, evaluated token by token.
+// Grammars: compiled once, evaluated token by token. What the samplers of one model share.
 #include "sampling.h"
 
 #include <algorithm>
 #include <limits>
 #include <list>
+#include <mutex>
 
 namespace {
 
-constexpr size_t SHELF = 16;  // compiled grammars that are kept
 constexpr size_t WORDS_SHELF = 3;
 constexpr size_t BREAKER_SHELF = 64;
-constexpr size_t FEW = 128;   // the likeliest tokens, tried before the vocabulary
+constexpr size_t RULE_BYTES = 80;  // of a list, and of a name
+constexpr size_t FEW = 128;  // the likeliest tokens, tried before the vocabulary
 
 } // namespace
 
@@ -19,40 +20,19 @@ constexpr size_t FEW = 128;   // the likeliest tokens, tried before the vocabula
 namespace la {
 
 struct sampler_shelf {
-    struct compiled {
-        std::string text;
-        std::shared_ptr<const grammar_rules> rules;
-    };
-    std::list<compiled> grammars;  // used last first
+    std::mutex lock;  // of the vocabulary's texts: any thread may be the first that compiles a grammar
     std::list<std::pair<std::vector<int32_t>, std::shared_ptr<const vocabulary>>> words;  // by the control tokens shown
-    std::list<std::pair<std::string, std::shared_ptr<const breaker>>> breakers;
-    uint64_t n_compiled = 0;
+    std::list<std::pair<std::string, std::shared_ptr<const breaker>>> breakers;  // used last first
 };
 
+std::shared_ptr<sampler_shelf> make_shelf() { return std::make_shared<sampler_shelf>(); }
+
 namespace {
-
-sampler_shelf &shelf_of(const la_model &model) {
-    if (!model.shelf) {
-        model.shelf = std::make_shared<sampler_shelf>();
-    }
-    return *model.shelf;
-}
-
-std::string piece_of(const llama_vocab *vocab, int32_t token, bool special) {
-    std::string piece(64, '\0');
-    int32_t n = llama_token_to_piece(vocab, token, piece.data(), static_cast<int32_t>(piece.size()), 0, special);
-    if (n < 0) {
-        piece.resize(static_cast<size_t>(-n));
-        n = llama_token_to_piece(vocab, token, piece.data(), -n, 0, special);
-    }
-    piece.resize(static_cast<size_t>(std::max(n, 0)));
-    return piece;
-}
 
 std::shared_ptr<const breaker> make_breaker(const la_model &model, const std::string &text) {
     auto made = std::make_shared<breaker>();
     for (int32_t token = 0; token < model.n_vocab; ++token) {
-        if (piece_of(model.vocab, token, true).find(text) != std::string::npos) {
+        if (piece_of(model, token, true).find(text) != std::string::npos) {
             made->containing.push_back(token);
         }
     }
@@ -64,67 +44,28 @@ std::shared_ptr<const breaker> make_breaker(const la_model &model, const std::st
     return made;
 }
 
-std::shared_ptr<const vocabulary> make_words(const la_model &model, const std::vector<int32_t> &shown) {
-    auto made = std::make_shared<vocabulary>();
-    const auto n = static_cast<size_t>(model.n_vocab);
-    made->ends.resize(n);
-    made->begin.reserve(n + 1);
-    for (int32_t token = 0; token < model.n_vocab; ++token) {
-        const bool is_shown = std::binary_search(shown.begin(), shown.end(), token);
-        const std::string piece = piece_of(model.vocab, token, is_shown);
-        made->ends[static_cast<size_t>(token)] = llama_vocab_is_eog(model.vocab, token);
-        made->begin.push_back(static_cast<uint32_t>(made->bytes.size()));
-        made->bytes += piece;
-        made->longest = std::max(made->longest, piece.size());
-        if (!piece.empty()) {
-            made->order.push_back(token);
-        }
+// The texts of the tokens, with those of some control tokens (sorted).
+std::shared_ptr<const vocabulary> words_of(const la_model &model, const std::vector<int32_t> &shown) {
+    sampler_shelf &shelf = *model.shelf;
+    const std::lock_guard<std::mutex> held(shelf.lock);
+    auto &words = shelf.words;
+    const auto found = std::find_if(words.begin(), words.end(), [&](const auto &one) { return one.first == shown; });
+    if (found != words.end()) {
+        words.splice(words.begin(), words, found);
+        return words.front().second;
     }
-    made->begin.push_back(static_cast<uint32_t>(made->bytes.size()));
-    std::sort(made->order.begin(), made->order.end(),
-              [&](int32_t a, int32_t b) { return made->text(a) < made->text(b); });
-    std::string_view before;
-    for (const int32_t token : made->order) {
-        const auto text = made->text(token);
-        const auto differ = std::mismatch(before.begin(), before.end(), text.begin(), text.end());
-        made->shared.push_back(static_cast<uint32_t>(differ.second - text.begin()));
-        before = text;
+    words.push_front({shown, std::make_shared<const vocabulary>(model, shown)});
+    if (words.size() > WORDS_SHELF) {
+        words.pop_back();
     }
-    return made;
+    return words.front().second;
 }
 
 } // namespace
 
-constrained take_grammar(const la_model &model, const char *text, const std::vector<int32_t> &shown) {
-    require_vocabulary(model);
-    sampler_shelf &shelf = shelf_of(model);
-    auto &kept = shelf.grammars;
-    const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto &one) { return one.text == text; });
-    if (found != kept.end()) {
-        kept.splice(kept.begin(), kept, found);
-    } else {
-        kept.push_front({text, check_grammar(model.vocab, text)});
-        ++shelf.n_compiled;
-        if (kept.size() > SHELF) {
-            kept.pop_back();
-        }
-    }
-    auto &words = shelf.words;
-    const auto of = std::find_if(words.begin(), words.end(), [&](const auto &one) { return one.first == shown; });
-    if (of != words.end()) {
-        words.splice(words.begin(), words, of);
-    } else {
-        words.push_front({shown, make_words(model, shown)});
-        if (words.size() > WORDS_SHELF) {
-            words.pop_back();
-        }
-    }
-    return {words.front().second, std::make_unique<matcher>(kept.front().rules)};
-}
-
 std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *text) {
     require_vocabulary(model);
-    auto &kept = shelf_of(model).breakers;
+    auto &kept = model.shelf->breakers;
     const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto &one) { return one.first == text; });
     if (found != kept.end()) {
         kept.splice(kept.begin(), kept, found);
@@ -161,20 +102,22 @@ int32_t best_permitted(la_sampler &s, const float *logits) {
 bool mask_forbidden(la_sampler &s, const float *logits) {
     constexpr float never = -std::numeric_limits<float>::infinity();
     s.grammar.way->permitted(*s.grammar.words, s.allowed);
-    s.masked.assign(static_cast<size_t>(s.n_vocab), never);
-    bool left = false;
-    for (size_t i = 0; i < s.masked.size(); ++i) {
-        if (s.allowed[i] != 0 && logits[i] > never) {
-            s.masked[i] = logits[i];
-            left = true;
-        }
+    const auto n = static_cast<size_t>(s.n_vocab);
+    s.masked.resize(n);
+    const char *allowed = s.allowed.data();
+    float *masked = s.masked.data();
+    float most = never;
+    for (size_t i = 0; i < n; ++i) {  // without branches: it is all of the vocabulary
+        const float one = allowed[i] != 0 ? logits[i] : never;
+        masked[i] = one > never ? one : never;  // no number at all compares false
+        most = masked[i] > most ? masked[i] : most;
     }
-    return left;
+    return most > never;
 }
 
 int32_t permitted_end(la_sampler &s) {
-    for (int32_t token = 0; token < s.n_vocab; ++token) {
-        if (s.grammar.words->ends[static_cast<size_t>(token)] && permits(s, token)) {
+    for (const int32_t token : s.grammar.words->enders) {
+        if (permits(s, token)) {
             return token;
         }
     }
@@ -183,6 +126,39 @@ int32_t permitted_end(la_sampler &s) {
 
 } // namespace la
 
-extern "C" uint64_t la_grammars_compiled(const la_model *model) noexcept {
-    return model->shelf ? model->shelf->n_compiled : 0;
+extern "C" {
+
+int la_grammar_new(const la_model *model, const char *text, const int32_t *shown, int32_t n_shown,
+                   la_grammar **out) noexcept {
+    return la::guarded([&] {
+        la::require_vocabulary(*model);
+        auto made = std::make_unique<la_grammar>();
+        made->rules = la::check_grammar(model->vocab, text);
+        try {
+            la::matcher begin(made->rules);
+        } catch (const la::fault &f) {
+            throw la::fault{LA_GRAMMAR, f.text, 0, 0};
+        }
+        std::vector<int32_t> tokens(shown, shown + n_shown);
+        std::sort(tokens.begin(), tokens.end());
+        made->words = la::words_of(*model, tokens);
+        for (const auto &rule : made->rules->rules) {  // now, and not when a reply first needs it
+            for (const auto &one : rule) {
+                if (one.type == LLAMA_GRETYPE_CHAR || one.type == LLAMA_GRETYPE_CHAR_NOT ||
+                    one.type == LLAMA_GRETYPE_CHAR_ANY) {
+                    made->words->uniform(&one);
+                }
+                made->n_elements += 1;
+            }
+        }
+        *out = made.release();
+    });
 }
+
+void la_grammar_free(la_grammar *grammar) noexcept { delete grammar; }
+
+uint64_t la_grammar_bytes(const la_grammar *grammar) noexcept {
+    return grammar->n_elements * sizeof(llama_grammar_element) + grammar->rules->rules.size() * RULE_BYTES;
+}
+
+} // extern "C"

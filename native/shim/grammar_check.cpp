@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr uint64_t MAX_ELEMENTS = 500'000;    // of all rules, repetitions written out
+constexpr uint64_t MAX_ELEMENTS = 2'000'000;  // of all rules, repetitions written out
 constexpr uint64_t MAX_REPETITIONS = 2'000;
 constexpr int MAX_BRACKETS = 200;
 constexpr size_t MAX_LEFT_DEPTH = 5'000;
@@ -101,7 +101,7 @@ void check_text(const char *text) {
         }
         elements += last;
         if (elements > MAX_ELEMENTS) {
-            refuse("too large: its repetitions, written out, are more than 500,000 elements");
+            refuse("too large: its repetitions, written out, are more than 2,000,000 elements");
         }
         if (*at == '\0') {
             return;  // an end inside quotes is reported by the parser
@@ -115,21 +115,42 @@ bool ends(const llama_grammar_element &e) {
     return e.type == LLAMA_GRETYPE_END || e.type == LLAMA_GRETYPE_ALT;
 }
 
+// Rules that may match nothing. Each alternative is looked at once for each rule in it that is found
+// to be such a one, so that the order of the rules costs nothing.
 std::vector<bool> find_empty(const llama_grammar_rules &rules) {
     std::vector<bool> empty(rules.size(), false);
-    for (bool changed = true; changed;) {
-        changed = false;
-        for (size_t r = 0; r < rules.size(); ++r) {
-            bool so_far = true;
-            for (size_t i = 0; i < rules[r].size() && !empty[r]; ++i) {
-                const auto &e = rules[r][i];
-                if (ends(e)) {
-                    changed = changed || so_far;
-                    empty[r] = so_far;
-                    so_far = true;
-                } else {
-                    so_far = so_far && e.type == LLAMA_GRETYPE_RULE_REF && empty[e.value];
-                }
+    std::vector<std::vector<size_t>> users(rules.size());  // alternatives of rules alone, by rule in them
+    std::vector<std::pair<uint32_t, size_t>> left;         // of an alternative: its rule, what is not yet empty
+    std::vector<uint32_t> found;
+    for (uint32_t r = 0; r < rules.size(); ++r) {
+        for (size_t i = 0; i < rules[r].size(); ++i) {
+            const size_t begin = i;
+            bool refs = true;
+            for (; i < rules[r].size() && !ends(rules[r][i]); ++i) {
+                refs = refs && rules[r][i].type == LLAMA_GRETYPE_RULE_REF;
+            }
+            if (!refs) {
+                continue;
+            }
+            for (size_t at = begin; at < i; ++at) {
+                users[rules[r][at].value].push_back(left.size());
+            }
+            left.emplace_back(r, i - begin);
+            if (i == begin) {
+                found.push_back(r);
+            }
+        }
+    }
+    while (!found.empty()) {
+        const uint32_t rule = found.back();
+        found.pop_back();
+        if (empty[rule]) {
+            continue;
+        }
+        empty[rule] = true;
+        for (const size_t alternative : users[rule]) {
+            if (--left[alternative].second == 0) {
+                found.push_back(left[alternative].first);
             }
         }
     }

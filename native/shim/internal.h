@@ -14,7 +14,8 @@
 
 namespace la {
 
-struct sampler_shelf;  // sampling.h
+struct sampler_shelf;  // grammar.cpp
+std::shared_ptr<sampler_shelf> make_shelf();
 
 // Thrown inside the shim, caught by guarded() at its edge.
 struct fault {
@@ -146,7 +147,7 @@ struct la_model {
     int32_t n_vocab = 0;
     std::vector<la::special> specials;
     int64_t max_run = 4 << 20;  // characters; a longer run of one kind is not tokenised
-    mutable std::shared_ptr<la::sampler_shelf> shelf = nullptr;  // what its samplers share
+    std::shared_ptr<la::sampler_shelf> shelf = la::make_shelf();  // what its samplers share
     bool vocab_only = false;  // llama.cpp has read no shape: most queries about it would abort
 };
 

@@ -3,52 +3,32 @@
 // aborts the process where a reply does not follow the grammar.
 #include "matcher.h"
 
+#include "elements.h"
 #include "internal.h"
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <unordered_set>
 
 namespace {
 
 constexpr uint32_t EMPTY = 0;               // the stack on which nothing is left
-constexpr uint64_t MAX_WORK = 20'000'000;   // for one question: tests of a terminal, and pushes
+// Tests of a terminal, and pushes. All requests of a model wait for one's question: 30 ms at most for
+// one token, and 150 ms for the whole vocabulary.
+constexpr uint64_t TOKEN_WORK = 1'000'000;
+constexpr uint64_t VOCABULARY_WORK = 5'000'000;
 constexpr uint64_t PUSH_WORK = 32;          // a new stack also costs memory
 constexpr size_t MANY_STACKS = 1u << 16;    // kept between tokens; above, dead ones are removed
 
-using element = llama_grammar_element;
+using la::after;
+using la::decode;
+using la::each_range;
+using la::element;
+using la::is_token;
+using la::matches;
 
 bool ends(const element *at) { return at->type == LLAMA_GRETYPE_END || at->type == LLAMA_GRETYPE_ALT; }
-
-bool is_token(const element *at) {
-    return at->type == LLAMA_GRETYPE_TOKEN || at->type == LLAMA_GRETYPE_TOKEN_NOT;
-}
-
-// The ranges of the characters at `at`; returns the element after them.
-template <typename F> const element *each_range(const element *at, F &&f) {
-    do {
-        if (at->type == LLAMA_GRETYPE_CHAR_ANY) {
-            f(0u, 0x10FFFFu);
-            ++at;
-        } else if (at[1].type == LLAMA_GRETYPE_CHAR_RNG_UPPER) {
-            f(at->value, at[1].value);
-            at += 2;
-        } else {
-            f(at->value, at->value);
-            ++at;
-        }
-    } while (at->type == LLAMA_GRETYPE_CHAR_ALT);
-    return at;
-}
-
-const element *after(const element *at) {
-    return each_range(at, [](uint32_t, uint32_t) {});
-}
-
-bool matches(const element *at, uint32_t c) {
-    bool found = false;
-    each_range(at, [&](uint32_t low, uint32_t high) { found = found || (low <= c && c <= high); });
-    return found == (at->type != LLAMA_GRETYPE_CHAR_NOT);
-}
 
 // Whether some character from low to high matches.
 bool matches_some(const element *at, uint32_t low, uint32_t high) {
@@ -69,32 +49,12 @@ bool matches_some(const element *at, uint32_t low, uint32_t high) {
     return low <= high;
 }
 
-// One more byte of strict UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF.
-bool decode(uint8_t byte, uint32_t &value, int &n_left) {
-    if (n_left == 0) {
-        const int n = byte < 0x80 ? 0 : byte < 0xC2 ? -1 : byte < 0xE0 ? 1 : byte < 0xF0 ? 2 : byte < 0xF5 ? 3 : -1;
-        if (n < 0 || byte == 0) {
-            return false;
-        }
-        value = n == 0 ? byte : byte & (0x3Fu >> n);
-        n_left = n;
-        return true;
-    }
-    const bool overlong = value == 0 && ((n_left == 2 && byte < 0xA0) || (n_left == 3 && byte < 0x90));
-    const bool beyond = (n_left == 2 && value == 0xD && byte >= 0xA0) || (n_left == 3 && value == 4 && byte >= 0x90);
-    if ((byte >> 6) != 2 || overlong || beyond) {
-        return false;
-    }
-    value = value << 6 | (byte & 0x3Fu);
-    --n_left;
-    return true;
-}
-
 } // namespace
 
 namespace la {
 
 matcher::matcher(std::shared_ptr<const grammar_rules> of) : of_(std::move(of)) {
+    may_spend(TOKEN_WORK);
     nodes_.push_back({nullptr, EMPTY, -1});
     path_.resize(1);
     begin_set();
@@ -108,26 +68,34 @@ matcher::matcher(std::shared_ptr<const grammar_rules> of) : of_(std::move(of)) {
     }
 }
 
+void matcher::may_spend(uint64_t most) {
+    work_ = 0;
+    most_work_ = most;
+}
+
 void matcher::spend(uint64_t work) {
     work_ += work;
-    if (work_ > MAX_WORK) {
+    if (work_ > most_work_) {
         give_up();
     }
 }
 
 void matcher::give_up() const {
+    std::map<const element *, size_t> rule_at;
+    for (size_t r = 0; r < of_->rules.size(); ++r) {
+        rule_at.emplace(of_->rules[r].data(), r);
+    }
     std::vector<size_t> counts(of_->rules.size(), 0);
     for (const uint32_t stack : path_[0].stacks) {
-        for (size_t r = 0; stack != EMPTY && r < counts.size(); ++r) {
-            const auto &rule = of_->rules[r];
-            counts[r] += rule.data() <= nodes_[stack].top && nodes_[stack].top < rule.data() + rule.size();
+        if (stack != EMPTY) {
+            ++counts[std::prev(rule_at.upper_bound(nodes_[stack].top))->second];
         }
     }
     const auto most = static_cast<size_t>(std::max_element(counts.begin(), counts.end()) - counts.begin());
     throw fault{LA_STUCK,
                 "the grammar is too ambiguous: the text so far can be read in " +
                     std::to_string(path_[0].stacks.size()) + " ways, and the next token takes more than " +
-                    std::to_string(MAX_WORK / 1'000'000) + " million steps to find, about rule '" + of_->names[most] +
+                    std::to_string(most_work_ / 1'000'000) + " million steps to find, about rule '" + of_->names[most] +
                     "'; let fewer of its parts begin alike or be empty",
                 0, 0};
 }
@@ -257,7 +225,7 @@ bool names(const element *top, int32_t token) {
 } // namespace
 
 bool matcher::permits(const vocabulary &words, int32_t token) {
-    work_ = 0;
+    may_spend(TOKEN_WORK);
     if (words.ends[static_cast<size_t>(token)]) {
         return may_end();
     }
@@ -270,37 +238,93 @@ bool matcher::permits(const vocabulary &words, int32_t token) {
     return !text.empty() && walk(text, 0);
 }
 
-void matcher::permitted(const vocabulary &words, std::vector<char> &out) {
-    work_ = 0;
-    const size_t n = words.ends.size();
-    out.assign(n, 0);
-    path_.resize(std::max(path_.size(), words.longest + 1));
-    size_t n_valid = 0;  // path_[0] to path_[n_valid] are of the text before; one byte more did not match
-    for (size_t i = 0; i < words.order.size(); ++i) {
-        if (words.shared[i] > n_valid) {
+// How many characters of the class on top of a stack may follow one another, up to `most`.
+size_t matcher::run_of(uint32_t stack, size_t most) {
+    const element *top = nodes_[stack].top;
+    const element *next = after(top);
+    for (size_t n = 1; n <= most; ++n) {
+        const uint32_t below = nodes_[stack].below;
+        const auto &closed = closures_[static_cast<size_t>(close(ends(next) ? below : push(next, below)))];
+        const auto again = std::find_if(closed.begin(), closed.end(), [&](uint32_t one) {
+            return one != EMPTY && nodes_[one].top == top;
+        });
+        if (again == closed.end()) {
+            return n;
+        }
+        if (*again == stack) {
+            return most;
+        }
+        stack = *again;
+    }
+    return most;
+}
+
+// The largest part of the vocabulary whose texts may all come next, of one class of characters.
+const uniform_words *matcher::widest(const vocabulary &words) {
+    constexpr size_t FEW = 8;  // classes; another state than in a string has none of such kind
+    const uniform_words *found = nullptr;
+    std::vector<const element *> seen;
+    if (path_[0].n_left > 0) {
+        return nullptr;
+    }
+    for (const uint32_t stack : path_[0].stacks) {
+        const element *top = nodes_[stack].top;
+        if (stack == EMPTY || is_token(top) || std::find(seen.begin(), seen.end(), top) != seen.end()) {
             continue;
         }
-        const auto text = words.text(words.order[i]);
-        n_valid = words.shared[i];
+        if (seen.size() == FEW) {
+            break;
+        }
+        seen.push_back(top);
+        const uniform_words *one = words.uniform(top);
+        if (one != nullptr && (found == nullptr || one->n_inside > found->n_inside) &&
+            run_of(stack, uniform_words::LONGEST) == uniform_words::LONGEST) {
+            found = one;
+        }
+    }
+    return found;
+}
+
+// Of the tokens of a list.
+void matcher::permit(const vocabulary &words, const word_list &list, std::vector<char> &out) {
+    size_t n_valid = 0;  // path_[0] to path_[n_valid] are of the text before; one byte more did not match
+    for (size_t i = 0; i < list.order.size();) {
+        if (list.shared[i] > n_valid) {
+            i = list.next[i];  // all before it begin with what did not match
+            continue;
+        }
+        const auto text = words.text(list.order[i]);
+        n_valid = list.shared[i];
         while (n_valid < text.size() && step(path_[n_valid], static_cast<uint8_t>(text[n_valid]), path_[n_valid + 1])) {
             ++n_valid;
         }
-        out[static_cast<size_t>(words.order[i])] = n_valid == text.size();
+        out[static_cast<size_t>(list.order[i])] = n_valid == text.size();
+        ++i;
     }
+}
+
+void matcher::permitted(const vocabulary &words, std::vector<char> &out) {
+    may_spend(VOCABULARY_WORK);
+    path_.resize(std::max(path_.size(), words.longest + 1));
+    const uniform_words *uniform = widest(words);
+    if (uniform != nullptr) {
+        out = uniform->inside;
+    } else {
+        out.assign(words.ends.size(), 0);
+    }
+    permit(words, uniform == nullptr ? words.all : uniform->others, out);
     for (const uint32_t stack : path_[0].stacks) {
         const element *top = nodes_[stack].top;
         if (stack == EMPTY || !is_token(top)) {
             continue;
         }
-        for (size_t token = 0; token < n; ++token) {
+        for (size_t token = 0; token < out.size(); ++token) {
             out[token] = out[token] != 0 || names(top, static_cast<int32_t>(token));
         }
     }
     const bool end = may_end();
-    for (size_t token = 0; token < n; ++token) {
-        if (words.ends[token]) {
-            out[token] = end;
-        }
+    for (const int32_t token : words.enders) {
+        out[static_cast<size_t>(token)] = end;
     }
 }
 
@@ -308,7 +332,7 @@ void matcher::accept(const vocabulary &words, int32_t token) {
     if (words.ends[static_cast<size_t>(token)]) {
         return;
     }
-    work_ = 0;
+    may_spend(TOKEN_WORK);
     const auto text = words.text(token);
     state next;
     begin_set();
@@ -361,7 +385,7 @@ void matcher::forget_dead() {
     known_.clear();
     closures_.clear();
     in_set_.clear();
-    work_ = 0;
+    may_spend(VOCABULARY_WORK);
     std::unordered_map<uint32_t, uint32_t> moved{{EMPTY, EMPTY}};
     for (uint32_t &stack : path_[0].stacks) {
         std::vector<uint32_t> above;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "llama-grammar.h"
+#include "words.h"
 
 #include <cstdint>
 #include <memory>
@@ -18,22 +19,6 @@ struct grammar_rules {
     llama_grammar_rules rules;
     std::vector<std::string> names;  // of the rules
     uint32_t root = 0;
-};
-
-// The texts of a model's tokens as a reply shows them, and their order as texts. A control token has
-// no text: a reply does not show it.
-struct vocabulary {
-    std::string bytes;
-    std::vector<uint32_t> begin;   // of token i: bytes[begin[i]] to bytes[begin[i + 1]]
-    std::vector<bool> ends;        // tokens that end a reply
-    std::vector<int32_t> order;    // tokens that have a text, sorted by it
-    std::vector<uint32_t> shared;  // bytes that order[i] begins with like order[i - 1]
-    size_t longest = 0;
-
-    std::string_view text(int32_t token) const {
-        const auto at = static_cast<size_t>(token);
-        return std::string_view(bytes).substr(begin[at], begin[at + 1] - begin[at]);
-    }
 };
 
 // One reply's position in a grammar: the set of all stacks of elements still to be matched. Equal
@@ -69,12 +54,16 @@ class matcher {
     };
 
     bool may_end() const;
+    size_t run_of(uint32_t stack, size_t most);
+    const uniform_words *widest(const vocabulary &words);
+    void permit(const vocabulary &words, const word_list &list, std::vector<char> &out);
     uint32_t push(const llama_grammar_element *top, uint32_t below);
     int32_t close(uint32_t stack);
     void add_closed(uint32_t stack, std::vector<uint32_t> &out);
     void begin_set();
     bool step(const state &from, uint8_t byte, state &to);
     bool walk(std::string_view text, size_t from);
+    void may_spend(uint64_t most);
     void spend(uint64_t work);
     [[noreturn]] void give_up() const;
     void forget_dead();
@@ -85,7 +74,8 @@ class matcher {
     std::vector<std::vector<uint32_t>> closures_;
     std::vector<uint64_t> in_set_;  // of a stack: the number of the set it was last added to
     uint64_t set_ = 0;
-    uint64_t work_ = 0;
+    uint64_t work_ = 0;  // of this question
+    uint64_t most_work_ = 0;
     std::vector<state> path_;  // the states after each byte of a text; path_[0] is the present one
 };
 

@@ -89,9 +89,7 @@ int la_sampler_new(const la_model *model, const la_sampling *params, const la_sa
             }
         }
         if (texts->grammar != nullptr) {
-            std::vector<int32_t> shown(texts->shown, texts->shown + texts->n_shown);
-            std::sort(shown.begin(), shown.end());
-            made->grammar = la::take_grammar(*model, texts->grammar, shown);
+            made->grammar = {texts->grammar->words, std::make_unique<la::matcher>(texts->grammar->rules)};
             if (!made->grammar.way->advance({texts->grammar_before, texts->n_grammar_before})) {
                 throw la::fault{LA_GRAMMAR, "the text before the reply does not begin as the grammar does", 0, 0};
             }

@@ -79,17 +79,17 @@ struct stage {
     double min_p = 0;
 };
 
-// Shared by the samplers of one model: compiled grammars and breakers, those used last.
-struct sampler_shelf;
-
 // The rules of a text; a fault, unless it is a grammar that can be used safely.
 std::shared_ptr<const grammar_rules> check_grammar(const llama_vocab *vocab, const std::string &text);
-// A position at the beginning of the grammar. A grammar that cannot be used is a fault.
-// `shown`: control tokens whose text it may require.
-constrained take_grammar(const la_model &model, const char *text, const std::vector<int32_t> &shown);
 std::shared_ptr<const breaker> take_breaker(const la_model &model, const char *text);
 
 } // namespace la
+
+struct la_grammar {
+    std::shared_ptr<const la::grammar_rules> rules;
+    std::shared_ptr<const la::vocabulary> words;
+    uint64_t n_elements = 0;
+};
 
 struct la_sampler {
     la_sampler(const la_sampling &wishes, const la_model &of)

@@ -53,6 +53,7 @@ enum la_status {
 typedef struct la_model la_model;
 typedef struct la_context la_context;
 typedef struct la_sampler la_sampler;
+typedef struct la_grammar la_grammar;
 typedef struct la_adapter la_adapter;
 typedef struct la_embedder la_embedder;
 
@@ -269,6 +270,14 @@ int la_save_checkpoint(la_context *context, int32_t seq, uint8_t *into, size_t c
 int la_restore_checkpoint(la_context *context, int32_t seq, int32_t n_tokens, const uint8_t *payload,
                           size_t size) LA_NOEXCEPT;
 
+/* --- grammar ------------------------------------------------------------------------------- */
+/* Compile rules (GBNF). For any thread, also while another one decodes. Samplers keep what they need of it.
+ * shown: control tokens whose text counts for the grammar; the others have none. */
+int la_grammar_new(const la_model *model, const char *text, const int32_t *shown, int32_t n_shown,
+                   la_grammar **out) LA_NOEXCEPT;
+void la_grammar_free(la_grammar *grammar) LA_NOEXCEPT;
+uint64_t la_grammar_bytes(const la_grammar *grammar) LA_NOEXCEPT;
+
 /* --- sampler ------------------------------------------------------------------------------- */
 typedef struct la_sampling {
     double temperature;
@@ -317,11 +326,9 @@ typedef struct la_sampling_texts {
     const double *bias_values;  /* finite, or minus infinity */
     int32_t n_breakers;
     const char *const *breakers;
-    const char *grammar;        /* GBNF; NULL: none */
+    const la_grammar *grammar;  /* of this model; NULL: none */
     const char *grammar_before; /* what the prompt, or the reply so far, holds of the grammar's text */
     size_t n_grammar_before;
-    int32_t n_shown;            /* control tokens whose text counts for the grammar */
-    const int32_t *shown;
     int32_t n_stages;
     const int32_t *stages;      /* la_stage, in the order of use; what is missing is off */
 } la_sampling_texts;
@@ -338,7 +345,6 @@ int la_sample_from(la_sampler *sampler, float *logits, uint64_t index, int32_t *
  * and of the n likeliest tokens, likeliest first. */
 int la_logprobs(const la_model *model, const float *logits, int32_t token, int32_t n, double *of_token,
                 int32_t *tokens, double *of_tokens) LA_NOEXCEPT;
-uint64_t la_grammars_compiled(const la_model *model) LA_NOEXCEPT;
 
 /* --- chat ---------------------------------------------------------------------------------- */
 /* What llama.cpp's common/ knows of a chat template. Any thread may use one of these; each only one at a time. */

@@ -66,6 +66,7 @@ class Reply:
         self._models = models
         self._request = prepared.request
         self._prompt = prepared.prompt
+        self._grammar = prepared.grammar
         self._shows_resumed = prepared.resumed_events
         self._read_prompt = read_prompt
         self._shown_prompt: TokenEvent | None = None
@@ -78,6 +79,7 @@ class Reply:
         self._heals_until: float | None = None
         self._n_before = 0
         self._prompt_keeper: PayloadKeeper | None = None
+        self._grammar_keeper: PayloadKeeper | None = None
         self._tokens_keeper: PayloadKeeper | None = None
         self._replies: Replies | None = None
         self._accepted: str | None = None
@@ -113,7 +115,7 @@ class Reply:
             return
         self._is_over = True
         self._withdraw()
-        for keeper in (self._prompt_keeper, self._tokens_keeper):
+        for keeper in (self._prompt_keeper, self._grammar_keeper, self._tokens_keeper):
             if keeper is not None:
                 keeper.close()
 
@@ -141,6 +143,7 @@ class Reply:
             return
         try:
             if self._replies is None:
+                await self._keep_grammar()
                 self._replies = self._send()
             self._take(await self._replies.next())
         except (
@@ -155,6 +158,15 @@ class Reply:
         except SupervisionError as error:
             with self._in_time():
                 raise connection_failure(error, self._transport.record.port) from error
+
+    async def _keep_grammar(self) -> None:
+        """Convert a schema, once; a large one on another thread, where there is a loop."""
+        source = self._grammar
+        if source is not None and self._grammar_keeper is None:
+            rules = source.rules() if source.is_quick else await self._transport.run(source.rules)
+            self._grammar_keeper = PayloadKeeper(rules)
+            grammar = m.Grammar(self._grammar_keeper.payload, source.option)
+            self._request = replace(self._request, grammar=grammar)
 
     def _send(self) -> Replies:
         """Prepare the next attempt: what is left to do, in what is left of the time."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from actors import messages as m
 from cache.keys import KEY_BYTES
@@ -15,6 +15,9 @@ from runtime import errors
 from runtime.client.sampling_options import sampling_from_options
 from runtime.settings import arguments
 from supervision.frozen import frozen
+
+if TYPE_CHECKING:
+    from runtime.client.grammar import GrammarSource
 
 _CHAT_KEYS: Final = (
     "tools", "tool_choice", "parallel_tool_calls", "documents", "template_kwargs",
@@ -45,12 +48,13 @@ Messages = Sequence[Mapping[str, Any]]
 
 @frozen
 class PreparedRequest:
-    """A request without its prompt, which may be big, and which events its caller gets."""
+    """A request without its prompt and grammar, which may be big; which events its caller gets."""
 
     request: m.Complete
     prompt: bytes
     resumed_events: bool = False
     echo: bool = False
+    grammar: GrammarSource | None = None
 
     def reply(self, number: int) -> PreparedRequest:
         """The request for another reply to the same prompt; 0 is this one.
@@ -235,6 +239,12 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     budget = thinking_budget_tokens
     if budget is not None:
         budget = arguments.whole("thinking_budget_tokens", budget, 0)
+    chosen = sampling or sampling_from_options(**sampling_options)
+    source: GrammarSource | None = None
+    if chosen.is_constrained:
+        from runtime.client.grammar import split  # here: few requests have a grammar
+
+        chosen, source = split(chosen)
     request = m.Complete(
         ref="",
         model=arguments.model_name(model),
@@ -246,7 +256,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
             continues=_continues(arguments.flag("continues", continues), session, parent_key),
         ),
         max_tokens=None if max_tokens is None else arguments.whole("max_tokens", max_tokens, 0),
-        sampling=sampling or sampling_from_options(**sampling_options),
+        sampling=chosen,
         stop=_stops(stop),
         parent_key=parsed_key(parent_key),
         timeout_s=arguments.seconds("timeout_s", timeout_s),
@@ -258,12 +268,9 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         thinking_budget_tokens=budget,
         tool_calls=arguments.flag("tool_calls", tool_calls),
     )
-    return PreparedRequest(
-        request,
-        prompt,
-        arguments.flag("resumed_events", resumed_events),
-        _echoes(arguments.flag("echo", echo), request.prompt),
-    )
+    shows_resumed = arguments.flag("resumed_events", resumed_events)
+    echoes = _echoes(arguments.flag("echo", echo), request.prompt)
+    return PreparedRequest(request, prompt, shows_resumed, echoes, source)
 
 
 def _echoes(echo: bool, prompt: m.Prompt) -> bool:

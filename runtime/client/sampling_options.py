@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import secrets
@@ -131,8 +130,10 @@ def _schema(name: str, value: object) -> object:
         return value
     if not isinstance(value, Mapping | bool):
         raise InvalidParam(name, value, "a JSON object as a mapping, or its JSON text")
+    from runtime.client.grammar import json_of  # here: few requests have a schema
+
     try:
-        return json.dumps(value if isinstance(value, bool) else dict(value))
+        return json_of(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidParam(name, value, f"a schema that can be written as JSON ({error})") from None
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from array import array
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from native import Batch, InvalidParam, ModelParams, NoTokenLeft, Sampler, SamplingParams
+from native._grammars import MAX_KEPT
 from native.llama import LlamaBackend
 from runtime.embedded import path as demo_model_path
 from tests.support.gguf_files import tiny_llama
@@ -176,10 +178,69 @@ def test_a_grammar_is_compiled_once_for_a_model(b: LlamaBackend) -> None:
     for _ in range(3):
         b.new_sampler(schema)
     assert b.grammars_compiled() == before + 2
-    for number in range(16):
+    for number in range(MAX_KEPT):
         b.new_sampler(SamplingParams(grammar=f'root ::= "{number}"'))
+    assert not b.has_grammar(params), "those used longest ago are forgotten"
     b.new_sampler(params)
-    assert b.grammars_compiled() == before + 19, "those used longest ago are forgotten"
+    assert b.grammars_compiled() == before + MAX_KEPT + 3
+
+
+def test_a_grammar_is_compiled_on_any_thread_while_the_model_decodes(b: LlamaBackend) -> None:
+    params = SamplingParams(json_schema='{"enum": ["compiled", "beside"]}')
+    other = threading.Thread(target=b.compile_grammar, args=(params,))
+    with b._lock:  # as a decode holds it
+        other.start()
+        other.join(30)
+        assert not other.is_alive()
+        assert b.has_grammar(params)
+    before = b.grammars_compiled()
+    assert text(b, params) in ('"compiled"', '"beside"')
+    assert b.grammars_compiled() == before
+    with pytest.raises(InvalidParam, match="root"):
+        b.compile_grammar(SamplingParams(grammar="root ::= root"))
+
+
+MASKED: dict[str, tuple[dict[str, str], str]] = {
+    "strings": ({"json_schema": '{"type": "string"}'}, '"one \\n two é"'),
+    "a long limit": ({"json_schema": '{"type": "string", "maxLength": 60}'}, '"' + "ab " * 15),
+    "a short limit": ({"json_schema": '{"type": "string", "maxLength": 5}'}, '"abc'),
+    "a pattern": ({"json_schema": '{"type": "string", "pattern": "^[a-z]+-[^x]*$"}'}, '"some-a b'),
+    "two kinds of text": ({"grammar": 'root ::= [a-z ]* "." | [^0-9]{40} "!"'}, "some text"),
+    "names": ({"grammar": 'root ::= ("name" [a-z]{3,40} | [n-z]+ [0-9])+ "💥"'}, "namesnames5"),
+    "anything": ({"grammar": 'root ::= "a" .* "b" .{2}'}, "an apple 1b"),
+}
+"""Grammars whose masks take short cuts, and texts to walk along."""
+
+
+@pytest.mark.parametrize(("how", "walked"), MASKED.values(), ids=MASKED.keys())
+def test_a_mask_allows_the_tokens_that_are_allowed_alone(
+    b: LlamaBackend, how: dict[str, str], walked: str
+) -> None:
+    """A token is checked alone where the model would choose it, else by a mask of all tokens."""
+    check = b.new_sampler(SamplingParams(**how))  # type: ignore[arg-type]
+    mask = b.new_sampler(SamplingParams(temperature=1.0, **how))  # type: ignore[arg-type]
+    every = range(b.info.n_vocab)
+    nothing = array("f", [-math.inf] * b.info.n_vocab)
+
+    def allowed(sampler: Sampler, token: int, *refused: int) -> bool:
+        logits = nothing[:]
+        logits[token] = 1.0
+        for other in refused:
+            logits[other] = 60.0
+        try:
+            return b.sample_from(logits, sampler, 0) == token
+        except NoTokenLeft:
+            return False
+
+    for index, token in enumerate(b.tokenize(walked, add_special=False)):
+        alone = [one for one in every if allowed(check, one)]
+        bad = next(one for one in every if one not in alone and one not in b.info.eog_tokens)
+        assert [one for one in every if one != bad and allowed(mask, one, bad)] == alone
+        for sampler in (check, mask):
+            if token not in alone:
+                assert index > 1
+                return
+            sampler.accept(token)
 
 
 def test_a_constrained_reply_resumes_where_it_was(b: LlamaBackend) -> None:
@@ -284,7 +345,7 @@ def test_names_of_rules_and_unsupported_schemas_are_explained(b: LlamaBackend) -
     with pytest.raises(InvalidParam, match="letters, digits and hyphens"):
         b.new_sampler(SamplingParams(grammar='root ::= a_b\na_b ::= "x"'))
     with pytest.raises(InvalidParam, match="look-around at position 1") as caught:
-        SamplingParams(json_schema='{"type": "string", "pattern": "a(?=b)"}')
+        b.compile_grammar(SamplingParams(json_schema='{"type": "string", "pattern": "a(?=b)"}'))
     assert caught.value.value == "#/pattern"
 
 

@@ -18,6 +18,7 @@ from actors.messages import (
     Complete,
     Completed,
     FinishReason,
+    Grammar,
     HitKind,
     TextPrompt,
     Timings,
@@ -26,14 +27,15 @@ from actors.messages import (
     Usage,
 )
 from actors.messages.logprob_records import LogprobsLog, unpack
-from actors.messages.payload import INLINE_LIMIT_BYTES
+from actors.messages.payload import INLINE_LIMIT_BYTES, PayloadKeeper
 from actors.requests.request_digest import digest_of
 from actors.text.reply_events import merged
 from cache import tokens as token_bytes
 from native import InvalidParam, ModelParams, NoTokenLeft, SamplingParams
 from native.backend import Logprobs
 from native.sampling import Breaker, PythonSampler, resolved_biases
-from native.sampling_params import MAX_GRAMMAR_BYTES, SAMPLERS
+from native.sampling_params import MAX_GRAMMAR_BYTES, MAX_SCHEMA_BYTES, SAMPLERS
+from native.schema import grammar_of
 from native.stub import N_VOCAB, StubBackend
 from runtime.client.received import Received
 from runtime.client.results import completion_from
@@ -73,10 +75,7 @@ def draw(logits: list[float], params: SamplingParams, n: int = 40) -> list[int]:
         ("top_n_sigma", -0.5), ("top_n_sigma", math.nan), ("dynatemp_range", -1),
         ("dynatemp_exponent", 101), ("min_keep", -1), ("min_keep", 1.5), ("ignore_eos", 1),
         ("grammar", ""), ("grammar", "a\0"), ("grammar", 7), ("grammar", "\ud800"),
-        ("grammar", "x" * (MAX_GRAMMAR_BYTES + 1)), ("json_schema", "{"), ("json_schema", "[]"),
-        ("json_schema", "{" * 100_000), ("json_schema", '{"not": ' * 70 + "{}" + "}" * 70),
-        ("json_schema", json.dumps({"properties": {"_" * 501: {}}})),
-        ("json_schema", '{"allOf": [{"$ref": "#/a"}], "a": {"$ref": "#/a"}}'),
+        ("grammar", "x" * (MAX_GRAMMAR_BYTES + 1)), ("json_schema", " " * (MAX_SCHEMA_BYTES + 1)),
         ("n_logprobs", -1), ("n_logprobs", 21), ("n_logprobs", True),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "",
@@ -98,7 +97,38 @@ def test_a_schema_that_doubles_with_every_level_is_refused() -> None:
     for _ in range(6):
         schema = {"allOf": [{"anyOf": [schema, {"minimum": 1}]}, {"anyOf": [schema, {}]}]}
     with pytest.raises(InvalidParam, match="too many alternatives"):
-        SamplingParams(json_schema=json.dumps(schema))
+        grammar_of(json.dumps(schema))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        "{", "[]", "{" * 100_000, '{"not": ' * 70 + "{}" + "}" * 70,
+        json.dumps({"properties": {"_" * 501: {}}}),
+        '{"allOf": [{"$ref": "#/a"}], "a": {"$ref": "#/a"}}',
+    ],
+    ids=lambda value: value[:20],
+)  # fmt: skip
+def test_what_is_no_schema_is_refused(schema: str) -> None:
+    with pytest.raises(InvalidParam) as caught:
+        grammar_of(schema)
+    assert caught.value.name == "json_schema"
+    assert len(str(caught.value)) < 400
+
+
+def test_a_grammar_makes_another_request_wherever_it_lies() -> None:
+    rules = b"root ::= [a-z]* # " + b"x" * INLINE_LIMIT_BYTES
+    keeper = PayloadKeeper(rules)
+    plain = Complete("", "m", TextPrompt("text"))
+    beside, inside = (
+        digest_of(replace(plain, grammar=Grammar(one))) for one in (keeper.payload, rules)
+    )
+    keeper.close()
+    assert beside == inside
+    others = [None, Grammar(b"root ::= [a-y]*")]
+    assert beside not in [digest_of(replace(plain, grammar=one)) for one in others]
+    gone = replace(plain, grammar=Grammar(keeper.payload))
+    assert digest_of(gone) is None
 
 
 def test_every_parameter_makes_another_request() -> None:
@@ -398,14 +428,14 @@ def test_joined_events_with_logprobs_stay_below_the_limit_of_a_message() -> None
 def test_the_largest_request_is_a_message_and_arrives_as_it_was() -> None:
     texts = tuple((f"{token:04}xxx", -1e5) for token in range(290))
     sampling = SamplingParams(
-        grammar="x" * MAX_GRAMMAR_BYTES,
         logit_bias=(*texts, *((100_000 + token, -math.inf) for token in range(10))),
         dry_breakers=("é" * 20,) * 32,
     )
     part = b"p" * INLINE_LIMIT_BYTES
     request = Complete(
-        "r" * 16, "m" * 40, TokenPrompt(part), 1, sampling, ("x" * 100,) * 8, delivered=part
-    )
+        "r" * 16, "m" * 40, TokenPrompt(part), 1, sampling, ("x" * 100,) * 8, delivered=part,
+        grammar=Grammar(part),
+    )  # fmt: skip
     packed = CODEC.pack(request)
     assert len(packed) < 64 * 1024 - 512
     assert CODEC.unpack(packed) == request

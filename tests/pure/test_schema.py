@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native import InvalidParam, SamplingParams
+from native import InvalidParam
 from native.schema import automaton, grammar_of
 from native.schema.document import ANNOTATIONS, OBEYED
 from native.schema.regex import BadPattern
-from runtime.client.sampling_options import sampling_from_options
+from runtime.client.request_options import prompt_request
 from runtime.errors import InvalidRequest
 from tests.support.gbnf import Grammar
 
@@ -90,6 +90,11 @@ OBEYED_CASES: dict[str, tuple[Any, list[str], list[str]]] = {
         ['["a"]', '["c","a"]', '["b","c","a"]'],
         ["[]", '["a","a"]'],
     ),
+    "uniqueItems of many values": (
+        {"type": "array", "items": {"enum": [*range(20)]}, "uniqueItems": True, "maxItems": 2},
+        ["[]", "[7]", "[19,0]"],
+        ["[7,7]", "[1,2,3]"],
+    ),
     "uniqueItems of one": (
         {"type": "array", "items": STRING, "uniqueItems": True, "maxItems": 1},
         ["[]", '["a"]'],
@@ -144,6 +149,16 @@ OBEYED_CASES: dict[str, tuple[Any, list[str], list[str]]] = {
         {"type": "string", "not": {"enum": ["a", "b"]}},
         ['"c"', '""', '"aa"'],
         ['"a"', '"b"'],
+    ),
+    "not a number": (
+        {"type": "number", "not": {"enum": [0, 2.5, "a"]}, "maximum": 9},
+        ["1", "-3.25", "2", "2.51", "9", "0.1"],
+        ["0", "2.5", "0.0", "10", "2.50"],
+    ),
+    "not a whole number": (
+        {"type": "integer", "minimum": 1, "not": {"const": 3}},
+        ["1", "2", "4", "33"],
+        ["3", "0"],
     ),
     "not a pattern": (
         {"type": "string", "not": {"pattern": "^a"}},
@@ -262,6 +277,16 @@ OBEYED_CASES: dict[str, tuple[Any, list[str], list[str]]] = {
         ['{"a":1,"b":2}', '{"b":2}'],
         ["{}", '{"b":1,"c":1}'],
     ),
+    "unevaluatedProperties of a failed test": (
+        {
+            "type": "object",
+            "if": {"properties": {"a": {"const": 1}}, "required": ["a"]},
+            "else": {"properties": {"b": {"type": "integer"}}, "required": ["b"]},
+            "unevaluatedProperties": False,
+        },
+        ['{"a":1}', '{"b":2}'],
+        ['{"a":2,"b":2}', '{"a":1,"b":2}', "{}"],
+    ),
     "values that are objects": (
         {"enum": [{"a": 1}, {"a": "x"}, [1, 2]], "properties": {"a": {"type": "integer"}}},
         ['{"a":1}', "[1,2]"],
@@ -282,6 +307,21 @@ OBEYED_CASES: dict[str, tuple[Any, list[str], list[str]]] = {
         {"type": "string", "format": "uuid"},
         ['"123e4567-e89b-12d3-a456-426614174000"'],
         ['"1"'],
+    ),
+    "references and templates of addresses": (
+        {"type": "string", "format": "uri-reference"},
+        ['"https://example.com/a?b#c"', '"/a/b"', '"a"'],
+        ['"a b"', '"<a>"'],
+    ),
+    "relative pointers": (
+        {"type": "string", "format": "relative-json-pointer"},
+        ['"0#"', '"12/a/b"', '"1"'],
+        ['"/a"', '"01"', '"-1/a"'],
+    ),
+    "international names": (
+        {"type": "string", "format": "idn-hostname"},
+        ['"example.org"', '"a-b"'],
+        ['"xn--x"', '"-a"', '"a..b"'],
     ),
     "format beside pattern": (
         {"type": "string", "format": "date", "pattern": "^2024"},
@@ -346,7 +386,7 @@ REFUSED_CASES: dict[str, tuple[Any, str, str]] = {
     "a word boundary": ({**STRING, "pattern": r"\ba"}, "pattern", "word boundary"),
     "flags": ({**STRING, "pattern": "(?i)a"}, "pattern", "flag"),
     "half a pattern": ({**STRING, "pattern": "(a"}, "pattern", "not closed at position 0"),
-    "a format of the standard": ({**STRING, "format": "iri"}, "format", "write a pattern"),
+    "a format of the standard": ({**STRING, "format": "regex"}, "format", "write a pattern"),
     "dynamic references": ({"$dynamicRef": "#a"}, "$dynamicRef", "$ref"),
     "references to elsewhere": ({"$ref": "https://example.com/x"}, "$ref", "outside"),
     "references to nothing": ({"$ref": "#/$defs/none"}, "$ref", "nothing in this schema"),
@@ -400,9 +440,9 @@ def test_a_refused_schema_reaches_the_user_with_keyword_and_place() -> None:
     with pytest.raises(
         InvalidRequest, match=r"'#/properties/a~1b/uniqueItems'.*uniqueItems cannot be obeyed"
     ):
-        sampling_from_options(json_schema=schema)
+        prompt_request("demo", "x", json_schema=schema)
     with pytest.raises(InvalidParam, match="JSON"):
-        SamplingParams(json_schema='{"const": NaN}')
+        grammar_of('{"const": NaN}')
 
 
 def test_what_no_value_reaches_is_not_refused() -> None:

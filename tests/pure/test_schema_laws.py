@@ -49,7 +49,9 @@ def some(required: dict[str, Any], optional: dict[str, Any]) -> Schemas:
 def numbers() -> Schemas:
     limits = dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), LIMITS)
     steps = st.sampled_from([1, 2, 3, 7, 10, 0.5, 0.25, 2.5])
-    wanted = {**limits, "multipleOf": steps, "not": st.just({"type": "null"})}
+    some_of = st.lists(st.sampled_from([0, 1, -1, 2.5, 20, "a"]), min_size=1, max_size=3)
+    nots = st.just({"type": "null"}) | st.builds(lambda values: {"enum": values}, some_of)
+    wanted = {**limits, "multipleOf": steps, "not": nots}
     return some({"type": "number"}, wanted) | some({"type": "integer"}, wanted)
 
 
