@@ -15,6 +15,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -41,6 +42,7 @@ T = TypeVar("T")
 MAX_TEMPLATE_CHARS: Final = 1 << 20
 _UNDEFINED: Final = re.compile(r"'(\w+)' is undefined")
 _CONCAT: Final = "_concatenated"
+_BEGINS: Final = "_begins"
 # What formats, pads or wraps text to any width; no chat template needs them.
 _LEFT_OUT: Final = ("center", "filesizeformat", "pprint", "urlize", "wordwrap", "xmlattr")
 
@@ -51,6 +53,32 @@ class TemplateFailed(InvalidRequest):
 
 class TemplateStopped(TemplateFailed):
     """The template used more than it may."""
+
+
+@dataclass(slots=True)
+class Marks:
+    """Where the loops of a template over the messages stood while it wrote its text."""
+
+    found: list[tuple[int, int]] = field(default_factory=list)
+    """Characters written before, and the number of the message that is being written from there on;
+    -1 outside of such loops. A loop inside of a macro or a block that is captured writes nothing
+    itself, so all its messages seem to be empty."""
+    n_chars: int = 0
+    """Characters written so far."""
+    numbers: dict[int, int] = field(default_factory=dict)
+    """Of each message, by the identity of its object."""
+    _loops: list[int] = field(default_factory=list)
+    """The message that each of the nested loops is at."""
+
+    def begins(self, message: object, depth: int) -> str:
+        """A loop inside of ``depth`` others turns to this message; it has ended, if it is none."""
+        number = self.numbers.get(id(message), -1)
+        del self._loops[depth:]
+        self._loops += [-1] * (depth - len(self._loops))
+        if number >= 0:
+            self._loops.append(number)
+        self.found.append((self.n_chars, self._loops[-1] if self._loops else -1))
+        return ""
 
 
 class ChatTemplate:
@@ -77,6 +105,7 @@ class ChatTemplate:
             names = meta.find_undeclared_variables(tree) - self._environment.globals.keys()
             self.variables = frozenset(names)
             tree = _BoundConcat().visit(tree)
+            tree = _MarkedLoops(tree).visit(tree)
             code = self._environment.compile(tree)
             return Template.from_code(self._environment, code, self._environment.globals)
 
@@ -84,22 +113,29 @@ class ChatTemplate:
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """The conversation as text. ``variables``: messages, add_generation_prompt, tools …"""
+        return self.render_marked(variables)[0]
+
+    def render_marked(self, variables: Mapping[str, Any]) -> tuple[str, Marks]:
+        """The same, and where its loops over the messages stood."""
         try:
             frozen = {name: _frozen(value) for name, value in variables.items()}
         except RecursionError:
             raise TemplateFailed("the conversation is nested too deeply") from None
 
+        messages = frozen.get("messages") or ()
+        marks = Marks(numbers={id(one): number for number, one in enumerate(messages)})
+
         def rendered() -> str:
             parts: list[str] = []
-            size = 0
+            self._environment.marks = marks
             for part in self._template.generate({**self._specials, **frozen}):
-                size += len(part)
-                if size > MAX_OUTPUT_CHARS:
+                marks.n_chars += len(part)
+                if marks.n_chars > MAX_OUTPUT_CHARS:
                     raise OverBudget(f"it writes more than {MAX_OUTPUT_CHARS} characters")
                 parts.append(part)
             return "".join(parts)
 
-        return self._guarded(rendered)
+        return self._guarded(rendered), marks
 
     def _guarded(self, run: Callable[[], T], *, calls_only: bool = False) -> T:
         try:
@@ -123,7 +159,7 @@ class ChatTemplate:
             kind = type(error).__name__
             raise TemplateFailed(f"the chat template failed: {kind}: {error}") from error
         finally:
-            self._environment.budget = None
+            self._environment.budget = self._environment.marks = None
 
 
 class _FrozenList(list[Any]):
@@ -165,6 +201,60 @@ class _BoundConcat(NodeTransformer):
         return nodes.Filter(joined, _CONCAT, [], [], None, None, lineno=node.lineno)
 
 
+class _MarkedLoops(NodeTransformer):
+    """Each loop over messages calls ``Marks.begins`` where its body begins, and behind its end.
+
+    As a filter, which Jinja calls without any detour. What a loop runs over is found out by names:
+    ``messages``, and variables that are set to something with such a name in it. Where that is
+    numbers, the variable that is set to the message of that number counts.
+    """
+
+    def __init__(self, tree: nodes.Template) -> None:
+        self._targets: list[str] = []
+        self._names = {"messages"}
+        assigned = [one for one in tree.find_all(nodes.Assign) if isinstance(one.target, nodes.Name)]
+        n_names = 0
+        while n_names < len(self._names):
+            n_names = len(self._names)
+            self._names |= {
+                one.target.name
+                for one in assigned
+                if isinstance(one.target, nodes.Name) and self._is_of_messages(one.node)
+            }
+
+    def _is_of_messages(self, node: nodes.Node) -> bool:
+        is_named = isinstance(node, nodes.Name) and node.name in self._names
+        return is_named or any(one.name in self._names for one in node.find_all(nodes.Name))
+
+    def visit_For(self, node: nodes.For) -> nodes.Node | list[nodes.Node]:  # noqa: N802 - Jinja's
+        if not (isinstance(node.target, nodes.Name) and self._is_of_messages(node.iter)):
+            self.generic_visit(node)
+            return node
+        self._targets.append(node.target.name)
+        self.generic_visit(node)
+        self._targets.pop()
+        node.body.insert(0, self._mark(node.target.name, node.lineno))
+        return [node, self._mark("messages", node.lineno)]
+
+    def visit_Assign(self, node: nodes.Assign) -> nodes.Node | list[nodes.Node]:  # noqa: N802
+        item, target = node.node, node.target
+        is_item = (
+            isinstance(target, nodes.Name)
+            and isinstance(item, nodes.Getitem)
+            and isinstance(item.arg, nodes.Name)
+            and item.arg.name in self._targets[-1:]
+            and self._is_of_messages(item.node)
+        )
+        if not is_item or not isinstance(target, nodes.Name):
+            return node
+        return [node, self._mark(target.name, node.lineno, -1)]
+
+    def _mark(self, name: str, line: int, inside: int = 0) -> nodes.ExprStmt:
+        depth = nodes.Const(len(self._targets) + inside)
+        call = nodes.Filter(nodes.Name(name, "load"), _BEGINS, [depth], [], None, None)
+        return nodes.ExprStmt(call).set_lineno(line)
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -176,10 +266,12 @@ class _Environment(ImmutableSandboxedEnvironment):
             finalize=self._printed,
         )
         self.budget: Budget | None = None
+        self.marks: Marks | None = None
         for name in _LEFT_OUT:
             self.filters.pop(name, None)
         self.filters |= {"tojson": _tojson, "indent": _indent, _CONCAT: self._concatenated}
         self.filters = {name: self._charged(one) for name, one in self.filters.items()}
+        self.filters[_BEGINS] = self._begins
         self.filters["format"] = self._sized_format
         self.filters["replace"] = self._sized_replace(self.filters["replace"])
         self.filters["join"] = self._sized_join(self.filters["join"])
@@ -208,6 +300,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         result = super().call(context, obj, *args, **kwargs)
         self._charge_value(result)
         return result
+
+    def _begins(self, message: Any, depth: Any = 0) -> str:
+        return "" if self.marks is None else self.marks.begins(message, depth)
 
     def _printed(self, value: Any) -> Any:
         if self.budget is not None:
