@@ -78,6 +78,11 @@ class Chat:
         return replace(self, messages=messages)
 
     @property
+    def origins(self) -> list[int]:
+        """Of each message that the template gets, the number of the one sent that it is of."""
+        return [at for at, one in enumerate(self.sent) for _ in _shaped(one, self.shape)]
+
+    @property
     def has_tools(self) -> bool:
         return bool(self.extras.get("tools"))
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from jinja2 import Template, TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -55,14 +55,25 @@ class TemplateStopped(TemplateFailed):
     """The template used more than it may."""
 
 
+class Mark(NamedTuple):
+    """A template's loops over the messages have turned to another one."""
+
+    at: int
+    """Characters written before."""
+    inner: int
+    """The message that the innermost loop is at; -1 if none is."""
+    outer: int
+    """The same of the outermost loop."""
+
+
 @dataclass(slots=True)
 class Marks:
-    """Where the loops of a template over the messages stood while it wrote its text."""
+    """Where the loops of a template over the messages stood while it wrote its text.
 
-    found: list[tuple[int, int]] = field(default_factory=list)
-    """Characters written before, and the number of the message that is being written from there on;
-    -1 outside of such loops. A loop inside of a macro or a block that is captured writes nothing
-    itself, so all its messages seem to be empty."""
+    Loops inside of macros and captured blocks do not count: what they write is not text yet.
+    """
+
+    found: list[Mark] = field(default_factory=list)
     n_chars: int = 0
     """Characters written so far."""
     numbers: dict[int, int] = field(default_factory=dict)
@@ -74,10 +85,10 @@ class Marks:
         """A loop inside of ``depth`` others turns to this message; it has ended, if it is none."""
         number = self.numbers.get(id(message), -1)
         del self._loops[depth:]
-        self._loops += [-1] * (depth - len(self._loops))
         if number >= 0:
             self._loops.append(number)
-        self.found.append((self.n_chars, self._loops[-1] if self._loops else -1))
+        loops = self._loops or (-1,)
+        self.found.append(Mark(self.n_chars, loops[-1], loops[0]))
         return ""
 
 
@@ -235,6 +246,12 @@ class _MarkedLoops(NodeTransformer):
         self._targets.pop()
         node.body.insert(0, self._mark(node.target.name, node.lineno))
         return [node, self._mark("messages", node.lineno)]
+
+    def _is_captured(self, node: nodes.Node) -> nodes.Node:
+        """What it writes becomes a value first, and text elsewhere, if at all."""
+        return node
+
+    visit_Macro = visit_CallBlock = visit_FilterBlock = visit_AssignBlock = _is_captured  # noqa: N815
 
     def visit_Assign(self, node: nodes.Assign) -> nodes.Node | list[nodes.Node]:  # noqa: N802
         item, target = node.node, node.target
