@@ -55,6 +55,7 @@ class ReplyReplay:
         rendered = self._rendered.pop(request.spec.request_id, None)
         request.prompt.rendered = rendered
         request.prompt.sent = _sent(run.request) if rendered is None else rendered.sent()
+        _place(request)
         if not self._may_replay(request):
             return
         sent = request.prompt.sent
@@ -121,6 +122,7 @@ class ReplyReplay:
             return
         request.prompt.is_replaced()
         request.line.prompt_is(TokenIds([*known, *rest]))
+        _place(request)
         # The row that ended there may never be written; then one that contains it has the mark.
         request.cache.add_mark(RowMark(mark.digest, mark.n_bytes, mark.n_known, len(known)))
         self.hits += 1
@@ -159,6 +161,16 @@ class ReplyReplay:
         self.recent.put(mark, line.tokens)
         if self._cache is not None and self._cache.keeps_marks and sent.reads == SPECIAL:
             self._cache.mark_end(request.cache, mark)
+
+
+def _place(request: Request) -> None:
+    """Find the parts of a chat among the tokens of its prompt."""
+    rendered = request.prompt.rendered
+    if rendered is None or rendered.places is None:
+        return
+    tokens = request.line.prompt.packed
+    request.prompt.places = places = rendered.places.for_tokens(rendered.packed, tokens)
+    request.cache.restarts_at(places.restarts)
 
 
 def _sent(asked: m.Complete) -> SentText | None:

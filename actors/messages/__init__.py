@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         Complete,
         Completed,
         CompletionFailed,
+        Divergence,
         HitKind,
         PrefillProgress,
         Priority,
@@ -145,6 +146,7 @@ if TYPE_CHECKING:
     from actors.messages.speculation import Verified, Verify, draft_tokens
     from actors.messages.text import (
         ApplyChatTemplate,
+        ChatPart,
         ChatTemplateApplied,
         Detokenize,
         Detokenized,
@@ -171,6 +173,7 @@ __all__ = [
     "CallerGone",
     "Cancel",
     "CancelRun",
+    "ChatPart",
     "ChatTemplateApplied",
     "CheckPressure",
     "Complete",
@@ -183,6 +186,7 @@ __all__ = [
     "DescribeTier",
     "Detokenize",
     "Detokenized",
+    "Divergence",
     "Drain",
     "Drained",
     "DropFiles",
@@ -308,7 +312,7 @@ _HOMES: Final = {
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
-            "CompletionFailed HitKind PrefillProgress Priority RequestEnded Resumed Run SpanEnded "
+            "CompletionFailed Divergence HitKind PrefillProgress Priority RequestEnded Resumed Run SpanEnded "
             "Speculation StillRunning Submit Timings TokensDelivered Usage"
         ),
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
@@ -327,7 +331,7 @@ _HOMES: Final = {
         "speculation": "Verified Verify draft_tokens",
         "control": "EndSession EvictLive LiveEvicted MatchPrefix PrefixMatched SessionEnded",
         "text": (
-            "ApplyChatTemplate ChatTemplateApplied Detokenize Detokenized TextRefused "
+            "ApplyChatTemplate ChatPart ChatTemplateApplied Detokenize Detokenized TextRefused "
             "ThinkingVerified Tokenize Tokenized VerifyThinking"
         ),
         "text_kind": "TextKind",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +21,9 @@ from actors.text.chat_request import Chat, chat_from
 from actors.text.chat_shape import fitted
 from actors.text.chat_shown import check_shown
 from actors.text.chat_template import ChatTemplate
+from actors.text.divergence import RecentConversations
+from actors.text.part_places import Pieces, token_ends
+from actors.text.parts import Part, parts_of
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import ReplyRules
 from actors.text.thinking_signature import is_signed
@@ -35,6 +38,7 @@ MAX_TOKENS: Final = 4 << 20
 PAGE_TOKENS: Final = 8192  # 32 KiB
 PAGE_BYTES: Final = 48 << 10
 PAGE_CHARS: Final = 4096  # of up to 4 bytes each, beside half a page of tokens
+PAGE_PARTS: Final = 128  # of up to 100 bytes each, beside both
 CLOSE_WAIT_S: Final = 0.5
 KEPT_TEMPLATES: Final = 12  # of the model and of requests, least recently used first
 
@@ -65,6 +69,8 @@ class TextService:
         self._replays = replays
         self._templates: dict[str, ChatTemplate] = {}
         self._control: ControlTokens | None = None
+        self._recent = RecentConversations()
+        self._pieces = Pieces(backend)
         self._pending: dict[str, m.Run] = {}
         self._cancelled: set[str] = set()
         self._lock = threading.Lock()  # of the two above; held for moments
@@ -170,11 +176,16 @@ class TextService:
             self._send(reply_to, t.Detokenized(asked.ref, page, last))
 
     def _apply(self, asked: t.ApplyChatTemplate, reply_to: Address) -> None:
-        _, prompt, control = self._prompt(asked.chat)
+        chat, prompt, control = self._prompt(asked.chat)
         text, ids = prompt.text, prompt_tokens(self._backend, prompt, control)
+        parts = parts_of(chat, text, prompt.marks)
+        ends = token_ends(text, [one.end for one in parts.found], ids, self._pieces)
+        shown = _shown_parts(parts.found, ends)
         packed = token_bytes.pack(ids)
         step = PAGE_TOKENS // 2 * token_bytes.TOKEN_BYTES
-        n_pages = max(1, -(-len(text) // PAGE_CHARS), -(-len(packed) // step))
+        n_pages = max(
+            1, -(-len(text) // PAGE_CHARS), -(-len(packed) // step), -(-len(shown) // PAGE_PARTS)
+        )
         for page in range(n_pages):
             self._send(
                 reply_to,
@@ -183,6 +194,8 @@ class TextService:
                     text[page * PAGE_CHARS : (page + 1) * PAGE_CHARS],
                     packed[page * step : (page + 1) * step],
                     last=page == n_pages - 1,
+                    parts=shown[page * PAGE_PARTS : (page + 1) * PAGE_PARTS],
+                    unknown=parts.unknown[page * PAGE_PARTS : (page + 1) * PAGE_PARTS],
                 ),
             )
 
@@ -195,12 +208,13 @@ class TextService:
         if too_long is not None:
             raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
         ids = prompt_tokens(self._backend, prompt, control)
+        packed = token_bytes.pack(ids)
         waited = time.monotonic() - job.since
         ready = replace(
             run,
             request=replace(
                 request,
-                prompt=m.TokenPrompt(token_bytes.pack(ids)),
+                prompt=m.TokenPrompt(packed),
                 tool_calls=request.tool_calls
                 or (chat.has_tools and bool(self._rules.markers.tool_call)),
                 timeout_s=None
@@ -213,13 +227,21 @@ class TextService:
             cancelled = run.request_id in self._cancelled
             self._cancelled.discard(run.request_id)
         if here:
-            if self._replays is not None and self._control is not None:
-                has_replies = any(one["role"] == "assistant" for one in chat.messages)
-                rendered = Rendered(prompt, self._control, has_replies)
+            if self._replays is not None:
+                rendered = self._rendered(chat, prompt, control, ids, packed)
                 self._replays.rendered(run.request_id, rendered)
             self._run(ready)
             if cancelled:
                 self._run(m.CancelRun(run.request_id))
+
+    def _rendered(
+        self, chat: Chat, prompt: Prompt, control: ControlTokens, ids: list[int], packed: bytes
+    ) -> Rendered:
+        """What the engine is to know of a chat besides its tokens; the chat is remembered."""
+        parts = parts_of(chat, prompt.text, prompt.marks)
+        places, earlier = self._recent.place(parts, prompt.text, ids, packed, self._pieces)
+        has_replies = any(one["role"] == "assistant" for one in chat.messages)
+        return Rendered(prompt, control, has_replies, packed, places, earlier, self._pieces)
 
     def _prompt(self, source: Payload | str) -> tuple[Chat, Prompt, ControlTokens]:
         raw = source if isinstance(source, str) else _read(source)
@@ -253,6 +275,14 @@ class TextService:
         if token is None:
             return ""
         return self._backend.piece(token, special=True).decode("utf-8", "replace")
+
+
+def _shown_parts(parts: Sequence[Part], ends: Sequence[int | None]) -> tuple[t.ChatPart, ...]:
+    starts = (0, *ends)
+    return tuple(
+        t.ChatPart(one.name, one.start, one.end, start, end, *(one.content or (None, None)))
+        for one, start, end in zip(parts, starts, ends, strict=False)
+    )
 
 
 def _chosen(chat: Chat, usual: str, named: Mapping[str, str]) -> str:

@@ -26,11 +26,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from actors.text.chat_request import Chat
-from actors.text.chat_template import ChatTemplate, TemplateFailed
+from actors.text.chat_template import ChatTemplate, Mark, TemplateFailed
 from native.backend import Vocabulary
 
 _PRIVATE: Final = (0xF0000, 0x100000, 0xE000)
@@ -45,6 +45,8 @@ class Prompt:
     text: str
     forged: tuple[tuple[int, int], ...] = ()
     """Where callers' texts hold what would be read as a control token: [start, end)."""
+    marks: tuple[Mark, ...] = field(default=(), compare=False, repr=False)
+    """Where the template's loops over the messages stood, see ``text.parts``."""
 
 
 class ControlTokens:
@@ -114,15 +116,15 @@ class ControlTokens:
 
 def render_chat(template: ChatTemplate, chat: Chat, control: ControlTokens) -> Prompt:
     """Render, and find what callers forged; TemplateFailed."""
-    text = template.render(chat.variables())
+    text, marks = template.render_marked(chat.variables())
     if not control.ids or not _mentions(chat, control.firsts):
-        return Prompt(text)
+        return Prompt(text, marks=tuple(marks.found))
     masked = _masked(template, chat, control)
     if masked is not None and masked.unmask(masked.text) == text:
-        return Prompt(text, _forged(text, masked, control))
+        return Prompt(text, _forged(text, masked, control), tuple(marks.found))
     whole = _masked_tokens(template, chat, control)
     text = whole.unmask(whole.text)
-    return Prompt(text, _forged(text, whole, control))
+    return Prompt(text, _forged(text, whole, control), whole.marks)
 
 
 def prompt_tokens(
@@ -179,6 +181,7 @@ class _Masked:
 
     text: str
     real: Mapping[int, str]
+    marks: tuple[Mark, ...]
 
     def unmask(self, text: str) -> str:
         return text.translate(self.real)
@@ -227,7 +230,8 @@ def _rendered(
         extras=_map_texts(dict(chat.extras), mask),
     )
     real = {ord(private): character for character, private in hidden.items()}
-    return _Masked(template.render(masked.variables()), real)
+    text, marks = template.render_marked(masked.variables())
+    return _Masked(text, real, tuple(marks.found))
 
 
 def _forged(text: str, masked: _Masked, control: ControlTokens) -> tuple[tuple[int, int], ...]:

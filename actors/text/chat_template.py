@@ -223,7 +223,9 @@ class _MarkedLoops(NodeTransformer):
     def __init__(self, tree: nodes.Template) -> None:
         self._targets: list[str] = []
         self._names = {"messages"}
-        assigned = [one for one in tree.find_all(nodes.Assign) if isinstance(one.target, nodes.Name)]
+        assigned = [
+            one for one in tree.find_all(nodes.Assign) if isinstance(one.target, nodes.Name)
+        ]
         n_names = 0
         while n_names < len(self._names):
             n_names = len(self._names)

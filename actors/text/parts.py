@@ -115,7 +115,11 @@ class _Search:
                     origins[one] if 0 <= one < len(origins) else None
                     for one in (before.inner, before.outer)
                 )
-                self._add(before.at, mark.at, outer if self._looks_up(before.at, mark.at, inner) else inner)
+                self._add(
+                    before.at,
+                    mark.at,
+                    outer if self._looks_up(before.at, mark.at, inner) else inner,
+                )
             before = mark
         for one in self._stretches:
             if isinstance(one.owner, int):
@@ -175,8 +179,8 @@ class _Search:
         """Take parts from messages whose text lies elsewhere, and note those that have none."""
         for number, content in enumerate(self._contents):
             own = [one for one in self._stretches if one.owner == number]
-            is_doubtful = bool(content) and number not in self._content and not self._is_in(
-                own, content
+            is_doubtful = (
+                bool(content) and number not in self._content and not self._is_in(own, content)
             )
             if own and not is_doubtful:
                 continue
