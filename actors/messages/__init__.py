@@ -312,8 +312,8 @@ _HOMES: Final = {
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
-            "CompletionFailed Divergence HitKind PrefillProgress Priority RequestEnded Resumed Run SpanEnded "
-            "Speculation StillRunning Submit Timings TokensDelivered Usage"
+            "CompletionFailed Divergence HitKind PrefillProgress Priority RequestEnded Resumed "
+            "Run SpanEnded Speculation StillRunning Submit Timings TokensDelivered Usage"
         ),
         "embedding": ("Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram VramReported"),
         "exact": "Exact",

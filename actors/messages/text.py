@@ -90,8 +90,8 @@ class ChatPart:
 class ChatTemplateApplied:
     """Model → asker: the next page of the prompt's text, of its tokens (u32-le), and its parts.
 
-    They are cut independently: join all texts, all tokens and all parts. Tokenising the text again may give
-    other tokens, where a caller's text holds what looks like a control token.
+    They are cut independently: join all texts, all tokens and all parts. Tokenising the text again
+    may give other tokens, where a caller's text holds what looks like a control token.
     """
 
     ref: str

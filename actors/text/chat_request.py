@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -78,8 +78,10 @@ class Chat:
         return replace(self, messages=messages)
 
     @property
-    def origins(self) -> list[int]:
+    def origins(self) -> Sequence[int]:
         """Of each message that the template gets, the number of the one sent that it is of."""
+        if len(self.messages) == len(self.sent):
+            return range(len(self.sent))
         return [at for at, one in enumerate(self.sent) for _ in _shaped(one, self.shape)]
 
     @property

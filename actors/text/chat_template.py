@@ -271,7 +271,7 @@ class _MarkedLoops(NodeTransformer):
     def _mark(self, name: str, line: int, inside: int = 0) -> nodes.ExprStmt:
         depth = nodes.Const(len(self._targets) + inside)
         call = nodes.Filter(nodes.Name(name, "load"), _BEGINS, [depth], [], None, None)
-        return nodes.ExprStmt(call).set_lineno(line)
+        return nodes.ExprStmt(call, lineno=line)
 
 
 class _Environment(ImmutableSandboxedEnvironment):

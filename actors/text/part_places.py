@@ -1,4 +1,4 @@
-"""Where the parts of a prompt end: in characters and in tokens, with a digest of the text up to each.
+"""Where the parts of a prompt end, in characters and in tokens, and digests of the text before.
 
 A part ends with the last token that lies wholly before its last character: tokenizers may join the
 end of one part with the beginning of the next.

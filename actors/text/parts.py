@@ -11,9 +11,9 @@ has its name. Pure: positions count characters of the rendered text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 from actors.text.chat_request import Chat
 from actors.text.chat_template import Mark
@@ -23,6 +23,7 @@ DOCUMENTS: Final = "documents"
 TEMPLATE: Final = "template"
 REPLY: Final = "reply"
 _RULES: Final = ("system", "developer")
+_MOST: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(one)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
+class _Stretch(NamedTuple):
     """``owner`` is the number of a message, a name, or ``None`` for the template."""
 
     start: int
@@ -106,20 +106,16 @@ class _Search:
 
     def take_marks(self, marks: Sequence[Mark]) -> None:
         """Cut where loops turned to messages. Nothing is known of empty ones yet."""
-        origins = self._chat.origins
+        origins: dict[int, int] = dict(enumerate(self._chat.origins))
         self._stretches = []
         before = Mark(0, -1, -1)
         for mark in [*marks, Mark(len(self._text), -1, -1)]:
             if mark.at > before.at:
-                inner, outer = (
-                    origins[one] if 0 <= one < len(origins) else None
-                    for one in (before.inner, before.outer)
-                )
-                self._add(
-                    before.at,
-                    mark.at,
-                    outer if self._looks_up(before.at, mark.at, inner) else inner,
-                )
+                owner = origins.get(before.outer)
+                if before.inner != before.outer:
+                    inner = origins.get(before.inner)
+                    owner = owner if self._looks_up(before.at, mark.at, inner) else inner
+                self._add(before.at, mark.at, owner)
             before = mark
         for one in self._stretches:
             if isinstance(one.owner, int):
@@ -132,7 +128,7 @@ class _Search:
     def _add(self, start: int, end: int, owner: int | None) -> None:
         last = self._stretches[-1] if self._stretches else None
         if last is not None and last.owner == owner:
-            self._stretches[-1] = replace(last, end=end)
+            self._stretches[-1] = last._replace(end=end)
         else:
             self._stretches.append(_Stretch(start, end, owner))
 
@@ -144,11 +140,14 @@ class _Search:
             self._content[number] = at, at + len(content)
 
     def find_messages(self) -> None:
-        """Look for messages that no loop wrote: outside of loops, and before other messages."""
+        """Look for messages that no loop wrote: outside of loops, and before other messages.
+
+        Not for hundreds of them: each is looked for everywhere.
+        """
         owned = {one.owner for one in self._stretches}
-        for number, content in enumerate(self._contents):
-            if number in owned or not content:
-                continue
+        left = [at for at, one in enumerate(self._contents) if one and at not in owned]
+        for number in left if len(left) <= 2 * _MOST else [*left[:_MOST], *left[-_MOST:]]:
+            content = self._contents[number]
             found = [
                 at
                 for at, one in enumerate(self._stretches)
@@ -177,29 +176,32 @@ class _Search:
 
     def doubt(self) -> None:
         """Take parts from messages whose text lies elsewhere, and note those that have none."""
+        own: dict[int, list[_Stretch]] = {}
+        for one in self._stretches:
+            if isinstance(one.owner, int):
+                own.setdefault(one.owner, []).append(one)
+        nowhere: set[int | str | None] = set()
         for number, content in enumerate(self._contents):
-            own = [one for one in self._stretches if one.owner == number]
-            is_doubtful = (
-                bool(content) and number not in self._content and not self._is_in(own, content)
-            )
-            if own and not is_doubtful:
-                continue
+            is_here = number in own
+            if is_here and content and number not in self._content:
+                is_here = self._is_in(own[number], content)
+            if not is_here:
+                nowhere.add(number)
+                self._unknown.add(_message_name(number))
+        if nowhere & own.keys():
             self._stretches = [
-                replace(one, owner=None) if one.owner == number else one for one in self._stretches
+                one._replace(owner=None) if one.owner in nowhere else one for one in self._stretches
             ]
-            self._unknown.add(_message_name(number))
 
-    def _is_in(self, own: Iterable[_Stretch], content: str) -> bool:
+    def _is_in(self, own: Sequence[_Stretch], content: str) -> bool:
         """Whether a content, or what a template leaves of it, is in these stretches.
 
         A template may leave out thoughts of earlier turns, or write a text in another form. What it
         has left of it is then nowhere else.
         """
         line = max(content.splitlines(), key=len).strip()
-        stretches = list(own)
-        if any(self._text.find(line, one.start, one.end) >= 0 for one in stretches):
-            return True
-        return bool(stretches) and line not in self._text
+        is_in = any(self._text.find(line, one.start, one.end) >= 0 for one in own)
+        return is_in or line not in self._text
 
     def find_named(self, name: str, words: Sequence[str]) -> None:
         """Find the stretch that holds these words, such as names of tools.
