@@ -6,16 +6,21 @@ end of one part with the beginning of the next.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Final
 
 from blake3 import blake3
 
 from actors.text.parts import Part, Parts
 from cache import tokens as token_bytes
 from native.backend import Vocabulary
+
+
+_BLANKS: Final = re.compile(rb"\s+")
 
 
 class Pieces(dict[int, bytes]):
@@ -119,15 +124,22 @@ def _aligned(data: bytes, ids: Sequence[int], pieces: Pieces) -> list[int]:
     at = 0
     for token in ids:
         piece = pieces[token]
-        if data.startswith(piece, at):
-            at += len(piece)
-        elif piece.startswith(b" ") and data.startswith(piece[1:], at):
-            at += len(piece) - 1
-        else:
-            left = len(data) - at - len(data[at:].lstrip())
-            if left and data.startswith(piece, at + left):
-                at += left + len(piece)
-            elif sums and at < len(data):
-                break
+        blanks = _BLANKS.match(data, at)
+        behind = at if blanks is None else blanks.end()
+        bare = piece.removeprefix(b" ")
+        found = next(
+            (
+                start + len(one)
+                for one in (piece, bare)
+                for start in (at, behind)
+                if data.startswith(one, start)
+            ),
+            None,
+        )
+        if found is None and sums and behind < len(data):
+            return sums
+        at = at if found is None else found
         sums.append(at)
+    if sums and not data[at:].strip():
+        sums[-1] = len(data)
     return sums
