@@ -183,6 +183,8 @@ def divergence(
         n_bytes = sum(map(len, pieces))
         before = text[part.start : part.end].encode("utf-8", "replace")[:n_bytes]
         at, at_token = part.start + len(before.decode("utf-8", "ignore")), miss_at
+        if part.content is not None and text[at : part.content[0]].isspace():
+            at = part.content[0]  # the token that differs begins with the blank before
     lost_tokens = lost_chars = None
     if earlier is not None and not earlier.is_continued:
         if at_token is not None:
