@@ -30,7 +30,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from actors.text.chat_request import Chat
-from actors.text.chat_template import ChatTemplate, Mark, TemplateFailed
+from actors.text.chat_template import ChatTemplate, TemplateFailed
+from actors.text.template_marks import Mark
 from native.backend import Vocabulary
 
 _PRIVATE: Final = (0xF0000, 0x100000, 0xE000)

@@ -15,9 +15,8 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from jinja2 import Template, TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -37,12 +36,12 @@ from actors.text.template_limits import (
     size_of_format,
     size_of_replace,
 )
+from actors.text.template_marks import BEGINS, MarkedLoops, Marks
 
 T = TypeVar("T")
 MAX_TEMPLATE_CHARS: Final = 1 << 20
 _UNDEFINED: Final = re.compile(r"'(\w+)' is undefined")
 _CONCAT: Final = "_concatenated"
-_BEGINS: Final = "_begins"
 # What formats, pads or wraps text to any width; no chat template needs them.
 _LEFT_OUT: Final = ("center", "filesizeformat", "pprint", "urlize", "wordwrap", "xmlattr")
 
@@ -53,43 +52,6 @@ class TemplateFailed(InvalidRequest):
 
 class TemplateStopped(TemplateFailed):
     """The template used more than it may."""
-
-
-class Mark(NamedTuple):
-    """A template's loops over the messages have turned to another one."""
-
-    at: int
-    """Characters written before."""
-    inner: int
-    """The message that the innermost loop is at; -1 if none is."""
-    outer: int
-    """The same of the outermost loop."""
-
-
-@dataclass(slots=True)
-class Marks:
-    """Where the loops of a template over the messages stood while it wrote its text.
-
-    Loops inside of macros and captured blocks do not count: what they write is not text yet.
-    """
-
-    found: list[Mark] = field(default_factory=list)
-    n_chars: int = 0
-    """Characters written so far."""
-    numbers: dict[int, int] = field(default_factory=dict)
-    """Of each message, by the identity of its object."""
-    _loops: list[int] = field(default_factory=list)
-    """The message that each of the nested loops is at."""
-
-    def begins(self, message: object, depth: int) -> str:
-        """A loop inside of ``depth`` others turns to this message; it has ended, if it is none."""
-        number = self.numbers.get(id(message), -1)
-        del self._loops[depth:]
-        if number >= 0:
-            self._loops.append(number)
-        loops = self._loops or (-1,)
-        self.found.append(Mark(self.n_chars, loops[-1], loops[0]))
-        return ""
 
 
 class ChatTemplate:
@@ -116,7 +78,7 @@ class ChatTemplate:
             names = meta.find_undeclared_variables(tree) - self._environment.globals.keys()
             self.variables = frozenset(names)
             tree = _BoundConcat().visit(tree)
-            tree = _MarkedLoops(tree).visit(tree)
+            tree = MarkedLoops(tree).visit(tree)
             code = self._environment.compile(tree)
             return Template.from_code(self._environment, code, self._environment.globals)
 
@@ -212,68 +174,6 @@ class _BoundConcat(NodeTransformer):
         return nodes.Filter(joined, _CONCAT, [], [], None, None, lineno=node.lineno)
 
 
-class _MarkedLoops(NodeTransformer):
-    """Each loop over messages calls ``Marks.begins`` where its body begins, and behind its end.
-
-    As a filter, which Jinja calls without any detour. What a loop runs over is found out by names:
-    ``messages``, and variables that are set to something with such a name in it. Where that is
-    numbers, the variable that is set to the message of that number counts.
-    """
-
-    def __init__(self, tree: nodes.Template) -> None:
-        self._targets: list[str] = []
-        self._names = {"messages"}
-        assigned = [
-            one for one in tree.find_all(nodes.Assign) if isinstance(one.target, nodes.Name)
-        ]
-        n_names = 0
-        while n_names < len(self._names):
-            n_names = len(self._names)
-            self._names |= {
-                one.target.name
-                for one in assigned
-                if isinstance(one.target, nodes.Name) and self._is_of_messages(one.node)
-            }
-
-    def _is_of_messages(self, node: nodes.Node) -> bool:
-        is_named = isinstance(node, nodes.Name) and node.name in self._names
-        return is_named or any(one.name in self._names for one in node.find_all(nodes.Name))
-
-    def visit_For(self, node: nodes.For) -> nodes.Node | list[nodes.Node]:  # noqa: N802 - Jinja's
-        if not (isinstance(node.target, nodes.Name) and self._is_of_messages(node.iter)):
-            self.generic_visit(node)
-            return node
-        self._targets.append(node.target.name)
-        self.generic_visit(node)
-        self._targets.pop()
-        node.body.insert(0, self._mark(node.target.name, node.lineno))
-        return [node, self._mark("messages", node.lineno)]
-
-    def _is_captured(self, node: nodes.Node) -> nodes.Node:
-        """What it writes becomes a value first, and text elsewhere, if at all."""
-        return node
-
-    visit_Macro = visit_CallBlock = visit_FilterBlock = visit_AssignBlock = _is_captured  # noqa: N815
-
-    def visit_Assign(self, node: nodes.Assign) -> nodes.Node | list[nodes.Node]:  # noqa: N802
-        item, target = node.node, node.target
-        is_item = (
-            isinstance(target, nodes.Name)
-            and isinstance(item, nodes.Getitem)
-            and isinstance(item.arg, nodes.Name)
-            and item.arg.name in self._targets[-1:]
-            and self._is_of_messages(item.node)
-        )
-        if not is_item or not isinstance(target, nodes.Name):
-            return node
-        return [node, self._mark(target.name, node.lineno, -1)]
-
-    def _mark(self, name: str, line: int, inside: int = 0) -> nodes.ExprStmt:
-        depth = nodes.Const(len(self._targets) + inside)
-        call = nodes.Filter(nodes.Name(name, "load"), _BEGINS, [depth], [], None, None)
-        return nodes.ExprStmt(call, lineno=line)
-
-
 class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -290,7 +190,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             self.filters.pop(name, None)
         self.filters |= {"tojson": _tojson, "indent": _indent, _CONCAT: self._concatenated}
         self.filters = {name: self._charged(one) for name, one in self.filters.items()}
-        self.filters[_BEGINS] = self._begins
+        self.filters[BEGINS] = self._begins
         self.filters["format"] = self._sized_format
         self.filters["replace"] = self._sized_replace(self.filters["replace"])
         self.filters["join"] = self._sized_join(self.filters["join"])

@@ -216,8 +216,9 @@ def _number(places: Places, earlier: Earlier | None, miss_at: int | None) -> int
     stored = None if miss_at is None else part_at(places, miss_at)
     if earlier is None:
         return None
-    if earlier.n_parts == len(places.parts.found):
-        return None
+    found = places.parts.found
+    if earlier.n_parts >= len(found) - (found[-1].name == REPLY):
+        return None  # it is an earlier one, or the beginning of one
     if not earlier.is_continued:
         return max(earlier.n_parts, stored or 0)
     # It continues an earlier prompt; the reply in it may still be another one than was generated.

@@ -11,14 +11,15 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
 from actors.text.parts import Part, Parts
 from cache import tokens as token_bytes
-from native.backend import Vocabulary
 
+if TYPE_CHECKING:
+    from native.backend import Vocabulary
 
 _BLANKS: Final = re.compile(rb"\s+")
 

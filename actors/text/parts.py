@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from actors.text.chat_request import Chat
-from actors.text.chat_template import Mark
+from actors.text.template_marks import Mark
 
 TOOLS: Final = "tools"
 DOCUMENTS: Final = "documents"

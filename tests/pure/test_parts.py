@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from actors.text.chat_request import Chat, Shape, chat_from
 from actors.text.chat_template import ChatTemplate
 from actors.text.parts import Parts, parts_of
+from actors.text.template_marks import MAX_MARKS, Marks
 from tests.support.prompt_parts import check
 
 pytestmark = pytest.mark.pure
@@ -22,7 +23,8 @@ LOOP = (
     "{% endif %}"
 )
 HEAD = (
-    "{% set rest = messages %}{% if messages[0].role == 'system' %}<system>{{ messages[0].content }}"
+    "{% set rest = messages %}"
+    "{% if messages[0].role == 'system' %}<system>{{ messages[0].content }}"
     "{% set rest = messages[1:] %}{% endif %}{% if tools %}[{{ tools | tojson }}]{% endif %}"
     "{% for m in rest %}<{{ m.role }}>{{ m.content }}</>{% endfor %}<assistant>"
 )
@@ -85,17 +87,23 @@ def test_tools_that_are_left_out_have_no_part() -> None:
     assert shown(LOOP, TALK, tools=[TOOL])[2].unknown == ("tools",)
 
 
-@pytest.mark.parametrize(
-    "loop",
-    [
+CAPTURED = {
+    "a macro": (
         "{% macro all(them) %}{% for m in them %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
-        "{% endmacro %}{{ all(messages) }}",
+        "{% endmacro %}{{ all(messages) }}"
+    ),
+    "a block": (
         "{% set text %}{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
-        "{% endset %}{{ text }}",
+        "{% endset %}{{ text }}"
+    ),
+    "a variable": (
         "{% set ns = namespace(out='') %}{% for m in messages %}"
-        "{% set ns.out = ns.out ~ '<' ~ m.role ~ '>' ~ m.content ~ '</>' %}{% endfor %}{{ ns.out }}",
-    ],
-)
+        "{% set ns.out = ns.out ~ '<' ~ m.role ~ '>' ~ m.content %}{% endfor %}{{ ns.out }}"
+    ),
+}
+
+
+@pytest.mark.parametrize("loop", CAPTURED.values(), ids=CAPTURED)
 def test_a_captured_loop_is_looked_through_for_the_messages(loop: str) -> None:
     _, text, parts = shown(loop, TALK)
     assert dict(cut(text, parts))["messages[1]"] == "Why?"
@@ -202,6 +210,17 @@ def test_a_message_that_is_given_as_two_has_one_part() -> None:
 def test_a_template_may_use_the_mark_and_changes_nothing() -> None:
     _, text, parts = shown("{{ messages | _begins(0) }}{{ 1 | _begins }}" + LOOP, TALK)
     assert dict(cut(text, parts))["messages[1]"] == "<user>Why?</>"
+
+
+def test_a_template_that_turns_to_messages_without_end_is_not_attributed() -> None:
+    message = {"role": "user", "content": "Why?"}
+    marks = Marks(numbers={id(message): 0})
+    for at in range(MAX_MARKS + 9):
+        marks.n_chars = at
+        marks.begins(message, 0)
+        marks.begins(message, 0)  # nothing was written in between
+    assert len(marks.found) < 99
+    assert all(mark.inner == mark.outer == -1 for mark in marks.found)
 
 
 CONTENTS = st.one_of(
