@@ -23,7 +23,7 @@ from actors.text.chat_shown import check_shown
 from actors.text.chat_template import ChatTemplate
 from actors.text.divergence import RecentConversations
 from actors.text.part_places import Pieces, token_ends
-from actors.text.parts import Part, parts_of
+from actors.text.parts import Part, Parts, parts_of
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import ReplyRules
 from actors.text.thinking_signature import is_signed
@@ -48,6 +48,16 @@ class _Job:
     asked: TextQuestion | m.Run
     reply_to: Address
     since: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A chat, and what its template makes of it."""
+
+    chat: Chat
+    rendered: Prompt
+    control: ControlTokens
+    parts: Parts
 
 
 class TextService:
@@ -176,9 +186,9 @@ class TextService:
             self._send(reply_to, t.Detokenized(asked.ref, page, last))
 
     def _apply(self, asked: t.ApplyChatTemplate, reply_to: Address) -> None:
-        chat, prompt, control = self._prompt(asked.chat)
-        text, ids = prompt.text, prompt_tokens(self._backend, prompt, control)
-        parts = parts_of(chat, text, prompt.marks)
+        found = self._prompt(asked.chat)
+        text, parts = found.rendered.text, found.parts
+        ids = prompt_tokens(self._backend, found.rendered, found.control)
         ends = token_ends(text, [one.end for one in parts.found], ids, self._pieces)
         shown = _shown_parts(parts.found, ends)
         packed = token_bytes.pack(ids)
@@ -203,11 +213,11 @@ class TextService:
         request = run.request
         if not isinstance(request.prompt, m.ConversationPrompt):
             raise InvalidRequest("the prompt is no conversation; send messages")
-        chat, prompt, control = self._prompt(request.prompt.conversation)
-        too_long = why_too_long(prompt.text, self._backend.info)
+        prompt = self._prompt(request.prompt.conversation)
+        too_long = why_too_long(prompt.rendered.text, self._backend.info)
         if too_long is not None:
             raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
-        ids = prompt_tokens(self._backend, prompt, control)
+        ids = prompt_tokens(self._backend, prompt.rendered, prompt.control)
         packed = token_bytes.pack(ids)
         waited = time.monotonic() - job.since
         ready = replace(
@@ -216,7 +226,7 @@ class TextService:
                 request,
                 prompt=m.TokenPrompt(packed),
                 tool_calls=request.tool_calls
-                or (chat.has_tools and bool(self._rules.markers.tool_call)),
+                or (prompt.chat.has_tools and bool(self._rules.markers.tool_call)),
                 timeout_s=None
                 if request.timeout_s is None
                 else max(0.0, request.timeout_s - waited),
@@ -228,22 +238,21 @@ class TextService:
             self._cancelled.discard(run.request_id)
         if here:
             if self._replays is not None:
-                rendered = self._rendered(chat, prompt, control, ids, packed)
-                self._replays.rendered(run.request_id, rendered)
+                self._replays.rendered(run.request_id, self._rendered(prompt, ids, packed))
             self._run(ready)
             if cancelled:
                 self._run(m.CancelRun(run.request_id))
 
-    def _rendered(
-        self, chat: Chat, prompt: Prompt, control: ControlTokens, ids: list[int], packed: bytes
-    ) -> Rendered:
+    def _rendered(self, prompt: _Prompt, ids: list[int], packed: bytes) -> Rendered:
         """What the engine is to know of a chat besides its tokens; the chat is remembered."""
-        parts = parts_of(chat, prompt.text, prompt.marks)
-        places, earlier = self._recent.place(parts, prompt.text, ids, packed, self._pieces)
-        has_replies = any(one["role"] == "assistant" for one in chat.messages)
-        return Rendered(prompt, control, has_replies, packed, places, earlier, self._pieces)
+        text = prompt.rendered.text
+        places, earlier = self._recent.place(prompt.parts, text, ids, packed, self._pieces)
+        has_replies = any(one["role"] == "assistant" for one in prompt.chat.messages)
+        return Rendered(
+            prompt.rendered, prompt.control, has_replies, packed, places, earlier, self._pieces
+        )
 
-    def _prompt(self, source: Payload | str) -> tuple[Chat, Prompt, ControlTokens]:
+    def _prompt(self, source: Payload | str) -> _Prompt:
         raw = source if isinstance(source, str) else _read(source)
         chat = chat_from(raw)
         template = self._compiled(chat)
@@ -251,8 +260,10 @@ class TextService:
         self._control = control
         chat = fitted(template, chat)
         prompt = render_chat(template, chat, control)
-        check_shown(template, chat, prompt.text, thinks=bool(self._rules.markers.thinking))
-        return chat, prompt, control
+        parts = parts_of(chat, prompt.text, prompt.marks)
+        thinks = bool(self._rules.markers.thinking)
+        check_shown(template, chat, prompt.text, thinks=thinks, parts=parts)
+        return _Prompt(chat, prompt, control, parts)
 
     def _compiled(self, chat: Chat) -> ChatTemplate:
         """The template for this conversation, compiled at its first use; raises TemplateFailed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from actors.text.chat_prompt import ControlTokens, prompt_tokens, render_chat
 from actors.text.chat_request import Chat, chat_from
 from actors.text.chat_shape import fitted
+from actors.text.chat_shown import NotShown, check_shown
 from actors.text.chat_template import ChatTemplate, TemplateFailed
 from actors.text.part_places import Pieces, token_ends
 from actors.text.parts import Parts, parts_of
@@ -30,7 +32,7 @@ TALK = [
     said("assistant", "It is a heron."),
     said("user", "Look up what it does!"),
     said("assistant", "One moment, please.", tool_calls=CALLS),
-    said("tool", "A wading bird.", tool_call_id="call00001", name="look_up"),
+    said("tool", "A wading bird of ponds and rivers.", tool_call_id="call00001", name="look_up"),
     said("assistant", THOUGHT),
     said("user", "And what does it eat?"),
 ]
@@ -41,6 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ends with a result": {"messages": TALK[1:6], "tools": [TOOL]},
     "ends without a prompt for a reply": {"messages": TALK[:2], "add_generation_prompt": False},
 }
+RENDERED_AGAIN = {"Reka-Edge"}
 REFUSING = {"fireworks-ai-llama-3-firefunction-v2", "google-gemma-2-2b-it"}
 # Templates that leave these out, or write what cannot be attributed, in the case "all".
 UNKNOWN = {
@@ -100,6 +103,53 @@ def test_an_edited_last_message_changes_no_part_before_it(name: str, published: 
     last = parts.found[parts.restarts[-1]]
     assert changed[: last.start] == text[: last.start]
     assert text.startswith("Look up", last.content[0] if last.content else last.start)
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_what_is_in_its_own_part_is_shown(name: str, published: Path) -> None:
+    """With parts, less is rendered twice, and the same is refused as without."""
+    source = (published / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    template = ChatTemplate(source, bos_token="<bos>", eos_token="<eos>")
+    middle = [*TALK[1:3], said("system", "Always answer in few words."), *TALK[3:6]]
+    more: dict[str, dict[str, Any]] = {
+        **CASES,
+        "called without tools": {"messages": TALK[1:6]},
+        "in the middle": {"messages": middle, "tools": [TOOL]},
+        "developer": {"messages": [said("developer", "Always answer in few words."), TALK[1]]},
+        "documents": {"messages": TALK[1:2], "documents": [{"title": "Birds", "text": "Wade."}]},
+    }
+    for case, request in more.items():
+        try:
+            chat, text, parts = shown(template, request)
+        except TemplateFailed:
+            continue
+        refusals: list[str] = []
+        n_rendered: list[int] = []
+        for known in (None, parts):
+            counted = Counted(template)
+            refusals.append("")
+            try:
+                check_shown(counted, chat, text, thinks=True, parts=known)
+            except NotShown as error:
+                refusals[-1] = str(error)
+            n_rendered.append(counted.n_rendered)
+        assert refusals[0] == refusals[1], case
+        assert n_rendered[1] <= n_rendered[0], case
+        if case in ("all", "ends with a result") and not refusals[0]:
+            assert (n_rendered[1] == 0) == (name not in RENDERED_AGAIN), (case, parts)
+
+
+class Counted(ChatTemplate):
+    """A template that counts how often it is rendered."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template_of = template
+        self.variables = template.variables
+        self.n_rendered = 0
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        self.n_rendered += 1
+        return self._template_of.render(variables)
 
 
 VOCABULARIES = {
