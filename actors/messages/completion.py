@@ -82,6 +82,11 @@ class Divergence:
     lost_chars: int | None
     """The same in characters."""
 
+    def __str__(self) -> str:
+        where = "" if self.at_char is None else f" from character {self.at_char} on"
+        lost = "" if self.lost_tokens is None else f": {self.lost_tokens} tokens were not warm"
+        return f"{self.part} differs{where}{lost}"
+
     def to_dict(self) -> dict[str, object]:
         """Its part of a completion's JSON object."""
         return {

@@ -99,6 +99,7 @@ class _Own:
 
     def __init__(self, text: str, parts: Parts) -> None:
         self._parts: dict[str, list[str]] = {}
+        self._has_content = {part.name for part in parts.found if part.content is not None}
         for part in parts.found:
             self._parts.setdefault(part.name, []).append(text[part.start : part.end])
 
@@ -106,8 +107,12 @@ class _Own:
         """Whether the first of them is there with its description: names are in any case."""
         first = tools[0].get("function", tools[0])
         described = first.get("description") if isinstance(first, dict) else None
-        words = max(_PLAIN.findall(described), key=len, default="") if described else ""
+        words = max(_PLAIN.findall(described), key=len, default="").strip() if described else ""
         return len(words) >= _LONG and self._count(words, TOOLS) > 0
+
+    def has_content(self, at: int) -> bool:
+        """Whether a message's content is there, perhaps because of something else."""
+        return f"messages[{at}]" in self._has_content
 
     def shows_content(self, at: int, message: dict[str, Any]) -> bool:
         # Thoughts of earlier turns are left out by design.
@@ -147,7 +152,7 @@ def _suspects(chat: Chat, text: str, own: _Own) -> Iterator[_Part]:
     for at, message in enumerate(chat.sent):
         role, content, calls = message["role"], message["content"], message.get("tool_calls") or []
         is_usual = role in ("user", "assistant") or (role == "system" and at == 0)
-        is_shown = is_usual and bool(content) and content.strip() in text
+        is_shown = is_usual and bool(content) and (own.has_content(at) or content.strip() in text)
         if content and not calls and not is_shown and not own.shows_content(at, message):
             yield _changeable(f"messages[{at}] (role {role})", _content_marker(at))
         for number in range(len(calls)):
