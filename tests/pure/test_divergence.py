@@ -172,6 +172,14 @@ def test_where_nothing_is_shared_the_first_part_differs() -> None:
     assert (found.part, found.prompt_token) == ("messages[0]", 0)
 
 
+def test_it_is_shown_as_a_sentence_and_as_json() -> None:
+    found = Divergence("tools[1]", 4, 30, 9, 12, 40)
+    assert str(found) == "tools[1] differs from character 4 on: 12 tokens were not warm"
+    assert found.to_dict()["part"] == "tools[1]"
+    assert set(found.to_dict()) == set(Divergence.__dataclass_fields__)
+    assert str(Divergence("messages[2]", None, 30, None, None, None)) == "messages[2] differs"
+
+
 def test_a_bounded_number_is_kept() -> None:
     model = Model(max_conversations=3)
     for number in range(9):
