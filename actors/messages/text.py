@@ -72,9 +72,10 @@ class ChatPart:
     """A stretch of a prompt that one part of the conversation has written."""
 
     name: str
-    """``messages[3]``, numbered as they were sent; ``tools`` and ``documents`` with what introduces
-    them; ``template``: what the template writes by itself; ``reply``: what begins the reply. A
-    message that the template writes in two places has two parts."""
+    """``messages[3]``, numbered as they were sent; ``tools[0]`` and so on, where each is written as
+    JSON; ``tools`` and ``documents``: what introduces them, or all of them; ``template``: what the
+    template writes by itself; ``reply``: what begins the reply. A message that the template writes
+    in two places has two parts."""
     start: int
     """Characters of the text before it."""
     end: int

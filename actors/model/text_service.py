@@ -23,7 +23,7 @@ from actors.text.chat_shown import check_shown
 from actors.text.chat_template import ChatTemplate
 from actors.text.divergence import RecentConversations
 from actors.text.part_places import Pieces, token_ends
-from actors.text.parts import Part, Parts, parts_of
+from actors.text.parts import Part, Parts, parts_of, with_tools
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import ReplyRules
 from actors.text.thinking_signature import is_signed
@@ -187,7 +187,8 @@ class TextService:
 
     def _apply(self, asked: t.ApplyChatTemplate, reply_to: Address) -> None:
         found = self._prompt(asked.chat)
-        text, parts = found.rendered.text, found.parts
+        text = found.rendered.text
+        parts = with_tools(found.chat, text, found.parts)
         ids = prompt_tokens(self._backend, found.rendered, found.control)
         ends = token_ends(text, [one.end for one in parts.found], ids, self._pieces)
         shown = _shown_parts(parts.found, ends)

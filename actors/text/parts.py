@@ -11,8 +11,9 @@ has its name. Pure: positions count characters of the rendered text.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from actors.text.chat_request import Chat
@@ -65,6 +66,43 @@ def parts_of(chat: Chat, text: str, marks: Sequence[Mark]) -> Parts:
     found.find_named(TOOLS, _names(chat.extras.get("tools")))
     found.find_named(DOCUMENTS, list(_texts(chat.extras.get("documents")))[:1])
     return found.parts()
+
+
+def with_tools(chat: Chat, text: str, parts: Parts) -> Parts:
+    """The same with a part for each tool, ``tools[0]`` and so on, where each is written as JSON."""
+    at = next((at for at, one in enumerate(parts.found) if one.name == TOOLS), None)
+    tools = chat.variables()["tools"]
+    if at is None or not tools:
+        return parts
+    whole = parts.found[at]
+    for written in _as_json(tools):
+        cut: list[Part] = []
+        end = whole.start
+        for number, one in enumerate(written):
+            start = text.find(one, end, whole.end)
+            if start < 0:
+                break
+            cut += [Part(TOOLS, end, start)] if start > end else []
+            end = start + len(one)
+            cut.append(Part(f"{TOOLS}[{number}]", start, end))
+        else:
+            cut += [Part(TOOLS, end, whole.end)] if end < whole.end else []
+            shift = len(cut) - 1
+            restarts = tuple(one + shift if one > at else one for one in parts.restarts)
+            found = (*parts.found[:at], *cut, *parts.found[at + 1 :])
+            return replace(parts, found=found, restarts=restarts)
+    return parts
+
+
+def _as_json(tools: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """The ways in which templates write tools as JSON: each tool, or its function."""
+    functions = [tool.get("function", tool) for tool in tools]
+    for values in (tools, functions):
+        for indent in (None, 4, 2):
+            alone = [json.dumps(one, ensure_ascii=False, indent=indent) for one in values]
+            yield alone
+            if indent:  # as items of a list
+                yield [one.replace("\n", "\n" + " " * indent) for one in alone]
 
 
 def _names(tools: Any) -> list[str]:

@@ -15,7 +15,7 @@ from actors.text.chat_shape import fitted
 from actors.text.chat_shown import NotShown, check_shown
 from actors.text.chat_template import ChatTemplate, TemplateFailed
 from actors.text.part_places import Pieces, token_ends
-from actors.text.parts import Parts, parts_of
+from actors.text.parts import Parts, parts_of, with_tools
 from native import load_backend
 from native.backend import Backend
 from native.params import ModelParams
@@ -43,6 +43,28 @@ CASES: dict[str, dict[str, Any]] = {
     "ends with a result": {"messages": TALK[1:6], "tools": [TOOL]},
     "ends without a prompt for a reply": {"messages": TALK[:2], "add_generation_prompt": False},
 }
+UNWRITTEN = {
+    "Apertus-8B-Instruct",
+    "Apriel-1.6-15b-Thinker-fixed",
+    "ByteDance-Seed-OSS",
+    "Cohere2MoE",
+    "CohereForAI-c4ai-command-r-plus-tool_use",
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use",
+    "GigaChat3-10B-A1.8B",
+    "GigaChat3.1-10B-A1.8B",
+    "Kimi-K3",
+    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+    "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use",
+    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use",
+    "Qwen3-Coder",
+    "google-gemma-4-31B-it-interleaved",
+    "google-gemma-4-31B-it",
+    "meetkai-functionary-medium-v3.1",
+    "meetkai-functionary-medium-v3.2",
+    "openai-gpt-oss-120b",
+    "unsloth-Apriel-1.5",
+}
+"""Templates that write tools otherwise than as JSON."""
 RENDERED_AGAIN = {"Reka-Edge"}
 REFUSING = {"fireworks-ai-llama-3-firefunction-v2", "google-gemma-2-2b-it"}
 # Templates that leave these out, or write what cannot be attributed, in the case "all".
@@ -75,7 +97,11 @@ def test_every_part_of_a_conversation_is_found(name: str, published: Path) -> No
             refused.add(case)
             continue
         check(chat, text, parts)
+        each = with_tools(chat, text, parts)
+        check(chat, text, each)
         if case == "all":
+            has_each = any(one.name == "tools[0]" for one in each.found)
+            assert has_each == (name not in UNWRITTEN and "tools" not in parts.unknown), each
             assert parts.unknown == UNKNOWN.get(name, ()), parts
             places = [parts.found[at].name for at in parts.restarts]
             assert places == ["messages[1]", "messages[7]"], parts

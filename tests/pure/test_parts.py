@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actors.text.chat_request import Chat, Shape, chat_from
 from actors.text.chat_template import ChatTemplate
-from actors.text.parts import Parts, parts_of
+from actors.text.parts import Parts, parts_of, with_tools
 from actors.text.template_marks import MAX_MARKS, Marks
 from tests.support.prompt_parts import check
 
@@ -178,6 +178,35 @@ def test_tools_inside_of_a_message_have_their_own_part() -> None:
         "messages[0]",
         "tools",
     ]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{{ tools | tojson }}",
+        "{% for t in tools %}<{{ t | tojson }}>{% endfor %}",
+        "{% for t in tools %}<{{ t.function | tojson(indent=4) }}>{% endfor %}",
+    ],
+)
+def test_tools_that_are_written_as_json_have_a_part_each(written: str) -> None:
+    tools = [{"type": "function", "function": {"name": one, "é": 1}} for one in ("one", "two")]
+    chat, text, parts = shown(f"Tools: {written}. {LOOP}", TALK, tools=tools)
+    each = with_tools(chat, text, parts)
+    check(chat, text, each)
+    names = [name for name, _ in cut(text, each)]
+    assert names[:5] == ["tools", "tools[0]", "tools", "tools[1]", "tools"]
+    found = dict(cut(text, each))
+    assert json.loads(found["tools[1]"]) in (tools[1], tools[1]["function"])
+    assert [each.found[at].name for at in each.restarts] == [
+        parts.found[at].name for at in parts.restarts
+    ]
+
+
+def test_tools_that_are_written_otherwise_are_one_part() -> None:
+    source = "{% for t in tools %}{{ t.function.name }}(){% endfor %}" + LOOP
+    chat, text, parts = shown(source, TALK, tools=[TOOL])
+    assert with_tools(chat, text, parts) is parts
+    assert "tools" not in parts.unknown
 
 
 def test_calls_are_no_tools() -> None:

@@ -30,7 +30,8 @@ def check(chat: Chat, text: str, parts: Parts) -> None:
             number = int(part.name.removeprefix("messages[").removesuffix("]"))
             assert part.start <= start <= end <= part.end
             assert text[start:end] == (chat.sent[number]["content"] or "").strip()
-    tools = next((text[part.start : part.end] for part in found if part.name == "tools"), None)
+    written = [text[one.start : one.end] for one in found if one.name.startswith("tools")]
+    tools = "".join(written) if written else None
     if chat.has_tools:
         assert (tools is not None) != ("tools" in parts.unknown)
     if tools is not None:
