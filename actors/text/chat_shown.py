@@ -15,7 +15,7 @@ template has no place for it (``actors.text.chat_shape`` gives it one where it c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -103,11 +103,13 @@ class _Own:
         for part in parts.found:
             self._parts.setdefault(part.name, []).append(text[part.start : part.end])
 
-    def shows_tools(self, tools: Sequence[dict[str, Any]]) -> bool:
+    def shows_tools(self, tools: Any) -> bool:
         """Whether the first of them is there with its description: names are in any case."""
-        first = tools[0].get("function", tools[0])
+        tool = tools[0] if isinstance(tools, list) else None
+        first = tool.get("function", tool) if isinstance(tool, dict) else None
         described = first.get("description") if isinstance(first, dict) else None
-        words = max(_PLAIN.findall(described), key=len, default="").strip() if described else ""
+        texts = _PLAIN.findall(described) if isinstance(described, str) else []
+        words = max(texts, key=len, default="").strip()
         return len(words) >= _LONG and self._count(words, TOOLS) > 0
 
     def has_content(self, at: int) -> bool:

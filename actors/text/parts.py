@@ -72,7 +72,7 @@ def with_tools(chat: Chat, text: str, parts: Parts) -> Parts:
     """The same with a part for each tool, ``tools[0]`` and so on, where each is written as JSON."""
     at = next((at for at, one in enumerate(parts.found) if one.name == TOOLS), None)
     tools = chat.variables()["tools"]
-    if at is None or not tools:
+    if at is None or not isinstance(tools, list):
         return parts
     whole = parts.found[at]
     for written in _as_json(tools):
@@ -96,7 +96,7 @@ def with_tools(chat: Chat, text: str, parts: Parts) -> Parts:
 
 def _as_json(tools: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     """The ways in which templates write tools as JSON: each tool, or its function."""
-    functions = [tool.get("function", tool) for tool in tools]
+    functions = [one.get("function", one) if isinstance(one, dict) else one for one in tools]
     for values in (tools, functions):
         for indent in (None, 4, 2):
             alone = [json.dumps(one, ensure_ascii=False, indent=indent) for one in values]
@@ -108,8 +108,8 @@ def _as_json(tools: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
 def _names(tools: Any) -> list[str]:
     """The names of tools, as far as they have one."""
     named: list[str] = []
-    for tool in tools or ():
-        function = tool.get("function", tool)
+    for tool in tools if isinstance(tools, list) else ():  # a variable of the template may be so
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         named += [name] if isinstance(name, str) and name else []
     return named
@@ -247,9 +247,9 @@ class _Search:
         It may be a part of what a loop wrote: before the content of a message, or behind that of a
         system message.
         """
-        if not words:
+        if not self._chat.extras.get(name):
             return
-        for at, one in enumerate(self._stretches):
+        for at, one in enumerate(self._stretches if words else ()):
             for start, end in self._free(one):
                 if all(self._text.find(word, start, end) >= 0 for word in words):
                     self._cut(at, start, end, name)

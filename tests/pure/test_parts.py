@@ -202,6 +202,13 @@ def test_tools_that_are_written_as_json_have_a_part_each(written: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("tools", ["one", [1], [["one"]], {"one": 1}, [{"function": "one"}], 7])
+def test_a_variable_of_this_name_may_be_anything(tools: object) -> None:
+    chat, text, parts = shown("{{ tools }}" + LOOP, TALK, template_kwargs={"tools": tools})
+    check(chat, text, with_tools(chat, text, parts))
+    assert dict(cut(text, parts))["messages[1]"] == "<user>Why?</>"
+
+
 def test_tools_that_are_written_otherwise_are_one_part() -> None:
     source = "{% for t in tools %}{{ t.function.name }}(){% endfor %}" + LOOP
     chat, text, parts = shown(source, TALK, tools=[TOOL])
