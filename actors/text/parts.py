@@ -94,7 +94,7 @@ def with_tools(chat: Chat, text: str, parts: Parts) -> Parts:
     return parts
 
 
-def _as_json(tools: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+def _as_json(tools: Sequence[Any]) -> Iterator[list[str]]:
     """The ways in which templates write tools as JSON: each tool, or its function."""
     functions = [one.get("function", one) if isinstance(one, dict) else one for one in tools]
     for values in (tools, functions):
