@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from actors.text.part_places import Places
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_marks import SentText
 
@@ -20,6 +21,8 @@ class PromptText:
     """The text that was sent, if that is all of the prompt; see ``text.reply_marks``."""
     rendered: Rendered | None = None
     """The same for a chat."""
+    places: Places | None = None
+    """Where the parts of the chat are among the tokens that its prompt has."""
     note: str | None = None
     """Something to report to its caller."""
 

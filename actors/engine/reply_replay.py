@@ -62,6 +62,7 @@ class ReplyReplay:
         rendered = self._rendered.pop(request.spec.request_id, None)
         request.prompt.rendered = rendered
         request.prompt.sent = _sent(run.request) if rendered is None else rendered.sent()
+        _place(request)
         if not self._may_replay(request):
             return
         sent = request.prompt.sent
@@ -128,6 +129,7 @@ class ReplyReplay:
             return
         request.prompt.is_replaced()
         request.line.prompt_is(TokenIds([*known, *rest]))
+        _place(request)
         # The row that ended there may never be written; then one that contains it has the mark.
         request.cache.add_mark(RowMark(mark.digest, mark.n_bytes, mark.n_known, len(known)))
         self.hits += 1
@@ -206,6 +208,16 @@ class ReplyReplay:
         n_bytes = len(sent.data) + len(reply)
         digest = sent.with_reply(self._namespaces.root_of(request.cache), reply)
         return None if digest == mark.digest else Mark(digest, n_bytes, n_bytes, mark.n_tokens)
+
+
+def _place(request: Request) -> None:
+    """Find the parts of a chat among the tokens of its prompt."""
+    rendered = request.prompt.rendered
+    if rendered is None or rendered.places is None:
+        return
+    tokens = request.line.prompt.packed
+    request.prompt.places = places = rendered.places.for_tokens(rendered.packed, tokens)
+    request.cache.restarts_at(places.restarts)
 
 
 def _sent(asked: m.Complete) -> SentText | None:

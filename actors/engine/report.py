@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from actors import messages as m
 from actors.engine.request import Request
+from cache.answers import MissReason
 
 
 def progress(request: Request) -> m.PrefillProgress:
@@ -75,7 +76,18 @@ def cache_report(request: Request) -> m.CacheReport:
         lookup_ms=cache.lookup_ms,
         note="; ".join(note for note in notes if note is not None) or None,
         exact=request.exact,
+        diverged=_diverged(request),
     )
+
+
+def _diverged(request: Request) -> m.Divergence | None:
+    """Which part of a chat differs from an earlier one, if its prompt was not wholly warm."""
+    rendered, places, line = request.prompt.rendered, request.prompt.places, request.line
+    if rendered is None or places is None or line.n_reused >= line.prompt_end - 1:
+        return None
+    miss = request.cache.miss
+    is_other = miss is not None and miss.reason is MissReason.DIVERGES
+    return rendered.diverged(places, line.tokens, miss.at if is_other and miss else None)
 
 
 def _timings(request: Request, now: float) -> m.Timings:

@@ -41,6 +41,8 @@ class Stops:
     """Leading blocks that are stored: what they are, link or checkpoint, cannot be changed."""
     has_tip: bool
     """Whether the prompt's tip is stored."""
+    restarts: frozenset[int] = frozenset()
+    """Blocks at whose end, or soon behind it, another prompt is likely to part from this one."""
 
     def is_stop(self, position: int) -> bool:
         """Whether the state after ``position`` tokens of the prompt is worth a row."""
@@ -51,7 +53,8 @@ class Stops:
         blocks, rest = divmod(position, self.block_tokens)
         if rest or blocks <= self.n_stored_blocks:
             return False
-        return is_rung(blocks, self.grows) or blocks == (self.n_prompt - 1) // self.block_tokens
+        is_last = blocks == (self.n_prompt - 1) // self.block_tokens
+        return is_last or blocks in self.restarts or is_rung(blocks, self.grows)
 
     def after(self, position: int) -> int | None:
         """The first stop behind ``position``, if any."""

@@ -113,6 +113,7 @@ class CheckpointStore:
             grows=self._backend.info.state_grows,
             n_stored_blocks=request.n_stored_blocks,
             has_tip=line.n_reused == line.n_prompt - 1 or not self._policy.save_prompt_tail,
+            restarts=frozenset(at // self._block for at in request.restarts),
         )
 
     def _is_rung(self, position: int) -> bool:

@@ -62,6 +62,8 @@ class RequestCache:
     """What its prompt continues: the tokens of its session or of ``parent_key``."""
     marks: list[RowMark] = field(default_factory=list)
     """Ends of replies, its own and the last one before it, that go into the rows that hold them."""
+    restarts: tuple[int, ...] = ()
+    """Tokens before which another prompt is most likely to share all: see ``text.parts``."""
     # an open question to cache_meta
     awaited_ref: str | None = None
     awaited_since: float = 0.0
@@ -157,6 +159,10 @@ class RequestCache:
     def continues(self, tokens: TokenIds | None) -> None:
         """The prompt continues these tokens; ``None`` where they are not known."""
         self.parent_tokens = tokens
+
+    def restarts_at(self, positions: tuple[int, ...]) -> None:
+        """Other prompts are most likely to part from this one at these positions."""
+        self.restarts = positions
 
     def add_mark(self, mark: RowMark) -> None:
         """A reply ends within its tokens."""

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         Complete,
         Completed,
         CompletionFailed,
+        Divergence,
         Grammar,
         HitKind,
         PrefillProgress,
@@ -150,6 +151,7 @@ if TYPE_CHECKING:
     from actors.messages.speculation import Verified, Verify, draft_tokens
     from actors.messages.text import (
         ApplyChatTemplate,
+        ChatPart,
         ChatTemplateApplied,
         Detokenize,
         Detokenized,
@@ -176,6 +178,7 @@ __all__ = [
     "CallerGone",
     "Cancel",
     "CancelRun",
+    "ChatPart",
     "ChatTemplateApplied",
     "CheckPressure",
     "Complete",
@@ -188,6 +191,7 @@ __all__ = [
     "DescribeTier",
     "Detokenize",
     "Detokenized",
+    "Divergence",
     "Drain",
     "Drained",
     "DropFiles",
@@ -318,9 +322,9 @@ _HOMES: Final = {
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
-            "CompletionFailed Grammar HitKind PrefillProgress Priority RequestEnded Resumed Run "
-            "SpanEnded Speculation StillRunning Submit Timings TokensDelivered ToolCallDelivered "
-            "Usage"
+            "CompletionFailed Divergence Grammar HitKind PrefillProgress Priority RequestEnded "
+            "Resumed Run SpanEnded Speculation StillRunning Submit Timings TokensDelivered "
+            "ToolCallDelivered Usage"
         ),
         "embedding": (
             "Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram Rerank Reranked "
@@ -342,7 +346,7 @@ _HOMES: Final = {
         "speculation": "Verified Verify draft_tokens",
         "control": "EndSession EvictLive LiveEvicted MatchPrefix PrefixMatched SessionEnded",
         "text": (
-            "ApplyChatTemplate ChatTemplateApplied Detokenize Detokenized TextRefused "
+            "ApplyChatTemplate ChatPart ChatTemplateApplied Detokenize Detokenized TextRefused "
             "ThinkingVerified Tokenize Tokenized VerifyThinking"
         ),
         "text_kind": "TextKind",

@@ -64,6 +64,42 @@ class Usage:
 
 
 @frozen
+class Divergence:
+    """The first part of a conversation that differs from the nearest earlier one of its model."""
+
+    part: str
+    """``messages[4].content``, ``messages[4]``, ``tools[2]``, ``tools``, ``documents``,
+    ``template`` for what the chat template writes by itself, ``reply`` for what it writes last."""
+    at_char: int | None
+    """Characters of this part before the place; ``None``: somewhere in it."""
+    prompt_char: int
+    """Characters of the whole rendered prompt before the place, or before the part."""
+    prompt_token: int | None
+    """The same in tokens; ``None`` if not known."""
+    lost_tokens: int | None
+    """Tokens behind it that both prompts have room for: what could have been warm, had nothing
+    differed. ``None``: only the reply differs from what was generated, or it is not known."""
+    lost_chars: int | None
+    """The same in characters."""
+
+    def __str__(self) -> str:
+        where = "" if self.at_char is None else f" from character {self.at_char} on"
+        lost = "" if self.lost_tokens is None else f": {self.lost_tokens} tokens were not warm"
+        return f"{self.part} differs{where}{lost}"
+
+    def to_dict(self) -> dict[str, object]:
+        """Its part of a completion's JSON object."""
+        return {
+            "part": self.part,
+            "at_char": self.at_char,
+            "prompt_char": self.prompt_char,
+            "prompt_token": self.prompt_token,
+            "lost_tokens": self.lost_tokens,
+            "lost_chars": self.lost_chars,
+        }
+
+
+@frozen
 class CacheReport:
     """What the cache did for one request, and if it did nothing, why."""
 
@@ -78,6 +114,8 @@ class CacheReport:
     """Something the caller should be aware of, such as a ``parent_key`` that was not found."""
     exact: Exact = Exact.REPEAT
     """How exact the reply is: at least what was asked for."""
+    diverged: Divergence | None = None
+    """Of a conversation that was not wholly warm: which part of it differs from an earlier one."""
 
     @property
     def miss_reason(self) -> str | None:

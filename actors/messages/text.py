@@ -69,17 +69,41 @@ class ApplyChatTemplate:
 
 
 @frozen
-class ChatTemplateApplied:
-    """Model → asker: the next page of the prompt's text, and of its tokens (u32-le).
+class ChatPart:
+    """A stretch of a prompt that one part of the conversation has written."""
 
-    The two are cut independently: join all texts and all tokens. Tokenising the text again may give
-    other tokens, where a caller's text holds what looks like a control token.
+    name: str
+    """``messages[3]``, numbered as they were sent; ``tools[0]`` and so on, where each is written as
+    JSON; ``tools`` and ``documents``: what introduces them, or all of them; ``template``: what the
+    template writes by itself; ``reply``: what begins the reply. A message that the template writes
+    in two places has two parts."""
+    start: int
+    """Characters of the text before it."""
+    end: int
+    start_token: int | None
+    """Whole tokens before it; ``None``: not known."""
+    end_token: int | None
+    content_start: int | None = None
+    """Of a message: where its content is in the text, if that is there once, as it was sent."""
+    content_end: int | None = None
+
+
+@frozen
+class ChatTemplateApplied:
+    """Model → asker: the next page of the prompt's text, of its tokens (u32-le), and its parts.
+
+    They are cut independently: join all texts, all tokens and all parts. Tokenising the text again
+    may give other tokens, where a caller's text holds what looks like a control token.
     """
 
     ref: str
     text: str
     tokens: bytes
     last: bool
+    parts: tuple[ChatPart, ...] = ()
+    """In order and without gaps, of all of the text."""
+    unknown: tuple[str, ...] = ()
+    """Names of what was sent and has no part."""
 
 
 @frozen

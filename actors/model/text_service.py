@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +21,10 @@ from actors.text.chat_request import Chat, chat_from
 from actors.text.chat_shape import fitted
 from actors.text.chat_shown import check_shown
 from actors.text.chat_template import ChatTemplate, TemplateFailed
+from actors.text.divergence import RecentConversations
 from actors.text.infill_prompt import infill_from, infill_tokens
+from actors.text.part_places import Pieces, token_ends
+from actors.text.parts import Part, Parts, parts_of, with_tools
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import ReplyRules
 from actors.text.reply_format import ReplyFormat, ReplyFormats
@@ -37,6 +40,7 @@ MAX_TOKENS: Final = 4 << 20
 PAGE_TOKENS: Final = 8192  # 32 KiB
 PAGE_BYTES: Final = 48 << 10
 PAGE_CHARS: Final = 4096  # of up to 4 bytes each, beside half a page of tokens
+PAGE_PARTS: Final = 128  # of up to 100 bytes each, beside both
 CLOSE_WAIT_S: Final = 0.5
 KEPT_TEMPLATES: Final = 12  # of the model and of requests, least recently used first
 
@@ -46,6 +50,16 @@ class _Job:
     asked: TextQuestion | m.Run
     reply_to: Address
     since: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A chat, and what its template makes of it."""
+
+    chat: Chat
+    rendered: Prompt
+    control: ControlTokens
+    parts: Parts
 
 
 class TextService:
@@ -69,6 +83,8 @@ class TextService:
         self._again_templates: dict[str, ChatTemplate] = {}
         self._formats = ReplyFormats(backend)
         self._control: ControlTokens | None = None
+        self._recent = RecentConversations()
+        self._pieces = Pieces(backend)
         self._pending: dict[str, m.Run] = {}
         self._cancelled: set[str] = set()
         self._lock = threading.Lock()  # of the two above; held for moments
@@ -174,11 +190,17 @@ class TextService:
             self._send(reply_to, t.Detokenized(asked.ref, page, last))
 
     def _apply(self, asked: t.ApplyChatTemplate, reply_to: Address) -> None:
-        _, prompt, control = self._prompt(asked.chat)
-        text, ids = prompt.text, prompt_tokens(self._backend, prompt, control)
+        found = self._prompt(asked.chat)
+        text = found.rendered.text
+        parts = with_tools(found.chat, text, found.parts)
+        ids = prompt_tokens(self._backend, found.rendered, found.control)
+        ends = token_ends(text, [one.end for one in parts.found], ids, self._pieces)
+        shown = _shown_parts(parts.found, ends)
         packed = token_bytes.pack(ids)
         step = PAGE_TOKENS // 2 * token_bytes.TOKEN_BYTES
-        n_pages = max(1, -(-len(text) // PAGE_CHARS), -(-len(packed) // step))
+        n_pages = max(
+            1, -(-len(text) // PAGE_CHARS), -(-len(packed) // step), -(-len(shown) // PAGE_PARTS)
+        )
         for page in range(n_pages):
             self._send(
                 reply_to,
@@ -187,6 +209,8 @@ class TextService:
                     text[page * PAGE_CHARS : (page + 1) * PAGE_CHARS],
                     packed[page * step : (page + 1) * step],
                     last=page == n_pages - 1,
+                    parts=shown[page * PAGE_PARTS : (page + 1) * PAGE_PARTS],
+                    unknown=parts.unknown[page * PAGE_PARTS : (page + 1) * PAGE_PARTS],
                 ),
             )
 
@@ -197,20 +221,15 @@ class TextService:
             return
         if not isinstance(request.prompt, m.ConversationPrompt):
             raise InvalidRequest("the prompt is no conversation; send messages")
-        chat, prompt, control = self._prompt(request.prompt.conversation)
-        too_long = why_too_long(prompt.text, self._backend.info)
+        prompt = self._prompt(request.prompt.conversation)
+        too_long = why_too_long(prompt.rendered.text, self._backend.info)
         if too_long is not None:
             raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
-        ids = prompt_tokens(self._backend, prompt, control)
-        calls = request.tool_calls or (chat.has_tools and bool(self._rules.markers.tool_call))
-        rendered = None
-        if self._control is not None:
-            has_replies = any(one["role"] == "assistant" for one in chat.messages)
-            reply_format = self._format(request, chat, prompt, control)
-            is_whole = reply_format is not None and chat.continuing is None
-            again = self._again(chat) if is_whole else None
-            rendered = Rendered(prompt, self._control, has_replies, reply_format, again)
-        self._hand_on(job, replace(run, request=replace(request, tool_calls=calls)), ids, rendered)
+        ids = prompt_tokens(self._backend, prompt.rendered, prompt.control)
+        has_tools = prompt.chat.has_tools and bool(self._rules.markers.tool_call)
+        asked = replace(request, tool_calls=request.tool_calls or has_tools)
+        rendered = self._rendered(request, prompt, ids)
+        self._hand_on(job, replace(run, request=asked), ids, rendered)
 
     def _prepare_infill(self, job: _Job, run: m.Run, prompt: m.InfillPrompt) -> None:
         parts = infill_from(prompt.parts if isinstance(prompt.parts, str) else _read(prompt.parts))
@@ -222,11 +241,12 @@ class TextService:
     def _hand_on(self, job: _Job, run: m.Run, ids: list[int], rendered: Rendered | None) -> None:
         """Give a request with its tokens to the engine, unless its caller has left meanwhile."""
         waited, timeout_s = time.monotonic() - job.since, run.request.timeout_s
+        packed = token_bytes.pack(ids) if rendered is None else rendered.packed
         ready = replace(
             run,
             request=replace(
                 run.request,
-                prompt=m.TokenPrompt(token_bytes.pack(ids)),
+                prompt=m.TokenPrompt(packed),
                 timeout_s=None if timeout_s is None else max(0.0, timeout_s - waited),
             ),
         )
@@ -241,7 +261,27 @@ class TextService:
             if cancelled:
                 self._run(m.CancelRun(run.request_id))
 
-    def _prompt(self, source: Payload | str) -> tuple[Chat, Prompt, ControlTokens]:
+    def _rendered(self, request: m.Complete, prompt: _Prompt, ids: list[int]) -> Rendered:
+        """What the engine is to know of a chat besides its tokens; the chat is remembered."""
+        chat, packed = prompt.chat, token_bytes.pack(ids)
+        places, earlier = self._recent.place(
+            prompt.parts, prompt.rendered.text, ids, packed, self._pieces
+        )
+        reply_format = self._format(request, chat, prompt.rendered, prompt.control)
+        is_whole = reply_format is not None and chat.continuing is None
+        return Rendered(
+            prompt.rendered,
+            prompt.control,
+            has_replies=any(one["role"] == "assistant" for one in chat.messages),
+            format=reply_format,
+            again=self._again(chat) if is_whole else None,
+            packed=packed,
+            places=places,
+            earlier=earlier,
+            pieces=self._pieces,
+        )
+
+    def _prompt(self, source: Payload | str) -> _Prompt:
         raw = source if isinstance(source, str) else _read(source)
         chat = chat_from(raw)
         template = self._compiled(chat)
@@ -249,8 +289,10 @@ class TextService:
         self._control = control
         chat = fitted(template, chat)
         prompt = render_chat(template, chat, control)
-        check_shown(template, chat, prompt.text, thinks=bool(self._rules.markers.thinking))
-        return chat, prompt, control
+        parts = parts_of(chat, prompt.text, prompt.marks)
+        thinks = bool(self._rules.markers.thinking)
+        check_shown(template, chat, prompt.text, thinks=thinks, parts=parts)
+        return _Prompt(chat, prompt, control, parts)
 
     def _format(
         self, request: m.Complete, chat: Chat, prompt: Prompt, control: ControlTokens
@@ -314,6 +356,14 @@ class TextService:
         if token is None:
             return ""
         return self._backend.piece(token, special=True).decode("utf-8", "replace")
+
+
+def _shown_parts(parts: Sequence[Part], ends: Sequence[int | None]) -> tuple[t.ChatPart, ...]:
+    starts = (0, *ends)
+    return tuple(
+        t.ChatPart(one.name, one.start, one.end, start, end, *(one.content or (None, None)))
+        for one, start, end in zip(parts, starts, ends, strict=False)
+    )
 
 
 def _chosen(chat: Chat, usual: str, named: Mapping[str, str]) -> str:

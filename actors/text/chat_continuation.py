@@ -15,12 +15,21 @@ from actors.text.chat_form import CONTINUED
 from actors.text.chat_messages import REASONING
 from actors.text.chat_request import Chat
 from actors.text.chat_template import ChatTemplate
+from actors.text.template_marks import Mark
 
 
-def prompt_text(template: ChatTemplate, chat: Chat) -> str:
-    """The prompt; TemplateFailed, UnsupportedRequest where a message cannot be continued."""
+def prompt_text(template: ChatTemplate, chat: Chat) -> tuple[str, tuple[Mark, ...]]:
+    """The prompt, and where the template's loops stood while it was written.
+
+    TemplateFailed, UnsupportedRequest where a message cannot be continued.
+    """
     if chat.continuing is None:
-        return template.render(chat.variables())
+        text, marks = template.render_marked(chat.variables())
+        return text, tuple(marks.found)
+    return _continued_text(template, chat), ()
+
+
+def _continued_text(template: ChatTemplate, chat: Chat) -> str:
     shape, last = chat.shape, chat.messages[-1]
     thought = last.get(shape.reasoning) or last.get(REASONING)  # None as well: in the content
     has_thought = bool(chat.sent[-1].get(REASONING))

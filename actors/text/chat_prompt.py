@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from actors.messages.errors import UnsupportedRequest
@@ -34,6 +34,7 @@ from actors.text.chat_continuation import prompt_text
 from actors.text.chat_form import CONTINUED
 from actors.text.chat_request import Chat
 from actors.text.chat_template import ChatTemplate, TemplateFailed
+from actors.text.template_marks import Mark
 from native.backend import Vocabulary
 
 _PRIVATE: Final = (0xF0000, 0x100000, 0xE000)
@@ -50,6 +51,8 @@ class Prompt:
     """Where callers' texts hold what would be read as a control token: [start, end)."""
     in_thought: bool = False
     """The reply continues a thought that the caller has begun."""
+    marks: tuple[Mark, ...] = field(default=(), compare=False, repr=False)
+    """Where the template's loops over the messages stood, see ``text.parts``."""
 
 
 class ControlTokens:
@@ -119,15 +122,15 @@ class ControlTokens:
 
 def render_chat(template: ChatTemplate, chat: Chat, control: ControlTokens) -> Prompt:
     """Render, and find what callers forged; TemplateFailed, UnsupportedRequest."""
-    text = prompt_text(template, chat)
+    text, marks = prompt_text(template, chat)
     in_thought = chat.continuing == "reasoning"
     if not control.ids or not _mentions(chat, control.firsts):
-        return Prompt(text, in_thought=in_thought)
+        return Prompt(text, (), in_thought, marks)
     masked = _masked(template, chat, control)
     if masked is None or masked.unmask(masked.text) != text:
         masked = _masked_tokens(template, chat, control)
-        text = masked.unmask(masked.text)
-    return Prompt(text, _forged(text, masked, control), in_thought)
+        text, marks = masked.unmask(masked.text), masked.marks
+    return Prompt(text, _forged(text, masked, control), in_thought, marks)
 
 
 def prompt_tokens(
@@ -185,6 +188,7 @@ class _Masked:
 
     text: str
     real: Mapping[int, str]
+    marks: tuple[Mark, ...]
 
     def unmask(self, text: str) -> str:
         return text.translate(self.real)
@@ -233,7 +237,8 @@ def _rendered(
         extras=_map_texts(dict(chat.extras), mask),
     )
     real = {ord(private): character for character, private in hidden.items()}
-    return _Masked(prompt_text(template, masked), real)
+    text, marks = prompt_text(template, masked)
+    return _Masked(text, real, marks)
 
 
 def _forged(text: str, masked: _Masked, control: ControlTokens) -> tuple[tuple[int, int], ...]:

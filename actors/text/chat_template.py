@@ -37,6 +37,7 @@ from actors.text.template_limits import (
     size_of_format,
     size_of_replace,
 )
+from actors.text.template_marks import BEGINS, MarkedLoops, Marks
 
 T = TypeVar("T")
 MAX_TEMPLATE_CHARS: Final = 1 << 20
@@ -79,6 +80,7 @@ class ChatTemplate:
             names = meta.find_undeclared_variables(tree) - self._environment.globals.keys()
             self.variables = frozenset(names)
             tree = _BoundConcat().visit(tree)
+            tree = MarkedLoops(tree).visit(tree)
             code = self._environment.compile(tree)
             return Template.from_code(self._environment, code, self._environment.globals)
 
@@ -86,6 +88,10 @@ class ChatTemplate:
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """The conversation as text. ``variables``: messages, add_generation_prompt, tools …"""
+        return self.render_marked(variables)[0]
+
+    def render_marked(self, variables: Mapping[str, Any]) -> tuple[str, Marks]:
+        """The same, and where its loops over the messages stood."""
         try:
             frozen = {name: _frozen(value) for name, value in variables.items()}
         except RecursionError:
@@ -93,18 +99,20 @@ class ChatTemplate:
 
         if "datetime" in self.variables:
             frozen.setdefault("datetime", _strftime_now("%b %d %Y"))
+        messages = frozen.get("messages") or ()
+        marks = Marks(numbers={id(one): number for number, one in enumerate(messages)})
 
         def rendered() -> str:
             parts: list[str] = []
-            size = 0
+            self._environment.marks = marks
             for part in self._template.generate({**self._specials, **frozen}):
-                size += len(part)
-                if size > MAX_OUTPUT_CHARS:
+                marks.n_chars += len(part)
+                if marks.n_chars > MAX_OUTPUT_CHARS:
                     raise OverBudget(f"it writes more than {MAX_OUTPUT_CHARS} characters")
                 parts.append(part)
             return "".join(parts)
 
-        return self._guarded(rendered)
+        return self._guarded(rendered), marks
 
     def _guarded(self, run: Callable[[], T], *, calls_only: bool = False) -> T:
         try:
@@ -128,7 +136,7 @@ class ChatTemplate:
             kind = type(error).__name__
             raise TemplateFailed(f"the chat template failed: {kind}: {error}") from error
         finally:
-            self._environment.budget = None
+            self._environment.budget = self._environment.marks = None
 
 
 class _FrozenList(list[Any]):
@@ -181,11 +189,13 @@ class _Environment(ImmutableSandboxedEnvironment):
             finalize=self._printed,
         )
         self.budget: Budget | None = None
+        self.marks: Marks | None = None
         for name in _LEFT_OUT:
             self.filters.pop(name, None)
         self.filters |= {"tojson": _tojson, "indent": _indent, _CONCAT: self._concatenated}
         self.filters |= {"safe": str} | dict.fromkeys(("e", "escape", "forceescape"), _escape)
         self.filters = {name: self._charged(one) for name, one in self.filters.items()}
+        self.filters[BEGINS] = self._begins
         self.filters["format"] = self._sized_format
         self.filters["replace"] = self._sized_replace(self.filters["replace"])
         self.filters["join"] = self._sized_join(self.filters["join"])
@@ -214,6 +224,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         result = super().call(context, obj, *args, **kwargs)
         self._charge_value(result)
         return result
+
+    def _begins(self, message: Any, depth: Any = 0) -> str:
+        return "" if self.marks is None else self.marks.begins(message, depth)
 
     def _printed(self, value: Any) -> Any:
         if self.budget is not None:

@@ -93,9 +93,11 @@ class ChatSession:
         cached = sum(turn.usage.cached_tokens for turn in self.turns)
         generated = sum(turn.usage.completion_tokens for turn in self.turns)
         share = f", {100 * cached / prompt:.0f} % of them warm" if prompt else ""
+        differs = self.turns[-1].cache.diverged if self.turns else None
+        last = "" if differs is None else f"; in the last turn {differs}"
         return (
             f"{len(self.messages)} messages, {len(self.turns)} answers of {generated} tokens; "
-            f"{prompt} prompt tokens{share}; session {self.name}"
+            f"{prompt} prompt tokens{share}{last}; session {self.name}"
         )
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from array import array
+from typing import TYPE_CHECKING
 
 from supervision.frozen import frozen
+
+if TYPE_CHECKING:
+    from actors.messages import ChatPart
 
 
 @frozen
@@ -15,6 +19,11 @@ class ChatPrompt:
     tokens: tuple[int, ...]
     """The prompt's token ids. Tokenising ``text`` may give others, where a message contains what
     looks like a control token."""
+    parts: tuple[ChatPart, ...] = ()
+    """What each part of the conversation has written, in order and without gaps."""
+    unknown: tuple[str, ...] = ()
+    """Names of messages and other things that were sent and have no part: where they are is not
+    known, or they are nowhere."""
 
 
 @frozen

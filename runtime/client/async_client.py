@@ -464,9 +464,14 @@ class AsyncClient:
         )
         with _kept(conversation) as payload:
             pages = await self._ask_model(model, m.ApplyChatTemplate("", payload))
-        parts = [page for page in pages if isinstance(page, m.ChatTemplateApplied)]
-        ids = token_bytes.unpack(b"".join(page.tokens for page in parts))
-        return ChatPrompt("".join(page.text for page in parts), tuple(ids))
+        applied = [page for page in pages if isinstance(page, m.ChatTemplateApplied)]
+        ids = token_bytes.unpack(b"".join(page.tokens for page in applied))
+        return ChatPrompt(
+            "".join(page.text for page in applied),
+            tuple(ids),
+            tuple(part for page in applied for part in page.parts),
+            tuple(name for page in applied for name in page.unknown),
+        )
 
     async def verify_thinking(self, model: str, content: bytes, signature: bytes) -> bool:
         """As ``Client.verify_thinking``."""

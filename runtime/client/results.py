@@ -209,6 +209,7 @@ class Completion:
                 "miss_reason": self.cache.miss_reason,
                 "miss_at": self.miss_at,
                 "note": self.cache.note,
+                "diverged": self.cache.diverged and self.cache.diverged.to_dict(),
                 "exact": self.cache.exact.value,
             },
             "timings": {

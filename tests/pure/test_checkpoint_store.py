@@ -56,11 +56,12 @@ HOLDER = "model#1"
     stored=st.integers(0, 12),
     grows=st.booleans(),
     has_tip=st.booleans(),
+    restarts=st.frozensets(st.integers(0, 11), max_size=3),
 )
-def test_stops_are_the_last_boundary_the_rungs_and_the_tip(
-    n_prompt: int, stored: int, grows: bool, has_tip: bool
+def test_stops_are_the_last_boundary_the_rungs_restarts_and_the_tip(
+    n_prompt: int, stored: int, grows: bool, has_tip: bool, restarts: frozenset[int]
 ) -> None:
-    stops = Stops(n_prompt, 64, grows, stored, has_tip)
+    stops = Stops(n_prompt, 64, grows, stored, has_tip, restarts)
     walked, at = [], 0
     while (found := stops.after(at)) is not None:
         walked.append(found)
@@ -69,7 +70,7 @@ def test_stops_are_the_last_boundary_the_rungs_and_the_tip(
     boundaries = {
         blocks * 64
         for blocks in range(stored + 1, last // 64 + 1)
-        if blocks == last // 64 or is_rung(blocks, grows)
+        if blocks == last // 64 or is_rung(blocks, grows) or blocks in restarts
     }
     expected = boundaries | ({last} if last >= 1 and not has_tip else set())
     assert walked == sorted(expected)
