@@ -22,7 +22,16 @@ from actors.messages.text_kind import TextKind
 from actors.text.incremental_text import IncrementalText
 from actors.text.positions import Positions, Visible, Written
 from actors.text.reply_parser import CallDelta, Delta, Item, Span, ThinkingBudget, joined
-from native.chat_reply import CALL, FAILED, PARTIAL, REASONING, CallRead, Reader, ReplyRead
+from native.chat_reply import (
+    CALL,
+    FAILED,
+    PARTIAL,
+    REASONING,
+    CallRead,
+    FormatFacts,
+    Reader,
+    ReplyRead,
+)
 from native.errors import NativeError
 
 KEEP_BYTES: Final = 32
@@ -86,6 +95,8 @@ class _Call:
 
     number: int
     start: int
+    end: int
+    """As it was read last: what looks like a value may turn out to be the marker behind it."""
     id: str = ""
     name: str = ""
     arguments: bytes = b""
@@ -131,8 +142,7 @@ class FormatParser:
         self.note: str | None = None
         """Why a part of it came as text."""
         self._budget = None if thinking_budget is None else ThinkingBudget(thinking_budget)
-        start = reader.facts.thinking_start
-        self.was_opened = bool(start) and reader.facts.generation_prompt.rstrip().endswith(start)
+        self.was_opened = _is_opened(reader.facts)
         self.opened_tokens: int | None = None
         self.n_tokens = 0
         self._is_finished = False
@@ -268,6 +278,8 @@ class FormatParser:
                 call = found.calls[n_calls - 1] if n_calls <= len(found.calls) else None
                 out += self._on_call(n_calls - 1, start, end, call, is_over=index < last)
                 continue
+            if kind == REASONING and index == last and start == end and self._thought is None:
+                break  # there may be blanks after the marker
             out += self._on_text(kind, self._window.at(start), self._window.at(end))
             if self.stopped_by is not None:
                 return out
@@ -319,7 +331,8 @@ class FormatParser:
             if read is None:
                 return []  # its name is not complete: it may be none
             out += self._end_text() + self._close_thought(start, self._n_end(start))
-            self._call = _Call(number, start)
+            self._call = _Call(number, start, end)
+        self._call.end = end
         if start > self._done:
             out += self._marker(TextKind.TOOL_CALL, start)
         if end > self._done:
@@ -390,7 +403,8 @@ class FormatParser:
         ]
         if not is_whole:
             self.note = self.note or "the last tool call is not complete"
-        end = max(int(self._done), call.start)
+        end = max(call.end, call.start)
+        self._done = Written(min(self._done, end))
         out.append(self._span(TextKind.TOOL_CALL, call.start, end, 0, 0, is_closed=is_whole))
         self._restart_text(end)
         return out
@@ -470,6 +484,15 @@ class FormatParser:
             if at >= 0:
                 return at + len(end.encode())
         return 0
+
+
+def _is_opened(facts: FormatFacts) -> bool:
+    """Whether the reply begins inside a thought."""
+    prompt, start = facts.generation_prompt, facts.thinking_start
+    begun = prompt.rfind(start) if start else -1
+    return begun >= 0 and not any(
+        prompt.find(one, begun + len(start)) >= 0 for one in facts.thinking_ends if one
+    )
 
 
 def call_id(secret: bytes, number: int) -> str:
