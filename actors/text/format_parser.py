@@ -25,8 +25,8 @@ from actors.text.reply_parser import CallDelta, Delta, Item, Span, ThinkingBudge
 from native.chat_reply import (
     CALL,
     FAILED,
-    PARTIAL,
     REASONING,
+    WHOLE,
     CallRead,
     FormatFacts,
     Reader,
@@ -234,9 +234,9 @@ class FormatParser:
         data = bytes(self._window.data)
         if is_partial:
             data = _whole_characters(data)
-        found = self._ask(data, is_partial=is_partial)
+        found = self._ask(data)
         self._next_read = len(data) + max(1, len(data) // GROWTH)
-        if found is not None and found.status != FAILED:
+        if found is not None:
             self._n_read = len(data)
             out = self._deliver(found)
             return out if is_partial else out + self._after(found)
@@ -244,13 +244,16 @@ class FormatParser:
         out = [] if found is None else self._deliver(found)
         return out if self.stopped_by is not None else out + self._give_up(self._window.at(n_good))
 
-    def _ask(self, data: bytes, *, is_partial: bool) -> ReplyRead | None:
-        """What the reader finds; None where it refuses the reply."""
+    def _ask(self, data: bytes) -> ReplyRead | None:
+        """What the reader finds; None where no reply in the format begins like this."""
         try:
-            return self._reader.read(data, is_partial=is_partial)
+            found = self._reader.read(data, is_partial=True)
         except NativeError as error:
             self.note = f"a part of the reply came as text: {error}"
             return None
+        if found.status == FAILED or (found.status == WHOLE and found.end < len(data)):
+            return None
+        return found
 
     def _longest_good(self, data: bytes) -> tuple[int, ReplyRead | None]:
         """The longest beginning that may be one of a reply in its format: what was in order.
@@ -261,8 +264,8 @@ class FormatParser:
         good, bad, best = min(self._n_read, len(data)), len(data), None
         while bad - good > 1:
             middle = (good + bad) // 2
-            found = self._ask(_whole_characters(data[:middle]), is_partial=True)
-            if found is None or found.status == FAILED:
+            found = self._ask(_whole_characters(data[:middle]))
+            if found is None:
                 bad = middle
             else:
                 good, best = middle, found
@@ -292,7 +295,7 @@ class FormatParser:
     def _after(self, found: ReplyRead) -> list[Item]:
         """The reply is complete: markers at its end are no text, whatever else is left is."""
         end = min(self._window.at(found.end), len(self._bytes))
-        if found.status == PARTIAL or end >= len(self._bytes):
+        if end >= len(self._bytes):
             self._done = Written(max(self._done, end))
             return []
         return self._give_up(end)
