@@ -39,6 +39,8 @@ KEEP_BYTES: Final = 32
 MIN_LEFT_OUT: Final = 192
 GROWTH: Final = 64
 """A call of n bytes is read again when it has n / GROWTH more."""
+MAX_MARKERS: Final = 96
+"""Bytes of markers that may end a reply."""
 _ALPHABET: Final = string.ascii_letters + string.digits
 _NOT_IN_FORMAT: Final = (
     "a part of the reply came as text: it is not in the format of this model's chat template"
@@ -242,7 +244,7 @@ class FormatParser:
             return out if is_partial else out + self._after(found)
         n_good, found = self._longest_good(data)
         out = [] if found is None else self._deliver(found)
-        return out if self.stopped_by is not None else out + self._give_up(self._window.at(n_good))
+        return out if self.stopped_by is not None else out + self._give_up(n_good)
 
     def _ask(self, data: bytes) -> ReplyRead | None:
         """What the reader finds; None where no reply in the format begins like this."""
@@ -298,7 +300,7 @@ class FormatParser:
         if end >= len(self._bytes):
             self._done = Written(max(self._done, end))
             return []
-        return self._give_up(end)
+        return self._give_up(found.end)
 
     def _on_text(self, kind: int, start: int, end: int) -> list[Item]:
         """Deliver what is new of a part from byte ``start`` to ``end`` of the reply."""
@@ -436,19 +438,27 @@ class FormatParser:
     # ── the format is left ──────────────────────────────────────────────────────────────────────
 
     def _give_up(self, n_good: int) -> list[Item]:
-        """The rest is text, but for whole markers among the first ``n_good`` bytes of the reply."""
+        """The rest is text. ``n_good``: the bytes of the window before it were in order."""
         self._is_raw = True
-        out = self._close_thought(self._done, 0) + self._close_call()
-        markers = [one.strip().encode() for one in self._ends() if one.strip()]
-        while True:
-            rest = bytes(self._bytes[self._done : n_good])
-            marker = next((one for one in markers if rest.lstrip().startswith(one)), None)
-            if marker is None:
-                break
-            out += self._marker(TextKind.TEXT, self._done + rest.index(marker) + len(marker))
+        out = [] if self._thought is None else self._end_of_thought()
+        out += self._close_thought(self._done, 0) + self._close_call()
+        whole = self._longest_whole(n_good)
+        if whole > self._done:
+            out += self._marker(TextKind.TEXT, whole)
         if self._bytes[self._done :].strip():
             self.note = self.note or _NOT_IN_FORMAT
         return out + self._raw()
+
+    def _longest_whole(self, n_good: int) -> int:
+        """Where the longest beginning ends that is a whole reply: there are only markers before it."""
+        for n in range(n_good, max(0, n_good - MAX_MARKERS), -1):
+            at = self._window.at(n)
+            if at <= self._done:
+                break
+            found = self._ask(bytes(self._window.data[:n]))
+            if found is not None and found.status == WHOLE:
+                return min(at, len(self._bytes))
+        return int(self._done)
 
     def _raw(self) -> list[Item]:
         if len(self._bytes) <= self._done:

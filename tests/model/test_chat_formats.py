@@ -32,7 +32,8 @@ pytestmark = pytest.mark.model
 BOS, EOS = "<s>", "</s>"
 USER: Final = {"role": "user", "content": "Why?"}
 THOUGHT: Final = "I think."
-NUMBER, STRING = {"type": "integer"}, {"type": "string"}
+NUMBER: Final = {"type": "integer", "description": "A number."}
+STRING: Final = {"type": "string", "description": "A text."}
 NO_TOKENS = ControlTokens({})
 
 
@@ -42,19 +43,26 @@ def tool(name: str, required: tuple[str, ...], **properties: object) -> dict[str
     return {"type": "function", "function": function}
 
 
-PLACE = {
+WORDS: Final = {"type": "array", "items": STRING, "description": "Words."}
+PLACE: Final = {
     "type": "object",
+    "description": "Where.",
     "properties": {
-        "at": {"type": "object", "properties": {"points": {"type": "array", "items": NUMBER}}},
-        "is_far": {"type": "boolean"},
+        "at": {
+            "type": "object",
+            "description": "Exactly.",
+            "properties": {"points": {"type": "array", "items": NUMBER, "description": "Two."}},
+        },
+        "is_far": {"type": "boolean", "description": "Or near."},
     },
 }
 TOOLS: Final = [
     tool("weather", ("town",), town=STRING, days=NUMBER),
     tool("add", ("a", "b"), a=NUMBER, b=NUMBER),
-    tool("note", ("text",), text=STRING, tags={"type": "array", "items": STRING}, place=PLACE),
+    tool("note", ("text",), text=STRING, tags=WORDS, place=PLACE),
     tool("now", ()),
 ]
+PLAIN_TOOLS: Final = TOOLS[:2]
 Call = tuple[str, dict[str, Any]]
 # Case → the text beside the calls, and the calls.
 CASES: Final[dict[str, tuple[str, list[Call]]]] = {
@@ -101,8 +109,8 @@ def test_all_published_templates_are_tried(sources: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", sorted(OUTCOMES))
 def test_a_template_is_analysed_with_and_without_tools(name: str, sources: dict[str, str]) -> None:
-    chat_format = ChatFormat(sources[name], BOS, EOS)
-    for tools in ((), TOOLS):
+    chat_format = ChatFormat(sources[name])
+    for tools in ((), PLAIN_TOOLS):
         facts = chat_format.reader([USER], tools).facts
         assert facts.prompt
         assert facts.prompt.endswith(facts.generation_prompt)
@@ -117,7 +125,7 @@ def test_a_call_in_a_templates_words_is_read_as_it_was_sent(
     name: str, sources: dict[str, str]
 ) -> None:
     template = ChatTemplate(sources[name], bos_token=BOS, eos_token=EOS)
-    chat_format = ChatFormat(sources[name], BOS, EOS)
+    chat_format = ChatFormat(sources[name])
     wrong = {case: trial(template, chat_format, case) for case in CASES}
     expected = EXCEPTIONS.get(name, {})
     for case, found in wrong.items():
@@ -139,7 +147,7 @@ def trial(template: ChatTemplate, chat_format: ChatFormat, case: str) -> str:
     chance = random.Random(case)
     for pieces in (bytewise(data), *(split_at_random(data, chance) for _ in range(3))):
         assert play(reader, pieces).values == whole.values, (data, pieces)
-    missing = first_missing(data, whole, markers_of(reader.facts, *LITERALS))
+    missing = first_missing(data, whole, markers_of(reader.facts, *LITERALS, *ENDS))
     assert missing is None, (missing, data)
     return difference(whole, text, calls)
 
@@ -159,20 +167,25 @@ def reply_of(
     template: ChatTemplate, chat_format: ChatFormat, text: str, calls: list[Call]
 ) -> tuple[ReplyReader, bytes]:
     """What reads the reply, and the reply as the template writes it in a conversation."""
-    reader = chat_format.reader([USER], TOOLS)
-    prompt = rendered(template, [USER], add_generation_prompt=True)
+    names = [name for name, _ in calls]
+    tools = PLAIN_TOOLS + [one for one in TOOLS[2:] if one["function"]["name"] in names]
+    reader = chat_format.reader([USER], tools)
+    prompt = rendered(template, [USER], tools, add_generation_prompt=True)
     sent = [
         {"id": f"call{at:05d}", "type": "function",
          "function": {"name": name, "arguments": json.dumps(arguments)}}
         for at, (name, arguments) in enumerate(calls, start=1)
     ]  # fmt: skip
     answer = {"role": "assistant", "content": text, "tool_calls": sent}
-    whole = rendered(template, [USER, answer], add_generation_prompt=False)
+    whole = rendered(template, [USER, answer], tools, add_generation_prompt=False)
     return reader, without_end(after_prompt(prompt, whole, reader.facts)).encode()
 
 
-def rendered(template: ChatTemplate, messages: list[dict[str, Any]], **more: object) -> str:
-    request = {"messages": messages, "tools": TOOLS, "enable_thinking": True, **more}
+Messages = list[dict[str, Any]]
+
+
+def rendered(template: ChatTemplate, messages: Messages, tools: Messages, **more: object) -> str:
+    request = {"messages": messages, "tools": tools, "enable_thinking": True, **more}
     chat = fitted(template, chat_from(json.dumps(request)))
     return render_chat(template, chat, NO_TOKENS).text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -132,7 +132,7 @@ def first_missing(data: bytes, played: Played, markers: list[bytes]) -> str | No
     ends = {0}
     for chunk in played.chunks:
         starts = _over_markers(data, ends, markers)
-        ends = {end for start in starts for end in _ends(data, start, chunk)}
+        ends = {end for start in starts for end in _ends(data, start, chunk, markers)}
         if not ends:
             return f"{chunk!r} does not follow byte {min(starts)}: {data[min(starts):][:80]!r}"
     if len(data) in _over_markers(data, ends, markers):
@@ -140,12 +140,14 @@ def first_missing(data: bytes, played: Played, markers: list[bytes]) -> str | No
     return f"after byte {max(ends)}: {data[max(ends):][:120]!r}"
 
 
-def _over_markers(data: bytes, starts: Iterable[int], markers: list[bytes]) -> set[int]:
+def _over_markers(
+    data: bytes, starts: Iterable[int], markers: list[bytes], blanks: bytes = BLANKS
+) -> set[int]:
     found, todo = set(starts), list(starts)
     while todo:
         at = todo.pop()
         nexts = [at + len(one) for one in markers if data.startswith(one, at)]
-        if at < len(data) and data[at] in BLANKS:
+        if at < len(data) and data[at] in blanks:
             nexts.append(at + 1)
         for one in nexts:
             if one not in found:
@@ -154,12 +156,41 @@ def _over_markers(data: bytes, starts: Iterable[int], markers: list[bytes]) -> s
     return found
 
 
-def _ends(data: bytes, start: int, chunk: bytes | str) -> Iterator[int]:
+def _ends(
+    data: bytes, start: int, chunk: bytes | str, markers: list[bytes]
+) -> Iterable[int]:
     raw = chunk.encode() if isinstance(chunk, str) else chunk
     if data.startswith(raw, start):
-        yield start + len(raw)
-    elif isinstance(chunk, str) and "\ufffd" in chunk:
-        # Python makes one U+FFFD of up to three bytes.
-        for end in range(start + len(chunk), min(start + len(raw), len(data)) + 1):
-            if data[start:end].decode("utf-8", "replace") == chunk:
-                yield end
+        return {start + len(raw)}
+    if isinstance(chunk, bytes):
+        return ()
+    if "\ufffd" in chunk:
+        return _ends_of_invalid(data, start, chunk, markers)
+    return _ends_of_text(data, start, raw, markers)
+
+
+def _ends_of_text(data: bytes, start: int, raw: bytes, markers: list[bytes]) -> set[int]:
+    """A marker may have been passed over inside of the text."""
+    places = {start}
+    for byte in raw:
+        places = _over_markers(data, places, markers, b"")
+        places = {at + 1 for at in places if at < len(data) and data[at] == byte}
+    return places
+
+
+def _ends_of_invalid(data: bytes, start: int, text: str, markers: list[bytes]) -> set[int]:
+    """Python makes one U+FFFD of up to three bytes that are no character."""
+    places = {start}
+    for character in text:
+        places = _over_markers(data, places, markers, b"")
+        raw = character.encode()
+        found = {at + len(raw) for at in places if data.startswith(raw, at)}
+        if character == "\ufffd":
+            found |= {
+                at + n
+                for at in places
+                for n in (1, 2, 3)
+                if at + n <= len(data) and data[at : at + n].decode("utf-8", "replace") == "\ufffd"
+            }
+        places = found
+    return places
