@@ -11,6 +11,7 @@ What was delivered is never taken back.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import string
@@ -41,6 +42,7 @@ GROWTH: Final = 64
 """A call of n bytes is read again when it has n / GROWTH more."""
 MAX_MARKERS: Final = 96
 """Bytes of markers that may end a reply."""
+_IN_PLACE: Final = "actors.text.format_parser"
 _ALPHABET: Final = string.ascii_letters + string.digits
 _NOT_IN_FORMAT: Final = (
     "a part of the reply came as text: it is not in the format of this model's chat template"
@@ -128,6 +130,7 @@ class FormatParser:
         self._stops = stops + reader.facts.stops
         self._shows_thinking = shows_thinking
         self._call_ids = call_ids
+        self._thinking_ends = _thinking_ends(reader.facts)
         self._window = _Window()
         self._bytes = bytearray()
         self._positions = Positions()
@@ -249,7 +252,7 @@ class FormatParser:
     def _ask(self, data: bytes) -> ReplyRead | None:
         """What the reader finds; None where no reply in the format begins like this."""
         try:
-            found = self._reader.read(data, is_partial=True)
+            found = self._reader.read(_as_characters(data), is_partial=True)
         except NativeError as error:
             self.note = f"a part of the reply came as text: {error}"
             return None
@@ -295,12 +298,16 @@ class FormatParser:
         return out
 
     def _after(self, found: ReplyRead) -> list[Item]:
-        """The reply is complete: markers at its end are no text, whatever else is left is."""
-        end = min(self._window.at(found.end), len(self._bytes))
-        if end >= len(self._bytes):
-            self._done = Written(max(self._done, end))
+        """The reply has ended. What was not delivered is markers, or the beginning of one."""
+        if found.status == WHOLE:
             return []
-        return self._give_up(found.end)
+        if self._call is not None and not _is_object(self._call.arguments):
+            self._call.end = len(self._bytes)
+            visible, tokens = self._take(len(self._bytes))
+            return [Delta(TextKind.TOOL_CALL, tokens, visible.decode("utf-8", "replace"))]
+        if self._thought is not None:
+            return self._on_text(REASONING, self._thought.start, len(self._bytes))
+        return self._close_call() + self._rest(len(self._window.data))
 
     def _on_text(self, kind: int, start: int, end: int) -> list[Item]:
         """Deliver what is new of a part from byte ``start`` to ``end`` of the reply."""
@@ -366,10 +373,12 @@ class FormatParser:
         """Its end marker has come, and nothing after it yet."""
         assert self._thought is not None
         rest = bytes(self._bytes[max(self._done, self._thought.end) :]).lstrip()
-        for end in self._reader.facts.thinking_ends:
-            if end and rest.startswith(end.encode()):
-                at = bytes(self._bytes).index(end.encode(), self._thought.end) + len(end.encode())
-                return self._close_thought(at, at - self._thought.end)
+        for end in self._thinking_ends:
+            if rest.startswith(end):
+                at = self._bytes.index(end, self._thought.end) + len(end)
+                return self._marker(TextKind.THINKING, at) + self._close_thought(
+                    at, at - self._thought.end
+                )
         return []
 
     # ── the ends of parts ───────────────────────────────────────────────────────────────────────
@@ -442,12 +451,16 @@ class FormatParser:
         self._is_raw = True
         out = [] if self._thought is None else self._end_of_thought()
         out += self._close_thought(self._done, 0) + self._close_call()
-        whole = self._longest_whole(n_good)
-        if whole > self._done:
-            out += self._marker(TextKind.TEXT, whole)
-        if self._bytes[self._done :].strip():
+        rest = self._rest(n_good)
+        if rest:
             self.note = self.note or _NOT_IN_FORMAT
-        return out + self._raw()
+        return out + rest
+
+    def _rest(self, n_good: int) -> list[Item]:
+        """All that was not delivered as text, but for markers."""
+        whole = self._longest_whole(n_good)
+        out = self._marker(TextKind.TEXT, whole) if whole > self._done else []
+        return out + self._raw() if self._bytes[self._done :].strip() else out
 
     def _longest_whole(self, n_good: int) -> int:
         """Where the longest beginning ends that is a whole reply: there are only markers before it."""
@@ -492,11 +505,21 @@ class FormatParser:
         if self._thought is None:
             return 0
         between = bytes(self._bytes[self._thought.end : start])
-        for end in self._reader.facts.thinking_ends:
-            at = between.find(end.encode()) if end else -1
+        for end in self._thinking_ends:
+            at = between.find(end)
             if at >= 0:
-                return at + len(end.encode())
+                return at + len(end)
         return 0
+
+
+def _thinking_ends(facts: FormatFacts) -> tuple[bytes, ...]:
+    """What is written after thoughts. What begins a tool call ends them, too, but is no part of them."""
+    calls = tuple(text for _, text in facts.triggers)
+    return tuple(
+        end.encode()
+        for end in facts.thinking_ends
+        if end and not any(call.startswith(end) or end.startswith(call) for call in calls if call)
+    )
 
 
 def _is_opened(facts: FormatFacts) -> bool:
@@ -525,6 +548,23 @@ def _is_object(arguments: bytes) -> bool:
         return isinstance(json.loads(arguments), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _in_place(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "?" * (error.end - error.start), error.end
+
+
+codecs.register_error(_IN_PLACE, _in_place)
+
+
+def _as_characters(data: bytes) -> bytes:
+    """The same with ``?`` for each byte that is no part of a character: a format has only those."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return data.decode(errors=_IN_PLACE).encode()
+    return data
 
 
 def _whole_characters(data: bytes) -> bytes:
