@@ -459,8 +459,10 @@ class FormatParser:
     def _rest(self, n_good: int) -> list[Item]:
         """All that was not delivered as text, but for markers."""
         whole = self._longest_whole(n_good)
-        out = self._marker(TextKind.TEXT, whole) if whole > self._done else []
-        return out + self._raw() if self._bytes[self._done :].strip() else out
+        if not self._bytes[whole:].strip():
+            return self._marker(TextKind.TEXT, whole) if whole > self._done else []
+        is_marker = bool(self._bytes[self._done : whole].strip())
+        return (self._marker(TextKind.TEXT, whole) if is_marker else []) + self._raw()
 
     def _longest_whole(self, n_good: int) -> int:
         """Where the longest beginning ends that is a whole reply: there are only markers before it."""

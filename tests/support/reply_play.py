@@ -164,9 +164,10 @@ def _ends(
         return {start + len(raw)}
     if isinstance(chunk, bytes):
         return ()
+    long = [one for one in markers if len(one) > 3]
     if "\ufffd" in chunk:
-        return _ends_of_invalid(data, start, chunk, markers)
-    return _ends_of_text(data, start, raw, markers)
+        return _ends_of_invalid(data, start, chunk, long)
+    return _ends_of_text(data, start, raw, long)
 
 
 def _ends_of_text(data: bytes, start: int, raw: bytes, markers: list[bytes]) -> set[int]:
