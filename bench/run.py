@@ -21,6 +21,7 @@ from bench import (
     native_speed,
     node,
     prefetch,
+    reply_parser,
     restore,
     resume,
     room,
@@ -55,6 +56,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         room,
         exactness,
         exact_price,
+        reply_parser,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before the benchmark starts anything
