@@ -14,6 +14,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import re
 import string
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from actors.text.positions import Positions, Visible, Written
 from actors.text.reply_parser import CallDelta, Delta, Item, Span, ThinkingBudget, joined
 from native.chat_reply import (
     CALL,
+    CONTENT,
     FAILED,
     REASONING,
     WHOLE,
@@ -40,10 +42,13 @@ KEEP_BYTES: Final = 32
 MIN_LEFT_OUT: Final = 192
 GROWTH: Final = 64
 """A call of n bytes is read again when it has n / GROWTH more."""
+MANY_CALLS: Final = 4
+"""Calls that the reader gets at once; of more, those in the middle are left out."""
 MAX_MARKERS: Final = 96
 """Bytes of markers that may end a reply."""
 _IN_PLACE: Final = "actors.text.format_parser"
 _ALPHABET: Final = string.ascii_letters + string.digits
+_SAFE: Final = _ALPHABET.encode() + b",.'-" + bytes(range(0x80, 0x100))
 _NOT_IN_FORMAT: Final = (
     "a part of the reply came as text: it is not in the format of this model's chat template"
 )
@@ -65,6 +70,16 @@ class _Window:
         index = bisect_right(self._cuts, position)
         return position + (self._left_out[index - 1] if index else 0)
 
+    def cut(self, first: int, last: int) -> None:
+        """Leave out ``data[first:last]``, which is at the last cut or after it."""
+        before = self._left_out[-1] if self._left_out else 0
+        del self.data[first:last]
+        if self._cuts and self._cuts[-1] == first:
+            self._left_out[-1] = before + last - first
+        else:
+            self._cuts.append(first)
+            self._left_out.append(before + last - first)
+
     def leave_out(self, start: int, end: int) -> None:
         """Leave out most of ``data[start:end]``, which is all after the last cut."""
         first, last = start + KEEP_BYTES, end - KEEP_BYTES
@@ -76,13 +91,7 @@ class _Window:
             first += 1  # at the beginning of a character
         while last > first and self.data[last] & 0xC0 == 0x80:
             last -= 1
-        before = self._left_out[-1] if self._left_out else 0
-        del self.data[first:last]
-        if self._cuts and self._cuts[-1] == first:
-            self._left_out[-1] = before + last - first
-        else:
-            self._cuts.append(first)
-            self._left_out.append(before + last - first)
+        self.cut(first, last)
 
 
 @dataclass(slots=True)
@@ -140,7 +149,10 @@ class FormatParser:
         self._text_at = Visible(0)
         self._thought: _Thought | None = None
         self._call: _Call | None = None
-        self._n_calls = self._n_spans = 0
+        self._n_calls = self._n_spans = self._n_calls_left_out = 0
+        self._plain = _plain_text(reader.facts)
+        self._is_plain = False
+        """The last read ended inside of text or a thought, all of which is delivered."""
         self._next_read = self._n_read = 0
         self._is_raw = False
         """It is not in its format, and all that follows is text."""
@@ -197,7 +209,7 @@ class FormatParser:
         self._window.data += data
         out: list[Item] = []
         if self.stopped_by is None and data:
-            out = self._raw() if self._is_raw else self._read_if_due()
+            out = self._raw() if self._is_raw else self._read_if_due(data)
         if self._budget is not None and was_thinking and self.kind is TextKind.THINKING:
             self._budget.n_tokens += 1
         is_stopped = self.stopped_by is not None
@@ -230,7 +242,10 @@ class FormatParser:
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────
 
-    def _read_if_due(self) -> list[Item]:
+    def _read_if_due(self, data: bytes) -> list[Item]:
+        if self._is_plain and self._plain.fullmatch(data):
+            kind = CONTENT if self._thought is None else REASONING
+            return self._on_text(kind, self._done, len(self._bytes))
         if self._call is not None and len(self._window.data) < self._next_read:
             return []
         return self._read(is_partial=True)
@@ -278,13 +293,16 @@ class FormatParser:
 
     def _deliver(self, found: ReplyRead) -> list[Item]:
         out: list[Item] = []
+        self._is_plain = False
         last = len(found.parts) - 1
-        n_calls = 0
+        calls: list[int] = []
+        """Where they end."""
         for index, (kind, start, end) in enumerate(found.parts):
             if kind == CALL:
-                n_calls += 1
-                call = found.calls[n_calls - 1] if n_calls <= len(found.calls) else None
-                out += self._on_call(n_calls - 1, start, end, call, is_over=index < last)
+                call = found.calls[len(calls)] if len(calls) < len(found.calls) else None
+                number = len(calls) + (self._n_calls_left_out if calls else 0)
+                calls.append(end)
+                out += self._on_call(number, start, end, call, is_over=index < last)
                 continue
             if kind == REASONING and index == last and start == end and self._thought is None:
                 break  # there may be blanks after the marker
@@ -292,9 +310,13 @@ class FormatParser:
             if self.stopped_by is not None:
                 return out
             if index == last and self._window.at(end) == self._done:
+                self._is_plain = self._done == len(self._bytes) and self._call is None
                 self._window.leave_out(start, end)
         if self._thought is not None and self._call is None:
             out += self._end_of_thought()
+        if len(calls) > MANY_CALLS and all(kind == CALL for kind, _, _ in found.parts[-len(calls) :]):
+            self._window.cut(calls[0], calls[-2])  # the first and the last one show the format
+            self._n_calls_left_out += len(calls) - 2
         return out
 
     def _after(self, found: ReplyRead) -> list[Item]:
@@ -522,6 +544,20 @@ def _thinking_ends(facts: FormatFacts) -> tuple[bytes, ...]:
         for end in facts.thinking_ends
         if end and not any(call.startswith(end) or end.startswith(call) for call in calls if call)
     )
+
+
+def _plain_text(facts: FormatFacts) -> re.Pattern[bytes]:
+    """Bytes with which no marker begins, and which end with no blank that may belong to one."""
+    texts = [*facts.markers, *facts.thinking_ends, *facts.stops, facts.thinking_start]
+    special = {text.strip()[:1] for text in texts}
+    for kind, text in facts.triggers:
+        special |= {text.strip()[:1]} if kind == "word" else set(text)
+    firsts = {one.encode()[:1] for one in special if one}
+    if facts.grammar and not facts.grammar_is_lazy:
+        return re.compile(rb"(?!)")  # nothing is known of what may follow
+    safe = [bytes((one,)) for one in _SAFE if bytes((one,)) not in firsts]
+    inner = b"".join(map(re.escape, safe))
+    return re.compile(b"[ " + inner + b"]*[" + inner + b"]")
 
 
 def _is_opened(facts: FormatFacts) -> bool:
