@@ -42,7 +42,7 @@ KEEP_BYTES: Final = 32
 MIN_LEFT_OUT: Final = 192
 GROWTH: Final = 64
 """A call of n bytes is read again when it has n / GROWTH more."""
-MANY_CALLS: Final = 4
+MANY_CALLS: Final = 2
 """Calls that the reader gets at once; of more, those in the middle are left out."""
 MAX_MARKERS: Final = 96
 """Bytes of markers that may end a reply."""
