@@ -32,7 +32,8 @@ inline used &here() {
 }
 
 [[noreturn]] inline void refuse(const char *reason) {
-    here().reason = reason;
+    used &now = here();
+    now.reason = now.reason == nullptr ? reason : now.reason;  // the first one is the cause
     throw std::length_error(reason);
 }
 

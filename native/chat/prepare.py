@@ -54,7 +54,7 @@ BOUNDS = (
     Bound(
         "jinja/value.cpp",
         r"(out->push_back\(mk_val<value_int>\(i\)\);)",
-        r"la_bounds::grow(256); \1",
+        r"la_bounds::grow(512); \1",
     ),
     Bound(
         "jinja/value.cpp",
@@ -106,6 +106,22 @@ BOUNDS = (
         "jinja/value.h",
         r"(virtual string as_string\(\) const override \{\n)",
         r"\1        const la_bounds::call one;\n",
+    ),
+    Bound("json-schema-to-grammar.cpp", r"\A", _INCLUDE),
+    Bound(
+        "json-schema-to-grammar.cpp",
+        r"(std::string _add_rule\([^)]*\) \{)",
+        r"\1 la_bounds::grow(rule.size());",
+    ),
+    Bound(
+        "json-schema-to-grammar.cpp",
+        r"(std::string visit\([^)]*\) \{)",
+        r"\1 const la_bounds::call one;",
+    ),
+    Bound(
+        "json-schema-to-grammar.cpp",
+        r"(get_recursive_refs = \[&\]\([^)]*\) \{)",
+        r"\1 la_bounds::spend(1 + static_cast<int64_t>(ks.size()));",
     ),
     Bound("jinja/string.cpp", r"\A", _INCLUDE),
     Bound(

@@ -64,8 +64,10 @@ def known(played: Played, case: Case) -> str:
         return THOUGHTS
     if played.note is not None:
         return REST
-    is_continued = case.expected.reasoning.strip().endswith(played.thinking.strip())
-    return BEFORE if played.thinking and is_continued else "wrong"
+    thinking, expected = played.thinking.strip(), case.expected.reasoning.strip()
+    if thinking == expected and played.text.strip().startswith(case.expected.content.strip()):
+        return REST
+    return BEFORE if thinking and expected.endswith(thinking) else "wrong"
 
 
 def reader_for(chat_format: ChatFormat, case: Case) -> ReplyReader:
