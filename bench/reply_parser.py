@@ -54,8 +54,8 @@ WORDS: Final = "What is 3 < 4, and why does it matter? One line of it:\n"
 CODE: Final = 'def f(a, b):\n    return {"a": a < b}  # é\n'
 
 
-def main(quick: bool, model: Path | None = None) -> list[Figure]:
-    """``model`` is not looked at."""
+def main(quick: bool, _model: Path | None = None) -> list[Figure]:
+    """No model is looked at."""
     n_tokens, rounds = (2_000, 1) if quick else (32_000, 3)
     n_bytes = n_tokens * PIECE_BYTES
     reader = ChatFormat(TEMPLATE).reader(USER, [_tool("write", 1), _tool("add", 1)])
@@ -140,5 +140,5 @@ def _tool(name: str, n_properties: int) -> dict[str, Any]:
         for at in range(n_properties)
     }
     schema = {"type": "object", "properties": properties, "required": ["code"]}
-    function = {"name": name, "description": "Does what its name says.", "parameters": schema}
+    function = {"name": name, "description": "As its name says.", "parameters": schema}
     return {"type": "function", "function": function}

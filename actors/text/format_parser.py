@@ -314,7 +314,9 @@ class FormatParser:
                 self._window.leave_out(start, end)
         if self._thought is not None and self._call is None:
             out += self._end_of_thought()
-        if len(calls) > MANY_CALLS and all(kind == CALL for kind, _, _ in found.parts[-len(calls) :]):
+        if len(calls) > MANY_CALLS and all(
+            kind == CALL for kind, _, _ in found.parts[-len(calls) :]
+        ):
             self._window.cut(calls[0], calls[-2])  # the first and the last one show the format
             self._n_calls_left_out += len(calls) - 2
         return out
@@ -487,7 +489,7 @@ class FormatParser:
         return (self._marker(TextKind.TEXT, whole) if is_marker else []) + self._raw()
 
     def _longest_whole(self, n_good: int) -> int:
-        """Where the longest beginning ends that is a whole reply: there are only markers before it."""
+        """Where the longest beginning that is a whole reply ends: what is left of it is markers."""
         for n in range(n_good, max(0, n_good - MAX_MARKERS), -1):
             at = self._window.at(n)
             if at <= self._done:
@@ -537,7 +539,7 @@ class FormatParser:
 
 
 def _thinking_ends(facts: FormatFacts) -> tuple[bytes, ...]:
-    """What is written after thoughts. What begins a tool call ends them, too, but is no part of them."""
+    """What is written after thoughts; what begins a tool call ends them, too, but is no part."""
     calls = tuple(text for _, text in facts.triggers)
     return tuple(
         end.encode()
@@ -588,12 +590,11 @@ def _is_object(arguments: bytes) -> bool:
         return False
 
 
-def _in_place(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeDecodeError)
+def _in_place(error: UnicodeDecodeError) -> tuple[str, int]:
     return "?" * (error.end - error.start), error.end
 
 
-codecs.register_error(_IN_PLACE, _in_place)
+codecs.register_error(_IN_PLACE, _in_place)  # type: ignore[arg-type]  # only decoding
 
 
 def _as_characters(data: bytes) -> bytes:

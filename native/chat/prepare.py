@@ -58,7 +58,8 @@ BOUNDS = (
     ),
     Bound(
         "jinja/value.cpp",
-        r"(new_res\.reserve\((str\.length\(\) \+ new_str\.length\(\) \* \(str\.length\(\) \+ 1\))\);)",
+        r"(new_res\.reserve\((str\.length\(\) \+ new_str\.length\(\) \* "
+        r"\(str\.length\(\) \+ 1\))\);)",
         r"la_bounds::grow(\2); \1",
     ),
     Bound(
@@ -73,14 +74,16 @@ BOUNDS = (
     ),
     Bound(
         "jinja/value.cpp",
-        r"(            std::string result;\n            for \(size_t i = 0; i < arr\.size\(\); \+\+i\) \{)",
+        r"(            std::string result;\n"
+        r"            for \(size_t i = 0; i < arr\.size\(\); \+\+i\) \{)",
         r"\1 la_bounds::grow(delim.size()); la_bounds::fits(result.size());",
     ),
     Bound(
         "jinja/value.cpp",
         r"(static void value_to_json_internal\([^)]*\) \{)",
         r"\1 const la_bounds::call one;"
-        r" la_bounds::grow(la_bounds::fits(indent > 0 ? size_t(indent) * size_t(curr_lvl + 1) : 1));",
+        r" la_bounds::grow("
+        r"la_bounds::fits(indent > 0 ? size_t(indent) * size_t(curr_lvl + 1) : 1));",
     ),
     Bound(
         "jinja/value.cpp",
@@ -127,7 +130,8 @@ BOUNDS = (
     Bound(
         "jinja/string.cpp",
         r"(string & string::append\(const string & other\) \{)",
-        r"\1 la_bounds::grow(length() + other.length() + 48 * (parts.size() + other.parts.size()));",
+        r"\1 la_bounds::grow(length() + other.length()"
+        r" + 48 * (parts.size() + other.parts.size()));",
     ),
 )
 SOURCES = ("chat*.cpp", "json*.cpp", "peg-parser.cpp", "trie.cpp", "unicode.cpp", "jinja/*.cpp",

@@ -178,7 +178,7 @@ CHANGES: Final[tuple[Change, ...]] = (
 def hostile(name: str, number: int, reader: ReplyReader) -> bytes:
     """The same reply for the same number."""
     chance = random.Random(f"{name} {number}")
-    markers = markers_of(reader.facts) or [b'<|python_tag|>']
+    markers = markers_of(reader.facts) or [b"<|python_tag|>"]
     data = FORMATS[name].encode()
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         data = chance.choice(CHANGES)(data, chance, markers)

@@ -1,4 +1,4 @@
-"""Published formats of replies: a tool call in the words of each template is read as it was sent."""
+"""Published formats of replies: a tool call in a template's words is read as it was sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat templates and tool schemas that are meant to take for ever, or all memory, or the stack.
+"""Chat templates and tool schemas that are meant to take all time, memory or stack.
 
 ``python -m tests.support.hostile_templates NAME BYTES`` reads one, with so much memory, and prints
 what became of it.
@@ -89,12 +89,15 @@ CASES: Final[dict[str, Hostile]] = {
     "wide JSON": Hostile("{{ [1, [2]] | tojson(indent=1000000000) }}", LONG),
     "a list in itself, printed": Hostile(_SELF + "{{ l }}", NESTED),
     "a list in itself, as JSON": Hostile(_SELF + "{{ l | tojson }}", NESTED),
-    "a list that grows": Hostile("{% set l = [1] %}{% for x in l %}{% set _ = l.append(x) %}{% endfor %}"),
+    "a list that grows": Hostile(
+        "{% set l = [1] %}{% for x in l %}{% set _ = l.append(x) %}{% endfor %}"
+    ),
     "a macro that calls itself": Hostile(
         "{% macro f(a) %}{{ f(a) }}{% endmacro %}{{ f(1) }}", NESTED
     ),
     "a macro that calls itself twice": Hostile(
-        "{% macro f(a) %}{% if a %}{{ f(a - 1) }}{{ f(a - 1) }}{% endif %}{% endmacro %}{{ f(90) }}",
+        "{% macro f(a) %}{% if a %}{{ f(a - 1) }}{{ f(a - 1) }}{% endif %}{% endmacro %}"
+        "{{ f(90) }}",
         STEPS,
     ),
     "callers": Hostile(

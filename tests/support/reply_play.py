@@ -1,4 +1,4 @@
-"""A reply played through ``FormatParser``: what a caller gets of it, and whether a byte is missing."""
+"""A reply played through ``FormatParser``: what a caller gets of it, and what is missing."""
 
 from __future__ import annotations
 
@@ -49,12 +49,14 @@ class Played:
     def values(self) -> tuple[object, ...]:
         """What may not depend on where tokens end."""
         calls = [(one.id, one.name, one.arguments, one.is_whole) for one in self.calls]
-        spans = [(one.kind, one.content, one.n_start, one.n_end, one.is_closed) for one in self.spans]
+        spans = [
+            (one.kind, one.content, one.n_start, one.n_end, one.is_closed) for one in self.spans
+        ]
         return self.text, self.thinking, calls, spans
 
 
 def play(reader: Reader, pieces: Iterable[bytes], **options: Any) -> Played:
-    """Feed the pieces as tokens 0, 1, …; raises AssertionError where a token is not delivered once."""
+    """Feed the pieces as tokens 0, 1, …; AssertionError where one is not delivered once."""
     parser = FormatParser(reader, call_ids=b"test", **options)
     played, n_tokens = Played(), 0
     for token, piece in enumerate(pieces):
@@ -128,16 +130,16 @@ def markers_of(facts: FormatFacts, *more: str) -> list[bytes]:
 
 
 def first_missing(data: bytes, played: Played, markers: list[bytes]) -> str | None:
-    """None where the chunks are all of ``data`` but markers and blanks between them; else where not."""
+    """None where the chunks are all of ``data`` but for markers and blanks; else where not."""
     ends = {0}
     for chunk in played.chunks:
         starts = _over_markers(data, ends, markers)
         ends = {end for start in starts for end in _ends(data, start, chunk, markers)}
         if not ends:
-            return f"{chunk!r} does not follow byte {min(starts)}: {data[min(starts):][:80]!r}"
+            return f"{chunk!r} does not follow byte {min(starts)}: {data[min(starts) :][:80]!r}"
     if len(data) in _over_markers(data, ends, markers):
         return None
-    return f"after byte {max(ends)}: {data[max(ends):][:120]!r}"
+    return f"after byte {max(ends)}: {data[max(ends) :][:120]!r}"
 
 
 def _over_markers(
@@ -156,9 +158,7 @@ def _over_markers(
     return found
 
 
-def _ends(
-    data: bytes, start: int, chunk: bytes | str, markers: list[bytes]
-) -> Iterable[int]:
+def _ends(data: bytes, start: int, chunk: bytes | str, markers: list[bytes]) -> Iterable[int]:
     raw = chunk.encode() if isinstance(chunk, str) else chunk
     if data.startswith(raw, start):
         return {start + len(raw)}

@@ -1,4 +1,4 @@
-"""The cases of llama.cpp's own tests of replies, read out of ``tests/test-chat.cpp`` of the archive.
+"""The cases of llama.cpp's own tests of replies, read out of the archive's ``tests/test-chat.cpp``.
 
 Nothing of that file is in the repository. Its cases are chains of calls on literals, with a few
 helpers and constants; this reads as much C++ as that takes. What it cannot read is counted.
