@@ -395,14 +395,12 @@ class FormatParser:
 
     def _end_of_thought(self) -> list[Item]:
         """Its end marker has come, and nothing after it yet."""
-        assert self._thought is not None
-        rest = bytes(self._bytes[max(self._done, self._thought.end) :]).lstrip()
+        begin = self._done if self._thought is None else self._thought.end
+        rest = bytes(self._bytes[max(self._done, begin) :]).lstrip()
         for end in self._thinking_ends:
             if rest.startswith(end):
-                at = self._bytes.index(end, self._thought.end) + len(end)
-                return self._marker(TextKind.THINKING, at) + self._close_thought(
-                    at, at - self._thought.end
-                )
+                at = self._bytes.index(end, begin) + len(end)
+                return self._marker(TextKind.THINKING, at) + self._close_thought(at, at - begin)
         return []
 
     # ── the ends of parts ───────────────────────────────────────────────────────────────────────

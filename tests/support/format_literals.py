@@ -11,7 +11,8 @@ LITERALS: Final = (
     "<tool_calls>", "</tool_calls>", "<tool_call>", "</tool_call>",
     "<|START_TEXT|>", "<|END_TEXT|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|message|>",
     "<|content|>", "<|tool_calls|>", "<|tool_call:begin|>", "<|tool_call:end|>",
-    "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>",
+    "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>",
+    "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>",
     "<｜DSML｜function_calls>", "</｜DSML｜function_calls>", "<｜DSML｜tool_calls>",
     "</｜DSML｜tool_calls>",
 )  # fmt: skip

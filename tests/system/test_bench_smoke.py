@@ -29,6 +29,7 @@ EXPECTED = {
     ("long_restore", "wrapper_later_over_memcpy"),
     ("long_restore", "restore_cold_over_read"),
     ("streaming", "delivered"),
+    ("reply_parser", "parse"),
     ("streaming", "token_p50_added_ms"),
     ("streaming", "token_p99_saving_over_not"),
     ("node", "model_above_both_mib"),
