@@ -325,13 +325,13 @@ class FormatParser:
         """The reply has ended. What was not delivered is markers, or the beginning of one."""
         if found.status == WHOLE:
             return []
-        if self._call is not None and not _is_object(self._call.arguments):
+        if self._call is not None:
             self._call.end = len(self._bytes)
             visible, tokens = self._take(len(self._bytes))
             return [Delta(TextKind.TOOL_CALL, tokens, visible.decode("utf-8", "replace"))]
         if self._thought is not None:
             return self._on_text(REASONING, self._thought.start, len(self._bytes))
-        return self._close_call() + self._rest(len(self._window.data))
+        return self._rest(len(self._window.data))
 
     def _on_text(self, kind: int, start: int, end: int) -> list[Item]:
         """Deliver what is new of a part from byte ``start`` to ``end`` of the reply."""
