@@ -22,6 +22,7 @@ from bench import (
     native_speed,
     node,
     prefetch,
+    reply_parser,
     restore,
     resume,
     room,
@@ -57,6 +58,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         room,
         exactness,
         exact_price,
+        reply_parser,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before the benchmark starts anything

@@ -100,7 +100,10 @@ class ChatFormat:
             asked["tools"] = tools
         if continue_final_message is not None:
             asked["continue_final_message"] = continue_final_message
-        raw = json.dumps(asked, ensure_ascii=True).encode()
+        try:
+            raw = json.dumps(asked, ensure_ascii=True).encode()
+        except (RecursionError, TypeError, ValueError) as error:
+            raise ChatFormatError(f"the request is no JSON: {error}") from None
         out = ffi.new("la_chat_reader **")
         status = lib.la_chat_reader_new(self._handle, raw, len(raw), out)
         if status:

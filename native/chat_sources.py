@@ -38,18 +38,101 @@ BOUNDS = (
     Bound(
         "jinja/runtime.cpp",
         r"\n        return execute_impl\(ctx\);",
-        "\n        const la_bounds::call one; return execute_impl(ctx);",
+        "\n        const la_bounds::call one; return la_bounds::measured(execute_impl(ctx));",
     ),
     Bound(
         "jinja/runtime.cpp",
         r"(res->val_str\.append\(str\);)",
         r"la_bounds::spend(1 + static_cast<int64_t>(str.length()) / 64); \1",
     ),
+    # Text before a call that follows an empty thought would come nowhere.
+    Bound(
+        "parsers/gemma4.cpp",
+        r"""(p\.rule\("scan-to-toolcall", )(p\.until\("<\|tool_call>"\))(\))""",
+        r"\1p.content(\2)\3",
+    ),
     Bound("jinja/value.cpp", r"\A", _INCLUDE),
     Bound(
         "jinja/value.cpp",
         r"(out->push_back\(mk_val<value_int>\(i\)\);)",
-        r"la_bounds::spend(1); \1",
+        r"la_bounds::grow(512); \1",
+    ),
+    Bound(
+        "jinja/value.cpp",
+        r"(new_res\.reserve\((str\.length\(\) \+ new_str\.length\(\) \* "
+        r"\(str\.length\(\) \+ 1\))\);)",
+        r"la_bounds::grow(\2); \1",
+    ),
+    Bound(
+        "jinja/value.cpp",
+        r"indent\.assign\(val_width->as_int\(\), ' '\);",
+        "indent.assign(la_bounds::fits(static_cast<size_t>(val_width->as_int())), ' ');",
+    ),
+    Bound(
+        "jinja/value.cpp",
+        r"(while \(std::getline\(iss, line\)\) \{)",
+        r"\1 la_bounds::grow(indent.size()); la_bounds::fits(indented.size());",
+    ),
+    Bound(
+        "jinja/value.cpp",
+        r"(            std::string result;\n"
+        r"            for \(size_t i = 0; i < arr\.size\(\); \+\+i\) \{)",
+        r"\1 la_bounds::grow(delim.size()); la_bounds::fits(result.size());",
+    ),
+    Bound(
+        "jinja/value.cpp",
+        r"(static void value_to_json_internal\([^)]*\) \{)",
+        r"\1 const la_bounds::call one;"
+        r" la_bounds::grow("
+        r"la_bounds::fits(indent > 0 ? size_t(indent) * size_t(curr_lvl + 1) : 1));",
+    ),
+    Bound(
+        "jinja/value.cpp",
+        r"(str\.replace\(pos, old_str\.length\(\), new_str\);)",
+        r"la_bounds::grow(new_str.size() + la_bounds::fits(str.size()) / 64); \1",
+    ),
+    *(
+        Bound(file, r"\b((?:result|out)->push_back\()", r"la_bounds::grow(64), \1")
+        for file in ("jinja/runtime.cpp", "jinja/value.cpp")
+    ),
+    Bound(
+        "jinja/value.cpp",
+        r"(void value_t::stats_t::mark_used\([^)]*\) \{)",
+        r"\1 const la_bounds::call one;",
+    ),
+    Bound(
+        "jinja/runtime.h",
+        r"(static void gather_string_parts_recursive\([^)]*\) \{)",
+        r"\1 const la_bounds::call one;",
+    ),
+    Bound("jinja/value.h", r"#pragma once\n", "#pragma once\n" + _INCLUDE),
+    Bound(
+        "jinja/value.h",
+        r"(virtual string as_string\(\) const override \{\n)",
+        r"\1        const la_bounds::call one;\n",
+    ),
+    Bound("json-schema-to-grammar.cpp", r"\A", _INCLUDE),
+    Bound(
+        "json-schema-to-grammar.cpp",
+        r"(std::string _add_rule\([^)]*\) \{)",
+        r"\1 la_bounds::grow(rule.size());",
+    ),
+    Bound(
+        "json-schema-to-grammar.cpp",
+        r"(std::string visit\([^)]*\) \{)",
+        r"\1 const la_bounds::call one;",
+    ),
+    Bound(
+        "json-schema-to-grammar.cpp",
+        r"(get_recursive_refs = \[&\]\([^)]*\) \{)",
+        r"\1 la_bounds::spend(1 + static_cast<int64_t>(ks.size()));",
+    ),
+    Bound("jinja/string.cpp", r"\A", _INCLUDE),
+    Bound(
+        "jinja/string.cpp",
+        r"(string & string::append\(const string & other\) \{)",
+        r"\1 la_bounds::grow(length() + other.length()"
+        r" + 48 * (parts.size() + other.parts.size()));",
     ),
 )
 SOURCES = ("chat*.cpp", "json*.cpp", "peg-parser.cpp", "trie.cpp", "unicode.cpp", "jinja/*.cpp",

@@ -11,8 +11,10 @@ note. What was delivered is never taken back.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
+import re
 import string
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
@@ -22,7 +24,17 @@ from actors.messages.text_kind import TextKind
 from actors.text.incremental_text import IncrementalText
 from actors.text.positions import Positions, Visible, Written
 from actors.text.reply_parser import CallDelta, Delta, Item, Span, ThinkingBudget, joined
-from native.chat_reply import CALL, FAILED, PARTIAL, REASONING, CallRead, Reader, ReplyRead
+from native.chat_reply import (
+    CALL,
+    CONTENT,
+    FAILED,
+    REASONING,
+    WHOLE,
+    CallRead,
+    FormatFacts,
+    Reader,
+    ReplyRead,
+)
 from native.errors import NativeError
 from native.sampling_params import ReplyGrammar
 
@@ -34,7 +46,13 @@ KEEP_BYTES: Final = 32
 MIN_LEFT_OUT: Final = 192
 GROWTH: Final = 64
 """A call of n bytes is read again when it has n / GROWTH more."""
+MANY_CALLS: Final = 2
+"""Calls that the reader gets at once; of more, those in the middle are left out."""
+MAX_MARKERS: Final = 96
+"""Bytes of markers that may end a reply."""
+_IN_PLACE: Final = "actors.text.format_parser"
 _ALPHABET: Final = string.ascii_letters + string.digits
+_SAFE: Final = _ALPHABET.encode() + b",.'-" + bytes(range(0x80, 0x100))
 _NOT_IN_FORMAT: Final = (
     "a part of the reply came as text: it is not in the format of this model's chat template"
 )
@@ -56,6 +74,16 @@ class _Window:
         index = bisect_right(self._cuts, position)
         return position + (self._left_out[index - 1] if index else 0)
 
+    def cut(self, first: int, last: int) -> None:
+        """Leave out ``data[first:last]``, which is at the last cut or after it."""
+        before = self._left_out[-1] if self._left_out else 0
+        del self.data[first:last]
+        if self._cuts and self._cuts[-1] == first:
+            self._left_out[-1] = before + last - first
+        else:
+            self._cuts.append(first)
+            self._left_out.append(before + last - first)
+
     def leave_out(self, start: int, end: int) -> None:
         """Leave out most of ``data[start:end]``, which is all after the last cut."""
         first, last = start + KEEP_BYTES, end - KEEP_BYTES
@@ -67,13 +95,7 @@ class _Window:
             first += 1  # at the beginning of a character
         while last > first and self.data[last] & 0xC0 == 0x80:
             last -= 1
-        before = self._left_out[-1] if self._left_out else 0
-        del self.data[first:last]
-        if self._cuts and self._cuts[-1] == first:
-            self._left_out[-1] = before + last - first
-        else:
-            self._cuts.append(first)
-            self._left_out.append(before + last - first)
+        self.cut(first, last)
 
 
 class Bound(NamedTuple):
@@ -98,6 +120,8 @@ class _Call:
 
     number: int
     start: int
+    end: int
+    """As it was read last: what looks like a value may turn out to be the marker behind it."""
     id: str = ""
     name: str = ""
     arguments: bytes = b""
@@ -131,6 +155,7 @@ class FormatParser:
         self._lazy = lazy
         self.bound: Bound | None = None
         self._call_ids = call_ids
+        self._thinking_ends = _thinking_ends(reader.facts)
         self._window = _Window()
         self._bytes = bytearray()
         self._positions = Positions()
@@ -140,16 +165,17 @@ class FormatParser:
         self._text_at = Visible(0)
         self._thought: _Thought | None = None
         self._call: _Call | None = None
-        self._n_calls = self._n_spans = 0
+        self._n_calls = self._n_spans = self._n_calls_left_out = 0
+        self._plain = _plain_text(reader.facts)
+        self._is_plain = False
+        """The last read ended inside of text or a thought, all of which is delivered."""
         self._next_read = self._n_read = 0
         self._is_raw = False
         """It is not in its format, and all that follows is text."""
         self.note: str | None = None
         """Why a part of it came as text."""
         self._budget = None if thinking_budget is None else ThinkingBudget(thinking_budget)
-        start = reader.facts.thinking_start
-        opens = bool(start) and reader.facts.generation_prompt.rstrip().endswith(start)
-        self.was_opened = opens if in_thought is None else in_thought
+        self.was_opened = _is_opened(reader.facts) if in_thought is None else in_thought
         self.opened_tokens: int | None = None
         self.n_tokens = 0
         self._said: dict[TextKind, list[str]] = {TextKind.TEXT: [], TextKind.THINKING: []}
@@ -213,7 +239,7 @@ class FormatParser:
             self._look_for_call(self._lazy, len(data))
         out: list[Item] = []
         if self.stopped_by is None and data:
-            out = self._raw() if self._is_raw else self._read_if_due()
+            out = self._raw() if self._is_raw else self._read_if_due(data)
         if self._budget is not None and was_thinking and self.kind is TextKind.THINKING:
             self._budget.n_tokens += 1
         is_stopped = self.stopped_by is not None
@@ -248,9 +274,6 @@ class FormatParser:
                 self._said[item.kind].append(item.text)
         return out
 
-    def _ends(self) -> tuple[str, ...]:
-        return self._reader.facts.thinking_ends + self._reader.facts.markers
-
     def _look_for_call(self, lazy: LazyGrammar, n_new: int) -> None:
         """Whether a word that begins a tool call is complete with the last ``n_new`` bytes."""
         longest = max(map(len, lazy.words))
@@ -260,9 +283,15 @@ class FormatParser:
             before = tail[min(found) :]
             self.bound = Bound(self.n_tokens, replace(lazy.grammar, before=before))
 
+    def _ends(self) -> tuple[str, ...]:
+        return self._reader.facts.thinking_ends + self._reader.facts.markers
+
     # ── reading ─────────────────────────────────────────────────────────────────────────────────
 
-    def _read_if_due(self) -> list[Item]:
+    def _read_if_due(self, data: bytes) -> list[Item]:
+        if self._is_plain and self._plain.fullmatch(data):
+            kind = CONTENT if self._thought is None else REASONING
+            return self._on_text(kind, self._done, len(self._bytes))
         if self._call is not None and len(self._window.data) < self._next_read:
             return []
         return self._read(is_partial=True)
@@ -273,21 +302,24 @@ class FormatParser:
             data = _whole_characters(data)
         found = self._ask(data)
         self._next_read = len(data) + max(1, len(data) // GROWTH)
-        if found is not None and found.status != FAILED:
+        if found is not None:
             self._n_read = len(data)
             out = self._deliver(found)
             return out if is_partial else out + self._after(found)
         n_good, found = self._longest_good(data)
         out = [] if found is None else self._deliver(found)
-        return out if self.stopped_by is not None else out + self._give_up(self._window.at(n_good))
+        return out if self.stopped_by is not None else out + self._give_up(n_good)
 
     def _ask(self, data: bytes) -> ReplyRead | None:
-        """What the reader finds; None where it refuses the reply."""
+        """What the reader finds; None where no reply in the format begins like this."""
         try:
-            return self._reader.read(data, is_partial=True)
+            found = self._reader.read(_as_characters(data), is_partial=True)
         except NativeError as error:
             self.note = f"a part of the reply came as text: {error}"
             return None
+        if found.status == FAILED or (found.status == WHOLE and found.end < len(data)):
+            return None
+        return found
 
     def _longest_good(self, data: bytes) -> tuple[int, ReplyRead | None]:
         """The longest beginning that may be one of a reply in its format: what was in order.
@@ -299,7 +331,7 @@ class FormatParser:
         while bad - good > 1:
             middle = (good + bad) // 2
             found = self._ask(_whole_characters(data[:middle]))
-            if found is None or found.status == FAILED:
+            if found is None:
                 bad = middle
             else:
                 good, best = middle, found
@@ -307,29 +339,45 @@ class FormatParser:
 
     def _deliver(self, found: ReplyRead) -> list[Item]:
         out: list[Item] = []
+        self._is_plain = False
         last = len(found.parts) - 1
-        n_calls = 0
+        calls: list[int] = []
+        """Where they end."""
         for index, (kind, start, end) in enumerate(found.parts):
             if kind == CALL:
-                n_calls += 1
-                call = found.calls[n_calls - 1] if n_calls <= len(found.calls) else None
-                out += self._on_call(n_calls - 1, start, end, call, is_over=index < last)
+                call = found.calls[len(calls)] if len(calls) < len(found.calls) else None
+                number = len(calls) + (self._n_calls_left_out if calls else 0)
+                calls.append(end)
+                out += self._on_call(number, start, end, call, is_over=index < last)
                 continue
+            if kind == REASONING and index == last and start == end and self._thought is None:
+                break  # there may be blanks after the marker
             out += self._on_text(kind, self._window.at(start), self._window.at(end))
             if self.stopped_by is not None:
                 return out
             if index == last and self._window.at(end) == self._done:
+                self._is_plain = self._done == len(self._bytes) and self._call is None
                 self._window.leave_out(start, end)
-        return out + self._end_of_thought()
+        if self._thought is not None and self._call is None:
+            out += self._end_of_thought()
+        if len(calls) > MANY_CALLS and all(
+            kind == CALL for kind, _, _ in found.parts[-len(calls) :]
+        ):
+            self._window.cut(calls[0], calls[-2])  # the first and the last one show the format
+            self._n_calls_left_out += len(calls) - 2
+        return out
 
     def _after(self, found: ReplyRead) -> list[Item]:
-        """The reply is complete: markers at its end are no text, whatever else is left is."""
-        end = min(self._window.at(found.end), len(self._bytes))
-        is_cut = found.status == PARTIAL and self._call is None and not self._n_calls
-        if is_cut or end < len(self._bytes):
-            return self._give_up(end)
-        self._done = Written(max(self._done, end))
-        return []
+        """The reply has ended. What was not delivered is markers, or the beginning of one."""
+        if found.status == WHOLE:
+            return []
+        if self._call is not None:
+            self._call.end = len(self._bytes)
+            visible, tokens = self._take(len(self._bytes))
+            return [Delta(TextKind.TOOL_CALL, tokens, visible.decode("utf-8", "replace"))]
+        if self._thought is not None:
+            return self._on_text(REASONING, self._thought.start, len(self._bytes))
+        return self._rest(len(self._window.data))
 
     def _on_text(self, kind: int, start: int, end: int) -> list[Item]:
         """Deliver what is new of a part from byte ``start`` to ``end`` of the reply."""
@@ -365,7 +413,8 @@ class FormatParser:
             if read is None:
                 return []  # its name is not complete: it may be none
             out += self._end_text() + self._close_thought(self._n_end(start))
-            self._call = _Call(number, start)
+            self._call = _Call(number, start, end)
+        self._call.end = end
         if start > self._done:
             out += self._marker(TextKind.TOOL_CALL, start)
         if end > self._done:
@@ -391,14 +440,13 @@ class FormatParser:
         return [CallDelta(call.number, call.id, call.name, more.decode("utf-8", "replace"))]
 
     def _end_of_thought(self) -> list[Item]:
-        """Close a thought whose end marker has come, and nothing after it yet."""
-        if self._thought is None or self._call is not None:
-            return []
-        rest = bytes(self._bytes[max(self._done, self._thought.end) :]).lstrip()
-        for end in self._reader.facts.thinking_ends:
-            if end and rest.startswith(end.encode()):
-                at = bytes(self._bytes).index(end.encode(), self._thought.end) + len(end.encode())
-                return self._close_thought(at - self._thought.end)
+        """Its end marker has come, and nothing after it yet."""
+        begin = self._done if self._thought is None else self._thought.end
+        rest = bytes(self._bytes[max(self._done, begin) :]).lstrip()
+        for end in self._thinking_ends:
+            if rest.startswith(end):
+                at = self._bytes.index(end, begin) + len(end)
+                return self._marker(TextKind.THINKING, at) + self._close_thought(at - begin)
         return []
 
     # ── the ends of parts ───────────────────────────────────────────────────────────────────────
@@ -439,7 +487,8 @@ class FormatParser:
             self.calls.append((call.id, call.name, call.arguments.decode("utf-8", "replace")))
         else:
             self.note = self.note or "the last tool call is not complete"
-        end = max(int(self._done), call.start)
+        end = max(call.end, call.start)
+        self._done = Written(min(self._done, end))
         span = self._span(TextKind.TOOL_CALL, call.start, end)
         out.append(replace(span, ends_without_marker=is_whole))
         self._restart_text(end)
@@ -458,21 +507,33 @@ class FormatParser:
     # ── the format is left ──────────────────────────────────────────────────────────────────────
 
     def _give_up(self, n_good: int) -> list[Item]:
-        """The rest is text, but for whole markers among the first ``n_good`` bytes of the reply."""
+        """The rest is text. ``n_good``: the bytes of the window before it were in order."""
         self._is_raw = True
-        out = self._close_thought() + self._close_call()
-        markers = [one.strip().encode() for one in self._ends() if one.strip()]
-        is_in_format = n_good >= len(self._bytes)
-        while True:
-            rest = bytes(self._bytes[self._done : n_good])
-            marker = next((one for one in markers if rest.lstrip().startswith(one)), None)
-            if marker is None:
-                break
-            is_in_format = False
-            out += self._marker(TextKind.TEXT, self._done + rest.index(marker) + len(marker))
-        if self._bytes[self._done :].strip() and not is_in_format:
+        out = [] if self._thought is None else self._end_of_thought()
+        out += self._close_thought() + self._close_call()
+        rest = self._rest(n_good)
+        if rest:
             self.note = self.note or _NOT_IN_FORMAT
-        return out + self._raw()
+        return out + rest
+
+    def _rest(self, n_good: int) -> list[Item]:
+        """All that was not delivered as text, but for markers."""
+        whole = self._longest_whole(n_good)
+        if not self._bytes[whole:].strip():
+            return self._marker(TextKind.TEXT, whole) if whole > self._done else []
+        is_marker = bool(self._bytes[self._done : whole].strip())
+        return (self._marker(TextKind.TEXT, whole) if is_marker else []) + self._raw()
+
+    def _longest_whole(self, n_good: int) -> int:
+        """Where the longest beginning that is a whole reply ends: what is left of it is markers."""
+        for n in range(n_good, max(0, n_good - MAX_MARKERS), -1):
+            at = self._window.at(n)
+            if at <= self._done:
+                break
+            found = self._ask(bytes(self._window.data[:n]))
+            if found is not None and found.status == WHOLE:
+                return min(at, len(self._bytes))
+        return int(self._done)
 
     def _raw(self) -> list[Item]:
         if len(self._bytes) <= self._done:
@@ -506,11 +567,44 @@ class FormatParser:
         if self._thought is None:
             return 0
         between = bytes(self._bytes[self._thought.end : start])
-        for end in self._reader.facts.thinking_ends:
-            at = between.find(end.encode()) if end else -1
+        for end in self._thinking_ends:
+            at = between.find(end)
             if at >= 0:
-                return at + len(end.encode())
+                return at + len(end)
         return 0
+
+
+def _thinking_ends(facts: FormatFacts) -> tuple[bytes, ...]:
+    """What is written after thoughts; what begins a tool call ends them, too, but is no part."""
+    calls = tuple(text for _, text in facts.triggers)
+    return tuple(
+        end.encode()
+        for end in facts.thinking_ends
+        if end and not any(call.startswith(end) or end.startswith(call) for call in calls if call)
+    )
+
+
+def _plain_text(facts: FormatFacts) -> re.Pattern[bytes]:
+    """Bytes with which no marker begins, and which end with no blank that may belong to one."""
+    texts = [*facts.markers, *facts.thinking_ends, *facts.stops, facts.thinking_start]
+    special = {text.strip()[:1] for text in texts}
+    for kind, text in facts.triggers:
+        special |= {text.strip()[:1]} if kind == "word" else set(text)
+    firsts = {one.encode()[:1] for one in special if one}
+    if facts.grammar and not facts.grammar_is_lazy:
+        return re.compile(rb"(?!)")  # nothing is known of what may follow
+    safe = [bytes((one,)) for one in _SAFE if bytes((one,)) not in firsts]
+    inner = b"".join(map(re.escape, safe))
+    return re.compile(b"[ " + inner + b"]*[" + inner + b"]")
+
+
+def _is_opened(facts: FormatFacts) -> bool:
+    """Whether the reply begins inside a thought."""
+    prompt, start = facts.generation_prompt, facts.thinking_start
+    begun = prompt.rfind(start) if start else -1
+    return begun >= 0 and not any(
+        prompt.find(one, begun + len(start)) >= 0 for one in facts.thinking_ends if one
+    )
 
 
 def call_id(secret: bytes, number: int) -> str:
@@ -530,6 +624,22 @@ def _is_object(arguments: bytes) -> bool:
         return isinstance(json.loads(arguments), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _in_place(error: UnicodeDecodeError) -> tuple[str, int]:
+    return "?" * (error.end - error.start), error.end
+
+
+codecs.register_error(_IN_PLACE, _in_place)  # type: ignore[arg-type]  # only decoding
+
+
+def _as_characters(data: bytes) -> bytes:
+    """The same with ``?`` for each byte that is no part of a character: a format has only those."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return data.decode(errors=_IN_PLACE).encode()
+    return data
 
 
 def _whole_characters(data: bytes) -> bytes:

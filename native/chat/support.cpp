@@ -3,11 +3,15 @@
 #include "common.h"
 #include "log.h"
 
+#include "bounds.h"
+
 #include <stdexcept>
 
 std::string string_join(const std::vector<std::string> &values, const std::string &separator) {
     std::string out;
     for (size_t i = 0; i < values.size(); ++i) {
+        la_bounds::grow(values[i].size() + separator.size());
+        la_bounds::fits(out.size());
         out += i == 0 ? values[i] : separator + values[i];
     }
     return out;
@@ -15,6 +19,8 @@ std::string string_join(const std::vector<std::string> &values, const std::strin
 
 std::string string_repeat(const std::string &text, size_t n) {
     std::string out;
+    la_bounds::fits(n);
+    la_bounds::grow(text.size() * n);
     out.reserve(text.size() * n);
     for (size_t i = 0; i < n; ++i) {
         out += text;
@@ -27,6 +33,8 @@ void string_replace_all(std::string &text, const std::string &search, const std:
         return;
     }
     for (size_t at = text.find(search); at != std::string::npos; at = text.find(search, at + replacement.size())) {
+        la_bounds::grow(replacement.size());
+        la_bounds::fits(text.size());
         text.replace(at, search.size(), replacement);
     }
 }

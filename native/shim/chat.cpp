@@ -23,6 +23,7 @@ enum tag { REASONING = 0, CONTENT = 1, CALL = 2 };
 template <class Body> int bounded(Body body) noexcept {
     return la::guarded([&] {
         la_bounds::begin();
+        const char *&reason = la_bounds::here().reason;
         try {
             body();
         } catch (const la::fault &) {
@@ -30,7 +31,10 @@ template <class Body> int bounded(Body body) noexcept {
         } catch (const std::bad_alloc &) {
             throw;
         } catch (const std::exception &e) {
-            throw la::fault{LA_CHAT, e.what(), 0, 0};
+            throw la::fault{LA_CHAT, reason != nullptr ? reason : e.what(), 0, 0};
+        }
+        if (reason != nullptr) {
+            throw la::fault{LA_CHAT, reason, 0, 0};  // caught on its way, so what was found may be wrong
         }
     });
 }

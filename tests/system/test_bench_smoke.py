@@ -31,6 +31,7 @@ EXPECTED = {
     ("streaming", "delivered"),
     ("grammars", "known_later_ms"),
     ("grammars", "mask_us"),
+    ("reply_parser", "parse"),
     ("streaming", "token_p50_added_ms"),
     ("streaming", "token_p99_saving_over_not"),
     ("node", "model_above_both_mib"),
