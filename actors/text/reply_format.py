@@ -84,7 +84,7 @@ class ReplyFormats:
         role = chat.sent[-1]["role"]
         about = [
             source, may_call, chat.tool_choice.kind, chat.tool_choice.is_parallel, role == "tool",
-            _variables(chat), chat.extras.get("enable_thinking"), sorted(chat.strict),
+            variables_of(chat), chat.extras.get("enable_thinking"), sorted(chat.strict),
         ]  # fmt: skip
         key = blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=16)
         digest = key.digest()
@@ -126,7 +126,7 @@ class ReplyFormats:
                     tool_choice=chat.tool_choice.kind if tools else "none",
                     parallel_tool_calls=chat.tool_choice.is_parallel,
                     enable_thinking=_thinks(chat),
-                    kwargs=_variables(chat),
+                    kwargs=variables_of(chat),
                 )
             except NativeError:
                 continue
@@ -170,7 +170,7 @@ class ReplyFormats:
         return self._templates[source]
 
 
-def _variables(chat: Chat) -> dict[str, Any]:
+def variables_of(chat: Chat) -> dict[str, Any]:
     """What the template reads beside messages and tools: it may change how a reply begins."""
     return {name: one for name, one in chat.variables().items() if name not in _NOT_VARIABLES}
 

@@ -13,6 +13,7 @@ from actors.text.chat_prompt import ControlTokens, render_chat
 from actors.text.chat_request import chat_from
 from actors.text.chat_shape import fitted
 from actors.text.chat_template import ChatTemplate, TemplateFailed
+from actors.text.reply_format import variables_of
 from native.chat_format import ChatFormat, ChatFormatError, ReplyReader
 from native.chat_reply import FormatFacts
 from tests.support.format_exceptions import EXCEPTIONS
@@ -169,7 +170,9 @@ def reply_of(
     """What reads the reply, and the reply as the template writes it in a conversation."""
     names = [name for name, _ in calls]
     tools = PLAIN_TOOLS + [one for one in TOOLS[2:] if one["function"]["name"] in names]
-    reader = chat_format.reader([USER], tools)
+    asked = {"messages": [USER], "tools": tools, "enable_thinking": True}
+    variables = variables_of(fitted(template, chat_from(json.dumps(asked))))
+    reader = chat_format.reader([USER], tools, kwargs=variables)
     prompt = rendered(template, [USER], tools, add_generation_prompt=True)
     sent = [
         {"id": f"call{at:05d}", "type": "function",
