@@ -342,7 +342,8 @@ class FormatParser:
         if kind == REASONING:
             if self._thought is None:
                 out += self._end_text() + self._close_call()
-                self._thought = _Thought(start, start, self._n_start(start))
+                begin = max(start, self._done)  # what was read as a call may turn out to be thought
+                self._thought = _Thought(begin, begin, self._n_start(begin))
         elif self._thought is not None or self._call is not None:
             out += self._close_thought(start, self._n_end(start)) + self._close_call()
         if start > self._done:
