@@ -40,8 +40,9 @@ from native.errors import NativeError
 KEEP_BYTES: Final = 32
 """Of what was delivered, kept at either end for the reader: a marker may want the blanks beside it."""
 MIN_LEFT_OUT: Final = 192
+MIN_GROWTH: Final = 8
 GROWTH: Final = 64
-"""A call of n bytes is read again when it has n / GROWTH more."""
+"""A call of n bytes is read again when it has n / GROWTH more, and at least so many."""
 MANY_CALLS: Final = 2
 """Calls that the reader gets at once; of more, those in the middle are left out."""
 MAX_MARKERS: Final = 96
@@ -255,7 +256,7 @@ class FormatParser:
         if is_partial:
             data = _whole_characters(data)
         found = self._ask(data)
-        self._next_read = len(data) + max(1, len(data) // GROWTH)
+        self._next_read = len(data) + max(MIN_GROWTH, len(data) // GROWTH)
         if found is not None:
             self._n_read = len(data)
             out = self._deliver(found)
