@@ -29,7 +29,7 @@ pytestmark = pytest.mark.fault
 N_REPLIES: Final = int(os.environ.get("REPLIES", "480"))
 REPLY_SECONDS: Final = 5.0
 """For a reply of some hundred bytes, byte by byte, on a busy machine."""
-AMBIGUOUS_SHARE: Final = 0.003
+AMBIGUOUS_SHARE: Final = 0.01
 """Of replies that begin as a call and turn out to be none: what was delivered is not taken back."""
 SCHEMA: Final = {
     "type": "object",
