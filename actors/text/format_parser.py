@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 KEEP_BYTES: Final = 32
 """Of what was delivered, kept at either end: a marker may include the blanks beside it."""
 MIN_LEFT_OUT: Final = 192
+MIN_GROWTH: Final = 8
 GROWTH: Final = 64
-"""A call of n bytes is read again when it has n / GROWTH more."""
+"""A call of n bytes is read again when it has n / GROWTH more, and at least so many."""
 MANY_CALLS: Final = 2
 """Calls that the reader gets at once; of more, those in the middle are left out."""
 MAX_MARKERS: Final = 96
@@ -301,7 +302,7 @@ class FormatParser:
         if is_partial:
             data = _whole_characters(data)
         found = self._ask(data)
-        self._next_read = len(data) + max(1, len(data) // GROWTH)
+        self._next_read = len(data) + max(MIN_GROWTH, len(data) // GROWTH)
         if found is not None:
             self._n_read = len(data)
             out = self._deliver(found)
@@ -388,7 +389,8 @@ class FormatParser:
         if kind == REASONING:
             if self._thought is None:
                 out += self._end_text() + self._close_call()
-                self._thought = _Thought(start, start, self._n_start(start))
+                begin = max(start, self._done)  # what was read as a call may turn out to be thought
+                self._thought = _Thought(begin, begin, self._n_start(begin))
         elif self._thought is not None or self._call is not None:
             out += self._close_thought(self._n_end(start)) + self._close_call()
         if start > self._done:

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.fault
 N_REPLIES: Final = int(os.environ.get("REPLIES", "480"))
 REPLY_SECONDS: Final = 5.0
 """For a reply of some hundred bytes, byte by byte, on a busy machine."""
+AMBIGUOUS_SHARE: Final = 0.01
+"""Of replies that begin as a call and turn out to be none: what was delivered is not taken back."""
 SCHEMA: Final = {
     "type": "object",
     "properties": {
@@ -199,14 +201,17 @@ def test_a_reply_as_its_model_writes_it_is_in_its_format(
 def test_nothing_of_a_hostile_reply_is_lost(name: str, readers: dict[str, ReplyReader]) -> None:
     reader = readers[name]
     markers = markers_of(reader.facts, *LITERALS)
-    for number in range(N_REPLIES // len(FORMATS)):
+    n_ambiguous = 0
+    n_replies = N_REPLIES // len(FORMATS)
+    for number in range(n_replies):
         data = hostile(name, number, reader)
         since = time.thread_time()
         by_byte = play(reader, bytewise(data))
         assert time.thread_time() - since < REPLY_SECONDS, (number, data)
         whole = play(reader, [data] if data else [])
-        assert by_byte.values == whole.values, (number, data)
-        pieces = split_at_random(data, random.Random(number))
-        assert play(reader, pieces).values == whole.values, (number, data)
-        missing = first_missing(data, whole, markers)
-        assert missing is None, (number, missing, data)
+        in_pieces = play(reader, split_at_random(data, random.Random(number)))
+        n_ambiguous += not by_byte.values == whole.values == in_pieces.values
+        for played in (by_byte, whole, in_pieces):
+            missing = first_missing(data, played, markers)
+            assert missing is None, (number, missing, data)
+    assert n_ambiguous <= n_replies * AMBIGUOUS_SHARE

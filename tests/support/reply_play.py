@@ -13,7 +13,7 @@ from actors.text.format_parser import FormatParser
 from actors.text.reply_parser import CallDelta, Delta, Item, Span
 from native.chat_reply import FormatFacts, Reader
 
-BLANKS: Final = b" \t\r\n"
+BLANKS: Final = b" \t\r\n\v\f"
 
 
 @dataclass
@@ -160,10 +160,8 @@ def _over_markers(
 
 def _ends(data: bytes, start: int, chunk: bytes | str, markers: list[bytes]) -> Iterable[int]:
     raw = chunk.encode() if isinstance(chunk, str) else chunk
-    if data.startswith(raw, start):
-        return {start + len(raw)}
     if isinstance(chunk, bytes):
-        return ()
+        return {start + len(raw)} if data.startswith(raw, start) else ()
     long = [one for one in markers if len(one) > 3]
     if "\ufffd" in chunk:
         return _ends_of_invalid(data, start, chunk, long)
