@@ -302,10 +302,7 @@ class TextService:
             return None
         if not (chat.has_tools or chat.tool_choice.must_call or request.thinking):
             return None
-        info = self._backend.info
-        tokens = self._shown(info.bos_token), self._shown(info.eos_token)
-        source = self._compiled(chat).source
-        found = self._formats.of(source, chat, prompt.text, control, tokens)
+        found = self._formats.of(self._compiled(chat).source, chat, prompt.text, control)
         if found is None or (not chat.has_tools and not found.reader.facts.can_think):
             return None
         return found

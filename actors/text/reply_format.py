@@ -31,6 +31,8 @@ _TEXT_BEFORE: Final = re.compile(r"(?<=^root ::= )(.*?) until-\d+\?(?= )", re.MU
 """Text of any length, which llama.cpp's grammar permits before a call that must be made."""
 _BLANKS: Final = re.compile(r"^((?:own\d+-)?space) ::= .*$", re.MULTILINE)
 """Blanks between the parts of a call: llama.cpp permits 22, which weak models use up."""
+_OPTIONAL: Final = re.compile(r"\((\S+)\? space\)\+")
+"""Calls of any number, in a form that may repeat nothing for ever."""
 _NOT_VARIABLES: Final = frozenset(
     {"messages", "tools", "functions", "documents", "add_generation_prompt", "enable_thinking"}
 )
@@ -63,21 +65,20 @@ class ReplyFormats:
     """The formats of one model's templates. Used by one thread."""
 
     def __init__(
-        self, backend: Backend, open_template: Callable[[str, str, str], ChatFormat] | None = None
+        self, backend: Backend, open_template: Callable[[str], ChatFormat] | None = None
     ) -> None:
-        """``open_template`` makes a ``ChatFormat`` of a template and its two tokens."""
+        """``open_template`` makes a ``ChatFormat`` of a template."""
         self._backend = backend
         self._open = open_template or _open_template
         self._templates: dict[str, ChatFormat | None] = {}
-        self._formats: dict[bytes, ReplyFormat | None] = {}
+        self._formats: dict[bytes, tuple[ReplyFormat, ...]] = {}
+        """By what they depend on: one for each way that a prompt may end."""
 
-    def of(
-        self, source: str, chat: Chat, text: str, control: ControlTokens, tokens: tuple[str, str]
-    ) -> ReplyFormat | None:
+    def of(self, source: str, chat: Chat, text: str, control: ControlTokens) -> ReplyFormat | None:
         """How the reply to a conversation is read; None where its template has no known format.
 
-        ``text`` is the prompt, ``tokens`` are those that begin and end texts. UnsupportedRequest
-        where a call is required and the template has none.
+        ``text`` is the prompt. UnsupportedRequest where a call is required and the template has
+        none.
         """
         tools = [one for one in chat.extras.get("tools") or () if "function" in one]
         may_call = chat.tool_choice.among(tools)
@@ -89,17 +90,12 @@ class ReplyFormats:
         key = blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=16)
         digest = key.digest()
         if digest in self._formats:
-            found = self._formats[digest] = self._formats.pop(digest)
+            known = self._formats[digest] = self._formats.pop(digest)
         else:
-            found = self._formats[digest] = self._made(source, chat, may_call, control, tokens)
+            known = self._formats[digest] = self._made(source, chat, may_call, control)
             while len(self._formats) > KEPT_FORMATS:
                 del self._formats[next(iter(self._formats))]
-        if found is not None and chat.continuing is not None:
-            found = _continued(found, text, in_thought=chat.continuing == "reasoning")
-        elif found is not None:
-            begins = found.reader.facts.generation_prompt.rstrip()
-            if not text.rstrip().endswith(begins):
-                found = None  # the template ends this conversation in another way
+        found = _fitting(known, chat, text)
         if chat.tool_choice.must_call and (found is None or found.grammar is None):
             raise UnsupportedRequest(
                 "tool_choice requires a call, and this model's chat template has no known form for "
@@ -113,25 +109,30 @@ class ReplyFormats:
         chat: Chat,
         tools: list[dict[str, Any]],
         control: ControlTokens,
-        tokens: tuple[str, str],
-    ) -> ReplyFormat | None:
-        template = self._template(source, tokens)
+    ) -> tuple[ReplyFormat, ...]:
+        template = self._template(source)
         if template is None:
-            return None
+            return ()
+        made: dict[str, ReplyFormat] = {}
         for messages in _examples(chat, tools):
-            try:
-                reader = template.reader(
-                    messages,
-                    tools,
-                    tool_choice=chat.tool_choice.kind if tools else "none",
-                    parallel_tool_calls=chat.tool_choice.is_parallel,
-                    enable_thinking=_thinks(chat),
-                    kwargs=variables_of(chat),
-                )
-            except NativeError:
-                continue
-            return self._format(reader, chat, control, tools)
-        return None
+            for thinks in _may_think(chat):
+                try:
+                    reader = template.reader(
+                        messages,
+                        tools,
+                        tool_choice=chat.tool_choice.kind if tools else "none",
+                        parallel_tool_calls=chat.tool_choice.is_parallel,
+                        enable_thinking=thinks,
+                        kwargs=variables_of(chat),
+                    )
+                except NativeError:
+                    continue
+                if reader.facts.generation_prompt not in made:
+                    one = self._format(reader, chat, control, tools)
+                    made[reader.facts.generation_prompt] = one
+            if made:
+                break
+        return tuple(made.values())
 
     def _format(
         self, reader: Reader, chat: Chat, control: ControlTokens, tools: list[dict[str, Any]]
@@ -141,6 +142,7 @@ class ReplyFormats:
         shown = tuple(sorted(control.ids[one] for one in markers if one in control.ids))
         grammar = lazy = None
         text = with_own_schemas(facts.grammar, tools, chat.strict) if facts.grammar else ""
+        text = _OPTIONAL.sub(r"(\1 space)+", text)
         text = _BLANKS.sub(lambda hit: f'{hit[1]} ::= | " " | "\\n"', text)
         if text and chat.tool_choice.must_call:
             before = facts.generation_prompt.encode()
@@ -159,10 +161,10 @@ class ReplyFormats:
         end = tokenize(marker, add_special=False, parse_special=True) if marker else []
         return ReplyFormat(reader, grammar, lazy, tuple(end))
 
-    def _template(self, source: str, tokens: tuple[str, str]) -> ChatFormat | None:
+    def _template(self, source: str) -> ChatFormat | None:
         if source not in self._templates:
             try:
-                self._templates[source] = self._open(source, *tokens)
+                self._templates[source] = self._open(source)
             except NativeError:
                 self._templates[source] = None
             while len(self._templates) > KEPT_TEMPLATES:
@@ -175,8 +177,23 @@ def variables_of(chat: Chat) -> dict[str, Any]:
     return {name: one for name, one in chat.variables().items() if name not in _NOT_VARIABLES}
 
 
-def _thinks(chat: Chat) -> bool:
-    return bool(chat.extras.get("enable_thinking", chat.effort != "none"))
+def _may_think(chat: Chat) -> tuple[bool, ...]:
+    """With thinking, or without: where nothing was asked for, a template may do either."""
+    asked = chat.extras.get("enable_thinking")
+    if asked is None and chat.effort is not None:
+        asked = chat.effort != "none"
+    return (True, False) if asked is None else (bool(asked),)
+
+
+def _fitting(known: tuple[ReplyFormat, ...], chat: Chat, text: str) -> ReplyFormat | None:
+    """The format in which the prompt ends; None where the template ends it in another way."""
+    if chat.continuing is not None:
+        in_thought = chat.continuing == "reasoning"
+        continued = (_continued(one, text, in_thought=in_thought) for one in known)
+        return next((one for one in continued if one is not None), None)
+    ends = text.rstrip()
+    fitting = [one for one in known if ends.endswith(one.reader.facts.generation_prompt.rstrip())]
+    return max(fitting, key=lambda one: len(one.reader.facts.generation_prompt), default=None)
 
 
 class _ContinuedReader:
@@ -232,7 +249,8 @@ def _examples(chat: Chat, tools: list[dict[str, Any]]) -> list[list[Mapping[str,
     return [answered, asked]
 
 
-def _open_template(source: str, bos: str, eos: str) -> ChatFormat:
+def _open_template(source: str) -> ChatFormat:
     from native.chat_format import ChatFormat  # here: it needs the native library
 
-    return ChatFormat(source, bos, eos)
+    # Without the tokens that begin and end texts: they would be taken for a part of the format.
+    return ChatFormat(source)
