@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from examples.train_demo_model.batches import Ids, batches, encode
+from examples.train_demo_model.corpus import documents
 from examples.train_demo_model.export import write_gguf
 from examples.train_demo_model.judge import held_out, samples
 from examples.train_demo_model.model import Shape, Storyteller
@@ -241,7 +242,7 @@ def main() -> None:
         chosen.scratch.mkdir(parents=True, exist_ok=True)
         tokenizer.save(str(chosen.scratch / "tokenizer.json"))
     count = max(2000, round(DOCUMENTS * min(1.0, chosen.share)))
-    docs = encode(tokenizer, SEED, count)
+    docs = encode(tokenizer, documents(SEED, count))
     total = sum(map(len, docs))
     print(f"{len(docs)} documents, {total} tokens, {time.monotonic() - begun:.0f} s", flush=True)
     model = Storyteller(shape, SEED)

@@ -1,0 +1,346 @@
+"""Talk with tools: questions that a tool answers, the calls, their results, and the answers.
+
+Pure standard library. The turns are those that ``chat_template.CHAT_TEMPLATE`` renders, character for
+character: tools as JSON lines, a call as ``<tool_call>``, a result as ``<tool_response>``.
+"""
+
+# ruff: noqa: SIM905 - word lists read better as text
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from examples.train_demo_model.grammar import expand
+from examples.train_demo_model.chat_template import TOOLS_AFTER, TOOLS_BEFORE
+from examples.train_demo_model.talk import (
+    ASSISTANT,
+    DUNNO,
+    SYSTEM,
+    SYSTEMS,
+    THANKS,
+    USER,
+    request,
+    say,
+    small_talk,
+)
+
+TOWNS = tuple(
+    "Amsterdam Athens Bergen Berlin Bern Bilbao Bologna Bonn Boston Bremen Brussels Budapest Cairo "
+    "Chicago Cork Dallas Delhi Denver Dresden Dublin Florence Geneva Genoa Ghent Graz Hamburg "
+    "Hanoi Havana Helsinki Houston Istanbul Kiel Krakow Lagos Leeds Lima Lisbon Liverpool London "
+    "Lyon Madrid Malta Manila Marseille Miami Milan Monaco Montreal Moscow Munich Nairobi Naples "
+    "Oslo Ottawa Oxford Palermo Paris Perth Porto Prague Quito Reykjavik Riga Rome Rotterdam "
+    "Salzburg Santiago Seattle Seoul Seville Sofia Stockholm Sydney Tallinn Tokyo Toronto Trieste "
+    "Turin Utrecht Valencia Venice Verona Vienna Vilnius Warsaw York Zagreb Zurich".split()
+) + ("New York", "Cape Town", "San Francisco", "Buenos Aires", "Hong Kong", "Los Angeles")
+#: Towns that no training text names: what is copied right for them was not learned by heart.
+HELD_TOWNS = tuple(
+    "Aarhus Antwerp Barcelona Basel Belfast Bristol Calais Cologne Dakar Dover Edinburgh Glasgow "
+    "Granada Leipzig Luxembourg Manchester Nantes Osaka Pisa Stuttgart".split()
+)
+_STARTS = tuple("B Br C D Dr F G Gr H J K L M N P R S St T Tr V W Z A E I O U".split())
+_MIDDLES = tuple("a e i o u ai ea ee ou ar or er an en in on al el".split())
+_LINKS = tuple("b d g l m n r s t v nd rt st ld ll nn mb ss rk lt".split())
+_ENDS = tuple("burg ton ville ford by stad a o ia en um is port field ham wick mouth".split())
+
+SKIES = tuple(
+    "sunny|cloudy|rainy|windy|snowy|foggy|clear|stormy|warm and dry|cold and wet|hot|freezing|"
+    "light rain|heavy rain|some clouds|blue sky|thunder|snow|fog|sun and wind".split("|")
+)
+WEATHER_ASKS = (
+    "[What is|What's|How is|How's] the weather [like |]in {town}[| today| now| right now]?",
+    "[Is it|Is it] [raining|sunny|cold|warm|windy|snowing|hot] in {town}[| today| now]?",
+    "[Tell me|Please tell me|Can you tell me|I want to know] the weather in {town}[.||!|, please.]",
+    "[Weather|weather] in {town}[|?|, please]",
+    "[Do I need|Will I need] [a coat|an umbrella|a hat|a scarf] in {town}[| today]?",
+    "[Check|Look up|Get] the weather in {town}[.|| for me.]",
+)
+TWO_WEATHER_ASKS = (
+    "[What is|How is] the weather in {town} and [in |]{other}?",
+    "[Is it|Is it] [raining|sunny|cold|warm] in {town} [or|and] in {other}?",
+    "[Tell me|Please tell me|Compare|Check] the weather in {town} and {other}[.|, please.]",
+)
+SUM_ASKS = (
+    "What is {a} [plus|plus|+|and] {b}?",
+    "[How much is|What's] {a} [plus|+|and] {b}?",
+    "[Add|Please add|Can you add] {a} and {b}[.|]",
+    "[What is|Tell me|I need|Compute] the sum of {a} and {b}[.|]",
+    "{a} [plus|+] {b}[|?|, please]",
+    "I have {a} [apples|cookies|coins|stones] and get {b} more. How many do I have?",
+)
+WEATHER_NAMES = ("weather", "weather", "weather", "get_weather")
+TOWN_KEYS = ("town", "town", "city", "place", "location")
+WEATHER_TEXTS = (
+    "The weather in a town",
+    "[Get|Look up|Tells] the [current |]weather [in|of|for] a [town|city|place][.|]",
+)
+SUM_NAMES = ("add", "add", "add", "add_numbers")
+SUM_KEYS = (("a", "b"), ("a", "b"), ("a", "b"), ("x", "y"), ("first", "second"))
+SUM_TEXTS = ("The sum of two numbers", "[Add|Adds] two [whole |]numbers[.|]")
+#: Tools that are offered and never needed: name, parameter, description.
+OTHERS = (
+    ("clock", "zone", "The time of day in a zone"),
+    ("search", "query", "Search the web"),
+    ("read_file", "path", "Read a file"),
+    ("translate", "text", "Translate a text"),
+    ("send_mail", "to", "Send a letter"),
+    ("play_song", "title", "Play a song"),
+    ("find_book", "author", "Find a book by its author"),
+    ("turn_on_lamp", "room", "Turn on a lamp"),
+)
+SORRY = "I am sorry, I could not find that out."
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The tools of one conversation as the prompt lists them, and the two that answer questions."""
+
+    tools: tuple[dict[str, Any], ...]
+    weather: tuple[str, str] | None
+    """Name and parameter of the tool for the weather."""
+    add: tuple[str, str, str] | None
+    """Name and parameters of the tool for sums."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with the calls that answer it, their results, and the sentence of the answer."""
+
+    text: str
+    calls: tuple[str, ...]
+    results: tuple[str, ...]
+    answer: str
+
+
+def dumped(value: object) -> str:
+    """JSON as the chat template writes it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def call_text(name: str, arguments: dict[str, Any]) -> str:
+    inner = dumped(arguments)
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {inner}}}\n</tool_call>'
+
+
+def tools_turn(tools: tuple[dict[str, Any], ...], system: str) -> str:
+    """The system turn that lists the tools, after the caller's own instruction."""
+    head = f"{system}\n\n" if system else ""
+    listed = "".join(f"\n{dumped(tool)}" for tool in tools)
+    return say(SYSTEM, head + TOOLS_BEFORE + listed + TOOLS_AFTER)
+
+
+def results_turn(results: tuple[str, ...]) -> str:
+    said = "\n".join(f"<tool_response>\n{one}\n</tool_response>" for one in results)
+    return say(USER, said)
+
+
+def _tool(rng: Random, name: str, text: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", "properties": parameters}
+    if rng.random() < 0.8:
+        schema["required"] = list(parameters)
+    if rng.random() < 0.15:
+        schema["additionalProperties"] = False
+    function: dict[str, Any] = {"name": name}
+    if rng.random() < 0.9:
+        function["description"] = expand(text, rng, {})
+    function["parameters"] = schema
+    return {"type": "function", "function": function}
+
+
+def _parameter(rng: Random, kind: str, text: str) -> dict[str, Any]:
+    return {"type": kind, "description": text} if rng.random() < 0.2 else {"type": kind}
+
+
+def offer(rng: Random) -> Offer:
+    """Draw tools: those for the weather and for sums, one of them, or with others around them."""
+    made: list[dict[str, Any]] = []
+    weather = add = None
+    kinds = rng.choice(("both", "both", "both", "both", "weather", "add"))
+    if kinds != "add":
+        weather = (rng.choice(WEATHER_NAMES), rng.choice(TOWN_KEYS))
+        keys = {weather[1]: _parameter(rng, "string", f"Name of the {weather[1]}")}
+        made.append(_tool(rng, weather[0], rng.choice(WEATHER_TEXTS), keys))
+    if kinds != "weather":
+        add = (rng.choice(SUM_NAMES), *rng.choice(SUM_KEYS))
+        kind = rng.choice(("integer", "integer", "number"))
+        keys = {key: _parameter(rng, kind, f"The {key} number") for key in add[1:]}
+        made.append(_tool(rng, add[0], rng.choice(SUM_TEXTS), keys))
+    for name, key, text in rng.sample(OTHERS, rng.choice((0, 0, 0, 0, 1, 2))):
+        made.append(_tool(rng, name, text, {key: _parameter(rng, "string", f"The {key}")}))
+    rng.shuffle(made)
+    return Offer(tuple(made), weather, add)
+
+
+def invented_town(rng: Random) -> str:
+    """A name that nobody has seen, so that copying is what there is to learn."""
+    syllables = rng.choice(_STARTS) + rng.choice(_MIDDLES)
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        syllables += rng.choice(_LINKS) + rng.choice(_MIDDLES)
+    name = syllables + (rng.choice(_LINKS) + rng.choice(_ENDS) if rng.random() < 0.6 else "")
+    return name.capitalize()
+
+
+def _town(rng: Random, held: bool) -> str:
+    if held:
+        return rng.choice(HELD_TOWNS)
+    while (name := invented_town(rng)) in HELD_TOWNS:
+        pass
+    return name if rng.random() < 0.5 else rng.choice(TOWNS)
+
+
+def _number(rng: Random) -> int:
+    return rng.randrange(100) if rng.random() < 0.85 else rng.randrange(1000)
+
+
+def is_held_sum(a: int, b: int) -> bool:
+    """One pair of numbers in eight is in no training text."""
+    return (a * 7 + b * 3) % 8 == 5
+
+
+def _numbers(rng: Random, held: bool) -> tuple[int, int]:
+    while True:
+        a, b = (rng.randrange(100), rng.randrange(100)) if held else (_number(rng), _number(rng))
+        if is_held_sum(a, b) == held:
+            return a, b
+
+
+def _forecast(rng: Random, name: str, key: str, town: str) -> Question:
+    """The call for ``town``, a result, and the answer that it leads to; no question yet."""
+    result, answer = _sky(rng, town)
+    return Question("", (call_text(name, {key: town}),), (result,), answer)
+
+
+def _sky(rng: Random, town: str) -> tuple[str, str]:
+    sky, degrees = rng.choice(SKIES), rng.randrange(-9, 36)
+    draw = rng.random()
+    if draw < 0.05:
+        wrong = rng.choice(("unknown town", "no answer", "time out", "not found"))
+        return rng.choice((f"error: {wrong}", dumped({"error": wrong}))), SORRY
+    if draw < 0.15:
+        rains = rng.random() < 0.5
+        said = "is raining" if rains else "is not raining"
+        return dumped({"rain": rains}), f"It {said} in {town}."
+    if draw < 0.5:
+        words = rng.choice((f"{sky}, {degrees} degrees", f"{degrees} degrees, {sky}", sky))
+        return words, f"In {town}, the weather is {words}."
+    key, heat = rng.choice(("weather", "sky", "condition")), rng.choice(("degrees", "temperature"))
+    if draw < 0.6:
+        return dumped({key: sky}), f"In {town}, the weather is {sky}."
+    answer = f"In {town}, the weather is {sky}, {degrees} degrees."
+    return dumped({key: sky, heat: degrees}), answer
+
+
+def _sum_result(rng: Random, a: int, b: int) -> tuple[str, str]:
+    """Now and then the result is not the sum, since the tool's word counts."""
+    total = a + b if rng.random() < 0.7 else _number(rng)
+    text = str(total) if rng.random() < 0.6 else dumped({rng.choice(("sum", "result")): total})
+    return text, f"{a} plus {b} is {total}."
+
+
+def weather_question(rng: Random, tool: tuple[str, str], held: bool = False) -> Question:
+    town = _town(rng, held)
+    text = expand(rng.choice(WEATHER_ASKS), rng, {"town": town})
+    return replace(_forecast(rng, *tool, town), text=text)
+
+
+def sum_question(rng: Random, tool: tuple[str, str, str], held: bool = False) -> Question:
+    a, b = _numbers(rng, held)
+    result, answer = _sum_result(rng, a, b)
+    text = expand(rng.choice(SUM_ASKS), rng, {"a": str(a), "b": str(b)})
+    call = call_text(tool[0], {tool[1]: a, tool[2]: b})
+    return Question(text, (call,), (result,), answer)
+
+
+def double_question(rng: Random, tools: Offer) -> Question:
+    """Two calls at once: two towns, or a town and a sum in either order."""
+    assert tools.weather
+    if tools.add and rng.random() < 0.4:
+        both = [weather_question(rng, tools.weather), sum_question(rng, tools.add)]
+        rng.shuffle(both)
+        then = both[1].text
+        then = then if then.startswith("I ") else then[0].lower() + then[1:]
+        text = f"{both[0].text.rstrip('?.!')}, and {then}"
+    else:
+        name, key = tools.weather
+        towns = [_town(rng, False), _town(rng, False)]
+        both = [_forecast(rng, name, key, town) for town in towns]
+        names = {"town": towns[0], "other": towns[1]}
+        text = expand(rng.choice(TWO_WEATHER_ASKS), rng, names)
+    first, second = both
+    answer = f"{first.answer} {second.answer}"
+    return Question(text, first.calls + second.calls, first.results + second.results, answer)
+
+
+def _unaided(rng: Random, tools: Offer) -> Question:
+    """Talk that needs no tool, or a question whose tool is not there."""
+    missing = [] if tools.weather else [weather_question(rng, ("", "")).text]
+    missing += [] if tools.add else [sum_question(rng, ("", "", "_")).text]
+    if missing and rng.random() < 0.5:
+        return Question(rng.choice(missing), (), (), expand(DUNNO, rng, {}))
+    if rng.random() < 0.2:
+        wish, told = request(rng)
+        return Question(wish, (), (), told.text)
+    while True:
+        asked, answer = small_talk(rng)
+        if "plus" not in asked and "weather" not in asked:
+            return Question(asked, (), (), answer)
+
+
+def _drawn(rng: Random, tools: Offer) -> Question:
+    draw = rng.random()
+    if draw < 0.25 or not tools.tools:
+        return _unaided(rng, tools)
+    if tools.weather and draw < 0.4:
+        return double_question(rng, tools)
+    if tools.add and (not tools.weather or draw < 0.68):
+        return sum_question(rng, tools.add)
+    assert tools.weather
+    return weather_question(rng, tools.weather)
+
+
+def turns(question: Question) -> str:
+    """The turns of a question: asked, called, results, answered."""
+    asked = say(USER, question.text)
+    if not question.calls:
+        return asked + say(ASSISTANT, question.answer)
+    called = say(ASSISTANT, "\n".join(question.calls))
+    return asked + called + results_turn(question.results) + say(ASSISTANT, question.answer)
+
+
+def dialogues(seed: int, count: int) -> Iterator[str]:
+    """``count`` conversations of ``seed``."""
+    return (dialogue(seed, index) for index in range(count))
+
+
+def dialogue(seed: int, index: int) -> str:
+    """Conversation ``index`` of ``seed``. Without tools, what needs them is not known."""
+    rng = Random(f"tools/{seed}/{index}")
+    tools = Offer((), None, None) if rng.random() < 0.08 else offer(rng)
+    system = expand(rng.choice(SYSTEMS), rng, {}) if rng.random() < 0.3 else ""
+    if tools.tools:
+        text = tools_turn(tools.tools, system)
+    else:
+        text = say(SYSTEM, system) if system else ""
+    text += "".join(turns(_drawn(rng, tools)) for _ in range(rng.choice((1, 2, 3, 4, 5, 6))))
+    if rng.random() < 0.15:
+        said, answer = rng.choice(THANKS)
+        text += say(USER, expand(said, rng, {})) + say(ASSISTANT, expand(answer, rng, {}))
+    return text
+
+
+def examined(count: int) -> Iterator[tuple[str, Question]]:
+    """Held-out prompts, each up to its question, about towns and numbers of no training text."""
+    for index in range(count):
+        rng = Random(f"tools examined/{index}")
+        tools = offer(rng)
+        while not (tools.weather and tools.add):
+            tools = offer(rng)
+        ask = (
+            sum_question(rng, tools.add, held=True)
+            if index % 2
+            else weather_question(rng, tools.weather, held=True)
+        )
+        yield tools_turn(tools.tools, ""), ask
