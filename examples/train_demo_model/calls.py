@@ -1,7 +1,7 @@
 """Talk with tools: questions that a tool answers, the calls, their results, and the answers.
 
-Pure standard library. The turns are those that ``chat_template.CHAT_TEMPLATE`` renders, character for
-character: tools as JSON lines, a call as ``<tool_call>``, a result as ``<tool_response>``.
+Pure standard library. The turns are what the ``CHAT_TEMPLATE`` of ``chat_template`` renders,
+character for character: tools as JSON lines, then calls, results and answers.
 """
 
 # ruff: noqa: SIM905 - word lists read better as text
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from examples.train_demo_model.grammar import expand
 from examples.train_demo_model.chat_template import TOOLS_AFTER, TOOLS_BEFORE
+from examples.train_demo_model.grammar import expand
 from examples.train_demo_model.talk import (
     ASSISTANT,
     DUNNO,
@@ -28,14 +28,19 @@ from examples.train_demo_model.talk import (
 )
 
 TOWNS = tuple(
-    "Amsterdam Athens Bergen Berlin Bern Bilbao Bologna Bonn Boston Bremen Brussels Budapest Cairo "
-    "Chicago Cork Dallas Delhi Denver Dresden Dublin Florence Geneva Genoa Ghent Graz Hamburg "
-    "Hanoi Havana Helsinki Houston Istanbul Kiel Krakow Lagos Leeds Lima Lisbon Liverpool London "
-    "Lyon Madrid Malta Manila Marseille Miami Milan Monaco Montreal Moscow Munich Nairobi Naples "
-    "Oslo Ottawa Oxford Palermo Paris Perth Porto Prague Quito Reykjavik Riga Rome Rotterdam "
-    "Salzburg Santiago Seattle Seoul Seville Sofia Stockholm Sydney Tallinn Tokyo Toronto Trieste "
-    "Turin Utrecht Valencia Venice Verona Vienna Vilnius Warsaw York Zagreb Zurich".split()
-) + ("New York", "Cape Town", "San Francisco", "Buenos Aires", "Hong Kong", "Los Angeles")
+    town.replace("_", " ")
+    for town in (
+        "Amsterdam Athens Bergen Berlin Bern Bilbao Bologna Bonn Boston Bremen Brussels "
+        "Budapest Cairo Chicago Cork Dallas Delhi Denver Dresden Dublin Florence Geneva Genoa "
+        "Ghent Graz Hamburg Hanoi Havana Helsinki Houston Istanbul Kiel Krakow Lagos Leeds "
+        "Lima Lisbon Liverpool London Lyon Madrid Malta Manila Marseille Miami Milan Monaco "
+        "Montreal Moscow Munich Nairobi Naples Oslo Ottawa Oxford Palermo Paris Perth Porto "
+        "Prague Quito Reykjavik Riga Rome Rotterdam Salzburg Santiago Seattle Seoul Seville "
+        "Sofia Stockholm Sydney Tallinn Tokyo Toronto Trieste Turin Utrecht Valencia Venice "
+        "Verona Vienna Vilnius Warsaw York Zagreb Zurich New_York Cape_Town San_Francisco "
+        "Buenos_Aires Hong_Kong Los_Angeles"
+    ).split()
+)
 #: Towns that no training text names: what is copied right for them was not learned by heart.
 HELD_TOWNS = tuple(
     "Aarhus Antwerp Barcelona Basel Belfast Bristol Calais Cologne Dakar Dover Edinburgh Glasgow "
@@ -175,7 +180,7 @@ def offer(rng: Random) -> Offer:
 
 
 def invented_town(rng: Random) -> str:
-    """A name that nobody has seen, so that copying is what there is to learn."""
+    """A name drawn from syllables: it can only be copied, not learned by heart."""
     syllables = rng.choice(_STARTS) + rng.choice(_MIDDLES)
     for _ in range(rng.choice((0, 1, 1, 2))):
         syllables += rng.choice(_LINKS) + rng.choice(_MIDDLES)
@@ -320,10 +325,8 @@ def dialogue(seed: int, index: int) -> str:
     rng = Random(f"tools/{seed}/{index}")
     tools = Offer((), None, None) if rng.random() < 0.08 else offer(rng)
     system = expand(rng.choice(SYSTEMS), rng, {}) if rng.random() < 0.3 else ""
-    if tools.tools:
-        text = tools_turn(tools.tools, system)
-    else:
-        text = say(SYSTEM, system) if system else ""
+    bare = say(SYSTEM, system) if system else ""
+    text = tools_turn(tools.tools, system) if tools.tools else bare
     text += "".join(turns(_drawn(rng, tools)) for _ in range(rng.choice((1, 2, 3, 4, 5, 6))))
     if rng.random() < 0.15:
         said, answer = rng.choice(THANKS)

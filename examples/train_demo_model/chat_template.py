@@ -1,7 +1,7 @@
 """The chat template of the file: turns as they were trained, in the notation of Jinja.
 
 Tools stand as JSON lines in the first system turn, after the caller's own instruction. A call is
-JSON between ``<tool_call>`` and ``</tool_call>``; the results of a turn's calls share one user turn.
+JSON between ``<tool_call>`` and ``</tool_call>``; the results of a turn's calls share one turn.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import json
 
 TOOLS_BEFORE = "You can call these tools:\n<tools>"
 TOOLS_AFTER = (
-    "\n</tools>\nWrite a call as:\n<tool_call>\n"
-    '{"name": tool, "arguments": {...}}\n</tool_call>'
+    '\n</tools>\nWrite a call as:\n<tool_call>\n{"name": tool, "arguments": {...}}\n</tool_call>'
 )
 _TOOLS_TURN = (
     "{% if messages and messages[0]['role'] == 'system' %}"

@@ -37,9 +37,9 @@ from examples.train_demo_model.train import (
 from runtime.embedded import path as packaged
 
 #: Rows of the first corpus; those of talk with tools come with each step.
-CYCLE = Cycle((Phase(520, 1024, 5, 7000), Phase(40, 4096, 1, 8000)), 0.4, 20, 0.3)
+CYCLE = Cycle((Phase(400, 1024, 5, 7000), Phase(25, 4096, 1, 8000)), 0.4, 20, 0.3)
 TOOL_ROWS, TOOL_LENGTH, TOOL_SHARE = 3, 1024, 0.4
-OLD_TEXTS, TOOL_TEXTS = 12_000, 6_000
+OLD_TEXTS, TOOL_TEXTS = 8_000, 2_500
 CHECKED = 200
 
 
@@ -61,20 +61,20 @@ def teach(model: Storyteller, tokenizer: Any, chosen: argparse.Namespace, begun:
     """Run the schedule on ``model``."""
     steps, cycle = Steps(model), scaled((CYCLE,), chosen.share)[0]
     loss_of: Any = torch.compile(model.loss, dynamic=False) if chosen.compile else model.loss
-    for step, (share, batch, talk) in enumerate(plan(tokenizer, cycle)):
+    for step, (pace, batch, talk) in enumerate(plan(tokenizer, cycle)):
         parts = (
             (1 - TOOL_SHARE, batch, batch[:, 1:]),
             (TOOL_SHARE, talk, replies_only(talk, tokenizer)),
         )
-        told = []
-        for weight, rows, targets in parts:
+        nats = []
+        for share, rows, targets in parts:
             with torch.autocast("cpu", torch.bfloat16, enabled=chosen.bf16):
                 loss = loss_of(rows[:, :-1].contiguous(), targets.contiguous())
-            (weight * loss).backward()
-            told.append(loss.item())
-        steps.take(share)
+            (share * loss).backward()
+            nats.append(loss.item())
+        steps.take(pace)
         print(
-            f"step {step:5d}/{cycle.steps}  documents {told[0]:.4f}  talk {told[1]:.4f}  "
+            f"step {step:5d}/{cycle.steps}  documents {nats[0]:.4f}  talk {nats[1]:.4f}  "
             f"{time.monotonic() - begun:6.0f} s",
             flush=True,
         )
