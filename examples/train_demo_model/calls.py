@@ -76,14 +76,12 @@ SUM_ASKS = (
     "{a} [plus|+] {b}[|?|, please]",
     "I have {a} [apples|cookies|coins|stones] and get {b} more. How many do I have?",
 )
-WEATHER_NAMES = ("weather", "weather", "weather", "get_weather")
-TOWN_KEYS = ("town", "town", "city", "place", "location")
+TOWN_KEYS = ("town", "town", "town", "town", "city")
 WEATHER_TEXTS = (
     "The weather in a town",
     "[Get|Look up|Tells] the [current |]weather [in|of|for] a [town|city|place][.|]",
 )
-SUM_NAMES = ("add", "add", "add", "add_numbers")
-SUM_KEYS = (("a", "b"), ("a", "b"), ("a", "b"), ("x", "y"), ("first", "second"))
+SUM_KEYS = (("a", "b"), ("a", "b"), ("a", "b"), ("a", "b"), ("x", "y"))
 SUM_TEXTS = ("The sum of two numbers", "[Add|Adds] two [whole |]numbers[.|]")
 #: Tools that are offered and never needed: name, parameter, description.
 OTHERS = (
@@ -165,15 +163,15 @@ def offer(rng: Random) -> Offer:
     weather = add = None
     kinds = rng.choice(("both", "both", "both", "both", "weather", "add"))
     if kinds != "add":
-        weather = (rng.choice(WEATHER_NAMES), rng.choice(TOWN_KEYS))
+        weather = ("weather", rng.choice(TOWN_KEYS))
         keys = {weather[1]: _parameter(rng, "string", f"Name of the {weather[1]}")}
         made.append(_tool(rng, weather[0], rng.choice(WEATHER_TEXTS), keys))
     if kinds != "weather":
-        add = (rng.choice(SUM_NAMES), *rng.choice(SUM_KEYS))
+        add = ("add", *rng.choice(SUM_KEYS))
         kind = rng.choice(("integer", "integer", "number"))
         keys = {key: _parameter(rng, kind, f"The {key} number") for key in add[1:]}
         made.append(_tool(rng, add[0], rng.choice(SUM_TEXTS), keys))
-    for name, key, text in rng.sample(OTHERS, rng.choice((0, 0, 0, 0, 1, 2))):
+    for name, key, text in rng.sample(OTHERS, rng.choice((0, 0, 0, 1))):
         made.append(_tool(rng, name, text, {key: _parameter(rng, "string", f"The {key}")}))
     rng.shuffle(made)
     return Offer(tuple(made), weather, add)
@@ -197,7 +195,7 @@ def _town(rng: Random, held: bool) -> str:
 
 
 def _number(rng: Random) -> int:
-    return rng.randrange(100) if rng.random() < 0.85 else rng.randrange(1000)
+    return rng.randrange(100) if rng.random() < 0.95 else rng.randrange(1000)
 
 
 def is_held_sum(a: int, b: int) -> bool:
@@ -315,6 +313,22 @@ def turns(question: Question) -> str:
     return asked + called + results_turn(question.results) + say(ASSISTANT, question.answer)
 
 
+def repeats(rng: Random) -> str:
+    """Lists to say again, in words or as JSON: nearly every token of a reply is a copied one."""
+    text = ""
+    for _ in range(rng.randrange(4, 9)):
+        items = [_town(rng, False) if rng.random() < 0.6 else _number(rng) for _ in range(5)]
+        items = items[: rng.randrange(1, 6)]
+        listed = ", ".join(map(str, items))
+        is_json = rng.random() < 0.6
+        asked = (
+            rng.choice(("As JSON", "A list in JSON")) if is_json else rng.choice(("Say", "Repeat"))
+        )
+        text += say(USER, f"{asked}: {listed}")
+        text += say(ASSISTANT, dumped(items) if is_json else listed)
+    return text
+
+
 def dialogues(seed: int, count: int) -> Iterator[str]:
     """``count`` conversations of ``seed``."""
     return (dialogue(seed, index) for index in range(count))
@@ -323,6 +337,8 @@ def dialogues(seed: int, count: int) -> Iterator[str]:
 def dialogue(seed: int, index: int) -> str:
     """Conversation ``index`` of ``seed``. Without tools, what needs them is not known."""
     rng = Random(f"tools/{seed}/{index}")
+    if rng.random() < 0.4:
+        return repeats(rng)
     tools = Offer((), None, None) if rng.random() < 0.08 else offer(rng)
     system = expand(rng.choice(SYSTEMS), rng, {}) if rng.random() < 0.3 else ""
     bare = say(SYSTEM, system) if system else ""

@@ -37,9 +37,9 @@ from examples.train_demo_model.train import (
 from runtime.embedded import path as packaged
 
 #: Rows of the first corpus; those of talk with tools come with each step.
-CYCLE = Cycle((Phase(400, 1024, 5, 7000), Phase(25, 4096, 1, 8000)), 0.4, 20, 0.3)
+CYCLE = Cycle((Phase(390, 1024, 2, 7000), Phase(20, 4096, 1, 8000)), 0.6, 15, 0.5)
 TOOL_ROWS, TOOL_LENGTH, TOOL_SHARE = 3, 1024, 0.4
-OLD_TEXTS, TOOL_TEXTS = 8_000, 2_500
+OLD_TEXTS, TOOL_TEXTS = 4_500, 4_000
 CHECKED = 200
 
 
