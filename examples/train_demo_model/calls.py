@@ -8,7 +8,7 @@ character for character: tools as JSON lines, then calls, results and answers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -76,7 +76,6 @@ SUM_ASKS = (
     "{a} [plus|+] {b}[|?|, please]",
     "I have {a} [apples|cookies|coins|stones] and get {b} more. How many do I have?",
 )
-TOWN_KEYS = ("town", "town", "town", "town", "city")
 WEATHER_TEXTS = (
     "The weather in a town",
     "[Get|Look up|Tells] the [current |]weather [in|of|for] a [town|city|place][.|]",
@@ -157,13 +156,13 @@ def _parameter(rng: Random, kind: str, text: str) -> dict[str, Any]:
     return {"type": kind, "description": text} if rng.random() < 0.2 else {"type": kind}
 
 
-def offer(rng: Random) -> Offer:
+def offer(rng: Random, stage: Stage) -> Offer:
     """Draw tools: those for the weather and for sums, one of them, or with others around them."""
     made: list[dict[str, Any]] = []
     weather = add = None
     kinds = rng.choice(("both", "both", "both", "both", "weather", "add"))
     if kinds != "add":
-        weather = ("weather", rng.choice(TOWN_KEYS))
+        weather = ("weather", rng.choice(stage.keys))
         keys = {weather[1]: _parameter(rng, "string", f"Name of the {weather[1]}")}
         made.append(_tool(rng, weather[0], rng.choice(WEATHER_TEXTS), keys))
     if kinds != "weather":
@@ -186,12 +185,47 @@ def invented_town(rng: Random) -> str:
     return name.capitalize()
 
 
-def _town(rng: Random, held: bool) -> str:
-    if held:
-        return rng.choice(HELD_TOWNS)
+def crossed_town(rng: Random) -> str:
+    """The beginning of one town and the end of another."""
+    whole = [town for town in TOWNS if " " not in town]
+    first, second = rng.choice(whole), rng.choice(whole)
+    start = first[: rng.randrange(2, max(3, len(first) - 1))]
+    return (start + second[rng.randrange(2, max(3, len(second) - 1)) :]).capitalize()
+
+
+def _known_or_new(rng: Random) -> str:
     while (name := invented_town(rng)) in HELD_TOWNS:
         pass
     return name if rng.random() < 0.5 else rng.choice(TOWNS)
+
+
+def _mostly_new(rng: Random) -> str:
+    draw = rng.random()
+    if draw < 0.2:
+        return rng.choice(TOWNS)
+    while (name := crossed_town(rng) if draw < 0.6 else invented_town(rng)) in HELD_TOWNS:
+        pass
+    return name
+
+
+def _held_town(rng: Random) -> str:
+    return rng.choice(HELD_TOWNS)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the talk of one cycle of training is about."""
+
+    town: Callable[[Random], str]
+    keys: tuple[str, ...]
+    """Names of the parameter for the town, one of which is drawn."""
+    holds_out: bool = True
+    """Whether numbers are drawn that are not held out, or only those."""
+
+
+FIRST = Stage(_known_or_new, ("town", "town", "town", "town", "city"))
+SECOND = Stage(_mostly_new, ("town", "city"))
+EXAMINED = Stage(_held_town, FIRST.keys, holds_out=False)
 
 
 def _number(rng: Random) -> int:
@@ -203,10 +237,13 @@ def is_held_sum(a: int, b: int) -> bool:
     return (a * 7 + b * 3) % 8 == 5
 
 
-def _numbers(rng: Random, held: bool) -> tuple[int, int]:
+def _numbers(rng: Random, stage: Stage) -> tuple[int, int]:
     while True:
-        a, b = (rng.randrange(100), rng.randrange(100)) if held else (_number(rng), _number(rng))
-        if is_held_sum(a, b) == held:
+        if stage.holds_out:
+            a, b = _number(rng), _number(rng)
+        else:
+            a, b = rng.randrange(100), rng.randrange(100)
+        if is_held_sum(a, b) != stage.holds_out:
             return a, b
 
 
@@ -243,32 +280,32 @@ def _sum_result(rng: Random, a: int, b: int) -> tuple[str, str]:
     return text, f"{a} plus {b} is {total}."
 
 
-def weather_question(rng: Random, tool: tuple[str, str], held: bool = False) -> Question:
-    town = _town(rng, held)
+def weather_question(rng: Random, tool: tuple[str, str], stage: Stage) -> Question:
+    town = stage.town(rng)
     text = expand(rng.choice(WEATHER_ASKS), rng, {"town": town})
     return replace(_forecast(rng, *tool, town), text=text)
 
 
-def sum_question(rng: Random, tool: tuple[str, str, str], held: bool = False) -> Question:
-    a, b = _numbers(rng, held)
+def sum_question(rng: Random, tool: tuple[str, str, str], stage: Stage) -> Question:
+    a, b = _numbers(rng, stage)
     result, answer = _sum_result(rng, a, b)
     text = expand(rng.choice(SUM_ASKS), rng, {"a": str(a), "b": str(b)})
     call = call_text(tool[0], {tool[1]: a, tool[2]: b})
     return Question(text, (call,), (result,), answer)
 
 
-def double_question(rng: Random, tools: Offer) -> Question:
+def double_question(rng: Random, tools: Offer, stage: Stage) -> Question:
     """Two calls at once: two towns, or a town and a sum in either order."""
     assert tools.weather
     if tools.add and rng.random() < 0.4:
-        both = [weather_question(rng, tools.weather), sum_question(rng, tools.add)]
+        both = [weather_question(rng, tools.weather, stage), sum_question(rng, tools.add, stage)]
         rng.shuffle(both)
         then = both[1].text
         then = then if then.startswith("I ") else then[0].lower() + then[1:]
         text = f"{both[0].text.rstrip('?.!')}, and {then}"
     else:
         name, key = tools.weather
-        towns = [_town(rng, False), _town(rng, False)]
+        towns = [stage.town(rng), stage.town(rng)]
         both = [_forecast(rng, name, key, town) for town in towns]
         names = {"town": towns[0], "other": towns[1]}
         text = expand(rng.choice(TWO_WEATHER_ASKS), rng, names)
@@ -277,10 +314,10 @@ def double_question(rng: Random, tools: Offer) -> Question:
     return Question(text, first.calls + second.calls, first.results + second.results, answer)
 
 
-def _unaided(rng: Random, tools: Offer) -> Question:
+def _unaided(rng: Random, tools: Offer, stage: Stage) -> Question:
     """Talk that needs no tool, or a question whose tool is not there."""
-    missing = [] if tools.weather else [weather_question(rng, ("", "")).text]
-    missing += [] if tools.add else [sum_question(rng, ("", "", "_")).text]
+    missing = [] if tools.weather else [weather_question(rng, ("", ""), stage).text]
+    missing += [] if tools.add else [sum_question(rng, ("", "", "_"), stage).text]
     if missing and rng.random() < 0.5:
         return Question(rng.choice(missing), (), (), expand(DUNNO, rng, {}))
     if rng.random() < 0.2:
@@ -292,16 +329,16 @@ def _unaided(rng: Random, tools: Offer) -> Question:
             return Question(asked, (), (), answer)
 
 
-def _drawn(rng: Random, tools: Offer) -> Question:
+def _drawn(rng: Random, tools: Offer, stage: Stage) -> Question:
     draw = rng.random()
     if draw < 0.25 or not tools.tools:
-        return _unaided(rng, tools)
+        return _unaided(rng, tools, stage)
     if tools.weather and draw < 0.4:
-        return double_question(rng, tools)
+        return double_question(rng, tools, stage)
     if tools.add and (not tools.weather or draw < 0.68):
-        return sum_question(rng, tools.add)
+        return sum_question(rng, tools.add, stage)
     assert tools.weather
-    return weather_question(rng, tools.weather)
+    return weather_question(rng, tools.weather, stage)
 
 
 def turns(question: Question) -> str:
@@ -313,11 +350,11 @@ def turns(question: Question) -> str:
     return asked + called + results_turn(question.results) + say(ASSISTANT, question.answer)
 
 
-def repeats(rng: Random) -> str:
+def repeats(rng: Random, stage: Stage) -> str:
     """Lists to say again, in words or as JSON: nearly every token of a reply is a copied one."""
     text = ""
     for _ in range(rng.randrange(4, 9)):
-        items = [_town(rng, False) if rng.random() < 0.6 else _number(rng) for _ in range(5)]
+        items = [stage.town(rng) if rng.random() < 0.6 else _number(rng) for _ in range(5)]
         items = items[: rng.randrange(1, 6)]
         listed = ", ".join(map(str, items))
         is_json = rng.random() < 0.6
@@ -329,21 +366,21 @@ def repeats(rng: Random) -> str:
     return text
 
 
-def dialogues(seed: int, count: int) -> Iterator[str]:
+def dialogues(seed: int, count: int, stage: Stage = FIRST) -> Iterator[str]:
     """``count`` conversations of ``seed``."""
-    return (dialogue(seed, index) for index in range(count))
+    return (dialogue(seed, index, stage) for index in range(count))
 
 
-def dialogue(seed: int, index: int) -> str:
+def dialogue(seed: int, index: int, stage: Stage) -> str:
     """Conversation ``index`` of ``seed``. Without tools, what needs them is not known."""
     rng = Random(f"tools/{seed}/{index}")
     if rng.random() < 0.4:
-        return repeats(rng)
-    tools = Offer((), None, None) if rng.random() < 0.08 else offer(rng)
+        return repeats(rng, stage)
+    tools = Offer((), None, None) if rng.random() < 0.08 else offer(rng, stage)
     system = expand(rng.choice(SYSTEMS), rng, {}) if rng.random() < 0.3 else ""
     bare = say(SYSTEM, system) if system else ""
     text = tools_turn(tools.tools, system) if tools.tools else bare
-    text += "".join(turns(_drawn(rng, tools)) for _ in range(rng.choice((1, 2, 3, 4, 5, 6))))
+    text += "".join(turns(_drawn(rng, tools, stage)) for _ in range(rng.choice((1, 2, 3, 4, 5, 6))))
     if rng.random() < 0.15:
         said, answer = rng.choice(THANKS)
         text += say(USER, expand(said, rng, {})) + say(ASSISTANT, expand(answer, rng, {}))
@@ -354,12 +391,12 @@ def examined(count: int) -> Iterator[tuple[str, Question]]:
     """Held-out prompts, each up to its question, about towns and numbers of no training text."""
     for index in range(count):
         rng = Random(f"tools examined/{index}")
-        tools = offer(rng)
+        tools = offer(rng, EXAMINED)
         while not (tools.weather and tools.add):
-            tools = offer(rng)
+            tools = offer(rng, EXAMINED)
         ask = (
-            sum_question(rng, tools.add, held=True)
+            sum_question(rng, tools.add, EXAMINED)
             if index % 2
-            else weather_question(rng, tools.weather, held=True)
+            else weather_question(rng, tools.weather, EXAMINED)
         )
         yield tools_turn(tools.tools, ""), ask

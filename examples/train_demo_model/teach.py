@@ -1,9 +1,9 @@
-"""Teach the trained network to call tools: ``python -m examples.train_demo_model.teach``.
+"""Teach the storyteller to call tools: ``python -m examples.train_demo_model.teach``.
 
-A second, short training from the weights of a file that ``train`` wrote (``--start``), which is
-read as it is stored, in Q8_0. Each step shows rows of new documents of the first corpus, so that
-nothing is forgotten, and rows of talk with tools, of which only the assistant's turns count. Text,
-order and schedule come from fixed seeds, as in ``train``, whose options this shares in part.
+Two short lessons, each from the weights of a file (``--start``: of ``train``, or of the lesson
+before), read as they are stored, in Q8_0. A step shows rows of new documents of the first corpus,
+so that little is forgotten, and rows of talk, of which only the assistant's turns count. Text,
+order and schedule come from fixed seeds, as in ``train``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 
 from examples.train_demo_model.batches import batches, encode, replies_only
-from examples.train_demo_model.calls import dialogues
+from examples.train_demo_model.calls import FIRST, SECOND, Stage, dialogues
 from examples.train_demo_model.corpus import documents
 from examples.train_demo_model.export import read_weights, write_gguf
 from examples.train_demo_model.judge import calls_right, held_out, samples
@@ -32,39 +33,64 @@ from examples.train_demo_model.train import (
     Phase,
     Steps,
     keep_memory,
-    scaled,
 )
 from runtime.embedded import path as packaged
 
-#: Rows of the first corpus; those of talk with tools come with each step.
-CYCLE = Cycle((Phase(390, 1024, 2, 7000), Phase(20, 4096, 1, 8000)), 0.6, 15, 0.5)
-TOOL_ROWS, TOOL_LENGTH, TOOL_SHARE = 3, 1024, 0.4
-OLD_TEXTS, TOOL_TEXTS = 4_500, 4_000
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One cycle: rows of the first corpus by its phases, and rows of talk with each step."""
+
+    cycle: Cycle
+    stage: Stage
+    start: int
+    """The first document; none is shown twice."""
+    texts: int
+    talks: int
+    order: int
+    """Seeds the talk and the order of its rows."""
+    share: float
+    """What the talk counts of the loss."""
+
+
+#: The first teaches the form of calls, and to copy; the second to copy names of any spelling.
+LESSONS = (
+    Lesson(
+        Cycle((Phase(390, 1024, 2, 7000), Phase(20, 4096, 1, 8000)), 0.6, 15, 0.5),
+        stage=FIRST, start=DOCUMENTS, texts=4_500, talks=4_000, order=SEED, share=0.4,
+    ),
+    Lesson(
+        Cycle((Phase(162, 1024, 2, 10),), 0.45, 8, 0.25),
+        stage=SECOND, start=DOCUMENTS + 4_500, texts=2_000, talks=1_600, order=SEED + 1, share=0.5,
+    ),
+)  # fmt: skip
+TALK_ROWS, TALK_LENGTH = 3, 1024
 CHECKED = 200
 
 
-def plan(tokenizer: Any, cycle: Cycle) -> Iterator[tuple[float, torch.Tensor, torch.Tensor]]:
+def plan(tokenizer: Any, lesson: Lesson) -> Iterator[tuple[float, torch.Tensor, torch.Tensor]]:
     """For every step: the share of the peak rates, a batch of documents, and one of talk."""
-    old = encode(tokenizer, documents(SEED, OLD_TEXTS, start=DOCUMENTS))
-    talk = encode(tokenizer, dialogues(SEED, TOOL_TEXTS))
+    old = encode(tokenizer, documents(SEED, lesson.texts, lesson.start))
+    talk = encode(tokenizer, dialogues(lesson.order, lesson.talks, lesson.stage))
     print(f"{sum(map(len, old))} tokens of documents, {sum(map(len, talk))} of talk", flush=True)
-    spoken = batches(talk, TOOL_LENGTH, TOOL_ROWS, SEED, keeps_rest=False)
+    spoken = batches(talk, TALK_LENGTH, TALK_ROWS, lesson.order, keeps_rest=False)
     step = 0
-    for phase in cycle.phases:
+    for phase in lesson.cycle.phases:
         made = batches(old, phase.length, phase.rows, SEED + phase.order)
         for batch in islice(made, phase.steps):
-            yield cycle.pace(step), batch, next(spoken)
+            yield lesson.cycle.pace(step), batch, next(spoken)
             step += 1
 
 
 def teach(model: Storyteller, tokenizer: Any, chosen: argparse.Namespace, begun: float) -> None:
-    """Run the schedule on ``model``."""
-    steps, cycle = Steps(model), scaled((CYCLE,), chosen.share)[0]
+    """Run one lesson on ``model``."""
+    lesson = LESSONS[chosen.lesson - 1]
+    steps, total = Steps(model), lesson.cycle.steps
     loss_of: Any = torch.compile(model.loss, dynamic=False) if chosen.compile else model.loss
-    for step, (pace, batch, talk) in enumerate(plan(tokenizer, cycle)):
+    for step, (pace, batch, talk) in enumerate(plan(tokenizer, lesson)):
         parts = (
-            (1 - TOOL_SHARE, batch, batch[:, 1:]),
-            (TOOL_SHARE, talk, replies_only(talk, tokenizer)),
+            (1 - lesson.share, batch, batch[:, 1:]),
+            (lesson.share, talk, replies_only(talk, tokenizer)),
         )
         nats = []
         for share, rows, targets in parts:
@@ -74,7 +100,7 @@ def teach(model: Storyteller, tokenizer: Any, chosen: argparse.Namespace, begun:
             nats.append(loss.item())
         steps.take(pace)
         print(
-            f"step {step:5d}/{cycle.steps}  documents {nats[0]:.4f}  talk {nats[1]:.4f}  "
+            f"step {step:5d}/{total}  documents {nats[0]:.4f}  talk {nats[1]:.4f}  "
             f"{time.monotonic() - begun:6.0f} s",
             flush=True,
         )
@@ -84,9 +110,9 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m examples.train_demo_model.teach", description=__doc__
     )
-    parser.add_argument("--start", type=Path, required=True, help="the GGUF that train wrote")
+    parser.add_argument("--start", type=Path, required=True, help="the GGUF to begin with")
+    parser.add_argument("--lesson", type=int, required=True, choices=(1, 2))
     parser.add_argument("--out", type=Path, default=packaged(), help="the GGUF to write")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the steps (a trial run)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--no-bf16", dest="bf16", action="store_false")
