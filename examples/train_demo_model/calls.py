@@ -351,7 +351,7 @@ def turns(question: Question) -> str:
 
 
 def repeats(rng: Random, stage: Stage) -> str:
-    """Lists to say again, in words or as JSON: nearly every token of a reply is a copied one."""
+    """Lists to repeat, in words or as JSON: nearly every token of a reply is a copied one."""
     text = ""
     for _ in range(rng.randrange(4, 9)):
         items = [stage.town(rng) if rng.random() < 0.6 else _number(rng) for _ in range(5)]
