@@ -1,4 +1,4 @@
-"""Write the trained network and its tokenizer as one GGUF file."""
+"""Write the trained network and its tokenizer as one GGUF file, and read its weights back."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 
+from examples.train_demo_model.chat_template import CHAT_TEMPLATE
 from examples.train_demo_model.model import NORM_EPS, Storyteller
-from examples.train_demo_model.tokenizer import CHAT_TEMPLATE, SPECIALS, pieces
+from examples.train_demo_model.tokenizer import SPECIALS, pieces
 
 Q8, F16, F32 = (
     gguf.GGMLQuantizationType.Q8_0,
@@ -42,6 +44,14 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file that ``write_gguf`` wrote, as float32, by name."""
+    return {
+        one.name: torch.from_numpy(np.array(gguf.quants.dequantize(one.data, one.tensor_type)))
+        for one in gguf.GGUFReader(path).tensors
+    }
 
 
 def _describe(writer: gguf.GGUFWriter, model: Storyteller, kind: gguf.GGMLQuantizationType) -> None:

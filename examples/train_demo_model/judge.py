@@ -10,7 +10,8 @@ import torch.nn.functional as F  # noqa: N812 - the name every torch reader expe
 from tokenizers import Tokenizer
 
 from examples.train_demo_model.batches import encode, pack
-from examples.train_demo_model.corpus import long_prompt
+from examples.train_demo_model.calls import examined, results_turn
+from examples.train_demo_model.corpus import documents, long_prompt
 from examples.train_demo_model.model import Storyteller
 from examples.train_demo_model.tales import tale
 from examples.train_demo_model.talk import ASSISTANT, END, USER, say
@@ -26,7 +27,7 @@ def losses(model: Storyteller, rows: torch.Tensor) -> torch.Tensor:
 
 def _rows(tokenizer: Tokenizer, seed: int, length: int, count: int) -> torch.Tensor:
     kept = []
-    for row in pack(encode(tokenizer, seed, 120 + count * length // 100), length):
+    for row in pack(encode(tokenizer, documents(seed, 120 + count * length // 100)), length):
         kept.append(torch.from_numpy(row.astype("int64")))
         if len(kept) == count:
             break
@@ -64,19 +65,35 @@ def _examined(count: int) -> Iterator[tuple[str, str]]:
 
 def answers(model: Storyteller, tokenizer: Tokenizer, count: int) -> tuple[float, int, int]:
     """Mean loss on the answers' tokens, how many are greedily exact, and of how many."""
-    bos = tokenizer.token_to_id(BOS)
-    nats, tokens, right = 0.0, 0, 0
-    for prompt, answer in _examined(count):
-        head = [bos, *tokenizer.encode(prompt).ids]
-        tail = tokenizer.encode(answer + END).ids
-        row = torch.tensor([head + tail])
-        with torch.no_grad():
-            logits = model(row[:, :-1])[0, len(head) - 1 :].float()
-        aim = torch.tensor(tail)
-        nats += float(F.cross_entropy(logits, aim, reduction="sum"))
-        tokens += len(tail)
-        right += bool((logits.argmax(-1) == aim).all())
-    return nats / tokens, right, count
+    judged = [reply(model, tokenizer, *one) for one in _examined(count)]
+    nats, tokens, right = (sum(column) for column in zip(*judged, strict=True))
+    return nats / tokens, int(right), count
+
+
+def reply(
+    model: Storyteller, tokenizer: Tokenizer, prompt: str, text: str
+) -> tuple[float, int, bool]:
+    """Nats and tokens of ``text`` as the turn after ``prompt``; whether it is what greedy gives."""
+    head = [tokenizer.token_to_id(BOS), *tokenizer.encode(prompt).ids]
+    tail = tokenizer.encode(text + END).ids
+    row = torch.tensor([head + tail])
+    with torch.no_grad():
+        logits = model(row[:, :-1])[0, len(head) - 1 :].float()
+    aim = torch.tensor(tail)
+    nats = float(F.cross_entropy(logits, aim, reduction="sum"))
+    return nats, len(tail), bool((logits.argmax(-1) == aim).all())
+
+
+def calls_right(model: Storyteller, tokenizer: Tokenizer, count: int) -> str:
+    """A report: calls and the answers after them, for towns and numbers of no training text."""
+    called = answered = 0
+    for head, question in examined(count):
+        asked = head + say(USER, question.text) + f"{ASSISTANT}\n"
+        call = "\n".join(question.calls)
+        called += reply(model, tokenizer, asked, call)[2]
+        known = f"{asked}{call}{END}\n{results_turn(question.results)}{ASSISTANT}\n"
+        answered += reply(model, tokenizer, known, question.answer)[2]
+    return f"greedily exact of {count}: {called} calls, {answered} answers with a result"
 
 
 def write_on(

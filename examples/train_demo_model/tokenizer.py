@@ -18,13 +18,6 @@ from examples.train_demo_model.corpus import documents
 BOS, EOS = "<|bos|>", "<|endoftext|>"
 #: In id order: these are tokens 0 to 5. A turn of talk ends with ``<|end|>``, a text with EOS.
 SPECIALS = (BOS, EOS, "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
-#: As the chat was trained, in the notation of Jinja; the tokenizer adds BOS, not the template.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
-)
 #: Texts with what the corpus lacks, so that typed prompts do not fall apart into single bytes.
 _COMMON = (
     "the of and to in is that it for as with on be at by this have from or one had not but what "

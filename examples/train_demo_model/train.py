@@ -1,4 +1,6 @@
-"""Train the embedded model: ``python -m examples.train_demo_model.train`` (needs requirements.txt).
+"""Train the storyteller: ``python -m examples.train_demo_model.train`` (needs requirements.txt).
+
+The packaged file is what ``teach`` makes of the result.
 
 Text, tokenizer, network and order of batches come from fixed seeds and the schedule counts steps,
 so the same machine and library versions make the same file. On 2 unshared cores with bfloat16
@@ -23,11 +25,11 @@ from typing import Any
 import torch
 
 from examples.train_demo_model.batches import Ids, batches, encode
+from examples.train_demo_model.corpus import documents
 from examples.train_demo_model.export import write_gguf
 from examples.train_demo_model.judge import held_out, samples
 from examples.train_demo_model.model import Shape, Storyteller
 from examples.train_demo_model.tokenizer import train as train_tokenizer
-from runtime.embedded import path as packaged
 
 SEED, HELD_SEED = 1, 2
 
@@ -217,7 +219,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m examples.train_demo_model.train", description=__doc__
     )
-    parser.add_argument("--out", type=Path, default=packaged(), help="the GGUF to write")
+    parser.add_argument("--out", type=Path, required=True, help="the GGUF to write")
     parser.add_argument("--scratch", type=Path, help="folder for checkpoints (default: none kept)")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     parser.add_argument("--minutes", type=float, default=90.0, help="stop early after so long")
@@ -241,7 +243,7 @@ def main() -> None:
         chosen.scratch.mkdir(parents=True, exist_ok=True)
         tokenizer.save(str(chosen.scratch / "tokenizer.json"))
     count = max(2000, round(DOCUMENTS * min(1.0, chosen.share)))
-    docs = encode(tokenizer, SEED, count)
+    docs = encode(tokenizer, documents(SEED, count))
     total = sum(map(len, docs))
     print(f"{len(docs)} documents, {total} tokens, {time.monotonic() - begun:.0f} s", flush=True)
     model = Storyteller(shape, SEED)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from examples.train_demo_model.calls import examined
 from examples.train_demo_model.corpus import documents
 from native.gguf_header import check_gguf
 from runtime import Node
@@ -80,6 +82,85 @@ def test_it_answers_a_turn_and_stops(node: Node, vocabulary: set[str]) -> None:
     assert "dragon" in done.text.lower()
     assert done.finish_reason == "stop"
     judge(done.text, vocabulary)
+
+
+def tool(name: str, description: str, **types: str) -> dict[str, Any]:
+    keys = {key: {"type": one} for key, one in types.items()}
+    schema = {"type": "object", "properties": keys, "required": list(keys)}
+    function = {"name": name, "description": description, "parameters": schema}
+    return {"type": "function", "function": function}
+
+
+TOOLS = [
+    tool("weather", "The weather in a town", town="string"),
+    tool("add", "The sum of two numbers", a="integer", b="integer"),
+]
+
+
+def reply(node: Node, talk: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+    """The greedy reply as it was sampled, calls and markers included."""
+    prompt = node.apply_chat_template("demo", talk, tools=tools)
+    done = node.complete("demo", prompt.tokens, max_tokens=400)
+    assert done.finish_reason == "stop", done.text
+    return done.text
+
+
+def called(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Name and arguments of each call; the text must be calls and nothing else."""
+    made = re.findall(r"<tool_call>\n(.+)\n</tool_call>", text)
+    assert "\n".join(f"<tool_call>\n{one}\n</tool_call>" for one in made) == text
+    calls = [json.loads(one) for one in made]
+    assert all(list(one) == ["name", "arguments"] for one in calls)
+    return [(one["name"], one["arguments"]) for one in calls]
+
+
+@pytest.mark.parametrize(
+    ("question", "calls", "results", "answer"),
+    [
+        (
+            "Is it raining in Oslo?",
+            [("weather", {"town": "Oslo"})],
+            ['{"rain": true}'],
+            "It is raining in Oslo.",
+        ),
+        ("What is 17 plus 25?", [("add", {"a": 17, "b": 25})], ["42"], "17 plus 25 is 42."),
+        (
+            "What is the weather in Oslo and Rome?",
+            [("weather", {"town": "Oslo"}), ("weather", {"town": "Rome"})],
+            ["snow, -3 degrees", "sunny, 24 degrees"],
+            "In Oslo, the weather is snow, -3 degrees. In Rome, the weather is sunny, 24 degrees.",
+        ),
+    ],
+)
+def test_it_calls_tools_and_answers_with_their_results(
+    node: Node, question: str, calls: list[object], results: list[str], answer: str
+) -> None:
+    talk: list[dict[str, Any]] = [{"role": "user", "content": question}]
+    made = called(reply(node, talk, TOOLS))
+    assert made == calls
+    functions = [{"function": {"name": name, "arguments": given}} for name, given in made]
+    talk.append({"role": "assistant", "content": "", "tool_calls": functions})
+    talk += [{"role": "tool", "content": one} for one in results]
+    assert reply(node, talk, TOOLS) == answer
+
+
+def test_it_calls_no_tool_that_is_not_there_or_not_needed(node: Node, vocabulary: set[str]) -> None:
+    hello = reply(node, [{"role": "user", "content": "Who are you?"}], TOOLS)
+    assert "storyteller" in hello
+    story = [{"role": "user", "content": "Tell me a story about a fox."}]
+    judge(reply(node, story, TOOLS), vocabulary)
+    judge(reply(node, story), vocabulary)
+    for question in ("What is 17 plus 25?", "What is the weather in Oslo?"):
+        assert "tool_call" not in reply(node, [{"role": "user", "content": question}])
+
+
+def test_it_copies_towns_and_numbers_that_no_training_text_names(node: Node) -> None:
+    right = 0
+    for head, question in examined(40):
+        prompt = f"{head}<|user|>\n{question.text}<|end|>\n<|assistant|>\n"
+        done = node.complete("demo", prompt, max_tokens=120, parse_special=True)
+        right += done.text == question.calls[0]
+    assert right >= 34
 
 
 def test_a_prompt_of_three_thousand_tokens_is_continued_in_english(

@@ -272,12 +272,14 @@ def test_a_template_with_a_name_is_used_for_its_purpose(model: Backend) -> None:
     ],
 )
 def test_what_the_template_leaves_out_is_refused_by_name(
-    service: Service, more: dict[str, object], what: str
+    model: Backend, more: dict[str, object], what: str
 ) -> None:
+    service = Service(Templates(model, USUAL))  # type: ignore[arg-type]
     refused = service.refused(m.ApplyChatTemplate("r", json.dumps({"messages": TALK, **more})))
     assert refused.reason is m.FailReason.NOT_SUPPORTED
     assert what in refused.detail
     assert service.chat({"messages": TALK, "enable_thinking": False})[0]
+    service.service.close(m.FailReason.MODEL_UNLOADED, "")
 
 
 def test_a_bad_chat_ends_only_its_own_request(service: Service) -> None:

@@ -6,14 +6,37 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import re
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 import runtime.embedded
-from examples.train_demo_model import corpus, grammar, plots, tales, talk, words
+from actors.text.chat_request import chat_from
+from actors.text.chat_template import ChatTemplate
+from examples.train_demo_model import (
+    calls,
+    chat_template,
+    corpus,
+    grammar,
+    plots,
+    tales,
+    talk,
+    words,
+)
+from examples.train_demo_model.calls import (
+    FIRST,
+    HELD_TOWNS,
+    SECOND,
+    Stage,
+    dialogues,
+    examined,
+    is_held_sum,
+)
+from examples.train_demo_model.chat_template import CHAT_TEMPLATE, TOOLS_AFTER, TOOLS_BEFORE
 from examples.train_demo_model.corpus import documents
 from examples.train_demo_model.grammar import expand
 from examples.train_demo_model.tales import PLOTS, Tale, tale
@@ -52,6 +75,16 @@ def test_the_corpus_the_packaged_model_learned_from_is_the_one_in_this_tree() ->
     for text in documents(SEED, 500):
         digest.update(text.encode())
     assert digest.hexdigest()[:16] == "4953b371bc4368f8"
+
+
+@pytest.mark.parametrize(
+    ("seed", "stage", "known"), [(SEED, FIRST, "ba43b6e6811a359d"), (2, SECOND, "618569424cebfb25")]
+)
+def test_the_talk_with_tools_the_packaged_model_learned_from_is_the_one_in_this_tree(
+    seed: int, stage: Stage, known: str
+) -> None:
+    digest = hashlib.sha256("".join(dialogues(seed, 300, stage)).encode())
+    assert digest.hexdigest()[:16] == known
 
 
 def test_a_document_depends_on_seed_and_index_only() -> None:
@@ -144,6 +177,81 @@ def test_the_vocabulary_is_small_but_not_poor() -> None:
     assert 700 < len(known) < 1300
 
 
+TURN = re.compile(r"(<\|\w+\|>)\n(.*?)<\|end\|>\n", re.DOTALL)
+CALL = re.compile(r"<tool_call>\n(\{\"name\": \".+?)\n</tool_call>")
+RESULT = re.compile(r"<tool_response>\n(.+?)\n</tool_response>")
+
+
+def request_of(text: str) -> dict[str, Any]:
+    """The request whose prompt ``text`` is, read from its turns."""
+    request: dict[str, Any] = {"messages": [], "add_generation_prompt": False}
+    for role, said in TURN.findall(text):
+        message: dict[str, Any] = {"role": role[2:-2], "content": said}
+        if role == SYSTEM and TOOLS_BEFORE in said:
+            own, listed = said.removesuffix(TOOLS_AFTER).split(TOOLS_BEFORE)
+            request["tools"] = [json.loads(line) for line in listed.strip().split("\n")]
+            if not own:
+                continue
+            message["content"] = own.removesuffix("\n\n")
+        if made := CALL.findall(said):
+            functions = [json.loads(one) for one in made]
+            message |= {"content": "", "tool_calls": [{"function": one} for one in functions]}
+        if results := RESULT.findall(said):
+            request["messages"] += [{"role": "tool", "content": one} for one in results]
+        else:
+            request["messages"].append(message)
+    return request
+
+
+def test_talk_with_tools_is_what_the_chat_template_renders() -> None:
+    template = ChatTemplate(CHAT_TEMPLATE)
+    for text in dialogues(4, 150):
+        chat_of = chat_from(json.dumps(request_of(text)))
+        assert template.render(chat_of.variables()) == text
+
+
+def test_a_chat_without_tools_is_rendered_as_it_was_trained() -> None:
+    for n in range(100):
+        text = chat(Random(n))
+        chat_of = chat_from(json.dumps(request_of(text)))
+        assert ChatTemplate(CHAT_TEMPLATE).render(chat_of.variables()) == text
+
+
+def test_calls_copy_the_question_and_answers_the_results() -> None:
+    called = 0
+    for text in dialogues(5, 150):
+        request = request_of(text)
+        schemas = {
+            one["function"]["name"]: one["function"]["parameters"]["properties"]
+            for one in request.get("tools", [])
+        }
+        asked = ""
+        for message, after in zip(request["messages"], request["messages"][1:], strict=False):
+            if message["role"] == "user":
+                asked = message["content"]
+            for call in message.get("tool_calls", []):
+                called += 1
+                given = call["function"]["arguments"]
+                assert set(given) == set(schemas[call["function"]["name"]])
+                assert all(str(value) in asked for value in given.values()), (asked, given)
+            if message["role"] == "tool" and after["role"] == "assistant":
+                numbers = re.findall(r"-?\d+", message["content"])
+                assert set(numbers) <= set(re.findall(r"-?\d+", after["content"]))
+    assert called > 200
+
+
+def test_no_talk_names_a_town_or_a_sum_that_is_held_out() -> None:
+    for text in (*dialogues(SEED, 400), *dialogues(2, 400, SECOND)):
+        assert not any(town in text for town in HELD_TOWNS)
+        for one in CALL.findall(text):
+            given = list(json.loads(one)["arguments"].values())
+            assert len(given) == 1 or not is_held_sum(*given)
+    for head, question in examined(60):
+        given = list(json.loads(CALL.findall(question.calls[0])[0])["arguments"].values())
+        assert given[0] in HELD_TOWNS or is_held_sum(*given)
+        assert head.startswith(f"{SYSTEM}\n{TOOLS_BEFORE}")
+
+
 @pytest.mark.parametrize("n_words", [40, 190, 770, 2310])
 def test_a_long_prompt_has_about_the_words_asked_for_and_ends_a_sentence(n_words: int) -> None:
     for seed in range(5):
@@ -166,7 +274,8 @@ def test_templates_choose_fill_and_mend_articles() -> None:
 
 
 def test_the_corpus_needs_only_the_standard_library() -> None:
-    for module in (runtime.embedded, prompts, corpus, grammar, plots, tales, talk, words):
+    modules = (calls, chat_template, corpus, grammar, plots, tales, talk, words)
+    for module in (runtime.embedded, prompts, *modules):
         assert module.__file__ is not None
         tree = ast.parse(Path(module.__file__).read_text())
         roots = {

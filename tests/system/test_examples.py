@@ -47,6 +47,11 @@ EXPECTED = {
         "private: Sum(ref='fifth', total=2)",
         "createActor is not offered by a supervised node: a supervisor starts its children",
     ),
+    "15_tools.py": (
+        'weather {"town": "Oslo"}: snow, -3 degrees',
+        'add {"a": 17, "b": 25}: 42',
+        "What is 17 plus 25? 17 plus 25 is 42.",
+    ),
 }
 
 
