@@ -18,6 +18,8 @@ from actors.text.chat_messages import REASONING
 Continuing = Literal["content", "reasoning"]
 CONTINUED: Final = "zqcontinuedhere"
 """Ends the text of a message that is continued; the prompt is cut before it."""
+_ORIGINS: Final = "\0origins"
+"""Key, while the form is made, of the numbers of the sent messages that are in a message."""
 _RULES: Final = ("system", "developer")
 _SHORT_ID: Final = re.compile(r"[A-Za-z0-9]{9}")
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -36,6 +38,9 @@ class Shape:
     """The content of a message that only calls tools."""
     splits_calls: bool = False
     """A message with text and calls is given as two, the text first."""
+    one_text: bool = False
+    """A turn of an assistant has one text; texts beside its earlier calls are given with its last.
+    """
     text_arguments: bool = False
     """Arguments of calls are JSON in a text instead of an object."""
     one_call: bool = False
@@ -88,21 +93,41 @@ def in_form(
     sent: list[dict[str, Any]],
     shape: Shape,
     continuing: Continuing | None = None,
-) -> list[dict[str, Any]]:
-    """Checked messages as a template of this shape gets them."""
-    messages = [dict(one) for one in sent]
+) -> tuple[list[dict[str, Any]], list[tuple[int, ...]]]:
+    """Checked messages as a template of this shape gets them.
+
+    And of each, which of those sent it is made of: their numbers, in the order of their texts.
+    """
+    messages = [{**one, _ORIGINS: [number]} for number, one in enumerate(sent)]
+    made = list(_formed(messages, shape, continuing))
+    return made, [tuple(one.pop(_ORIGINS)) for one in made]
+
+
+def _formed(
+    messages: list[dict[str, Any]], shape: Shape, continuing: Continuing | None = None
+) -> Iterator[dict[str, Any]]:
+    """Messages with their origins, in this form. Those given are changed."""
     if continuing is not None:
         key = REASONING if continuing == "reasoning" else "content"
         messages[-1][key] = (messages[-1].get(key) or "") + CONTINUED
         if not shape.keeps_thought and _in_content(shape):
-            plain = replace(shape, reasoning=REASONING)
-            return [*in_form(messages[:-1], shape), *_shaped(messages[-1], plain)]
+            yield from _formed(messages[:-1], shape)
+            yield from _shaped(messages[-1], replace(shape, reasoning=REASONING))
+            return
     messages = _with_roles(messages, shape)
+    if shape.one_text:
+        messages = _one_text_by_turn(messages)
     if shape.one_call:
         messages = list(_one_by_call(messages))
     if shape.results_in_call:
         messages = _with_responses(messages)
-    return [made for one in messages for made in _shaped(one, shape)]
+    for one in messages:
+        yield from _shaped(one, shape)
+
+
+def _same_origins(message: dict[str, Any]) -> dict[str, list[int]]:
+    """For another message that is made of the same ones; a list of its own, which may grow."""
+    return {_ORIGINS: [*message[_ORIGINS]]}
 
 
 # ── roles ───────────────────────────────────────────────────────────────────────────────────────
@@ -119,7 +144,8 @@ def _with_roles(messages: list[dict[str, Any]], shape: Shape) -> list[dict[str, 
     lead, rest = messages[:n_lead], messages[n_lead:]
     if len(lead) > 1 and (shape.joins_systems or in_user):
         texts = [one["content"] for one in lead if one["content"]]
-        lead = [{**lead[0], "content": "\n\n".join(texts)}]
+        origins = [number for one in lead for number in one[_ORIGINS]]
+        lead = [{**lead[0], "content": "\n\n".join(texts), _ORIGINS: origins}]
     if lead and in_user:
         lead, rest = [], _begun(lead[0], rest)
     if shape.folds_systems or shape.user_in_result or shape.joins_turns:
@@ -131,8 +157,9 @@ def _begun(system: dict[str, Any], rest: list[dict[str, Any]]) -> list[dict[str,
     """The first user's message begins with the system's text, as llama.cpp has it."""
     text = system["content"] or ""
     if not rest or rest[0]["role"] != "user":
-        return [{"role": "user", "content": text}, *rest]
-    return [{**rest[0], "content": f"{text}\n{rest[0]['content'] or ''}"}, *rest[1:]]
+        return [{"role": "user", "content": text, **_same_origins(system)}, *rest]
+    first = {**rest[0], "content": f"{text}\n{rest[0]['content'] or ''}"}
+    return [{**first, _ORIGINS: system[_ORIGINS] + first[_ORIGINS]}, *rest[1:]]
 
 
 def _with_turns(messages: list[dict[str, Any]], shape: Shape) -> list[dict[str, Any]]:
@@ -153,21 +180,26 @@ def _folded(messages: list[dict[str, Any]], shape: Shape) -> list[dict[str, Any]
     """System messages become text of the user's next message, else of the one before, else one."""
     done: list[dict[str, Any]] = []
     waiting: list[str] = []
+    origins: list[int] = []
     places = ("user", "tool") if shape.user_in_result else ("user",)
 
     def settle(following: dict[str, Any] | None) -> None:
         before = done[-1] if done else None
         if _takes_before(following, before):
             following["content"][:0] = waiting
+            following[_ORIGINS][:0] = origins
         elif before is not None and before["role"] in places:
             before["content"] += waiting
+            before[_ORIGINS] += origins
         else:
-            done.append({"role": "user", "content": [*waiting]})
+            done.append({"role": "user", "content": [*waiting], _ORIGINS: [*origins]})
         waiting.clear()
+        origins.clear()
 
     for one in messages:
         if one["role"] in _RULES:
             waiting.append(f"<system>\n{''.join(one['content'])}\n</system>")
+            origins += one[_ORIGINS]
             continue
         if waiting:
             settle(one)
@@ -192,6 +224,7 @@ def _users_in_results(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]
     for one in messages:
         if one["role"] == "user" and last is not None and last["role"] == "tool":
             last["content"] += one["content"]
+            last[_ORIGINS] += one[_ORIGINS]
             continue
         last = one
         yield one
@@ -203,9 +236,35 @@ def _one_by_turn(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         is_turn = one["role"] in ("user", "assistant") and not _is_more(one)
         if last is not None and last["role"] == one["role"] and is_turn and not _is_more(last):
             last["content"] += one["content"]
+            last[_ORIGINS] += one[_ORIGINS]
             continue
         last = one
         yield one
+
+
+def _one_text_by_turn(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last text of each turn has those before it as well, which stood beside calls."""
+    turn: list[dict[str, Any]] = []
+    emptied: set[int] = set()
+
+    def settle() -> None:
+        if len(turn) > 1:
+            text = "\n\n".join(one["content"] for one in turn)
+            origins = [number for one in turn for number in one[_ORIGINS]]
+            for one in turn[:-1]:
+                one["content"] = None
+                if not _is_more(one):
+                    emptied.add(id(one))
+            turn[-1].update({"content": text, _ORIGINS: origins})
+        turn.clear()
+
+    for one in messages:
+        if one["role"] not in ("assistant", "tool"):
+            settle()
+        elif one["role"] == "assistant" and one["content"]:
+            turn.append(one)
+    settle()
+    return [one for one in messages if id(one) not in emptied]
 
 
 def _is_more(message: dict[str, Any]) -> bool:
@@ -239,8 +298,10 @@ def _one_by_call(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if len(calls) < 2:
             yield message
             continue
-        others = [{"role": message["role"], "content": None, "tool_calls": [c]} for c in calls[1:]]
-        waiting += [{**message, "tool_calls": calls[:1]}, *others]
+        waiting.append({**message, "tool_calls": calls[:1]})
+        for call in calls[1:]:
+            other = {"role": message["role"], "content": None, "tool_calls": [call]}
+            waiting.append({**other, **_same_origins(message)})
     yield from settled()
 
 
@@ -256,12 +317,15 @@ def _with_responses(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if message["role"] == "tool" and last.get("tool_calls") and not last["content"]:
             response = {"name": message.get("name") or "", "response": _value(message["content"])}
             last.setdefault("tool_responses", []).append(response)
+            last[_ORIGINS] += message[_ORIGINS]
         elif message["role"] == "assistant" and message.get("tool_calls"):
             if message["content"]:
-                done.append({"role": "assistant", "content": message["content"]})
+                before = {"role": "assistant", "content": message["content"]}
+                done.append({**before, **_same_origins(message)})
             done.append({**message, "content": None})
         elif responses and not last["content"] and _is_text(message):
             last["content"] = message["content"]
+            last[_ORIGINS] += message[_ORIGINS]
         else:
             done.append(message)
     return done
@@ -299,7 +363,8 @@ def _shaped(message: dict[str, Any], shape: Shape) -> list[dict[str, Any]]:
     if not shape.splits_calls or message.get("tool_responses"):
         return [{**_with_thought(message, shape), "tool_calls": shaped}]
     thought = {} if shape.keeps_thought else {REASONING: message.pop(REASONING, None)}
-    calling = _with_thought({"role": message["role"], "content": None, **thought}, shape)
+    calling = {"role": message["role"], "content": None, **thought, **_same_origins(message)}
+    calling = _with_thought(calling, shape)
     return [_with_thought(message, shape), _only_calls(calling, shaped, shape)]
 
 

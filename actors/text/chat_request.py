@@ -36,8 +36,6 @@ _REPLACED: Final = {
     "function_call": "send tool_choice, and the functions as tools",
 }
 _USUAL: Final = Shape()
-_NUMBER: Final = "\0number"
-"""Key of a message's number while its form is made."""
 _OURS: Final = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 _CONTINUED: Final[Mapping[object, Continuing | None]] = {
     "content": "content", "reasoning": "reasoning", REASONING: "reasoning",
@@ -56,8 +54,8 @@ class Chat:
     shape: Shape = _USUAL
     sent: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """The messages as they were sent, checked; a content that was not sent is ``None``."""
-    origins: tuple[int, ...] = ()
-    """Of each message that the template gets, the number of the (first) one sent that it is of."""
+    origins: tuple[tuple[int, ...], ...] = ()
+    """Of each message that the template gets, the numbers of those sent that it is made of."""
     template: str | None = None
     """A Jinja text to render with, in place of the model's."""
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
@@ -76,11 +74,7 @@ class Chat:
 
     def reshaped(self) -> Chat:
         """The same after a change of ``sent``."""
-        numbered = [{**one, _NUMBER: number} for number, one in enumerate(self.sent)]
-        messages = in_form(numbered, self.shape, self.continuing)
-        origins: list[int] = []
-        for one in messages:
-            origins.append(one.pop(_NUMBER, origins[-1] if origins else 0))
+        messages, origins = in_form(self.sent, self.shape, self.continuing)
         return replace(self, messages=messages, origins=tuple(origins))
 
     @property

@@ -140,6 +140,8 @@ def _calls(probe: _Probe, shape: Shape) -> Shape:
         forms = [shape, replace(shape, splits_calls=True)]
         places = [_in_order(probe.text(latest.shaped(one), {}), (_BESIDE, _NAME)) for one in forms]
         shape = forms[1] if places[1] else probe.best([beside], forms, all_words)
+        if probe.text(beside.shaped(shape), {}) is None:
+            shape = probe.best([beside], [shape, replace(shape, one_text=True)], all_words)
     forms = [shape, replace(shape, one_call=True)]
     return probe.best([_TWO_CALLS], forms, (_NAME, _RESULT, _SECOND))
 

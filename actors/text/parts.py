@@ -72,7 +72,7 @@ def with_tools(chat: Chat, text: str, parts: Parts) -> Parts:
     """The same with a part for each tool, ``tools[0]`` and so on, where each is written as JSON."""
     at = next((at for at, one in enumerate(parts.found) if one.name == TOOLS), None)
     tools = chat.variables()["tools"]
-    if at is None or not isinstance(tools, list):
+    if at is None:
         return parts
     whole = parts.found[at]
     for written in _as_json(tools):
@@ -96,7 +96,7 @@ def with_tools(chat: Chat, text: str, parts: Parts) -> Parts:
 
 def _as_json(tools: Sequence[Any]) -> Iterator[list[str]]:
     """The ways in which templates write tools as JSON: each tool, or its function."""
-    functions = [one.get("function", one) if isinstance(one, dict) else one for one in tools]
+    functions = [one.get("function", one) for one in tools]
     for values in (tools, functions):
         for indent in (None, 4, 2):
             alone = [json.dumps(one, ensure_ascii=False, indent=indent) for one in values]
@@ -105,14 +105,8 @@ def _as_json(tools: Sequence[Any]) -> Iterator[list[str]]:
                 yield [one.replace("\n", "\n" + " " * indent) for one in alone]
 
 
-def _names(tools: Any) -> list[str]:
-    """The names of tools, as far as they have one."""
-    named: list[str] = []
-    for tool in tools if isinstance(tools, list) else ():  # a variable of the template may be so
-        function = tool.get("function", tool) if isinstance(tool, dict) else None
-        name = function.get("name") if isinstance(function, dict) else None
-        named += [name] if isinstance(name, str) and name else []
-    return named
+def _names(tools: Sequence[dict[str, Any]] | None) -> list[str]:
+    return [one["function"]["name"] for one in tools or ()]
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -141,29 +135,63 @@ class _Search:
         self._stretches = [_Stretch(0, len(text))]
         self._content: dict[int, tuple[int, int]] = {}
         self._unknown: set[str] = set()
+        self._reached: dict[int, int] = {}
+        """Of the template's messages that are made of several, the one whose text was last."""
 
     def take_marks(self, marks: Sequence[Mark]) -> None:
         """Cut where loops turned to messages. Nothing is known of empty ones yet."""
-        origins: dict[int, int] = dict(enumerate(self._chat.origins))
+        n_messages = len(self._chat.origins)
         self._stretches = []
         before = Mark(0, -1, -1)
         for mark in [*marks, Mark(len(self._text), -1, -1)]:
             if mark.at > before.at:
-                owner = origins.get(before.outer)
-                if before.inner != before.outer:
-                    inner = origins.get(before.inner)
-                    owner = owner if self._looks_up(before.at, mark.at, inner) else inner
-                self._add(before.at, mark.at, owner)
+                message = before.outer
+                if before.inner != before.outer and not self._looks_up(before, mark.at):
+                    message = before.inner
+                if 0 <= message < n_messages:
+                    self._add_message(message, before.at, mark.at)
+                else:
+                    self._add(before.at, mark.at, None)
             before = mark
         for one in self._stretches:
             if isinstance(one.owner, int):
                 self._find_content(one.owner, one.start, one.end)
 
-    def _looks_up(self, start: int, end: int, inner: int | None) -> bool:
+    def _looks_up(self, mark: Mark, end: int) -> bool:
         """Whether an inner loop only looked something up in a message, such as a call's name."""
-        return inner is None or self._text.find(self._contents[inner], start, end) < 0
+        if not 0 <= mark.inner < len(self._chat.origins):
+            return True
+        contents = [self._contents[one] for one in self._chat.origins[mark.inner]]
+        texts = [one for one in contents if one] or contents
+        return all(self._text.find(one, mark.at, end) < 0 for one in texts)
+
+    def _add_message(self, message: int, start: int, end: int) -> None:
+        """A stretch of one of the template's messages, which may be made of several.
+
+        The next of them begins where its content does. Texts that are not found are not looked for
+        without end.
+        """
+        origins = self._chat.origins[message]
+        last = self._reached.get(message, 0)
+        at, n_missed = start, 0
+        for number in range(last, len(origins)) if len(origins) > 1 else ():
+            content = self._contents[origins[number]]
+            found = self._text.find(content, at, end) if content else -1
+            if found < 0:
+                n_missed += bool(content)
+                if n_missed > _MOST:
+                    break
+                continue
+            if number > last:
+                self._add(start, found, origins[last])
+                start, last = found, number
+            at = found + len(content)
+        self._reached[message] = last
+        self._add(start, end, origins[last])
 
     def _add(self, start: int, end: int, owner: int | None) -> None:
+        if start == end:
+            return
         last = self._stretches[-1] if self._stretches else None
         if last is not None and last.owner == owner:
             self._stretches[-1] = last._replace(end=end)

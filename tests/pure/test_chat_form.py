@@ -213,15 +213,35 @@ def test_a_template_that_takes_only_parts_gets_parts() -> None:
     assert shown(source, USER) == "<user>Why?"
 
 
+def test_text_beside_calls_is_given_with_the_reply_where_a_turn_has_one_text() -> None:
+    """As templates of alternating turns have it that leave out what stands beside calls."""
+    source = (
+        "{% set ns = namespace(turn='user') %}{% for m in messages %}"
+        "{% if m.role == 'tool' %}={{ m.content }}"
+        "{% elif m.tool_calls %}{% for c in m.tool_calls %}!{{ c.function.name }}{% endfor %}"
+        "{% else %}{% if m.role != ns.turn %}{{ raise_exception('alternate') }}{% endif %}"
+        "{% set ns.turn = 'assistant' if m.role == 'user' else 'user' %}"
+        "<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
+    )
+    call = {**called("f"), "content": "One moment."}
+    asked = (USER, call, result(0, "r"))
+    assert shown(source, *asked) == "<user>Why?<assistant>One moment.!f=r"
+    assert shown(source, *asked, REPLY, MORE) == (
+        "<user>Why?!f=r<assistant>One moment.\n\nSo.<user>How?"
+    )
+
+
 def test_long_conversations_are_brought_into_form_in_linear_time() -> None:
-    shape = Shape(joins_turns=True, folds_systems=True, user_in_result=True, one_call=True)
+    shape = Shape(
+        joins_turns=True, folds_systems=True, user_in_result=True, one_call=True, one_text=True
+    )
     long = [{"role": role, "content": "x" * 900} for role in ("user", "system")] * 8000
     calls = called(*"f" * 9000)
     results = [result(at, "r") for at in range(9000)][:7000]
     sent = messages_from([{"role": "user", "content": "a"}, calls, *results])
     before = time.thread_time()
     in_form(long, shape)
-    assert len(in_form(sent, shape)) == 1 + 9000 + 7000
+    assert len(in_form(sent, shape)[0]) == 1 + 9000 + 7000
     assert time.thread_time() - before < 5
 
 
@@ -250,7 +270,7 @@ SHAPES = st.builds(
         name: st.booleans()
         for name in (
             "splits_calls", "text_arguments", "one_call", "results_in_call", "short_ids",
-            "typed_content", "developer_is_system", "joins_systems", "system_in_user",
+            "typed_content", "one_text", "developer_is_system", "joins_systems", "system_in_user",
             "system_needs_user", "folds_systems", "joins_turns", "user_in_result", "keeps_thought",
         )
     },
@@ -270,8 +290,17 @@ SHAPES = st.builds(
 def test_no_form_loses_or_repeats_anything(messages: list[dict[str, Any]], shape: Shape) -> None:
     sent = messages_from(messages)
     before = json.dumps(sent)
-    formed = json.dumps(in_form(sent, shape))
+    made, origins = in_form(sent, shape)
+    formed = json.dumps(made)
     assert json.dumps(sent) == before
+    assert "origins" not in formed
+    for one, numbers in zip(made, origins, strict=True):
+        content, calls = json.dumps(one.get("content")), json.dumps(one.get("tool_calls"))
+        texts = [int(found) for found in re.findall(r"content(\d+)\.", content)]
+        assert texts == [number for number in numbers if number in texts], (one, numbers)
+        named = re.findall(r"(?:content|thought)(\d+)\.", json.dumps(one))
+        named += re.findall(r"call(\d+)x", calls)
+        assert set(map(int, named)) <= set(numbers), (one, numbers)
     for word in re.findall(r"(?:content|thought)\d+\.", before):
         assert formed.count(word) == 1, word
     for word in re.findall(r"call\d+x\d\.", before):  # results have the name as well

@@ -29,9 +29,8 @@ SOURCE = (
 BACKEND = StubBackend.load("stub", ModelParams())
 PIECES = Pieces(BACKEND)
 TALK = ["Be brief.", "Why?", "Hence.", "How?"]
-TOOLS = [
-    {"type": "function", "function": {"name": name, "description": "d"}} for name in ("one", "two")
-]
+NO_INPUT = {"name": "", "description": "d", "parameters": {"type": "object", "properties": {}}}
+TOOLS = [{"type": "function", "function": {**NO_INPUT, "name": name}} for name in ("one", "two")]
 
 
 def said(texts: list[str]) -> list[dict[str, str]]:
@@ -133,7 +132,7 @@ def test_characters_of_several_bytes_are_counted_once() -> None:
 def test_a_changed_tool_is_named() -> None:
     model = Model()
     model.diverged(TALK, tools=TOOLS)
-    other = [TOOLS[0], {"type": "function", "function": {"name": "tree"}}]
+    other = [TOOLS[0], {"type": "function", "function": {**NO_INPUT, "name": "tree"}}]
     at = json.dumps(other, ensure_ascii=False).index("tree") + 1
     found = model.diverged(TALK, miss_at=at, tools=other)
     assert found is not None

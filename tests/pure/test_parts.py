@@ -189,7 +189,13 @@ def test_tools_inside_of_a_message_have_their_own_part() -> None:
     ],
 )
 def test_tools_that_are_written_as_json_have_a_part_each(written: str) -> None:
-    tools = [{"type": "function", "function": {"name": one, "é": 1}} for one in ("one", "two")]
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": one, "description": "", "parameters": {"type": "object"}, "é": 1},
+        }
+        for one in ("one", "two")
+    ]
     chat, text, parts = shown(f"Tools: {written}. {LOOP}", TALK, tools=tools)
     each = with_tools(chat, text, parts)
     check(chat, text, each)
@@ -200,13 +206,6 @@ def test_tools_that_are_written_as_json_have_a_part_each(written: str) -> None:
     assert [each.found[at].name for at in each.restarts] == [
         parts.found[at].name for at in parts.restarts
     ]
-
-
-@pytest.mark.parametrize("tools", ["one", [1], [["one"]], {"one": 1}, [{"function": "one"}], 7])
-def test_a_variable_of_this_name_may_be_anything(tools: object) -> None:
-    chat, text, parts = shown("{{ tools }}" + LOOP, TALK, template_kwargs={"tools": tools})
-    check(chat, text, with_tools(chat, text, parts))
-    assert dict(cut(text, parts))["messages[1]"] == "<user>Why?</>"
 
 
 def test_tools_that_are_written_otherwise_are_one_part() -> None:
@@ -241,6 +240,86 @@ def test_a_message_that_is_given_as_two_has_one_part() -> None:
     parts = parts_of(chat, text, marks.found)
     check(chat, text, parts)
     assert cut(text, parts)[2] == ("messages[1]", "<assistant>Look.</><assistant>!look_up</>")
+
+
+def in_shape(shape: Shape, messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    chat = chat_from(json.dumps(messages)).shaped(shape)
+    text, marks = ChatTemplate(LOOP).render_marked(chat.variables())
+    parts = parts_of(chat, text, marks.found)
+    check(chat, text, parts)
+    assert not parts.unknown
+    return cut(text, parts)
+
+
+def test_messages_that_are_given_as_one_have_a_part_each() -> None:
+    system, user, reply, more = TALK
+    assert in_shape(Shape(joins_systems=True), [system, {**system, "content": "Be kind."}, user])[
+        :3
+    ] == [
+        ("template", "<s>"),
+        ("messages[0]", "<system>Be brief.\n\n"),
+        ("messages[1]", "Be kind.</>"),
+    ]
+    assert in_shape(Shape(system_in_user=True), TALK)[1:4] == [
+        ("messages[0]", "<user>Be brief.\n"),
+        ("messages[1]", "Why?</>"),
+        ("messages[2]", "<assistant>Hence.</>"),
+    ]
+    assert in_shape(Shape(folds_systems=True), [user, reply, system, more])[3:5] == [
+        ("messages[2]", "<user><system>\nBe brief.\n</system>\n\n"),
+        ("messages[3]", "How?</>"),
+    ]
+    assert in_shape(Shape(folds_systems=True), [user, system])[1:3] == [
+        ("messages[0]", "<user>Why?\n\n<system>\n"),
+        ("messages[1]", "Be brief.\n</system></>"),
+    ]
+    assert in_shape(Shape(joins_turns=True), [user, user, more, reply])[1:5] == [
+        ("messages[0]", "<user>Why?\n\n"),
+        ("messages[1]", "Why?\n\n"),
+        ("messages[2]", "How?</>"),
+        ("messages[3]", "<assistant>Hence.</>"),
+    ]
+
+
+def test_calls_that_are_given_one_by_one_are_parts_of_their_message() -> None:
+    calls = [
+        {"id": one, "type": "function", "function": {"name": f"look_{one}", "arguments": "{}"}}
+        for one in ("up", "down")
+    ]
+    results = [
+        {"role": "tool", "content": f"It is {one}.", "tool_call_id": one} for one in ("up", "down")
+    ]
+    calling = {"role": "assistant", "content": "Look.", "tool_calls": calls}
+    assert in_shape(Shape(one_call=True), [TALK[1], calling, *results])[2:6] == [
+        ("messages[1]", "<assistant>Look.!look_up</>"),
+        ("messages[2]", "<tool>It is up.</>"),
+        ("messages[1]", "<assistant>!look_down</>"),
+        ("messages[3]", "<tool>It is down.</>"),
+    ]
+
+
+def test_results_in_the_message_with_their_calls_have_a_part_each() -> None:
+    loop = (
+        "{% for m in messages %}<{{ m.role }}>{% for c in m.tool_calls or [] %}"
+        "!{{ c.function.name }}{% endfor %}{% for one in m.tool_responses or [] %}"
+        "={{ one.response }};{% endfor %}{{ m.content or '' }}</>{% endfor %}"
+    )
+    call = {"id": "1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    talk = [
+        TALK[1],
+        {"role": "assistant", "content": "Look.", "tool_calls": [call]},
+        {"role": "tool", "content": "A heron.", "tool_call_id": "1"},
+        {"role": "assistant", "content": "It wades."},
+    ]
+    chat = chat_from(json.dumps(talk)).shaped(Shape(results_in_call=True))
+    text, marks = ChatTemplate(loop).render_marked(chat.variables())
+    parts = parts_of(chat, text, marks.found)
+    check(chat, text, parts)
+    assert cut(text, parts)[1:] == [
+        ("messages[1]", "<assistant>Look.</><assistant>!look_up="),
+        ("messages[2]", "A heron.;"),
+        ("messages[3]", "It wades.</>"),
+    ]
 
 
 def test_a_template_may_use_the_mark_and_changes_nothing() -> None:
@@ -278,6 +357,15 @@ def test_parts_cover_the_prompt_and_hold_what_they_claim(
 ) -> None:
     messages = [{"role": role, "content": content} for role, content in talk]
     shown(source, messages, **({"tools": [TOOL]} if tools else {}))
+
+
+def test_many_messages_that_are_given_as_one_take_little_time() -> None:
+    talk = [{"role": "user", "content": f"number {at}."} for at in range(4000)]
+    chat = chat_from(json.dumps(talk)).shaped(Shape(joins_turns=True))
+    for loop, n_known in ((LOOP, 4000), (LOOP.replace("m.content", "m.content | upper"), 1)):
+        text, marks = ChatTemplate(loop).render_marked(chat.variables())
+        parts = parts_of(chat, text, marks.found)
+        assert 4000 - len(parts.unknown) == n_known
 
 
 def test_many_messages_take_little_time_whether_a_loop_is_captured_or_not() -> None:

@@ -12,6 +12,7 @@ from actors.text.chat_request import chat_from
 from actors.text.chat_shown import NotShown, check_shown
 from actors.text.chat_template import ChatTemplate
 from actors.text.parts import parts_of
+from actors.text.template_marks import Marks
 
 pytestmark = pytest.mark.pure
 
@@ -29,9 +30,9 @@ def call(name: str = "look_up", number: int = 1) -> dict[str, Any]:
 class Counted(ChatTemplate):
     n_rendered = 0
 
-    def render(self, variables: Mapping[str, Any]) -> str:
+    def render_marked(self, variables: Mapping[str, Any]) -> tuple[str, Marks]:
         self.n_rendered += 1
-        return super().render(variables)
+        return super().render_marked(variables)
 
 
 def check(source: str, messages: list[dict[str, Any]], **more: Any) -> int:
@@ -40,7 +41,7 @@ def check(source: str, messages: list[dict[str, Any]], **more: Any) -> int:
     chat = chat_from(json.dumps({"messages": messages, **more}))
     text, marks = template.render_marked(chat.variables())
     check_shown(template, chat, text, thinks=False, parts=parts_of(chat, text, marks.found))
-    return template.n_rendered
+    return template.n_rendered - 1
 
 
 LOOP = (
