@@ -25,6 +25,8 @@ TEMPLATE: Final = "template"
 REPLY: Final = "reply"
 _RULES: Final = ("system", "developer")
 _MOST: Final = 32
+_MOST_SEARCHED: Final = 1 << 29
+"""Characters, in a fraction of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class _Search:
         self._stretches = [_Stretch(0, len(text))]
         self._content: dict[int, tuple[int, int]] = {}
         self._unknown: set[str] = set()
+        self._n_searched = 0
         self._reached: dict[int, int] = {}
         """Of the template's messages that are made of several, the one whose text was last."""
 
@@ -263,11 +266,13 @@ class _Search:
         """Whether a content, or what a template leaves of it, is in these stretches.
 
         A template may leave out thoughts of earlier turns, or write a text in another form. What it
-        has left of it is then nowhere else.
+        has left of it is then nowhere else; that is not looked for in long prompts without end.
         """
         line = max(content.splitlines(), key=len).strip()
-        is_in = any(self._text.find(line, one.start, one.end) >= 0 for one in own)
-        return is_in or line not in self._text
+        if any(self._text.find(line, one.start, one.end) >= 0 for one in own):
+            return True
+        self._n_searched += len(self._text)
+        return self._n_searched <= _MOST_SEARCHED and line not in self._text
 
     def find_named(self, name: str, words: Sequence[str]) -> None:
         """Find the stretch that holds these words, such as names of tools.
