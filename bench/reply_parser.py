@@ -140,5 +140,5 @@ def _tool(name: str, n_properties: int) -> dict[str, Any]:
         for at in range(n_properties)
     }
     schema = {"type": "object", "properties": properties, "required": ["code"]}
-    function = {"name": name, "description": "As its name says.", "parameters": schema}
+    function = {"name": name, "description": "As it is named.", "parameters": schema}
     return {"type": "function", "function": function}

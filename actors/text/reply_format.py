@@ -32,7 +32,7 @@ _TEXT_BEFORE: Final = re.compile(r"(?<=^root ::= )(.*?) until-\d+\?(?= )", re.MU
 _BLANKS: Final = re.compile(r"^((?:own\d+-)?space) ::= .*$", re.MULTILINE)
 """Blanks between the parts of a call: llama.cpp permits 22, which weak models use up."""
 _OPTIONAL: Final = re.compile(r"\((\S+)\? space\)\+")
-"""Calls of any number, in a form that may repeat nothing for ever."""
+"""Any number of calls, in a form that repeats an empty one without end."""
 _NOT_VARIABLES: Final = frozenset(
     {"messages", "tools", "functions", "documents", "add_generation_prompt", "enable_thinking"}
 )

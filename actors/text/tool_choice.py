@@ -21,7 +21,7 @@ _FORMS: Final = (
 
 
 class BadToolChoice(InvalidRequest):
-    """It is not one of the forms, or what it asks for is not there; the text says which."""
+    """It is not one of the forms, or what it asks for is not there; the text names which."""
 
 
 @dataclass(frozen=True, slots=True)
