@@ -66,7 +66,7 @@ class Received:
         return self.take_span(message) if isinstance(message, SpanEnded) else None
 
     def take_call(self, more: ToolCallDelivered) -> ToolCallEvent | None:
-        """What is new of a tool call, or None. Its first id stays, also where another process continues."""
+        """What is new of a tool call, or None. Its first id stays, across processes."""
         if more.number > len(self._calls):
             raise PartMissing(f"tool call {more.number} came after {len(self._calls)}")
         if more.number == len(self._calls):
