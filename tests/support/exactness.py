@@ -32,6 +32,7 @@ from cache.policy import LivePolicy, LogitsPolicy, SavePolicy
 from native import load_backend
 from native.backend import Backend, Sampler
 from native.params import ModelParams, SamplingParams
+from native.sampling_params import ReplyGrammar
 from runtime.embedded.prompts import long_prompt
 from tests.support.cached_engine import CALLER, Cache, CachedEngine
 
@@ -150,8 +151,13 @@ class Recorder:
         """Do this when a position of a reply is sampled: it comes before the next step."""
         self._actions[prompt, index].append(action)
 
-    def new_sampler(self, params: SamplingParams, history: Sequence[int] = ()) -> Sampler:
-        sampler = self._new_sampler(params, history)
+    def new_sampler(
+        self,
+        params: SamplingParams,
+        history: Sequence[int] = (),
+        bound_by: ReplyGrammar | None = None,
+    ) -> Sampler:
+        sampler = self._new_sampler(params, history, bound_by)
         said = tuple(history)
         begun = [prompt for prompt in self._replies if said[: len(prompt)] == prompt]
         if begun:
