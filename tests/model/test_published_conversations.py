@@ -128,7 +128,7 @@ def outcome(template: ChatTemplate, case: str, thinks: bool) -> str:
         plain = {key: value for key, value in request.items() if key != "enable_thinking"}
         chat = fitted(template, chat_from(json.dumps(plain)))
     try:
-        text = prompt_text(template, chat)
+        text, _ = prompt_text(template, chat)
         check_shown(template, chat, text, thinks=thinks)
     except TemplateFailed as error:
         return "T" if str(error).startswith("the chat template raised: ") else str(error)

@@ -20,9 +20,9 @@ from actors.text.template_marks import Marks
 from native import load_backend
 from native.backend import Backend
 from native.params import ModelParams
-from tests.model.test_published_templates import CALLS, TOOL, said
 from tests.support.prompt_parts import check
 from tests.support.template_outcomes import OUTCOMES
+from tests.support.template_requests import CALLS, TOOL, said
 
 pytestmark = pytest.mark.model
 

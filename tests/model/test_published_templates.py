@@ -21,30 +21,11 @@ from native import load_backend
 from native.params import ModelParams
 from supervision import Address
 from tests.support.template_outcomes import OUTCOMES
+from tests.support.template_requests import CALLS, TOOL, said
 
 pytestmark = pytest.mark.model
 
-Message = dict[str, Any]
 
-
-def said(role: str, content: str | None = None, **more: object) -> Message:
-    return {"role": role, "content": content, **more}
-
-
-CALL = {"name": "look_up", "arguments": '{"word": "heron"}'}
-CALLS = [{"id": "call00001", "type": "function", "function": CALL}]
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "dictionary",
-        "description": "Explains a word.",
-        "parameters": {
-            "type": "object",
-            "properties": {"word": {"type": "string", "description": "Any noun."}},
-            "required": ["word"],
-        },
-    },
-}
 SYSTEM, USER, REPLY = said("system", "Be brief."), said("user", "Why?"), said("assistant", "Hence.")
 MORE = said("user", "How?")
 RESULT = said("tool", "A wading bird.", tool_call_id="call00001", name="look_up")

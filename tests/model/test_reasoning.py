@@ -9,12 +9,18 @@ import pytest
 
 from runtime import Node, SpanEvent, TokenEvent
 from tests.support.runtime_nodes import started
-from tests.support.tool_template import ASKED, THINKING_TEMPLATE
+from tests.support.tool_template import THINKING_TEMPLATE
 
 pytestmark = pytest.mark.model
 
 MODEL = "demo"
-OPTIONS: dict[str, Any] = {"chat_template": THINKING_TEMPLATE, "max_tokens": 60, "thinking": True}
+ASKED = [{"role": "user", "content": "Tell me a story about a fox."}]
+OPTIONS: dict[str, Any] = {
+    "chat_template": THINKING_TEMPLATE,
+    "max_tokens": 60,
+    "thinking": True,
+    "ignore_eos": True,
+}
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ def test_a_cancelled_stream_still_yields_what_there_is() -> None:
 
 BLOCKING_ONLY = {"client", "is_own"}
 """The node for threads is there as ``node``."""
-ITERATED = {"stream", "stream_chat"}
+ITERATED = {"stream", "stream_chat", "stream_infill"}
 OPENED = {"start", "attach"}
 
 
