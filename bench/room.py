@@ -27,6 +27,7 @@ from bench.subjects import (
     Subject,
     load,
     node_for_measuring,
+    published,
     random_prompt,
     subjects,
     wait_until_persisted,
@@ -53,9 +54,15 @@ Priority = Literal["interactive", "background"]
 
 
 def main(quick: bool, model: Path | None = None) -> list[Figure]:
-    """Measure every subject; the agents on the first only, since they generate for minutes."""
+    """Measure every subject; the agents on the first only, since they generate for minutes.
+
+    And the published model where ``make real`` has put it: its memory cannot be cut.
+    """
+    measured = subjects(quick=quick, model=model)
+    if not quick and model is None:
+        measured += published()
     figures: list[Figure] = []
-    for number, subject in enumerate(subjects(quick=quick, model=model)):
+    for number, subject in enumerate(measured):
         n_ctx = subject.params.n_ctx if quick else N_CTX
         with BareModel(subject.path, subject.params) as bare:
             facts, book = bare.facts, bare.tokenize(embedded_path().with_name(BOOK).read_text())

@@ -190,6 +190,10 @@ class ModelEngine:
         """Cut short the running step; the command with the reason is in the queue."""
         self._decoder.interrupt_all()
 
+    def give_way(self) -> None:
+        """An interactive request is in the queue: background work that has just begun can wait."""
+        self._decoder.give_way()
+
     def interrupt_overdue(self, budget_s: float) -> None:
         """Cut short the running step if it has run longer than this many seconds."""
         self._decoder.interrupt_overdue(budget_s)
@@ -216,6 +220,7 @@ class ModelEngine:
             **self._live.counts(),
             **self._cache.figures(),
             **self._guesses.counts(),
+            "steps_given_up": self._decoder.aborted_for_others,
             "replays": self.replays.hits,
         }
 
@@ -246,6 +251,7 @@ class ModelEngine:
     def _take_commands(self, *, may_wait: bool) -> None:
         """Handle all queued commands; wait for one when no request can run a step."""
         block = may_wait and not self._steps.ready()
+        self._decoder.looked()
         try:
             command = self._commands.get(block, self._patience() if block else None)
             while True:

@@ -165,7 +165,9 @@ class StepRunner:
         return rows
 
     def _decode(self, rows: list[tuple[Request, int | None]]) -> bool:
-        if not self._decoder.may_begin(request.spec.request_id for request, _ in rows):
+        ids = [request.spec.request_id for request, _ in rows]
+        gives_way = all(request.turn.is_background for request, _ in rows)
+        if not self._decoder.may_begin(ids, len(self._batch), gives_way=gives_way):
             self._requests.drop_cancelled()
             return False
         error = self._decoder.run(self._batch)

@@ -113,7 +113,7 @@ class ModelActor(EngineWorker):
             backend,
             rules,
             send=self._send,
-            run=self.commands.put,
+            run=self._queue,
             replays=self._engine.replays,
         )
         self._embeds = EmbeddingService(backend, self._send)
@@ -241,7 +241,14 @@ class ModelActor(EngineWorker):
             ):
                 self._texts.prepare(message)
             case _:
-                self.commands.put(message)
+                self._queue(message)
+
+    def _queue(self, message: object) -> None:
+        """Hand a request to the engine, or the cancel of one. From any thread."""
+        self.commands.put(message)
+        is_urgent = isinstance(message, m.Run) and message.request.priority is m.Priority.INTERACTIVE
+        if is_urgent and self._engine is not None:
+            self._engine.give_way()
 
     def _put(self, question: Question, reply_to: Address) -> None:
         """Hand a question to what answers it; the answers come back as events."""

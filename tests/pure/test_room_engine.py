@@ -5,6 +5,7 @@ The stub counts cells as llama.cpp does, and its next token depends on all that 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,33 @@ def test_background_steps_aside_for_an_interactive_request(cache: Cache) -> None
     assert first <= 12, "a step may have been under way, and its tokens held back"
     assert told == alone([*slow, quick])
     assert counts["steps_aside"]
+
+
+def test_a_step_of_background_alone_is_given_up_for_an_interactive_request(cache: Cache) -> None:
+    slow = [asked(f"{n}", n, max_tokens=60, priority=m.Priority.BACKGROUND) for n in range(2)]
+    quick = asked("quick", 9, n_prompt=60, max_tokens=8)
+    backend = stub()
+    decode = backend.decode
+    n_of_both = 0
+
+    def slowly(batch: Any) -> None:
+        nonlocal n_of_both
+        n_of_both += len(batch) == 2
+        if len(batch) == 2 and n_of_both == 5:
+            time.sleep(0.5)  # such a step takes so long
+        elif len(batch) == 2 and n_of_both == 6:
+            engine.commands.put(quick)
+            engine.engine.give_way()
+        decode(batch)
+
+    backend.decode = slowly  # type: ignore[method-assign]
+    with CachedEngine(cache, save=SAVE_ALL, live=APART, backend=backend) as engine:
+        for one in slow:
+            engine.commands.put(one)
+        engine.ends(3)
+        told, counts = engine.said, engine.engine.counts()
+    assert counts["steps_given_up"] == 1
+    assert told == alone([*slow, quick])
 
 
 def test_background_keeps_its_cells_where_there_is_room(cache: Cache) -> None:
