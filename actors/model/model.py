@@ -246,7 +246,9 @@ class ModelActor(EngineWorker):
     def _queue(self, message: object) -> None:
         """Hand a request to the engine, or the cancel of one. From any thread."""
         self.commands.put(message)
-        is_urgent = isinstance(message, m.Run) and message.request.priority is m.Priority.INTERACTIVE
+        is_urgent = (
+            isinstance(message, m.Run) and message.request.priority is m.Priority.INTERACTIVE
+        )
         if is_urgent and self._engine is not None:
             self._engine.give_way()
 

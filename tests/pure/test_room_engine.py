@@ -5,7 +5,7 @@ The stub counts cells as llama.cpp does, and its next token depends on all that 
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -319,7 +319,7 @@ def test_a_step_of_background_alone_is_given_up_for_an_interactive_request(cache
         nonlocal n_of_both
         n_of_both += len(batch) == 2
         if len(batch) == 2 and n_of_both == 5:
-            time.sleep(0.5)  # such a step takes so long
+            threading.Event().wait(0.5)  # such a step takes so long
         elif len(batch) == 2 and n_of_both == 6:
             engine.commands.put(quick)
             engine.engine.give_way()
