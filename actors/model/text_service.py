@@ -18,7 +18,7 @@ from actors.model.job_queue import JobQueue
 from actors.requests.questions import TextQuestion
 from actors.text.chat_prompt import ControlTokens, Prompt, prompt_tokens, render_chat
 from actors.text.chat_request import Chat, chat_from
-from actors.text.chat_shape import fitted
+from actors.text.chat_shape import completed, fitted
 from actors.text.chat_shown import check_shown
 from actors.text.chat_template import ChatTemplate, TemplateFailed
 from actors.text.divergence import RecentConversations
@@ -341,9 +341,10 @@ class TextService:
             raise UnsupportedRequest(
                 "this model has no chat template; send a prompt as text, or a chat_template",
             )
-        found = self._templates.pop(source, None) or ChatTemplate(
-            source, bos_token=self._shown(info.bos_token), eos_token=self._shown(info.eos_token)
-        )
+        found = self._templates.pop(source, None)
+        if found is None:
+            ends = self._shown(info.bos_token), self._shown(info.eos_token)
+            found = completed(ChatTemplate(source, bos_token=ends[0], eos_token=ends[1]))
         self._templates[source] = found
         while len(self._templates) > KEPT_TEMPLATES:
             del self._templates[next(iter(self._templates))]

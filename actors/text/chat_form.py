@@ -53,8 +53,6 @@ class Shape:
     """``tools`` where there are none."""
     describes_all: bool = False
     """Each parameter of a tool has a description, if only an empty one."""
-    functions: bool = False
-    """Tools are JSON in a text that is named ``functions``."""
     flat_tools: bool = False
     """A tool is its function's object alone, with ``parameter_definitions``, as Cohere has it."""
     typed_content: bool = False
@@ -454,11 +452,6 @@ def described_tool(tool: dict[str, Any]) -> dict[str, Any]:
     }
     schema = {**schema, "properties": described}
     return {**tool, "function": {**function, "parameters": schema}}
-
-
-def functions_text(tools: list[dict[str, Any]]) -> str:
-    """The functions of tools as one JSON text, as Fireworks' models were trained with."""
-    return json.dumps([one["function"] for one in tools], indent=4, ensure_ascii=False)
 
 
 def flat_tool(tool: dict[str, Any]) -> dict[str, Any]:

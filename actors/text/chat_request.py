@@ -16,7 +16,6 @@ from actors.text.chat_form import (
     Shape,
     described_tool,
     flat_tool,
-    functions_text,
     in_form,
 )
 from actors.text.chat_messages import MAX_MESSAGES, REASONING, BadChat, messages_from, tools_from
@@ -90,10 +89,9 @@ class Chat:
         shape, tools = self.shape, self.extras.get("tools")
         if tools and shape.describes_all:
             tools = [described_tool(one) for one in tools]
-        as_text = {"functions": functions_text(tools or [])} if shape.functions else {}
         if tools and shape.flat_tools:
             tools = [flat_tool(one) for one in tools]
-        return {"tools": tools or (None if shape.no_tools == "null" else []), **as_text}
+        return {"tools": tools or (None if shape.no_tools == "null" else [])}
 
     def variables(self) -> dict[str, Any]:
         """What the template finds under which name; ``tools`` is none when there are none."""

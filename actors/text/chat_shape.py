@@ -9,6 +9,7 @@ what the field sends most: an empty text, arguments as an object, one message.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -23,6 +24,7 @@ from actors.text.chat_messages import REASONING
 from actors.text.chat_request import Chat, chat_from
 from actors.text.chat_template import ChatTemplate, TemplateFailed, TemplateStopped
 from actors.text.chat_thinking import BUDGET, EFFORTS, LEVELS, SWITCHES, thinking_variables
+from actors.text.own_calls import beginning_for
 from actors.text.template_limits import MAX_RENDER_S
 
 _NAME, _KEY, _VALUE, _RESULT = "zqcall", "zqkey", "zqvalue", "zqresult"
@@ -71,6 +73,51 @@ def fitted(template: ChatTemplate, chat: Chat) -> Chat:
     return chat.shaped(template.shape)
 
 
+def completed(template: ChatTemplate) -> ChatTemplate:
+    """The same, which prints tools and calls now, if it did not: with a beginning of ours.
+
+    See ``actors.text.own_calls``. A template that prints none with one either stays as it is.
+    """
+    template.shape = kept = shape_of(template)
+    own = template.source, template.variables
+    with contextlib.suppress(TemplateStopped):
+        tools, calls = _prints(template)
+        if tools and calls:
+            return template
+        ends = _ends_calls(template)
+        template.begin_with(beginning_for(*own, tools=tools, calls=calls, ends_calls=ends))
+        template.shape = shape_of(template)
+        if all(_prints(template)):
+            return template
+    template.begin_with("")
+    template.shape = kept
+    return template
+
+
+def _prints(template: ChatTemplate) -> tuple[bool, bool]:
+    """Whether the template prints tools, and whether it prints calls."""
+    tools = _printed(template, _chat(_USER, tools=[_TOOL]))
+    calls = _printed(template, _called(None))
+    return "zqtool" in tools and _KEY in tools, _NAME in calls and _VALUE in calls
+
+
+def _ends_calls(template: ChatTemplate) -> bool:
+    """Whether what is printed after the last call is the same for one call and for two."""
+    texts = [_printed(template, one) for one in (_called(None), _TWO_CALLS)]
+    one, two = (text.partition(_RESULT)[0].rpartition("}")[2] for text in texts)
+    return one == two
+
+
+def _printed(template: ChatTemplate, chat: Chat) -> str:
+    """Empty where the template refuses this; TemplateStopped."""
+    try:
+        return template.render(fitted(template, chat).variables())
+    except TemplateStopped:
+        raise
+    except TemplateFailed:
+        return ""
+
+
 def shape_of(template: ChatTemplate) -> Shape:
     """Probe. A template that takes too long or too much gets what was found until then."""
     shape = Shape()
@@ -109,9 +156,6 @@ def _switches(probe: _Probe, name: str) -> bool:
 
 
 def _tools(probe: _Probe, shape: Shape) -> Shape:
-    template = probe.template
-    if "functions" in template.variables and "tools" not in template.variables:
-        shape = replace(shape, functions=True)
     forms = [
         replace(shape, describes_all=described, flat_tools=flat)
         for described in (False, True)

@@ -62,7 +62,9 @@ class ChatTemplate:
         """Compile; TemplateFailed if it is no template."""
         if len(source) > MAX_TEMPLATE_CHARS:
             raise TemplateFailed(f"the chat template has more than {MAX_TEMPLATE_CHARS} characters")
+        self._own = source
         self.source = source
+        """With the beginning that it was given."""
         self._environment = _Environment()
         self._specials = {"bos_token": bos_token, "eos_token": eos_token}
         self.constants: frozenset[str] = frozenset()
@@ -71,20 +73,25 @@ class ChatTemplate:
         """The names that it reads and does not set itself."""
         self.shape: Shape | None = None
         """The form in which it expects conversations; ``actors.text.chat_shape`` finds it out."""
+        self._template = self._guarded(lambda: self._compiled(source), calls_only=True)
 
-        def compiled() -> Template:
-            tree = self._environment.parse(source)
-            self.constants = frozenset(
-                one.value for one in tree.find_all(nodes.Const) if isinstance(one.value, str)
-            )
-            names = meta.find_undeclared_variables(tree) - self._environment.globals.keys()
-            self.variables = frozenset(names)
-            tree = _BoundConcat().visit(tree)
-            tree = MarkedLoops(tree).visit(tree)
-            code = self._environment.compile(tree)
-            return Template.from_code(self._environment, code, self._environment.globals)
+    def begin_with(self, beginning: str) -> None:
+        """Put Jinja before the template, which changes what it gets; TemplateFailed."""
+        source, constants = beginning + self._own, self.constants
+        self._template = self._guarded(lambda: self._compiled(source), calls_only=True)
+        self.source, self.constants = source, constants  # the template's own
 
-        self._template = self._guarded(compiled, calls_only=True)
+    def _compiled(self, source: str) -> Template:
+        tree = self._environment.parse(source)
+        self.constants = frozenset(
+            one.value for one in tree.find_all(nodes.Const) if isinstance(one.value, str)
+        )
+        names = meta.find_undeclared_variables(tree) - self._environment.globals.keys()
+        self.variables = frozenset(names)
+        tree = _BoundConcat().visit(tree)
+        tree = MarkedLoops(tree).visit(tree)
+        code = self._environment.compile(tree)
+        return Template.from_code(self._environment, code, self._environment.globals)
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """The conversation as text. ``variables``: messages, add_generation_prompt, tools …"""

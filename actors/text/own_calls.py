@@ -6,8 +6,9 @@ writes tools, calls and results into texts, in the form that most models know: J
 of users and assistants alone. Since all of it is one template, llama.cpp's analysis finds the
 format of a reply in it as in any other, and what callers write is no control token.
 
-Two families print tools, and calls only as a client writes them: LFM2 and LFM2.5. Their calls are
-written as their models write them, as a list of Python's calls.
+Where the form of a family's calls is known and its template does not write them, or not whole,
+they are written in that form: LFM2's and LFM2.5's as a list of Python's calls, those of DeepSeek R1
+between their tokens.
 
 Pure.
 """
@@ -23,8 +24,11 @@ ORIGIN: Final = "origin"
 _FUNCTIONS: Final = """\
 {%- set functions = (tools or []) | map(attribute='function') | list | tojson(indent=4) -%}
 """
+
 _LFM2: Final = "List of tools: "
 _LFM2_LIST: Final = "'<|tool_call_start|>[' + own.calls + ']<|tool_call_end|>'"
+_DEEPSEEK: Final = "<｜tool▁calls▁begin｜>"
+_DEEPSEEK_LIST: Final = "'<｜tool▁calls▁begin｜>' + own.calls + '<｜tool▁calls▁end｜>'"
 
 _VALUE: Final = """\
 {%- macro own_value(value) -%}
@@ -53,20 +57,41 @@ _PYTHON_CALLS: Final = """\
 {%- endfor -%}
 {%- set own.calls = own.calls + ')' -%}
 """
-_JSON_CALLS: Final = """\
+_ARGUMENTS: Final = """\
 {%- set arguments = function.arguments -%}
 {%- if arguments is not string -%}{%- set arguments = arguments | tojson -%}{%- endif -%}
+"""
+_DEEPSEEK_CALLS: Final = """\
+{%- set own.calls = own.calls + ('\\n' if own.calls else '')
+    + '<｜tool▁call▁begin｜>function<｜tool▁sep｜>' + function.name + '\\n```json\\n' + arguments
+    + '\\n```<｜tool▁call▁end｜>' -%}
+"""
+_JSON_CALLS: Final = """\
 {%- set own.calls = own.calls + ('\\n' if own.calls or message.content else '')
     + '<tool_call>\\n{"name": ' + function.name | tojson + ', "arguments": ' + arguments
     + '}\\n</tool_call>' -%}
 """
 _RESULTS: Final = """\
 {%- elif message.role == 'tool' -%}
-{%- set made = {'role': 'user', 'origin': loop.index0,
-    'content': '<tool_response>\\n' + (message.content or '') + '\\n</tool_response>'} -%}
+{%- set text = '<tool_response>\\n' + (message.content or '') + '\\n</tool_response>' -%}
+{%- set made = {'role': 'user', 'origin': loop.index0, 'content': text} -%}
 """
+_JOINED: Final = """\
+{%- if own.is_result and made.role == 'user' -%}
+{%- set last = own.messages[-1] -%}
+{%- set made = {'role': 'user', 'origin': last.origin,
+    'content': last.content + '\\n' + (made.content or '')} -%}
+{%- set own.messages = own.messages[:-1] -%}
+{%- endif -%}
+{%- set own.is_result = message.role == 'tool' -%}
+"""
+"""Some templates refuse two messages of a user in a row."""
+_THOUGHT_KEY: Final = "reasoning_content"
+_THOUGHT: Final = f"'{_THOUGHT_KEY}': message.{_THOUGHT_KEY}, "
+"""Only for templates that read it: llama.cpp's analysis looks for the name."""
 _MESSAGES: Final = """\
-{%- set own = namespace(messages=[], calls='') -%}
+{%- set add_generation_prompt = add_generation_prompt | default(false) -%}
+{%- set own = namespace(messages=[], calls='', is_result=false) -%}
 {%- for message in messages -%}
 {%- set made = message -%}
 {%- if message.role == 'assistant' and message.tool_calls -%}
@@ -76,9 +101,10 @@ _MESSAGES: Final = """\
 %CALLS%
 {%- endfor -%}
 {%- set made = {'role': 'assistant', 'content': (message.content or '') + %WHOLE%,
-    'reasoning_content': message.reasoning_content, 'origin': loop.index0} -%}
+    %THOUGHT%'origin': loop.index0} -%}
 %RESULTS%
 {%- endif -%}
+%JOINED%
 {%- set own.messages = own.messages + [made] -%}
 {%- endfor -%}
 {%- set messages = own.messages -%}
@@ -107,26 +133,38 @@ _TOOLS: Final = """\
 {%- set tools = none -%}
 """
 _HOW: Final = (
-    "\\nTo call one, write its name and its arguments as JSON between <tool_call> and </tool_call>, "
-    "each call between marks of its own:\\n<tool_call>\\n"
+    "\\nTo call one, write its name and its arguments as JSON between <tool_call> and "
+    "</tool_call>, each call between marks of its own:\\n<tool_call>\\n"
     '{"name": "the tool", "arguments": {"its parameter": "a value"}}\\n</tool_call>\\n'
     "What it returns comes between <tool_response> and </tool_response>."
 )
 
 
 def beginning_for(
-    constants: Collection[str], variables: Collection[str], *, calls: bool, tools: bool
+    source: str, variables: Collection[str], *, tools: bool, calls: bool, ends_calls: bool
 ) -> str:
-    """What is put before a template that does not print ``calls``, or not ``tools``.
+    """What is put before a template that does not print ``tools``, or not ``calls``.
 
-    ``constants`` and ``variables`` are the template's, see ``ChatTemplate``.
+    ``variables`` are those that it reads. ``ends_calls``: what it prints after one call is what it
+    prints after several.
     """
+    thought = _THOUGHT if _THOUGHT_KEY in source else ""
     if "functions" in variables and "tools" not in variables:
         return _FUNCTIONS
-    if tools and any(one.startswith(_LFM2) for one in constants):
-        python = _MESSAGES.replace("%CALLS%\n", _PYTHON_CALLS).replace("%WHOLE%", _LFM2_LIST)
-        return _VALUE + python.replace("%RESULTS%\n", "")
-    if calls:
+    if calls and ends_calls:
         return _TOOLS.replace("%HOW%", "")
-    tags = _MESSAGES.replace("%CALLS%\n", _JSON_CALLS).replace("%WHOLE%", "own.calls")
-    return tags.replace("%RESULTS%\n", _RESULTS) + _TOOLS.replace("%HOW%", _HOW)
+    if calls and _DEEPSEEK in source:
+        written = _filled(_ARGUMENTS + _DEEPSEEK_CALLS, _DEEPSEEK_LIST, thought)
+        return written + _TOOLS.replace("%HOW%", "")
+    if tools and _LFM2 in source:
+        return _VALUE + _filled(_PYTHON_CALLS, _LFM2_LIST, thought)
+    tags = _filled(_ARGUMENTS + _JSON_CALLS, "own.calls", thought, _RESULTS, _JOINED)
+    return tags + _TOOLS.replace("%HOW%", _HOW)
+
+
+def _filled(calls: str, whole: str, thought: str, results: str = "", joined: str = "") -> str:
+    """The loop over messages; ``whole`` is an expression of all calls of one."""
+    filled = _MESSAGES.replace("%WHOLE%", whole).replace("%THOUGHT%", thought)
+    for name, text in (("CALLS", calls), ("RESULTS", results), ("JOINED", joined)):
+        filled = filled.replace(f"%{name}%\n", text)
+    return filled

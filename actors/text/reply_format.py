@@ -33,8 +33,13 @@ _BLANKS: Final = re.compile(r"^((?:own\d+-)?space) ::= .*$", re.MULTILINE)
 """Blanks between the parts of a call: llama.cpp permits 22, which weak models use up."""
 _OPTIONAL: Final = re.compile(r"\((\S+)\? space\)\+")
 """Any number of calls, in a form that repeats an empty one without end."""
+_SEVERAL: Final = re.compile(
+    r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]'
+    r"|\(([\w-]*tool-[\w-]+(?: \| [\w-]*tool-[\w-]+)*(?: space)?)\)\+"
+)
+"""Any number of calls; llama.cpp has this in some formats although one is asked for."""
 _NOT_VARIABLES: Final = frozenset(
-    {"messages", "tools", "functions", "documents", "add_generation_prompt", "enable_thinking"}
+    {"messages", "tools", "documents", "add_generation_prompt", "enable_thinking"}
 )
 
 
@@ -143,6 +148,8 @@ class ReplyFormats:
         grammar = lazy = None
         text = with_own_schemas(facts.grammar, tools, chat.strict) if facts.grammar else ""
         text = _OPTIONAL.sub(r"(\1 space)+", text)
+        if chat.tool_choice.is_parallel is False:
+            text = _SEVERAL.sub(lambda hit: f"({hit[1]})" if hit[1] else hit[0], text)
         text = _BLANKS.sub(lambda hit: f'{hit[1]} ::= | " " | "\\n"', text)
         if text and chat.tool_choice.must_call:
             before = facts.generation_prompt.encode()

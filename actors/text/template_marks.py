@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
 
+from actors.text.own_calls import ORIGIN
+
 MAX_MARKS: Final = 1 << 17
 """No conversation of so few messages as are taken has so many turns of its loops that write."""
 BEGINS: Final = "_begins"
@@ -49,6 +51,9 @@ class Marks:
     def begins(self, message: object, depth: int) -> str:
         """A loop inside of ``depth`` others turns to this message; it has ended, if it is none."""
         number = self.numbers.get(id(message), -1)
+        if number < 0 and type(message) is dict:  # the caller's are of another type
+            made_of = message.get(ORIGIN)
+            number = made_of if isinstance(made_of, int) else -1
         del self._loops[depth:]
         if number >= 0:
             self._loops.append(number)

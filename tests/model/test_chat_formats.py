@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from typing import Any, Final
 
 import pytest
 
+from actors.messages.errors import UnsupportedRequest
 from actors.text.chat_prompt import ControlTokens, render_chat
 from actors.text.chat_request import chat_from
-from actors.text.chat_shape import fitted
+from actors.text.chat_shape import completed, fitted
 from actors.text.chat_template import ChatTemplate, TemplateFailed
 from actors.text.reply_format import ReplyFormat, ReplyFormats, variables_of
 from native.chat_format import ChatFormat, ChatFormatError, ReplyReader
@@ -92,7 +94,9 @@ ENDS: Final = (
     "<｜end▁of▁sentence｜>", "<|role_end|>", "<|eot|>", "<turn|>", "<|tool_response>",
     "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>", "<｜Assistant｜>", "<end_of_turn>",
     "<|START_THINKING|><|END_THINKING|>", "<|close|>message<|sep|>", "<|end_of_msg|>",
+    "<|start_header_id|>assistant<|end_header_id|>",
 )  # fmt: skip
+INSTRUCTION: Final = "<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>Write 'Action:'"
 """What templates write behind a reply; a model that wrote it would be stopped there."""
 
 
@@ -130,8 +134,7 @@ def test_a_template_is_analysed_with_and_without_tools(name: str, sources: dict[
 def test_a_call_in_a_templates_words_is_read_as_it_was_sent(
     name: str, sources: dict[str, str]
 ) -> None:
-    template = ChatTemplate(sources[name], bos_token=BOS, eos_token=EOS)
-    chat_format = ChatFormat(sources[name])
+    template, chat_format = opened(sources[name])
     wrong = {case: trial(template, chat_format, case) for case in CASES}
     expected = EXCEPTIONS.get(name, {})
     for case, found in wrong.items():
@@ -140,6 +143,12 @@ def test_a_call_in_a_templates_words_is_read_as_it_was_sent(
             assert found == "", f"{case}: {found}"
         else:
             assert found != "", f"{case} is read now: take it out of the table"
+
+
+@functools.cache
+def opened(source: str) -> tuple[ChatTemplate, ChatFormat]:
+    template = completed(ChatTemplate(source, bos_token=BOS, eos_token=EOS))
+    return template, ChatFormat(template.source)
 
 
 def trial(template: ChatTemplate, chat_format: ChatFormat, case: str) -> str:
@@ -202,6 +211,10 @@ def after_prompt(prompt: str, whole: str, facts: FormatFacts) -> str:
     """The reply. Templates leave thoughts out of a conversation that the prompt has opened."""
     if whole.startswith(prompt):
         return whole[len(prompt) :]
+    before, last, after = prompt.removesuffix(facts.generation_prompt).rpartition(INSTRUCTION)
+    if last and whole.endswith(last + after):  # of one template, which writes it behind all
+        begun = before + facts.generation_prompt
+        return whole.removesuffix(last + after).removeprefix(begun)
     start = facts.thinking_start
     at = prompt.rfind(start) if start else -1
     head = (prompt[:at] if at > 0 else prompt).rstrip()
@@ -226,13 +239,7 @@ def without_end(text: str) -> str:
 # ── grammars ────────────────────────────────────────────────────────────────────────────────────
 
 WITHOUT = {
-    "ByteDance-Seed-OSS": "its prompt ends in another way than the analysis expects",
-    "HuggingFaceTB-SmolLM3-3B": "prints no tools",
-    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": "prints no tools",
-    "google-gemma-2-2b-it": "has none",
-    "ibm-granite-granite-3.3-2B-Instruct": "prints no calls",
-    "llama-cpp-rwkv-world": "has none",
-    "microsoft-Phi-3.5-mini-instruct": "has none",
+    "llama-cpp-rwkv-world": "thinking neither on nor off is a third end of its prompt",
     "openbmb-MiniCPM5-1B": "its prompt ends in another way than the analysis expects",
 }
 """Templates for which no call can be required."""
@@ -245,12 +252,17 @@ def backend() -> Iterator[LlamaBackend]:
     backend.close()
 
 
-def format_of(source: str, backend: LlamaBackend, choice: str) -> ReplyFormat | None:
-    template = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
-    asked = {"messages": [USER], "tools": PLAIN_TOOLS, "tool_choice": choice}
+def format_of(
+    source: str, backend: LlamaBackend, choice: str, parallel: bool | None = None
+) -> ReplyFormat | None:
+    template, _ = opened(source)
+    asked = {
+        "messages": [USER], "tools": PLAIN_TOOLS, "tool_choice": choice,
+        "parallel_tool_calls": parallel,
+    }  # fmt: skip
     chat = fitted(template, chat_from(json.dumps(asked)))
     text = render_chat(template, chat, NO_TOKENS).text
-    return ReplyFormats(backend).of(source, chat, text, NO_TOKENS)
+    return ReplyFormats(backend).of(template.source, chat, text, NO_TOKENS)
 
 
 @pytest.mark.parametrize("name", sorted(set(OUTCOMES) - set(WITHOUT)))
@@ -273,18 +285,36 @@ def test_a_call_can_be_required_and_its_grammar_is_used(
 def test_the_grammars_permit_calls_as_templates_write_them(
     backend: LlamaBackend, sources: dict[str, str]
 ) -> None:
-    permitted: list[str] = []
-    for name in sorted(set(OUTCOMES) - set(WITHOUT)):
-        source = sources[name]
-        template = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
-        found = format_of(source, backend, "required")
-        assert found is not None
-        try:
-            _, data = reply_of(template, ChatFormat(source), *CASES["one"])
-            sampler = backend.new_sampler(SamplingParams(), (), found.grammar)
-            for token in backend.tokenize(data.decode(), add_special=False):
-                sampler.accept(token)
-            permitted.append(name)
-        except (InvalidParam, NotSent):
-            continue  # mostly: the conversation has a thought where the grammar has none
-    assert len(permitted) >= 48, permitted
+    permitted = [one for one in OUTCOMES if is_permitted(sources[one], backend, "one")]
+    assert len(permitted) >= 55, permitted
+
+
+def test_the_grammars_permit_one_call_where_only_one_is_asked_for(
+    backend: LlamaBackend, sources: dict[str, str]
+) -> None:
+    several = [one for one in OUTCOMES if is_permitted(sources[one], backend, "two")]
+    assert len(several) >= 40, several
+    still = [one for one in several if is_permitted(sources[one], backend, "two", parallel=False)]
+    assert still == ["inclusionai-ling-3.0-flash"], "text may follow a call there, of any kind"
+    ones = [one for one in several if is_permitted(sources[one], backend, "one", parallel=False)]
+    assert ones == several
+
+
+def is_permitted(
+    source: str, backend: LlamaBackend, case: str, *, parallel: bool | None = None
+) -> bool:
+    """Whether the grammar permits the calls of a case; not where none can be required."""
+    template, chat_format = opened(source)
+    try:
+        found = format_of(source, backend, "required", parallel)
+    except UnsupportedRequest:
+        return False
+    assert found is not None
+    try:
+        _, data = reply_of(template, chat_format, *CASES[case])
+        sampler = backend.new_sampler(SamplingParams(), (), found.grammar)
+        for token in backend.tokenize(data.decode(), add_special=False):
+            sampler.accept(token)
+    except (InvalidParam, NotSent, TemplateFailed):
+        return False  # mostly: the conversation has a thought where the grammar has none
+    return True

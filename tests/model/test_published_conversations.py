@@ -15,7 +15,7 @@ from actors.messages.errors import RequestRefused
 from actors.messages.markers import Markers
 from actors.text.chat_continuation import prompt_text
 from actors.text.chat_request import chat_from
-from actors.text.chat_shape import fitted
+from actors.text.chat_shape import completed, fitted
 from actors.text.chat_shown import NotShown, check_shown
 from actors.text.chat_template import ChatTemplate, TemplateFailed
 from tests.support.template_outcomes import CONVERSATIONS
@@ -111,7 +111,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_a_conversation_of_an_agent_is_rendered_as_in_the_table(name: str, published: Path) -> None:
     source = (published / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-    template = ChatTemplate(source, bos_token="<bos>", eos_token="<eos>")
+    template = completed(ChatTemplate(source, bos_token="<bos>", eos_token="<eos>"))
     thinks = bool(Markers().for_template(source).thinking)
     found = {case: outcome(template, case, thinks) for case in CASES}
     assert found == dict(zip(CASES, CONVERSATIONS[name], strict=True))

@@ -11,7 +11,7 @@ import pytest
 
 from actors.text.chat_prompt import ControlTokens, prompt_tokens, render_chat
 from actors.text.chat_request import Chat, chat_from
-from actors.text.chat_shape import fitted
+from actors.text.chat_shape import completed, fitted
 from actors.text.chat_shown import NotShown, check_shown
 from actors.text.chat_template import ChatTemplate, TemplateFailed
 from actors.text.part_places import Pieces, token_ends
@@ -66,17 +66,9 @@ UNWRITTEN = {
 }
 """Templates that write tools otherwise than as JSON."""
 RENDERED_AGAIN = {"Reka-Edge"}
-REFUSED = {"google-gemma-2-2b-it": {"all", "ends with a result"}}
-"""Cases with calls, which this template refuses."""
-# Templates that leave these out, or write what cannot be attributed, in the case "all".
+# Templates that write what cannot be attributed, in the case "all".
 UNKNOWN = {
-    "HuggingFaceTB-SmolLM3-3B": ("tools",),
     "Reka-Edge": ("messages[6]",),  # one text of everything, with the thought in another form
-    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": ("tools",),
-    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": ("tools",),
-    "deepseek-ai-DeepSeek-V3.1": ("tools",),
-    "llama-cpp-rwkv-world": ("tools", "messages[5]"),
-    "microsoft-Phi-3.5-mini-instruct": ("tools", "messages[5]"),
 }
 
 
@@ -89,14 +81,9 @@ def shown(template: ChatTemplate, request: dict[str, Any]) -> tuple[Chat, str, P
 @pytest.mark.parametrize("name", OUTCOMES)
 def test_every_part_of_a_conversation_is_found(name: str, published: Path) -> None:
     source = (published / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-    template = ChatTemplate(source, bos_token="<bos>", eos_token="<eos>")
-    refused: set[str] = set()
+    template = completed(ChatTemplate(source, bos_token="<bos>", eos_token="<eos>"))
     for case, request in CASES.items():
-        try:
-            chat, text, parts = shown(template, request)
-        except TemplateFailed:
-            refused.add(case)
-            continue
+        chat, text, parts = shown(template, request)
         check(chat, text, parts)
         each = with_tools(chat, text, parts)
         check(chat, text, each)
@@ -108,14 +95,13 @@ def test_every_part_of_a_conversation_is_found(name: str, published: Path) -> No
             assert places == ["messages[1]", "messages[7]"], parts
         elif case != "ends with a result":
             assert not parts.unknown, parts
-    assert refused == REFUSED.get(name, set())
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
 def test_an_edited_last_message_changes_no_part_before_it(name: str, published: Path) -> None:
     """Where a prompt with another last message parts from the first one, that message begins."""
     source = (published / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-    template = ChatTemplate(source, bos_token="<bos>", eos_token="<eos>")
+    template = completed(ChatTemplate(source, bos_token="<bos>", eos_token="<eos>"))
     request = CASES["plain"]
     other = {"messages": [*request["messages"][:-1], said("user", "Zebras, what are they?")]}
     _, text, parts = shown(template, request)
@@ -129,7 +115,7 @@ def test_an_edited_last_message_changes_no_part_before_it(name: str, published: 
 def test_what_is_in_its_own_part_is_shown(name: str, published: Path) -> None:
     """With parts, less is rendered twice, and the same is refused as without."""
     source = (published / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-    template = ChatTemplate(source, bos_token="<bos>", eos_token="<eos>")
+    template = completed(ChatTemplate(source, bos_token="<bos>", eos_token="<eos>"))
     middle = [*TALK[1:3], said("system", "Always answer in few words."), *TALK[3:6]]
     more: dict[str, dict[str, Any]] = {
         **CASES,
@@ -199,7 +185,7 @@ def vocabulary(request: pytest.FixtureRequest, published: Path) -> tuple[Backend
         for token in (info.bos_token, info.eos_token)
     ]
     source = (published / "templates" / f"{VOCABULARIES[kind]}.jinja").read_text("utf-8")
-    return backend, ChatTemplate(source, bos_token=shown[0], eos_token=shown[1])
+    return backend, completed(ChatTemplate(source, bos_token=shown[0], eos_token=shown[1]))
 
 
 @pytest.mark.parametrize("words", ["plain", "forged", "other letters"])

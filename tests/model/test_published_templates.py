@@ -13,7 +13,7 @@ from actors import messages as m
 from actors.messages.markers import Markers
 from actors.model.text_service import TextService
 from actors.text.chat_request import chat_from
-from actors.text.chat_shape import fitted
+from actors.text.chat_shape import completed, fitted
 from actors.text.chat_shown import NotShown, check_shown
 from actors.text.chat_template import ChatTemplate, TemplateFailed
 from actors.text.reply_events import ReplyRules
@@ -83,7 +83,7 @@ def test_a_template_treats_each_conversation_as_in_the_table(
     name: str, templates: dict[str, Path]
 ) -> None:
     source = templates[name].read_text(encoding="utf-8")
-    template = ChatTemplate(source, bos_token="<bos>", eos_token="<eos>")
+    template = completed(ChatTemplate(source, bos_token="<bos>", eos_token="<eos>"))
     thinks = bool(Markers().for_template(source).thinking)
     found = {case: outcome(template, case, thinks) for case in CASES}
     assert found == dict(zip(CASES, OUTCOMES[name], strict=True))

@@ -219,7 +219,7 @@ class Templates:
     def __init__(self, backend: Backend, usual: str | None, **named: str) -> None:
         self.info = replace(backend.info, chat_template=usual, named_templates=tuple(named.items()))
         self.tokenize, self.detokenize = backend.tokenize, backend.detokenize
-        self.piece = backend.piece
+        self.piece, self.compile_grammar = backend.piece, backend.compile_grammar
 
 
 USUAL = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -228,16 +228,15 @@ CALL = {"type": "function", "function": {"name": "look_up", "arguments": '{"word
 DOCUMENT = {"title": "Owls", "text": "They are awake at night."}
 
 
-def test_a_chat_with_tools_separates_calls_where_the_model_has_markers(model: Backend) -> None:
+@pytest.mark.parametrize("markers", [Markers(), Markers((), ("<c>", "</c>"))])
+def test_a_chat_with_tools_separates_calls(model: Backend, markers: Markers) -> None:
     chat = json.dumps({"messages": TALK, "tools": [TOOL]})
-    knows = Templates(model, "{{ tools | tojson }}" + USUAL)
-    for markers, expected in ((Markers(), False), (Markers((), ("<c>", "</c>")), True)):
-        service = Service(knows, markers)  # type: ignore[arg-type]
-        service.service.prepare(run("id", chat, chat=True))
-        ready = service.next()
-        assert isinstance(ready, m.Run)
-        assert ready.request.tool_calls is expected
-        service.service.close(m.FailReason.MODEL_UNLOADED, "")
+    service = Service(Templates(model, USUAL), markers)  # type: ignore[arg-type]
+    service.service.prepare(run("id", chat, chat=True))
+    ready = service.next()
+    assert isinstance(ready, m.Run)
+    assert ready.request.tool_calls
+    service.service.close(m.FailReason.MODEL_UNLOADED, "")
 
 
 def test_a_template_with_a_name_is_used_for_its_purpose(model: Backend) -> None:
@@ -264,7 +263,6 @@ def test_a_template_with_a_name_is_used_for_its_purpose(model: Backend) -> None:
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        ({"tools": [TOOL]}, "tools would not reach the model"),
         ({"documents": [DOCUMENT]}, "documents would not reach the model"),
         ({"template_kwargs": {"mood": "glad"}}, "template_kwargs['mood'] has no effect"),
         ({"enable_thinking": True}, "cannot make this model think"),

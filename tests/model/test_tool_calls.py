@@ -60,6 +60,24 @@ def test_a_named_tool_is_the_one_that_is_called(node: Node) -> None:
         )
 
 
+def test_a_template_without_tools_calls_them_too(node: Node) -> None:
+    """And the call that comes back is the tokens that were sampled."""
+    plain = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content + '<|end|>\\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+    )
+    options = {**OPTIONS, "chat_template": plain}
+    done = node.chat(MODEL, ASKED, tool_choice=NAMED, **options)
+    (call,) = done.tool_calls
+    assert call.name == "weather"
+    check(call.name, call.arguments)
+    result = {"role": "tool", "tool_call_id": call.id, "content": "Rain."}
+    talk = [*ASKED, done.to_message(), result]
+    later = node.chat(MODEL, talk, **{**options, "max_tokens": 1})
+    assert later.usage.cached_tokens >= done.usage.prompt_tokens + len(done.tokens) - 1
+
+
 def test_the_prompt_is_the_same_whatever_is_chosen(node: Node) -> None:
     """So that a forced call hits the rows of the conversation."""
     choices: list[Any] = ["auto", "none", "required", NAMED]
@@ -174,8 +192,7 @@ def test_what_cannot_be_is_refused_with_a_sentence(
 
 def test_a_template_without_a_form_for_calls_cannot_be_made_to_call(node: Node) -> None:
     template = (
-        "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}"
-        "{% for one in messages %}{{ one.content }}\n{% endfor %}"
+        "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{{ messages[-1].content }}"
     )
     with pytest.raises(errors.NotSupported, match="no known form for one"):
         node.chat(MODEL, ASKED, **{**OPTIONS, "tool_choice": "required", "chat_template": template})

@@ -202,12 +202,6 @@ def test_tools_without_descriptions_reach_templates_that_add_to_them() -> None:
     assert shown(source, USER, tools=[TOOL]) == "a:;/f/<user>Why?"
 
 
-def test_tools_are_a_text_where_the_template_reads_functions() -> None:
-    source = "{{ 'F ' + functions }}" + LOOP
-    assert json.loads(shown(source, USER, tools=[TOOL]).split("<")[0][2:])[0]["name"] == "f"
-    assert shown(source, USER) == "F []<user>Why?"
-
-
 def test_a_template_that_takes_only_parts_gets_parts() -> None:
     source = LOOP.replace("m.content", "m.content[0]['text'] or raise_exception('parts')")
     assert shown(source, USER) == "<user>Why?"

@@ -8,52 +8,45 @@ from __future__ import annotations
 
 from typing import Final
 
-_NO_CALLS: Final = "the template leaves calls of earlier turns out, or prints no calls at all"
 _TWO_MESSAGES: Final = "the template writes text and calls as two messages"
 _ONE_CALL: Final = "the template writes one call, and leaves the rest out"
 _REFUSED: Final = "the template refuses a second call"
 _PARALLEL: Final = "llama.cpp's analysis of the template finds no format for several calls"
 _PYTHON: Final = "the template prints lists and objects as Python does, which is no JSON"
-_OWN_VARIABLE: Final = "the template takes its tools from a variable of its own"
 _ESCAPES: Final = "the template prints texts without escapes that the format has"
 _TEXT_LAST: Final = "the template moves the text behind the calls"
 _TEXT_LEFT_OUT: Final = "the template leaves the text beside calls out"
 _AS_THOUGHT: Final = "the template writes the text beside calls as a thought"
 _FIXED_ID: Final = "llama.cpp's analysis takes the id of the first call for a part of the format"
-_MOVED: Final = "the template writes the reply before the instructions that the prompt ends with"
-_NOT_PRINTED: Final = "llama.cpp's analysis finds no calls: the template prints no tools"
+_ACTION: Final = "llama.cpp's analysis of the template finds calls where a reply begins with one"
+_NOT_RUN: Final = "llama.cpp's Jinja does not run the template for lists and objects"
 
 EXCEPTIONS: Final[dict[str, dict[str, str]]] = {
     "ByteDance-Seed-OSS": {"nested": _PYTHON, "words": _PYTHON},
     "Cohere2MoE": {"text": _TWO_MESSAGES},
-    "CohereForAI-c4ai-command-r-plus-tool_use": {"all": _MOVED},
+    "CohereForAI-c4ai-command-r-plus-tool_use": {
+        "text": _ACTION,
+        "nested": _NOT_RUN,
+        "words": _NOT_RUN,
+    },
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": {"text": _TWO_MESSAGES},
     "GigaChat3-10B-A1.8B": {"two": _ONE_CALL},
     "GigaChat3.1-10B-A1.8B": {"two": _ONE_CALL},
-    "HuggingFaceTB-SmolLM3-3B": {"all": _NO_CALLS},
-    "LFM2-8B-A1B": {"all": _NO_CALLS},
     "LFM2.5-8B-A1B": {"escapes": _ESCAPES},
-    "LFM2.5-Instruct": {"all": _NO_CALLS},
     "MiniMax-M1": {"text": _TWO_MESSAGES, "two": _PARALLEL},
     "MiniMax-M2": {"two": _PARALLEL},
     "Mistral-Small-3.2-24B-Instruct-2506": {"text": _TEXT_LEFT_OUT},
     "NVIDIA-Nemotron-Nano-v2": {"text": _TWO_MESSAGES},
     "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": {"text": _TWO_MESSAGES},
     "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": {"text": _TWO_MESSAGES},
-    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": {"all": _NOT_PRINTED},
     "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": {"text": _TEXT_LAST},
-    "fireworks-ai-llama-3-firefunction-v2": {"all": _OWN_VARIABLE},
-    "google-gemma-2-2b-it": {"all": _NO_CALLS},
     "google-gemma-4-31B-it": {"text": _TEXT_LAST},
     "google-gemma-4-31B-it-interleaved": {"text": _TEXT_LAST},
-    "ibm-granite-granite-3.3-2B-Instruct": {"all": _NO_CALLS},
     "llama-cpp-deepseek-r1": {"text": _TWO_MESSAGES},
-    "llama-cpp-rwkv-world": {"all": _NO_CALLS},
     "meetkai-functionary-medium-v3.2": {"text": _PARALLEL, "two": _PARALLEL},
     "meta-llama-Llama-3.1-8B-Instruct": {"text": _TWO_MESSAGES, "two": _REFUSED},
     "meta-llama-Llama-3.2-3B-Instruct": {"text": _TWO_MESSAGES, "two": _REFUSED},
     "meta-llama-Llama-3.3-70B-Instruct": {"text": _TWO_MESSAGES, "two": _REFUSED},
-    "microsoft-Phi-3.5-mini-instruct": {"all": _NO_CALLS},
     "mistralai-Mistral-Nemo-Instruct-2407": {"text": _TEXT_LEFT_OUT},
     "muse-glimmer": {"text": _TWO_MESSAGES},
     "openai-gpt-oss-120b": {"text": _AS_THOUGHT, "two": _ONE_CALL},
