@@ -20,8 +20,9 @@ from functools import lru_cache
 from native.errors import InvalidParam
 from native.schema.convert import convert
 from native.schema.refused import Refused
+from native.schema.rules import literal
 
-__all__ = ["grammar_of"]
+__all__ = ["grammar_of", "literal"]
 
 KEPT = 32
 

@@ -212,7 +212,8 @@ def _chars(body: str) -> list[tuple[int, bool]]:
 
 def _ranges(body: str) -> Ranges:
     chars = _chars(body)
-    out, at = [], 0
+    is_other = chars[:1] == [(ord("^"), True)]
+    out, at = [], int(is_other)
     while at < len(chars):
         low = chars[at][0]
         if at + 2 < len(chars) and chars[at + 1] == (ord("-"), True):
@@ -221,4 +222,10 @@ def _ranges(body: str) -> Ranges:
         else:
             out.append((low, low))
             at += 1
-    return tuple(out)
+    return _others(out) if is_other else tuple(out)
+
+
+def _others(ranges: list[tuple[int, int]]) -> Ranges:
+    bounds = [-1, *(end for one in sorted(ranges) for end in one), 0x110000]
+    gaps = zip(bounds[::2], bounds[1::2], strict=True)
+    return tuple((low + 1, high - 1) for low, high in gaps if low + 1 < high)
