@@ -45,7 +45,7 @@ class BadToolSchema(InvalidRequest):
 
 
 class _NotHeld(Exception):
-    """The grammar does not hold a schema; the text says what of it."""
+    """The grammar does not hold a schema; the text names what of it."""
 
 
 def with_own_schemas(
@@ -145,11 +145,12 @@ def _any_text(rules: Mapping[str, str], rule: str) -> tuple[str, str]:
 
 def _text_end(rules: Mapping[str, str], rule: str) -> str:
     """The text that ends an argument whose rule is "anything up to it"; empty if it is another."""
-    while re.fullmatch(r"[a-zA-Z][a-zA-Z0-9-]*", rules.get(rule, "")):
-        rule = rules[rule]
+    for _ in rules:
+        if re.fullmatch(r"[a-zA-Z][a-zA-Z0-9-]*", rules.get(rule, "")):
+            rule = rules[rule]
     first, end, at = rule, "", rule
     while at in rules and len(end) < len(rules):
-        steps = {target: one for one, target in _STEP.findall(rules[at])}
+        steps: dict[str, str] = {target: one for one, target in _STEP.findall(rules[at])}
         number = len(end) + 1
         target = f"{first}-{number:02d}"
         one = steps.get(target, steps.get(""))

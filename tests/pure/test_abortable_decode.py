@@ -27,7 +27,7 @@ class Clock:
 
 
 class Decodes:
-    """A decoder whose decodes take as long as they are told, on a clock that stands still."""
+    """A decoder whose decodes take a given time, on a clock that stands still."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.backend = StubBackend.load(name, ModelParams(n_ctx=256, n_seq_max=4))
