@@ -80,7 +80,7 @@ def completed(template: ChatTemplate) -> ChatTemplate:
     """
     template.shape = kept = shape_of(template)
     own = template.source, template.variables
-    with contextlib.suppress(TemplateStopped):
+    with contextlib.suppress(TemplateFailed):
         tools, calls = _prints(template)
         if tools and calls:
             return template

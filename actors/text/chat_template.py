@@ -76,10 +76,17 @@ class ChatTemplate:
         self._template = self._guarded(lambda: self._compiled(source), calls_only=True)
 
     def begin_with(self, beginning: str) -> None:
-        """Put Jinja before the template, which changes what it gets; TemplateFailed."""
-        source, constants = beginning + self._own, self.constants
-        self._template = self._guarded(lambda: self._compiled(source), calls_only=True)
-        self.source, self.constants = source, constants  # the template's own
+        """Put Jinja before the template, which changes what it gets; TemplateFailed.
+
+        ``constants`` stay those of the template.
+        """
+        source = beginning + self._own
+        constants, variables = self.constants, self.variables
+        try:
+            self._template = self._guarded(lambda: self._compiled(source), calls_only=True)
+            self.source, variables = source, self.variables
+        finally:
+            self.constants, self.variables = constants, variables
 
     def _compiled(self, source: str) -> Template:
         tree = self._environment.parse(source)

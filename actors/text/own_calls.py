@@ -51,7 +51,10 @@ _VALUE: Final = """\
 
 _PYTHON_CALLS: Final = """\
 {%- set own.calls = own.calls + (', ' if own.calls else '') + function.name + '(' -%}
-{%- for key in function.arguments -%}
+{%- if function.arguments is string -%}
+{%- set own.calls = own.calls + function.arguments -%}
+{%- endif -%}
+{%- for key in function.arguments if function.arguments is mapping -%}
 {%- set own.calls = own.calls + key + '=' + own_value(function.arguments[key]) -%}
 {%- if not loop.last -%}{%- set own.calls = own.calls + ', ' -%}{%- endif -%}
 {%- endfor -%}

@@ -99,6 +99,19 @@ def test_calls_of_a_known_family_are_in_its_own_form() -> None:
     assert text.endswith("<|tool|>2")
 
 
+def test_arguments_that_are_no_json_stay_as_they_are() -> None:
+    assert "[f(a: 1)]" in shown(TOOLS_ALONE, USER, calling("f", arguments="a: 1"), result("2"))
+    assert '"arguments": a: 1}' in shown(PLAIN, USER, calling("f", arguments="a: 1"), result("2"))
+
+
+def test_a_template_that_takes_no_beginning_stays_as_it_is() -> None:
+    source = "{% for m in messages %}{{ m.content[0].text }}{% endfor %}"
+    template = completed(ChatTemplate(source))
+    assert template.source == source
+    chat = fitted(template, chat_from(json.dumps([USER])))
+    assert template.render(chat.variables()) == "Why?"
+
+
 def test_tools_are_a_text_where_the_template_reads_functions() -> None:
     calls = "{% for m in messages if m.tool_calls %}{{ m.tool_calls | tojson }}{% endfor %}"
     source = "{{ 'F ' + functions }}" + PLAIN.replace("+ m.content", "+ (m.content or '')") + calls
