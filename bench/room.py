@@ -41,7 +41,7 @@ from tests.support.waiting import eventually
 NAME = "room"
 N_CTX = 8192
 AGENTS, QUICK_AGENTS = 16, 4
-ASKED_TOKENS = 32_000
+ASKED_TOKENS, QUICK_ASKED_TOKENS = 32_000, 64
 AGENT_PROMPT, QUICK_AGENT_PROMPT = 512, 64
 BACKGROUND = 4
 PROMPTS, QUICK_PROMPTS = (64, 1024), (64,)
@@ -87,7 +87,7 @@ def _agents(
     n_pairs = QUICK_PAIRS if quick else AGENT_PAIRS
     step = (len(book) - n_prompt) // n_agents
     prompts = [list(book[at * step : at * step + n_prompt]) for at in range(n_agents)]
-    much = [ASKED_TOKENS] * n_agents
+    much = [QUICK_ASKED_TOKENS if quick else ASKED_TOKENS] * n_agents
     learned = _together(node, prompts, much)
     exact = [one.usage.completion_tokens + 1 for one in learned.done]
     runs: dict[bool, list[_Run]] = {True: [], False: []}

@@ -86,7 +86,10 @@ def test_a_continued_message_is_a_prompt_without_its_end(stub_node: Node) -> Non
 
 def test_what_agents_send_reaches_a_model(stub_node: Node) -> None:
     """Other names of variables, messages of the system in the middle, results without names."""
-    template = "{{ mood }}|" + OURS + "{% for t in tools or [] %}{{ t.function.name }}{% endfor %}"
+    template = (
+        "{{ mood }}|" + OURS + "{% for t in tools or [] %}{{ t.function | tojson }}{% endfor %}"
+    )
+    template += "{% for m in messages if m.tool_calls %}{{ m.tool_calls | tojson }}{% endfor %}"
     talk: list[dict[str, Any]] = [
         *TALK,
         {"role": "assistant", "content": None, "reasoning_content": "Hm."},
@@ -100,4 +103,6 @@ def test_what_agents_send_reaches_a_model(stub_node: Node) -> None:
         chat_template_kwargs={"mood": "glad"},
         tools=[{"name": "look_up", "input_schema": {}}],
     )
-    assert shown.text == "glad|[user] hi[assistant] [system] Be brief.[user] Why?look_up"
+    start, _, tool = shown.text.partition("{")
+    assert start == "glad|[user] hi[assistant] [system] Be brief.[user] Why?"
+    assert '"name": "look_up"' in tool
