@@ -75,6 +75,7 @@ def model_info(
         fingerprint=fingerprint,
         kv_identity=_kv_identity(facts, sizes, params, control_vector),
         can_cut=bool(sizes.can_cut),
+        can_step_back=not facts.recurrent,
         add_bos=bool(facts.add_bos),
         bos_token=None if facts.bos_token < 0 else facts.bos_token,
         eog_tokens=_eog(model, facts.n_vocab),

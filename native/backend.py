@@ -105,6 +105,8 @@ class ModelInfo:
     kv_bytes_per_token: int
     memory: MemoryKind = "blocks"
     state_grows: bool = True
+    can_step_back: bool = True
+    """Whether the last token of a sequence can be removed: of all memories but recurrent ones."""
     can_generate: bool = True
     n_embd: int = 0
     n_embd_out: int = 0

@@ -489,6 +489,7 @@ def _info(name: str, params: ModelParams, n_ctx: int) -> ModelInfo:
         fingerprint=blake3(b"llama-actors stub\0" + name.encode()).digest(),
         kv_identity=tuple(sorted(identity.items())),
         can_cut=can_cut,
+        can_step_back=can_cut,
         add_bos=True,
         bos_token=BEGIN,
         eog_tokens=frozenset({END}),

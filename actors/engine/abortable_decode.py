@@ -28,7 +28,8 @@ class AbortableDecoder:
         self._backend = backend
         self._guard = guard
         self._can_cut = backend.info.can_cut
-        """Memory that cannot be cut would be computed from its beginning after an abort."""
+        self._can_step_back = backend.info.can_step_back
+        """What an abort leaves half done has to be removed; else all is computed again."""
         self._lock = threading.Lock()
         self._in_step: frozenset[str] = frozenset()
         self._began: float | None = None
@@ -87,7 +88,9 @@ class AbortableDecoder:
                 return False
             self._in_step = in_step
             took_s = self._took_s.get(n_rows.bit_length(), 0.0)
-            self._gives_way_s = took_s / 2 if gives_way and self._can_cut else 0.0
+            one_each = n_rows == len(in_step)
+            can_abort = self._can_cut or (self._can_step_back and one_each)
+            self._gives_way_s = took_s / 2 if gives_way and can_abort else 0.0
             return True
 
     def run(self, batch: Batch) -> NativeError | StepOverdue | None:

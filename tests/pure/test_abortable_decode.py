@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import pytest
 
@@ -41,7 +42,9 @@ class Decodes:
         self.during()
         yield
 
-    def run(self, seconds: float, *, gives_way: bool, asked_after: float | None = None) -> bool:
+    def run(
+        self, seconds: float, *, gives_way: bool, asked_after: float | None = None, n_rows: int = 1
+    ) -> bool:
         """One decode; whether it was computed to its end."""
 
         def during() -> None:
@@ -55,12 +58,13 @@ class Decodes:
         self.during = during
         self.decoder.looked()
         batch = Batch()
-        batch.add(40, self._position, 0, want_logits=True)
+        for row in range(n_rows):
+            batch.add(40, self._position + row, 0, want_logits=True)
         if not self.decoder.may_begin(["a"], len(batch), gives_way=gives_way):
             return False
         error = self.decoder.run(batch)
         if error is None:
-            self._position += 1
+            self._position += n_rows
             return True
         assert isinstance(error, DecodeAborted)
         return False
@@ -96,6 +100,16 @@ def test_memory_that_cannot_be_cut_is_not_computed_again_for_this(clock: Clock) 
     decodes = Decodes(UNCUTTABLE, clock)
     assert decodes.run(8.0, gives_way=True)
     assert decodes.run(8.0, gives_way=True, asked_after=0.1)
+
+
+def test_a_sliding_window_gives_up_single_tokens_and_no_prompt(clock: Clock) -> None:
+    decodes = Decodes("stub", clock)
+    decodes.backend.info = replace(decodes.backend.info, can_cut=False)
+    decodes.decoder = AbortableDecoder(decodes.backend, decodes._guard)
+    assert decodes.run(8.0, gives_way=True)
+    assert not decodes.run(8.0, gives_way=True, asked_after=3.9)
+    assert decodes.run(8.0, gives_way=True, n_rows=5)
+    assert decodes.run(8.0, gives_way=True, asked_after=3.9, n_rows=5)
 
 
 def test_background_does_not_begin_while_an_interactive_request_is_in_the_queue() -> None:
