@@ -70,6 +70,7 @@ class AbortableDecoder:
             began = self._began
             if began is not None and time.monotonic() - began < self._gives_way_s:
                 self.aborted_for_others += 1
+                self._gives_way_s = 0.0  # once: several may come
                 self._backend.request_abort()
 
     def looked(self) -> None:

@@ -50,9 +50,10 @@ class Decodes:
         def during() -> None:
             if asked_after is not None:
                 self.clock.now += asked_after
-                asking = threading.Thread(target=self.decoder.give_way)
-                asking.start()
-                asking.join()
+                for _ in range(2):  # two requests, and one decode is given up
+                    asking = threading.Thread(target=self.decoder.give_way)
+                    asking.start()
+                    asking.join()
             self.clock.now += seconds - (asked_after or 0.0)
 
         self.during = during
