@@ -2,8 +2,9 @@
 
 Thespian's Admin has no supervisor, so the launcher supervises it. It starts the Admin and the root,
 waits for either to die, and then ends what is left and starts the whole node again, a bounded
-number of times. It holds no state but the runtime folder. When it dies itself, the kernel ends
-everything below it: Admin with launcher, actors with Admin and with their supervisors.
+number of times. It holds no state but the runtime folder and the descriptor shelf (``shelf``). When
+it dies itself, the kernel ends everything below it: Admin with launcher, actors with Admin and with
+their supervisors.
 
 It stays single-threaded, because everything below it is forked from it.
 """
@@ -28,6 +29,7 @@ from supervision.node_config import NodeConfig, load_actors, require_port
 from supervision.node_file import RuntimeDir
 from supervision.restart import RestartWindow
 from supervision.session import Secret
+from supervision.shelf import Shelf
 from supervision.spec import Backoff
 
 __all__ = ["NodeConfig", "run_node"]
@@ -111,9 +113,13 @@ class _Launcher:
                 self.selector.register(self.config.parent_fd, selectors.EVENT_READ, "parent")
                 process.close_in_children.add(self.config.parent_fd)
             process.close_in_children.add(self.selector.fileno())
+            shelf = Shelf(
+                self.folder.path, self.secret.cookie, self.selector, dict(self.config.shelf)
+            )
             try:
                 return self._run_boots()
             finally:
+                shelf.close()
                 self.selector.close()
 
     def _run_boots(self) -> int:
@@ -237,6 +243,8 @@ class _Launcher:
                     if number in _STOPS:
                         self._signalled(signal.Signals(number).name)
                 process.reap()
+            elif callable(key.data):
+                key.data()
             else:
                 names.append(str(key.data))
         return names

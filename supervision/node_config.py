@@ -40,6 +40,8 @@ class NodeConfig:
     """Detects that the kernel killed a process, after SIGKILL. Every process gets a copy."""
     root_heartbeat_s: float | None = 30.0
     """A root supervisor that shows no life for so long hangs, and the node restarts."""
+    shelf: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Descriptors that lie on the launcher's shelf from the start, by name; see ``shelf``."""
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:

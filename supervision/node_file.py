@@ -2,6 +2,7 @@
 
 ``cookie``      32 random bytes that authenticate every frame
 ``node.json``   the launcher's pid, where the root listens, which start this is
+``shelf``       the socket of the descriptor shelf
 ``thespian.log`` (and ``.old``) the library's own diagnostics
 """
 
@@ -27,6 +28,7 @@ VERSION: Final = 1
 _NODE: Final = "node.json"
 _COOKIE: Final = "cookie"
 _LOG: Final = "thespian.log"
+SHELF: Final = "shelf"
 
 
 @frozen
@@ -139,7 +141,8 @@ class RuntimeDir:
 
     def clear(self) -> None:
         """Remove every file of the node; the folder stays."""
-        for name in (_NODE, _COOKIE, _LOG, f"{_LOG}.old", f"{_NODE}.new", f"{_COOKIE}.new"):
+        temporary = f"{_LOG}.old", f"{_NODE}.new", f"{_COOKIE}.new"
+        for name in (_NODE, _COOKIE, _LOG, SHELF, *temporary):
             with contextlib.suppress(OSError):
                 (self.path / name).unlink()
 

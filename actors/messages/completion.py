@@ -190,6 +190,8 @@ class Complete:
     receive: the reply continues after them."""
     grammar: Grammar | None = None
     """What the reply must follow, of any size, in place of one in ``sampling``."""
+    thinking_is_optional: bool = False
+    """With ``thinking``: a model that shows no thoughts is no error."""
 
     def __str__(self) -> str:
         return f"Complete({self.ref}, {self.model})"

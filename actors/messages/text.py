@@ -43,6 +43,8 @@ class Detokenize:
     tokens: Payload
     special: bool = False
     """Show control tokens, which are nothing otherwise."""
+    by_token: bool = False
+    """Each token by itself, as it stands in a vocabulary: with ``lengths`` in the answer."""
 
 
 @frozen
@@ -52,6 +54,8 @@ class Detokenized:
     ref: str
     data: bytes
     last: bool
+    lengths: tuple[int, ...] = ()
+    """Bytes of each token of this page, if that was asked for."""
 
 
 @frozen

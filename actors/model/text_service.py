@@ -39,6 +39,7 @@ MAX_TEXT_BYTES: Final = 16 << 20
 MAX_TOKENS: Final = 4 << 20
 PAGE_TOKENS: Final = 8192  # 32 KiB
 PAGE_BYTES: Final = 48 << 10
+PAGE_PIECES: Final = 512  # of some bytes each; the longest of any vocabulary have 100
 PAGE_CHARS: Final = 4096  # of up to 4 bytes each, beside half a page of tokens
 PAGE_PARTS: Final = 128  # of up to 100 bytes each, beside both
 CLOSE_WAIT_S: Final = 0.5
@@ -185,6 +186,14 @@ class TextService:
             raise InvalidRequest(
                 f"token {max(ids)} is not in the vocabulary of {n_vocab} tokens",
             )
+        if asked.by_token:
+            pieces = [self._backend.piece(one, special=asked.special) for one in ids]
+            for start in range(0, max(1, len(pieces)), PAGE_PIECES):
+                some = pieces[start : start + PAGE_PIECES]
+                is_last = start + PAGE_PIECES >= len(pieces)
+                lengths = tuple(map(len, some))
+                self._send(reply_to, t.Detokenized(asked.ref, b"".join(some), is_last, lengths))
+            return
         data = self._backend.detokenize(ids, special=asked.special)
         for page, last in _pages(data, PAGE_BYTES):
             self._send(reply_to, t.Detokenized(asked.ref, page, last))

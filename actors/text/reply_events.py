@@ -92,8 +92,9 @@ class ReplyRules:
                 thinking_budget=budget,
                 call_ids=call_ids,
             )
+        must_think = asked.thinking and not asked.thinking_is_optional
         for wanted, markers, name in (
-            (asked.thinking, self.markers.thinking, "thinking"),
+            (must_think, self.markers.thinking, "thinking"),
             (asked.tool_calls, self.markers.tool_call, "tool_call"),
         ):
             if wanted and not markers:

@@ -34,6 +34,7 @@ from runtime.settings.config import (
     parse_model_argument,
     to_mapping,
 )
+from runtime.settings.gateway import GATEWAY_VARIABLE
 from runtime.settings.ports import resolve_port
 from runtime.settings.sizes import disk_settings
 from supervision.errors import NodeAlreadyRunning, PortInUse, SupervisionError
@@ -58,6 +59,12 @@ _SETTINGS = ("cache_dir", "cache_ram", "cache_ram_file", "log_file", "log_format
     multiple=True,
     metavar="SIZE|DIR=SIZE",
     help="budget of the disk tier; 0: off; several disks: DIR=SIZE for each",
+)
+@click.option(
+    "--gateway",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="serve HTTP there, e.g. 127.0.0.1:8080; or unix:/path; repeatable",
 )
 @click.option("--log-file", metavar="FILE", help="life-cycle log instead of standard error")
 @click.option(
@@ -93,7 +100,10 @@ def configuration(given: dict[str, Any]) -> RuntimeConfig:
         if "cache_disks" in disks and given["cache_dir"] is None:
             settings.pop("cache_dir", None)
         stronger |= disks
-    with located(path, besides=stronger):
+    listen = list(given["gateway"]) or os.environ.get(GATEWAY_VARIABLE, "").split()
+    if listen:
+        stronger["gateway"] = {**settings.get("gateway", {}), "listen": listen}
+    with located(path, besides=() if listen else stronger):
         config = from_mapping(settings | stronger)
     models: dict[str, ModelConfig] = dict(config.models)
     params = params_from(given, "model")
@@ -116,6 +126,8 @@ def _run(config: RuntimeConfig, *, ready_fd: int | None, parent_fd: int | None) 
         else:
             where = f"port {config.admin_port} (pid {os.getpid()})"
             write_note(f"node ready on {where}; Ctrl-C stops it")
+            for one in config.gateway.listen:
+                write_note(f"HTTP on {one.url}")
         if config.models:
             _load_models(config)
 

@@ -13,6 +13,7 @@ node, whatever it is doing. Cancelling any other question only ends the wait for
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import time
@@ -433,6 +434,22 @@ class AsyncClient:
         with _kept(packed) as payload:
             pages = await self._ask_model(model, m.Detokenize("", payload, shows))
         return b"".join(page.data for page in pages if isinstance(page, m.Detokenized))
+
+    async def token_pieces(self, model: str, tokens: Sequence[int]) -> list[bytes]:
+        """As ``Client.token_pieces``."""
+        packed = arguments.packed_tokens("tokens", tokens, may_be_empty=True)
+        if not packed:
+            arguments.model_name(model)
+            return []
+        with _kept(packed) as payload:
+            question = m.Detokenize("", payload, special=True, by_token=True)
+            pages = await self._ask_model(model, question)
+        pieces: list[bytes] = []
+        for page in pages:
+            if isinstance(page, m.Detokenized):
+                ends = list(itertools.accumulate(page.lengths, initial=0))
+                pieces += [page.data[a:b] for a, b in itertools.pairwise(ends)]
+        return pieces
 
     async def apply_chat_template(  # noqa: PLR0913  # what a template reads, by name
         self,

@@ -318,6 +318,13 @@ class Client:
         """The bytes of some tokens, for one may begin or end inside a character."""
         return finished(self._calls.detokenize_bytes(model, tokens, special=special))
 
+    def token_pieces(self, model: str, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token by itself, control tokens as they are written.
+
+        A blank that begins a text is part of its first token here, as in the vocabulary.
+        """
+        return finished(self._calls.token_pieces(model, tokens))
+
     def apply_chat_template(  # noqa: PLR0913  # what a template reads, by name
         self,
         model: str,

@@ -95,7 +95,7 @@ class ContinuationOptionsDict(SamplingOptionsDict, total=False):
     speculation: SpeculationName | Speculation | None
     exact: ExactName | Exact | None
     priority: PriorityName | Priority | None
-    thinking: bool | None
+    thinking: bool | Literal["auto"] | None
     thinking_budget_tokens: int | None
     tool_calls: bool | None
     resumed_events: bool | None
@@ -154,8 +154,9 @@ class RequestOptions:
     an interrupted reply; ``always``, also beside other requests. Default: the model's."""
     priority: PriorityName | Priority | None = None
     """``background`` steps aside for others; default ``interactive``."""
-    thinking: bool | None = None
-    """Return thinking as events and spans of their own, apart from ``text``."""
+    thinking: bool | Literal["auto"] | None = None
+    """Return thinking as events and spans of their own, apart from ``text``; ``auto``: where the
+    model shows any, and without an error where it does not."""
     thinking_budget_tokens: int | None = None
     """Close a thinking block after this many tokens; implies ``thinking``."""
     tool_calls: bool | None = None

@@ -211,7 +211,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     speculation: str | m.Speculation | None = None,
     exact: str | m.Exact | None = None,
     priority: str | m.Priority | None = None,
-    thinking: bool | None = None,
+    thinking: bool | str | None = None,
     thinking_budget_tokens: int | None = None,
     tool_calls: bool | None = None,
     resumed_events: bool | None = None,
@@ -236,6 +236,8 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         )
     if sampling is not None and not isinstance(sampling, SamplingParams):
         raise arguments.wrong("sampling", sampling, "SamplingParams")
+    is_optional = isinstance(thinking, str) and thinking == "auto"
+    thinks = True if is_optional else arguments.flag("thinking", thinking)
     budget = thinking_budget_tokens
     if budget is not None:
         budget = arguments.whole("thinking_budget_tokens", budget, 0)
@@ -264,9 +266,10 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         speculation=_one_of("speculation", m.Speculation, speculation) or m.Speculation.OFF,
         exact=_one_of("exact", m.Exact, exact),
         priority=_one_of("priority", m.Priority, priority) or m.Priority.INTERACTIVE,
-        thinking=arguments.flag("thinking", thinking) or budget is not None,
+        thinking=thinks or budget is not None,
         thinking_budget_tokens=budget,
         tool_calls=arguments.flag("tool_calls", tool_calls),
+        thinking_is_optional=is_optional,
     )
     shows_resumed = arguments.flag("resumed_events", resumed_events)
     echoes = _echoes(arguments.flag("echo", echo), request.prompt)

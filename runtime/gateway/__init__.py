@@ -1,1 +1,1 @@
-"""The HTTP gateway. Empty: it is not built yet."""
+"""HTTP: the APIs of OpenAI, Anthropic, Ollama and llama-server over one node."""

@@ -12,6 +12,7 @@ from cache.errors import CacheError
 from native.fingerprint import Fingerprints
 from native.oom_watch import OomWatch
 from runtime.errors import ConfigError
+from runtime.launch.listeners import open_listeners, remove_paths
 from runtime.launch.signing_key import signing_key
 from runtime.launch.tier_directories import open_directories
 from runtime.launch.tree import build_tree
@@ -39,6 +40,7 @@ def serve(
     messages.preload()
     require_machine()
     ram_bytes = config.ram_bytes()
+    listeners = open_listeners(config.gateway)
     arena_fd = _open_arena(ram_bytes) if ram_bytes else None
     arena_path = None if arena_fd is None else f"/proc/{os.getpid()}/fd/{arena_fd}"
     wanted_fd = os.memfd_create("llama-actors-models", os.MFD_CLOEXEC)
@@ -57,6 +59,8 @@ def serve(
             pressure=config.pressure,
             save=config.save,
             signing_key=signing_key(config.disk_root if has_disk else None),
+            gateway=config.gateway,
+            node_dir=str(config.node_dir),
         )
         return run_node(
             NodeConfig(
@@ -68,10 +72,12 @@ def serve(
                 parent_fd=parent_fd,
                 kill_watch=OomWatch(),
                 packages=("actors", "cache", "native", "runtime"),
+                shelf=listeners,
             ),
             on_ready=on_ready,
         )
     finally:
+        remove_paths(config.gateway)
         for fd in (arena_fd, wanted_fd, *lock_fds, fingerprints_fd):
             if fd is not None:
                 os.close(fd)

@@ -14,6 +14,7 @@ from actors.storage.ram_tier import RamTierArgs
 from actors.storage.writer import STOP_S, WriterArgs
 from cache.policy import SAVE_ALL, SavePolicy
 from native.fingerprint import Fingerprints
+from runtime.settings.gateway import GatewaySettings, HttpWorkerArgs
 from supervision import (
     INFINITY,
     Backoff,
@@ -27,6 +28,7 @@ from supervision import (
 MODEL_LOAD_TIMEOUT_S: Final = 600.0  # a 100 GB file from a slow disk; a crash is noticed at once
 MODEL_UNLOAD_TIMEOUT_S: Final = 5.0  # to end requests and notify callers, then SIGKILL
 
+HTTP_STOP_EXTRA_S: Final = 5.0
 MODEL_STEP_TIMEOUT_S: Final = 600.0  # one decode of a huge model on a slow machine stays below it
 
 
@@ -55,6 +57,8 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
     pressure: PressureSettings | None = None,
     save: SavePolicy = SAVE_ALL,
     signing_key: bytes = b"",
+    gateway: GatewaySettings | None = None,
+    node_dir: str = "",
 ) -> SupervisorSpec:
     """What the root supervises."""
     budgets = tuple((tier.name, tier.budget_bytes) for tier in file_tiers)
@@ -148,5 +152,26 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
             ChildSpec(
                 "scheduler", "actors.node.pressure_scheduler.PressureSchedulerActor", pressure
             ),
+            *(() if gateway is None or not gateway.is_on else (_gateway(gateway, node_dir),)),
         ),
+    )
+
+
+def _gateway(settings: GatewaySettings, node_dir: str) -> ChildSpec:
+    """HTTP, last: it is the first to stop, while all that it asks still runs."""
+    workers = tuple(
+        ChildSpec(
+            f"http:{number}",
+            "runtime.gateway.worker.HttpWorker",
+            HttpWorkerArgs(node_dir, settings, number),
+            shutdown=settings.drain_s + HTTP_STOP_EXTRA_S,
+        )
+        for number in range(settings.workers)
+    )
+    return ChildSpec(
+        "gateway",
+        "supervision.supervisor.Supervisor",
+        kind=ChildKind.SUPERVISOR,
+        shutdown=INFINITY,
+        args=SupervisorSpec(Strategy.ONE_FOR_ONE, workers),
     )

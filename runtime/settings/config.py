@@ -30,8 +30,10 @@ from native.system_memory import MACHINE, MemoryLimit, tightest_limit
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
 from runtime.errors import ConfigError
+from runtime.settings import gateway as gateways
 from runtime.settings import schema
 from runtime.settings.arguments import short
+from runtime.settings.gateway import DEFAULT_SAMPLING, GatewaySettings
 from runtime.settings.load_options import WORDS as LOAD_OPTIONS
 from runtime.settings.load_options import model_params
 from runtime.settings.markers import markers_from, markers_mapping
@@ -109,11 +111,13 @@ class RuntimeConfig:
     fingerprint_mode: FingerprintMode = "safe"
     save: SavePolicy = SAVE_ALL
     pressure: PressureSettings = field(default_factory=PressureSettings)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
     log_file: Path | None = None
     log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:
+        gateways.check(self.gateway)
         if not 1024 <= self.admin_port <= 65535:
             raise ConfigError("admin_port", f"{self.admin_port} is not between 1024 and 65535")
         if self.fingerprint_mode not in FINGERPRINT_MODES:
@@ -336,6 +340,7 @@ def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
         fingerprint_mode=given.fingerprint_mode,
         save=_save_from(given),
         pressure=_pressure_from(given.pressure),
+        gateway=_gateway_from(given.gateway),
         models={model: _model_from(model, value) for model, value in given.models.items()},
         log_format=given.log_format,
     )
@@ -366,6 +371,29 @@ def _pressure_from(given: Any) -> PressureSettings:
         return PressureSettings(**plain)
     except BadPressureSetting as error:
         raise ConfigError(f"pressure.{error.key}", error.detail) from error
+
+
+def _gateway_from(given: Any) -> GatewaySettings:
+    plain = msgspec.structs.asdict(given)
+    for key in ("max_body", "max_header_bytes"):
+        plain[key] = parse_size(plain[key], f"gateway.{key}")
+    for key in ("keys_file", "tls_certificate", "tls_key"):
+        if plain[key] is not None:
+            plain[key] = str(user_path(plain[key], f"gateway.{key}"))
+    plain["listen"] = gateways.addresses(plain["listen"])
+    plain["aliases"] = tuple(plain["aliases"].items())
+    plain["sampling"] = tuple(plain["sampling"].items()) or DEFAULT_SAMPLING
+    settings = GatewaySettings(**plain)
+    gateways.check(settings)
+    return settings
+
+
+def _gateway_mapping(settings: GatewaySettings) -> dict[str, Any]:
+    plain = {one.name: getattr(settings, one.name) for one in dataclasses.fields(settings)}
+    plain["listen"] = [str(one) for one in settings.listen]
+    for key in ("aliases", "sampling"):
+        plain[key] = dict(plain[key])
+    return plain
 
 
 def _model_from(model: str, value: object) -> ModelConfig:
@@ -411,6 +439,7 @@ def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
     ):
         keys = schema.TABLES[name].__struct_fields__
         plain[name] = {key: getattr(policy, key) for key in keys}
+    plain["gateway"] = _gateway_mapping(config.gateway)
     plain["models"] = {
         model: {
             "path": c.path,

@@ -25,6 +25,7 @@ from native.fingerprint import FINGERPRINT_MODES
 from native.model_params import KV_TYPES, POOLINGS, ROPE_SCALINGS, SPLIT_MODES, ModelParams
 from runtime.errors import ConfigError
 from runtime.settings.arguments import short
+from runtime.settings.gateway import DEFAULT_SAMPLING, UNKNOWN_MODEL_WAYS
 from runtime.settings.load_options import WORDS as LOAD_WORDS
 from runtime.settings.ports import DEFAULT_PORT
 from runtime.settings.sizes import Share, plain_budget
@@ -39,8 +40,11 @@ KINDS: Final = {
     "disks": 'a table: [cache_disks], then "/path" = "200GiB"',
     "models": "a table of models by id",
     "adapters": "a list of paths, or of pairs of path and scale",
+    "aliases": 'a table: [gateway.aliases], then "claude-*" = "mine"',
+    "sampling": "a table of sampling options and numbers",
 }
 DISK_BYTES: Final = 16 << 30
+CANONICAL_RULES: Final = ("claude-billing", "sort-tools", "date-to-end")
 # Values that a file gives in another form.
 PathText: TypeAlias = Annotated[str | None, Meta(extra_json_schema={KIND: "path"})]
 Size: TypeAlias = Annotated[int | str, Meta(extra_json_schema={KIND: "size"})]
@@ -67,6 +71,11 @@ def _table(
         forbid_unknown_fields=True,
         namespace={"__doc__": purpose},
     )
+
+
+def _several(form: Any) -> Any:
+    """A list of such values."""
+    return tuple[form, ...]
 
 
 def _described(form: Any, text: str) -> Any:
@@ -212,6 +221,84 @@ Model: Final = _table(
 )
 
 
+class _GatewayDefaults:
+    """As a file gives them."""
+
+    listen: str | tuple[str, ...] = ()
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    keys_file: PathText = None
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    aliases: Annotated[dict[str, str], Meta(extra_json_schema={KIND: "aliases"})]
+    unknown_model: str = "only"
+    sampling: Annotated[dict[str, float], Meta(extra_json_schema={KIND: "sampling"})]
+    canonicalise: tuple[str, ...] = ("claude-billing",)
+    explain: bool = True
+    max_body: Size = 32 << 20
+    max_header_bytes: Size = 64 << 10
+    max_headers: int = 100
+    max_connections: int = 1024
+    max_per_address: int = 64
+    max_running: int = 256
+    head_s: float = 10.0
+    body_s: float = 30.0
+    idle_s: float = 75.0
+    stalled_s: float = 60.0
+    keepalive_s: float = 1.0
+    drain_s: float = 10.0
+    tls_certificate: PathText = None
+    tls_key: PathText = None
+
+    def __init__(self) -> None:
+        self.aliases = {}
+        self.sampling = {}
+
+
+Gateway: Final = _table(
+    "Gateway",
+    "HTTP: the APIs of OpenAI, Anthropic, Ollama and llama-server. Off unless it listens.",
+    _GatewayDefaults(),
+    {
+        "listen": "Where: 127.0.0.1:8080, [::1]:8080, unix:/path, systemd, or a list of them. An "
+        "address that other machines reach needs keys_file.",
+        "workers": "Processes that speak HTTP. One carries some hundred streams.",
+        "keys_file": "File of keys, made by `gateway key`. Without it no key is needed.",
+        "hosts": "Names by which browsers and clients may call this machine, beside IP addresses "
+        "and localhost.",
+        "origins": "Origins of web pages that may call, such as https://chat.example. Others are "
+        "refused, also where a browser asks no permission first.",
+        "aliases": "Other names of models: a pattern with * and ?, and the id of a model.",
+        "unknown_model": "A name that is neither an id nor an alias: only, the model that is "
+        "loaded, if it is the only one; reject, an error that lists the names.",
+        "sampling": "How tokens are chosen where a request names nothing. Default: as llama-server "
+        f"does, {', '.join(f'{name} {value:g}' for name, value in DEFAULT_SAMPLING)}. With this "
+        "table, what is left out of it is off.",
+        "canonicalise": "What is changed in requests so that prompts stay the same; each rule "
+        "that changed something is named in the answer.",
+        "explain": "Answers have a cache object: what was reused, from where, and why no more.",
+        "max_body": "Of a request. Larger ones are refused with 413.",
+        "max_header_bytes": "Of all header lines together; 431 above.",
+        "max_headers": "Header lines; 431 above.",
+        "max_connections": "Of each worker; more get 503.",
+        "max_per_address": "Connections from one address without a key.",
+        "max_running": "Requests of each worker at the same time; more get 503 and a time to wait.",
+        "head_s": "Seconds from the first byte of a request to the end of its header lines.",
+        "body_s": "Seconds for its body, and one more for each MiB.",
+        "idle_s": "Seconds that a connection may stay open without a request.",
+        "stalled_s": "Seconds without a byte read by the client until a stream is cancelled.",
+        "keepalive_s": "A stream on which nothing was sent for so many seconds gets a comment.",
+        "drain_s": "Seconds for running requests when the gateway is stopped.",
+        "tls_certificate": "Certificate chain in PEM. Behind a proxy on this machine it is not "
+        "needed.",
+        "tls_key": "Its private key.",
+    },
+    {
+        "unknown_model": Literal[UNKNOWN_MODEL_WAYS],
+        "canonicalise": _several(Literal[CANONICAL_RULES]),
+    },
+)
+
+
 class _NodeDefaults:
     """As a file gives them."""
 
@@ -230,6 +317,7 @@ class _NodeDefaults:
     logits: Any = Logits()
     restore: Any = Restore()
     pressure: Any = Pressure()
+    gateway: Any = Gateway()
     models: Annotated[dict[str, Any], Meta(extra_json_schema={KIND: "models"})]
     log_file: PathText = None
     log_format: str = "text"
@@ -245,6 +333,7 @@ TABLES: Final = {
     "logits": Logits,
     "restore": Restore,
     "pressure": Pressure,
+    "gateway": Gateway,
 }
 Node: Final = _table(
     "Node",

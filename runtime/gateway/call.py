@@ -1,0 +1,175 @@
+"""One HTTP request, as routes see it: whose it is, its body, and how it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from starlette.requests import ClientDisconnect, Request
+
+from runtime import errors
+from runtime.gateway.generation import BrokenStream, ClientGone, Generation, merged
+from runtime.gateway.guard import check_host, check_key, check_origin
+from runtime.gateway.keys import ANYONE, Key, Keys
+from runtime.gateway.service import Service
+from runtime.gateway.wire.bodies import encode
+from runtime.gateway.wire.errors import Api, api_of, error_body, status_of
+from runtime.gateway.wire.failure import Failure, Fault, Refused, failure_of
+from runtime.gateway.wire.wanted import Answer, Head, Wanted
+
+Scope = Any
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]
+JSON: Final = b"application/json"
+_LOG: Final = logging.getLogger("supervision.http")
+
+
+class Call:
+    """One request."""
+
+    def __init__(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
+        self.service = service
+        self.scope = scope
+        self.request = Request(scope, receive)
+        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        self.id = f"req_{secrets.token_hex(12)}"
+        self.key: Key = ANYONE
+        has_version = b"anthropic-version" in self.headers
+        self.api: Api = api_of(scope["path"], has_version=has_version)
+        self.has_begun = False
+        self._receive = receive
+        self._send = send
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether it came by a Unix socket, where no browser is."""
+        return self.scope.get("client") is None
+
+    def check(self, keys: Keys | None) -> None:
+        """Whether this caller may call at all; Refused."""
+        settings = self.service.settings
+        given = [value for name, value in self.scope["headers"] if name == b"host"]
+        host = check_host(given, settings.hosts, is_unix=self.is_unix)
+        check_origin(self.headers.get(b"origin"), host, settings.origins)
+        today = datetime.datetime.now(datetime.UTC).date()
+        if self.scope["method"] != "OPTIONS":
+            self.key = check_key(self.headers, keys, self.scope["path"], today)
+
+    def require_admin(self) -> None:
+        """Refused where the caller may not change the node."""
+        if not self.key.is_admin:
+            raise Refused(Failure(Fault.FORBIDDEN, "only a key with admin = true may do that"))
+
+    async def body(self) -> bytes:
+        """All of it."""
+        return await self.request.body()
+
+    # ── answers ─────────────────────────────────────────────────────────────────────────────────
+
+    def own_headers(self) -> list[tuple[bytes, bytes]]:
+        """What every answer has; Anthropic's clients look for the second."""
+        ours = self.id.encode()
+        return [(b"x-request-id", ours), (b"request-id", ours)]
+
+    async def answer(
+        self,
+        body: bytes,
+        *,
+        status: int = 200,
+        content_type: bytes = JSON,
+        headers: Headers = (),
+    ) -> None:
+        """Send a whole answer."""
+        self.has_begun = True
+        found = [
+            (b"content-type", content_type),
+            (b"content-length", b"%d" % len(body)),
+            *self.own_headers(),
+            *headers,
+        ]
+        await self._send({"type": "http.response.start", "status": status, "headers": found})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def answer_json(self, value: object, *, status: int = 200) -> None:
+        """Send a value as JSON."""
+        await self.answer(encode(value), status=status)
+
+    async def fail(self, failure: Failure) -> None:
+        """Send why there is no other answer, in the words of the API that was called."""
+        headers: list[tuple[bytes, bytes]] = []
+        if failure.retry_after is not None:
+            headers.append((b"retry-after", failure.retry_after.encode()))
+        if failure.allow is not None:
+            headers.append((b"allow", failure.allow.encode()))
+        if failure.fault in (Fault.NO_KEY, Fault.FORBIDDEN, Fault.TOO_LARGE):
+            headers.append((b"connection", b"close"))  # its body is not read
+        body = error_body(failure, self.api, self.id)
+        await self.answer(body, status=status_of(failure, self.api), headers=headers)
+
+    async def generate(
+        self, wanted: Wanted, make: Callable[[Head, Wanted], Answer], model: str | None = None
+    ) -> None:
+        """Answer by replies of a model, as a stream or as one object."""
+        service, key = self.service, self.key
+        found = model or service.model(wanted.model, key)
+        client = await service.client()
+        service.begin(key)
+        n_computed = 0
+        try:
+            begin = [
+                lambda number=number: service.stream(client, found, wanted, number, key)
+                for number in range(wanted.n_replies)
+            ]
+            head = service.head(found, needs_pieces=wanted.needs_pieces)
+            generation = Generation(
+                service,
+                merged(begin, wanted.n),
+                wanted,
+                head,
+                make(head, wanted),
+                self.own_headers(),
+            )
+            try:
+                await generation.run(self._receive, self._noting_begin)
+            finally:
+                n_computed = generation.n_computed
+        finally:
+            service.end(key, n_computed)
+
+    async def _noting_begin(self, message: Any) -> None:
+        self.has_begun = True
+        await self._send(message)
+
+
+Handler = Callable[[Call], Awaitable[None]]
+
+
+class Endpoint:
+    """A route: a handler as an ASGI application, whose errors are answers."""
+
+    def __init__(self, handler: Handler, service: Service, keys: Callable[[], Keys | None]) -> None:
+        self._handler = handler
+        self._service = service
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(self._service, scope, receive, send)
+        try:
+            call.check(self._keys())
+            await self._handler(call)
+        except (ClientGone, ClientDisconnect, BrokenStream, asyncio.CancelledError):
+            pass  # no answer is read; uvicorn closes a connection whose answer is not whole
+        except (Refused, errors.LlamaActorsError) as error:
+            await self._fail(call, failure_of(error))
+        except Exception as error:  # noqa: BLE001 - a fault here is an answer, and a log line
+            _LOG.exception("%s %s failed (%s)", scope["method"], scope["path"], call.id)
+            await self._fail(call, failure_of(error))
+
+    async def _fail(self, call: Call, failure: Failure) -> None:
+        if not call.has_begun:
+            await call.fail(failure)

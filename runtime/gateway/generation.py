@@ -1,0 +1,283 @@
+"""One HTTP request's replies: begun, merged, shown as they come, cancelled when unread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from runtime import errors
+from runtime.client.results import Completion, CompletionEvent, Event, TokenEvent
+from runtime.gateway.wire.failure import failure_of
+from runtime.gateway.wire.tokens import ids_of
+from runtime.gateway.wire.wanted import Answer, Head, Wanted
+
+if TYPE_CHECKING:
+    from runtime.client.async_stream import AsyncStream
+    from runtime.gateway.service import Service
+
+Send = Callable[[Any], Awaitable[None]]
+Receive = Callable[[], Awaitable[Any]]
+Numbered = tuple[int, Event]
+
+AT_ONCE: Final = 64
+"""Replies of one request that a node has at the same time; the others follow as these end."""
+STREAM_HEADERS: Final = (
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class ClientGone(Exception):
+    """The client has closed the connection."""
+
+
+async def merged(begin: Sequence[Callable[[], AsyncStream]], n: int) -> AsyncGenerator[Numbered]:
+    """The events of several replies, ``n`` to each input, with their numbers.
+
+    The first reply to an input begins alone; once its first token has come, its prompt is in the
+    context, and the others read it from there.
+    """
+    if len(begin) == 1:
+        async with begin[0]() as only:
+            async for event in only:
+                yield 0, event
+        return
+    several = _Several(begin, n)
+    try:
+        while (item := await several.next()) is not None:
+            yield item
+    finally:
+        await several.leave()
+
+
+class _Several:
+    """Replies that run at the same time, each in a task, with one queue for their events."""
+
+    def __init__(self, begin: Sequence[Callable[[], AsyncStream]], n: int) -> None:
+        self._begin = begin
+        self._n = n
+        self._queue: asyncio.Queue[Numbered | BaseException | None] = asyncio.Queue()
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._gates = [asyncio.Event() for _ in range(len(begin) // n)]
+        self._left = len(begin)
+        self._tasks = [asyncio.create_task(self._run(number)) for number in range(len(begin))]
+
+    async def _run(self, number: int) -> None:
+        gate = self._gates[number // self._n]
+        if number % self._n:
+            await gate.wait()
+        try:
+            async with self._slots, self._begin[number]() as stream:
+                async for event in stream:
+                    if _is_generated(event):
+                        gate.set()
+                    self._queue.put_nowait((number, event))
+        except errors.LlamaActorsError as error:
+            self._queue.put_nowait(error)
+        else:
+            self._queue.put_nowait(None)
+
+    async def next(self) -> Numbered | None:
+        """The next event of any reply, None after the last; raises what one fails with."""
+        while self._left:
+            item = await self._queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is not None:
+                return item
+            self._left -= 1
+        return None
+
+    async def leave(self) -> None:
+        """End what still runs."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _is_generated(event: Event) -> bool:
+    """Whether the prompt has been read before this."""
+    return isinstance(event, CompletionEvent) or (
+        isinstance(event, TokenEvent) and event.kind != "prompt"
+    )
+
+
+class Generation:
+    """The replies to one request, as an answer of one API."""
+
+    def __init__(
+        self,
+        service: Service,
+        events: AsyncGenerator[Numbered],
+        wanted: Wanted,
+        head: Head,
+        answer: Answer,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        self._service = service
+        self._events = events
+        self._wanted = wanted
+        self._head = head
+        self._answer = answer
+        self._headers = list(headers)
+        self.done: dict[int, Completion] = {}
+        """What has ended, by the number of the reply."""
+
+    @property
+    def n_computed(self) -> int:
+        """Tokens that were computed for it: what a key's limits count."""
+        firsts = [one for number, one in self.done.items() if number % self._wanted.n == 0]
+        read = sum(one.usage.prompt_tokens - one.usage.cached_tokens for one in firsts)
+        return read + sum(one.usage.completion_tokens for one in self.done.values())
+
+    async def run(self, receive: Receive, send: Send) -> None:
+        """Answer the request. Raises what it fails with before the answer has begun, ClientGone."""
+        work = asyncio.create_task(
+            self._stream(send) if self._wanted.is_stream else self._one(send)
+        )
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ClientGone
+            await work
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+
+    # ── one object ──────────────────────────────────────────────────────────────────────────────
+
+    async def _one(self, send: Send) -> None:
+        async with contextlib.aclosing(self._events) as events:
+            async for number, event in events:
+                if isinstance(event, CompletionEvent):
+                    self.done[number] = event.completion
+        done = [self.done[number] for number in sorted(self.done)]
+        if self._wanted.needs_pieces:
+            await self._need(one for done_one in done for one in ids_of(done_one))
+        body = self._answer.whole(done)
+        await self._start(send, b"application/json", len(body))
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _need(self, tokens: Any) -> None:
+        await self._service.need_pieces(self._head.model, tokens)
+
+    async def _start(self, send: Send, content_type: bytes, n_bytes: int | None = None) -> None:
+        headers = [(b"content-type", content_type), *self._headers]
+        if n_bytes is not None:
+            headers.append((b"content-length", b"%d" % n_bytes))
+        else:
+            headers += STREAM_HEADERS
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    # ── a stream ────────────────────────────────────────────────────────────────────────────────
+
+    async def _stream(self, send: Send) -> None:
+        """Nothing is sent until something has come, so that a refusal has a status of its own.
+
+        At the latest after ``keepalive_s``: a long queue is not silent.
+        """
+        async with contextlib.aclosing(self._events) as events:
+            first = asyncio.ensure_future(anext(events))
+            every_s = self._service.settings.keepalive_s
+            try:
+                await asyncio.wait({first}, timeout=every_s)
+                if first.done() and first.exception() is not None:
+                    await first
+                await self._start(send, self._answer.content_type.encode())
+                pulse = _Pulse(send, every_s, self._answer.keepalive)
+                try:
+                    await pulse.send(self._answer.begin())
+                    if not first.done():
+                        await pulse.send(self._answer.keepalive())
+                    await self._show(pulse, await first)
+                    async for one in events:
+                        await self._show(pulse, one)
+                    await pulse.finish(self._answer.end())
+                except errors.LlamaActorsError as error:
+                    await pulse.finish(self._answer.failed(failure_of(error)), is_clean=False)
+                finally:
+                    pulse.stop()
+            finally:
+                if not first.done():
+                    first.cancel()
+                    await asyncio.gather(first, return_exceptions=True)
+
+    async def _show(self, pulse: _Pulse, one: Numbered) -> None:
+        number, event = one
+        if isinstance(event, CompletionEvent):
+            self.done[number] = event.completion
+        if self._wanted.needs_pieces and isinstance(event, TokenEvent):
+            await self._need(ids_of(event))
+        await pulse.send(self._answer.event(number, event))
+
+
+class _Pulse:
+    """Sends the frames of a stream, and a comment where none was sent for some seconds."""
+
+    def __init__(self, send: Send, every_s: float, comment: Callable[[], bytes]) -> None:
+        self._send = send
+        self._every_s = every_s
+        self._comment = comment
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._is_sending = False
+        self._is_over = False
+        self._task: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(every_s, self._look)
+
+    async def send(self, frames: bytes) -> None:
+        """Send; waits while the client is slow."""
+        if not frames:
+            return
+        self._is_sending = True
+        try:
+            await self._send({"type": "http.response.body", "body": frames, "more_body": True})
+        finally:
+            self._is_sending = False
+            self._last = self._loop.time()
+
+    async def finish(self, frames: bytes, *, is_clean: bool = True) -> None:
+        """Send the last frames, and end the stream.
+
+        Not ``is_clean``: the connection breaks instead of ending, because clients take a stream
+        that ends without its last event for a whole one.
+        """
+        self.stop()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+        if not is_clean:
+            await self.send(frames)
+            raise BrokenStream
+        await self._send({"type": "http.response.body", "body": frames, "more_body": False})
+
+    def stop(self) -> None:
+        """Send no more comments."""
+        self._is_over = True
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        if self._is_over:
+            return
+        idle_s = self._loop.time() - self._last
+        if idle_s >= self._every_s and not self._is_sending:
+            self._task = self._loop.create_task(self._say())
+            idle_s = 0.0
+        self._timer = self._loop.call_later(max(0.01, self._every_s - idle_s), self._look)
+
+    async def _say(self) -> None:
+        if not (self._is_over or self._is_sending):
+            await self.send(self._comment())
+
+
+class BrokenStream(Exception):
+    """A stream has failed, and shows that: the connection is closed without the stream's end."""
+
+
+async def _gone(receive: Receive) -> None:
+    """Returns when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,230 @@
+"""One HTTP connection: uvicorn's protocol with deadlines and limits, which it has none of.
+
+A peer may be silent, drip its header lines or its body, send lines or bodies without end, or read
+nothing of an answer. Each of these is noticed here, before the application has a part in it, and
+ends the connection with an answer that states why, where one can still be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any, ClassVar, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from runtime.gateway.wire.errors import error_response
+from runtime.gateway.wire.failure import Failure, Fault
+from runtime.settings.gateway import GatewaySettings
+
+LINGER_S: Final = 3.0
+"""How long what a refused peer still sends is read and dropped: closing at once would reset the
+connection, and it would not see the answer."""
+_MIB: Final = 1 << 20
+
+
+class _Aborted(Exception):
+    """Ends the parser's work on this connection."""
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """See the module. ``settings`` and ``per_address`` are set on a subclass, one for a worker."""
+
+    settings: GatewaySettings = GatewaySettings()
+    per_address: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        self._unsent = 0
+        self._in_head = False
+        self._n_head = 0
+        self._n_body = 0
+        self._refusal: tuple[int, str, str] | None = None
+        self._is_lingering = False
+        self._address = ""
+
+    # ── the connection ──────────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        self.per_address[self._address] += 1
+        settings = self.settings
+        if len(self.connections) > settings.max_connections:
+            self._refuse(503, "overloaded", "this gateway has no more connections; try again later")
+        elif (
+            self._address
+            and settings.keys_file is not None
+            and self.per_address[self._address] > settings.max_per_address
+        ):
+            self._refuse(
+                503, "overloaded", f"more than {settings.max_per_address} connections from there"
+            )
+        else:
+            self._within(settings.idle_s, "no request came")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_deadline()
+        if self._stall is not None:
+            self._stall.cancel()
+        left = self.per_address[self._address] - 1
+        if left > 0:
+            self.per_address[self._address] = left
+        else:
+            self.per_address.pop(self._address, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_lingering:
+            return
+        cycle = self._running()
+        if not self._in_head and cycle is None:
+            self._begin_head()
+        super().data_received(data)
+        if self._in_head and self._refusal is None:
+            self._n_head += len(data)
+            if self._n_head > self.settings.max_header_bytes:
+                self._refuse_head()
+
+    def _running(self) -> RequestResponseCycle | None:
+        """The request that is read or answered now."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return None if cycle is None or cycle.response_complete else cycle
+
+    def _within(self, seconds: float, why: str) -> None:
+        """End the connection unless ``_stop_deadline`` is called before."""
+        self._stop_deadline()
+        self._deadline = self.loop.call_later(seconds, self._too_late, why)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_late(self, why: str) -> None:
+        self._deadline = None
+        if self.transport.is_closing():
+            return
+        cycle = self._running()
+        if self._in_head or (cycle is not None and cycle.more_body):
+            self._refuse(408, "timeout", f"{why} in time")
+        else:
+            self.transport.close()
+
+    # ── the head ────────────────────────────────────────────────────────────────────────────────
+
+    def _begin_head(self) -> None:
+        self._in_head, self._n_head, self._n_body = True, 0, 0
+        self._within(self.settings.head_s, "the header lines did not come")
+
+    def on_message_begin(self) -> None:
+        if not self._in_head:
+            self._begin_head()
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > self.settings.max_header_bytes:
+            self._abort(431, "invalid", "the path is too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > self.settings.max_headers:
+            most = self.settings.max_headers
+            self._abort(431, "invalid", f"more than {most} header lines; at most {most} are read")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        names = [name for name, _ in self.headers]
+        lengths = [value for name, value in self.headers if name == b"content-length"]
+        if (b"transfer-encoding" in names and lengths) or len(lengths) > 1:
+            self._abort(400, "invalid", "the length of the body is given twice")
+        if sum(len(name) + len(value) + 4 for name, value in self.headers) > (
+            self.settings.max_header_bytes
+        ):
+            self._abort(431, "invalid", self._head_too_big())
+        n_body = int(lengths[0]) if lengths and lengths[0].isdigit() else 0
+        if n_body > self.settings.max_body:
+            self._abort(413, "too_large", self._body_too_big())
+        self._within(self.settings.body_s + n_body / _MIB, "the body did not come")
+        super().on_headers_complete()
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, "invalid", self._head_too_big())
+
+    def _head_too_big(self) -> str:
+        return f"the header lines have more than {self.settings.max_header_bytes} bytes"
+
+    # ── the body ────────────────────────────────────────────────────────────────────────────────
+
+    def on_body(self, body: bytes) -> None:
+        self._n_body += len(body)
+        if self._n_body > self.settings.max_body:
+            self._abort(413, "too_large", self._body_too_big())
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._stop_deadline()
+        super().on_message_complete()
+
+    def _body_too_big(self) -> str:
+        return f"the body has more than {self.settings.max_body} bytes, which is the most"
+
+    # ── the answer ──────────────────────────────────────────────────────────────────────────────
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unsent = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(self.settings.stalled_s, self._look_stalled)
+
+    def resume_writing(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        super().resume_writing()
+
+    def _look_stalled(self) -> None:
+        """A client that has read nothing since the last look will not."""
+        now = self.transport.get_write_buffer_size()
+        if now >= self._unsent:
+            self.transport.abort()
+            return
+        self._unsent = now
+        self._stall = self.loop.call_later(self.settings.stalled_s, self._look_stalled)
+
+    # ── refusals ────────────────────────────────────────────────────────────────────────────────
+
+    def _abort(self, status: int, fault: str, message: str) -> None:
+        """From inside the parser."""
+        self._refusal = (status, fault, message)
+        raise _Aborted(message)
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP, or ``_abort`` was called."""
+        self._refuse(*(self._refusal or (400, "invalid", msg)))
+
+    def _refuse(self, status: int, fault: str, message: str) -> None:
+        """Answer, unless an answer has begun; then read on for a moment, and close."""
+        self._stop_deadline()
+        self._in_head = False
+        self._is_lingering = True
+        cycle = self._running()
+        if cycle is not None:
+            has_begun = cycle.response_started
+            cycle.disconnected = True  # the application receives that its client is gone
+            cycle.message_event.set()
+            if has_begun:
+                self.transport.abort()
+                return
+        path = getattr(self, "url", b"").decode("latin-1")
+        failure = Failure(Fault(fault) if fault != "timeout" else Fault.INVALID, message)
+        self.transport.write(error_response(status, failure, path))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self._close)
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()

@@ -1,0 +1,60 @@
+"""OpenAI's API: chat completions, completions, embeddings, models."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from runtime.gateway.call import Call
+from runtime.gateway.facts import model_facts
+from runtime.gateway.wire import openai_models
+from runtime.gateway.wire.openai_chat import ChatAnswer, read_chat
+from runtime.gateway.wire.openai_completions import CompletionAnswer, read_completion
+from runtime.gateway.wire.openai_embeddings import embeddings_json, inputs_of, read_embedding
+
+
+async def chat(call: Call) -> None:
+    wanted, asked = read_chat(await call.body(), call.service.defaults)
+    await call.generate(wanted, lambda head, what: ChatAnswer(head, asked, what))
+
+
+async def completions(call: Call) -> None:
+    wanted, asked = read_completion(await call.body(), call.service.defaults)
+    await call.generate(wanted, lambda head, what: CompletionAnswer(head, asked, what))
+
+
+async def embeddings(call: Call) -> None:
+    asked = read_embedding(await call.body())
+    model = call.service.model(asked.model, call.key)
+    client = await call.service.client()
+    found = await client.embed(model, inputs_of(asked))
+    await call.answer(embeddings_json(asked, model, found))
+
+
+async def models(call: Call) -> None:
+    if call.api == "anthropic":
+        await call.answer_json(
+            openai_models.anthropic_list(await model_facts(call), call.request.query_params)
+        )
+        return
+    await call.answer_json(openai_models.openai_list(await model_facts(call)))
+
+
+async def model(call: Call) -> None:
+    name = call.request.path_params["name"]
+    found = call.service.model(name, call.key)
+    facts = await model_facts(call, found)
+    make = openai_models.anthropic_model if call.api == "anthropic" else openai_models.openai_model
+    await call.answer_json(make(facts[0], name))
+
+
+ROUTES: Final = (
+    ("POST", "/v1/chat/completions", chat),
+    ("POST", "/chat/completions", chat),
+    ("POST", "/v1/completions", completions),
+    ("POST", "/v1/embeddings", embeddings),
+    ("POST", "/embeddings", embeddings),
+    ("GET", "/v1/models", models),
+    ("GET", "/models", models),
+    ("GET", "/v1/models/{name:path}", model),
+    ("GET", "/models/{name:path}", model),
+)

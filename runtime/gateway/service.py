@@ -1,0 +1,158 @@
+"""What the routes ask of the node: models by their names, replies, and texts of tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from runtime import errors
+from runtime.client.async_client import AsyncClient
+from runtime.client.async_stream import AsyncStream
+from runtime.gateway.guard import check_model
+from runtime.gateway.keys import Key, salt_of
+from runtime.gateway.limits import Limits
+from runtime.gateway.names import resolve
+from runtime.gateway.wire.failure import Failure, Fault, Refused
+from runtime.gateway.wire.wanted import Head, Wanted
+from runtime.settings.gateway import GatewaySettings
+
+BOOT_WAIT_S: Final = 10.0
+"""How long a request waits for a node that is still starting."""
+_LOOK_S: Final = 0.05
+KEPT_VOCABULARIES: Final = 4
+_SEEDS: Final = 1 << 64
+
+
+class Service:
+    """The node, for the routes of one worker."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        connect: Callable[[], AsyncClient],
+        loaded: Callable[[], Iterable[str]],
+        secret: bytes = b"",
+    ) -> None:
+        """``connect`` raises NodeNotRunning while the node starts; ``loaded`` lists ids of models.
+
+        ``secret`` is the node's, for what separates keys.
+        """
+        self.settings = settings
+        self.limits = Limits()
+        self.defaults: Mapping[str, float] = dict(settings.sampling)
+        self.running = 0
+        self.began = time.time()
+        self.is_draining = False
+        self._connect = connect
+        self._loaded = loaded
+        self._secret = secret
+        self._client: AsyncClient | None = None
+        self._pieces: OrderedDict[str, dict[int, bytes]] = OrderedDict()
+
+    async def client(self) -> AsyncClient:
+        """The connection to the node; waits while that starts."""
+        ends_at = time.monotonic() + BOOT_WAIT_S
+        while self._client is None:
+            try:
+                self._client = self._connect()
+            except errors.NodeNotRunning:
+                if time.monotonic() > ends_at:
+                    raise
+                await asyncio.sleep(_LOOK_S)
+        return self._client
+
+    # ── models ──────────────────────────────────────────────────────────────────────────────────
+
+    def models(self, key: Key) -> list[str]:
+        """Ids of the loaded models that a key may use, sorted."""
+        return sorted(one for one in self._loaded() if key.may_use(one))
+
+    def model(self, asked: str | None, key: Key) -> str:
+        """The id that a name means; Refused."""
+        settings = self.settings
+        found = resolve(asked or "", self.models(key), settings.aliases, settings.unknown_model)
+        check_model(key, found)
+        return found
+
+    # ── replies ─────────────────────────────────────────────────────────────────────────────────
+
+    def head(self, model: str, *, needs_pieces: bool = False) -> Head:
+        """What is fixed of an answer that begins now."""
+        pieces = self._vocabulary(model) if needs_pieces else {}
+        return Head(
+            id=secrets.token_hex(16),
+            created=int(time.time()),
+            model=model,
+            pieces=pieces,
+            explains=self.settings.explain,
+        )
+
+    def begin(self, key: Key) -> None:
+        """A request begins; Refused where too many run."""
+        if self.is_draining:
+            raise Refused(
+                Failure(Fault.UNAVAILABLE, "this gateway is being stopped; try another one")
+            )
+        if self.running >= self.settings.max_running:
+            raise Refused(
+                Failure(Fault.OVERLOADED, f"{self.running} requests run here; try again later")
+            )
+        self.limits.begin(key, time.monotonic())
+        self.running += 1
+
+    def end(self, key: Key, n_tokens: int) -> None:
+        """It has ended."""
+        self.running -= 1
+        self.limits.end(key, time.monotonic(), n_tokens)
+
+    def salt(self, key: Key, own: str = "") -> bytes:
+        """What separates the rows of this key's requests."""
+        return salt_of(key, self._secret, own)
+
+    def stream(
+        self, client: AsyncClient, model: str, wanted: Wanted, number: int, key: Key
+    ) -> AsyncStream:
+        """The reply with this number, which is sent by its first step."""
+        given = wanted.inputs[number // wanted.n]
+        options: dict[str, Any] = dict(wanted.options)
+        salt = self.salt(key)
+        if salt:
+            options["salt"] = salt
+        reply = number % wanted.n
+        if reply and options.get("seed", -1) != -1:
+            options["seed"] = (options["seed"] + reply) % _SEEDS
+        match wanted.kind:
+            case "chat":
+                return client.stream_chat(model, given, **options)
+            case "infill":
+                given = dict(given)
+                prefix, suffix = given.pop("prefix"), given.pop("suffix")
+                return client.stream_infill(model, prefix, suffix, **given, **options)
+            case _:
+                return client.stream(model, given, parse_special=True, **options)
+
+    # ── tokens as texts ─────────────────────────────────────────────────────────────────────────
+
+    def _vocabulary(self, model: str) -> dict[int, bytes]:
+        known = self._pieces.setdefault(model, {})
+        self._pieces.move_to_end(model)
+        while len(self._pieces) > KEPT_VOCABULARIES:
+            self._pieces.popitem(last=False)
+        return known
+
+    def forget_vocabulary(self, model: str) -> None:
+        """Another file may be loaded under this name."""
+        self._pieces.pop(model, None)
+
+    async def need_pieces(self, model: str, tokens: Iterable[int]) -> dict[int, bytes]:
+        """The texts of at least these tokens."""
+        known = self._vocabulary(model)
+        missing = sorted({one for one in tokens if one not in known})
+        if missing:
+            client = await self.client()
+            known.update(zip(missing, await client.token_pieces(model, missing), strict=True))
+        return known

@@ -1,0 +1,75 @@
+"""What every API reports of a finished reply: the cache object and llama.cpp's timings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from runtime.client.results import Completion
+
+
+def n_reasoning(done: Completion) -> int:
+    """Tokens of thinking."""
+    return sum(len(span.tokens) for span in done.spans if span.kind == "thinking")
+
+
+def timings(done: Completion) -> dict[str, Any]:
+    """As llama-server has them: ``n`` tokens, milliseconds, and tokens a second."""
+    usage, took = done.usage, done.timings
+    n_prompt, n_reply = usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens
+    found: dict[str, Any] = {"cache_n": usage.cached_tokens}
+    for name, n, ms in (
+        ("prompt", n_prompt, took.prefill_ms),
+        ("predicted", n_reply, took.decode_ms),
+    ):
+        found |= {
+            f"{name}_n": n,
+            f"{name}_ms": round(ms, 3),
+            f"{name}_per_token_ms": round(ms / n, 3) if n else 0.0,
+            f"{name}_per_second": round(1e3 * n / ms, 3) if ms else 0.0,
+        }
+    if usage.drafted_tokens:
+        found |= {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}
+    return found
+
+
+def cache(
+    done: Completion, remarks: Sequence[str] = (), rules: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The explanation: what was reused, from where, how long it took, and why no more was.
+
+    A value that is not known is ``null``, never 0.
+    """
+    report, usage = done.cache, done.usage
+    notes = [note for note in (report.note, done.note, *remarks) if note]
+    return {
+        "hit": report.hit.value,
+        "source": report.source,
+        "reused_tokens": usage.cached_tokens,
+        "prompt_tokens": usage.prompt_tokens,
+        "restore_ms": round(report.restore_ms, 3),
+        "lookup_ms": round(report.lookup_ms, 3),
+        "queue_ms": round(done.timings.queue_ms, 3),
+        "prefill_ms": round(done.timings.prefill_ms, 3),
+        "ttft_ms": round(done.timings.ttft_ms, 3),
+        "saved_ms_estimate": saved_ms(done),
+        "miss_reason": report.miss_reason,
+        "miss_at": done.miss_at,
+        "diverged": report.diverged and report.diverged.to_dict(),
+        "exact": report.exact.value,
+        "finish_key": done.finish_key,
+        "rules": list(rules),
+        "note": "; ".join(notes) or None,
+    }
+
+
+def saved_ms(done: Completion) -> float | None:
+    """What computing the reused tokens would have taken, by the speed of those that were computed.
+
+    ``None`` where too few were computed to know.
+    """
+    computed = done.usage.prompt_tokens - done.usage.cached_tokens
+    if computed < 16 or not done.usage.cached_tokens or not done.timings.prefill_ms:
+        return None
+    per_token = done.timings.prefill_ms / computed
+    return round(per_token * done.usage.cached_tokens - done.cache.restore_ms, 1)

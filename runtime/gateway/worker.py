@@ -1,0 +1,127 @@
+"""An HTTP worker: an actor whose engine thread is an event loop with a server.
+
+Owns: the requests of its connections. Asks: inflight, the registry, models, over a connection of
+its own, as a client of the node does. Dies when its loop hangs; the listening sockets are on the
+launcher's shelf, so clients that are not accepted yet wait for its next incarnation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+from typing import Final
+
+from runtime import errors
+from runtime.client.async_client import AsyncClient
+from runtime.settings.gateway import LISTENER, HttpWorkerArgs
+from supervision import EngineWorker, ExitReason
+from supervision.errors import NodeNotRunning
+from supervision.messages import Entry
+from supervision.node_file import RuntimeDir
+from supervision.shelf import ShelfClient
+
+BEAT_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Listening:
+    n_sockets: int
+
+
+class HttpWorker(EngineWorker):
+    """Serves HTTP on the sockets of the shelf."""
+
+    def init(self, args: object) -> None:
+        if not isinstance(args, HttpWorkerArgs):
+            raise TypeError(f"an HTTP worker is started with HttpWorkerArgs, not {args!r}")
+        self._args_given = args
+        self._stop: Callable[[], None] | None = None
+        self._why: ExitReason | None = None
+        self.defer_ready()
+        self.start_engine(self._serve)
+
+    # ── engine thread ───────────────────────────────────────────────────────────────────────────
+
+    def _serve(self) -> None:
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        from runtime.gateway.server import GatewayServer  # here: no other actor needs a web server
+
+        args = self._args_given
+        sockets = self._sockets()
+        server = GatewayServer(args, self._connect, self._loaded, self.log)
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            loop.call_soon_threadsafe(server.stop)
+
+        self._stop = stop
+        with self.engine_step():
+            beats = asyncio.create_task(self._beat())
+            try:
+                await server.run(sockets, lambda: self.post(_Listening(len(sockets))))
+            finally:
+                beats.cancel()
+
+    async def _beat(self) -> None:
+        """Show that the loop turns."""
+        while True:
+            self.beat()
+            await asyncio.sleep(BEAT_S)
+
+    def _sockets(self) -> list[socket]:
+        folder = Path(self._args_given.node_dir)
+        shelf = ShelfClient(folder, RuntimeDir(folder).cookie() or b"")
+        try:
+            names = shelf.names(LISTENER)
+            found = [shelf.get(name) for name in sorted(names)]
+            return [socket(fileno=fd) for one in found if one is not None for fd in one.fds]
+        finally:
+            shelf.close()
+
+    def _connect(self) -> AsyncClient:
+        from runtime.client.loop_transport import LoopTransport
+
+        try:
+            return AsyncClient(LoopTransport(Path(self._args_given.node_dir)))
+        except NodeNotRunning as error:
+            raise errors.NodeNotRunning(0, str(error)) from error
+
+    def _loaded(self) -> list[str]:
+        """Ids of models, from the directory that the root keeps up to date."""
+        from actors.messages.actor_ids import model_of
+
+        entries: list[Entry] = list(self.directory.values())
+        return [
+            model
+            for entry in entries
+            if entry.state not in ("down", "stopping") and (model := model_of(entry.id))
+        ]
+
+    # ── mailbox ─────────────────────────────────────────────────────────────────────────────────
+
+    def handle_events(self, events: list[object]) -> None:
+        for event in events:
+            if isinstance(event, _Listening):
+                self.ready()
+
+    def stop_asked(self, reason: ExitReason) -> None:
+        """Accept no more, and give what runs its time."""
+        self._why = reason
+        if self._stop is None:
+            self.stop(reason)
+        else:
+            self._stop()
+
+    def engine_ended(self) -> None:
+        if self._why is not None:
+            self.stop(self._why)
+        else:
+            self.fail("the server ended by itself")
+
+    def status(self) -> dict[str, object]:
+        return {"listen": [str(one) for one in self._args_given.settings.listen]}
