@@ -12,6 +12,8 @@ by one packet::
     ["get", name]         the data and copies of the descriptors, which stay
     ["drop", name]        close them
     ["names", prefix]     the names that begin so
+
+"keep" is a "put" and "forget" a "drop" without an answer, for a process that does not wait.
 """
 
 from __future__ import annotations
@@ -153,6 +155,11 @@ class Shelf:
                 case ["put", str(name), bytes(data)] if fds:
                     self._answer(peer, [self._put(name, Shelved(tuple(fds), data))])
                     return
+                case ["keep", str(name), bytes(data)] if fds:
+                    self._put(name, Shelved(tuple(fds), data))
+                    return
+                case ["forget", str(name)]:
+                    self._drop(name)
                 case ["get", str(name)]:
                     found = self._entries.get(name)
                     answer = [False] if found is None else [True, found.data]
@@ -211,6 +218,21 @@ class ShelfClient:
         """Leave copies of at most ``MAX_FDS`` descriptors there; False: the shelf is full."""
         return bool(self._ask(["put", name, data], fds)[0][0])
 
+    def keep(self, name: str, fds: Sequence[int], data: bytes = b"") -> bool:
+        """``put`` without an answer; False: it could not be sent at once."""
+        return self._send_only(["keep", name, data], fds)
+
+    def forget(self, name: str) -> bool:
+        """``drop`` without an answer; False: it could not be sent at once."""
+        return self._send_only(["forget", name])
+
+    def _send_only(self, request: list[Any], fds: Sequence[int] = ()) -> bool:
+        try:
+            _send(self._socket, msgpack.packb(request), fds, socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return True
+
     def get(self, name: str) -> Shelved | None:
         """Copies of what lies there, which the caller closes; None: nothing does."""
         (found, *data), fds = self._ask(["get", name])
@@ -242,9 +264,9 @@ class ShelfClient:
         return msgpack.unpackb(packet), fds
 
 
-def _send(peer: socket.socket, packet: bytes, fds: Sequence[int] = ()) -> None:
+def _send(peer: socket.socket, packet: bytes, fds: Sequence[int] = (), flags: int = 0) -> None:
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    peer.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
+    peer.sendmsg([packet], rights, socket.MSG_NOSIGNAL | flags)
 
 
 def _receive(peer: socket.socket) -> tuple[bytes, list[int]]:

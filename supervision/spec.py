@@ -191,6 +191,9 @@ class SupervisorSpec:
     template: ChildSpec | None = None
     """simple_one_for_one: every child is this spec with its own id and args."""
     auto_shutdown: AutoShutdown = AutoShutdown.NEVER
+    preload: tuple[str, ...] = ()
+    """Modules that the supervisor's process imports before it forks a child, which then has them:
+    a restart costs no imports. None that starts a thread or loads a native library."""
 
     def __post_init__(self) -> None:
         _member("SupervisorSpec.strategy", self.strategy, Strategy)

@@ -7,6 +7,7 @@ incarnation is forked, and when it is ready every worker of the tree gets its ne
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import time
@@ -120,6 +121,8 @@ class Supervisor(DirectoryKeeper):
     def init(self, args: object) -> None:
         if not isinstance(args, SupervisorSpec):
             raise TypeError(f"a supervisor needs a SupervisorSpec, not {type(args).__name__}")
+        for module in args.preload:
+            importlib.import_module(module)
         self._by_pid: dict[int, tuple[str, int]] = {}
         self.core = SupervisorCore(args, self._incarnations)
         self._pulses = Pulses()

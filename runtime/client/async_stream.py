@@ -8,6 +8,7 @@ came before.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -43,6 +44,14 @@ class AsyncStream:
         """End the request; returns at once. To be called on the loop."""
         self._reply.require_own()
         self._handle.cancel()
+
+    def continue_after(self, events: Iterable[Event]) -> None:
+        """Yield only what comes after these events, which an earlier reader has received.
+
+        Before the first step. For a process that continues the stream of one that has died: the
+        same request with the same seed, whose first part is known.
+        """
+        self._reply.restore(events)
 
     def __aiter__(self) -> Self:
         return self

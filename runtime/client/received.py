@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from actors.messages import SpanEnded, TextKind, TokensDelivered, ToolCallDelivered
 from cache import tokens as token_bytes
-from runtime.client.results import SpanEvent, TokenEvent, ToolCallEvent
+from runtime.client.results import Event, SpanEvent, TokenEvent, ToolCallEvent
 
 if TYPE_CHECKING:
     from native.backend import Logprobs
@@ -58,6 +58,28 @@ class Received:
     def calls(self) -> tuple[ToolCallEvent, ...]:
         """Each with all of its arguments so far."""
         return tuple(self._calls)
+
+    def restore(self, event: Event) -> None:
+        """Count an event as received, which an earlier reader of this reply had."""
+        match event:
+            case TokenEvent(index) if index >= 0:
+                self._tokens += event.tokens
+                self._logprobs += event.logprobs
+                self._n_chars += len(event.text)
+                if event.kind == TextKind.TEXT.value:
+                    self._text.append(event.text)
+            case ToolCallEvent() if event.index == len(self._calls):
+                self._calls.append(event)
+            case ToolCallEvent():
+                known = self._calls[event.index]
+                arguments = known.arguments + event.arguments
+                self._calls[event.index] = replace(
+                    known, arguments=arguments, is_end=known.is_end or event.is_end
+                )
+            case SpanEvent():
+                self._spans.append(event)
+            case _:
+                pass
 
     def take_part(self, message: object) -> ToolCallEvent | SpanEvent | None:
         """What is new in a message about a tool call or a span; None for any other message."""

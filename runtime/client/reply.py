@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 
 from actors import messages as m
@@ -78,6 +78,7 @@ class Reply:
         self._waits_until: float | None = None
         self._heals_until: float | None = None
         self._n_before = 0
+        self._is_restored = False
         self._prompt_keeper: PayloadKeeper | None = None
         self._grammar_keeper: PayloadKeeper | None = None
         self._tokens_keeper: PayloadKeeper | None = None
@@ -101,6 +102,17 @@ class Reply:
                 self.leave()
                 raise
         return self._events.popleft()
+
+    def restore(self, events: Iterable[Event]) -> None:
+        """Continue after these events, which an earlier reader of the same reply has received.
+
+        Before the first ``next``. The request of that reader may still run; it is waited for.
+        """
+        self._is_restored = True
+        for event in events:
+            if isinstance(event, TokenEvent) and event.kind == "prompt":
+                self._shown_prompt = event
+            self._progress.received.restore(event)
 
     def start_clock(self) -> float | None:
         """The deadline on the monotonic clock, which begins with the first call; None without."""
@@ -294,7 +306,7 @@ class Reply:
                 ):
                     raise error
             case errors.SessionBusy():
-                if is_first or is_over:
+                if (is_first and not self._is_restored) or is_over:
                     raise error
                 await self._transport.pause(0.005)  # for the attempt before, which is cancelled
             case _ if is_over:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import Route, compile_path
 
 from runtime.gateway.call import Call, Endpoint, Handler
 from runtime.gateway.keys import Keys
@@ -20,20 +21,40 @@ TABLES: tuple[Table, ...] = (openai.ROUTES, health.ROUTES)
 
 def build_app(service: Service, keys: Callable[[], Keys | None] = lambda: None) -> Starlette:
     """All routes. ``keys`` returns the keys that count now; None: no key is needed."""
+
+    def endpoint(handler: Handler) -> Endpoint:
+        return Endpoint(handler, service, keys)
+
+    found = [
+        Route(path, endpoint(_by_method(handlers))) for path, handlers in route_table().items()
+    ]
+    found.append(Route("/{rest:path}", endpoint(_not_found)))
+    app = Starlette(routes=found)
+    app.router.redirect_slashes = False
+    return app
+
+
+def route_table() -> dict[str, dict[str, Handler]]:
+    """Handlers by path and method."""
     routes: dict[str, dict[str, Handler]] = {}
     for table in TABLES:
         for methods, path, handler in table:
             for method in methods.split():
                 routes.setdefault(path, {})[method] = handler
+    return routes
 
-    def endpoint(handler: Handler) -> Endpoint:
-        return Endpoint(handler, service, keys)
 
-    found = [Route(path, endpoint(_by_method(handlers))) for path, handlers in routes.items()]
-    found.append(Route("/{rest:path}", endpoint(_not_found)))
-    app = Starlette(routes=found)
-    app.router.redirect_slashes = False
-    return app
+def find_route(method: str, path: str) -> tuple[Handler, dict[str, Any]] | None:
+    """The handler of a request, and the parameters in its path."""
+    for pattern, handlers in route_table().items():
+        expression, _, convertors = compile_path(pattern)
+        found = expression.match(path)
+        if found and method in handlers:
+            values = found.groupdict()
+            return handlers[method], {
+                name: convertors[name].convert(value) for name, value in values.items()
+            }
+    return None
 
 
 def _by_method(handlers: dict[str, Handler]) -> Handler:

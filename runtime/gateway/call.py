@@ -12,10 +12,12 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect, Request
 
 from runtime import errors
-from runtime.gateway.generation import BrokenStream, ClientGone, Generation, merged
+from runtime.gateway.connection import CONNECTION, Connection
+from runtime.gateway.generation import BrokenStream, ClientGone, Generation, Socket
 from runtime.gateway.guard import check_host, check_key, check_origin
 from runtime.gateway.keys import ANYONE, Key, Keys
 from runtime.gateway.service import Service
+from runtime.gateway.stream_log import Logged, StreamLog
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.errors import Api, api_of, error_body, status_of
 from runtime.gateway.wire.failure import Failure, Fault, Refused, failure_of
@@ -42,6 +44,8 @@ class Call:
         has_version = b"anthropic-version" in self.headers
         self.api: Api = api_of(scope["path"], has_version=has_version)
         self.has_begun = False
+        self.logged: Logged | None = None
+        """What a predecessor had logged of the answer that is continued here."""
         self._receive = receive
         self._send = send
 
@@ -116,30 +120,43 @@ class Call:
     ) -> None:
         """Answer by replies of a model, as a stream or as one object."""
         service, key = self.service, self.key
-        found = model or service.model(wanted.model, key)
+        head = self._head(wanted, model)
         client = await service.client()
         service.begin(key)
-        n_computed = 0
+        connection: Connection | None = self.scope.get(CONNECTION)
+        log = await self._begin_log(connection, head)
+        socket = Socket(logged=self.logged)
+        if connection is not None:
+            socket = Socket(log, connection.is_paused, self.logged)
+        is_complete, n_computed = False, 0
         try:
-            begin = [
-                lambda number=number: service.stream(client, found, wanted, number, key)
-                for number in range(wanted.n_replies)
-            ]
-            head = service.head(found, needs_pieces=wanted.needs_pieces)
             generation = Generation(
                 service,
-                merged(begin, wanted.n),
                 wanted,
                 head,
                 make(head, wanted),
+                lambda number: service.stream(client, head, wanted, number, key),
                 self.own_headers(),
+                socket,
             )
             try:
                 await generation.run(self._receive, self._noting_begin)
+                is_complete = True
             finally:
                 n_computed = generation.n_computed
         finally:
+            if log is not None and connection is not None:
+                connection.end_log(log, is_complete=is_complete)
             service.end(key, n_computed)
+
+    def _head(self, wanted: Wanted, model: str | None) -> Head:
+        found = model or self.service.model(wanted.model, self.key)
+        return self.service.head(found, needs_pieces=wanted.needs_pieces)
+
+    async def _begin_log(self, connection: Connection | None, head: Head) -> StreamLog | None:
+        if connection is None:
+            return None
+        return connection.begin_log(self.id, self.scope, await self.body(), self.key, head)
 
     async def _noting_begin(self, message: Any) -> None:
         self.has_begun = True

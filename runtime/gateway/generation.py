@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from runtime import errors
 from runtime.client.results import Completion, CompletionEvent, Event, TokenEvent
+from runtime.gateway.stream_log import Logged, Mark, StreamLog
 from runtime.gateway.wire.failure import failure_of
 from runtime.gateway.wire.tokens import ids_of
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
@@ -33,16 +36,20 @@ class ClientGone(Exception):
     """The client has closed the connection."""
 
 
-async def merged(begin: Sequence[Callable[[], AsyncStream]], n: int) -> AsyncGenerator[Numbered]:
+Begin = Callable[[], "AsyncStream"]
+
+
+async def merged(begin: Sequence[Begin | None], n: int) -> AsyncGenerator[Numbered]:
     """The events of several replies, ``n`` to each input, with their numbers.
 
     The first reply to an input begins alone; once its first token has come, its prompt is in the
-    context, and the others read it from there.
+    context, and the others read it from there. None: a reply that has ended already.
     """
     if len(begin) == 1:
-        async with begin[0]() as only:
-            async for event in only:
-                yield 0, event
+        if begin[0] is not None:
+            async with begin[0]() as only:
+                async for event in only:
+                    yield 0, event
         return
     several = _Several(begin, n)
     try:
@@ -55,21 +62,24 @@ async def merged(begin: Sequence[Callable[[], AsyncStream]], n: int) -> AsyncGen
 class _Several:
     """Replies that run at the same time, each in a task, with one queue for their events."""
 
-    def __init__(self, begin: Sequence[Callable[[], AsyncStream]], n: int) -> None:
-        self._begin = begin
+    def __init__(self, begin: Sequence[Begin | None], n: int) -> None:
         self._n = n
         self._queue: asyncio.Queue[Numbered | BaseException | None] = asyncio.Queue()
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._gates = [asyncio.Event() for _ in range(len(begin) // n)]
         self._left = len(begin)
-        self._tasks = [asyncio.create_task(self._run(number)) for number in range(len(begin))]
+        self._tasks = [asyncio.create_task(self._run(*one)) for one in enumerate(begin)]
 
-    async def _run(self, number: int) -> None:
+    async def _run(self, number: int, begin: Begin | None) -> None:
         gate = self._gates[number // self._n]
+        if begin is None:
+            gate.set()
+            self._queue.put_nowait(None)
+            return
         if number % self._n:
             await gate.wait()
         try:
-            async with self._slots, self._begin[number]() as stream:
+            async with self._slots, begin() as stream:
                 async for event in stream:
                     if _is_generated(event):
                         gate.set()
@@ -104,24 +114,46 @@ def _is_generated(event: Event) -> bool:
     )
 
 
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """What is known of the socket that an answer goes to."""
+
+    log: StreamLog | None = None
+    """Where the answer is logged, so that a successor can continue it."""
+    is_paused: Callable[[], bool] = _never
+    """Whether more was written than the client reads at present."""
+    logged: Logged | None = None
+    """What a predecessor had logged, whose bytes are sent, or on their way."""
+
+
 class Generation:
     """The replies to one request, as an answer of one API."""
 
     def __init__(
         self,
         service: Service,
-        events: AsyncGenerator[Numbered],
         wanted: Wanted,
         head: Head,
         answer: Answer,
+        begin: Callable[[int], AsyncStream],
         headers: Sequence[tuple[bytes, bytes]] = (),
+        socket: Socket | None = None,
     ) -> None:
+        """``begin`` makes the stream of the reply with a number."""
+        socket = socket or Socket()
         self._service = service
-        self._events = events
         self._wanted = wanted
         self._head = head
         self._answer = answer
+        self._begin = begin
         self._headers = list(headers)
+        self._log = socket.log
+        self._is_paused = socket.is_paused
+        self._logged = socket.logged
         self.done: dict[int, Completion] = {}
         """What has ended, by the number of the reply."""
 
@@ -134,9 +166,7 @@ class Generation:
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Answer the request. Raises what it fails with before the answer has begun, ClientGone."""
-        work = asyncio.create_task(
-            self._stream(send) if self._wanted.is_stream else self._one(send)
-        )
+        work = asyncio.create_task(self._work(send))
         gone = asyncio.create_task(_gone(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -148,21 +178,48 @@ class Generation:
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
 
+    async def _work(self, send: Send) -> None:
+        async with contextlib.aclosing(merged(self._replies(), self._wanted.n)) as events:
+            if not self._wanted.is_stream:
+                await self._one(events, send)
+            elif self._logged is not None and self._logged.data:
+                await self._continue(self._logged, events, send)
+            else:
+                await self._stream(events, send)
+
+    def _replies(self) -> list[Begin | None]:
+        return [self._reply(number) for number in range(self._wanted.n_replies)]
+
+    def _reply(self, number: int) -> Begin | None:
+        known = [] if self._logged is None else self._logged.events(number)
+        if not known:
+            return partial(self._begin, number)
+        last = known[-1]
+        if isinstance(last, CompletionEvent):
+            self.done[number] = last.completion
+            return None
+
+        def begin() -> AsyncStream:
+            stream = self._begin(number)
+            stream.continue_after(known)
+            return stream
+
+        return begin
+
     # ── one object ──────────────────────────────────────────────────────────────────────────────
 
-    async def _one(self, send: Send) -> None:
-        async with contextlib.aclosing(self._events) as events:
-            async for number, event in events:
-                if isinstance(event, CompletionEvent):
-                    self.done[number] = event.completion
+    async def _one(self, events: AsyncGenerator[Numbered], send: Send) -> None:
+        async for number, event in events:
+            if isinstance(event, CompletionEvent):
+                self.done[number] = event.completion
         done = [self.done[number] for number in sorted(self.done)]
         if self._wanted.needs_pieces:
-            await self._need(one for done_one in done for one in ids_of(done_one))
+            await self._need(token for one in done for token in ids_of(one))
         body = self._answer.whole(done)
         await self._start(send, b"application/json", len(body))
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _need(self, tokens: Any) -> None:
+    async def _need(self, tokens: Iterable[int]) -> None:
         await self._service.need_pieces(self._head.model, tokens)
 
     async def _start(self, send: Send, content_type: bytes, n_bytes: int | None = None) -> None:
@@ -175,59 +232,109 @@ class Generation:
 
     # ── a stream ────────────────────────────────────────────────────────────────────────────────
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, events: AsyncGenerator[Numbered], send: Send) -> None:
         """Nothing is sent until something has come, so that a refusal has a status of its own.
 
         At the latest after ``keepalive_s``: a long queue is not silent.
         """
-        async with contextlib.aclosing(self._events) as events:
-            first = asyncio.ensure_future(anext(events))
-            every_s = self._service.settings.keepalive_s
-            try:
-                await asyncio.wait({first}, timeout=every_s)
-                if first.done() and first.exception() is not None:
-                    await first
-                await self._start(send, self._answer.content_type.encode())
-                pulse = _Pulse(send, every_s, self._answer.keepalive)
-                try:
-                    await pulse.send(self._answer.begin())
-                    if not first.done():
-                        await pulse.send(self._answer.keepalive())
-                    await self._show(pulse, await first)
-                    async for one in events:
-                        await self._show(pulse, one)
-                    await pulse.finish(self._answer.end())
-                except errors.LlamaActorsError as error:
-                    await pulse.finish(self._answer.failed(failure_of(error)), is_clean=False)
-                finally:
-                    pulse.stop()
-            finally:
+        first = asyncio.ensure_future(anext(events))
+        every_s = self._service.settings.keepalive_s
+        try:
+            await asyncio.wait({first}, timeout=every_s)
+            if first.done() and first.exception() is not None:
+                await first
+            await self._start(send, self._answer.content_type.encode())
+            with self._pulse(send) as pulse:
+                await self._mark(pulse, "begin", self._answer.begin())
                 if not first.done():
-                    first.cancel()
-                    await asyncio.gather(first, return_exceptions=True)
+                    await pulse.send(self._answer.keepalive())
+                await self._follow(pulse, _after(first, events))
+        finally:
+            if not first.done():
+                first.cancel()
+                await asyncio.gather(first, return_exceptions=True)
 
-    async def _show(self, pulse: _Pulse, one: Numbered) -> None:
-        number, event = one
-        if isinstance(event, CompletionEvent):
-            self.done[number] = event.completion
+    async def _continue(self, logged: Logged, events: AsyncGenerator[Numbered], send: Send) -> None:
+        """Go on after what a predecessor has logged; the renderer reads it, and nothing is sent."""
+        begin = self._answer.begin()
+        for number, item in logged.items:
+            if not isinstance(item, Mark):
+                await self._prepare(item)
+                self._answer.event(number, item)
+        with self._pulse(send) as pulse:
+            if "begin" not in logged.marks:
+                await self._mark(pulse, "begin", begin)
+            await self._follow(pulse, events)
+
+    async def _follow(self, pulse: Pulse, events: AsyncGenerator[Numbered]) -> None:
+        """Show events as they come, and then the end, or why there is none."""
+        try:
+            async for number, event in events:
+                if isinstance(event, CompletionEvent):
+                    self.done[number] = event.completion
+                await self._prepare(event)
+                self._note(number, event)
+                await pulse.send(self._answer.event(number, event))
+            self._note(-1, Mark("end"))
+            await pulse.finish(self._answer.end())
+        except errors.LlamaActorsError as error:
+            self._note(-1, Mark("failed"))
+            await pulse.finish(self._answer.failed(failure_of(error)), is_clean=False)
+
+    async def _prepare(self, event: Event) -> None:
         if self._wanted.needs_pieces and isinstance(event, TokenEvent):
             await self._need(ids_of(event))
-        await pulse.send(self._answer.event(number, event))
+
+    async def _mark(self, pulse: Pulse, name: str, frames: bytes) -> None:
+        if frames:
+            self._note(-1, Mark(name))
+            await pulse.send(frames)
+
+    def _note(self, number: int, item: Event | Mark) -> None:
+        if self._log is not None:
+            self._log.note(number, item)
+
+    def _pulse(self, send: Send) -> Pulse:
+        every_s = self._service.settings.keepalive_s
+        return Pulse(send, every_s, self._answer.keepalive, self._is_paused)
 
 
-class _Pulse:
+async def _after(
+    first: asyncio.Future[Numbered], events: AsyncGenerator[Numbered]
+) -> AsyncGenerator[Numbered]:
+    """The first event, which is awaited already, and the others."""
+    yield await first
+    async for one in events:
+        yield one
+
+
+class Pulse:
     """Sends the frames of a stream, and a comment where none was sent for some seconds."""
 
-    def __init__(self, send: Send, every_s: float, comment: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        every_s: float,
+        comment: Callable[[], bytes],
+        is_paused: Callable[[], bool],
+    ) -> None:
+        """``is_paused``: more was written than the client reads; then a comment shows nothing."""
         self._send = send
         self._every_s = every_s
         self._comment = comment
+        self._is_paused = is_paused
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
         self._is_sending = False
         self._is_over = False
         self._task: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(every_s, self._look)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     async def send(self, frames: bytes) -> None:
         """Send; waits while the client is slow."""
@@ -269,7 +376,8 @@ class _Pulse:
         self._timer = self._loop.call_later(max(0.01, self._every_s - idle_s), self._look)
 
     async def _say(self) -> None:
-        if not (self._is_over or self._is_sending):
+        # Not while frames wait to be written: what is written next is what was noted last.
+        if not (self._is_over or self._is_sending or self._is_paused()):
             await self.send(self._comment())
 
 

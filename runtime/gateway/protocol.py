@@ -8,18 +8,25 @@ ends the connection with an answer that states why, where one can still be read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections import Counter
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from runtime.gateway.connection import CONNECTION, Connection
+from runtime.gateway.tap import Tap
 from runtime.gateway.wire.errors import error_response
 from runtime.gateway.wire.failure import Failure, Fault
 from runtime.settings.gateway import GatewaySettings
+from supervision.shelf import ShelfClient
 
 LINGER_S: Final = 3.0
 """How long what a refused peer still sends is read and dropped: closing at once would reset the
 connection, and it would not see the answer."""
+SEND_BUFFER_BYTES: Final = 128 << 10
+"""Of the kernel, which would let it grow to megabytes for each client that reads nothing."""
 _MIB: Final = 1 << 20
 
 
@@ -32,6 +39,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     settings: GatewaySettings = GatewaySettings()
     per_address: ClassVar[Counter[str]] = Counter()
+    shelf: ShelfClient | None = None
+    worker: int = 0
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -48,8 +57,14 @@ class GuardedProtocol(HttpToolsProtocol):
     # ── the connection ──────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        tap = Tap(transport)
+        super().connection_made(cast(asyncio.Transport, tap))
+        self._connection = Connection(tap, self._is_paused, self.shelf, self.worker)
         self._address = self.client[0] if self.client else ""
+        sock = tap.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.per_address[self._address] += 1
         settings = self.settings
         if len(self.connections) > settings.max_connections:
@@ -87,6 +102,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._n_head += len(data)
             if self._n_head > self.settings.max_header_bytes:
                 self._refuse_head()
+
+    def _is_paused(self) -> bool:
+        return self.flow.write_paused
 
     def _running(self) -> RequestResponseCycle | None:
         """The request that is read or answered now."""
@@ -149,6 +167,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if n_body > self.settings.max_body:
             self._abort(413, "too_large", self._body_too_big())
         self._within(self.settings.body_s + n_body / _MIB, "the body did not come")
+        cast(dict[str, Any], self.scope)[CONNECTION] = self._connection
         super().on_headers_complete()
 
     def _refuse_head(self) -> None:

@@ -16,12 +16,14 @@ from typing import Final
 import uvicorn
 
 from runtime.client.async_client import AsyncClient
-from runtime.gateway.app import build_app
+from runtime.gateway.app import build_app, find_route
 from runtime.gateway.keys import BadKeys, Keys, keys_from
 from runtime.gateway.protocol import GuardedProtocol
 from runtime.gateway.service import Service
+from runtime.gateway.successor import Successor
 from runtime.settings.gateway import HttpWorkerArgs
 from supervision.node_file import RuntimeDir
+from supervision.shelf import ShelfClient
 
 _STARTED_EVERY_S: Final = 0.001
 
@@ -35,6 +37,7 @@ class GatewayServer:
         connect: Callable[[], AsyncClient],
         loaded: Callable[[], Iterable[str]],
         log: logging.Logger,
+        shelf: ShelfClient,
     ) -> None:
         quiet_uvicorn()
         settings = args.settings
@@ -42,9 +45,15 @@ class GatewayServer:
         secret = hashlib.blake2b(b"gateway namespaces", key=cookie).digest()
         self.service = Service(settings, connect, loaded, secret)
         self._keys = KeysFile(settings.keys_file, log)
-        protocol = type(
-            "Protocol", (GuardedProtocol,), {"settings": settings, "per_address": Counter()}
-        )
+        facts = {
+            "settings": settings,
+            "per_address": Counter(),
+            "shelf": shelf,
+            "worker": args.number,
+        }
+        protocol = type("Protocol", (GuardedProtocol,), facts)
+        self._successor = Successor(self.service, shelf, args.number, find_route)
+        self._continued: set[asyncio.Future[None]] = set()
         self._server = uvicorn.Server(
             uvicorn.Config(
                 build_app(self.service, self._keys.now),
@@ -70,7 +79,10 @@ class GatewayServer:
             await asyncio.sleep(_STARTED_EVERY_S)
         if not serving.done():
             on_listening()
+            self._continued = {asyncio.ensure_future(one) for one in self._successor.begin()}
         await serving
+        if self._continued:
+            await asyncio.wait(self._continued, timeout=self.service.settings.drain_s)
 
     def stop(self) -> None:
         """Accept no more; end when what runs has ended, at the latest after ``drain_s``."""

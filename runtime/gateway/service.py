@@ -88,6 +88,7 @@ class Service:
             created=int(time.time()),
             model=model,
             pieces=pieces,
+            seed=secrets.randbits(64),
             explains=self.settings.explain,
         )
 
@@ -114,7 +115,7 @@ class Service:
         return salt_of(key, self._secret, own)
 
     def stream(
-        self, client: AsyncClient, model: str, wanted: Wanted, number: int, key: Key
+        self, client: AsyncClient, head: Head, wanted: Wanted, number: int, key: Key
     ) -> AsyncStream:
         """The reply with this number, which is sent by its first step."""
         given = wanted.inputs[number // wanted.n]
@@ -122,18 +123,17 @@ class Service:
         salt = self.salt(key)
         if salt:
             options["salt"] = salt
-        reply = number % wanted.n
-        if reply and options.get("seed", -1) != -1:
-            options["seed"] = (options["seed"] + reply) % _SEEDS
+        seed = options.get("seed", -1)
+        options["seed"] = ((head.seed if seed == -1 else seed) + number % wanted.n) % _SEEDS
         match wanted.kind:
             case "chat":
-                return client.stream_chat(model, given, **options)
+                return client.stream_chat(head.model, given, **options)
             case "infill":
                 given = dict(given)
                 prefix, suffix = given.pop("prefix"), given.pop("suffix")
-                return client.stream_infill(model, prefix, suffix, **given, **options)
+                return client.stream_infill(head.model, prefix, suffix, **given, **options)
             case _:
-                return client.stream(model, given, parse_special=True, **options)
+                return client.stream(head.model, given, parse_special=True, **options)
 
     # ── tokens as texts ─────────────────────────────────────────────────────────────────────────
 

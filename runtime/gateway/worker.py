@@ -52,8 +52,10 @@ class HttpWorker(EngineWorker):
         from runtime.gateway.server import GatewayServer  # here: no other actor needs a web server
 
         args = self._args_given
-        sockets = self._sockets()
-        server = GatewayServer(args, self._connect, self._loaded, self.log)
+        folder = Path(args.node_dir)
+        shelf = ShelfClient(folder, RuntimeDir(folder).cookie() or b"")
+        server = GatewayServer(args, self._connect, self._loaded, self.log, shelf)
+        sockets = self._sockets(shelf)
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
@@ -73,15 +75,9 @@ class HttpWorker(EngineWorker):
             self.beat()
             await asyncio.sleep(BEAT_S)
 
-    def _sockets(self) -> list[socket]:
-        folder = Path(self._args_given.node_dir)
-        shelf = ShelfClient(folder, RuntimeDir(folder).cookie() or b"")
-        try:
-            names = shelf.names(LISTENER)
-            found = [shelf.get(name) for name in sorted(names)]
-            return [socket(fileno=fd) for one in found if one is not None for fd in one.fds]
-        finally:
-            shelf.close()
+    def _sockets(self, shelf: ShelfClient) -> list[socket]:
+        found = [shelf.get(name) for name in sorted(shelf.names(LISTENER))]
+        return [socket(fileno=fd) for one in found if one is not None for fd in one.fds]
 
     def _connect(self) -> AsyncClient:
         from runtime.client.loop_transport import LoopTransport

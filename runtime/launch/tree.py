@@ -173,5 +173,11 @@ def _gateway(settings: GatewaySettings, node_dir: str) -> ChildSpec:
         "supervision.supervisor.Supervisor",
         kind=ChildKind.SUPERVISOR,
         shutdown=INFINITY,
-        args=SupervisorSpec(Strategy.ONE_FOR_ONE, workers),
+        args=SupervisorSpec(
+            Strategy.ONE_FOR_ONE,
+            workers,
+            # A worker holds nothing that a restart loses, so it may be restarted often.
+            intensity=60,
+            preload=("runtime.gateway.server", "runtime.client.loop_transport"),
+        ),
     )

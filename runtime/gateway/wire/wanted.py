@@ -50,6 +50,8 @@ class Head:
     """Id of the model that answers."""
     pieces: Mapping[int, bytes] = field(default_factory=dict)
     """Tokens as bytes, where the answer shows tokens; filled before each event that needs them."""
+    seed: int = 0
+    """Of the replies of a request that names none."""
     explains: bool = True
     """Whether the answer has a ``cache`` object."""
 

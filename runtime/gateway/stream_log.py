@@ -1,0 +1,254 @@
+"""The log of one answer: what a successor needs to continue it on the same socket.
+
+A request's socket and its log, a memory file, lie on the launcher's descriptor shelf while it is
+answered. The log begins with the request; then comes a record for each write to the socket, with
+the events that its bytes show, appended before the write. When the worker is killed, its successor
+takes both from the shelf. The kernel states how many bytes of the answer it has accepted: those
+that the peer has acknowledged, and those in its queue. The rest of the logged bytes is sent, the
+events are read into a new renderer, the request is sent to the node again with the tokens that the
+log holds, and the answer continues.
+
+Only for TCP without TLS: nothing else counts acknowledged bytes, and the state of TLS is lost.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+import termios
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from runtime.client.results import Event
+from runtime.gateway.keys import Key
+from supervision.codec import FrameRefused, ValueCodec
+from supervision.shelf import ShelfClient
+
+STREAMS: Final = "gateway/stream/"
+"""Beginning of the names of logs on the shelf; then the worker's number."""
+MAX_LOG_BYTES: Final = 16 << 20
+"""A longer answer is not continued after a kill."""
+_PACKAGES: Final = ("actors", "cache", "native", "runtime")
+_LENGTHS: Final = struct.Struct("<II")
+"""Of a record: bytes of its events, bytes of the answer."""
+_ACKED: Final = struct.Struct("=Q")
+_ACKED_AT: Final = 120
+"""Where ``tcpi_bytes_acked`` lies in Linux's ``struct tcp_info``, since 4.1."""
+_TCP_INFO_BYTES: Final = 256
+_FLUSH_S: Final = 0.05
+_READS: Final = 100
+
+Numbered = tuple[int, Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point of an answer that no event of a reply stands for: ``begin``, ``end``, ``failed``."""
+
+    name: str
+
+
+class LoggedHead(msgspec.Struct, kw_only=True):
+    """The request, and what was fixed when its answer began."""
+
+    call_id: str
+    method: str
+    path: str
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+    """Without keys."""
+    body: bytes
+    key: Key
+    answer_id: str
+    created: int
+    model: str
+    seed: int
+    base: int
+    """Bytes that the connection had carried before the answer."""
+    at: float
+    """Unix time of the request."""
+
+
+@dataclass(slots=True)
+class Logged:
+    """What a log holds."""
+
+    head: LoggedHead
+    items: list[tuple[int, Event | Mark]] = field(default_factory=list)
+    """Events with the number of their reply, and marks."""
+    data: bytes = b""
+    """Of the answer, from its status line on."""
+
+    @property
+    def marks(self) -> set[str]:
+        return {item.name for _, item in self.items if isinstance(item, Mark)}
+
+    def events(self, number: int) -> list[Event]:
+        """Those of one reply."""
+        return [item for n, item in self.items if n == number and not isinstance(item, Mark)]
+
+
+class StreamLog:
+    """The log of an answer that this process gives."""
+
+    def __init__(self, shelf: ShelfClient, name: str, fd: int, size: int) -> None:
+        self._shelf = shelf
+        self._name = name
+        self._fd: int | None = fd
+        self._size = size
+        self._codec = ValueCodec(_PACKAGES)
+        self._pending: list[list[Any]] = []
+
+    @classmethod
+    def begin(
+        cls, shelf: ShelfClient, name: str, sock: socket.socket, head: LoggedHead
+    ) -> StreamLog | None:
+        """Put a new log and the socket on the shelf; None where that cannot be done."""
+        packed = msgspec.msgpack.encode(head)
+        if len(packed) > MAX_LOG_BYTES:
+            return None
+        try:
+            fd = os.memfd_create("llama-actors-stream", os.MFD_CLOEXEC)
+        except OSError:
+            return None
+        os.write(fd, struct.pack("<I", len(packed)))
+        _write(fd, packed)
+        log = cls(shelf, name, fd, 4 + len(packed))
+        if not shelf.keep(name, [sock.fileno(), fd]):
+            log._close()
+            return None
+        return log
+
+    @property
+    def is_open(self) -> bool:
+        return self._fd is not None
+
+    def note(self, number: int, item: Event | Mark) -> None:
+        """The next bytes that are written show this."""
+        if self._fd is not None:
+            self._pending.append([number, item])
+
+    def wrote(self, data: bytes) -> None:
+        """These bytes are about to be written to the socket."""
+        if self._fd is None:
+            return
+        events = self._codec.pack(self._pending) if self._pending else b""
+        self._pending = []
+        record = _LENGTHS.pack(len(events), len(data)) + events + data
+        self._size += len(record)
+        if self._size > MAX_LOG_BYTES:
+            self.drop()
+            return
+        try:
+            _write(self._fd, record)
+        except OSError:  # no memory: the answer goes on without it
+            self.drop()
+
+    def finish(self, transport: asyncio.Transport) -> None:
+        """The answer is complete; the log is needed until the kernel has all of it."""
+        if self._fd is None:
+            return
+        if transport.is_closing() or not transport.get_write_buffer_size():
+            self.drop()
+        else:
+            asyncio.get_running_loop().call_later(_FLUSH_S, self.finish, transport)
+
+    def drop(self) -> None:
+        """Take it from the shelf: the answer is complete, or its client is gone."""
+        if self._fd is not None:
+            self._shelf.forget(self._name)
+            self._close()
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def read_log(fd: int) -> Logged | None:
+    """All whole records of a log; None where not even its head is whole."""
+    raw = _content(fd)
+    if len(raw) < 4:
+        return None
+    n_head = struct.unpack_from("<I", raw)[0]
+    try:
+        head = msgspec.msgpack.decode(raw[4 : 4 + n_head], type=LoggedHead)
+        found = Logged(head)
+        parts = []
+        for events, data in _records(raw, 4 + n_head):
+            found.items += _items(events)
+            parts.append(data)
+    except (msgspec.DecodeError, FrameRefused):
+        return None
+    found.data = b"".join(parts)
+    return found
+
+
+def _records(raw: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
+    while at + _LENGTHS.size <= len(raw):
+        n_events, n_data = _LENGTHS.unpack_from(raw, at)
+        start, middle = at + _LENGTHS.size, at + _LENGTHS.size + n_events
+        at = middle + n_data
+        if at > len(raw):
+            return  # its writer was killed while it wrote this
+        yield raw[start:middle], raw[middle:at]
+
+
+def _items(events: bytes) -> Iterable[tuple[int, Event | Mark]]:
+    if not events:
+        return []
+    return [(number, item) for number, item in ValueCodec(_PACKAGES).unpack(events)]
+
+
+def _content(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    parts: list[bytes] = []
+    at = 0
+    while at < size and (part := os.pread(fd, size - at, at)):
+        parts.append(part)
+        at += len(part)
+    return b"".join(parts)
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+# ── what the kernel has ─────────────────────────────────────────────────────────────────────────
+
+
+def is_countable(sock: socket.socket) -> bool:
+    """Whether the kernel counts what the peer of this socket has acknowledged."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    with contextlib.suppress(OSError, struct.error):
+        accepted(sock)
+        return True
+    return False
+
+
+def accepted(sock: socket.socket) -> int:
+    """Bytes that the kernel has accepted for this socket in all: acknowledged, or in its queue."""
+    for _ in range(_READS):
+        before = _acked(sock)
+        queued = array.array("i", [0])
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
+        if _acked(sock) == before:  # else an acknowledgement came between the two
+            break
+    return before + queued[0]
+
+
+def _acked(sock: socket.socket) -> int:
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    acked: int = _ACKED.unpack_from(info, _ACKED_AT)[0]
+    return acked

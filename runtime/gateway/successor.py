@@ -1,0 +1,227 @@
+"""Continues the answers of a worker that was killed, on their own sockets.
+
+See ``stream_log``. Each answer runs through the route that had begun it, with the logged body, so
+every API is continued in the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from runtime import errors
+from runtime.gateway.call import Call, Handler
+from runtime.gateway.connection import CONNECTION, Connection
+from runtime.gateway.generation import BrokenStream, ClientGone
+from runtime.gateway.service import Service
+from runtime.gateway.stream_log import (
+    STREAMS,
+    Logged,
+    StreamLog,
+    accepted,
+    read_log,
+)
+from runtime.gateway.tap import Tap
+from runtime.gateway.wire.failure import Refused, failure_of
+from runtime.gateway.wire.wanted import Head, Wanted
+from supervision.shelf import ShelfClient
+
+Route = Callable[[str, str], tuple[Handler, dict[str, Any]] | None]
+"""The handler of a method and a path, and the path's parameters."""
+_CHUNKED: Final = b"transfer-encoding: chunked"
+_LOG: Final = logging.getLogger("supervision.http")
+
+
+class Successor:
+    """What one worker does for those that had its number before."""
+
+    def __init__(self, service: Service, shelf: ShelfClient, worker: int, route: Route) -> None:
+        self._service = service
+        self._shelf = shelf
+        self._worker = worker
+        self._route = route
+        self.continued = 0
+
+    def begin(self) -> list[Awaitable[None]]:
+        """Take every answer from the shelf; what continues them."""
+        found: list[Awaitable[None]] = []
+        for name in self._shelf.names(f"{STREAMS}{self._worker}/"):
+            entry = self._shelf.get(name)
+            if entry is None or len(entry.fds) != 2:
+                continue
+            sock = socket.socket(fileno=entry.fds[0])
+            sock.setblocking(False)
+            logged = read_log(entry.fds[1])
+            if logged is None:
+                self._shelf.forget(name)
+                sock.close()
+                os.close(entry.fds[1])
+                continue
+            log = StreamLog(self._shelf, name, entry.fds[1], os.fstat(entry.fds[1]).st_size)
+            found.append(self._continue(sock, logged, log))
+        return found
+
+    async def _continue(self, sock: socket.socket, logged: Logged, log: StreamLog) -> None:
+        loop = asyncio.get_running_loop()
+        stalled_s = self._service.settings.stalled_s
+        try:
+            sent = accepted(sock) - logged.head.base
+            _, taken = await loop.connect_accepted_socket(lambda: TakenSocket(stalled_s), sock)
+        except OSError:  # the client is gone
+            sock.close()
+            log.drop()
+            return
+        rest = logged.data[max(0, sent) :]
+        if rest:
+            taken.tap.transport.write(rest)
+        if {"end", "failed"} & logged.marks:
+            log.finish(taken.tap.transport)
+            taken.tap.close()
+            return
+        self.continued += 1
+        taken.tap.log = log
+        taken.has_begun, taken.is_chunked = (
+            bool(logged.data),
+            _CHUNKED in logged.data[:4096].lower(),
+        )
+        await self._run(taken, logged, log)
+
+    async def _run(self, taken: TakenSocket, logged: Logged, log: StreamLog) -> None:
+        head = logged.head
+        found = self._route(head.method, head.path)
+        call = ContinuedCall(self._service, taken, logged, log, found[1] if found else {})
+        try:
+            if found is not None:
+                await found[0](call)
+        except (ClientGone, BrokenStream):
+            pass
+        except (Refused, errors.LlamaActorsError) as error:
+            if not call.has_begun:
+                await call.fail(failure_of(error))
+        except Exception:  # noqa: BLE001 - a fault here ends this answer, and is logged
+            _LOG.exception("the continued answer %s failed", head.call_id)
+        finally:
+            log.drop()
+            taken.tap.close()
+
+
+class ContinuedCall(Call):
+    """A request whose answer was begun by a worker that is gone."""
+
+    def __init__(
+        self,
+        service: Service,
+        taken: TakenSocket,
+        logged: Logged,
+        log: StreamLog,
+        path_params: dict[str, Any],
+    ) -> None:
+        head = logged.head
+        scope = {
+            "type": "http",
+            "method": head.method,
+            "path": head.path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "path_params": path_params,
+            "client": None,
+            CONNECTION: Connection(taken.tap, taken.is_paused),
+        }
+        super().__init__(service, scope, taken.receive, taken.send)
+        self.id, self.key = head.call_id, head.key
+        self.has_begun = taken.has_begun
+        self.logged = logged
+        self._log = log
+
+    async def body(self) -> bytes:
+        assert self.logged is not None  # noqa: S101 - set in __init__, for the type checker
+        return self.logged.head.body
+
+    def _head(self, wanted: Wanted, model: str | None) -> Head:
+        """As it was fixed when the answer began."""
+        del model
+        assert self.logged is not None  # noqa: S101 - as above
+        head = self.logged.head
+        fresh = self.service.head(head.model, needs_pieces=wanted.needs_pieces)
+        return replace(fresh, id=head.answer_id, created=head.created, seed=head.seed)
+
+    async def _begin_log(self, connection: Connection | None, head: Head) -> StreamLog | None:
+        del connection, head
+        return self._log
+
+
+class TakenSocket(asyncio.Protocol):
+    """The socket of a connection whose worker is gone: written to, and closed after the answer."""
+
+    def __init__(self, stalled_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stalled_s = stalled_s
+        self._gone = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._stall: asyncio.TimerHandle | None = None
+        self.has_begun = self.is_chunked = False
+        self.tap: Tap
+
+    # ── the loop's calls ────────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not isinstance(transport, asyncio.Transport):
+            raise TypeError("not a stream")
+        self.tap = Tap(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._gone.set()
+        self._writable.set()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+        self._stall = self._loop.call_later(self._stalled_s, self.tap.abort)
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def is_paused(self) -> bool:
+        return not self._writable.is_set()
+
+    # ── ASGI ────────────────────────────────────────────────────────────────────────────────────
+
+    async def receive(self) -> dict[str, Any]:
+        """The body was read before: all that may still come is the end."""
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await self._writable.wait()
+        if self._gone.is_set():
+            return
+        if message["type"] == "http.response.start":
+            self._start(message)
+            return
+        body, is_last = message.get("body", b""), not message.get("more_body", False)
+        if self.is_chunked:
+            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            body += b"0\r\n\r\n" if is_last else b""
+        if body:
+            self.tap.write(body)
+
+    def _start(self, message: dict[str, Any]) -> None:
+        status = http.HTTPStatus(message["status"])
+        lines = [b"HTTP/1.1 %d %b" % (status, status.phrase.encode())]
+        headers = list(message["headers"])
+        self.is_chunked = not any(name == b"content-length" for name, _ in headers)
+        headers += [(b"transfer-encoding", b"chunked")] if self.is_chunked else []
+        lines += [name + b": " + value for name, value in (*headers, (b"connection", b"close"))]
+        self.has_begun = True
+        self.tap.write(b"\r\n".join(lines) + b"\r\n\r\n")

@@ -1,0 +1,148 @@
+"""Streams through kill -9 of the processes below them: a pause, and no byte lost or repeated."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.gateways import Gateway, gateway_node
+from tests.support.runtime_nodes import LeakCheck, inflight_status, kill, pid_of
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.fault
+
+ASK = {"messages": [{"role": "user", "content": "Tell a long story about a fox and an owl."}],
+       "max_tokens": 300, "ignore_eos": True, "temperature": 0.9, "seed": 11, "stream": True,
+       "exact": "always", "stream_options": {"include_usage": True}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("kills")
+    with LeakCheck() as leaks, gateway_node(folder, keepalive_s=0.2) as found:
+        leaks.watch(found.node)
+        yield found
+        leaks.watch(found.node)
+
+
+class Reader(threading.Thread):
+    """Reads one stream to its end, and counts what has come."""
+
+    def __init__(self, gateway: Gateway, body: dict[str, Any], path: str) -> None:
+        super().__init__()
+        self.gateway = gateway
+        self.body = body
+        self.path = path
+        self.data = b""
+        self.trouble: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            connection = self.gateway.connect()
+            connection.request("POST", self.path, json.dumps(self.body))
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            while more := answer.read1(65536):
+                self.data += more
+            connection.close()
+        except BaseException as error:  # noqa: BLE001 - shown by the test
+            self.trouble = error
+
+    def frames(self) -> list[Any]:
+        self.join(120)
+        assert not self.is_alive(), "the stream did not end"
+        assert self.trouble is None, self.trouble
+        text = self.data.decode()
+        assert text.endswith("data: [DONE]\n\n")
+        found = []
+        for frame in text.split("\n\n")[:-1]:
+            assert frame == ":" or frame.startswith("data: "), frame
+            if frame.startswith("data: {"):
+                found.append(json.loads(frame.removeprefix("data: ")))
+        return found
+
+
+def content(frames: list[Any], number: int = 0) -> str:
+    return "".join(
+        choice["delta"].get("content") or ""
+        for frame in frames
+        for choice in frame["choices"]
+        if choice["index"] == number
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(gateway: Gateway) -> str:
+    text = content(Reader(gateway, ASK, "/v1/chat/completions").frames())
+    assert len(text) > 300
+    return text
+
+
+def check(frames: list[Any], text: str) -> None:
+    assert content(frames) == text
+    assert len({frame["id"] for frame in frames}) == 1
+    assert len({frame["created"] for frame in frames}) == 1
+    roles = [f for f in frames if f["choices"] and "role" in f["choices"][0]["delta"]]
+    assert len(roles) == 1
+    ends = [f for f in frames if f["choices"] and f["choices"][0]["finish_reason"]]
+    assert len(ends) == 1
+    assert frames[-1]["usage"]["completion_tokens"] == 300
+
+
+@pytest.mark.parametrize("victim", ["http:0", "inflight", "model:demo"])
+def test_a_stream_goes_on_when_a_process_is_killed(
+    gateway: Gateway, unbroken: str, victim: str
+) -> None:
+    reader = Reader(gateway, ASK, "/v1/chat/completions")
+    eventually(lambda: len(reader.data) > 3000, what="it runs")
+    kill(pid_of(gateway.node, victim))
+    check(reader.frames(), unbroken)
+
+
+def test_a_worker_that_is_killed_again_and_again(gateway: Gateway, unbroken: str) -> None:
+    readers = [Reader(gateway, ASK, "/v1/chat/completions") for _ in range(3)]
+    for n in range(5):
+        wanted = 2000 + 4000 * n
+        eventually(
+            lambda w=wanted: any(len(r.data) > w or not r.is_alive() for r in readers), within_s=60,
+            what="more has come",
+        )  # fmt: skip
+        kill(pid_of(gateway.node, "http:0"))
+    for reader in readers:
+        check(reader.frames(), unbroken)
+    eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
+
+
+def test_a_request_without_a_stream_is_answered_too(gateway: Gateway, unbroken: str) -> None:
+    found: list[Any] = []
+    asked = {**ASK, "stream": False}
+    thread = threading.Thread(
+        target=lambda: found.append(gateway.post("/v1/chat/completions", asked))
+    )
+    thread.start()
+    eventually(lambda: inflight_status(gateway.node)["in_flight"], what="it runs")
+    kill(pid_of(gateway.node, "http:0"))
+    thread.join(120)
+    assert found[0].json["choices"][0]["message"]["content"] == unbroken
+
+
+def test_several_replies_go_on_together(gateway: Gateway) -> None:
+    asked = {**ASK, "n": 2, "max_tokens": 150}
+    whole = Reader(gateway, asked, "/v1/chat/completions").frames()
+    reader = Reader(gateway, asked, "/v1/chat/completions")
+    eventually(lambda: len(reader.data) > 6000, what="both run")
+    kill(pid_of(gateway.node, "http:0"))
+    frames = reader.frames()
+    assert [content(frames, n) for n in (0, 1)] == [content(whole, n) for n in (0, 1)]
+
+
+def test_the_whole_node_below_the_launcher(gateway: Gateway, unbroken: str) -> None:
+    reader = Reader(gateway, ASK, "/v1/chat/completions")
+    eventually(lambda: len(reader.data) > 3000, what="it runs")
+    kill(gateway.node.connection.record.root_pid)
+    check(reader.frames(), unbroken)
