@@ -45,6 +45,7 @@ COMMANDS: Final = {
         "runtime.cli.config.group",
         "the configuration: reference, defaults, schema, check",
     ),
+    "gateway": ("runtime.cli.gateway.group", "HTTP: make keys, and list those that there are"),
     "completion": ("runtime.cli.completion", "print the completion script of a shell"),
 }
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.routing import Route, compile_path
 
 from runtime.gateway.call import Call, Endpoint, Handler
 from runtime.gateway.keys import Keys
+from runtime.gateway.openapi import document
 from runtime.gateway.routes import health, openai
 from runtime.gateway.service import Service
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 
-Table = Iterable[tuple[str, str, Handler]]
-"""Methods (several with blanks between them), path, handler."""
-TABLES: tuple[Table, ...] = (openai.ROUTES, health.ROUTES)
+MODULES: Final[tuple[Any, ...]] = (openai, health)
+"""Each has ROUTES: methods (several with blanks between them), path, handler; and may have BODIES:
+the struct of a JSON body, by path."""
 
 
 def build_app(service: Service, keys: Callable[[], Keys | None] = lambda: None) -> Starlette:
@@ -37,11 +38,19 @@ def build_app(service: Service, keys: Callable[[], Keys | None] = lambda: None) 
 def route_table() -> dict[str, dict[str, Handler]]:
     """Handlers by path and method."""
     routes: dict[str, dict[str, Handler]] = {}
-    for table in TABLES:
-        for methods, path, handler in table:
+    for module in MODULES:
+        for methods, path, handler in module.ROUTES:
             for method in methods.split():
                 routes.setdefault(path, {})[method] = handler
+    routes["/openapi.json"] = {"GET": _openapi}
     return routes
+
+
+async def _openapi(call: Call) -> None:
+    bodies: dict[str, Any] = {}
+    for module in MODULES:
+        bodies |= getattr(module, "BODIES", {})
+    await call.answer_json(document(route_table(), bodies))
 
 
 def find_route(method: str, path: str) -> tuple[Handler, dict[str, Any]] | None:

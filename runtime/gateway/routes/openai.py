@@ -7,9 +7,18 @@ from typing import Final
 from runtime.gateway.call import Call
 from runtime.gateway.facts import model_facts
 from runtime.gateway.wire import openai_models
-from runtime.gateway.wire.openai_chat import ChatAnswer, read_chat
-from runtime.gateway.wire.openai_completions import CompletionAnswer, read_completion
-from runtime.gateway.wire.openai_embeddings import embeddings_json, inputs_of, read_embedding
+from runtime.gateway.wire.openai_chat import ChatAnswer, ChatBody, read_chat
+from runtime.gateway.wire.openai_completions import (
+    CompletionAnswer,
+    CompletionBody,
+    read_completion,
+)
+from runtime.gateway.wire.openai_embeddings import (
+    EmbeddingBody,
+    embeddings_json,
+    inputs_of,
+    read_embedding,
+)
 
 
 async def chat(call: Call) -> None:
@@ -47,6 +56,11 @@ async def model(call: Call) -> None:
     await call.answer_json(make(facts[0], name))
 
 
+BODIES: Final = {
+    "/v1/chat/completions": ChatBody,
+    "/v1/completions": CompletionBody,
+    "/v1/embeddings": EmbeddingBody,
+}
 ROUTES: Final = (
     ("POST", "/v1/chat/completions", chat),
     ("POST", "/chat/completions", chat),

@@ -1,0 +1,1 @@
+"""``gateway …``: the keys of the HTTP gateway."""
