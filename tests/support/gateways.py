@@ -54,6 +54,8 @@ class Gateway:
     def __init__(self, node: Node, port: int) -> None:
         self.node = node
         self.port = port
+        self.headers: dict[str, str] = {}
+        """Of every request."""
 
     @property
     def url(self) -> str:
@@ -62,16 +64,25 @@ class Gateway:
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
 
+    @contextlib.contextmanager
+    def opened(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """An answer that the caller reads; a body that is no bytes is sent as JSON."""
+        raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        with contextlib.closing(self.connect()) as connection:
+            connection.request(method, path, raw, {**self.headers, **(headers or {})})
+            yield connection.getresponse()
+
     def call(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> Answered:
-        """One request on a connection of its own; a body that is no bytes is sent as JSON."""
-        raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        with contextlib.closing(self.connect()) as connection:
-            connection.request(method, path, raw, dict(headers or {}))
-            answer = connection.getresponse()
+        """One request on a connection of its own, and the whole answer."""
+        with self.opened(method, path, body, headers) as answer:
             found = {name.lower(): value for name, value in answer.getheaders()}
             return Answered(answer.status, found, answer.read())
+
+    ask = call
 
     def get(self, path: str, **headers: str) -> Answered:
         return self.call("GET", path, headers=headers)
@@ -84,12 +95,30 @@ class Gateway:
         return socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT_S)
 
 
+def frames_of(stream: bytes) -> list[tuple[str, Any]]:
+    """The server-sent events of a stream: names (empty: none) and data; comments are left out."""
+    found = []
+    for frame in stream.decode().split("\n\n"):
+        lines = [one for one in frame.split("\n") if one and not one.startswith(":")]
+        fields = dict(one.split(": ", 1) for one in lines)
+        if "data" in fields:
+            data = fields["data"]
+            value = data if data == "[DONE]" else json.loads(data)
+            found.append((fields.get("event", ""), value))
+    return found
+
+
 @contextlib.contextmanager
-def gateway_node(tmp_path: Path, model: str | None = "demo", **settings: Any) -> Iterator[Gateway]:
-    """A node with a gateway; ``settings`` are those of ``GatewaySettings``."""
+def gateway_node(
+    tmp_path: Path, models: Mapping[str, Any] | None = None, **settings: Any
+) -> Iterator[Gateway]:
+    """A node with a gateway; ``settings`` are those of ``GatewaySettings``.
+
+    ``models`` as for ``Node.start``; the embedded one where none are named.
+    """
     port = free_port()
     listen = (Listen("127.0.0.1", port),)
     config = RuntimeConfig(gateway=GatewaySettings(listen=listen, **settings))
-    models = {} if model is None else {model: None}
-    with started(tmp_path, config=config, models=models) as node:
+    named = {"demo": None} if models is None else models
+    with started(tmp_path, config=config, models=named) as node:
         yield Gateway(node, port)

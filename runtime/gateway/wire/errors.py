@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any, Final, Literal
 
-from runtime.gateway.wire import anthropic_errors, openai_errors
+from runtime.gateway.wire import anthropic_errors, ollama_errors, openai_errors
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.failure import Failure, Fault
 
@@ -40,7 +40,7 @@ def _object(failure: Failure, api: Api, request_id: str) -> dict[str, Any]:
         case "anthropic":
             return anthropic_errors.error_object(failure, request_id)
         case "ollama":
-            return {"error": failure.message}
+            return ollama_errors.error_object(failure)
         case "native":
             return openai_errors.native_error_object(failure)
         case _:

@@ -29,6 +29,8 @@ class Fault(Enum):
     RATE = "rate"
     INTERNAL = "internal"
     UNSUPPORTED = "unsupported"
+    NOT_DONE = "not_done"
+    """An endpoint of an API that this gateway has for its words alone."""
     OVERLOADED = "overloaded"
     UNAVAILABLE = "unavailable"
     DEADLINE = "deadline"
@@ -49,6 +51,7 @@ STATUS: Final = {
     Fault.RATE: 429,
     Fault.INTERNAL: 500,
     Fault.UNSUPPORTED: 400,
+    Fault.NOT_DONE: 501,
     Fault.OVERLOADED: 503,
     Fault.UNAVAILABLE: 503,
     Fault.DEADLINE: 504,

@@ -13,6 +13,7 @@ _TYPES: Final = {
     Fault.CONFLICT: "conflict",
     Fault.INTERNAL: "server_error",
     Fault.UNSUPPORTED: "not_supported_error",
+    Fault.NOT_DONE: "not_supported_error",
     Fault.OVERLOADED: "overloaded_error",
     Fault.UNAVAILABLE: "overloaded_error",
     Fault.DEADLINE: "timeout_error",
