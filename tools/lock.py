@@ -44,6 +44,8 @@ LOCKS = (
     Lock("build", groups=("build",), agrees_with="dev"),
     Lock("package", groups=("package",), agrees_with="build"),
     Lock("docs", groups=("docs",), agrees_with="dev"),
+    Lock("clients", groups=("clients",)),
+    Lock("clients-older", groups=("clients-older",)),
     Lock("uv", groups=("uv",)),
 )
 
