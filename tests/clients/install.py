@@ -127,10 +127,12 @@ def _npm(folder: Path) -> None:
         return
     report("installing what is locked in tests/clients/npm (about 1.4 GB)")
     _copy(_NPM_FILES, folder)
-    # Not `npm ci`: it refuses a lock without the packages for other systems, which an index may lack.
+    # Not `npm ci`: it refuses a lock without packages for other systems, which an index may lack.
     run(
-        [program, "install", "--prefix", str(folder), "--no-audit", "--no-fund"]
-        + ["--omit-lockfile-registry-resolved", "--loglevel=error"],
+        [
+            *(program, "install", "--prefix", str(folder), "--no-audit", "--no-fund"),
+            *("--omit-lockfile-registry-resolved", "--loglevel=error"),
+        ],
         trouble="npm could not install the programs",
     )
     stamp.write_text(inputs, encoding="utf-8")

@@ -8,6 +8,7 @@ before.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -150,14 +151,31 @@ def check(program: Program, recorder: Recorder) -> str | None:
         text = first.answer[:300].decode("utf-8", "replace")
         return f"{first.method} {first.path} was answered {first.status}: {text}"
     turns = [e.json for e in asked if e.json.get("tools")]
-    for before, after in zip(turns, turns[1:], strict=False):
-        if not _extends(before[program.history], after[program.history]):
+    for before, after in itertools.pairwise(turns):
+        if not extends(before[program.history], after[program.history]):
             return "a later turn does not begin with the turn before"
     return None
 
 
-def _extends(before: list[Any], after: list[Any]) -> bool:
-    return after[: len(before)] == before
+def extends(before: list[Any], after: list[Any]) -> bool:
+    return [_plain(item) for item in after[: len(before)]] == [_plain(item) for item in before]
+
+
+def _plain(item: Any) -> Any:
+    """An item of a history without what programs vary and templates do not see.
+
+    Claude Code marks the last item for the cache, and writes a text as a list of one part while it
+    is marked.
+    """
+    if isinstance(item, dict):
+        kept = {k: _plain(v) for k, v in item.items() if k != "cache_control"}
+        if kept.get("type") == "text" and kept.keys() == {"type", "text"}:
+            return kept["text"]
+        return kept
+    if isinstance(item, list):
+        parts = [_plain(part) for part in item]
+        return parts[0] if len(parts) == 1 and isinstance(parts[0], str) else parts
+    return item
 
 
 def _ai_sdk(place: Place) -> list[Outcome]:

@@ -11,7 +11,7 @@ const url = process.env.CLIENTS_URL;
 const id = process.env.CLIENTS_MODEL;
 const v1 = { baseURL: `${url}/v1`, apiKey: "none" };
 const models = {
-  compatible: createOpenAICompatible({ name: "served", includeUsage: true, ...v1 })(id),
+  compatible: createOpenAICompatible({ name: "served", includeUsage: true, supportsStructuredOutputs: true, ...v1 })(id),
   responses: createOpenAI(v1).responses(id),
   chat: createOpenAI(v1).chat(id),
   anthropic: createAnthropic(v1)(id),
