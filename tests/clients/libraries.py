@@ -36,7 +36,7 @@ def _outcomes(place: Place) -> list[Outcome]:
 LIBRARIES = Suite(
     name="libraries",
     about="values through LiteLLM, LangChain, llama-index, llm and openai's stored responses",
-    floor=30,
+    floor=46,
     known=(),
     outcomes=_outcomes,
 )

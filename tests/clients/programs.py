@@ -201,7 +201,7 @@ def _outcomes(place: Place) -> list[Outcome]:
 PROGRAMS = Suite(
     name="programs",
     about="Claude Code, Codex, opencode, qwen-code and the AI SDK",
-    floor=4,
+    floor=20,
     known=(),
     outcomes=_outcomes,
     needs_npm=True,
