@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -51,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for suite in SUITES:
             print(f"{suite.name:<10} {suite.about}")
         return 0
-    if os.environ.get(_INSIDE) == "yes":
-        return sandbox.as_first_process(lambda: run_suites(chosen, options))
+    if os.environ.pop(_INSIDE, None) == "yes":
+        return sandbox.as_first_process(lambda: run_suites(chosen, options, isolated=True))
     try:
         install(with_npm=any(suite.needs_npm for suite in chosen))
     except Problem as problem:
@@ -60,30 +61,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if options.install:
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="clients-") as temporary:
+        options.logs = (options.logs or Path(temporary)).resolve()
+        options.logs.mkdir(parents=True, exist_ok=True)
+        return start(chosen, options)
+
+
+def start(chosen: Sequence[Suite], options: argparse.Namespace) -> int:
+    """Run the suites in namespaces of their own, where that is allowed."""
     words = sandbox.unshare()
     if words is None:
         print("clients: namespaces are not allowed here: the clients run beside the network")
-        return run_suites(chosen, options)
-    given = sys.argv[1:] if arguments is None else arguments
+        return run_suites(chosen, options, isolated=False)
+    command = [sys.executable, "-m", "tests.clients", *(suite.name for suite in chosen)]
+    command += ["--logs", str(options.logs)]
+    if options.server:
+        command += ["--server", options.server]
     os.environ[_INSIDE] = "yes"
-    command = [sys.executable, "-m", "tests.clients", *given]
     return sandbox.run_inside(words, command, deadline_s=_DEADLINE_S)
 
 
-def run_suites(chosen: Sequence[Suite], options: argparse.Namespace) -> int:
+def run_suites(chosen: Sequence[Suite], options: argparse.Namespace, *, isolated: bool) -> int:
     """Run against one server; 0 when every suite is as it should be."""
-    isolated = os.environ.pop(_INSIDE, None) is not None
     if isolated:
         sandbox.loopback_up()
-    with tempfile.TemporaryDirectory(prefix="clients-") as temporary:
-        folder = options.logs or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with serve_gateway(folder.resolve(), command=options.server) as server:
-                results = [run_suite(suite, server, folder.resolve()) for suite in chosen]
-        except ServerFailed as error:
-            print(f"clients: {error}")
-            return 1
+    try:
+        with serve_gateway(options.logs, command=options.server) as server:
+            results = [run_suite(suite, server, options.logs) for suite in chosen]
+    except ServerFailed as error:
+        print(f"clients: {error}")
+        return 1
     left = sandbox.others() if isolated else []
     for line in left:
         print(f"clients: a process is left: {line}")

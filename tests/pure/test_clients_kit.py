@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.clients import programs, sdk_tests
+from tests.clients import programs, schema, sdk_tests
 from tests.clients.install import NPM, SDISTS, locked_lines
 from tests.clients.outcomes import Known, Outcome, from_junit, judge
 from tests.clients.processes import clean, run
@@ -164,3 +164,29 @@ def test_a_history_may_move_its_cache_mark_and_nothing_else() -> None:
     assert programs.extends([first], [same, other])
     assert not programs.extends([first], [other, same])
     assert not programs.extends([first, other], [first])
+
+
+def test_failed_operations_are_read_from_the_report_of_schemathesis() -> None:
+    report = """
+=== FAILURES ===
+____ TRACE /health ____
+1. Test Case ID: XB0BQU
+- ST101 Server error
+[501] Not Implemented:
+    `body`
+Reproduce with:
+    curl -X TRACE http://127.0.0.1:1/health
+____ POST /v1/x ____
+- ST101 Server error
+=== SUMMARY ===
+"""
+    fact = "- ST101 Server error"
+    assert schema.failures(report) == [
+        Outcome(
+            "TRACE /health",
+            passed=False,
+            detail=f"{fact} | [501] Not Implemented: |     curl -X TRACE http://127.0.0.1:1/health",
+        ),
+        Outcome("POST /v1/x", passed=False, detail=fact),
+    ]
+    assert schema.failures("=== SUMMARY ===") == []
