@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CODE := actors cache native runtime supervision tests examples bench tools docs
 
 .PHONY: help install demo test docs lint format types imports pure system fault model bench soak killpoints \
-	retest real sanitize wheel matrix lock outdated clean
+	retest real clients sanitize wheel matrix lock outdated clean
 
 help:
 	@echo "make demo      set up everything and show cold, warm, killed, healed on the embedded model"
@@ -16,6 +16,7 @@ help:
 	@echo "make wheel     sdist and portable wheel into dist/; make matrix installs them in every clean way"
 	@echo "make docs      the documentation as a site, in build/site"
 	@echo "make real      a published model: fetched, whole-node cases, demo; make sanitize: ASan and UBSan"
+	@echo "make clients   unmodified SDK tests, examples, libraries and agents against the gateway"
 	@echo "make lint | types | imports | pure | system | fault | model | bench | soak | killpoints | format | clean"
 
 install:
@@ -50,6 +51,10 @@ retest: install
 # A published model of 241 MB (its licence is its own), the whole-node cases and the demo on it.
 real: install
 	$(BIN)/python -m tests.support.real_model
+
+# Programs that other people wrote, against the gateway, offline; SUITES="openai ollama" runs these. Takes 2 GB of disk.
+clients: install
+	$(BIN)/python -m tests.clients $(SUITES)
 
 # The shim's own tests with AddressSanitizer and UndefinedBehaviorSanitizer; SLICE=--slice runs few.
 sanitize: install

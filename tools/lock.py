@@ -32,6 +32,7 @@ class Lock:
     groups: tuple[str, ...] = ()
     project: bool = False  # the dependencies of the package itself too
     agrees_with: str | None = None
+    apart: bool = False  # for an environment of its own, with other versions of shared packages
 
     @property
     def path(self) -> Path:
@@ -44,6 +45,8 @@ LOCKS = (
     Lock("build", groups=("build",), agrees_with="dev"),
     Lock("package", groups=("package",), agrees_with="build"),
     Lock("docs", groups=("docs",), agrees_with="dev"),
+    Lock("clients", groups=("clients",), agrees_with="dev"),
+    Lock("clients-older", groups=("clients-older",), apart=True),
     Lock("uv", groups=("uv",)),
 )
 

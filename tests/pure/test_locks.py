@@ -50,7 +50,7 @@ def test_every_pin_has_hashes_and_no_line_an_address(lock: Lock) -> None:
 
 def test_the_locks_agree_on_what_they_share() -> None:
     everything: dict[str, str] = {}
-    for lock in LOCKS:
+    for lock in (lock for lock in LOCKS if not lock.apart):
         for name, version in pins(lock.path).items():
             assert everything.setdefault(name, version) == version, name
 

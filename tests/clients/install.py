@@ -1,0 +1,143 @@
+"""What the suites run, fetched into ``build/clients``: nothing third-party is committed.
+
+* ``venv`` and ``venv-older``: packages of ``requirements/clients.txt`` and ``clients-older.txt``,
+  installed by uv with hashes.
+* ``sdists/<name>-<version>``: the source distributions whose tests and examples are run. pip
+  fetches them and checks them against the hashes of the lock; nothing of them is built.
+* ``npm``: the programs of ``tests/clients/npm``, whose lock file has a hash of each package.
+
+Each step is skipped while its inputs are unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.support.nodes import ROOT
+from tools.install import Environment, Problem, digest, report, run, uv_environment
+
+FOLDER: Final = ROOT / "build" / "clients"
+NPM: Final = Path(__file__).parent / "npm"
+SDISTS: Final = ("openai", "anthropic", "ollama")
+_NPM_FILES: Final = ("package.json", "package-lock.json")
+_NPM_SCRIPTS: Final = ("ai_sdk.mjs",)
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """Where everything is."""
+
+    bin: Path  # programs of the environment with the newest versions
+    bin_older: Path
+    sdists: dict[str, Path]
+    node: Path  # the folder with node_modules
+
+
+def install(*, with_npm: bool) -> Installed:
+    """Bring in what is missing. Raises ``Problem`` where something cannot be had."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    newest = _environment("venv", "clients")
+    older = _environment("venv-older", "clients-older")
+    sdists = {name: _sdist(newest, name) for name in SDISTS}
+    node = FOLDER / "npm"
+    if with_npm:
+        _npm(node)
+    return Installed(newest.folder / "bin", older.folder / "bin", sdists, node)
+
+
+def _environment(folder: str, lock: str) -> Environment:
+    environment = Environment(FOLDER / folder)
+    if not environment.works():
+        environment.create()
+    path = f"requirements/{lock}.txt"
+    inputs = digest([path])
+    if environment.done().get("packages") != inputs:
+        report(f"installing what is locked in {path}")
+        quiet = [] if sys.stderr.isatty() else ["--quiet"]
+        run(
+            [
+                *(sys.executable, "-m", "uv", "pip", "install", *quiet, "--no-deps"),
+                *("--python", environment.python, "--require-hashes", "-r", path),
+            ],
+            trouble="uv could not install the clients",
+            env=uv_environment(sys.executable),
+        )
+        environment.mark("packages", inputs)
+    return environment
+
+
+def locked_lines(lock: str, name: str) -> tuple[str, str]:
+    """Version and requirement lines, with hashes, of one package in a lock file."""
+    found = re.search(
+        rf"^{re.escape(name)}==(?P<version>\S+) \\\n(?: +--hash=\S+(?: \\)?\n?)+", lock, re.M
+    )
+    if found is None:
+        raise Problem(f"requirements/clients.txt has no {name}: run `make lock`")
+    return found["version"], found[0]
+
+
+def _sdist(environment: Environment, name: str) -> Path:
+    lock = (ROOT / "requirements" / "clients.txt").read_text(encoding="utf-8")
+    version, lines = locked_lines(lock, name)
+    target = FOLDER / "sdists" / f"{name}-{version}"
+    if target.exists():
+        return target
+    report(f"fetching the source distribution of {name} {version}")
+    target.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+        wanted = Path(folder, "wanted.txt")
+        wanted.write_text(lines, encoding="utf-8")
+        # Without isolation pip asks the build backends in this environment for the package's
+        # name, and installs none.
+        run(
+            [
+                *(environment.python, "-m", "pip", "download", "--quiet"),
+                *("--disable-pip-version-check", "--no-deps", "--no-binary", ":all:"),
+                *("--no-build-isolation", "--require-hashes"),
+                *("--dest", folder, "-r", str(wanted)),
+            ],
+            trouble=f"pip could not fetch the source distribution of {name}",
+        )
+        with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
+            archive.extractall(Path(folder, "unpacked"), filter="data")
+        Path(folder, "unpacked", f"{name}-{version}").rename(target)
+    return target
+
+
+def _npm(folder: Path) -> None:
+    program = shutil.which("npm")
+    if program is None:
+        raise Problem(
+            "npm is not in PATH, and the programs suite needs it (Node.js 20 or newer). On Debian: "
+            "apt-get install npm. Or name the suites to run: python -m tests.clients --list"
+        )
+    inputs = digest([f"tests/clients/npm/{name}" for name in _NPM_FILES])
+    stamp = folder / ".installed-from"
+    folder.mkdir(exist_ok=True)
+    _copy(_NPM_SCRIPTS, folder)  # beside the packages that they import
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == inputs:
+        return
+    report("installing what is locked in tests/clients/npm (about 1.4 GB)")
+    _copy(_NPM_FILES, folder)
+    # Not `npm ci`: it refuses a lock without packages for other systems, which an index may lack.
+    run(
+        [
+            *(program, "install", "--prefix", str(folder), "--no-audit", "--no-fund"),
+            *("--omit-lockfile-registry-resolved", "--loglevel=error"),
+        ],
+        trouble="npm could not install the programs",
+    )
+    stamp.write_text(inputs, encoding="utf-8")
+
+
+def _copy(names: Sequence[str], folder: Path) -> None:
+    for name in names:
+        shutil.copyfile(NPM / name, folder / name)

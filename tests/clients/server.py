@@ -1,0 +1,115 @@
+"""The server under test: the gateway, or another one that is named on the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime import embedded
+from supervision.ports import free_port
+from tests.clients.processes import clean, kill_group
+from tests.support.nodes import ROOT
+from tests.support.waiting import eventually
+
+_START_S = 120.0
+_STOP_S = 30.0
+
+
+class ServerFailed(Exception):
+    """The server did not start, or did not stop; the text has the end of its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server and the model that it serves."""
+
+    url: str  # without a path: http://127.0.0.1:8080
+    model: str
+    log: Path
+
+    def log_tail(self, n_characters: int = 2000) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")[-n_characters:]
+
+
+def gateway_command(port: int, home: Path, model: str) -> list[str]:
+    """The node with its gateway and one model, so that any name of a model means that one."""
+    return [
+        *(sys.executable, "-m", "runtime", "serve"),
+        *("--gateway", f"127.0.0.1:{port}"),
+        *("--admin-port", str(free_port())),
+        *("--model", f"{model}={embedded.path()}"),
+        *("--cache-dir", str(home / "cache")),
+    ]
+
+
+@contextlib.contextmanager
+def serve_gateway(
+    home: Path, *, model: str = "demo", command: str | None = None
+) -> Iterator[Server]:
+    """Start the server, wait until ``/health`` answers 200, and stop it at the end.
+
+    ``command`` starts another server in its place; ``{port}`` in it is the port. Raises
+    ``ServerFailed`` when it does not start, does not stop, or left a traceback in its output.
+    """
+    port = free_port()
+    words = (
+        shlex.split(command.format(port=port)) if command else gateway_command(port, home, model)
+    )
+    server = Server(f"http://127.0.0.1:{port}", model, home / "server.log")
+    with server.log.open("wb") as log:
+        process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=clean(home),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_up(process, server)
+        yield server
+        _stop(process, server)
+    finally:
+        kill_group(process)
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], server: Server) -> None:
+    def healthy() -> bool:
+        if process.poll() is not None:
+            raise ServerFailed(f"the server ended with {process.returncode}:\n{server.log_tail()}")
+        try:
+            with urllib.request.urlopen(f"{server.url}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:  # not listening yet, or 503 while the model loads
+            return False
+
+    try:
+        eventually(healthy, within_s=_START_S, every_s=0.1, what="/health answers 200")
+    except AssertionError as error:
+        raise ServerFailed(f"{error}\n{server.log_tail()}") from error
+
+
+def _stop(process: subprocess.Popen[bytes], server: Server) -> None:
+    code = process.poll()
+    if code is not None:
+        raise ServerFailed(f"the server ended during the tests with {code}:\n{server.log_tail()}")
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired as error:
+        raise ServerFailed(
+            f"the server did not stop within {_STOP_S:.0f} s of SIGTERM:\n{server.log_tail()}"
+        ) from error
+    whole = server.log_tail(1 << 24)
+    where = whole.find("Traceback (most recent call last)")
+    if where >= 0:
+        raise ServerFailed(f"the server printed a traceback:\n{whole[where : where + 2000]}")

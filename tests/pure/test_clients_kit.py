@@ -1,0 +1,192 @@
+"""The kit that runs foreign clients: its judgement, and what it reads and sends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.clients import programs, schema, sdk_tests
+from tests.clients.install import NPM, SDISTS, locked_lines
+from tests.clients.outcomes import Known, Outcome, from_junit, judge
+from tests.clients.processes import clean, run
+from tests.clients.recorder import recording
+from tests.support.nodes import ROOT
+from tools.install import Problem
+
+pytestmark = pytest.mark.pure
+
+GOOD, BAD = Outcome("a.good", passed=True), Outcome("a.bad", passed=False, detail="no field x")
+
+
+def problems(*outcomes: Outcome, known: tuple[Known, ...] = (), floor: int = 1) -> str:
+    return "\n".join(judge("suite", outcomes, known, floor).problems)
+
+
+def test_a_failure_that_is_not_listed_is_a_problem() -> None:
+    assert problems(GOOD, BAD) == "a.bad fails: no field x"
+
+
+def test_a_listed_failure_is_none() -> None:
+    verdict = judge("suite", [GOOD, BAD], [Known(r"a\.b.*", "by design")], floor=1)
+    assert verdict.problems == ()
+    assert (verdict.n_passed, verdict.n_known) == (1, 1)
+
+
+def test_a_listed_test_that_passes_must_be_taken_off() -> None:
+    text = problems(GOOD, BAD, known=(Known(r"a\..*", "by design"),))
+    assert text.startswith("a.good passes, though it is listed")
+
+
+def test_an_entry_without_a_test_must_be_taken_off() -> None:
+    assert "matches no test" in problems(GOOD, known=(Known("a.g", "a part of a name"),))
+
+
+def test_fewer_passes_than_the_floor_are_a_problem() -> None:
+    assert problems(GOOD, floor=2) == "1 tests pass, fewer than the floor of 2"
+
+
+def test_outcomes_are_read_from_a_junit_report() -> None:
+    report = """<testsuites><testsuite>
+      <testcase classname="tests.x.TestA" name="test_one[strict]"/>
+      <testcase classname="tests.x.TestA" name="test_two"><failure message="E1&#10;E2"/></testcase>
+      <testcase classname="tests.x.TestA" name="test_three"><error/></testcase>
+      <testcase classname="tests.x.TestA" name="test_four"><skipped/></testcase>
+    </testsuite></testsuites>"""
+    assert from_junit(report) == [
+        Outcome("tests.x.TestA.test_one[strict]", passed=True),
+        Outcome("tests.x.TestA.test_two", passed=False, detail="E1"),
+        Outcome("tests.x.TestA.test_three", passed=False, detail="no message"),
+    ]
+
+
+@pytest.mark.parametrize("name", SDISTS)
+def test_the_lock_has_the_sdists_with_hashes(name: str) -> None:
+    version, lines = locked_lines((ROOT / "requirements/clients.txt").read_text("utf-8"), name)
+    assert lines.startswith(f"{name}=={version} \\\n    --hash=sha256:")
+    assert lines.count("==") == 1
+
+
+def test_a_package_that_is_not_locked_is_a_problem() -> None:
+    with pytest.raises(Problem, match="make lock"):
+        locked_lines("", "openai")
+
+
+def test_the_lock_of_npm_has_hashes_and_no_addresses_of_packages() -> None:
+    lock = json.loads((NPM / "package-lock.json").read_text("utf-8"))
+    wanted = json.loads((NPM / "package.json").read_text("utf-8"))["dependencies"]
+    packages = {k: v for k, v in lock["packages"].items() if v.get("version") and k}
+    assert all(p["integrity"].startswith("sha512-") for p in packages.values())
+    assert not any("resolved" in p for p in packages.values())
+    assert {n: packages[f"node_modules/{n}"]["version"] for n in wanted} == wanted
+
+
+def test_a_known_failure_has_a_reason() -> None:
+    assert all(known.reason for suite in (sdk_tests.OPENAI,) for known in suite.known)
+
+
+def test_a_program_gets_nothing_of_the_callers_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://198.51.100.1")
+    ran = run(["env"], env=clean(tmp_path, X="1"), cwd=tmp_path, deadline_s=20)
+    assert ran.code == 0
+    assert "HTTP_PROXY" not in ran.output
+    assert f"HOME={tmp_path}\n" in ran.output
+
+
+def test_a_program_is_killed_at_its_deadline_with_its_children(tmp_path: Path) -> None:
+    ran = run(
+        ["sh", "-c", "sleep 600 & echo begun; wait"],
+        env=clean(tmp_path),
+        cwd=tmp_path,
+        deadline_s=0.5,
+    )
+    assert ran.code is None
+    assert ran.output == "begun\n"
+    assert "deadline" in ran.detail
+
+
+@contextmanager
+def echoing() -> Iterator[str]:
+    """A server that answers each request with its method and body, in two pieces."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(418)
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            for piece in (b"POST ", body):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_the_recorder_passes_on_and_keeps_what_was_sent(chunked: bool) -> None:
+    with echoing() as url, recording(url) as recorder:
+        client = http.client.HTTPConnection(urlsplit(recorder.url).netloc, timeout=10)
+        body = iter([b'{"a"', b": 1}"]) if chunked else b'{"a": 1}'
+        client.request("POST", "/v1/x?y=1", body, {"X-Own": "z"}, encode_chunked=chunked)
+        answer = client.getresponse()
+        assert (answer.status, answer.read()) == (418, b'POST {"a": 1}')
+        client.close()
+    (exchange,) = recorder.asked("/v1/x")
+    assert exchange.json == {"a": 1}
+    assert exchange.headers["X-Own"] == "z"
+    assert exchange.status == 418
+    assert exchange.answer == b'POST {"a": 1}'
+
+
+def test_a_history_may_move_its_cache_mark_and_nothing_else() -> None:
+    first = {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {}}]}
+    same = {"role": "user", "content": "a"}
+    other = {"role": "user", "content": "b"}
+    assert programs.extends([first], [same, other])
+    assert not programs.extends([first], [other, same])
+    assert not programs.extends([first, other], [first])
+
+
+def test_failed_operations_are_read_from_the_report_of_schemathesis() -> None:
+    report = """
+=== FAILURES ===
+____ TRACE /health ____
+1. Test Case ID: XB0BQU
+- ST101 Server error
+[501] Not Implemented:
+    `body`
+Reproduce with:
+    curl -X TRACE http://127.0.0.1:1/health
+____ POST /v1/x ____
+- ST101 Server error
+=== SUMMARY ===
+"""
+    fact = "- ST101 Server error"
+    assert schema.failures(report) == [
+        Outcome(
+            "TRACE /health",
+            passed=False,
+            detail=f"{fact} | [501] Not Implemented: |     curl -X TRACE http://127.0.0.1:1/health",
+        ),
+        Outcome("POST /v1/x", passed=False, detail=fact),
+    ]
+    assert schema.failures("=== SUMMARY ===") == []
