@@ -45,7 +45,10 @@ def gateway_command(port: int, home: Path, model: str) -> list[str]:
         *(sys.executable, "-m", "runtime", "serve"),
         *("--gateway", f"127.0.0.1:{port}"),
         *("--admin-port", str(free_port())),
-        *("--model", f"{model}={embedded.path()}"),
+        *(
+            "--model",
+            model if model == embedded.EMBEDDED_MODEL_ID else f"{model}={embedded.path()}",
+        ),
         *("--cache-dir", str(home / "cache")),
     ]
 
