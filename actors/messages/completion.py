@@ -190,6 +190,10 @@ class Complete:
     receive: the reply continues after them."""
     grammar: Grammar | None = None
     """What the reply must follow, of any size, in place of one in ``sampling``."""
+    salt: bytes = b""
+    """Separates requests: what is cached for those with one salt is neither used nor reported for
+    those with another, and sessions and finish keys of one are unknown with another. Empty: the
+    node's own namespace. At most 64 bytes."""
 
     def __str__(self) -> str:
         return f"Complete({self.ref}, {self.model})"
@@ -315,7 +319,8 @@ class Completed:
     request_id: str
     finish_reason: FinishReason
     finish_key: bytes | None
-    """Key of the KV rows that hold prompt and visible reply: a later ``parent_key``."""
+    """Key of the KV rows that hold prompt and visible reply: a later ``parent_key``, with the same
+    salt. For a request with a salt it is another key than that of the row."""
     stop_sequence: str | None
     usage: Usage
     cache: CacheReport
