@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from actors.messages.exact import Exact
 from actors.messages.finish_reasons import FailReason, FinishReason, Limit
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from actors.messages.questions import Ask
     from cache.answers import Miss
     from supervision import Address
+
+MAX_SALT_BYTES: Final = 64
+"""Of one request: as many as a digest has at most."""
 
 # ── what a completion can come to ───────────────────────────────────────────────────────────────
 

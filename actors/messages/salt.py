@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from actors.messages.completion import MAX_SALT_BYTES
 from actors.messages.errors import InvalidRequest
-
-MAX_SALT_BYTES: Final = 64
-"""As many as a digest has at most."""
 
 
 def checked_salt(salt: object) -> bytes:

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from actors import messages as m
-from actors.messages.salt import MAX_SALT_BYTES
+from actors.messages.completion import MAX_SALT_BYTES
 from cache.keys import KEY_BYTES
 from native.sampling_params import SamplingParams
 from runtime import errors

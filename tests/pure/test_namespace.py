@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.kv.namespace import PLAIN, Namespace
+from actors.messages.completion import MAX_SALT_BYTES
 from actors.messages.errors import InvalidRequest
-from actors.messages.salt import MAX_SALT_BYTES, checked_salt
+from actors.messages.salt import checked_salt
 from cache import keys
 
 pytestmark = pytest.mark.pure
