@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from actors.kv.namespace import Namespace
 from actors.kv.timeline import Stretches
 from cache.policy import LivePolicy
 
@@ -74,8 +75,8 @@ class Idle(Protocol):
         ...
 
     @property
-    def is_apart(self) -> bool:
-        """Whether its KV is that of a request that is always exact; shared among those only."""
+    def namespace(self) -> Namespace:
+        """That of its request; sequences of different ones share nothing."""
         ...
 
     @property
@@ -140,12 +141,12 @@ def to_drop(
 
 def _is_contained(at: int, idle: Sequence[Idle]) -> bool:
     """Whether a longer idle sequence, or a later one of the same tokens, begins with this one."""
-    mine, is_apart = idle[at].packed_tokens, idle[at].is_apart
+    mine, namespace = idle[at].packed_tokens, idle[at].namespace
     return any(
         other.packed_tokens.startswith(mine)
         and (len(other.packed_tokens) > len(mine) or index > at)
         for index, other in enumerate(idle)
-        if index != at and other.is_apart == is_apart
+        if index != at and other.namespace == namespace
     )
 
 

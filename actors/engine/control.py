@@ -11,8 +11,10 @@ from collections.abc import Callable
 from actors import messages as m
 from actors.engine.live_sequences import LiveSequences
 from actors.engine.sessions import Sessions
+from actors.kv.namespace import Namespace
 from actors.kv.store import KvStore
 from actors.messages.payload import PayloadGone, read_payload
+from actors.messages.salt import checked_salt
 from cache import tokens as token_bytes
 
 
@@ -37,11 +39,13 @@ class ControlQueries:
         self._matching: dict[str, tuple[m.MatchPrefix, object, int]] = {}
 
     def handle(self, question: object, reply_to: object) -> None:
+        """Answer, or raise RequestRefused."""
         match question:
             case m.EndSession(ref, session):
-                was_known = self._sessions.is_known(session)
-                self._sessions.end(session)
-                self._live.end_session(session)
+                salt = checked_salt(question.salt)
+                was_known = self._sessions.is_known(session, salt)
+                self._sessions.end(session, salt)
+                self._live.end_session(session, salt)
                 self._send(reply_to, m.SessionEnded(ref, was_known))
             case m.EvictLive(ref):
                 counts = self._live.counts()
@@ -55,6 +59,7 @@ class ControlQueries:
                 raise TypeError(f"the mailbox queued {question!r}: a bug in it")
 
     def _match(self, question: m.MatchPrefix, reply_to: object) -> None:
+        namespace = Namespace(self._is_apart, checked_salt(question.salt))
         try:
             packed = read_payload(question.tokens)
         except PayloadGone as gone:
@@ -67,13 +72,13 @@ class ControlQueries:
             refused = m.TextRefused(question.ref, m.FailReason.INVALID_REQUEST, detail)
             self._send(reply_to, refused)
             return
-        live = self._live.longest_match(packed, is_apart=self._is_apart)
+        live = self._live.longest_match(packed, namespace)
         if not self._store.is_usable:
             self._send(reply_to, m.PrefixMatched(question.ref, live, 0))
             return
         ref = uuid.uuid4().hex
         self._matching[ref] = (question, reply_to, live)
-        asked = self._store.match(ref, question.tokens, is_apart=self._is_apart)
+        asked = self._store.match(ref, question.tokens, namespace)
         self._send("cache_meta", asked)
 
     def resolved(self, found: m.PrefixResolved) -> bool:

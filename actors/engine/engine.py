@@ -310,10 +310,12 @@ class ModelEngine:
             case question if isinstance(question, CacheQuestion):
                 try:
                     self._control.handle(question, asked.reply_to)
+                except RequestRefused as refused:
+                    self._send(asked.reply_to, refusal(question, refused.reason, str(refused)))
                 except Exception as error:  # noqa: BLE001 - it ends this question, not the others
                     detail = f"{type(error).__name__}: {error}"
-                    refused = refusal(question, m.FailReason.ENGINE_ERROR, detail)
-                    self._send(asked.reply_to, refused)
+                    failed = refusal(question, m.FailReason.ENGINE_ERROR, detail)
+                    self._send(asked.reply_to, failed)
             case question:
                 raise TypeError(f"the mailbox queued {question!r}: a bug in it")
 

@@ -36,6 +36,7 @@ from actors.engine.placement import (
 )
 from actors.engine.request import Request
 from actors.kv.deferred_tails import DeferredTails
+from actors.kv.namespace import PLAIN, Namespace
 from actors.kv.request_cache import DeferredTail
 from actors.kv.timeline import Stretch, Stretches, between
 from cache import tokens as token_bytes
@@ -59,8 +60,8 @@ class IdleSequence:
     """The conversation that most likely continues in it."""
     deferred_tail: DeferredTail | None = None
     """Its end, not stored yet."""
-    is_apart: bool = False
-    """Its request was always exact."""
+    namespace: Namespace = PLAIN
+    """That of its request."""
 
     def will_store(self, end: int) -> bool:
         """Whether a row that reaches beyond its first ``end`` tokens is stored, or will be."""
@@ -129,8 +130,8 @@ class RunningSequence:
         return self.request.spec.session
 
     @property
-    def is_apart(self) -> bool:
-        return self.request.cache.is_apart
+    def namespace(self) -> Namespace:
+        return self.request.cache.namespace
 
     @property
     def leader(self) -> Request | None:
@@ -265,7 +266,7 @@ class LiveSequences:
             request.cache.n_usable,
             n_cells,
             request.spec.session,
-            request.cache.is_apart,
+            request.cache.namespace,
         )
 
     def _room(self, running: Sequence[Request], spare: int, free_sequences: int) -> Room:
@@ -408,10 +409,10 @@ class LiveSequences:
             request.cache.n_stored_blocks,
             session=request.spec.session,
             deferred_tail=request.cache.deferred_tail,
-            is_apart=request.cache.is_apart,
+            namespace=request.cache.namespace,
         )
         if keep and policy.max_idle and line.n_kv >= policy.min_tokens and is_useful:
-            self.end_session(one.session)
+            self.end_session(one.session, one.namespace.salt)
             self.idle.append(one)
             self.tails.keep(one, now)
             held = [other.line.stretches for other in running if other.line.seq is not None]
@@ -454,22 +455,25 @@ class LiveSequences:
             request.lose_context()
             request.line.lost(Stretch(next(self._origins), 0, request.line.n_cells))
 
-    def end_session(self, session: str | None) -> None:
+    def end_session(self, session: str | None, salt: bytes = b"") -> None:
         """Its sequence is like any other idle one from now on; of no use if it cannot be cut."""
-        for one in [one for one in self.idle if one.session == session and session is not None]:
+        if session is None:
+            return
+        theirs = [one for one in self.idle if one.session == session]
+        for one in [one for one in theirs if one.namespace.salt == salt]:
             one.session = None
             if not self.backend.info.can_cut:
                 self._drop(one)
 
     def longest_match(
-        self, packed: bytes, running: Sequence[Request] = (), *, is_apart: bool = False
+        self, packed: bytes, namespace: Namespace, running: Sequence[Request] = ()
     ) -> int:
-        """How many leading tokens of these packed ones idle sequences of one kind hold.
+        """How many leading tokens of these packed ones idle sequences of a namespace hold.
 
-        Those that ``running`` requests of this kind hold, or will have read, count too.
+        Those that ``running`` requests of it hold, or will have read, count too.
         """
-        held = [one.packed_tokens for one in self.idle if one.is_apart == is_apart]
-        held += [one.line.packed_prompt for one in running if one.cache.is_apart == is_apart]
+        held = [one.packed_tokens for one in self.idle if one.namespace == namespace]
+        held += [one.line.packed_prompt for one in running if one.cache.namespace == namespace]
         return max((token_bytes.common_prefix(packed, one) for one in held), default=0)
 
     def _drop(self, one: IdleSequence) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from actors.engine.cell_sharing import Candidate, Idle, best_source, make_room, worst_first
+from actors.kv.namespace import PLAIN, Namespace
 from actors.kv.timeline import Stretch, Stretches, between
 from cache import tokens as token_bytes
 from cache.keys import BLOCK_TOKENS
@@ -42,8 +43,8 @@ class Holder(Protocol):
     def session(self) -> str | None: ...
 
     @property
-    def is_apart(self) -> bool:
-        """Whether its KV is that of a request that is always exact; shared among those only."""
+    def namespace(self) -> Namespace:
+        """That of its request; sequences of different ones share nothing."""
         ...
 
 
@@ -64,7 +65,7 @@ class Arrival:
     n_cells: int
     """Cells to start with."""
     session: str | None = None
-    is_apart: bool = False
+    namespace: Namespace = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def find_source(arrival: Arrival, holders: Sequence[Holder], *, min_tokens: int)
 
 def _compare(arrival: Arrival, index: int, holder: Holder) -> Source:
     theirs = holder.packed_tokens
-    is_alike = arrival.is_apart == holder.is_apart
+    is_alike = arrival.namespace == holder.namespace
     agreed = token_bytes.common_prefix(arrival.packed_tokens, theirs) if is_alike else 0
     same = min(agreed, holder.n_shareable)
     common = min(same, arrival.n_usable)
@@ -199,7 +200,7 @@ def _own_sequence(arrival: Arrival, idle: Sequence[IdleHolder]) -> int | None:
             for at, one in enumerate(idle)
             if one.session is not None
             and one.session == arrival.session
-            and one.is_apart == arrival.is_apart
+            and one.namespace == arrival.namespace
             and len(one.packed_tokens) < len(prompt)
             and prompt.startswith(one.packed_tokens)
         ),

@@ -74,8 +74,8 @@ class Prefetcher:
             return None
         n_live = 0
         if self._store.can_cut:
-            packed, is_apart = request.line.packed(), request.cache.is_apart
-            n_live = self._live.longest_match(packed, running, is_apart=is_apart)
+            packed, namespace = request.line.packed(), request.cache.namespace
+            n_live = self._live.longest_match(packed, namespace, running)
             if n_live >= len(request.line.tokens):
                 return None  # all of it is in the context
         asked = self._store.prefetch(request.cache, n_live)

@@ -172,7 +172,7 @@ class ReplyReplay:
 
     def _note(self, request: Request, mark: Mark) -> None:
         sent = request.prompt.sent
-        self.recent.put(mark, request.line.tokens)
+        self.recent.put(self._namespaces.root_of(request.cache), mark, request.line.tokens)
         if self._cache is not None and self._cache.keeps_marks and sent and sent.reads == SPECIAL:
             self._cache.mark_end(request.cache, mark)
 

@@ -17,12 +17,12 @@ def result(request: Request, now: float) -> m.Completed | m.Verified:
     """The result of a request that has ended, by the engine's clock in seconds."""
     if request.guessing.candidates is not None:
         return _verified(request, request.guessing.candidates)
-    line, cache, guessing = request.line, request.cache, request.guessing
+    line, guessing = request.line, request.guessing
     return m.Completed(
         ref=request.spec.ref,
         request_id=request.spec.request_id,
         finish_reason=request.reply.finish_reason or m.FinishReason.CANCELLED,
-        finish_key=cache.finish_key if cache.finish_key in cache.stored_keys else None,
+        finish_key=_finish_key(request),
         stop_sequence=request.reply.stream.stopped_by,
         usage=m.Usage(
             line.prompt_end,
@@ -36,6 +36,13 @@ def result(request: Request, now: float) -> m.Completed | m.Verified:
         limit=request.reply.limit,
         note=request.reply.stream.note,
     )
+
+
+def _finish_key(request: Request) -> bytes | None:
+    """The key that the caller can continue from, if its rows are stored, or will be."""
+    cache = request.cache
+    known = cache.finish_key if cache.finish_key in cache.stored_keys else None
+    return cache.namespace.exchanged(known)
 
 
 def _n_cached(request: Request) -> int:

@@ -14,6 +14,7 @@ from actors.engine.resume import Resume, open_journal, reply_before
 from actors.engine.sampling_control import SamplingControl
 from actors.engine.speculation_state import SpeculationState, guessing_of
 from actors.engine.turn import Turn
+from actors.kv.namespace import Namespace
 from actors.kv.request_cache import RequestCache
 from actors.kv.timeline import Timeline
 from actors.messages.errors import InvalidRequest, RequestRefused
@@ -21,6 +22,7 @@ from actors.messages.exact import EXACT_NAMES
 from actors.messages.journal import JournalWriter, Noted
 from actors.messages.logprob_records import LogprobsLog
 from actors.messages.payload import Payload, PayloadGone, read_payload
+from actors.messages.salt import checked_salt
 from actors.text.format_parser import FormatParser
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import EventEncoder, ReplyRules
@@ -73,6 +75,7 @@ def _opened(
         names = ", ".join(EXACT_NAMES)
         raise InvalidRequest(f"exact is {asked.exact!r}; ask for one of {names}, or for none")
     exact = level_of(asked.exact, model)
+    namespace = Namespace(exact is m.Exact.ALWAYS, checked_salt(asked.salt))
     follows_parent = isinstance(asked.prompt, m.Continuation)
     part = asked.prompt.more if isinstance(asked.prompt, m.Continuation) else asked.prompt
     noted = Noted() if journal is None else journal.noted
@@ -94,7 +97,7 @@ def _opened(
         asked, backend, text, tokens, reply_format, call_ids, in_thought=in_thought
     )
     line = Timeline(tokens)
-    parent_key = None if is_known else asked.parent_key
+    parent_key = None if is_known else namespace.exchanged(asked.parent_key)
     return Request(
         RequestSpec(
             request_id=run.request_id,
@@ -112,7 +115,7 @@ def _opened(
             line,
             parent_key,
             reads_only=asked.max_tokens == 0,
-            is_apart=exact is m.Exact.ALWAYS,
+            namespace=namespace,
         ),
         Reply(
             sampling=asked.sampling,

@@ -12,7 +12,7 @@ Runs on the engine thread; times are monotonic seconds, handed in.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from actors import messages as m
 from actors.engine.request import Request
@@ -30,6 +30,13 @@ _UNKNOWN = (
 _NOTHING = "there is nothing to continue: name a session, or the parent_key of an earlier request"
 
 
+class _Id(NamedTuple):
+    """What names a session: the same name with another salt is another session."""
+
+    name: str
+    salt: bytes
+
+
 @dataclass(slots=True)
 class _Session:
     tokens: TokenIds = field(default_factory=TokenIds)
@@ -45,7 +52,7 @@ class Sessions:
     def __init__(self, max_sessions: int = MAX_SESSIONS, max_tokens: int = MAX_TOKENS) -> None:
         self._max_sessions = max_sessions
         self._max_tokens = max_tokens
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[_Id, _Session] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -57,12 +64,13 @@ class Sessions:
             if request.prompt.follows_parent and request.spec.parent_key is None:
                 raise RequestRefused(m.FailReason.INVALID_REQUEST, _NOTHING)
             return
-        session = self._sessions.get(name)
+        key = _Id(name, request.cache.namespace.salt)
+        session = self._sessions.get(key)
         if session is None or (not session.tokens and session.request is None):
             if request.prompt.follows_parent and request.spec.parent_key is None:
                 text = _UNKNOWN.format(name=name)
                 raise RequestRefused(m.FailReason.INVALID_REQUEST, text)
-            session = self._sessions.setdefault(name, _Session())
+            session = self._sessions.setdefault(key, _Session())
         if session.request is not None:
             what = "waiting" if session.request.line.seq is None else "running"
             raise RequestRefused(m.FailReason.SESSION_BUSY, _BUSY.format(name=name, what=what))
@@ -72,7 +80,8 @@ class Sessions:
 
     def leave(self, request: Request, now: float) -> None:
         """A request ended, however: the session is free, and continues from its tokens."""
-        session = self._sessions.get(request.spec.session or "")
+        key = _Id(request.spec.session or "", request.cache.namespace.salt)
+        session = self._sessions.get(key)
         if session is None or session.request is not request:
             return
         session.request, session.used_at = None, now
@@ -80,31 +89,31 @@ class Sessions:
         if request.is_finished and line.n_prompt:
             session.tokens = line.ids(line.n_prompt + request.reply.stream.visible_tokens())
         if session.ends or not session.tokens:
-            del self._sessions[request.spec.session or ""]
+            del self._sessions[key]
         self._forget_oldest()
 
-    def end(self, name: str) -> bool:
+    def end(self, name: str, salt: bytes = b"") -> bool:
         """Forget a session, now or when its request ends; whether it was known."""
-        session = self._sessions.get(name)
+        session = self._sessions.get(_Id(name, salt))
         if session is None:
             return False
         if session.request is None:
-            del self._sessions[name]
+            del self._sessions[_Id(name, salt)]
         else:
             session.ends = True
         return True
 
-    def is_known(self, name: str) -> bool:
-        session = self._sessions.get(name)
+    def is_known(self, name: str, salt: bytes = b"") -> bool:
+        session = self._sessions.get(_Id(name, salt))
         return session is not None and not session.ends
 
     def _forget_oldest(self) -> None:
         n_tokens = sum(len(one.tokens) for one in self._sessions.values())
         idle = sorted(
-            (name for name, one in self._sessions.items() if one.request is None),
-            key=lambda name: self._sessions[name].used_at,
+            (key for key, one in self._sessions.items() if one.request is None),
+            key=lambda key: self._sessions[key].used_at,
         )
-        for name in idle:
+        for key in idle:
             if len(self._sessions) <= self._max_sessions and n_tokens <= self._max_tokens:
                 return
-            n_tokens -= len(self._sessions.pop(name).tokens)
+            n_tokens -= len(self._sessions.pop(key).tokens)

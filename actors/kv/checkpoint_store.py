@@ -148,7 +148,7 @@ class CheckpointStore:
         """Copy the longest usable checkpoint into the request's sequence, which is empty."""
         started = time.perf_counter()
         asked, n_tokens = self.query(request), len(request.line.tokens)
-        root = self._plan.root_of(is_apart=request.is_apart)
+        root = self._plan.root_of(request.namespace)
         path = refs.unpack_blocks(found.blocks, root, asked)
         whole = [ref for ref in path if ref.n_used == ref.n_tokens or ref.is_tip]
         tried = self._restore_longest(request, whole)
@@ -205,7 +205,7 @@ class CheckpointStore:
         if not 1 <= n_tokens < len(request.line.tokens):
             return 0
         expected = request.line.packed(ref.start, n_tokens)
-        root = self._plan.root_of(is_apart=request.is_apart)
+        root = self._plan.root_of(request.namespace)
         row = self._reader.open_checked(ref, root, TIP_MARK + expected if ref.is_tip else expected)
         try:
             held = row.header.id.n_tokens

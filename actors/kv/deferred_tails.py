@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from actors import messages as m
+from actors.kv.namespace import Namespace
 from actors.kv.request_cache import DeferredTail, Grant
 from actors.kv.store import KvStore
 from cache import tokens as token_bytes
@@ -40,8 +41,8 @@ class Holder(Protocol):
         ...
 
     @property
-    def is_apart(self) -> bool:
-        """Which of the two namespaces its rows lie in."""
+    def namespace(self) -> Namespace:
+        """Which its rows lie in."""
         ...
 
     @property
@@ -162,7 +163,7 @@ class DeferredTails:
         others = (extended_by,) if extended_by is not None else (*self._running(), *self._idle)
         return any(
             other is not holder
-            and other.is_apart == holder.is_apart
+            and other.namespace == holder.namespace
             and other.will_store(tail.end)
             and other.packed_tokens.startswith(mine)
             for other in others

@@ -115,7 +115,7 @@ class RowReader:
         started = time.perf_counter()
         line = request.line
         prompt = line.packed()
-        root = self._plan.root_of(is_apart=request.is_apart)
+        root = self._plan.root_of(request.namespace)
         stored = refs.unpack_blocks(found.blocks, root, prompt)
         plan = plan_restore(
             stored,

@@ -9,6 +9,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from actors import messages as m
+from actors.kv.namespace import PLAIN, Namespace
 from actors.kv.restore_plan import Restored
 from actors.kv.timeline import Timeline
 from cache import tokens as token_bytes
@@ -54,10 +55,11 @@ class RequestCache:
 
     line: Timeline
     parent_key: bytes | None = None
+    """Key of a row; a caller with a salt has another one for it."""
     reads_only: bool = False
     """Whether the request asks for no token, so that its prompt's logits are not needed."""
-    is_apart: bool = False
-    """Whether its rows lie in the namespace of requests that are always exact, see ``row_plan``."""
+    namespace: Namespace = PLAIN
+    """Which requests it may share with, and where its rows lie."""
     parent_tokens: TokenIds | None = None
     """What its prompt continues: the tokens of its session or of ``parent_key``."""
     marks: list[RowMark] = field(default_factory=list)

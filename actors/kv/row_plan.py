@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Final
 
 from actors import messages as m
+from actors.kv.namespace import Namespace, apart_from
 from actors.kv.prompt_logits import KEPT_BYTES, LOGIT_BYTES
 from actors.kv.request_cache import RequestCache
 from actors.text.reply_marks import Mark
 from cache import keys, tokens
 from cache.finish_keys import ENDS_KEY, NO_ENDS
+from cache.lru import LruMap
 from cache.policy import (
     SavePolicy,
     Span,
@@ -28,24 +30,16 @@ from cache.rows import RowIdentity, encode_meta, row_bytes
 from cache.text_marks import META_KEY, RowMark, pack_marks
 from native.backend import ModelInfo
 
-APART: Final = ("exact", "always")
 LINK_META_BYTES: Final = 128
 """Metadata of a row is shorter, and every state that is worth opening a row for is longer."""
 LOGITS_ROWS_KNOWN: Final = 1024
 """Prompts by key, and the tokens of a row: at most 400 bytes each."""
-
-
-def apart_from(root: bytes) -> bytes:
-    """The namespace, beside the model's own one ``root``, of requests that are always exact.
-
-    KV of a reply depends on how its rows were computed, and those of other requests were computed
-    otherwise. What is stored for one kind of request is therefore not found by the other.
-    """
-    return keys.namespace_key([("model", root), APART])
+SALTED_KNOWN: Final = 256
+"""Roots of namespaces with a salt that are not derived again: some 200 bytes each."""
 
 
 class RowPlan:
-    """The rows of one model in its two namespaces."""
+    """The rows of one model in its namespaces."""
 
     def __init__(
         self,
@@ -58,8 +52,9 @@ class RowPlan:
     ) -> None:
         """``block_bytes`` returns the bytes of KV of so many tokens; ``label`` is for people."""
         self.root = root
-        """Root key of the namespace of all requests that are not apart."""
+        """Root key of the model's own namespace, see ``actors.kv.namespace``."""
         self._apart_root = apart_from(root)
+        self._salted: LruMap[Namespace, bytes] = LruMap(SALTED_KNOWN)
         self.policy = policy
         self.block_tokens = policy.block_tokens
         self.block_bytes = block_bytes
@@ -73,17 +68,24 @@ class RowPlan:
     def change_root(self, root: bytes) -> None:
         """Use other namespaces from now on; nothing may be under way in the old ones."""
         self.root, self._apart_root = root, apart_from(root)
+        self._salted.clear()
         self._logits_rows.clear()
 
-    def root_of(self, *, is_apart: bool) -> bytes:
-        """Root key of the namespace of requests of this kind."""
-        return self._apart_root if is_apart else self.root
+    def root_of(self, namespace: Namespace) -> bytes:
+        """Root key of a namespace."""
+        if not namespace.salt:
+            return self._apart_root if namespace.is_apart else self.root
+        root = self._salted.get(namespace)
+        if root is None:
+            root = namespace.root_in(self.root)
+            self._salted.put(namespace, root)
+        return root
 
     # ── keys ────────────────────────────────────────────────────────────────────────────────────
 
     def chain(self, request: RequestCache, n_blocks: int) -> bytes:
         """Key after ``n_blocks`` full blocks; extends the request's chain as far as needed."""
-        known, root = request.keys, self.root_of(is_apart=request.is_apart)
+        known, root = request.keys, self.root_of(request.namespace)
         while len(known) < n_blocks:
             at = len(known) * self.block_tokens
             parent = known[-1] if known else root
@@ -125,7 +127,7 @@ class RowPlan:
         marks = pack_marks([mark for mark in request.marks if start < mark.end <= end])
         meta = self.meta(marks, with_logits=with_logits)
         n_bytes += self.logits_bytes if with_logits else 0
-        root = self.root_of(is_apart=request.is_apart)
+        root = self.root_of(request.namespace)
         row = RowIdentity.after(parent, root, start, packed)
         return m.RowWanted.of(row, row_bytes(row.n_tokens, n_bytes, meta), marks)
 
@@ -147,7 +149,7 @@ class RowPlan:
     ) -> m.RowWanted:
         """A row of packed tokens with a state of so many bytes; a link if that is 0."""
         parent = self.chain(request, start // self.block_tokens)
-        root = self.root_of(is_apart=request.is_apart)
+        root = self.root_of(request.namespace)
         row = RowIdentity.after(parent, root, start, packed)
         return m.RowWanted.of(row, self.state_row_bytes(packed, state_bytes))
 

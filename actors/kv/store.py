@@ -12,6 +12,7 @@ import uuid
 from typing import Protocol
 
 from actors import messages as m
+from actors.kv.namespace import Namespace
 from actors.kv.reader import RowReader
 from actors.kv.request_cache import DeferredTail, Grant, RequestCache
 from actors.kv.restore_cost import Rates
@@ -107,12 +108,12 @@ class KvStore:
 
     @property
     def root(self) -> bytes:
-        """Root key of the namespace of all requests that are not apart."""
+        """Root key of the model's own namespace."""
         return self.plan.root
 
     def root_of(self, request: RequestCache) -> bytes:
         """Root key of the namespace that the rows of a request lie in."""
-        return self.plan.root_of(is_apart=request.is_apart)
+        return self.plan.root_of(request.namespace)
 
     def change_root(self, root: bytes) -> None:
         """Use other namespaces from now on; nothing may be under way in the old ones."""
@@ -158,9 +159,9 @@ class KvStore:
         root = self.root_of(request)
         return m.PrefetchPrefix(ref, self.holder, root, keeper.payload, n_live, slower, links_upto)
 
-    def match(self, ref: str, packed: Payload, *, is_apart: bool = False) -> m.LookupPrefix:
-        """Ask how much of these tokens is stored for requests of this kind."""
-        root = self.plan.root_of(is_apart=is_apart)
+    def match(self, ref: str, packed: Payload, namespace: Namespace) -> m.LookupPrefix:
+        """Ask how much of these tokens is stored in a namespace."""
+        root = self.plan.root_of(namespace)
         return m.LookupPrefix(ref, self.holder, root, packed)
 
     def parent_lookup(self, request: RequestCache) -> m.ResolveParent:

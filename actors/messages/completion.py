@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from actors.messages.exact import Exact
 from actors.messages.finish_reasons import FailReason, FinishReason, Limit
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from actors.messages.questions import Ask
     from cache.answers import Miss
     from supervision import Address
+
+MAX_SALT_BYTES: Final = 64
+"""Of one request: as many as a digest has at most."""
 
 # ── what a completion can come to ───────────────────────────────────────────────────────────────
 
@@ -192,6 +195,10 @@ class Complete:
     """What the reply must follow, of any size, in place of one in ``sampling``."""
     thinking_is_optional: bool = False
     """With ``thinking``: a model that shows no thoughts is no error."""
+    salt: bytes = b""
+    """Separates requests: what is cached for those with one salt is neither used nor reported for
+    those with another, and sessions and finish keys of one are unknown with another. Empty: the
+    node's own namespace. At most 64 bytes."""
 
     def __str__(self) -> str:
         return f"Complete({self.ref}, {self.model})"
@@ -317,7 +324,8 @@ class Completed:
     request_id: str
     finish_reason: FinishReason
     finish_key: bytes | None
-    """Key of the KV rows that hold prompt and visible reply: a later ``parent_key``."""
+    """Key of the KV rows that hold prompt and visible reply: a later ``parent_key``, with the same
+    salt. For a request with a salt it is another key than that of the row."""
     stop_sequence: str | None
     usage: Usage
     cache: CacheReport

@@ -18,6 +18,8 @@ class EndSession:
 
     ref: str
     session: str
+    salt: bytes = b""
+    """That of its requests."""
 
 
 @frozen
@@ -57,6 +59,8 @@ class MatchPrefix:
     ref: str
     tokens: Payload
     """u32-le token ids."""
+    salt: bytes = b""
+    """For requests with this salt."""
 
 
 @frozen

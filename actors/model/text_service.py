@@ -14,6 +14,7 @@ from actors.engine.reply_replay import ReplyReplay
 from actors.messages import text as t
 from actors.messages.errors import InvalidRequest, RequestRefused, UnsupportedRequest
 from actors.messages.payload import Payload, read_payload
+from actors.messages.salt import checked_salt
 from actors.model.job_queue import JobQueue
 from actors.requests.questions import TextQuestion
 from actors.text.chat_prompt import ControlTokens, Prompt, prompt_tokens, render_chat
@@ -230,6 +231,7 @@ class TextService:
             return
         if not isinstance(request.prompt, m.ConversationPrompt):
             raise InvalidRequest("the prompt is no conversation; send messages")
+        checked_salt(request.salt)
         prompt = self._prompt(request.prompt.conversation)
         too_long = why_too_long(prompt.rendered.text, self._backend.info)
         if too_long is not None:
@@ -274,7 +276,7 @@ class TextService:
         """What the engine is to know of a chat besides its tokens; the chat is remembered."""
         chat, packed = prompt.chat, token_bytes.pack(ids)
         places, earlier = self._recent.place(
-            prompt.parts, prompt.rendered.text, ids, packed, self._pieces
+            prompt.parts, prompt.rendered.text, ids, packed, self._pieces, request.salt
         )
         reply_format = self._format(request, chat, prompt.rendered, prompt.control)
         is_whole = reply_format is not None and chat.continuing is None

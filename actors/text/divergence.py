@@ -49,6 +49,11 @@ class _Kept:
     digests: tuple[bytes, ...]
     n_tokens: int
     ends_with_reply: bool
+    salt: bytes
+
+    @property
+    def key(self) -> tuple[bytes, bytes]:
+        return self.salt, self.digests[-1]
 
     def n_same(self, digests: Sequence[bytes]) -> int:
         """How many leading parts are the same."""
@@ -64,23 +69,30 @@ class RecentConversations:
     ) -> None:
         self._max = max_conversations
         self._max_parts = max_parts
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[bytes, bytes], _Kept] = OrderedDict()
         self._n_parts = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def place(
-        self, parts: Parts, text: str, ids: Sequence[int], packed: bytes, pieces: Pieces
+        self,
+        parts: Parts,
+        text: str,
+        ids: Sequence[int],
+        packed: bytes,
+        pieces: Pieces,
+        salt: bytes = b"",
     ) -> tuple[Places, Earlier | None]:
         """Where the parts of a new prompt end, and what it shares with the nearest earlier one.
 
-        ``ids``, and the same ``packed``, are the prompt's tokens. The prompt is kept.
+        ``ids``, and the same ``packed``, are the prompt's tokens. The prompt is kept, and compared
+        with those of the same salt only.
         """
         found = parts.found
         digests = digests_of(found, text)
         ends = tuple(part.end for part in found)
-        near, n_same = self._nearest(digests)
+        near, n_same = self._nearest(digests, salt)
         known = () if near is None else _still_there(near, n_same, packed)
         tokens = (*known, *_ends_behind(known, text, ends, ids, pieces))
         places = Places(parts, tokens, digests, len(ids))
@@ -90,17 +102,21 @@ class RecentConversations:
             is_continued = n_left == 0 or (n_left == 1 and near.ends_with_reply)
             earlier = Earlier(n_same, near.n_tokens, near.ends[-1], is_continued)
             if is_continued:
-                self._drop(near.digests[-1])
+                self._drop(near.key)
         ends_with_reply = found[-1].name == REPLY
         self._keep(
-            _Kept(ends, tokens, _digests(tokens, packed), digests, len(ids), ends_with_reply)
+            _Kept(ends, tokens, _digests(tokens, packed), digests, len(ids), ends_with_reply, salt)
         )
         return places, earlier
 
-    def _nearest(self, digests: Sequence[bytes]) -> tuple[_Kept | None, int]:
+    def _nearest(self, digests: Sequence[bytes], salt: bytes) -> tuple[_Kept | None, int]:
         """The latest of those that share the most parts, and how many, which may be none."""
-        best, most = next(reversed(self._kept.values()), None), 0
+        best: _Kept | None = None
+        most = 0
         for one in reversed(self._kept.values()):
+            if one.salt != salt:
+                continue
+            best = best or one
             if len(one.digests) <= most or one.digests[most] != digests[most]:
                 continue
             n_same = one.n_same(digests)
@@ -111,16 +127,16 @@ class RecentConversations:
         return best, most
 
     def _keep(self, one: _Kept) -> None:
-        self._drop(one.digests[-1])
-        self._kept[one.digests[-1]] = one
+        self._drop(one.key)
+        self._kept[one.key] = one
         self._n_parts += len(one.digests)
         while len(self._kept) > 1 and (
             len(self._kept) > self._max or self._n_parts > self._max_parts
         ):
             self._drop(next(iter(self._kept)))
 
-    def _drop(self, last: bytes) -> None:
-        gone = self._kept.pop(last, None)
+    def _drop(self, key: tuple[bytes, bytes]) -> None:
+        gone = self._kept.pop(key, None)
         self._n_parts -= 0 if gone is None else len(gone.digests)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from blake3 import blake3
 
@@ -83,30 +83,40 @@ class SentText:
         hasher.update(view[start:end])
 
 
+class _Known(NamedTuple):
+    root: bytes
+    mark: Mark
+    packed: bytes
+    """The tokens that stand for the text."""
+
+
 class RecentReplies:
     """The latest replies of one model, by the digest of their text; within two limits."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES, max_marks: int = MAX_MARKS) -> None:
-        self._known: LruMap[bytes, tuple[Mark, bytes]] = LruMap(
-            limit_bytes, lambda known: len(known[1]), max_marks
+        self._known: LruMap[bytes, _Known] = LruMap(
+            limit_bytes, lambda known: len(known.packed), max_marks
         )
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def put(self, mark: Mark, ids: Sequence[int]) -> None:
-        """Keep the tokens that stand for a text; the replies used longest ago are dropped."""
-        self._known.put(mark.digest, (mark, token_bytes.pack(ids[: mark.n_tokens])))
+    def put(self, root: bytes, mark: Mark, ids: Sequence[int]) -> None:
+        """Keep the tokens that stand for a text in the namespace ``root``.
+
+        The replies used longest ago are dropped.
+        """
+        packed = token_bytes.pack(ids[: mark.n_tokens])
+        self._known.put(mark.digest, _Known(root, mark, packed))
 
     def find(self, root: bytes, sent: SentText) -> tuple[Mark, list[int]] | None:
         """The longest known text that ``sent`` begins with, and its tokens."""
-        lengths = {mark.n_bytes for mark, _ in self._known.values()}
+        lengths = {one.mark.n_bytes for one in self._known.values() if one.root == root}
         ends = sorted(length for length in lengths if length <= len(sent.data))
         for _, digest in reversed(sent.digests(root, ends).items()):
             found = self._known.get(digest)
             if found is not None:
-                mark, packed = found
-                return mark, token_bytes.unpack(packed)
+                return found.mark, token_bytes.unpack(found.packed)
         return None
 
     def clear(self) -> None:

@@ -51,6 +51,7 @@ from runtime.client.request_options import (
     encoded_prompt,
     infill_request,
     prompt_request,
+    salt_of,
     session_name,
     several_of_chat,
     several_of_prompts,
@@ -588,9 +589,9 @@ class AsyncClient:
 
     # ── sessions and what is warm ───────────────────────────────────────────────────────────────
 
-    async def end_session(self, model: str, session: str) -> bool:
+    async def end_session(self, model: str, session: str, *, salt: bytes | None = None) -> bool:
         """As ``Client.end_session``."""
-        question = m.EndSession("", session_name(session))
+        question = m.EndSession("", session_name(session), salt_of(salt))
         (answer,) = await self._ask_model(model, question, idle_s=STEP_TIMEOUT_S)
         return isinstance(answer, m.SessionEnded) and answer.was_known
 
@@ -600,10 +601,16 @@ class AsyncClient:
         return answer.sequences if isinstance(answer, m.LiveEvicted) else 0
 
     async def match_prefix(
-        self, model: str, prompt: Prompt, *, parse_special: bool = False
+        self,
+        model: str,
+        prompt: Prompt,
+        *,
+        parse_special: bool = False,
+        salt: bytes | None = None,
     ) -> WarmPrefix:
         """As ``Client.match_prefix``."""
         parse = arguments.flag("parse_special", parse_special)
+        theirs = salt_of(salt)
         packed = encoded_prompt(prompt)
         if arguments.is_text(prompt):
             with _kept(packed) as payload:
@@ -611,7 +618,7 @@ class AsyncClient:
                 packed = token_bytes.pack(await self._tokens(model, question))
         with _kept(packed) as payload:
             answers = await self._ask_model(
-                model, m.MatchPrefix("", payload), idle_s=STEP_TIMEOUT_S
+                model, m.MatchPrefix("", payload, theirs), idle_s=STEP_TIMEOUT_S
             )
         (answer,) = answers
         if not isinstance(answer, m.PrefixMatched):

@@ -428,9 +428,12 @@ class Client:
 
     # ── sessions and what is warm ───────────────────────────────────────────────────────────────
 
-    def end_session(self, model: str, session: str) -> bool:
-        """Forget a session; whether there was one. A request of it that runs is its last."""
-        return finished(self._calls.end_session(model, session))
+    def end_session(self, model: str, session: str, *, salt: bytes | None = None) -> bool:
+        """Forget a session; whether there was one. A request of it that runs is its last.
+
+        ``salt`` is that of its requests, see ``RequestOptions``.
+        """
+        return finished(self._calls.end_session(model, session, salt=salt))
 
     def evict(self, model: str) -> int:
         """Remove every idle sequence from the context; how many there were.
@@ -440,13 +443,21 @@ class Client:
         return finished(self._calls.evict(model))
 
     def match_prefix(
-        self, model: str, prompt: Prompt, *, parse_special: bool = False
+        self,
+        model: str,
+        prompt: Prompt,
+        *,
+        parse_special: bool = False,
+        salt: bytes | None = None,
     ) -> WarmPrefix:
-        """How much of a prompt is warm. Restores nothing and touches no row.
+        """How much of a prompt is warm, for requests with this ``salt``.
 
-        A text is tokenised by the model first, as for a completion; ``PromptTooLong`` as there.
+        Restores nothing and touches no row. A text is tokenised by the model first, as for a
+        completion; ``PromptTooLong`` as there.
         """
-        return finished(self._calls.match_prefix(model, prompt, parse_special=parse_special))
+        return finished(
+            self._calls.match_prefix(model, prompt, parse_special=parse_special, salt=salt)
+        )
 
     def list_cached_prefixes(self, model: str, prompt: Prompt) -> int:
         """Leading tokens of a prompt that are warm, live or stored."""

@@ -99,6 +99,7 @@ class ContinuationOptionsDict(SamplingOptionsDict, total=False):
     thinking_budget_tokens: int | None
     tool_calls: bool | None
     resumed_events: bool | None
+    salt: bytes | None
 
 
 class RequestOptionsDict(ContinuationOptionsDict, total=False):
@@ -163,6 +164,9 @@ class RequestOptions:
     """Return tool calls as events and spans of their own, apart from ``text``."""
     resumed_events: bool | None = None
     """Yield a ``ResumedEvent`` when the reply continues after a process of the node has died."""
+    salt: bytes | None = None
+    """Separates what is cached for this caller from that of others: at most 64 bytes. Sessions and
+    finish keys are those of one salt, too."""
     echo: bool | None = None
     """Return the prompt before the reply: as its first event, and in front of ``text`` and
     ``tokens``; its log-probabilities are None. Not for conversations."""

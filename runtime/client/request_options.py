@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from actors import messages as m
+from actors.messages.completion import MAX_SALT_BYTES
 from cache.keys import KEY_BYTES
 from native.sampling_params import SamplingParams
 from runtime import errors
@@ -215,6 +216,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     thinking_budget_tokens: int | None = None,
     tool_calls: bool | None = None,
     resumed_events: bool | None = None,
+    salt: bytes | None = None,
     echo: bool | None = None,
     sampling: SamplingParams | None = None,
     **sampling_options: Any,
@@ -270,6 +272,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         thinking_budget_tokens=budget,
         tool_calls=arguments.flag("tool_calls", tool_calls),
         thinking_is_optional=is_optional,
+        salt=salt_of(salt),
     )
     shows_resumed = arguments.flag("resumed_events", resumed_events)
     echoes = _echoes(arguments.flag("echo", echo), request.prompt)
@@ -355,6 +358,23 @@ def session_name(session: object) -> str:
     if not isinstance(session, str) or not 1 <= len(session) <= MAX_SESSION_CHARS:
         raise arguments.wrong("session", session, wanted)
     return arguments.text("session", session)
+
+
+def salt_of(salt: object) -> bytes:
+    """What separates the cache of a caller from that of others; empty: nothing does.
+
+    Errors do not show it.
+    """
+    if salt is None:
+        return b""
+    if not isinstance(salt, bytes | bytearray | memoryview):
+        raise errors.InvalidRequest(f"salt is of type {type(salt).__name__}; expected bytes")
+    found = bytes(salt)
+    if len(found) > MAX_SALT_BYTES:
+        raise errors.InvalidRequest(
+            f"salt has {len(found)} bytes; at most {MAX_SALT_BYTES} are taken, so send a digest"
+        )
+    return found
 
 
 def _continues(continues: bool, session: str | None, parent_key: str | None) -> bool:

@@ -17,6 +17,7 @@ from actors.engine.cell_sharing import (
     to_drop,
     worst_first,
 )
+from actors.kv.namespace import PLAIN, Namespace
 from actors.kv.timeline import Stretch, Stretches, between
 from cache import tokens
 from cache.errors import InvalidPolicy
@@ -33,7 +34,7 @@ class Kept:
     used_at: float = 0.0
     steps: int = 0
     is_pinned: bool = False
-    is_apart: bool = False
+    namespace: Namespace = PLAIN
 
 
 def alone(origin: int, n: int) -> Stretches:
@@ -139,6 +140,9 @@ def test_a_sequence_that_another_contains_is_not_kept() -> None:
     short, long, other = (tokens.pack(ids) for ids in ([1, 2], [1, 2, 3], [1, 9]))
     idle = [Kept(alone(at, 3), text) for at, text in enumerate([short, long, other, long])]
     assert sorted(to_drop(idle, [], LivePolicy(), 100, 0.0)) == [0, 1]
+    for one, salt in zip(idle, (b"a", b"b", b"a", b""), strict=True):
+        one.namespace = Namespace(salt=salt)
+    assert to_drop(idle, [], LivePolicy(max_idle_share=1.0), 100, 0.0) == []
 
 
 @given(

@@ -45,13 +45,15 @@ class Model:
         self.recent = RecentConversations(**limits)
         self.template = ChatTemplate(SOURCE)
 
-    def place(self, texts: list[str], **more: Any) -> tuple[Places, Earlier | None, str]:
+    def place(
+        self, texts: list[str], salt: bytes = b"", **more: Any
+    ) -> tuple[Places, Earlier | None, str]:
         chat = chat_from(json.dumps({"messages": said(texts), **more}))
         text, marks = self.template.render_marked(chat.variables())
         ids = BACKEND.tokenize(text, add_special=False)
         parts = parts_of(chat, text, marks.found)
         packed = token_bytes.pack(ids)
-        places, earlier = self.recent.place(parts, text, ids, packed, PIECES)
+        places, earlier = self.recent.place(parts, text, ids, packed, PIECES, salt)
         assert list(places.tokens) == token_ends(
             text, [one.end for one in parts.found], ids, PIECES
         )
@@ -86,6 +88,20 @@ def test_an_earlier_turn_that_is_asked_again_differs_from_nothing() -> None:
     model.diverged(TALK[:2])
     model.diverged(TALK)
     assert model.diverged(TALK[:2]) is None
+
+
+def test_conversations_are_compared_with_those_of_the_same_salt_only() -> None:
+    model, edited = Model(), [*TALK[:3], "Where?"]
+    model.diverged(TALK, salt=b"a")
+    for salt in (b"b", b""):
+        assert model.place(edited, salt)[1] is None
+        assert model.diverged(edited, salt=salt) is None
+    found = model.diverged(edited, salt=b"a")
+    assert found is not None
+    assert found.part == "messages[3]"
+    assert len(model.recent) == 4
+    model.diverged([*TALK, "So.", "And?"], salt=b"b")  # continues nothing of the other salt
+    assert model.place(TALK, b"a")[1] is not None
 
 
 @pytest.mark.parametrize("changed", range(4))

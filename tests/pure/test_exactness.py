@@ -23,8 +23,8 @@ from actors.engine.exactness import (
     rows_needed,
     rows_of_step,
 )
+from actors.kv.namespace import apart_from
 from actors.kv.restore_cost import Rates, Speeds
-from actors.kv.row_plan import apart_from
 from actors.messages.exact import Exact
 from actors.messages.journal import Noted
 from cache.policy import SAVE_ALL, LivePolicy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from actors.engine.cell_sharing import cells_in_use
 from actors.engine.placement import Arrival, Placement, Room, find_source, place, place_uncut
+from actors.kv.namespace import PLAIN, Namespace
 from actors.kv.timeline import Stretch, Stretches, between
 from cache import tokens
 from cache.keys import BLOCK_TOKENS
@@ -31,7 +32,7 @@ class Live:
     session: str | None = None
     used_at: float = 0.0
     steps: int = 0
-    is_apart: bool = False
+    namespace: Namespace = PLAIN
     is_stored: bool = True
 
     @property
@@ -147,6 +148,29 @@ def test_memory_that_cannot_be_cut_is_continued_by_its_session_only() -> None:
     needs_room = Placement((0,), takes=1, upto=50, is_continuation=True)
     assert place_uncut(wants(100, session="s"), [other, own], small) == needs_room
     assert place_uncut(wants(100, session="s"), [own], room(cells=109)) is None
+
+
+def test_nothing_is_shared_with_another_namespace() -> None:
+    mine, theirs = Namespace(salt=b"a"), Namespace(salt=b"b")
+    live = [holds(50, 1, namespace=one, session="s") for one in (mine, theirs, PLAIN)]
+    reader = holds(90, 4, n_kv=20, namespace=theirs)
+    for namespace, shared in ((mine, (0, 50)), (theirs, (3, 90)), (PLAIN, (2, 50))):
+        arrival = replace(wants(100, session="s"), namespace=namespace)
+        placed = place(arrival, live, [reader], room((reader,)), min_tokens=MIN, lookup=False)
+        assert placed is not None
+        assert placed.source is not None
+        assert (placed.source.index, placed.upto) == shared
+        uncut = place_uncut(arrival, live, room())
+        assert uncut is not None
+        assert uncut.takes == [mine, theirs, PLAIN].index(namespace)
+    other = replace(wants(100, session="s"), namespace=Namespace(salt=b"c"))
+    assert place(other, live, [reader], room((reader,)), min_tokens=MIN, lookup=False) == (
+        Placement(())
+    )
+    assert place_uncut(other, live, room()) == Placement(())
+    assert place_uncut(replace(other, namespace=Namespace(True, b"a")), live, room()) == (
+        Placement(())
+    )
 
 
 def test_what_is_known_of_a_source() -> None:

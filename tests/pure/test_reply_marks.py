@@ -51,7 +51,7 @@ def remembered(*texts: bytes, **limits: int) -> RecentReplies:
     replies = RecentReplies(**limits)
     for number, text in enumerate(texts):
         digest = SentText(text).digests(ROOT, [len(text)])[len(text)]
-        replies.put(Mark(digest, len(text), len(text), 2), [number, 7, 8])
+        replies.put(ROOT, Mark(digest, len(text), len(text), 2), [number, 7, 8])
     return replies
 
 

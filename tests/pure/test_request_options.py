@@ -45,6 +45,7 @@ def test_every_option_finds_its_place() -> None:
         thinking_budget_tokens=9,
         tool_calls=True,
         resumed_events=True,
+        salt=b"one tenant",
         temperature=0.5,
         seed=3,
         repeat_penalty=1.2,
@@ -67,6 +68,7 @@ def test_every_option_finds_its_place() -> None:
         thinking=True,
         thinking_budget_tokens=9,
         tool_calls=True,
+        salt=b"one tenant",
     )
     assert wanted.prompt == token_bytes.pack([1, 2])
     assert wanted.resumed_events
@@ -107,6 +109,8 @@ def test_a_chat_is_the_json_that_a_model_reads() -> None:
         ("x", {"stop": ["a", ""]}, "empty stop"),
         ("x", {"stop": ["a" * 3000]}, "2048 bytes"),
         ("x", {"parent_key": "zz"}, "64 hex digits"),
+        ("x", {"salt": "a text"}, "salt is of type str; expected bytes"),
+        ("x", {"salt": b"s" * 65}, "salt has 65 bytes; at most 64"),
         ("x", {"session": ""}, "1 to 256"),
         ("x", {"session": "s" * 300}, "1 to 256"),
         ("x", {"continues": True}, "give a session or a parent_key"),

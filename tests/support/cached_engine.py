@@ -203,6 +203,7 @@ class CachedEngine:
         *,
         continues: bool = False,
         exact: m.Exact | None = None,
+        salt: bytes = b"",
     ) -> m.Completed:
         """Run a request to its end; with ``continues`` the prompt is what follows the parent."""
         ids = m.TokenPrompt(token_bytes.pack(prompt))
@@ -214,6 +215,7 @@ class CachedEngine:
             parent_key=parent_key,
             sampling=SamplingParams(temperature=1.0, seed=len(prompt)),
             exact=exact,
+            salt=salt,
         )
         self.commands.put(m.Run(name, CALLER, complete))
         done = self.ended.get(timeout=ANSWER_S)

@@ -29,11 +29,16 @@ REFUSED: list[dict[str, Any]] = [
     {"prompt": "a text that is no prompt"},
     {"prompt": None},
     {"exact": "sometimes"},
+    {"salt": b"s" * 65},
+    {"salt": "a text"},
+    {"salt": [], "prompt": m.ConversationPrompt('[{"role": "user", "content": "x"}]')},
     {"prompt": m.TextPrompt(5)},  # type: ignore[arg-type]
     {"prompt": m.Continuation(5), "session": "s"},  # type: ignore[arg-type]
 ]
 ANSWERED: list[dict[str, Any]] = [
     {"parent_key": b"abc"},
+    {"parent_key": b"abc", "salt": b"s" * 64},
+    {"parent_key": 5, "salt": b"s"},
     {"stop": ("",)},
     {"session": ""},
     {"prompt": m.TextPrompt(b"\xff\xfe")},
@@ -73,6 +78,8 @@ def test_every_message_is_answered_and_none_ends_a_process(stub_node: Node) -> N
         (m.MatchPrefix(new_ref(), 5), m.TextRefused),  # type: ignore[arg-type]
         (m.MatchPrefix(new_ref(), Spilled("/proc/0/fd/9", 4)), m.TextRefused),
         (m.EndSession(new_ref(), []), m.TextRefused),  # type: ignore[arg-type]
+        (m.EndSession(new_ref(), "s", b"s" * 65), m.TextRefused),
+        (m.MatchPrefix(new_ref(), b"\1\0\0\0", "s"), m.TextRefused),  # type: ignore[arg-type]
         (m.LoadAdapter(new_ref(), 5), m.AdapterNotChanged),  # type: ignore[arg-type]
         (m.LoadAdapter(new_ref(), "/nowhere", "x"), m.AdapterNotChanged),  # type: ignore[arg-type]
         (m.UnloadAdapter(new_ref(), []), m.AdapterNotChanged),  # type: ignore[arg-type]

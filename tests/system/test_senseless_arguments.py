@@ -175,7 +175,7 @@ def test_none_is_not_given(node: Node) -> None:
     nones: dict[str, Any] = dict.fromkeys(
         ("stop", "parent_key", "parse_special", "timeout_s", "session", "continues", "speculation",
          "exact",
-         "thinking", "thinking_budget_tokens", "tool_calls", "resumed_events", "sampling",
+         "thinking", "thinking_budget_tokens", "tool_calls", "resumed_events", "salt", "sampling",
          "temperature", "seed", "json_schema", "logit_bias", "logprobs", "response_format")
     )  # fmt: skip
     assert node.complete("stub", "Once", max_tokens=3, **nones).text == plain.text
