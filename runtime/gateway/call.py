@@ -17,6 +17,7 @@ from runtime.gateway.guard import check_host, check_key, check_origin
 from runtime.gateway.keys import ANYONE, Key, Keys
 from runtime.gateway.service import Service
 from runtime.gateway.wire.bodies import encode
+from runtime.gateway.wire.canonical import canonical
 from runtime.gateway.wire.errors import Api, api_of, error_body, status_of
 from runtime.gateway.wire.failure import Failure, Fault, Refused, failure_of
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
@@ -116,6 +117,7 @@ class Call:
     ) -> None:
         """Answer by replies of a model, as a stream or as one object."""
         service, key = self.service, self.key
+        wanted = canonical(wanted, service.settings.canonicalise)
         found = model or service.model(wanted.model, key)
         client = await service.client()
         service.begin(key)
