@@ -19,6 +19,7 @@ from runtime.gateway.keys import ANYONE, Key, Keys
 from runtime.gateway.service import Service
 from runtime.gateway.stream_log import Logged, StreamLog
 from runtime.gateway.wire.bodies import encode
+from runtime.gateway.wire.canonical import canonical
 from runtime.gateway.wire.errors import Api, api_of, error_body, status_of
 from runtime.gateway.wire.failure import Failure, Fault, Refused, failure_of
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
@@ -120,6 +121,7 @@ class Call:
     ) -> None:
         """Answer by replies of a model, as a stream or as one object."""
         service, key = self.service, self.key
+        wanted = canonical(wanted, service.settings.canonicalise)
         head = self._head(wanted, model)
         client = await service.client()
         service.begin(key)

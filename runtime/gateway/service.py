@@ -7,7 +7,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from runtime import errors
 from runtime.client.async_client import AsyncClient
@@ -25,6 +25,8 @@ BOOT_WAIT_S: Final = 10.0
 _LOOK_S: Final = 0.05
 KEPT_VOCABULARIES: Final = 4
 _SEEDS: Final = 1 << 64
+
+T = TypeVar("T")
 
 
 class Service:
@@ -52,6 +54,7 @@ class Service:
         self._secret = secret
         self._client: AsyncClient | None = None
         self._pieces: OrderedDict[str, dict[int, bytes]] = OrderedDict()
+        self._own: dict[type, Any] = {}
 
     async def client(self) -> AsyncClient:
         """The connection to the node; waits while that starts."""
@@ -64,6 +67,13 @@ class Service:
                     raise
                 await asyncio.sleep(_LOOK_S)
         return self._client
+
+    def own(self, kind: type[T]) -> T:
+        """The one value of a kind that the routes of this worker share; made at its first use."""
+        if kind not in self._own:
+            self._own[kind] = kind()
+        found: T = self._own[kind]
+        return found
 
     # ── models ──────────────────────────────────────────────────────────────────────────────────
 
