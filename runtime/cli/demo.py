@@ -3,8 +3,9 @@
 ``--model`` takes a GGUF file of your own instead.
 
 One table, six rows: cold, the same prompt, a longer one, the next turn, after ``kill -9`` of the
-model's process, after a restart of the whole node. It succeeds only if every row reused and printed
-what it must, and if nothing is left behind afterwards.
+model's process, after a restart of the whole node; and a stream over HTTP whose server process is
+killed. It succeeds only if every row reused and printed what it must, the stream was whole, and
+nothing is left behind afterwards.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import click
 from actors.messages.actor_ids import model_actor_id
 from cache.keys import BLOCK_TOKENS
 from runtime.cli.cache.flush import is_flushed
+from runtime.cli.demo_http import KilledStream, killed_stream
 from runtime.cli.options import USER_PATH, json_option, node_command
 from runtime.cli.table import Column, write_table
 from runtime.client.results import Completion
@@ -36,6 +38,9 @@ from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded.prompts import long_prompt
 from runtime.errors import LlamaActorsError
 from runtime.node import Node
+from runtime.settings.config import RuntimeConfig
+from runtime.settings.gateway import GatewaySettings, Listen
+from supervision.ports import free_port
 
 PROMPT_WORDS: Final = 1500  # about 2,000 tokens: long enough that reading it cold takes a while
 REPLY_TOKENS: Final = 24
@@ -96,19 +101,28 @@ def command(*, as_json: bool, model: Path | None) -> int:
     home = Path(tempfile.mkdtemp(prefix="llama-actors-demo-"))
     try:
         with _status_line() as show:
-            rows, seen = _run(home, None if model is None else str(model.absolute()), show)
+            rows, over_http, seen = _run(
+                home, None if model is None else str(model.absolute()), show
+            )
     finally:
         shutil.rmtree(home, ignore_errors=True)
     troubles = [f"{row.label}: {row.trouble}" for row in rows if row.trouble]
+    if over_http.trouble:
+        troubles.append(f"a stream over HTTP: {over_http.trouble}")
     troubles += _left_behind(seen, home)
     if as_json:
-        plain = {"rows": [row.to_dict() for row in rows], "troubles": troubles}
+        plain = {
+            "rows": [row.to_dict() for row in rows],
+            "killed_stream": over_http.to_dict(),
+            "troubles": troubles,
+        }
         sys.stdout.write(json.dumps(plain, indent=2) + "\n")
         return 1 if troubles else 0
     write_table(_COLUMNS, [row.cells() for row in rows])
     for trouble in troubles:
         sys.stdout.write(f"FAILED  {trouble}\n")
     if not troubles:
+        sys.stdout.write(f"{over_http}\n")
         sys.stdout.write("Every row reused what it must, and nothing was left behind.\n")
     return 1 if troubles else 0
 
@@ -134,9 +148,13 @@ class _Seen:
     shared: set[Path]
 
 
-def _run(home: Path, model: str | None, show: Callable[[str], None]) -> tuple[list[Row], _Seen]:
+def _run(
+    home: Path, model: str | None, show: Callable[[str], None]
+) -> tuple[list[Row], KilledStream, _Seen]:
     rows: list[Row] = []
     seen = _Seen(set(), set(), set())
+    port = free_port()
+    seen.ports.add(port)
     prompt = long_prompt(PROMPT_WORDS, seed=7)
 
     def row(label: str, node: Node, text: str, must: Check,
@@ -148,7 +166,7 @@ def _run(home: Path, model: str | None, show: Callable[[str], None]) -> tuple[li
         return done
 
     show("starting a node …")
-    with _node(home) as node:
+    with _node(home, port) as node:
         must = _load(node, model)
         _remember(node, seen)
         cold = row("cold prompt", node, prompt, must("cold", ("none",), 0))
@@ -168,11 +186,13 @@ def _run(home: Path, model: str | None, show: Callable[[str], None]) -> tuple[li
         show("kill -9 of the model process …")
         _kill_model(node)
         row("after kill -9 of the model", node, prompt, must("exact", ("ram",), whole, cold.text))
+        show("a stream over HTTP, and kill -9 of its server process …")
+        over_http = killed_stream(node, MODEL, port)
         _remember(node, seen)
         show("waiting until everything is on disk …")
         _wait_persisted(node)
     show("starting the node again …")
-    with _node(home) as node:
+    with _node(home, port) as node:
         _load(node, model)
         _remember(node, seen)
         _wait_scanned(node)
@@ -182,7 +202,7 @@ def _run(home: Path, model: str | None, show: Callable[[str], None]) -> tuple[li
             prompt,
             must("exact", ("disk",), whole, cold.text),
         )
-    return rows, seen
+    return rows, over_http, seen
 
 
 def _load(node: Node, model: str | None) -> Must:
@@ -194,9 +214,15 @@ def _load(node: Node, model: str | None) -> Must:
     return _must_be_kept if kind == "checkpoint" else _must_be
 
 
-def _node(home: Path) -> Node:
+def _node(home: Path, port: int) -> Node:
+    listen = (Listen("127.0.0.1", port),)
     return Node.start(
-        cache_dir=home / "cache", cache_ram="256MiB", cache_disk="1GiB", runtime_dir=home / "run"
+        config=RuntimeConfig(gateway=GatewaySettings(listen=listen)),
+        port=free_port(),
+        cache_dir=home / "cache",
+        cache_ram="256MiB",
+        cache_disk="1GiB",
+        runtime_dir=home / "run",
     )
 
 

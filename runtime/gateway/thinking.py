@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from runtime import errors
 from runtime.client.async_client import AsyncClient
+from runtime.gateway.call import Call
 from runtime.gateway.wire.wanted import Wanted
 
 WISHES: Final = ("enable_thinking", "reasoning_effort")
@@ -20,6 +21,12 @@ KEPT: Final = 256
 KNOWN_S: Final = 60.0
 """How long an answer counts: another file may be loaded under the model's name."""
 _ASKED: Final = ({"role": "user", "content": "Hello"},)
+
+
+async def possible(call: Call, model: str, wanted: Wanted) -> Wanted:
+    """The request as this model can answer it."""
+    client = await call.service.client()
+    return await call.service.own(Wishes).possible(client, model, wanted)
 
 
 class Wishes:

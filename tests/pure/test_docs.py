@@ -13,6 +13,7 @@ import pytest
 
 from runtime.launch.tree import FileTier, build_tree
 from runtime.settings.config import from_mapping
+from runtime.settings.gateway import GatewaySettings, Listen
 from supervision import SupervisorSpec
 from tests.support.documents import (
     DOCS,
@@ -107,7 +108,11 @@ def test_guarantees_name_a_test_in_every_row() -> None:
 def test_the_tree_in_a_document_is_the_tree_of_the_code(document: Path) -> None:
     drawn = set(re.findall(r"[├└]── ([\w:<>]+)", document.read_text(encoding="utf-8")))
     spec = build_tree(
-        wanted_path="", arena_path="", ram_bytes=0, file_tiers=(FileTier("disk", "", 0),)
+        wanted_path="",
+        arena_path="",
+        ram_bytes=0,
+        file_tiers=(FileTier("disk", "", 0),),
+        gateway=GatewaySettings(listen=(Listen("127.0.0.1", 8080),)),
     )
     assert drawn == _ids(spec) | {"model:<id>"}
 

@@ -16,7 +16,7 @@ from runtime.client.async_client import AsyncClient
 from runtime.gateway.answered import Answered
 from runtime.gateway.call import Call
 from runtime.gateway.keys import Key
-from runtime.gateway.thinking import Wishes
+from runtime.gateway.thinking import possible
 from runtime.gateway.wire.anthropic import Asked, prompt_options, read_messages
 from runtime.gateway.wire.anthropic_answer import MessagesAnswer, diagnosis
 from runtime.gateway.wire.canonical import canonical
@@ -75,8 +75,7 @@ async def count_tokens(call: Call) -> None:
 
 async def _possible(call: Call, model: str, wanted: Wanted) -> Wanted:
     """The request as this model can answer it, by the canonical rules."""
-    client = await call.service.client()
-    wanted = await call.service.own(Wishes).possible(client, model, wanted)
+    wanted = await possible(call, model, wanted)
     return canonical(wanted, call.service.settings.canonicalise)
 
 
@@ -91,7 +90,9 @@ class Counts:
         self, client: AsyncClient, model: str, wanted: Wanted, key: Key, body: bytes
     ) -> int:
         """Tokens of the prompt, exactly; ``body`` is what is looked up."""
-        digest = blake2b(body, key=model.encode()[:64], digest_size=16).digest()
+        # By key too: how long a count takes would tell what others have counted.
+        about = b"\0".join((model.encode(), key.name.encode(), body))
+        digest = blake2b(about, digest_size=16).digest()
         async with self._locks.setdefault(key.name, asyncio.Lock()):
             now = time.monotonic()
             at, n = self._kept.get(digest, (now - COUNT_S, 0))

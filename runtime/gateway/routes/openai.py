@@ -6,6 +6,7 @@ from typing import Final
 
 from runtime.gateway.call import Call
 from runtime.gateway.facts import model_facts
+from runtime.gateway.thinking import possible
 from runtime.gateway.wire import openai_models
 from runtime.gateway.wire.openai_chat import ChatAnswer, ChatBody, read_chat
 from runtime.gateway.wire.openai_completions import (
@@ -23,7 +24,9 @@ from runtime.gateway.wire.openai_embeddings import (
 
 async def chat(call: Call) -> None:
     wanted, asked = read_chat(await call.body(), call.service.defaults)
-    await call.generate(wanted, lambda head, what: ChatAnswer(head, asked, what))
+    model = call.service.model(wanted.model, call.key)
+    wanted = await possible(call, model, wanted)
+    await call.generate(wanted, lambda head, what: ChatAnswer(head, asked, what), model)
 
 
 async def completions(call: Call) -> None:
