@@ -330,26 +330,35 @@ class ModelEngine:
             request = self._waiting.open(run, time.monotonic(), rendered)
         except RequestRefused as refused:
             self.replays.forget(run.request_id)
-            self._send(
-                run.reply_to, m.CompletionFailed(run.request.ref, refused.reason, str(refused))
-            )
+            why = refused.reason, str(refused), refused.facts
+            self._send(run.reply_to, m.CompletionFailed(run.request.ref, *why))
             self._send("inflight", m.RequestEnded(run.request_id))
             return
         now = time.monotonic()
         self.replays.begin(request, run, now)
         self._cache.resolve_parent(request.cache, now)
+        self._refuse_early(request)
+
+    def _refuse_early(self, request: Request) -> None:
+        """A prompt that is known and does not fit is refused before its turn."""
+        try:
+            self._waiting.check(request)
+        except RequestRefused as refused:
+            self._requests.refuse(request, refused)
 
     def _found(self, found: m.PrefixResolved | m.TextResolved) -> None:
         now = time.monotonic()
-        if isinstance(found, m.PrefixResolved):
-            if not self._control.resolved(found):
-                self._cache.resolved(found, self._requests.caches(), now)
-            return
-        waiting = {request.cache: request for request in self._waiting}
-        known = self._cache.text_resolved(found, waiting, now)
-        if known is not None:
-            cache, ids = known
-            self.replays.take_stored(waiting[cache], ids, found)
+        asked = next((one for one in self._waiting if one.cache.awaited_ref == found.ref), None)
+        if isinstance(found, m.TextResolved):
+            waiting = {request.cache: request for request in self._waiting}
+            known = self._cache.text_resolved(found, waiting, now)
+            if known is not None:
+                cache, ids = known
+                self.replays.take_stored(waiting[cache], ids, found)
+        elif not self._control.resolved(found):
+            self._cache.resolved(found, self._requests.caches(), now)
+        if asked is not None:
+            self._refuse_early(asked)
 
     def _reserved(self, grants: m.RowsReserved) -> None:
         caches = [request.cache for request in self._running]
@@ -370,8 +379,7 @@ class ModelEngine:
             try:
                 admission = self._waiting.fit(request)
             except RequestRefused as refused:
-                self._waiting.remove(request)
-                self._requests.fail(request, refused.reason, str(refused))
+                self._requests.refuse(request, refused)
                 continue
             self._cache.find_logits(request.cache)
             now, lookup = time.monotonic(), self._cache.is_usable

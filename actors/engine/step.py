@@ -183,7 +183,8 @@ class StepRunner:
                 # Cells are counted, so this is a bug or a backend that needs more than it reports;
                 # idle sequences are dropped, then a request steps aside; one alone fails.
                 if not self._live.drop_idle() and not self._room.give_up_cells():
-                    self._requests.fail(ran[-1], m.FailReason.OVERLOADED, str(error))
+                    facts = self._requests.waiting.pace.facts(time.monotonic())
+                    self._requests.fail(ran[-1], m.FailReason.OVERLOADED, str(error), facts)
             case _:
                 for request in self._isolation.suspect(ran):
                     self._requests.fail(request, m.FailReason.ENGINE_ERROR, str(error))

@@ -115,7 +115,7 @@ if TYPE_CHECKING:
         VramReported,
     )
     from actors.messages.exact import Exact
-    from actors.messages.finish_reasons import FailReason, FinishReason, Limit
+    from actors.messages.finish_reasons import FailReason, FailureFacts, FinishReason, Limit
     from actors.messages.loading import (
         Drain,
         Drained,
@@ -204,6 +204,7 @@ __all__ = [
     "EvictLive",
     "Exact",
     "FailReason",
+    "FailureFacts",
     "FilesDropped",
     "FinishReason",
     "ForgetLive",
@@ -331,7 +332,7 @@ _HOMES: Final = {
             "VramReported"
         ),
         "exact": "Exact",
-        "finish_reasons": "FailReason FinishReason Limit",
+        "finish_reasons": "FailReason FailureFacts FinishReason Limit",
         "loading": (
             "Drain Drained ListWantedModels LoadFailure LoadModel ModelLoaded ModelLoading "
             "ModelNotLoaded ModelUnloaded UnloadModel WantedModelsListed"

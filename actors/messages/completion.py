@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from actors.messages.exact import Exact
-from actors.messages.finish_reasons import FailReason, FinishReason, Limit
+from actors.messages.finish_reasons import FailReason, FailureFacts, FinishReason, Limit
 from actors.messages.payload import Payload
 from actors.messages.prompts import Prompt
 from actors.messages.text_kind import TextKind
@@ -333,6 +333,7 @@ class CompletionFailed:
     ref: str
     reason: FailReason
     detail: str
+    facts: FailureFacts | None = None
 
 
 @frozen

@@ -259,9 +259,9 @@ class Reply:
                     received.calls,
                 )
                 yield CompletionEvent(after_prompt(self._shown_prompt, whole))
-            case m.CompletionFailed(_, reason, detail):
+            case m.CompletionFailed(_, reason, detail, facts):
                 self._accepted = None
-                raise failure(self._request.model, reason, detail)
+                raise failure(self._request.model, reason, detail, facts)
             case _:
                 pass  # a message of a newer node, which this reply is complete without
 
