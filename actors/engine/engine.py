@@ -99,7 +99,7 @@ def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
     decoder = AbortableDecoder(backend, guard)
     tails = DeferredTails(store, send, idle, lambda: [request.cache for request in running])
     sequences = LiveSequences(backend, live or LivePolicy(), tails, idle)
-    cache = CacheClient(store, send, partial(_settle, running, sequences), tails)
+    cache = CacheClient(store, send, partial(_settle, running, sequences, send), tails)
     guesses = SpeculativeDecoder(backend, speculation, draft_model)
     waiting = WaitingRequests(backend, max_queue, rules, exact)
     prefetcher = Prefetcher(backend, store, waiting, sequences, send)
@@ -133,11 +133,21 @@ def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
     )
 
 
-def _settle(running: list[Request], live: LiveSequences, cache: RequestCache) -> None:
+def _settle(running: list[Request], live: LiveSequences, send: Send, cache: RequestCache) -> None:
     """The lookup of a request has ended: share what is live beyond what was restored."""
     request = next((one for one in running if one.cache is cache), None)
     if request is not None:
         live.settle(request, running, time.monotonic())
+        _announce(request, send)
+
+
+def _announce(request: Request, send: Send) -> None:
+    """Report, once, how much of a prompt is warm, before any of it is computed.
+
+    A reply that continues after an interruption has begun: its caller had this report.
+    """
+    if request.turn.announce() and not request.resume.n_tokens:
+        send(request.spec.reply_to, progress(request))
 
 
 def _forget_weights(
@@ -237,6 +247,7 @@ class ModelEngine:
                 break
             self._requests.expire(time.monotonic())
             self._admit()
+            self._report_places()
             if not self._adapters.blocks:
                 self._prefetcher.look_ahead(self._running, time.monotonic())
             if not self._steps.run() and self._is_drained():
@@ -392,8 +403,15 @@ class ModelEngine:
             self._running.append(request)
             for event in request.replay() if is_new else ():
                 self._send(request.spec.reply_to, event)
-            if not self._live.is_complete(request):
+            if self._live.is_complete(request):
+                _announce(request, self._send)
+            else:
                 self._cache.look_up(request.cache, now)
+
+    def _report_places(self) -> None:
+        """Report to callers that asked for it where their requests are in the queue."""
+        for request, place in self._waiting.moved(time.monotonic()):
+            self._send(request.spec.reply_to, m.Queued(request.spec.ref, place))
 
     def _level(self, request: Request, admission: Admission) -> m.Exact:
         n_reply = admission.max_tokens

@@ -88,6 +88,23 @@ class WaitingRequests:
             fix_prompt(request, self._backend)
             self._admission(request)
 
+    def moved(self, now: float) -> list[tuple[Request, int]]:
+        """Requests that wait for their first turn, and their places, where callers receive these.
+
+        A place is the number of requests that are more urgent.
+        """
+        if not any(one.spec.queue_events for one in self._requests):
+            return []
+        ranked = sorted(self._requests, key=lambda one: one.turn.rank)
+        return [
+            (one, place)
+            for place, one in enumerate(ranked)
+            if one.spec.queue_events
+            and not one.turn.has_started
+            and one.cache.wait_until is None
+            and one.turn.moves_to(place, now)
+        ]
+
     def come_back(self, request: Request) -> None:
         """It has stepped aside, and waits at the place that its class and arrival give it."""
         self._requests.append(request)

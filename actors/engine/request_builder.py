@@ -105,6 +105,7 @@ def _opened(
             parse_special=isinstance(part, m.TextPrompt) and part.parse_special,
             session=asked.session,
             exact=asked.exact,
+            queue_events=asked.queue_events,
         ),
         PromptText(text, follows_parent=follows_parent and not is_known),
         line,

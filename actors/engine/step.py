@@ -116,6 +116,7 @@ class StepRunner:
                 self._send(request.spec.reply_to, progress(request))
             elif request.is_prefill_only:
                 self._keep_logits(request, row)
+                self._send(request.spec.reply_to, progress(request))
                 self._end_prefill(request)
             else:
                 self._sample(request, row)
@@ -242,7 +243,6 @@ class StepRunner:
         now = time.monotonic()
         request.clock.prompt_done(now)
         request.finish(m.FinishReason.PREFILLED, now)
-        self._send(request.spec.reply_to, progress(request))
         self._requests.finish(request)
 
     def _sample(self, request: Request, row: int) -> None:

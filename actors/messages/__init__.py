@@ -83,6 +83,7 @@ if TYPE_CHECKING:
         HitKind,
         PrefillProgress,
         Priority,
+        Queued,
         RequestEnded,
         Resumed,
         Run,
@@ -244,6 +245,7 @@ __all__ = [
     "PromoteRows",
     "Prompt",
     "QuarantineFile",
+    "Queued",
     "ReadAhead",
     "ReleaseLease",
     "Removal",
@@ -323,9 +325,9 @@ _HOMES: Final = {
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
-            "CompletionFailed Divergence Grammar HitKind PrefillProgress Priority RequestEnded "
-            "Resumed Run SpanEnded Speculation StillRunning Submit Timings TokensDelivered "
-            "ToolCallDelivered Usage"
+            "CompletionFailed Divergence Grammar HitKind PrefillProgress Priority Queued "
+            "RequestEnded Resumed Run SpanEnded Speculation StillRunning Submit Timings "
+            "TokensDelivered ToolCallDelivered Usage"
         ),
         "embedding": (
             "Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram Rerank Reranked "

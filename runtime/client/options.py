@@ -99,6 +99,7 @@ class ContinuationOptionsDict(SamplingOptionsDict, total=False):
     thinking_budget_tokens: int | None
     tool_calls: bool | None
     resumed_events: bool | None
+    queue_events: bool | None
 
 
 class RequestOptionsDict(ContinuationOptionsDict, total=False):
@@ -162,6 +163,8 @@ class RequestOptions:
     """Return tool calls as events and spans of their own, apart from ``text``."""
     resumed_events: bool | None = None
     """Yield a ``ResumedEvent`` when the reply continues after a process of the node has died."""
+    queue_events: bool | None = None
+    """Yield a ``QueuedEvent`` with its place while the request waits for its turn."""
     echo: bool | None = None
     """Return the prompt before the reply: as its first event, and in front of ``text`` and
     ``tokens``; its log-probabilities are None. Not for conversations."""

@@ -27,6 +27,7 @@ from runtime.client.results import (
     CompletionEvent,
     Event,
     PrefillEvent,
+    QueuedEvent,
     ResumedEvent,
     TokenEvent,
     after_prompt,
@@ -240,6 +241,10 @@ class Reply:
                 if not progress.received:  # else it reads a reply that has begun already
                     progress.touch()
                     yield PrefillEvent(done, total, reused)
+            case m.Queued(_, place):
+                if not progress.received:  # else another process continues it, in its turn
+                    progress.touch()
+                    yield QueuedEvent(place)
             case m.Accepted():
                 self._accepted = message.request_id
                 self.on_accepted(message.request_id)

@@ -215,6 +215,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     thinking_budget_tokens: int | None = None,
     tool_calls: bool | None = None,
     resumed_events: bool | None = None,
+    queue_events: bool | None = None,
     echo: bool | None = None,
     sampling: SamplingParams | None = None,
     **sampling_options: Any,
@@ -267,6 +268,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         thinking=arguments.flag("thinking", thinking) or budget is not None,
         thinking_budget_tokens=budget,
         tool_calls=arguments.flag("tool_calls", tool_calls),
+        queue_events=arguments.flag("queue_events", queue_events),
     )
     shows_resumed = arguments.flag("resumed_events", resumed_events)
     echoes = _echoes(arguments.flag("echo", echo), request.prompt)

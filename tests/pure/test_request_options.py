@@ -45,6 +45,7 @@ def test_every_option_finds_its_place() -> None:
         thinking_budget_tokens=9,
         tool_calls=True,
         resumed_events=True,
+        queue_events=True,
         temperature=0.5,
         seed=3,
         repeat_penalty=1.2,
@@ -67,6 +68,7 @@ def test_every_option_finds_its_place() -> None:
         thinking=True,
         thinking_budget_tokens=9,
         tool_calls=True,
+        queue_events=True,
     )
     assert wanted.prompt == token_bytes.pack([1, 2])
     assert wanted.resumed_events

@@ -134,6 +134,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "thinking_budget_tokens": 3,
     "tool_calls": False,
     "resumed_events": False,
+    "queue_events": False,
     "echo": False,
     "samplers": "kt",
     "top_n_sigma": 1.0,
