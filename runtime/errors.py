@@ -20,7 +20,7 @@
   x RequestError
     - InvalidRequest        an argument is wrong                  -> fix the named argument
     - PromptTooLong         prompt and context do not fit         -> shorten it, or a larger n_ctx
-    - Overloaded            too many requests wait                -> try again later
+    - Overloaded            too many requests wait                -> again after retry_after_s
     - DeadlineExceeded      not finished within timeout_s         -> more time, or fewer tokens
     - SessionBusy           another request of it is running      -> wait for it, or cancel it
     - NotSupported          this model cannot do that             -> load it so that it can
@@ -134,11 +134,29 @@ class InvalidRequest(RequestError):
 
 
 class PromptTooLong(RequestError):
-    """The prompt does not fit the context."""
+    """The prompt does not fit the context.
+
+    ``n_prompt`` tokens are too many where ``n_ctx`` fit; a reply needs room for a token besides.
+    Of a text above 1 MiB, and of a prompt that only continues a session, ``n_prompt`` is the least
+    number that it may have. ``None``: not known.
+    """
+
+    def __init__(self, detail: str, n_prompt: int | None = None, n_ctx: int | None = None) -> None:
+        super().__init__(detail)
+        self.n_prompt = n_prompt
+        self.n_ctx = n_ctx
 
 
 class Overloaded(RequestError):
-    """Too many requests wait already; try again later."""
+    """Too many requests wait already; try again later.
+
+    ``retry_after_s``: after so many seconds, 1 to 60, by how fast requests ended lately; ``None``
+    where that is not known.
+    """
+
+    def __init__(self, detail: str, retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(RequestError):

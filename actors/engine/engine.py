@@ -99,7 +99,7 @@ def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
     decoder = AbortableDecoder(backend, guard)
     tails = DeferredTails(store, send, idle, lambda: [request.cache for request in running])
     sequences = LiveSequences(backend, live or LivePolicy(), tails, idle)
-    cache = CacheClient(store, send, partial(_settle, running, sequences), tails)
+    cache = CacheClient(store, send, partial(_settle, running, sequences, send), tails)
     guesses = SpeculativeDecoder(backend, speculation, draft_model)
     waiting = WaitingRequests(backend, max_queue, rules, exact)
     prefetcher = Prefetcher(backend, store, waiting, sequences, send)
@@ -133,11 +133,21 @@ def build_engine(  # noqa: PLR0913 - what may be chosen of an engine
     )
 
 
-def _settle(running: list[Request], live: LiveSequences, cache: RequestCache) -> None:
+def _settle(running: list[Request], live: LiveSequences, send: Send, cache: RequestCache) -> None:
     """The lookup of a request has ended: share what is live beyond what was restored."""
     request = next((one for one in running if one.cache is cache), None)
     if request is not None:
         live.settle(request, running, time.monotonic())
+        _announce(request, send)
+
+
+def _announce(request: Request, send: Send) -> None:
+    """Report, once, how much of a prompt is warm, before any of it is computed.
+
+    A reply that continues after an interruption has begun: its caller had this report.
+    """
+    if request.turn.announce() and not request.resume.n_tokens:
+        send(request.spec.reply_to, progress(request))
 
 
 def _forget_weights(
@@ -237,6 +247,7 @@ class ModelEngine:
                 break
             self._requests.expire(time.monotonic())
             self._admit()
+            self._report_places()
             if not self._adapters.blocks:
                 self._prefetcher.look_ahead(self._running, time.monotonic())
             if not self._steps.run() and self._is_drained():
@@ -332,26 +343,35 @@ class ModelEngine:
             request = self._waiting.open(run, time.monotonic(), rendered)
         except RequestRefused as refused:
             self.replays.forget(run.request_id)
-            self._send(
-                run.reply_to, m.CompletionFailed(run.request.ref, refused.reason, str(refused))
-            )
+            why = refused.reason, str(refused), refused.facts
+            self._send(run.reply_to, m.CompletionFailed(run.request.ref, *why))
             self._send("inflight", m.RequestEnded(run.request_id))
             return
         now = time.monotonic()
         self.replays.begin(request, run, now)
         self._cache.resolve_parent(request.cache, now)
+        self._refuse_early(request)
+
+    def _refuse_early(self, request: Request) -> None:
+        """A prompt that is known and does not fit is refused before its turn."""
+        try:
+            self._waiting.check(request)
+        except RequestRefused as refused:
+            self._requests.refuse(request, refused)
 
     def _found(self, found: m.PrefixResolved | m.TextResolved) -> None:
         now = time.monotonic()
-        if isinstance(found, m.PrefixResolved):
-            if not self._control.resolved(found):
-                self._cache.resolved(found, self._requests.caches(), now)
-            return
-        waiting = {request.cache: request for request in self._waiting}
-        known = self._cache.text_resolved(found, waiting, now)
-        if known is not None:
-            cache, ids = known
-            self.replays.take_stored(waiting[cache], ids, found)
+        asked = next((one for one in self._waiting if one.cache.awaited_ref == found.ref), None)
+        if isinstance(found, m.TextResolved):
+            waiting = {request.cache: request for request in self._waiting}
+            known = self._cache.text_resolved(found, waiting, now)
+            if known is not None:
+                cache, ids = known
+                self.replays.take_stored(waiting[cache], ids, found)
+        elif not self._control.resolved(found):
+            self._cache.resolved(found, self._requests.caches(), now)
+        if asked is not None:
+            self._refuse_early(asked)
 
     def _reserved(self, grants: m.RowsReserved) -> None:
         caches = [request.cache for request in self._running]
@@ -372,8 +392,7 @@ class ModelEngine:
             try:
                 admission = self._waiting.fit(request)
             except RequestRefused as refused:
-                self._waiting.remove(request)
-                self._requests.fail(request, refused.reason, str(refused))
+                self._requests.refuse(request, refused)
                 continue
             self._cache.find_logits(request.cache)
             now, lookup = time.monotonic(), self._cache.is_usable
@@ -386,8 +405,15 @@ class ModelEngine:
             self._running.append(request)
             for event in request.replay() if is_new else ():
                 self._send(request.spec.reply_to, event)
-            if not self._live.is_complete(request):
+            if self._live.is_complete(request):
+                _announce(request, self._send)
+            else:
                 self._cache.look_up(request.cache, now)
+
+    def _report_places(self) -> None:
+        """Report to callers that asked for it where their requests are in the queue."""
+        for request, place in self._waiting.moved(time.monotonic()):
+            self._send(request.spec.reply_to, m.Queued(request.spec.ref, place))
 
     def _level(self, request: Request, admission: Admission) -> m.Exact:
         n_reply = admission.max_tokens

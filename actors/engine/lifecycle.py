@@ -19,6 +19,7 @@ from actors.engine.request import Request
 from actors.engine.speculative_decoding import SpeculativeDecoder
 from actors.kv.cache_client import CacheClient
 from actors.kv.request_cache import RequestCache
+from actors.messages.errors import RequestRefused
 
 DELIVER_EVERY_S: Final = 0.005
 """A message costs the mailbox and the host about 0.2 ms of processor, which the compute threads
@@ -127,9 +128,20 @@ class Lifecycle:
         self._send(request.spec.reply_to, result(request, time.monotonic()))
         self._forget(request)
 
-    def fail(self, request: Request, reason: m.FailReason, detail: str) -> None:
+    def refuse(self, request: Request, why: RequestRefused) -> None:
+        """End a request that cannot be done."""
+        self.fail(request, why.reason, str(why), why.facts)
+
+    def fail(
+        self,
+        request: Request,
+        reason: m.FailReason,
+        detail: str,
+        facts: m.FailureFacts | None = None,
+    ) -> None:
         self.deliver(request)
-        self._send(request.spec.reply_to, m.CompletionFailed(request.spec.ref, reason, detail))
+        failed = m.CompletionFailed(request.spec.ref, reason, detail, facts)
+        self._send(request.spec.reply_to, failed)
         self._forget(request, keep=reason is m.FailReason.DEADLINE)
 
     def _forget(self, request: Request, *, keep: bool = True) -> None:
@@ -144,6 +156,7 @@ class Lifecycle:
             self.waiting.remove(request)
         if request in self.running:
             self.running.remove(request)
+        self.waiting.pace.ended(now, is_busy=bool(self.running) or len(self.waiting) > 0)
         self._live.retire(request, self.running, now, keep=keep)
 
     # ── other ends ──────────────────────────────────────────────────────────────────────────────

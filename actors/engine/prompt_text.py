@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from actors.text.part_places import Places
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_marks import SentText
+from cache.tokens import TokenIds
 
 
 @dataclass(slots=True)
@@ -15,6 +16,8 @@ class PromptText:
 
     text: str | None
     """To be tokenised; ``None`` where the tokens are known."""
+    ids: TokenIds | None = None
+    """What the text is by itself, where it was tokenised beside the engine."""
     follows_parent: bool = False
     """Whether the prompt is only what follows its parent's tokens; False once they are joined."""
     sent: SentText | None = None

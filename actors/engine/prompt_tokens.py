@@ -1,6 +1,11 @@
-"""The exact tokens of a request's prompt, known ids kept where its text continues them."""
+"""The exact tokens of a request's prompt, known ids kept where its text continues them.
+
+And whether they fit: a refusal has their number, exactly where that is affordable.
+"""
 
 from __future__ import annotations
+
+from typing import Final
 
 from actors import messages as m
 from actors.engine.request import Request
@@ -16,6 +21,16 @@ PARENT_GONE = (
 )
 
 
+COUNTED_BYTES: Final = 1 << 20
+"""A text up to this size is tokenised beside the engine, which takes some tenths of a second, even
+if its bytes prove that it does not fit: its refusal then has the exact number of its tokens."""
+
+
+def is_countable(text: str) -> bool:
+    """Whether a text is tokenised beside the engine, however long its prompt may be."""
+    return len(text) <= COUNTED_BYTES and len(text.encode("utf-8", "replace")) <= COUNTED_BYTES
+
+
 def least_tokens(text: str, info: ModelInfo) -> int:
     """How many tokens a text has at least, by its bytes alone; 0 where that is not known."""
     if not info.max_token_bytes:
@@ -23,15 +38,47 @@ def least_tokens(text: str, info: ModelInfo) -> int:
     return -(-len(text.encode("utf-8", "replace")) // info.max_token_bytes)
 
 
-def why_too_long(text: str, info: ModelInfo) -> str | None:
-    """Why a text cannot be a prompt, if its bytes prove it: tokenising megabytes takes seconds."""
-    n_tokens = least_tokens(text, info)
-    if n_tokens <= info.n_ctx or not info.can_generate:
-        return None
-    return (
-        f"the prompt has at least {n_tokens} tokens and the context holds {info.n_ctx}, the reply "
-        "included; shorten the prompt or load the model with a larger n_ctx"
+def too_long(n_prompt: int, n_ctx: int, *, at_least: bool = False) -> RequestRefused:
+    """The refusal of a prompt that does not fit; ``at_least``: it may have more tokens."""
+    least = "at least " if at_least else ""
+    return RequestRefused(
+        m.FailReason.PROMPT_TOO_LONG,
+        f"the prompt has {least}{n_prompt} tokens and the context holds {n_ctx}, the reply "
+        "included; shorten the prompt or load the model with a larger n_ctx",
+        m.FailureFacts(n_prompt=n_prompt, n_ctx=n_ctx),
     )
+
+
+def check_bytes(text: str, info: ModelInfo) -> None:
+    """RequestRefused if its bytes prove that a text cannot be a prompt.
+
+    Tokenising megabytes takes seconds.
+    """
+    n_least = least_tokens(text, info)
+    if n_least > info.n_ctx and info.can_generate:
+        raise too_long(n_least, info.n_ctx, at_least=True)
+
+
+def check_tokens(n_tokens: int, info: ModelInfo) -> None:
+    """RequestRefused if so many tokens cannot be a prompt, even if no reply is asked for."""
+    if n_tokens > info.n_ctx and info.can_generate:
+        raise too_long(n_tokens, info.n_ctx)
+
+
+def whole_text(backend: Backend, text: str, *, special: bool) -> TokenIds:
+    """The tokens of a text that is all of a prompt; raises NativeError."""
+    add_special = not (special and has_bos(backend, text))
+    return TokenIds(backend.tokenize(text, add_special=add_special, parse_special=special))
+
+
+def is_known(request: Request) -> bool:
+    """Whether ``fix_prompt`` has nothing to tokenise, and no answer would change what it does."""
+    prompt, cache = request.prompt, request.cache
+    if cache.wait_until is not None:
+        return False
+    if prompt.follows_parent:
+        return bool(cache.parent_tokens) and not prompt.text
+    return bool(request.line.tokens) or (prompt.ids is not None and not cache.parent_tokens)
 
 
 def fix_prompt(request: Request, backend: Backend) -> None:
@@ -60,9 +107,10 @@ def fix_prompt(request: Request, backend: Backend) -> None:
                     "the prompt does not begin with the text of parent_key; "
                     "it was matched by its tokens"
                 )
-            add_special = not (special and has_bos(backend, prompt.text))
-            ids = backend.tokenize(prompt.text, add_special=add_special, parse_special=special)
-            request.line.prompt_is(TokenIds(ids))
+            ids = prompt.ids
+            if ids is None:
+                ids = whole_text(backend, prompt.text, special=special)
+            request.line.prompt_is(ids)
     except NativeError as error:
         raise RequestRefused(m.FailReason.INVALID_REQUEST, str(error)) from error
     if not request.line.tokens:

@@ -9,12 +9,13 @@ import itertools
 from collections.abc import Iterator
 
 from actors import messages as m
-from actors.engine.prompt_tokens import fix_prompt
+from actors.engine.prompt_tokens import fix_prompt, is_known, too_long
 from actors.engine.request import Request
 from actors.engine.request_builder import open_request
 from actors.engine.room_policy import Admission, admit
 from actors.engine.sessions import Sessions
 from actors.messages.errors import RequestRefused
+from actors.messages.queue_pace import QueuePace
 from actors.text.rendered_prompt import Rendered
 from actors.text.reply_events import ReplyRules
 from native.backend import Backend
@@ -36,6 +37,7 @@ class WaitingRequests:
         self._rules = rules or ReplyRules()
         self._limit = limit
         self.sessions = Sessions()
+        self.pace = QueuePace()
         self._requests: list[Request] = []
         self._numbers = itertools.count()
 
@@ -60,6 +62,7 @@ class WaitingRequests:
             raise RequestRefused(
                 m.FailReason.OVERLOADED,
                 f"{n_waiting} requests already wait for this model; try again later",
+                self.pace.facts(now),
             )
         request = open_request(run, self._backend, self._rules, self._exact, rendered, now=now)
         try:
@@ -72,7 +75,35 @@ class WaitingRequests:
             raise
         request.turn.arrive(next(self._numbers), now)
         self._requests.append(request)
+        self.pace.arrived(now)
         return request
+
+    def check(self, request: Request) -> None:
+        """RequestRefused if its prompt is known already and does not fit: its turn changes nothing.
+
+        A prompt that has yet to be tokenised here, or of which the cache is being asked, is checked
+        when its turn comes.
+        """
+        if is_known(request):
+            fix_prompt(request, self._backend)
+            self._admission(request)
+
+    def moved(self, now: float) -> list[tuple[Request, int]]:
+        """Requests that wait for their first turn, and their places, where callers receive these.
+
+        A place is the number of requests that are more urgent.
+        """
+        if not any(one.spec.queue_events for one in self._requests):
+            return []
+        ranked = sorted(self._requests, key=lambda one: one.turn.rank)
+        return [
+            (one, place)
+            for place, one in enumerate(ranked)
+            if one.spec.queue_events
+            and not one.turn.has_started
+            and one.cache.wait_until is None
+            and one.turn.moves_to(place, now)
+        ]
 
     def come_back(self, request: Request) -> None:
         """It has stepped aside, and waits at the place that its class and arrival give it."""
@@ -93,16 +124,16 @@ class WaitingRequests:
     def fit(self, request: Request) -> Admission:
         """What a request may have that is about to start, or RequestRefused."""
         fix_prompt(request, self._backend)
+        admission = self._admission(request)
+        request.take_up(admission, self._backend)
+        request.reply.make_sampler(self._backend, request.line)
+        return admission
+
+    def _admission(self, request: Request) -> Admission:
         n_prompt, n_ctx = request.line.prompt_end, self._backend.info.n_ctx
         admission = admit(n_prompt, request.spec.max_tokens, n_ctx)
         if not admission.fits:
-            raise RequestRefused(
-                m.FailReason.PROMPT_TOO_LONG,
-                f"the prompt has {n_prompt} tokens and the context holds {n_ctx}, the reply "
-                "included; shorten the prompt or load the model with a larger n_ctx",
-            )
-        request.take_up(admission, self._backend)
-        request.reply.make_sampler(self._backend, request.line)
+            raise too_long(n_prompt, n_ctx)
         return admission
 
     def remove(self, request: Request) -> None:

@@ -1,6 +1,7 @@
 """Where exact replay meets requests: prompts are looked up, replies noted at their end.
 
-Runs on the engine thread, but for ``rendered``. See ``actors.text.reply_marks`` for what a mark is.
+Runs on the engine thread, but for ``rendered`` and ``tokenised``. See ``actors.text.reply_marks``
+for what a mark is.
 """
 
 from __future__ import annotations
@@ -46,12 +47,17 @@ class ReplyReplay:
         self._control: ControlTokens | None = None
         self._ends: re.Pattern[bytes] | None = None
         self._rendered: dict[str, Rendered] = {}
+        self._tokenised: dict[str, TokenIds] = {}
         self.recent = RecentReplies()
         self.hits = 0
 
     def rendered(self, request_id: str, rendered: Rendered) -> None:
         """From any thread: the rendered prompt of this request, before the request itself."""
         self._rendered[request_id] = rendered
+
+    def tokenised(self, request_id: str, ids: TokenIds) -> None:
+        """From any thread: what the text of this request is by itself, before the request."""
+        self._tokenised[request_id] = ids
 
     def rendered_of(self, request_id: str) -> Rendered | None:
         """The conversation of this request, before ``begin``; None where it is none."""
@@ -61,6 +67,7 @@ class ReplyReplay:
         """A request arrived: if its text holds a known reply, use the tokens up to its end."""
         rendered = self._rendered.pop(request.spec.request_id, None)
         request.prompt.rendered = rendered
+        request.prompt.ids = self._tokenised.pop(request.spec.request_id, None)
         request.prompt.sent = _sent(run.request) if rendered is None else rendered.sent()
         _place(request)
         if not self._may_replay(request):
@@ -112,6 +119,7 @@ class ReplyReplay:
     def forget(self, request_id: str) -> None:
         """It was refused."""
         self._rendered.pop(request_id, None)
+        self._tokenised.pop(request_id, None)
 
     def _may_replay(self, request: Request) -> bool:
         """Not where the exact tokens are known otherwise, or the text is not all of the prompt.

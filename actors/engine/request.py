@@ -51,6 +51,8 @@ class RequestSpec:
     session: str | None
     exact: m.Exact | None = None
     """By name; ``None``: the model's."""
+    queue_events: bool = False
+    """Whether its caller receives its place in the queue."""
 
 
 @dataclass(slots=True, eq=False)

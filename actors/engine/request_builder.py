@@ -7,7 +7,7 @@ from actors.engine.clock import Clock
 from actors.engine.exactness import level_of
 from actors.engine.grammar_text import with_grammar
 from actors.engine.prompt_text import PromptText
-from actors.engine.prompt_tokens import why_too_long
+from actors.engine.prompt_tokens import check_bytes, too_long
 from actors.engine.reply import Reply
 from actors.engine.request import Request, RequestSpec
 from actors.engine.resume import Resume, open_journal, reply_before
@@ -108,6 +108,7 @@ def _opened(
             parse_special=isinstance(part, m.TextPrompt) and part.parse_special,
             session=asked.session,
             exact=asked.exact,
+            queue_events=asked.queue_events,
         ),
         PromptText(text, follows_parent=follows_parent and not is_known),
         line,
@@ -149,6 +150,7 @@ def _guessing(asked: m.Complete, n_prompt: int, backend: Backend) -> Speculation
             m.FailReason.PROMPT_TOO_LONG,
             f"prefix and candidates have {n_needed} tokens and the context holds {n_ctx}; judge "
             "fewer candidates or load the model with a larger n_ctx",
+            m.FailureFacts(n_prompt=n_needed, n_ctx=n_ctx),
         )
     return guessing
 
@@ -188,19 +190,13 @@ def _read_prompt(
 def _check_text(text: str, backend: Backend, *, may_be_empty: bool) -> None:
     if not text and not may_be_empty:
         raise InvalidRequest("the prompt is empty; send some text")
-    too_long = why_too_long(text, backend.info)
-    if too_long is not None:
-        raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
+    check_bytes(text, backend.info)
 
 
 def _read_tokens(raw: bytes, backend: Backend, *, may_be_empty: bool) -> TokenIds:
     n_tokens, n_ctx = len(raw) // token_bytes.TOKEN_BYTES, backend.info.n_ctx
     if n_tokens > n_ctx:
-        raise RequestRefused(
-            m.FailReason.PROMPT_TOO_LONG,
-            f"the prompt has {n_tokens} tokens and the context holds {n_ctx}, the reply "
-            "included; shorten the prompt or load the model with a larger n_ctx",
-        )
+        raise too_long(n_tokens, n_ctx, at_least=may_be_empty)  # then it is a part of the prompt
     tokens = _unpacked(raw)
     n_vocab = backend.info.n_vocab
     if max(tokens, default=0) >= n_vocab:

@@ -116,6 +116,7 @@ class StepRunner:
                 self._send(request.spec.reply_to, progress(request))
             elif request.is_prefill_only:
                 self._keep_logits(request, row)
+                self._send(request.spec.reply_to, progress(request))
                 self._end_prefill(request)
             else:
                 self._sample(request, row)
@@ -183,7 +184,8 @@ class StepRunner:
                 # Cells are counted, so this is a bug or a backend that needs more than it reports;
                 # idle sequences are dropped, then a request steps aside; one alone fails.
                 if not self._live.drop_idle() and not self._room.give_up_cells():
-                    self._requests.fail(ran[-1], m.FailReason.OVERLOADED, str(error))
+                    facts = self._requests.waiting.pace.facts(time.monotonic())
+                    self._requests.fail(ran[-1], m.FailReason.OVERLOADED, str(error), facts)
             case _:
                 for request in self._isolation.suspect(ran):
                     self._requests.fail(request, m.FailReason.ENGINE_ERROR, str(error))
@@ -241,7 +243,6 @@ class StepRunner:
         now = time.monotonic()
         request.clock.prompt_done(now)
         request.finish(m.FinishReason.PREFILLED, now)
-        self._send(request.spec.reply_to, progress(request))
         self._requests.finish(request)
 
     def _sample(self, request: Request, row: int) -> None:

@@ -6,9 +6,13 @@ Times are seconds on the engine's clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from actors import messages as m
 from actors.engine.room_policy import PATIENCE_S, QUANTUM_ROWS
+
+PLACE_EVERY_S: Final = 1.0
+"""A caller receives another place in the queue so often at most."""
 
 
 @dataclass(slots=True)
@@ -30,6 +34,12 @@ class Turn:
     """What the cache did for it when it first started; ``None`` unless it has stepped aside."""
     n_cached: int = 0
     """Tokens that were not computed then."""
+    is_announced: bool = False
+    """Whether its caller has received how much of its prompt is warm."""
+    place: int | None = None
+    """In the queue, as its caller last received it."""
+    placed_at: float = 0.0
+    """When that was."""
 
     @property
     def is_background(self) -> bool:
@@ -44,6 +54,20 @@ class Turn:
     def arrive(self, number: int, now: float) -> None:
         """It is in the queue."""
         self.number, self.served_at = number, now
+
+    def moves_to(self, place: int, now: float) -> bool:
+        """Whether its caller is to receive its place in the queue now; then it has."""
+        if place == self.place:
+            return False
+        if self.place is not None and now - self.placed_at < PLACE_EVERY_S:
+            return False
+        self.place, self.placed_at = place, now
+        return True
+
+    def announce(self) -> bool:
+        """Whether its caller is to receive how much of its prompt is warm: once."""
+        is_first, self.is_announced = not self.is_announced, True
+        return is_first
 
     def start(self) -> None:
         """It has a sequence, for the first time or again."""

@@ -83,6 +83,7 @@ if TYPE_CHECKING:
         HitKind,
         PrefillProgress,
         Priority,
+        Queued,
         RequestEnded,
         Resumed,
         Run,
@@ -115,7 +116,7 @@ if TYPE_CHECKING:
         VramReported,
     )
     from actors.messages.exact import Exact
-    from actors.messages.finish_reasons import FailReason, FinishReason, Limit
+    from actors.messages.finish_reasons import FailReason, FailureFacts, FinishReason, Limit
     from actors.messages.loading import (
         Drain,
         Drained,
@@ -204,6 +205,7 @@ __all__ = [
     "EvictLive",
     "Exact",
     "FailReason",
+    "FailureFacts",
     "FilesDropped",
     "FinishReason",
     "ForgetLive",
@@ -243,6 +245,7 @@ __all__ = [
     "PromoteRows",
     "Prompt",
     "QuarantineFile",
+    "Queued",
     "ReadAhead",
     "ReleaseLease",
     "Removal",
@@ -322,16 +325,16 @@ _HOMES: Final = {
         ),
         "completion": (
             "Accepted CacheReport CallerGone Cancel CancelRun Complete Completed "
-            "CompletionFailed Divergence Grammar HitKind PrefillProgress Priority RequestEnded "
-            "Resumed Run SpanEnded Speculation StillRunning Submit Timings TokensDelivered "
-            "ToolCallDelivered Usage"
+            "CompletionFailed Divergence Grammar HitKind PrefillProgress Priority Queued "
+            "RequestEnded Resumed Run SpanEnded Speculation StillRunning Submit Timings "
+            "TokensDelivered ToolCallDelivered Usage"
         ),
         "embedding": (
             "Embed Embedded EmbeddingPage EmbedFailed NoVram ReportVram Rerank Reranked "
             "VramReported"
         ),
         "exact": "Exact",
-        "finish_reasons": "FailReason FinishReason Limit",
+        "finish_reasons": "FailReason FailureFacts FinishReason Limit",
         "loading": (
             "Drain Drained ListWantedModels LoadFailure LoadModel ModelLoaded ModelLoading "
             "ModelNotLoaded ModelUnloaded UnloadModel WantedModelsListed"

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from actors.messages.exact import Exact
-from actors.messages.finish_reasons import FailReason, FinishReason, Limit
+from actors.messages.finish_reasons import FailReason, FailureFacts, FinishReason, Limit
 from actors.messages.payload import Payload
 from actors.messages.prompts import Prompt
 from actors.messages.text_kind import TextKind
@@ -158,7 +158,8 @@ class Complete:
     """Caller → inflight, or a model's own address: generate.
 
     Answered by one ``Accepted``, then ``PrefillProgress`` and ``TokensDelivered`` as they come, and
-    exactly one ``Completed`` or ``CompletionFailed`` at the end.
+    exactly one ``Completed`` or ``CompletionFailed`` at the end. Of ``PrefillProgress`` there is at
+    least one, before anything of the prompt is computed.
     """
 
     ref: str
@@ -199,6 +200,8 @@ class Complete:
     """Separates requests: what is cached for those with one salt is neither used nor reported for
     those with another, and sessions and finish keys of one are unknown with another. Empty: the
     node's own namespace. At most 64 bytes."""
+    queue_events: bool = False
+    """Send ``Queued`` while it waits for its turn."""
 
     def __str__(self) -> str:
         return f"Complete({self.ref}, {self.model})"
@@ -222,8 +225,27 @@ class Accepted:
 
 
 @frozen
+class Queued:
+    """Model → caller: it cannot start yet. Only for requests with ``queue_events``.
+
+    Once it waits, and when its place has changed, once a second at most. Nothing is sent when it
+    starts: ``PrefillProgress`` follows. The queue is that of the model's engine: a request whose
+    model is away, whose text is being made tokens or whose grammar is compiled, is in none.
+    """
+
+    ref: str
+    place: int
+    """How many of the requests that wait start, or continue, before it: 0 is the next one."""
+
+
+@frozen
 class PrefillProgress:
-    """Model → caller: ``done`` of ``total`` prompt tokens are read, ``reused`` of them warm."""
+    """Model → caller: ``done`` of ``total`` prompt tokens are read, ``reused`` of them warm.
+
+    The first one of a request comes when it has started and is known how much is warm, before
+    anything is computed; then one for each step that does not read the rest. ``reused`` may still
+    grow where another request reads the same prompt.
+    """
 
     ref: str
     done: int
@@ -343,6 +365,7 @@ class CompletionFailed:
     ref: str
     reason: FailReason
     detail: str
+    facts: FailureFacts | None = None
 
 
 @frozen

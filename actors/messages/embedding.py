@@ -7,7 +7,7 @@ float32 (little endian): for each input, as many rows of ``n_embd`` numbers as `
 
 from __future__ import annotations
 
-from actors.messages.finish_reasons import FailReason
+from actors.messages.finish_reasons import FailReason, FailureFacts
 from actors.messages.payload import Payload
 from supervision.frozen import frozen
 
@@ -71,6 +71,7 @@ class EmbedFailed:
     ref: str
     reason: FailReason
     detail: str
+    facts: FailureFacts | None = None
 
 
 @frozen

@@ -2,7 +2,7 @@
 
 ::
 
-    RequestRefused              this request cannot be done                   .reason
+    RequestRefused              this request cannot be done                   .reason .facts
     ├── InvalidRequest          its caller must change it
     │   ├── BadChat             it is no conversation                         (text.chat_messages)
     │   ├── TemplateFailed      the chat template refused it, or is broken    (text.chat_template)
@@ -14,23 +14,25 @@
         └── NoMarkers           the model has no markers for what was asked   (text.reply_events)
 
 Inside a process these are raised. Between processes travels what ``actors.messages.refusal`` makes
-of them and of the errors of other packages: a ``FailReason`` and a sentence for the caller.
+of them and of the errors of other packages: a ``FailReason``, a sentence for the caller, and where
+there are some, ``FailureFacts``.
 """
 
 from __future__ import annotations
 
-from actors.messages.finish_reasons import FailReason
+from actors.messages.finish_reasons import FailReason, FailureFacts
 
 
 class RequestRefused(Exception):
     """This request cannot be done, through its caller's fault or the state of the model.
 
-    ``reason`` is for programs, the text for people.
+    ``reason`` and ``facts`` are for programs, the text for people.
     """
 
-    def __init__(self, reason: FailReason, detail: str) -> None:
+    def __init__(self, reason: FailReason, detail: str, facts: FailureFacts | None = None) -> None:
         super().__init__(detail)
         self.reason = reason
+        self.facts = facts
 
 
 class InvalidRequest(RequestRefused):

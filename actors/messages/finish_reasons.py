@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from supervision.frozen import frozen
+
 
 class FinishReason(Enum):
     """Why generation ended."""
@@ -46,3 +48,20 @@ class FailReason(Enum):
     NOT_SUPPORTED = "not_supported"
     """This model cannot do that: no chat template, no embeddings, no draft model."""
     ENGINE_ERROR = "engine_error"
+
+
+@frozen
+class FailureFacts:
+    """What is known of a failure besides its reason, for programs.
+
+    What does not apply, or is not known, is ``None``.
+    """
+
+    n_prompt: int | None = None
+    """Tokens of the prompt that is too long. Of a text above 1 MiB, which is not tokenised to be
+    refused, and of what only continues a session: so many at least."""
+    n_ctx: int | None = None
+    """Tokens that fit. A prompt may have as many and still be too long: a reply that is asked for
+    needs room for a token."""
+    retry_after_s: float | None = None
+    """Seconds after which a place in the queue that was full is likely to be free."""

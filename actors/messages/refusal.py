@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from actors.messages.errors import RequestRefused
-from actors.messages.finish_reasons import FailReason
+from actors.messages.finish_reasons import FailReason, FailureFacts
 from actors.messages.payload import PayloadGone
 from native.errors import (
     BackendClosed,
@@ -43,5 +43,11 @@ def refusal_of(error: Exception) -> RequestRefused:
         return error
     for kind, reason, detail in _REASONS:
         if isinstance(error, kind):
-            return RequestRefused(reason, detail.format(error=error))
+            return RequestRefused(reason, detail.format(error=error), _facts(error))
     return RequestRefused(FailReason.ENGINE_ERROR, f"{type(error).__name__}: {error}")
+
+
+def _facts(error: Exception) -> FailureFacts | None:
+    if isinstance(error, PromptTooLong):
+        return FailureFacts(n_prompt=error.n_tokens, n_ctx=error.n_ctx)
+    return None

@@ -6,7 +6,7 @@ last with ``last=True``. What cannot be done is answered by one ``TextRefused``.
 
 from __future__ import annotations
 
-from actors.messages.finish_reasons import FailReason
+from actors.messages.finish_reasons import FailReason, FailureFacts
 from actors.messages.payload import Payload
 from supervision.frozen import frozen
 
@@ -23,7 +23,7 @@ class Tokenize:
     parse_special: bool = False
     """Read control tokens written in the text; not for text from outside."""
     as_prompt: bool = False
-    """Refuse a text whose bytes prove that it does not fit the context."""
+    """Refuse a text that does not fit the context."""
 
 
 @frozen
@@ -135,3 +135,4 @@ class TextRefused:
     ref: str
     reason: FailReason
     detail: str
+    facts: FailureFacts | None = None

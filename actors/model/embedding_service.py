@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors import messages as m
-from actors.engine.prompt_tokens import least_tokens
+from actors.engine.prompt_tokens import is_countable, least_tokens
 from actors.messages.errors import InvalidRequest, RequestRefused, UnsupportedRequest
 from actors.messages.finish_reasons import FailReason
 from actors.messages.payload import PayloadGone, read_payload
@@ -128,8 +128,9 @@ class EmbeddingService:
         scores, n_tokens = array("f"), 0
         for at, document in enumerate(documents):
             self._check_open()
-            n_least = least_tokens(query + document, self._backend.info)
-            self._check_length(at, n_least, embedder)
+            text = query + document
+            if not is_countable(text):
+                self._check_length(at, least_tokens(text, self._backend.info), embedder)
             tokens = rank_tokens(self._backend, form, self._control, query, document)
             self._check_length(at, len(tokens), embedder)
             scores.append(embedder.score(tokens))
@@ -144,11 +145,12 @@ class EmbeddingService:
                 f"{embedder.n_tokens_max} are read at once. Shorten it, or load the model with "
                 "larger embed_tokens if it was trained for more"
             )
-            raise RequestRefused(FailReason.PROMPT_TOO_LONG, detail)
+            facts = m.FailureFacts(n_prompt=n_tokens, n_ctx=embedder.n_tokens_max)
+            raise RequestRefused(FailReason.PROMPT_TOO_LONG, detail, facts)
 
     def _tokens(self, text: str, embedder: Embedder) -> list[int]:
-        n_least = least_tokens(text, self._backend.info)
-        if n_least > embedder.n_tokens_max:  # megabytes take seconds to tokenise
+        n_least = 0 if is_countable(text) else least_tokens(text, self._backend.info)
+        if n_least > embedder.n_tokens_max:
             raise PromptTooLong(n_least, embedder.n_tokens_max)
         return self._backend.tokenize(text)
 
@@ -161,8 +163,8 @@ class EmbeddingService:
         free, total = sum(one[1] for one in gpus), sum(one[2] for one in gpus)
         self._send(reply_to, m.VramReported(question.ref, free, total, gpus))
 
-    def _refuse(self, job: _Job, reason: m.FailReason, detail: str) -> None:
-        self._send(job.reply_to, refusal(job.question, reason, detail))
+    def _refuse(self, job: _Job, why: RequestRefused) -> None:
+        self._send(job.reply_to, refusal(job.question, why.reason, str(why), why.facts))
 
 
 class _Pages:

@@ -86,7 +86,7 @@ class GrammarService:
         with self._lock:
             left = list(self._pending.values())
         for run in left:
-            self._fail(run, reason, detail)
+            self._fail(run, RequestRefused(reason, detail))
         self._jobs.wait_ended(CLOSE_WAIT_S)
 
     # ── the thread ──────────────────────────────────────────────────────────────────────────────
@@ -109,14 +109,15 @@ class GrammarService:
             if cancel is not None:
                 self._run(cancel)
 
-    def _refuse(self, job: _Job, reason: m.FailReason, detail: str) -> None:
-        self._fail(job.run, reason, detail)
+    def _refuse(self, job: _Job, refused: RequestRefused) -> None:
+        self._fail(job.run, refused)
 
-    def _fail(self, run: m.Run, reason: m.FailReason, detail: str) -> None:
+    def _fail(self, run: m.Run, why: RequestRefused) -> None:
         with self._lock:
             here, _ = self._forget(run)
         if here:
-            self._send(run.reply_to, m.CompletionFailed(run.request.ref, reason, detail))
+            failed = m.CompletionFailed(run.request.ref, why.reason, str(why), why.facts)
+            self._send(run.reply_to, failed)
             self._send("inflight", m.RequestEnded(run.request_id))
 
     def _forget(self, run: m.Run) -> tuple[bool, m.CancelRun | None]:

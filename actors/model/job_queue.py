@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
+from actors.messages.errors import RequestRefused
 from actors.messages.finish_reasons import FailReason
+from actors.messages.queue_pace import QueuePace
 from actors.messages.refusal import refusal_of
 
 MAX_JOBS: Final = 256
@@ -33,7 +36,7 @@ class JobQueue(Generic[Job]):
         what: str,
         *,
         do: Callable[[Job], None],
-        refuse: Callable[[Job, FailReason, str], None],
+        refuse: Callable[[Job, RequestRefused], None],
         idle_after_s: float | None = None,
         idle: Callable[[], None] | None = None,
     ) -> None:
@@ -46,8 +49,9 @@ class JobQueue(Generic[Job]):
         self._idle = idle
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._closed: tuple[FailReason, str] | None = None
-        self._lock = threading.Lock()  # no job is put behind the end of the queue
+        self._closed: RequestRefused | None = None
+        self._pace = QueuePace()
+        self._lock = threading.Lock()  # of the pace; and no job is put behind the queue's end
 
     @property
     def is_closed(self) -> bool:
@@ -56,30 +60,31 @@ class JobQueue(Generic[Job]):
     def put(self, job: Job) -> None:
         """Queue a job, or refuse it: never waits."""
         with self._lock:
-            closed = self._closed
-            if closed is None and self._jobs.qsize() < MAX_JOBS:
+            refused, now = self._closed, time.monotonic()
+            if refused is None and self._jobs.qsize() < MAX_JOBS:
+                self._pace.arrived(now)
                 self._jobs.put(job)
                 self._start()
                 return
-        if closed is not None:
-            self._refuse(job, *closed)
-        else:
-            detail = f"{MAX_JOBS} {self._what} already wait for this model; try again later"
-            self._refuse(job, FailReason.OVERLOADED, detail)
+            if refused is None:
+                detail = f"{MAX_JOBS} {self._what} already wait for this model; try again later"
+                facts = self._pace.facts(now)
+                refused = RequestRefused(FailReason.OVERLOADED, detail, facts)
+        self._refuse(job, refused)
 
     def close(self, reason: FailReason, detail: str) -> None:
         """Refuse what waits and what comes from now on; the job that is being done continues."""
         with self._lock:
             if self._closed is not None:
                 return
-            self._closed = reason, detail
+            self._closed = RequestRefused(reason, detail)
         while True:
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
                 break
             if job is not None:
-                self._refuse(job, reason, detail)
+                self._refuse(job, self._closed)
         self._jobs.put(None)
 
     def wait_ended(self, timeout_s: float) -> None:
@@ -103,10 +108,11 @@ class JobQueue(Generic[Job]):
             if job is None:
                 return
             if self._closed is not None:
-                self._refuse(job, *self._closed)
+                self._refuse(job, self._closed)
                 continue
             try:
                 self._do(job)
             except Exception as error:  # noqa: BLE001 - it ends this job, and no other
-                refused = refusal_of(error)
-                self._refuse(job, refused.reason, str(refused))
+                self._refuse(job, refusal_of(error))
+            with self._lock:
+                self._pace.ended(time.monotonic(), is_busy=not self._jobs.empty())

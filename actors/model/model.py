@@ -236,9 +236,7 @@ class ModelActor(EngineWorker):
         match message:
             case m.CancelRun():
                 self._cancel_prepared(message)
-            case m.Run(_, _, m.Complete(prompt=m.ConversationPrompt() | m.InfillPrompt())) if (
-                self._texts is not None
-            ):
+            case m.Run() if self._texts is not None and self._texts.prepares(message):
                 self._texts.prepare(message)
             case _:
                 self._queue(message)

@@ -1,4 +1,7 @@
-"""The texts of a model: tokenises, detokenises and renders chats on a thread beside the engine."""
+"""The texts of a model: tokenises, detokenises and renders chats on a thread beside the engine.
+
+Prompts too, but for short texts: those fit, and are tokenised faster than they are handed on.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from actors import messages as m
-from actors.engine.prompt_tokens import why_too_long
+from actors.engine.prompt_tokens import check_bytes, check_tokens, is_countable, whole_text
 from actors.engine.reply_replay import ReplyReplay
 from actors.messages import text as t
 from actors.messages.errors import InvalidRequest, RequestRefused, UnsupportedRequest
-from actors.messages.payload import Payload, read_payload
+from actors.messages.payload import Payload, PayloadGone, read_payload
 from actors.messages.salt import checked_salt
 from actors.model.job_queue import JobQueue
 from actors.requests.questions import TextQuestion
@@ -31,6 +34,8 @@ from actors.text.reply_events import ReplyRules
 from actors.text.reply_format import ReplyFormat, ReplyFormats
 from actors.text.thinking_signature import is_signed
 from cache import tokens as token_bytes
+from cache.tokens import TokenIds
+from native.errors import NativeError
 
 if TYPE_CHECKING:
     from native.backend import Backend
@@ -44,6 +49,7 @@ PAGE_PIECES: Final = 512  # of some bytes each; the longest of any vocabulary ha
 PAGE_CHARS: Final = 4096  # of up to 4 bytes each, beside half a page of tokens
 PAGE_PARTS: Final = 128  # of up to 100 bytes each, beside both
 CLOSE_WAIT_S: Final = 0.5
+ADDED_TOKENS: Final = 4  # that a tokenizer puts around a text, at most
 KEPT_TEMPLATES: Final = 12  # of the model and of requests, least recently used first
 
 
@@ -65,7 +71,7 @@ class _Prompt:
 
 
 class TextService:
-    """One thread, one queue. ``send`` takes answers, ``run`` the chat requests that are ready."""
+    """One thread, one queue. ``send`` takes answers, ``run`` the requests that are ready."""
 
     def __init__(
         self,
@@ -100,8 +106,23 @@ class TextService:
         """Put a question in the queue; its answer, or a refusal, goes to ``reply_to``."""
         self._jobs.put(_Job(question, reply_to, time.monotonic()))
 
+    def prepares(self, run: m.Run) -> bool:
+        """Whether its prompt is made tokens here: not token ids, nor a text that is short.
+
+        A text with fewer bytes than the context has cells fits into it. A longer one is counted
+        here, so that one that does not fit is refused before its turn, and no step waits for that.
+        """
+        info = self._backend.info
+        match run.request.prompt:
+            case m.ConversationPrompt() | m.InfillPrompt():
+                return True
+            case m.TextPrompt(text):
+                return info.can_generate and _n_bytes(text) + ADDED_TOKENS > info.n_ctx
+            case _:
+                return False
+
     def prepare(self, run: m.Run) -> None:
-        """Make tokens of a prompt that is no plain text, then give the request to the engine."""
+        """Make tokens of a prompt, then give the request to the engine."""
         with self._lock:
             self._pending[run.request_id] = run
         self._jobs.put(_Job(run, run.reply_to, time.monotonic()))
@@ -115,7 +136,7 @@ class TextService:
             return True
 
     def __len__(self) -> int:
-        """Chat requests that are here."""
+        """Requests that are here."""
         return len(self._pending)
 
     def close(self, reason: m.FailReason, detail: str) -> None:
@@ -125,7 +146,7 @@ class TextService:
             left = list(self._pending.values())
             self._pending.clear()
         for run in left:
-            self._fail(run, reason, detail)
+            self._fail(run, RequestRefused(reason, detail))
         self._jobs.wait_ended(CLOSE_WAIT_S)
 
     # ── the thread ──────────────────────────────────────────────────────────────────────────────
@@ -144,18 +165,20 @@ class TextService:
                 valid = is_signed(self._rules.signing_key, _read(content), signature)
                 self._send(job.reply_to, t.ThinkingVerified(ref, valid))
 
-    def _refuse(self, job: _Job, reason: m.FailReason, detail: str) -> None:
+    def _refuse(self, job: _Job, why: RequestRefused) -> None:
         if not isinstance(job.asked, m.Run):
-            self._send(job.reply_to, t.TextRefused(job.asked.ref, reason, detail))
+            refused = t.TextRefused(job.asked.ref, why.reason, str(why), why.facts)
+            self._send(job.reply_to, refused)
             return
         with self._lock:
             here = self._pending.pop(job.asked.request_id, None) is not None
             self._cancelled.discard(job.asked.request_id)
         if here:
-            self._fail(job.asked, reason, detail)
+            self._fail(job.asked, why)
 
-    def _fail(self, run: m.Run, reason: m.FailReason, detail: str) -> None:
-        self._send(run.reply_to, m.CompletionFailed(run.request.ref, reason, detail))
+    def _fail(self, run: m.Run, why: RequestRefused) -> None:
+        failed = m.CompletionFailed(run.request.ref, why.reason, str(why), why.facts)
+        self._send(run.reply_to, failed)
         self._send("inflight", m.RequestEnded(run.request_id))
 
     # ── jobs ────────────────────────────────────────────────────────────────────────────────────
@@ -164,12 +187,13 @@ class TextService:
         text = asked.text if isinstance(asked.text, str) else _decoded(_read(asked.text))
         if len(text) > MAX_TEXT_BYTES:
             raise InvalidRequest(_too_much("characters", MAX_TEXT_BYTES))
-        too_long = why_too_long(text, self._backend.info) if asked.as_prompt else None
-        if too_long is not None:
-            raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
+        if asked.as_prompt:
+            self._check_bytes(text)
         ids = self._backend.tokenize(
             text, add_special=asked.add_special, parse_special=asked.parse_special
         )
+        if asked.as_prompt:
+            check_tokens(len(ids), self._backend.info)
         for page, last in _pages(token_bytes.pack(ids), PAGE_TOKENS * token_bytes.TOKEN_BYTES):
             self._send(reply_to, t.Tokenized(asked.ref, page, last))
 
@@ -225,50 +249,72 @@ class TextService:
             )
 
     def _prepare(self, job: _Job, run: m.Run) -> None:
+        match run.request.prompt:
+            case m.ConversationPrompt(conversation):
+                self._prepare_chat(job, run, conversation)
+            case m.InfillPrompt(parts):
+                self._prepare_infill(job, run, parts)
+            case m.TextPrompt() as prompt:
+                self._hand_on(job, run, self._text_ids(prompt))
+            case _:
+                raise InvalidRequest("the prompt is no conversation; send messages")
+
+    def _check_bytes(self, text: str) -> None:
+        """RequestRefused for a prompt that cannot fit and is too large to be counted."""
+        if not is_countable(text):
+            check_bytes(text, self._backend.info)
+
+    def _text_ids(self, prompt: m.TextPrompt) -> TokenIds | None:
+        """The tokens of a text; None where there are none: the engine refuses it then.
+
+        Whether they fit is decided there: a session or a known reply may replace some of them.
+        """
+        try:
+            raw = prompt.text if isinstance(prompt.text, str) else read_payload(prompt.text)
+            text = raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
+            self._check_bytes(text)
+            return whole_text(self._backend, text, special=prompt.parse_special)
+        except (NativeError, PayloadGone):
+            return None
+
+    def _prepare_chat(self, job: _Job, run: m.Run, conversation: Payload | str) -> None:
         request = run.request
-        if isinstance(request.prompt, m.InfillPrompt):
-            self._prepare_infill(job, run, request.prompt)
-            return
-        if not isinstance(request.prompt, m.ConversationPrompt):
-            raise InvalidRequest("the prompt is no conversation; send messages")
         checked_salt(request.salt)
-        prompt = self._prompt(request.prompt.conversation)
-        too_long = why_too_long(prompt.rendered.text, self._backend.info)
-        if too_long is not None:
-            raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
+        prompt = self._prompt(conversation)
+        self._check_bytes(prompt.rendered.text)
         ids = prompt_tokens(self._backend, prompt.rendered, prompt.control)
         has_tools = prompt.chat.has_tools and bool(self._rules.markers.tool_call)
         asked = replace(request, tool_calls=request.tool_calls or has_tools)
         rendered = self._rendered(request, prompt, ids)
-        self._hand_on(job, replace(run, request=asked), ids, rendered)
+        asked = replace(asked, prompt=m.TokenPrompt(rendered.packed))
+        self._hand_on(job, replace(run, request=asked), rendered)
 
-    def _prepare_infill(self, job: _Job, run: m.Run, prompt: m.InfillPrompt) -> None:
-        parts = infill_from(prompt.parts if isinstance(prompt.parts, str) else _read(prompt.parts))
-        too_long = why_too_long("".join(parts.texts()), self._backend.info)
-        if too_long is not None:
-            raise RequestRefused(m.FailReason.PROMPT_TOO_LONG, too_long)
-        self._hand_on(job, run, infill_tokens(self._backend, parts), None)
+    def _prepare_infill(self, job: _Job, run: m.Run, source: Payload | str) -> None:
+        parts = infill_from(source if isinstance(source, str) else _read(source))
+        self._check_bytes("".join(parts.texts()))
+        ids = infill_tokens(self._backend, parts)
+        asked = replace(run.request, prompt=m.TokenPrompt(token_bytes.pack(ids)))
+        self._hand_on(job, replace(run, request=asked))
 
-    def _hand_on(self, job: _Job, run: m.Run, ids: list[int], rendered: Rendered | None) -> None:
-        """Give a request with its tokens to the engine, unless its caller has left meanwhile."""
+    def _hand_on(self, job: _Job, run: m.Run, beside: Rendered | TokenIds | None = None) -> None:
+        """Give a request to the engine, unless its caller has left meanwhile.
+
+        ``beside``: what the engine is to know of its prompt besides what it can read in it.
+        """
         waited, timeout_s = time.monotonic() - job.since, run.request.timeout_s
-        packed = token_bytes.pack(ids) if rendered is None else rendered.packed
-        ready = replace(
-            run,
-            request=replace(
-                run.request,
-                prompt=m.TokenPrompt(packed),
-                timeout_s=None if timeout_s is None else max(0.0, timeout_s - waited),
-            ),
-        )
+        if timeout_s is not None:
+            left_s = max(0.0, timeout_s - waited)
+            run = replace(run, request=replace(run.request, timeout_s=left_s))
         with self._lock:
             here = self._pending.pop(run.request_id, None) is not None
             cancelled = run.request_id in self._cancelled
             self._cancelled.discard(run.request_id)
         if here:
-            if self._replays is not None and rendered is not None:
-                self._replays.rendered(run.request_id, rendered)
-            self._run(ready)
+            if self._replays is not None and isinstance(beside, Rendered):
+                self._replays.rendered(run.request_id, beside)
+            elif self._replays is not None and isinstance(beside, TokenIds):
+                self._replays.tokenised(run.request_id, beside)
+            self._run(run)
             if cancelled:
                 self._run(m.CancelRun(run.request_id))
 
@@ -390,6 +436,16 @@ def _read(payload: Payload) -> bytes:
     if n_bytes > limit:
         raise InvalidRequest(_too_much("bytes", limit))
     return read_payload(payload)
+
+
+def _n_bytes(text: object) -> int:
+    """Of the text of a prompt; 0 for what is none, which the engine refuses."""
+    if isinstance(text, str):
+        return len(text.encode("utf-8", "replace"))
+    if isinstance(text, bytes):
+        return len(text)
+    n_bytes = getattr(text, "n_bytes", 0)
+    return n_bytes if isinstance(n_bytes, int) else 0
 
 
 def _decoded(raw: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from actors import messages as m
 from actors.requests.crash_attribution import POISON_CRASHES
@@ -11,7 +11,16 @@ from actors.requests.questions import is_repeatable, refusal
 if TYPE_CHECKING:
     from supervision import Entry, ExitReason
 
-Failure = tuple[m.FailReason, str]
+
+class Failure(NamedTuple):
+    """Why there is no result."""
+
+    reason: m.FailReason
+    detail: str
+    """For people."""
+    facts: m.FailureFacts | None = None
+    """For programs."""
+
 
 _POISONOUS_PART: Final = (
     "model {model!r} died of a text in this request when it was asked to tokenise it: it hits a "
@@ -56,13 +65,15 @@ def is_coming(entry: Entry | None) -> bool:
 def absent(model: str, entry: Entry | None) -> Failure:
     """The model is not there, and is not coming."""
     if entry is None:
-        return (
+        return Failure(
             m.FailReason.MODEL_UNKNOWN,
             f"no model {model!r} is loaded; load it first (`load {model}=PATH`)",
         )
     if entry.state == "down":
-        return m.FailReason.MODEL_STOPPED, _STOPPED.format(model=model, why=entry.last_exit)
-    return (
+        return Failure(
+            m.FailReason.MODEL_STOPPED, _STOPPED.format(model=model, why=entry.last_exit)
+        )
+    return Failure(
         m.FailReason.MODEL_UNLOADED,
         f"model {model!r} is {entry.state}; load it again to ask it",
     )
@@ -71,7 +82,7 @@ def absent(model: str, entry: Entry | None) -> Failure:
 def unloaded(model: str) -> Failure:
     """The model was unloaded while it had the request."""
     detail = f"model {model!r} was unloaded during this request; load it again"
-    return m.FailReason.MODEL_UNLOADED, detail
+    return Failure(m.FailReason.MODEL_UNLOADED, detail)
 
 
 def not_back(model: str, why: ExitReason | None, within_s: float) -> Failure:
@@ -80,12 +91,12 @@ def not_back(model: str, why: ExitReason | None, within_s: float) -> Failure:
         f"model {model!r} died during this request ({why or 'see the log'}) and did not come back "
         f"within {within_s:.0f} s"
     )
-    return m.FailReason.MODEL_DOWN, detail
+    return Failure(m.FailReason.MODEL_DOWN, detail)
 
 
 def died_too_often(model: str, runs: int, why: ExitReason | None) -> Failure:
     """The model died each time it had the request, though no charge holds against it."""
-    return (
+    return Failure(
         m.FailReason.MODEL_DOWN,
         f"model {model!r} died {runs} times during this request (last: {why or 'see the log'})",
     )
@@ -99,12 +110,12 @@ def interrupted(ask: m.Ask) -> Failure:
     model = ask.model
     if is_repeatable(ask.question):
         detail = f"model {model!r} died while it answered this question; ask again"
-        return m.FailReason.INTERRUPTED, detail
+        return Failure(m.FailReason.INTERRUPTED, detail)
     detail = (
         f"model {model!r} died during this change, which is not made twice; look whether it was "
         "done"
     )
-    return m.FailReason.MODEL_DOWN, detail
+    return Failure(m.FailReason.MODEL_DOWN, detail)
 
 
 def poisonous(model: str, why_killed: str) -> Failure:
@@ -114,20 +125,20 @@ def poisonous(model: str, why_killed: str) -> Failure:
     in the model's process itself.
     """
     text = _POISONOUS_KILLED if why_killed else _POISONOUS
-    return m.FailReason.POISONOUS, text.format(model=model, why=why_killed)
+    return Failure(m.FailReason.POISONOUS, text.format(model=model, why=why_killed))
 
 
 def poisonous_part(model: str) -> Failure:
     """The model dies of a text in this request."""
-    return m.FailReason.POISONOUS, _POISONOUS_PART.format(model=model)
+    return Failure(m.FailReason.POISONOUS, _POISONOUS_PART.format(model=model))
 
 
-def overloaded(n_waiting: int) -> Failure:
-    """Too many requests wait for the model already."""
+def overloaded(n_waiting: int, facts: m.FailureFacts) -> Failure:
+    """Too many requests wait for the model already; ``facts``: when to try again."""
     detail = f"{n_waiting} requests already wait for this model; try again later"
-    return m.FailReason.OVERLOADED, detail
+    return Failure(m.FailReason.OVERLOADED, detail, facts)
 
 
 def out_of_time(*, is_held: bool) -> Failure:
     """The time limit of a request that no model has is over."""
-    return m.FailReason.DEADLINE, _HELD_TOO_LONG if is_held else _AWAY_TOO_LONG
+    return Failure(m.FailReason.DEADLINE, _HELD_TOO_LONG if is_held else _AWAY_TOO_LONG)

@@ -45,14 +45,16 @@ def is_repeatable(question: Question) -> bool:
     return not isinstance(question, m.LoadAdapter | m.UnloadAdapter | m.SetAdapterScale)
 
 
-def refusal(question: Question, reason: m.FailReason, detail: str) -> object:
+def refusal(
+    question: Question, reason: m.FailReason, detail: str, facts: m.FailureFacts | None = None
+) -> object:
     """The answer that stands for a failure, in the asker's kind of message."""
     match question:
         case m.Embed(ref) | m.Rerank(ref):
-            return m.EmbedFailed(ref, reason, detail)
+            return m.EmbedFailed(ref, reason, detail, facts)
         case m.ReportVram(ref):
             return m.NoVram(ref, reason, detail)
         case m.LoadAdapter() | m.UnloadAdapter() | m.SetAdapterScale() | m.ListAdapters():
             return m.AdapterNotChanged(question.ref, reason, "", detail)
         case _:
-            return m.TextRefused(question.ref, reason, detail)
+            return m.TextRefused(question.ref, reason, detail, facts)

@@ -18,6 +18,7 @@ from typing import Final
 
 from actors import messages as m
 from actors.messages.actor_ids import model_actor_id, model_of
+from actors.messages.queue_pace import QueuePace
 from actors.requests import effects as fx
 from actors.requests import failures
 from actors.requests.crash_attribution import KILLED_WEIGHT, PROOF_TOKENS, Lane
@@ -114,6 +115,7 @@ class RequestTable:
         self._digest = digest
         self._part_digests = part_digests
         self._lanes: dict[str, Lane] = {}
+        self._paces: dict[str, QueuePace] = {}
         self._lane_due: dict[str, float] = {}
         self._looking: set[str] = set()
         self._is_pinging = False
@@ -141,6 +143,7 @@ class RequestTable:
             self._reply_failed(request, reply_to, refused)
             return self._done()
         self._lanes[model] = lane
+        self._paces.setdefault(model, QueuePace()).arrived(now)
         self.counts.accepted += 1
         one = self.requests[request_id] = InFlight(request, reply_to, is_direct=is_direct)
         if isinstance(request, m.Complete):
@@ -259,7 +262,9 @@ class RequestTable:
         if poisonous is not None:
             return poisonous
         n_waiting = lane.n_held + len(self._waiting_for(model))
-        return failures.overloaded(n_waiting) if n_waiting >= HELD_LIMIT else None
+        if n_waiting < HELD_LIMIT:
+            return None
+        return failures.overloaded(n_waiting, self._paces[model].facts(now))
 
     def _why_poisonous(
         self, now: float, lane: Lane, request: Request, digest: bytes | None
@@ -331,7 +336,10 @@ class RequestTable:
             self._effects.append(fx.Forget(request_id))
             if not left.is_waiting:
                 lane = self._lanes[left.model]
-                self._run(now, left.model, lane.ended(request_id, now))
+                let_in = lane.ended(request_id, now)
+                is_busy = bool(lane.running or lane.n_held)
+                self._paces[left.model].ended(now, is_busy=is_busy)
+                self._run(now, left.model, let_in)
         return left
 
     def _fail(self, request_id: str, failure: Failure) -> None:
@@ -400,6 +408,7 @@ class RequestTable:
                 self._reply_failed(one.request, one.reply_to, failures.unloaded(model))
         if not self._requests_of(model):
             self._lanes.pop(model, None)  # what is loaded next may be another file
+            self._paces.pop(model, None)
 
     def _may_have_died(self, now: float, model: str, entry: Entry) -> None:
         """If the process that runs requests ended by itself: charge them, and let them wait."""

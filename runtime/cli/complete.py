@@ -23,6 +23,7 @@ from runtime.client.results import (
     CompletionEvent,
     Event,
     PrefillEvent,
+    QueuedEvent,
     ResumedEvent,
     SpanEvent,
     TokenEvent,
@@ -111,7 +112,7 @@ def show_event(event: Event, line: ProgressLine, *, as_json: bool) -> None:
                 sys.stdout.write(_written(event))
         case SpanEvent():
             sys.stderr.write("" if as_json else "\n")
-        case ResumedEvent() | ToolCallEvent():
+        case QueuedEvent() | ResumedEvent() | ToolCallEvent():
             pass  # not asked for; and shown when it is complete
         case CompletionEvent(completion):
             line.clear()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-SHOW_AFTER_S: Final = 0.4  # what is faster needs no bar, and does not import rich
+SHOW_AFTER_S: Final = 0.4  # after the first report: what is faster needs no bar, nor rich
 
 
 class ProgressLine:
@@ -19,11 +19,13 @@ class ProgressLine:
     def __init__(self, label: str) -> None:
         self._label = label
         self._enabled = sys.stderr.isatty()
-        self._started = time.monotonic()
+        self._began: float | None = None
         self._bar: Progress | None = None
 
     def share(self, share: float) -> None:
-        if not self._enabled or time.monotonic() - self._started < SHOW_AFTER_S:
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        if not self._enabled or now - self._began < SHOW_AFTER_S:
             return
         if self._bar is None:
             self._bar = _bar()

@@ -818,12 +818,14 @@ class AsyncClient:
                 reply = await replies.next()
                 match reply:
                     case (
-                        m.TextRefused(_, reason, detail)
-                        | m.EmbedFailed(_, reason, detail)
-                        | m.NoVram(_, reason, detail)
-                        | m.AdapterNotChanged(_, reason, _, detail)
-                        | m.CompletionFailed(_, reason, detail)
+                        m.TextRefused(_, reason, detail, facts)
+                        | m.EmbedFailed(_, reason, detail, facts)
+                        | m.CompletionFailed(_, reason, detail, facts)
                     ):
+                        if reason is m.FailReason.INTERRUPTED:
+                            raise _Interrupted(detail)
+                        raise failure(model, reason, detail, facts)
+                    case m.NoVram(_, reason, detail) | m.AdapterNotChanged(_, reason, _, detail):
                         if reason is m.FailReason.INTERRUPTED:
                             raise _Interrupted(detail)
                         raise failure(model, reason, detail)

@@ -26,18 +26,26 @@ _FAILURES: Final[Mapping[m.FailReason, Callable[[str, str], errors.LlamaActorsEr
     m.FailReason.MODEL_STOPPED: errors.ModelStopped,
     m.FailReason.POISONOUS: errors.RequestPoisoned,
     m.FailReason.INVALID_REQUEST: lambda _, detail: errors.InvalidRequest(detail),
-    m.FailReason.PROMPT_TOO_LONG: lambda _, detail: errors.PromptTooLong(detail),
-    m.FailReason.OVERLOADED: lambda _, detail: errors.Overloaded(detail),
     m.FailReason.DEADLINE: lambda _, detail: errors.DeadlineExceeded(detail),
     m.FailReason.SESSION_BUSY: lambda _, detail: errors.SessionBusy(detail),
     m.FailReason.NOT_SUPPORTED: lambda _, detail: errors.NotSupported(detail),
     m.FailReason.ENGINE_ERROR: lambda _, detail: errors.EngineFailed(detail),
 }
+"""Without those that have facts."""
 
 
-def failure(model: str, reason: m.FailReason, detail: str) -> errors.LlamaActorsError:
+def failure(
+    model: str, reason: m.FailReason, detail: str, facts: m.FailureFacts | None = None
+) -> errors.LlamaActorsError:
     """The exception for a failure that came as a value."""
-    return _FAILURES[reason](model, detail)
+    known = facts or m.FailureFacts()
+    match reason:
+        case m.FailReason.PROMPT_TOO_LONG:
+            return errors.PromptTooLong(detail, known.n_prompt, known.n_ctx)
+        case m.FailReason.OVERLOADED:
+            return errors.Overloaded(detail, known.retry_after_s)
+        case _:
+            return _FAILURES[reason](model, detail)
 
 
 def load_failure(model: str, failed: m.ModelNotLoaded) -> errors.ModelError:

@@ -100,6 +100,7 @@ class ContinuationOptionsDict(SamplingOptionsDict, total=False):
     tool_calls: bool | None
     resumed_events: bool | None
     salt: bytes | None
+    queue_events: bool | None
 
 
 class RequestOptionsDict(ContinuationOptionsDict, total=False):
@@ -167,6 +168,8 @@ class RequestOptions:
     salt: bytes | None = None
     """Separates what is cached for this caller from that of others: at most 64 bytes. Sessions and
     finish keys are those of one salt, too."""
+    queue_events: bool | None = None
+    """Yield a ``QueuedEvent`` with its place while the request waits for its turn."""
     echo: bool | None = None
     """Return the prompt before the reply: as its first event, and in front of ``text`` and
     ``tokens``; its log-probabilities are None. Not for conversations."""

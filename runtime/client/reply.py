@@ -27,6 +27,7 @@ from runtime.client.results import (
     CompletionEvent,
     Event,
     PrefillEvent,
+    QueuedEvent,
     ResumedEvent,
     TokenEvent,
     after_prompt,
@@ -252,6 +253,10 @@ class Reply:
                 if not progress.received:  # else it reads a reply that has begun already
                     progress.touch()
                     yield PrefillEvent(done, total, reused)
+            case m.Queued(_, place):
+                if not progress.received:  # else another process continues it, in its turn
+                    progress.touch()
+                    yield QueuedEvent(place)
             case m.Accepted():
                 self._accepted = message.request_id
                 self.on_accepted(message.request_id)
@@ -271,9 +276,9 @@ class Reply:
                     received.calls,
                 )
                 yield CompletionEvent(after_prompt(self._shown_prompt, whole))
-            case m.CompletionFailed(_, reason, detail):
+            case m.CompletionFailed(_, reason, detail, facts):
                 self._accepted = None
-                raise failure(self._request.model, reason, detail)
+                raise failure(self._request.model, reason, detail, facts)
             case _:
                 pass  # a message of a newer node, which this reply is complete without
 

@@ -217,6 +217,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     tool_calls: bool | None = None,
     resumed_events: bool | None = None,
     salt: bytes | None = None,
+    queue_events: bool | None = None,
     echo: bool | None = None,
     sampling: SamplingParams | None = None,
     **sampling_options: Any,
@@ -273,6 +274,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         tool_calls=arguments.flag("tool_calls", tool_calls),
         thinking_is_optional=is_optional,
         salt=salt_of(salt),
+        queue_events=arguments.flag("queue_events", queue_events),
     )
     shows_resumed = arguments.flag("resumed_events", resumed_events)
     echoes = _echoes(arguments.flag("echo", echo), request.prompt)

@@ -13,8 +13,23 @@ if TYPE_CHECKING:
 
 
 @frozen
+class QueuedEvent:
+    """The request waits for its turn in its model. Only for requests with ``queue_events``.
+
+    Once, and when its place has changed, once a second at most. None where it starts at once.
+    """
+
+    place: int
+    """How many requests that wait start, or continue, before it; 0: it is the next one."""
+
+
+@frozen
 class PrefillEvent:
-    """The prompt is being read."""
+    """The prompt is being read.
+
+    The first one of a stream comes when it is known how much of the prompt is reused, before
+    anything is computed, also where nothing has to be. What is computed in one step has no other.
+    """
 
     done: int
     """Prompt tokens that are in the context now."""
@@ -263,7 +278,15 @@ class ResumedEvent:
     """From the last event before to the next one, by the caller's clock."""
 
 
-Event = PrefillEvent | TokenEvent | ToolCallEvent | SpanEvent | ResumedEvent | CompletionEvent
+Event = (
+    QueuedEvent
+    | PrefillEvent
+    | TokenEvent
+    | ToolCallEvent
+    | SpanEvent
+    | ResumedEvent
+    | CompletionEvent
+)
 """What a stream yields: prompt progress, then text, with whole spans after their text; at the end
 one ``CompletionEvent``. Match on the class, and ignore what you do not use:
 

@@ -178,7 +178,7 @@ def test_a_request_that_is_killed_while_it_reads_reads_again(node4: Node) -> Non
     killed, text = 0, ""
     prompt[0] += 1  # nothing of it is stored
     for event in node4.stream("stub", prompt, max_tokens=20):
-        if isinstance(event, PrefillEvent) and not killed and event.done < event.total:
+        if isinstance(event, PrefillEvent) and not killed and 0 < event.done < event.total:
             killed = pid_of(node4, "model:stub")
             kill(killed)
         elif isinstance(event, TokenEvent):
@@ -213,7 +213,7 @@ def test_a_prompt_that_is_only_read_is_read_again(node4: Node) -> None:
     killed = False
     for reply in node4.connection.stream("inflight", asked, idle_timeout_s=30):
         match reply:
-            case m.PrefillProgress(_, done, total, _) if not killed and done < total:
+            case m.PrefillProgress(_, done, total, _) if not killed and 0 < done < total:
                 killed = True
                 kill(pid_of(node4, "model:stub"))
             case m.Completed():

@@ -307,7 +307,7 @@ def test_a_verdict_names_how_the_process_ended() -> None:
     assert verdict.poisonous == ("a",)
     assert lane.sheet.why(A) == killed
     assert lane.sheet.why(B) == ""
-    _, words = poisonous("m", lane.sheet.why(A))
+    words = poisonous("m", lane.sheet.why(A)).detail
     assert "limit 700 MiB" in words
     assert "llama.cpp" not in words
-    assert "llama.cpp" in poisonous("m", "")[1]
+    assert "llama.cpp" in poisonous("m", "").detail

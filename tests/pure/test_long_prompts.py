@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from actors import messages as m
+from actors.engine import prompt_tokens
 from actors.engine.prompt_tokens import least_tokens
 from actors.engine.request_builder import open_request
 from actors.messages.errors import RequestRefused
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.pure
 HOST = Address("127.0.0.1", 1)
 N_CTX = 256
 LONG = "x" * (4 * N_CTX + 1)  # a token of the stub has four bytes at most
+AT_LEAST = m.FailureFacts(n_prompt=N_CTX + 1, n_ctx=N_CTX)
 
 
 class Reluctant(StubBackend):
@@ -44,10 +46,17 @@ def backend() -> StubBackend:
     return found
 
 
+@pytest.fixture
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No text is tokenised that its bytes prove to be too long."""
+    monkeypatch.setattr(prompt_tokens, "COUNTED_BYTES", 4)
+
+
 def opened(backend: StubBackend, request: m.Complete) -> str:
     with pytest.raises(RequestRefused) as caught:
         open_request(m.Run("id", HOST, request), backend, now=0.0)
     assert caught.value.reason is m.FailReason.PROMPT_TOO_LONG
+    assert caught.value.facts == m.FailureFacts(n_prompt=257, n_ctx=N_CTX)
     return str(caught.value)
 
 
@@ -71,25 +80,36 @@ def test_ids_that_cannot_fit_are_refused_by_their_number(backend: StubBackend) -
     packed = token_bytes.pack([65] * 257)
     refusal = opened(backend, m.Complete("r", "long", m.TokenPrompt(packed)))
     assert "has 257 tokens and the context holds 256" in refusal
+    more = m.Complete("r", "long", m.Continuation(m.TokenPrompt(packed)), session="s")
+    assert "has at least 257 tokens" in opened(backend, more)
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_chats_and_questions_that_cannot_fit_are_refused(backend: StubBackend) -> None:
     sent: queue.SimpleQueue[object] = queue.SimpleQueue()
     service = TextService(backend, ReplyRules(), send=lambda _, it: sent.put(it), run=sent.put)
     chat = json.dumps({"messages": [{"role": "user", "content": LONG}]})
-    service.prepare(m.Run("id", HOST, m.Complete("c", "long", m.ConversationPrompt(chat))))
+    gap = json.dumps({"prefix": LONG, "suffix": ""})
+    prompts = m.ConversationPrompt(chat), m.InfillPrompt(gap), m.TextPrompt(LONG)
+    for number, prompt in enumerate(prompts):
+        service.prepare(m.Run(f"{number}", HOST, m.Complete("c", "long", prompt)))
     service.ask(m.Tokenize("t", LONG, as_prompt=True), HOST)
     service.ask(m.Tokenize("short", "x", as_prompt=True), HOST)
-    failed, ended, refused, done = (sent.get(timeout=10) for _ in range(4))
+    for number in range(3):
+        failed, ended = (sent.get(timeout=10) for _ in range(2))
+        assert isinstance(failed, m.CompletionFailed)
+        assert failed.reason is m.FailReason.PROMPT_TOO_LONG
+        assert failed.facts == AT_LEAST
+        assert ended == m.RequestEnded(f"{number}")
+    refused, done = (sent.get(timeout=10) for _ in range(2))
     service.close(m.FailReason.MODEL_UNLOADED, "")
-    assert isinstance(failed, m.CompletionFailed)
-    assert failed.reason is m.FailReason.PROMPT_TOO_LONG
-    assert ended == m.RequestEnded("id")
     assert isinstance(refused, m.TextRefused)
     assert refused.reason is m.FailReason.PROMPT_TOO_LONG
+    assert refused.facts == AT_LEAST
     assert isinstance(done, m.Tokenized)
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_text_to_embed_that_cannot_fit_is_refused(backend: StubBackend) -> None:
     sent: queue.SimpleQueue[object] = queue.SimpleQueue()
     service = EmbeddingService(backend, lambda _, it: sent.put(it))
@@ -101,6 +121,7 @@ def test_a_text_to_embed_that_cannot_fit_is_refused(backend: StubBackend) -> Non
     service.wait_ended(5)
     assert isinstance(refused, m.EmbedFailed)
     assert refused.reason is m.FailReason.PROMPT_TOO_LONG
+    assert refused.facts == m.FailureFacts(n_prompt=257, n_ctx=64)
     assert isinstance(deep, m.EmbedFailed)
     assert deep.reason is m.FailReason.INVALID_REQUEST
     assert isinstance(page, m.EmbeddingPage)

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from actors import messages as m
 from actors.messages.payload import read_payload
 from cache import tokens as token_bytes
-from runtime import CompletionEvent, Event, PrefillEvent, ResumedEvent, TokenEvent, errors
+from runtime import (
+    CompletionEvent,
+    Event,
+    PrefillEvent,
+    QueuedEvent,
+    ResumedEvent,
+    TokenEvent,
+    errors,
+)
 from runtime.client import reply as reply_module
 from runtime.client.client import Client
 from supervision import Connection, ExitKind, ExitReason
@@ -101,6 +109,31 @@ def test_an_undisturbed_reply_is_asked_for_once() -> None:
     assert [type(one) for one in events] == [PrefillEvent, TokenEvent, CompletionEvent]
     assert connection.told == []
     assert connection.delivered == [""]
+
+
+def test_places_in_the_queue_come_before_the_prompt() -> None:
+    queued = [m.Queued("r", 2), m.Queued("r", 0)]
+    read = m.PrefillProgress("r", 3, 3, 3)
+    connection = ScriptedConnection([[ACCEPTED, *queued, read, tokens(0, 28), DONE]])
+    events = ask(connection, queue_events=True)
+    assert events[:3] == [QueuedEvent(2), QueuedEvent(0), PrefillEvent(3, 3, 3)]
+    assert connection.sent[0].queue_events
+
+
+def test_a_reply_that_has_begun_has_no_place_any_more() -> None:
+    """Its model was killed, and another process continues it when it has room."""
+    again = [m.Queued("r", 1), m.Resumed("r", 5), tokens(0, 28)]
+    events = ask(ScriptedConnection([[ACCEPTED, tokens(0, 5), *again, DONE]]), queue_events=True)
+    assert not any(isinstance(one, QueuedEvent) for one in events)
+    assert text_of(events) == REPLY
+
+
+def test_numbers_of_a_failure_are_on_its_exception() -> None:
+    facts = m.FailureFacts(n_prompt=300, n_ctx=256)
+    failed = m.CompletionFailed("r", m.FailReason.PROMPT_TOO_LONG, "too long", facts)
+    with pytest.raises(errors.PromptTooLong) as caught:
+        ask(ScriptedConnection([[ACCEPTED, failed]]))
+    assert (caught.value.n_prompt, caught.value.n_ctx) == (300, 256)
 
 
 def test_a_model_that_is_killed_is_not_an_error_of_the_caller() -> None:

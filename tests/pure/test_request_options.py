@@ -46,6 +46,7 @@ def test_every_option_finds_its_place() -> None:
         tool_calls=True,
         resumed_events=True,
         salt=b"one tenant",
+        queue_events=True,
         temperature=0.5,
         seed=3,
         repeat_penalty=1.2,
@@ -69,6 +70,7 @@ def test_every_option_finds_its_place() -> None:
         thinking_budget_tokens=9,
         tool_calls=True,
         salt=b"one tenant",
+        queue_events=True,
     )
     assert wanted.prompt == token_bytes.pack([1, 2])
     assert wanted.resumed_events

@@ -89,6 +89,8 @@ class World:
         self.forgotten: list[str] = []
         self.answered: list[str] = []
         self.pings: list[Address] = []
+        self.retry_after_s: float | None = None
+        """As the last refusal has it."""
         self.table = RequestTable(
             self.directory,
             accepted=lambda one: self.accepted.get(one, 0),
@@ -109,8 +111,10 @@ class World:
                     self.trace.append(f"stop {self.refs.get(request_id, request_id)}")
                 case fx.Reply(_, m.Accepted()):
                     pass
-                case fx.Reply(_, m.CompletionFailed(ref, reason) | m.TextRefused(ref, reason)):
+                case fx.Reply(_, m.CompletionFailed() | m.TextRefused() as failed):
+                    ref, reason, facts = failed.ref, failed.reason, failed.facts
                     self.answered.append(ref)
+                    self.retry_after_s = None if facts is None else facts.retry_after_s
                     self.trace.append(f"{reason.value} {ref}")
                 case fx.ReplyCancelled(_, _, ref):
                     self.answered.append(ref)
@@ -346,6 +350,20 @@ def test_a_model_that_takes_no_more_has_them_refused() -> None:
     assert not world.take_trace()
     world.arrive(completion("r"))
     assert world.take_trace() == ["overloaded r"]
+    assert world.retry_after_s == 1.0  # nothing has ended yet
+
+
+def test_a_refusal_for_lack_of_room_has_the_pace_at_which_requests_end() -> None:
+    world = World()
+    for n in range(4):
+        world.arrive(completion(f"n{n}"))
+    for request_id in list(world.running):
+        world.now += 7.0
+        world.obey(world.table.ended(world.now, request_id))
+    world.crash()
+    for n in range(HELD_LIMIT + 1):
+        world.arrive(completion(f"more{n}"))
+    assert world.retry_after_s == pytest.approx(7.0)
 
 
 # ── crashes ─────────────────────────────────────────────────────────────────────────────────────

@@ -135,6 +135,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "tool_calls": False,
     "resumed_events": False,
     "salt": b"s",
+    "queue_events": False,
     "echo": False,
     "samplers": "kt",
     "top_n_sigma": 1.0,
