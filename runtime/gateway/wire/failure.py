@@ -126,7 +126,7 @@ def failure_of(error: BaseException) -> Failure:
         if isinstance(error, kind):
             cause = error.__cause__
             param = cause.name if isinstance(cause, InvalidParam) else None
-            retry = getattr(error, "retry_after_s", None)
+            retry = error.retry_after_s if isinstance(error, errors.Overloaded) else None
             return Failure(fault, str(error), param, retry)
     detail = f"{type(error).__name__} in the gateway; the log has the details"
     return Failure(Fault.INTERNAL, detail)
@@ -134,11 +134,12 @@ def failure_of(error: BaseException) -> Failure:
 
 def _too_long(error: errors.PromptTooLong) -> Failure:
     """In the words by which every agent recognises it, and shortens the conversation."""
-    n_prompt, n_ctx = getattr(error, "n_prompt", None), getattr(error, "n_ctx", None)
+    n_prompt, n_ctx = error.n_prompt, error.n_ctx
     message = str(error)
     if n_prompt is not None and n_ctx is not None:
+        most = min(n_ctx, n_prompt - 1)  # a prompt that fills the context leaves no room to reply
         message = (
-            f"prompt is too long: {n_prompt} tokens > {n_ctx} maximum; this model's maximum "
+            f"prompt is too long: {n_prompt} tokens > {most} maximum; this model's maximum "
             f"context length is {n_ctx} tokens. Shorten the conversation, or load the model with a "
             "larger n_ctx"
         )
