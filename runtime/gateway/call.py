@@ -135,11 +135,15 @@ class Call:
                 self.own_headers(),
             )
             try:
-                await generation.run(self._receive, self._noting_begin)
+                await self.show(generation)
             finally:
                 n_computed = generation.n_computed
         finally:
             service.end(key, n_computed)
+
+    async def show(self, generation: Generation) -> None:
+        """Answer by a generation. Raises what that fails with before it has begun, ClientGone."""
+        await generation.run(self._receive, self._noting_begin)
 
     async def _noting_begin(self, message: Any) -> None:
         self.has_begun = True
