@@ -9,13 +9,13 @@ from starlette.routing import Route
 
 from runtime.gateway.call import Call, Endpoint, Handler
 from runtime.gateway.keys import Keys
-from runtime.gateway.routes import health, openai
+from runtime.gateway.routes import health, openai, responses
 from runtime.gateway.service import Service
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 
 Table = Iterable[tuple[str, str, Handler]]
 """Methods (several with blanks between them), path, handler."""
-TABLES: tuple[Table, ...] = (openai.ROUTES, health.ROUTES)
+TABLES: tuple[Table, ...] = (openai.ROUTES, responses.ROUTES, health.ROUTES)
 
 
 def build_app(service: Service, keys: Callable[[], Keys | None] = lambda: None) -> Starlette:
