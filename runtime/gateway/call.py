@@ -117,12 +117,17 @@ class Call:
         await self.answer(body, status=status_of(failure, self.api), headers=headers)
 
     async def generate(
-        self, wanted: Wanted, make: Callable[[Head, Wanted], Answer], model: str | None = None
+        self,
+        wanted: Wanted,
+        make: Callable[[Head, Wanted], Answer],
+        model: str | None = None,
+        head: Head | None = None,
     ) -> None:
         """Answer by replies of a model, as a stream or as one object."""
         service, key = self.service, self.key
         wanted = canonical(wanted, service.settings.canonicalise)
-        head = self._head(wanted, model)
+        found = model or service.model(wanted.model, key)
+        head = head or self.head(wanted, found)
         client = await service.client()
         service.begin(key)
         connection: Connection | None = self.scope.get(CONNECTION)
@@ -142,7 +147,7 @@ class Call:
                 socket,
             )
             try:
-                await generation.run(self._receive, self._noting_begin)
+                await self.show(generation)
                 is_complete = True
             finally:
                 n_computed = generation.n_computed
@@ -151,9 +156,13 @@ class Call:
                 connection.end_log(log, is_complete=is_complete)
             service.end(key, n_computed)
 
-    def _head(self, wanted: Wanted, model: str | None) -> Head:
-        found = model or self.service.model(wanted.model, self.key)
-        return self.service.head(found, needs_pieces=wanted.needs_pieces)
+    async def show(self, generation: Generation) -> None:
+        """Answer by a generation. Raises what that fails with before it has begun, ClientGone."""
+        await generation.run(self._receive, self._noting_begin)
+
+    def head(self, wanted: Wanted, model: str) -> Head:
+        """What is fixed of the answer; a continued one has what its predecessor had fixed."""
+        return self.service.head(model, needs_pieces=wanted.needs_pieces)
 
     async def _begin_log(self, connection: Connection | None, head: Head) -> StreamLog | None:
         if connection is None:

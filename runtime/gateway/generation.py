@@ -179,13 +179,16 @@ class Generation:
             await asyncio.gather(work, gone, return_exceptions=True)
 
     async def _work(self, send: Send) -> None:
-        async with contextlib.aclosing(merged(self._replies(), self._wanted.n)) as events:
+        async with contextlib.aclosing(self._events()) as events:
             if not self._wanted.is_stream:
                 await self._one(events, send)
             elif self._logged is not None and self._logged.data:
                 await self._continue(self._logged, events, send)
             else:
                 await self._stream(events, send)
+
+    def _events(self) -> AsyncGenerator[Numbered]:
+        return merged(self._replies(), self._wanted.n)
 
     def _replies(self) -> list[Begin | None]:
         return [self._reply(number) for number in range(self._wanted.n_replies)]
@@ -212,6 +215,9 @@ class Generation:
         async for number, event in events:
             if isinstance(event, CompletionEvent):
                 self.done[number] = event.completion
+            if self._answer.needs_events:
+                await self._prepare(event)
+                self._answer.event(number, event)
         done = [self.done[number] for number in sorted(self.done)]
         if self._wanted.needs_pieces:
             await self._need(token for one in done for token in ids_of(one))
@@ -279,7 +285,8 @@ class Generation:
             await pulse.finish(self._answer.end())
         except errors.LlamaActorsError as error:
             self._note(-1, Mark("failed"))
-            await pulse.finish(self._answer.failed(failure_of(error)), is_clean=False)
+            frames = self._answer.failed(failure_of(error))
+            await pulse.finish(frames, is_clean=self._answer.failure_ends)
 
     async def _prepare(self, event: Event) -> None:
         if self._wanted.needs_pieces and isinstance(event, TokenEvent):

@@ -16,6 +16,7 @@ from runtime.gateway.guard import check_model
 from runtime.gateway.keys import Key, salt_of
 from runtime.gateway.limits import Limits
 from runtime.gateway.names import resolve
+from runtime.gateway.response_runs import Responses
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.gateway.wire.wanted import Head, Wanted
 from runtime.settings.gateway import GatewaySettings
@@ -49,6 +50,7 @@ class Service:
         self.running = 0
         self.began = time.time()
         self.is_draining = False
+        self.responses = Responses(self)
         self._connect = connect
         self._loaded = loaded
         self._secret = secret

@@ -143,9 +143,8 @@ class ContinuedCall(Call):
         assert self.logged is not None  # noqa: S101 - set in __init__, for the type checker
         return self.logged.head.body
 
-    def _head(self, wanted: Wanted, model: str | None) -> Head:
-        """As it was fixed when the answer began."""
-        del model
+    def head(self, wanted: Wanted, model: str) -> Head:
+        del model  # that of the predecessor counts
         assert self.logged is not None  # noqa: S101 - as above
         head = self.logged.head
         fresh = self.service.head(head.model, needs_pieces=wanted.needs_pieces)

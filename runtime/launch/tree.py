@@ -29,6 +29,7 @@ MODEL_LOAD_TIMEOUT_S: Final = 600.0  # a 100 GB file from a slow disk; a crash i
 MODEL_UNLOAD_TIMEOUT_S: Final = 5.0  # to end requests and notify callers, then SIGKILL
 
 HTTP_STOP_EXTRA_S: Final = 5.0
+HTTP_LOOP_S: Final = 30.0  # it shows life each second, unless something blocks its event loop
 MODEL_STEP_TIMEOUT_S: Final = 600.0  # one decode of a huge model on a slow machine stays below it
 
 
@@ -165,6 +166,7 @@ def _gateway(settings: GatewaySettings, node_dir: str) -> ChildSpec:
             "runtime.gateway.worker.HttpWorker",
             HttpWorkerArgs(node_dir, settings, number),
             shutdown=settings.drain_s + HTTP_STOP_EXTRA_S,
+            engine_heartbeat_s=HTTP_LOOP_S,
         )
         for number in range(settings.workers)
     )

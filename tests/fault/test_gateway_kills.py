@@ -146,3 +146,56 @@ def test_the_whole_node_below_the_launcher(gateway: Gateway, unbroken: str) -> N
     eventually(lambda: len(reader.data) > 3000, what="it runs")
     kill(gateway.node.connection.record.root_pid)
     check(reader.frames(), unbroken)
+
+
+OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "completions": ("/v1/completions", {"prompt": "Once upon a time"}, "[DONE]"),
+    "responses": ("/v1/responses", {"input": "Tell a story."}, "response.incomplete"),
+    "anthropic": ("/v1/messages", {"messages": ASK["messages"]}, "message_stop"),
+    "ollama": (
+        "/api/chat",
+        {"messages": ASK["messages"], "options": {"num_predict": 300, "seed": 11}},
+        '"done":true',
+    ),
+}
+
+
+@pytest.mark.parametrize("api", OTHERS)
+def test_streams_of_every_api_go_on(gateway: Gateway, api: str) -> None:
+    path, body, end = OTHERS[api]
+    tokens = "max_output_tokens" if api == "responses" else "max_tokens"
+    asked = {"exact": "always", "temperature": 0.9, "seed": 11, "ignore_eos": True, "stream": True,
+             tokens: 300, **body}  # fmt: skip
+    whole = Reader(gateway, asked, path)
+    reader = Reader(gateway, asked, path)
+    for one in (whole, reader):
+        eventually(lambda o=one: len(o.data) > 4000 or not o.is_alive(), what="it runs")
+        if one is whole:
+            whole.join(60)
+    kill(pid_of(gateway.node, "http:0"))
+    reader.join(120)
+    for one in (whole, reader):
+        assert one.trouble is None
+        assert end in one.data.decode()[-6000:]
+    assert shown(reader.data) == shown(whole.data)
+    assert len(shown(reader.data)) > 200
+
+
+def shown(data: bytes) -> str:
+    """All text of a stream of any API."""
+    text = []
+    for line in data.decode().splitlines():
+        found = (
+            json.loads(line.removeprefix("data: ")) if line[:1] == "{" or "{" in line[:8] else {}
+        )
+        delta = found.get("delta")
+        match found:
+            case {"choices": [{"text": str(piece)}]}:
+                text.append(piece)
+            case {"type": "response.output_text.delta"}:
+                text.append(delta)
+            case {"type": "content_block_delta"}:
+                text.append(delta.get("text", ""))
+            case {"message": {"content": str(piece)}}:
+                text.append(piece)
+    return "".join(text)

@@ -24,7 +24,7 @@ from runtime.gateway.wire.anthropic_errors import error_object
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.diagnose import Parts, compare
 from runtime.gateway.wire.failure import Failure
-from runtime.gateway.wire.wanted import Head, Wanted
+from runtime.gateway.wire.wanted import Answer, Head, Wanted
 
 PING: Final = sse.named(b"ping", b'{"type":"ping"}')
 STOP: Final = sse.named(b"message_stop", b'{"type":"message_stop"}')
@@ -70,7 +70,7 @@ def diagnosis(earlier: Parts | None, later: Parts) -> Diagnosis:
     return Diagnosis(kind, earlier.n_tokens)
 
 
-class MessagesAnswer:
+class MessagesAnswer(Answer):
     """The answer to one request for a message; see ``wanted.Answer``."""
 
     content_type = sse.CONTENT_TYPE

@@ -86,6 +86,8 @@ class Failure:
     n_ctx: int | None = None
     allow: str | None = None
     """Methods that the path has."""
+    code: str | None = None
+    """In OpenAI's words, where it is not the one of the fault."""
 
     @property
     def status(self) -> int:

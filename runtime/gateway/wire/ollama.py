@@ -29,7 +29,7 @@ from runtime.gateway.wire.ollama_bodies import (
 from runtime.gateway.wire.ollama_errors import error_object
 from runtime.gateway.wire.openai_chat import FINISH, explained
 from runtime.gateway.wire.tokens import chat_logprobs
-from runtime.gateway.wire.wanted import Head, Kind, Wanted
+from runtime.gateway.wire.wanted import Answer, Head, Kind, Wanted
 
 Form = Literal["chat", "generate"]
 NO_IMAGES: Final = "this node reads text only; leave the images out"
@@ -138,7 +138,7 @@ def _wanted(asked: ReplyBody, kind: Kind, given: Any, options: Mapping[str, Any]
     )
 
 
-class OllamaAnswer:
+class OllamaAnswer(Answer):
     """The answer to one chat or one prompt; see ``wanted.Answer``."""
 
     content_type = ndjson.CONTENT_TYPE

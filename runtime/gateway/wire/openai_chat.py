@@ -23,7 +23,7 @@ from runtime.gateway.wire.openai_errors import error_object
 from runtime.gateway.wire.sampling import Options, max_tokens_of, options_of
 from runtime.gateway.wire.tokens import chat_logprobs
 from runtime.gateway.wire.usage import usage_of
-from runtime.gateway.wire.wanted import Head, Wanted
+from runtime.gateway.wire.wanted import Answer, Head, Wanted
 
 MAX_N: Final = 8
 FINISH: Final = {"stop": "stop", "length": "length", "prefilled": "length", "cancelled": "stop"}
@@ -145,7 +145,7 @@ def _put_logprobs(asked: ChatBody, options: dict[str, Any]) -> None:
     options["n_logprobs"] = (top or 0) if wanted is True else wanted
 
 
-class ChatAnswer:
+class ChatAnswer(Answer):
     """The answer to one chat completion; see ``wanted.Answer``."""
 
     content_type = sse.CONTENT_TYPE

@@ -26,7 +26,7 @@ from runtime.gateway.wire.openai_errors import error_object
 from runtime.gateway.wire.sampling import Options, max_tokens_of, options_of
 from runtime.gateway.wire.tokens import text_logprobs
 from runtime.gateway.wire.usage import usage_of
-from runtime.gateway.wire.wanted import Head, Kind, Wanted
+from runtime.gateway.wire.wanted import Answer, Head, Kind, Wanted
 
 MAX_N: Final = 128
 MAX_PROMPTS: Final = 256
@@ -107,7 +107,7 @@ def is_token(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-class CompletionAnswer:
+class CompletionAnswer(Answer):
     """The answer to one text completion; see ``wanted.Answer``."""
 
     content_type = sse.CONTENT_TYPE

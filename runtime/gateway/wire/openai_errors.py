@@ -39,7 +39,7 @@ def error_object(failure: Failure) -> dict[str, Any]:
             "message": failure.message,
             "type": _TYPES.get(failure.fault, "invalid_request_error"),
             "param": failure.param,
-            "code": _CODES.get(failure.fault),
+            "code": failure.code or _CODES.get(failure.fault),
         }
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from runtime.client.results import Completion, Event
 from runtime.gateway.wire.failure import Failure
@@ -61,6 +61,10 @@ class Answer(Protocol):
 
     content_type: str
     """Of a stream."""
+    needs_events: ClassVar[bool] = False
+    """Whether ``whole`` is made of all events too, and not of the results alone."""
+    failure_ends: ClassVar[bool] = False
+    """Whether ``failed`` is an end of a stream in this API. Else the connection breaks after it."""
 
     def begin(self) -> bytes:
         """The first bytes of a stream; may be empty."""

@@ -1,0 +1,113 @@
+"""Responses that have ended, as long as there is room: whole items, so that a chat can go on.
+
+It is in the memory of one HTTP worker. Its questions are coroutines, because an actor that keeps
+them for all workers would be asked by messages.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from runtime.gateway.wire.bodies import encode
+
+STORE_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One response, and what it answers."""
+
+    id: str
+    owner: str
+    """Name of the key whose request it was; others do not find it."""
+    previous: str | None
+    """The response that it continues."""
+    response: bytes
+    """JSON."""
+    input: bytes
+    """Items of its request, as a JSON list."""
+
+    @property
+    def n_bytes(self) -> int:
+        return len(self.response) + len(self.input)
+
+    def as_response(self) -> dict[str, Any]:
+        """The object."""
+        found: dict[str, Any] = msgspec.json.decode(self.response)
+        return found
+
+    def input_items(self) -> list[dict[str, Any]]:
+        """What was sent."""
+        found: list[dict[str, Any]] = msgspec.json.decode(self.input)
+        return found
+
+    def items(self) -> list[dict[str, Any]]:
+        """What was sent, and what was answered."""
+        return [*self.input_items(), *self.as_response()["output"]]
+
+
+def stored(
+    response: dict[str, Any], sent: list[dict[str, Any]], owner: str, previous: str | None
+) -> Stored:
+    """A response to be kept."""
+    return Stored(response["id"], owner, previous, encode(response), encode(sent))
+
+
+class ResponseStore:
+    """Keeps the responses that were used last, up to a number of bytes."""
+
+    def __init__(self, max_bytes: int = STORE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._n_bytes = 0
+        self._kept: OrderedDict[str, Stored] = OrderedDict()
+
+    @property
+    def n_bytes(self) -> int:
+        return self._n_bytes
+
+    async def keep(self, one: Stored) -> None:
+        """Keep it; those that were not used for longest make room. One too big is not kept."""
+        self._drop(one.id)
+        self._kept[one.id] = one
+        self._n_bytes += one.n_bytes
+        while self._n_bytes > self._max_bytes:
+            self._drop(next(iter(self._kept)))
+
+    async def find(self, name: str, owner: str) -> Stored | None:
+        """The response with this id, for the key that it belongs to."""
+        found = self._kept.get(name)
+        if found is None or found.owner != owner:
+            return None
+        self._kept.move_to_end(name)
+        return found
+
+    async def chain(self, name: str, owner: str) -> tuple[list[Stored], str | None]:
+        """A response and all that it continues, oldest first; and the id that is missing."""
+        found: list[Stored] = []
+        wanted: str | None = name
+        while wanted is not None:
+            one = self._kept.get(wanted)
+            if one is None or one.owner != owner:
+                return [], wanted
+            found.append(one)
+            wanted = one.previous
+        # One that is dropped ends the use of all after it, so none goes before those.
+        for one in found:
+            self._kept.move_to_end(one.id)
+        return found[::-1], None
+
+    async def forget(self, name: str, owner: str) -> bool:
+        """Drop it; False: it is not there."""
+        if await self.find(name, owner) is None:
+            return False
+        self._drop(name)
+        return True
+
+    def _drop(self, name: str) -> None:
+        found = self._kept.pop(name, None)
+        if found is not None:
+            self._n_bytes -= found.n_bytes
