@@ -35,7 +35,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("openai")
     with (
         LeakCheck() as leaks,
-        gateway_node(folder, aliases=(("gpt-*", "demo"),), keepalive_s=0.1) as found,
+        gateway_node(folder, aliases=(("gpt-*", "demo"),), keepalive_s=5.0) as found,
     ):
         leaks.watch(found.node)
         yield found

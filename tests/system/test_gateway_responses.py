@@ -33,7 +33,7 @@ WEATHER = {
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("responses")
-    with LeakCheck() as leaks, gateway_node(folder, keepalive_s=0.1) as found:
+    with LeakCheck() as leaks, gateway_node(folder, keepalive_s=5.0) as found:
         leaks.watch(found.node)
         yield found
         leaks.watch(found.node)
