@@ -103,7 +103,14 @@ def _outcomes(place: Place) -> list[Outcome]:
 EXAMPLES = Suite(
     name="examples",
     about="examples of openai-python, anthropic-python and ollama-python",
-    floor=49,
-    known=(Known("ollama/create", "models are made by files and settings, not over HTTP"),),
+    floor=44,
+    known=(
+        Known("ollama/create", "models are made by files and settings, not over HTTP"),
+        Known("ollama/fill-in-middle", "the embedded model has no tokens for infilling"),
+        Known(
+            r"ollama/(multi-tool|thinking|thinking-generate|thinking-levels)",
+            "the embedded model cannot think, and Ollama refuses it for such models too",
+        ),
+    ),
     outcomes=_outcomes,
 )

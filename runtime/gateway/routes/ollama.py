@@ -170,10 +170,10 @@ async def show(call: Call) -> None:
 
 
 async def pull(call: Call) -> None:
-    """There is nothing to download: a model is there, or is not."""
+    """There is nothing to download: a name means a model that is there, or none."""
     asked = read(await call.body(), ollama_models.ModelBody)
     try:
-        model = _model(call, asked.asked, exactly=True)
+        model = _model(call, asked.asked)
     except Refused as error:
         if error.failure.fault is Fault.NO_MODEL:
             raise no_model(asked.asked, ", this node does not download") from None

@@ -12,7 +12,7 @@ from served import KEY, MODEL, OPENAI_TOOL, OVERLONG, QUESTION, URL
 
 
 def openai(**more):
-    settings = {"base_url": f"{URL}/v1", "api_key": KEY, "max_tokens": 32, "temperature": 0}
+    settings = {"base_url": f"{URL}/v1", "api_key": KEY, "max_tokens": 96, "temperature": 0}
     return ChatOpenAI(model=MODEL, max_retries=0, **(settings | more))
 
 
@@ -22,12 +22,12 @@ def responses():
 
 def anthropic():
     return ChatAnthropic(
-        model=MODEL, base_url=URL, api_key=KEY, max_tokens=32, temperature=0, max_retries=0
+        model=MODEL, base_url=URL, api_key=KEY, max_tokens=96, temperature=0, max_retries=0
     )
 
 
 def ollama():
-    return ChatOllama(model=MODEL, base_url=URL, num_predict=32, temperature=0)
+    return ChatOllama(model=MODEL, base_url=URL, num_predict=96, temperature=0)
 
 
 WAYS = {"openai": openai, "responses": responses, "anthropic": anthropic, "ollama": ollama}

@@ -18,7 +18,7 @@ def client(*, is_chat_model: bool) -> OpenAILike:
         api_key=KEY,
         is_chat_model=is_chat_model,
         is_function_calling_model=is_chat_model,
-        max_tokens=32,
+        max_tokens=96,
         temperature=0,
         max_retries=0,
         context_window=2048,
