@@ -9,13 +9,13 @@ from starlette.routing import Route
 
 from runtime.gateway.call import Call, Endpoint, Handler
 from runtime.gateway.keys import Keys
-from runtime.gateway.routes import health, openai
+from runtime.gateway.routes import health, native, openai
 from runtime.gateway.service import Service
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 
 Table = Iterable[tuple[str, str, Handler]]
 """Methods (several with blanks between them), path, handler."""
-TABLES: tuple[Table, ...] = (openai.ROUTES, health.ROUTES)
+TABLES: tuple[Table, ...] = (openai.ROUTES, native.ROUTES, health.ROUTES)
 
 
 def build_app(service: Service, keys: Callable[[], Keys | None] = lambda: None) -> Starlette:
@@ -43,7 +43,7 @@ def _by_method(handlers: dict[str, Handler]) -> Handler:
         method = call.scope["method"]
         handler = handlers.get("GET" if method == "HEAD" else method)
         if method == "OPTIONS":
-            await call.answer(b"", status=204, headers=[(b"allow", ", ".join(allowed).encode())])
+            await call.answer_options(allowed)
         elif handler is None:
             detail = f"{call.scope['path']} has no {method}; it has {', '.join(allowed)}"
             raise Refused(Failure(Fault.NO_METHOD, detail, allow=", ".join(allowed)))

@@ -17,6 +17,7 @@ from runtime.gateway.keys import Key, salt_of
 from runtime.gateway.limits import Limits
 from runtime.gateway.names import resolve
 from runtime.gateway.wire.failure import Failure, Fault, Refused
+from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.wanted import Head, Wanted
 from runtime.settings.gateway import GatewaySettings
 
@@ -45,6 +46,7 @@ class Service:
         self.limits = Limits()
         self.defaults: Mapping[str, float] = dict(settings.sampling)
         self.running = 0
+        self.counts = Counts()
         self.began = time.time()
         self.is_draining = False
         self._connect = connect

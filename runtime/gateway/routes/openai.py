@@ -6,15 +6,22 @@ from typing import Final
 
 from runtime.gateway.call import Call
 from runtime.gateway.facts import model_facts
+from runtime.gateway.inputs import embedded
 from runtime.gateway.wire import openai_models
-from runtime.gateway.wire.openai_chat import ChatAnswer, read_chat
+from runtime.gateway.wire.openai_chat import ChatAnswer, read_chat, template_options
 from runtime.gateway.wire.openai_completions import CompletionAnswer, read_completion
 from runtime.gateway.wire.openai_embeddings import embeddings_json, inputs_of, read_embedding
 
 
 async def chat(call: Call) -> None:
     wanted, asked = read_chat(await call.body(), call.service.defaults)
-    await call.generate(wanted, lambda head, what: ChatAnswer(head, asked, what))
+    verbose = None
+    if asked.verbose:
+        client = await call.service.client()
+        model = call.service.model(asked.model, call.key)
+        options = template_options(wanted.options)
+        verbose = (await client.apply_chat_template(model, asked.messages, **options)).text
+    await call.generate(wanted, lambda head, what: ChatAnswer(head, asked, what, verbose))
 
 
 async def completions(call: Call) -> None:
@@ -25,8 +32,7 @@ async def completions(call: Call) -> None:
 async def embeddings(call: Call) -> None:
     asked = read_embedding(await call.body())
     model = call.service.model(asked.model, call.key)
-    client = await call.service.client()
-    found = await client.embed(model, inputs_of(asked))
+    found = await embedded(call, model, inputs_of(asked))
     await call.answer(embeddings_json(asked, model, found))
 
 
@@ -52,7 +58,6 @@ ROUTES: Final = (
     ("POST", "/chat/completions", chat),
     ("POST", "/v1/completions", completions),
     ("POST", "/v1/embeddings", embeddings),
-    ("POST", "/embeddings", embeddings),
     ("GET", "/v1/models", models),
     ("GET", "/models", models),
     ("GET", "/v1/models/{name:path}", model),

@@ -33,6 +33,12 @@ _CHAT_OPTIONS: Final = (
 )  # fmt: skip
 
 
+_TEMPLATE_OPTIONS: Final = (
+    "tools", "documents", "chat_template_kwargs", "enable_thinking", "reasoning_effort",
+    "continue_final_message",
+)  # fmt: skip
+
+
 class StreamOptions(msgspec.Struct, kw_only=True):
     """Of OpenAI's streams."""
 
@@ -65,8 +71,10 @@ class ChatBody(Options, kw_only=True):
     enable_thinking: bool | None = None
     thinking_budget_tokens: int | None = None
     continue_final_message: bool | str | None = None
+    add_generation_prompt: bool | None = None
     return_progress: bool | None = None
     timings_per_token: bool | None = None
+    verbose: bool | None = None
 
 
 def read_chat(body: bytes, defaults: Mapping[str, float]) -> tuple[Wanted, ChatBody]:
@@ -76,6 +84,11 @@ def read_chat(body: bytes, defaults: Mapping[str, float]) -> tuple[Wanted, ChatB
         raise invalid("messages is empty; send at least one message", "messages")
     if "audio" in (asked.modalities or ()):
         raise unsupported("modalities: this node generates text only", "modalities")
+    if asked.add_generation_prompt and asked.continue_final_message:
+        raise invalid(
+            "add_generation_prompt and continue_final_message exclude each other; send one",
+            "continue_final_message",
+        )
     options = options_of(asked, defaults)
     for name in _CHAT_OPTIONS:
         if (value := getattr(asked, name)) is not None:
@@ -107,6 +120,11 @@ def read_chat(body: bytes, defaults: Mapping[str, float]) -> tuple[Wanted, ChatB
         needs_pieces="n_logprobs" in options,
         remarks=remarks,
     ), asked
+
+
+def template_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that change the prompt, for ``AsyncClient.apply_chat_template``."""
+    return {name: options[name] for name in _TEMPLATE_OPTIONS if name in options}
 
 
 def n_of(given: int | None, most: int) -> int:
@@ -150,8 +168,12 @@ class ChatAnswer:
 
     content_type = sse.CONTENT_TYPE
 
-    def __init__(self, head: Head, asked: ChatBody, wanted: Wanted) -> None:
+    def __init__(
+        self, head: Head, asked: ChatBody, wanted: Wanted, prompt: str | None = None
+    ) -> None:
+        """``prompt``: what the template made, where the answer shows it."""
         self._head = head
+        self._verbose = {} if prompt is None else {"__verbose": {"prompt": prompt}}
         self._wanted = wanted
         self._shows_usage = bool(asked.stream_options and asked.stream_options.include_usage)
         self._shows_progress = bool(asked.return_progress)
@@ -193,9 +215,8 @@ class ChatAnswer:
     def end(self) -> bytes:
         usage = b""
         if self._shows_usage:
-            usage = sse.data(
-                self._open + b',"choices":[],"usage":' + encode(usage_of(self._done)) + b"}"
-            )
+            facts = {"usage": usage_of(self._done), "timings": report.timings(self._done[-1])}
+            usage = sse.data(self._open + b',"choices":[],' + encode(facts)[1:])
         return usage + sse.DONE
 
     def failed(self, failure: Failure) -> bytes:
@@ -259,7 +280,11 @@ class ChatAnswer:
     def _finish(self, number: int, done: Completion) -> bytes:
         finish = b'"finish_reason":' + text_json(finish_of(done))
         choice = b'{"index":%d,"delta":{},%b}' % (number, finish)
-        facts = {"timings": report.timings(done), **explained(self._head, self._wanted, done)}
+        facts = {
+            "timings": report.timings(done),
+            **explained(self._head, self._wanted, done),
+            **self._verbose,
+        }
         return sse.data(self._open + b',"choices":[' + choice + b"]," + encode(facts)[1:])
 
     # ── one object ──────────────────────────────────────────────────────────────────────────────
@@ -285,6 +310,7 @@ class ChatAnswer:
                 "usage": usage_of(done),
                 "timings": report.timings(done[0]),
                 **explained(self._head, self._wanted, done[0]),
+                **self._verbose,
             }
         )
 

@@ -75,13 +75,13 @@ def options_of(body: Options, defaults: Mapping[str, float]) -> dict[str, Any]:
 
 
 def sampled(given: dict[str, Any], defaults: Mapping[str, float]) -> dict[str, Any]:
-    """Options with the gateway's defaults, and a seed of 64 bits."""
+    """Options with the gateway's defaults, and a seed of 64 bits, which -1 leaves open."""
     if not ("mirostat" in given or "samplers" in given or given.get("temperature") == 0):
         for name, value in defaults.items():
             given.setdefault(name, int(value) if float(value).is_integer() else value)
     if "temperature" in defaults:
         given.setdefault("temperature", defaults["temperature"])
-    seed = given.get("seed", -1)
+    seed = given.get("seed", int(defaults.get("seed", -1)))
     given["seed"] = seed if seed == -1 else seed % _SEEDS
     return given
 
