@@ -65,7 +65,8 @@ def pytest_runtest_logreport(report: Any) -> None:
 
 
 def _short(node_id: str) -> str:
-    return node_id.rpartition("/")[2].replace("\n", "\\n")
+    file, _, test = node_id.partition("::")
+    return f"{Path(file).name}::{test}".replace("\n", "\\n")
 
 
 # ── here ────────────────────────────────────────────────────────────────────────────────────────
@@ -90,14 +91,16 @@ def python_of(folder: Path) -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    has = subprocess.run([python, "-c", f"import {', '.join(PACKAGES)}"], capture_output=True)
+    has = subprocess.run(
+        [python, "-c", f"import {', '.join(PACKAGES)}"], capture_output=True, check=False
+    )
     if has.returncode:
         subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
     return python
 
 
 def expected(text: str) -> dict[str, str]:
-    """Tests that fail, with why: a test on each line, below a comment that says it."""
+    """Tests that fail, with why: a test on each line, below a comment with the reason."""
     found: dict[str, str] = {}
     why = ""
     for line in text.splitlines():
@@ -143,8 +146,9 @@ def run(files: Sequence[str], more: Sequence[str], n_ways: int) -> list[dict[str
     with tempfile.TemporaryDirectory(prefix="llama-server-tests-") as home:
         keeper = Keeper(Path(home) / "models")
         server = KeeperServer(keeper, Path(home) / "keeper")
+        ways: list[subprocess.Popen[bytes]] = []
         try:
-            ways = [
+            ways += [
                 _pytest(python, tests, Path(home) / str(at), share, more, PORT + at, home, KEEPER)
                 for at, share in enumerate(shares(files, n_ways))
             ]

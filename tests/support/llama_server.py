@@ -193,7 +193,7 @@ class _Kept:
 
 
 class Keeper:
-    """Nodes by their settings; a few that nobody uses are kept. Threads may share one."""
+    """Nodes by their settings; a few idle ones are kept. Threads may share one."""
 
     def __init__(self, models: Path, n_kept: int = N_KEPT) -> None:
         """``models``: folder of the files that ``llama_server_models`` writes, made when needed."""
