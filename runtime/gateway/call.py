@@ -83,7 +83,7 @@ class Call:
         ours = self.id.encode()
         found = [(b"x-request-id", ours), (b"request-id", ours)]
         if self.origin is not None:
-            found += [(b"Access-Control-Allow-Origin", self.origin), (b"Vary", b"Origin")]
+            found += [(b"access-control-allow-origin", self.origin), (b"vary", b"Origin")]
         return found
 
     async def answer(
@@ -111,11 +111,10 @@ class Call:
         if self.origin is not None:
             asked = self.headers.get(b"access-control-request-headers", b"*")
             headers += [
-                # In the case that llama-server has: scripts compare the names as they come.
-                (b"Access-Control-Allow-Methods", b"GET, POST, DELETE, OPTIONS"),
-                (b"Access-Control-Allow-Headers", asked),
-                (b"Access-Control-Allow-Credentials", b"true"),
-                (b"Access-Control-Max-Age", b"600"),
+                (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),
+                (b"access-control-allow-headers", asked),
+                (b"access-control-allow-credentials", b"true"),
+                (b"access-control-max-age", b"600"),
             ]
         await self.answer(b"", headers=headers)
 

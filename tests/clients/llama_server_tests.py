@@ -18,7 +18,7 @@ import sys
 import tarfile
 import tempfile
 import venv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,8 @@ PACKAGES: Final = (
 )  # fmt: skip
 PORT: Final = 8460
 OUTCOMES: Final = "LLAMA_SERVER_OUTCOMES"
+LOGS: Final = "LLAMA_SERVER_LOGS"
+"""Folder in which what their pytest prints is kept."""
 N_WAYS: Final = 2
 """Processes that run tests at the same time."""
 TIMEOUT_S: Final = 1500.0
@@ -51,7 +53,30 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
     import utils  # type: ignore[import-not-found]  # theirs
 
     utils.ServerPreset.load_all = staticmethod(lambda: None)
+    utils.ServerProcess.make_request = _with_names_in_any_case(utils.ServerProcess.make_request)
     items[:] = [one for one in items if one.get_closest_marker("slow") is None]
+
+
+class _Headers(dict[str, str]):
+    """Header names are the same in capitals; their tests look in a plain dictionary."""
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in map(str.lower, self)
+
+    def __getitem__(self, name: str) -> str:
+        for key, value in self.items():
+            if key.lower() == name.lower():
+                return value
+        raise KeyError(name)
+
+
+def _with_names_in_any_case(ask: Callable[..., Any]) -> Callable[..., Any]:
+    def asked(*args: Any, **keywords: Any) -> Any:
+        answer = ask(*args, **keywords)
+        answer.headers = _Headers(answer.headers)
+        return answer
+
+    return asked
 
 
 def pytest_runtest_logreport(report: Any) -> None:
@@ -178,12 +203,12 @@ def _pytest(
         keeper: str(Path(home) / "keeper"),
         OUTCOMES: str(out),
     }
-    log = out.with_suffix(".log")
-    with open(os.environ.get("LLAMA_SERVER_LOG", "") + f"{port}" if "LLAMA_SERVER_LOG" in
-              os.environ else log, "wb") as stdout:  # fmt: skip
+    folder = os.environ.get(LOGS)
+    log = Path(folder) / f"{port}.log" if folder else out.with_suffix(".log")
+    with open(log, "wb") as stdout:
         return subprocess.Popen(
-            [python, "-m", "pytest", "-q", "-p", HERE.stem, "-p", "no:cacheprovider", "-p",
-             "no:xdist", "--tb=short", *more, *names],
+            [python, "-m", "pytest", "-q", "-p", HERE.stem, "-p", "no:cacheprovider",
+             "--tb=short", *more, *names],
             cwd=tests, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout,
         )  # fmt: skip
 

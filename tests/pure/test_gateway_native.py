@@ -22,6 +22,7 @@ from runtime.gateway.wire.metrics import Counts, metrics_text
 from runtime.gateway.wire.native import NativeAnswer, read_infill, read_native
 from runtime.gateway.wire.native_prompts import native_prompts
 from runtime.gateway.wire.native_settings import generation_settings
+from runtime.gateway.wire.openai_chat import ChatAnswer, read_chat
 from runtime.gateway.wire.openai_embeddings import embeddings_json, read_embedding
 from runtime.gateway.wire.wanted import Head
 
@@ -239,14 +240,18 @@ def test_a_stream_is_pieces_and_a_last_object() -> None:
         ],
     )
     piece = {"index": 0, "stop": False, "id_slot": -1, "tokens_evaluated": 4}
-    assert found[:3] == [
+    assert found[:5] == [
+        {**piece, "content": "", "tokens": [], "tokens_predicted": 0,
+         "prompt_progress": {"total": 4, "cache": 1, "processed": 1}},
         {**piece, "content": "", "tokens": [], "tokens_predicted": 0,
          "prompt_progress": {"total": 4, "cache": 1, "processed": 2}},
+        {**piece, "content": "", "tokens": [], "tokens_predicted": 0,
+         "prompt_progress": {"total": 4, "cache": 1, "processed": 4}},
         {**piece, "content": " Hi", "tokens": [5], "tokens_predicted": 1},
         {**piece, "content": "!", "tokens": [6], "tokens_predicted": 2},
     ]  # fmt: skip
-    assert found[3]["stop"] is True
-    assert (found[3]["content"], found[3]["tokens"], len(found)) == ("", [], 4)
+    assert found[5]["stop"] is True
+    assert (found[5]["content"], found[5]["tokens"], len(found)) == ("", [], 6)
 
 
 @given(st.lists(st.tuples(st.sampled_from([(), (5,), (5, 6)]), st.text(max_size=3)), max_size=12))
@@ -290,6 +295,23 @@ def test_settings_are_as_llama_server_names_them() -> None:
     assert found["logit_bias"] == [{"token": 7, "bias": None}, {"token": "a", "bias": 1.5}]
     assert (found["stop"], found["n_predict"], found["seed"], found["n_probs"]) == (["x"], 2, 4, 6)
     assert found["samplers"] == ["typ_p", "temperature"]
+
+
+def test_numbers_for_one_token_add_up_and_a_ban_stays() -> None:
+    pairs = [[7, -1], [7, -2], ["a", False], ["a", 5]]
+    wanted, _ = read_native(body(prompt="a", logit_bias=pairs), {})
+    assert wanted.options["logit_bias"] == [(7, -3.0), ("a", False)]
+
+
+def test_a_chat_shows_how_far_its_prompt_is_read() -> None:
+    sent = {"messages": [{"role": "user", "content": "a"}], "stream": True}
+    wanted, asked = read_chat(body(**sent, return_progress=True), {})
+    made = ChatAnswer(HEAD, asked, wanted)
+    events = [PrefillEvent(3, 6, 2), PrefillEvent(6, 6, 2), TokenEvent(0, (5,), " Hi")]
+    raw = made.begin() + b"".join(made.event(0, one) for one in events)
+    shown = [json.loads(one[6:]) for one in raw.decode().split("\n\n") if one]
+    reports = [one["prompt_progress"]["processed"] for one in shown if "prompt_progress" in one]
+    assert reports == [2, 3, 6]
 
 
 # ── the smaller questions ───────────────────────────────────────────────────────────────────────

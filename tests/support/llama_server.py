@@ -55,7 +55,7 @@ _USED: Final = frozenset(
     }
 )  # fmt: skip
 _TEMPLATES: Final = {
-    "llama3": "{{ bos_token }} {% for message in messages %}{{ '<|start_header_id|>' + "
+    "llama3": "{% for message in messages %}{{ '<|start_header_id|>' + "
     "message['role'] + '<|end_header_id|>\\n\\n' + message['content'] + '<|eot_id|>' }}"
     "{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
@@ -171,9 +171,14 @@ def _template(options: Options) -> str | None:
         text = Path(str(path)).read_text(encoding="utf-8")
     elif named := given.get("--chat-template"):
         text = _TEMPLATES.get(str(named), str(named)) or None
-    if given.get("--reasoning") == "off" and text is not None:
-        text = "{%- set enable_thinking = false %}" + text
-    return text
+    if text is None:
+        return None
+    # llama-server gives a template this variable always, unless a request gives another.
+    thinks = "false" if given.get("--reasoning") == "off" else "true"
+    return (
+        f"{{%- if enable_thinking is not defined %}}{{%- set enable_thinking = {thinks} %}}"
+        f"{{%- endif %}}{text}"
+    )
 
 
 # ── nodes ───────────────────────────────────────────────────────────────────────────────────────
@@ -316,7 +321,7 @@ def model_file(folder: Path, kind: str) -> Path:
         from tests.support.llama_server_models import WRITERS
 
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / f"{kind}.{os.getpid()}"
+        unfinished = folder / f"{kind}.{os.getpid()}.{threading.get_ident()}"
         WRITERS[kind](unfinished)
         os.replace(unfinished, path)
     return path

@@ -21,7 +21,8 @@ import runtime.embedded
 from tests.support.bert_file import BertShape, random_weights, word_pieces, write_bert
 
 SPACE: Final = "\u2581"
-N_MERGES: Final = 180
+N_MERGES: Final = 110
+"""So that texts have about as many tokens as with the vocabulary of the tests' own model."""
 FIM: Final = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 CHATML: Final = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + "

@@ -160,7 +160,7 @@ async def show_metrics(call: Call) -> None:
     waiting = sum(one.details.get("waiting", 0) for one in await model_facts(call))
     body = metrics.metrics_text(service.counts, service.running, waiting)
     began = str(int(service.began)).encode()
-    headers = [(b"Process-Start-Time-Unix", began)]
+    headers = [(b"process-start-time-unix", began)]
     await call.answer(body, content_type=metrics.CONTENT_TYPE, headers=headers)
 
 

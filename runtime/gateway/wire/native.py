@@ -13,6 +13,7 @@ from runtime.gateway.wire.native_prompts import extra_files, native_prompts
 from runtime.gateway.wire.native_settings import generation_settings
 from runtime.gateway.wire.openai_chat import explained
 from runtime.gateway.wire.openai_errors import native_error_object
+from runtime.gateway.wire.progress import Progress
 from runtime.gateway.wire.sampling import Options, options_of
 from runtime.gateway.wire.tokens import chat_logprobs
 from runtime.gateway.wire.wanted import Head, Wanted
@@ -138,6 +139,7 @@ class NativeAnswer:
         """Text that came without a token of its own; the next event has it."""
         self._n_tokens: dict[int, int] = {}
         self._n_prompt: dict[int, int] = {}
+        self._read: dict[int, Progress] = {}
 
     # ── a stream ────────────────────────────────────────────────────────────────────────────────
 
@@ -153,7 +155,7 @@ class NativeAnswer:
                 self._texts[number] = self._texts.get(number, "") + event.text
                 return b""
             case TokenEvent():
-                return self._tokens(number, event)
+                return self._progress(number, event) + self._tokens(number, event)
             case CompletionEvent(done):
                 rest = self._texts.pop(number, "")
                 last = self._partial(number, rest, ()) if rest else b""
@@ -171,11 +173,11 @@ class NativeAnswer:
     def keepalive(self) -> bytes:
         return sse.COMMENT
 
-    def _progress(self, number: int, event: PrefillEvent) -> bytes:
+    def _progress(self, number: int, event: Event) -> bytes:
         if not self._shows_progress:
             return b""
-        facts = {"total": event.total, "cache": event.reused, "processed": event.done}
-        return self._partial(number, "", (), prompt_progress=facts)
+        reports = self._read.setdefault(number, Progress()).reports(event)
+        return b"".join(self._partial(number, "", (), prompt_progress=one) for one in reports)
 
     def _tokens(self, number: int, event: TokenEvent) -> bytes:
         text = self._texts.pop(number, "") + event.text

@@ -20,6 +20,7 @@ from runtime.gateway.wire import report, sse
 from runtime.gateway.wire.bodies import encode, read, text_json
 from runtime.gateway.wire.failure import Failure, invalid, unsupported
 from runtime.gateway.wire.openai_errors import error_object
+from runtime.gateway.wire.progress import Progress
 from runtime.gateway.wire.sampling import Options, max_tokens_of, options_of
 from runtime.gateway.wire.tokens import chat_logprobs
 from runtime.gateway.wire.usage import usage_of
@@ -186,6 +187,7 @@ class ChatAnswer:
         }
         self._open = encode(facts)[:-1]
         self._replies: dict[int, _Reply] = {}
+        self._read: dict[int, Progress] = {}
         self._done: list[Completion] = []
 
     # ── a stream ────────────────────────────────────────────────────────────────────────────────
@@ -194,9 +196,10 @@ class ChatAnswer:
         return self._first(0) if self._wanted.n_replies == 1 else b""
 
     def event(self, number: int, event: Event) -> bytes:
+        progress = self._progress(number, event)
         if isinstance(event, PrefillEvent):
-            return self._progress(event)
-        first = b"" if number in self._replies else self._first(number)
+            return progress
+        first = progress + (b"" if number in self._replies else self._first(number))
         reply = self._replies[number]
         match event:
             case TokenEvent():
@@ -238,11 +241,12 @@ class ChatAnswer:
         self._replies[number] = _Reply()
         return self._delta(number, b'"role":"assistant","content":null')
 
-    def _progress(self, event: PrefillEvent) -> bytes:
+    def _progress(self, number: int, event: Event) -> bytes:
         if not self._shows_progress:
             return b""
-        facts = {"total": event.total, "cache": event.reused, "processed": event.done}
-        return sse.data(self._open + b',"choices":[],"prompt_progress":' + encode(facts) + b"}")
+        reports = self._read.setdefault(number, Progress()).reports(event)
+        start = self._open + b',"choices":[],"prompt_progress":'
+        return b"".join(sse.data(start + encode(one) + b"}") for one in reports)
 
     def _tokens(self, number: int, event: TokenEvent) -> bytes:
         name = {"text": b'"content":', "thinking": b'"reasoning_content":'}.get(event.kind)
