@@ -11,11 +11,11 @@ from starlette.routing import Route, compile_path
 from runtime.gateway.call import Call, Endpoint, Handler
 from runtime.gateway.keys import Keys
 from runtime.gateway.openapi import document
-from runtime.gateway.routes import anthropic, health, ollama, openai, responses
+from runtime.gateway.routes import anthropic, health, native, ollama, openai, responses
 from runtime.gateway.service import Service
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 
-MODULES: Final[tuple[Any, ...]] = (openai, responses, anthropic, ollama, health)
+MODULES: Final[tuple[Any, ...]] = (openai, responses, anthropic, ollama, native, health)
 """Each has ROUTES: methods (several with blanks between them), path, handler; and may have BODIES:
 the struct of a JSON body, by path."""
 
@@ -73,7 +73,7 @@ def _by_method(handlers: dict[str, Handler]) -> Handler:
         method = call.scope["method"]
         handler = handlers.get("GET" if method == "HEAD" else method)
         if method == "OPTIONS":
-            await call.answer(b"", status=204, headers=[(b"allow", ", ".join(allowed).encode())])
+            await call.answer_options(allowed)
         elif handler is None:
             detail = f"{call.scope['path']} has no {method}; it has {', '.join(allowed)}"
             raise Refused(Failure(Fault.NO_METHOD, detail, allow=", ".join(allowed)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import logging
 import secrets
@@ -44,6 +45,8 @@ class Call:
         self.key: Key = ANYONE
         has_version = b"anthropic-version" in self.headers
         self.api: Api = api_of(scope["path"], has_version=has_version)
+        self.origin: bytes | None = None
+        """The page that calls, where one does and may."""
         self.has_begun = False
         self.logged: Logged | None = None
         """What a predecessor had logged of the answer that is continued here."""
@@ -60,9 +63,13 @@ class Call:
         settings = self.service.settings
         given = [value for name, value in self.scope["headers"] if name == b"host"]
         host = check_host(given, settings.hosts, is_unix=self.is_unix)
-        check_origin(self.headers.get(b"origin"), host, settings.origins)
+        origin = self.headers.get(b"origin")
         today = datetime.datetime.now(datetime.UTC).date()
-        if self.scope["method"] != "OPTIONS":
+        if self.scope["method"] == "OPTIONS":  # asks whether it may; the answer's headers tell
+            with contextlib.suppress(Refused):
+                self.origin = check_origin(origin, host, settings.origins)
+        else:
+            self.origin = check_origin(origin, host, settings.origins)
             self.key = check_key(self.headers, keys, self.scope["path"], today)
 
     def require_admin(self) -> None:
@@ -79,7 +86,10 @@ class Call:
     def own_headers(self) -> list[tuple[bytes, bytes]]:
         """What every answer has; Anthropic's clients look for the second."""
         ours = self.id.encode()
-        return [(b"x-request-id", ours), (b"request-id", ours)]
+        found = [(b"x-request-id", ours), (b"request-id", ours)]
+        if self.origin is not None:
+            found += [(b"access-control-allow-origin", self.origin), (b"vary", b"Origin")]
+        return found
 
     async def answer(
         self,
@@ -99,6 +109,19 @@ class Call:
         ]
         await self._send({"type": "http.response.start", "status": status, "headers": found})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def answer_options(self, allowed: Sequence[str]) -> None:
+        """Send what the path has, and to a page that may call: that it may."""
+        headers = [(b"allow", ", ".join(allowed).encode())]
+        if self.origin is not None:
+            asked = self.headers.get(b"access-control-request-headers", b"*")
+            headers += [
+                (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),
+                (b"access-control-allow-headers", asked),
+                (b"access-control-allow-credentials", b"true"),
+                (b"access-control-max-age", b"600"),
+            ]
+        await self.answer(b"", headers=headers)
 
     async def answer_json(self, value: object, *, status: int = 200) -> None:
         """Send a value as JSON."""
@@ -151,6 +174,8 @@ class Call:
                 is_complete = True
             finally:
                 n_computed = generation.n_computed
+                for done in generation.done.values():
+                    service.counts.note(done)
         finally:
             if log is not None and connection is not None:
                 connection.end_log(log, is_complete=is_complete)

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from runtime.gateway.keys import ANYONE, Key, Keys, given_key
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 
+ANY_PAGE: Final = "*"
+LOCAL_PAGES: Final = "localhost"
 OPEN_PATHS: Final = frozenset({"/health", "/v1/health", "/readyz", "/"})
 """What needs no key: it tells nothing but that the gateway runs."""
 
@@ -56,22 +58,35 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def check_origin(origin: bytes | None, host: str, known: Iterable[str]) -> None:
-    """Refused where a page of another origin calls."""
+def check_origin(origin: bytes | None, host: str, known: Iterable[str]) -> bytes | None:
+    """The origin of the page that calls, None where no page does; Refused where it may not.
+
+    ``known``: origins; ``localhost`` for every page of this machine, ``*`` for every page.
+    """
     if origin is None:
-        return
+        return None
     text = origin.decode("latin-1").strip().lower()
-    if text in {one.lower().rstrip("/") for one in known}:
-        return
+    names = {one.lower().rstrip("/") for one in known}
     place = urlsplit(text)
-    if place.scheme in ("http", "https") and place.netloc == host:
-        return
+    is_web = place.scheme in ("http", "https")
+    if (
+        names & {text, ANY_PAGE}
+        or (is_web and place.netloc == host)
+        or (is_web and LOCAL_PAGES in names and _is_here(place.hostname or ""))
+    ):
+        return origin
     raise Refused(
         Failure(
             Fault.FORBIDDEN,
             f"a page of {text!r} may not call this gateway; add it to gateway.origins if it should",
         )
     )
+
+
+def _is_here(name: str) -> bool:
+    if _is_address(name):
+        return ipaddress.ip_address(name).is_loopback
+    return name == "localhost"
 
 
 def check_key(

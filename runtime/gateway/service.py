@@ -18,6 +18,7 @@ from runtime.gateway.limits import Limits
 from runtime.gateway.names import resolve
 from runtime.gateway.response_runs import Responses
 from runtime.gateway.wire.failure import Failure, Fault, Refused
+from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.wanted import Head, Wanted
 from runtime.settings.gateway import GatewaySettings
 
@@ -48,6 +49,7 @@ class Service:
         self.limits = Limits()
         self.defaults: Mapping[str, float] = dict(settings.sampling)
         self.running = 0
+        self.counts = Counts()
         self.began = time.time()
         self.is_draining = False
         self.responses = Responses(self)

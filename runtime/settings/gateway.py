@@ -79,6 +79,8 @@ class GatewaySettings:
     sampling: tuple[tuple[str, float], ...] = DEFAULT_SAMPLING
     canonicalise: tuple[str, ...] = ("claude-billing",)
     explain: bool = True
+    slots: bool = False
+    metrics: bool = True
     max_body: int = 32 << 20
     max_header_bytes: int = 64 << 10
     max_headers: int = 100
@@ -138,6 +140,12 @@ def check(settings: GatewaySettings) -> None:
                 "keys with gateway.keys_file (`llama-actors gateway key NAME` makes one), or "
                 "listen on a loopback address",
             )
+    if "*" in settings.origins and settings.keys_file is None:
+        raise ConfigError(
+            "gateway.origins",
+            "* lets every web page that a browser here shows call this gateway, and there are no "
+            "keys: name a file of keys with gateway.keys_file, or list the pages' origins",
+        )
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise ConfigError("gateway.tls_certificate", "needs gateway.tls_key, and the other way")
     for key in ("head_s", "body_s", "idle_s", "stalled_s", "keepalive_s"):

@@ -234,6 +234,8 @@ class _GatewayDefaults:
     sampling: Annotated[dict[str, float], Meta(extra_json_schema={KIND: "sampling"})]
     canonicalise: tuple[str, ...] = ("claude-billing",)
     explain: bool = True
+    slots: bool = False
+    metrics: bool = True
     max_body: Size = 32 << 20
     max_header_bytes: Size = 64 << 10
     max_headers: int = 100
@@ -266,7 +268,8 @@ Gateway: Final = _table(
         "hosts": "Names by which browsers and clients may call this machine, beside IP addresses "
         "and localhost.",
         "origins": "Origins of web pages that may call, such as https://chat.example. Others are "
-        "refused, also where a browser asks no permission first.",
+        "refused, also where a browser asks no permission first. localhost: all pages of this "
+        "machine; *: all pages, for a gateway with keys.",
         "aliases": "Other names of models: a pattern with * and ?, and the id of a model.",
         "unknown_model": "A name that is neither an id nor an alias: only, the model that is "
         "loaded, if it is the only one; reject, an error that lists the names.",
@@ -276,6 +279,8 @@ Gateway: Final = _table(
         "canonicalise": "What is changed in requests so that prompts stay the same; each rule "
         "that changed something is named in the answer.",
         "explain": "Answers have a cache object: what was reused, from where, and why no more.",
+        "slots": "GET /slots returns how many requests run, to every caller with a key.",
+        "metrics": "GET /metrics returns counts of this worker, by llama-server's names.",
         "max_body": "Of a request. Larger ones are refused with 413.",
         "max_header_bytes": "Of all header lines together; 431 above.",
         "max_headers": "Header lines; 431 above.",

@@ -7,9 +7,8 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runtime import Node, RuntimeConfig
 from runtime.settings.gateway import GatewaySettings, Listen
@@ -19,8 +18,7 @@ from tests.support.runtime_nodes import started
 TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """A whole answer."""
 
     status: int
@@ -89,6 +87,18 @@ class Gateway:
 
     def post(self, path: str, body: object, **headers: str) -> Answered:
         return self.call("POST", path, body, headers)
+
+    def json(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
+        """Status and body of one answer."""
+        answer = self.call(method, path, body, headers)
+        return answer.status, answer.json
+
+    def frames(self, path: str, body: object) -> list[Any]:
+        """The objects of a stream of server-sent events, without the last ``[DONE]``."""
+        answer = self.post(path, body)
+        assert answer.status == 200, answer.body
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        return [one for one in answer.frames if one != "[DONE]"]
 
     def raw(self) -> socket.socket:
         """A connection without a protocol."""

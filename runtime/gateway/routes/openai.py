@@ -6,9 +6,10 @@ from typing import Final
 
 from runtime.gateway.call import Call
 from runtime.gateway.facts import model_facts
+from runtime.gateway.inputs import embedded
 from runtime.gateway.thinking import possible
 from runtime.gateway.wire import openai_models
-from runtime.gateway.wire.openai_chat import ChatAnswer, ChatBody, read_chat
+from runtime.gateway.wire.openai_chat import ChatAnswer, ChatBody, read_chat, template_options
 from runtime.gateway.wire.openai_completions import (
     CompletionAnswer,
     CompletionBody,
@@ -26,7 +27,12 @@ async def chat(call: Call) -> None:
     wanted, asked = read_chat(await call.body(), call.service.defaults)
     model = call.service.model(wanted.model, call.key)
     wanted = await possible(call, model, wanted)
-    await call.generate(wanted, lambda head, what: ChatAnswer(head, asked, what), model)
+    verbose = None
+    if asked.verbose:
+        client = await call.service.client()
+        options = template_options(wanted.options)
+        verbose = (await client.apply_chat_template(model, asked.messages, **options)).text
+    await call.generate(wanted, lambda head, what: ChatAnswer(head, asked, what, verbose), model)
 
 
 async def completions(call: Call) -> None:
@@ -37,8 +43,7 @@ async def completions(call: Call) -> None:
 async def embeddings(call: Call) -> None:
     asked = read_embedding(await call.body())
     model = call.service.model(asked.model, call.key)
-    client = await call.service.client()
-    found = await client.embed(model, inputs_of(asked))
+    found = await embedded(call, model, inputs_of(asked))
     await call.answer(embeddings_json(asked, model, found))
 
 
@@ -69,7 +74,6 @@ ROUTES: Final = (
     ("POST", "/chat/completions", chat),
     ("POST", "/v1/completions", completions),
     ("POST", "/v1/embeddings", embeddings),
-    ("POST", "/embeddings", embeddings),
     ("GET", "/v1/models", models),
     ("GET", "/models", models),
     ("GET", "/v1/models/{name:path}", model),

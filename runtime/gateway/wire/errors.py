@@ -14,7 +14,7 @@ Api = Literal["openai", "anthropic", "ollama", "native"]
 _NATIVE: Final = frozenset(
     {
         "completion", "completions", "tokenize", "detokenize", "apply-template", "infill", "rerank",
-        "reranking", "embedding", "props", "slots", "metrics", "lora-adapters",
+        "reranking", "embedding", "embeddings", "props", "slots", "metrics", "lora-adapters",
     }
 )  # fmt: skip
 JSON: Final = "application/json"

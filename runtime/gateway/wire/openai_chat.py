@@ -20,6 +20,7 @@ from runtime.gateway.wire import report, sse
 from runtime.gateway.wire.bodies import encode, read, text_json
 from runtime.gateway.wire.failure import Failure, invalid, unsupported
 from runtime.gateway.wire.openai_errors import error_object
+from runtime.gateway.wire.progress import Progress
 from runtime.gateway.wire.sampling import Options, max_tokens_of, options_of
 from runtime.gateway.wire.tokens import chat_logprobs
 from runtime.gateway.wire.usage import usage_of
@@ -30,6 +31,12 @@ FINISH: Final = {"stop": "stop", "length": "length", "prefilled": "length", "can
 _CHAT_OPTIONS: Final = (
     "tools", "tool_choice", "parallel_tool_calls", "documents", "chat_template_kwargs",
     "enable_thinking", "reasoning_effort", "continue_final_message", "thinking_budget_tokens",
+)  # fmt: skip
+
+
+_TEMPLATE_OPTIONS: Final = (
+    "tools", "documents", "chat_template_kwargs", "enable_thinking", "reasoning_effort",
+    "continue_final_message",
 )  # fmt: skip
 
 
@@ -65,8 +72,10 @@ class ChatBody(Options, kw_only=True):
     enable_thinking: bool | None = None
     thinking_budget_tokens: int | None = None
     continue_final_message: bool | str | None = None
+    add_generation_prompt: bool | None = None
     return_progress: bool | None = None
     timings_per_token: bool | None = None
+    verbose: bool | None = None
 
 
 def read_chat(body: bytes, defaults: Mapping[str, float]) -> tuple[Wanted, ChatBody]:
@@ -76,6 +85,11 @@ def read_chat(body: bytes, defaults: Mapping[str, float]) -> tuple[Wanted, ChatB
         raise invalid("messages is empty; send at least one message", "messages")
     if "audio" in (asked.modalities or ()):
         raise unsupported("modalities: this node generates text only", "modalities")
+    if asked.add_generation_prompt and asked.continue_final_message:
+        raise invalid(
+            "add_generation_prompt and continue_final_message exclude each other; send one",
+            "continue_final_message",
+        )
     options = options_of(asked, defaults)
     for name in _CHAT_OPTIONS:
         if (value := getattr(asked, name)) is not None:
@@ -107,6 +121,11 @@ def read_chat(body: bytes, defaults: Mapping[str, float]) -> tuple[Wanted, ChatB
         needs_pieces="n_logprobs" in options,
         remarks=remarks,
     ), asked
+
+
+def template_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that change the prompt, for ``AsyncClient.apply_chat_template``."""
+    return {name: options[name] for name in _TEMPLATE_OPTIONS if name in options}
 
 
 def n_of(given: int | None, most: int) -> int:
@@ -150,8 +169,12 @@ class ChatAnswer(Answer):
 
     content_type = sse.CONTENT_TYPE
 
-    def __init__(self, head: Head, asked: ChatBody, wanted: Wanted) -> None:
+    def __init__(
+        self, head: Head, asked: ChatBody, wanted: Wanted, prompt: str | None = None
+    ) -> None:
+        """``prompt``: what the template made, where the answer shows it."""
         self._head = head
+        self._verbose = {} if prompt is None else {"__verbose": {"prompt": prompt}}
         self._wanted = wanted
         self._shows_usage = bool(asked.stream_options and asked.stream_options.include_usage)
         self._shows_progress = bool(asked.return_progress)
@@ -164,6 +187,7 @@ class ChatAnswer(Answer):
         }
         self._open = encode(facts)[:-1]
         self._replies: dict[int, _Reply] = {}
+        self._read: dict[int, Progress] = {}
         self._done: list[Completion] = []
 
     # ── a stream ────────────────────────────────────────────────────────────────────────────────
@@ -172,9 +196,10 @@ class ChatAnswer(Answer):
         return self._first(0) if self._wanted.n_replies == 1 else b""
 
     def event(self, number: int, event: Event) -> bytes:
+        progress = self._progress(number, event)
         if isinstance(event, PrefillEvent):
-            return self._progress(event)
-        first = b"" if number in self._replies else self._first(number)
+            return progress
+        first = progress + (b"" if number in self._replies else self._first(number))
         reply = self._replies[number]
         match event:
             case TokenEvent():
@@ -193,9 +218,8 @@ class ChatAnswer(Answer):
     def end(self) -> bytes:
         usage = b""
         if self._shows_usage:
-            usage = sse.data(
-                self._open + b',"choices":[],"usage":' + encode(usage_of(self._done)) + b"}"
-            )
+            facts = {"usage": usage_of(self._done), "timings": report.timings(self._done[-1])}
+            usage = sse.data(self._open + b',"choices":[],' + encode(facts)[1:])
         return usage + sse.DONE
 
     def failed(self, failure: Failure) -> bytes:
@@ -217,11 +241,12 @@ class ChatAnswer(Answer):
         self._replies[number] = _Reply()
         return self._delta(number, b'"role":"assistant","content":null')
 
-    def _progress(self, event: PrefillEvent) -> bytes:
+    def _progress(self, number: int, event: Event) -> bytes:
         if not self._shows_progress:
             return b""
-        facts = {"total": event.total, "cache": event.reused, "processed": event.done}
-        return sse.data(self._open + b',"choices":[],"prompt_progress":' + encode(facts) + b"}")
+        reports = self._read.setdefault(number, Progress()).reports(event)
+        start = self._open + b',"choices":[],"prompt_progress":'
+        return b"".join(sse.data(start + encode(one) + b"}") for one in reports)
 
     def _tokens(self, number: int, event: TokenEvent) -> bytes:
         name = {"text": b'"content":', "thinking": b'"reasoning_content":'}.get(event.kind)
@@ -259,7 +284,11 @@ class ChatAnswer(Answer):
     def _finish(self, number: int, done: Completion) -> bytes:
         finish = b'"finish_reason":' + text_json(finish_of(done))
         choice = b'{"index":%d,"delta":{},%b}' % (number, finish)
-        facts = {"timings": report.timings(done), **explained(self._head, self._wanted, done)}
+        facts = {
+            "timings": report.timings(done),
+            **explained(self._head, self._wanted, done),
+            **self._verbose,
+        }
         return sse.data(self._open + b',"choices":[' + choice + b"]," + encode(facts)[1:])
 
     # ── one object ──────────────────────────────────────────────────────────────────────────────
@@ -285,6 +314,7 @@ class ChatAnswer(Answer):
                 "usage": usage_of(done),
                 "timings": report.timings(done[0]),
                 **explained(self._head, self._wanted, done[0]),
+                **self._verbose,
             }
         )
 

@@ -12,14 +12,14 @@ import msgspec
 from runtime.client.answers import Embeddings
 from runtime.gateway.wire.bodies import encode, read
 from runtime.gateway.wire.failure import invalid
-from runtime.gateway.wire.openai_completions import prompts_of
+from runtime.gateway.wire.native_prompts import Prompt, native_prompts
 
 
 class EmbeddingBody(msgspec.Struct, kw_only=True):
     """The body of ``POST /v1/embeddings``."""
 
-    input: str | list[Any]
-    """A text, token ids of this model's vocabulary, or a list of texts or of lists of ids."""
+    input: Any
+    """A text, token ids of this model's vocabulary, or a list of these; see ``native_prompts``."""
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
@@ -27,15 +27,12 @@ class EmbeddingBody(msgspec.Struct, kw_only=True):
 
 def read_embedding(body: bytes) -> EmbeddingBody:
     """The body; Refused names the field that is wrong."""
-    asked = read(body, EmbeddingBody)
-    if not asked.input:
-        raise invalid("input is empty; send a text, or a list of them", "input")
-    return asked
+    return read(body, EmbeddingBody)
 
 
-def inputs_of(asked: EmbeddingBody) -> list[Any]:
+def inputs_of(asked: EmbeddingBody) -> list[Prompt]:
     """Texts, or lists of token ids of the model's own vocabulary."""
-    return prompts_of(asked.input, "input")
+    return native_prompts(asked.input, "input")
 
 
 def embeddings_json(asked: EmbeddingBody, model: str, found: Embeddings) -> bytes:
@@ -45,6 +42,11 @@ def embeddings_json(asked: EmbeddingBody, model: str, found: Embeddings) -> byte
             f"dimensions is {asked.dimensions}; the vectors of this model have {found.n_embd}, and "
             "a part of one means nothing; leave dimensions out",
             "dimensions",
+        )
+    if any(rows != 1 for rows in found.rows):
+        raise invalid(
+            "this model is loaded without pooling, so a text has a vector for each token; POST "
+            "/embeddings returns those, and another pooling one for the text"
         )
     as_text = asked.encoding_format == "base64"
     return encode(

@@ -18,15 +18,16 @@ def timings(done: Completion) -> dict[str, Any]:
     usage, took = done.usage, done.timings
     n_prompt, n_reply = usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens
     found: dict[str, Any] = {"cache_n": usage.cached_tokens}
-    for name, n, ms in (
-        ("prompt", n_prompt, took.prefill_ms),
-        ("predicted", n_reply, took.decode_ms),
+    # The first token comes from the prompt's own step, and costs none.
+    for name, n, steps, ms in (
+        ("prompt", n_prompt, n_prompt, took.prefill_ms),
+        ("predicted", n_reply, max(0, n_reply - 1), took.decode_ms),
     ):
         found |= {
             f"{name}_n": n,
-            f"{name}_ms": round(ms, 3),
-            f"{name}_per_token_ms": round(ms / n, 3) if n else 0.0,
-            f"{name}_per_second": round(1e3 * n / ms, 3) if ms else 0.0,
+            f"{name}_ms": ms,
+            f"{name}_per_token_ms": ms / steps if steps else 0.0,
+            f"{name}_per_second": 1e3 * steps / ms if ms else 0.0,
         }
     if usage.drafted_tokens:
         found |= {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}

@@ -12,6 +12,10 @@ from runtime.gateway.wire.failure import invalid
 _SEEDS: Final = 1 << 64
 
 
+Biases = dict[str, float | bool] | list[tuple[int | str, float | bool]]
+"""Tokens or texts, and what is added to their logits; ``false`` bans one."""
+
+
 class Options(msgspec.Struct, kw_only=True):
     """What bodies have in common. ``null`` is the same as leaving a field out."""
 
@@ -37,7 +41,7 @@ class Options(msgspec.Struct, kw_only=True):
     mirostat: int | None = None
     mirostat_tau: float | None = None
     mirostat_eta: float | None = None
-    logit_bias: dict[str, float | bool] | list[tuple[int | str, float | bool]] | None = None
+    logit_bias: Biases | None = None
     ignore_eos: bool | None = None
     samplers: list[str] | str | None = None
     top_n_sigma: float | None = None
@@ -64,8 +68,8 @@ def options_of(body: Options, defaults: Mapping[str, float]) -> dict[str, Any]:
     given = {name: value for name in _NAMES if (value := getattr(body, name)) is not None}
     if "grammar" in given and not given["grammar"]:
         del given["grammar"]  # an empty one is none
-    if not given.get("logit_bias", True):
-        del given["logit_bias"]
+    if biases := given.pop("logit_bias", None):
+        given["logit_bias"] = _summed(biases)
     stops = given.get("stop")
     if isinstance(stops, list):
         given["stop"] = [one for one in stops if one]
@@ -74,14 +78,26 @@ def options_of(body: Options, defaults: Mapping[str, float]) -> dict[str, Any]:
     return sampled(given, defaults)
 
 
+def _summed(biases: Biases) -> Biases:
+    """Several numbers for one token are their sum, as llama.cpp applies them; ``false`` stays."""
+    if isinstance(biases, dict):
+        return biases
+    found: dict[int | str, float | bool] = {}
+    for token, bias in biases:
+        known = found.get(token)
+        is_ban = bias is False or known is False
+        found[token] = bias if known is None else False if is_ban else known + bias
+    return list(found.items())
+
+
 def sampled(given: dict[str, Any], defaults: Mapping[str, float]) -> dict[str, Any]:
-    """Options with the gateway's defaults, and a seed of 64 bits."""
+    """Options with the gateway's defaults, and a seed of 64 bits, which -1 leaves open."""
     if not ("mirostat" in given or "samplers" in given or given.get("temperature") == 0):
         for name, value in defaults.items():
             given.setdefault(name, int(value) if float(value).is_integer() else value)
     if "temperature" in defaults:
         given.setdefault("temperature", defaults["temperature"])
-    seed = given.get("seed", -1)
+    seed = given.get("seed", int(defaults.get("seed", -1)))
     given["seed"] = seed if seed == -1 else seed % _SEEDS
     return given
 

@@ -1,0 +1,38 @@
+"""How far a prompt has been read, as llama-server reports it where a request asks for that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runtime.client.results import Event, PrefillEvent, TokenEvent
+
+Report = dict[str, int]
+
+
+class Progress:
+    """The reports of one reply: first what was reused, then each step, at last the whole prompt."""
+
+    def __init__(self) -> None:
+        self._last: PrefillEvent | None = None
+        self._is_over = False
+
+    def reports(self, event: Event) -> Iterator[Report]:
+        """Those that an event gives reason for; none of a prompt that needed no step."""
+        if self._is_over:
+            return
+        last = self._last
+        match event:
+            case PrefillEvent(done, total, reused):
+                if last is None and done > reused:
+                    yield _report(reused, event)
+                yield _report(done, event)
+                self._last = event
+                self._is_over = done >= total
+            case TokenEvent(kind=kind) if kind != "prompt":
+                self._is_over = True
+                if last is not None:
+                    yield _report(last.total, last)
+
+
+def _report(processed: int, event: PrefillEvent) -> Report:
+    return {"total": event.total, "cache": event.reused, "processed": processed}
