@@ -19,7 +19,6 @@ PAGE = "https://chat.example"
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     home = tmp_path_factory.mktemp("native")
     with gateway_node(home, slots=True, origins=(PAGE,)) as running:
-        running.node.load("demo")
         yield running
 
 
