@@ -17,8 +17,8 @@ from runtime.gateway.connection import CONNECTION, Connection
 from runtime.gateway.generation import BrokenStream, ClientGone, Generation, Socket
 from runtime.gateway.guard import check_host, check_key, check_origin
 from runtime.gateway.keys import ANYONE, Key, Keys
-from runtime.gateway.service import Service
-from runtime.gateway.stream_log import Logged, StreamLog
+from runtime.gateway.service import Birth, Service
+from runtime.gateway.stream_log import MODEL, Logged, Mark, StreamLog
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.canonical import canonical
 from runtime.gateway.wire.errors import Api, api_of, error_body, status_of
@@ -48,6 +48,9 @@ class Call:
         self.origin: bytes | None = None
         """The page that calls, where one does and may."""
         self.has_begun = False
+        self.birth = Birth()
+        self.log: StreamLog | None = None
+        """Where the answer is logged, so that a successor can continue it."""
         self.logged: Logged | None = None
         """What a predecessor had logged of the answer that is continued here."""
         self._receive = receive
@@ -71,6 +74,18 @@ class Call:
         else:
             self.origin = check_origin(origin, host, settings.origins)
             self.key = check_key(self.headers, keys, self.scope["path"], today)
+
+    async def begin_log(self) -> None:
+        """Log the answer from here on, where that can be: the request has come, all of it."""
+        connection: Connection | None = self.scope.get(CONNECTION)
+        if connection is not None and self.scope["method"] == "POST":
+            body = await self.body()
+            self.log = connection.begin_log(self.id, self.scope, body, self.key, self.birth)
+
+    def end_log(self, *, is_complete: bool) -> None:
+        """The answer is over."""
+        if self.log is not None:
+            self.scope[CONNECTION].end_log(self.log, is_complete=is_complete)
 
     def require_admin(self) -> None:
         """Refused where the caller may not change the node."""
@@ -139,6 +154,16 @@ class Call:
         body = error_body(failure, self.api, self.id)
         await self.answer(body, status=status_of(failure, self.api), headers=headers)
 
+    async def model(self, asked: str | None) -> str:
+        """The id of the model that a name means; Refused."""
+        return await self.service.model(asked, self.key)
+
+    def head(self, wanted: Wanted, model: str) -> Head:
+        """What is fixed of the answer by this model."""
+        if self.log is not None:
+            self.log.note(-1, Mark(MODEL + model))
+        return self.service.head(self.birth, model, needs_pieces=wanted.needs_pieces)
+
     async def generate(
         self,
         wanted: Wanted,
@@ -149,50 +174,40 @@ class Call:
         """Answer by replies of a model, as a stream or as one object."""
         service, key = self.service, self.key
         wanted = canonical(wanted, service.settings.canonicalise)
-        found = model or service.model(wanted.model, key)
-        head = head or self.head(wanted, found)
+        if head is None:
+            head = self.head(wanted, model or await self.model(wanted.model))
+        fixed = head
         client = await service.client()
         service.begin(key)
-        connection: Connection | None = self.scope.get(CONNECTION)
-        log = await self._begin_log(connection, head)
-        socket = Socket(logged=self.logged)
-        if connection is not None:
-            socket = Socket(log, connection.is_paused, self.logged)
-        is_complete, n_computed = False, 0
+        n_computed = 0
         try:
             generation = Generation(
                 service,
                 wanted,
-                head,
-                make(head, wanted),
-                lambda number: service.stream(client, head, wanted, number, key),
+                fixed,
+                make(fixed, wanted),
+                lambda number: service.stream(client, fixed, wanted, number, key),
                 self.own_headers(),
-                socket,
+                self._socket(),
             )
             try:
                 await self.show(generation)
-                is_complete = True
             finally:
                 n_computed = generation.n_computed
                 for done in generation.done.values():
                     service.counts.note(done)
         finally:
-            if log is not None and connection is not None:
-                connection.end_log(log, is_complete=is_complete)
             service.end(key, n_computed)
+
+    def _socket(self) -> Socket:
+        connection: Connection | None = self.scope.get(CONNECTION)
+        if connection is None:
+            return Socket(logged=self.logged)
+        return Socket(self.log, connection.is_paused, self.logged)
 
     async def show(self, generation: Generation) -> None:
         """Answer by a generation. Raises what that fails with before it has begun, ClientGone."""
         await generation.run(self._receive, self._noting_begin)
-
-    def head(self, wanted: Wanted, model: str) -> Head:
-        """What is fixed of the answer; a continued one has what its predecessor had fixed."""
-        return self.service.head(model, needs_pieces=wanted.needs_pieces)
-
-    async def _begin_log(self, connection: Connection | None, head: Head) -> StreamLog | None:
-        if connection is None:
-            return None
-        return connection.begin_log(self.id, self.scope, await self.body(), self.key, head)
 
     async def _noting_begin(self, message: Any) -> None:
         self.has_begun = True
@@ -212,17 +227,24 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(self._service, scope, receive, send)
+        is_complete = False
         try:
             call.check(self._keys())
+            await call.begin_log()
             await self._handler(call)
+            is_complete = True
         except (ClientGone, ClientDisconnect, BrokenStream, asyncio.CancelledError):
             pass  # no answer is read; uvicorn closes a connection whose answer is not whole
         except (Refused, errors.LlamaActorsError) as error:
-            await self._fail(call, failure_of(error))
+            is_complete = await self._fail(call, failure_of(error))
         except Exception as error:  # noqa: BLE001 - a fault here is an answer, and a log line
             _LOG.exception("%s %s failed (%s)", scope["method"], scope["path"], call.id)
-            await self._fail(call, failure_of(error))
+            is_complete = await self._fail(call, failure_of(error))
+        finally:
+            call.end_log(is_complete=is_complete)
 
-    async def _fail(self, call: Call, failure: Failure) -> None:
-        if not call.has_begun:
-            await call.fail(failure)
+    async def _fail(self, call: Call, failure: Failure) -> bool:
+        if call.has_begun:
+            return False
+        await call.fail(failure)
+        return True

@@ -13,7 +13,7 @@ from runtime.gateway.tap import Tap
 
 if TYPE_CHECKING:
     from runtime.gateway.keys import Key
-    from runtime.gateway.wire.wanted import Head
+    from runtime.gateway.service import Birth
     from supervision.shelf import ShelfClient
 
 CONNECTION: Final = "llama_actors.connection"
@@ -32,9 +32,9 @@ class Connection:
     worker: int = 0
 
     def begin_log(
-        self, call_id: str, scope: Any, body: bytes, key: Key, head: Head
+        self, call_id: str, scope: Any, body: bytes, key: Key, birth: Birth
     ) -> StreamLog | None:
-        """Log the answer that begins now; None where the connection cannot be continued."""
+        """Log the answer to a request that has come; None where it cannot be continued."""
         sock: socket | None = self.tap.get_extra_info("socket")
         is_plain = self.tap.get_extra_info("sslcontext") is None
         if self.shelf is None or sock is None or not is_plain or not is_countable(sock):
@@ -47,10 +47,9 @@ class Connection:
             headers=[(name, value) for name, value in scope["headers"] if name not in _SECRET],
             body=body,
             key=key,
-            answer_id=head.id,
-            created=head.created,
-            model=head.model,
-            seed=head.seed,
+            answer_id=birth.id,
+            created=birth.created,
+            seed=birth.seed,
             base=accepted(sock) + self.tap.get_write_buffer_size(),
             at=time.time(),
         )

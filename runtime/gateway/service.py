@@ -7,8 +7,10 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from actors import messages as m
 from runtime import errors
 from runtime.client.async_client import AsyncClient
 from runtime.client.async_stream import AsyncStream
@@ -21,6 +23,7 @@ from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.wanted import Head, Wanted
 from runtime.settings.gateway import GatewaySettings
+from supervision.messages import new_ref
 
 BOOT_WAIT_S: Final = 10.0
 """How long a request waits for a node that is still starting."""
@@ -29,6 +32,15 @@ KEPT_VOCABULARIES: Final = 4
 _SEEDS: Final = 1 << 64
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What is fixed of an answer when its request has come; a successor goes on with it."""
+
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+    created: int = field(default_factory=lambda: int(time.time()))
+    seed: int = field(default_factory=lambda: secrets.randbits(64))
 
 
 class Service:
@@ -85,24 +97,38 @@ class Service:
         """Ids of the loaded models that a key may use, sorted."""
         return sorted(one for one in self._loaded() if key.may_use(one))
 
-    def model(self, asked: str | None, key: Key) -> str:
-        """The id that a name means; Refused."""
+    async def model(self, asked: str | None, key: Key) -> str:
+        """The id that a name means; Refused.
+
+        A model that is being started again counts as loaded: its requests wait for it.
+        """
+        try:
+            return self._resolved(asked, key, self.models(key))
+        except Refused:
+            wanted = [one for one in await self._wanted() if key.may_use(one)]
+            return self._resolved(asked, key, sorted({*self.models(key), *wanted}))
+
+    def _resolved(self, asked: str | None, key: Key, names: list[str]) -> str:
         settings = self.settings
-        found = resolve(asked or "", self.models(key), settings.aliases, settings.unknown_model)
+        found = resolve(asked or "", names, settings.aliases, settings.unknown_model)
         check_model(key, found)
         return found
 
+    async def _wanted(self) -> tuple[str, ...]:
+        """The models that are to be loaded, also while they are not."""
+        answer = await (await self.client()).ask("registry", m.ListWantedModels(new_ref()))
+        return answer.models if isinstance(answer, m.WantedModelsListed) else ()
+
     # ── replies ─────────────────────────────────────────────────────────────────────────────────
 
-    def head(self, model: str, *, needs_pieces: bool = False) -> Head:
-        """What is fixed of an answer that begins now."""
-        pieces = self._vocabulary(model) if needs_pieces else {}
+    def head(self, birth: Birth, model: str, *, needs_pieces: bool = False) -> Head:
+        """What is fixed of an answer."""
         return Head(
-            id=secrets.token_hex(16),
-            created=int(time.time()),
+            id=birth.id,
+            created=birth.created,
             model=model,
-            pieces=pieces,
-            seed=secrets.randbits(64),
+            pieces=self._vocabulary(model) if needs_pieces else {},
+            seed=birth.seed,
             explains=self.settings.explain,
         )
 

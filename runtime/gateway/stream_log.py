@@ -34,6 +34,7 @@ from supervision.shelf import ShelfClient
 
 STREAMS: Final = "gateway/stream/"
 """Beginning of the names of logs on the shelf; then the worker's number."""
+MODEL: Final = "model:"
 MAX_LOG_BYTES: Final = 16 << 20
 """A longer answer is not continued after a kill."""
 _PACKAGES: Final = ("actors", "cache", "native", "runtime")
@@ -51,7 +52,10 @@ Numbered = tuple[int, Event]
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A point of an answer that no event of a reply stands for: ``begin``, ``end``, ``failed``."""
+    """A point of an answer that no event of a reply stands for.
+
+    ``begin``, ``end``, ``failed``; ``model:ID``, which model the request's name has meant.
+    """
 
     name: str
 
@@ -69,7 +73,6 @@ class LoggedHead(msgspec.Struct, kw_only=True):
     key: Key
     answer_id: str
     created: int
-    model: str
     seed: int
     base: int
     """Bytes that the connection had carried before the answer."""
@@ -90,6 +93,12 @@ class Logged:
     @property
     def marks(self) -> set[str]:
         return {item.name for _, item in self.items if isinstance(item, Mark)}
+
+    @property
+    def model(self) -> str | None:
+        """The model that answers, if that was decided before anything was sent."""
+        names = [one.removeprefix(MODEL) for one in self.marks if one.startswith(MODEL)]
+        return names[0] if names else None
 
     def events(self, number: int) -> list[Event]:
         """Those of one reply."""

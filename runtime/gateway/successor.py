@@ -12,14 +12,13 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any, Final
 
 from runtime import errors
 from runtime.gateway.call import Call, Handler
 from runtime.gateway.connection import CONNECTION, Connection
 from runtime.gateway.generation import BrokenStream, ClientGone
-from runtime.gateway.service import Service
+from runtime.gateway.service import Birth, Service
 from runtime.gateway.stream_log import (
     STREAMS,
     Logged,
@@ -29,7 +28,6 @@ from runtime.gateway.stream_log import (
 )
 from runtime.gateway.tap import Tap
 from runtime.gateway.wire.failure import Refused, failure_of
-from runtime.gateway.wire.wanted import Head, Wanted
 from supervision.shelf import ShelfClient
 
 Route = Callable[[str, str], tuple[Handler, dict[str, Any]] | None]
@@ -135,24 +133,18 @@ class ContinuedCall(Call):
         }
         super().__init__(service, scope, taken.receive, taken.send)
         self.id, self.key = head.call_id, head.key
+        self.birth = Birth(head.answer_id, head.created, head.seed)
         self.has_begun = taken.has_begun
-        self.logged = logged
-        self._log = log
+        self.log, self.logged = log, logged
+        self._body = head.body
 
     async def body(self) -> bytes:
-        assert self.logged is not None  # noqa: S101 - set in __init__, for the type checker
-        return self.logged.head.body
+        return self._body
 
-    def head(self, wanted: Wanted, model: str) -> Head:
-        del model  # that of the predecessor counts
-        assert self.logged is not None  # noqa: S101 - as above
-        head = self.logged.head
-        fresh = self.service.head(head.model, needs_pieces=wanted.needs_pieces)
-        return replace(fresh, id=head.answer_id, created=head.created, seed=head.seed)
-
-    async def _begin_log(self, connection: Connection | None, head: Head) -> StreamLog | None:
-        del connection, head
-        return self._log
+    async def model(self, asked: str | None) -> str:
+        """As it was when the answer began, whatever the name means now."""
+        fixed = None if self.logged is None else self.logged.model
+        return fixed or await super().model(asked)
 
 
 class TakenSocket(asyncio.Protocol):

@@ -38,7 +38,7 @@ async def messages(call: Call) -> None:
     """A message, streamed or whole."""
     service, key = call.service, call.key
     wanted, asked = read_messages(await call.body(), service.defaults)
-    model = service.model(wanted.model, key)
+    model = await call.model(wanted.model)
     wanted = await _possible(call, model, wanted)
     answered = service.own(Answered)
     parts = parts_of_chat(wanted, model)
@@ -66,7 +66,7 @@ async def count_tokens(call: Call) -> None:
     body = await call.body()
     service, key = call.service, call.key
     wanted, _ = read_messages(body, service.defaults)
-    model = service.model(wanted.model, key)
+    model = await call.model(wanted.model)
     client = await service.client()
     wanted = await _possible(call, model, wanted)
     n = await service.own(Counts).of(client, model, wanted, key, body)

@@ -32,7 +32,7 @@ BUILD: Final = f"llama-actors {version('llama-actors')}"
 
 async def completion(call: Call) -> None:
     wanted, asked = read_native(await call.body(), call.service.defaults)
-    model = call.service.model(asked.model, call.key)
+    model = await call.model(asked.model)
     client = await call.service.client()
     sent = replace(wanted, inputs=tuple(await resolved(client, model, wanted.inputs)))
 
@@ -87,7 +87,7 @@ async def input_tokens(call: Call) -> None:
 
 async def embedding(call: Call) -> None:
     prompts, asked = read_native_embedding(await call.body())
-    model = call.service.model(asked.model, call.key)
+    model = await call.model(asked.model)
     (facts,) = await model_facts(call, model)
     pools = facts.details.get("params", {}).get("pooling") != "none"
     normalise = pools and asked.embd_normalize != -1
@@ -108,7 +108,7 @@ async def rerank(call: Call) -> None:
 
 async def props(call: Call) -> None:
     settings = call.service.settings
-    (facts,) = await model_facts(call, _queried_model(call))
+    (facts,) = await model_facts(call, await _queried_model(call))
     await call.answer_json(
         native_state.props_json(
             facts,
@@ -123,7 +123,7 @@ async def props(call: Call) -> None:
 async def slots(call: Call) -> None:
     if not call.service.settings.slots:
         raise unsupported("this gateway does not show its slots; set gateway.slots = true")
-    (facts,) = await model_facts(call, _queried_model(call))
+    (facts,) = await model_facts(call, await _queried_model(call))
     found = native_state.slots_json(facts)
     is_full = all(one["is_processing"] for one in found)
     if is_full and call.request.query_params.get("fail_on_no_slot"):
@@ -165,12 +165,12 @@ async def show_metrics(call: Call) -> None:
 
 
 async def _asked_model(call: Call, name: str | None) -> tuple[AsyncClient, str]:
-    model = call.service.model(name, call.key)
+    model = await call.model(name)
     return await call.service.client(), model
 
 
-def _queried_model(call: Call) -> str:
-    return call.service.model(call.request.query_params.get("model"), call.key)
+async def _queried_model(call: Call) -> str:
+    return await call.model(call.request.query_params.get("model"))
 
 
 ROUTES: Final = (

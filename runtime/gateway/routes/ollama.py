@@ -44,7 +44,7 @@ async def _answer(call: Call, wanted: Wanted | None, asked: ReplyBody, form: For
     if wanted is None:
         await _load_or_unload(call, asked, form)
         return
-    model = _model(call, asked.model)
+    model = await _model(call, asked.model)
     if remark := await _context_remark(call, asked, model):
         wanted = replace(wanted, remarks=(*wanted.remarks, remark))
     await call.generate(wanted, lambda head, what: OllamaAnswer(head, asked, what, form), model)
@@ -68,7 +68,7 @@ async def _load_or_unload(call: Call, asked: ReplyBody, form: Form) -> None:
     unloads = keep_alive_s(asked.keep_alive) == 0
     if unloads:
         call.require_admin()
-    model = _model(call, asked.model, exactly=unloads)
+    model = await _model(call, asked.model, exactly=unloads)
     client = await call.service.client()
     if unloads:
         with contextlib.suppress(errors.ModelUnknown):  # it is not loaded, which is what was asked
@@ -80,7 +80,7 @@ async def _load_or_unload(call: Call, asked: ReplyBody, form: Form) -> None:
     await call.answer(command_json(form, name, int(time.time()), "unload" if unloads else "load"))
 
 
-def _model(call: Call, name: str | None, *, exactly: bool = False) -> str:
+async def _model(call: Call, name: str | None, *, exactly: bool = False) -> str:
     """The id that a name means; ``exactly``: as the only model that is loaded it means none."""
     service = call.service
     asked = model_id(name)
@@ -88,7 +88,7 @@ def _model(call: Call, name: str | None, *, exactly: bool = False) -> str:
         raise invalid("model is missing; name one", "model")
     try:
         if not exactly:
-            return service.model(asked, call.key)
+            return await call.model(asked)
         found = resolve(asked, service.models(call.key), service.settings.aliases, "reject")
     except Refused as error:
         if asked and error.failure.fault is Fault.NO_MODEL:
@@ -104,7 +104,7 @@ def _model(call: Call, name: str | None, *, exactly: bool = False) -> str:
 async def embed(call: Call) -> None:
     began = time.monotonic()
     asked = ollama_embeddings.read_embed(await call.body())
-    model = _model(call, asked.model)
+    model = await _model(call, asked.model)
     found = await _embedded(call, model, asked.texts, cuts=asked.truncate is not False)
     name = shown_name(asked.model, model)
     took_s = time.monotonic() - began
@@ -113,7 +113,7 @@ async def embed(call: Call) -> None:
 
 async def old_embeddings(call: Call) -> None:
     asked = ollama_embeddings.read_old_embedding(await call.body())
-    model = _model(call, asked.model)
+    model = await _model(call, asked.model)
     texts = [asked.prompt] if asked.prompt else []
     found = await _embedded(call, model, texts, cuts=True, normalise=False)
     await call.answer(ollama_embeddings.old_embedding_json(found))
@@ -165,7 +165,7 @@ async def version(call: Call) -> None:
 
 async def show(call: Call) -> None:
     asked = read(await call.body(), ollama_models.ModelBody)
-    facts = await _ready_facts(call, _model(call, asked.asked))
+    facts = await _ready_facts(call, await _model(call, asked.asked))
     await call.answer_json(ollama_models.show_object(facts))
 
 
@@ -173,7 +173,7 @@ async def pull(call: Call) -> None:
     """There is nothing to download: a name means a model that is there, or none."""
     asked = read(await call.body(), ollama_models.ModelBody)
     try:
-        model = _model(call, asked.asked)
+        model = await _model(call, asked.asked)
     except Refused as error:
         if error.failure.fault is Fault.NO_MODEL:
             raise no_model(asked.asked, ", this node does not download") from None

@@ -25,7 +25,7 @@ from runtime.gateway.wire.openai_embeddings import (
 
 async def chat(call: Call) -> None:
     wanted, asked = read_chat(await call.body(), call.service.defaults)
-    model = call.service.model(wanted.model, call.key)
+    model = await call.model(wanted.model)
     wanted = await possible(call, model, wanted)
     verbose = None
     if asked.verbose:
@@ -42,7 +42,7 @@ async def completions(call: Call) -> None:
 
 async def embeddings(call: Call) -> None:
     asked = read_embedding(await call.body())
-    model = call.service.model(asked.model, call.key)
+    model = await call.model(asked.model)
     found = await embedded(call, model, inputs_of(asked))
     await call.answer(embeddings_json(asked, model, found))
 
@@ -58,7 +58,7 @@ async def models(call: Call) -> None:
 
 async def model(call: Call) -> None:
     name = call.request.path_params["name"]
-    found = call.service.model(name, call.key)
+    found = await call.model(name)
     facts = await model_facts(call, found)
     make = openai_models.anthropic_model if call.api == "anthropic" else openai_models.openai_model
     await call.answer_json(make(facts[0], name))

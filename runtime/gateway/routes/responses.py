@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from runtime.gateway.call import Call
+from runtime.gateway.generation import BrokenStream
 from runtime.gateway.response_runs import Follower, Foreground, Shown
 from runtime.gateway.responses_store import Stored
 from runtime.gateway.thinking import possible
@@ -28,11 +29,14 @@ from runtime.gateway.wire.wanted import Head, Wanted
 _TEMPLATE: Final = ("reasoning_effort", "chat_template_kwargs", "enable_thinking")
 
 
+_NO_REPLY: Final = Wanted(model="", kind="chat", inputs=())
+
+
 async def create(call: Call) -> None:
     """A response: streamed, whole, or in the background."""
     asked = read_response(await call.body())
     service = call.service
-    model = service.model(asked.model, call.key)
+    model = await call.model(asked.model)
     head = call.head(wanted_of(asked, [], service.defaults, ()), model)
     items, sent, remarks = await _items(call, asked, head.id)
     wanted = wanted_of(asked, items, service.defaults, remarks)
@@ -53,6 +57,8 @@ async def create(call: Call) -> None:
         return
     first = answer.response()
     run = await responses.start(call.key, head, wanted, answer, sent)
+    if asked.stream and call.has_begun:
+        raise BrokenStream  # its worker was killed: the client reads on by starting_after
     if asked.stream:
         await call.show(Shown(call, head, Follower(run)))
     else:
@@ -154,7 +160,7 @@ async def retrieve(call: Call) -> None:
             f"the events before {run.log.first} are kept no more; read the response without stream",
             "starting_after",
         )
-    await call.show(Shown(call, call.service.head(""), Follower(run, after)))
+    await call.show(Shown(call, call.head(_NO_REPLY, ""), Follower(run, after)))
 
 
 def _whole(given: str | None, default: int, name: str) -> int:
@@ -199,7 +205,7 @@ async def input_items(call: Call) -> None:
 
 async def input_tokens(call: Call) -> None:
     asked = read_response(await call.body())
-    model = call.service.model(asked.model, call.key)
+    model = await call.model(asked.model)
     items, _, _ = await _items(call, asked, call.id)
     tools, _ = tools_of(asked)
     options = {key: value for key, value in thinking_of(asked).items() if key in _TEMPLATE}
