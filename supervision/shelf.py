@@ -155,8 +155,9 @@ class Shelf:
                 case ["put", str(name), bytes(data)] if fds:
                     self._answer(peer, [self._put(name, Shelved(tuple(fds), data))])
                     return
-                case ["keep", str(name), bytes(data)] if fds:
-                    self._put(name, Shelved(tuple(fds), data))
+                case ["keep", str(name), bytes(data)]:
+                    if fds:  # else this process has no room for more descriptors
+                        self._put(name, Shelved(tuple(fds), data))
                     return
                 case ["forget", str(name)]:
                     self._drop(name)

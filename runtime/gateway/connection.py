@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from socket import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from runtime.gateway.stream_log import STREAMS, LoggedHead, StreamLog, accepted, is_countable
+from runtime.gateway.stream_log import (
+    CONNECTIONS,
+    STREAMS,
+    LoggedHead,
+    ReceivedLog,
+    StreamLog,
+    accepted,
+    is_countable,
+)
 from runtime.gateway.tap import Tap
 
 if TYPE_CHECKING:
@@ -30,17 +39,32 @@ class Connection:
     """Whether more was written than the peer reads at present."""
     shelf: ShelfClient | None = None
     worker: int = 0
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def begin_received(self) -> ReceivedLog | None:
+        """Log what comes; None where the connection cannot be continued."""
+        sock = self._continuable()
+        if self.shelf is not None and sock is not None:
+            name = f"{CONNECTIONS}{self.worker}/{self.id}"
+            self.tap.received = ReceivedLog.begin(self.shelf, name, sock)
+        return self.tap.received
+
+    def _continuable(self) -> socket | None:
+        """The socket, if another process can go on with it."""
+        sock: socket | None = self.tap.get_extra_info("socket")
+        is_plain = self.tap.get_extra_info("sslcontext") is None
+        return sock if sock is not None and is_plain and is_countable(sock) else None
 
     def begin_log(
         self, call_id: str, scope: Any, body: bytes, key: Key, birth: Birth
     ) -> StreamLog | None:
         """Log the answer to a request that has come; None where it cannot be continued."""
-        sock: socket | None = self.tap.get_extra_info("socket")
-        is_plain = self.tap.get_extra_info("sslcontext") is None
-        if self.shelf is None or sock is None or not is_plain or not is_countable(sock):
+        sock = self._continuable()
+        if self.shelf is None or sock is None:
             return None
         logged = LoggedHead(
             call_id=call_id,
+            connection_id=self.id,
             method=scope["method"],
             path=scope["path"],
             query=scope["query_string"],
@@ -56,6 +80,8 @@ class Connection:
         name = f"{STREAMS}{self.worker}/{call_id}"
         log = StreamLog.begin(self.shelf, name, sock, logged)
         self.tap.log = log
+        if log is not None and self.tap.received is not None:
+            self.tap.received.clear()  # after the log is there: one of the two has the request
         return log
 
     def end_log(self, log: StreamLog, *, is_complete: bool) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from runtime.gateway.connection import CONNECTION, Connection
+from runtime.gateway.stream_log import ReceivedLog
 from runtime.gateway.tap import Tap
 from runtime.gateway.wire.errors import error_response
 from runtime.gateway.wire.failure import Failure, Fault
@@ -53,6 +54,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refusal: tuple[int, str, str] | None = None
         self._is_lingering = False
         self._address = ""
+        self._received: ReceivedLog | None = None
 
     # ── the connection ──────────────────────────────────────────────────────────────────────────
 
@@ -79,6 +81,7 @@ class GuardedProtocol(HttpToolsProtocol):
             )
         else:
             self._within(settings.idle_s, "no request came")
+            self._received = self._connection.begin_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
@@ -89,12 +92,18 @@ class GuardedProtocol(HttpToolsProtocol):
             self.per_address[self._address] = left
         else:
             self.per_address.pop(self._address, None)
+        if self._received is not None:
+            self._received.drop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._is_lingering:
             return
         cycle = self._running()
+        if self._received is not None:
+            if cycle is not None and not cycle.more_body:
+                self._received.drop()  # the next request comes before this one is answered
+            self._received.add(data)
         if not self._in_head and cycle is None:
             self._begin_head()
         super().data_received(data)
@@ -187,6 +196,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._stop_deadline()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self._received is not None:
+            self._received.clear()
+        super().on_response_complete()
 
     def _body_too_big(self) -> str:
         return f"the body has more than {self.settings.max_body} bytes, which is the most"

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from socket import socket
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
@@ -51,13 +51,15 @@ class GatewayServer:
             "shelf": shelf,
             "worker": args.number,
         }
-        protocol = type("Protocol", (GuardedProtocol,), facts)
-        self._successor = Successor(self.service, shelf, args.number, find_route)
+        self._protocol: Any = type("Protocol", (GuardedProtocol,), facts)
+        self._successor = Successor(
+            self.service, shelf, args.number, find_route, self._new_protocol
+        )
         self._continued: set[asyncio.Future[None]] = set()
         self._server = uvicorn.Server(
             uvicorn.Config(
                 build_app(self.service, self._keys.now),
-                http=protocol,
+                http=self._protocol,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -83,6 +85,11 @@ class GatewayServer:
         await serving
         if self._continued:
             await asyncio.wait(self._continued, timeout=self.service.settings.drain_s)
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        config, state = self._server.config, self._server.server_state
+        made: asyncio.Protocol = self._protocol(config=config, server_state=state, app_state={})
+        return made
 
     def stop(self) -> None:
         """Accept no more; end when what runs has ended, at the latest after ``drain_s``."""

@@ -34,6 +34,10 @@ from supervision.shelf import ShelfClient
 
 STREAMS: Final = "gateway/stream/"
 """Beginning of the names of logs on the shelf; then the worker's number."""
+CONNECTIONS: Final = "gateway/connection/"
+"""The same of connections."""
+_CLEAN: Final = b"R\0"
+_DIRTY: Final = b"R\1"
 MODEL: Final = "model:"
 MAX_LOG_BYTES: Final = 16 << 20
 """A longer answer is not continued after a kill."""
@@ -64,6 +68,7 @@ class LoggedHead(msgspec.Struct, kw_only=True):
     """The request, and what was fixed when its answer began."""
 
     call_id: str
+    connection_id: str
     method: str
     path: str
     query: bytes
@@ -103,6 +108,79 @@ class Logged:
     def events(self, number: int) -> list[Event]:
         """Those of one reply."""
         return [item for n, item in self.items if n == number and not isinstance(item, Mark)]
+
+
+class ReceivedLog:
+    """What has come on a connection and is not answered: for one that is accepted, or idle.
+
+    A successor reads it as if it came just now, so that a pooled connection outlives its worker
+    too. Once an answer begins that is not logged, the connection cannot be continued.
+    """
+
+    def __init__(self, shelf: ShelfClient, name: str, fd: int) -> None:
+        self._shelf = shelf
+        self._name = name
+        self._fd: int | None = fd
+        self._size = 0
+        self._is_dirty = False
+
+    @classmethod
+    def begin(cls, shelf: ShelfClient, name: str, sock: socket.socket) -> ReceivedLog | None:
+        """Put a new connection on the shelf; None where that cannot be done."""
+        try:
+            fd = os.memfd_create("llama-actors-connection", os.MFD_CLOEXEC)
+        except OSError:
+            return None
+        log = cls(shelf, name, fd)
+        os.write(fd, _CLEAN)
+        if not shelf.keep(name, [sock.fileno(), fd]):
+            log._close()
+            return None
+        return log
+
+    def add(self, data: bytes) -> None:
+        """These bytes have come, and are about to be read."""
+        if self._fd is None:
+            return
+        self._size += len(data)
+        try:
+            if self._size > MAX_LOG_BYTES:
+                self.drop()
+            else:
+                _write(self._fd, data)
+        except OSError:
+            self.drop()
+
+    def clear(self) -> None:
+        """What has come is answered, or is in the log of an answer."""
+        if self._fd is not None and (self._size or self._is_dirty):
+            os.ftruncate(self._fd, len(_CLEAN))
+            os.lseek(self._fd, len(_CLEAN), os.SEEK_SET)
+            os.pwrite(self._fd, _CLEAN, 0)
+            self._size, self._is_dirty = 0, False
+
+    def answers(self) -> None:
+        """An answer begins that is not logged."""
+        if self._fd is not None and not self._is_dirty:
+            self._is_dirty = True
+            os.pwrite(self._fd, _DIRTY, 0)
+
+    def drop(self) -> None:
+        """Take it from the shelf."""
+        if self._fd is not None:
+            self._shelf.forget(self._name)
+            self._close()
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def read_received(fd: int) -> bytes | None:
+    """What had come on a connection; None: an answer had begun."""
+    raw = _content(fd)
+    return raw[len(_CLEAN) :] if raw.startswith(_CLEAN) else None
 
 
 class StreamLog:

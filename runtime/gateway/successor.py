@@ -20,11 +20,13 @@ from runtime.gateway.connection import CONNECTION, Connection
 from runtime.gateway.generation import BrokenStream, ClientGone
 from runtime.gateway.service import Birth, Service
 from runtime.gateway.stream_log import (
+    CONNECTIONS,
     STREAMS,
     Logged,
     StreamLog,
     accepted,
     read_log,
+    read_received,
 )
 from runtime.gateway.tap import Tap
 from runtime.gateway.wire.failure import Refused, failure_of
@@ -39,16 +41,26 @@ _LOG: Final = logging.getLogger("supervision.http")
 class Successor:
     """What one worker does for those that had its number before."""
 
-    def __init__(self, service: Service, shelf: ShelfClient, worker: int, route: Route) -> None:
+    def __init__(
+        self,
+        service: Service,
+        shelf: ShelfClient,
+        worker: int,
+        route: Route,
+        protocol: Callable[[], asyncio.Protocol],
+    ) -> None:
+        """``protocol`` makes one for a connection that goes on as if it were accepted now."""
         self._service = service
+        self._protocol = protocol
         self._shelf = shelf
         self._worker = worker
         self._route = route
         self.continued = 0
 
     def begin(self) -> list[Awaitable[None]]:
-        """Take every answer from the shelf; what continues them."""
+        """Take every answer and every connection from the shelf; what continues them."""
         found: list[Awaitable[None]] = []
+        answered: set[str] = set()
         for name in self._shelf.names(f"{STREAMS}{self._worker}/"):
             entry = self._shelf.get(name)
             if entry is None or len(entry.fds) != 2:
@@ -61,9 +73,37 @@ class Successor:
                 sock.close()
                 os.close(entry.fds[1])
                 continue
+            answered.add(logged.head.connection_id)
             log = StreamLog(self._shelf, name, entry.fds[1], os.fstat(entry.fds[1]).st_size)
             found.append(self._continue(sock, logged, log))
+        return [*found, *self._connections(answered)]
+
+    def _connections(self, answered: set[str]) -> list[Awaitable[None]]:
+        """Connections without an answer under way: what had come on them is read again."""
+        found: list[Awaitable[None]] = []
+        for name in self._shelf.names(f"{CONNECTIONS}{self._worker}/"):
+            entry = self._shelf.get(name)
+            self._shelf.forget(name)
+            if entry is None or len(entry.fds) != 2:
+                continue
+            sock, received = socket.socket(fileno=entry.fds[0]), read_received(entry.fds[1])
+            os.close(entry.fds[1])
+            sock.setblocking(False)
+            if received is None or name.rpartition("/")[2] in answered:
+                sock.close()
+            else:
+                found.append(self._adopt(sock, received))
         return found
+
+    async def _adopt(self, sock: socket.socket, received: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            _, protocol = await loop.connect_accepted_socket(self._protocol, sock)
+        except OSError:  # the client is gone
+            sock.close()
+            return
+        if received:
+            protocol.data_received(received)
 
     async def _continue(self, sock: socket.socket, logged: Logged, log: StreamLog) -> None:
         loop = asyncio.get_running_loop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from runtime.gateway.stream_log import StreamLog
+from runtime.gateway.stream_log import ReceivedLog, StreamLog
 
 
 class Tap:
@@ -15,10 +15,13 @@ class Tap:
         self.transport = transport
         self._write = transport.write
         self.log: StreamLog | None = None
+        self.received: ReceivedLog | None = None
 
     def write(self, data: bytes) -> None:
         if self.log is not None:
             self.log.wrote(data)
+        elif self.received is not None:
+            self.received.answers()
         self._write(data)
 
     def __getattr__(self, name: str) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +24,7 @@ from supervision import stdio
 from supervision.launcher import NodeConfig, run_node
 from supervision.machine import require_machine
 
+MAX_DESCRIPTORS: Final = 65_536
 DISK_TIER: Final = "disk"
 FINGERPRINTS_FILE: Final = "fingerprints"
 
@@ -41,6 +44,8 @@ def serve(
     require_machine()
     ram_bytes = config.ram_bytes()
     listeners = open_listeners(config.gateway)
+    if config.gateway.is_on:
+        _allow_descriptors()
     arena_fd = _open_arena(ram_bytes) if ram_bytes else None
     arena_path = None if arena_fd is None else f"/proc/{os.getpid()}/fd/{arena_fd}"
     wanted_fd = os.memfd_create("llama-actors-models", os.MFD_CLOEXEC)
@@ -81,6 +86,14 @@ def serve(
         for fd in (arena_fd, wanted_fd, *lock_fds, fingerprints_fd):
             if fd is not None:
                 os.close(fd)
+
+
+def _allow_descriptors() -> None:
+    """As many as this user may have: the shelf holds some for each connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, MAX_DESCRIPTORS), hard))
 
 
 def _open_arena(ram_bytes: int) -> int:
