@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from socket import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +30,24 @@ CONNECTION: Final = "llama_actors.connection"
 _SECRET: Final = frozenset({b"authorization", b"x-api-key", b"api-key", b"cookie"})
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A connection that was accepted just now."""
+
+    id: str
+    received: ReceivedLog | None
+    """None: it cannot be continued by another process."""
+
+    @classmethod
+    def of(cls, sock: socket, shelf: ShelfClient, worker: int, *, is_plain: bool) -> Arrival:
+        """Put it on the shelf, where it can be continued."""
+        name = secrets.token_hex(8)
+        received = None
+        if is_plain and is_countable(sock):
+            received = ReceivedLog.begin(shelf, f"{CONNECTIONS}{worker}/{name}", sock)
+        return cls(name, received)
+
+
 @dataclass(slots=True)
 class Connection:
     """One connection of this worker."""
@@ -39,15 +57,7 @@ class Connection:
     """Whether more was written than the peer reads at present."""
     shelf: ShelfClient | None = None
     worker: int = 0
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
-
-    def begin_received(self) -> ReceivedLog | None:
-        """Log what comes; None where the connection cannot be continued."""
-        sock = self._continuable()
-        if self.shelf is not None and sock is not None:
-            name = f"{CONNECTIONS}{self.worker}/{self.id}"
-            self.tap.received = ReceivedLog.begin(self.shelf, name, sock)
-        return self.tap.received
+    id: str = ""
 
     def _continuable(self) -> socket | None:
         """The socket, if another process can go on with it."""

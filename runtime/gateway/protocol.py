@@ -8,15 +8,12 @@ ends the connection with an answer that states why, where one can still be read.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 from collections import Counter
 from typing import Any, ClassVar, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from runtime.gateway.connection import CONNECTION, Connection
-from runtime.gateway.stream_log import ReceivedLog
+from runtime.gateway.connection import CONNECTION, Arrival, Connection
 from runtime.gateway.tap import Tap
 from runtime.gateway.wire.errors import error_response
 from runtime.gateway.wire.failure import Failure, Fault
@@ -26,8 +23,6 @@ from supervision.shelf import ShelfClient
 LINGER_S: Final = 3.0
 """How long what a refused peer still sends is read and dropped: closing at once would reset the
 connection, and it would not see the answer."""
-SEND_BUFFER_BYTES: Final = 128 << 10
-"""Of the kernel, which would let it grow to megabytes for each client that reads nothing."""
 _MIB: Final = 1 << 20
 
 
@@ -43,8 +38,9 @@ class GuardedProtocol(HttpToolsProtocol):
     shelf: ShelfClient | None = None
     worker: int = 0
 
-    def __init__(self, *args: Any, **keywords: Any) -> None:
+    def __init__(self, *args: Any, arrival: Arrival | None = None, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
+        self._arrival = arrival or Arrival("", None)
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._unsent = 0
@@ -54,19 +50,18 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refusal: tuple[int, str, str] | None = None
         self._is_lingering = False
         self._address = ""
-        self._received: ReceivedLog | None = None
+        self._received = self._arrival.received
 
     # ── the connection ──────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         tap = Tap(transport)
         super().connection_made(cast(asyncio.Transport, tap))
-        self._connection = Connection(tap, self._is_paused, self.shelf, self.worker)
+        tap.received = self._received
+        self._connection = Connection(
+            tap, self._is_paused, self.shelf, self.worker, self._arrival.id
+        )
         self._address = self.client[0] if self.client else ""
-        sock = tap.get_extra_info("socket")
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.per_address[self._address] += 1
         settings = self.settings
         if len(self.connections) > settings.max_connections:
@@ -81,7 +76,6 @@ class GuardedProtocol(HttpToolsProtocol):
             )
         else:
             self._within(settings.idle_s, "no request came")
-            self._received = self._connection.begin_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
@@ -111,6 +105,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self._n_head += len(data)
             if self._n_head > self.settings.max_header_bytes:
                 self._refuse_head()
+
+    def feed(self, data: bytes) -> None:
+        """Read what had come on this connection before it came here; it is logged already."""
+        received, self._received = self._received, None
+        self.data_received(data)
+        self._received = received
 
     def _is_paused(self) -> bool:
         return self.flow.write_paused

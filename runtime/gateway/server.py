@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from socket import socket
+from socket import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_TCP,
+    SO_SNDBUF,
+    SOL_SOCKET,
+    TCP_NODELAY,
+    socket,
+)
 from typing import Any, Final
 
 import uvicorn
 
 from runtime.client.async_client import AsyncClient
+from runtime.gateway.acceptor import Acceptor
 from runtime.gateway.app import build_app, find_route
+from runtime.gateway.connection import Arrival
 from runtime.gateway.keys import BadKeys, Keys, keys_from
 from runtime.gateway.protocol import GuardedProtocol
 from runtime.gateway.service import Service
 from runtime.gateway.successor import Successor
 from runtime.settings.gateway import HttpWorkerArgs
-from supervision.node_file import RuntimeDir
 from supervision.shelf import ShelfClient
 
+SEND_BUFFER_BYTES: Final = 128 << 10
+"""Of the kernel, which would let it grow to megabytes for each client that reads nothing."""
 _STARTED_EVERY_S: Final = 0.001
 
 
@@ -41,9 +51,10 @@ class GatewayServer:
     ) -> None:
         quiet_uvicorn()
         settings = args.settings
-        cookie = RuntimeDir(Path(args.node_dir)).cookie() or b""
-        secret = hashlib.blake2b(b"gateway namespaces", key=cookie).digest()
-        self.service = Service(settings, connect, loaded, secret)
+        self.service = Service(settings, connect, loaded, args.secret)
+        self._shelf, self._worker = shelf, args.number
+        self._acceptor: Acceptor | None = None
+        self._connecting: set[asyncio.Future[None]] = set()
         self._keys = KeysFile(settings.keys_file, log)
         facts = {
             "settings": settings,
@@ -52,9 +63,7 @@ class GatewayServer:
             "worker": args.number,
         }
         self._protocol: Any = type("Protocol", (GuardedProtocol,), facts)
-        self._successor = Successor(
-            self.service, shelf, args.number, find_route, self._new_protocol
-        )
+        self._successor = Successor(self.service, shelf, args.number, find_route, self.adopt)
         self._continued: set[asyncio.Future[None]] = set()
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -76,24 +85,68 @@ class GatewayServer:
 
     async def run(self, sockets: list[socket], on_listening: Callable[[], None]) -> None:
         """Serve until ``stop``; ``on_listening`` is called once it does."""
-        serving = asyncio.create_task(self._server._serve(sockets))
+        serving = asyncio.create_task(self._server._serve([]))
         while not (self._server.started or serving.done()):
             await asyncio.sleep(_STARTED_EVERY_S)
         if not serving.done():
+            self._acceptor = Acceptor(sockets, self._accepted)
             on_listening()
             self._continued = {asyncio.ensure_future(one) for one in self._successor.begin()}
         await serving
         if self._continued:
             await asyncio.wait(self._continued, timeout=self.service.settings.drain_s)
 
-    def _new_protocol(self) -> asyncio.Protocol:
+    def _accepted(self, sock: socket) -> None:
+        """At once: this process has a connection that no other knows."""
+        self._begin(self._connect(sock, self._arrival(sock), b""))
+
+    def adopt(self, sock: socket, received: bytes, forget: Callable[[], object]) -> None:
+        """Go on with a connection of a predecessor; ``received`` is what had come on it."""
+        arrival = self._arrival(sock)
+        if arrival.received is not None:
+            arrival.received.add(received)
+        forget()
+        self._begin(self._connect(sock, arrival, received))
+
+    def _arrival(self, sock: socket) -> Arrival:
+        is_plain = self._server.config.ssl is None
+        return Arrival.of(sock, self._shelf, self._worker, is_plain=is_plain)
+
+    def _begin(self, connecting: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(connecting)
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, sock: socket, arrival: Arrival, received: bytes) -> None:
         config, state = self._server.config, self._server.server_state
-        made: asyncio.Protocol = self._protocol(config=config, server_state=state, app_state={})
-        return made
+        if sock.family in (AF_INET, AF_INET6):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES)
+                sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+
+        def protocol() -> GuardedProtocol:
+            made: GuardedProtocol = self._protocol(
+                config=config, server_state=state, app_state={}, arrival=arrival
+            )
+            return made
+
+        try:
+            _, made = await asyncio.get_running_loop().connect_accepted_socket(
+                protocol, sock, ssl=config.ssl
+            )
+        except OSError:  # the client is gone, or no TLS came
+            sock.close()
+            if arrival.received is not None:
+                arrival.received.drop()
+            return
+        if received:
+            made.feed(received)
 
     def stop(self) -> None:
         """Accept no more; end when what runs has ended, at the latest after ``drain_s``."""
         self.service.is_draining = True
+        if self._acceptor is not None:
+            self._acceptor.close()
         self._server.should_exit = True
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from runtime import errors
@@ -47,11 +48,14 @@ class Successor:
         shelf: ShelfClient,
         worker: int,
         route: Route,
-        protocol: Callable[[], asyncio.Protocol],
+        adopt: Callable[[socket.socket, bytes, Callable[[], object]], None],
     ) -> None:
-        """``protocol`` makes one for a connection that goes on as if it were accepted now."""
+        """``adopt`` goes on with a connection and what has come on it.
+
+        Then it calls its last argument: nothing of a predecessor is needed any more.
+        """
         self._service = service
-        self._protocol = protocol
+        self._adopt = adopt
         self._shelf = shelf
         self._worker = worker
         self._route = route
@@ -76,34 +80,25 @@ class Successor:
             answered.add(logged.head.connection_id)
             log = StreamLog(self._shelf, name, entry.fds[1], os.fstat(entry.fds[1]).st_size)
             found.append(self._continue(sock, logged, log))
-        return [*found, *self._connections(answered)]
+        self._connections(answered)
+        return found
 
-    def _connections(self, answered: set[str]) -> list[Awaitable[None]]:
+    def _connections(self, answered: set[str]) -> None:
         """Connections without an answer under way: what had come on them is read again."""
-        found: list[Awaitable[None]] = []
         for name in self._shelf.names(f"{CONNECTIONS}{self._worker}/"):
             entry = self._shelf.get(name)
-            self._shelf.forget(name)
+            forget = partial(self._shelf.forget, name)
             if entry is None or len(entry.fds) != 2:
+                forget()
                 continue
             sock, received = socket.socket(fileno=entry.fds[0]), read_received(entry.fds[1])
             os.close(entry.fds[1])
             sock.setblocking(False)
             if received is None or name.rpartition("/")[2] in answered:
+                forget()
                 sock.close()
             else:
-                found.append(self._adopt(sock, received))
-        return found
-
-    async def _adopt(self, sock: socket.socket, received: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            _, protocol = await loop.connect_accepted_socket(self._protocol, sock)
-        except OSError:  # the client is gone
-            sock.close()
-            return
-        if received:
-            protocol.data_received(received)
+                self._adopt(sock, received, forget)
 
     async def _continue(self, sock: socket.socket, logged: Logged, log: StreamLog) -> None:
         loop = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -153,18 +154,19 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
             ChildSpec(
                 "scheduler", "actors.node.pressure_scheduler.PressureSchedulerActor", pressure
             ),
-            *(() if gateway is None or not gateway.is_on else (_gateway(gateway, node_dir),)),
+            *((_gateway(gateway, node_dir, signing_key),) if gateway and gateway.is_on else ()),
         ),
     )
 
 
-def _gateway(settings: GatewaySettings, node_dir: str) -> ChildSpec:
+def _gateway(settings: GatewaySettings, node_dir: str, signing_key: bytes) -> ChildSpec:
     """HTTP, last: it is the first to stop, while all that it asks still runs."""
+    secret = hashlib.blake2b(b"namespaces of keys", key=signing_key[:64]).digest()
     workers = tuple(
         ChildSpec(
             f"http:{number}",
             "runtime.gateway.worker.HttpWorker",
-            HttpWorkerArgs(node_dir, settings, number),
+            HttpWorkerArgs(node_dir, settings, number, secret),
             shutdown=settings.drain_s + HTTP_STOP_EXTRA_S,
             engine_heartbeat_s=HTTP_LOOP_S,
         )

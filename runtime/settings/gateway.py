@@ -109,6 +109,8 @@ class HttpWorkerArgs:
     """The node's own folder."""
     settings: GatewaySettings
     number: int = 0
+    secret: bytes = b""
+    """What the namespaces of keys are derived from; kept beside the rows."""
 
 
 def listen_from(text: str, key: str = "gateway.listen") -> Listen:

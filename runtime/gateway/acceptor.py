@@ -1,0 +1,58 @@
+"""Accepts connections: each is on the launcher's shelf as soon as this process has it.
+
+asyncio's own server makes a protocol some turns of the loop later; a connection that is accepted in
+between would be reset when its worker is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final
+
+ACCEPTS_PER_TURN: Final = 64
+PAUSE_S: Final = 0.5
+"""Without a free descriptor; connections wait in the kernel's queue."""
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Acceptor:
+    """Accepts on some listening sockets of this loop until ``close``."""
+
+    def __init__(
+        self, sockets: Sequence[socket.socket], accepted: Callable[[socket.socket], None]
+    ) -> None:
+        """``accepted`` is called at once with each connection."""
+        self._loop = asyncio.get_running_loop()
+        self._sockets = list(sockets)
+        self._accepted = accepted
+        for one in self._sockets:
+            one.setblocking(False)
+            self._loop.add_reader(one.fileno(), self._accept, one)
+
+    def close(self) -> None:
+        """Accept no more; the sockets go on in other processes."""
+        sockets, self._sockets = self._sockets, []
+        for one in sockets:
+            self._loop.remove_reader(one.fileno())
+            one.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._loop.remove_reader(listener.fileno())
+                    self._loop.call_later(PAUSE_S, self._resume, listener)
+                return
+            sock.setblocking(False)
+            self._accepted(sock)
+
+    def _resume(self, listener: socket.socket) -> None:
+        if listener in self._sockets:
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
