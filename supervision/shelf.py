@@ -11,7 +11,7 @@ by one packet::
     ["put", name, data]   with descriptors: keep copies of them, in place of any of this name
     ["get", name]         the data and copies of the descriptors, which stay
     ["drop", name]        close them
-    ["names", prefix]     the names that begin so
+    ["names", prefix, after]   the next names that begin so, in their order
 
 "keep" is a "put" and "forget" a "drop" without an answer, for a process that does not wait.
 """
@@ -23,8 +23,10 @@ import contextlib
 import hmac
 import logging
 import os
+import resource
 import selectors
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +42,9 @@ MAX_ENTRIES: Final = 4096
 MAX_FDS: Final = 4
 """Of one entry."""
 MAX_PACKET: Final = 64 << 10
+NAMES_AT_ONCE: Final = 256
+_OTHER_FDS: Final = 128
+"""Descriptors that a launcher needs beside those of its shelf, at most."""
 _MAX_CONNECTIONS: Final = 64
 _ANSWER_S: Final = 5.0
 _LOG: Final = logging.getLogger(f"{logs.LOGGER}.launcher")
@@ -68,6 +73,7 @@ class Shelf:
         self._selector = selector
         self._entries = {name: Shelved(tuple(fds)) for name, fds in (holds or {}).items()}
         self._proved: dict[socket.socket, bool] = {}
+        self._last_fd = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FDS
         self._folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         # A path of any length: a socket's own may have 108 bytes.
@@ -155,8 +161,10 @@ class Shelf:
                 case ["put", str(name), bytes(data)] if fds:
                     self._answer(peer, [self._put(name, Shelved(tuple(fds), data))])
                     return
+                case ["put", str(_), bytes(_)]:  # this process has no room for more descriptors
+                    self._answer(peer, [False])
                 case ["keep", str(name), bytes(data)]:
-                    if fds:  # else this process has no room for more descriptors
+                    if fds:
                         self._put(name, Shelved(tuple(fds), data))
                     return
                 case ["forget", str(name)]:
@@ -167,9 +175,11 @@ class Shelf:
                     self._answer(peer, answer, () if found is None else found.fds)
                 case ["drop", str(name)]:
                     self._answer(peer, [self._drop(name)])
-                case ["names", str(prefix)]:
-                    found_names = [one for one in self._entries if one.startswith(prefix)]
-                    self._answer(peer, [True, found_names])
+                case ["names", str(prefix), str(after)]:
+                    names = sorted(
+                        one for one in self._entries if one.startswith(prefix) and one > after
+                    )
+                    self._answer(peer, [True, names[:NAMES_AT_ONCE]])
                 case _:
                     self._leave(peer)
         except (ValueError, msgpack.UnpackException):
@@ -177,7 +187,9 @@ class Shelf:
         _close(fds)
 
     def _put(self, name: str, entry: Shelved) -> bool:
-        if name not in self._entries and len(self._entries) >= MAX_ENTRIES:
+        if name not in self._entries and (
+            len(self._entries) >= MAX_ENTRIES or max(entry.fds) > self._last_fd
+        ):
             _close(entry.fds)
             return False
         self._drop(name)
@@ -200,6 +212,7 @@ class ShelfClient:
     def __init__(self, folder: Path, cookie: bytes) -> None:
         """Raises NodeNotRunning if there is no shelf, or it refuses the cookie."""
         self._folder = folder
+        self._unsent: deque[bytes] = deque()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(_ANSWER_S)
         try:
@@ -224,10 +237,23 @@ class ShelfClient:
         return self._send_only(["keep", name, data], fds)
 
     def forget(self, name: str) -> bool:
-        """``drop`` without an answer; False: it could not be sent at once."""
-        return self._send_only(["forget", name])
+        """``drop`` without an answer; False: it is sent by a later ``flush``."""
+        sent = self._send_only(["forget", name])
+        if not sent:
+            self._unsent.append(msgpack.packb(["forget", name]))
+        return sent
+
+    def flush(self) -> None:
+        """Send what could not be sent at once, as far as it can now."""
+        with contextlib.suppress(OSError):
+            while self._unsent:
+                _send(self._socket, self._unsent[0], (), socket.MSG_DONTWAIT)
+                self._unsent.popleft()
 
     def _send_only(self, request: list[Any], fds: Sequence[int] = ()) -> bool:
+        self.flush()
+        if self._unsent:  # in their order: a name may be used again
+            return False
         try:
             _send(self._socket, msgpack.packb(request), fds, socket.MSG_DONTWAIT)
         except OSError:
@@ -245,7 +271,10 @@ class ShelfClient:
 
     def names(self, prefix: str = "") -> list[str]:
         """The names that begin so."""
-        return list(self._ask(["names", prefix])[0][1])
+        found: list[str] = []
+        while some := self._ask(["names", prefix, found[-1] if found else ""])[0][1]:
+            found += some
+        return found
 
     def close(self) -> None:
         """End the connection; what was put there stays."""
@@ -253,6 +282,8 @@ class ShelfClient:
 
     def _ask(self, request: list[Any], fds: Sequence[int] = ()) -> tuple[list[Any], list[int]]:
         try:
+            while self._unsent:
+                _send(self._socket, self._unsent.popleft())
             _send(self._socket, msgpack.packb(request), fds)
             return self._receive()
         except OSError as error:
@@ -274,10 +305,13 @@ def _receive(peer: socket.socket) -> tuple[bytes, list[int]]:
     """A packet, empty at the end, and its descriptors."""
     found = array.array("i")
     room = socket.CMSG_SPACE(MAX_FDS * found.itemsize)
-    packet, ancillary, _, _ = peer.recvmsg(MAX_PACKET, room, socket.MSG_CMSG_CLOEXEC)
+    packet, ancillary, flags, _ = peer.recvmsg(MAX_PACKET, room, socket.MSG_CMSG_CLOEXEC)
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    if flags & socket.MSG_CTRUNC:  # some did not fit, or this process may have no more
+        _close(found)
+        return packet, []
     return packet, list(found)
 
 

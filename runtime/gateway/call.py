@@ -7,7 +7,8 @@ import contextlib
 import datetime
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -53,13 +54,21 @@ class Call:
         """Where the answer is logged, so that a successor can continue it."""
         self.logged: Logged | None = None
         """What a predecessor had logged of the answer that is continued here."""
+        self.n_tokens = 0
+        """Tokens that were computed for it: what a key's limits count."""
         self._receive = receive
         self._send = send
 
     @property
     def is_unix(self) -> bool:
         """Whether it came by a Unix socket, where no browser is."""
-        return self.scope.get("client") is None
+        connection = self._connection
+        return connection is not None and connection.is_unix
+
+    @property
+    def _connection(self) -> Connection | None:
+        found: Connection | None = self.scope.get(CONNECTION)
+        return found
 
     def check(self, keys: Keys | None) -> None:
         """Whether this caller may call at all; Refused."""
@@ -77,7 +86,7 @@ class Call:
 
     async def begin_log(self) -> None:
         """Log the answer from here on, where that can be: the request has come, all of it."""
-        connection: Connection | None = self.scope.get(CONNECTION)
+        connection = self._connection
         if connection is not None and self.scope["method"] == "POST":
             body = await self.body()
             self.log = connection.begin_log(self.id, self.scope, body, self.key, self.birth)
@@ -122,8 +131,17 @@ class Call:
             *self.own_headers(),
             *headers,
         ]
-        await self._send({"type": "http.response.start", "status": status, "headers": found})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        connection = self._connection if self.log is not None else None
+        if self.log is not None:
+            self.log.note(-1, Mark("end"))
+        if connection is not None:
+            connection.tap.hold()  # a successor finds all of it in the log, or nothing
+        try:
+            await self._send({"type": "http.response.start", "status": status, "headers": found})
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        finally:
+            if connection is not None:
+                connection.tap.release()
 
     async def answer_options(self, allowed: Sequence[str]) -> None:
         """Send what the path has, and to a page that may call: that it may."""
@@ -154,6 +172,25 @@ class Call:
         body = error_body(failure, self.api, self.id)
         await self.answer(body, status=status_of(failure, self.api), headers=headers)
 
+    async def fail_unless_begun(self, failure: Failure) -> bool:
+        """``fail``, and True, unless another answer has begun."""
+        if self.has_begun:
+            return False
+        await self.fail(failure)
+        return True
+
+    def counted(self) -> AbstractContextManager[None]:
+        """Count it among the requests that run; Refused where it may not."""
+        return self._counted(is_checked=True)
+
+    @contextlib.contextmanager
+    def _counted(self, *, is_checked: bool) -> Iterator[None]:
+        self.service.begin(self.key, is_checked=is_checked)
+        try:
+            yield
+        finally:
+            self.service.end(self.key, self.n_tokens)
+
     async def model(self, asked: str | None) -> str:
         """The id of the model that a name means; Refused."""
         return await self.service.model(asked, self.key)
@@ -178,9 +215,7 @@ class Call:
             head = self.head(wanted, model or await self.model(wanted.model))
         fixed = head
         client = await service.client()
-        service.begin(key)
-        n_computed = 0
-        try:
+        with self.counted():
             generation = Generation(
                 service,
                 wanted,
@@ -193,21 +228,19 @@ class Call:
             try:
                 await self.show(generation)
             finally:
-                n_computed = generation.n_computed
+                self.n_tokens += generation.n_computed
                 for done in generation.done.values():
                     service.counts.note(done)
-        finally:
-            service.end(key, n_computed)
 
     def _socket(self) -> Socket:
-        connection: Connection | None = self.scope.get(CONNECTION)
+        connection = self._connection
         if connection is None:
             return Socket(logged=self.logged)
         return Socket(self.log, connection.is_paused, self.logged)
 
     async def show(self, generation: Generation) -> None:
         """Answer by a generation. Raises what that fails with before it has begun, ClientGone."""
-        await generation.run(self._receive, self._noting_begin)
+        await generation.run(self._receive, self._noting_begin, self.answer)
 
     async def _noting_begin(self, message: Any) -> None:
         self.has_begun = True
@@ -236,15 +269,9 @@ class Endpoint:
         except (ClientGone, ClientDisconnect, BrokenStream, asyncio.CancelledError):
             pass  # no answer is read; uvicorn closes a connection whose answer is not whole
         except (Refused, errors.LlamaActorsError) as error:
-            is_complete = await self._fail(call, failure_of(error))
+            is_complete = await call.fail_unless_begun(failure_of(error))
         except Exception as error:  # noqa: BLE001 - a fault here is an answer, and a log line
             _LOG.exception("%s %s failed (%s)", scope["method"], scope["path"], call.id)
-            is_complete = await self._fail(call, failure_of(error))
+            is_complete = await call.fail_unless_begun(failure_of(error))
         finally:
             call.end_log(is_complete=is_complete)
-
-    async def _fail(self, call: Call, failure: Failure) -> bool:
-        if call.has_begun:
-            return False
-        await call.fail(failure)
-        return True

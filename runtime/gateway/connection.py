@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from socket import socket
+from socket import AF_UNIX, socket
 from typing import TYPE_CHECKING, Any, Final
 
 from runtime.gateway.stream_log import (
@@ -39,12 +39,14 @@ class Arrival:
     """None: it cannot be continued by another process."""
 
     @classmethod
-    def of(cls, sock: socket, shelf: ShelfClient, worker: int, *, is_plain: bool) -> Arrival:
+    def of(
+        cls, sock: socket, shelf: ShelfClient, worker: int, *, is_plain: bool, n_taken: int = 0
+    ) -> Arrival:
         """Put it on the shelf, where it can be continued."""
         name = secrets.token_hex(8)
         received = None
         if is_plain and is_countable(sock):
-            received = ReceivedLog.begin(shelf, f"{CONNECTIONS}{worker}/{name}", sock)
+            received = ReceivedLog.begin(shelf, f"{CONNECTIONS}{worker}/{name}", sock, n_taken)
         return cls(name, received)
 
 
@@ -58,6 +60,13 @@ class Connection:
     shelf: ShelfClient | None = None
     worker: int = 0
     id: str = ""
+    _finishing: StreamLog | None = None
+    """Of the last answer, of which the kernel may not have all yet."""
+
+    @property
+    def is_unix(self) -> bool:
+        sock: socket | None = self.tap.get_extra_info("socket")
+        return sock is not None and sock.family == AF_UNIX
 
     def _continuable(self) -> socket | None:
         """The socket, if another process can go on with it."""
@@ -90,6 +99,9 @@ class Connection:
         name = f"{STREAMS}{self.worker}/{call_id}"
         log = StreamLog.begin(self.shelf, name, sock, logged)
         self.tap.log = log
+        if self._finishing is not None:  # two logs of one connection cannot both be continued
+            self._finishing.drop()
+            self._finishing = None
         if log is not None and self.tap.received is not None:
             self.tap.received.clear()  # after the log is there: one of the two has the request
         return log
@@ -99,6 +111,9 @@ class Connection:
         if self.tap.log is log:
             self.tap.log = None
         if is_complete:
+            self._finishing = log
             log.finish(self.tap.transport)
-        else:
-            log.drop()
+            return
+        if self.tap.received is not None:
+            self.tap.received.answers()
+        log.drop()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Send = Callable[[Any], Awaitable[None]]
 Receive = Callable[[], Awaitable[Any]]
+AnswerWhole = Callable[[bytes], Awaitable[None]]
 Numbered = tuple[int, Event]
 
 AT_ONCE: Final = 64
@@ -84,7 +85,7 @@ class _Several:
                     if _is_generated(event):
                         gate.set()
                     self._queue.put_nowait((number, event))
-        except errors.LlamaActorsError as error:
+        except Exception as error:  # noqa: BLE001 - ``next`` raises it
             self._queue.put_nowait(error)
         else:
             self._queue.put_nowait(None)
@@ -164,9 +165,12 @@ class Generation:
         read = sum(one.usage.prompt_tokens - one.usage.cached_tokens for one in firsts)
         return read + sum(one.usage.completion_tokens for one in self.done.values())
 
-    async def run(self, receive: Receive, send: Send) -> None:
-        """Answer the request. Raises what it fails with before the answer has begun, ClientGone."""
-        work = asyncio.create_task(self._work(send))
+    async def run(self, receive: Receive, send: Send, answer: AnswerWhole) -> None:
+        """Answer the request, by ``answer`` where it is one object.
+
+        Raises what it fails with before the answer has begun, ClientGone.
+        """
+        work = asyncio.create_task(self._work(send, answer))
         gone = asyncio.create_task(_gone(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -178,10 +182,10 @@ class Generation:
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
 
-    async def _work(self, send: Send) -> None:
+    async def _work(self, send: Send, answer: AnswerWhole) -> None:
         async with contextlib.aclosing(self._events()) as events:
             if not self._wanted.is_stream:
-                await self._one(events, send)
+                await answer(await self._one(events))
             elif self._logged is not None and self._logged.data:
                 await self._continue(self._logged, events, send)
             else:
@@ -211,7 +215,7 @@ class Generation:
 
     # ── one object ──────────────────────────────────────────────────────────────────────────────
 
-    async def _one(self, events: AsyncGenerator[Numbered], send: Send) -> None:
+    async def _one(self, events: AsyncGenerator[Numbered]) -> bytes:
         async for number, event in events:
             if isinstance(event, CompletionEvent):
                 self.done[number] = event.completion
@@ -221,19 +225,13 @@ class Generation:
         done = [self.done[number] for number in sorted(self.done)]
         if self._wanted.needs_pieces:
             await self._need(token for one in done for token in ids_of(one))
-        body = self._answer.whole(done)
-        await self._start(send, b"application/json", len(body))
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        return self._answer.whole(done)
 
     async def _need(self, tokens: Iterable[int]) -> None:
         await self._service.need_pieces(self._head.model, tokens)
 
-    async def _start(self, send: Send, content_type: bytes, n_bytes: int | None = None) -> None:
-        headers = [(b"content-type", content_type), *self._headers]
-        if n_bytes is not None:
-            headers.append((b"content-length", b"%d" % n_bytes))
-        else:
-            headers += STREAM_HEADERS
+    async def _start(self, send: Send, content_type: bytes) -> None:
+        headers = [(b"content-type", content_type), *self._headers, *STREAM_HEADERS]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
     # ── a stream ────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ anything else, on every method: a POST of plain text asks for no permission firs
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 from collections.abc import Iterable, Mapping
@@ -67,14 +68,15 @@ def check_origin(origin: bytes | None, host: str, known: Iterable[str]) -> bytes
         return None
     text = origin.decode("latin-1").strip().lower()
     names = {one.lower().rstrip("/") for one in known}
-    place = urlsplit(text)
-    is_web = place.scheme in ("http", "https")
-    if (
-        names & {text, ANY_PAGE}
-        or (is_web and place.netloc == host)
-        or (is_web and LOCAL_PAGES in names and _is_here(place.hostname or ""))
-    ):
-        return origin
+    with contextlib.suppress(ValueError):  # no URL: some page without an address
+        place = urlsplit(text)
+        is_web = place.scheme in ("http", "https")
+        if (
+            names & {text, ANY_PAGE}
+            or (is_web and place.netloc == host)
+            or (is_web and LOCAL_PAGES in names and _is_here(place.hostname or ""))
+        ):
+            return origin
     raise Refused(
         Failure(
             Fault.FORBIDDEN,

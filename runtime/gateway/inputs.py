@@ -44,8 +44,10 @@ async def embedded(
     """Vectors; a text that is too long is refused by its own words, which clients look for."""
     client = await call.service.client()
     try:
-        inputs = await resolved(client, model, prompts)
-        found = await client.embed(model, inputs, normalise=normalise)
+        with call.counted():
+            inputs = await resolved(client, model, prompts)
+            found = await client.embed(model, inputs, normalise=normalise)
+            call.n_tokens += found.n_tokens
     except errors.PromptTooLong as error:
         known = failure_of(error)
         detail = f"an input is too large to embed: {error}"

@@ -119,6 +119,10 @@ def _key(name: str, entry: _Entry, usual: str) -> tuple[bytes, Key]:
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
         raise BadKeys(f"keys.{name}.sha256 is no SHA-256 in hex; `gateway key` prints one")
+    for what in ("requests_per_min", "tokens_per_min", "running"):
+        amount = getattr(entry, what)
+        if amount is not None and amount < 1:
+            raise BadKeys(f"keys.{name}.{what} is {amount}; it is 1 or more, or not there")
     rest: dict[str, Any] = {
         key: getattr(entry, key)
         for key in ("expires", "requests_per_min", "tokens_per_min", "running")

@@ -40,6 +40,8 @@ class Bucket:
 class Use:
     """What one key has used."""
 
+    amounts: tuple[int | None, int | None]
+    """Requests and tokens of a minute."""
     requests: Bucket | None = None
     tokens: Bucket | None = None
     running: int = 0
@@ -51,29 +53,11 @@ class Limits:
 
     _uses: dict[str, Use] = field(default_factory=dict)
 
-    def begin(self, key: Key, now: float) -> None:
+    def begin(self, key: Key, now: float, *, is_checked: bool = True) -> None:
         """A request of this key begins; Refused where it may not yet."""
         use = self._use(key)
-        if key.running is not None and use.running >= key.running:
-            raise Refused(
-                Failure(
-                    Fault.RATE,
-                    f"{use.running} requests of the key {key.name!r} run already, which is its "
-                    "limit; wait for one of them",
-                    retry_after_s=1.0,
-                )
-            )
-        for what, bucket in (("requests", use.requests), ("tokens", use.tokens)):
-            wait_s = bucket.wait_s(now) if bucket is not None else 0.0
-            if wait_s > 0:
-                raise Refused(
-                    Failure(
-                        Fault.RATE,
-                        f"the key {key.name!r} has used its {what} of this minute; try again in "
-                        f"{wait_s:.0f} s",
-                        retry_after_s=wait_s,
-                    )
-                )
+        if is_checked:
+            _check(key, use, now)
         if use.requests is not None:
             use.requests.use(now, 1.0)
         use.running += 1
@@ -86,10 +70,33 @@ class Limits:
             use.tokens.use(now, n_tokens)
 
     def _use(self, key: Key) -> Use:
+        amounts = (key.requests_per_min, key.tokens_per_min)
         use = self._uses.get(key.name)
-        if use is None:
-            use = self._uses[key.name] = Use(
-                None if key.requests_per_min is None else Bucket(key.requests_per_min),
-                None if key.tokens_per_min is None else Bucket(key.tokens_per_min),
-            )
+        if use is None or use.amounts != amounts:  # its file may have changed
+            requests, tokens = (None if one is None else Bucket(one) for one in amounts)
+            running = 0 if use is None else use.running
+            use = self._uses[key.name] = Use(amounts, requests, tokens, running)
         return use
+
+
+def _check(key: Key, use: Use, now: float) -> None:
+    if key.running is not None and use.running >= key.running:
+        raise Refused(
+            Failure(
+                Fault.RATE,
+                f"{use.running} requests of the key {key.name!r} run already, which is its "
+                "limit; wait for one of them",
+                retry_after_s=1.0,
+            )
+        )
+    for what, bucket in (("requests", use.requests), ("tokens", use.tokens)):
+        wait_s = bucket.wait_s(now) if bucket is not None else 0.0
+        if wait_s > 0:
+            raise Refused(
+                Failure(
+                    Fault.RATE,
+                    f"the key {key.name!r} has used its {what} of this minute; try again in "
+                    f"{wait_s:.0f} s",
+                    retry_after_s=wait_s,
+                )
+            )

@@ -8,7 +8,9 @@ ends the connection with an answer that states why, where one can still be read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
+from socket import SHUT_RDWR
 from typing import Any, ClassVar, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -23,6 +25,9 @@ from supervision.shelf import ShelfClient
 LINGER_S: Final = 3.0
 """How long what a refused peer still sends is read and dropped: closing at once would reset the
 connection, and it would not see the answer."""
+SETTLE_S: Final = 0.05
+RAW_PER_BODY: Final = 4
+"""Bytes on the wire for each byte of a body, at most: chunks have lines of their own."""
 _MIB: Final = 1 << 20
 
 
@@ -42,11 +47,12 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **keywords)
         self._arrival = arrival or Arrival("", None)
         self._deadline: asyncio.TimerHandle | None = None
-        self._stall: asyncio.TimerHandle | None = None
-        self._unsent = 0
+        self._settling: asyncio.TimerHandle | None = None
         self._in_head = False
         self._n_head = 0
         self._n_body = 0
+        self._n_raw = 0
+        self._n_trailers = 0
         self._refusal: tuple[int, str, str] | None = None
         self._is_lingering = False
         self._address = ""
@@ -55,9 +61,9 @@ class GuardedProtocol(HttpToolsProtocol):
     # ── the connection ──────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        tap = Tap(transport)
+        tap = self._tap = Tap(transport, self.settings.stalled_s)
         super().connection_made(cast(asyncio.Transport, tap))
-        tap.received = self._received
+        tap.received, tap.lingers = self._received, self._lingers
         self._connection = Connection(
             tap, self._is_paused, self.shelf, self.worker, self._arrival.id
         )
@@ -79,13 +85,16 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
-        if self._stall is not None:
-            self._stall.cancel()
+        self._stop_settling()
+        self._tap.lost()
+        self._is_lingering = True
         left = self.per_address[self._address] - 1
         if left > 0:
             self.per_address[self._address] = left
         else:
             self.per_address.pop(self._address, None)
+        with contextlib.suppress(OSError):  # the shelf may still have it open
+            self._tap.get_extra_info("socket").shutdown(SHUT_RDWR)
         if self._received is not None:
             self._received.drop()
         super().connection_lost(exc)
@@ -94,12 +103,22 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._is_lingering:
             return
         cycle = self._running()
+        if cycle is not None and not cycle.more_body:
+            # A request that does not wait for the answer to the last one. Nobody needs that, and
+            # it has no part in this answer: its client sends it again on another connection.
+            cycle.keep_alive = False
+            if self._received is not None:
+                self._received.drop()
+            return
         if self._received is not None:
-            if cycle is not None and not cycle.more_body:
-                self._received.drop()  # the next request comes before this one is answered
             self._received.add(data)
         if not self._in_head and cycle is None:
+            self._stop_settling()
             self._begin_head()
+        self._n_raw += len(data)
+        if not self._in_head and self._n_raw > RAW_PER_BODY * self.settings.max_body + _MIB:
+            self._refuse(413, "too_large", self._body_too_big())
+            return
         super().data_received(data)
         if self._in_head and self._refusal is None:
             self._n_head += len(data)
@@ -144,6 +163,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _begin_head(self) -> None:
         self._in_head, self._n_head, self._n_body = True, 0, 0
+        self._n_raw = self._n_trailers = 0
         self._within(self.settings.head_s, "the header lines did not come")
 
     def on_message_begin(self) -> None:
@@ -157,6 +177,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._abort(431, "invalid", "the path is too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:  # after the body; nothing here reads it
+            self._n_trailers += 1
+            if self._n_trailers > self.settings.max_headers:
+                self._abort(400, "invalid", "too many lines after the body")
+            return
         super().on_header(name, value)
         if len(self.headers) > self.settings.max_headers:
             most = self.settings.max_headers
@@ -198,34 +223,45 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        if self._received is not None:
-            self._received.clear()
+        if self._is_lingering or self._lingers():
+            return
+        self._settle()
         super().on_response_complete()
+
+    def _settle(self) -> None:
+        """What has come is answered once the kernel has the answer."""
+        self._settling = None
+        if self._received is None:
+            return
+        if self.transport.get_write_buffer_size():
+            self._settling = self.loop.call_later(SETTLE_S, self._settle)
+        else:
+            self._received.clear()
+
+    def _stop_settling(self) -> None:
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
 
     def _body_too_big(self) -> str:
         return f"the body has more than {self.settings.max_body} bytes, which is the most"
 
-    # ── the answer ──────────────────────────────────────────────────────────────────────────────
+    def _lingers(self) -> bool:
+        """Whether a body still comes that nothing reads any more; it is read and dropped."""
+        cycle: RequestResponseCycle | None = self.cycle
+        is_unread = cycle is not None and cycle.response_complete and cycle.more_body
+        if self._is_lingering or not is_unread:
+            return False
+        self._linger()
+        return True
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unsent = self.transport.get_write_buffer_size()
-        self._stall = self.loop.call_later(self.settings.stalled_s, self._look_stalled)
-
-    def resume_writing(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
-        super().resume_writing()
-
-    def _look_stalled(self) -> None:
-        """A client that has read nothing since the last look will not."""
-        now = self.transport.get_write_buffer_size()
-        if now >= self._unsent:
-            self.transport.abort()
-            return
-        self._unsent = now
-        self._stall = self.loop.call_later(self.settings.stalled_s, self._look_stalled)
+    def _linger(self) -> None:
+        self._stop_deadline()
+        self._is_lingering = True
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self._close)
 
     # ── refusals ────────────────────────────────────────────────────────────────────────────────
 
@@ -240,23 +276,21 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, fault: str, message: str) -> None:
         """Answer, unless an answer has begun; then read on for a moment, and close."""
-        self._stop_deadline()
         self._in_head = False
-        self._is_lingering = True
         cycle = self._running()
         if cycle is not None:
             has_begun = cycle.response_started
             cycle.disconnected = True  # the application receives that its client is gone
             cycle.message_event.set()
             if has_begun:
+                self._stop_deadline()
+                self._is_lingering = True
                 self.transport.abort()
                 return
         path = getattr(self, "url", b"").decode("latin-1")
         failure = Failure(Fault(fault) if fault != "timeout" else Fault.INVALID, message)
         self.transport.write(error_response(status, failure, path))
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self.loop.call_later(LINGER_S, self._close)
+        self._linger()
 
     def _close(self) -> None:
         if not self.transport.is_closing():

@@ -86,6 +86,7 @@ class ResponseRun:
         """``sent``: the items that it answers. ``store``: where it is kept at its end."""
         self.answer = answer
         self.sent = sent
+        self._n_sent = len(encode(sent))
         self.owner = key.name
         self.log = FrameLog()
         self.error: errors.LlamaActorsError | None = None
@@ -100,6 +101,11 @@ class ResponseRun:
         self._changed = asyncio.Event()
         self._stream: AsyncStream | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """What it takes to keep it."""
+        return self._n_sent + self.log.n_bytes
 
     @property
     def is_over(self) -> bool:
@@ -158,6 +164,8 @@ class ResponseRun:
                     if isinstance(event, CompletionEvent):
                         done = event.completion
                     self._add(self.answer.event(event))
+            if done is not None:
+                self._service.counts.note(done)
             await self._keep()
             self._end(self.answer.end())
         except errors.LlamaActorsError as error:
@@ -272,7 +280,7 @@ class Follower(Answer):
                 await run.changed()
 
     def begin(self) -> bytes:
-        return self._take()
+        return b""
 
     def event(self, number: int, event: Any) -> bytes:  # noqa: ARG002 - there is one reply
         frames: bytes = event
@@ -368,10 +376,10 @@ class Responses:
 
     def _tidy(self, now: float) -> None:
         """Drop logs that are too old, and the oldest of those that are too much together."""
-        n_bytes = sum(run.log.n_bytes for run in self._runs.values())
+        n_bytes = sum(run.n_bytes for run in self._runs.values())
         ended = [one for one in self._runs.values() if one.ended_at is not None]
         for run in sorted(ended, key=lambda one: one.ended_at or 0.0):
             if now - (run.ended_at or 0.0) <= LOG_TTL_S and n_bytes <= LOGS_BYTES:
                 break
-            n_bytes -= run.log.n_bytes
+            n_bytes -= run.n_bytes
             self.drop(run)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
@@ -29,6 +31,7 @@ from runtime.gateway.connection import Arrival
 from runtime.gateway.keys import BadKeys, Keys, keys_from
 from runtime.gateway.protocol import GuardedProtocol
 from runtime.gateway.service import Service
+from runtime.gateway.stream_log import Received
 from runtime.gateway.successor import Successor
 from runtime.settings.gateway import HttpWorkerArgs
 from supervision.shelf import ShelfClient
@@ -64,6 +67,7 @@ class GatewayServer:
         }
         self._protocol: Any = type("Protocol", (GuardedProtocol,), facts)
         self._successor = Successor(self.service, shelf, args.number, find_route, self.adopt)
+        self._drained_at = 0.0
         self._continued: set[asyncio.Future[None]] = set()
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -76,8 +80,8 @@ class GatewayServer:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=int(settings.idle_s),
-                timeout_graceful_shutdown=int(settings.drain_s),
+                timeout_keep_alive=math.ceil(settings.idle_s),
+                timeout_graceful_shutdown=math.ceil(settings.drain_s),
                 ssl_certfile=settings.tls_certificate,
                 ssl_keyfile=settings.tls_key,
             )
@@ -94,23 +98,28 @@ class GatewayServer:
             self._continued = {asyncio.ensure_future(one) for one in self._successor.begin()}
         await serving
         if self._continued:
-            await asyncio.wait(self._continued, timeout=self.service.settings.drain_s)
+            left_s = max(0.0, self._drained_at - time.monotonic())
+            await asyncio.wait(self._continued, timeout=left_s)
 
     def _accepted(self, sock: socket) -> None:
         """At once: this process has a connection that no other knows."""
+        too_many = len(self._connecting) >= self.service.settings.max_connections
+        if too_many and self._server.config.ssl is not None:
+            sock.close()  # of peers that begin TLS, and say no more
+            return
         self._begin(self._connect(sock, self._arrival(sock), b""))
 
-    def adopt(self, sock: socket, received: bytes, forget: Callable[[], object]) -> None:
+    def adopt(self, sock: socket, received: Received, forget: Callable[[], object]) -> None:
         """Go on with a connection of a predecessor; ``received`` is what had come on it."""
-        arrival = self._arrival(sock)
+        arrival = self._arrival(sock, received.n_taken + 1 if received.data else 0)
         if arrival.received is not None:
-            arrival.received.add(received)
+            arrival.received.add(received.data)
         forget()
-        self._begin(self._connect(sock, arrival, received))
+        self._begin(self._connect(sock, arrival, received.data))
 
-    def _arrival(self, sock: socket) -> Arrival:
+    def _arrival(self, sock: socket, n_taken: int = 0) -> Arrival:
         is_plain = self._server.config.ssl is None
-        return Arrival.of(sock, self._shelf, self._worker, is_plain=is_plain)
+        return Arrival.of(sock, self._shelf, self._worker, is_plain=is_plain, n_taken=n_taken)
 
     def _begin(self, connecting: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(connecting)
@@ -132,7 +141,10 @@ class GatewayServer:
 
         try:
             _, made = await asyncio.get_running_loop().connect_accepted_socket(
-                protocol, sock, ssl=config.ssl
+                protocol,
+                sock,
+                ssl=config.ssl,
+                ssl_handshake_timeout=None if config.ssl is None else self.service.settings.head_s,
             )
         except OSError:  # the client is gone, or no TLS came
             sock.close()
@@ -141,10 +153,13 @@ class GatewayServer:
             return
         if received:
             made.feed(received)
+        if self.service.is_draining:
+            made.shutdown()
 
     def stop(self) -> None:
         """Accept no more; end when what runs has ended, at the latest after ``drain_s``."""
         self.service.is_draining = True
+        self._drained_at = time.monotonic() + self.service.settings.drain_s
         if self._acceptor is not None:
             self._acceptor.close()
         self._server.should_exit = True
@@ -156,26 +171,26 @@ class KeysFile:
     def __init__(self, path: str | None, log: logging.Logger) -> None:
         self._path = path
         self._log = log
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
+        self._trouble = ""
         self._keys = Keys()
 
     def now(self) -> Keys | None:
         """The keys that count; None: there is no file, and no key is needed."""
         if self._path is None:
             return None
-        with contextlib.suppress(OSError):
-            found = os.stat(self._path)
-            seen = (found.st_mtime_ns, found.st_size)
-            if seen != self._seen:
-                self._seen = seen
-                self._read(self._path)
-        return self._keys
-
-    def _read(self, path: str) -> None:
         try:
-            self._keys = keys_from(Path(path).read_text(encoding="utf-8"))
-        except (BadKeys, UnicodeDecodeError) as error:
-            self._log.error("%s is not used: %s; the keys from before count", path, error)
+            found = os.stat(self._path)
+            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if seen != self._seen:
+                self._keys = keys_from(Path(self._path).read_text(encoding="utf-8"))
+                self._seen = seen
+                self._trouble = ""
+        except (BadKeys, OSError, UnicodeDecodeError) as error:
+            if str(error) != self._trouble:  # it is read at every request
+                self._trouble = str(error)
+                self._log.error("%s is not used: %s; the keys from before count", self._path, error)
+        return self._keys
 
 
 def quiet_uvicorn() -> None:

@@ -132,8 +132,14 @@ class Service:
             explains=self.settings.explain,
         )
 
-    def begin(self, key: Key) -> None:
-        """A request begins; Refused where too many run."""
+    def begin(self, key: Key, *, is_checked: bool = True) -> None:
+        """A request begins; Refused where too many run, unless it was allowed before."""
+        if is_checked:
+            self._check_room()
+        self.limits.begin(key, time.monotonic(), is_checked=is_checked)
+        self.running += 1
+
+    def _check_room(self) -> None:
         if self.is_draining:
             raise Refused(
                 Failure(Fault.UNAVAILABLE, "this gateway is being stopped; try another one")
@@ -142,8 +148,6 @@ class Service:
             raise Refused(
                 Failure(Fault.OVERLOADED, f"{self.running} requests run here; try again later")
             )
-        self.limits.begin(key, time.monotonic())
-        self.running += 1
 
     def end(self, key: Key, n_tokens: int) -> None:
         """It has ended."""

@@ -38,7 +38,12 @@ CONNECTIONS: Final = "gateway/connection/"
 """The same of connections."""
 _CLEAN: Final = b"R\0"
 _DIRTY: Final = b"R\1"
+_N_RECEIVED_HEAD: Final = 3
+"""Of a log of what has come: one of the two, then how often it was taken over."""
 MODEL: Final = "model:"
+TAKEN: Final = "taken"
+MAX_TAKEN: Final = 5
+"""Takeovers in a row in which nothing was sent: it may be the request that kills the workers."""
 MAX_LOG_BYTES: Final = 16 << 20
 """A longer answer is not continued after a kill."""
 _PACKAGES: Final = ("actors", "cache", "native", "runtime")
@@ -58,7 +63,8 @@ Numbered = tuple[int, Event]
 class Mark:
     """A point of an answer that no event of a reply stands for.
 
-    ``begin``, ``end``, ``failed``; ``model:ID``, which model the request's name has meant.
+    ``begin``, ``end``, ``failed``; ``model:ID``, which model the request's name has meant;
+    ``taken``, a successor continues it.
     """
 
     name: str
@@ -94,6 +100,10 @@ class Logged:
     """Events with the number of their reply, and marks."""
     data: bytes = b""
     """Of the answer, from its status line on."""
+    n_taken: int = 0
+    """Takeovers since it had its last byte."""
+    n_bytes: int = 0
+    """Of the log's whole records."""
 
     @property
     def marks(self) -> set[str]:
@@ -117,22 +127,25 @@ class ReceivedLog:
     too. Once an answer begins that is not logged, the connection cannot be continued.
     """
 
-    def __init__(self, shelf: ShelfClient, name: str, fd: int) -> None:
+    def __init__(self, shelf: ShelfClient, name: str, fd: int, n_taken: int) -> None:
         self._shelf = shelf
         self._name = name
         self._fd: int | None = fd
         self._size = 0
+        self._n_taken = n_taken
         self._is_dirty = False
 
     @classmethod
-    def begin(cls, shelf: ShelfClient, name: str, sock: socket.socket) -> ReceivedLog | None:
+    def begin(
+        cls, shelf: ShelfClient, name: str, sock: socket.socket, n_taken: int = 0
+    ) -> ReceivedLog | None:
         """Put a new connection on the shelf; None where that cannot be done."""
         try:
             fd = os.memfd_create("llama-actors-connection", os.MFD_CLOEXEC)
         except OSError:
             return None
-        log = cls(shelf, name, fd)
-        os.write(fd, _CLEAN)
+        log = cls(shelf, name, fd, n_taken)
+        os.write(fd, _CLEAN + bytes([n_taken]))
         if not shelf.keep(name, [sock.fileno(), fd]):
             log._close()
             return None
@@ -153,11 +166,11 @@ class ReceivedLog:
 
     def clear(self) -> None:
         """What has come is answered, or is in the log of an answer."""
-        if self._fd is not None and (self._size or self._is_dirty):
-            os.ftruncate(self._fd, len(_CLEAN))
-            os.lseek(self._fd, len(_CLEAN), os.SEEK_SET)
-            os.pwrite(self._fd, _CLEAN, 0)
-            self._size, self._is_dirty = 0, False
+        if self._fd is not None and (self._size or self._is_dirty or self._n_taken):
+            os.ftruncate(self._fd, _N_RECEIVED_HEAD)
+            os.lseek(self._fd, _N_RECEIVED_HEAD, os.SEEK_SET)
+            os.pwrite(self._fd, _CLEAN + b"\0", 0)
+            self._size, self._is_dirty, self._n_taken = 0, False, 0
 
     def answers(self) -> None:
         """An answer begins that is not logged."""
@@ -177,10 +190,21 @@ class ReceivedLog:
             self._fd = None
 
 
-def read_received(fd: int) -> bytes | None:
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What had come on a connection, and was not answered."""
+
+    data: bytes = b""
+    n_taken: int = 0
+    """How often a successor has read it."""
+
+
+def read_received(fd: int) -> Received | None:
     """What had come on a connection; None: an answer had begun."""
     raw = _content(fd)
-    return raw[len(_CLEAN) :] if raw.startswith(_CLEAN) else None
+    if len(raw) < _N_RECEIVED_HEAD or not raw.startswith(_CLEAN):
+        return None
+    return Received(raw[_N_RECEIVED_HEAD:], raw[len(_CLEAN)])
 
 
 class StreamLog:
@@ -218,6 +242,16 @@ class StreamLog:
     def is_open(self) -> bool:
         return self._fd is not None
 
+    def take(self, n_bytes: int) -> None:
+        """Go on after these bytes: the last record may be cut. Note that this was a takeover."""
+        if self._fd is None:
+            return
+        os.ftruncate(self._fd, n_bytes)
+        os.lseek(self._fd, n_bytes, os.SEEK_SET)
+        self._size = n_bytes
+        self.note(-1, Mark(TAKEN))
+        self.wrote(b"")
+
     def note(self, number: int, item: Event | Mark) -> None:
         """The next bytes that are written show this."""
         if self._fd is not None:
@@ -243,7 +277,7 @@ class StreamLog:
         """The answer is complete; the log is needed until the kernel has all of it."""
         if self._fd is None:
             return
-        if transport.is_closing() or not transport.get_write_buffer_size():
+        if not transport.get_write_buffer_size():
             self.drop()
         else:
             asyncio.get_running_loop().call_later(_FLUSH_S, self.finish, transport)
@@ -268,12 +302,15 @@ def read_log(fd: int) -> Logged | None:
     n_head = struct.unpack_from("<I", raw)[0]
     try:
         head = msgspec.msgpack.decode(raw[4 : 4 + n_head], type=LoggedHead)
-        found = Logged(head)
+        found = Logged(head, n_bytes=4 + n_head)
         parts = []
         for events, data in _records(raw, 4 + n_head):
-            found.items += _items(events)
+            items = list(_items(events))
+            found.items += items
             parts.append(data)
-    except (msgspec.DecodeError, FrameRefused):
+            found.n_bytes += _LENGTHS.size + len(events) + len(data)
+            found.n_taken = 0 if data else found.n_taken + items.count((-1, Mark(TAKEN)))
+    except (msgspec.DecodeError, FrameRefused, TypeError, ValueError):
         return None
     found.data = b"".join(parts)
     return found

@@ -7,13 +7,16 @@ every API is continued in the same way.
 from __future__ import annotations
 
 import asyncio
-import http
+import contextlib
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from runtime import errors
 from runtime.gateway.call import Call, Handler
@@ -22,8 +25,10 @@ from runtime.gateway.generation import BrokenStream, ClientGone
 from runtime.gateway.service import Birth, Service
 from runtime.gateway.stream_log import (
     CONNECTIONS,
+    MAX_TAKEN,
     STREAMS,
     Logged,
+    Received,
     StreamLog,
     accepted,
     read_log,
@@ -48,7 +53,7 @@ class Successor:
         shelf: ShelfClient,
         worker: int,
         route: Route,
-        adopt: Callable[[socket.socket, bytes, Callable[[], object]], None],
+        adopt: Callable[[socket.socket, Received, Callable[[], object]], None],
     ) -> None:
         """``adopt`` goes on with a connection and what has come on it.
 
@@ -65,40 +70,47 @@ class Successor:
         """Take every answer and every connection from the shelf; what continues them."""
         found: list[Awaitable[None]] = []
         answered: set[str] = set()
-        for name in self._shelf.names(f"{STREAMS}{self._worker}/"):
-            entry = self._shelf.get(name)
-            if entry is None or len(entry.fds) != 2:
-                continue
-            sock = socket.socket(fileno=entry.fds[0])
-            sock.setblocking(False)
-            logged = read_log(entry.fds[1])
+        for name, sock, fd in self._entries(STREAMS):
+            logged = read_log(fd)
             if logged is None:
                 self._shelf.forget(name)
                 sock.close()
-                os.close(entry.fds[1])
+                os.close(fd)
                 continue
             answered.add(logged.head.connection_id)
-            log = StreamLog(self._shelf, name, entry.fds[1], os.fstat(entry.fds[1]).st_size)
+            log = StreamLog(self._shelf, name, fd, logged.n_bytes)
+            log.take(logged.n_bytes)
             found.append(self._continue(sock, logged, log))
-        self._connections(answered)
-        return found
-
-    def _connections(self, answered: set[str]) -> None:
-        """Connections without an answer under way: what had come on them is read again."""
-        for name in self._shelf.names(f"{CONNECTIONS}{self._worker}/"):
-            entry = self._shelf.get(name)
+        # Those without an answer under way: what had come on them is read again.
+        for name, sock, fd in self._entries(CONNECTIONS):
             forget = partial(self._shelf.forget, name)
-            if entry is None or len(entry.fds) != 2:
-                forget()
-                continue
-            sock, received = socket.socket(fileno=entry.fds[0]), read_received(entry.fds[1])
-            os.close(entry.fds[1])
-            sock.setblocking(False)
-            if received is None or name.rpartition("/")[2] in answered:
+            received = read_received(fd)
+            os.close(fd)
+            is_answered = name.rpartition("/")[2] in answered
+            if received is None or received.n_taken >= MAX_TAKEN or is_answered:
                 forget()
                 sock.close()
             else:
                 self._adopt(sock, received, forget)
+        return found
+
+    def _entries(self, prefix: str) -> Iterator[tuple[str, socket.socket, int]]:
+        """Names, sockets and logs; one that cannot be used is dropped, and the others are there."""
+        for name in self._shelf.names(f"{prefix}{self._worker}/"):
+            fds: tuple[int, ...] = ()
+            try:
+                entry = self._shelf.get(name)
+                fds = () if entry is None else entry.fds
+                fd, log_fd = fds
+                sock = socket.socket(fileno=fd)
+            except (OSError, ValueError) as error:
+                _LOG.warning("%s on the shelf cannot be continued: %s", name, error)
+                self._shelf.forget(name)
+                for one in fds:
+                    os.close(one)
+                continue
+            sock.setblocking(False)
+            yield name, sock, log_fd
 
     async def _continue(self, sock: socket.socket, logged: Logged, log: StreamLog) -> None:
         loop = asyncio.get_running_loop()
@@ -110,9 +122,12 @@ class Successor:
             sock.close()
             log.drop()
             return
-        rest = logged.data[max(0, sent) :]
-        if rest:
-            taken.tap.transport.write(rest)
+        if not 0 <= sent <= len(logged.data):  # something else was lost, or written, on it
+            log.drop()
+            taken.tap.close()
+            return
+        if rest := logged.data[sent:]:
+            taken.tap.write(rest)
         if {"end", "failed"} & logged.marks:
             log.finish(taken.tap.transport)
             taken.tap.close()
@@ -129,18 +144,25 @@ class Successor:
         head = logged.head
         found = self._route(head.method, head.path)
         call = ContinuedCall(self._service, taken, logged, log, found[1] if found else {})
+        is_complete = False
         try:
+            if logged.n_taken >= MAX_TAKEN:
+                raise errors.EngineFailed(f"{logged.n_taken} workers ended during this request")
             if found is not None:
                 await found[0](call)
+                is_complete = True
         except (ClientGone, BrokenStream):
             pass
         except (Refused, errors.LlamaActorsError) as error:
-            if not call.has_begun:
-                await call.fail(failure_of(error))
-        except Exception:  # noqa: BLE001 - a fault here ends this answer, and is logged
+            is_complete = await call.fail_unless_begun(failure_of(error))
+        except Exception as error:  # noqa: BLE001 - a fault here ends this answer, and is logged
             _LOG.exception("the continued answer %s failed", head.call_id)
+            is_complete = await call.fail_unless_begun(failure_of(error))
         finally:
-            log.drop()
+            if is_complete:
+                log.finish(taken.tap.transport)
+            else:
+                log.drop()
             taken.tap.close()
 
 
@@ -176,6 +198,10 @@ class ContinuedCall(Call):
     async def body(self) -> bytes:
         return self._body
 
+    def counted(self) -> AbstractContextManager[None]:
+        """It was allowed when it came."""
+        return self._counted(is_checked=False)
+
     async def model(self, asked: str | None) -> str:
         """As it was when the answer began, whatever the name means now."""
         fixed = None if self.logged is None else self.logged.model
@@ -186,12 +212,10 @@ class TakenSocket(asyncio.Protocol):
     """The socket of a connection whose worker is gone: written to, and closed after the answer."""
 
     def __init__(self, stalled_s: float) -> None:
-        self._loop = asyncio.get_running_loop()
         self._stalled_s = stalled_s
         self._gone = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
-        self._stall: asyncio.TimerHandle | None = None
         self.has_begun = self.is_chunked = False
         self.tap: Tap
 
@@ -200,23 +224,21 @@ class TakenSocket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not isinstance(transport, asyncio.Transport):
             raise TypeError("not a stream")
-        self.tap = Tap(transport)
+        self.tap = Tap(transport, self._stalled_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
+        self.tap.lost()
         self._gone.set()
         self._writable.set()
-        self.resume_writing()
+        with contextlib.suppress(OSError):  # the shelf may still have it open
+            self.tap.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     def pause_writing(self) -> None:
         self._writable.clear()
-        self._stall = self._loop.call_later(self._stalled_s, self.tap.abort)
 
     def resume_writing(self) -> None:
         self._writable.set()
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
 
     def is_paused(self) -> bool:
         return not self._writable.is_set()
@@ -243,8 +265,7 @@ class TakenSocket(asyncio.Protocol):
             self.tap.write(body)
 
     def _start(self, message: dict[str, Any]) -> None:
-        status = http.HTTPStatus(message["status"])
-        lines = [b"HTTP/1.1 %d %b" % (status, status.phrase.encode())]
+        lines = [STATUS_LINE[message["status"]].rstrip()]
         headers = list(message["headers"])
         self.is_chunked = not any(name == b"content-length" for name, _ in headers)
         headers += [(b"transfer-encoding", b"chunked")] if self.is_chunked else []

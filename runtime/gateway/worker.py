@@ -63,16 +63,17 @@ class HttpWorker(EngineWorker):
 
         self._stop = stop
         with self.engine_step():
-            beats = asyncio.create_task(self._beat())
+            beats = asyncio.create_task(self._beat(shelf))
             try:
                 await server.run(sockets, lambda: self.post(_Listening(len(sockets))))
             finally:
                 beats.cancel()
 
-    async def _beat(self) -> None:
+    async def _beat(self, shelf: ShelfClient) -> None:
         """Show that the loop turns."""
         while True:
             self.beat()
+            shelf.flush()
             await asyncio.sleep(BEAT_S)
 
     def _sockets(self, shelf: ShelfClient) -> list[socket]:

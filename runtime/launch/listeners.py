@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -26,7 +27,7 @@ def open_listeners(settings: GatewaySettings) -> tuple[tuple[str, tuple[int, ...
     found: list[tuple[str, tuple[int, ...]]] = []
     try:
         for number, one in enumerate(settings.listen):
-            fds = tuple(_passed() if one.is_systemd else _opened(one))
+            fds = tuple(_passed(settings) if one.is_systemd else _opened(one))
             found.append((f"{LISTENER}{number}", fds))
     except BaseException:
         for _, fds in found:
@@ -111,7 +112,7 @@ def _require_unused(path: str) -> None:
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _passed() -> list[int]:
+def _passed(settings: GatewaySettings) -> list[int]:
     """The sockets that systemd has opened for this process."""
     count, pid = os.environ.get("LISTEN_FDS", ""), os.environ.get("LISTEN_PID", "")
     if not count.isdigit() or int(count) < 1 or pid != str(os.getpid()):
@@ -124,4 +125,20 @@ def _passed() -> list[int]:
     for fd in fds:
         os.set_inheritable(fd, False)
         os.set_blocking(fd, False)
+    if settings.keys_file is None:
+        for fd in fds:
+            _require_local(fd)
     return fds
+
+
+def _require_local(fd: int) -> None:
+    with socket.socket(fileno=os.dup(fd)) as one:
+        if one.family == socket.AF_UNIX:
+            return
+        host = str(one.getsockname()[0])
+    if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        raise ConfigError(
+            "gateway.listen",
+            f"systemd has handed over a socket at {host}, which other machines reach; name a file "
+            "of keys with gateway.keys_file (`llama-actors gateway key NAME` makes one)",
+        )

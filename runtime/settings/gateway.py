@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Final, Literal
 
 from runtime.errors import ConfigError
@@ -109,7 +110,7 @@ class HttpWorkerArgs:
     """The node's own folder."""
     settings: GatewaySettings
     number: int = 0
-    secret: bytes = b""
+    secret: bytes = field(default=b"", repr=False)
     """What the namespaces of keys are derived from; kept beside the rows."""
 
 

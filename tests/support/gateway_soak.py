@@ -123,7 +123,11 @@ def client(gateway: Gateway, number: int, known: dict[int, str], seen: Seen, sto
             if text != known[wanted]:
                 pairs = enumerate(zip(text, known[wanted], strict=False))
                 at = next((n for n, (a, b) in pairs if a != b), min(len(text), len(known[wanted])))
-                trouble = f"stream {wanted} differs from character {at} on"
+                was, now = known[wanted][at - 30 : at + 60], text[at - 30 : at + 60]
+                trouble = (
+                    f"stream {wanted} differs from character {at} on: {was!r}, now {now!r}; "
+                    f"{len(known[wanted])} and {len(text)} characters"
+                )
         except (OSError, AssertionError, http.client.HTTPException) as error:
             trouble = f"stream {wanted}: {type(error).__name__}: {error}"
         seen.add(trouble, gap)

@@ -98,7 +98,9 @@ async def embedding(call: Call) -> None:
 async def rerank(call: Call) -> None:
     documents, asked = read_rerank(await call.body())
     client, model = await _asked_model(call, asked.model)
-    found = await client.rerank(model, asked.query, documents, top_n=asked.top_n)
+    with call.counted():
+        found = await client.rerank(model, asked.query, documents, top_n=asked.top_n)
+        call.n_tokens += found.n_tokens
     call.service.counts.note_read(found.n_tokens, len(documents))
     await call.answer(ranking_json(asked, documents, model, found))
 

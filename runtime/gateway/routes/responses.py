@@ -29,6 +29,7 @@ from runtime.gateway.wire.wanted import Head, Wanted
 _TEMPLATE: Final = ("reasoning_effort", "chat_template_kwargs", "enable_thinking")
 
 
+MAX_DIGITS: Final = 12
 _NO_REPLY: Final = Wanted(model="", kind="chat", inputs=())
 
 
@@ -166,7 +167,7 @@ async def retrieve(call: Call) -> None:
 def _whole(given: str | None, default: int, name: str) -> int:
     if given is None or given == "":
         return default
-    if not given.isdigit():
+    if not (given.isascii() and given.isdigit() and len(given) <= MAX_DIGITS):
         raise invalid(f"{name} is {given!r}; it is a whole number", name)
     return int(given)
 

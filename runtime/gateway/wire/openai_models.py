@@ -59,7 +59,11 @@ def anthropic_list(models: Sequence[ModelFacts], query: Mapping[str, str]) -> di
     start = ids.index(query["after_id"]) + 1 if query.get("after_id") in ids else 0
     stop = ids.index(query["before_id"]) if query.get("before_id") in ids else len(ids)
     given = query.get("limit", "")
-    limit = min(int(given), MAX_PAGE) if given.isdigit() and int(given) else 20
+    limit = (
+        min(int(given[:9]), MAX_PAGE)
+        if given.isascii() and given[:9].isdigit() and int(given[:9])
+        else 20
+    )
     page = [anthropic_model(one) for one in models[start:stop][:limit]]
     return {
         "data": page,

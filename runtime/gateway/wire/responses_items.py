@@ -66,7 +66,7 @@ def items_from(
         where = f"input[{at}]"
         if _is_reference(one):
             found.append(_referenced(where, one, known or {}))
-        elif one.get("type") in SKIPPED:
+        elif isinstance(one.get("type"), str) and one["type"] in SKIPPED:
             skipped.add(one["type"])
         else:
             found.append(_item(where, one, reply, at))
