@@ -23,7 +23,7 @@ from runtime.gateway.stream_log import MODEL, Logged, Mark, StreamLog
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.canonical import canonical
 from runtime.gateway.wire.errors import Api, api_of, error_body, status_of
-from runtime.gateway.wire.failure import Failure, Fault, Refused, failure_of
+from runtime.gateway.wire.failure import Failure, Fault, Refused, failure_of, invalid
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
 
 Scope = Any
@@ -201,6 +201,10 @@ class Call:
             self.log.note(-1, Mark(MODEL + model))
         return self.service.head(self.birth, model, needs_pieces=wanted.needs_pieces)
 
+    def canonical(self, wanted: Wanted) -> Wanted:
+        """The request by the canonical rules of this gateway."""
+        return canonical(wanted, self.service.settings.canonicalise)
+
     async def generate(
         self,
         wanted: Wanted,
@@ -210,7 +214,9 @@ class Call:
     ) -> None:
         """Answer by replies of a model, as a stream or as one object."""
         service, key = self.service, self.key
-        wanted = canonical(wanted, service.settings.canonicalise)
+        wanted = self.canonical(wanted)
+        if wanted.n_replies > 1 and wanted.options.get("session"):
+            raise invalid("a session has one reply at a time; leave session out, or n", "session")
         if head is None:
             head = self.head(wanted, model or await self.model(wanted.model))
         fixed = head

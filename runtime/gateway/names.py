@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Final
 
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.settings.gateway import UnknownModel
+
+LATEST: Final = ":latest"
 
 
 def resolve(
@@ -23,6 +26,8 @@ def resolve(
     ids = list(loaded)
     if asked in ids:
         return asked
+    if asked.removesuffix(LATEST) in ids:
+        return asked.removesuffix(LATEST)  # Ollama's clients write it
     for pattern, model in aliases:
         if fnmatchcase(asked, pattern):
             return model

@@ -185,6 +185,10 @@ class ResponseRun:
         self.error = error
         self._end(frames)
 
+    async def keep_begun(self) -> None:
+        """Store that it runs: should its process end, it is known that it has failed."""
+        await self._keep()
+
     async def _keep(self) -> None:
         """Before its last frame is shown: a client may continue it at once."""
         if self._store is None:
@@ -339,6 +343,7 @@ class Responses:
         service.begin(key)
         run = self.made(key, head, wanted, answer, sent)
         self.keep(run)
+        await run.keep_begun()
         run.start(stream)
         return run
 

@@ -1,24 +1,24 @@
 """Responses that have ended, as long as there is room: whole items, so that a chat can go on.
 
-It is in the memory of one HTTP worker. Its questions are coroutines, because an actor that keeps
-them for all workers would be asked by messages.
+It is in the memory of one HTTP worker, with a log by which the next one has it too. Its questions
+are coroutines, because an actor that keeps them for all workers would be asked by messages.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from runtime.gateway.wire.bodies import encode
 
 STORE_BYTES: Final = 64 << 20
+UNENDED: Final = ("queued", "in_progress")
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """One response, and what it answers."""
 
     id: str
@@ -57,6 +57,32 @@ def stored(
     return Stored(response["id"], owner, previous, encode(response), encode(sent))
 
 
+def _ended(one: Stored) -> Stored:
+    """A response of a worker that is gone, as it is now."""
+    response = one.as_response()
+    if response.get("status") not in UNENDED:
+        return one
+    error = {
+        "code": "server_error",
+        "message": "the process that generated this response has ended; send its request again",
+    }
+    failed = encode({**response, "status": "failed", "error": error})
+    return Stored(one.id, one.owner, one.previous, failed, one.input)
+
+
+class Log(Protocol):
+    """Where the store's content outlives its process."""
+
+    def keep(self, one: Stored) -> None:
+        """It is stored from now on."""
+
+    def drop(self, name: str) -> None:
+        """It is not."""
+
+    def tidy(self, kept: Iterable[Stored], n_bytes: int) -> None:
+        """There may be records that count no more."""
+
+
 class ResponseStore:
     """Keeps the responses that were used last, up to a number of bytes."""
 
@@ -64,6 +90,13 @@ class ResponseStore:
         self._max_bytes = max_bytes
         self._n_bytes = 0
         self._kept: OrderedDict[str, Stored] = OrderedDict()
+        self._log: Log | None = None
+
+    def begin_log(self, log: Log, found: Iterable[Stored]) -> None:
+        """``found`` is what a predecessor had stored. What it had not ended has failed."""
+        for one in found:
+            self._put(_ended(one))
+        self._log = log
 
     @property
     def n_bytes(self) -> int:
@@ -71,6 +104,13 @@ class ResponseStore:
 
     async def keep(self, one: Stored) -> None:
         """Keep it; those that were not used for longest make room. One too big is not kept."""
+        self._put(one)
+        if self._log is not None:
+            if one.id in self._kept:
+                self._log.keep(one)
+            self._log.tidy(self._kept.values(), self._n_bytes)
+
+    def _put(self, one: Stored) -> None:
         self._drop(one.id)
         self._kept[one.id] = one
         self._n_bytes += one.n_bytes
@@ -111,3 +151,5 @@ class ResponseStore:
         found = self._kept.pop(name, None)
         if found is not None:
             self._n_bytes -= found.n_bytes
+            if self._log is not None:
+                self._log.drop(name)

@@ -30,6 +30,7 @@ from runtime.gateway.app import build_app, find_route
 from runtime.gateway.connection import Arrival
 from runtime.gateway.keys import BadKeys, Keys, keys_from
 from runtime.gateway.protocol import GuardedProtocol
+from runtime.gateway.responses_log import RESPONSES, ResponsesLog
 from runtime.gateway.service import Service
 from runtime.gateway.stream_log import Received
 from runtime.gateway.successor import Successor
@@ -56,6 +57,8 @@ class GatewayServer:
         settings = args.settings
         self.service = Service(settings, connect, loaded, args.secret)
         self._shelf, self._worker = shelf, args.number
+        stored = ResponsesLog(shelf, f"{RESPONSES}{args.number}")
+        self.service.responses.store.begin_log(stored, stored.found)
         self._acceptor: Acceptor | None = None
         self._connecting: set[asyncio.Future[None]] = set()
         self._keys = KeysFile(settings.keys_file, log)

@@ -102,6 +102,8 @@ class Service:
 
         A model that is being started again counts as loaded: its requests wait for it.
         """
+        if asked and asked in self._loaded():
+            check_model(key, asked)  # else another would answer in its place
         try:
             return self._resolved(asked, key, self.models(key))
         except Refused:
@@ -164,7 +166,7 @@ class Service:
         """The reply with this number, which is sent by its first step."""
         given = wanted.inputs[number // wanted.n]
         options: dict[str, Any] = dict(wanted.options)
-        salt = self.salt(key)
+        salt = self.salt(key, options.pop("cache_salt", ""))
         if salt:
             options["salt"] = salt
         seed = options.get("seed", -1)

@@ -64,7 +64,7 @@ class Mark:
     """A point of an answer that no event of a reply stands for.
 
     ``begin``, ``end``, ``failed``; ``model:ID``, which model the request's name has meant;
-    ``taken``, a successor continues it.
+    ``items:JSON``, what was stored and it refers to; ``taken``, a successor continues it.
     """
 
     name: str
@@ -112,7 +112,11 @@ class Logged:
     @property
     def model(self) -> str | None:
         """The model that answers, if that was decided before anything was sent."""
-        names = [one.removeprefix(MODEL) for one in self.marks if one.startswith(MODEL)]
+        return self.find(MODEL)
+
+    def find(self, prefix: str) -> str | None:
+        """What was noted after this prefix."""
+        names = [one.removeprefix(prefix) for one in self.marks if one.startswith(prefix)]
         return names[0] if names else None
 
     def events(self, number: int) -> list[Event]:
@@ -160,7 +164,7 @@ class ReceivedLog:
             if self._size > MAX_LOG_BYTES:
                 self.drop()
             else:
-                _write(self._fd, data)
+                write_all(self._fd, data)
         except OSError:
             self.drop()
 
@@ -201,7 +205,7 @@ class Received:
 
 def read_received(fd: int) -> Received | None:
     """What had come on a connection; None: an answer had begun."""
-    raw = _content(fd)
+    raw = content(fd)
     if len(raw) < _N_RECEIVED_HEAD or not raw.startswith(_CLEAN):
         return None
     return Received(raw[_N_RECEIVED_HEAD:], raw[len(_CLEAN)])
@@ -231,7 +235,7 @@ class StreamLog:
         except OSError:
             return None
         os.write(fd, struct.pack("<I", len(packed)))
-        _write(fd, packed)
+        write_all(fd, packed)
         log = cls(shelf, name, fd, 4 + len(packed))
         if not shelf.keep(name, [sock.fileno(), fd]):
             log._close()
@@ -257,6 +261,11 @@ class StreamLog:
         if self._fd is not None:
             self._pending.append([number, item])
 
+    def remember(self, prefix: str, value: str) -> None:
+        """Note what a successor could not know, at once."""
+        self.note(-1, Mark(prefix + value))
+        self.wrote(b"")
+
     def wrote(self, data: bytes) -> None:
         """These bytes are about to be written to the socket."""
         if self._fd is None:
@@ -269,7 +278,7 @@ class StreamLog:
             self.drop()
             return
         try:
-            _write(self._fd, record)
+            write_all(self._fd, record)
         except OSError:  # no memory: the answer goes on without it
             self.drop()
 
@@ -296,7 +305,7 @@ class StreamLog:
 
 def read_log(fd: int) -> Logged | None:
     """All whole records of a log; None where not even its head is whole."""
-    raw = _content(fd)
+    raw = content(fd)
     if len(raw) < 4:
         return None
     n_head = struct.unpack_from("<I", raw)[0]
@@ -332,7 +341,8 @@ def _items(events: bytes) -> Iterable[tuple[int, Event | Mark]]:
     return [(number, item) for number, item in ValueCodec(_PACKAGES).unpack(events)]
 
 
-def _content(fd: int) -> bytes:
+def content(fd: int) -> bytes:
+    """All that a file has."""
     size = os.fstat(fd).st_size
     parts: list[bytes] = []
     at = 0
@@ -342,7 +352,8 @@ def _content(fd: int) -> bytes:
     return b"".join(parts)
 
 
-def _write(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

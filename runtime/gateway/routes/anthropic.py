@@ -17,9 +17,8 @@ from runtime.gateway.answered import Answered
 from runtime.gateway.call import Call
 from runtime.gateway.keys import Key
 from runtime.gateway.thinking import possible
-from runtime.gateway.wire.anthropic import Asked, prompt_options, read_messages
+from runtime.gateway.wire.anthropic import Asked, MessagesBody, prompt_options, read_messages
 from runtime.gateway.wire.anthropic_answer import MessagesAnswer, diagnosis
-from runtime.gateway.wire.canonical import canonical
 from runtime.gateway.wire.diagnose import parts_of_chat
 from runtime.gateway.wire.wanted import Head, Wanted
 
@@ -75,8 +74,7 @@ async def count_tokens(call: Call) -> None:
 
 async def _possible(call: Call, model: str, wanted: Wanted) -> Wanted:
     """The request as this model can answer it, by the canonical rules."""
-    wanted = await possible(call, model, wanted)
-    return canonical(wanted, call.service.settings.canonicalise)
+    return call.canonical(await possible(call, model, wanted))
 
 
 class Counts:
@@ -158,6 +156,10 @@ async def _is_ours(
     return known
 
 
+BODIES: Final = dict.fromkeys(
+    (f"{root}/messages{path}" for root in ("/v1", "") for path in ("", "/count_tokens")),
+    MessagesBody,
+)
 ROUTES: Final = (
     ("POST", "/v1/messages", messages),
     ("POST", "/messages", messages),

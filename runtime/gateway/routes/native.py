@@ -10,13 +10,23 @@ from runtime.client.async_client import AsyncClient
 from runtime.gateway.call import Call
 from runtime.gateway.facts import model_facts
 from runtime.gateway.inputs import embedded, resolved
+from runtime.gateway.thinking import possible
 from runtime.gateway.wire import metrics, native_state
 from runtime.gateway.wire.bodies import read
 from runtime.gateway.wire.failure import Failure, Fault, Refused, unsupported
-from runtime.gateway.wire.native import NativeAnswer, read_infill, read_native
+from runtime.gateway.wire.native import (
+    InfillBody,
+    NativeAnswer,
+    NativeBody,
+    read_infill,
+    read_native,
+)
 from runtime.gateway.wire.native_bodies import (
     AdapterScale,
     DetokenizeBody,
+    NativeEmbeddingBody,
+    RerankBody,
+    TemplateBody,
     TokenizeBody,
     content_of,
     native_embeddings_json,
@@ -78,7 +88,8 @@ async def apply_template(call: Call) -> None:
 async def input_tokens(call: Call) -> None:
     asked = read_template(await call.body())
     client, model = await _asked_model(call, asked.model)
-    found = await client.apply_chat_template(model, asked.messages, **asked.options())
+    wanted = call.canonical(await possible(call, model, asked.wanted()))
+    found = await client.apply_chat_template(model, wanted.inputs[0], **wanted.options)
     await call.answer_json({"object": "response.input_tokens", "input_tokens": len(found.tokens)})
 
 
@@ -175,6 +186,23 @@ async def _queried_model(call: Call) -> str:
     return await call.model(call.request.query_params.get("model"))
 
 
+BODIES: Final = {
+    "/completion": NativeBody,
+    "/completions": NativeBody,
+    "/infill": InfillBody,
+    "/tokenize": TokenizeBody,
+    "/detokenize": DetokenizeBody,
+    "/apply-template": TemplateBody,
+    "/chat/completions/input_tokens": TemplateBody,
+    "/v1/chat/completions/input_tokens": TemplateBody,
+    "/embedding": NativeEmbeddingBody,
+    "/embeddings": NativeEmbeddingBody,
+    "/rerank": RerankBody,
+    "/reranking": RerankBody,
+    "/v1/rerank": RerankBody,
+    "/v1/reranking": RerankBody,
+    "/lora-adapters": list[AdapterScale],
+}
 ROUTES: Final = (
     ("POST", "/completion", completion),
     ("POST", "/completions", completion),

@@ -12,12 +12,16 @@ from runtime.client.answers import Embeddings
 from runtime.gateway.call import JSON, Call, Handler
 from runtime.gateway.facts import ModelFacts, model_facts
 from runtime.gateway.guard import check_model
+from runtime.gateway.inputs import embedded
 from runtime.gateway.names import resolve
+from runtime.gateway.thinking import possible
 from runtime.gateway.wire import ndjson, ollama_embeddings, ollama_models
 from runtime.gateway.wire.bodies import read
 from runtime.gateway.wire.failure import Failure, Fault, Refused, invalid
 from runtime.gateway.wire.ollama import (
+    ChatBody,
     Form,
+    GenerateBody,
     OllamaAnswer,
     command_json,
     read_chat,
@@ -45,6 +49,7 @@ async def _answer(call: Call, wanted: Wanted | None, asked: ReplyBody, form: For
         await _load_or_unload(call, asked, form)
         return
     model = await _model(call, asked.model)
+    wanted = await possible(call, model, wanted)
     if remark := await _context_remark(call, asked, model):
         wanted = replace(wanted, remarks=(*wanted.remarks, remark))
     await call.generate(wanted, lambda head, what: OllamaAnswer(head, asked, what, form), model)
@@ -128,14 +133,16 @@ async def _embedded(
         await client.ready(model)
         return None
     try:
-        return await client.embed(model, texts, normalise=normalise)
-    except errors.PromptTooLong:
+        return await embedded(call, model, texts, normalise=normalise)
+    except Refused as error:
+        if error.failure.fault is not Fault.TOO_LONG:
+            raise
         (facts,) = await model_facts(call, model)
         most = ollama_embeddings.longest(facts.details)
         if not cuts or most is None:
             raise
         inputs: list[Any] = [await _cut(call, model, one, most) for one in texts]
-        return await client.embed(model, inputs, normalise=normalise)
+        return await embedded(call, model, inputs, normalise=normalise)
 
 
 async def _cut(call: Call, model: str, text: str, most: int) -> str | list[int]:
@@ -202,6 +209,14 @@ _LOADS: Final = "load one by `llama-actors load NAME=PATH`"
 _create = _not_done(f"this node makes no models; {_LOADS}, with its template and options")
 _blobs = _not_done(f"this node takes no files; put the model's file on its machine, and {_LOADS}")
 
+BODIES: Final = {
+    "/api/chat": ChatBody,
+    "/api/generate": GenerateBody,
+    "/api/embed": ollama_embeddings.EmbedBody,
+    "/api/embeddings": ollama_embeddings.OldEmbeddingBody,
+    "/api/show": ollama_models.ModelBody,
+    "/api/pull": ollama_models.ModelBody,
+}
 ROUTES: Final = (
     ("POST", "/api/chat", chat),
     ("POST", "/api/generate", generate),

@@ -30,8 +30,9 @@ async def chat(call: Call) -> None:
     verbose = None
     if asked.verbose:
         client = await call.service.client()
-        options = template_options(wanted.options)
-        verbose = (await client.apply_chat_template(model, asked.messages, **options)).text
+        shown = call.canonical(wanted)
+        options = template_options(shown.options)
+        verbose = (await client.apply_chat_template(model, shown.inputs[0], **options)).text
     await call.generate(wanted, lambda head, what: ChatAnswer(head, asked, what, verbose), model)
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from runtime.gateway.call import Call
 from runtime.gateway.generation import BrokenStream
 from runtime.gateway.response_runs import Follower, Foreground, Shown
 from runtime.gateway.responses_store import Stored
 from runtime.gateway.thinking import possible
-from runtime.gateway.wire.canonical import canonical
+from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.failure import Failure, Fault, Refused, invalid
+from runtime.gateway.wire.openai_chat import template_options
 from runtime.gateway.wire.openai_responses import (
     ResponseBody,
     conversation_of,
     read_response,
-    thinking_of,
-    tools_of,
     wanted_of,
 )
 from runtime.gateway.wire.responses_answer import ResponseAnswer, facts_of
@@ -26,9 +27,8 @@ from runtime.gateway.wire.responses_items import Item, items_from, references, r
 from runtime.gateway.wire.responses_pages import page_of
 from runtime.gateway.wire.wanted import Head, Wanted
 
-_TEMPLATE: Final = ("reasoning_effort", "chat_template_kwargs", "enable_thinking")
-
-
+ITEMS: Final = "items:"
+"""In the log of an answer: what was stored here when its request came, and it refers to."""
 MAX_DIGITS: Final = 12
 _NO_REPLY: Final = Wanted(model="", kind="chat", inputs=())
 
@@ -41,7 +41,7 @@ async def create(call: Call) -> None:
     head = call.head(wanted_of(asked, [], service.defaults, ()), model)
     items, sent, remarks = await _items(call, asked, head.id)
     wanted = wanted_of(asked, items, service.defaults, remarks)
-    wanted = canonical(await possible(call, model, wanted), service.settings.canonicalise)
+    wanted = call.canonical(await possible(call, model, wanted))
     answer = ResponseAnswer(head, asked, wanted, await _compared(call, asked, head, wanted))
     responses = service.responses
     if not asked.background:
@@ -73,10 +73,17 @@ async def _items(
     call: Call, asked: ResponseBody, reply: str
 ) -> tuple[list[Item], list[Item], tuple[str, ...]]:
     """All items of the conversation, those that this request adds, and remarks."""
-    before = await _history(call, asked.previous_response_id)
-    known = await _known(call, references(asked.input))
+    logged = None if call.logged is None else call.logged.find(ITEMS)
+    if logged is None:
+        before = await _history(call, asked.previous_response_id)
+        earlier = [item for one in before for item in one.items()]
+        known = await _known(call, references(asked.input))
+        if call.log is not None and (earlier or known):
+            call.log.remember(ITEMS, encode([earlier, known]).decode())
+    else:
+        earlier, known = msgspec.json.decode(logged)
     sent, remarks = items_from(asked.input, reply, known)
-    return [*(item for one in before for item in one.items()), *sent], sent, remarks
+    return [*earlier, *sent], sent, remarks
 
 
 async def _history(call: Call, name: str | None) -> list[Stored]:
@@ -208,11 +215,11 @@ async def input_tokens(call: Call) -> None:
     asked = read_response(await call.body())
     model = await call.model(asked.model)
     items, _, _ = await _items(call, asked, call.id)
-    tools, _ = tools_of(asked)
-    options = {key: value for key, value in thinking_of(asked).items() if key in _TEMPLATE}
+    wanted = wanted_of(asked, items, call.service.defaults)
+    wanted = call.canonical(await possible(call, model, wanted))
     client = await call.service.client()
     prompt = await client.apply_chat_template(
-        model, conversation_of(asked, items), tools=tools or None, **options
+        model, wanted.inputs[0], **template_options(wanted.options)
     )
     await call.answer_json({"object": "response.input_tokens", "input_tokens": len(prompt.tokens)})
 

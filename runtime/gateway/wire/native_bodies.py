@@ -10,7 +10,8 @@ import msgspec
 from runtime.client.answers import Embeddings, Ranking
 from runtime.gateway.wire.bodies import encode, read
 from runtime.gateway.wire.failure import invalid
-from runtime.gateway.wire.native_prompts import Prompt, is_token, native_prompts
+from runtime.gateway.wire.native_prompts import MAX_EMBEDDED, Prompt, is_token, native_prompts
+from runtime.gateway.wire.wanted import Wanted
 
 
 class TokenizeBody(msgspec.Struct, kw_only=True):
@@ -48,6 +49,12 @@ class TemplateBody(msgspec.Struct, kw_only=True):
         """The keywords of ``AsyncClient.apply_chat_template``."""
         given = {name: getattr(self, name) for name in _TEMPLATE}
         return {name: value for name, value in given.items() if value is not None and value != []}
+
+    def wanted(self) -> Wanted:
+        """The reply whose prompt it is."""
+        return Wanted(
+            model=self.model or "", kind="chat", inputs=(self.messages,), options=self.options()
+        )
 
 
 _TEMPLATE: Final = (
@@ -126,7 +133,7 @@ def read_native_embedding(body: bytes) -> tuple[list[Prompt], NativeEmbeddingBod
     if asked.embd_normalize not in (None, -1, 2):
         raise invalid("embd_normalize is 2 for length 1, or -1 for none", "embd_normalize")
     name = "content" if asked.input is None else "input"
-    return native_prompts(getattr(asked, name), name), asked
+    return native_prompts(getattr(asked, name), name, MAX_EMBEDDED), asked
 
 
 def native_embeddings_json(found: Embeddings) -> bytes:

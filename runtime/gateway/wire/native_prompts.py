@@ -11,10 +11,12 @@ Prompt = str | list[int] | list[int | str]
 """A text, ids, or ids and texts in one sequence."""
 
 MAX_PROMPTS: Final = 256
+MAX_EMBEDDED: Final = 2048
+"""Inputs of one request for embeddings, as OpenAI has it; its clients cut their lists there."""
 _FORMS: Final = "a text, token ids, texts and ids mixed, or a list of prompts"
 
 
-def native_prompts(given: object, name: str = "prompt") -> list[Prompt]:
+def native_prompts(given: object, name: str = "prompt", most: int = MAX_PROMPTS) -> list[Prompt]:
     """One or several prompts; Refused names the field."""
     if given is None:
         raise invalid(f"{name} is missing; send {_FORMS}", name)
@@ -22,8 +24,8 @@ def native_prompts(given: object, name: str = "prompt") -> list[Prompt]:
         return [_prompt(given, name)]
     if not given:
         raise invalid(f"{name} is empty; send {_FORMS}", name)
-    if len(given) > MAX_PROMPTS:
-        raise invalid(f"{len(given)} prompts; at most {MAX_PROMPTS} are taken", name)
+    if len(given) > most:
+        raise invalid(f"{len(given)} prompts; at most {most} are taken", name)
     return [_prompt(one, f"{name}[{at}]") for at, one in enumerate(given)]
 
 

@@ -11,7 +11,7 @@ from runtime.client.sampling_options import sampling_from_options
 from runtime.gateway.wire.sampling import Options
 
 _NOT_SAMPLING: Final = frozenset(
-    {"stop", "session", "parent_key", "timeout_s", "speculation", "exact", "priority"}
+    {"stop", "session", "parent_key", "timeout_s", "speculation", "exact", "priority", "cache_salt"}
 )
 _SAMPLING: Final = (
     *(one for one in Options.__struct_fields__ if one not in _NOT_SAMPLING), "n_logprobs",

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from runtime.gateway.wire.failure import invalid
-from runtime.gateway.wire.sampling import sampled
+from runtime.gateway.wire.sampling import Options, given_options, sampled
 
 LATEST: Final = ":latest"
 MAX_TOP_LOGPROBS: Final = 20
@@ -20,6 +20,10 @@ _REALS: Final = (
     "frequency_penalty", "mirostat_tau", "mirostat_eta",
 )  # fmt: skip
 _WHOLES: Final = ("top_k", "seed", "repeat_last_n", "mirostat")
+_OTHERS: Final = tuple(
+    name for name in Options.__struct_fields__ if name not in {*_REALS, *_WHOLES, "stop"}
+)
+"""What Ollama has no name for: those of the other APIs."""
 _DURATION: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 _UNITS: Final = {
     "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0,
@@ -77,7 +81,8 @@ def options_of(asked: ReplyBody, defaults: Mapping[str, float]) -> dict[str, Any
     plain = asked.options or {}
     found: dict[str, Any] = {name: _real(plain, name) for name in _REALS}
     found |= {name: _whole(plain, name) for name in _WHOLES}
-    given = {name: value for name, value in found.items() if value is not None}
+    given = _others(plain)
+    given |= {name: value for name, value in found.items() if value is not None}
     if not given.get("mirostat"):
         for name in ("mirostat", "mirostat_tau", "mirostat_eta"):
             given.pop(name, None)
@@ -93,6 +98,14 @@ def options_of(asked: ReplyBody, defaults: Mapping[str, float]) -> dict[str, Any
     if asked.logprobs:
         options["n_logprobs"] = asked.top_logprobs or 0
     return options
+
+
+def _others(plain: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: plain[name] for name in _OTHERS if plain.get(name) is not None}
+    try:
+        return given_options(msgspec.convert(kept, Options, strict=False))
+    except msgspec.ValidationError as error:
+        raise invalid(f"options: {error}", "options") from None
 
 
 def _real(plain: Mapping[str, Any], name: str) -> float | None:

@@ -74,7 +74,6 @@ class ChatBody(Options, kw_only=True):
     continue_final_message: bool | str | None = None
     add_generation_prompt: bool | None = None
     return_progress: bool | None = None
-    timings_per_token: bool | None = None
     verbose: bool | None = None
 
 
@@ -218,7 +217,10 @@ class ChatAnswer(Answer):
     def end(self) -> bytes:
         usage = b""
         if self._shows_usage:
-            facts = {"usage": usage_of(self._done), "timings": report.timings(self._done[-1])}
+            facts = {
+                "usage": usage_of(self._done, self._wanted.n),
+                "timings": report.timings(self._done[-1]),
+            }
             usage = sse.data(self._open + b',"choices":[],' + encode(facts)[1:])
         return usage + sse.DONE
 
@@ -311,7 +313,7 @@ class ChatAnswer(Answer):
                 "model": self._head.model,
                 "system_fingerprint": SYSTEM_FINGERPRINT,
                 "choices": choices,
-                "usage": usage_of(done),
+                "usage": usage_of(done, self._wanted.n),
                 "timings": report.timings(done[0]),
                 **explained(self._head, self._wanted, done[0]),
                 **self._verbose,

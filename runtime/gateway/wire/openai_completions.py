@@ -149,7 +149,7 @@ class CompletionAnswer(Answer):
     def end(self) -> bytes:
         usage = b""
         if self._shows_usage:
-            counts = usage_of(list(self._done.values()), self._wanted.n)
+            counts = usage_of([self._done[n] for n in sorted(self._done)], self._wanted.n)
             usage = sse.data(self._open + b',"choices":[],"usage":' + encode(counts) + b"}")
         return usage + sse.DONE
 

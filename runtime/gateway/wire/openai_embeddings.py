@@ -12,7 +12,7 @@ import msgspec
 from runtime.client.answers import Embeddings
 from runtime.gateway.wire.bodies import encode, read
 from runtime.gateway.wire.failure import invalid
-from runtime.gateway.wire.native_prompts import Prompt, native_prompts
+from runtime.gateway.wire.native_prompts import MAX_EMBEDDED, Prompt, native_prompts
 
 
 class EmbeddingBody(msgspec.Struct, kw_only=True):
@@ -32,7 +32,7 @@ def read_embedding(body: bytes) -> EmbeddingBody:
 
 def inputs_of(asked: EmbeddingBody) -> list[Prompt]:
     """Texts, or lists of token ids of the model's own vocabulary."""
-    return native_prompts(asked.input, "input")
+    return native_prompts(asked.input, "input", MAX_EMBEDDED)
 
 
 def embeddings_json(asked: EmbeddingBody, model: str, found: Embeddings) -> bytes:

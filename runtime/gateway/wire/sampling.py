@@ -58,6 +58,8 @@ class Options(msgspec.Struct, kw_only=True):
     speculation: str | None = None
     exact: str | None = None
     priority: str | None = None
+    cache_salt: str | None = None
+    """Separates rows below those of the key, as in vLLM: for an application's own users."""
 
 
 _NAMES: Final = Options.__struct_fields__
@@ -65,6 +67,11 @@ _NAMES: Final = Options.__struct_fields__
 
 def options_of(body: Options, defaults: Mapping[str, float]) -> dict[str, Any]:
     """The keywords of a request; ``defaults`` are for sampling options that it does not name."""
+    return sampled(given_options(body), defaults)
+
+
+def given_options(body: Options) -> dict[str, Any]:
+    """What a request names."""
     given = {name: value for name in _NAMES if (value := getattr(body, name)) is not None}
     if "grammar" in given and not given["grammar"]:
         del given["grammar"]  # an empty one is none
@@ -75,7 +82,7 @@ def options_of(body: Options, defaults: Mapping[str, float]) -> dict[str, Any]:
         given["stop"] = [one for one in stops if one]
     elif stops == "":
         del given["stop"]
-    return sampled(given, defaults)
+    return given
 
 
 def _summed(biases: Biases) -> Biases:
