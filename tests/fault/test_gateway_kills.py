@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -199,3 +200,70 @@ def shown(data: bytes) -> str:
             case {"message": {"content": str(piece)}}:
                 text.append(piece)
     return "".join(text)
+
+
+def test_a_pooled_connection_outlives_its_worker(gateway: Gateway) -> None:
+    connection = gateway.connect()
+    connection.connect()
+    sock = connection.sock
+    for _ in range(2):
+        connection.request("GET", "/v1/models")
+        assert connection.getresponse().read()
+        kill(pid_of(gateway.node, "http:0"))
+    connection.request("POST", "/v1/chat/completions", json.dumps({**ASK, "stream": False}))
+    assert connection.getresponse().status == 200
+    assert connection.sock in (sock, None)
+    connection.close()
+
+
+def test_stored_responses_outlive_their_worker(gateway: Gateway) -> None:
+    asked = {"input": "Name a fox.", "max_output_tokens": 8, "temperature": 0, "exact": "always"}
+    first = gateway.post("/v1/responses", asked).json
+    kill(pid_of(gateway.node, "http:0"))
+    assert gateway.get(f"/v1/responses/{first['id']}").json["output"] == first["output"]
+    more = {
+        **asked, "input": "And an owl.", "max_output_tokens": 200, "ignore_eos": True,
+        "previous_response_id": first["id"], "stream": True,
+    }  # fmt: skip
+    whole = Reader(gateway, more, "/v1/responses")
+    whole.join(60)
+    reader = Reader(gateway, more, "/v1/responses")
+    eventually(lambda: len(reader.data) > 4000, what="it runs")
+    gateway.call("DELETE", f"/v1/responses/{first['id']}")  # it had been read when this one began
+    kill(pid_of(gateway.node, "http:0"))
+    reader.join(60)
+    assert shown(reader.data) == shown(whole.data)
+    assert "response.incomplete" in reader.data.decode()[-6000:]
+    assert gateway.get(f"/v1/responses/{first['id']}").status == 404
+
+
+def test_a_response_in_the_background_fails_with_its_worker(gateway: Gateway) -> None:
+    asked = {"input": "Tell a story.", "max_output_tokens": 3000, "ignore_eos": True,
+             "background": True}  # fmt: skip
+    name = gateway.post("/v1/responses", asked).json["id"]
+    eventually(lambda: inflight_status(gateway.node)["in_flight"], what="it runs")
+    kill(pid_of(gateway.node, "http:0"))
+    found = gateway.get(f"/v1/responses/{name}").json
+    assert found["status"] == "failed"
+    assert "send its request again" in found["error"]["message"]
+
+
+def test_a_request_whose_workers_end_one_after_the_other_is_given_up(gateway: Gateway) -> None:
+    found: list[Any] = []
+    asked = {**ASK, "stream": False, "max_tokens": 3500}
+    thread = threading.Thread(
+        target=lambda: found.append(gateway.post("/v1/chat/completions", asked))
+    )
+    thread.start()
+    eventually(lambda: inflight_status(gateway.node)["in_flight"], what="it runs")
+    killed = 0
+    while thread.is_alive() and killed < 20:
+        pid = pid_of(gateway.node, "http:0")
+        with contextlib.suppress(ProcessLookupError):  # it is not known yet that it is gone
+            kill(pid)
+            killed += 1
+        thread.join(0.02)
+    thread.join(60)
+    assert found[0].status == 500, found[0].body
+    assert "workers ended during this request" in found[0].json["error"]["message"]
+    eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
