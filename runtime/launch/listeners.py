@@ -127,11 +127,12 @@ def _passed(settings: GatewaySettings) -> list[int]:
         os.set_blocking(fd, False)
     if settings.keys_file is None:
         for fd in fds:
-            _require_local(fd)
+            require_local(fd)
     return fds
 
 
-def _require_local(fd: int) -> None:
+def require_local(fd: int) -> None:
+    """ConfigError where other machines reach this socket."""
     with socket.socket(fileno=os.dup(fd)) as one:
         if one.family == socket.AF_UNIX:
             return

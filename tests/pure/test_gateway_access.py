@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.errors import ConfigError
 from runtime.gateway import guard
 from runtime.gateway.keys import (
     ANYONE,
@@ -23,6 +25,7 @@ from runtime.gateway.keys import (
 from runtime.gateway.limits import Bucket, Limits
 from runtime.gateway.names import resolve
 from runtime.gateway.wire.failure import Fault, Refused
+from runtime.launch import listeners
 
 pytestmark = pytest.mark.pure
 
@@ -70,6 +73,7 @@ def test_a_unix_socket_needs_no_host() -> None:
         (b"http://127.0.0.1:8081", False),
         (b"http://127.0.0.1:8080.evil.example", False),
         (b"file://127.0.0.1:8080", False),
+        (b"http://[127.0.0.1:8080", False),
         (b"https://chat.example.evil", False),
     ],
 )
@@ -145,7 +149,8 @@ def test_a_key_may_use_its_models() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "[keys.a]\n", '[keys.a]\nsha256 = "zz"\n', '[keys.a]\nsha256 = "00"\n', "x = 1\n",
-     '[keys.a]\nsha256 = "' + "0" * 64 + '"\nmodles = []\n', "[keys.a\n"],
+     '[keys.a]\nsha256 = "' + "0" * 64 + '"\nmodles = []\n', "[keys.a\n",
+     '[keys.a]\nsha256 = "' + "0" * 64 + '"\nrunning = 0\n'],
 )  # fmt: skip
 def test_a_wrong_file_is_named_so(text: str) -> None:
     with pytest.raises(BadKeys):
@@ -215,6 +220,27 @@ def test_requests_tokens_and_running_are_limited_each() -> None:
     limits.begin(Key("b"), 0.0)
 
 
+def test_new_limits_of_a_key_count_from_its_next_request_on() -> None:
+    limits = Limits()
+    limits.begin(Key("a", requests_per_min=1, running=2), 0.0)
+    with pytest.raises(Refused, match="requests"):
+        limits.begin(Key("a", requests_per_min=1, running=2), 0.0)
+    limits.begin(Key("a", requests_per_min=5, running=2), 0.0)
+    with pytest.raises(Refused, match="run already"):
+        limits.begin(Key("a", requests_per_min=5, running=2), 0.0)
+
+
+@pytest.mark.parametrize(("host", "is_local"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_what_systemd_opens_for_all_needs_keys(host: str, is_local: bool) -> None:
+    with socket.socket() as sock:
+        sock.bind((host, 0))  # nothing listens
+        if is_local:
+            listeners.require_local(sock.fileno())
+        else:
+            with pytest.raises(ConfigError, match="keys_file"):
+                listeners.require_local(sock.fileno())
+
+
 # ── names ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -227,6 +253,7 @@ def test_requests_tokens_and_running_are_limited_each() -> None:
         ("", ["a"], "a"),
         ("demo", [], "demo"),
         ("demo", ["a"], "demo"),
+        ("a:latest", ["a", "b"], "a"),
     ],
 )
 def test_names(asked: str, loaded: list[str], found: str) -> None:

@@ -86,6 +86,9 @@ def test_a_key_sees_and_uses_its_models_alone(gateway: Gateway) -> None:
     assert complete(gateway, "alice").status == 200
     refused = complete(gateway, "bob")
     assert refused.status == 404, "it does not even learn that there is another"
+    named = {"model": "demo", "prompt": "x", "max_tokens": 1}
+    other = gateway.call("POST", "/v1/completions", named, {"x-api-key": KEYS["bob"][0]})
+    assert other.status == 403, "nor does another model answer in its place"
     listed = gateway.call("GET", "/v1/models", headers={"x-api-key": KEYS["bob"][0]})
     assert listed.json["data"] == []
 
@@ -102,6 +105,17 @@ def test_what_one_key_has_sent_is_cold_for_another(gateway: Gateway) -> None:
     assert cached(complete(gateway, "boss", prompt)) == first
     gateway.node.evict("demo")
     assert cached(complete(gateway, "slow", prompt)) == 0, "the shared rows are apart, too"
+
+
+def test_an_application_separates_its_own_users(gateway: Gateway) -> None:
+    def read(salt: str) -> int:
+        asked = {"prompt": f"For users. {STORY}", "max_tokens": 1, "cache_salt": salt}
+        headers = {"x-api-key": KEYS["alice"][0]}
+        return cached(gateway.call("POST", "/v1/completions", asked, headers))
+
+    assert read("one") < 10
+    assert read("two") < 10
+    assert read("one") > 100
 
 
 def test_a_rate_is_a_limit_with_the_time_to_wait(gateway: Gateway) -> None:

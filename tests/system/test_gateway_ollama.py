@@ -87,6 +87,16 @@ def test_a_chat_streams_what_it_answers_whole(gateway: Gateway) -> None:
     assert last["cache"]["reused_tokens"] == last["prompt_eval_cached_count"] > 0
 
 
+def test_options_of_the_other_apis_are_taken(gateway: Gateway) -> None:
+    more = {**OPTIONS, "exact": "always", "session": "tale", "xtc_probability": 0.0}
+    assert chat(gateway, options=more)["done"]
+    wrong = {"messages": STORY, "options": {**OPTIONS, "dry_base": "x"}, "stream": False}
+    answer = gateway.ask("POST", "/api/chat", wrong)
+    assert answer.status == 400
+    assert "dry_base" in answer.json["error"]
+    assert chat(gateway, think=False)["message"]["content"]
+
+
 def test_a_call_has_its_arguments_as_an_object_and_its_result_is_read(gateway: Gateway) -> None:
     options = {"temperature": 0}
     whole = chat(gateway, messages=WEATHER, tools=[TOOL], options=options)["message"]

@@ -157,6 +157,9 @@ def test_embeddings_in_both_forms(gateway: Gateway) -> None:
     for one, other in zip(plain["data"], packed["data"], strict=True):
         raw = base64.b64decode(other["embedding"])
         assert list(struct.unpack(f"<{len(raw) // 4}f", raw)) == pytest.approx(one["embedding"])
+    many = gateway.post("/v1/embeddings", {"input": ["a fox", "an owl"] * 200}).json["data"]
+    assert [one["index"] for one in many] == list(range(400))
+    assert many[399]["embedding"] == pytest.approx(plain["data"][1]["embedding"], abs=1e-4)
     refused = gateway.post("/v1/embeddings", {**asked, "dimensions": 3})
     assert (refused.status, refused.json["error"]["param"]) == (400, "dimensions")
 

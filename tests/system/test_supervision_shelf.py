@@ -42,6 +42,20 @@ def cookie(folder: Path) -> bytes:
     return found
 
 
+def test_there_may_be_more_names_than_a_packet_holds(shelf: ShelfClient) -> None:
+    reader, writer = os.pipe()
+    os.close(writer)
+    wanted = [f"many/{'x' * 200}/{number:04}" for number in range(700)]
+    for name in wanted:
+        assert shelf.put(name, [reader])
+    os.close(reader)
+    assert shelf.names("many/") == wanted
+    for name in wanted:
+        shelf.forget(name)
+    shelf.flush()
+    eventually(lambda: not shelf.names("many/"), what="all are gone")
+
+
 def test_a_pipe_stays_open_after_its_owner_has_closed_it(
     shelf: ShelfClient, node: RunningNode
 ) -> None:
