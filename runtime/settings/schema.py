@@ -263,7 +263,8 @@ Gateway: Final = _table(
     {
         "listen": "Where: 127.0.0.1:8080, [::1]:8080, unix:/path, systemd, or a list of them. An "
         "address that other machines reach needs keys_file.",
-        "workers": "Processes that speak HTTP. One carries some hundred streams.",
+        "workers": "Processes that speak HTTP. One carries some hundred streams. Each has its own "
+        "store of responses, limits and counts.",
         "keys_file": "File of keys, made by `gateway key`. Without it no key is needed.",
         "hosts": "Names by which browsers and clients may call this machine, beside IP addresses "
         "and localhost.",
