@@ -103,6 +103,11 @@ class LlamaServer:
         taken = 1e3 * (time.perf_counter() - began)
         return Answer(taken, int(reply["tokens_predicted"]), int(reply["timings"]["cache_n"]))
 
+    @property
+    def port(self) -> int:
+        """At which it listens on this machine."""
+        return self._port
+
     def save_slot(self, slot: int, name: str) -> None:
         """Write a slot's state to a file. PeersFailed if the slot is empty."""
         reply = self._post(f"/slots/{slot}?action=save", {"filename": name})

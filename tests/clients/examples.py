@@ -108,8 +108,8 @@ EXAMPLES = Suite(
         Known("ollama/create", "models are made by files and settings, not over HTTP"),
         Known("ollama/fill-in-middle", "the embedded model has no tokens for infilling"),
         Known(
-            r"ollama/(multi-tool|thinking|thinking-generate|thinking-levels)",
-            "the embedded model cannot think, and Ollama refuses it for such models too",
+            r"ollama/(thinking|thinking-generate)",
+            "the embedded model does not think, and the example prints its thoughts",
         ),
     ),
     outcomes=_outcomes,
