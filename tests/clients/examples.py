@@ -103,7 +103,7 @@ def _outcomes(place: Place) -> list[Outcome]:
 EXAMPLES = Suite(
     name="examples",
     about="examples of openai-python, anthropic-python and ollama-python",
-    floor=44,
+    floor=48,
     known=(
         Known("ollama/create", "models are made by files and settings, not over HTTP"),
         Known("ollama/fill-in-middle", "the embedded model has no tokens for infilling"),

@@ -90,10 +90,11 @@ def data(frames: list[bytes]) -> list[dict[str, Any]]:
     """The objects, after a check of each frame's form."""
     found = []
     for number, frame in enumerate(frames):
-        name, line, *rest = frame.decode().split("\n")
+        name, place, line, *rest = frame.decode().split("\n")
         value = json.loads(line.removeprefix("data: "))
         assert (name, rest) == (f"event: {value['type']}", ["", ""])
         assert value["sequence_number"] == number
+        assert place == f"id: {number}"
         found.append(value)
     return found
 
@@ -120,9 +121,11 @@ def test_a_text_is_shown_by_these_frames() -> None:
         + item % ("completed", whole)
         + "}}",
     ]
-    for frame, rest in zip(frames[2:-1], expected, strict=True):
+    for number, (frame, rest) in enumerate(zip(frames[2:-1], expected, strict=True), start=2):
         name = f"response.{rest.partition(chr(34))[0]}"
-        assert frame.decode() == f'event: {name}\ndata: {{"type":"response.{rest}\n\n'
+        assert frame.decode() == (
+            f'event: {name}\nid: {number}\ndata: {{"type":"response.{rest}\n\n'
+        )
     first, second, *_, last = data(frames)
     assert (first["type"], second["type"]) == ("response.created", "response.in_progress")
     assert first["response"]["status"] == second["response"]["status"] == "in_progress"

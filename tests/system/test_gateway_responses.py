@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,6 +78,8 @@ def test_a_stream_shows_what_the_whole_answer_holds(gateway: Gateway) -> None:
     assert gateway.get(f"{PATH}/{last['id']}").json == last
     again = gateway.get(f"{PATH}/{last['id']}?stream=true&starting_after=3")
     assert again.frames == stream.frames[4:]
+    place = {"last-event-id": re.findall(rb"^id: (\d+)$", stream.body, re.M)[3].decode()}
+    assert gateway.get(f"{PATH}/{last['id']}?stream=true", **place).body == again.body
 
 
 def test_both_ways_to_continue_read_nothing_again(gateway: Gateway) -> None:

@@ -162,7 +162,8 @@ async def retrieve(call: Call) -> None:
     if run is None:
         await _found(call)
         raise invalid("the events of this response are kept no more; read it without stream")
-    after = _whole(query.get("starting_after"), -1, "starting_after")
+    last = call.headers.get(b"last-event-id", b"").decode("latin-1")
+    after = _whole(query.get("starting_after") or last, -1, "starting_after")
     if after + 1 < run.log.first:
         raise invalid(
             f"the events before {run.log.first} are kept no more; read the response without stream",

@@ -188,7 +188,8 @@ class ResponseAnswer:
     def _frame(self, kind: str, **facts: Any) -> bytes:
         number = self._n_frames
         self._n_frames += 1
-        return sse.named(kind.encode(), encode({"type": kind, "sequence_number": number, **facts}))
+        body = encode({"type": kind, "sequence_number": number, **facts})
+        return sse.named(kind.encode(), body, number)
 
     # ── items ───────────────────────────────────────────────────────────────────────────────────
 
@@ -256,6 +257,7 @@ class ResponseAnswer:
             kind,
             b'{"type":"%b","sequence_number":%d,%b,"delta":%b%b}'
             % (kind, number, place, text_json(text), rest),
+            number,
         )
 
     def _close(self, status: str) -> Frames:

@@ -15,6 +15,7 @@ def data(payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
 
 
-def named(name: bytes, payload: bytes) -> bytes:
-    """A frame with a name."""
-    return b"event: " + name + b"\ndata: " + payload + b"\n\n"
+def named(name: bytes, payload: bytes, number: int | None = None) -> bytes:
+    """A frame with a name; ``number`` is where a client that lost the connection goes on."""
+    place = b"" if number is None else b"id: %d\n" % number
+    return b"event: " + name + b"\n" + place + b"data: " + payload + b"\n\n"
