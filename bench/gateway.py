@@ -57,10 +57,10 @@ class _Plan:
 
     n_repeat: int = 1024
     repeats: int = 12
-    n_shared: int = 256
+    n_shared: int = 128
     n_own: int = 8
     n_reply: int = 8
-    at_once: int = 2
+    at_once: int = 1
     n_streamed: int = 1000
     added: int = 60
     pairs: int = 1000
