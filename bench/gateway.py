@@ -5,7 +5,7 @@ same client, and their runs alternate. What the gateway adds is the difference t
 over the host API, on the same node. CPU is that of the HTTP worker's process alone; llama-server
 speaks HTTP in the process that computes, so there is nothing to compare it with.
 
-Tenants: one key's prompts are timed by another key, beside prompts that nobody has sent. The area
+Tenants: one key's prompts are timed by another key, beside prompts that no key has sent. The area
 under the curve is how often the first kind is faster: 0.5 tells nothing, 1 tells all.
 """
 
@@ -229,7 +229,7 @@ def _tenants(subject: Subject, plan: _Plan) -> list[Figure]:
                     times.append(bob.first_ms(prompt)[0])
                 own.append(alice.first_ms(secret)[0])
     variant = f"{subject.name}, {plan.n_private} tokens"
-    said = f"goal 0.55; {plan.pairs} prompts of another key, and as many of nobody"
+    said = f"goal 0.55; {plan.pairs} prompts of another key, and as many that no key has sent"
     return [
         Figure(NAME, variant, "tenant_auc", _auc(seen, unseen), "", plan.pairs, said),
         Figure(

@@ -104,7 +104,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         cycle = self._running()
         if cycle is not None and not cycle.more_body:
-            # A request that does not wait for the answer to the last one. Nobody needs that, and
+            # A request that does not wait for the answer to the last one. No client needs that, and
             # it has no part in this answer: its client sends it again on another connection.
             cycle.keep_alive = False
             if self._received is not None:

@@ -19,7 +19,7 @@ from supervision.shelf import ShelfClient
 RESPONSES: Final = "gateway/responses/"
 """Beginning of its name on the shelf; then the worker's number."""
 SLACK_BYTES: Final = 16 << 20
-"""Of records that count no more; then the file is written anew."""
+"""Of records that count no more; then the file is rewritten."""
 _LENGTH: Final = struct.Struct("<I")
 
 
@@ -47,7 +47,7 @@ class ResponsesLog:
         self._append(msgspec.msgpack.encode(name))
 
     def tidy(self, kept: Iterable[Stored], n_bytes: int) -> None:
-        """Write the file anew if most of it counts no more; ``n_bytes``: of ``kept``."""
+        """Rewrite the file if most of it counts no more; ``n_bytes``: of ``kept``."""
         if self._size > 2 * n_bytes + SLACK_BYTES:
             self._close()
             for one in kept:

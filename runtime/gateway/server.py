@@ -108,7 +108,7 @@ class GatewayServer:
         """At once: this process has a connection that no other knows."""
         too_many = len(self._connecting) >= self.service.settings.max_connections
         if too_many and self._server.config.ssl is not None:
-            sock.close()  # of peers that begin TLS, and say no more
+            sock.close()  # of peers that begin TLS and send no more
             return
         self._begin(self._connect(sock, self._arrival(sock), b""))
 
