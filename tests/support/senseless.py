@@ -204,6 +204,7 @@ NODE_METHODS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "tokenize": ({"model": "stub", "text": "a"}, {"add_special": True, "parse_special": False}),
     "detokenize": ({"model": "stub", "tokens": [65]}, {"special": False}),
     "detokenize_bytes": ({"model": "stub", "tokens": [65]}, {"special": False}),
+    "token_pieces": ({"model": "stub", "tokens": [65]}, {}),
     "apply_chat_template": (
         {"model": "stub", "messages": TALK},
         {**dict.fromkeys(tuple(_CHAT)[:4]), "add_generation_prompt": None},
