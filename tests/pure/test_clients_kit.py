@@ -169,10 +169,13 @@ def test_a_history_may_move_its_cache_mark_and_nothing_else() -> None:
 def test_failed_operations_are_read_from_the_report_of_schemathesis() -> None:
     report = """
 === FAILURES ===
+____ POST /api/copy ____
+- ST101 Server error
+[501] Not Implemented:
 ____ TRACE /health ____
 1. Test Case ID: XB0BQU
 - ST101 Server error
-[501] Not Implemented:
+[500] Internal Server Error:
     `body`
 Reproduce with:
     curl -X TRACE http://127.0.0.1:1/health
@@ -185,7 +188,7 @@ ____ POST /v1/x ____
         Outcome(
             "TRACE /health",
             passed=False,
-            detail=f"{fact} | [501] Not Implemented: |     curl -X TRACE http://127.0.0.1:1/health",
+            detail=f"{fact} | [500] Internal Server Error: |     curl -X TRACE http://127.0.0.1:1/health",
         ),
         Outcome("POST /v1/x", passed=False, detail=fact),
     ]
