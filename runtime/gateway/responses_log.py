@@ -5,6 +5,7 @@ Records, each after its length: a response that is kept, or the id of one that i
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ RESPONSES: Final = "gateway/responses/"
 SLACK_BYTES: Final = 16 << 20
 """Of records that count no more; then the file is rewritten."""
 _LENGTH: Final = struct.Struct("<I")
+_LOG: Final = logging.getLogger("supervision.http")
 
 
 class ResponsesLog:
@@ -34,7 +36,7 @@ class ResponsesLog:
         self._size = 0
         self.found: list[Stored] = []
         entry = shelf.get(name)
-        if entry is not None:
+        if entry is not None and entry.fds:
             self._fd = entry.fds[0]
             self._read(self._fd)
 
@@ -85,7 +87,11 @@ class ResponsesLog:
             end = start + _LENGTH.unpack_from(raw, at)[0]
             if end > len(raw):
                 break  # its writer was killed while it wrote this
-            one = msgspec.msgpack.decode(raw[start:end], type=Stored | str)
+            try:
+                one = msgspec.msgpack.decode(raw[start:end], type=Stored | str)
+            except msgspec.DecodeError:
+                _LOG.warning("%s is damaged from byte %d on; the rest is dropped", self._name, at)
+                break
             kept.pop(one if isinstance(one, str) else one.id, None)
             if not isinstance(one, str):
                 kept[one.id] = one
