@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from supervision import forks
 from supervision.address import Address
@@ -48,6 +48,8 @@ _LATE_S: Final = 30.0
 """How long the first message is awaited of a request that was left before it came."""
 _UNTIL_UP_S: Final = 1.0
 _YIELD_EVERY: Final = 32
+
+T = TypeVar("T")
 """After so many messages that had come already a reader lets other tasks run."""
 
 
@@ -360,6 +362,16 @@ class Replies:
             await endpoint.wait(box, deadline)
             if self._any_sign and not box.messages and box.address in endpoint.read_from:
                 deadline = min(self._ends_at, endpoint.read_from[box.address] + self._idle_s)
+
+    def ready(self, kind: type[T]) -> list[T]:
+        """Messages of this kind that have come already, up to the first one of another kind."""
+        box = self._box
+        if box is None or not box.is_sent or self._is_closed:
+            return []
+        found: list[T] = []
+        while box.messages and type(box.messages[0]) is kind and len(found) < _YIELD_EVERY:
+            found.append(box.messages.popleft())  # type: ignore[arg-type]  # of that kind
+        return found
 
     def _deadline(self) -> float:
         """Of a silence that begins now."""

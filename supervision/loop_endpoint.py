@@ -222,13 +222,25 @@ class LoopEndpoint:
         if self.is_closed:
             return
         due = self._context.endpoint.due_s()
-        if self._timer is not None:
-            self._timer.cancel()
+        timer = self._timer
+        if (
+            isinstance(timer, asyncio.TimerHandle)
+            and due is not None
+            and due > 0
+            and timer.when() <= self._loop.time() + due
+        ):
+            return  # it is served in time, and again then: cheaper than another timer
+        if timer is not None:
+            timer.cancel()
             self._timer = None
         if due is not None and due <= 0:
-            self._timer = self._loop.call_soon(self._read)
+            self._timer = self._loop.call_soon(self._at_timer)
         elif due is not None:
-            self._timer = self._loop.call_later(due, self._read)
+            self._timer = self._loop.call_later(due, self._at_timer)
+
+    def _at_timer(self) -> None:
+        self._timer = None
+        self._read()
 
     def _read(self) -> None:
         """Serve the endpoint, and hand out what has come."""

@@ -53,6 +53,15 @@ class AsyncStream:
         """
         self._reply.restore(events)
 
+    def ready(self) -> list[Event]:
+        """What has come besides the event that the last step returned; waits for nothing.
+
+        For a reader that shows several tokens at once where they come faster than it reads. Not all
+        that there may be: an end, for one, is returned by the next step alone.
+        """
+        self._reply.require_own()
+        return self._reply.ready()
+
     def __aiter__(self) -> Self:
         return self
 

@@ -141,6 +141,8 @@ class Received:
                 f"token {event.index}, character {event.at} came after {index} and {at}"
             )
         ids = tuple(token_bytes.unpack(event.tokens))
+        if event.index == index and event.at == at and not event.logprobs:  # nearly always
+            return self._added(index, ids, event.text, (), event.kind)
         logprobs: tuple[Logprobs | None, ...] = ()
         if event.logprobs:
             from actors.messages.logprob_records import unpack
@@ -148,11 +150,21 @@ class Received:
             logprobs = unpack(event.logprobs, len(ids))[index - event.index :]
         ids = ids[index - event.index :]
         text = event.text[at - event.at :]
+        return self._added(index, ids, text, logprobs, event.kind)
+
+    def _added(
+        self,
+        index: int,
+        ids: tuple[int, ...],
+        text: str,
+        logprobs: tuple[Logprobs | None, ...],
+        kind: TextKind,
+    ) -> TokenEvent | None:
         if not ids and not text:
             return None
         self._tokens += ids
         self._logprobs += logprobs
-        if event.kind is TextKind.TEXT:
+        if kind is TextKind.TEXT:
             self._text.append(text)
         self._n_chars += len(text)
-        return TokenEvent(index, ids, text, logprobs, event.kind.value)
+        return TokenEvent(index, ids, text, logprobs, kind.value)

@@ -84,6 +84,8 @@ class Reply:
         self._grammar_keeper: PayloadKeeper | None = None
         self._tokens_keeper: PayloadKeeper | None = None
         self._replies: Replies | None = None
+        self._lost: PartMissing | None = None
+        """What ``ready`` has met; it ends the attempt at the next step."""
         self._accepted: str | None = None
         """The request's id, while a node has it."""
         self.on_accepted: Callable[[str], None] = lambda _: None
@@ -103,6 +105,18 @@ class Reply:
                 self.leave()
                 raise
         return self._events.popleft()
+
+    def ready(self) -> list[Event]:
+        """What has come besides the event that ``next`` returned, as far as that is tokens."""
+        if self._replies is not None and not self._is_over and self._lost is None:
+            try:
+                for message in self._replies.ready(m.TokensDelivered):
+                    self._take_tokens(message)
+            except PartMissing as error:
+                self._lost = error
+        found = list(self._events)
+        self._events.clear()
+        return found
 
     def restore(self, events: Iterable[Event]) -> None:
         """Continue after these events, which an earlier reader of the same reply has received.
@@ -155,6 +169,9 @@ class Reply:
             self._events.append(self._shown_prompt)
             return
         try:
+            if self._lost is not None:
+                lost, self._lost = self._lost, None
+                raise lost
             if self._replies is None:
                 await self._keep_grammar()
                 self._replies = self._send()
@@ -234,9 +251,21 @@ class Reply:
     # ── messages ────────────────────────────────────────────────────────────────────────────────
 
     def _take(self, message: object) -> None:
-        for event in self._events_of(message):
-            if self._shows_resumed or not isinstance(event, ResumedEvent):
-                self._events.append(event)
+        if isinstance(message, m.TokensDelivered):
+            self._take_tokens(message)
+        else:
+            self._events.extend(self._events_of(message))
+
+    def _take_tokens(self, message: m.TokensDelivered) -> None:
+        event = self._progress.received.take(message)
+        if event is not None:
+            self._events.extend(self._resumed(event.index))
+            self._events.append(event)
+
+    def _resumed(self, n_tokens: int) -> tuple[ResumedEvent, ...]:
+        """Something new came after so many tokens: whether a pause has ended, if that is shown."""
+        event = self._progress.has_new(n_tokens)
+        return () if event is None or not self._shows_resumed else (event,)
 
     def _events_of(self, message: object) -> Iterator[Event]:
         progress = self._progress
@@ -244,11 +273,6 @@ class Reply:
         if part is not None:
             yield part
         match message:
-            case m.TokensDelivered():
-                event = progress.received.take(message)
-                if event is not None:
-                    yield from progress.has_new(event.index)
-                    yield event
             case m.PrefillProgress(_, done, total, reused):
                 if not progress.received:  # else it reads a reply that has begun already
                     progress.touch()
@@ -265,7 +289,7 @@ class Reply:
             case m.Completed():
                 self._end()
                 received = progress.received
-                yield from progress.has_new(len(received))
+                yield from self._resumed(len(received))
                 whole = completion_from(
                     message,
                     received.text,
@@ -351,11 +375,12 @@ class Progress:
         """A process ended under the request; the next new event ends a pause."""
         self._is_interrupted = True
 
-    def has_new(self, n_tokens: int) -> Iterator[ResumedEvent]:
-        """Something new came, after ``n_tokens``."""
+    def has_new(self, n_tokens: int) -> ResumedEvent | None:
+        """Something new came, after ``n_tokens``; whether it has ended a pause."""
         before, self._touched_at = self._touched_at, time.perf_counter()
         if self.ttft_ms is None and self.received:
             self.ttft_ms = 1e3 * (self._touched_at - self._began)
-        if self._is_interrupted:
-            self._is_interrupted = False
-            yield ResumedEvent(n_tokens, 1e3 * (self._touched_at - before))
+        if not self._is_interrupted:
+            return None
+        self._is_interrupted = False
+        return ResumedEvent(n_tokens, 1e3 * (self._touched_at - before))

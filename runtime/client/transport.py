@@ -28,6 +28,9 @@ class Replies(Protocol):
         Raises TargetDown, NodeRestarted, NoReply and other errors of ``supervision``.
         """
 
+    def ready(self, kind: type[R]) -> list[R]:
+        """Messages of this kind that have come already, up to the first one of another kind."""
+
     def close(self, on_late: Callable[[object], None] | None = None) -> None:
         """Receive no more. ``on_late`` may be called with a first message that comes later."""
 
@@ -210,6 +213,9 @@ class _BlockingReplies:
         if self._messages is None:
             self._messages = self._send()
         return next(self._messages)
+
+    def ready(self, kind: type[R]) -> list[R]:  # noqa: ARG002 - a thread waits for each
+        return []
 
     def close(self, on_late: Callable[[object], None] | None = None) -> None:
         del on_late  # a thread that does not read receives nothing

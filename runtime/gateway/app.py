@@ -8,7 +8,7 @@ from typing import Any, Final
 from starlette.applications import Starlette
 from starlette.routing import Route, compile_path
 
-from runtime.gateway.call import Call, Endpoint, Handler
+from runtime.gateway.call import Call, Endpoint, Handler, Receive, Send
 from runtime.gateway.keys import Keys
 from runtime.gateway.openapi import document
 from runtime.gateway.routes import anthropic, health, native, ollama, openai, responses
@@ -20,19 +20,24 @@ MODULES: Final[tuple[Any, ...]] = (openai, responses, anthropic, ollama, native,
 the struct of a JSON body, by path."""
 
 
-def build_app(service: Service, keys: Callable[[], Keys | None] = lambda: None) -> Starlette:
-    """All routes. ``keys`` returns the keys that count now; None: no key is needed."""
+class App:
+    """All routes. A path without parameters is looked up; Starlette matches the others."""
 
-    def endpoint(handler: Handler) -> Endpoint:
-        return Endpoint(handler, service, keys)
+    def __init__(self, service: Service, keys: Callable[[], Keys | None] = lambda: None) -> None:
+        """``keys`` returns the keys that count now; None: no key is needed."""
+        endpoints = {
+            path: Endpoint(_by_method(handlers), service, keys)
+            for path, handlers in route_table().items()
+        }
+        self._exact = {path: one for path, one in endpoints.items() if "{" not in path}
+        rest = Endpoint(_not_found, service, keys)
+        routes = [Route(path, one) for path, one in endpoints.items() if "{" in path]
+        self._matched = Starlette(routes=[*routes, Route("/{rest:path}", rest)])
+        self._matched.router.redirect_slashes = False
 
-    found = [
-        Route(path, endpoint(_by_method(handlers))) for path, handlers in route_table().items()
-    ]
-    found.append(Route("/{rest:path}", endpoint(_not_found)))
-    app = Starlette(routes=found)
-    app.router.redirect_slashes = False
-    return app
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        found = self._exact.get(scope["path"]) if scope["type"] == "http" else None
+        await (found or self._matched)(scope, receive, send)
 
 
 def route_table() -> dict[str, dict[str, Handler]]:

@@ -24,6 +24,8 @@ Send = Callable[[Any], Awaitable[None]]
 Receive = Callable[[], Awaitable[Any]]
 AnswerWhole = Callable[[bytes], Awaitable[None]]
 Numbered = tuple[int, Event]
+Batch = list[Numbered]
+"""Events that have come together."""
 
 AT_ONCE: Final = 64
 """Replies of one request that a node has at the same time; the others follow as these end."""
@@ -40,8 +42,10 @@ class ClientGone(Exception):
 Begin = Callable[[], "AsyncStream"]
 
 
-async def merged(begin: Sequence[Begin | None], n: int) -> AsyncGenerator[Numbered]:
+async def merged(begin: Sequence[Begin | None], n: int) -> AsyncGenerator[Batch]:
     """The events of several replies, ``n`` to each input, with their numbers.
+
+    Tokens that have come while others were shown are one batch, and so one write.
 
     The first reply to an input begins alone; once its first token has come, its prompt is in the
     context, and the others read it from there. None: a reply that has ended already.
@@ -50,7 +54,7 @@ async def merged(begin: Sequence[Begin | None], n: int) -> AsyncGenerator[Number
         if begin[0] is not None:
             async with begin[0]() as only:
                 async for event in only:
-                    yield 0, event
+                    yield [(0, event), *[(0, more) for more in only.ready()]]
         return
     several = _Several(begin, n)
     try:
@@ -65,7 +69,7 @@ class _Several:
 
     def __init__(self, begin: Sequence[Begin | None], n: int) -> None:
         self._n = n
-        self._queue: asyncio.Queue[Numbered | BaseException | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[Batch | BaseException | None] = asyncio.Queue()
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._gates = [asyncio.Event() for _ in range(len(begin) // n)]
         self._left = len(begin)
@@ -84,14 +88,15 @@ class _Several:
                 async for event in stream:
                     if _is_generated(event):
                         gate.set()
-                    self._queue.put_nowait((number, event))
+                    batch = [event, *stream.ready()]
+                    self._queue.put_nowait([(number, one) for one in batch])
         except Exception as error:  # noqa: BLE001 - ``next`` raises it
             self._queue.put_nowait(error)
         else:
             self._queue.put_nowait(None)
 
-    async def next(self) -> Numbered | None:
-        """The next event of any reply, None after the last; raises what one fails with."""
+    async def next(self) -> Batch | None:
+        """The next events of any reply, None after the last; raises what one fails with."""
         while self._left:
             item = await self._queue.get()
             if isinstance(item, BaseException):
@@ -191,7 +196,7 @@ class Generation:
             else:
                 await self._stream(events, send)
 
-    def _events(self) -> AsyncGenerator[Numbered]:
+    def _events(self) -> AsyncGenerator[Batch]:
         return merged(self._replies(), self._wanted.n)
 
     def _replies(self) -> list[Begin | None]:
@@ -215,13 +220,14 @@ class Generation:
 
     # ── one object ──────────────────────────────────────────────────────────────────────────────
 
-    async def _one(self, events: AsyncGenerator[Numbered]) -> bytes:
-        async for number, event in events:
-            if isinstance(event, CompletionEvent):
-                self.done[number] = event.completion
-            if self._answer.needs_events:
-                await self._prepare(event)
-                self._answer.event(number, event)
+    async def _one(self, events: AsyncGenerator[Batch]) -> bytes:
+        async for batch in events:
+            for number, event in batch:
+                if isinstance(event, CompletionEvent):
+                    self.done[number] = event.completion
+                if self._answer.needs_events:
+                    await self._prepare(event)
+                    self._answer.event(number, event)
         done = [self.done[number] for number in sorted(self.done)]
         if self._wanted.needs_pieces:
             await self._need(token for one in done for token in ids_of(one))
@@ -236,7 +242,7 @@ class Generation:
 
     # ── a stream ────────────────────────────────────────────────────────────────────────────────
 
-    async def _stream(self, events: AsyncGenerator[Numbered], send: Send) -> None:
+    async def _stream(self, events: AsyncGenerator[Batch], send: Send) -> None:
         """Nothing is sent until something has come, so that a refusal has a status of its own.
 
         At the latest after ``keepalive_s``: a long queue is not silent.
@@ -258,7 +264,7 @@ class Generation:
                 first.cancel()
                 await asyncio.gather(first, return_exceptions=True)
 
-    async def _continue(self, logged: Logged, events: AsyncGenerator[Numbered], send: Send) -> None:
+    async def _continue(self, logged: Logged, events: AsyncGenerator[Batch], send: Send) -> None:
         """Go on after what a predecessor has logged; the renderer reads it, and nothing is sent."""
         begin = self._answer.begin()
         for number, item in logged.items:
@@ -270,21 +276,26 @@ class Generation:
                 await self._mark(pulse, "begin", begin)
             await self._follow(pulse, events)
 
-    async def _follow(self, pulse: Pulse, events: AsyncGenerator[Numbered]) -> None:
+    async def _follow(self, pulse: Pulse, events: AsyncGenerator[Batch]) -> None:
         """Show events as they come, and then the end, or why there is none."""
         try:
-            async for number, event in events:
-                if isinstance(event, CompletionEvent):
-                    self.done[number] = event.completion
-                await self._prepare(event)
-                self._note(number, event)
-                await pulse.send(self._answer.event(number, event))
+            async for batch in events:
+                if self._wanted.needs_pieces:
+                    for _, event in batch:
+                        await self._prepare(event)
+                await pulse.send(b"".join([self._shown(*one) for one in batch]))
             self._note(-1, Mark("end"))
             await pulse.finish(self._answer.end())
         except errors.LlamaActorsError as error:
             self._note(-1, Mark("failed"))
             frames = self._answer.failed(failure_of(error))
             await pulse.finish(frames, is_clean=self._answer.failure_ends)
+
+    def _shown(self, number: int, event: Event) -> bytes:
+        if isinstance(event, CompletionEvent):
+            self.done[number] = event.completion
+        self._note(number, event)
+        return self._answer.event(number, event)
 
     async def _prepare(self, event: Event) -> None:
         if self._wanted.needs_pieces and isinstance(event, TokenEvent):
@@ -305,9 +316,9 @@ class Generation:
 
 
 async def _after(
-    first: asyncio.Future[Numbered], events: AsyncGenerator[Numbered]
-) -> AsyncGenerator[Numbered]:
-    """The first event, which is awaited already, and the others."""
+    first: asyncio.Future[Batch], events: AsyncGenerator[Batch]
+) -> AsyncGenerator[Batch]:
+    """The first events, which are awaited already, and the others."""
     yield await first
     async for one in events:
         yield one

@@ -268,7 +268,7 @@ class Follower(Answer):
         self._run = run
         self._next = after + 1
 
-    async def events(self) -> AsyncGenerator[tuple[int, Any]]:
+    async def events(self) -> AsyncGenerator[list[tuple[int, Any]]]:
         """Frames as they come, several at once."""
         run = self._run
         while True:
@@ -277,7 +277,7 @@ class Follower(Answer):
                 raise BrokenStream  # it reads so slowly that what follows is kept no more
             frames = self._take()
             if frames or is_last:
-                yield 0, frames
+                yield [(0, frames)]
             if is_last:
                 return
             if run.log.next <= self._next:
@@ -317,7 +317,7 @@ class Shown(Generation):
         super().__init__(call.service, wanted, head, follower, _never_begun, call.own_headers())
         self._follower = follower
 
-    def _events(self) -> AsyncGenerator[tuple[int, Any]]:
+    def _events(self) -> AsyncGenerator[list[tuple[int, Any]]]:
         return self._follower.events()
 
 

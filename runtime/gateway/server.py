@@ -26,7 +26,7 @@ import uvicorn
 
 from runtime.client.async_client import AsyncClient
 from runtime.gateway.acceptor import Acceptor
-from runtime.gateway.app import build_app, find_route
+from runtime.gateway.app import App, find_route
 from runtime.gateway.connection import Arrival
 from runtime.gateway.keys import BadKeys, Keys, keys_from
 from runtime.gateway.protocol import GuardedProtocol
@@ -74,7 +74,7 @@ class GatewayServer:
         self._continued: set[asyncio.Future[None]] = set()
         self._server = uvicorn.Server(
             uvicorn.Config(
-                build_app(self.service, self._keys.now),
+                App(self.service, self._keys.now),
                 http=self._protocol,
                 ws="none",
                 lifespan="off",

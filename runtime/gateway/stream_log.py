@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import msgspec
 
-from runtime.client.results import Event
+from runtime.client.results import Event, TokenEvent
 from runtime.gateway.keys import Key
 from supervision.codec import FrameRefused, ValueCodec
 from supervision.shelf import ShelfClient
@@ -46,7 +46,8 @@ MAX_TAKEN: Final = 5
 """Takeovers in a row in which nothing was sent: it may be the request that kills the workers."""
 MAX_LOG_BYTES: Final = 16 << 20
 """A longer answer is not continued after a kill."""
-_PACKAGES: Final = ("actors", "cache", "native", "runtime")
+_CODEC: Final = ValueCodec(("actors", "cache", "native", "runtime"))
+"""Used by the thread of the event loop alone."""
 _LENGTHS: Final = struct.Struct("<II")
 """Of a record: bytes of its events, bytes of the answer."""
 _ACKED: Final = struct.Struct("=Q")
@@ -219,7 +220,6 @@ class StreamLog:
         self._name = name
         self._fd: int | None = fd
         self._size = size
-        self._codec = ValueCodec(_PACKAGES)
         self._pending: list[list[Any]] = []
 
     @classmethod
@@ -258,7 +258,11 @@ class StreamLog:
 
     def note(self, number: int, item: Event | Mark) -> None:
         """The next bytes that are written show this."""
-        if self._fd is not None:
+        if self._fd is None:
+            return
+        if type(item) is TokenEvent and not item.logprobs:  # nearly always: packed in a tenth
+            self._pending.append([number, item.index, item.text, item.kind, *item.tokens])
+        else:
             self._pending.append([number, item])
 
     def remember(self, prefix: str, value: str) -> None:
@@ -270,7 +274,7 @@ class StreamLog:
         """These bytes are about to be written to the socket."""
         if self._fd is None:
             return
-        events = self._codec.pack(self._pending) if self._pending else b""
+        events = _CODEC.pack(self._pending) if self._pending else b""
         self._pending = []
         record = _LENGTHS.pack(len(events), len(data)) + events + data
         self._size += len(record)
@@ -338,7 +342,14 @@ def _records(raw: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
 def _items(events: bytes) -> Iterable[tuple[int, Event | Mark]]:
     if not events:
         return []
-    return [(number, item) for number, item in ValueCodec(_PACKAGES).unpack(events)]
+    return [_item(*one) for one in _CODEC.unpack(events)]
+
+
+def _item(number: int, item: Any, *rest: Any) -> tuple[int, Event | Mark]:
+    if not rest:
+        return number, item
+    text, kind, *tokens = rest
+    return number, TokenEvent(item, tuple(tokens), text, (), kind)
 
 
 def content(fd: int) -> bytes:

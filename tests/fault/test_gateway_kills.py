@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from runtime.gateway.stream_log import MAX_TAKEN
 from tests.support.gateways import Gateway, gateway_node
 from tests.support.runtime_nodes import LeakCheck, inflight_status, kill, pid_of
 from tests.support.waiting import eventually
@@ -254,15 +254,19 @@ def test_a_request_whose_workers_end_one_after_the_other_is_given_up(gateway: Ga
     thread = threading.Thread(
         target=lambda: found.append(gateway.post("/v1/chat/completions", asked))
     )
+
+    def n_sent() -> int:
+        count: int = inflight_status(gateway.node)["accepted"]
+        return count
+
+    before = n_sent()
     thread.start()
-    eventually(lambda: inflight_status(gateway.node)["in_flight"], what="it runs")
-    killed = 0
-    while thread.is_alive() and killed < 20:
-        pid = pid_of(gateway.node, "http:0")
-        with contextlib.suppress(ProcessLookupError):  # it is not known yet that it is gone
-            kill(pid)
-            killed += 1
-        thread.join(0.02)
+    for number in range(MAX_TAKEN + 1):
+        eventually(
+            lambda number=number: n_sent() > before + number or not thread.is_alive(),
+            what="the request is sent, or sent again by a successor",
+        )
+        kill(pid_of(gateway.node, "http:0"))
     thread.join(60)
     assert found[0].status == 500, found[0].body
     assert "workers ended during this request" in found[0].json["error"]["message"]

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable
-from typing import cast
+from typing import TypeVar, cast
 
 import pytest
 
@@ -58,6 +58,9 @@ def test_closing_a_stream_of_a_node_that_is_gone_raises_nothing() -> None:
     assert handle.is_cancelled
 
 
+T = TypeVar("T")
+
+
 # ── on a loop ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -78,6 +81,12 @@ class Replies:
         if isinstance(message, Exception):
             raise message
         return message
+
+    def ready(self, kind: type[T]) -> list[T]:
+        found: list[T] = []
+        while self.waiting and isinstance(self.waiting[0], kind):
+            found.append(self.waiting.pop(0))  # type: ignore[arg-type]
+        return found
 
     def close(self, on_late: Callable[[object], None] | None = None) -> None:
         self.closed, self.on_late = True, on_late
