@@ -411,6 +411,7 @@ class LiveSequences:
             deferred_tail=request.cache.deferred_tail,
             namespace=request.cache.namespace,
         )
+        keep = keep and not request.spec.drop_live
         if keep and policy.max_idle and line.n_kv >= policy.min_tokens and is_useful:
             self.end_session(one.session, one.namespace.salt)
             self.idle.append(one)

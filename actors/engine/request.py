@@ -53,6 +53,8 @@ class RequestSpec:
     """By name; ``None``: the model's."""
     queue_events: bool = False
     """Whether its caller receives its place in the queue."""
+    drop_live: bool = False
+    """Whether its sequence is dropped at its end."""
 
 
 @dataclass(slots=True, eq=False)

@@ -109,6 +109,7 @@ def _opened(
             session=asked.session,
             exact=asked.exact,
             queue_events=asked.queue_events,
+            drop_live=asked.drop_live,
         ),
         PromptText(text, follows_parent=follows_parent and not is_known),
         line,

@@ -202,6 +202,9 @@ class Complete:
     node's own namespace. At most 64 bytes."""
     queue_events: bool = False
     """Send ``Queued`` while it waits for its turn."""
+    drop_live: bool = False
+    """Its sequence leaves the context when it ends; its rows stay in the cache. For one that no
+    other continues: it takes no place of a sequence that is continued."""
 
     def __str__(self) -> str:
         return f"Complete({self.ref}, {self.model})"

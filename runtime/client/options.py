@@ -101,6 +101,7 @@ class ContinuationOptionsDict(SamplingOptionsDict, total=False):
     resumed_events: bool | None
     salt: bytes | None
     queue_events: bool | None
+    drop_live: bool | None
 
 
 class RequestOptionsDict(ContinuationOptionsDict, total=False):
@@ -170,6 +171,9 @@ class RequestOptions:
     finish keys are those of one salt, too."""
     queue_events: bool | None = None
     """Yield a ``QueuedEvent`` with its place while the request waits for its turn."""
+    drop_live: bool | None = None
+    """Keep nothing of it in the context when it has ended, as for a title or a summary that no
+    request continues; what is stored of it stays in the cache."""
     echo: bool | None = None
     """Return the prompt before the reply: as its first event, and in front of ``text`` and
     ``tokens``; its log-probabilities are None. Not for conversations."""

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
@@ -205,6 +206,11 @@ class Call:
         """The request by the canonical rules of this gateway."""
         return canonical(wanted, self.service.settings.canonicalise)
 
+    async def marked(self, wanted: Wanted) -> Wanted:
+        """The request, marked where it is a side request of an agent."""
+        n_bytes = len(await self.body())
+        return self.service.agents.marked(wanted, self.key, n_bytes, time.monotonic())
+
     async def generate(
         self,
         wanted: Wanted,
@@ -214,7 +220,7 @@ class Call:
     ) -> None:
         """Answer by replies of a model, as a stream or as one object."""
         service, key = self.service, self.key
-        wanted = self.canonical(wanted)
+        wanted = await self.marked(self.canonical(wanted))
         if wanted.n_replies > 1 and wanted.options.get("session"):
             raise invalid("a session has one reply at a time; leave session out, or n", "session")
         if head is None:

@@ -14,6 +14,7 @@ from actors import messages as m
 from runtime import errors
 from runtime.client.async_client import AsyncClient
 from runtime.client.async_stream import AsyncStream
+from runtime.gateway.agents import Agents
 from runtime.gateway.guard import check_model
 from runtime.gateway.keys import Key, salt_of
 from runtime.gateway.limits import Limits
@@ -65,6 +66,7 @@ class Service:
         self.began = time.time()
         self.is_draining = False
         self.responses = Responses(self)
+        self.agents = Agents()
         self._connect = connect
         self._loaded = loaded
         self._secret = secret

@@ -47,6 +47,7 @@ def test_every_option_finds_its_place() -> None:
         resumed_events=True,
         salt=b"one tenant",
         queue_events=True,
+        drop_live=True,
         temperature=0.5,
         seed=3,
         repeat_penalty=1.2,
@@ -71,6 +72,7 @@ def test_every_option_finds_its_place() -> None:
         tool_calls=True,
         salt=b"one tenant",
         queue_events=True,
+        drop_live=True,
     )
     assert wanted.prompt == token_bytes.pack([1, 2])
     assert wanted.resumed_events

@@ -161,7 +161,10 @@ def kills(gateway: Gateway, seed: int, number: int, stop: threading.Event) -> Co
         if pid is None:
             stop.wait(0.05)
             continue
-        kill(pid)
+        try:
+            kill(pid)
+        except ProcessLookupError:  # it has ended, and that is not known yet
+            continue
         done[victim] += 1
         stop.wait(max(WORKER_EVERY_S, rng.uniform(0.0, 1.2)))
         eventually(lambda: pid_of(gateway.node, WORKER), within_s=60, what="a worker is up")

@@ -136,6 +136,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "resumed_events": False,
     "salt": b"s",
     "queue_events": False,
+    "drop_live": False,
     "echo": False,
     "samplers": "kt",
     "top_n_sigma": 1.0,

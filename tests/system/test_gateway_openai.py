@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.gateways import Gateway, gateway_node
-from tests.support.runtime_nodes import LeakCheck
+from tests.support.runtime_nodes import LeakCheck, status_of
 
 pytestmark = pytest.mark.system
 
@@ -233,3 +233,30 @@ def test_characters_are_never_cut(gateway: Gateway) -> None:
     answer = gateway.post("/v1/chat/completions", asked)
     answer.body.decode("utf-8")
     assert "\ufffd" not in joined(answer.frames)
+
+
+def test_a_title_leaves_the_sequence_of_the_agent_in_the_context(gateway: Gateway) -> None:
+    turn = {
+        "messages": [{"role": "user", "content": "Tell a long story about a fox. " * 60}],
+        "tools": [WEATHER],
+        "max_tokens": 8,
+        "temperature": 0,
+    }
+    title = {"messages": [{"role": "user", "content": "A title, please."}], "max_tokens": 8}
+    assert gateway.post("/v1/chat/completions", turn).status == 200
+
+    def idle() -> int:
+        count: int = status_of(gateway.node, "model:demo")["idle_sequences"]
+        return count
+
+    before = idle()
+    for number in range(4):
+        asked = {**title, "seed": number}
+        assert gateway.post("/v1/chat/completions", asked).status == 200
+    assert idle() == before
+    reply = gateway.post("/v1/chat/completions", turn).json
+    assert reply["cache"]["source"] == "live"
+    # Without the agent's turn the same request is a conversation of its own, and stays.
+    assert gateway.post("/v1/chat/completions", {**ASK, "tools": [WEATHER]}).status == 200
+    assert gateway.post("/v1/chat/completions", {**title, "seed": 9}).status == 200
+    assert idle() > before

@@ -41,7 +41,7 @@ async def create(call: Call) -> None:
     head = call.head(wanted_of(asked, [], service.defaults, ()), model)
     items, sent, remarks = await _items(call, asked, head.id)
     wanted = wanted_of(asked, items, service.defaults, remarks)
-    wanted = call.canonical(await possible(call, model, wanted))
+    wanted = await call.marked(call.canonical(await possible(call, model, wanted)))
     answer = ResponseAnswer(head, asked, wanted, await _compared(call, asked, head, wanted))
     responses = service.responses
     if not asked.background:
