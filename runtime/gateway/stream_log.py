@@ -42,8 +42,14 @@ _N_RECEIVED_HEAD: Final = 3
 """Of a log of what has come: one of the two, then how often it was taken over."""
 MODEL: Final = "model:"
 TAKEN: Final = "taken"
+HELD: Final = "held"
+HELD_S: Final = 0.3
+"""A worker that has had a request for so long was not ended by it."""
 MAX_TAKEN: Final = 5
-"""Takeovers in a row in which nothing was sent: it may be the request that kills the workers."""
+"""Takeovers in a row that ended before that, and with nothing sent: it may be the request that ends
+the workers."""
+MAX_TAKEN_AT_ALL: Final = 100
+"""Those with nothing sent, however long they lasted."""
 MAX_LOG_BYTES: Final = 16 << 20
 """A longer answer is not continued after a kill."""
 _CODEC: Final = ValueCodec(("actors", "cache", "native", "runtime"))
@@ -65,7 +71,8 @@ class Mark:
     """A point of an answer that no event of a reply stands for.
 
     ``begin``, ``end``, ``failed``; ``model:ID``, which model the request's name has meant;
-    ``items:JSON``, what was stored and it refers to; ``taken``, a successor continues it.
+    ``items:JSON``, what was stored and it refers to; ``taken``, a successor continues it; ``held``,
+    that was ``HELD_S`` ago.
     """
 
     name: str
@@ -102,9 +109,16 @@ class Logged:
     data: bytes = b""
     """Of the answer, from its status line on."""
     n_taken: int = 0
-    """Takeovers since it had its last byte."""
+    """Short takeovers since it had its last byte."""
+    n_taken_at_all: int = 0
+    """All takeovers since then."""
     n_bytes: int = 0
     """Of the log's whole records."""
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it may be this request that ends the workers."""
+        return self.n_taken >= MAX_TAKEN or self.n_taken_at_all >= MAX_TAKEN_AT_ALL
 
     @property
     def marks(self) -> set[str]:
@@ -322,7 +336,10 @@ def read_log(fd: int) -> Logged | None:
             found.items += items
             parts.append(data)
             found.n_bytes += _LENGTHS.size + len(events) + len(data)
-            found.n_taken = 0 if data else found.n_taken + items.count((-1, Mark(TAKEN)))
+            n_taken = items.count((-1, Mark(TAKEN)))
+            is_held = (-1, Mark(HELD)) in items
+            found.n_taken = 0 if data or is_held else found.n_taken + n_taken
+            found.n_taken_at_all = 0 if data else found.n_taken_at_all + n_taken
     except (msgspec.DecodeError, FrameRefused, TypeError, ValueError):
         return None
     found.data = b"".join(parts)

@@ -25,6 +25,8 @@ from runtime.gateway.generation import BrokenStream, ClientGone
 from runtime.gateway.service import Birth, Service
 from runtime.gateway.stream_log import (
     CONNECTIONS,
+    HELD,
+    HELD_S,
     MAX_TAKEN,
     STREAMS,
     Logged,
@@ -122,7 +124,13 @@ class Successor:
             sock.close()
             log.drop()
             return
+        if sent == len(logged.data) + 1 and "end" in logged.marks:
+            sent -= 1  # it was closed already: the end of a connection counts as one byte
         if not 0 <= sent <= len(logged.data):  # something else was lost, or written, on it
+            _LOG.warning(
+                "the answer %s cannot be continued: %d bytes are sent, and %d logged",
+                *(logged.head.call_id, sent, len(logged.data)),
+            )
             log.drop()
             taken.tap.close()
             return
@@ -145,9 +153,16 @@ class Successor:
         found = self._route(head.method, head.path)
         call = ContinuedCall(self._service, taken, logged, log, found[1] if found else {})
         is_complete = False
+        held = asyncio.get_running_loop().call_later(HELD_S, log.remember, HELD, "")
         try:
-            if logged.n_taken >= MAX_TAKEN:
-                raise errors.EngineFailed(f"{logged.n_taken} workers ended during this request")
+            if logged.is_given_up:
+                _LOG.error(
+                    "the answer %s is given up: %d workers ended during it without a byte of it",
+                    *(head.call_id, logged.n_taken_at_all),
+                )
+                raise errors.EngineFailed(
+                    f"{logged.n_taken_at_all} workers ended during this request"
+                )
             if found is not None:
                 await found[0](call)
                 is_complete = True
@@ -159,6 +174,7 @@ class Successor:
             _LOG.exception("the continued answer %s failed", head.call_id)
             is_complete = await call.fail_unless_begun(failure_of(error))
         finally:
+            held.cancel()
             if is_complete:
                 log.finish(taken.tap.transport)
             else:
