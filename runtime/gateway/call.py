@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from runtime import errors
 from runtime.gateway.connection import CONNECTION, Connection
+from runtime.gateway.explained import Explained
 from runtime.gateway.generation import BrokenStream, ClientGone, Generation, Socket
 from runtime.gateway.guard import check_host, check_key, check_origin
 from runtime.gateway.keys import ANYONE, Key, Keys
@@ -237,6 +238,7 @@ class Call:
                 self.n_tokens += generation.n_computed
                 for done in generation.done.values():
                     service.counts.note(done)
+                service.own(Explained).note(key, self.id, fixed, wanted, generation.done)
 
     def _socket(self) -> Socket:
         connection = self._connection

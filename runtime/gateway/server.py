@@ -10,6 +10,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
 from socket import (
     AF_INET,
@@ -20,10 +21,11 @@ from socket import (
     TCP_NODELAY,
     socket,
 )
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
+from runtime import errors
 from runtime.client.async_client import AsyncClient
 from runtime.gateway.acceptor import Acceptor
 from runtime.gateway.app import build_app, find_route
@@ -35,7 +37,12 @@ from runtime.gateway.service import Service
 from runtime.gateway.stream_log import Received
 from runtime.gateway.successor import Successor
 from runtime.settings.gateway import HttpWorkerArgs
+from supervision import Connection
+from supervision.errors import NodeNotRunning
 from supervision.shelf import ShelfClient
+
+if TYPE_CHECKING:
+    from runtime.client.client import Client
 
 SEND_BUFFER_BYTES: Final = 128 << 10
 """Of the kernel, which would let it grow to megabytes for each client that reads nothing."""
@@ -55,7 +62,9 @@ class GatewayServer:
     ) -> None:
         quiet_uvicorn()
         settings = args.settings
-        self.service = Service(settings, connect, loaded, args.secret)
+        self.service = Service(
+            settings, connect, loaded, args.secret, partial(attached, Path(args.node_dir))
+        )
         self._shelf, self._worker = shelf, args.number
         stored = ResponsesLog(shelf, f"{RESPONSES}{args.number}")
         self.service.responses.store.begin_log(stored, stored.found)
@@ -166,6 +175,16 @@ class GatewayServer:
         if self._acceptor is not None:
             self._acceptor.close()
         self._server.should_exit = True
+
+
+def attached(node_dir: Path) -> Client:
+    """A client that blocks, for a thread that works on the cache."""
+    from runtime.client.client import Client  # here: few requests need it
+
+    try:
+        return Client(Connection.attach(node_dir))
+    except NodeNotRunning as error:
+        raise errors.NodeNotRunning(0, str(error)) from error
 
 
 class KeysFile:
