@@ -203,8 +203,9 @@ class Call:
         return self.service.head(self.birth, model, needs_pieces=wanted.needs_pieces)
 
     def canonical(self, wanted: Wanted) -> Wanted:
-        """The request by the canonical rules of this gateway."""
-        return canonical(wanted, self.service.settings.canonicalise)
+        """The request by the canonical rules of this gateway, and then of the key."""
+        rules = self.service.settings.canonicalise
+        return canonical(wanted, dict.fromkeys((*rules, *self.key.rules)))
 
     async def generate(
         self,

@@ -22,7 +22,7 @@ REPORT_EVERY_S: Final = 0.1
 
 T = TypeVar("T")
 GoOn = Callable[[float], None]
-"""To be called between two steps with the share that is done; raises once its result is not waited for."""
+"""To be called between two steps, with the share that is done. Raises once nothing waits for it."""
 
 
 class Slots:

@@ -17,6 +17,9 @@ UNIX: Final = "unix:"
 SYSTEMD: Final = "systemd"
 LISTENER: Final = "gateway/listener/"
 """Beginning of the names under which its sockets lie on the descriptor shelf."""
+CANONICAL_RULES: Final = (
+    "claude-billing", "sort-tools", "date-to-end", "stable-system", "strip-ids",
+)  # fmt: skip
 UNKNOWN_MODEL_WAYS: Final = ("only", "reject")
 UnknownModel = Literal["only", "reject"]
 _PORT: Final = re.compile("[0-9]{1,5}")

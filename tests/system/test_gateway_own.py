@@ -28,6 +28,7 @@ STORY = "The old lighthouse keeper counted the waves and wrote each number in a 
 KEYS = {name: new_key() for name in ("alice", "bob", "boss")}
 FILE = "".join(
     f'[keys.{name}]\nsha256 = "{digest}"\nadmin = {"true" if name == "boss" else "false"}\n'
+    f"rules = {['stable-system'] if name == 'bob' else []}\n"
     for name, (_, digest) in KEYS.items()
 )
 ADMINS_ALONE = (
@@ -327,6 +328,16 @@ def test_an_answer_is_explained_to_the_key_that_has_it(ours: Ours) -> None:
         request = stream.getheader("x-request-id")
         assert stream.read()
     assert len(ours.json(f"/requests/{request}/explain", key="bob")["replies"]) == 1
+
+
+def test_a_key_has_canonical_rules_of_its_own(ours: Ours) -> None:
+    talk = [{"role": "system", "content": [{"type": "text", "text": one} for one in "ab"]},
+            {"role": "user", "content": "Hello"}]  # fmt: skip
+    asked = {"model": "demo", "messages": talk, "max_tokens": 1}
+    for name, rules in (("bob", ["stable-system"]), ("alice", [])):
+        headers = {"x-api-key": KEYS[name][0]}
+        answer = ours.gateway.call("POST", "/v1/chat/completions", asked, headers)
+        assert answer.json["cache"]["rules"] == rules
 
 
 def test_a_background_response_is_explained_by_its_id(ours: Ours) -> None:
