@@ -31,7 +31,7 @@ from runtime.gateway.acceptor import Acceptor
 from runtime.gateway.app import build_app, find_route
 from runtime.gateway.connection import Arrival
 from runtime.gateway.keys import BadKeys, Keys, keys_from
-from runtime.gateway.protocol import GuardedProtocol
+from runtime.gateway.protocol import Bodies, GuardedProtocol
 from runtime.gateway.responses_log import RESPONSES, ResponsesLog
 from runtime.gateway.service import Service
 from runtime.gateway.stream_log import Received
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 SEND_BUFFER_BYTES: Final = 128 << 10
 """Of the kernel, which would let it grow to megabytes for each client that reads nothing."""
+REFUSED_PER_TAKEN: Final = 2
+"""Connections that are open, those that are being refused included, for each that may be there."""
 _STARTED_EVERY_S: Final = 0.001
 
 
@@ -74,6 +76,7 @@ class GatewayServer:
         facts = {
             "settings": settings,
             "per_address": Counter(),
+            "bodies": Bodies(),
             "shelf": shelf,
             "worker": args.number,
         }
@@ -119,7 +122,13 @@ class GatewayServer:
         if too_many and self._server.config.ssl is not None:
             sock.close()  # of peers that begin TLS and send no more
             return
-        self._begin(self._connect(sock, self._arrival(sock), b""))
+        n_open = len(self._server.server_state.connections) + len(self._connecting)
+        if n_open >= REFUSED_PER_TAKEN * self.service.settings.max_connections:
+            sock.close()  # so many are being refused already that one more gets no answer
+            return
+        is_refused = n_open >= self.service.settings.max_connections
+        arrival = Arrival("", None) if is_refused else self._arrival(sock)
+        self._begin(self._connect(sock, arrival, b""))
 
     def adopt(self, sock: socket, received: Received, forget: Callable[[], object]) -> None:
         """Go on with a connection of a predecessor; ``received`` is what had come on it."""

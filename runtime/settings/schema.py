@@ -236,6 +236,7 @@ class _GatewayDefaults:
     slots: bool = False
     metrics: bool = True
     max_body: Size = 32 << 20
+    max_bodies: Size = 256 << 20
     max_header_bytes: Size = 64 << 10
     max_headers: int = 100
     max_connections: int = 1024
@@ -282,6 +283,8 @@ Gateway: Final = _table(
         "slots": "GET /slots returns how many requests run, to every caller with a key.",
         "metrics": "GET /metrics returns counts of this worker, by llama-server's names.",
         "max_body": "Of a request. Larger ones are refused with 413.",
+        "max_bodies": "Of all requests of a worker that are read or answered. A body of more than "
+        "64 KiB that does not fit gets 503 and a time to wait.",
         "max_header_bytes": "Of all header lines together; 431 above.",
         "max_headers": "Header lines; 431 above.",
         "max_connections": "Of each worker; more get 503.",
