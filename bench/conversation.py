@@ -29,8 +29,8 @@ from bench.subjects import MODEL_ID, Subject, load, node_for_measuring, random_p
 from cache.policy import SAVE_ALL
 from native.params import ModelParams
 from runtime import Node
-from runtime.cli.cache.flush import flush
 from runtime.cli.progress import ProgressLine
+from runtime.client.cache.upkeep import flush
 
 NAME = "conversation"
 TURNS, QUICK_TURNS = 20, 4

@@ -16,7 +16,7 @@ from bench.machine import ROOT
 from cache.policy import LivePolicy, SavePolicy
 from native.params import ModelParams
 from runtime import Node
-from runtime.cli.cache.flush import is_flushed
+from runtime.client.cache.upkeep import is_flushed
 from runtime.embedded import path as embedded_path
 from runtime.settings.config import RuntimeConfig
 from tests.support.gguf_files import Shape, shaped_llama, tiny_llama, write_model

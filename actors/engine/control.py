@@ -47,6 +47,9 @@ class ControlQueries:
                 self._sessions.end(session, salt)
                 self._live.end_session(session, salt)
                 self._send(reply_to, m.SessionEnded(ref, was_known))
+            case m.ListSessions(ref):
+                listed = self._sessions.listed()
+                self._send(reply_to, m.SessionsListed(ref, listed, len(self._sessions)))
             case m.EvictLive(ref):
                 counts = self._live.counts()
                 self._live.drop_idle()

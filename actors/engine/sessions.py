@@ -22,6 +22,8 @@ from cache.tokens import TokenIds
 MAX_SESSIONS: Final = 1024
 MAX_TOKENS: Final = 4 << 20
 """Of all sessions together, 16 MiB; beyond either limit the longest unused are forgotten."""
+MAX_LISTED: Final = 256
+"""In one answer."""
 _BUSY = "session {name!r} has a request that is {what}; wait for its end, or cancel it"
 _UNKNOWN = (
     "there is nothing to continue: session {name!r} is not known here (it ended, was forgotten, or "
@@ -106,6 +108,14 @@ class Sessions:
     def is_known(self, name: str, salt: bytes = b"") -> bool:
         session = self._sessions.get(_Id(name, salt))
         return session is not None and not session.ends
+
+    def listed(self, most: int = MAX_LISTED) -> tuple[m.SessionStatus, ...]:
+        """Those that were used last, latest first."""
+        latest = sorted(self._sessions.items(), key=lambda one: one[1].used_at, reverse=True)
+        return tuple(
+            m.SessionStatus(key.name, key.salt, len(one.tokens), one.request is not None)
+            for key, one in latest[:most]
+        )
 
     def _forget_oldest(self) -> None:
         n_tokens = sum(len(one.tokens) for one in self._sessions.values())

@@ -99,10 +99,13 @@ if TYPE_CHECKING:
     from actors.messages.control import (
         EndSession,
         EvictLive,
+        ListSessions,
         LiveEvicted,
         MatchPrefix,
         PrefixMatched,
         SessionEnded,
+        SessionsListed,
+        SessionStatus,
     )
     from actors.messages.embedding import (
         Embed,
@@ -216,6 +219,7 @@ __all__ = [
     "ListAdapters",
     "ListNamespaces",
     "ListRows",
+    "ListSessions",
     "ListWantedModels",
     "LiveEvicted",
     "LoadAdapter",
@@ -270,6 +274,8 @@ __all__ = [
     "RowsWritten",
     "Run",
     "SessionEnded",
+    "SessionStatus",
+    "SessionsListed",
     "SetAdapterScale",
     "SetPressure",
     "ShowRow",
@@ -347,7 +353,10 @@ _HOMES: Final = {
         "questions": "Answer Ask",
         "replay": "NoteReply ResolveText TextResolved",
         "speculation": "Verified Verify draft_tokens",
-        "control": "EndSession EvictLive LiveEvicted MatchPrefix PrefixMatched SessionEnded",
+        "control": (
+            "EndSession EvictLive ListSessions LiveEvicted MatchPrefix PrefixMatched SessionEnded "
+            "SessionsListed SessionStatus"
+        ),
         "text": (
             "ApplyChatTemplate ChatPart ChatTemplateApplied Detokenize Detokenized TextRefused "
             "ThinkingVerified Tokenize Tokenized VerifyThinking"

@@ -31,6 +31,36 @@ class SessionEnded:
 
 
 @frozen
+class ListSessions:
+    """Caller → model: which sessions are known? Answered by ``SessionsListed``."""
+
+    ref: str
+
+
+@frozen
+class SessionStatus:
+    """One session."""
+
+    name: str
+    salt: bytes
+    """That of its requests."""
+    n_tokens: int
+    """Prompt and reply of its last turn that has ended."""
+    is_running: bool
+    """Whether a request of it runs, or waits for its turn."""
+
+
+@frozen
+class SessionsListed:
+    """Model → caller: the sessions that were used last, latest first."""
+
+    ref: str
+    sessions: tuple[SessionStatus, ...]
+    n_known: int
+    """How many there are."""
+
+
+@frozen
 class EvictLive:
     """Caller → model: evict every idle sequence of the context. Answered by ``LiveEvicted``.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from actors.messages.adapters import ListAdapters, LoadAdapter, SetAdapterScale, UnloadAdapter
-from actors.messages.control import EndSession, EvictLive, MatchPrefix
+from actors.messages.control import EndSession, EvictLive, ListSessions, MatchPrefix
 from actors.messages.embedding import Embed, ReportVram, Rerank
 from actors.messages.text import ApplyChatTemplate, Detokenize, Tokenize, VerifyThinking
 from supervision.frozen import frozen
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TextQuestion = Tokenize | Detokenize | ApplyChatTemplate | VerifyThinking
 EmbedderQuestion = Embed | Rerank | ReportVram
 AdapterQuestion = LoadAdapter | UnloadAdapter | SetAdapterScale | ListAdapters
-CacheQuestion = EndSession | EvictLive | MatchPrefix
+CacheQuestion = EndSession | ListSessions | EvictLive | MatchPrefix
 Question = TextQuestion | EmbedderQuestion | AdapterQuestion | CacheQuestion
 
 

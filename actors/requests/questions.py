@@ -30,7 +30,7 @@ __all__ = [
 _ENDS: Final = (
     m.TextRefused, m.ThinkingVerified, m.Embedded, m.EmbedFailed, m.VramReported, m.NoVram,
     m.AdaptersChanged, m.AdaptersListed, m.AdapterNotChanged, m.SessionEnded, m.LiveEvicted,
-    m.PrefixMatched, m.Reranked,
+    m.SessionsListed, m.PrefixMatched, m.Reranked,
 )  # fmt: skip
 _PAGES: Final = (m.Tokenized, m.Detokenized, m.ChatTemplateApplied)
 

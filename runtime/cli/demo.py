@@ -28,10 +28,10 @@ import click
 
 from actors.messages.actor_ids import model_actor_id
 from cache.keys import BLOCK_TOKENS
-from runtime.cli.cache.flush import is_flushed
 from runtime.cli.demo_http import KilledStream, killed_stream
 from runtime.cli.options import USER_PATH, json_option, node_command
 from runtime.cli.table import Column, write_table
+from runtime.client.cache.upkeep import is_flushed
 from runtime.client.results import Completion
 from runtime.client.tree import TreeNode
 from runtime.embedded import EMBEDDED_MODEL_ID

@@ -97,6 +97,8 @@ class WarmPrefix:
     """Tokens in the model's context now."""
     stored: int
     """Tokens in the cache, in any tier."""
+    n_prompt: int
+    """Tokens of the whole prompt."""
 
     @property
     def n_tokens(self) -> int:

@@ -595,6 +595,11 @@ class AsyncClient:
         (answer,) = await self._ask_model(model, question, idle_s=STEP_TIMEOUT_S)
         return isinstance(answer, m.SessionEnded) and answer.was_known
 
+    async def list_sessions(self, model: str) -> tuple[m.SessionStatus, ...]:
+        """As ``Client.list_sessions``."""
+        (answer,) = await self._ask_model(model, m.ListSessions(""), idle_s=STEP_TIMEOUT_S)
+        return answer.sessions if isinstance(answer, m.SessionsListed) else ()
+
     async def evict(self, model: str) -> int:
         """As ``Client.evict``."""
         (answer,) = await self._ask_model(model, m.EvictLive(""), idle_s=STEP_TIMEOUT_S)
@@ -623,7 +628,7 @@ class AsyncClient:
         (answer,) = answers
         if not isinstance(answer, m.PrefixMatched):
             raise errors.NoReply(f"model {model!r} did not report what is warm")
-        return WarmPrefix(answer.live, answer.stored)
+        return WarmPrefix(answer.live, answer.stored, len(packed) // token_bytes.TOKEN_BYTES)
 
     async def list_cached_prefixes(self, model: str, prompt: Prompt) -> int:
         """As ``Client.list_cached_prefixes``."""

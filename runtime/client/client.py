@@ -435,6 +435,10 @@ class Client:
         """
         return finished(self._calls.end_session(model, session, salt=salt))
 
+    def list_sessions(self, model: str) -> tuple[m.SessionStatus, ...]:
+        """The sessions that were used last, latest first, with their salts; 256 at most."""
+        return finished(self._calls.list_sessions(model))
+
     def evict(self, model: str) -> int:
         """Remove every idle sequence from the context; how many there were.
 

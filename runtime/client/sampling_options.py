@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import secrets
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from native.errors import InvalidParam
-from native.sampling_params import FIELD_NAMES, MAX_WINDOW, SAMPLERS, SamplingParams
+from native.sampling_params import FIELD_NAMES, MAX_BIASES, MAX_WINDOW, SAMPLERS, SamplingParams
 from runtime.errors import InvalidRequest
 from runtime.settings.arguments import plain
 
@@ -145,7 +146,8 @@ def _biases(name: str, value: object) -> tuple[tuple[int | str, float], ...]:
     if not isinstance(value, Mapping | list | tuple):
         raise InvalidParam(name, value, "a mapping of tokens to numbers, or a list of pairs")
     read = []
-    for pair in pairs:  # type: ignore[attr-defined]
+    # More than there may be are refused later, by those that were read.
+    for pair in itertools.islice(pairs, MAX_BIASES + 1):  # type: ignore[call-overload]
         try:
             key, bias = map(plain, pair)
             number = -math.inf if bias is False else plain(bias)

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from runtime import errors
 from runtime.gateway.connection import CONNECTION, Connection
+from runtime.gateway.explained import Explained
 from runtime.gateway.generation import BrokenStream, ClientGone, Generation, Socket
 from runtime.gateway.guard import check_host, check_key, check_origin
 from runtime.gateway.keys import ANYONE, Key, Keys
@@ -203,8 +204,9 @@ class Call:
         return self.service.head(self.birth, model, needs_pieces=wanted.needs_pieces)
 
     def canonical(self, wanted: Wanted) -> Wanted:
-        """The request by the canonical rules of this gateway."""
-        return canonical(wanted, self.service.settings.canonicalise)
+        """The request by the canonical rules of this gateway, and then of the key."""
+        rules = self.service.settings.canonicalise
+        return canonical(wanted, dict.fromkeys((*rules, *self.key.rules)))
 
     async def marked(self, wanted: Wanted) -> Wanted:
         """The request, marked where it is a side request of an agent."""
@@ -243,6 +245,7 @@ class Call:
                 self.n_tokens += generation.n_computed
                 for done in generation.done.values():
                     service.counts.note(done)
+                service.own(Explained).note(key, self.id, fixed, wanted, generation.done)
 
     def _socket(self) -> Socket:
         connection = self._connection

@@ -11,6 +11,7 @@ The file is TOML, of mode 0600::
     requests_per_min = 60
     tokens_per_min = 20000
     running = 4                  # requests at the same time
+    rules = ["stable-system"]    # canonical rules, besides those of the gateway
 
 A key has 256 random bits, so a plain hash of it cannot be reversed, and needs no salt.
 """
@@ -25,9 +26,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
+
+from runtime.settings.gateway import CANONICAL_RULES
 
 KEY_PREFIX: Final = "la-"
 KEY_BYTES: Final = 32
@@ -49,6 +52,7 @@ class _Entry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     requests_per_min: int | None = None
     tokens_per_min: int | None = None
     running: int | None = None
+    rules: list[Literal[CANONICAL_RULES]] = msgspec.field(default_factory=list)  # type: ignore[valid-type]
 
 
 class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -67,6 +71,8 @@ class Key:
     requests_per_min: int | None = None
     tokens_per_min: int | None = None
     running: int | None = None
+    rules: tuple[str, ...] = ()
+    """Canonical rules, besides those of the gateway."""
 
     def may_use(self, model: str) -> bool:
         return any(fnmatchcase(model, pattern) for pattern in self.models)
@@ -127,6 +133,7 @@ def _key(name: str, entry: _Entry, usual: str) -> tuple[bytes, Key]:
         key: getattr(entry, key)
         for key in ("expires", "requests_per_min", "tokens_per_min", "running")
     }
+    rest["rules"] = tuple(entry.rules)
     return digest, Key(
         name, tuple(entry.models), entry.namespace or usual, is_admin=entry.admin, **rest
     )

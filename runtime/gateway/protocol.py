@@ -26,6 +26,8 @@ LINGER_S: Final = 3.0
 """How long what a refused peer still sends is read and dropped: closing at once would reset the
 connection, and it would not see the answer."""
 SETTLE_S: Final = 0.05
+SMALL_BODY: Final = 64 << 10
+"""Bytes. No more than these are always read, however much others send."""
 RAW_PER_BODY: Final = 4
 """Bytes on the wire for each byte of a body, at most: chunks have lines of their own."""
 _MIB: Final = 1 << 20
@@ -35,11 +37,19 @@ class _Aborted(Exception):
     """Ends the parser's work on this connection."""
 
 
+class Bodies:
+    """The bodies that one worker reads or answers, together."""
+
+    def __init__(self) -> None:
+        self.n_bytes = 0
+
+
 class GuardedProtocol(HttpToolsProtocol):
-    """See the module. ``settings`` and ``per_address`` are set on a subclass, one for a worker."""
+    """See the module. What is of a worker is set on a subclass."""
 
     settings: GatewaySettings = GatewaySettings()
     per_address: ClassVar[Counter[str]] = Counter()
+    bodies: ClassVar[Bodies] = Bodies()
     shelf: ShelfClient | None = None
     worker: int = 0
 
@@ -51,6 +61,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._n_head = 0
         self._n_body = 0
+        self._n_counted = 0
+        """Of this body, in ``bodies``."""
+        self._n_held = 0
+        """Of all bodies of this connection: two requests may come at once."""
         self._n_raw = 0
         self._n_trailers = 0
         self._refusal: tuple[int, str, str] | None = None
@@ -88,6 +102,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop_settling()
         self._tap.lost()
         self._is_lingering = True
+        self._release()
         left = self.per_address[self._address] - 1
         if left > 0:
             self.per_address[self._address] = left
@@ -163,7 +178,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _begin_head(self) -> None:
         self._in_head, self._n_head, self._n_body = True, 0, 0
-        self._n_raw = self._n_trailers = 0
+        self._n_raw = self._n_trailers = self._n_counted = 0
         self._within(self.settings.head_s, "the header lines did not come")
 
     def on_message_begin(self) -> None:
@@ -200,6 +215,7 @@ class GuardedProtocol(HttpToolsProtocol):
         n_body = int(lengths[0]) if lengths and lengths[0].isdigit() else 0
         if n_body > self.settings.max_body:
             self._abort(413, "too_large", self._body_too_big())
+        self._check_room(n_body)
         self._within(self.settings.body_s + n_body / _MIB, "the body did not come")
         cast(dict[str, Any], self.scope)[CONNECTION] = self._connection
         super().on_headers_complete()
@@ -216,13 +232,34 @@ class GuardedProtocol(HttpToolsProtocol):
         self._n_body += len(body)
         if self._n_body > self.settings.max_body:
             self._abort(413, "too_large", self._body_too_big())
+        if self._n_body > SMALL_BODY:
+            self._check_room(self._n_body)
+            n_new = self._n_body - self._n_counted
+            self.bodies.n_bytes += n_new
+            self._n_held += n_new
+            self._n_counted = self._n_body
         super().on_body(body)
+
+    def _check_room(self, n_body: int) -> None:
+        """Refused where so many bytes of this body are too much beside those of others."""
+        n_all = self.bodies.n_bytes - self._n_counted + n_body
+        if n_body > SMALL_BODY and n_all > self.settings.max_bodies:
+            self._abort(
+                503, "overloaded", "the bodies of other requests leave no room; try again later"
+            )
+
+    def _release(self) -> None:
+        """What has come on this connection is not needed any more."""
+        self.bodies.n_bytes -= self._n_held
+        self._n_held = 0
 
     def on_message_complete(self) -> None:
         self._stop_deadline()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        if not self.pipeline:
+            self._release()
         if self._is_lingering or self._lingers():
             return
         self._settle()
@@ -258,6 +295,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         self._stop_deadline()
         self._is_lingering = True
+        if self._received is not None:
+            self._received.drop()  # nothing of this connection is to be continued
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -277,6 +316,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, fault: str, message: str) -> None:
         """Answer, unless an answer has begun; then read on for a moment, and close."""
         self._in_head = False
+        self._release()
         cycle = self._running()
         if cycle is not None:
             has_begun = cycle.response_started

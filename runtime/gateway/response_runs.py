@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from runtime import errors
 from runtime.client.results import Completion, CompletionEvent, Event, TokenEvent
+from runtime.gateway.explained import Explained
 from runtime.gateway.generation import BrokenStream, Generation
 from runtime.gateway.responses_store import ResponseStore, stored
 from runtime.gateway.wire import sse
@@ -166,6 +167,9 @@ class ResponseRun:
                     self._add(self.answer.event(event))
             if done is not None:
                 self._service.counts.note(done)
+                self._service.own(Explained).note(
+                    self._key, "", self._head, self._wanted, {0: done}
+                )
             await self._keep()
             self._end(self.answer.end())
         except errors.LlamaActorsError as error:

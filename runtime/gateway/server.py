@@ -10,6 +10,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
 from socket import (
     AF_INET,
@@ -20,25 +21,33 @@ from socket import (
     TCP_NODELAY,
     socket,
 )
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
+from runtime import errors
 from runtime.client.async_client import AsyncClient
 from runtime.gateway.acceptor import Acceptor
 from runtime.gateway.app import App, find_route
 from runtime.gateway.connection import Arrival
 from runtime.gateway.keys import BadKeys, Keys, keys_from
-from runtime.gateway.protocol import GuardedProtocol
+from runtime.gateway.protocol import Bodies, GuardedProtocol
 from runtime.gateway.responses_log import RESPONSES, ResponsesLog
 from runtime.gateway.service import Service
 from runtime.gateway.stream_log import Received
 from runtime.gateway.successor import Successor
 from runtime.settings.gateway import HttpWorkerArgs
+from supervision import Connection
+from supervision.errors import NodeNotRunning
 from supervision.shelf import ShelfClient
+
+if TYPE_CHECKING:
+    from runtime.client.client import Client
 
 SEND_BUFFER_BYTES: Final = 128 << 10
 """Of the kernel, which would let it grow to megabytes for each client that reads nothing."""
+REFUSED_PER_TAKEN: Final = 2
+"""Connections that are open, those that are being refused included, for each that may be there."""
 _STARTED_EVERY_S: Final = 0.001
 
 
@@ -55,7 +64,9 @@ class GatewayServer:
     ) -> None:
         quiet_uvicorn()
         settings = args.settings
-        self.service = Service(settings, connect, loaded, args.secret)
+        self.service = Service(
+            settings, connect, loaded, args.secret, partial(attached, Path(args.node_dir))
+        )
         self._shelf, self._worker = shelf, args.number
         stored = ResponsesLog(shelf, f"{RESPONSES}{args.number}")
         self.service.responses.store.begin_log(stored, stored.found)
@@ -65,6 +76,7 @@ class GatewayServer:
         facts = {
             "settings": settings,
             "per_address": Counter(),
+            "bodies": Bodies(),
             "shelf": shelf,
             "worker": args.number,
         }
@@ -110,7 +122,13 @@ class GatewayServer:
         if too_many and self._server.config.ssl is not None:
             sock.close()  # of peers that begin TLS and send no more
             return
-        self._begin(self._connect(sock, self._arrival(sock), b""))
+        n_open = len(self._server.server_state.connections) + len(self._connecting)
+        if n_open >= REFUSED_PER_TAKEN * self.service.settings.max_connections:
+            sock.close()  # so many are being refused already that one more gets no answer
+            return
+        is_refused = n_open >= self.service.settings.max_connections
+        arrival = Arrival("", None) if is_refused else self._arrival(sock)
+        self._begin(self._connect(sock, arrival, b""))
 
     def adopt(self, sock: socket, received: Received, forget: Callable[[], object]) -> None:
         """Go on with a connection of a predecessor; ``received`` is what had come on it."""
@@ -166,6 +184,16 @@ class GatewayServer:
         if self._acceptor is not None:
             self._acceptor.close()
         self._server.should_exit = True
+
+
+def attached(node_dir: Path) -> Client:
+    """A client that blocks, for a thread that works on the cache."""
+    from runtime.client.client import Client  # here: few requests need it
+
+    try:
+        return Client(Connection.attach(node_dir))
+    except NodeNotRunning as error:
+        raise errors.NodeNotRunning(0, str(error)) from error
 
 
 class KeysFile:

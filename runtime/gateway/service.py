@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from actors import messages as m
 from runtime import errors
@@ -25,6 +25,9 @@ from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.wanted import Head, Wanted
 from runtime.settings.gateway import GatewaySettings
 from supervision.messages import new_ref
+
+if TYPE_CHECKING:
+    from runtime.client.client import Client
 
 BOOT_WAIT_S: Final = 10.0
 """How long a request waits for a node that is still starting."""
@@ -53,10 +56,11 @@ class Service:
         connect: Callable[[], AsyncClient],
         loaded: Callable[[], Iterable[str]],
         secret: bytes = b"",
+        attach: Callable[[], Client] | None = None,
     ) -> None:
         """``connect`` raises NodeNotRunning while the node starts; ``loaded`` lists ids of models.
 
-        ``secret`` is the node's, for what separates keys.
+        ``secret`` is the node's, for what separates keys. ``attach`` opens a client that blocks.
         """
         self.settings = settings
         self.limits = Limits()
@@ -70,6 +74,7 @@ class Service:
         self._connect = connect
         self._loaded = loaded
         self._secret = secret
+        self._attach = attach
         self._client: AsyncClient | None = None
         self._pieces: OrderedDict[str, dict[int, bytes]] = OrderedDict()
         self._own: dict[type, Any] = {}
@@ -85,6 +90,12 @@ class Service:
                     raise
                 await asyncio.sleep(_LOOK_S)
         return self._client
+
+    def attach(self) -> Client:
+        """A client that blocks, for a thread; the caller closes its connection."""
+        if self._attach is None:
+            raise errors.NotSupported("this gateway has no threads for work on the cache")
+        return self._attach()
 
     def own(self, kind: type[T]) -> T:
         """The one value of a kind that the routes of this worker share; made at its first use."""

@@ -17,6 +17,9 @@ UNIX: Final = "unix:"
 SYSTEMD: Final = "systemd"
 LISTENER: Final = "gateway/listener/"
 """Beginning of the names under which its sockets lie on the descriptor shelf."""
+CANONICAL_RULES: Final = (
+    "claude-billing", "sort-tools", "date-to-end", "stable-system", "strip-ids",
+)  # fmt: skip
 UNKNOWN_MODEL_WAYS: Final = ("only", "reject")
 UnknownModel = Literal["only", "reject"]
 _PORT: Final = re.compile("[0-9]{1,5}")
@@ -83,6 +86,7 @@ class GatewaySettings:
     slots: bool = False
     metrics: bool = True
     max_body: int = 32 << 20
+    max_bodies: int = 256 << 20
     max_header_bytes: int = 64 << 10
     max_headers: int = 100
     max_connections: int = 1024
@@ -154,6 +158,10 @@ def check(settings: GatewaySettings) -> None:
     for key in ("head_s", "body_s", "idle_s", "stalled_s", "keepalive_s"):
         if getattr(settings, key) <= 0:
             raise ConfigError(f"gateway.{key}", "must be more than 0 seconds")
+    if settings.max_bodies < settings.max_body:
+        raise ConfigError(
+            "gateway.max_bodies", "is less than gateway.max_body: one body must fit into it"
+        )
     for key in ("workers", "max_body", "max_header_bytes", "max_headers", "max_connections",
                 "max_per_address", "max_running"):  # fmt: skip
         if getattr(settings, key) < 1:

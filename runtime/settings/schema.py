@@ -25,7 +25,7 @@ from native.fingerprint import FINGERPRINT_MODES
 from native.model_params import KV_TYPES, POOLINGS, ROPE_SCALINGS, SPLIT_MODES, ModelParams
 from runtime.errors import ConfigError
 from runtime.settings.arguments import short
-from runtime.settings.gateway import DEFAULT_SAMPLING, UNKNOWN_MODEL_WAYS
+from runtime.settings.gateway import CANONICAL_RULES, DEFAULT_SAMPLING, UNKNOWN_MODEL_WAYS
 from runtime.settings.load_options import WORDS as LOAD_WORDS
 from runtime.settings.ports import DEFAULT_PORT
 from runtime.settings.sizes import Share, plain_budget
@@ -44,7 +44,6 @@ KINDS: Final = {
     "sampling": "a table of sampling options and numbers",
 }
 DISK_BYTES: Final = 16 << 30
-CANONICAL_RULES: Final = ("claude-billing", "sort-tools", "date-to-end")
 # Values that a file gives in another form.
 PathText: TypeAlias = Annotated[str | None, Meta(extra_json_schema={KIND: "path"})]
 Size: TypeAlias = Annotated[int | str, Meta(extra_json_schema={KIND: "size"})]
@@ -237,6 +236,7 @@ class _GatewayDefaults:
     slots: bool = False
     metrics: bool = True
     max_body: Size = 32 << 20
+    max_bodies: Size = 256 << 20
     max_header_bytes: Size = 64 << 10
     max_headers: int = 100
     max_connections: int = 1024
@@ -277,12 +277,14 @@ Gateway: Final = _table(
         "sampling": "How tokens are chosen where a request names nothing. Default: as llama-server "
         f"does, {', '.join(f'{name} {value:g}' for name, value in DEFAULT_SAMPLING)}. With this "
         "table, what is left out of it is off.",
-        "canonicalise": "What is changed in requests so that prompts stay the same; each rule "
-        "that changed something is named in the answer.",
+        "canonicalise": "What is changed in requests so that prompts stay the same, in this order; "
+        "each rule that changed something is named in the answer. A key may have more (rules).",
         "explain": "Answers have a cache object: what was reused, from where, and why no more.",
         "slots": "GET /slots returns how many requests run, to every caller with a key.",
         "metrics": "GET /metrics returns counts of this worker, by llama-server's names.",
         "max_body": "Of a request. Larger ones are refused with 413.",
+        "max_bodies": "Of all requests of a worker that are read or answered. A body of more than "
+        "64 KiB that does not fit gets 503 and a time to wait.",
         "max_header_bytes": "Of all header lines together; 431 above.",
         "max_headers": "Header lines; 431 above.",
         "max_connections": "Of each worker; more get 503.",

@@ -142,6 +142,70 @@ def test_a_wrong_request_is_refused(gateway: Gateway, request_bytes: bytes, stat
     still_serves(gateway)
 
 
+CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
+AMBIGUOUS = {
+    "two encodings": POST + b"transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n",
+    "chunked twice": POST + b"transfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+    "encoding like chunked": POST + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "identity": POST + b"transfer-encoding: identity\r\n\r\n",
+    "tabulator before chunked": POST + b"transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+    "blank before colon": POST + b"transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+    "folded encoding": POST + b"transfer-encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+    "folded line": POST + b"a: b\r\n c\r\ncontent-length: 0\r\n\r\n",
+    "length with a sign": POST + b"content-length: +3\r\n\r\nabc",
+    "list of lengths": POST + b"content-length: 3, 3\r\n\r\nabc",
+    "length in hex": POST + b"content-length: 0x3\r\n\r\nabc",
+    "length with a blank": POST + b"content-length: 3 3\r\n\r\nabc",
+    "no length": POST + b"content-length:\r\n\r\nabc",
+    "length of 23 digits": POST + b"content-length: 99999999999999999999999\r\n\r\nabc",
+    "length under another name": POST + b"content_length: 3\r\n\r\nabc",
+    "chunk with a sign": CHUNKED + b"+3\r\nabc\r\n0\r\n\r\n",
+    "negative chunk": CHUNKED + b"-3\r\nabc\r\n0\r\n\r\n",
+    "chunk with 0x": CHUNKED + b"0x3\r\nabc\r\n0\r\n\r\n",
+    "chunk of 19 digits": CHUNKED + b"fffffffffffffffffff\r\nabc\r\n0\r\n\r\n",
+    "chunk that is longer": CHUNKED + b"3\r\nabcd0\r\n\r\n",
+    "chunk with LF alone": CHUNKED + b"3\nabc\n0\n\n",
+    "extension with LF": CHUNKED + b"3;\n\r\nabc\r\n0\r\n\r\n",
+    "NUL in a value": b"GET / HTTP/1.1\r\nhost: localhost\r\na: b\0c\r\n\r\n",
+    "NUL in a name": b"GET / HTTP/1.1\r\nhost: localhost\r\na\0: b\r\n\r\n",
+    "CR alone": b"GET / HTTP/1.1\r\nhost: localhost\r\na: b\rc: d\r\n\r\n",
+    "CONNECT": b"CONNECT evil.example:80 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/9.9": b"GET / HTTP/9.9\r\nhost: localhost\r\n\r\n",
+    "blank in the path": b"GET /a b HTTP/1.1\r\nhost: localhost\r\n\r\n",
+}
+"""Requests that a proxy in front may read in another way, and so another number of them."""
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_what_can_be_read_in_two_ways_is_refused(gateway: Gateway, name: str) -> None:
+    answer = answer_to(gateway, AMBIGUOUS[name] + b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert status_of(answer) == 400, answer[:300]
+    assert answer.count(b"HTTP/1.1 ") == 1, "what follows is no request"
+    still_serves(gateway)
+
+
+def test_a_request_in_a_body_is_no_request(gateway: Gateway) -> None:
+    inner = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    head = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(inner), inner)
+    for whole in (
+        head + b"content-length: %d\r\n\r\n" % len(inner) + inner,
+        head + b"transfer-encoding: chunked\r\n\r\n" + chunk,
+    ):
+        answer = answer_to(gateway, whole)
+        assert status_of(answer) == 200
+        assert answer.count(b"HTTP/1.1 ") == 1, answer
+
+
+@pytest.mark.parametrize("kind", [b"h2c\r\nhttp2-settings: AAMAAABkAAQAAP__", b"websocket"])
+def test_an_upgrade_is_not_made(gateway: Gateway, kind: bytes) -> None:
+    head = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: "
+    answer = answer_to(gateway, head + kind + b"\r\n\r\n")
+    assert status_of(answer) == 200
+    assert b'{"status":"ok"}' in answer
+
+
 def test_a_chunked_body_that_grows_too_big_is_refused(gateway: Gateway) -> None:
     head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"

@@ -13,7 +13,7 @@ from actors import messages as m
 from actors.messages.pressure_settings import PressureSettings
 from cache.reclaim import resident_bytes
 from runtime import Node
-from runtime.cli.cache.flush import is_flushed
+from runtime.client.cache.upkeep import is_flushed
 from runtime.embedded import path as embedded_model_path
 from runtime.settings.config import RuntimeConfig
 from supervision.messages import new_ref

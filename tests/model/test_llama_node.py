@@ -14,7 +14,7 @@ from actors import messages as m
 from cache.policy import LivePolicy
 from native.params import SamplingParams
 from runtime import Node, PrefillEvent, errors
-from runtime.cli.cache.flush import is_flushed
+from runtime.client.cache.upkeep import is_flushed
 from supervision.messages import Located, ReportStatus, StatusReported, WhereIs, new_ref
 from tests.support.gguf_files import patch_number, tiny_llama
 from tests.support.lora_files import tiny_lora

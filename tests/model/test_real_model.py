@@ -13,7 +13,7 @@ import pytest
 
 from native.params import ModelParams
 from runtime import Completion, ModelConfig, Node, errors
-from runtime.cli.cache.flush import is_flushed
+from runtime.client.cache.upkeep import is_flushed
 from runtime.embedded import path as embedded_path
 from runtime.embedded.prompts import long_prompt
 from tests.support.runtime_nodes import LeakCheck, kill, pid_of, started

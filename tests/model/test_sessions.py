@@ -154,6 +154,22 @@ class Ask(list[object]):
         super().__init__([Asked(question, HOST), then])
 
 
+def test_sessions_are_listed_latest_first(load: Load) -> None:
+    engine = play(
+        load(),
+        run("one", prompt(8, 40), session="s", max_tokens=2),
+        run("other", prompt(9, 30), session="t", max_tokens=2),
+        Ask(m.ListSessions("list"), then=run("more", [5], session="s", continues=True)),
+    )
+    listed = engine.answers["list"]
+    assert isinstance(listed, m.SessionsListed)
+    assert [(one.name, one.salt, one.is_running) for one in listed.sessions] == [
+        ("t", b"", False), ("s", b"", False),
+    ]  # fmt: skip
+    assert [one.n_tokens for one in listed.sessions] == [32, 42]
+    assert listed.n_known == 2
+
+
 def test_ending_is_idempotent_and_takes_effect_after_a_running_request(load: Load) -> None:
     engine = play(
         load(),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runtime import Completion, Node
-from runtime.cli.cache.flush import is_flushed
+from runtime.client.cache.upkeep import is_flushed
 from tests.support.gguf_files import ARCHITECTURES, tiny_llama
 from tests.support.runtime_nodes import (
     PROMPT,

@@ -62,6 +62,15 @@ def test_a_unix_socket_needs_no_host() -> None:
     assert guard.check_host([b"anything"], [], is_unix=True) == "anything"
 
 
+def test_a_key_has_rules_of_its_own() -> None:
+    digest = new_key()[1]
+    text = f'[keys.a]\nsha256 = "{digest}"\nrules = ["strip-ids"]'
+    (key,) = keys_from(text).by_hash.values()
+    assert key.rules == ("strip-ids",)
+    with pytest.raises(BadKeys, match="rules"):
+        keys_from(text.replace("strip-ids", "no-rule"))
+
+
 @pytest.mark.parametrize(
     ("origin", "is_right"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -116,6 +117,100 @@ def test_a_request_names_the_rules_that_changed_it() -> None:
     assert canonical(prompt, CANONICAL_RULES) is prompt
 
 
+def said(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def reminder(text: str) -> str:
+    return f"<system-reminder>\n{text}\n</system-reminder>"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([system("You help.", "", "Be brief."), ASKED], [system("You help.\n\nBe brief."), ASKED]),
+        (
+            [system("You help."), said("developer", "Be brief."), ASKED],
+            [system("You help.\n\nBe brief."), ASKED],
+        ),
+        ([ASKED, system("Now!")], [said("user", f"Hello\n\n{reminder('Now!')}")]),
+        ([ASKED, system("Now!"), said("assistant", "a")],
+         [said("user", f"Hello\n\n{reminder('Now!')}"), said("assistant", "a")]),
+        (
+            [ASKED, said("assistant", "a"), system("Now", "then"), said("user", "b")],
+            [ASKED, said("assistant", "a"), said("user", reminder("Now\n\nthen") + "\n\nb")],
+        ),
+        (
+            [said("user", [{"type": "image"}]), system("Now!")],
+            [said("user", [{"type": "image"}, part(reminder("Now!"))])],
+        ),
+        (
+            [ASKED, said("assistant", "a"), system("1"), system("2"), said("user", [part("b")])],
+            [ASKED, said("assistant", "a"),
+             said("user", [part(f"{reminder('1')}\n\n{reminder('2')}"), part("b")])],
+        ),
+        ([said("assistant", "a"), system("Now!")],
+         [said("assistant", "a"), said("user", reminder("Now!"))]),
+        ([ASKED, system("")], [ASKED]),
+        (
+            [ASKED, said("assistant", None, tool_calls=[{"id": "x"}]), system("Now!"),
+             said("tool", "r", tool_call_id="x"), said("assistant", "done")],
+            [ASKED, said("assistant", None, tool_calls=[{"id": "x"}]),
+             said("tool", "r", tool_call_id="x"), said("user", reminder("Now!")),
+             said("assistant", "done")],
+        ),
+    ],
+)  # fmt: skip
+def test_there_is_one_system_text(
+    before: list[dict[str, Any]], after: list[dict[str, Any]]
+) -> None:
+    assert ruled("stable-system", *before).messages == after
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[system("You help."), ASKED], [said("system", [part("x")])], [ASKED], [],
+     [said("system", [{"type": "image"}]), system("x"), ASKED]],
+)  # fmt: skip
+def test_what_has_one_system_text_stays(messages: list[Any]) -> None:
+    given_one = Conversation(messages, [])
+    assert RULES["stable-system"](given_one) is given_one
+
+
+def test_what_comes_later_changes_nothing_before_it() -> None:
+    """Each turn begins as the one before, but for the last message of that."""
+    talk = [system("S", "T"), ASKED, said("assistant", "a"), system("Now!"), said("user", "b"),
+            system("And!"), said("assistant", "c"), said("user", "d")]  # fmt: skip
+    turns = [ruled("stable-system", *talk[:n]).messages for n in range(2, len(talk) + 1)]
+    for one, following in itertools.pairwise(turns):
+        n_same = len(one) - 1
+        assert following[:n_same] == one[:n_same]
+
+
+def test_tool_calls_are_counted() -> None:
+    def talk(*ids: str) -> list[dict[str, Any]]:
+        one, other, third = ids
+        return [
+            ASKED,
+            said("assistant", None, tool_calls=[{"id": one, "type": "function"}, {"id": other}]),
+            said("tool", "2", tool_call_id=other),
+            said("tool", "1", tool_call_id=one),
+            said("assistant", None, tool_calls=[{"id": third}, {"type": "function"}, 5]),
+            said("tool", "3", tool_call_id=third),
+        ]
+
+    assert ruled("strip-ids", *talk("call_a", "call_b", "zz")).messages == talk(
+        "call_0", "call_1", "call_2"
+    )
+    assert ruled("strip-ids", *talk("call_1", "call_0", "x")).messages == talk(
+        "call_0", "call_1", "call_2"
+    )
+    counted = Conversation(talk("call_0", "call_1", "call_2"), [])
+    assert RULES["strip-ids"](counted) is counted
+    alone = ruled("strip-ids", said("tool", "x", tool_call_id="lost")).messages
+    assert alone == [said("tool", "x", tool_call_id="call_0")]
+
+
 LINES = st.lists(
     st.sampled_from(
         [BILLING, "", " ", "You help.", "Today's date is 2026-11-29.", f" {BILLING}",
@@ -125,8 +220,19 @@ LINES = st.lists(
 ODD = st.sampled_from([None, 3, "text", [], {}, {"type": "image"}])
 CONTENT = LINES | st.lists(LINES.map(part) | ODD, max_size=3) | ODD
 ROLES = st.sampled_from(["system", "developer", "user", "assistant", "tool", 5])
+IDS = st.sampled_from(["call_0", "call_1", "call_2", "x", "", None, 4])
+CALLS = st.fixed_dictionaries(
+    {},
+    optional={
+        "tool_calls": st.lists(IDS.map(lambda one: {"id": one}) | ODD, max_size=3) | ODD,
+        "tool_call_id": IDS,
+        "content": CONTENT,
+    },
+)
 MESSAGES = st.lists(
-    st.builds(lambda role, content: {"role": role, "content": content}, ROLES, CONTENT) | ODD,
+    st.builds(lambda role, content: {"role": role, "content": content}, ROLES, CONTENT)
+    | st.builds(lambda role, more: {"role": role, **more}, ROLES, CALLS)
+    | ODD,
     max_size=5,
 )
 NAMES = st.sampled_from(["a", "b", "B", "", 3])

@@ -31,6 +31,7 @@ QUESTIONS: tuple[Question, ...] = (
     m.SetAdapterScale("r", 1, 0.5),
     m.ListAdapters("r"),
     m.EndSession("r", "s"),
+    m.ListSessions("r"),
     m.EvictLive("r"),
     m.MatchPrefix("r", b"\1\0\0\0"),
 )

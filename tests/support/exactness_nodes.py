@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from native.backend import Logprobs
 from runtime import Completion, ModelConfig, Node
-from runtime.cli.cache.flush import is_flushed
+from runtime.client.cache.upkeep import is_flushed
 from tests.support.exactness import N_SEQ, Agreement, Deltas, Lab, Level, WayNotTaken, delta
 from tests.support.runtime_nodes import Streaming, emptied, kill, pid_of, started
 from tests.support.waiting import eventually

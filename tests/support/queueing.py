@@ -10,7 +10,7 @@ from typing import Any
 
 from actors import messages as m
 from runtime import Completion, Node, TokenEvent, errors
-from runtime.cli.cache.flush import is_flushed
+from runtime.client.cache.upkeep import is_flushed
 from supervision.messages import new_ref
 from tests.support.runtime_nodes import PROMPT, LeakCheck, started, status_of
 from tests.support.waiting import eventually

@@ -28,7 +28,7 @@ from runtime import (
     TreeNode,
     errors,
 )
-from runtime.cli.cache.flush import is_flushed
+from runtime.client.cache.upkeep import is_flushed
 from supervision import Entry
 from supervision.messages import new_ref
 from supervision.process import start_ticks

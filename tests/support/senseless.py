@@ -225,6 +225,7 @@ NODE_METHODS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         {"k": 1, "timeout_s": 20},
     ),
     "end_session": ({"model": "stub", "session": "s"}, {"salt": b"s"}),
+    "list_sessions": ({"model": "stub"}, {}),
     "evict": ({"model": "stub"}, {}),
     "match_prefix": (
         {"model": "stub", "prompt": "a"},

@@ -28,10 +28,10 @@ from cache.answers import RAM, Evicted, RowRequest
 from cache.index import CacheIndex
 from cache.rows import RowIdentity
 from runtime import Node
-from runtime.cli.cache.flush import is_flushed
-from runtime.cli.cache.online import OnlineCacheAdmin, clean_directory
-from runtime.cli.cache.row_files import check_file, walk
 from runtime.cli.main import main
+from runtime.client.cache.admin import OnlineCacheAdmin, clean_directory
+from runtime.client.cache.row_files import check_file, walk
+from runtime.client.cache.upkeep import is_flushed
 from runtime.embedded import path as embedded_model_path
 from supervision.codec import ValueCodec
 from supervision.messages import new_ref

@@ -10,8 +10,8 @@ from actors.messages import Removal
 from cache.filesystem import PosixFilesystem
 from cache.scan import rescan
 from runtime import Node
-from runtime.cli.cache.flush import flush
-from runtime.cli.cache.online import OnlineCacheAdmin
+from runtime.client.cache.admin import OnlineCacheAdmin
+from runtime.client.cache.upkeep import flush
 
 pytestmark = pytest.mark.system
 PROMPT = [1 + n % 150 for n in range(100)]

@@ -53,6 +53,9 @@ def test_a_conversation_is_warm_from_its_second_turn_on(host: Node) -> None:
     assert second.usage.cached_tokens >= held - 1
     alone = host.chat("demo", more, max_tokens=10)
     assert alone.text == second.text
+    (listed,) = [one for one in host.list_sessions("demo") if one.name == "talk"]
+    assert (listed.salt, listed.is_running) == (b"", False)
+    assert listed.n_tokens >= second.usage.prompt_tokens
     assert host.end_session("demo", "talk")
     assert not host.end_session("demo", "talk")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runtime import Node, RuntimeConfig, errors
-from runtime.cli.cache.flush import is_flushed
+from runtime.client.cache.upkeep import is_flushed
 from runtime.errors import ConfigError
 from runtime.launch import tier_directories as cache_tiers
 from runtime.launch.tier_directories import open_directories, stored_bytes

@@ -9,7 +9,7 @@ import pytest
 
 from actors import messages as m
 from runtime import Node
-from runtime.cli.cache.online import OnlineCacheAdmin
+from runtime.client.cache.admin import OnlineCacheAdmin
 from supervision.messages import new_ref
 from tests.support.runtime_nodes import LeakCheck, started
 

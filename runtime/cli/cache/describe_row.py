@@ -12,7 +12,7 @@ from native import load_backend
 from native.errors import NativeError
 from native.params import ModelParams
 from runtime import errors
-from runtime.cli.cache.row_files import RowReport, check_file
+from runtime.client.cache.row_files import RowReport, check_file
 from runtime.settings.sizes import format_size
 
 

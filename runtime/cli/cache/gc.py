@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from runtime.cli.cache.options import age, online_cache, write_json
 from runtime.cli.options import json_option, node_command, port_option
-
-QUARANTINE_AGE_S: Final = 7 * 86400.0
-TEMP_AGE_S: Final = 3600.0
+from runtime.client.cache.upkeep import QUARANTINE_AGE_S
 
 
 @node_command()
@@ -22,17 +20,11 @@ TEMP_AGE_S: Final = 3600.0
     help="keep younger quarantined files (7d)",
 )  # fmt: skip
 def command(*, as_json: bool, quarantine_age: float, **given: Any) -> int:
-    from actors.messages import Removal
-    from runtime.cli.cache.online import clean_directory
+    from runtime.client.cache.upkeep import cleared
     from runtime.settings.sizes import format_size
 
     with online_cache(given) as cache:
-        removed = cache.remove_all(Removal.SUPERSEDED)
-        files = {"quarantined_files": 0, "temp_files": 0, "bytes": 0}
-        for directory in cache.directories.values():
-            for key, value in clean_directory(directory, quarantine_age, TEMP_AGE_S).items():
-                files[key] += value
-    plain = removed.to_dict() | files | {"bytes": removed.nbytes + files["bytes"]}
+        plain = cleared(cache, quarantine_age)
     if as_json:
         write_json(plain)
     else:

@@ -7,19 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
-from runtime.cli.cache.filters import RowFilter
 from runtime.cli.cache.options import AGE_UNITS, age, cache_dir_option, online_cache
 from runtime.cli.options import json_option, node_command, port_option
+from runtime.client.cache.filters import RowFilter
 from runtime.settings.sizes import format_size
-
-if TYPE_CHECKING:
-    from cache.facts import RowFacts
-    from runtime.cli.cache.online import OnlineCacheAdmin
-    from runtime.cli.cache.row_files import RowReport
 
 ROWS_SHOWN: Final = 50
 
@@ -43,60 +38,18 @@ def command(*, admin_port: int | None, cache_dir: Path | None, as_json: bool, **
         from runtime.cli.cache import offline
 
         return print_rows(wanted, offline.listed(cache_dir, wanted), as_json=as_json)
+    from runtime.client.cache.listing import listed
+
     with online_cache({"admin_port": admin_port}) as cache:
         return print_rows(wanted, listed(wanted, cache), as_json=as_json)
-
-
-def listed(wanted: RowFilter, cache: OnlineCacheAdmin) -> Iterator[tuple[dict[str, Any], int]]:
-    """Rows of a running node, each with the cursor of the page it is on."""
-    names = cache.models()
-    roots = _roots(wanted, cache, names)
-    one = next(iter(roots)) if roots is not None and len(roots) == 1 else None
-    at = wanted.cursor
-    limit = wanted.limit or 1 << 16
-    for page, cursor in cache.rows(cursor=at, root=one, tier=wanted.tier, limit=limit):
-        for row in page:
-            if roots is None or row.root in roots:
-                yield plain_row(row, names, cache.head(row)), at
-        at = cursor
-
-
-def _roots(
-    wanted: RowFilter, cache: OnlineCacheAdmin, names: dict[bytes, str]
-) -> set[bytes] | None:
-    """The namespaces that are wanted; None: all."""
-    if wanted.model is None and wanted.namespace is None:
-        return None
-    roots = {namespace.root for namespace in cache.namespaces()}
-    if wanted.namespace is not None:
-        roots = {root for root in roots if root.hex().startswith(wanted.namespace)}
-    if wanted.model is not None:
-        roots = {root for root in roots if names.get(root) == wanted.model}
-    return roots
-
-
-def plain_row(row: RowFacts, names: dict[bytes, str], head: RowReport | None) -> dict[str, Any]:
-    """One row as JSON: from the index, its age from its head."""
-    created = None if head is None or head.header is None else head.header.created_unix_s
-    return {
-        "key": row.key.hex(),
-        "namespace": row.root.hex(),
-        "model": names.get(row.root) or (head.meta.get("model") if head else None),
-        "start": row.start,
-        "tokens": row.n_tokens,
-        "bytes": row.row_bytes,
-        "tiers": [tier for tier, _ in row.tiers],
-        "reason": row.reason,
-        "created_unix_s": created,
-        "leases": row.leases,
-        "superseded": row.superseded,
-    }
 
 
 def print_rows(
     wanted: RowFilter, rows: Iterator[tuple[dict[str, Any], int]], *, as_json: bool
 ) -> int:
     """One JSON object, or one line, per row; the next cursor goes to standard error."""
+    from runtime.client.cache.listing import is_of_age
+
     shown, now = 0, time.time()
     page = -1
     for row, cursor in rows:
@@ -105,7 +58,7 @@ def print_rows(
             sys.stderr.write(f"more rows: continue with --cursor {cursor}\n")
             return 0
         page = cursor
-        if not _is_of_age(wanted, row["created_unix_s"], now):
+        if not is_of_age(wanted, row["created_unix_s"], now):
             continue
         if as_json:
             sys.stdout.write(json.dumps(row, default=str) + "\n")
@@ -115,16 +68,6 @@ def print_rows(
     if not shown and not as_json:
         sys.stderr.write("no rows\n")
     return 0
-
-
-def _is_of_age(wanted: RowFilter, created: float | None, now: float) -> bool:
-    older, newer = wanted.older_than, wanted.newer_than
-    if older is None and newer is None:
-        return True
-    if not created:
-        return False
-    age = now - created
-    return (older is None or age >= older) and (newer is None or age <= newer)
 
 
 def _line(row: dict[str, Any], now: float, *, header: bool) -> str:

@@ -16,13 +16,14 @@ from cache.errors import TierUnavailable
 from cache.filesystem import PosixFilesystem, lock_directory
 from cache.publish import quarantine_row
 from runtime import errors
-from runtime.cli.cache import row_files as cache_files
-from runtime.cli.cache.online import Removed, only, parse_digits
-from runtime.cli.cache.row_files import RowReport, rows_root, walk
+from runtime.client.cache import row_files as cache_files
+from runtime.client.cache.admin import Removed, only, parse_digits
+from runtime.client.cache.row_files import RowReport, rows_root, walk
+from runtime.client.cache.upkeep import count, new_result
 from runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from runtime.cli.cache.filters import RowFilter
+    from runtime.client.cache.filters import RowFilter
 
 
 @contextlib.contextmanager
@@ -86,19 +87,6 @@ def shown(cache_dir: Path, digits: str) -> RowReport:
     paths = walk(_existing(cache_dir)).rows
     found = [path for path in paths if os.path.basename(path).startswith(digits)]
     return cache_files.check_file(only(found, digits, lambda path: cache_files.key_of(path) or b""))
-
-
-def new_result() -> dict[str, Any]:
-    """The counters of ``verify``, at 0."""
-    return {"rows": 0, "bytes": 0, "proved": 0, "damaged": []}
-
-
-def count(result: dict[str, Any], tier: str, report: RowReport, *, repaired: bool) -> None:
-    result["rows"] += 1
-    result["bytes"] += report.nbytes
-    result["proved"] += report.is_proved
-    if report.damage is not None:
-        result["damaged"].append({"tier": tier, "repaired": repaired} | report.to_dict())
 
 
 def verified(cache_dir: Path, progress: Callable[[float], None], *, repair: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from runtime import errors
 from runtime.cli.options import USER_PATH, attached
 
 if TYPE_CHECKING:
-    from runtime.cli.cache.online import OnlineCacheAdmin, Removed
+    from runtime.client.cache.admin import OnlineCacheAdmin, Removed
 
 AGE_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -40,7 +40,7 @@ yes_option: Final = click.option("--yes", is_flag=True, help="do not ask")
 @contextlib.contextmanager
 def online_cache(given: dict[str, Any]) -> Iterator[OnlineCacheAdmin]:
     """The cache of the running node that the parameters name."""
-    from runtime.cli.cache.online import OnlineCacheAdmin
+    from runtime.client.cache.admin import OnlineCacheAdmin
 
     with (
         attached(given) as node,

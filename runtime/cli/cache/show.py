@@ -21,21 +21,17 @@ from runtime.cli.options import json_option, node_command, port_option
 def command(*, key: str, cache_dir: Path | None, as_json: bool, **given: Any) -> int:
     from runtime.cli.cache import offline
     from runtime.cli.cache.describe_row import describe
-    from runtime.cli.cache.ls import plain_row
-    from runtime.cli.cache.row_files import RowReport
+    from runtime.client.cache.listing import shown
 
     digits = key.lower()
     if len(digits) < 4:
         raise errors.InvalidRequest("give at least 4 hex digits of a key, as `cache ls` shows them")
+    plain: dict[str, Any] = {}
     if cache_dir is not None:
-        report, plain = offline.shown(cache_dir, digits), {}
+        report = offline.shown(cache_dir, digits)
     else:
         with online_cache(given) as cache:
-            row = cache.find(digits)
-            head = cache.head(row)
-            report = head or RowReport("no copy could be read", row.row_bytes)
-            plain = plain_row(row, {}, head) | {"children": cache.children(row.key)}
-            plain["copies"] = dict(row.tiers)
+            report, plain = shown(cache, digits)
     if as_json:
         write_json(report.to_dict() | plain)
         return 0

@@ -9,19 +9,11 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-from actors.messages.actor_ids import model_of
 from runtime.cli.cache.options import online_cache, write_json
 from runtime.cli.options import json_option, node_command, port_option
 from runtime.cli.table import Column, write_table
 from runtime.settings.sizes import format_size
 
-LEARNED: Final = (
-    "saved_",
-    "prefill_tokens_per_s",
-    "restore_mib_per_s",
-    "hits_resume",
-    "tails_not_written",
-)
 HIDDEN: Final = ("tiers", "saves", "refused")  # shown in tables of their own
 
 _COLUMNS: Final = (
@@ -35,6 +27,8 @@ _COLUMNS: Final = (
 @json_option("print JSON")
 def command(*, as_json: bool, **given: Any) -> int:
     with online_cache(given) as cache:
+        from runtime.client.cache.stat import stat_of
+
         facts = stat_of(cache.actors)
     if as_json:
         write_json(facts)
@@ -44,47 +38,6 @@ def command(*, as_json: bool, **given: Any) -> int:
         write_table(_COLUMNS, _tiers(facts))
         sys.stdout.write(show_stat(facts))
     return 0
-
-
-def stat_of(actors: dict[str, Any]) -> dict[str, Any]:
-    """One JSON object from the reports of the actors; None for one that did not answer."""
-    meta = actors.get("cache_meta") or {}
-    tiers: dict[str, dict[str, Any]] = {
-        name: dict(use) for name, use in meta.get("tiers", {}).items()
-    }
-    for report in actors.values():
-        if isinstance(report, dict) and report.get("tier") in tiers:
-            rest = {key: value for key, value in report.items() if key not in ("tier",)}
-            tiers[report["tier"]] |= rest
-    models = {
-        model: report["cache"]
-        | {key: value for key, value in report.items() if key.startswith(LEARNED)}
-        for actor, report in actors.items()
-        if (model := model_of(actor)) is not None and isinstance(report, dict) and "cache" in report
-    }
-    cache = {key: value for key, value in meta.items() if key != "tiers"}
-    if cache:  # a model finds the ends of its own replies without cache_meta
-        resumed = sum(model.get("hits_resume", 0) for model in models.values())
-        cache["hits_resume"] = cache.get("hits_resume", 0) + resumed
-    return {
-        "cache": cache,
-        "tiers": tiers,
-        "restored": _restored(models),
-        "writer": actors.get("writer"),
-        "models": models,
-        "pressure": actors.get("scheduler"),
-    }
-
-
-def _restored(models: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """What all models together restored, by the slowest tier that a request read."""
-    total: dict[str, dict[str, float]] = {}
-    for model in models.values():
-        for tier, numbers in model.get("restored", {}).items():
-            sums = total.setdefault(tier, {})
-            for key in ("requests", "tokens", "bytes", "ms"):
-                sums[key] = sums.get(key, 0) + numbers.get(key, 0)
-    return total
 
 
 def show_stat(facts: dict[str, Any]) -> str:

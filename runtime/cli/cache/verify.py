@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from runtime.cli.cache.options import cache_dir_option, online_cache, write_json
 from runtime.cli.options import json_option, node_command, port_option
-
-if TYPE_CHECKING:
-    from runtime.cli.cache.online import OnlineCacheAdmin
 
 
 @node_command()
@@ -24,6 +20,7 @@ if TYPE_CHECKING:
 def command(*, cache_dir: Path | None, as_json: bool, repair: bool, **given: Any) -> int:
     from runtime.cli.cache import offline
     from runtime.cli.progress import ProgressLine
+    from runtime.client.cache.upkeep import verified
     from runtime.settings.sizes import format_size
 
     with ProgressLine("checking rows") as line:
@@ -31,7 +28,7 @@ def command(*, cache_dir: Path | None, as_json: bool, repair: bool, **given: Any
             result = offline.verified(cache_dir, line.share, repair=repair)
         else:
             with online_cache(given) as cache:
-                result = _verified(cache, line.share, repair=repair)
+                result = verified(cache, line.share, repair=repair)
     if as_json:
         write_json(result)
     else:
@@ -46,16 +43,3 @@ def command(*, cache_dir: Path | None, as_json: bool, repair: bool, **given: Any
             f"{result['proved']} proved by digest, {len(result['damaged'])} damaged\n"
         )
     return 1 if result["damaged"] else 0
-
-
-def _verified(
-    cache: OnlineCacheAdmin, progress: Callable[[float], None], *, repair: bool
-) -> dict[str, Any]:
-    from runtime.cli.cache import offline
-
-    result = offline.new_result()
-    for checked in cache.verify(progress):
-        is_bad = checked.report.damage is not None
-        repaired = is_bad and repair and cache.reject(checked)
-        offline.count(result, checked.tier, checked.report, repaired=repaired)
-    return result

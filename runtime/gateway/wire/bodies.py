@@ -11,6 +11,11 @@ from runtime.gateway.wire.failure import invalid
 
 B = TypeVar("B")
 
+MAX_OBJECTS: Final = 1 << 19
+"""Objects and lists of a body, by its brackets. Small ones take up to 60 times their bytes."""
+MAX_ITEMS: Final = 1 << 21
+"""Elements and fields, by its commas."""
+
 _PLACE: Final = re.compile(r" - at `(?P<path>.*)`$")
 _MISSING: Final = re.compile(r"^Object missing required field `(?P<name>.*?)`")
 
@@ -19,6 +24,8 @@ def read(body: bytes, kind: type[B]) -> B:
     """The body as a value of ``kind``; Refused names what is wrong, and where."""
     if not body.strip():
         raise invalid("the body is empty; send a JSON object")
+    _check_number(body, "objects and lists", b"{[", MAX_OBJECTS)
+    _check_number(body, "elements", b",", MAX_ITEMS)
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
@@ -27,6 +34,12 @@ def read(body: bytes, kind: type[B]) -> B:
         raise invalid(f"the body is no JSON: {error}") from None
     except RecursionError:
         raise invalid("the body is nested too deeply") from None
+
+
+def _check_number(body: bytes, what: str, signs: bytes, most: int) -> None:
+    """Refused before anything is made of the body. A text with so many signs is too long anyway."""
+    if len(body) > most and sum(body.count(sign) for sign in signs) > most:
+        raise invalid(f"the body has more than {most} {what}, which is too much for one request")
 
 
 def _explained(text: str) -> tuple[str, str | None]:

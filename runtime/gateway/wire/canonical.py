@@ -2,8 +2,8 @@
 
 Agents write things into the beginning of a prompt that differ from session to session and have no
 meaning for a model: who is billed, today's date, tools in another order. A rule takes out, or
-moves, one such thing; which rules are applied is ``gateway.canonicalise``, and an answer names
-those that changed something.
+moves, one such thing; which rules are applied is ``gateway.canonicalise``, and ``rules`` of a key.
+An answer names those that changed something.
 
 A rule is a pure function from a conversation to a conversation, in the runtime's form, and applied
 to what it has made it changes nothing. What is not in that form is left as it is: the runtime
@@ -158,10 +158,131 @@ def _is_date(line: str) -> bool:
 
 
 def _with_more(message: dict[str, Any], lines: list[str]) -> dict[str, Any]:
-    content, text = message["content"], "\n".join(lines)
+    content, text = message.get("content"), "\n".join(lines)
     if isinstance(content, list):
         return {**message, "content": [*content, {"type": "text", "text": text}]}
     return {**message, "content": f"{content}\n\n{text}" if content else text}
+
+
+# ── stable-system ───────────────────────────────────────────────────────────────────────────────
+
+
+def with_one_system_text(given: Conversation) -> Conversation:
+    """One system text at the beginning, and no other.
+
+    Clients cut that text into blocks in one way or another, and templates show blocks differently.
+    What comes later as a system message, which many templates refuse, is a reminder in the text of
+    a user: of the next one, or of the one before where a reply or nothing follows.
+    """
+    messages = given.messages
+    n_lead = next((n for n, one in enumerate(messages) if not _is_system(one)), len(messages))
+    lead = _joined(messages[:n_lead])
+    rest = _without_later_system(messages[n_lead:])
+    if lead is None and rest is None:
+        return given
+    kept = messages[:n_lead] if lead is None else lead
+    return replace(given, messages=[*kept, *(messages[n_lead:] if rest is None else rest)])
+
+
+def _joined(lead: list[Any]) -> list[Any] | None:
+    """The leading system messages as one with one text; None: nothing is to be joined."""
+    found = [_texts(one) for one in lead]
+    texts = [text for one in found for text in one or ()]
+    if max(len(texts), len(lead)) < 2 or None in found:
+        return None
+    return [{**lead[0], "content": "\n\n".join(text for text in texts if text)}]
+
+
+def _without_later_system(messages: list[Any]) -> list[Any] | None:
+    """System messages as reminders; None: there are none."""
+    kept: list[Any] = []
+    waiting: list[str] = []
+    has_changed = False
+    for message in messages:
+        texts = _texts(message) if _is_system(message) else None
+        if texts is not None:
+            has_changed = True
+            if text := "\n\n".join(one for one in texts if one):
+                waiting.append(text)
+            continue
+        if waiting and _is_open_user(message):
+            message = _with_reminders_first(message, waiting)  # noqa: PLW2901 - it replaces it
+            waiting = []
+        elif not _is_of(message, ("tool",)):  # the results of a call follow it at once
+            _put_reminders(kept, waiting)
+            waiting = []
+        kept.append(message)
+    _put_reminders(kept, waiting)
+    return kept if has_changed else None
+
+
+def _is_open_user(message: object) -> bool:
+    """Whether it is a user's, and text can be added to it."""
+    if not (isinstance(message, Mapping) and message.get("role") == "user"):
+        return False
+    return isinstance(message.get("content"), str | list | None)
+
+
+def _reminder(text: str) -> str:
+    return f"<system-reminder>\n{text}\n</system-reminder>"
+
+
+def _with_reminders_first(message: dict[str, Any], waiting: list[str]) -> dict[str, Any]:
+    content, text = message.get("content"), "\n\n".join(map(_reminder, waiting))
+    if isinstance(content, list):
+        return {**message, "content": [{"type": "text", "text": text}, *content]}
+    return {**message, "content": f"{text}\n\n{content}" if content else text}
+
+
+def _put_reminders(kept: list[Any], waiting: list[str]) -> None:
+    """At the end of the last user's text, or as a message of a user."""
+    if not waiting:
+        return
+    text = "\n\n".join(map(_reminder, waiting))
+    if kept and _is_open_user(kept[-1]):
+        kept[-1] = _with_more(kept[-1], [text])
+    else:
+        kept.append({"role": "user", "content": text})
+
+
+# ── strip-ids ───────────────────────────────────────────────────────────────────────────────────
+
+
+def with_counted_ids(given: Conversation) -> Conversation:
+    """Tool calls, and their results, with ids that count them: ``call_0``, ``call_1`` and so on.
+
+    For clients that make up other ids each time, with templates that show them. The price: a model
+    that writes ids itself does not find its own calls, and reads them again.
+    """
+    names: dict[str, str] = {}
+
+    def counted(found: str) -> str:
+        return names.setdefault(found, f"call_{len(names)}")
+
+    messages = [_with_ids(one, counted) for one in given.messages]
+    is_same = all(one is other for one, other in zip(messages, given.messages, strict=True))
+    return given if is_same else replace(given, messages=messages)
+
+
+def _with_ids(message: Any, counted: Callable[[str], str]) -> Any:
+    if not isinstance(message, Mapping):
+        return message
+    changed: dict[str, Any] = {}
+    calls = message.get("tool_calls")
+    if isinstance(calls, list):
+        found = [_with_id(one, "id", counted) for one in calls]
+        if any(one is not other for one, other in zip(found, calls, strict=True)):
+            changed["tool_calls"] = found
+    named = _with_id(message, "tool_call_id", counted)
+    return {**named, **changed} if changed else named
+
+
+def _with_id(value: Any, key: str, counted: Callable[[str], str]) -> Any:
+    """The same with another id there; the same object where it has none, or that one."""
+    old = value.get(key) if isinstance(value, Mapping) else None
+    if not isinstance(old, str) or not old or (new := counted(old)) == old:
+        return value
+    return {**value, key: new}
 
 
 # ── texts of messages ───────────────────────────────────────────────────────────────────────────
@@ -197,4 +318,6 @@ RULES: Final[Mapping[str, Rule]] = {
     "claude-billing": without_billing,
     "sort-tools": with_sorted_tools,
     "date-to-end": with_date_at_end,
+    "stable-system": with_one_system_text,
+    "strip-ids": with_counted_ids,
 }

@@ -65,6 +65,9 @@ def error_response(status: int, failure: Failure, path: str) -> bytes:
         phrase = ""
     head = (
         f"HTTP/1.1 {status} {phrase}\r\ncontent-type: {JSON}\r\ncontent-length: {len(body)}\r\n"
-        "connection: close\r\n\r\n"
+        "connection: close\r\n"
     )
+    if failure.retry_after is not None:
+        head += f"retry-after: {failure.retry_after}\r\n"
+    head += "\r\n"
     return head.encode("ascii") + body

@@ -11,7 +11,7 @@ from runtime.gateway.wire.bodies import encode, read
 from runtime.gateway.wire.failure import Failure, invalid, unsupported
 from runtime.gateway.wire.native_prompts import extra_files, native_prompts
 from runtime.gateway.wire.native_settings import generation_settings
-from runtime.gateway.wire.openai_chat import explained
+from runtime.gateway.wire.openai_answer import explained
 from runtime.gateway.wire.openai_errors import native_error_object
 from runtime.gateway.wire.progress import Progress
 from runtime.gateway.wire.sampling import Options, options_of

@@ -27,7 +27,7 @@ from runtime.gateway.wire.ollama_bodies import (
     thinking_of,
 )
 from runtime.gateway.wire.ollama_errors import error_object
-from runtime.gateway.wire.openai_chat import FINISH, explained
+from runtime.gateway.wire.openai_answer import FINISH, explained
 from runtime.gateway.wire.tokens import chat_logprobs
 from runtime.gateway.wire.wanted import Answer, Head, Kind, Wanted
 

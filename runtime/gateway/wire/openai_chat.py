@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from runtime.client.results import (
     Completion,
     CompletionEvent,
@@ -18,16 +16,20 @@ from runtime.client.results import (
 )
 from runtime.gateway.wire import report, sse
 from runtime.gateway.wire.bodies import encode, read, text_json
-from runtime.gateway.wire.failure import Failure, invalid, unsupported
-from runtime.gateway.wire.openai_errors import error_object
+from runtime.gateway.wire.failure import invalid, unsupported
+from runtime.gateway.wire.openai_answer import (
+    FINISH,
+    OpenAIAnswer,
+    StreamOptions,
+    n_of,
+)
 from runtime.gateway.wire.progress import Progress
 from runtime.gateway.wire.sampling import Options, max_tokens_of, options_of
 from runtime.gateway.wire.tokens import chat_logprobs
 from runtime.gateway.wire.usage import usage_of
-from runtime.gateway.wire.wanted import Answer, Head, Wanted
+from runtime.gateway.wire.wanted import Head, Wanted
 
 MAX_N: Final = 8
-FINISH: Final = {"stop": "stop", "length": "length", "prefilled": "length", "cancelled": "stop"}
 _CHAT_OPTIONS: Final = (
     "tools", "tool_choice", "parallel_tool_calls", "documents", "chat_template_kwargs",
     "enable_thinking", "reasoning_effort", "continue_final_message", "thinking_budget_tokens",
@@ -38,12 +40,6 @@ _TEMPLATE_OPTIONS: Final = (
     "tools", "documents", "chat_template_kwargs", "enable_thinking", "reasoning_effort",
     "continue_final_message",
 )  # fmt: skip
-
-
-class StreamOptions(msgspec.Struct, kw_only=True):
-    """Of OpenAI's streams."""
-
-    include_usage: bool | None = None
 
 
 class ChatBody(Options, kw_only=True):
@@ -127,14 +123,6 @@ def template_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in _TEMPLATE_OPTIONS if name in options}
 
 
-def n_of(given: int | None, most: int) -> int:
-    """How many replies."""
-    n = 1 if given is None else given
-    if not 1 <= n <= most:
-        raise invalid(f"n is {n}; it is 1 to {most}", "n")
-    return n
-
-
 def _requires(choice: object) -> bool:
     return isinstance(choice, dict) or choice in ("required", "any")
 
@@ -163,28 +151,20 @@ def _put_logprobs(asked: ChatBody, options: dict[str, Any]) -> None:
     options["n_logprobs"] = (top or 0) if wanted is True else wanted
 
 
-class ChatAnswer(Answer):
+class ChatAnswer(OpenAIAnswer):
     """The answer to one chat completion; see ``wanted.Answer``."""
 
-    content_type = sse.CONTENT_TYPE
+    id_prefix = "chatcmpl-"
+    chunk_object = "chat.completion.chunk"
+    whole_object = "chat.completion"
 
     def __init__(
         self, head: Head, asked: ChatBody, wanted: Wanted, prompt: str | None = None
     ) -> None:
         """``prompt``: what the template made, where the answer shows it."""
-        self._head = head
+        super().__init__(head, wanted, asked.stream_options)
         self._verbose = {} if prompt is None else {"__verbose": {"prompt": prompt}}
-        self._wanted = wanted
-        self._shows_usage = bool(asked.stream_options and asked.stream_options.include_usage)
         self._shows_progress = bool(asked.return_progress)
-        facts = {
-            "id": f"chatcmpl-{head.id}",
-            "object": "chat.completion.chunk",
-            "created": head.created,
-            "model": head.model,
-            "system_fingerprint": SYSTEM_FINGERPRINT,
-        }
-        self._open = encode(facts)[:-1]
         self._replies: dict[int, _Reply] = {}
         self._read: dict[int, Progress] = {}
         self._done: list[Completion] = []
@@ -217,22 +197,14 @@ class ChatAnswer(Answer):
     def end(self) -> bytes:
         usage = b""
         if self._shows_usage:
-            facts = {
-                "usage": usage_of(self._done, self._wanted.n),
-                "timings": report.timings(self._done[-1]),
-            }
-            usage = sse.data(self._open + b',"choices":[],' + encode(facts)[1:])
+            usage = self._without_choice(
+                usage=usage_of(self._done, self._wanted.n),
+                timings=report.timings(self._done[-1]),
+            )
         return usage + sse.DONE
 
-    def failed(self, failure: Failure) -> bytes:
-        return sse.data(encode(error_object(failure)))
-
-    def keepalive(self) -> bytes:
-        return sse.COMMENT
-
     def _chunk(self, number: int, delta: bytes, rest: bytes = b'"finish_reason":null') -> bytes:
-        choice = b'{"index":%d,"delta":{%b},%b}' % (number, delta, rest)
-        return sse.data(self._open + b',"choices":[' + choice + b"]}")
+        return self._choice(b'{"index":%d,"delta":{%b},%b}' % (number, delta, rest))
 
     def _delta(self, number: int, delta: bytes) -> bytes:
         return self._chunk(number, delta)
@@ -247,8 +219,7 @@ class ChatAnswer(Answer):
         if not self._shows_progress:
             return b""
         reports = self._read.setdefault(number, Progress()).reports(event)
-        start = self._open + b',"choices":[],"prompt_progress":'
-        return b"".join(sse.data(start + encode(one) + b"}") for one in reports)
+        return b"".join(self._without_choice(prompt_progress=one) for one in reports)
 
     def _tokens(self, number: int, event: TokenEvent) -> bytes:
         name = {"text": b'"content":', "thinking": b'"reasoning_content":'}.get(event.kind)
@@ -286,12 +257,7 @@ class ChatAnswer(Answer):
     def _finish(self, number: int, done: Completion) -> bytes:
         finish = b'"finish_reason":' + text_json(finish_of(done))
         choice = b'{"index":%d,"delta":{},%b}' % (number, finish)
-        facts = {
-            "timings": report.timings(done),
-            **explained(self._head, self._wanted, done),
-            **self._verbose,
-        }
-        return sse.data(self._open + b',"choices":[' + choice + b"]," + encode(facts)[1:])
+        return self._last_choice(choice, done, **self._verbose)
 
     # ── one object ──────────────────────────────────────────────────────────────────────────────
 
@@ -305,29 +271,13 @@ class ChatAnswer(Answer):
             }
             for number, one in enumerate(done)
         ]
-        return encode(
-            {
-                "id": f"chatcmpl-{self._head.id}",
-                "object": "chat.completion",
-                "created": self._head.created,
-                "model": self._head.model,
-                "system_fingerprint": SYSTEM_FINGERPRINT,
-                "choices": choices,
-                "usage": usage_of(done, self._wanted.n),
-                "timings": report.timings(done[0]),
-                **explained(self._head, self._wanted, done[0]),
-                **self._verbose,
-            }
-        )
+        return self._object(choices, done, **self._verbose)
 
     def _logprobs(self, done: Completion) -> dict[str, Any] | None:
         if done.logprobs is None or not self._wanted.needs_pieces:
             return None
         content = chat_logprobs(done.tokens, done.logprobs, self._head.pieces)
         return {"content": content, "refusal": None}
-
-
-SYSTEM_FINGERPRINT: Final = "llama-actors"
 
 
 class _Reply:
@@ -345,11 +295,6 @@ class _Reply:
             return False
         self._n_spans += 1
         return self._n_spans > self.n_calls
-
-
-def explained(head: Head, wanted: Wanted, done: Completion) -> dict[str, Any]:
-    """The ``cache`` object, where answers have one."""
-    return {"cache": report.cache(done, wanted.remarks, wanted.rules)} if head.explains else {}
 
 
 def finish_of(done: Completion) -> str:

@@ -12,21 +12,19 @@ from runtime.client.results import (
     PrefillEvent,
     TokenEvent,
 )
-from runtime.gateway.wire import report, sse
+from runtime.gateway.wire import sse
 from runtime.gateway.wire.bodies import encode, read, text_json
-from runtime.gateway.wire.failure import Failure, invalid, unsupported
-from runtime.gateway.wire.openai_chat import (
+from runtime.gateway.wire.failure import invalid, unsupported
+from runtime.gateway.wire.openai_answer import (
     FINISH,
-    SYSTEM_FINGERPRINT,
+    OpenAIAnswer,
     StreamOptions,
-    explained,
     n_of,
 )
-from runtime.gateway.wire.openai_errors import error_object
 from runtime.gateway.wire.sampling import Options, max_tokens_of, options_of
 from runtime.gateway.wire.tokens import text_logprobs
 from runtime.gateway.wire.usage import usage_of
-from runtime.gateway.wire.wanted import Answer, Head, Kind, Wanted
+from runtime.gateway.wire.wanted import Head, Kind, Wanted
 
 MAX_N: Final = 128
 MAX_PROMPTS: Final = 256
@@ -107,24 +105,15 @@ def is_token(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-class CompletionAnswer(Answer):
+class CompletionAnswer(OpenAIAnswer):
     """The answer to one text completion; see ``wanted.Answer``."""
 
-    content_type = sse.CONTENT_TYPE
+    id_prefix = "cmpl-"
+    chunk_object = whole_object = "text_completion"
 
     def __init__(self, head: Head, asked: CompletionBody, wanted: Wanted) -> None:
-        self._head = head
-        self._wanted = wanted
-        self._shows_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        super().__init__(head, wanted, asked.stream_options)
         self._shows_progress = bool(asked.return_progress)
-        facts = {
-            "id": f"cmpl-{head.id}",
-            "object": "text_completion",
-            "created": head.created,
-            "model": head.model,
-            "system_fingerprint": SYSTEM_FINGERPRINT,
-        }
-        self._open = encode(facts)[:-1]
         self._n_chars: dict[int, int] = {}
         self._done: dict[int, Completion] = {}
 
@@ -135,9 +124,7 @@ class CompletionAnswer(Answer):
         match event:
             case PrefillEvent() if self._shows_progress:
                 facts = {"total": event.total, "cache": event.reused, "processed": event.done}
-                return sse.data(
-                    self._open + b',"choices":[],"prompt_progress":' + encode(facts) + b"}"
-                )
+                return self._without_choice(prompt_progress=facts)
             case TokenEvent() if event.text or event.logprobs:
                 return self._tokens(number, event)
             case CompletionEvent(done):
@@ -150,14 +137,8 @@ class CompletionAnswer(Answer):
         usage = b""
         if self._shows_usage:
             counts = usage_of([self._done[n] for n in sorted(self._done)], self._wanted.n)
-            usage = sse.data(self._open + b',"choices":[],"usage":' + encode(counts) + b"}")
+            usage = self._without_choice(usage=counts)
         return usage + sse.DONE
-
-    def failed(self, failure: Failure) -> bytes:
-        return sse.data(encode(error_object(failure)))
-
-    def keepalive(self) -> bytes:
-        return sse.COMMENT
 
     def _tokens(self, number: int, event: TokenEvent) -> bytes:
         logprobs = b"null"
@@ -171,15 +152,14 @@ class CompletionAnswer(Answer):
             text_json(event.text),
             logprobs,
         )
-        return sse.data(self._open + b',"choices":[' + choice + b"]}")
+        return self._choice(choice)
 
     def _finish(self, number: int, done: Completion) -> bytes:
         choice = b'{"index":%d,"text":"","logprobs":null,"finish_reason":%b}' % (
             number,
             text_json(FINISH.get(done.finish_reason, "stop")),
         )
-        facts = {"timings": report.timings(done), **explained(self._head, self._wanted, done)}
-        return sse.data(self._open + b',"choices":[' + choice + b"]," + encode(facts)[1:])
+        return self._last_choice(choice, done)
 
     def whole(self, done: Sequence[Completion]) -> bytes:
         choices = [
@@ -191,19 +171,7 @@ class CompletionAnswer(Answer):
             }
             for number, one in enumerate(done)
         ]
-        return encode(
-            {
-                "id": f"cmpl-{self._head.id}",
-                "object": "text_completion",
-                "created": self._head.created,
-                "model": self._head.model,
-                "system_fingerprint": SYSTEM_FINGERPRINT,
-                "choices": choices,
-                "usage": usage_of(done, self._wanted.n),
-                "timings": report.timings(done[0]),
-                **explained(self._head, self._wanted, done[0]),
-            }
-        )
+        return self._object(choices, done)
 
     def _logprobs(self, done: Completion) -> dict[str, Any] | None:
         if done.logprobs is None or not self._wanted.needs_pieces:

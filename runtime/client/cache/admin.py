@@ -1,7 +1,7 @@
 """The cache of a running node: long queries, split into small messages.
 
-Reading files and hashing happen here, in the process of the command; ``cache_meta`` only answers
-bounded messages in between its lookups.
+Reading files and hashing happen here, in the process that asks; ``cache_meta`` only answers bounded
+messages in between its lookups.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from cache.errors import CacheError
 from cache.facts import NamespaceFacts, RowFacts
 from cache.publish import row_path
 from runtime import errors
-from runtime.cli.cache import row_files as cache_files
-from runtime.cli.cache.row_files import RowReport
+from runtime.client.cache import row_files as cache_files
+from runtime.client.cache.row_files import RowReport
 from runtime.client.client import Client
 from supervision.messages import new_ref
 
