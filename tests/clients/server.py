@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime import embedded
 from supervision.ports import free_port
 from tests.clients.processes import clean, kill_group
 from tests.support.nodes import ROOT
@@ -39,34 +38,37 @@ class Server:
         return self.log.read_text(encoding="utf-8", errors="replace")[-n_characters:]
 
 
-def gateway_command(port: int, home: Path, model: str) -> list[str]:
-    """The node with its gateway and one model, so that any name of a model means that one."""
+def gateway_command(port: int, home: Path, model: str, *more: str) -> list[str]:
+    """The node with its gateway and one model, so that any name of a model means that one.
+
+    ``model`` is the embedded model's name, or a name and a file: ``NAME=PATH``. ``more`` are
+    further options of ``serve``.
+    """
     return [
         *(sys.executable, "-m", "runtime", "serve"),
         *("--gateway", f"127.0.0.1:{port}"),
         *("--admin-port", str(free_port())),
-        *(
-            "--model",
-            model if model == embedded.EMBEDDED_MODEL_ID else f"{model}={embedded.path()}",
-        ),
+        *("--model", model),
         *("--cache-dir", str(home / "cache")),
+        *more,
     ]
 
 
 @contextlib.contextmanager
 def serve_gateway(
-    home: Path, *, model: str = "demo", command: str | None = None
+    home: Path, *more: str, model: str = "demo", command: str | None = None
 ) -> Iterator[Server]:
     """Start the server, wait until ``/health`` answers 200, and stop it at the end.
 
-    ``command`` starts another server in its place; ``{port}`` in it is the port. Raises
+    ``model`` and ``more`` as in ``gateway_command``. ``command`` starts another server in its
+    place; ``{port}`` in it is the port. Raises
     ``ServerFailed`` when it does not start, does not stop, or left a traceback in its output.
     """
     port = free_port()
-    words = (
-        shlex.split(command.format(port=port)) if command else gateway_command(port, home, model)
-    )
-    server = Server(f"http://127.0.0.1:{port}", model, home / "server.log")
+    ours = gateway_command(port, home, model, *more)
+    words = shlex.split(command.format(port=port)) if command else ours
+    name = model.partition("=")[0]
+    server = Server(f"http://127.0.0.1:{port}", name, home / "server.log")
     with server.log.open("wb") as log:
         process = subprocess.Popen(
             words,
