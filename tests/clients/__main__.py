@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.environ.pop(_INSIDE, None) == "yes":
         return sandbox.as_first_process(lambda: run_suites(chosen, options, isolated=True))
     try:
-        install(with_npm=any(suite.needs_npm for suite in chosen))
+        install(with_programs=any(suite.needs_programs for suite in chosen))
     except Problem as problem:
         sys.stderr.write(f"clients: {problem}\n")
         return 1
@@ -103,7 +103,7 @@ def run_suite(suite: Suite, server: Server, folder: Path) -> bool:
     home = folder / suite.name
     home.mkdir(exist_ok=True)
     # Everything is installed by now, so this only finds it.
-    place = Place(server, install(with_npm=suite.needs_npm), home)
+    place = Place(server, install(with_programs=suite.needs_programs), home)
     verdict = judge(suite.name, suite.outcomes(place), suite.known, suite.floor)
     seconds = time.monotonic() - began
     print(

@@ -9,17 +9,19 @@ the first turn's prompt was warm.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
+from runtime.gateway.wire.canonical import BILLING
 from tests.clients import turns
+from tests.clients.install import Installed
 from tests.clients.outcomes import Outcome
 from tests.clients.processes import Ran, clean, run
 from tests.clients.recorder import Exchange, recording
-from tests.clients.server import Server, serve_gateway
+from tests.clients.server import serve_gateway
 from tests.clients.suite import Place, Suite
 from tests.support.scripted_model import N_CTX, Scripts, scripted_model
 
@@ -27,28 +29,40 @@ _DEADLINE_S = 240.0
 _COMMAND: Final = "printf '%s-%s' from tool"
 _PRINTED: Final = "from-tool"  # which is not in the command
 _TOLD: Final = "The command has printed what you see above."
+_PLAIN: Final = '{"title": "Two words"}'
 _PROMPT: Final = f"Run the command `{_COMMAND}` and tell me what it prints."
+_OTHER_PROMPT: Final = f"Which text does the command `{_COMMAND}` print? Run it."
 SCRIPTS: Final = Scripts(
     calls={
         "Bash": {"command": _COMMAND, "description": "Print two words"},
         "exec_command": {"cmd": _COMMAND},
         "bash": {"command": _COMMAND},
         "run_shell_command": {"command": _COMMAND, "is_background": False},
+        "two_words": {},
     },
     told=_TOLD,
-    plain='{"title": "Two words"}',
+    plain=_PLAIN,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """How one program is started against a server."""
+    """How one program is started against a server.
+
+    ``words`` follow the program's name. In them, in ``typed`` and in the values of ``env`` and
+    ``files`` are filled in: {url}, {model}, {prompt}, and {work}, the folder where it starts and
+    where ``files`` are.
+    """
 
     name: str
-    tool: str  # that the model calls; requests with it are the turns, others are beside them
-    words: Sequence[str]  # after the program; {url}, {model} and {prompt} are filled in
+    tool: str | None  # that the model calls; requests with it are the turns, others are beside them
+    words: Sequence[str]
     env: dict[str, str] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)  # in the folder where it starts
+    files: dict[str, str] = field(default_factory=dict)
+    typed: str = ""
+    n_changed: int = 0
+    """Tokens at the end of the first prompt that the program itself changes in the second turn."""
+    says: str = _TOLD
 
 
 _OPENCODE = {
@@ -64,6 +78,14 @@ _OPENCODE = {
     "autoupdate": False,
     "share": "disabled",
 }
+
+_LLM = {
+    "model_id": "served",
+    "model_name": "{model}",
+    "api_base": "{url}/v1",
+    "supports_tools": True,
+}
+_FUNCTION = f"def two_words() -> str:\n    return {_PRINTED!r}"
 
 PROGRAMS_LIST = (
     Program(
@@ -102,6 +124,27 @@ PROGRAMS_LIST = (
             "OPENAI_MODEL": "{model}",
         },
     ),
+    Program(
+        name="llm",
+        tool="two_words",
+        words=("-m", "served", "--functions", _FUNCTION, "{prompt}"),
+        env={"LLM_USER_PATH": "{work}"},
+        files={"extra-openai-models.yaml": json.dumps([_LLM])},  # JSON is YAML
+    ),
+    # It has no tools. Its user has it run a command, and what that prints is added to the chat.
+    Program(
+        name="aider",
+        tool=None,
+        words=(
+            *("--model", "openai/{model}", "--chat-mode", "ask", "--yes-always", "--no-git"),
+            *("--no-check-update", "--analytics-disable", "--no-show-release-notes"),
+            *("--no-show-model-warnings", "--no-fancy-input"),
+        ),
+        typed=f"What will you do?\n/run {_COMMAND}\nWhat does it print?\n",
+        env={"OPENAI_API_BASE": "{url}/v1", "OPENAI_API_KEY": "none"},
+        n_changed=15,  # "\n\nReply in English.\n", and the 3 tokens that end any prompt
+        says=_PLAIN,
+    ),
 )
 
 
@@ -112,10 +155,10 @@ class Session:
     ran: Ran
     exchanges: list[Exchange]
 
-    def turns(self, tool: str) -> list[Exchange]:
-        """The requests that have this tool."""
+    def turns(self, tool: str | None) -> list[Exchange]:
+        """The requests that have this tool; without one, all that ask the model."""
         asked = [e for e in self.exchanges if turns.path_of(e) in turns.PATHS]
-        return [e for e in asked if tool in turns.tool_names(e)]
+        return [e for e in asked if tool is None or tool in turns.tool_names(e)]
 
 
 def run_session(program: Program, place: Place, name: str, prompt: str = _PROMPT) -> Session:
@@ -124,7 +167,12 @@ def run_session(program: Program, place: Place, name: str, prompt: str = _PROMPT
     work = home / "work"
     work.mkdir(parents=True, exist_ok=True)
     with recording(place.server.url) as recorder:
-        values = {"{url}": recorder.url, "{model}": place.server.model, "{prompt}": prompt}
+        values = {
+            "{url}": recorder.url,
+            "{model}": place.server.model,
+            "{prompt}": prompt,
+            "{work}": str(work),
+        }
 
         def fill(text: str) -> str:
             for mark, value in values.items():
@@ -133,18 +181,24 @@ def run_session(program: Program, place: Place, name: str, prompt: str = _PROMPT
 
         for file, content in program.files.items():
             (work / file).write_text(fill(content), encoding="utf-8")
-        path = f"{place.installed.node / 'node_modules' / '.bin'}:/usr/local/bin:/usr/bin:/bin"
         variables = {name: fill(value) for name, value in program.env.items()}
         ran = run(
-            [program.name, *map(fill, program.words)],
-            env=clean(home, **variables) | {"PATH": path},
+            [_found(program.name, place.installed), *map(fill, program.words)],
+            env=clean(home, **variables),
             cwd=work,
             deadline_s=_DEADLINE_S,
+            typed=fill(program.typed),
         )
     (home / f"{name}.output.txt").write_text(ran.output, encoding="utf-8")
     kept = b"".join(_kept(e) for e in recorder.exchanges)
     (home / f"{name}.requests.jsonl").write_bytes(kept)
     return Session(ran, recorder.exchanges)
+
+
+def _found(name: str, installed: Installed) -> Path:
+    """The program of this name, wherever it was installed."""
+    folders = (installed.node / "node_modules" / ".bin", installed.bin, installed.bin_aider)
+    return next(folder / name for folder in folders if (folder / name).exists())
 
 
 def _kept(exchange: Exchange) -> bytes:
@@ -172,25 +226,40 @@ def check(program: Program, session: Session) -> str | None:
     if len(asked) != 2:
         return f"{len(asked)} requests have the tool {program.tool}, expected 2"
     before, after = map(turns.history, asked)
-    if not turns.extends(before, after):
-        return "the second turn does not begin with the first"
-    if not any(_PRINTED in result for result in turns.tool_results(after[len(before) :])):
+    new = after[len(before) :]
+    results = turns.tool_results(new) if program.tool else [json.dumps(new)]
+    if not any(_PRINTED in result for result in results):
         return f"no result of a tool in the second turn has {_PRINTED}"
-    if _TOLD not in session.ran.output:
-        return f"it did not print {_TOLD!r}: {session.ran.detail}"
-    first, second = map(turns.usage, asked)
+    if program.says not in session.ran.output:
+        return f"it did not print {program.says!r}: {session.ran.detail}"
+    if not program.n_changed and not turns.extends(before, after):
+        return "the second turn does not begin with the first"
+    return _check_usage(program, *map(turns.usage, asked))
+
+
+def _check_usage(
+    program: Program, first: turns.Usage | None, second: turns.Usage | None
+) -> str | None:
     if first is None or second is None:
         return "an answer has no usage"
-    if second.cached < first.prompt:
-        return f"{second.cached} tokens were warm, fewer than the first prompt's {first.prompt}"
+    # All that was computed is warm; the token that ended the reply was not computed.
+    owed = first.prompt + first.reply - 1
+    if program.n_changed:
+        owed = first.prompt - program.n_changed
+    if second.cached < owed:
+        return f"{second.cached} tokens of the second turn were warm, fewer than {owed}: {first}"
     return None
 
 
-def _ai_sdk(place: Place) -> list[Outcome]:
-    script = place.installed.node / "ai_sdk.mjs"
+def _ai_sdk(place: Place, script: str) -> list[Outcome]:
+    variables = {
+        "CLIENTS_URL": place.server.url,
+        "CLIENTS_MODEL": place.server.model,
+        "CLIENTS_TOLD": _TOLD,
+    }
     ran = run(
-        ["node", script],
-        env=clean(place.folder, CLIENTS_URL=place.server.url, CLIENTS_MODEL=place.server.model),
+        ["node", place.installed.node / script],
+        env=clean(place.folder, **variables),
         cwd=place.folder,
         deadline_s=_DEADLINE_S,
     )
@@ -199,26 +268,51 @@ def _ai_sdk(place: Place) -> list[Outcome]:
         for line in ran.output.splitlines()
         if line.startswith(("ok ", "not ok "))
     ]
-    return found or [Outcome("ai-sdk", passed=False, detail=ran.detail)]
+    return found or [Outcome(script, passed=False, detail=ran.detail)]
+
+
+def _check_second(first: Session, second: Session) -> str | None:
+    """What is wrong with a second session of Claude Code in the same folder.
+
+    Its first turn differs from the first session's in the biller's line, which comes before
+    everything else, and in what the user says, which is the end.
+    """
+    (before, *_), (after, *_) = first.turns("Bash"), second.turns("Bash")
+    bills = [turn.json["system"][0]["text"] for turn in (before, after)]
+    if bills[0] == bills[1] or not all(bill.startswith(BILLING) for bill in bills):
+        return f"this version has no line for the biller that differs: {bills}"
+    used = turns.usage(after)
+    if used is None or used.cached <= 0.8 * used.prompt:
+        return f"of the first turn of the second session too little was warm: {used}"
+    return None
 
 
 def _outcomes(place: Place) -> list[Outcome]:
-    found = _ai_sdk(place)
+    found = _ai_sdk(place, "ai_sdk.mjs")
     model = scripted_model(place.folder / "scripted.gguf", SCRIPTS)
     words = ("--n-ctx", str(N_CTX))
     with serve_gateway(place.folder, *words, model=f"scripted={model}") as server:
-        agents = Place(server, place.installed, place.folder)
+        here = Place(server, place.installed, place.folder)
+        found += _ai_sdk(here, "ai_sdk_job.mjs")
         for program in PROGRAMS_LIST:
-            problem = check(program, run_session(program, agents, "first"))
-            found.append(Outcome(program.name, passed=problem is None, detail=problem or ""))
+            first = run_session(program, here, "first")
+            found.append(_outcome(program.name, check(program, first)))
+            if program.name == "claude":
+                second = run_session(program, here, "second", _OTHER_PROMPT)
+                problem = check(program, second) or _check_second(first, second)
+                found.append(_outcome("claude/second-session", problem))
     return found
+
+
+def _outcome(name: str, problem: str | None) -> Outcome:
+    return Outcome(name, passed=problem is None, detail=problem or "")
 
 
 PROGRAMS = Suite(
     name="programs",
-    about="Claude Code, Codex, opencode, qwen-code and the AI SDK",
-    floor=20,
+    about="Claude Code, Codex, opencode, qwen-code, aider, llm and the AI SDK",
+    floor=31,
     known=(),
     outcomes=_outcomes,
-    needs_npm=True,
+    needs_programs=True,
 )

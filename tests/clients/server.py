@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,7 @@ def serve_gateway(
     ``ServerFailed`` when it does not start, does not stop, or left a traceback in its output.
     """
     port = free_port()
+    shutil.rmtree(home / "cache", ignore_errors=True)  # of a run before, when the folder is kept
     ours = gateway_command(port, home, model, *more)
     words = shlex.split(command.format(port=port)) if command else ours
     name = model.partition("=")[0]

@@ -17,10 +17,11 @@ PATHS = tuple(_HISTORY)
 
 
 class Usage(NamedTuple):
-    """Tokens of a prompt, and how many of them were warm, by the API's own fields."""
+    """Tokens of a prompt, of them warm, and of the reply, by the API's own fields."""
 
     prompt: int
     cached: int
+    reply: int
 
 
 def path_of(exchange: Exchange) -> str:
@@ -74,22 +75,31 @@ def _plain(item: Any) -> Any:
 
 
 def usage(exchange: Exchange) -> Usage | None:
-    """The last usage in an answer, be it a stream or one object; None where there is none."""
-    found = None
+    """The last usage in an answer, be it a stream or one object; None where there is none.
+
+    A client of chat completions that does not ask for usage in a stream gets none: then what the
+    gateway says beside it counts.
+    """
+    found = beside = None
     for value in _objects(exchange.answer):
         for holder in (value, value.get("message"), value.get("response")):
             given = holder.get("usage") if isinstance(holder, dict) else None
             if isinstance(given, dict):
                 found = given
+        if "cache" in value and "timings" in value:
+            n_reply = value["timings"]["predicted_n"]
+            cache = value["cache"]
+            beside = Usage(cache["prompt_tokens"], cache["reused_tokens"], n_reply)
     if found is None:
-        return None
+        return beside
     if path_of(exchange) == MESSAGES:
         read = found.get("cache_read_input_tokens") or 0
         created = found.get("cache_creation_input_tokens") or 0
-        return Usage(found["input_tokens"] + created + read, read)
+        return Usage(found["input_tokens"] + created + read, read, found["output_tokens"])
     of_responses = path_of(exchange) == RESPONSES
-    name = "input_tokens" if of_responses else "prompt_tokens"
-    return Usage(found[name], found[f"{name}_details"]["cached_tokens"])
+    prompt, reply = ("input", "output") if of_responses else ("prompt", "completion")
+    cached = found[f"{prompt}_tokens_details"]["cached_tokens"]
+    return Usage(found[f"{prompt}_tokens"], cached, found[f"{reply}_tokens"])
 
 
 def _objects(answer: bytes) -> Iterator[dict[str, Any]]:

@@ -40,12 +40,15 @@ _TEMPLATE: Final = """\
 {%- for tool in tools or [] %}
 {%- if tool.function.name in starts %}{% set chosen.call = starts[tool.function.name] %}{% endif %}
 {%- endfor %}
-{%- if tools %}{{ '<|tools|>' }}
+{{- '<|system|>' }}
+{%- if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}
+{%- if tools %}{{ '\\n<tools>\\n' }}
 {%- for tool in tools %}{{ tool | tojson }}{{ '\\n' }}{% endfor %}
-{{- 'Write calls as <tool_call>{"name": ..., "arguments": ...}</tool_call>.<|end|>' }}
-{%- endif %}
+{{- '</tools>\\nWrite calls as <tool_call>{"name": ..., "arguments": ...}</tool_call>.' }}
+{%- endif %}{{ '<|end|>' }}
 {%- for message in messages %}
-{%- if message.role == 'assistant' %}
+{%- if loop.first and message.role == 'system' %}
+{%- elif message.role == 'assistant' %}
 {{- '<|assistant|>' + ('TOLD' if chosen.is_told else chosen.call) + (message.content or '') }}
 {%- for call in message.tool_calls or [] %}
 {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
@@ -58,7 +61,7 @@ _TEMPLATE: Final = """\
 {%- endfor %}
 {%- if add_generation_prompt %}
 {{- '<|assistant|>' + ('TOLD' if chosen.is_told else chosen.call) }}{% endif %}"""
-_ROLES: Final = ("<|tools|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
+_ROLES: Final = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +120,7 @@ def scripted_model(path: Path, scripts: Scripts) -> Path:
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     n_normal = len(ordinary) + len(pieces)
-    writer.add_token_types(
-        [TokenType.NORMAL] * n_normal + [TokenType.CONTROL] * len(controls)
-    )
+    writer.add_token_types([TokenType.NORMAL] * n_normal + [TokenType.CONTROL] * len(controls))
     writer.add_key_value("tokenizer.ggml.merges", merges, GGUFValueType.ARRAY)
     writer.add_bos_token_id(ids[_BEGIN])
     writer.add_eos_token_id(ids[END])
