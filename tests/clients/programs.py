@@ -242,10 +242,8 @@ def _check_usage(
 ) -> str | None:
     if first is None or second is None:
         return "an answer has no usage"
-    # All that was computed is warm; the token that ended the reply was not computed.
-    owed = first.prompt + first.reply - 1
-    if program.n_changed:
-        owed = first.prompt - program.n_changed
+    n = program.n_changed
+    owed = first.prompt - n if n else first.prompt + first.reply
     if second.cached < owed:
         return f"{second.cached} tokens of the second turn were warm, fewer than {owed}: {first}"
     return None
