@@ -35,7 +35,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--install", action="store_true", help="only install what they need")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep outputs in this folder")
     parser.add_argument(
-        "--server", metavar="COMMAND", help="another server than the gateway; {port} is its port"
+        "--server",
+        metavar="COMMAND",
+        help="another server than the gateway; {port} is its port. The agents keep to the gateway",
     )
     options = parser.parse_args(arguments)
     names = [suite.name for suite in SUITES]
