@@ -1,7 +1,7 @@
 """Command-line agents and the AI SDK: a prompt in, a tool call, its result, an answer.
 
 Each agent is asked to run a command. The model is a scripted one (``tests.support.scripted_model``)
-that calls the agent's tool and, once it has the result, says a text; all else is as with any model.
+that calls the agent's tool and, once it has the result, writes a text; all else is as with any model.
 So each program must end well, have run the command, and print the text; and the gateway must have
 computed of the second turn what is new alone: its prompt begins with the first turn's, and at least
 the first turn's prompt was warm.
@@ -28,7 +28,7 @@ from tests.support.scripted_model import N_CTX, Scripts, scripted_model
 _DEADLINE_S = 240.0
 _COMMAND: Final = "printf '%s-%s' from tool"
 _PRINTED: Final = "from-tool"  # which is not in the command
-_TOLD: Final = "The command has printed what you see above."
+_ANSWER: Final = "The command has printed what you see above."
 _PLAIN: Final = '{"title": "Two words"}'
 _PROMPT: Final = f"Run the command `{_COMMAND}` and tell me what it prints."
 _OTHER_PROMPT: Final = f"Which text does the command `{_COMMAND}` print? Run it."
@@ -40,7 +40,7 @@ SCRIPTS: Final = Scripts(
         "run_shell_command": {"command": _COMMAND, "is_background": False},
         "two_words": {},
     },
-    told=_TOLD,
+    answer=_ANSWER,
     plain=_PLAIN,
 )
 
@@ -62,7 +62,7 @@ class Program:
     typed: str = ""
     n_changed: int = 0
     """Tokens at the end of the first prompt that the program itself changes in the second turn."""
-    says: str = _TOLD
+    prints: str = _ANSWER
 
 
 _OPENCODE = {
@@ -143,7 +143,7 @@ PROGRAMS_LIST = (
         typed=f"What will you do?\n/run {_COMMAND}\nWhat does it print?\n",
         env={"OPENAI_API_BASE": "{url}/v1", "OPENAI_API_KEY": "none"},
         n_changed=15,  # "\n\nReply in English.\n", and the 3 tokens that end any prompt
-        says=_PLAIN,
+        prints=_PLAIN,
     ),
 )
 
@@ -230,8 +230,8 @@ def check(program: Program, session: Session) -> str | None:
     results = turns.tool_results(new) if program.tool else [json.dumps(new)]
     if not any(_PRINTED in result for result in results):
         return f"no result of a tool in the second turn has {_PRINTED}"
-    if program.says not in session.ran.output:
-        return f"it did not print {program.says!r}: {session.ran.detail}"
+    if program.prints not in session.ran.output:
+        return f"it did not print {program.prints!r}: {session.ran.detail}"
     if not program.n_changed and not turns.extends(before, after):
         return "the second turn does not begin with the first"
     return _check_usage(program, *map(turns.usage, asked))
@@ -253,7 +253,7 @@ def _ai_sdk(place: Place, script: str) -> list[Outcome]:
     variables = {
         "CLIENTS_URL": place.server.url,
         "CLIENTS_MODEL": place.server.model,
-        "CLIENTS_TOLD": _TOLD,
+        "CLIENTS_ANSWER": _ANSWER,
     }
     ran = run(
         ["node", place.installed.node / script],
@@ -273,7 +273,7 @@ def _check_second(first: Session, second: Session) -> str | None:
     """What is wrong with a second session of Claude Code in the same folder.
 
     Its first turn differs from the first session's in the biller's line, which comes before
-    everything else, and in what the user says, which is the end.
+    everything else, and in the user's words, which come near the end.
     """
     (before, *_), (after, *_) = first.turns("Bash"), second.turns("Bash")
     bills = [turn.json["system"][0]["text"] for turn in (before, after)]

@@ -1,6 +1,6 @@
 """What a program sent and was answered in one conversation: its turns, tool results and usage.
 
-Of the three APIs that agents speak, told apart by their paths. Values only.
+Of the three APIs that agents speak; the path shows which. Values only.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def _plain(item: Any) -> Any:
 def usage(exchange: Exchange) -> Usage | None:
     """The last usage in an answer, be it a stream or one object; None where there is none.
 
-    A client of chat completions that does not ask for usage in a stream gets none: then what the
-    gateway says beside it counts.
+    A client of chat completions that does not ask for usage in a stream gets none: then the
+    gateway's own fields count.
     """
     found = beside = None
     for value in _objects(exchange.answer):

@@ -230,7 +230,7 @@ def session(*, prints: str, n_warm: int, answered: int = 200) -> programs.Sessio
     """Two turns as an agent has them: nine tokens, a call of three, its result, a text."""
     asked = [{"role": "user", "content": "Run it."}]
     call = {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}
-    told = {"role": "tool", "tool_call_id": "a", "content": prints}
+    result = {"role": "tool", "tool_call_id": "a", "content": prints}
     tools = [{"type": "function", "function": {"name": "bash"}}]
     second = CHAT_USAGE | {
         "prompt_tokens": 20,
@@ -245,9 +245,9 @@ def session(*, prints: str, n_warm: int, answered: int = 200) -> programs.Sessio
             answered,
             sse({"choices": [], "usage": used}),
         )
-        for messages, used in ((asked, CHAT_USAGE), ([*asked, call, told], second))
+        for messages, used in ((asked, CHAT_USAGE), ([*asked, call, result], second))
     ]
-    return programs.Session(Ran(0, f"{AGENT.says}\n", 1.0), exchanges)
+    return programs.Session(Ran(0, f"{AGENT.prints}\n", 1.0), exchanges)
 
 
 def test_a_session_whose_last_turn_is_all_warm_is_in_order() -> None:

@@ -1,4 +1,4 @@
-"""A model that says what it is told to: a real GGUF whose next token follows from the last alone.
+"""A model that follows a script: a real GGUF whose next token follows from the last alone.
 
 Agents need a model with a long context that calls their tools. None of that kind is small, so this
 one is written here: its embeddings are unit vectors, attention and feed-forward add nothing, and
@@ -7,7 +7,7 @@ is as with any model: the prompt is tokenised and computed, its keys and values 
 token and are kept, and the reply is sampled (the distance between the best logit and the others is
 so large that temperature has no effect).
 
-Which script is said is decided by the chat template, which ends every prompt with the first token
+Which script it follows is decided by the chat template, which ends every prompt with the first token
 of one of them: by the names of the tools that the request has, and by whether a tool's result is in
 the conversation. It writes the same token before the replies of the history, so a later prompt
 begins with an earlier one, reply included. Calls are in the form of Hermes and Qwen.
@@ -36,7 +36,7 @@ _GAIN: Final = 8.0  # times the root of the embedding's length: the distance of 
 
 _TEMPLATE: Final = """\
 {%- set starts = STARTS %}
-{%- set chosen = namespace(call='PLAIN', is_told=false) %}
+{%- set chosen = namespace(call='PLAIN', has_result=false) %}
 {%- for tool in tools or [] %}
 {%- if tool.function.name in starts %}{% set chosen.call = starts[tool.function.name] %}{% endif %}
 {%- endfor %}
@@ -49,36 +49,36 @@ _TEMPLATE: Final = """\
 {%- for message in messages %}
 {%- if loop.first and message.role == 'system' %}
 {%- elif message.role == 'assistant' %}
-{{- '<|assistant|>' + ('TOLD' if chosen.is_told else chosen.call) + (message.content or '') }}
+{{- '<|assistant|>' + ('ANSWER' if chosen.has_result else chosen.call) + (message.content or '') }}
 {%- for call in message.tool_calls or [] %}
 {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
 {{- call.function.arguments | tojson }}{{ '}\\n</tool_call>' }}
 {%- endfor %}{{ '<|end|>' }}
-{%- elif message.role == 'tool' %}{% set chosen.is_told = true %}
+{%- elif message.role == 'tool' %}{% set chosen.has_result = true %}
 {{- '<|tool|><tool_response>\\n' + message.content + '\\n</tool_response><|end|>' }}
 {%- else %}{{ '<|' + message.role + '|>' + message.content + '<|end|>' }}
 {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
-{{- '<|assistant|>' + ('TOLD' if chosen.is_told else chosen.call) }}{% endif %}"""
+{{- '<|assistant|>' + ('ANSWER' if chosen.has_result else chosen.call) }}{% endif %}"""
 _ROLES: Final = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 
 
 @dataclass(frozen=True, slots=True)
 class Scripts:
-    """What the model says.
+    """What the model writes.
 
-    ``calls``: name of a tool and its arguments, when the request has the tool. ``told``: once the
+    ``calls``: name of a tool and its arguments, when the request has the tool. ``answer``: once the
     conversation has a tool's result. ``plain``: without such a tool.
     """
 
     calls: Mapping[str, Mapping[str, Any]]
-    told: str
+    answer: str
     plain: str
 
     def texts(self) -> dict[str, str]:
         """Each script by its first token."""
-        found = {"<|plain|>": self.plain, "<|told|>": self.told}
+        found = {"<|plain|>": self.plain, "<|answer|>": self.answer}
         for name, arguments in self.calls.items():
             call = json.dumps({"name": name, "arguments": arguments})
             found[f"<|call {name}|>"] = f"<tool_call>\n{call}\n</tool_call>"
@@ -87,7 +87,7 @@ class Scripts:
     def template(self) -> str:
         starts = json.dumps({name: f"<|call {name}|>" for name in self.calls})
         text = _TEMPLATE.replace("STARTS", starts)
-        return text.replace("PLAIN", "<|plain|>").replace("TOLD", "<|told|>")
+        return text.replace("PLAIN", "<|plain|>").replace("ANSWER", "<|answer|>")
 
 
 def scripted_model(path: Path, scripts: Scripts) -> Path:

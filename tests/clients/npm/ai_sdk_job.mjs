@@ -1,4 +1,4 @@
-// The AI SDK on the scripted model: it calls a tool, gets the result, and says a text.
+// The AI SDK on the scripted model: it calls a tool, gets the result, and writes a text.
 
 import { generateText, jsonSchema, stepCountIs, streamText, tool } from "ai";
 import assert from "node:assert/strict";
@@ -10,7 +10,7 @@ const two_words = tool({ description: "Gives two words", inputSchema: nothing, e
 const settings = { prompt: "Which are the two words?", tools: { two_words }, stopWhen: stepCountIs(5), maxRetries: 0 };
 
 function judge(steps, text) {
-  assert.equal(text, process.env.CLIENTS_TOLD);
+  assert.equal(text, process.env.CLIENTS_ANSWER);
   assert.deepEqual(steps.map((step) => step.finishReason), ["tool-calls", "stop"]);
   assert.deepEqual(steps[0].toolResults.map((result) => result.output), [printed]);
   const [first, second] = steps.map((step) => step.usage);
