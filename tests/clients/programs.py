@@ -1,10 +1,10 @@
 """Command-line agents and the AI SDK: a prompt in, a tool call, its result, an answer.
 
 Each agent is asked to run a command. The model is a scripted one (``tests.support.scripted_model``)
-that calls the agent's tool and, once it has the result, writes a text; all else is as with any model.
-So each program must end well, have run the command, and print the text; and the gateway must have
-computed of the second turn what is new alone: its prompt begins with the first turn's, and at least
-the first turn's prompt was warm.
+that calls the agent's tool and, once it has the result, writes a text; all else is as with any
+model. So each program must end well, have run the command, and print the text; and the gateway must
+have computed of the second turn what is new alone: its prompt begins with the first turn's, and all
+of that, reply included, was warm.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The scripted model writes its scripts, by the names of the tools and whether a result is there."""
+"""The scripted model writes its scripts, by the tools' names and whether a result is there."""
 
 from __future__ import annotations
 

@@ -7,10 +7,10 @@ is as with any model: the prompt is tokenised and computed, its keys and values 
 token and are kept, and the reply is sampled (the distance between the best logit and the others is
 so large that temperature has no effect).
 
-Which script it follows is decided by the chat template, which ends every prompt with the first token
-of one of them: by the names of the tools that the request has, and by whether a tool's result is in
-the conversation. It writes the same token before the replies of the history, so a later prompt
-begins with an earlier one, reply included. Calls are in the form of Hermes and Qwen.
+Which script it follows is decided by the chat template, which ends every prompt with the first
+token of one of them: by the names of the tools that the request has, and by whether a tool's result
+is in the conversation. It writes the same token before the replies of the history, so a later
+prompt begins with an earlier one, reply included. Calls are in the form of Hermes and Qwen.
 """
 
 from __future__ import annotations
