@@ -47,6 +47,7 @@ LOCKS = (
     Lock("docs", groups=("docs",), agrees_with="dev"),
     Lock("clients", groups=("clients",), agrees_with="dev"),
     Lock("clients-older", groups=("clients-older",), apart=True),
+    Lock("clients-aider", groups=("clients-aider",), apart=True),
     Lock("uv", groups=("uv",)),
 )
 

@@ -249,7 +249,7 @@ class Foreground(Answer):
         return self._run.finish(self._run.answer.failed(failure))
 
     def keepalive(self) -> bytes:
-        return sse.COMMENT
+        return sse.COMMENT_LINE
 
     def whole(self, done: Sequence[Completion]) -> bytes:  # noqa: ARG002 - it has read the events
         self._know()
@@ -301,7 +301,7 @@ class Follower(Answer):
         return self._take()
 
     def keepalive(self) -> bytes:
-        return sse.COMMENT
+        return sse.COMMENT_LINE
 
     def whole(self, done: Sequence[Completion]) -> bytes:  # noqa: ARG002 - the run has it
         return encode(self._run.answer.response())

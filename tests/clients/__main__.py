@@ -35,7 +35,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--install", action="store_true", help="only install what they need")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep outputs in this folder")
     parser.add_argument(
-        "--server", metavar="COMMAND", help="another server than the gateway; {port} is its port"
+        "--server",
+        metavar="COMMAND",
+        help="another server than the gateway; {port} is its port. The agents keep to the gateway",
     )
     options = parser.parse_args(arguments)
     names = [suite.name for suite in SUITES]
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.environ.pop(_INSIDE, None) == "yes":
         return sandbox.as_first_process(lambda: run_suites(chosen, options, isolated=True))
     try:
-        install(with_npm=any(suite.needs_npm for suite in chosen))
+        install(with_programs=any(suite.needs_programs for suite in chosen))
     except Problem as problem:
         sys.stderr.write(f"clients: {problem}\n")
         return 1
@@ -103,7 +105,7 @@ def run_suite(suite: Suite, server: Server, folder: Path) -> bool:
     home = folder / suite.name
     home.mkdir(exist_ok=True)
     # Everything is installed by now, so this only finds it.
-    place = Place(server, install(with_npm=suite.needs_npm), home)
+    place = Place(server, install(with_programs=suite.needs_programs), home)
     verdict = judge(suite.name, suite.outcomes(place), suite.known, suite.floor)
     seconds = time.monotonic() - began
     print(

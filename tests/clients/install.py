@@ -1,7 +1,7 @@
 """What the suites run, fetched into ``build/clients``: nothing third-party is committed.
 
-* ``venv`` and ``venv-older``: packages of ``requirements/clients.txt`` and ``clients-older.txt``,
-  installed by uv with hashes.
+* ``venv``, ``venv-older`` and ``venv-aider``: packages of ``requirements/clients.txt``,
+  ``clients-older.txt`` and ``clients-aider.txt``, installed by uv with hashes.
 * ``sdists/<name>-<version>``: the source distributions whose tests and examples are run. pip
   fetches them and checks them against the hashes of the lock; nothing of them is built.
 * ``npm``: the programs of ``tests/clients/npm``, whose lock file has a hash of each package.
@@ -28,7 +28,7 @@ FOLDER: Final = ROOT / "build" / "clients"
 NPM: Final = Path(__file__).parent / "npm"
 SDISTS: Final = ("openai", "anthropic", "ollama")
 _NPM_FILES: Final = ("package.json", "package-lock.json")
-_NPM_SCRIPTS: Final = ("ai_sdk.mjs",)
+_NPM_SCRIPTS: Final = ("served.mjs", "ai_sdk.mjs", "ai_sdk_job.mjs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +37,26 @@ class Installed:
 
     bin: Path  # programs of the environment with the newest versions
     bin_older: Path
+    bin_aider: Path
     sdists: dict[str, Path]
     node: Path  # the folder with node_modules
 
 
-def install(*, with_npm: bool) -> Installed:
-    """Bring in what is missing. Raises ``Problem`` where something cannot be had."""
+def install(*, with_programs: bool) -> Installed:
+    """Bring in what is missing; aider and what is from npm only with ``with_programs``.
+
+    Raises ``Problem`` where something cannot be had.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
     newest = _environment("venv", "clients")
     older = _environment("venv-older", "clients-older")
     sdists = {name: _sdist(newest, name) for name in SDISTS}
+    aider = FOLDER / "venv-aider"
     node = FOLDER / "npm"
-    if with_npm:
+    if with_programs:
+        _environment(aider.name, "clients-aider")
         _npm(node)
-    return Installed(newest.folder / "bin", older.folder / "bin", sdists, node)
+    return Installed(newest.folder / "bin", older.folder / "bin", aider / "bin", sdists, node)
 
 
 def _environment(folder: str, lock: str) -> Environment:

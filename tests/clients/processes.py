@@ -43,16 +43,26 @@ def clean(home: Path, **variables: str) -> dict[str, str]:
 
 
 def run(
-    command: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path, deadline_s: float
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    deadline_s: float,
+    typed: str = "",
 ) -> Ran:
-    """Run ``command`` with no input; its whole process group is gone when this returns."""
+    """Run ``command``; its whole process group is gone when this returns.
+
+    ``typed`` is what it reads on its standard input, which is a file and no terminal.
+    """
     began = time.monotonic()
-    with tempfile.TemporaryFile() as out:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as given:
+        given.write(typed.encode())
+        given.seek(0)
         process = subprocess.Popen(
             [str(word) for word in command],
             env=dict(env),
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            stdin=given,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -1,38 +1,68 @@
-"""Command-line agents and the AI SDK, from npm: a prompt in, a tool call, an answer.
+"""Command-line agents and the AI SDK: a prompt in, a tool call, its result, an answer.
 
-Each agent is asked to run a command. Whether it does depends on the model, so what is checked is
-what the gateway owes any model: each request is answered, the program ends well and prints the
-text of the last answer, and where a turn follows a tool call, its request begins with the turn
-before.
+Each agent is asked to run a command. The model is a scripted one (``tests.support.scripted_model``)
+that calls the agent's tool and, once it has the result, writes a text; all else is as with any
+model. So each program must end well, have run the command, and print the text; and the gateway must
+have computed of the second turn what is new alone: its prompt begins with the first turn's, and all
+of that, reply included, was warm.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Final
 
+from runtime.gateway.wire.canonical import BILLING
+from tests.clients import turns
+from tests.clients.install import Installed
 from tests.clients.outcomes import Outcome
-from tests.clients.processes import clean, run
-from tests.clients.recorder import Exchange, Recorder, recording
+from tests.clients.processes import Ran, clean, run
+from tests.clients.recorder import Exchange, recording
+from tests.clients.server import serve_gateway
 from tests.clients.suite import Place, Suite
+from tests.support.scripted_model import N_CTX, Scripts, scripted_model
 
 _DEADLINE_S = 240.0
-_PROMPT = "Run the command `echo from-tool` and repeat what it prints."
+_COMMAND: Final = "printf '%s-%s' from tool"
+_PRINTED: Final = "from-tool"  # which is not in the command
+_ANSWER: Final = "The command has printed what you see above."
+_PLAIN: Final = '{"title": "Two words"}'
+_PROMPT: Final = f"Run the command `{_COMMAND}` and tell me what it prints."
+_OTHER_PROMPT: Final = f"Which text does the command `{_COMMAND}` print? Run it."
+SCRIPTS: Final = Scripts(
+    calls={
+        "Bash": {"command": _COMMAND, "description": "Print two words"},
+        "exec_command": {"cmd": _COMMAND},
+        "bash": {"command": _COMMAND},
+        "run_shell_command": {"command": _COMMAND, "is_background": False},
+        "two_words": {},
+    },
+    answer=_ANSWER,
+    plain=_PLAIN,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """How one program is started against a server, and where its requests go."""
+    """How one program is started against a server.
+
+    ``words`` follow the program's name. In them, in ``typed`` and in the values of ``env`` and
+    ``files`` are filled in: {url}, {model}, {prompt}, and {work}, the folder where it starts and
+    where ``files`` are.
+    """
 
     name: str
-    path: str  # of the requests that ask the model
-    words: Sequence[str]  # after the program; {url}, {model} and {prompt} are filled in
-    history: str  # the field of a request that only grows
+    tool: str | None  # that the model calls; requests with it are the turns, others are beside them
+    words: Sequence[str]
     env: dict[str, str] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)  # in the folder where it starts
+    files: dict[str, str] = field(default_factory=dict)
+    typed: str = ""
+    n_changed: int = 0
+    """Tokens at the end of the first prompt that the program itself changes in the second turn."""
+    prints: str = _ANSWER
 
 
 _OPENCODE = {
@@ -41,7 +71,7 @@ _OPENCODE = {
             "npm": "@ai-sdk/openai-compatible",
             "name": "served",
             "options": {"baseURL": "{url}/v1", "apiKey": "none"},
-            "models": {"{model}": {"name": "{model}", "limit": {"context": 65536, "output": 256}}},
+            "models": {"{model}": {"name": "{model}", "limit": {"context": N_CTX, "output": 256}}},
         }
     },
     "permission": {"bash": "allow"},
@@ -49,12 +79,19 @@ _OPENCODE = {
     "share": "disabled",
 }
 
+_LLM = {
+    "model_id": "served",
+    "model_name": "{model}",
+    "api_base": "{url}/v1",
+    "supports_tools": True,
+}
+_FUNCTION = f"def two_words() -> str:\n    return {_PRINTED!r}"
+
 PROGRAMS_LIST = (
     Program(
         name="claude",
-        path="/v1/messages",
+        tool="Bash",
         words=("-p", "{prompt}", "--output-format", "json", "--allowedTools", "Bash"),
-        history="messages",
         env={
             "ANTHROPIC_BASE_URL": "{url}",
             "ANTHROPIC_AUTH_TOKEN": "none",
@@ -63,69 +100,105 @@ PROGRAMS_LIST = (
     ),
     Program(
         name="codex",
-        path="/v1/responses",
+        tool="exec_command",
         words=(
             *("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"),
-            *("-c", 'model_providers.served={{name="served",base_url="{url}/v1"}}'),
+            *("-c", 'model_providers.served={name="served",base_url="{url}/v1"}'),
             *("-c", 'model_provider="served"', "-m", "{model}", "{prompt}"),
         ),
-        history="input",
     ),
     Program(
         name="opencode",
-        path="/v1/chat/completions",
+        tool="bash",
         words=("run", "-m", "served/{model}", "{prompt}"),
-        history="messages",
         env={"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
         files={"opencode.json": json.dumps(_OPENCODE)},
     ),
     Program(
         name="qwen",
-        path="/v1/chat/completions",
+        tool="run_shell_command",
         words=("-p", "{prompt}", "--approval-mode", "yolo", "--auth-type", "openai"),
-        history="messages",
         env={
             "OPENAI_BASE_URL": "{url}/v1",
             "OPENAI_API_KEY": "none",
             "OPENAI_MODEL": "{model}",
         },
     ),
+    Program(
+        name="llm",
+        tool="two_words",
+        words=("-m", "served", "--functions", _FUNCTION, "{prompt}"),
+        env={"LLM_USER_PATH": "{work}"},
+        files={"extra-openai-models.yaml": json.dumps([_LLM])},  # JSON is YAML
+    ),
+    # It has no tools. Its user has it run a command, and what that prints is added to the chat.
+    Program(
+        name="aider",
+        tool=None,
+        words=(
+            *("--model", "openai/{model}", "--chat-mode", "ask", "--yes-always", "--no-git"),
+            *("--no-check-update", "--analytics-disable", "--no-show-release-notes"),
+            *("--no-show-model-warnings", "--no-fancy-input"),
+        ),
+        typed=f"What will you do?\n/run {_COMMAND}\nWhat does it print?\n",
+        env={"OPENAI_API_BASE": "{url}/v1", "OPENAI_API_KEY": "none"},
+        n_changed=15,  # "\n\nReply in English.\n", and the 3 tokens that end any prompt
+        prints=_PLAIN,
+    ),
 )
 
 
-def _filled(text: str, place: Place, url: str) -> str:
-    values = {"{url}": url, "{model}": place.server.model, "{prompt}": _PROMPT}
-    for name, value in values.items():
-        text = text.replace(name, value)
-    return text.replace("{{", "{").replace("}}", "}") if text.startswith("model_pro") else text
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run of a program: how it ended, and what came through in order."""
+
+    ran: Ran
+    exchanges: list[Exchange]
+
+    def turns(self, tool: str | None) -> list[Exchange]:
+        """The requests that have this tool; without one, all that ask the model."""
+        asked = [e for e in self.exchanges if turns.path_of(e) in turns.PATHS]
+        return [e for e in asked if tool is None or tool in turns.tool_names(e)]
 
 
-def run_program(program: Program, place: Place) -> Outcome:
+def run_session(program: Program, place: Place, name: str, prompt: str = _PROMPT) -> Session:
     """One conversation of one program; its requests are kept beside its output."""
     home = place.folder / program.name
     work = home / "work"
     work.mkdir(parents=True, exist_ok=True)
     with recording(place.server.url) as recorder:
+        values = {
+            "{url}": recorder.url,
+            "{model}": place.server.model,
+            "{prompt}": prompt,
+            "{work}": str(work),
+        }
 
         def fill(text: str) -> str:
-            return _filled(text, place, recorder.url)
+            for mark, value in values.items():
+                text = text.replace(mark, value)
+            return text
 
-        for name, content in program.files.items():
-            (work / name).write_text(fill(content), encoding="utf-8")
-        path = f"{place.installed.node / 'node_modules' / '.bin'}:/usr/local/bin:/usr/bin:/bin"
+        for file, content in program.files.items():
+            (work / file).write_text(fill(content), encoding="utf-8")
         variables = {name: fill(value) for name, value in program.env.items()}
         ran = run(
-            [program.name, *map(fill, program.words)],
-            env=clean(home, **variables) | {"PATH": path},
+            [_found(program.name, place.installed), *map(fill, program.words)],
+            env=clean(home, **variables),
             cwd=work,
             deadline_s=_DEADLINE_S,
+            typed=fill(program.typed),
         )
-    (home / "output.txt").write_text(ran.output, encoding="utf-8")
-    (home / "requests.jsonl").write_bytes(b"".join(_kept(e) for e in recorder.exchanges))
-    if ran.code != 0:
-        return Outcome(program.name, passed=False, detail=ran.detail)
-    problem = check(program, recorder)
-    return Outcome(program.name, passed=problem is None, detail=problem or "")
+    (home / f"{name}.output.txt").write_text(ran.output, encoding="utf-8")
+    kept = b"".join(_kept(e) for e in recorder.exchanges)
+    (home / f"{name}.requests.jsonl").write_bytes(kept)
+    return Session(ran, recorder.exchanges)
+
+
+def _found(name: str, installed: Installed) -> Path:
+    """The program of this name, wherever it was installed."""
+    folders = (installed.node / "node_modules" / ".bin", installed.bin, installed.bin_aider)
+    return next(folder / name for folder in folders if (folder / name).exists())
 
 
 def _kept(exchange: Exchange) -> bytes:
@@ -140,49 +213,51 @@ def _kept(exchange: Exchange) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-def check(program: Program, recorder: Recorder) -> str | None:
-    """What is wrong with the requests and their answers; None when nothing is."""
-    asked = recorder.asked(program.path)
-    if not asked:
-        return f"it sent no request to {program.path}"
-    refused = [e for e in recorder.exchanges if e.status >= 400 or e.status == 0]
+def check(program: Program, session: Session) -> str | None:
+    """What is wrong with a session; None when nothing is."""
+    if session.ran.code != 0:
+        return session.ran.detail
+    refused = [e for e in session.exchanges if e.status >= 400 or e.status == 0]
     if refused:
         first = refused[0]
         text = first.answer[:300].decode("utf-8", "replace")
         return f"{first.method} {first.path} was answered {first.status}: {text}"
-    turns = [e.json for e in asked if e.json.get("tools")]
-    for before, after in itertools.pairwise(turns):
-        if not extends(before[program.history], after[program.history]):
-            return "a later turn does not begin with the turn before"
+    asked = session.turns(program.tool)
+    if len(asked) != 2:
+        return f"{len(asked)} requests have the tool {program.tool}, expected 2"
+    before, after = map(turns.history, asked)
+    new = after[len(before) :]
+    results = turns.tool_results(new) if program.tool else [json.dumps(new)]
+    if not any(_PRINTED in result for result in results):
+        return f"no result of a tool in the second turn has {_PRINTED}"
+    if program.prints not in session.ran.output:
+        return f"it did not print {program.prints!r}: {session.ran.detail}"
+    if not program.n_changed and not turns.extends(before, after):
+        return "the second turn does not begin with the first"
+    return _check_usage(program, *map(turns.usage, asked))
+
+
+def _check_usage(
+    program: Program, first: turns.Usage | None, second: turns.Usage | None
+) -> str | None:
+    if first is None or second is None:
+        return "an answer has no usage"
+    n = program.n_changed
+    owed = first.prompt - n if n else first.prompt + first.reply
+    if second.cached < owed:
+        return f"{second.cached} tokens of the second turn were warm, fewer than {owed}: {first}"
     return None
 
 
-def extends(before: list[Any], after: list[Any]) -> bool:
-    return [_plain(item) for item in after[: len(before)]] == [_plain(item) for item in before]
-
-
-def _plain(item: Any) -> Any:
-    """An item of a history without what programs vary and templates do not see.
-
-    Claude Code marks the last item for the cache, and writes a text as a list of one part while it
-    is marked.
-    """
-    if isinstance(item, dict):
-        kept = {k: _plain(v) for k, v in item.items() if k != "cache_control"}
-        if kept.get("type") == "text" and kept.keys() == {"type", "text"}:
-            return kept["text"]
-        return kept
-    if isinstance(item, list):
-        parts = [_plain(part) for part in item]
-        return parts[0] if len(parts) == 1 and isinstance(parts[0], str) else parts
-    return item
-
-
-def _ai_sdk(place: Place) -> list[Outcome]:
-    script = place.installed.node / "ai_sdk.mjs"
+def _ai_sdk(place: Place, script: str) -> list[Outcome]:
+    variables = {
+        "CLIENTS_URL": place.server.url,
+        "CLIENTS_MODEL": place.server.model,
+        "CLIENTS_ANSWER": _ANSWER,
+    }
     ran = run(
-        ["node", script],
-        env=clean(place.folder, CLIENTS_URL=place.server.url, CLIENTS_MODEL=place.server.model),
+        ["node", place.installed.node / script],
+        env=clean(place.folder, **variables),
         cwd=place.folder,
         deadline_s=_DEADLINE_S,
     )
@@ -191,18 +266,51 @@ def _ai_sdk(place: Place) -> list[Outcome]:
         for line in ran.output.splitlines()
         if line.startswith(("ok ", "not ok "))
     ]
-    return found or [Outcome("ai-sdk", passed=False, detail=ran.detail)]
+    return found or [Outcome(script, passed=False, detail=ran.detail)]
+
+
+def _check_second(first: Session, second: Session) -> str | None:
+    """What is wrong with a second session of Claude Code in the same folder.
+
+    Its first turn differs from the first session's in the biller's line, which comes before
+    everything else, and in the user's words, which come near the end.
+    """
+    (before, *_), (after, *_) = first.turns("Bash"), second.turns("Bash")
+    bills = [turn.json["system"][0]["text"] for turn in (before, after)]
+    if bills[0] == bills[1] or not all(bill.startswith(BILLING) for bill in bills):
+        return f"this version has no line for the biller that differs: {bills}"
+    used = turns.usage(after)
+    if used is None or used.cached <= 0.8 * used.prompt:
+        return f"of the first turn of the second session too little was warm: {used}"
+    return None
 
 
 def _outcomes(place: Place) -> list[Outcome]:
-    return _ai_sdk(place) + [run_program(program, place) for program in PROGRAMS_LIST]
+    found = _ai_sdk(place, "ai_sdk.mjs")
+    model = scripted_model(place.folder / "scripted.gguf", SCRIPTS)
+    words = ("--n-ctx", str(N_CTX))
+    with serve_gateway(place.folder, *words, model=f"scripted={model}") as server:
+        here = Place(server, place.installed, place.folder)
+        found += _ai_sdk(here, "ai_sdk_job.mjs")
+        for program in PROGRAMS_LIST:
+            first = run_session(program, here, "first")
+            found.append(_outcome(program.name, check(program, first)))
+            if program.name == "claude":
+                second = run_session(program, here, "second", _OTHER_PROMPT)
+                problem = check(program, second) or _check_second(first, second)
+                found.append(_outcome("claude/second-session", problem))
+    return found
+
+
+def _outcome(name: str, problem: str | None) -> Outcome:
+    return Outcome(name, passed=problem is None, detail=problem or "")
 
 
 PROGRAMS = Suite(
     name="programs",
-    about="Claude Code, Codex, opencode, qwen-code and the AI SDK",
-    floor=20,
+    about="Claude Code, Codex, opencode, qwen-code, aider, llm and the AI SDK",
+    floor=31,
     known=(),
     outcomes=_outcomes,
-    needs_npm=True,
+    needs_programs=True,
 )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from runtime import embedded
 from supervision.ports import free_port
 from tests.clients.processes import clean, kill_group
 from tests.support.nodes import ROOT
@@ -39,34 +40,38 @@ class Server:
         return self.log.read_text(encoding="utf-8", errors="replace")[-n_characters:]
 
 
-def gateway_command(port: int, home: Path, model: str) -> list[str]:
-    """The node with its gateway and one model, so that any name of a model means that one."""
+def gateway_command(port: int, home: Path, model: str, *more: str) -> list[str]:
+    """The node with its gateway and one model, so that any name of a model means that one.
+
+    ``model`` is the embedded model's name, or a name and a file: ``NAME=PATH``. ``more`` are
+    further options of ``serve``.
+    """
     return [
         *(sys.executable, "-m", "runtime", "serve"),
         *("--gateway", f"127.0.0.1:{port}"),
         *("--admin-port", str(free_port())),
-        *(
-            "--model",
-            model if model == embedded.EMBEDDED_MODEL_ID else f"{model}={embedded.path()}",
-        ),
+        *("--model", model),
         *("--cache-dir", str(home / "cache")),
+        *more,
     ]
 
 
 @contextlib.contextmanager
 def serve_gateway(
-    home: Path, *, model: str = "demo", command: str | None = None
+    home: Path, *more: str, model: str = "demo", command: str | None = None
 ) -> Iterator[Server]:
-    """Start the server, wait until ``/health`` answers 200, and stop it at the end.
+    """Start the server, wait until its model is loaded, and stop it at the end.
 
-    ``command`` starts another server in its place; ``{port}`` in it is the port. Raises
+    ``model`` and ``more`` as in ``gateway_command``. ``command`` starts another server in its
+    place; ``{port}`` in it is the port. Raises
     ``ServerFailed`` when it does not start, does not stop, or left a traceback in its output.
     """
     port = free_port()
-    words = (
-        shlex.split(command.format(port=port)) if command else gateway_command(port, home, model)
-    )
-    server = Server(f"http://127.0.0.1:{port}", model, home / "server.log")
+    shutil.rmtree(home / "cache", ignore_errors=True)  # of a run before, when the folder is kept
+    ours = gateway_command(port, home, model, *more)
+    words = shlex.split(command.format(port=port)) if command else ours
+    name = model.partition("=")[0]
+    server = Server(f"http://127.0.0.1:{port}", name, home / "server.log")
     with server.log.open("wb") as log:
         process = subprocess.Popen(
             words,
@@ -86,19 +91,24 @@ def serve_gateway(
 
 
 def _wait_until_up(process: subprocess.Popen[bytes], server: Server) -> None:
-    def healthy() -> bool:
+    def is_up() -> bool:
         if process.poll() is not None:
             raise ServerFailed(f"the server ended with {process.returncode}:\n{server.log_tail()}")
-        try:
-            with urllib.request.urlopen(f"{server.url}/health", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:  # not listening yet, or 503 while the model loads
-            return False
+        return bool(_get(server, "/health") and (_get(server, "/v1/models") or {}).get("data"))
 
     try:
-        eventually(healthy, within_s=_START_S, every_s=0.1, what="/health answers 200")
+        eventually(is_up, within_s=_START_S, every_s=0.1, what="the server lists a model")
     except AssertionError as error:
         raise ServerFailed(f"{error}\n{server.log_tail()}") from error
+
+
+def _get(server: Server, path: str) -> Any:
+    """The JSON of an answer; None while it does not listen, or answers 503 as the model loads."""
+    try:
+        with urllib.request.urlopen(f"{server.url}{path}", timeout=5) as answer:
+            return json.load(answer)
+    except OSError:
+        return None
 
 
 def _stop(process: subprocess.Popen[bytes], server: Server) -> None:

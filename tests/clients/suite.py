@@ -32,4 +32,4 @@ class Suite:
     floor: int
     known: Sequence[Known]
     outcomes: Callable[[Place], list[Outcome]]
-    needs_npm: bool = False
+    needs_programs: bool = False

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.clients import programs, schema, sdk_tests
+from tests.clients import programs, schema, sdk_tests, turns
 from tests.clients.install import NPM, SDISTS, locked_lines
 from tests.clients.outcomes import Known, Outcome, from_junit, judge
-from tests.clients.processes import clean, run
-from tests.clients.recorder import recording
+from tests.clients.processes import Ran, clean, run
+from tests.clients.recorder import Exchange, recording
 from tests.support.nodes import ROOT
 from tools.install import Problem
 
@@ -161,9 +161,115 @@ def test_a_history_may_move_its_cache_mark_and_nothing_else() -> None:
     first = {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {}}]}
     same = {"role": "user", "content": "a"}
     other = {"role": "user", "content": "b"}
-    assert programs.extends([first], [same, other])
-    assert not programs.extends([first], [other, same])
-    assert not programs.extends([first, other], [first])
+    assert turns.extends([first], [same, other])
+    assert not turns.extends([first], [other, same])
+    assert not turns.extends([first, other], [first])
+
+
+def test_what_is_typed_is_read_and_then_there_is_no_more(tmp_path: Path) -> None:
+    ran = run(["cat"], env=clean(tmp_path), cwd=tmp_path, deadline_s=20, typed="a\nb\n")
+    assert (ran.code, ran.output) == (0, "a\nb\n")
+
+
+def sse(*events: object) -> bytes:
+    frames = [f"event: x\ndata: {json.dumps(one)}\n\n" for one in events]
+    return ("".join(frames) + ": alive\n\ndata: [DONE]\n\n").encode()
+
+
+CHAT_USAGE = {
+    "prompt_tokens": 9,
+    "completion_tokens": 3,
+    "prompt_tokens_details": {"cached_tokens": 5},
+}
+ANTHROPIC_USAGE = {
+    "input_tokens": 1,
+    "cache_read_input_tokens": 5,
+    "cache_creation_input_tokens": 3,
+    "output_tokens": 3,
+}
+RESPONSES_USAGE = {
+    "input_tokens": 9,
+    "output_tokens": 3,
+    "input_tokens_details": {"cached_tokens": 5},
+}
+BESIDE = {"prompt_tokens": 9, "reused_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        (turns.CHAT, json.dumps({"usage": CHAT_USAGE}).encode()),
+        (turns.CHAT, sse({"choices": [1]}, {"choices": [], "usage": CHAT_USAGE})),
+        (turns.CHAT, sse({"usage": None}, {"cache": BESIDE, "timings": {"predicted_n": 3}})),
+        (
+            turns.RESPONSES,
+            sse({"response": {"usage": None}}, {"response": {"usage": RESPONSES_USAGE}}),
+        ),
+        (
+            turns.MESSAGES,
+            sse(
+                {"message": {"usage": ANTHROPIC_USAGE | {"output_tokens": 0}}},
+                {"usage": ANTHROPIC_USAGE},
+            ),
+        ),
+    ],
+)
+def test_usage_is_read_from_the_fields_of_each_api(path: str, answer: bytes) -> None:
+    exchange = Exchange("POST", f"{path}?beta=true", {}, b"{}", 200, answer)
+    assert turns.usage(exchange) == turns.Usage(prompt=9, cached=5, reply=3)
+
+
+def test_an_answer_without_usage_has_none() -> None:
+    assert turns.usage(Exchange("POST", turns.CHAT, {}, b"{}", 200, sse({"choices": []}))) is None
+
+
+AGENT = programs.Program(name="agent", tool="bash", words=())
+
+
+def session(*, prints: str, n_warm: int, answered: int = 200) -> programs.Session:
+    """Two turns as an agent has them: nine tokens, a call of three, its result, a text."""
+    asked = [{"role": "user", "content": "Run it."}]
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}
+    result = {"role": "tool", "tool_call_id": "a", "content": prints}
+    tools = [{"type": "function", "function": {"name": "bash"}}]
+    second = CHAT_USAGE | {
+        "prompt_tokens": 20,
+        "prompt_tokens_details": {"cached_tokens": n_warm},
+    }
+    exchanges = [
+        Exchange(
+            "POST",
+            turns.CHAT,
+            {},
+            json.dumps({"messages": messages, "tools": tools}).encode(),
+            answered,
+            sse({"choices": [], "usage": used}),
+        )
+        for messages, used in ((asked, CHAT_USAGE), ([*asked, call, result], second))
+    ]
+    return programs.Session(Ran(0, f"{AGENT.prints}\n", 1.0), exchanges)
+
+
+def test_a_session_whose_last_turn_is_all_warm_is_in_order() -> None:
+    assert programs.check(AGENT, session(prints="from-tool", n_warm=12)) is None
+
+
+def test_what_is_wrong_with_a_session_is_named() -> None:
+    check = programs.check
+    cold = check(AGENT, session(prints="from-tool", n_warm=11))
+    assert cold is not None
+    assert cold.startswith("11 tokens of the second turn were warm, fewer than 12")
+    assert check(AGENT, session(prints="", n_warm=12)) == (
+        "no result of a tool in the second turn has from-tool"
+    )
+    refused = check(AGENT, session(prints="from-tool", n_warm=12, answered=422))
+    assert refused is not None
+    assert refused.startswith("POST /v1/chat/completions was answered 422")
+    whole = session(prints="from-tool", n_warm=12)
+    one = programs.Session(whole.ran, whole.exchanges[:1])
+    assert check(AGENT, one) == "1 requests have the tool bash, expected 2"
+    failed = programs.Session(Ran(3, "no key", 1.0), whole.exchanges)
+    assert check(AGENT, failed) == "exit 3 after 1 s: no key"
 
 
 def test_failed_operations_are_read_from_the_report_of_schemathesis() -> None:

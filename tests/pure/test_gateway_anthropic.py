@@ -398,7 +398,7 @@ def test_a_whole_answer_is_this_object() -> None:
         "model": "demo",
         "content": [
             {"type": "thinking", "thinking": "hm", "signature": SIGNED},
-            {"type": "text", "text": "Hi", "citations": None},
+            {"type": "text", "text": "Hi"},
             {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1.0}},
         ],
         "stop_reason": "tool_use",
@@ -456,7 +456,7 @@ def test_arguments_that_are_no_object_are_shown_as_they_are() -> None:
 
 def test_a_call_without_a_value_is_text() -> None:
     done = completion("", spans=(call_span("f(1)"),))
-    assert content_of(done) == [{"type": "text", "text": "f(1)", "citations": None}]
+    assert content_of(done) == [{"type": "text", "text": "f(1)"}]
     stream = streamed([call_span("f(1)"), CompletionEvent(done)])
     assert content_streamed(stream) == [{"type": "text", "text": "f(1)"}]
 
@@ -597,8 +597,6 @@ def test_a_stream_holds_what_a_whole_answer_does(
     done = completion(said, spans=tuple(spans), calls=tuple(calls))
     stream = streamed([*events, CompletionEvent(done)])
     whole = json.loads(answer().whole([done]))
-    for block in whole["content"]:
-        block.pop("citations", None)
     assert content_streamed(stream) == whole["content"]
     delta = next(one for name, one in frames_of(stream) if name == "message_delta")
     assert delta["delta"]["stop_reason"] == whole["stop_reason"]

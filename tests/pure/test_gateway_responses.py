@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -21,8 +21,10 @@ from runtime.client.results import (
     TokenEvent,
     ToolCallEvent,
 )
-from runtime.gateway.response_runs import FrameLog
+from runtime.gateway.keys import Key
+from runtime.gateway.response_runs import Follower, Foreground, FrameLog, ResponseRun
 from runtime.gateway.responses_store import ResponseStore, Stored
+from runtime.gateway.service import Service
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.gateway.wire.openai_errors import error_object
 from runtime.gateway.wire.openai_responses import read_response, wanted_of
@@ -100,6 +102,44 @@ def data(frames: list[bytes]) -> list[dict[str, Any]]:
 
 
 # ── frames ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def ends_of_frames(stream: bytes) -> list[list[str]]:
+    """Lines of each frame as openai-python sees them.
+
+    Once a frame had an id, an empty line ends a frame even where no field came before it.
+    """
+    found: list[list[str]] = []
+    lines: list[str] = []
+    has_id = False
+    for line in stream.decode().removesuffix("\n").split("\n"):
+        if line.startswith(":"):
+            continue
+        if line:
+            lines.append(line)
+            has_id = has_id or line.startswith("id:")
+        elif lines or has_id:
+            found.append(lines)
+            lines = []
+    return found
+
+
+def test_a_comment_between_frames_with_ids_is_no_frame() -> None:
+    run = ResponseRun(
+        cast(Service, None), Key("k"), HEAD, wanted(input="x"), answer(input="x"), [], None
+    )
+    shown = Foreground(run, lambda: None)
+    stream = shown.keepalive() + shown.begin() + shown.keepalive()
+    for number, event in enumerate((text("Hi"), text("!"), done("Hi!"))):
+        stream += shown.event(number, event) + shown.keepalive()
+    stream += shown.end()
+    frames = ends_of_frames(stream)
+    assert stream.count(b"\n:\n") == 4
+    assert all(len(lines) == 3 for lines in frames)
+    assert len(frames) == run.log.next > 8
+    follower = Follower(run)
+    again = follower.keepalive() + run.log.since(0) + follower.keepalive()
+    assert ends_of_frames(again) == frames
 
 
 def test_a_text_is_shown_by_these_frames() -> None:

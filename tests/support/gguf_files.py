@@ -162,7 +162,7 @@ def vocabulary(n_vocab: int) -> tuple[list[str], list[str]]:
     """Return tokens (256 bytes, merged pairs, begin, end of text) and the merges behind them."""
     if n_vocab < 258:
         raise ValueError(f"n_vocab={n_vocab}: 256 bytes and two control tokens need at least 258")
-    letters = [_byte_symbol(b) for b in range(256)]
+    letters = [byte_symbol(b) for b in range(256)]
     tokens, merges = list(letters), []
     for left, right in itertools.islice(_pairs(), n_vocab - 258):
         tokens.append(left + right)
@@ -185,7 +185,7 @@ def _add_tokenizer(writer: GGUFWriter, n_vocab: int, controls: tuple[str, ...] =
     writer.add_add_bos_token(True)
 
 
-def _byte_symbol(byte: int) -> str:
+def byte_symbol(byte: int) -> str:
     """The visible character that byte-level BPE vocabularies write for a byte."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     if byte in visible:
@@ -197,7 +197,7 @@ def _byte_symbol(byte: int) -> str:
 def _pairs() -> Iterator[tuple[str, str]]:
     """Merges in a fixed order: letter pairs with and without a leading space, then longer ones."""
     letters = "etaoinshrdlucmfwygpbvkjxqz"
-    space = _byte_symbol(32)
+    space = byte_symbol(32)
     known = [space + a for a in letters]
     yield from ((space, a) for a in letters)
     words = [a + b for a in letters for b in letters]

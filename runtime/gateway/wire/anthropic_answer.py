@@ -224,7 +224,8 @@ def content_of(done: Completion) -> list[dict[str, Any]]:
     calls = done.tool_calls
     text = done.text + "".join(one.text for one in calls if not one.name)
     if text.strip():
-        blocks.append({"type": "text", "text": text, "citations": None})
+        # No `citations`: there are none, and the AI SDK refuses null.
+        blocks.append({"type": "text", "text": text})
     return blocks + [
         {"type": "tool_use", "id": one.id, "name": one.name, "input": _input(one.arguments)}
         for one in calls

@@ -7,6 +7,9 @@ from typing import Final
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 COMMENT: Final = b":\n\n"
 """Shows that the stream lives; every client skips it."""
+COMMENT_LINE: Final = b":\n"
+"""The same in a stream whose frames have ids: there openai-python takes an empty line for the end
+of a frame, though no field came before it, and fails to read its data."""
 DONE: Final = b"data: [DONE]\n\n"
 
 

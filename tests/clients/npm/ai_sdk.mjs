@@ -1,21 +1,9 @@
 // The AI SDK through its three providers: text, a stream, usage, a required tool, an object.
-// Prints a line "ok    NAME" or "not ok NAME: why" for each check.
 
-import { createAnthropic } from "@ai-sdk/anthropic";
-import { createOpenAI } from "@ai-sdk/openai";
-import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateObject, generateText, jsonSchema, streamText, tool } from "ai";
 import assert from "node:assert/strict";
+import { report } from "./served.mjs";
 
-const url = process.env.CLIENTS_URL;
-const id = process.env.CLIENTS_MODEL;
-const v1 = { baseURL: `${url}/v1`, apiKey: "none" };
-const models = {
-  compatible: createOpenAICompatible({ name: "served", includeUsage: true, supportsStructuredOutputs: true, ...v1 })(id),
-  responses: createOpenAI(v1).responses(id),
-  chat: createOpenAI(v1).chat(id),
-  anthropic: createAnthropic(v1)(id),
-};
 const settings = { prompt: "Tell me a story about a lighthouse.", maxRetries: 0, temperature: 0, maxOutputTokens: 64 };
 const city = { type: "string", enum: ["London", "Paris"] };
 const parameters = jsonSchema({ type: "object", properties: { city }, required: ["city"], additionalProperties: false });
@@ -48,13 +36,4 @@ const checks = {
   },
 };
 
-for (const [provider, model] of Object.entries(models)) {
-  for (const [name, check] of Object.entries(checks)) {
-    try {
-      await check(model);
-      console.log(`ok    ${provider}-${name}`);
-    } catch (error) {
-      console.log(`not ok ${provider}-${name}: ${String(error).replaceAll("\n", " ").slice(0, 300)}`);
-    }
-  }
-}
+await report(checks);
