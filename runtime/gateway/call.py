@@ -20,6 +20,7 @@ from runtime.gateway.guard import check_host, check_key, check_origin
 from runtime.gateway.keys import ANYONE, Key, Keys
 from runtime.gateway.service import Birth, Service
 from runtime.gateway.stream_log import MODEL, Logged, Mark, StreamLog
+from runtime.gateway.time_limit import time_limit_of
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.canonical import canonical
 from runtime.gateway.wire.errors import Api, api_of, error_body, status_of
@@ -221,13 +222,14 @@ class Call:
             head = self.head(wanted, model or await self.model(wanted.model))
         fixed = head
         client = await service.client()
+        limit = time_limit_of(wanted, is_shown=wanted.is_stream)
         with self.counted():
             generation = Generation(
                 service,
                 wanted,
                 fixed,
                 make(fixed, wanted),
-                lambda number: service.stream(client, fixed, wanted, number, key),
+                lambda number: service.stream(client, fixed, wanted, number, key, limit),
                 self.own_headers(),
                 self._socket(),
             )

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from runtime import errors
 from runtime.client.results import Completion, CompletionEvent, Event, TokenEvent
 from runtime.gateway.stream_log import Logged, Mark, StreamLog
+from runtime.gateway.time_limit import Begin, ReplyStream
 from runtime.gateway.wire.failure import failure_of
 from runtime.gateway.wire.tokens import ids_of
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
 
 if TYPE_CHECKING:
-    from runtime.client.async_stream import AsyncStream
     from runtime.gateway.service import Service
 
 Send = Callable[[Any], Awaitable[None]]
@@ -35,9 +35,6 @@ STREAM_HEADERS: Final = (
 
 class ClientGone(Exception):
     """The client has closed the connection."""
-
-
-Begin = Callable[[], "AsyncStream"]
 
 
 async def merged(begin: Sequence[Begin | None], n: int) -> AsyncGenerator[Numbered]:
@@ -140,7 +137,7 @@ class Generation:
         wanted: Wanted,
         head: Head,
         answer: Answer,
-        begin: Callable[[int], AsyncStream],
+        begin: Callable[[int], ReplyStream],
         headers: Sequence[tuple[bytes, bytes]] = (),
         socket: Socket | None = None,
     ) -> None:
@@ -206,7 +203,7 @@ class Generation:
             self.done[number] = last.completion
             return None
 
-        def begin() -> AsyncStream:
+        def begin() -> ReplyStream:
             stream = self._begin(number)
             stream.continue_after(known)
             return stream

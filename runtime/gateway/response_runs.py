@@ -18,6 +18,7 @@ from runtime import errors
 from runtime.client.results import Completion, CompletionEvent, Event, TokenEvent
 from runtime.gateway.generation import BrokenStream, Generation
 from runtime.gateway.responses_store import ResponseStore, stored
+from runtime.gateway.time_limit import time_limit_of
 from runtime.gateway.wire import sse
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.failure import Failure, failure_of
@@ -27,10 +28,10 @@ from runtime.gateway.wire.tokens import ids_of
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
 
 if TYPE_CHECKING:
-    from runtime.client.async_stream import AsyncStream
     from runtime.gateway.call import Call
     from runtime.gateway.keys import Key
     from runtime.gateway.service import Service
+    from runtime.gateway.time_limit import ReplyStream
 
 LOG_BYTES: Final = 4 << 20
 """Of the frames of one response; the oldest go first."""
@@ -99,7 +100,7 @@ class ResponseRun:
         self._wanted = wanted
         self._store = store
         self._changed = asyncio.Event()
-        self._stream: AsyncStream | None = None
+        self._stream: ReplyStream | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -111,7 +112,7 @@ class ResponseRun:
     def is_over(self) -> bool:
         return self.ended_at is not None
 
-    def start(self, stream: AsyncStream) -> None:
+    def start(self, stream: ReplyStream) -> None:
         """Begin."""
         self._stream = stream
         self._task = asyncio.create_task(self._run(stream))
@@ -153,7 +154,7 @@ class ResponseRun:
 
     # ── the task ────────────────────────────────────────────────────────────────────────────────
 
-    async def _run(self, stream: AsyncStream) -> None:
+    async def _run(self, stream: ReplyStream) -> None:
         done: Completion | None = None
         try:
             self._add(self.answer.begin())
@@ -321,7 +322,7 @@ class Shown(Generation):
         return self._follower.events()
 
 
-def _never_begun(number: int) -> AsyncStream:
+def _never_begun(number: int) -> ReplyStream:
     raise AssertionError(f"reply {number} of a log")
 
 
@@ -339,7 +340,8 @@ class Responses:
         """Begin a response in the background; raises what the request is refused with."""
         service = self._service
         client = await service.client()
-        stream = service.stream(client, head, wanted, 0, key)
+        limit = time_limit_of(wanted, is_shown=True)
+        stream = service.stream(client, head, wanted, 0, key, limit)
         service.begin(key)
         run = self.made(key, head, wanted, answer, sent)
         self.keep(run)

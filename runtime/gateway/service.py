@@ -19,6 +19,7 @@ from runtime.gateway.keys import Key, salt_of
 from runtime.gateway.limits import Limits
 from runtime.gateway.names import resolve
 from runtime.gateway.response_runs import Responses
+from runtime.gateway.time_limit import LimitedStream, ReplyStream, TimeLimit
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.wanted import Head, Wanted
@@ -161,11 +162,32 @@ class Service:
         return salt_of(key, self._secret, own)
 
     def stream(
-        self, client: AsyncClient, head: Head, wanted: Wanted, number: int, key: Key
-    ) -> AsyncStream:
+        self,
+        client: AsyncClient,
+        head: Head,
+        wanted: Wanted,
+        number: int,
+        key: Key,
+        limit: TimeLimit | None = None,
+    ) -> ReplyStream:
         """The reply with this number, which is sent by its first step."""
-        given = wanted.inputs[number // wanted.n]
         options: dict[str, Any] = dict(wanted.options)
+        if limit is None:
+            return self._stream(client, head, wanted, number, key, options)
+        options["timeout_s"] = limit.of_node
+        stream = self._stream(client, head, wanted, number, key, options)
+        return LimitedStream(stream, limit)
+
+    def _stream(
+        self,
+        client: AsyncClient,
+        head: Head,
+        wanted: Wanted,
+        number: int,
+        key: Key,
+        options: dict[str, Any],
+    ) -> AsyncStream:
+        given = wanted.inputs[number // wanted.n]
         salt = self.salt(key, options.pop("cache_salt", ""))
         if salt:
             options["salt"] = salt
