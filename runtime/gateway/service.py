@@ -28,7 +28,11 @@ from supervision.messages import new_ref
 
 BOOT_WAIT_S: Final = 10.0
 """How long a request waits for a node that is still starting."""
+PROBE_S: Final = 1.0
+"""How long a probe of the gateway's health waits for the node."""
 _LOOK_S: Final = 0.05
+_UP, _DOWN = "up", "down"
+_GONE: Final = frozenset({_DOWN, "stopping"})
 KEPT_VOCABULARIES: Final = 4
 _SEEDS: Final = 1 << 64
 
@@ -51,12 +55,13 @@ class Service:
         self,
         settings: GatewaySettings,
         connect: Callable[[], AsyncClient],
-        loaded: Callable[[], Iterable[str]],
+        states: Callable[[], Mapping[str, str]],
         secret: bytes = b"",
     ) -> None:
-        """``connect`` raises NodeNotRunning while the node starts; ``loaded`` lists ids of models.
+        """``connect`` raises NodeNotRunning while the node starts.
 
-        ``secret`` is the node's, for what separates keys.
+        ``states``: the supervisor's, by ids of models. ``secret`` is the node's, for what
+        separates keys.
         """
         self.settings = settings
         self.limits = Limits()
@@ -67,7 +72,7 @@ class Service:
         self.is_draining = False
         self.responses = Responses(self)
         self._connect = connect
-        self._loaded = loaded
+        self._states = states
         self._secret = secret
         self._client: AsyncClient | None = None
         self._pieces: OrderedDict[str, dict[int, bytes]] = OrderedDict()
@@ -93,6 +98,25 @@ class Service:
         return found
 
     # ── models ──────────────────────────────────────────────────────────────────────────────────
+
+    def _loaded(self) -> list[str]:
+        return [model for model, state in self._states().items() if state not in _GONE]
+
+    def is_up(self, model: str) -> bool:
+        """Whether it can answer now; else it is being started."""
+        return self._states().get(model) == _UP
+
+    async def is_loading(self) -> bool:
+        """Whether models are wanted, or the node itself is being started, and none is up yet."""
+        states = self._states()
+        if _UP in states.values():
+            return False
+        try:
+            async with asyncio.timeout(PROBE_S):
+                wanted = await self._wanted()
+        except (TimeoutError, errors.LlamaActorsError):
+            return True
+        return any(states.get(model) != _DOWN for model in wanted)
 
     def models(self, key: Key) -> list[str]:
         """Ids of the loaded models that a key may use, sorted."""

@@ -31,7 +31,7 @@ from runtime.client.results import (
 from runtime.gateway.wire.wanted import Wanted
 
 NODE_S: Final = 5.0
-"""How much longer the node's own clock runs: it is for a node that does not hear the cancel."""
+"""How much longer the node's own clock runs: it is for a cancel that does not arrive."""
 MAX_S: Final = 1e6
 """A longer limit is the node's alone."""
 
@@ -101,7 +101,7 @@ class LimitedStream:
                 event = await anext(self._stream)
         except TimeoutError:
             raise self._exceeded() from None
-        except errors.DeadlineExceeded:  # the node's clock: it has not heard the cancel
+        except errors.DeadlineExceeded:  # by the node's clock: the cancel did not arrive
             if not self._limit.has_shown:
                 raise
             self._is_late = True
