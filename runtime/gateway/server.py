@@ -56,6 +56,7 @@ class GatewayServer:
         quiet_uvicorn()
         settings = args.settings
         self.service = Service(settings, connect, states, args.secret)
+        self.service.expect(args.expected, args.expected_until)
         self._shelf, self._worker = shelf, args.number
         stored = ResponsesLog(shelf, f"{RESPONSES}{args.number}")
         self.service.responses.store.begin_log(stored, stored.found)

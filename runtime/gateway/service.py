@@ -69,6 +69,8 @@ class Service:
         self.running = 0
         self.counts = Counts()
         self.began = time.time()
+        self._expected: set[str] = set()
+        self._expected_until = 0.0
         self.is_draining = False
         self.responses = Responses(self)
         self._connect = connect
@@ -109,6 +111,7 @@ class Service:
     async def is_loading(self) -> bool:
         """Whether models are wanted, or the node itself is being started, and none is up yet."""
         states = self._states()
+        self._expected -= states.keys()  # from here on it is known whether they are wanted
         if _UP in states.values():
             return False
         try:
@@ -116,7 +119,14 @@ class Service:
                 wanted = await self._wanted()
         except (TimeoutError, errors.LlamaActorsError):
             return True
-        return any(states.get(model) != _DOWN for model in wanted)
+        if time.time() > self._expected_until:
+            self._expected.clear()
+        self._expected -= set(wanted)
+        return bool(self._expected) or any(states.get(model) != _DOWN for model in wanted)
+
+    def expect(self, models: Iterable[str], until: float) -> None:
+        """These will be wanted; ``until`` (Unix time) they are waited for."""
+        self._expected, self._expected_until = set(models), until
 
     def models(self, key: Key) -> list[str]:
         """Ids of the loaded models that a key may use, sorted."""

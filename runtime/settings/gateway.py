@@ -112,6 +112,10 @@ class HttpWorkerArgs:
     number: int = 0
     secret: bytes = field(default=b"", repr=False)
     """What the namespaces of keys are derived from; kept beside the rows."""
+    expected: tuple[str, ...] = ()
+    """Ids of the models that are loaded once the node has started."""
+    expected_until: float = 0.0
+    """Unix time until which they are waited for before anything is known of them."""
 
 
 def listen_from(text: str, key: str = "gateway.listen") -> Listen:

@@ -1,9 +1,10 @@
-"""When the gateway says that it can be asked, by the states of its models."""
+"""When the gateway can be asked, by the states of its models."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,11 +27,11 @@ class Client:
     """Stands for a node's connection; its registry wants these models."""
 
     def __init__(self, *wanted: str) -> None:
-        self._wanted = wanted
+        self.wanted = wanted
 
     async def ask(self, actor: str, question: m.ListWantedModels) -> m.WantedModelsListed:
         assert actor == "registry"
-        return m.WantedModelsListed(question.ref, self._wanted)
+        return m.WantedModelsListed(question.ref, self.wanted)
 
 
 def no_node() -> Any:
@@ -83,6 +84,26 @@ def test_it_is_not_there_while_models_are_loaded_and_none_is(
 def test_a_node_that_is_being_started_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "PROBE_S", 0.01)
     assert get(Service(GatewaySettings(), no_node, dict), "/health") == LOADING
+
+
+def test_models_that_are_still_to_be_loaded_are_waited_for() -> None:
+    states: dict[str, str] = {}
+    client = Client()
+    service = Service(GatewaySettings(), lambda: client, lambda: states)  # type: ignore[arg-type,return-value]
+    service.expect(["a", "b"], time.time() + 60)
+    assert get(service, "/health") == LOADING, "nothing is known of them yet"
+    client.wanted = ("a",)
+    assert get(service, "/health") == LOADING
+    client.wanted = ()
+    assert get(service, "/health") == LOADING, "a was not loaded, and b may be"
+    client.wanted = ("b",)
+    states["b"] = "up"
+    assert get(service, "/health") == OK
+    states.clear()
+    client.wanted = ()
+    assert get(service, "/health") == OK, "b was unloaded"
+    service.expect(["c"], time.time() - 1)
+    assert get(service, "/health") == OK, "nothing has begun to load it"
 
 
 def test_a_gateway_that_is_being_stopped_is_alive_and_not_ready() -> None:
