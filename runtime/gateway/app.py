@@ -11,11 +11,13 @@ from starlette.routing import Route, compile_path
 from runtime.gateway.call import Call, Endpoint, Handler
 from runtime.gateway.keys import Keys
 from runtime.gateway.openapi import document
-from runtime.gateway.routes import anthropic, health, native, ollama, openai, responses
+from runtime.gateway.routes import anthropic, health, native, ollama, openai, responses, streams
 from runtime.gateway.service import Service
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 
-MODULES: Final[tuple[Any, ...]] = (openai, responses, anthropic, ollama, native, health)
+MODULES: Final[tuple[Any, ...]] = (
+    openai, responses, anthropic, ollama, native, streams, health
+)  # fmt: skip
 """Each has ROUTES: methods (several with blanks between them), path, handler; and may have BODIES:
 the struct of a JSON body, by path."""
 

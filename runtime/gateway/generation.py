@@ -179,6 +179,10 @@ class Generation:
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
 
+    async def run_through(self, send: Send, answer: AnswerWhole) -> None:
+        """The same to the end, also when the client has gone."""
+        await self._work(send, answer)
+
     async def _work(self, send: Send, answer: AnswerWhole) -> None:
         async with contextlib.aclosing(self._events()) as events:
             if not self._wanted.is_stream:

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 LOG_BYTES: Final = 4 << 20
 """Of the frames of one response; the oldest go first."""
-LOGS_BYTES: Final = 64 << 20
-LOG_TTL_S: Final = 300.0
-"""After the end."""
 _CANCEL_S: Final = 10.0
 _LOG: Final = logging.getLogger("supervision.http")
 
@@ -383,10 +380,11 @@ class Responses:
 
     def _tidy(self, now: float) -> None:
         """Drop logs that are too old, and the oldest of those that are too much together."""
+        settings = self._service.settings
         n_bytes = sum(run.n_bytes for run in self._runs.values())
         ended = [one for one in self._runs.values() if one.ended_at is not None]
         for run in sorted(ended, key=lambda one: one.ended_at or 0.0):
-            if now - (run.ended_at or 0.0) <= LOG_TTL_S and n_bytes <= LOGS_BYTES:
+            if now - (run.ended_at or 0.0) <= settings.log_ttl_s and n_bytes <= settings.log_bytes:
                 break
             n_bytes -= run.n_bytes
             self.drop(run)

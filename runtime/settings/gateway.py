@@ -94,6 +94,8 @@ class GatewaySettings:
     stalled_s: float = 60.0
     keepalive_s: float = 1.0
     drain_s: float = 10.0
+    log_ttl_s: float = 300.0
+    log_bytes: int = 64 << 20
     tls_certificate: str | None = None
     tls_key: str | None = None
 
@@ -159,7 +161,7 @@ def check(settings: GatewaySettings) -> None:
         if getattr(settings, key) <= 0:
             raise ConfigError(f"gateway.{key}", "must be more than 0 seconds")
     for key in ("workers", "max_body", "max_header_bytes", "max_headers", "max_connections",
-                "max_per_address", "max_running"):  # fmt: skip
+                "max_per_address", "max_running", "log_bytes"):  # fmt: skip
         if getattr(settings, key) < 1:
             raise ConfigError(f"gateway.{key}", "must be at least 1")
 
