@@ -29,13 +29,14 @@ ASK: dict[str, Any] = {
     "max_tokens": 60, "ignore_eos": True, "temperature": 0.9, "seed": 11, "stream": True,
     "stream_options": {"include_usage": True},
 }  # fmt: skip
+SOME = {**ASK, "max_tokens": 250}
 LONG = {**ASK, "max_tokens": 3500}
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("streams")
-    with LeakCheck() as leaks, gateway_node(folder, keepalive_s=0.2) as found:
+    with LeakCheck() as leaks, gateway_node(folder, keepalive_s=5.0) as found:
         leaks.watch(found.node)
         yield found
         leaks.watch(found.node)
@@ -92,8 +93,8 @@ def test_a_stream_is_read_again_from_any_byte(gateway: Gateway) -> None:
 
 
 def test_a_client_that_lost_its_connection_goes_on_where_it_was(gateway: Gateway) -> None:
-    whole = gateway.post(CHAT, LONG)
-    first = leave_after(gateway, LONG, 5000)
+    whole = gateway.post(CHAT, SOME)
+    first = leave_after(gateway, SOME, 5000)
     (one,) = gateway.post("/v1/streams/lookup", {"conversation_ids": [NAME]}).json
     assert (one["is_done"], one["completed_at"]) == (False, 0)
     second = b""
@@ -165,7 +166,7 @@ def test_a_refused_request_leaves_nothing(gateway: Gateway) -> None:
 def test_a_stream_that_fails_is_shown_as_it_was(gateway: Gateway, slow_gguf: Path) -> None:
     """The error event, and then a broken connection."""
     gateway.node.load("second", one_thread(slow_gguf))
-    body = {"prompt": "Once", "max_tokens": 400, "ignore_eos": True, "stream": True,
+    body = {"prompt": "Once", "max_tokens": 200, "ignore_eos": True, "stream": True,
             "model": "second"}  # fmt: skip
     first = leave_after(gateway, body, 200, "/v1/completions")
     gateway.node.unload("second")
