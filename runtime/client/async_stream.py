@@ -56,8 +56,8 @@ class AsyncStream:
     def ready(self) -> list[Event]:
         """What has come besides the event that the last step returned; waits for nothing.
 
-        For a reader that shows several tokens at once where they come faster than it reads. Not all
-        that there may be: an end, for one, is returned by the next step alone.
+        For a reader that shows several tokens at once where they come faster than it reads. What is
+        no token may be left to the next step; the completion always is.
         """
         self._reply.require_own()
         return self._reply.ready()

@@ -114,8 +114,9 @@ class Reply:
                     self._take_tokens(message)
             except PartMissing as error:
                 self._lost = error
-        found = list(self._events)
-        self._events.clear()
+        found = []
+        while self._events and not isinstance(self._events[0], CompletionEvent):
+            found.append(self._events.popleft())
         return found
 
     def restore(self, events: Iterable[Event]) -> None:

@@ -20,12 +20,13 @@ from runtime.gateway.routes import (
     own,
     own_cache,
     responses,
+    streams,
 )
 from runtime.gateway.service import Service
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 
 MODULES: Final[tuple[Any, ...]] = (
-    openai, responses, anthropic, ollama, native, own, own_cache, health,
+    openai, responses, anthropic, ollama, native, streams, own, own_cache, health,
 )  # fmt: skip
 """Each has ROUTES: methods (several with blanks between them), path, handler; and may have BODIES:
 the struct of a JSON body, by path."""

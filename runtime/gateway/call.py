@@ -16,12 +16,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from runtime import errors
 from runtime.gateway.connection import CONNECTION, Connection
+from runtime.gateway.conversation_streams import Conversations
 from runtime.gateway.explained import Explained
 from runtime.gateway.generation import BrokenStream, ClientGone, Generation, Socket
 from runtime.gateway.guard import check_host, check_key, check_origin
 from runtime.gateway.keys import ANYONE, Key, Keys
 from runtime.gateway.service import Birth, Service
 from runtime.gateway.stream_log import MODEL, Logged, Mark, StreamLog
+from runtime.gateway.time_limit import ReplyStream, time_limit_of
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.canonical import canonical
 from runtime.gateway.wire.errors import Api, api_of, error_body, status_of
@@ -162,6 +164,13 @@ class Call:
         """Send a value as JSON."""
         await self.answer(encode(value), status=status)
 
+    async def answer_nothing(self) -> None:
+        """Send that it is done, without a body."""
+        self.has_begun = True
+        headers = self.own_headers()
+        await self._send({"type": "http.response.start", "status": 204, "headers": headers})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
     async def fail(self, failure: Failure) -> None:
         """Send why there is no other answer, in the words of the API that was called."""
         headers: list[tuple[bytes, bytes]] = []
@@ -229,19 +238,27 @@ class Call:
             head = self.head(wanted, model or await self.model(wanted.model))
         fixed = head
         client = await service.client()
+        limit = time_limit_of(wanted, is_shown=wanted.is_stream)
+        conversations = service.own(Conversations)
         with self.counted():
+            answer = make(fixed, wanted)
+            kept = conversations.begin(self, answer, is_stream=wanted.is_stream)
+
+            def begin(number: int) -> ReplyStream:
+                reply = service.stream(client, fixed, wanted, number, key, limit)
+                return reply if kept is None else kept.begun(reply)
+
             generation = Generation(
-                service,
-                wanted,
-                fixed,
-                make(fixed, wanted),
-                lambda number: service.stream(client, fixed, wanted, number, key),
-                self.own_headers(),
-                self._socket(),
+                service, wanted, fixed, answer, begin, self.own_headers(), self._socket()
             )
             try:
-                await self.show(generation)
+                if kept is None:
+                    await self.show(generation)
+                else:
+                    await kept.run(generation, self._noting_begin, self.answer, self.log)
             finally:
+                if kept is not None:
+                    conversations.forget_unless_begun(kept)
                 self.n_tokens += generation.n_computed
                 for done in generation.done.values():
                     service.counts.note(done)

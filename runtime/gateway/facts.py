@@ -19,6 +19,8 @@ class ModelFacts:
     created: int
     """Unix time from which it has been listed: that of the gateway's start."""
     details: dict[str, Any]
+    is_up: bool = True
+    """False: it is being loaded, or started again."""
 
     @property
     def n_ctx(self) -> int | None:
@@ -39,7 +41,10 @@ async def model_facts(call: Call, model: str | None = None) -> list[ModelFacts]:
     names = call.service.models(call.key) if model is None else [model]
     began = int(call.service.began)
     found = await asyncio.gather(*(_details(client, one) for one in names))
-    return [ModelFacts(one, began, details) for one, details in zip(names, found, strict=True)]
+    return [
+        ModelFacts(one, began, details, call.service.is_up(one))
+        for one, details in zip(names, found, strict=True)
+    ]
 
 
 async def _details(client: AsyncClient, model: str) -> dict[str, Any]:

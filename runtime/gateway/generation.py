@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from runtime import errors
 from runtime.client.results import Completion, CompletionEvent, Event, TokenEvent
 from runtime.gateway.stream_log import Logged, Mark, StreamLog
+from runtime.gateway.time_limit import Begin, ReplyStream
 from runtime.gateway.wire.failure import failure_of
 from runtime.gateway.wire.tokens import ids_of
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
 
 if TYPE_CHECKING:
-    from runtime.client.async_stream import AsyncStream
     from runtime.gateway.service import Service
 
 Send = Callable[[Any], Awaitable[None]]
@@ -37,9 +37,6 @@ STREAM_HEADERS: Final = (
 
 class ClientGone(Exception):
     """The client has closed the connection."""
-
-
-Begin = Callable[[], "AsyncStream"]
 
 
 async def merged(begin: Sequence[Begin | None], n: int) -> AsyncGenerator[Batch]:
@@ -145,7 +142,7 @@ class Generation:
         wanted: Wanted,
         head: Head,
         answer: Answer,
-        begin: Callable[[int], AsyncStream],
+        begin: Callable[[int], ReplyStream],
         headers: Sequence[tuple[bytes, bytes]] = (),
         socket: Socket | None = None,
     ) -> None:
@@ -187,6 +184,10 @@ class Generation:
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
 
+    async def run_through(self, send: Send, answer: AnswerWhole) -> None:
+        """The same to the end, also when the client has gone."""
+        await self._work(send, answer)
+
     async def _work(self, send: Send, answer: AnswerWhole) -> None:
         async with contextlib.aclosing(self._events()) as events:
             if not self._wanted.is_stream:
@@ -211,7 +212,7 @@ class Generation:
             self.done[number] = last.completion
             return None
 
-        def begin() -> AsyncStream:
+        def begin() -> ReplyStream:
             stream = self._begin(number)
             stream.continue_after(known)
             return stream

@@ -46,13 +46,13 @@ class _LongWork(Generation):
             call.service, wanted, head, self._work_answer, _never_begun, call.own_headers()
         )
 
-    async def _events(self) -> AsyncGenerator[tuple[int, Any]]:
+    async def _events(self) -> AsyncGenerator[list[tuple[int, Any]]]:
         shares: asyncio.Queue[float | None] = asyncio.Queue()
         task = asyncio.ensure_future(self._do(shares.put_nowait))
         task.add_done_callback(lambda _: shares.put_nowait(None))
         try:
             while (share := await shares.get()) is not None:
-                yield 0, share
+                yield [(0, share)]
             self._work_answer.result = await task
         finally:
             task.cancel()

@@ -19,6 +19,7 @@ from runtime.client.results import Completion, CompletionEvent, Event, TokenEven
 from runtime.gateway.explained import Explained
 from runtime.gateway.generation import BrokenStream, Generation
 from runtime.gateway.responses_store import ResponseStore, stored
+from runtime.gateway.time_limit import time_limit_of
 from runtime.gateway.wire import sse
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.failure import Failure, failure_of
@@ -28,16 +29,13 @@ from runtime.gateway.wire.tokens import ids_of
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
 
 if TYPE_CHECKING:
-    from runtime.client.async_stream import AsyncStream
     from runtime.gateway.call import Call
     from runtime.gateway.keys import Key
     from runtime.gateway.service import Service
+    from runtime.gateway.time_limit import ReplyStream
 
 LOG_BYTES: Final = 4 << 20
 """Of the frames of one response; the oldest go first."""
-LOGS_BYTES: Final = 64 << 20
-LOG_TTL_S: Final = 300.0
-"""After the end."""
 _CANCEL_S: Final = 10.0
 _LOG: Final = logging.getLogger("supervision.http")
 
@@ -100,7 +98,7 @@ class ResponseRun:
         self._wanted = wanted
         self._store = store
         self._changed = asyncio.Event()
-        self._stream: AsyncStream | None = None
+        self._stream: ReplyStream | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -112,7 +110,7 @@ class ResponseRun:
     def is_over(self) -> bool:
         return self.ended_at is not None
 
-    def start(self, stream: AsyncStream) -> None:
+    def start(self, stream: ReplyStream) -> None:
         """Begin."""
         self._stream = stream
         self._task = asyncio.create_task(self._run(stream))
@@ -154,7 +152,7 @@ class ResponseRun:
 
     # ── the task ────────────────────────────────────────────────────────────────────────────────
 
-    async def _run(self, stream: AsyncStream) -> None:
+    async def _run(self, stream: ReplyStream) -> None:
         done: Completion | None = None
         try:
             self._add(self.answer.begin())
@@ -325,7 +323,7 @@ class Shown(Generation):
         return self._follower.events()
 
 
-def _never_begun(number: int) -> AsyncStream:
+def _never_begun(number: int) -> ReplyStream:
     raise AssertionError(f"reply {number} of a log")
 
 
@@ -343,7 +341,8 @@ class Responses:
         """Begin a response in the background; raises what the request is refused with."""
         service = self._service
         client = await service.client()
-        stream = service.stream(client, head, wanted, 0, key)
+        limit = time_limit_of(wanted, is_shown=True)
+        stream = service.stream(client, head, wanted, 0, key, limit)
         service.begin(key)
         run = self.made(key, head, wanted, answer, sent)
         self.keep(run)
@@ -385,10 +384,11 @@ class Responses:
 
     def _tidy(self, now: float) -> None:
         """Drop logs that are too old, and the oldest of those that are too much together."""
+        settings = self._service.settings
         n_bytes = sum(run.n_bytes for run in self._runs.values())
         ended = [one for one in self._runs.values() if one.ended_at is not None]
         for run in sorted(ended, key=lambda one: one.ended_at or 0.0):
-            if now - (run.ended_at or 0.0) <= LOG_TTL_S and n_bytes <= LOGS_BYTES:
+            if now - (run.ended_at or 0.0) <= settings.log_ttl_s and n_bytes <= settings.log_bytes:
                 break
             n_bytes -= run.n_bytes
             self.drop(run)

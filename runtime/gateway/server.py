@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from socket import (
@@ -58,15 +58,16 @@ class GatewayServer:
         self,
         args: HttpWorkerArgs,
         connect: Callable[[], AsyncClient],
-        loaded: Callable[[], Iterable[str]],
+        states: Callable[[], Mapping[str, str]],
         log: logging.Logger,
         shelf: ShelfClient,
     ) -> None:
         quiet_uvicorn()
         settings = args.settings
         self.service = Service(
-            settings, connect, loaded, args.secret, partial(attached, Path(args.node_dir))
+            settings, connect, states, args.secret, partial(attached, Path(args.node_dir))
         )
+        self.service.expect(args.expected, args.expected_until)
         self._shelf, self._worker = shelf, args.number
         stored = ResponsesLog(shelf, f"{RESPONSES}{args.number}")
         self.service.responses.store.begin_log(stored, stored.found)

@@ -20,6 +20,7 @@ from runtime.gateway.keys import Key, salt_of
 from runtime.gateway.limits import Limits
 from runtime.gateway.names import resolve
 from runtime.gateway.response_runs import Responses
+from runtime.gateway.time_limit import LimitedStream, ReplyStream, TimeLimit
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.wanted import Head, Wanted
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
 
 BOOT_WAIT_S: Final = 10.0
 """How long a request waits for a node that is still starting."""
+PROBE_S: Final = 1.0
+"""How long a probe of the gateway's health waits for the node."""
 _LOOK_S: Final = 0.05
+_UP, _DOWN = "up", "down"
+_GONE: Final = frozenset({_DOWN, "stopping"})
 KEPT_VOCABULARIES: Final = 4
 _SEEDS: Final = 1 << 64
 
@@ -54,13 +59,14 @@ class Service:
         self,
         settings: GatewaySettings,
         connect: Callable[[], AsyncClient],
-        loaded: Callable[[], Iterable[str]],
+        states: Callable[[], Mapping[str, str]],
         secret: bytes = b"",
         attach: Callable[[], Client] | None = None,
     ) -> None:
-        """``connect`` raises NodeNotRunning while the node starts; ``loaded`` lists ids of models.
+        """``connect`` raises NodeNotRunning while the node starts.
 
-        ``secret`` is the node's, for what separates keys. ``attach`` opens a client that blocks.
+        ``states``: the supervisor's, by ids of models. ``secret`` is the node's, for what
+        separates keys. ``attach`` opens a client that blocks.
         """
         self.settings = settings
         self.limits = Limits()
@@ -68,11 +74,13 @@ class Service:
         self.running = 0
         self.counts = Counts()
         self.began = time.time()
+        self._expected: set[str] = set()
+        self._expected_until = 0.0
         self.is_draining = False
         self.responses = Responses(self)
         self.agents = Agents()
         self._connect = connect
-        self._loaded = loaded
+        self._states = states
         self._secret = secret
         self._attach = attach
         self._client: AsyncClient | None = None
@@ -105,6 +113,33 @@ class Service:
         return found
 
     # ── models ──────────────────────────────────────────────────────────────────────────────────
+
+    def _loaded(self) -> list[str]:
+        return [model for model, state in self._states().items() if state not in _GONE]
+
+    def is_up(self, model: str) -> bool:
+        """Whether it can answer now; else it is being started."""
+        return self._states().get(model) == _UP
+
+    async def is_loading(self) -> bool:
+        """Whether models are wanted, or the node itself is being started, and none is up yet."""
+        states = self._states()
+        self._expected -= states.keys()  # from here on it is known whether they are wanted
+        if _UP in states.values():
+            return False
+        try:
+            async with asyncio.timeout(PROBE_S):
+                wanted = await self._wanted()
+        except (TimeoutError, errors.LlamaActorsError):
+            return True
+        if time.time() > self._expected_until:
+            self._expected.clear()
+        self._expected -= set(wanted)
+        return bool(self._expected) or any(states.get(model) != _DOWN for model in wanted)
+
+    def expect(self, models: Iterable[str], until: float) -> None:
+        """These will be wanted; ``until`` (Unix time) they are waited for."""
+        self._expected, self._expected_until = set(models), until
 
     def models(self, key: Key) -> list[str]:
         """Ids of the loaded models that a key may use, sorted."""
@@ -174,11 +209,32 @@ class Service:
         return salt_of(key, self._secret, own)
 
     def stream(
-        self, client: AsyncClient, head: Head, wanted: Wanted, number: int, key: Key
-    ) -> AsyncStream:
+        self,
+        client: AsyncClient,
+        head: Head,
+        wanted: Wanted,
+        number: int,
+        key: Key,
+        limit: TimeLimit | None = None,
+    ) -> ReplyStream:
         """The reply with this number, which is sent by its first step."""
-        given = wanted.inputs[number // wanted.n]
         options: dict[str, Any] = dict(wanted.options)
+        if limit is None:
+            return self._stream(client, head, wanted, number, key, options)
+        options["timeout_s"] = limit.of_node
+        stream = self._stream(client, head, wanted, number, key, options)
+        return LimitedStream(stream, limit)
+
+    def _stream(
+        self,
+        client: AsyncClient,
+        head: Head,
+        wanted: Wanted,
+        number: int,
+        key: Key,
+        options: dict[str, Any],
+    ) -> AsyncStream:
+        given = wanted.inputs[number // wanted.n]
         salt = self.salt(key, options.pop("cache_salt", ""))
         if salt:
             options["salt"] = salt

@@ -235,6 +235,8 @@ class StreamLog:
         self._fd: int | None = fd
         self._size = size
         self._pending: list[list[Any]] = []
+        self.n_data = 0
+        """Bytes of the answer that were noted by this process."""
 
     @classmethod
     def begin(
@@ -285,7 +287,8 @@ class StreamLog:
         self.wrote(b"")
 
     def wrote(self, data: bytes) -> None:
-        """These bytes are about to be written to the socket."""
+        """These bytes are about to be written to the socket, or would be if it were open."""
+        self.n_data += len(data)
         if self._fd is None:
             return
         events = _CODEC.pack(self._pending) if self._pending else b""

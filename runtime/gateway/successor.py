@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from runtime import errors
 from runtime.gateway.call import Call, Handler
 from runtime.gateway.connection import CONNECTION, Connection
+from runtime.gateway.conversation_streams import Conversations, ConversationStream
 from runtime.gateway.generation import BrokenStream, ClientGone
 from runtime.gateway.service import Birth, Service
 from runtime.gateway.stream_log import (
@@ -72,6 +73,7 @@ class Successor:
         """Take every answer and every connection from the shelf; what continues them."""
         found: list[Awaitable[None]] = []
         answered: set[str] = set()
+        conversations = self._service.own(Conversations)
         for name, sock, fd in self._entries(STREAMS):
             logged = read_log(fd)
             if logged is None:
@@ -82,7 +84,9 @@ class Successor:
             answered.add(logged.head.connection_id)
             log = StreamLog(self._shelf, name, fd, logged.n_bytes)
             log.take(logged.n_bytes)
-            found.append(self._continue(sock, logged, log))
+            # Before any client can ask for it.
+            kept = conversations.restore(logged, self._service.settings)
+            found.append(self._kept(self._continue(sock, logged, log), kept, logged))
         # Those without an answer under way: what had come on them is read again.
         for name, sock, fd in self._entries(CONNECTIONS):
             forget = partial(self._shelf.forget, name)
@@ -113,6 +117,16 @@ class Successor:
                 continue
             sock.setblocking(False)
             yield name, sock, log_fd
+
+    async def _kept(
+        self, continued: Awaitable[None], kept: ConversationStream | None, logged: Logged
+    ) -> None:
+        """Continue an answer; if it can be read again, let that end with it."""
+        try:
+            await continued
+        finally:
+            if kept is not None:
+                kept.end(is_whole="end" in logged.marks)
 
     async def _continue(self, sock: socket.socket, logged: Logged, log: StreamLog) -> None:
         loop = asyncio.get_running_loop()

@@ -54,7 +54,7 @@ class HttpWorker(EngineWorker):
         args = self._args_given
         folder = Path(args.node_dir)
         shelf = ShelfClient(folder, RuntimeDir(folder).cookie() or b"")
-        server = GatewayServer(args, self._connect, self._loaded, self.log, shelf)
+        server = GatewayServer(args, self._connect, self._states, self.log, shelf)
         sockets = self._sockets(shelf)
         loop = asyncio.get_running_loop()
 
@@ -88,16 +88,12 @@ class HttpWorker(EngineWorker):
         except NodeNotRunning as error:
             raise errors.NodeNotRunning(0, str(error)) from error
 
-    def _loaded(self) -> list[str]:
-        """Ids of models, from the directory that the root keeps up to date."""
+    def _states(self) -> dict[str, str]:
+        """States of models by their ids, from the directory that the root keeps up to date."""
         from actors.messages.actor_ids import model_of
 
         entries: list[Entry] = list(self.directory.values())
-        return [
-            model
-            for entry in entries
-            if entry.state not in ("down", "stopping") and (model := model_of(entry.id))
-        ]
+        return {model: entry.state for entry in entries if (model := model_of(entry.id))}
 
     # ── mailbox ─────────────────────────────────────────────────────────────────────────────────
 

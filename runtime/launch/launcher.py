@@ -66,6 +66,7 @@ def serve(
             signing_key=signing_key(config.disk_root if has_disk else None),
             gateway=config.gateway,
             node_dir=str(config.node_dir),
+            models=tuple(config.models),
         )
         return run_node(
             NodeConfig(

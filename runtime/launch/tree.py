@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +32,7 @@ MODEL_UNLOAD_TIMEOUT_S: Final = 5.0  # to end requests and notify callers, then 
 
 HTTP_STOP_EXTRA_S: Final = 5.0
 HTTP_LOOP_S: Final = 30.0  # it shows life each second, unless something blocks its event loop
+EXPECTED_S: Final = 60.0  # from the start until the first model's load begins, at most
 MODEL_STEP_TIMEOUT_S: Final = 600.0  # one decode of a huge model on a slow machine stays below it
 
 
@@ -61,8 +63,9 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
     signing_key: bytes = b"",
     gateway: GatewaySettings | None = None,
     node_dir: str = "",
+    models: tuple[str, ...] = (),
 ) -> SupervisorSpec:
-    """What the root supervises."""
+    """What the root supervises. ``models``: ids of those that are loaded when it has started."""
     budgets = tuple((tier.name, tier.budget_bytes) for tier in file_tiers)
     directories = tuple((tier.name, tier.root_dir) for tier in file_tiers)
     return SupervisorSpec(
@@ -154,19 +157,26 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
             ChildSpec(
                 "scheduler", "actors.node.pressure_scheduler.PressureSchedulerActor", pressure
             ),
-            *((_gateway(gateway, node_dir, signing_key),) if gateway and gateway.is_on else ()),
+            *(
+                (_gateway(gateway, node_dir, signing_key, models),)
+                if gateway and gateway.is_on
+                else ()
+            ),
         ),
     )
 
 
-def _gateway(settings: GatewaySettings, node_dir: str, signing_key: bytes) -> ChildSpec:
+def _gateway(
+    settings: GatewaySettings, node_dir: str, signing_key: bytes, models: tuple[str, ...]
+) -> ChildSpec:
     """HTTP, last: it is the first to stop, while all that it asks still runs."""
+    until = time.time() + EXPECTED_S
     secret = hashlib.blake2b(b"namespaces of keys", key=signing_key[:64]).digest()
     workers = tuple(
         ChildSpec(
             f"http:{number}",
             "runtime.gateway.worker.HttpWorker",
-            HttpWorkerArgs(node_dir, settings, number, secret),
+            HttpWorkerArgs(node_dir, settings, number, secret, models, until),
             shutdown=settings.drain_s + HTTP_STOP_EXTRA_S,
             engine_heartbeat_s=HTTP_LOOP_S,
         )

@@ -98,6 +98,8 @@ class GatewaySettings:
     stalled_s: float = 60.0
     keepalive_s: float = 1.0
     drain_s: float = 10.0
+    log_ttl_s: float = 300.0
+    log_bytes: int = 64 << 20
     tls_certificate: str | None = None
     tls_key: str | None = None
 
@@ -116,6 +118,10 @@ class HttpWorkerArgs:
     number: int = 0
     secret: bytes = field(default=b"", repr=False)
     """What the namespaces of keys are derived from; kept beside the rows."""
+    expected: tuple[str, ...] = ()
+    """Ids of the models that are loaded once the node has started."""
+    expected_until: float = 0.0
+    """Unix time until which they are waited for before anything is known of them."""
 
 
 def listen_from(text: str, key: str = "gateway.listen") -> Listen:
@@ -163,7 +169,7 @@ def check(settings: GatewaySettings) -> None:
             "gateway.max_bodies", "is less than gateway.max_body: one body must fit into it"
         )
     for key in ("workers", "max_body", "max_header_bytes", "max_headers", "max_connections",
-                "max_per_address", "max_running"):  # fmt: skip
+                "max_per_address", "max_running", "log_bytes"):  # fmt: skip
         if getattr(settings, key) < 1:
             raise ConfigError(f"gateway.{key}", "must be at least 1")
 

@@ -248,6 +248,8 @@ class _GatewayDefaults:
     stalled_s: float = 60.0
     keepalive_s: float = 1.0
     drain_s: float = 10.0
+    log_ttl_s: float = 300.0
+    log_bytes: Size = 64 << 20
     tls_certificate: PathText = None
     tls_key: PathText = None
 
@@ -296,6 +298,8 @@ Gateway: Final = _table(
         "stalled_s": "Seconds without a byte read by the client until a stream is cancelled.",
         "keepalive_s": "A stream on which nothing was sent for so many seconds gets a comment.",
         "drain_s": "Seconds for running requests when the gateway is stopped.",
+        "log_ttl_s": "Seconds for which a stream can be read again after its end.",
+        "log_bytes": "Of such streams in each worker; the oldest go first.",
         "tls_certificate": "Certificate chain in PEM. Behind a proxy on this machine it is not "
         "needed.",
         "tls_key": "Its private key.",

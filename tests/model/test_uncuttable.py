@@ -66,7 +66,7 @@ def load(node: Node, gguf: dict[str, Path], arch: str, layout: str = "f16") -> s
 
 
 def ask(node: Node, model: str, prompt: list[int], n: int = 12) -> Completion:
-    """With `always`: only it promises that a next turn equals the same conversation read at once."""
+    """With `always`: only it promises that a next turn equals the conversation read at once."""
     return node.complete(model, prompt, max_tokens=n, exact="always")
 
 

@@ -11,12 +11,25 @@ OLLAMA_RUNS: Final = b"Ollama is running"
 """Clients of Ollama compare this text."""
 
 
+LOADING: Final = {
+    "error": {"code": 503, "message": "Loading model", "type": "unavailable_error"},
+}
+"""llama-server's body, by which its clients wait."""
+
+
 async def health(call: Call) -> None:
-    """It accepts requests. 503 while no model is there, as llama-server has it while it loads."""
+    """Whether a model can be asked. 503 while models are loaded, and none is there yet."""
+    if await call.service.is_loading():
+        await call.answer_json(LOADING, status=503)
+    else:
+        await call.answer_json({"status": "ok"})
+
+
+async def ready(call: Call) -> None:
+    """The same; and 503 once the gateway is being stopped, though it still answers."""
     if call.service.is_draining:
         raise Refused(Failure(Fault.UNAVAILABLE, "this gateway is being stopped"))
-    await call.service.client()
-    await call.answer_json({"status": "ok"})
+    await health(call)
 
 
 async def root(call: Call) -> None:
@@ -26,6 +39,6 @@ async def root(call: Call) -> None:
 ROUTES: Final = (
     ("GET", "/health", health),
     ("GET", "/v1/health", health),
-    ("GET", "/readyz", health),
+    ("GET", "/readyz", ready),
     ("GET", "/", root),
 )

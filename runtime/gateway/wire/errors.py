@@ -17,6 +17,7 @@ _NATIVE: Final = frozenset(
         "reranking", "embedding", "embeddings", "props", "slots", "metrics", "lora-adapters",
     }
 )  # fmt: skip
+_NATIVE_V1: Final = frozenset({("v1", "stream"), ("v1", "streams")})
 JSON: Final = "application/json"
 
 
@@ -27,7 +28,8 @@ def api_of(path: str, *, has_version: bool = False) -> Api:
         return "ollama"
     if "messages" in parts or has_version:
         return "anthropic"
-    return "native" if parts[0] in _NATIVE else "openai"
+    is_native = parts[0] in _NATIVE or tuple(parts[:2]) in _NATIVE_V1
+    return "native" if is_native else "openai"
 
 
 def error_body(failure: Failure, api: Api, request_id: str = "") -> bytes:

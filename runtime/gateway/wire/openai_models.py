@@ -24,6 +24,7 @@ def openai_model(facts: ModelFacts, name: str | None = None) -> dict[str, Any]:
         "object": "model",
         "created": facts.created,
         "owned_by": OWNER,
+        "status": {"value": "loaded" if facts.is_up else "loading"},  # as llama-server has it
     }
     if name and name != facts.id:
         found["root"] = facts.id
