@@ -13,7 +13,7 @@ import pytest
 from actors import messages as m
 from runtime import errors
 from runtime.gateway import service as services
-from runtime.gateway.app import build_app
+from runtime.gateway.app import App
 from runtime.gateway.service import Service
 from runtime.settings.gateway import GatewaySettings
 
@@ -56,7 +56,7 @@ def get(service: Service, path: str) -> tuple[int, Any]:
         "type": "http", "method": "GET", "path": path, "raw_path": path.encode(),
         "query_string": b"", "headers": [(b"host", b"127.0.0.1")], "root_path": "",
     }  # fmt: skip
-    asyncio.run(build_app(service)(scope, receive, send))
+    asyncio.run(App(service)(scope, receive, send))
     start, body = sent
     return start["status"], json.loads(body["body"])
 
