@@ -131,6 +131,25 @@ def test_the_room_of_an_answered_body_is_free_again(gateway: Gateway) -> None:
     connection.close()
 
 
+def test_two_requests_at_once_give_their_room_back(gateway: Gateway) -> None:
+    """The second comes in the same packet, and is counted on the same connection."""
+    body = b" " * (100 << 10)
+    one = HEAD % len(body) + body
+    last = one.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
+    for _ in range(MAX_BODIES // (2 * len(body)) + 20):
+        with contextlib.closing(gateway.raw()) as sock:
+            sock.sendall(one + last)
+            got = b""
+            with contextlib.suppress(ConnectionResetError):
+                while more := sock.recv(65536):
+                    got += more
+        assert got.startswith(b"HTTP/1.1 400 "), got[:200]
+        assert b" 503 " not in got
+    for _ in range(2):
+        whole = gateway.call("POST", "/v1/completions", b" " * (30 * MIB))
+        assert whole.status == 400
+
+
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_body_of_100_mib_is_refused_while_it_comes(gateway: Gateway, is_chunked: bool) -> None:
     watched = Watched(gateway)

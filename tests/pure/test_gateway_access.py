@@ -26,6 +26,7 @@ from runtime.gateway.limits import Bucket, Limits
 from runtime.gateway.names import resolve
 from runtime.gateway.wire.failure import Fault, Refused
 from runtime.launch import listeners
+from runtime.settings.gateway import GatewaySettings, check
 
 pytestmark = pytest.mark.pure
 
@@ -60,6 +61,12 @@ def test_other_hosts_are_refused(hosts: list[bytes]) -> None:
 
 def test_a_unix_socket_needs_no_host() -> None:
     assert guard.check_host([b"anything"], [], is_unix=True) == "anything"
+
+
+def test_all_bodies_together_have_room_for_one() -> None:
+    check(GatewaySettings(max_body=1 << 20, max_bodies=1 << 20))
+    with pytest.raises(ConfigError, match="max_bodies"):
+        check(GatewaySettings(max_body=(1 << 20) + 1, max_bodies=1 << 20))
 
 
 def test_a_key_has_rules_of_its_own() -> None:
