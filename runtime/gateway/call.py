@@ -7,8 +7,9 @@ import contextlib
 import datetime
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -24,6 +25,7 @@ from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.canonical import canonical
 from runtime.gateway.wire.errors import Api, api_of, error_body, status_of
 from runtime.gateway.wire.failure import Failure, Fault, Refused, failure_of, invalid
+from runtime.gateway.wire.rates import Rates, rate_headers
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
 
 Scope = Any
@@ -56,6 +58,10 @@ class Call:
         """What a predecessor had logged of the answer that is continued here."""
         self.n_tokens = 0
         """Tokens that were computed for it: what a key's limits count."""
+        self.rates: Rates | None = None
+        """What is left to its key, where that has limits."""
+        self.settle: Callable[[], Awaitable[None]] | None = None
+        """What must have been done before the last bytes of the answer are sent."""
         self._receive = receive
         self._send = send
 
@@ -113,6 +119,8 @@ class Call:
         found = [(b"x-request-id", ours), (b"request-id", ours)]
         if self.origin is not None:
             found += [(b"access-control-allow-origin", self.origin), (b"vary", b"Origin")]
+        if self.rates is not None:
+            found += rate_headers(self.rates, self.api, time.time())
         return found
 
     async def answer(
@@ -124,6 +132,8 @@ class Call:
         headers: Headers = (),
     ) -> None:
         """Send a whole answer."""
+        if self.settle is not None:
+            await self.settle()
         self.has_begun = True
         found = [
             (b"content-type", content_type),
@@ -163,6 +173,7 @@ class Call:
     async def fail(self, failure: Failure) -> None:
         """Send why there is no other answer, in the words of the API that was called."""
         headers: list[tuple[bytes, bytes]] = []
+        self.rates = failure.rates or self.rates
         if failure.retry_after is not None:
             headers.append((b"retry-after", failure.retry_after.encode()))
         if failure.allow is not None:
@@ -179,17 +190,17 @@ class Call:
         await self.fail(failure)
         return True
 
-    def counted(self) -> AbstractContextManager[None]:
+    def counted(self) -> AbstractAsyncContextManager[None]:
         """Count it among the requests that run; Refused where it may not."""
         return self._counted(is_checked=True)
 
-    @contextlib.contextmanager
-    def _counted(self, *, is_checked: bool) -> Iterator[None]:
-        self.service.begin(self.key, is_checked=is_checked)
+    @contextlib.asynccontextmanager
+    async def _counted(self, *, is_checked: bool) -> AsyncIterator[None]:
+        self.rates = await self.service.begin(self.id, self.key, is_checked=is_checked)
         try:
             yield
         finally:
-            self.service.end(self.key, self.n_tokens)
+            self.service.end(self.id, self.n_tokens)
 
     async def model(self, asked: str | None) -> str:
         """The id of the model that a name means; Refused."""
@@ -221,7 +232,7 @@ class Call:
             head = self.head(wanted, model or await self.model(wanted.model))
         fixed = head
         client = await service.client()
-        with self.counted():
+        async with self.counted():
             generation = Generation(
                 service,
                 wanted,
@@ -250,6 +261,9 @@ class Call:
 
     async def _noting_begin(self, message: Any) -> None:
         self.has_begun = True
+        is_last = message["type"] == "http.response.body" and not message.get("more_body")
+        if is_last and self.settle is not None:
+            await self.settle()
         await self._send(message)
 
 

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 from runtime import errors
 from runtime.client.results import Completion, CompletionEvent, Event, TokenEvent
 from runtime.gateway.generation import BrokenStream, Generation
-from runtime.gateway.responses_store import ResponseStore, stored
+from runtime.gateway.kept_responses import KeptResponses
+from runtime.gateway.responses_store import stored
 from runtime.gateway.wire import sse
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.failure import Failure, failure_of
+from runtime.gateway.wire.rates import Rates
 from runtime.gateway.wire.responses_answer import ResponseAnswer
 from runtime.gateway.wire.responses_items import Item
 from runtime.gateway.wire.tokens import ids_of
@@ -81,7 +83,7 @@ class ResponseRun:
         wanted: Wanted,
         answer: ResponseAnswer,
         sent: list[Item],
-        store: ResponseStore | None,
+        store: KeptResponses | None,
     ) -> None:
         """``sent``: the items that it answers. ``store``: where it is kept at its end."""
         self.answer = answer
@@ -93,8 +95,9 @@ class ResponseRun:
         """What it has failed with."""
         self.ended_at: float | None = None
         """By the monotonic clock."""
+        self.rates: Rates | None = None
+        """What was left to its key when it began."""
         self._service = service
-        self._key = key
         self._head = head
         self._wanted = wanted
         self._store = store
@@ -144,6 +147,11 @@ class ResponseRun:
         self._end(frames)
         return b"".join(frames)
 
+    async def settled(self) -> None:
+        """Wait until ``finish`` has stored it, or that has to be retried."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
     # ── for readers ─────────────────────────────────────────────────────────────────────────────
 
     async def changed(self) -> None:
@@ -177,7 +185,7 @@ class ResponseRun:
             _LOG.exception("the response %s failed", self.answer.id)
             await self._fail(errors.EngineFailed(failure_of(error).message))
         finally:
-            self._service.end(self._key, _n_computed(done))
+            self._service.end(self.answer.id, _n_computed(done))
 
     async def _fail(self, error: errors.LlamaActorsError) -> None:
         frames = self.answer.failed(failure_of(error))
@@ -193,9 +201,8 @@ class ResponseRun:
         """Before its last frame is shown: a client may continue it at once."""
         if self._store is None:
             return
-        response = self.answer.response()
-        previous = response["previous_response_id"]
-        await self._store.keep(stored(response, self.sent, self.owner, previous))
+        who = self._service.ledger.who
+        await self._store.keep(stored(self.answer.response(), self.sent, self.owner, who))
 
     def _add(self, frames: Sequence[bytes]) -> None:
         if frames:
@@ -326,10 +333,10 @@ def _never_begun(number: int) -> AsyncStream:
 
 
 class Responses:
-    """The responses of one worker."""
+    """The responses of one worker, and what all have stored."""
 
     def __init__(self, service: Service) -> None:
-        self.store = ResponseStore()
+        self.store = KeptResponses(service.ledger)
         self._service = service
         self._runs: dict[str, ResponseRun] = {}
 
@@ -340,8 +347,9 @@ class Responses:
         service = self._service
         client = await service.client()
         stream = service.stream(client, head, wanted, 0, key)
-        service.begin(key)
+        rates = await service.begin(answer.id, key)
         run = self.made(key, head, wanted, answer, sent)
+        run.rates = rates
         self.keep(run)
         await run.keep_begun()
         run.start(stream)
@@ -372,7 +380,8 @@ class Responses:
         if run is not None:
             self.drop(run)
             await run.leave()
-        return await self.store.forget(name, key.name) or run is not None
+        was_stored, _ = await self.store.forget(name, key.name)
+        return was_stored or run is not None
 
     def drop(self, run: ResponseRun) -> None:
         """Keep its log no more."""

@@ -24,13 +24,12 @@ from typing import Any, Final
 
 import uvicorn
 
-from runtime.client.async_client import AsyncClient
+from runtime.client.transport import Transport
 from runtime.gateway.acceptor import Acceptor
 from runtime.gateway.app import build_app, find_route
 from runtime.gateway.connection import Arrival
 from runtime.gateway.keys import BadKeys, Keys, keys_from
 from runtime.gateway.protocol import GuardedProtocol
-from runtime.gateway.responses_log import RESPONSES, ResponsesLog
 from runtime.gateway.service import Service
 from runtime.gateway.stream_log import Received
 from runtime.gateway.successor import Successor
@@ -48,17 +47,15 @@ class GatewayServer:
     def __init__(
         self,
         args: HttpWorkerArgs,
-        connect: Callable[[], AsyncClient],
+        connect: Callable[[], Transport],
         loaded: Callable[[], Iterable[str]],
         log: logging.Logger,
         shelf: ShelfClient,
     ) -> None:
         quiet_uvicorn()
         settings = args.settings
-        self.service = Service(settings, connect, loaded, args.secret)
+        self.service = Service(settings, connect, loaded, args.secret, args.number)
         self._shelf, self._worker = shelf, args.number
-        stored = ResponsesLog(shelf, f"{RESPONSES}{args.number}")
-        self.service.responses.store.begin_log(stored, stored.found)
         self._acceptor: Acceptor | None = None
         self._connecting: set[asyncio.Future[None]] = set()
         self._keys = KeysFile(settings.keys_file, log)
@@ -99,10 +96,14 @@ class GatewayServer:
             self._acceptor = Acceptor(sockets, self._accepted)
             on_listening()
             self._continued = {asyncio.ensure_future(one) for one in self._successor.begin()}
+        reports = asyncio.create_task(self.service.ledger.run())
         await serving
         if self._continued:
             left_s = max(0.0, self._drained_at - time.monotonic())
             await asyncio.wait(self._continued, timeout=left_s)
+        reports.cancel()
+        await asyncio.gather(reports, return_exceptions=True)
+        await self.service.ledger.leave()
 
     def _accepted(self, sock: socket) -> None:
         """At once: this process has a connection that no other knows."""

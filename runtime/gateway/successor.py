@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final
 
@@ -78,9 +78,10 @@ class Successor:
                 os.close(fd)
                 continue
             answered.add(logged.head.connection_id)
+            self._service.ledger.claim([logged.head.call_id])
             log = StreamLog(self._shelf, name, fd, logged.n_bytes)
             log.take(logged.n_bytes)
-            found.append(self._continue(sock, logged, log))
+            found.append(self._continued(sock, logged, log))
         # Those without an answer under way: what had come on them is read again.
         for name, sock, fd in self._entries(CONNECTIONS):
             forget = partial(self._shelf.forget, name)
@@ -111,6 +112,12 @@ class Successor:
                 continue
             sock.setblocking(False)
             yield name, sock, log_fd
+
+    async def _continued(self, sock: socket.socket, logged: Logged, log: StreamLog) -> None:
+        try:
+            await self._continue(sock, logged, log)
+        finally:
+            self._service.ledger.end(logged.head.call_id, 0)  # unless its request has done it
 
     async def _continue(self, sock: socket.socket, logged: Logged, log: StreamLog) -> None:
         loop = asyncio.get_running_loop()
@@ -198,7 +205,7 @@ class ContinuedCall(Call):
     async def body(self) -> bytes:
         return self._body
 
-    def counted(self) -> AbstractContextManager[None]:
+    def counted(self) -> AbstractAsyncContextManager[None]:
         """It was allowed when it came."""
         return self._counted(is_checked=False)
 

@@ -1,8 +1,9 @@
 """An HTTP worker: an actor whose engine thread is an event loop with a server.
 
-Owns: the requests of its connections. Asks: inflight, the registry, models, over a connection of
-its own, as a client of the node does. Dies when its loop hangs; the listening sockets are on the
-launcher's shelf, so clients that are not accepted yet wait for its next incarnation.
+Owns: the requests of its connections. Asks: inflight, the registry, models, the ledger, over a
+connection of its own, as a client of the node does. Answers other workers: ``EndResponse``. Dies
+when its loop hangs; the listening sockets are on the launcher's shelf, so clients that are not
+accepted yet wait for its next incarnation.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from socket import socket
 from typing import Final
 
 from runtime import errors
-from runtime.client.async_client import AsyncClient
+from runtime.client.transport import Transport
 from runtime.settings.gateway import LISTENER, HttpWorkerArgs
 from supervision import EngineWorker, ExitReason
 from supervision.errors import NodeNotRunning
@@ -80,11 +81,11 @@ class HttpWorker(EngineWorker):
         found = [shelf.get(name) for name in sorted(shelf.names(LISTENER))]
         return [socket(fileno=fd) for one in found if one is not None for fd in one.fds]
 
-    def _connect(self) -> AsyncClient:
+    def _connect(self) -> Transport:
         from runtime.client.loop_transport import LoopTransport
 
         try:
-            return AsyncClient(LoopTransport(Path(self._args_given.node_dir)))
+            return LoopTransport(Path(self._args_given.node_dir))
         except NodeNotRunning as error:
             raise errors.NodeNotRunning(0, str(error)) from error
 

@@ -88,6 +88,7 @@ class GatewaySettings:
     max_connections: int = 1024
     max_per_address: int = 64
     max_running: int = 256
+    store_bytes: int = 64 << 20
     head_s: float = 10.0
     body_s: float = 30.0
     idle_s: float = 75.0
@@ -112,6 +113,14 @@ class HttpWorkerArgs:
     number: int = 0
     secret: bytes = field(default=b"", repr=False)
     """What the namespaces of keys are derived from; kept beside the rows."""
+
+
+@frozen
+class LedgerArgs:
+    """What the gateway's ledger is started with."""
+
+    node_dir: str
+    store_bytes: int
 
 
 def listen_from(text: str, key: str = "gateway.listen") -> Listen:
@@ -155,7 +164,7 @@ def check(settings: GatewaySettings) -> None:
         if getattr(settings, key) <= 0:
             raise ConfigError(f"gateway.{key}", "must be more than 0 seconds")
     for key in ("workers", "max_body", "max_header_bytes", "max_headers", "max_connections",
-                "max_per_address", "max_running"):  # fmt: skip
+                "max_per_address", "max_running", "store_bytes"):  # fmt: skip
         if getattr(settings, key) < 1:
             raise ConfigError(f"gateway.{key}", "must be at least 1")
 

@@ -46,6 +46,7 @@ async def create(call: Call) -> None:
     responses = service.responses
     if not asked.background:
         run = responses.made(call.key, head, wanted, answer, sent)
+        call.settle = run.settled
 
         def make(*_: object) -> Foreground:
             return Foreground(run, lambda: responses.keep(run))
@@ -58,6 +59,7 @@ async def create(call: Call) -> None:
         return
     first = answer.response()
     run = await responses.start(call.key, head, wanted, answer, sent)
+    call.rates = run.rates
     if asked.stream and call.has_begun:
         raise BrokenStream  # its worker was killed: the client reads on by starting_after
     if asked.stream:
