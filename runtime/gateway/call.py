@@ -15,12 +15,12 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect, Request
 
 from runtime import errors
-from runtime.gateway.connection import CONNECTION, Connection
+from runtime.gateway.connection import CONNECTION, Connection, logged_head
 from runtime.gateway.generation import BrokenStream, ClientGone, Generation, Socket
 from runtime.gateway.guard import check_host, check_key, check_origin
 from runtime.gateway.keys import ANYONE, Key, Keys
 from runtime.gateway.service import Birth, Service
-from runtime.gateway.stream_log import MODEL, Logged, Mark, StreamLog
+from runtime.gateway.stream_log import MODEL, Logged, LoggedHead, Mark, StreamLog
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.canonical import canonical
 from runtime.gateway.wire.errors import Api, api_of, error_body, status_of
@@ -96,6 +96,10 @@ class Call:
         if connection is not None and self.scope["method"] == "POST":
             body = await self.body()
             self.log = connection.begin_log(self.id, self.scope, body, self.key, self.birth)
+
+    async def logged_head(self, name: str) -> LoggedHead:
+        """What the log of something begins with that outlives this request."""
+        return logged_head(name, "", self.scope, await self.body(), self.key, self.birth)
 
     def end_log(self, *, is_complete: bool) -> None:
         """The answer is over."""
@@ -240,7 +244,7 @@ class Call:
                 make(fixed, wanted),
                 lambda number: service.stream(client, fixed, wanted, number, key),
                 self.own_headers(),
-                self._socket(),
+                self.socket(),
             )
             try:
                 await self.show(generation)
@@ -249,11 +253,12 @@ class Call:
                 for done in generation.done.values():
                     service.counts.note(done)
 
-    def _socket(self) -> Socket:
+    def socket(self, *, notes_events: bool = True) -> Socket:
+        """What is known of the socket that the answer goes to."""
         connection = self._connection
         if connection is None:
             return Socket(logged=self.logged)
-        return Socket(self.log, connection.is_paused, self.logged)
+        return Socket(self.log if notes_events else None, connection.is_paused, self.logged)
 
     async def show(self, generation: Generation) -> None:
         """Answer by a generation. Raises what that fails with before it has begun, ClientGone."""

@@ -43,7 +43,7 @@ _LAST_S: Final = 1.0
 
 
 class LedgerGone(Exception):
-    """It has not answered in time."""
+    """It, or another worker that was asked, has not answered in time."""
 
 
 class LedgerClient:
@@ -228,14 +228,16 @@ class LedgerClient:
 
     # ── messages ────────────────────────────────────────────────────────────────────────────────
 
-    async def ask(self, message: Callable[[str], object], within_s: float) -> object:
-        """The ledger's answer to ``message(ref)``; asked again when it ends; LedgerGone."""
+    async def ask(
+        self, message: Callable[[str], object], within_s: float, target: str = lm.LEDGER
+    ) -> object:
+        """The answer to ``message(ref)``; asked again when its process ends; LedgerGone."""
         ends_at = time.monotonic() + within_s
         transport = await self._connect()
         while True:
             left_s = max(0.0, ends_at - time.monotonic())
             try:
-                return await transport.ask(lm.LEDGER, message(new_ref()), timeout_s=left_s)
+                return await transport.ask(target, message(new_ref()), timeout_s=left_s)
             except (TargetDown, NodeRestarted) as error:
                 if time.monotonic() + _RETRY_S > ends_at:
                     raise LedgerGone(str(error)) from error
@@ -243,10 +245,10 @@ class LedgerClient:
             except SupervisionError as error:
                 raise LedgerGone(str(error)) from error
 
-    async def tell(self, message: object, target: str = lm.LEDGER) -> None:
+    async def tell(self, message: object) -> None:
         """Send without an answer; it may be lost."""
         with contextlib.suppress(SupervisionError):
-            (await self._connect()).notify(target, message, timeout_s=EVERY_S)
+            (await self._connect()).notify(lm.LEDGER, message, timeout_s=EVERY_S)
 
 
 def gone(what: str) -> Refused:

@@ -187,9 +187,17 @@ class PartsFound:
 
 @frozen
 class EndResponse:
-    """Worker → another worker: end a response that runs there. Without an answer."""
+    """Worker → another worker: end a response that runs there. Answered by ResponseEnding."""
 
+    ref: str
     name: str
     owner: str
     is_dropped: bool = False
     """Nothing of it is kept."""
+
+
+@frozen
+class ResponseEnding:
+    """Worker → another worker: it ends soon, if it runs here."""
+
+    ref: str

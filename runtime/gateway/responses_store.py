@@ -72,7 +72,7 @@ def stored(
     )
 
 
-def _ended(one: Stored) -> Stored:
+def ended(one: Stored) -> Stored:
     """A response of a worker that is gone, as it is now."""
     error = {
         "code": "server_error",
@@ -167,7 +167,7 @@ class ResponseStore:
         for one in list(self._kept.values()):
             is_left = one.is_running and one.number == who.number
             if is_left and one.started_ns < who.started_ns and one.id not in continued:
-                self.keep(_ended(one))
+                self.keep(ended(one))
 
     def _drop(self, name: str) -> None:
         found = self._kept.pop(name, None)

@@ -29,7 +29,9 @@ from runtime.gateway.acceptor import Acceptor
 from runtime.gateway.app import build_app, find_route
 from runtime.gateway.connection import Arrival
 from runtime.gateway.keys import BadKeys, Keys, keys_from
+from runtime.gateway.ledger_messages import EndResponse
 from runtime.gateway.protocol import GuardedProtocol
+from runtime.gateway.routes.responses import resume
 from runtime.gateway.service import Service
 from runtime.gateway.stream_log import Received
 from runtime.gateway.successor import Successor
@@ -58,6 +60,7 @@ class GatewayServer:
         self._shelf, self._worker = shelf, args.number
         self._acceptor: Acceptor | None = None
         self._connecting: set[asyncio.Future[None]] = set()
+        self._ending: set[asyncio.Future[None]] = set()
         self._keys = KeysFile(settings.keys_file, log)
         facts = {
             "settings": settings,
@@ -66,7 +69,10 @@ class GatewayServer:
             "worker": args.number,
         }
         self._protocol: Any = type("Protocol", (GuardedProtocol,), facts)
-        self._successor = Successor(self.service, shelf, args.number, find_route, self.adopt)
+        self.service.responses.shelf = shelf
+        self._successor = Successor(
+            self.service, shelf, args.number, find_route, self.adopt, resume
+        )
         self._drained_at = 0.0
         self._continued: set[asyncio.Future[None]] = set()
         self._server = uvicorn.Server(
@@ -159,6 +165,12 @@ class GatewayServer:
             made.feed(received)
         if self.service.is_draining:
             made.shutdown()
+
+    def end_response(self, asked: EndResponse) -> None:
+        """Another worker was asked to end a response that runs here."""
+        task = asyncio.ensure_future(self.service.responses.end(asked))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def stop(self) -> None:
         """Accept no more; end when what runs has ended, at the latest after ``drain_s``."""

@@ -17,8 +17,9 @@ from typing import Final
 
 from runtime import errors
 from runtime.client.transport import Transport
+from runtime.gateway.ledger_messages import EndResponse, ResponseEnding
 from runtime.settings.gateway import LISTENER, HttpWorkerArgs
-from supervision import EngineWorker, ExitReason
+from supervision import Address, EngineWorker, ExitReason
 from supervision.errors import NodeNotRunning
 from supervision.messages import Entry
 from supervision.node_file import RuntimeDir
@@ -40,6 +41,7 @@ class HttpWorker(EngineWorker):
             raise TypeError(f"an HTTP worker is started with HttpWorkerArgs, not {args!r}")
         self._args_given = args
         self._stop: Callable[[], None] | None = None
+        self._end_response: Callable[[EndResponse], None] | None = None
         self._why: ExitReason | None = None
         self.defer_ready()
         self.start_engine(self._serve)
@@ -62,7 +64,11 @@ class HttpWorker(EngineWorker):
         def stop() -> None:
             loop.call_soon_threadsafe(server.stop)
 
+        def end_response(asked: EndResponse) -> None:
+            loop.call_soon_threadsafe(server.end_response, asked)
+
         self._stop = stop
+        self._end_response = end_response
         with self.engine_step():
             beats = asyncio.create_task(self._beat(shelf))
             try:
@@ -101,6 +107,13 @@ class HttpWorker(EngineWorker):
         ]
 
     # ── mailbox ─────────────────────────────────────────────────────────────────────────────────
+
+    def handle(self, message: object, sender: Address) -> None:
+        if isinstance(message, EndResponse) and self._end_response is not None:
+            self._end_response(message)
+            self.tell(sender, ResponseEnding(message.ref))
+        else:
+            self.log.warning("dropped a %s from %s", type(message).__name__, sender)
 
     def handle_events(self, events: list[object]) -> None:
         for event in events:

@@ -237,15 +237,96 @@ def test_stored_responses_outlive_their_worker(gateway: Gateway) -> None:
     assert gateway.get(f"/v1/responses/{first['id']}").status == 404
 
 
-def test_a_response_in_the_background_fails_with_its_worker(gateway: Gateway) -> None:
-    asked = {"input": "Tell a story.", "max_output_tokens": 3000, "ignore_eos": True,
-             "background": True}  # fmt: skip
+BEHIND = {"input": "Tell a story.", "max_output_tokens": 400, "ignore_eos": True, "seed": 3,
+          "temperature": 0.9, "exact": "always", "background": True}  # fmt: skip
+
+
+def shown_again(gateway: Gateway, name: str, after: int = -1) -> list[Any]:
+    """The events of a response from the one after ``after``, up to its end."""
+    path = f"/v1/responses/{name}?stream=true&starting_after={after}" if after >= 0 else (
+        f"/v1/responses/{name}?stream=true"
+    )  # fmt: skip
+    answer = gateway.get(path)
+    assert answer.status == 200, answer.body
+    return answer.frames
+
+
+def without_place(frames: list[Any]) -> list[Any]:
+    """The texts of a stream, which do not depend on ids and times."""
+    return [one["delta"] for one in frames if one["type"] == "response.output_text.delta"]
+
+
+@pytest.fixture(scope="module")
+def story(gateway: Gateway) -> str:
+    frames = shown_again(gateway, gateway.post("/v1/responses", BEHIND).json["id"])
+    return "".join(without_place(frames))
+
+
+@pytest.mark.parametrize("victim", ["http:0", "gateway_ledger", "model:demo", "root"])
+def test_a_response_in_the_background_goes_on(gateway: Gateway, story: str, victim: str) -> None:
+    name = gateway.post("/v1/responses", BEHIND).json["id"]
+    seen: list[Any] = []
+    with gateway.opened("GET", f"/v1/responses/{name}?stream=true") as answer:
+        data = b""
+        while data.count(b"output_text.delta") < 20:
+            data += answer.read1(2000)
+        for frame in data.split(b"\n\n")[:-1]:
+            lines = [one for one in frame.split(b"\n") if one.startswith(b"data: ")]
+            seen += [json.loads(one[6:]) for one in lines]
+        if victim == "root":
+            kill(gateway.node.connection.record.root_pid)
+        else:
+            kill(pid_of(gateway.node, victim))
+    rest = shown_again(gateway, name, seen[-1]["sequence_number"])
+    frames = [*seen, *rest]
+    assert [one["sequence_number"] for one in frames] == list(range(len(frames)))
+    assert "".join(without_place(frames)) == story
+    assert frames == shown_again(gateway, name)
+    last = frames[-1]["response"]
+    assert last["status"] == "incomplete"
+    assert last["usage"]["output_tokens"] == 400
+    assert gateway.get(f"/v1/responses/{name}").json == last
+    eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
+
+
+def test_a_response_in_the_background_goes_on_again_and_again(gateway: Gateway, story: str) -> None:
+    """And so does the stream of the request that began it, on its own connection."""
+    reader = Reader(gateway, {**BEHIND, "stream": True}, "/v1/responses")
+    for n in range(4):
+        wanted = 4000 + 8000 * n
+        eventually(
+            lambda w=wanted: len(reader.data) > w or not reader.is_alive(), what="more has come"
+        )
+        kill(pid_of(gateway.node, "http:0"))
+    reader.join(120)
+    assert reader.trouble is None
+    frames = [
+        json.loads(line[6:]) for line in reader.data.decode().splitlines() if line[:6] == "data: "
+    ]
+    assert [one["sequence_number"] for one in frames] == list(range(len(frames)))
+    assert "".join(without_place(frames)) == story
+    assert frames[-1]["type"] == "response.incomplete"
+    assert shown_again(gateway, frames[0]["response"]["id"]) == frames
+
+
+def test_what_ended_in_the_background_is_shown_after_its_worker(gateway: Gateway) -> None:
+    asked = {**BEHIND, "max_output_tokens": 8}
     name = gateway.post("/v1/responses", asked).json["id"]
+    frames = shown_again(gateway, name)
+    kill(pid_of(gateway.node, "http:0"))
+    assert shown_again(gateway, name) == frames
+    assert shown_again(gateway, name, 5) == frames[6:]
+    assert gateway.call("DELETE", f"/v1/responses/{name}").status == 200
+    assert gateway.get(f"/v1/responses/{name}?stream=true").status == 404
+
+
+def test_a_response_in_the_background_is_cancelled_after_its_worker(gateway: Gateway) -> None:
+    name = gateway.post("/v1/responses", {**BEHIND, "max_output_tokens": 3500}).json["id"]
     eventually(lambda: inflight_status(gateway.node)["in_flight"], what="it runs")
     kill(pid_of(gateway.node, "http:0"))
-    found = gateway.get(f"/v1/responses/{name}").json
-    assert found["status"] == "failed"
-    assert "send its request again" in found["error"]["message"]
+    ended = gateway.post(f"/v1/responses/{name}/cancel", {}).json
+    assert ended["status"] == "cancelled", ended
+    eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
 
 
 def test_a_request_whose_workers_end_one_after_the_other_is_given_up(gateway: Gateway) -> None:

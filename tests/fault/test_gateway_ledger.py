@@ -223,6 +223,46 @@ def test_a_response_is_continued_at_another_worker(gateway: Gateway) -> None:
         assert gateway.at(worker, "GET", f"{path}/{first['id']}").status == 404
 
 
+BEHIND = {**ASKED, "input": "Tell a story.", "max_output_tokens": 3500, "ignore_eos": True,
+          "background": True}  # fmt: skip
+
+
+def test_a_response_in_the_background_is_read_at_another_worker(gateway: Gateway) -> None:
+    path = "/v1/responses"
+    name = gateway.at("http:0", "POST", path, {**BEHIND, "max_output_tokens": 200}).json["id"]
+    follow = {**ASKED, "previous_response_id": name}
+    assert gateway.at("http:1", "POST", path, follow).status == 409
+    for worker in ("http:1", "http:0"):
+        shown = gateway.at(worker, "GET", f"{path}/{name}?stream=true&starting_after=3")
+        assert shown.status == 200, shown.body
+        numbers = [one["sequence_number"] for one in shown.frames]
+        assert numbers == list(range(4, 4 + len(numbers)))
+        last = shown.frames[-1]["response"]
+        assert (last["status"], last["usage"]["output_tokens"]) == ("incomplete", 200)
+        assert gateway.at(worker, "GET", f"{path}/{name}").json == last
+    assert gateway.at("http:1", "POST", path, follow).status == 200
+
+
+@pytest.mark.parametrize("victim", ["", "http:0"])
+def test_a_response_in_the_background_is_ended_at_another_worker(
+    gateway: Gateway, victim: str
+) -> None:
+    path = "/v1/responses"
+    for method, end in (("POST", "/cancel"), ("DELETE", "")):
+        name = gateway.at("http:0", "POST", path, BEHIND).json["id"]
+        eventually(lambda: inflight_status(gateway.node)["in_flight"], what="it runs")
+        if victim:
+            kill(pid_of(gateway.node, victim))
+        ended = gateway.at("http:1", method, f"{path}/{name}{end}", {})
+        assert ended.status == 200, ended.body
+        eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
+        if end:
+            assert ended.json["status"] == "cancelled"
+            assert gateway.at("http:1", "GET", f"{path}/{name}").json == ended.json
+        else:
+            assert gateway.at("http:0", "GET", f"{path}/{name}").status == 404
+
+
 def test_a_big_response_is_stored_too(gateway: Gateway) -> None:
     """It does not fit into a message."""
     asked = {**ASKED, "metadata": {"note": "x" * 200_000}}

@@ -37,8 +37,11 @@ WORKER_SHARE = 0.7
 """Of the kills."""
 WORKER_EVERY_S = 0.7
 """Below the intensity of the gateway's supervisor."""
-OTHERS = ("model:demo", *ROOT_CHILDREN, *CACHE_CHILDREN[:2], "writer", "gateway", *NODE_PARTS)
-SLOW_S = {"model:demo": 8.0, "gateway": 31.0}
+LEDGER = "gateway_ledger"
+OTHERS = (
+    "model:demo", LEDGER, *ROOT_CHILDREN, *CACHE_CHILDREN[:2], "writer", "gateway", *NODE_PARTS
+)  # fmt: skip
+SLOW_S = {"model:demo": 8.0, "gateway": 31.0, LEDGER: 1.0}
 PROMPTS = 6
 MAX_TOKENS = 220
 DEADLINE_S = 120.0
