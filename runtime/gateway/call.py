@@ -258,7 +258,7 @@ class Call:
         connection = self._connection
         if connection is None:
             return Socket(logged=self.logged)
-        return Socket(self.log if notes_events else None, connection.is_paused, self.logged)
+        return Socket(self.log, connection.is_paused, self.logged, notes_events)
 
     async def show(self, generation: Generation) -> None:
         """Answer by a generation. Raises what that fails with before it has begun, ClientGone."""

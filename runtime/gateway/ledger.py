@@ -1,9 +1,9 @@
 """The ledger of the gateway: what must be the same whichever HTTP worker a client has reached.
 
 Owns: the uses of keys and what replies have cost (``accounts``), stored responses, digests of
-answered requests. Answers HTTP workers. Asks: nobody. Speaks no HTTP, so that nothing which a
-client sends can end it. What it owns lies in memory files on the launcher's shelf, but for the
-digests: its next process goes on with them, and its askers ask again.
+answered requests. Answers: HTTP workers. Asks: no other actor. It has no HTTP, so that nothing
+which a client sends can end it. What it owns, but for the digests, lies in memory files on the
+launcher's shelf: its next process goes on with them, and its askers ask again.
 """
 
 from __future__ import annotations

@@ -54,13 +54,19 @@ class LedgerClient:
         who: Incarnation,
         connect: Callable[[], Awaitable[Transport]],
         counted: Callable[[], tuple[Counts, int]],
+        *,
+        has_peers: bool = False,
     ) -> None:
-        """``counted`` returns what replies have cost so far, and how many requests run."""
+        """``counted`` returns what replies have cost so far, and how many requests run.
+
+        ``has_peers``: there are other workers, of whose requests it is to know.
+        """
         self.who = who
         self.others = 0
         """Requests that run in other workers, as far as is known."""
         self._connect = connect
         self._counted = counted
+        self._has_peers = has_peers
         self._turn = 0
         self._uses: set[str] = set()
         self._ended: dict[str, int] = {}
@@ -145,7 +151,7 @@ class LedgerClient:
         self._wake.set()
 
     async def run(self) -> None:
-        """Report again and again, for ever."""
+        """Report again and again, until the task is cancelled."""
         while True:
             self._wake.clear()
             with contextlib.suppress(LedgerGone):
@@ -162,10 +168,9 @@ class LedgerClient:
         return replace(counts), running
 
     def _has_news(self) -> bool:
-        """Whether a report would tell something; while requests run, also for what it returns."""
-        state = self._state()
-        is_told = self._reported == state and not self._ended and self._continued is None
-        return not is_told or bool(state[1] or self.others)
+        """Whether a report would change anything there, or here."""
+        is_told = self._reported == self._state() and not self._ended and self._continued is None
+        return self._has_peers or not is_told
 
     async def report(self, within_s: float = WAIT_S) -> None:
         """Tell the ledger all that has changed; LedgerGone."""

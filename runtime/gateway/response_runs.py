@@ -146,7 +146,7 @@ class ResponseRun:
             self._service.end(self.answer.id, 0)
 
     def drop_log(self) -> None:
-        """Nobody is shown it from now on."""
+        """It is shown from the shelf no more."""
         if self.shelved is not None:
             self.shelved.drop()
 
@@ -405,14 +405,22 @@ class Responses:
         """Of this worker."""
         return self._service.ledger.who.number
 
-    async def start(self, run: ResponseRun, logged: LoggedHead, marks: Mapping[str, str]) -> None:
+    async def start(
+        self,
+        run: ResponseRun,
+        logged: LoggedHead,
+        marks: Mapping[str, str],
+        *,
+        is_checked: bool = True,
+    ) -> None:
         """Begin a response in the background; raises what the request is refused with.
 
-        ``logged`` and ``marks``: what a successor needs to go on with it.
+        ``logged`` and ``marks``: what a successor needs to go on with it. ``is_checked``: as in
+        ``Service.begin``.
         """
         service, name = self._service, run.answer.id
         stream = run.stream(await service.client())
-        run.rates = await service.begin(name, run.key)
+        run.rates = await service.begin(name, run.key, is_checked=is_checked)
         if self.shelf is not None:
             place = run_name(self.number, name)
             run.shelved = StreamLog.begin(self.shelf, place, None, logged)

@@ -68,7 +68,12 @@ class Service:
         self.began = time.time()
         self.is_draining = False
         who = Incarnation(number, time.monotonic_ns())
-        self.ledger = LedgerClient(who, self.transport, lambda: (self.counts, self.running))
+        self.ledger = LedgerClient(
+            who,
+            self.transport,
+            lambda: (self.counts, self.running),
+            has_peers=settings.workers > 1,
+        )
         self.responses = Responses(self)
         self._connect = connect
         self._loaded = loaded

@@ -288,8 +288,8 @@ Gateway: Final = _table(
         "max_headers": "Header lines; 431 above.",
         "max_connections": "Of each worker; more get 503.",
         "max_per_address": "Connections from one address without a key.",
-        "max_running": "Requests at the same time; more get 503 and a time to wait. A worker is "
-        "told once a second how many run in the others.",
+        "max_running": "Requests at the same time; more get 503 and a time to wait. A worker "
+        "learns once a second how many run in the others.",
         "store_bytes": "Of stored responses; those that were not used for longest make room.",
         "head_s": "Seconds from the first byte of a request to the end of its header lines.",
         "body_s": "Seconds for its body, and one more for each MiB.",

@@ -337,12 +337,13 @@ def test_a_request_whose_workers_end_one_after_the_other_is_given_up(gateway: Ga
     )
     thread.start()
     eventually(lambda: inflight_status(gateway.node)["in_flight"], what="it runs")
-    killed = 0
-    while thread.is_alive() and killed < 20:
+    killed = set[int]()
+    while thread.is_alive() and len(killed) < 20:
         pid = pid_of(gateway.node, "http:0")
-        with contextlib.suppress(ProcessLookupError):  # it is not known yet that it is gone
-            kill(pid)
-            killed += 1
+        if pid not in killed:  # else it is not known yet that it is gone
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid)
+            killed.add(pid)
         thread.join(0.02)
     thread.join(60)
     assert found[0].status == 500, found[0].body

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.client import HTTPResponse
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,6 +176,31 @@ def test_requests_wait_for_a_ledger_that_is_killed(gateway: Gateway, unbroken: s
     assert text_of(data) == unbroken
     assert set(found) == {200}
     eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
+
+
+def test_the_requests_of_a_gateway_are_limited_over_its_workers(tmp_path: Path) -> None:
+    with LeakCheck() as leaks, gateway_node(tmp_path, workers=2, max_running=2) as gateway:
+        leaks.watch(gateway.node)
+        asked = {**LONG, "max_tokens": 3500}
+        with contextlib.closing(gateway.connect_to("http:0")) as connection:
+            connection.request("POST", "/v1/completions", json.dumps(asked).encode())
+            assert connection.getresponse().status == 200
+            with contextlib.closing(gateway.connect_to("http:1")) as other:
+                other.request("POST", "/v1/completions", json.dumps(asked).encode())
+                assert other.getresponse().status == 200
+
+                def refused(worker: str) -> bool:
+                    answer = gateway.at(worker, "POST", "/v1/completions", SHORT)
+                    assert answer.status in (200, 503)
+                    return answer.status == 503 and "retry-after" in answer.headers
+
+                for worker in WORKERS:
+                    eventually(lambda w=worker: refused(w), what="it learns of the other")
+        eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
+        for worker in WORKERS:
+            eventually(
+                lambda w=worker: gateway.at(w, "POST", "/v1/completions", SHORT).status == 200
+            )
 
 
 # ── counts ──────────────────────────────────────────────────────────────────────────────────────

@@ -189,7 +189,7 @@ Answer = Callable[[Any], object]
 
 
 class Asked:
-    """A transport whose answers are made here; each is called once, the last one for ever."""
+    """A transport whose answers are made here; each is called once, the last one on and on."""
 
     def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)

@@ -93,7 +93,8 @@ async def _create_behind(call: Call, given: Prepared) -> None:
         begun = given.run(call)
         log = await call.logged_head(name)
         marks = {MODEL: given.head.model, ITEMS: given.referred}
-        await responses.start(begun, log, {key: one for key, one in marks.items() if one})
+        marks = {prefix: one for prefix, one in marks.items() if one}
+        await responses.start(begun, log, marks, is_checked=call.logged is None)
         run, call.rates = begun, begun.rates
     with contextlib.ExitStack() as stack:
         if isinstance(run, ShelvedRun):
