@@ -93,7 +93,8 @@ class Call:
     async def begin_log(self) -> None:
         """Log the answer from here on, where that can be: the request has come, all of it."""
         connection = self._connection
-        if connection is not None and self.scope["method"] == "POST":
+        is_stream = self.scope["method"] == "POST" or b"stream=" in self.scope["query_string"]
+        if connection is not None and is_stream:
             body = await self.body()
             self.log = connection.begin_log(self.id, self.scope, body, self.key, self.birth)
 

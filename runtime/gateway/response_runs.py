@@ -92,7 +92,8 @@ class ResponseRun:
     @property
     def n_bytes(self) -> int:
         """What it takes to keep it."""
-        return self._n_sent + self.log.n_bytes
+        shelved = 0 if self.shelved is None else self.shelved.n_bytes
+        return self._n_sent + self.log.n_bytes + shelved
 
     @property
     def is_over(self) -> bool:
@@ -397,8 +398,8 @@ class Responses:
         self._service = service
         self._runs: dict[str, ResponseRun] = {}
         self._resuming: dict[str, asyncio.Task[None]] = {}
-        self._left: dict[str, float] = {}
-        """Names on the shelf of logs that a predecessor has ended, and when they were found."""
+        self._left: dict[str, tuple[float, int]] = {}
+        """Names on the shelf of logs that a predecessor has ended, when found, and their bytes."""
 
     @property
     def number(self) -> int:
@@ -467,9 +468,10 @@ class Responses:
         if (task := self._resuming.get(name)) is not None:
             await asyncio.wait({task})
 
-    def left(self, name: str) -> None:
+    def left(self, name: str, n_bytes: int) -> None:
         """This log on the shelf was ended by a predecessor: it can be read for a time."""
-        self._left[name] = time.monotonic()
+        self._left[name] = (time.monotonic(), n_bytes)
+        self._tidy(time.monotonic())
 
     def shown(self, name: str, key: Key, number: int) -> ShelvedRun | None:
         """A response in the background of any worker, from its log."""
@@ -502,6 +504,7 @@ class Responses:
 
     async def forget(self, name: str, key: Key) -> bool:
         """Drop all of a response; False: it is not there."""
+        await self._resumed(name)
         run = self.find(name, key)
         if run is not None:
             self.drop(run)
@@ -528,6 +531,11 @@ class Responses:
                 _CANCEL_S,
                 f"{WORKER}{number}",
             )
+
+    async def stop(self, run: ResponseRun) -> None:
+        """End a response that runs here with what there is."""
+        await self._resumed(run.answer.id)
+        await run.cancel()
 
     async def end(self, asked: EndResponse) -> None:
         """A worker was asked to end a response that runs here, or is about to."""
@@ -559,7 +567,12 @@ class Responses:
             n_bytes -= run.n_bytes
             n_runs -= 1
             self.drop(run)
-        for name, at in list(self._left.items()):
-            if now - at > LOG_TTL_S and self.shelf is not None:
+        n_left = sum(n for _, n in self._left.values())
+        for name, (at, n) in list(self._left.items()):
+            is_young = now - at <= LOG_TTL_S
+            if is_young and n_left <= LOGS_BYTES and len(self._left) <= MAX_LOGS:
+                break
+            n_left -= n
+            del self._left[name]
+            if self.shelf is not None:
                 self.shelf.forget(name)
-                del self._left[name]

@@ -249,6 +249,11 @@ class StreamLog:
     def is_open(self) -> bool:
         return self._fd is not None
 
+    @property
+    def n_bytes(self) -> int:
+        """What it takes."""
+        return self._size if self.is_open else 0
+
     def take(self, n_bytes: int) -> None:
         """Go on after these bytes: the last record may be cut. Note that this was a takeover."""
         if self._fd is None:

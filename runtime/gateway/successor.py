@@ -116,7 +116,7 @@ class Successor:
                 if logged is None:
                     self._shelf.forget(name)
                 else:
-                    responses.left(name)
+                    responses.left(name, logged.n_bytes)
                 continue
             log = StreamLog(self._shelf, name, fd, logged.n_bytes)
             log.take(logged.n_bytes)

@@ -251,6 +251,11 @@ def shown_again(gateway: Gateway, name: str, after: int = -1) -> list[Any]:
     return answer.frames
 
 
+def frames_in(data: bytes) -> list[Any]:
+    lines = [one for one in data.split(b"\n") if one.startswith(b"data: ")]
+    return [json.loads(one[6:]) for one in lines]
+
+
 def without_place(frames: list[Any]) -> list[Any]:
     """The texts of a stream, which do not depend on ids and times."""
     return [one["delta"] for one in frames if one["type"] == "response.output_text.delta"]
@@ -270,18 +275,18 @@ def test_a_response_in_the_background_goes_on(gateway: Gateway, story: str, vict
         data = b""
         while data.count(b"output_text.delta") < 20:
             data += answer.read1(2000)
-        for frame in data.split(b"\n\n")[:-1]:
-            lines = [one for one in frame.split(b"\n") if one.startswith(b"data: ")]
-            seen += [json.loads(one[6:]) for one in lines]
+        seen = frames_in(data[: data.rindex(b"\n\n")])
         if victim == "root":
             kill(gateway.node.connection.record.root_pid)
         else:
             kill(pid_of(gateway.node, victim))
+        while more := answer.read1(65536):
+            data += more
     rest = shown_again(gateway, name, seen[-1]["sequence_number"])
     frames = [*seen, *rest]
     assert [one["sequence_number"] for one in frames] == list(range(len(frames)))
     assert "".join(without_place(frames)) == story
-    assert frames == shown_again(gateway, name)
+    assert frames == shown_again(gateway, name) == frames_in(data), "also on its connection"
     last = frames[-1]["response"]
     assert last["status"] == "incomplete"
     assert last["usage"]["output_tokens"] == 400
@@ -300,9 +305,7 @@ def test_a_response_in_the_background_goes_on_again_and_again(gateway: Gateway, 
         kill(pid_of(gateway.node, "http:0"))
     reader.join(120)
     assert reader.trouble is None
-    frames = [
-        json.loads(line[6:]) for line in reader.data.decode().splitlines() if line[:6] == "data: "
-    ]
+    frames = frames_in(reader.data)
     assert [one["sequence_number"] for one in frames] == list(range(len(frames)))
     assert "".join(without_place(frames)) == story
     assert frames[-1]["type"] == "response.incomplete"

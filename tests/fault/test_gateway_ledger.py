@@ -269,6 +269,23 @@ def test_a_response_in_the_background_is_read_at_another_worker(gateway: Gateway
     assert gateway.at("http:1", "POST", path, follow).status == 200
 
 
+def test_a_reader_at_another_worker_goes_on_when_the_first_is_killed(gateway: Gateway) -> None:
+    path = "/v1/responses"
+    name = gateway.at("http:0", "POST", path, {**BEHIND, "max_output_tokens": 400}).json["id"]
+    with contextlib.closing(gateway.connect_to("http:1")) as connection:
+        connection.request("GET", f"{path}/{name}?stream=true", headers=by("alice"))
+        answer = connection.getresponse()
+        data = answer.read1(4000)
+        kill(pid_of(gateway.node, "http:0"))
+        while more := answer.read1(65536):
+            data += more
+    lines = [one for one in data.split(b"\n") if one.startswith(b"data: ")]
+    frames = [json.loads(one[6:]) for one in lines]
+    assert [one["sequence_number"] for one in frames] == list(range(len(frames)))
+    assert frames[-1]["response"]["usage"]["output_tokens"] == 400
+    assert gateway.at("http:0", "GET", f"{path}/{name}?stream=true").frames == frames
+
+
 @pytest.mark.parametrize("victim", ["", "http:0"])
 def test_a_response_in_the_background_is_ended_at_another_worker(
     gateway: Gateway, victim: str

@@ -164,7 +164,11 @@ def kills(gateway: Gateway, seed: int, number: int, stop: threading.Event) -> Co
         if pid is None:
             stop.wait(0.05)
             continue
-        kill(pid)
+        try:
+            kill(pid)
+        except ProcessLookupError:  # it was killed before, and the tree does not show that yet
+            stop.wait(0.05)
+            continue
         done[victim] += 1
         stop.wait(max(WORKER_EVERY_S, rng.uniform(0.0, 1.2)))
         eventually(lambda: pid_of(gateway.node, WORKER), within_s=60, what="a worker is up")

@@ -81,12 +81,11 @@ async def create(call: Call) -> None:
 
 async def _create_behind(call: Call, given: Prepared) -> None:
     """In the background: the answer shows it, and its end is not that of the response."""
-    responses, name, n_shown = call.service.responses, given.answer.id, 0
+    responses, name, n_shown = call.service.responses, given.answer.id, _n_shown(call)
     first = given.answer.response()
     run: Readable | None = None
     if call.logged is not None:  # this request's worker was killed
         run = await responses.begun(name, call.key)
-        n_shown = call.logged.data.count(FRAME_END)
         if run is None and n_shown:
             raise BrokenStream
     if run is None:
@@ -249,10 +248,15 @@ async def _shelved(call: Call) -> ShelvedRun:
     return found
 
 
+def _n_shown(call: Call) -> int:
+    """Frames that a predecessor has sent on this connection, if its worker was killed."""
+    return 0 if call.logged is None else call.logged.data.count(FRAME_END)
+
+
 async def _show(call: Call, run: Readable) -> None:
     last = call.headers.get(b"last-event-id", b"").decode("latin-1")
     given = call.request.query_params.get("starting_after") or last
-    after = _whole(given, -1, "starting_after")
+    after = _whole(given, -1, "starting_after") + _n_shown(call)
     if after + 1 < run.log.first:
         raise invalid(
             f"the events before {run.log.first} are kept no more; read the response without stream",
@@ -281,7 +285,7 @@ async def cancel(call: Call) -> None:
     run = responses.find(_name(call), call.key)
     if run is not None:
         _require_background(run.answer.response())
-        await run.cancel()
+        await call.service.responses.stop(run)
         await call.answer_json(run.answer.response())
         return
     kept = await _kept(call)
