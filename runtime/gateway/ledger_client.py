@@ -258,5 +258,5 @@ class LedgerClient:
 
 def gone(what: str) -> Refused:
     """The ledger has not answered; raise it."""
-    detail = f"the process that {what} is being restarted; try again"
+    detail = f"the process that {what} does not answer at present; try again"
     return Refused(Failure(Fault.UNAVAILABLE, detail, retry_after_s=2.0))

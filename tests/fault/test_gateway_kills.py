@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from runtime.gateway.shelved_run import run_name
+from runtime.gateway.stream_log import MAX_TAKEN, TAKEN, Mark, StreamLog
+from supervision.node_file import RuntimeDir
+from supervision.shelf import ShelfClient
 from tests.support.gateways import Gateway, gateway_node
 from tests.support.runtime_nodes import LeakCheck, inflight_status, kill, pid_of
 from tests.support.waiting import eventually
@@ -321,6 +327,42 @@ def test_what_ended_in_the_background_is_shown_after_its_worker(gateway: Gateway
     assert shown_again(gateway, name, 5) == frames[6:]
     assert gateway.call("DELETE", f"/v1/responses/{name}").status == 200
     assert gateway.get(f"/v1/responses/{name}?stream=true").status == 404
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (Mark(TAKEN), "5 workers ended during this response"),
+        (b"event: x\ndata: {}\n\n", "cannot be shown again"),
+    ],
+)
+def test_a_response_that_cannot_go_on_has_failed(
+    gateway: Gateway, record: Mark | bytes, why: str
+) -> None:
+    """It may be what ends its workers; or its log holds what it was not."""
+    name = gateway.post("/v1/responses", {**BEHIND, "max_output_tokens": 3500}).json["id"]
+    eventually(lambda: inflight_status(gateway.node)["in_flight"], what="it runs")
+    folder = gateway.node._directory
+    shelf = ShelfClient(folder, RuntimeDir(folder).cookie() or b"")
+    pid = pid_of(gateway.node, "http:0")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        entry = shelf.get(run_name(0, name))
+        assert entry is not None
+        log = StreamLog(shelf, "", entry.fds[0], os.fstat(entry.fds[0]).st_size)
+        for _ in range(MAX_TAKEN):
+            if isinstance(record, Mark):
+                log.note(-1, record)
+            log.wrote(b"" if isinstance(record, Mark) else record)
+        os.close(entry.fds[0])
+    finally:
+        shelf.close()
+        kill(pid)
+    frames = shown_again(gateway, name)
+    assert frames[-1]["type"] == "response.failed"
+    found = gateway.get(f"/v1/responses/{name}").json
+    assert (found["status"], why in found["error"]["message"]) == ("failed", True), found
+    eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
 
 
 def test_a_response_in_the_background_is_cancelled_after_its_worker(gateway: Gateway) -> None:
