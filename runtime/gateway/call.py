@@ -8,26 +8,27 @@ import datetime
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
 
 from runtime import errors
-from runtime.gateway.connection import CONNECTION, Connection
+from runtime.gateway.connection import CONNECTION, Connection, logged_head
 from runtime.gateway.conversation_streams import Conversations
 from runtime.gateway.explained import Explained
 from runtime.gateway.generation import BrokenStream, ClientGone, Generation, Socket
 from runtime.gateway.guard import check_host, check_key, check_origin
 from runtime.gateway.keys import ANYONE, Key, Keys
 from runtime.gateway.service import Birth, Service
-from runtime.gateway.stream_log import MODEL, Logged, Mark, StreamLog
+from runtime.gateway.stream_log import MODEL, Logged, LoggedHead, Mark, StreamLog
 from runtime.gateway.time_limit import ReplyStream, time_limit_of
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.canonical import canonical
 from runtime.gateway.wire.errors import Api, api_of, error_body, status_of
 from runtime.gateway.wire.failure import Failure, Fault, Refused, failure_of, invalid
+from runtime.gateway.wire.rates import Rates, rate_headers
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
 
 Scope = Any
@@ -60,6 +61,10 @@ class Call:
         """What a predecessor had logged of the answer that is continued here."""
         self.n_tokens = 0
         """Tokens that were computed for it: what a key's limits count."""
+        self.rates: Rates | None = None
+        """What is left to its key, where that has limits."""
+        self.settle: Callable[[], Awaitable[None]] | None = None
+        """What must have been done before the last bytes of the answer are sent."""
         self._receive = receive
         self._send = send
 
@@ -91,9 +96,14 @@ class Call:
     async def begin_log(self) -> None:
         """Log the answer from here on, where that can be: the request has come, all of it."""
         connection = self._connection
-        if connection is not None and self.scope["method"] == "POST":
+        is_stream = self.scope["method"] == "POST" or b"stream=" in self.scope["query_string"]
+        if connection is not None and is_stream:
             body = await self.body()
             self.log = connection.begin_log(self.id, self.scope, body, self.key, self.birth)
+
+    async def logged_head(self, name: str) -> LoggedHead:
+        """What the log of something begins with that outlives this request."""
+        return logged_head(name, "", self.scope, await self.body(), self.key, self.birth)
 
     def end_log(self, *, is_complete: bool) -> None:
         """The answer is over."""
@@ -117,6 +127,8 @@ class Call:
         found = [(b"x-request-id", ours), (b"request-id", ours)]
         if self.origin is not None:
             found += [(b"access-control-allow-origin", self.origin), (b"vary", b"Origin")]
+        if self.rates is not None:
+            found += rate_headers(self.rates, self.api, time.time())
         return found
 
     async def answer(
@@ -128,6 +140,8 @@ class Call:
         headers: Headers = (),
     ) -> None:
         """Send a whole answer."""
+        if self.settle is not None:
+            await self.settle()
         self.has_begun = True
         found = [
             (b"content-type", content_type),
@@ -174,6 +188,7 @@ class Call:
     async def fail(self, failure: Failure) -> None:
         """Send why there is no other answer, in the words of the API that was called."""
         headers: list[tuple[bytes, bytes]] = []
+        self.rates = failure.rates or self.rates
         if failure.retry_after is not None:
             headers.append((b"retry-after", failure.retry_after.encode()))
         if failure.allow is not None:
@@ -190,17 +205,17 @@ class Call:
         await self.fail(failure)
         return True
 
-    def counted(self) -> AbstractContextManager[None]:
+    def counted(self) -> AbstractAsyncContextManager[None]:
         """Count it among the requests that run; Refused where it may not."""
         return self._counted(is_checked=True)
 
-    @contextlib.contextmanager
-    def _counted(self, *, is_checked: bool) -> Iterator[None]:
-        self.service.begin(self.key, is_checked=is_checked)
+    @contextlib.asynccontextmanager
+    async def _counted(self, *, is_checked: bool) -> AsyncIterator[None]:
+        self.rates = await self.service.begin(self.id, self.key, is_checked=is_checked)
         try:
             yield
         finally:
-            self.service.end(self.key, self.n_tokens)
+            self.service.end(self.id, self.n_tokens)
 
     async def model(self, asked: str | None) -> str:
         """The id of the model that a name means; Refused."""
@@ -240,7 +255,7 @@ class Call:
         client = await service.client()
         limit = time_limit_of(wanted, is_shown=wanted.is_stream)
         conversations = service.own(Conversations)
-        with self.counted():
+        async with self.counted():
             answer = make(fixed, wanted)
             kept = conversations.begin(self, answer, is_stream=wanted.is_stream)
 
@@ -249,7 +264,7 @@ class Call:
                 return reply if kept is None else kept.begun(reply)
 
             generation = Generation(
-                service, wanted, fixed, answer, begin, self.own_headers(), self._socket()
+                service, wanted, fixed, answer, begin, self.own_headers(), self.socket()
             )
             try:
                 if kept is None:
@@ -264,11 +279,12 @@ class Call:
                     service.counts.note(done)
                 service.own(Explained).note(key, self.id, fixed, wanted, generation.done)
 
-    def _socket(self) -> Socket:
+    def socket(self, *, notes_events: bool = True) -> Socket:
+        """What is known of the socket that the answer goes to."""
         connection = self._connection
         if connection is None:
             return Socket(logged=self.logged)
-        return Socket(self.log, connection.is_paused, self.logged)
+        return Socket(self.log, connection.is_paused, self.logged, notes_events)
 
     async def show(self, generation: Generation) -> None:
         """Answer by a generation. Raises what that fails with before it has begun, ClientGone."""
@@ -276,6 +292,9 @@ class Call:
 
     async def _noting_begin(self, message: Any) -> None:
         self.has_begun = True
+        is_last = message["type"] == "http.response.body" and not message.get("more_body")
+        if is_last and self.settle is not None:
+            await self.settle()
         await self._send(message)
 
 

@@ -50,6 +50,27 @@ class Arrival:
         return cls(name, received)
 
 
+def logged_head(
+    call_id: str, connection_id: str, scope: Any, body: bytes, key: Key, birth: Birth, base: int = 0
+) -> LoggedHead:
+    """What a log begins with."""
+    return LoggedHead(
+        call_id=call_id,
+        connection_id=connection_id,
+        method=scope["method"],
+        path=scope["path"],
+        query=scope["query_string"],
+        headers=[(name, value) for name, value in scope["headers"] if name not in _SECRET],
+        body=body,
+        key=key,
+        answer_id=birth.id,
+        created=birth.created,
+        seed=birth.seed,
+        base=base,
+        at=time.time(),
+    )
+
+
 @dataclass(slots=True)
 class Connection:
     """One connection of this worker."""
@@ -81,21 +102,8 @@ class Connection:
         sock = self._continuable()
         if self.shelf is None or sock is None:
             return None
-        logged = LoggedHead(
-            call_id=call_id,
-            connection_id=self.id,
-            method=scope["method"],
-            path=scope["path"],
-            query=scope["query_string"],
-            headers=[(name, value) for name, value in scope["headers"] if name not in _SECRET],
-            body=body,
-            key=key,
-            answer_id=birth.id,
-            created=birth.created,
-            seed=birth.seed,
-            base=accepted(sock) + self.tap.get_write_buffer_size(),
-            at=time.time(),
-        )
+        base = accepted(sock) + self.tap.get_write_buffer_size()
+        logged = logged_head(call_id, self.id, scope, body, key, birth, base)
         name = f"{STREAMS}{self.worker}/{call_id}"
         log = StreamLog.begin(self.shelf, name, sock, logged)
         self.tap.log = log

@@ -131,6 +131,8 @@ class Socket:
     """Whether more was written than the client reads at present."""
     logged: Logged | None = None
     """What a predecessor had logged, whose bytes are sent, or on their way."""
+    notes_events: bool = True
+    """Whether a successor needs the events, beside marks and bytes."""
 
 
 class Generation:
@@ -155,6 +157,7 @@ class Generation:
         self._begin = begin
         self._headers = list(headers)
         self._log = socket.log
+        self._notes_events = socket.notes_events
         self._is_paused = socket.is_paused
         self._logged = socket.logged
         self.done: dict[int, Completion] = {}
@@ -308,7 +311,7 @@ class Generation:
             await pulse.send(frames)
 
     def _note(self, number: int, item: Event | Mark) -> None:
-        if self._log is not None:
+        if self._log is not None and (self._notes_events or isinstance(item, Mark)):
             self._log.note(number, item)
 
     def _pulse(self, send: Send) -> Pulse:

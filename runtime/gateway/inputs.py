@@ -44,7 +44,7 @@ async def embedded(
     """Vectors; a text that is too long is refused by its own words, which clients look for."""
     client = await call.service.client()
     try:
-        with call.counted():
+        async with call.counted():
             inputs = await resolved(client, model, prompts)
             found = await client.embed(model, inputs, normalise=normalise)
             call.n_tokens += found.n_tokens

@@ -80,6 +80,20 @@ class Key:
     def is_valid(self, today: datetime.date) -> bool:
         return self.expires is None or today <= self.expires
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether its requests are counted."""
+        return (self.requests_per_min, self.tokens_per_min, self.running) != (None,) * 3
+
+    def limits(self) -> Key:
+        """What of it is needed to count."""
+        return Key(
+            self.name,
+            requests_per_min=self.requests_per_min,
+            tokens_per_min=self.tokens_per_min,
+            running=self.running,
+        )
+
 
 ANYONE: Final = Key(is_admin=True)
 """Who calls a gateway that only this machine reaches, and that has no keys."""

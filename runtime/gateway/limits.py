@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from runtime.gateway.keys import Key
 from runtime.gateway.wire.failure import Failure, Fault, Refused
+from runtime.gateway.wire.rates import Rate, Rates
 
 MINUTE_S = 60.0
+_ROUNDING = 1e-6
 
 
 @dataclass(slots=True)
@@ -35,6 +38,12 @@ class Bucket:
         self.settle(now)
         self.level += amount
 
+    def rate(self, now: float) -> Rate:
+        """What is left of it."""
+        self.settle(now)
+        left = max(0, math.floor(self.per_minute - self.level + _ROUNDING))
+        return Rate(round(self.per_minute), left, self.level * MINUTE_S / self.per_minute)
+
 
 @dataclass(slots=True)
 class Use:
@@ -49,9 +58,10 @@ class Use:
 
 @dataclass(slots=True)
 class Limits:
-    """The use of every key, in one process."""
+    """The use of every key."""
 
-    _uses: dict[str, Use] = field(default_factory=dict)
+    uses: dict[str, Use] = field(default_factory=dict)
+    """By the names of keys."""
 
     def begin(self, key: Key, now: float, *, is_checked: bool = True) -> None:
         """A request of this key begins; Refused where it may not yet."""
@@ -69,13 +79,29 @@ class Limits:
         if use.tokens is not None:
             use.tokens.use(now, n_tokens)
 
+    def is_busy(self, key: Key) -> bool:
+        """Whether so many of its requests run as may."""
+        return key.running is not None and self._use(key).running >= key.running
+
+    def continues(self, key: Key) -> None:
+        """A request that was counted before runs still."""
+        self._use(key).running += 1
+
+    def rates(self, key: Key, now: float) -> Rates:
+        """What is left to this key."""
+        use = self._use(key)
+        requests, tokens = (
+            None if one is None else one.rate(now) for one in (use.requests, use.tokens)
+        )
+        return Rates(requests, tokens)
+
     def _use(self, key: Key) -> Use:
         amounts = (key.requests_per_min, key.tokens_per_min)
-        use = self._uses.get(key.name)
+        use = self.uses.get(key.name)
         if use is None or use.amounts != amounts:  # its file may have changed
             requests, tokens = (None if one is None else Bucket(one) for one in amounts)
             running = 0 if use is None else use.running
-            use = self._uses[key.name] = Use(amounts, requests, tokens, running)
+            use = self.uses[key.name] = Use(amounts, requests, tokens, running)
         return use
 
 

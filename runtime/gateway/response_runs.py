@@ -1,7 +1,8 @@
 """Responses that run, or have ended lately: each is a task with a log of its frames.
 
 A response is shown from its log, so several readers can, from any place, also after its end, and
-whether or not the client that asked for it is there.
+whether or not the client that asked for it is there. One in the background has a log on the shelf
+too: other workers show it from there, and the next process of this one goes on with it.
 """
 
 from __future__ import annotations
@@ -10,63 +11,43 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from runtime import errors
 from runtime.client.results import Completion, CompletionEvent, Event, TokenEvent
 from runtime.gateway.explained import Explained
+from runtime.gateway.frame_log import FrameLog
 from runtime.gateway.generation import BrokenStream, Generation
-from runtime.gateway.responses_store import ResponseStore, stored
+from runtime.gateway.kept_responses import KeptResponses
+from runtime.gateway.ledger_client import LedgerGone
+from runtime.gateway.ledger_messages import EndResponse
+from runtime.gateway.responses_store import Stored, stored
+from runtime.gateway.shelved_run import LOOK_S, ShelvedRun, run_name
+from runtime.gateway.stream_log import HELD, HELD_S, Logged, LoggedHead, Mark, StreamLog
 from runtime.gateway.time_limit import time_limit_of
 from runtime.gateway.wire import sse
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.failure import Failure, failure_of
+from runtime.gateway.wire.rates import Rates
 from runtime.gateway.wire.responses_answer import ResponseAnswer
 from runtime.gateway.wire.responses_items import Item
 from runtime.gateway.wire.tokens import ids_of
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
 
 if TYPE_CHECKING:
+    from runtime.client.async_client import AsyncClient
     from runtime.gateway.call import Call
     from runtime.gateway.keys import Key
     from runtime.gateway.service import Service
     from runtime.gateway.time_limit import ReplyStream
+    from supervision.shelf import ShelfClient
 
-LOG_BYTES: Final = 4 << 20
-"""Of the frames of one response; the oldest go first."""
+WORKER: Final = "http:"
+"""Beginning of the ids of workers in the tree."""
+MAX_LOGS: Final = 256
 _CANCEL_S: Final = 10.0
 _LOG: Final = logging.getLogger("supervision.http")
-
-
-class FrameLog:
-    """The last frames of one response, each with its number from 0."""
-
-    def __init__(self, max_bytes: int = LOG_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._frames: deque[bytes] = deque()
-        self.first = 0
-        """Number of the oldest that is kept."""
-        self.n_bytes = 0
-
-    @property
-    def next(self) -> int:
-        """Number of the next one that comes."""
-        return self.first + len(self._frames)
-
-    def add(self, frames: Sequence[bytes]) -> None:
-        """Append; the last one always stays, however big."""
-        self._frames.extend(frames)
-        self.n_bytes += sum(map(len, frames))
-        while self.n_bytes > self._max_bytes and len(self._frames) > 1:
-            self.n_bytes -= len(self._frames.popleft())
-            self.first += 1
-
-    def since(self, number: int) -> bytes:
-        """The frame with this number, and all after it."""
-        start = max(0, number - self.first)
-        return b"".join(self._frames[at] for at in range(start, len(self._frames)))
 
 
 class ResponseRun:
@@ -80,20 +61,26 @@ class ResponseRun:
         wanted: Wanted,
         answer: ResponseAnswer,
         sent: list[Item],
-        store: ResponseStore | None,
+        store: KeptResponses | None,
     ) -> None:
         """``sent``: the items that it answers. ``store``: where it is kept at its end."""
         self.answer = answer
         self.sent = sent
         self._n_sent = len(encode(sent))
+        self.key = key
         self.owner = key.name
         self.log = FrameLog()
         self.error: errors.LlamaActorsError | None = None
         """What it has failed with."""
         self.ended_at: float | None = None
         """By the monotonic clock."""
+        self.rates: Rates | None = None
+        """What was left to its key when it began."""
+        self.shelved: StreamLog | None = None
+        """Its log on the shelf."""
+        self._has_begun = False
+        self._is_left = False
         self._service = service
-        self._key = key
         self._head = head
         self._wanted = wanted
         self._store = store
@@ -104,11 +91,17 @@ class ResponseRun:
     @property
     def n_bytes(self) -> int:
         """What it takes to keep it."""
-        return self._n_sent + self.log.n_bytes
+        shelved = 0 if self.shelved is None else self.shelved.n_bytes
+        return self._n_sent + self.log.n_bytes + shelved
 
     @property
     def is_over(self) -> bool:
         return self.ended_at is not None
+
+    def stream(self, client: AsyncClient) -> ReplyStream:
+        """Its reply, which is sent by the first step."""
+        limit = time_limit_of(self._wanted, is_shown=True)
+        return self._service.stream(client, self._head, self._wanted, 0, self.key, limit)
 
     def start(self, stream: ReplyStream) -> None:
         """Begin."""
@@ -121,10 +114,50 @@ class ResponseRun:
             return
         self._stream.cancel()
         await asyncio.wait({self._task}, timeout=_CANCEL_S)
-        await self.leave()
+        if not self.is_over:
+            await self._abort()
+            await self._keep()
+
+    async def restore(self, logged: Logged) -> list[Event]:
+        """Show what a predecessor has shown; the events to go on after.
+
+        EngineFailed where that would not be the same.
+        """
+        known = logged.events(0)
+        if "begin" in logged.marks:
+            self._has_begun = True
+            self.log.add(self.answer.begin())
+        for event in known:
+            await self._prepare(event)
+            self.log.add(self.answer.event(event))
+        if self.log.since(0) != logged.data[-self.log.n_bytes :]:
+            raise errors.EngineFailed(
+                "what was generated before its process ended cannot be shown again; send the "
+                "request again"
+            )
+        return known
+
+    async def give_up(self, error: errors.LlamaActorsError) -> None:
+        """It has failed before it could go on."""
+        try:
+            if not self._has_begun:
+                self._add(self.answer.begin(), Mark("begin"))
+            await self._fail(error)
+        finally:
+            self._service.end(self.answer.id, 0)
+
+    def drop_log(self) -> None:
+        """It is shown from the shelf no more."""
+        if self.shelved is not None:
+            self.shelved.drop()
 
     async def leave(self) -> None:
         """Drop what still runs."""
+        self._is_left = True
+        self.drop_log()
+        await self._abort()
+
+    async def _abort(self) -> None:
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -143,6 +176,11 @@ class ResponseRun:
         self._end(frames)
         return b"".join(frames)
 
+    async def settled(self) -> None:
+        """Wait until ``finish`` has stored it, or that has to be retried."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
     # ── for readers ─────────────────────────────────────────────────────────────────────────────
 
     async def changed(self) -> None:
@@ -155,37 +193,40 @@ class ResponseRun:
     async def _run(self, stream: ReplyStream) -> None:
         done: Completion | None = None
         try:
-            self._add(self.answer.begin())
+            if not self._has_begun:
+                self._add(self.answer.begin(), Mark("begin"))
             async with stream:
                 async for event in stream:
-                    if self._wanted.needs_pieces and isinstance(event, TokenEvent):
-                        await self._service.need_pieces(self._head.model, ids_of(event))
+                    await self._prepare(event)
                     if isinstance(event, CompletionEvent):
                         done = event.completion
-                    self._add(self.answer.event(event))
+                    self._add(self.answer.event(event), event)
             if done is not None:
                 self._service.counts.note(done)
-                self._service.own(Explained).note(
-                    self._key, "", self._head, self._wanted, {0: done}
-                )
+                self._service.own(Explained).note(self.key, "", self._head, self._wanted, {0: done})
             await self._keep()
-            self._end(self.answer.end())
+            self._end(self.answer.end(), Mark("end"))
         except errors.LlamaActorsError as error:
             await self._fail(error)
         except asyncio.CancelledError:
+            # It was dropped, or this worker stops: then its log has no end, and another goes on.
             self._end(self.answer.cancelled())
             raise
         except Exception as error:  # noqa: BLE001 - a fault here is an answer, and a log line
             _LOG.exception("the response %s failed", self.answer.id)
             await self._fail(errors.EngineFailed(failure_of(error).message))
         finally:
-            self._service.end(self._key, _n_computed(done))
+            self._service.end(self.answer.id, _n_computed(done))
+
+    async def _prepare(self, event: Event) -> None:
+        if self._wanted.needs_pieces and isinstance(event, TokenEvent):
+            await self._service.need_pieces(self._head.model, ids_of(event))
 
     async def _fail(self, error: errors.LlamaActorsError) -> None:
         frames = self.answer.failed(failure_of(error))
         await self._keep()
         self.error = error
-        self._end(frames)
+        self._end(frames, Mark("failed"))
 
     async def keep_begun(self) -> None:
         """Store that it runs: should its process end, it is known that it has failed."""
@@ -193,21 +234,25 @@ class ResponseRun:
 
     async def _keep(self) -> None:
         """Before its last frame is shown: a client may continue it at once."""
-        if self._store is None:
+        if self._store is None or self._is_left:
             return
-        response = self.answer.response()
-        previous = response["previous_response_id"]
-        await self._store.keep(stored(response, self.sent, self.owner, previous))
+        who = self._service.ledger.who
+        await self._store.keep(stored(self.answer.response(), self.sent, self.owner, who))
 
-    def _add(self, frames: Sequence[bytes]) -> None:
+    def _add(self, frames: Sequence[bytes], item: Event | Mark | None = None) -> None:
+        """Show frames; ``item`` is what they show, for the log on the shelf."""
+        if self.shelved is not None and item is not None:
+            self.shelved.note(-1 if isinstance(item, Mark) else 0, item)
+            if frames or isinstance(item, Mark):
+                self.shelved.wrote(b"".join(frames))
         if frames:
             self.log.add(frames)
             self._changed.set()
             self._changed = asyncio.Event()
 
-    def _end(self, frames: Sequence[bytes]) -> None:
+    def _end(self, frames: Sequence[bytes], mark: Mark | None = None) -> None:
         self.ended_at = time.monotonic()
-        self._add(frames)
+        self._add(frames, mark)
 
 
 def _n_computed(done: Completion | None) -> int:
@@ -260,12 +305,25 @@ class Foreground(Answer):
             self._begun()
 
 
+class Readable(Protocol):
+    """A response as its readers see it."""
+
+    log: FrameLog
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the log has all."""
+
+    async def changed(self) -> None:
+        """Wait until the log has more, or all."""
+
+
 class Follower(Answer):
     """Shows a run from its log as the answer of one request; see ``wanted.Answer``."""
 
     content_type = sse.CONTENT_TYPE
 
-    def __init__(self, run: ResponseRun, after: int = -1) -> None:
+    def __init__(self, run: Readable, after: int = -1) -> None:
         """Frames from the one after ``after``."""
         self._run = run
         self._next = after + 1
@@ -301,8 +359,8 @@ class Follower(Answer):
     def keepalive(self) -> bytes:
         return sse.COMMENT_LINE
 
-    def whole(self, done: Sequence[Completion]) -> bytes:  # noqa: ARG002 - the run has it
-        return encode(self._run.answer.response())
+    def whole(self, done: Sequence[Completion]) -> bytes:
+        raise AssertionError(f"a stream has no body of {len(done)} replies")
 
     def _take(self) -> bytes:
         log = self._run.log
@@ -316,7 +374,11 @@ class Shown(Generation):
 
     def __init__(self, call: Call, head: Head, follower: Follower) -> None:
         wanted = Wanted(model="", kind="chat", inputs=(), is_stream=True)
-        super().__init__(call.service, wanted, head, follower, _never_begun, call.own_headers())
+        # What it shows is logged already, and a successor knows its place by the frames sent.
+        socket = call.socket(notes_events=False)
+        super().__init__(
+            call.service, wanted, head, follower, _never_begun, call.own_headers(), socket
+        )
         self._follower = follower
 
     def _events(self) -> AsyncGenerator[list[tuple[int, Any]]]:
@@ -328,27 +390,102 @@ def _never_begun(number: int) -> ReplyStream:
 
 
 class Responses:
-    """The responses of one worker."""
+    """The responses of one worker, and what all have stored."""
 
     def __init__(self, service: Service) -> None:
-        self.store = ResponseStore()
+        self.store = KeptResponses(service.ledger)
+        self.shelf: ShelfClient | None = None
+        """Where those in the background are logged."""
         self._service = service
         self._runs: dict[str, ResponseRun] = {}
+        self._resuming: dict[str, asyncio.Task[None]] = {}
+        self._left: dict[str, tuple[float, int]] = {}
+        """Names on the shelf of logs that a predecessor has ended, when found, and their bytes."""
+
+    @property
+    def number(self) -> int:
+        """Of this worker."""
+        return self._service.ledger.who.number
 
     async def start(
-        self, key: Key, head: Head, wanted: Wanted, answer: ResponseAnswer, sent: list[Item]
-    ) -> ResponseRun:
-        """Begin a response in the background; raises what the request is refused with."""
-        service = self._service
-        client = await service.client()
-        limit = time_limit_of(wanted, is_shown=True)
-        stream = service.stream(client, head, wanted, 0, key, limit)
-        service.begin(key)
-        run = self.made(key, head, wanted, answer, sent)
+        self,
+        run: ResponseRun,
+        logged: LoggedHead,
+        marks: Mapping[str, str],
+        *,
+        is_checked: bool = True,
+    ) -> None:
+        """Begin a response in the background; raises what the request is refused with.
+
+        ``logged`` and ``marks``: what a successor needs to go on with it. ``is_checked``: as in
+        ``Service.begin``.
+        """
+        service, name = self._service, run.answer.id
+        stream = run.stream(await service.client())
+        run.rates = await service.begin(name, run.key, is_checked=is_checked)
+        if self.shelf is not None:
+            place = run_name(self.number, name)
+            run.shelved = StreamLog.begin(self.shelf, place, None, logged)
+        if run.shelved is not None:
+            for prefix, value in marks.items():
+                run.shelved.remember(prefix, value)
         self.keep(run)
         await run.keep_begun()
         run.start(stream)
-        return run
+
+    async def resume(self, run: ResponseRun, logged: Logged, log: StreamLog) -> None:
+        """Go on with a response that a predecessor had begun, unless it was deleted meanwhile."""
+        service = self._service
+        if await self.store.is_dropped(run.answer.id, run.owner):
+            log.drop()
+            service.ledger.end(run.answer.id, 0)
+            return
+        await service.begin(run.answer.id, run.key, is_checked=False)
+        run.shelved = log
+        self.keep(run)
+        asyncio.get_running_loop().call_later(HELD_S, log.remember, HELD, "")
+        try:
+            known = await run.restore(logged)
+            if logged.is_given_up:
+                raise errors.EngineFailed(
+                    f"{logged.n_taken_at_all} workers ended during this response"
+                )
+            stream = run.stream(await service.client())
+            stream.continue_after(known)
+        except errors.LlamaActorsError as error:
+            await run.give_up(error)
+            return
+        run.start(stream)
+
+    def resuming(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """``work`` goes on with a response of this id."""
+        task = self._resuming[name] = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._resuming.pop(name, None))
+        return task
+
+    async def begun(self, name: str, key: Key) -> ResponseRun | ShelvedRun | None:
+        """The response with this id that a predecessor of this worker had begun."""
+        await self._resumed(name)
+        return self._runs.get(name) or self.shown(name, key, self.number)
+
+    async def _resumed(self, name: str) -> None:
+        if (task := self._resuming.get(name)) is not None:
+            await asyncio.wait({task})
+
+    def left(self, name: str, n_bytes: int) -> None:
+        """This log on the shelf was ended by a predecessor: it can be read for a time."""
+        self._left[name] = (time.monotonic(), n_bytes)
+        self._tidy(time.monotonic())
+
+    def shown(self, name: str, key: Key, number: int) -> ShelvedRun | None:
+        """A response in the background of any worker, from its log."""
+
+        async def is_running() -> bool:
+            return await self.store.is_running(name, key.name)
+
+        if self.shelf is None:
+            return None
+        return ShelvedRun.open(self.shelf, number, name, is_running)
 
     def made(
         self, key: Key, head: Head, wanted: Wanted, answer: ResponseAnswer, sent: list[Item]
@@ -364,21 +501,61 @@ class Responses:
             self._runs[run.answer.id] = run
 
     def find(self, name: str, key: Key) -> ResponseRun | None:
-        """A response that runs, or whose log is kept."""
+        """A response that runs here, or whose log is kept here."""
         self._tidy(time.monotonic())
         found = self._runs.get(name)
         return found if found is not None and found.owner == key.name else None
 
     async def forget(self, name: str, key: Key) -> bool:
         """Drop all of a response; False: it is not there."""
+        await self._resumed(name)
         run = self.find(name, key)
         if run is not None:
             self.drop(run)
             await run.leave()
-        return await self.store.forget(name, key.name) or run is not None
+        was_stored, number = await self.store.forget(name, key.name)
+        if number is not None and run is None:
+            await self._end_at(number, name, key, is_dropped=True)
+        return was_stored or run is not None
+
+    async def cancel(self, name: str, key: Key, number: int) -> Stored | None:
+        """End a response that runs at another worker; what is stored of it then."""
+        ends_at = time.monotonic() + _CANCEL_S
+        found = await self.store.find(name, key.name)
+        while found is not None and found.is_running and time.monotonic() < ends_at:
+            await self._end_at(number, name, key)  # again: it may be killed before it has done it
+            await asyncio.sleep(LOOK_S)
+            found = await self.store.find(name, key.name)
+        return found
+
+    async def _end_at(self, number: int, name: str, key: Key, *, is_dropped: bool = False) -> None:
+        with contextlib.suppress(LedgerGone):
+            await self._service.ledger.ask(
+                lambda ref: EndResponse(ref, name, key.name, is_dropped),
+                _CANCEL_S,
+                f"{WORKER}{number}",
+            )
+
+    async def stop(self, run: ResponseRun) -> None:
+        """End a response that runs here with what there is."""
+        await self._resumed(run.answer.id)
+        await run.cancel()
+
+    async def end(self, asked: EndResponse) -> None:
+        """A worker was asked to end a response that runs here, or is about to."""
+        await self._resumed(asked.name)
+        run = self._runs.get(asked.name)
+        if run is None or run.owner != asked.owner:
+            return
+        if asked.is_dropped:
+            self.drop(run)
+            await run.leave()
+        else:
+            await run.cancel()
 
     def drop(self, run: ResponseRun) -> None:
         """Keep its log no more."""
+        run.drop_log()
         with contextlib.suppress(KeyError):
             del self._runs[run.answer.id]
 
@@ -386,9 +563,21 @@ class Responses:
         """Drop logs that are too old, and the oldest of those that are too much together."""
         settings = self._service.settings
         n_bytes = sum(run.n_bytes for run in self._runs.values())
+        n_runs = len(self._runs)
         ended = [one for one in self._runs.values() if one.ended_at is not None]
         for run in sorted(ended, key=lambda one: one.ended_at or 0.0):
-            if now - (run.ended_at or 0.0) <= settings.log_ttl_s and n_bytes <= settings.log_bytes:
+            is_young = now - (run.ended_at or 0.0) <= settings.log_ttl_s
+            if is_young and n_bytes <= settings.log_bytes and n_runs <= MAX_LOGS:
                 break
             n_bytes -= run.n_bytes
+            n_runs -= 1
             self.drop(run)
+        n_left = sum(n for _, n in self._left.values())
+        for name, (at, n) in list(self._left.items()):
+            is_young = now - at <= settings.log_ttl_s
+            if is_young and n_left <= settings.log_bytes and len(self._left) <= MAX_LOGS:
+                break
+            n_left -= n
+            del self._left[name]
+            if self.shelf is not None:
+                self.shelf.forget(name)

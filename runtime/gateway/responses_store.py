@@ -1,17 +1,17 @@
 """Responses that have ended, as long as there is room: whole items, so that a chat can go on.
 
-It is in the memory of one HTTP worker, with a log by which the next one has it too. Its questions
-are coroutines, because an actor that keeps them for all workers would be asked by messages.
+It is in the memory of the ledger, for all workers, with a log by which its next process has it too.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from runtime.gateway.accounts import Incarnation
 from runtime.gateway.wire.bodies import encode
 
 STORE_BYTES: Final = 64 << 20
@@ -30,6 +30,12 @@ class Stored(msgspec.Struct, frozen=True):
     """JSON."""
     input: bytes
     """Items of its request, as a JSON list."""
+    is_running: bool = False
+    """It is generated in the background."""
+    number: int = 0
+    """Of the worker that generates it."""
+    started_ns: int = 0
+    """When that has started, by the monotonic clock."""
 
     @property
     def n_bytes(self) -> int:
@@ -51,22 +57,28 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 def stored(
-    response: dict[str, Any], sent: list[dict[str, Any]], owner: str, previous: str | None
+    response: dict[str, Any], sent: list[dict[str, Any]], owner: str, who: Incarnation
 ) -> Stored:
-    """A response to be kept."""
-    return Stored(response["id"], owner, previous, encode(response), encode(sent))
+    """A response to be kept; ``who`` generates it."""
+    return Stored(
+        response["id"],
+        owner,
+        response["previous_response_id"],
+        encode(response),
+        encode(sent),
+        response.get("status") in UNENDED,
+        who.number,
+        who.started_ns,
+    )
 
 
-def _ended(one: Stored) -> Stored:
+def ended(one: Stored) -> Stored:
     """A response of a worker that is gone, as it is now."""
-    response = one.as_response()
-    if response.get("status") not in UNENDED:
-        return one
     error = {
         "code": "server_error",
         "message": "the process that generated this response has ended; send its request again",
     }
-    failed = encode({**response, "status": "failed", "error": error})
+    failed = encode({**one.as_response(), "status": "failed", "error": error})
     return Stored(one.id, one.owner, one.previous, failed, one.input)
 
 
@@ -93,16 +105,19 @@ class ResponseStore:
         self._log: Log | None = None
 
     def begin_log(self, log: Log, found: Iterable[Stored]) -> None:
-        """``found`` is what a predecessor had stored. What it had not ended has failed."""
+        """``found`` is what a predecessor had stored."""
         for one in found:
-            self._put(_ended(one))
+            self._put(one)
         self._log = log
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     @property
     def n_bytes(self) -> int:
         return self._n_bytes
 
-    async def keep(self, one: Stored) -> None:
+    def keep(self, one: Stored) -> None:
         """Keep it; those that were not used for longest make room. One too big is not kept."""
         self._put(one)
         if self._log is not None:
@@ -117,7 +132,7 @@ class ResponseStore:
         while self._n_bytes > self._max_bytes:
             self._drop(next(iter(self._kept)))
 
-    async def find(self, name: str, owner: str) -> Stored | None:
+    def find(self, name: str, owner: str) -> Stored | None:
         """The response with this id, for the key that it belongs to."""
         found = self._kept.get(name)
         if found is None or found.owner != owner:
@@ -125,7 +140,7 @@ class ResponseStore:
         self._kept.move_to_end(name)
         return found
 
-    async def chain(self, name: str, owner: str) -> tuple[list[Stored], str | None]:
+    def chain(self, name: str, owner: str) -> tuple[list[Stored], str | None]:
         """A response and all that it continues, oldest first; and the id that is missing."""
         found: list[Stored] = []
         wanted: str | None = name
@@ -140,12 +155,19 @@ class ResponseStore:
             self._kept.move_to_end(one.id)
         return found[::-1], None
 
-    async def forget(self, name: str, owner: str) -> bool:
-        """Drop it; False: it is not there."""
-        if await self.find(name, owner) is None:
-            return False
-        self._drop(name)
-        return True
+    def forget(self, name: str, owner: str) -> Stored | None:
+        """Drop it; None: it is not there."""
+        found = self.find(name, owner)
+        if found is not None:
+            self._drop(name)
+        return found
+
+    def fail_left(self, who: Incarnation, continued: Collection[str]) -> None:
+        """What the predecessors of this worker had not ended has failed, unless it goes on here."""
+        for one in list(self._kept.values()):
+            is_left = one.is_running and one.number == who.number
+            if is_left and one.started_ns < who.started_ns and one.id not in continued:
+                self.keep(ended(one))
 
     def _drop(self, name: str) -> None:
         found = self._kept.pop(name, None)

@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 
 from runtime import errors
-from runtime.client.async_client import AsyncClient
+from runtime.client.transport import Transport
 from runtime.gateway.acceptor import Acceptor
 from runtime.gateway.app import App, find_route
 from runtime.gateway.connection import Arrival
 from runtime.gateway.keys import BadKeys, Keys, keys_from
+from runtime.gateway.ledger_messages import EndResponse
 from runtime.gateway.protocol import Bodies, GuardedProtocol
-from runtime.gateway.responses_log import RESPONSES, ResponsesLog
+from runtime.gateway.routes.responses import resume
 from runtime.gateway.service import Service
 from runtime.gateway.stream_log import Received
 from runtime.gateway.successor import Successor
@@ -57,7 +58,7 @@ class GatewayServer:
     def __init__(
         self,
         args: HttpWorkerArgs,
-        connect: Callable[[], AsyncClient],
+        connect: Callable[[], Transport],
         states: Callable[[], Mapping[str, str]],
         log: logging.Logger,
         shelf: ShelfClient,
@@ -65,14 +66,18 @@ class GatewayServer:
         quiet_uvicorn()
         settings = args.settings
         self.service = Service(
-            settings, connect, states, args.secret, partial(attached, Path(args.node_dir))
+            settings,
+            connect,
+            states,
+            args.secret,
+            partial(attached, Path(args.node_dir)),
+            number=args.number,
         )
         self.service.expect(args.expected, args.expected_until)
         self._shelf, self._worker = shelf, args.number
-        stored = ResponsesLog(shelf, f"{RESPONSES}{args.number}")
-        self.service.responses.store.begin_log(stored, stored.found)
         self._acceptor: Acceptor | None = None
         self._connecting: set[asyncio.Future[None]] = set()
+        self._ending: set[asyncio.Future[None]] = set()
         self._keys = KeysFile(settings.keys_file, log)
         facts = {
             "settings": settings,
@@ -82,7 +87,10 @@ class GatewayServer:
             "worker": args.number,
         }
         self._protocol: Any = type("Protocol", (GuardedProtocol,), facts)
-        self._successor = Successor(self.service, shelf, args.number, find_route, self.adopt)
+        self.service.responses.shelf = shelf
+        self._successor = Successor(
+            self.service, shelf, args.number, find_route, self.adopt, resume
+        )
         self._drained_at = 0.0
         self._continued: set[asyncio.Future[None]] = set()
         self._server = uvicorn.Server(
@@ -112,10 +120,14 @@ class GatewayServer:
             self._acceptor = Acceptor(sockets, self._accepted)
             on_listening()
             self._continued = {asyncio.ensure_future(one) for one in self._successor.begin()}
+        reports = asyncio.create_task(self.service.ledger.run())
         await serving
         if self._continued:
             left_s = max(0.0, self._drained_at - time.monotonic())
             await asyncio.wait(self._continued, timeout=left_s)
+        reports.cancel()
+        await asyncio.gather(reports, return_exceptions=True)
+        await self.service.ledger.leave()
 
     def _accepted(self, sock: socket) -> None:
         """At once: this process has a connection that no other knows."""
@@ -177,6 +189,12 @@ class GatewayServer:
             made.feed(received)
         if self.service.is_draining:
             made.shutdown()
+
+    def end_response(self, asked: EndResponse) -> None:
+        """Another worker was asked to end a response that runs here."""
+        task = asyncio.ensure_future(self.service.responses.end(asked))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def stop(self) -> None:
         """Accept no more; end when what runs has ended, at the latest after ``drain_s``."""

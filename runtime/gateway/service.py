@@ -14,15 +14,18 @@ from actors import messages as m
 from runtime import errors
 from runtime.client.async_client import AsyncClient
 from runtime.client.async_stream import AsyncStream
+from runtime.client.transport import Transport
+from runtime.gateway.accounts import Incarnation
 from runtime.gateway.agents import Agents
 from runtime.gateway.guard import check_model
 from runtime.gateway.keys import Key, salt_of
-from runtime.gateway.limits import Limits
+from runtime.gateway.ledger_client import LedgerClient
 from runtime.gateway.names import resolve
 from runtime.gateway.response_runs import Responses
 from runtime.gateway.time_limit import LimitedStream, ReplyStream, TimeLimit
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.gateway.wire.metrics import Counts
+from runtime.gateway.wire.rates import Rates
 from runtime.gateway.wire.wanted import Head, Wanted
 from runtime.settings.gateway import GatewaySettings
 from supervision.messages import new_ref
@@ -58,18 +61,18 @@ class Service:
     def __init__(
         self,
         settings: GatewaySettings,
-        connect: Callable[[], AsyncClient],
+        connect: Callable[[], Transport],
         states: Callable[[], Mapping[str, str]],
         secret: bytes = b"",
         attach: Callable[[], Client] | None = None,
+        number: int = 0,
     ) -> None:
         """``connect`` raises NodeNotRunning while the node starts.
 
         ``states``: the supervisor's, by ids of models. ``secret`` is the node's, for what
-        separates keys. ``attach`` opens a client that blocks.
+        separates keys. ``attach`` opens a client that blocks. ``number``: of this worker.
         """
         self.settings = settings
-        self.limits = Limits()
         self.defaults: Mapping[str, float] = dict(settings.sampling)
         self.running = 0
         self.counts = Counts()
@@ -77,27 +80,41 @@ class Service:
         self._expected: set[str] = set()
         self._expected_until = 0.0
         self.is_draining = False
+        who = Incarnation(number, time.monotonic_ns())
+        self.ledger = LedgerClient(
+            who,
+            self.transport,
+            lambda: (self.counts, self.running),
+            has_peers=settings.workers > 1,
+        )
         self.responses = Responses(self)
         self.agents = Agents()
         self._connect = connect
         self._states = states
         self._secret = secret
         self._attach = attach
+        self._transport: Transport | None = None
         self._client: AsyncClient | None = None
         self._pieces: OrderedDict[str, dict[int, bytes]] = OrderedDict()
         self._own: dict[type, Any] = {}
 
     async def client(self) -> AsyncClient:
+        """What asks the node; waits while that starts."""
+        if self._client is None:
+            self._client = AsyncClient(await self.transport())
+        return self._client
+
+    async def transport(self) -> Transport:
         """The connection to the node; waits while that starts."""
         ends_at = time.monotonic() + BOOT_WAIT_S
-        while self._client is None:
+        while self._transport is None:
             try:
-                self._client = self._connect()
+                self._transport = self._connect()
             except errors.NodeNotRunning:
                 if time.monotonic() > ends_at:
                     raise
                 await asyncio.sleep(_LOOK_S)
-        return self._client
+        return self._transport
 
     def attach(self) -> Client:
         """A client that blocks, for a thread; the caller closes its connection."""
@@ -182,27 +199,38 @@ class Service:
             explains=self.settings.explain,
         )
 
-    def begin(self, key: Key, *, is_checked: bool = True) -> None:
-        """A request begins; Refused where too many run, unless it was allowed before."""
+    async def begin(self, use: str, key: Key, *, is_checked: bool = True) -> Rates | None:
+        """A request with the id ``use`` begins: what is left to its key, if that has limits.
+
+        Refused where too many run, unless it was allowed before.
+        """
         if is_checked:
             self._check_room()
-        self.limits.begin(key, time.monotonic(), is_checked=is_checked)
         self.running += 1
+        if not key.is_limited:
+            return None
+        try:
+            return await self.ledger.begin(use, key, is_checked=is_checked)
+        except BaseException:
+            self.running -= 1
+            raise
 
     def _check_room(self) -> None:
         if self.is_draining:
             raise Refused(
                 Failure(Fault.UNAVAILABLE, "this gateway is being stopped; try another one")
             )
-        if self.running >= self.settings.max_running:
+        running = self.running + self.ledger.others
+        if running >= self.settings.max_running:
             raise Refused(
-                Failure(Fault.OVERLOADED, f"{self.running} requests run here; try again later")
+                Failure(Fault.OVERLOADED, f"{running} requests run here; try again later")
             )
 
-    def end(self, key: Key, n_tokens: int) -> None:
-        """It has ended."""
+    def end(self, use: str, n_tokens: int) -> None:
+        """It has ended, after so many tokens that were computed."""
         self.running -= 1
-        self.limits.end(key, time.monotonic(), n_tokens)
+        self.ledger.end(use, n_tokens)
+        self.ledger.changed()
 
     def salt(self, key: Key, own: str = "") -> bytes:
         """What separates the rows of this key's requests."""

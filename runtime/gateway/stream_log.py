@@ -240,9 +240,12 @@ class StreamLog:
 
     @classmethod
     def begin(
-        cls, shelf: ShelfClient, name: str, sock: socket.socket, head: LoggedHead
+        cls, shelf: ShelfClient, name: str, sock: socket.socket | None, head: LoggedHead
     ) -> StreamLog | None:
-        """Put a new log and the socket on the shelf; None where that cannot be done."""
+        """Put a new log and the socket on the shelf; None where that cannot be done.
+
+        Without a socket it is the log of a response in the background: its bytes are frames.
+        """
         packed = msgspec.msgpack.encode(head)
         if len(packed) > MAX_LOG_BYTES:
             return None
@@ -253,7 +256,7 @@ class StreamLog:
         os.write(fd, struct.pack("<I", len(packed)))
         write_all(fd, packed)
         log = cls(shelf, name, fd, 4 + len(packed))
-        if not shelf.keep(name, [sock.fileno(), fd]):
+        if not shelf.keep(name, [fd] if sock is None else [sock.fileno(), fd]):
             log._close()
             return None
         return log
@@ -261,6 +264,11 @@ class StreamLog:
     @property
     def is_open(self) -> bool:
         return self._fd is not None
+
+    @property
+    def n_bytes(self) -> int:
+        """What it takes."""
+        return self._size if self.is_open else 0
 
     def take(self, n_bytes: int) -> None:
         """Go on after these bytes: the last record may be cut. Note that this was a takeover."""
@@ -372,11 +380,26 @@ def _item(number: int, item: Any, *rest: Any) -> tuple[int, Event | Mark]:
     return number, TokenEvent(item, tuple(tokens), text, (), kind)
 
 
-def content(fd: int) -> bytes:
-    """All that a file has."""
+def read_records(fd: int, at: int) -> tuple[list[tuple[set[str], bytes]], int]:
+    """The names of the marks and the bytes of each whole record from ``at`` on; and where it ends.
+
+    ``at`` 0: of the first. Its writer may go on while this is read.
+    """
+    if not at:
+        n_head = os.pread(fd, 4, 0)
+        at = 4 + struct.unpack("<I", n_head)[0] if len(n_head) == 4 else 0
+    found = []
+    for events, data in _records(content(fd, at), 0) if at else ():
+        marks = {item.name for _, item in _items(events) if isinstance(item, Mark)}
+        found.append((marks, data))
+        at += _LENGTHS.size + len(events) + len(data)
+    return found, at
+
+
+def content(fd: int, at: int = 0) -> bytes:
+    """All that a file has from ``at`` on."""
     size = os.fstat(fd).st_size
     parts: list[bytes] = []
-    at = 0
     while at < size and (part := os.pread(fd, size - at, at)):
         parts.append(part)
         at += len(part)

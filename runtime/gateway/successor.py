@@ -1,7 +1,7 @@
 """Continues the answers of a worker that was killed, on their own sockets.
 
 See ``stream_log``. Each answer runs through the route that had begun it, with the logged body, so
-every API is continued in the same way.
+every API is continued in the same way. So do responses in the background, which have no socket.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from runtime import errors
-from runtime.gateway.call import Call, Handler
+from runtime.gateway.call import Call, Handler, Receive, Send
 from runtime.gateway.connection import CONNECTION, Connection
 from runtime.gateway.conversation_streams import Conversations, ConversationStream
 from runtime.gateway.generation import BrokenStream, ClientGone
 from runtime.gateway.service import Birth, Service
+from runtime.gateway.shelved_run import ENDS, RUNS
 from runtime.gateway.stream_log import (
     CONNECTIONS,
     HELD,
@@ -43,6 +44,7 @@ from supervision.shelf import ShelfClient
 
 Route = Callable[[str, str], tuple[Handler, dict[str, Any]] | None]
 """The handler of a method and a path, and the path's parameters."""
+Resume = Callable[[Call, Logged, StreamLog], Coroutine[Any, Any, None]]
 _CHUNKED: Final = b"transfer-encoding: chunked"
 _LOG: Final = logging.getLogger("supervision.http")
 
@@ -57,21 +59,24 @@ class Successor:
         worker: int,
         route: Route,
         adopt: Callable[[socket.socket, Received, Callable[[], object]], None],
+        resume: Resume,
     ) -> None:
         """``adopt`` goes on with a connection and what has come on it.
 
-        Then it calls its last argument: nothing of a predecessor is needed any more.
+        Then it calls its last argument: nothing of a predecessor is needed any more. ``resume``
+        goes on with a response in the background.
         """
         self._service = service
         self._adopt = adopt
         self._shelf = shelf
         self._worker = worker
         self._route = route
+        self._resume = resume
         self.continued = 0
 
     def begin(self) -> list[Awaitable[None]]:
         """Take every answer and every connection from the shelf; what continues them."""
-        found: list[Awaitable[None]] = []
+        found: list[Awaitable[None]] = self._begin_runs()
         answered: set[str] = set()
         conversations = self._service.own(Conversations)
         for name, sock, fd in self._entries(STREAMS):
@@ -82,11 +87,12 @@ class Successor:
                 os.close(fd)
                 continue
             answered.add(logged.head.connection_id)
+            self._service.ledger.claim([logged.head.call_id])
             log = StreamLog(self._shelf, name, fd, logged.n_bytes)
             log.take(logged.n_bytes)
             # Before any client can ask for it.
             kept = conversations.restore(logged, self._service.settings)
-            found.append(self._kept(self._continue(sock, logged, log), kept, logged))
+            found.append(self._continued(sock, logged, log, kept))
         # Those without an answer under way: what had come on them is read again.
         for name, sock, fd in self._entries(CONNECTIONS):
             forget = partial(self._shelf.forget, name)
@@ -98,6 +104,34 @@ class Successor:
                 sock.close()
             else:
                 self._adopt(sock, received, forget)
+        return found
+
+    def _begin_runs(self) -> list[Awaitable[None]]:
+        """Responses in the background go on; logs of those that have ended can still be read."""
+        ledger, responses = self._service.ledger, self._service.responses
+        found: list[Awaitable[None]] = []
+        names = []
+        for name in self._shelf.names(f"{RUNS}{self._worker}/"):
+            entry = self._shelf.get(name)
+            if entry is None or not entry.fds:
+                continue
+            fd = entry.fds[0]
+            logged = read_log(fd)
+            if logged is None or ENDS & logged.marks:
+                os.close(fd)
+                if logged is None:
+                    self._shelf.forget(name)
+                else:
+                    responses.left(name, logged.n_bytes)
+                continue
+            log = StreamLog(self._shelf, name, fd, logged.n_bytes)
+            log.take(logged.n_bytes)
+            names.append(logged.head.call_id)
+            call = LoggedCall(self._service, logged, {})
+            work = self._resume(call, logged, log)
+            found.append(responses.resuming(logged.head.call_id, work))
+        ledger.claim(names)
+        ledger.goes_on_with(names)
         return found
 
     def _entries(self, prefix: str) -> Iterator[tuple[str, socket.socket, int]]:
@@ -118,13 +152,14 @@ class Successor:
             sock.setblocking(False)
             yield name, sock, log_fd
 
-    async def _kept(
-        self, continued: Awaitable[None], kept: ConversationStream | None, logged: Logged
+    async def _continued(
+        self, sock: socket.socket, logged: Logged, log: StreamLog, kept: ConversationStream | None
     ) -> None:
         """Continue an answer; if it can be read again, let that end with it."""
         try:
-            await continued
+            await self._continue(sock, logged, log)
         finally:
+            self._service.ledger.end(logged.head.call_id, 0)  # unless its request has done it
             if kept is not None:
                 kept.end(is_whole="end" in logged.marks)
 
@@ -196,7 +231,57 @@ class Successor:
             taken.tap.close()
 
 
-class ContinuedCall(Call):
+async def _nothing() -> dict[str, Any]:
+    raise AssertionError("there is no client")
+
+
+async def _nowhere(message: dict[str, Any]) -> None:
+    raise AssertionError(f"there is no client for {message['type']}")
+
+
+class LoggedCall(Call):
+    """A request that a worker had begun which is gone."""
+
+    def __init__(
+        self,
+        service: Service,
+        logged: Logged,
+        more: Mapping[str, Any],
+        receive: Receive = _nothing,
+        send: Send = _nowhere,
+    ) -> None:
+        """``more``: of its scope."""
+        head = logged.head
+        scope = {
+            "type": "http",
+            "method": head.method,
+            "path": head.path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "path_params": {},
+            "client": None,
+            **more,
+        }
+        super().__init__(service, scope, receive, send)
+        self.id, self.key = head.call_id, head.key
+        self.birth = Birth(head.answer_id, head.created, head.seed)
+        self.logged = logged
+        self._body = head.body
+
+    async def body(self) -> bytes:
+        return self._body
+
+    def counted(self) -> AbstractAsyncContextManager[None]:
+        """It was allowed when it came."""
+        return self._counted(is_checked=False)
+
+    async def model(self, asked: str | None) -> str:
+        """As it was when the answer began, whatever the name means now."""
+        fixed = None if self.logged is None else self.logged.model
+        return fixed or await super().model(asked)
+
+
+class ContinuedCall(LoggedCall):
     """A request whose answer was begun by a worker that is gone."""
 
     def __init__(
@@ -207,35 +292,11 @@ class ContinuedCall(Call):
         log: StreamLog,
         path_params: dict[str, Any],
     ) -> None:
-        head = logged.head
-        scope = {
-            "type": "http",
-            "method": head.method,
-            "path": head.path,
-            "query_string": head.query,
-            "headers": head.headers,
-            "path_params": path_params,
-            "client": None,
-            CONNECTION: Connection(taken.tap, taken.is_paused),
-        }
-        super().__init__(service, scope, taken.receive, taken.send)
-        self.id, self.key = head.call_id, head.key
-        self.birth = Birth(head.answer_id, head.created, head.seed)
+        connection = Connection(taken.tap, taken.is_paused)
+        more = {"path_params": path_params, CONNECTION: connection}
+        super().__init__(service, logged, more, taken.receive, taken.send)
         self.has_begun = taken.has_begun
-        self.log, self.logged = log, logged
-        self._body = head.body
-
-    async def body(self) -> bytes:
-        return self._body
-
-    def counted(self) -> AbstractContextManager[None]:
-        """It was allowed when it came."""
-        return self._counted(is_checked=False)
-
-    async def model(self, asked: str | None) -> str:
-        """As it was when the answer began, whatever the name means now."""
-        fixed = None if self.logged is None else self.logged.model
-        return fixed or await super().model(asked)
+        self.log = log
 
 
 class TakenSocket(asyncio.Protocol):

@@ -1,8 +1,9 @@
 """An HTTP worker: an actor whose engine thread is an event loop with a server.
 
-Owns: the requests of its connections. Asks: inflight, the registry, models, over a connection of
-its own, as a client of the node does. Dies when its loop hangs; the listening sockets are on the
-launcher's shelf, so clients that are not accepted yet wait for its next incarnation.
+Owns: the requests of its connections. Asks: inflight, the registry, models, the ledger, over a
+connection of its own, as a client of the node does. Answers other workers: ``EndResponse``. Dies
+when its loop hangs; the listening sockets are on the launcher's shelf, so clients that are not
+accepted yet wait for its next incarnation.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from socket import socket
 from typing import Final
 
 from runtime import errors
-from runtime.client.async_client import AsyncClient
+from runtime.client.transport import Transport
+from runtime.gateway.ledger_messages import EndResponse, ResponseEnding
 from runtime.settings.gateway import LISTENER, HttpWorkerArgs
-from supervision import EngineWorker, ExitReason
+from supervision import Address, EngineWorker, ExitReason
 from supervision.errors import NodeNotRunning
 from supervision.messages import Entry
 from supervision.node_file import RuntimeDir
@@ -39,6 +41,7 @@ class HttpWorker(EngineWorker):
             raise TypeError(f"an HTTP worker is started with HttpWorkerArgs, not {args!r}")
         self._args_given = args
         self._stop: Callable[[], None] | None = None
+        self._end_response: Callable[[EndResponse], None] | None = None
         self._why: ExitReason | None = None
         self.defer_ready()
         self.start_engine(self._serve)
@@ -61,7 +64,11 @@ class HttpWorker(EngineWorker):
         def stop() -> None:
             loop.call_soon_threadsafe(server.stop)
 
+        def end_response(asked: EndResponse) -> None:
+            loop.call_soon_threadsafe(server.end_response, asked)
+
         self._stop = stop
+        self._end_response = end_response
         with self.engine_step():
             beats = asyncio.create_task(self._beat(shelf))
             try:
@@ -80,11 +87,11 @@ class HttpWorker(EngineWorker):
         found = [shelf.get(name) for name in sorted(shelf.names(LISTENER))]
         return [socket(fileno=fd) for one in found if one is not None for fd in one.fds]
 
-    def _connect(self) -> AsyncClient:
+    def _connect(self) -> Transport:
         from runtime.client.loop_transport import LoopTransport
 
         try:
-            return AsyncClient(LoopTransport(Path(self._args_given.node_dir)))
+            return LoopTransport(Path(self._args_given.node_dir))
         except NodeNotRunning as error:
             raise errors.NodeNotRunning(0, str(error)) from error
 
@@ -96,6 +103,13 @@ class HttpWorker(EngineWorker):
         return {model: entry.state for entry in entries if (model := model_of(entry.id))}
 
     # ── mailbox ─────────────────────────────────────────────────────────────────────────────────
+
+    def handle(self, message: object, sender: Address) -> None:
+        if isinstance(message, EndResponse) and self._end_response is not None:
+            self._end_response(message)
+            self.tell(sender, ResponseEnding(message.ref))
+        else:
+            self.log.warning("dropped a %s from %s", type(message).__name__, sender)
 
     def handle_events(self, events: list[object]) -> None:
         for event in events:

@@ -16,7 +16,7 @@ from actors.storage.ram_tier import RamTierArgs
 from actors.storage.writer import STOP_S, WriterArgs
 from cache.policy import SAVE_ALL, SavePolicy
 from native.fingerprint import Fingerprints
-from runtime.settings.gateway import GatewaySettings, HttpWorkerArgs
+from runtime.settings.gateway import GatewaySettings, HttpWorkerArgs, LedgerArgs
 from supervision import (
     INFINITY,
     Backoff,
@@ -189,9 +189,21 @@ def _gateway(
         shutdown=INFINITY,
         args=SupervisorSpec(
             Strategy.ONE_FOR_ONE,
-            workers,
-            # A worker holds nothing that a restart loses, so it may be restarted often.
+            # First, and so the last to stop: the workers' last reports go there.
+            (
+                ChildSpec(
+                    "gateway_ledger",
+                    "runtime.gateway.ledger.LedgerActor",
+                    LedgerArgs(node_dir, settings.store_bytes),
+                ),
+                *workers,
+            ),
+            # They hold nothing that a restart loses, so they may be restarted often.
             intensity=60,
-            preload=("runtime.gateway.server", "runtime.client.loop_transport"),
+            preload=(
+                "runtime.gateway.server",
+                "runtime.gateway.ledger",
+                "runtime.client.loop_transport",
+            ),
         ),
     )

@@ -375,7 +375,7 @@ def _pressure_from(given: Any) -> PressureSettings:
 
 def _gateway_from(given: Any) -> GatewaySettings:
     plain = msgspec.structs.asdict(given)
-    for key in ("max_body", "max_header_bytes", "log_bytes"):
+    for key in ("max_body", "max_header_bytes", "log_bytes", "store_bytes"):
         plain[key] = parse_size(plain[key], f"gateway.{key}")
     for key in ("keys_file", "tls_certificate", "tls_key"):
         if plain[key] is not None:

@@ -92,6 +92,7 @@ class GatewaySettings:
     max_connections: int = 1024
     max_per_address: int = 64
     max_running: int = 256
+    store_bytes: int = 64 << 20
     head_s: float = 10.0
     body_s: float = 30.0
     idle_s: float = 75.0
@@ -122,6 +123,14 @@ class HttpWorkerArgs:
     """Ids of the models that are loaded once the node has started."""
     expected_until: float = 0.0
     """Unix time until which they are waited for before anything is known of them."""
+
+
+@frozen
+class LedgerArgs:
+    """What the gateway's ledger is started with."""
+
+    node_dir: str
+    store_bytes: int
 
 
 def listen_from(text: str, key: str = "gateway.listen") -> Listen:
@@ -169,7 +178,7 @@ def check(settings: GatewaySettings) -> None:
             "gateway.max_bodies", "is less than gateway.max_body: one body must fit into it"
         )
     for key in ("workers", "max_body", "max_header_bytes", "max_headers", "max_connections",
-                "max_per_address", "max_running", "log_bytes"):  # fmt: skip
+                "max_per_address", "max_running", "log_bytes", "store_bytes"):  # fmt: skip
         if getattr(settings, key) < 1:
             raise ConfigError(f"gateway.{key}", "must be at least 1")
 

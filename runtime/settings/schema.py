@@ -242,6 +242,7 @@ class _GatewayDefaults:
     max_connections: int = 1024
     max_per_address: int = 64
     max_running: int = 256
+    store_bytes: Size = 64 << 20
     head_s: float = 10.0
     body_s: float = 30.0
     idle_s: float = 75.0
@@ -265,8 +266,8 @@ Gateway: Final = _table(
     {
         "listen": "Where: 127.0.0.1:8080, [::1]:8080, unix:/path, systemd, or a list of them. An "
         "address that other machines reach needs keys_file.",
-        "workers": "Processes that speak HTTP. One carries some hundred streams. Each has its own "
-        "store of responses, limits and counts.",
+        "workers": "Processes that speak HTTP. One carries some hundred streams. Limits of keys, "
+        "stored responses and counts are those of all together.",
         "keys_file": "File of keys, made by `gateway key`. Without it no key is needed.",
         "hosts": "Names by which browsers and clients may call this machine, beside IP addresses "
         "and localhost.",
@@ -283,7 +284,7 @@ Gateway: Final = _table(
         "each rule that changed something is named in the answer. A key may have more (rules).",
         "explain": "Answers have a cache object: what was reused, from where, and why no more.",
         "slots": "GET /slots returns how many requests run, to every caller with a key.",
-        "metrics": "GET /metrics returns counts of this worker, by llama-server's names.",
+        "metrics": "GET /metrics returns counts of all workers, by llama-server's names.",
         "max_body": "Of a request. Larger ones are refused with 413.",
         "max_bodies": "Of all requests of a worker that are read or answered. A body of more than "
         "64 KiB that does not fit gets 503 and a time to wait.",
@@ -291,7 +292,9 @@ Gateway: Final = _table(
         "max_headers": "Header lines; 431 above.",
         "max_connections": "Of each worker; more get 503.",
         "max_per_address": "Connections from one address without a key.",
-        "max_running": "Requests of each worker at the same time; more get 503 and a time to wait.",
+        "max_running": "Requests at the same time; more get 503 and a time to wait. A worker "
+        "learns once a second how many run in the others.",
+        "store_bytes": "Of stored responses; those that were not used for longest make room.",
         "head_s": "Seconds from the first byte of a request to the end of its header lines.",
         "body_s": "Seconds for its body, and one more for each MiB.",
         "idle_s": "Seconds that a connection may stay open without a request.",

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from runtime.gateway.stream_log import MAX_TAKEN, MAX_TAKEN_AT_ALL
+from runtime.gateway.shelved_run import run_name
+from runtime.gateway.stream_log import MAX_TAKEN, MAX_TAKEN_AT_ALL, TAKEN, Mark, StreamLog
+from supervision.node_file import RuntimeDir
+from supervision.shelf import ShelfClient
 from tests.support.gateways import Gateway, gateway_node
 from tests.support.runtime_nodes import LeakCheck, inflight_status, kill, pid_of
 from tests.support.waiting import eventually
@@ -237,15 +242,135 @@ def test_stored_responses_outlive_their_worker(gateway: Gateway) -> None:
     assert gateway.get(f"/v1/responses/{first['id']}").status == 404
 
 
-def test_a_response_in_the_background_fails_with_its_worker(gateway: Gateway) -> None:
-    asked = {"input": "Tell a story.", "max_output_tokens": 3000, "ignore_eos": True,
-             "background": True}  # fmt: skip
+BEHIND = {"input": "Tell a story.", "max_output_tokens": 400, "ignore_eos": True, "seed": 3,
+          "temperature": 0.9, "exact": "always", "background": True}  # fmt: skip
+
+
+def shown_again(gateway: Gateway, name: str, after: int = -1) -> list[Any]:
+    """The events of a response from the one after ``after``, up to its end."""
+    path = f"/v1/responses/{name}?stream=true&starting_after={after}" if after >= 0 else (
+        f"/v1/responses/{name}?stream=true"
+    )  # fmt: skip
+    answer = gateway.get(path)
+    assert answer.status == 200, answer.body
+    return answer.frames
+
+
+def frames_in(data: bytes) -> list[Any]:
+    lines = [one for one in data.split(b"\n") if one.startswith(b"data: ")]
+    return [json.loads(one[6:]) for one in lines]
+
+
+def without_place(frames: list[Any]) -> list[Any]:
+    """The texts of a stream, which do not depend on ids and times."""
+    return [one["delta"] for one in frames if one["type"] == "response.output_text.delta"]
+
+
+@pytest.fixture(scope="module")
+def story(gateway: Gateway) -> str:
+    frames = shown_again(gateway, gateway.post("/v1/responses", BEHIND).json["id"])
+    return "".join(without_place(frames))
+
+
+@pytest.mark.parametrize("victim", ["http:0", "gateway_ledger", "model:demo", "root"])
+def test_a_response_in_the_background_goes_on(gateway: Gateway, story: str, victim: str) -> None:
+    name = gateway.post("/v1/responses", BEHIND).json["id"]
+    seen: list[Any] = []
+    with gateway.opened("GET", f"/v1/responses/{name}?stream=true") as answer:
+        data = b""
+        while data.count(b"output_text.delta") < 20:
+            data += answer.read1(2000)
+        seen = frames_in(data[: data.rindex(b"\n\n")])
+        if victim == "root":
+            kill(gateway.node.connection.record.root_pid)
+        else:
+            kill(pid_of(gateway.node, victim))
+        while more := answer.read1(65536):
+            data += more
+    rest = shown_again(gateway, name, seen[-1]["sequence_number"])
+    frames = [*seen, *rest]
+    assert [one["sequence_number"] for one in frames] == list(range(len(frames)))
+    assert "".join(without_place(frames)) == story
+    assert frames == shown_again(gateway, name) == frames_in(data), "also on its connection"
+    last = frames[-1]["response"]
+    assert last["status"] == "incomplete"
+    assert last["usage"]["output_tokens"] == 400
+    assert gateway.get(f"/v1/responses/{name}").json == last
+    eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
+
+
+def test_a_response_in_the_background_goes_on_again_and_again(gateway: Gateway, story: str) -> None:
+    """And so does the stream of the request that began it, on its own connection."""
+    reader = Reader(gateway, {**BEHIND, "stream": True}, "/v1/responses")
+    for n in range(4):
+        wanted = 4000 + 8000 * n
+        eventually(
+            lambda w=wanted: len(reader.data) > w or not reader.is_alive(), what="more has come"
+        )
+        kill(pid_of(gateway.node, "http:0"))
+    reader.join(120)
+    assert reader.trouble is None
+    frames = frames_in(reader.data)
+    assert [one["sequence_number"] for one in frames] == list(range(len(frames)))
+    assert "".join(without_place(frames)) == story
+    assert frames[-1]["type"] == "response.incomplete"
+    assert shown_again(gateway, frames[0]["response"]["id"]) == frames
+
+
+def test_what_ended_in_the_background_is_shown_after_its_worker(gateway: Gateway) -> None:
+    asked = {**BEHIND, "max_output_tokens": 8}
     name = gateway.post("/v1/responses", asked).json["id"]
+    frames = shown_again(gateway, name)
+    kill(pid_of(gateway.node, "http:0"))
+    assert shown_again(gateway, name) == frames
+    assert shown_again(gateway, name, 5) == frames[6:]
+    assert gateway.call("DELETE", f"/v1/responses/{name}").status == 200
+    assert gateway.get(f"/v1/responses/{name}?stream=true").status == 404
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (Mark(TAKEN), "5 workers ended during this response"),
+        (b"event: x\ndata: {}\n\n", "cannot be shown again"),
+    ],
+)
+def test_a_response_that_cannot_go_on_has_failed(
+    gateway: Gateway, record: Mark | bytes, why: str
+) -> None:
+    """It may be what ends its workers; or its log holds what it was not."""
+    name = gateway.post("/v1/responses", {**BEHIND, "max_output_tokens": 3500}).json["id"]
+    eventually(lambda: inflight_status(gateway.node)["in_flight"], what="it runs")
+    folder = gateway.node._directory
+    shelf = ShelfClient(folder, RuntimeDir(folder).cookie() or b"")
+    pid = pid_of(gateway.node, "http:0")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        entry = shelf.get(run_name(0, name))
+        assert entry is not None
+        log = StreamLog(shelf, "", entry.fds[0], os.fstat(entry.fds[0]).st_size)
+        for _ in range(MAX_TAKEN):
+            if isinstance(record, Mark):
+                log.note(-1, record)
+            log.wrote(b"" if isinstance(record, Mark) else record)
+        os.close(entry.fds[0])
+    finally:
+        shelf.close()
+        kill(pid)
+    frames = shown_again(gateway, name)
+    assert frames[-1]["type"] == "response.failed"
+    found = gateway.get(f"/v1/responses/{name}").json
+    assert (found["status"], why in found["error"]["message"]) == ("failed", True), found
+    eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
+
+
+def test_a_response_in_the_background_is_cancelled_after_its_worker(gateway: Gateway) -> None:
+    name = gateway.post("/v1/responses", {**BEHIND, "max_output_tokens": 3500}).json["id"]
     eventually(lambda: inflight_status(gateway.node)["in_flight"], what="it runs")
     kill(pid_of(gateway.node, "http:0"))
-    found = gateway.get(f"/v1/responses/{name}").json
-    assert found["status"] == "failed"
-    assert "send its request again" in found["error"]["message"]
+    ended = gateway.post(f"/v1/responses/{name}/cancel", {}).json
+    assert ended["status"] == "cancelled", ended
+    eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
 
 
 def test_a_request_whose_workers_end_one_after_the_other_is_given_up(gateway: Gateway) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any, cast
 
@@ -485,35 +484,29 @@ def kept(name: str, previous: str | None = None, owner: str = "", size: int = 10
 
 
 def test_the_store_drops_what_was_not_used_for_longest() -> None:
-    async def run() -> None:
-        store = ResponseStore(max_bytes=30)
-        for one in (kept("a"), kept("b", "a"), kept("c")):
-            await store.keep(one)
-        chain, missing = await store.chain("b", "")
-        assert ([one.id for one in chain], missing) == (["a", "b"], None)
-        await store.keep(kept("d"))
-        assert await store.find("c", "") is None
-        await store.keep(kept("e"))
-        assert await store.find("b", "") is None, "what continues another goes before that"
-        assert await store.chain("b", "") == ([], "b")
-        await store.keep(kept("f", size=31))
-        assert store.n_bytes == 0
-
-    asyncio.run(run())
+    store = ResponseStore(max_bytes=30)
+    for one in (kept("a"), kept("b", "a"), kept("c")):
+        store.keep(one)
+    chain, missing = store.chain("b", "")
+    assert ([one.id for one in chain], missing) == (["a", "b"], None)
+    store.keep(kept("d"))
+    assert store.find("c", "") is None
+    store.keep(kept("e"))
+    assert store.find("b", "") is None, "what continues another goes before that"
+    assert store.chain("b", "") == ([], "b")
+    store.keep(kept("f", size=31))
+    assert store.n_bytes == 0
 
 
 def test_the_responses_of_another_key_are_not_there() -> None:
-    async def run() -> None:
-        store = ResponseStore()
-        await store.keep(kept("a", owner="alice"))
-        await store.keep(kept("b", "a", owner="bob"))
-        assert await store.find("a", "bob") is None
-        assert not await store.forget("a", "bob")
-        assert await store.chain("b", "bob") == ([], "a")
-        assert await store.forget("a", "alice")
-        assert not await store.forget("a", "alice")
-
-    asyncio.run(run())
+    store = ResponseStore()
+    store.keep(kept("a", owner="alice"))
+    store.keep(kept("b", "a", owner="bob"))
+    assert store.find("a", "bob") is None
+    assert not store.forget("a", "bob")
+    assert store.chain("b", "bob") == ([], "a")
+    assert store.forget("a", "alice")
+    assert not store.forget("a", "alice")
 
 
 @given(st.lists(st.binary(min_size=1, max_size=9), max_size=30), st.integers(1, 40))

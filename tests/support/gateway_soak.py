@@ -37,8 +37,11 @@ WORKER_SHARE = 0.7
 """Of the kills."""
 WORKER_EVERY_S = 0.7
 """Below the intensity of the gateway's supervisor."""
-OTHERS = ("model:demo", *ROOT_CHILDREN, *CACHE_CHILDREN[:2], "writer", "gateway", *NODE_PARTS)
-SLOW_S = {"model:demo": 8.0, "gateway": 31.0}
+LEDGER = "gateway_ledger"
+OTHERS = (
+    "model:demo", LEDGER, *ROOT_CHILDREN, *CACHE_CHILDREN[:2], "writer", "gateway", *NODE_PARTS
+)  # fmt: skip
+SLOW_S = {"model:demo": 8.0, "gateway": 31.0, LEDGER: 1.0}
 PROMPTS = 6
 MAX_TOKENS = 220
 DEADLINE_S = 120.0
@@ -163,7 +166,8 @@ def kills(gateway: Gateway, seed: int, number: int, stop: threading.Event) -> Co
             continue
         try:
             kill(pid)
-        except ProcessLookupError:  # it has ended, and that is not known yet
+        except ProcessLookupError:  # it was killed before, and the tree does not show that yet
+            stop.wait(0.05)
             continue
         done[victim] += 1
         stop.wait(max(WORKER_EVERY_S, rng.uniform(0.0, 1.2)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import signal
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Any, NamedTuple
 from runtime import Node, RuntimeConfig
 from runtime.settings.gateway import GatewaySettings, Listen
 from tests.support.nodes import free_port
-from tests.support.runtime_nodes import started
+from tests.support.runtime_nodes import pid_of, started
+from tests.support.waiting import eventually
 
 TIMEOUT_S = 60.0
 
@@ -100,9 +103,60 @@ class Gateway:
         assert answer.headers["content-type"].startswith("text/event-stream")
         return [one for one in answer.frames if one != "[DONE]"]
 
+    def connect_to(self, worker: str) -> http.client.HTTPConnection:
+        """A connection that this worker has accepted: the others cannot meanwhile."""
+        tree = self.node.tree().find("gateway")
+        assert tree is not None
+        names = [one.id for one in tree.children if one.id.startswith("http:")]
+        pid_of(self.node, worker)
+        connection = self.connect()
+        stopped: list[int] = []
+        try:
+            for name in names:
+                if name != worker:
+                    stopped.append(eventually(lambda n=name: self._stop(n), what="it is stopped"))
+            connection.request("GET", "/health")
+            connection.getresponse().read()
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        return connection
+
+    def _stop(self, name: str) -> int | None:
+        """Its process, every thread of which is stopped; None: it has just been killed."""
+        try:
+            pid = pid_of(self.node, name)
+            os.kill(pid, signal.SIGSTOP)
+            eventually(lambda: _is_stopped(pid), what="all its threads are stopped")
+        except ProcessLookupError:
+            return None
+        return pid
+
+    def at(
+        self, worker: str, method: str, path: str, body: object = None, **headers: str
+    ) -> Answered:
+        """One request that this worker answers."""
+        raw = None if body is None else json.dumps(body).encode()
+        with contextlib.closing(self.connect_to(worker)) as connection:
+            connection.request(method, path, raw, {**self.headers, **headers})
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return Answered(answer.status, found, answer.read())
+
     def raw(self) -> socket.socket:
         """A connection without a protocol."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT_S)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether every thread of it is."""
+    stats = [one.read_text() for one in Path(f"/proc/{pid}/task").glob("*/stat")]
+    if not stats:
+        raise ProcessLookupError(pid)
+    return all(one.rpartition(")")[2].split()[0] == "T" for one in stats)
 
 
 def frames_of(stream: bytes) -> list[tuple[str, Any]]:

@@ -43,7 +43,10 @@ async def messages(call: Call) -> None:
     parts = parts_of_chat(wanted, model)
     found = None
     if asked.previous is not None:
-        found = diagnosis(answered.find(key, asked.previous), parts)
+        known = answered.find(key, asked.previous)
+        if known is None:  # another worker may have answered it
+            known = await service.ledger.parts_of(key, asked.previous)
+        found = diagnosis(known, parts)
     remarks = await _remarks(call, model, asked)
     made: list[MessagesAnswer] = []
 
@@ -58,6 +61,8 @@ async def messages(call: Call) -> None:
     finally:
         for answer in made:
             answered.set_tokens(key, answer.id, answer.n_prompt)
+            whole = replace(parts, n_tokens=answer.n_prompt)
+            await service.ledger.note_parts(key, answer.id, whole)
 
 
 async def count_tokens(call: Call) -> None:

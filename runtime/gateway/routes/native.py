@@ -109,7 +109,7 @@ async def embedding(call: Call) -> None:
 async def rerank(call: Call) -> None:
     documents, asked = read_rerank(await call.body())
     client, model = await _asked_model(call, asked.model)
-    with call.counted():
+    async with call.counted():
         found = await client.rerank(model, asked.query, documents, top_n=asked.top_n)
         call.n_tokens += found.n_tokens
     call.service.counts.note_read(found.n_tokens, len(documents))
@@ -171,7 +171,7 @@ async def show_metrics(call: Call) -> None:
     if not service.settings.metrics:
         raise unsupported("this gateway shows no metrics; set gateway.metrics = true")
     waiting = sum(one.details.get("waiting", 0) for one in await model_facts(call))
-    body = metrics.metrics_text(service.counts, service.running, waiting)
+    body = metrics.metrics_text(*await service.ledger.totals(), waiting)
     began = str(int(service.began)).encode()
     headers = [(b"process-start-time-unix", began)]
     await call.answer(body, content_type=metrics.CONTENT_TYPE, headers=headers)

@@ -123,7 +123,7 @@ async def match(call: Call) -> None:
     asked = own.read_match(await call.body())
     model = await call.model(asked.model)
     client = await service.client()
-    with call.counted():
+    async with call.counted():
         prompt: str | list[int] | tuple[int, ...]
         if asked.prompt:
             prompt = asked.prompt

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from runtime.gateway.call import Call
 from runtime.gateway.generation import BrokenStream
-from runtime.gateway.response_runs import Follower, Foreground, Shown
+from runtime.gateway.response_runs import Follower, Foreground, Readable, ResponseRun, Shown
 from runtime.gateway.responses_store import Stored
+from runtime.gateway.shelved_run import ShelvedRun
+from runtime.gateway.stream_log import MODEL, Logged, StreamLog
 from runtime.gateway.thinking import possible
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.failure import Failure, Fault, Refused, invalid
@@ -30,40 +35,99 @@ from runtime.gateway.wire.wanted import Head, Wanted
 ITEMS: Final = "items:"
 """In the log of an answer: what was stored here when its request came, and it refers to."""
 MAX_DIGITS: Final = 12
+FRAME_END: Final = b"}\n\n"
+"""Of the stream of a response; a comment has no brace."""
+_LOG: Final = logging.getLogger("supervision.http")
 _NO_REPLY: Final = Wanted(model="", kind="chat", inputs=())
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A response that can begin."""
+
+    asked: ResponseBody
+    head: Head
+    wanted: Wanted
+    answer: ResponseAnswer
+    sent: list[Item]
+    """The items that it answers."""
+    referred: str
+    """What was stored and it refers to, for a log; empty: nothing."""
+
+    def run(self, call: Call) -> ResponseRun:
+        """It, before it has begun."""
+        return call.service.responses.made(call.key, self.head, self.wanted, self.answer, self.sent)
 
 
 async def create(call: Call) -> None:
     """A response: streamed, whole, or in the background."""
+    given = await _prepared(call)
+    if given.asked.background:
+        await _create_behind(call, given)
+        return
+    responses = call.service.responses
+    run = given.run(call)
+    call.settle = run.settled
+
+    def make(*_: object) -> Foreground:
+        return Foreground(run, lambda: responses.keep(run))
+
+    try:
+        await call.generate(given.wanted, make, given.head.model, given.head)
+    finally:
+        if not run.is_over:
+            responses.drop(run)
+
+
+async def _create_behind(call: Call, given: Prepared) -> None:
+    """In the background: the answer shows it, and its end is not that of the response."""
+    responses, name, n_shown = call.service.responses, given.answer.id, _n_shown(call)
+    first = given.answer.response()
+    run: Readable | None = None
+    if call.logged is not None:  # this request's worker was killed
+        run = await responses.begun(name, call.key)
+        if run is None and n_shown:
+            raise BrokenStream
+    if run is None:
+        begun = given.run(call)
+        log = await call.logged_head(name)
+        marks = {MODEL: given.head.model, ITEMS: given.referred}
+        marks = {prefix: one for prefix, one in marks.items() if one}
+        await responses.start(begun, log, marks, is_checked=call.logged is None)
+        run, call.rates = begun, begun.rates
+    with contextlib.ExitStack() as stack:
+        if isinstance(run, ShelvedRun):
+            stack.callback(run.close)
+        if given.asked.stream:
+            await call.show(Shown(call, given.head, Follower(run, n_shown - 1)))
+        else:
+            await call.answer_json(first)
+
+
+async def resume(call: Call, logged: Logged, log: StreamLog) -> None:
+    """Go on with a response in the background whose worker was killed; ``call`` has its request."""
+    service, name = call.service, logged.head.call_id
+    try:
+        given = await _prepared(call)
+        await service.responses.resume(given.run(call), logged, log)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the end of this response
+        _LOG.warning("the response %s cannot go on: %r", name, error)
+        log.drop()
+        service.ledger.end(name, 0)
+        with contextlib.suppress(Refused):
+            await service.responses.store.fail(name, call.key.name)
+
+
+async def _prepared(call: Call) -> Prepared:
     asked = read_response(await call.body())
     service = call.service
     model = await call.model(asked.model)
     head = call.head(wanted_of(asked, [], service.defaults, ()), model)
-    items, sent, remarks = await _items(call, asked, head.id)
+    items, sent, remarks, referred = await _items(call, asked, head.id)
     wanted = wanted_of(asked, items, service.defaults, remarks)
     wanted = await call.marked(call.canonical(await possible(call, model, wanted)))
     answer = ResponseAnswer(head, asked, wanted, await _compared(call, asked, head, wanted))
-    responses = service.responses
-    if not asked.background:
-        run = responses.made(call.key, head, wanted, answer, sent)
-
-        def make(*_: object) -> Foreground:
-            return Foreground(run, lambda: responses.keep(run))
-
-        try:
-            await call.generate(wanted, make, model, head)
-        finally:
-            if not run.is_over:
-                responses.drop(run)
-        return
-    first = answer.response()
-    run = await responses.start(call.key, head, wanted, answer, sent)
-    if asked.stream and call.has_begun:
-        raise BrokenStream  # its worker was killed: the client reads on by starting_after
-    if asked.stream:
-        await call.show(Shown(call, head, Follower(run)))
-    else:
-        await call.answer_json(first)
+    return Prepared(asked, head, wanted, answer, sent, referred)
 
 
 # ── what a request answers ──────────────────────────────────────────────────────────────────────
@@ -71,19 +135,21 @@ async def create(call: Call) -> None:
 
 async def _items(
     call: Call, asked: ResponseBody, reply: str
-) -> tuple[list[Item], list[Item], tuple[str, ...]]:
-    """All items of the conversation, those that this request adds, and remarks."""
+) -> tuple[list[Item], list[Item], tuple[str, ...], str]:
+    """All items of the conversation, those that this request adds, remarks, and what was stored."""
     logged = None if call.logged is None else call.logged.find(ITEMS)
     if logged is None:
         before = await _history(call, asked.previous_response_id)
         earlier = [item for one in before for item in one.items()]
         known = await _known(call, references(asked.input))
-        if call.log is not None and (earlier or known):
-            call.log.remember(ITEMS, encode([earlier, known]).decode())
+        referred = encode([earlier, known]).decode() if earlier or known else ""
+        if call.log is not None and referred:
+            call.log.remember(ITEMS, referred)
     else:
         earlier, known = msgspec.json.decode(logged)
+        referred = logged
     sent, remarks = items_from(asked.input, reply, known)
-    return [*earlier, *sent], sent, remarks
+    return [*earlier, *sent], sent, remarks, referred
 
 
 async def _history(call: Call, name: str | None) -> list[Stored]:
@@ -91,9 +157,10 @@ async def _history(call: Call, name: str | None) -> list[Stored]:
         return []
     run = call.service.responses.find(name, call.key)
     if run is not None and not run.is_over:
-        detail = f"the response {name!r} has not ended; wait for it, or cancel it"
-        raise Refused(Failure(Fault.CONFLICT, detail, "previous_response_id"))
+        raise _unended(name)
     found, missing = await call.service.responses.store.chain(name, call.key.name)
+    if found and found[-1].is_running:
+        raise _unended(name)
     if missing is not None:
         what = "" if missing == name else f" (it continues {missing!r}, which is not there)"
         raise Refused(
@@ -106,6 +173,11 @@ async def _history(call: Call, name: str | None) -> list[Stored]:
             )
         )
     return found
+
+
+def _unended(name: str) -> Refused:
+    detail = f"the response {name!r} has not ended; wait for it, or cancel it"
+    return Refused(Failure(Fault.CONFLICT, detail, "previous_response_id"))
 
 
 async def _known(call: Call, names: Sequence[str]) -> dict[str, Item]:
@@ -143,14 +215,15 @@ def _missing(name: str) -> Refused:
 
 
 async def _found(call: Call) -> dict[str, Any]:
-    name, responses = _name(call), call.service.responses
-    run = responses.find(name, call.key)
-    if run is not None:
-        return run.answer.response()
-    kept = await responses.store.find(name, call.key.name)
+    run = call.service.responses.find(_name(call), call.key)
+    return run.answer.response() if run is not None else (await _kept(call)).as_response()
+
+
+async def _kept(call: Call) -> Stored:
+    kept = await call.service.responses.store.find(_name(call), call.key.name)
     if kept is None:
-        raise _missing(name)
-    return kept.as_response()
+        raise _missing(_name(call))
+    return kept
 
 
 async def retrieve(call: Call) -> None:
@@ -158,12 +231,32 @@ async def retrieve(call: Call) -> None:
     if query.get("stream", "").lower() not in ("true", "1"):
         await call.answer_json(await _found(call))
         return
-    run = call.service.responses.find(_name(call), call.key)
-    if run is None:
-        await _found(call)
+    run: Readable | None = call.service.responses.find(_name(call), call.key)
+    if run is not None:
+        await _show(call, run)
+        return
+    with contextlib.closing(await _shelved(call)) as shelved:
+        await _show(call, shelved)
+
+
+async def _shelved(call: Call) -> ShelvedRun:
+    """The response from its log on the shelf: it is another worker's, or of one that is gone."""
+    kept = await _kept(call)
+    found = call.service.responses.shown(kept.id, call.key, kept.number)
+    if found is None:
         raise invalid("the events of this response are kept no more; read it without stream")
+    return found
+
+
+def _n_shown(call: Call) -> int:
+    """Frames that a predecessor has sent on this connection, if its worker was killed."""
+    return 0 if call.logged is None else call.logged.data.count(FRAME_END)
+
+
+async def _show(call: Call, run: Readable) -> None:
     last = call.headers.get(b"last-event-id", b"").decode("latin-1")
-    after = _whole(query.get("starting_after") or last, -1, "starting_after")
+    given = call.request.query_params.get("starting_after") or last
+    after = _whole(given, -1, "starting_after") + _n_shown(call)
     if after + 1 < run.log.first:
         raise invalid(
             f"the events before {run.log.first} are kept no more; read the response without stream",
@@ -188,14 +281,26 @@ async def delete(call: Call) -> None:
 
 
 async def cancel(call: Call) -> None:
-    found = await _found(call)
+    responses = call.service.responses
+    run = responses.find(_name(call), call.key)
+    if run is not None:
+        _require_background(run.answer.response())
+        await call.service.responses.stop(run)
+        await call.answer_json(run.answer.response())
+        return
+    kept = await _kept(call)
+    _require_background(kept.as_response())
+    if kept.is_running:
+        ended = await responses.cancel(kept.id, call.key, kept.number)
+        if ended is None:
+            raise _missing(kept.id)
+        kept = ended
+    await call.answer_json(kept.as_response())
+
+
+def _require_background(found: dict[str, Any]) -> None:
     if not found["background"]:
         raise invalid("only a response with background: true can be cancelled; close its stream")
-    run = call.service.responses.find(_name(call), call.key)
-    if run is not None:
-        await run.cancel()
-        found = run.answer.response()
-    await call.answer_json(found)
 
 
 async def input_items(call: Call) -> None:
@@ -215,7 +320,7 @@ async def input_items(call: Call) -> None:
 async def input_tokens(call: Call) -> None:
     asked = read_response(await call.body())
     model = await call.model(asked.model)
-    items, _, _ = await _items(call, asked, call.id)
+    items, *_ = await _items(call, asked, call.id)
     wanted = wanted_of(asked, items, call.service.defaults)
     wanted = call.canonical(await possible(call, model, wanted))
     client = await call.service.client()

@@ -9,6 +9,7 @@ from typing import Final
 
 from native.errors import InvalidParam
 from runtime import errors
+from runtime.gateway.wire.rates import Rates
 
 
 class Fault(Enum):
@@ -88,6 +89,8 @@ class Failure:
     """Methods that the path has."""
     code: str | None = None
     """In OpenAI's words, where it is not the one of the fault."""
+    rates: Rates | None = None
+    """What is left to the key, where it has limits."""
 
     @property
     def status(self) -> int:

@@ -1,8 +1,8 @@
-"""Counts of one worker as Prometheus text, by llama-server's names."""
+"""Counts of replies as Prometheus text, by llama-server's names."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from runtime.client.results import Completion
@@ -13,7 +13,7 @@ _MS: Final = 1e-3
 
 @dataclass(slots=True)
 class Counts:
-    """What this worker's requests have cost since it started."""
+    """What requests have cost: those of one worker since it started, or of several together."""
 
     prompt_tokens: int = 0
     """Computed; those that were reused are ``cached_tokens``."""
@@ -43,6 +43,12 @@ class Counts:
         self.n_drafted += bool(usage.drafted_tokens)
         self.longest = max(self.longest, usage.prompt_tokens + usage.completion_tokens)
         self.n_steps += max(1, usage.completion_tokens)
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together."""
+        names = (one.name for one in fields(self))
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Counts(**{**sums, "longest": max(self.longest, other.longest)})
 
     def note_read(self, n_tokens: int, n_texts: int) -> None:
         """Texts were read for their vectors or scores."""

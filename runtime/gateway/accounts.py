@@ -1,0 +1,206 @@
+"""What is counted over all workers: uses of limited keys, and what replies have cost. Pure.
+
+Each change is handed to ``write`` under a name, where the last value counts, so that it can be read
+again by ``restore`` in the next process. Seconds come in; all processes of a machine count them
+from the same start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from runtime.gateway.keys import Key
+from runtime.gateway.limits import Bucket, Limits, Use
+from runtime.gateway.wire.metrics import Counts
+from runtime.gateway.wire.rates import Rates
+
+KEPT_INCARNATIONS: Final = 4
+"""Of each worker, whose counts are kept apart; those of older ones are added up."""
+_KEY, _USE, _COUNTS = "key:", "use:", "counts:"
+
+Ended = Iterable[tuple[str, int]]
+"""Uses that have ended, and the tokens that were computed for each."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Incarnation:
+    """One process of the worker with a number."""
+
+    number: int
+    started_ns: int
+    """By the monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A request of a limited key."""
+
+    who: Incarnation
+    key: Key
+    """As far as it limits."""
+    turn: int
+    """Of its worker when it began; a report of an earlier turn could not list it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What one key has used, as it is written: levels of its buckets, and when each was right."""
+
+    amounts: tuple[int | None, int | None]
+    requests: tuple[float, float] | None
+    tokens: tuple[float, float] | None
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What the incarnations of one worker have counted."""
+
+    old: Counts = field(default_factory=Counts)
+    kept: dict[int, Counts] = field(default_factory=dict)
+    """By when they started."""
+
+    def put(self, started_ns: int, counts: Counts) -> bool:
+        """Whether that changed anything."""
+        if self.kept.get(started_ns) == counts:
+            return False
+        if started_ns not in self.kept and len(self.kept) >= KEPT_INCARNATIONS:
+            oldest = min(self.kept)
+            if started_ns < oldest:
+                return False  # of one that ended long ago
+            self.old = self.old.plus(self.kept.pop(oldest))
+        self.kept[started_ns] = counts
+        return True
+
+    def total(self) -> Counts:
+        found = self.old
+        for one in self.kept.values():
+            found = found.plus(one)
+        return found
+
+
+class Accounts:
+    """Of one gateway."""
+
+    def __init__(self, write: Callable[[str, bytes | None], None]) -> None:
+        """``write`` with None: nothing counts under this name any more."""
+        self._write = write
+        self._limits = Limits()
+        self._uses: dict[str, Running] = {}
+        self._counts: dict[int, _Counted] = {}
+        """By the number of the worker."""
+        self._running: dict[int, tuple[Incarnation, int]] = {}
+        """Requests that run, by the number of the worker."""
+
+    # ── uses of keys ────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, use: str, running: Running, now: float, *, is_checked: bool = True) -> Rates:
+        """A request begins; Refused where its key may not yet.
+
+        One that is known goes on in this worker, and is not counted again.
+        """
+        known, key = self._uses.get(use), running.key
+        if known is None:
+            self._limits.begin(key, now, is_checked=is_checked)
+            self._put_level(key)
+        if known is None or known.who <= running.who:
+            self._uses[use] = running
+            self._write(_USE + use, msgspec.msgpack.encode(running))
+        return self._limits.rates(key, now)
+
+    def rates(self, key: Key, now: float) -> Rates:
+        """What is left to this key."""
+        return self._limits.rates(key, now)
+
+    def is_busy(self, key: Key) -> bool:
+        """Whether so many requests of this key run as may."""
+        return self._limits.is_busy(key)
+
+    def end(self, ended: Ended, now: float) -> None:
+        """Uses have ended; those that are not known ended before."""
+        for use, n_tokens in ended:
+            running = self._uses.pop(use, None)
+            if running is not None:
+                self._limits.end(running.key, now, n_tokens)
+                self._write(_USE + use, None)
+                self._put_level(running.key)
+
+    def keep_only(self, who: Incarnation, turn: int, uses: Collection[str], now: float) -> None:
+        """These are all uses of a worker; others, also of its predecessors, have ended."""
+        gone = [
+            use
+            for use, one in self._uses.items()
+            if one.who.number == who.number and use not in uses
+            if one.who < who or (one.who == who and one.turn <= turn)
+        ]
+        self.end(((use, 0) for use in gone), now)
+
+    def _put_level(self, key: Key) -> None:
+        self._write(_KEY + key.name, self._level(key.name))
+
+    def _level(self, name: str) -> bytes:
+        use = self._limits.uses[name]
+        requests, tokens = (
+            None if one is None else (one.level, one.at) for one in (use.requests, use.tokens)
+        )
+        return msgspec.msgpack.encode(_Level(use.amounts, requests, tokens))
+
+    # ── what replies have cost ──────────────────────────────────────────────────────────────────
+
+    def count(self, who: Incarnation, counts: Counts, running: int) -> None:
+        """What a worker has counted since it started, and how many requests run there."""
+        known = self._running.get(who.number)
+        if known is None or known[0] <= who:
+            self._running[who.number] = (who, running)
+        counted = self._counts.setdefault(who.number, _Counted())
+        if counted.put(who.started_ns, counts):
+            self._write(f"{_COUNTS}{who.number}", msgspec.msgpack.encode(counted))
+
+    def total(self) -> Counts:
+        """Of all workers, also of those that are gone."""
+        found = Counts()
+        for one in self._counts.values():
+            found = found.plus(one.total())
+        return found
+
+    def running(self, but: int | None = None) -> int:
+        """Requests that run in all workers, ``but`` the one with this number."""
+        return sum(n for number, (_, n) in self._running.items() if number != but)
+
+    # ── again ───────────────────────────────────────────────────────────────────────────────────
+
+    def restore(self, records: Mapping[str, bytes]) -> None:
+        """Go on with what a predecessor has written."""
+        for name, raw in records.items():
+            kind, _, rest = name.partition(":")
+            match f"{kind}:":
+                case "key:":
+                    self._limits.uses[rest] = _use_of(msgspec.msgpack.decode(raw, type=_Level))
+                case "use:":
+                    self._uses[rest] = msgspec.msgpack.decode(raw, type=Running)
+                case "counts:":
+                    self._counts[int(rest)] = msgspec.msgpack.decode(raw, type=_Counted)
+                case _:
+                    raise ValueError(f"a record {name[:20]!r}")
+        for running in self._uses.values():
+            self._limits.continues(running.key)
+
+    def records(self) -> Iterator[tuple[str, bytes]]:
+        """All that counts, as it is written."""
+        for name in self._limits.uses:
+            yield _KEY + name, self._level(name)
+        for use, running in self._uses.items():
+            yield _USE + use, msgspec.msgpack.encode(running)
+        for number, counted in self._counts.items():
+            yield f"{_COUNTS}{number}", msgspec.msgpack.encode(counted)
+
+
+def _use_of(level: _Level) -> Use:
+    requests, tokens = (
+        None if amount is None or used is None else Bucket(amount, *used)
+        for amount, used in zip(level.amounts, (level.requests, level.tokens), strict=True)
+    )
+    return Use(level.amounts, requests, tokens)
