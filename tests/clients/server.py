@@ -22,6 +22,11 @@ from tests.support.waiting import eventually
 
 _START_S = 120.0
 _STOP_S = 30.0
+_SETTINGS = """\
+[gateway]
+keepalive_s = 0.1
+"""
+"""Comments in every stream that is silent for a moment: clients must skip them."""
 
 
 class ServerFailed(Exception):
@@ -44,10 +49,13 @@ def gateway_command(port: int, home: Path, model: str, *more: str) -> list[str]:
     """The node with its gateway and one model, so that any name of a model means that one.
 
     ``model`` is the embedded model's name, or a name and a file: ``NAME=PATH``. ``more`` are
-    further options of ``serve``.
+    further options of ``serve``. Writes the node's settings into ``home``.
     """
+    settings = home / "settings.toml"
+    settings.write_text(_SETTINGS, encoding="utf-8")
     return [
         *(sys.executable, "-m", "runtime", "serve"),
+        *("--config", str(settings)),
         *("--gateway", f"127.0.0.1:{port}"),
         *("--admin-port", str(free_port())),
         *("--model", model),
