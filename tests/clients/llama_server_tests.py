@@ -32,7 +32,8 @@ PARTS: Final = ("tools/server/tests/", "models/templates/")
 FILES: Final = (
     "test_tokenize", "test_basic", "test_completion", "test_ignore_eos", "test_infill",
     "test_security", "test_chat_completion", "test_template", "test_tool_call", "test_embedding",
-    "test_rerank", "test_metrics",
+    "test_rerank", "test_metrics", "test_compat_anthropic", "test_compat_oai_responses",
+    "test_stream", "test_ctx_shift",
 )  # fmt: skip
 PACKAGES: Final = (
     "pytest", "requests", "openai", "numpy", "wget", "filelock", "prometheus_client", "aiohttp",

@@ -48,6 +48,14 @@ def test_a_small_model_stands_for_each_that_is_named(line: str, kind: str | None
     assert kind_of(parse(line.split())) == kind
 
 
+def test_without_a_model_one_has_the_name_that_is_asked_for() -> None:
+    settings = settings_of(parse(["--ctx-size", "1024"]))
+    assert (settings["kind"], settings["other_names"]) == (
+        "story", ["ggml-org/tinygemma3-GGUF:Q8_0"]
+    )  # fmt: skip
+    assert settings_of(parse(LINE.split()))["other_names"] == []
+
+
 def test_thinking_is_a_variable_of_the_template(tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
     file.write_text("{{ enable_thinking }}", encoding="utf-8")
