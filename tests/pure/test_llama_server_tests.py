@@ -85,7 +85,9 @@ def test_a_listed_failure_is_right_and_every_other_is_wrong() -> None:
         "failed, and is not listed: c::c: assert 1 == 2",
         "is listed, and was not run: b::z",
     ]
-    assert runner.verdict(found[:1], known, is_whole=False)[1] == []
+    assert runner.verdict(found[:1], known, is_whole=False, floor=9)[1] == []
+    assert runner.verdict(found, known, floor=1)[1] == wrong
+    assert runner.verdict(found, known, floor=2)[1] == [*wrong, "1 pass, and 2 should"]
 
 
 def test_every_listed_failure_has_a_reason() -> None:
