@@ -253,7 +253,8 @@ class Call:
             head = self.head(wanted, model or await self.model(wanted.model))
         fixed = head
         client = await service.client()
-        limit = time_limit_of(wanted, is_shown=wanted.is_stream)
+        gone_s = 0.0 if self.logged is None else max(0.0, time.time() - self.logged.head.at)
+        limit = time_limit_of(wanted, is_shown=wanted.is_stream, gone_s=gone_s)
         conversations = service.own(Conversations)
         async with self.counted():
             answer = make(fixed, wanted)

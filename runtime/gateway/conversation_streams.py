@@ -36,8 +36,9 @@ RING_BYTES: Final = 4 << 20
 """Of one stream; the oldest frames go first."""
 OWN_BYTES: Final = 1 << 10
 """What a stream without any bytes counts."""
-CUT_TO: Final = 0.9
-"""Part of the room that streams have after they were cut, so that it is not done at each event."""
+USED: Final = 0.9
+"""Part of the room that is used after some was made, so that it is not made at each event."""
+LOOK_S: Final = 1.0
 MODEL_SEPARATOR: Final = "::"
 """In llama-server a conversation's name may end with it and a model."""
 _END: Final = b"\n\n"
@@ -253,6 +254,8 @@ class Conversations:
         self._n_bytes = 0
         """Of all of them."""
         self._max_bytes = self._ttl_s = 0.0
+        self._looked_at = 0.0
+        """Unix time at which what is too old was dropped."""
 
     def begin(self, call: Call, answer: Answer, *, is_stream: bool) -> ConversationStream | None:
         """A request begins an answer; None where it is not to be kept.
@@ -319,12 +322,12 @@ class Conversations:
 
     def find(self, name: str, key: Key) -> ConversationStream | None:
         """The stream of a conversation."""
-        self._tidy()
+        self._drop_old()
         return self._streams.get((key.name, name))
 
     def of_request(self, request_id: str, key: Key) -> ConversationStream | None:
         """The same by the id of the request that it answers."""
-        self._tidy()
+        self._drop_old()
         for stream in self._streams.values():
             if stream.request_id == request_id and stream.owner == key.name:
                 return stream
@@ -332,7 +335,7 @@ class Conversations:
 
     def named(self, names: Iterable[str], key: Key) -> list[ConversationStream]:
         """Those of conversations with these names, and of them with a model's name besides."""
-        self._tidy()
+        self._drop_old()
         wanted = frozenset(names)
         return [
             stream
@@ -348,21 +351,28 @@ class Conversations:
     def _grew(self, n_bytes: int) -> None:
         self._n_bytes += n_bytes
         if self._n_bytes > self._max_bytes:
-            self._tidy()
+            self._make_room()
 
-    def _tidy(self) -> None:
-        """Drop what is too old, and the oldest of what is too much; what still runs is cut."""
+    def _drop_old(self) -> None:
+        """Drop what has ended too long ago; it is looked for once in a while."""
         now = time.time()
+        if abs(now - self._looked_at) < min(LOOK_S, self._ttl_s):
+            return
+        self._looked_at = now
+        for stream in list(self._streams.values()):
+            if stream.is_over and now - stream.completed_at > self._ttl_s:
+                self._drop(stream)
+
+    def _make_room(self) -> None:
+        """Drop the oldest of those that have ended; if that is not enough, cut what runs."""
+        most = self._max_bytes * USED
         ended = [one for one in self._streams.values() if one.is_over]
         for stream in sorted(ended, key=lambda one: one.completed_at):
-            if self._n_bytes <= self._max_bytes and now - stream.completed_at <= self._ttl_s:
-                break
+            if self._n_bytes <= most:
+                return
             self._drop(stream)
-        if self._n_bytes <= self._max_bytes:
-            return
-        most = int(self._max_bytes * CUT_TO)
         for stream in self._streams.values():  # the longest-running first
-            self._n_bytes -= stream.ring.drop(self._n_bytes - most)
+            self._n_bytes -= stream.ring.drop(int(self._n_bytes - most))
 
 
 def _names_of(conversation: str) -> Iterable[str]:

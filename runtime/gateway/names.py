@@ -11,6 +11,7 @@ from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.settings.gateway import UnknownModel
 
 LATEST: Final = ":latest"
+_WILD: Final = frozenset("*?[")
 
 
 def resolve(
@@ -36,6 +37,11 @@ def resolve(
     if len(ids) == 1 and (unknown_model == "only" or not asked):
         return ids[0]
     raise Refused(Failure(Fault.NO_MODEL, _unknown(asked, ids, aliases), "model"))
+
+
+def other_names(model: str, aliases: Sequence[tuple[str, str]]) -> list[str]:
+    """The aliases of a model that are names, and no patterns."""
+    return [name for name, meant in aliases if meant == model and not set(name) & _WILD]
 
 
 def _unknown(asked: str, ids: list[str], aliases: Sequence[tuple[str, str]]) -> str:

@@ -39,19 +39,23 @@ MAX_S: Final = 1e6
 class TimeLimit:
     """The limit of one request, for all of its replies; each has its own clock."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, gone_s: float = 0.0) -> None:
+        """``gone_s``: how much of it is over."""
         self.seconds = seconds
+        self.left_s = max(0.0, seconds - gone_s)
         self.has_shown = False
         """Whether anything of a reply has come: it is shown at once."""
 
     @property
     def of_node(self) -> float:
         """``timeout_s`` of the request as it is sent."""
-        return self.seconds + NODE_S
+        return self.left_s + NODE_S
 
 
-def time_limit_of(wanted: Wanted, *, is_shown: bool) -> TimeLimit | None:
+def time_limit_of(wanted: Wanted, *, is_shown: bool, gone_s: float = 0.0) -> TimeLimit | None:
     """The limit of a request; ``is_shown``: its replies are shown as they come.
+
+    ``gone_s``: seconds since it came, if another process had it before.
 
     None: it has none, or the node's own clock is enough. What is no number of seconds is refused
     where all options are.
@@ -59,7 +63,7 @@ def time_limit_of(wanted: Wanted, *, is_shown: bool) -> TimeLimit | None:
     seconds = wanted.options.get("timeout_s")
     if not is_shown or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_S:
         return None
-    return TimeLimit(float(seconds))
+    return TimeLimit(float(seconds), gone_s)
 
 
 class LimitedStream:
@@ -100,7 +104,7 @@ class LimitedStream:
             raise StopAsyncIteration
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._limit.seconds, self._late)
+            self._timer = loop.call_later(self._limit.left_s, self._late)
         try:
             async with asyncio.timeout(None) as self._scope:
                 if self._is_late:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from runtime.errors import ConfigError
 from runtime.gateway import guard
+from runtime.gateway.facts import ModelFacts
 from runtime.gateway.keys import (
     ANYONE,
     BadKeys,
@@ -23,8 +24,9 @@ from runtime.gateway.keys import (
     salt_of,
 )
 from runtime.gateway.limits import Bucket, Limits
-from runtime.gateway.names import resolve
+from runtime.gateway.names import other_names, resolve
 from runtime.gateway.wire.failure import Fault, Refused
+from runtime.gateway.wire.openai_models import openai_list
 from runtime.launch import listeners
 from runtime.settings.gateway import GatewaySettings, check
 
@@ -287,3 +289,12 @@ def test_other_names_are_refused_with_those_that_there_are(
         resolve(asked, loaded, [], unknown)  # type: ignore[arg-type]
     assert fault_of(caught) is Fault.NO_MODEL
     assert all(one in str(caught.value) for one in loaded)
+
+
+def test_aliases_that_are_names_are_listed_with_what_they_mean() -> None:
+    aliases = [("claude-*", "a"), ("org/a:Q8", "a"), ("b2", "b"), ("g?t", "a"), ("[x]", "a")]
+    assert other_names("a", aliases) == ["org/a:Q8"]
+    facts = ModelFacts("a", 7, {}, is_up=False)
+    first, second = openai_list([(facts, None), (facts, "org/a:Q8")])["data"]
+    assert (first["id"], second["id"], second["root"]) == ("a", "org/a:Q8", "a")
+    assert first["status"] == second["status"] == {"value": "loading"}

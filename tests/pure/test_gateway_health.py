@@ -29,7 +29,10 @@ class Client:
     def __init__(self, *wanted: str) -> None:
         self.wanted = wanted
 
-    async def ask(self, actor: str, question: m.ListWantedModels) -> m.WantedModelsListed:
+    async def ask(
+        self, actor: str, question: m.ListWantedModels, *, timeout_s: float
+    ) -> m.WantedModelsListed:
+        assert timeout_s > 0
         assert actor == "registry"
         return m.WantedModelsListed(question.ref, self.wanted)
 

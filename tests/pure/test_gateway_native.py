@@ -17,6 +17,7 @@ from runtime.client.results import Completion, CompletionEvent, Event, PrefillEv
 from runtime.gateway.facts import ModelFacts
 from runtime.gateway.guard import check_origin
 from runtime.gateway.wire import native_bodies, native_state, report
+from runtime.gateway.wire.errors import api_of, error_body
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.gateway.wire.metrics import Counts, metrics_text
 from runtime.gateway.wire.native import NativeAnswer, read_infill, read_native
@@ -358,6 +359,30 @@ def test_vectors_without_pooling_are_llama_servers_alone() -> None:
     ]
     with pytest.raises(Refused, match="without pooling"):
         embeddings_json(read_embedding(body(input="a")), "mine", found)
+
+
+def test_a_prompt_that_is_too_long_is_named_in_the_words_of_llama_server() -> None:
+    words = "prompt is too long: 300 tokens > 256"
+    failure = Failure(Fault.TOO_LONG, words, n_prompt=300, n_ctx=256)
+    error = json.loads(error_body(failure, api_of("/completion")))["error"]
+    assert error["type"] == "exceed_context_size_error"
+    assert (error["code"], error["n_prompt_tokens"], error["n_ctx"]) == (400, 300, 256)
+    assert error["message"] == f"request exceeds the available context size: {words}"
+
+
+@pytest.mark.parametrize(
+    ("path", "api"),
+    [
+        ("/v1/stream?conv_id=x", "native"),
+        ("/v1/streams/lookup", "native"),
+        ("/v1", "openai"),
+        ("/v1/streamers", "openai"),
+        ("/stream", "openai"),
+        ("/llama/v1/streams/req_1", "openai"),
+    ],
+)
+def test_whose_words_a_path_is_answered_in(path: str, api: str) -> None:
+    assert api_of(path) == api
 
 
 def test_slots_tell_how_many_run_and_nothing_of_them() -> None:

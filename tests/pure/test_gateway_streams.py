@@ -179,7 +179,7 @@ def test_of_a_refused_request_nothing_is_kept(kept: Conversations) -> None:
 
 
 def test_the_oldest_go_when_there_is_too_much(kept: Conversations) -> None:
-    settings = Settings(log_bytes=10 * streams.OWN_BYTES)
+    settings = Settings(log_bytes=10 * streams.OWN_BYTES + 64)
     part = b"data: " + b"x" * (streams.OWN_BYTES - 8) + b"\n\n"
     found = [begin(kept, str(at), settings=settings) for at in range(4)]
     for at, one in enumerate(found):
@@ -202,7 +202,7 @@ def test_what_is_old_goes(kept: Conversations, monkeypatch: pytest.MonkeyPatch) 
     end(stream, 100.0)
     monkeypatch.setattr(streams.time, "time", lambda: 105.0)
     assert kept.find("c", A) is stream
-    monkeypatch.setattr(streams.time, "time", lambda: 105.1)
+    monkeypatch.setattr(streams.time, "time", lambda: 106.1)
     assert kept.find("c", A) is None
 
 

@@ -103,6 +103,16 @@ def test_nothing_shown_is_a_failure() -> None:
     assert not node.cancelled.is_set(), "it is left, which cancels it"
 
 
+def test_what_is_over_of_the_time_stays_over() -> None:
+    limit = TimeLimit(60.0, gone_s=59.99)
+    assert limit.of_node == pytest.approx(0.01 + NODE_S)
+    done = last(read(Node([PROMPT, TOKEN]), limit))
+    assert (done.finish_reason, done.note) == (
+        "length", "a note; the reply was ended by timeout_s = 60"
+    )  # fmt: skip
+    assert TimeLimit(1.0, gone_s=9.0).left_s == 0.0
+
+
 def test_another_reply_of_the_request_was_shown() -> None:
     limit = TimeLimit(0.01)
     limit.has_shown = True

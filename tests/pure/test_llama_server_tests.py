@@ -48,6 +48,14 @@ def test_a_small_model_stands_for_each_that_is_named(line: str, kind: str | None
     assert kind_of(parse(line.split())) == kind
 
 
+def test_without_a_model_one_has_the_name_that_is_asked_for() -> None:
+    settings = settings_of(parse(["--ctx-size", "1024"]))
+    assert (settings["kind"], settings["other_names"]) == (
+        "story", ["ggml-org/tinygemma3-GGUF:Q8_0"]
+    )  # fmt: skip
+    assert settings_of(parse(LINE.split()))["other_names"] == []
+
+
 def test_thinking_is_a_variable_of_the_template(tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
     file.write_text("{{ enable_thinking }}", encoding="utf-8")
@@ -77,7 +85,9 @@ def test_a_listed_failure_is_right_and_every_other_is_wrong() -> None:
         "failed, and is not listed: c::c: assert 1 == 2",
         "is listed, and was not run: b::z",
     ]
-    assert runner.verdict(found[:1], known, is_whole=False)[1] == []
+    assert runner.verdict(found[:1], known, is_whole=False, floor=9)[1] == []
+    assert runner.verdict(found, known, floor=1)[1] == wrong
+    assert runner.verdict(found, known, floor=2)[1] == [*wrong, "1 pass, and 2 should"]
 
 
 def test_every_listed_failure_has_a_reason() -> None:

@@ -116,6 +116,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
+ROUTED: Final = "ggml-org/tinygemma3-GGUF:Q8_0"
+"""What llama-server loads by name when it is started without a model; here it is loaded at once."""
+
+
 def kind_of(options: Options) -> str | None:
     """Which of ``llama_server_models`` stands for the model that is named; None: no model is."""
     names = [str(options.given.get(one, "")) for one in ("--model", "--hf-repo", "--hf-file")]
@@ -135,9 +139,11 @@ def settings_of(options: Options) -> dict[str, Any]:
     n_slots = int(options.number("--parallel", 4))
     n_ctx = int(options.number("--ctx-size", 4096))
     shares = 1 if given.get("--kv-unified") else n_slots
+    kind = kind_of(options)
     settings: dict[str, Any] = {
-        "kind": kind_of(options),
+        "kind": kind or "story",
         "id": sorted(str(given.get("--alias", "model")).split(","))[0],
+        "other_names": [] if kind else [ROUTED],
         "n_ctx": n_ctx // shares,
         "n_seq_max": n_slots,
         "n_batch": int(options.number("--batch-size", 512)),
@@ -235,7 +241,7 @@ class Keeper:
                     break
             else:
                 return None
-        _cool(kept.node, settings["id"] if settings["kind"] else None)
+        _cool(kept.node, settings["id"])
         return kept
 
     def _start(self, settings: dict[str, Any]) -> _Kept:
@@ -284,26 +290,25 @@ def _started(settings: dict[str, Any], models: Path) -> _Kept:
         keys_file=keys,
         origins=tuple(settings["origins"]),
         sampling=tuple(settings["sampling"].items()),
+        aliases=tuple((name, settings["id"]) for name in settings["other_names"]),
         slots=settings["slots"],
         metrics=settings["metrics"],
     )
-    loaded = {}
-    if settings["kind"] is not None:
-        loaded[settings["id"]] = ModelConfig(
-            str(model_file(models, settings["kind"])),
-            ModelParams(
-                n_threads=1,
-                n_ctx=settings["n_ctx"],
-                n_batch=min(settings["n_batch"], settings["n_ctx"]),
-                n_ubatch=min(settings["n_batch"], settings["n_ctx"]),
-                n_seq_max=settings["n_seq_max"],
-                embed_tokens=settings["embed_tokens"],
-                pooling=settings["pooling"],
-            ),
-            chat_template=settings["template"],
-        )
+    model = ModelConfig(
+        str(model_file(models, settings["kind"])),
+        ModelParams(
+            n_threads=1,
+            n_ctx=settings["n_ctx"],
+            n_batch=min(settings["n_batch"], settings["n_ctx"]),
+            n_ubatch=min(settings["n_batch"], settings["n_ctx"]),
+            n_seq_max=settings["n_seq_max"],
+            embed_tokens=settings["embed_tokens"],
+            pooling=settings["pooling"],
+        ),
+        chat_template=settings["template"],
+    )
     node = Node.start(
-        loaded,
+        {settings["id"]: model},
         port=free_port(),
         cache_ram="64MiB",
         cache_disk=0,
@@ -327,14 +332,14 @@ def model_file(folder: Path, kind: str) -> Path:
     return path
 
 
-def _cool(node: Node, model: str | None) -> None:
+def _cool(node: Node, model: str) -> None:
     """Nothing of earlier requests runs, and nothing of them is reused."""
     from actors import messages as m
     from supervision.messages import new_ref
     from tests.support.waiting import eventually
 
     eventually(lambda: not node.client.queue_depth(), what="the node has nothing to do")
-    if model is not None and node.model_info(model).details.get("can_generate"):
+    if node.model_info(model).details.get("can_generate"):
         node.evict(model)
     cursor = 0
     while True:

@@ -166,7 +166,7 @@ def test_a_refused_request_leaves_nothing(gateway: Gateway) -> None:
 def test_a_stream_that_fails_is_shown_as_it_was(gateway: Gateway, slow_gguf: Path) -> None:
     """The error event, and then a broken connection."""
     gateway.node.load("second", one_thread(slow_gguf))
-    body = {"prompt": "Once", "max_tokens": 200, "ignore_eos": True, "stream": True,
+    body = {"prompt": "Once", "max_tokens": 2000, "ignore_eos": True, "stream": True,
             "model": "second"}  # fmt: skip
     first = leave_after(gateway, body, 200, "/v1/completions")
     gateway.node.unload("second")

@@ -7,6 +7,7 @@ from typing import Final
 from runtime.gateway.call import Call
 from runtime.gateway.facts import model_facts
 from runtime.gateway.inputs import embedded
+from runtime.gateway.names import other_names
 from runtime.gateway.thinking import possible
 from runtime.gateway.wire import openai_models
 from runtime.gateway.wire.openai_chat import ChatAnswer, ChatBody, read_chat, template_options
@@ -54,7 +55,10 @@ async def models(call: Call) -> None:
             openai_models.anthropic_list(await model_facts(call), call.request.query_params)
         )
         return
-    await call.answer_json(openai_models.openai_list(await model_facts(call)))
+    aliases = call.service.settings.aliases
+    found = await model_facts(call)
+    named = [(one, name) for one in found for name in other_names(one.id, aliases)]
+    await call.answer_json(openai_models.openai_list([*((one, None) for one in found), *named]))
 
 
 async def model(call: Call) -> None:

@@ -53,5 +53,6 @@ def native_error_object(failure: Failure) -> dict[str, Any]:
     }
     if failure.fault is Fault.TOO_LONG:
         error["type"] = "exceed_context_size_error"
+        error["message"] = f"request exceeds the available context size: {failure.message}"
         error |= {"n_prompt_tokens": failure.n_prompt, "n_ctx": failure.n_ctx}
     return {"error": error}

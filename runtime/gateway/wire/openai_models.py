@@ -34,9 +34,9 @@ def openai_model(facts: ModelFacts, name: str | None = None) -> dict[str, Any]:
     return {**found, "meta": meta} if meta else found
 
 
-def openai_list(models: Sequence[ModelFacts]) -> dict[str, Any]:
-    """All of them."""
-    return {"object": "list", "data": [openai_model(one) for one in models]}
+def openai_list(models: Sequence[tuple[ModelFacts, str | None]]) -> dict[str, Any]:
+    """All of them, each with the name under which it is listed."""
+    return {"object": "list", "data": [openai_model(facts, name) for facts, name in models]}
 
 
 def anthropic_model(facts: ModelFacts, name: str | None = None) -> dict[str, Any]:
