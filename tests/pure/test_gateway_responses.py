@@ -20,7 +20,7 @@ from runtime.client.results import (
     TokenEvent,
     ToolCallEvent,
 )
-from runtime.gateway.response_runs import FrameLog
+from runtime.gateway.frame_log import FrameLog
 from runtime.gateway.responses_store import ResponseStore, Stored
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.gateway.wire.openai_errors import error_object
