@@ -249,6 +249,8 @@ class ResponseRun:
     def _end(self, frames: Sequence[bytes], mark: Mark | None = None) -> None:
         self.ended_at = time.monotonic()
         self._add(frames, mark)
+        if self.shelved is not None and mark is not None:
+            self.shelved.end()
 
 
 def _n_computed(done: Completion | None) -> int:

@@ -42,6 +42,8 @@ _N_RECEIVED_HEAD: Final = 3
 """Of a log of what has come: one of the two, then how often it was taken over."""
 MODEL: Final = "model:"
 TAKEN: Final = "taken"
+ENDED: Final = b"ended"
+"""Beside the log of a response on the shelf: it need not be read to see that."""
 MAX_TAKEN: Final = 5
 """Takeovers in a row in which nothing was sent: it may be the request that kills the workers."""
 MAX_LOG_BYTES: Final = 16 << 20
@@ -289,6 +291,11 @@ class StreamLog:
             write_all(self._fd, record)
         except OSError:  # no memory: the answer goes on without it
             self.drop()
+
+    def end(self) -> None:
+        """A response in the background has ended: its log is shown, and not continued."""
+        if self._fd is not None:
+            self._shelf.keep(self._name, [self._fd], ENDED)
 
     def finish(self, transport: asyncio.Transport) -> None:
         """The answer is complete; the log is needed until the kernel has all of it."""
