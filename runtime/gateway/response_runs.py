@@ -77,7 +77,7 @@ class ResponseRun:
         self.shelved: StreamLog | None = None
         """Its log on the shelf."""
         self._has_begun = False
-        self._is_left = False
+        self._is_left = self._is_cancelled = False
         self._service = service
         self._head = head
         self._wanted = wanted
@@ -112,6 +112,7 @@ class ResponseRun:
         self._stream.cancel()
         await asyncio.wait({self._task}, timeout=_CANCEL_S)
         if not self.is_over:
+            self._is_cancelled = True
             await self._abort()
             await self._keep()
 
@@ -134,12 +135,16 @@ class ResponseRun:
             )
         return known
 
-    async def give_up(self, error: errors.LlamaActorsError) -> None:
+    async def give_up(self, error: Exception) -> None:
         """It has failed before it could go on."""
+        known = error
+        if not isinstance(known, errors.LlamaActorsError):
+            _LOG.error("the response %s failed", self.answer.id, exc_info=error)
+            known = errors.EngineFailed(failure_of(error).message)
         try:
             if not self._has_begun:
                 self._add(self.answer.begin(), Mark("begin"))
-            await self._fail(error)
+            await self._fail(known)
         finally:
             self._service.end(self.answer.id, 0)
 
@@ -205,8 +210,8 @@ class ResponseRun:
         except errors.LlamaActorsError as error:
             await self._fail(error)
         except asyncio.CancelledError:
-            # It was dropped, or this worker stops: then its log has no end, and another goes on.
-            self._end(self.answer.cancelled())
+            # Else it was dropped, or this worker stops: its log has no end, and another goes on.
+            self._end(self.answer.cancelled(), Mark("end") if self._is_cancelled else None)
             raise
         except Exception as error:  # noqa: BLE001 - a fault here is an answer, and a log line
             _LOG.exception("the response %s failed", self.answer.id)
@@ -320,7 +325,7 @@ class Responses:
                 raise errors.EngineFailed(f"{logged.n_taken} workers ended during this response")
             stream = run.stream(await service.client())
             stream.continue_after(known)
-        except errors.LlamaActorsError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the end of this response
             await run.give_up(error)
             return
         run.start(stream)

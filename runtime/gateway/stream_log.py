@@ -55,6 +55,8 @@ _ACKED: Final = struct.Struct("=Q")
 _ACKED_AT: Final = 120
 """Where ``tcpi_bytes_acked`` lies in Linux's ``struct tcp_info``, since 4.1."""
 _TCP_INFO_BYTES: Final = 256
+_MARK: Final = b"stream_log:Mark"
+"""In the bytes of events among which there may be one."""
 _FLUSH_S: Final = 0.05
 _READS: Final = 100
 
@@ -366,7 +368,8 @@ def read_records(fd: int, at: int) -> tuple[list[tuple[set[str], bytes]], int]:
         at = 4 + struct.unpack("<I", n_head)[0] if len(n_head) == 4 else 0
     found = []
     for events, data in _records(content(fd, at), 0) if at else ():
-        marks = {item.name for _, item in _items(events) if isinstance(item, Mark)}
+        items = _items(events) if _MARK in events else ()
+        marks = {item.name for _, item in items if isinstance(item, Mark)}
         found.append((marks, data))
         at += _LENGTHS.size + len(events) + len(data)
     return found, at
