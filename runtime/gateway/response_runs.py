@@ -11,14 +11,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from runtime import errors
 from runtime.client.results import Completion, CompletionEvent, Event, TokenEvent
 from runtime.gateway.explained import Explained
 from runtime.gateway.frame_log import FrameLog
-from runtime.gateway.generation import BrokenStream, Generation
 from runtime.gateway.kept_responses import KeptResponses
 from runtime.gateway.ledger_client import LedgerGone
 from runtime.gateway.ledger_messages import EndResponse
@@ -26,18 +25,16 @@ from runtime.gateway.responses_store import Stored, stored
 from runtime.gateway.shelved_run import LOOK_S, ShelvedRun, run_name
 from runtime.gateway.stream_log import HELD, HELD_S, Logged, LoggedHead, Mark, StreamLog
 from runtime.gateway.time_limit import time_limit_of
-from runtime.gateway.wire import sse
 from runtime.gateway.wire.bodies import encode
-from runtime.gateway.wire.failure import Failure, failure_of
+from runtime.gateway.wire.failure import failure_of
 from runtime.gateway.wire.rates import Rates
 from runtime.gateway.wire.responses_answer import ResponseAnswer
 from runtime.gateway.wire.responses_items import Item
 from runtime.gateway.wire.tokens import ids_of
-from runtime.gateway.wire.wanted import Answer, Head, Wanted
+from runtime.gateway.wire.wanted import Head, Wanted
 
 if TYPE_CHECKING:
     from runtime.client.async_client import AsyncClient
-    from runtime.gateway.call import Call
     from runtime.gateway.keys import Key
     from runtime.gateway.service import Service
     from runtime.gateway.time_limit import ReplyStream
@@ -79,7 +76,7 @@ class ResponseRun:
         self.shelved: StreamLog | None = None
         """Its log on the shelf."""
         self._has_begun = False
-        self._is_left = False
+        self._is_left = self._is_cancelled = False
         self._service = service
         self._head = head
         self._wanted = wanted
@@ -115,6 +112,7 @@ class ResponseRun:
         self._stream.cancel()
         await asyncio.wait({self._task}, timeout=_CANCEL_S)
         if not self.is_over:
+            self._is_cancelled = True
             await self._abort()
             await self._keep()
 
@@ -137,12 +135,16 @@ class ResponseRun:
             )
         return known
 
-    async def give_up(self, error: errors.LlamaActorsError) -> None:
+    async def give_up(self, error: Exception) -> None:
         """It has failed before it could go on."""
+        known = error
+        if not isinstance(known, errors.LlamaActorsError):
+            _LOG.error("the response %s failed", self.answer.id, exc_info=error)
+            known = errors.EngineFailed(failure_of(error).message)
         try:
             if not self._has_begun:
                 self._add(self.answer.begin(), Mark("begin"))
-            await self._fail(error)
+            await self._fail(known)
         finally:
             self._service.end(self.answer.id, 0)
 
@@ -209,8 +211,8 @@ class ResponseRun:
         except errors.LlamaActorsError as error:
             await self._fail(error)
         except asyncio.CancelledError:
-            # It was dropped, or this worker stops: then its log has no end, and another goes on.
-            self._end(self.answer.cancelled())
+            # Else it was dropped, or this worker stops: its log has no end, and another goes on.
+            self._end(self.answer.cancelled(), Mark("end") if self._is_cancelled else None)
             raise
         except Exception as error:  # noqa: BLE001 - a fault here is an answer, and a log line
             _LOG.exception("the response %s failed", self.answer.id)
@@ -253,6 +255,8 @@ class ResponseRun:
     def _end(self, frames: Sequence[bytes], mark: Mark | None = None) -> None:
         self.ended_at = time.monotonic()
         self._add(frames, mark)
+        if self.shelved is not None and mark is not None:
+            self.shelved.end()
 
 
 def _n_computed(done: Completion | None) -> int:
@@ -260,133 +264,6 @@ def _n_computed(done: Completion | None) -> int:
         return 0
     usage = done.usage
     return usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
-
-
-class Foreground(Answer):
-    """The answer to a request for a response that its client waits for; see ``wanted.Answer``.
-
-    It is logged as those in the background are, so that it can be read again.
-    """
-
-    content_type = sse.CONTENT_TYPE
-    needs_events = True
-    failure_ends = True
-
-    def __init__(self, run: ResponseRun, begun: Callable[[], None]) -> None:
-        """``begun`` is called when the response has an id that its client knows."""
-        self._run = run
-        self._begun = begun
-        self._is_known = False
-
-    def begin(self) -> bytes:
-        self._know()
-        return self._run.show(self._run.answer.begin())
-
-    def event(self, number: int, event: Event) -> bytes:  # noqa: ARG002 - there is one reply
-        return self._run.show(self._run.answer.event(event))
-
-    def end(self) -> bytes:
-        return self._run.finish(self._run.answer.end())
-
-    def failed(self, failure: Failure) -> bytes:
-        return self._run.finish(self._run.answer.failed(failure))
-
-    def keepalive(self) -> bytes:
-        return sse.COMMENT_LINE
-
-    def whole(self, done: Sequence[Completion]) -> bytes:  # noqa: ARG002 - it has read the events
-        self._know()
-        self._run.finish(self._run.answer.end())
-        return encode(self._run.answer.response())
-
-    def _know(self) -> None:
-        if not self._is_known:
-            self._is_known = True
-            self._begun()
-
-
-class Readable(Protocol):
-    """A response as its readers see it."""
-
-    log: FrameLog
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the log has all."""
-
-    async def changed(self) -> None:
-        """Wait until the log has more, or all."""
-
-
-class Follower(Answer):
-    """Shows a run from its log as the answer of one request; see ``wanted.Answer``."""
-
-    content_type = sse.CONTENT_TYPE
-
-    def __init__(self, run: Readable, after: int = -1) -> None:
-        """Frames from the one after ``after``."""
-        self._run = run
-        self._next = after + 1
-
-    async def events(self) -> AsyncGenerator[list[tuple[int, Any]]]:
-        """Frames as they come, several at once."""
-        run = self._run
-        while True:
-            is_last = run.is_over
-            if self._next < run.log.first:
-                raise BrokenStream  # it reads so slowly that what follows is kept no more
-            frames = self._take()
-            if frames or is_last:
-                yield [(0, frames)]
-            if is_last:
-                return
-            if run.log.next <= self._next:
-                await run.changed()
-
-    def begin(self) -> bytes:
-        return b""
-
-    def event(self, number: int, event: Any) -> bytes:  # noqa: ARG002 - there is one reply
-        frames: bytes = event
-        return frames
-
-    def end(self) -> bytes:
-        return b""
-
-    def failed(self, failure: Failure) -> bytes:  # noqa: ARG002 - the log has it
-        return self._take()
-
-    def keepalive(self) -> bytes:
-        return sse.COMMENT_LINE
-
-    def whole(self, done: Sequence[Completion]) -> bytes:
-        raise AssertionError(f"a stream has no body of {len(done)} replies")
-
-    def _take(self) -> bytes:
-        log = self._run.log
-        frames = log.since(self._next)
-        self._next = max(self._next, log.next)
-        return frames
-
-
-class Shown(Generation):
-    """A run as it is read from its log."""
-
-    def __init__(self, call: Call, head: Head, follower: Follower) -> None:
-        wanted = Wanted(model="", kind="chat", inputs=(), is_stream=True)
-        # What it shows is logged already, and a successor knows its place by the frames sent.
-        socket = call.socket(notes_events=False)
-        super().__init__(
-            call.service, wanted, head, follower, _never_begun, call.own_headers(), socket
-        )
-        self._follower = follower
-
-    def _events(self) -> AsyncGenerator[list[tuple[int, Any]]]:
-        return self._follower.events()
-
-
-def _never_begun(number: int) -> ReplyStream:
-    raise AssertionError(f"reply {number} of a log")
 
 
 class Responses:
@@ -452,7 +329,7 @@ class Responses:
                 )
             stream = run.stream(await service.client())
             stream.continue_after(known)
-        except errors.LlamaActorsError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the end of this response
             await run.give_up(error)
             return
         run.start(stream)

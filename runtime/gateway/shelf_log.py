@@ -58,7 +58,7 @@ class ShelfLog:
             try:
                 self._rewrite(kept)
             except OSError:
-                self._close()
+                self.close()
 
     def _rewrite(self, kept: Iterable[tuple[str, bytes]]) -> None:
         """Into a new file, which takes the other's place when all of it is there."""
@@ -71,7 +71,7 @@ class ShelfLog:
         if not self._shelf.keep(self._name, [fd]):
             os.close(fd)
             return
-        self._close()
+        self.close()
         self._fd, self._size, self._n_live = fd, size, size
 
     def _append(self, record: bytes) -> None:
@@ -82,7 +82,7 @@ class ShelfLog:
                 write_all(self._fd, record)
                 self._size += len(record)
         except OSError:  # no memory: what is kept ends with this process
-            self._close()
+            self.close()
 
     def _begin(self) -> None:
         fd = _new_file()
@@ -91,7 +91,8 @@ class ShelfLog:
         else:
             os.close(fd)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Leave it as it is, for the next process; what is put from now on begins a new one."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

@@ -45,6 +45,8 @@ TAKEN: Final = "taken"
 HELD: Final = "held"
 HELD_S: Final = 0.3
 """A worker that has had a request for so long was not ended by it."""
+ENDED: Final = b"ended"
+"""Beside the log of a response on the shelf: it need not be read to see that."""
 MAX_TAKEN: Final = 5
 """Takeovers in a row that ended before that, and with nothing sent: it may be the request that ends
 the workers."""
@@ -60,6 +62,8 @@ _ACKED: Final = struct.Struct("=Q")
 _ACKED_AT: Final = 120
 """Where ``tcpi_bytes_acked`` lies in Linux's ``struct tcp_info``, since 4.1."""
 _TCP_INFO_BYTES: Final = 256
+_MARK: Final = b"stream_log:Mark"
+"""In the bytes of events among which there may be one."""
 _FLUSH_S: Final = 0.05
 _READS: Final = 100
 
@@ -311,6 +315,11 @@ class StreamLog:
         except OSError:  # no memory: the answer goes on without it
             self.drop()
 
+    def end(self) -> None:
+        """A response in the background has ended: its log is shown, and not continued."""
+        if self._fd is not None:
+            self._shelf.keep(self._name, [self._fd], ENDED)
+
     def finish(self, transport: asyncio.Transport) -> None:
         """The answer is complete; the log is needed until the kernel has all of it."""
         if self._fd is None:
@@ -390,7 +399,8 @@ def read_records(fd: int, at: int) -> tuple[list[tuple[set[str], bytes]], int]:
         at = 4 + struct.unpack("<I", n_head)[0] if len(n_head) == 4 else 0
     found = []
     for events, data in _records(content(fd, at), 0) if at else ():
-        marks = {item.name for _, item in _items(events) if isinstance(item, Mark)}
+        items = _items(events) if _MARK in events else ()
+        marks = {item.name for _, item in items if isinstance(item, Mark)}
         found.append((marks, data))
         at += _LENGTHS.size + len(events) + len(data)
     return found, at

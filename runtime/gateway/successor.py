@@ -27,6 +27,7 @@ from runtime.gateway.service import Birth, Service
 from runtime.gateway.shelved_run import ENDS, RUNS
 from runtime.gateway.stream_log import (
     CONNECTIONS,
+    ENDED,
     HELD,
     HELD_S,
     MAX_TAKEN,
@@ -76,7 +77,7 @@ class Successor:
 
     def begin(self) -> list[Awaitable[None]]:
         """Take every answer and every connection from the shelf; what continues them."""
-        found: list[Awaitable[None]] = self._begin_runs()
+        found: list[Awaitable[None]] = []
         answered: set[str] = set()
         conversations = self._service.own(Conversations)
         for name, sock, fd in self._entries(STREAMS):
@@ -104,7 +105,7 @@ class Successor:
                 sock.close()
             else:
                 self._adopt(sock, received, forget)
-        return found
+        return [*found, *self._begin_runs()]
 
     def _begin_runs(self) -> list[Awaitable[None]]:
         """Responses in the background go on; logs of those that have ended can still be read."""
@@ -116,13 +117,10 @@ class Successor:
             if entry is None or not entry.fds:
                 continue
             fd = entry.fds[0]
-            logged = read_log(fd)
+            logged = None if entry.data == ENDED else read_log(fd)
             if logged is None or ENDS & logged.marks:
+                responses.left(name, os.fstat(fd).st_size)
                 os.close(fd)
-                if logged is None:
-                    self._shelf.forget(name)
-                else:
-                    responses.left(name, logged.n_bytes)
                 continue
             log = StreamLog(self._shelf, name, fd, logged.n_bytes)
             log.take(logged.n_bytes)

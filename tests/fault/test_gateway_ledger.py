@@ -31,7 +31,7 @@ LIMITS = {
 }
 STORY = {"prompt": "Once upon a time", "ignore_eos": True, "temperature": 0.9, "seed": 5,
          "exact": "always"}  # fmt: skip
-LONG = {**STORY, "max_tokens": 300, "stream": True}
+LONG = {**STORY, "max_tokens": 600, "stream": True}
 SHORT = {**STORY, "max_tokens": 2}
 
 

@@ -20,8 +20,10 @@ from runtime.client.results import (
     TokenEvent,
     ToolCallEvent,
 )
+from runtime.gateway.frame_log import FrameLog
 from runtime.gateway.keys import Key
-from runtime.gateway.response_runs import Follower, Foreground, FrameLog, ResponseRun
+from runtime.gateway.response_answers import Follower, Foreground
+from runtime.gateway.response_runs import ResponseRun
 from runtime.gateway.responses_store import ResponseStore, Stored
 from runtime.gateway.service import Service
 from runtime.gateway.wire.failure import Failure, Fault, Refused

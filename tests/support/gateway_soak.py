@@ -32,7 +32,8 @@ from tests.support.runtime_nodes import LeakCheck, kill
 from tests.support.soak_plan import CACHE_CHILDREN, NODE_PARTS, ROOT_CHILDREN, Pacer
 from tests.support.waiting import eventually
 
-WORKER = "http:0"
+WORKER = "http:"
+"""Beginning of the ids of workers."""
 WORKER_SHARE = 0.7
 """Of the kills."""
 WORKER_EVERY_S = 0.7
@@ -147,18 +148,21 @@ def pid_of(node: Node, victim: str) -> int | None:
     return None
 
 
-def kills(gateway: Gateway, seed: int, number: int, stop: threading.Event) -> Counter[str]:
+def kills(
+    gateway: Gateway, seed: int, number: int, workers: int, stop: threading.Event
+) -> Counter[str]:
     """Kill so many processes; how often each."""
     rng, pacer, done = random.Random(seed), Pacer(), Counter[str]()
     began = time.monotonic()
     while sum(done.values()) < number and not stop.is_set():
         now = time.monotonic()
-        victim = WORKER if rng.random() < WORKER_SHARE else rng.choice(OTHERS)
+        worker = f"{WORKER}{rng.randrange(workers)}"
+        victim = worker if rng.random() < WORKER_SHARE else rng.choice(OTHERS)
         if victim in SLOW_S:  # a model has a backoff of its own, a supervisor counts at the root
-            victim = victim if done[victim] * SLOW_S[victim] <= now - began else WORKER
-        elif victim != WORKER and pacer.wait_s(victim, now) > 0:
-            victim = WORKER
-        elif victim != WORKER:
+            victim = victim if done[victim] * SLOW_S[victim] <= now - began else worker
+        elif victim != worker and pacer.wait_s(victim, now) > 0:
+            victim = worker
+        elif victim != worker:
             pacer.note(victim, now)
         pid = pid_of(gateway.node, victim)
         if pid is None:
@@ -171,7 +175,7 @@ def kills(gateway: Gateway, seed: int, number: int, stop: threading.Event) -> Co
             continue
         done[victim] += 1
         stop.wait(max(WORKER_EVERY_S, rng.uniform(0.0, 1.2)))
-        eventually(lambda: pid_of(gateway.node, WORKER), within_s=60, what="a worker is up")
+        eventually(lambda w=worker: pid_of(gateway.node, w), within_s=60, what="the worker is up")
     return done
 
 
@@ -180,11 +184,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--streams", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
         LeakCheck() as leaks,
-        gateway_node(Path(folder), keepalive_s=0.5) as gateway,
+        gateway_node(Path(folder), keepalive_s=0.5, workers=given.workers) as gateway,
     ):
         leaks.watch(gateway.node)
         known = {number: read_stream(gateway, number)[0] for number in range(PROMPTS)}
@@ -194,7 +199,9 @@ def main() -> int:
         counts: list[Counter[str]] = []
         run(
             gateway, given.streams, known, seen, stop,
-            lambda: counts.append(kills(gateway, given.seed, given.kills, stop)),
+            lambda: counts.append(
+                kills(gateway, given.seed, given.kills, given.workers, stop)
+            ),
         )  # fmt: skip
         leaks.watch(gateway.node)
     say(f"{sum(counts[0].values())} kills: {dict(counts[0])}")

@@ -12,7 +12,8 @@ import msgspec
 
 from runtime.gateway.call import Call
 from runtime.gateway.generation import BrokenStream
-from runtime.gateway.response_runs import Follower, Foreground, Readable, ResponseRun, Shown
+from runtime.gateway.response_answers import Follower, Foreground, Readable, Shown
+from runtime.gateway.response_runs import ResponseRun
 from runtime.gateway.responses_store import Stored
 from runtime.gateway.shelved_run import ShelvedRun
 from runtime.gateway.stream_log import MODEL, Logged, StreamLog
