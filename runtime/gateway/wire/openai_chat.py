@@ -20,7 +20,8 @@ from runtime.gateway.wire import report, sse
 from runtime.gateway.wire.bodies import encode, read, text_json
 from runtime.gateway.wire.failure import Failure, invalid, unsupported
 from runtime.gateway.wire.openai_errors import error_object
-from runtime.gateway.wire.progress import Progress
+from runtime.gateway.wire.pace import Clock, Pace
+from runtime.gateway.wire.progress import Progress, computed, timed
 from runtime.gateway.wire.sampling import Options, max_tokens_of, options_of
 from runtime.gateway.wire.tokens import chat_logprobs
 from runtime.gateway.wire.usage import usage_of
@@ -74,6 +75,7 @@ class ChatBody(Options, kw_only=True):
     continue_final_message: bool | str | None = None
     add_generation_prompt: bool | None = None
     return_progress: bool | None = None
+    timings_per_token: bool | None = None
     verbose: bool | None = None
 
 
@@ -169,10 +171,21 @@ class ChatAnswer(Answer):
     content_type = sse.CONTENT_TYPE
 
     def __init__(
-        self, head: Head, asked: ChatBody, wanted: Wanted, prompt: str | None = None
+        self,
+        head: Head,
+        asked: ChatBody,
+        wanted: Wanted,
+        prompt: str | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        """``prompt``: what the template made, where the answer shows it."""
+        """``prompt``: what the template made, where the answer shows it.
+
+        ``clock``: of the times that a stream shows as it comes; None: it shows none.
+        """
         self._head = head
+        self._clock = clock
+        self._shows_times = bool(asked.timings_per_token) and clock is not None
+        self._paces: dict[int, Pace] = {}
         self._verbose = {} if prompt is None else {"__verbose": {"prompt": prompt}}
         self._wanted = wanted
         self._shows_usage = bool(asked.stream_options and asked.stream_options.include_usage)
@@ -195,6 +208,8 @@ class ChatAnswer(Answer):
         return self._first(0) if self._wanted.n_replies == 1 else b""
 
     def event(self, number: int, event: Event) -> bytes:
+        if self._clock is not None:
+            self._paces.setdefault(number, Pace(self._clock)).note(event)
         progress = self._progress(number, event)
         if isinstance(event, PrefillEvent):
             return progress
@@ -232,7 +247,14 @@ class ChatAnswer(Answer):
 
     def _chunk(self, number: int, delta: bytes, rest: bytes = b'"finish_reason":null') -> bytes:
         choice = b'{"index":%d,"delta":{%b},%b}' % (number, delta, rest)
-        return sse.data(self._open + b',"choices":[' + choice + b"]}")
+        times = self._times(number)
+        return sse.data(self._open + b',"choices":[' + choice + b"]" + times + b"}")
+
+    def _times(self, number: int, n_read: int | None = None) -> bytes:
+        pace = self._paces.get(number)
+        if pace is None or not self._shows_times:
+            return b""
+        return b',"timings":' + encode(pace.timings(n_read))
 
     def _delta(self, number: int, delta: bytes) -> bytes:
         return self._chunk(number, delta)
@@ -241,14 +263,19 @@ class ChatAnswer(Answer):
         if number in self._replies:
             return b""
         self._replies[number] = _Reply()
-        return self._delta(number, b'"role":"assistant","content":null')
+        choice = b'{"index":%d,"delta":{"role":"assistant","content":null},"finish_reason":null}'
+        return sse.data(self._open + b',"choices":[' + choice % number + b"]}")
 
     def _progress(self, number: int, event: Event) -> bytes:
         if not self._shows_progress:
             return b""
         reports = self._read.setdefault(number, Progress()).reports(event)
         start = self._open + b',"choices":[],"prompt_progress":'
-        return b"".join(sse.data(start + encode(one) + b"}") for one in reports)
+        pace = self._paces.get(number)
+        return b"".join(
+            sse.data(start + encode(timed(one, pace)) + self._times(number, computed(one)) + b"}")
+            for one in reports
+        )
 
     def _tokens(self, number: int, event: TokenEvent) -> bytes:
         name = {"text": b'"content":', "thinking": b'"reasoning_content":'}.get(event.kind)
