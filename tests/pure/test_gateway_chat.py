@@ -200,3 +200,49 @@ def test_functions_are_read_as_tools() -> None:
     assert wanted.options["tools"] == [{"type": "function", "function": {"name": "f"}}]
     assert wanted.options["tool_choice"] == {"type": "function", "function": {"name": "f"}}
     assert wanted.remarks
+
+
+# ── times ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Clock:
+    """Half a second later at each look."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        self.now += 0.5
+        return self.now
+
+
+def timed_frames(**more: Any) -> list[dict[str, Any]]:
+    wanted, asked = read_chat(json.dumps({**ASK, **more}).encode(), {})
+    made = ChatAnswer(HEAD, asked, wanted, clock=Clock())
+    events = [PrefillEvent(6, 10, 4), PrefillEvent(9, 10, 4), TokenEvent(0, (1, 2), "Hi"),
+              TokenEvent(2, (3,), "!")]  # fmt: skip
+    data = made.begin() + b"".join(made.event(0, one) for one in events)
+    return [json.loads(one.removeprefix(b"data: ")) for one in data.split(b"\n\n")[:-1]]
+
+
+def test_times_are_shown_where_they_are_asked_for() -> None:
+    role, *rest = timed_frames(timings_per_token=True, return_progress=True)
+    assert "timings" not in role
+    figures = [
+        (one["timings"]["prompt_n"], one["timings"]["prompt_ms"], one["timings"]["predicted_n"])
+        for one in rest
+    ]
+    assert figures == [
+        (0, 0.0, 0), (2, 0.0, 0), (5, 500.0, 0), (6, 1000.0, 2), (6, 1000.0, 2), (6, 1000.0, 3)
+    ]  # fmt: skip
+    last = rest[-1]["timings"]
+    assert (last["cache_n"], last["predicted_ms"], last["predicted_per_second"]) == (4, 500.0, 4.0)
+    progress = [one["prompt_progress"] for one in rest if "prompt_progress" in one]
+    assert [one["time_ms"] for one in progress] == [0.0, 0.0, 500.0, 1000.0]
+
+
+def test_times_are_not_shown_otherwise() -> None:
+    assert not any("timings" in one for one in timed_frames())
+    progress = timed_frames(return_progress=True)[1:5]
+    assert all("time_ms" in one["prompt_progress"] for one in progress)
+    assert not any("timings" in one for one in progress)

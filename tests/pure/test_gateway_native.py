@@ -255,6 +255,21 @@ def test_a_stream_is_pieces_and_a_last_object() -> None:
     assert (found[5]["content"], found[5]["tokens"], len(found)) == ("", [], 6)
 
 
+def test_a_stream_shows_times_where_they_are_asked_for() -> None:
+    wanted, asked = read_native(body(prompt="Once", stream=True, timings_per_token=True), {})
+    ticks = iter([1.0, 1.25, 1.5])
+    made = NativeAnswer(HEAD, asked, wanted, clock=lambda: next(ticks))
+    events = [PrefillEvent(1, 4, 1), TokenEvent(0, (5,), " Hi"), TokenEvent(1, (6,), "!")]
+    first, second = (
+        json.loads(one.removeprefix(b"data: "))["timings"]
+        for event in events
+        for one in made.event(0, event).split(b"\n\n")[:-1]
+    )
+    assert (first["cache_n"], first["predicted_n"], first["predicted_ms"]) == (1, 1, 0.0)
+    assert (second["predicted_n"], second["predicted_ms"]) == (2, 250.0)
+    assert second["predicted_per_second"] == 4.0
+
+
 @given(st.lists(st.tuples(st.sampled_from([(), (5,), (5, 6)]), st.text(max_size=3)), max_size=12))
 def test_the_pieces_of_a_stream_are_the_whole_text(
     parts: list[tuple[tuple[int, ...], str]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Final
@@ -36,6 +37,7 @@ from runtime.gateway.wire.native_bodies import (
     read_template,
     tokens_json,
 )
+from runtime.gateway.wire.wanted import Head, Wanted
 
 BUILD: Final = f"llama-actors {version('llama-actors')}"
 
@@ -46,12 +48,15 @@ async def completion(call: Call) -> None:
     client = await call.service.client()
     sent = replace(wanted, inputs=tuple(await resolved(client, model, wanted.inputs)))
 
-    await call.generate(sent, lambda head, what: NativeAnswer(head, asked, what), model)
+    def make(head: Head, what: Wanted) -> NativeAnswer:
+        return NativeAnswer(head, asked, what, time.monotonic)
+
+    await call.generate(sent, make, model)
 
 
 async def infill(call: Call) -> None:
     wanted, asked = read_infill(await call.body(), call.service.defaults)
-    await call.generate(wanted, lambda head, what: NativeAnswer(head, asked, what))
+    await call.generate(wanted, lambda head, what: NativeAnswer(head, asked, what, time.monotonic))
 
 
 # ── texts and tokens ────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from runtime.gateway.call import Call
@@ -22,6 +23,7 @@ from runtime.gateway.wire.openai_embeddings import (
     inputs_of,
     read_embedding,
 )
+from runtime.gateway.wire.wanted import Head, Wanted
 
 
 async def chat(call: Call) -> None:
@@ -34,7 +36,11 @@ async def chat(call: Call) -> None:
         shown = call.canonical(wanted)
         options = template_options(shown.options)
         verbose = (await client.apply_chat_template(model, shown.inputs[0], **options)).text
-    await call.generate(wanted, lambda head, what: ChatAnswer(head, asked, what, verbose), model)
+
+    def make(head: Head, what: Wanted) -> ChatAnswer:
+        return ChatAnswer(head, asked, what, verbose, time.monotonic)
+
+    await call.generate(wanted, make, model)
 
 
 async def completions(call: Call) -> None:

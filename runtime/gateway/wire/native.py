@@ -13,7 +13,8 @@ from runtime.gateway.wire.native_prompts import extra_files, native_prompts
 from runtime.gateway.wire.native_settings import generation_settings
 from runtime.gateway.wire.openai_answer import explained
 from runtime.gateway.wire.openai_errors import native_error_object
-from runtime.gateway.wire.progress import Progress
+from runtime.gateway.wire.pace import Clock, Pace
+from runtime.gateway.wire.progress import Progress, computed, timed
 from runtime.gateway.wire.sampling import Options, options_of
 from runtime.gateway.wire.tokens import chat_logprobs
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
@@ -33,6 +34,7 @@ class _ReplyBody(Options, kw_only=True):
     post_sampling_probs: bool | None = None
     return_tokens: bool | None = None
     return_progress: bool | None = None
+    timings_per_token: bool | None = None
     response_fields: list[str] | None = None
     lora: list[Any] | None = None
     image_data: list[Any] | None = None
@@ -128,8 +130,18 @@ class NativeAnswer(Answer):
 
     content_type = sse.CONTENT_TYPE
 
-    def __init__(self, head: Head, asked: NativeBody | InfillBody, wanted: Wanted) -> None:
+    def __init__(
+        self,
+        head: Head,
+        asked: NativeBody | InfillBody,
+        wanted: Wanted,
+        clock: Clock | None = None,
+    ) -> None:
+        """``clock``: of the times that a stream shows as it comes; None: it shows none."""
         self._head = head
+        self._clock = clock if asked.timings_per_token or asked.return_progress else None
+        self._shows_times = bool(asked.timings_per_token)
+        self._paces: dict[int, Pace] = {}
         self._wanted = wanted
         self._fields = asked.response_fields or []
         self._shows_tokens = bool(asked.return_tokens)
@@ -147,6 +159,8 @@ class NativeAnswer(Answer):
         return b""
 
     def event(self, number: int, event: Event) -> bytes:
+        if self._clock is not None:
+            self._paces.setdefault(number, Pace(self._clock)).note(event)
         match event:
             case PrefillEvent():
                 self._n_prompt[number] = event.total
@@ -177,13 +191,27 @@ class NativeAnswer(Answer):
         if not self._shows_progress:
             return b""
         reports = self._read.setdefault(number, Progress()).reports(event)
-        return b"".join(self._partial(number, "", (), prompt_progress=one) for one in reports)
+        pace = self._paces.get(number)
+        return b"".join(
+            self._partial(
+                number,
+                "",
+                (),
+                prompt_progress=timed(one, pace),
+                **self._times(number, computed(one)),
+            )
+            for one in reports
+        )
+
+    def _times(self, number: int, n_read: int | None = None) -> dict[str, Any]:
+        pace = self._paces.get(number)
+        return {} if pace is None or not self._shows_times else {"timings": pace.timings(n_read)}
 
     def _tokens(self, number: int, event: TokenEvent) -> bytes:
         text = self._texts.pop(number, "") + event.text
         self._n_tokens[number] = self._n_tokens.get(number, 0) + len(event.tokens)
         if not event.logprobs:
-            return self._partial(number, text, event.tokens)
+            return self._partial(number, text, event.tokens, **self._times(number))
         found = chat_logprobs(event.tokens, event.logprobs, self._head.pieces)
         last = len(found) - 1
         return b"".join(
@@ -192,6 +220,7 @@ class NativeAnswer(Answer):
                 text if at == last else "",
                 event.tokens[at : at + 1],
                 completion_probabilities=[one],
+                **self._times(number),
             )
             for at, one in enumerate(found)
         )

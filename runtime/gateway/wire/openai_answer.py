@@ -71,9 +71,9 @@ class OpenAIAnswer(Answer):
     def keepalive(self) -> bytes:
         return sse.COMMENT
 
-    def _choice(self, choice: bytes) -> bytes:
-        """A chunk with this choice."""
-        return sse.data(self._open + b',"choices":[' + choice + b"]}")
+    def _choice(self, choice: bytes, more: bytes = b"") -> bytes:
+        """A chunk with this choice; ``more``: fields behind it, each after a comma."""
+        return sse.data(self._open + b',"choices":[' + choice + b"]" + more + b"}")
 
     def _last_choice(self, choice: bytes, done: Completion, **more: Any) -> bytes:
         """The chunk that ends a reply."""

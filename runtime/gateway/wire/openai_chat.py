@@ -23,7 +23,8 @@ from runtime.gateway.wire.openai_answer import (
     StreamOptions,
     n_of,
 )
-from runtime.gateway.wire.progress import Progress
+from runtime.gateway.wire.pace import Clock, Pace
+from runtime.gateway.wire.progress import Progress, computed, timed
 from runtime.gateway.wire.sampling import Options, max_tokens_of, options_of
 from runtime.gateway.wire.tokens import chat_logprobs
 from runtime.gateway.wire.usage import usage_of
@@ -70,6 +71,7 @@ class ChatBody(Options, kw_only=True):
     continue_final_message: bool | str | None = None
     add_generation_prompt: bool | None = None
     return_progress: bool | None = None
+    timings_per_token: bool | None = None
     verbose: bool | None = None
 
 
@@ -159,10 +161,21 @@ class ChatAnswer(OpenAIAnswer):
     whole_object = "chat.completion"
 
     def __init__(
-        self, head: Head, asked: ChatBody, wanted: Wanted, prompt: str | None = None
+        self,
+        head: Head,
+        asked: ChatBody,
+        wanted: Wanted,
+        prompt: str | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        """``prompt``: what the template made, where the answer shows it."""
+        """``prompt``: what the template made, where the answer shows it.
+
+        ``clock``: of the times that a stream shows as it comes; None: it shows none.
+        """
         super().__init__(head, wanted, asked.stream_options)
+        self._clock = clock if asked.timings_per_token or asked.return_progress else None
+        self._shows_times = bool(asked.timings_per_token)
+        self._paces: dict[int, Pace] = {}
         self._verbose = {} if prompt is None else {"__verbose": {"prompt": prompt}}
         self._shows_progress = bool(asked.return_progress)
         self._replies: dict[int, _Reply] = {}
@@ -175,6 +188,8 @@ class ChatAnswer(OpenAIAnswer):
         return self._first(0) if self._wanted.n_replies == 1 else b""
 
     def event(self, number: int, event: Event) -> bytes:
+        if self._clock is not None:
+            self._paces.setdefault(number, Pace(self._clock)).note(event)
         progress = self._progress(number, event)
         if isinstance(event, PrefillEvent):
             return progress
@@ -204,7 +219,14 @@ class ChatAnswer(OpenAIAnswer):
         return usage + sse.DONE
 
     def _chunk(self, number: int, delta: bytes, rest: bytes = b'"finish_reason":null') -> bytes:
-        return self._choice(b'{"index":%d,"delta":{%b},%b}' % (number, delta, rest))
+        choice = b'{"index":%d,"delta":{%b},%b}' % (number, delta, rest)
+        return self._choice(choice, self._times(number))
+
+    def _times(self, number: int, n_read: int | None = None) -> bytes:
+        pace = self._paces.get(number)
+        if pace is None or not self._shows_times:
+            return b""
+        return b',"timings":' + encode(pace.timings(n_read))
 
     def _delta(self, number: int, delta: bytes) -> bytes:
         return self._chunk(number, delta)
@@ -213,13 +235,19 @@ class ChatAnswer(OpenAIAnswer):
         if number in self._replies:
             return b""
         self._replies[number] = _Reply()
-        return self._delta(number, b'"role":"assistant","content":null')
+        choice = b'{"index":%d,"delta":{"role":"assistant","content":null},"finish_reason":null}'
+        return self._choice(choice % number)
 
     def _progress(self, number: int, event: Event) -> bytes:
         if not self._shows_progress:
             return b""
         reports = self._read.setdefault(number, Progress()).reports(event)
-        return b"".join(self._without_choice(prompt_progress=one) for one in reports)
+        start = self._open + b',"choices":[],"prompt_progress":'
+        pace = self._paces.get(number)
+        return b"".join(
+            sse.data(start + encode(timed(one, pace)) + self._times(number, computed(one)) + b"}")
+            for one in reports
+        )
 
     def _tokens(self, number: int, event: TokenEvent) -> bytes:
         name = {"text": b'"content":', "thinking": b'"reasoning_content":'}.get(event.kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runtime.client.results import Event, PrefillEvent, TokenEvent
+from runtime.gateway.wire.pace import Pace
 
 Report = dict[str, int]
 
@@ -36,3 +37,15 @@ class Progress:
 
 def _report(processed: int, event: PrefillEvent) -> Report:
     return {"total": event.total, "cache": event.reused, "processed": processed}
+
+
+def computed(report: Report) -> int:
+    """Prompt tokens of a report that were not reused."""
+    return report["processed"] - report["cache"]
+
+
+def timed(report: Report, pace: Pace | None) -> dict[str, int | float]:
+    """A report with the milliseconds since the prompt was begun, where they are known."""
+    if pace is None:
+        return {**report}
+    return {**report, "time_ms": pace.read_ms if computed(report) else 0.0}

@@ -17,11 +17,21 @@ def timings(done: Completion) -> dict[str, Any]:
     """As llama-server has them: ``n`` tokens, milliseconds, and tokens a second."""
     usage, took = done.usage, done.timings
     n_prompt, n_reply = usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens
-    found: dict[str, Any] = {"cache_n": usage.cached_tokens}
+    found = timing_facts(usage.cached_tokens, n_prompt, took.prefill_ms, n_reply, took.decode_ms)
+    if usage.drafted_tokens:
+        found |= {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}
+    return found
+
+
+def timing_facts(
+    n_cached: int, n_prompt: int, prompt_ms: float, n_reply: int, reply_ms: float
+) -> dict[str, Any]:
+    """The same of counts and milliseconds; ``n_prompt`` without those that were cached."""
+    found: dict[str, Any] = {"cache_n": n_cached}
     # The first token comes from the prompt's own step, and costs none.
     for name, n, steps, ms in (
-        ("prompt", n_prompt, n_prompt, took.prefill_ms),
-        ("predicted", n_reply, max(0, n_reply - 1), took.decode_ms),
+        ("prompt", n_prompt, n_prompt, prompt_ms),
+        ("predicted", n_reply, max(0, n_reply - 1), reply_ms),
     ):
         found |= {
             f"{name}_n": n,
@@ -29,8 +39,6 @@ def timings(done: Completion) -> dict[str, Any]:
             f"{name}_per_token_ms": ms / steps if steps else 0.0,
             f"{name}_per_second": 1e3 * steps / ms if ms else 0.0,
         }
-    if usage.drafted_tokens:
-        found |= {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens}
     return found
 
 
