@@ -76,6 +76,11 @@ def test_users_cannot_choose_the_script(node: Node) -> None:
     assert node.chat(MODEL, talk, max_tokens=100).text == SCRIPTS.plain
 
 
+def test_a_script_that_is_a_token_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs a longer text"):
+        scripted_model(tmp_path / "a", Scripts(calls={}, answer="Two words.", plain="x"))
+
+
 def test_equal_scripts_give_equal_files(tmp_path: Path) -> None:
     one, other = (scripted_model(tmp_path / name, SCRIPTS).read_bytes() for name in "ab")
     assert one == other

@@ -162,6 +162,8 @@ def _pieces(text: str, taken: set[str]) -> Sequence[str]:
         while end < len(text) and text[begin:end] in taken:
             end += 1
         while text[begin:end] in taken:  # the rest is not new: it belongs to the piece before
+            if not found:
+                raise ValueError(f"a script needs a longer text: {text!r} is one token already")
             taken.discard(last := found.pop())
             begin -= len(last)
         found.append(text[begin:end])
