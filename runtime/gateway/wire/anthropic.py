@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from runtime.gateway.wire.anthropic_messages import (
     Message,
     breakpoint_of,
     converted,
+    is_deferred,
     tools_of,
 )
 from runtime.gateway.wire.bodies import read
@@ -106,8 +107,12 @@ def read_messages(body: bytes, defaults: Mapping[str, float]) -> tuple[Wanted, A
     if not given.messages:
         raise invalid("messages is empty; send at least one message", "messages")
     options = options_of(given, defaults)
-    chat = converted(given.system, given.messages)
-    remarks = _put_tools(given, options) + _put_thinking(given, options) + _put_form(given, options)
+    chat = converted(given.system, given.messages, given.tools or ())
+    remarks = (
+        _put_tools(given, chat.referred, options)
+        + _put_thinking(given, options)
+        + _put_form(given, options)
+    )
     if given.chat_template_kwargs is not None:
         options["chat_template_kwargs"] = given.chat_template_kwargs
     stops = [one for one in given.stop_sequences or () if one]
@@ -141,7 +146,10 @@ def prompt_options(wanted: Wanted) -> dict[str, Any]:
     return {name: wanted.options[name] for name in COUNTED if name in wanted.options}
 
 
-def _put_tools(given: MessagesBody, options: dict[str, Any]) -> tuple[str, ...]:
+def _put_tools(
+    given: MessagesBody, referred: Collection[str], options: dict[str, Any]
+) -> tuple[str, ...]:
+    """``referred``: the deferred tools that the messages describe."""
     choice = given.tool_choice
     if choice is not None and choice.type not in _CHOICES:
         raise invalid(
@@ -152,7 +160,12 @@ def _put_tools(given: MessagesBody, options: dict[str, Any]) -> tuple[str, ...]:
         if choice is not None and choice.type in ("any", "tool"):
             raise invalid("tool_choice requires a call, and there are no tools", "tool_choice")
         return ()
-    options["tools"], remarks = tools_of(given.tools)
+    tools, remarks = tools_of(given.tools)
+    pairs = list(zip(given.tools, tools, strict=True))
+    options["tools"] = [tool for one, tool in pairs if not is_deferred(one)]
+    deferred = [tool for one, tool in pairs if is_deferred(one) and one.get("name") in referred]
+    if deferred:
+        options["deferred_tools"] = deferred
     if choice is None:
         return remarks
     if choice.type == "tool":
