@@ -30,6 +30,7 @@ from runtime.gateway.wire.anthropic_answer import (
     diagnosis,
     stop_reason_of,
 )
+from runtime.gateway.wire.anthropic_errors import error_object
 from runtime.gateway.wire.anthropic_messages import Breakpoint
 from runtime.gateway.wire.diagnose import parts_of
 from runtime.gateway.wire.failure import Failure, Fault, Refused
@@ -291,6 +292,18 @@ def test_a_format_is_a_schema_and_one_without_keywords_is_any_json() -> None:
     assert read(output_format=form)[0].options["json_schema"] == schema
     odd = {"type": "json_schema", "schema": {"foo": "bar"}}
     assert read(output_config={"format": odd})[0].options["json_schema"] == {}
+
+
+@pytest.mark.parametrize("kind", [{"type": "create"}, {"type": "continue"}, "x"])
+def test_a_conversation_that_the_server_should_hold_is_refused_as_sdks_expect(kind: Any) -> None:
+    """Else the later turns of anthropic-python's tool runner would be without the earlier ones."""
+    failure = refusal(thread=kind)
+    assert (failure.status, failure.param) == (400, "thread")
+    error = error_object(failure)["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["details"] == {"error_code": "thread_unsupported_request"}
+    assert "details" not in error_object(refusal(messages=[]))["error"]
+    assert read(thread=None)[0].inputs == read()[0].inputs
 
 
 def test_a_prompt_is_counted_with_the_options_that_change_it() -> None:

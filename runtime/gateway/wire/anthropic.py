@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from runtime.gateway.wire.anthropic_errors import THREAD_UNSUPPORTED
 from runtime.gateway.wire.anthropic_messages import (
     Breakpoint,
     Converted,
@@ -18,7 +19,7 @@ from runtime.gateway.wire.anthropic_messages import (
     tools_of,
 )
 from runtime.gateway.wire.bodies import read
-from runtime.gateway.wire.failure import invalid, unsupported
+from runtime.gateway.wire.failure import Failure, Fault, Refused, invalid, unsupported
 from runtime.gateway.wire.sampling import Options, max_tokens_of, options_of
 from runtime.gateway.wire.wanted import Wanted
 
@@ -36,6 +37,9 @@ _KEYWORDS: Final = frozenset(
     }
 )  # fmt: skip
 """Of JSON Schema: an object with none of them describes any JSON."""
+_NO_THREADS: Final = (
+    "thread: conversations are not held here; leave it out, and send all messages in each request"
+)
 COUNTED: Final = (
     "tools", "documents", "chat_template_kwargs", "enable_thinking", "reasoning_effort",
     "continue_final_message",
@@ -87,6 +91,7 @@ class MessagesBody(Options, kw_only=True):
     output_format: dict[str, Any] | None = None
     cache_control: dict[str, Any] | None = None
     diagnostics: Diagnostics | None = None
+    thread: Any = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -106,6 +111,8 @@ def read_messages(body: bytes, defaults: Mapping[str, float]) -> tuple[Wanted, A
     given = read(body, MessagesBody)
     if not given.messages:
         raise invalid("messages is empty; send at least one message", "messages")
+    if given.thread is not None:
+        raise Refused(Failure(Fault.UNSUPPORTED, _NO_THREADS, "thread", code=THREAD_UNSUPPORTED))
     options = options_of(given, defaults)
     chat = converted(given.system, given.messages, given.tools or ())
     remarks = (
