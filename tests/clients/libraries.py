@@ -35,7 +35,7 @@ def _outcomes(place: Place) -> list[Outcome]:
 
 LIBRARIES = Suite(
     name="libraries",
-    about="values through LiteLLM, LangChain, llama-index, llm, openai's stored responses, a tool runner",
+    about="values through LiteLLM, LangChain, llama-index, llm, stored responses, a tool runner",
     floor=47,
     known=(),
     outcomes=_outcomes,

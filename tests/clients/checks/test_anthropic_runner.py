@@ -1,6 +1,8 @@
-"""The tool runner of anthropic-python, which would leave its history to the server if that could."""
+"""The tool runner of anthropic-python, which leaves its history to a server that can."""
 
 from __future__ import annotations
+
+import itertools
 
 import anthropic
 from served import KEY, MODEL, QUESTION, URL
@@ -32,5 +34,6 @@ def test_each_turn_of_a_tool_runner_has_the_whole_conversation():
         u.input_tokens + (u.cache_read_input_tokens or 0) + (u.cache_creation_input_tokens or 0)
         for u in (reply.usage for reply in replies)
     ]
-    added = [later - earlier for earlier, later in zip(sizes, sizes[1:])]
-    assert all(n > reply.usage.output_tokens for n, reply in zip(added, replies)), sizes
+    written = [reply.usage.output_tokens for reply in replies]
+    for n, (before, after) in zip(written[:-1], itertools.pairwise(sizes), strict=True):
+        assert after > before + n, sizes
