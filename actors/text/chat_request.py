@@ -26,7 +26,8 @@ __all__ = ["MAX_CHAT_BYTES", "MAX_MESSAGES", "BadChat", "Chat", "Shape", "chat_f
 
 MAX_CHAT_BYTES: Final = 16 << 20
 _KNOWN: Final = (
-    "messages", "tools", "tool_choice", "parallel_tool_calls", "documents", "template_kwargs",
+    "messages", "tools", "deferred_tools", "tool_choice", "parallel_tool_calls", "documents",
+    "template_kwargs",
     "chat_template_kwargs", "add_generation_prompt", "continue_final_message", "enable_thinking",
     "reasoning_effort", "chat_template",
 )  # fmt: skip
@@ -60,6 +61,8 @@ class Chat:
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     strict: frozenset[str] = frozenset()
     """Names of tools whose schema must be held to the letter."""
+    deferred: tuple[dict[str, Any], ...] = ()
+    """Tools that the messages describe and the template does not get."""
     continuing: Continuing | None = None
     """What of the last message the reply continues."""
     effort: str | None = None
@@ -78,7 +81,12 @@ class Chat:
 
     @property
     def has_tools(self) -> bool:
-        return bool(self.extras.get("tools"))
+        return bool(self.callable_tools)
+
+    @property
+    def callable_tools(self) -> list[dict[str, Any]]:
+        """All that a reply may call."""
+        return [*(self.extras.get("tools") or ()), *self.deferred]
 
     @property
     def has_calls(self) -> bool:
@@ -134,7 +142,8 @@ def chat_from(raw: bytes | str) -> Chat:
         continuing=_continued_part(sent[-1], continuing) if continuing else None,
         effort=_effort(plain.get("reasoning_effort")),
         tool_choice=tool_choice_from(plain.get("tool_choice"), plain.get("parallel_tool_calls")),
-        strict=_strict_tools(plain.get("tools")),
+        strict=_strict_tools(plain.get("tools")) | _strict_tools(plain.get("deferred_tools")),
+        deferred=tuple(tools_from(_objects(plain, "deferred_tools"))),
     )
     return chat.reshaped()
 
@@ -222,11 +231,7 @@ def _effort(effort: object) -> str | None:
 def _extras(plain: dict[str, Any]) -> dict[str, Any]:
     extras = _kwargs(plain)
     for key in ("tools", "documents"):
-        items = plain.get(key)
-        if items is None:
-            continue
-        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise BadChat(f"{key} must be a list of objects")
+        items = _objects(plain, key)
         if items:
             extras[key] = tools_from(items) if key == "tools" else items
     if isinstance(extras.get("thinking"), bool):  # DeepSeek's name of the same
@@ -236,6 +241,15 @@ def _extras(plain: dict[str, Any]) -> dict[str, Any]:
     if extras.get("enable_thinking") and plain.get("reasoning_effort") == "none":
         raise BadChat("reasoning_effort is none, and enable_thinking is on; give one of them")
     return extras
+
+
+def _objects(plain: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    items = plain.get(key)
+    if items is None:
+        return []
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise BadChat(f"{key} must be a list of objects")
+    return items
 
 
 def _kwargs(plain: dict[str, Any]) -> dict[str, Any]:

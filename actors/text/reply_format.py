@@ -85,7 +85,7 @@ class ReplyFormats:
         ``text`` is the prompt. UnsupportedRequest where a call is required and the template has
         none.
         """
-        tools = [one for one in chat.extras.get("tools") or () if "function" in one]
+        tools = [one for one in chat.callable_tools if "function" in one]
         may_call = chat.tool_choice.among(tools)
         role = chat.sent[-1]["role"]
         about = [

@@ -116,6 +116,7 @@ class ChatOptionsDict(RequestOptionsDict, total=False):
     """The keywords of ``chat`` and ``stream_chat``; see ``ChatOptions``."""
 
     tools: Sequence[Mapping[str, Any]] | None
+    deferred_tools: Sequence[Mapping[str, Any]] | None
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
     documents: Sequence[Mapping[str, Any]] | None
@@ -271,6 +272,9 @@ class ChatOptions(RequestOptions):
 
     tools: Sequence[Mapping[str, Any]] | None = None
     """Functions that may be called, as in OpenAI's API; their calls are returned apart."""
+    deferred_tools: Sequence[Mapping[str, Any]] | None = None
+    """More of them, which the messages themselves describe: the template does not print these, so
+    the prompt before that description stays as it was."""
     tool_choice: str | Mapping[str, Any] | None = None
     """``auto``, ``none``, ``required``, or the one function that must be called, as in OpenAI's
     API."""

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from runtime.client.grammar import GrammarSource
 
 _CHAT_KEYS: Final = (
-    "tools", "tool_choice", "parallel_tool_calls", "documents", "template_kwargs",
-    "chat_template_kwargs", "enable_thinking", "reasoning_effort", "continue_final_message",
-    "chat_template",
+    "tools", "deferred_tools", "tool_choice", "parallel_tool_calls", "documents",
+    "template_kwargs", "chat_template_kwargs", "enable_thinking", "reasoning_effort",
+    "continue_final_message", "chat_template",
 )  # fmt: skip
 _CONVERSATION: Final = (
     'a list of at least one {"role": …, "content": …}; complete() takes a plain text'

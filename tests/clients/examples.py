@@ -19,6 +19,7 @@ _AT_ONCE = 2
 _FILES = {
     "openai": (
         "demo",
+        "httpx2_client",
         "async_demo",
         "streaming",
         "parsing",
@@ -103,7 +104,7 @@ def _outcomes(place: Place) -> list[Outcome]:
 EXAMPLES = Suite(
     name="examples",
     about="examples of openai-python, anthropic-python and ollama-python",
-    floor=48,
+    floor=47,
     known=(
         Known("ollama/create", "models are made by files and settings, not over HTTP"),
         Known("ollama/fill-in-middle", "the embedded model has no tokens for infilling"),

@@ -35,8 +35,8 @@ def _outcomes(place: Place) -> list[Outcome]:
 
 LIBRARIES = Suite(
     name="libraries",
-    about="values through LiteLLM, LangChain, llama-index, llm and openai's stored responses",
-    floor=46,
+    about="values through LiteLLM, LangChain, llama-index, llm, stored responses, a tool runner",
+    floor=47,
     known=(),
     outcomes=_outcomes,
 )

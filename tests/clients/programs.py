@@ -1,14 +1,15 @@
-"""Command-line agents and the AI SDK: a prompt in, a tool call, its result, an answer.
+"""Command-line agents and the AI SDK: a prompt in, tool calls, their results, an answer.
 
 Each agent is asked to run a command. The model is a scripted one (``tests.support.scripted_model``)
 that calls the agent's tool and, once it has the result, writes a text; all else is as with any
 model. So each program must end well, have run the command, and print the text; and the gateway must
-have computed of the second turn what is new alone: its prompt begins with the first turn's, and all
+have computed of each later turn what is new alone: its prompt begins with the turn before, and all
 of that, reply included, was warm.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,11 +35,18 @@ _PROMPT: Final = f"Run the command `{_COMMAND}` and tell me what it prints."
 _OTHER_PROMPT: Final = f"Which text does the command `{_COMMAND}` print? Run it."
 SCRIPTS: Final = Scripts(
     calls={
-        "Bash": {"command": _COMMAND, "description": "Print two words"},
-        "exec_command": {"cmd": _COMMAND},
-        "bash": {"command": _COMMAND},
-        "run_shell_command": {"command": _COMMAND, "is_background": False},
-        "two_words": {},
+        # Claude Code's: a tool that is not there at first is searched for, found and called.
+        "Bash": [
+            ("ToolSearch", {"query": "select:CronList"}),
+            ("CronList", {}),
+            ("Bash", {"command": _COMMAND, "description": "Print two words"}),
+        ],
+        "exec_command": [("exec_command", {"cmd": _COMMAND})],
+        "bash": [("bash", {"command": _COMMAND})],
+        "run_shell_command": [
+            ("run_shell_command", {"command": _COMMAND, "is_background": False}),
+        ],
+        "two_words": [("two_words", {})],
     },
     answer=_ANSWER,
     plain=_PLAIN,
@@ -223,29 +231,31 @@ def check(program: Program, session: Session) -> str | None:
         text = first.answer[:300].decode("utf-8", "replace")
         return f"{first.method} {first.path} was answered {first.status}: {text}"
     asked = session.turns(program.tool)
-    if len(asked) != 2:
-        return f"{len(asked)} requests have the tool {program.tool}, expected 2"
-    before, after = map(turns.history, asked)
-    new = after[len(before) :]
-    results = turns.tool_results(new) if program.tool else [json.dumps(new)]
-    if not any(_PRINTED in result for result in results):
-        return f"no result of a tool in the second turn has {_PRINTED}"
+    n_calls = len(SCRIPTS.calls[program.tool]) if program.tool else 1
+    if len(asked) != n_calls + 1:
+        return f"{len(asked)} requests have the tool {program.tool}, expected {n_calls + 1}"
     if program.prints not in session.ran.output:
         return f"it did not print {program.prints!r}: {session.ran.detail}"
-    if not program.n_changed and not turns.extends(before, after):
-        return "the second turn does not begin with the first"
-    return _check_usage(program, *map(turns.usage, asked))
+    *_, before, last = map(turns.history, asked)
+    new = last[len(before) :]
+    results = turns.tool_results(new) if program.tool else [json.dumps(new)]
+    if not any(_PRINTED in result for result in results):
+        return f"no result of a tool in the last turn has {_PRINTED}"
+    found = (_check_turn(program, *pair) for pair in itertools.pairwise(asked))
+    return next(filter(None, found), None)
 
 
-def _check_usage(
-    program: Program, first: turns.Usage | None, second: turns.Usage | None
-) -> str | None:
+def _check_turn(program: Program, before: Exchange, after: Exchange) -> str | None:
+    """What is wrong with a turn and the next one; None when nothing is."""
+    n = program.n_changed
+    if not n and not turns.extends(turns.history(before), turns.history(after)):
+        return "a later turn does not begin with the turn before"
+    first, second = turns.usage(before), turns.usage(after)
     if first is None or second is None:
         return "an answer has no usage"
-    n = program.n_changed
     owed = first.prompt - n if n else first.prompt + first.reply
     if second.cached < owed:
-        return f"{second.cached} tokens of the second turn were warm, fewer than {owed}: {first}"
+        return f"{second.cached} tokens of a later turn were warm, fewer than {owed}: {first}"
     return None
 
 

@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -77,6 +78,8 @@ def as_first_process(work: Callable[[], int]) -> int:
         try:
             code = work()
             sys.stdout.flush()
+        except BaseException:  # noqa: BLE001 - this process ends here, and shows why
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(code)

@@ -18,9 +18,10 @@ pytestmark = pytest.mark.model
 MODEL = "scripted"
 SCRIPTS = Scripts(
     calls={
-        "look": {"at": "the sea", "options": ["é", 1, None]},
-        "listen": {},
-        "look_up": {"at": "the sea", "options": ["é", 1, None]},  # other pieces for the same words
+        "look": [("look", {"at": "the sea", "options": ["é", 1, None]})],
+        "listen": [("listen", {})],
+        # Other pieces for the same words; and two calls one after the other.
+        "find": [("seek", {"at": "the sea", "options": ["é", 1, None]}), ("find", {"at": "home"})],
     },
     answer="The sea is grey.",
     plain="There are no tools.",
@@ -52,28 +53,36 @@ def test_without_tools_it_writes_the_plain_text(node: Node, temperature: float) 
 
 
 @pytest.mark.parametrize("name", SCRIPTS.calls)
-def test_it_calls_the_tool_and_writes_the_answer_once_it_has_the_result(
+def test_it_makes_its_calls_and_writes_the_answer_once_it_has_the_results(
     node: Node, name: str
 ) -> None:
-    tools = [tool("other"), tool(name)]
-    talk = [{"role": "system", "content": f"Use {name}."}, *ASKED]
-    first = node.chat(MODEL, talk, tools=tools, max_tokens=100)
-    (call,) = first.tool_calls
-    assert (call.name, json.loads(call.arguments)) == (name, SCRIPTS.calls[name])
-    assert call.is_closed
-    talk += [first.to_message(), {"role": "tool", "tool_call_id": call.id, "content": "Waves."}]
-    second = node.chat(MODEL, talk, tools=tools, max_tokens=100)
-    assert (second.text, second.tool_calls) == (SCRIPTS.answer, ())
-    assert second.usage.cached_tokens == first.usage.prompt_tokens + len(first.tokens)
-    later = [*talk, second.to_message(), {"role": "user", "content": "And?"}]
-    third = node.chat(MODEL, later, tools=tools, max_tokens=100)
-    assert third.text == SCRIPTS.answer
-    assert third.usage.cached_tokens == second.usage.prompt_tokens + len(second.tokens)
+    tools = [tool("other"), *map(tool, sorted({name, *(call for call, _ in SCRIPTS.calls[name])}))]
+    talk: list[dict[str, Any]] = [{"role": "system", "content": f"Use {name}."}, *ASKED]
+    n_warm = 0
+    for wanted in SCRIPTS.calls[name]:
+        done = node.chat(MODEL, talk, tools=tools, max_tokens=100)
+        (call,) = done.tool_calls
+        assert (call.name, json.loads(call.arguments)) == wanted
+        assert call.is_closed
+        assert done.usage.cached_tokens >= n_warm
+        n_warm = done.usage.prompt_tokens + len(done.tokens)
+        talk += [done.to_message(), {"role": "tool", "tool_call_id": call.id, "content": "Yes."}]
+    for asked in ("And?", "Really?"):
+        done = node.chat(MODEL, talk, tools=tools, max_tokens=100)
+        assert (done.text, done.tool_calls) == (SCRIPTS.answer, ())
+        assert done.usage.cached_tokens == n_warm
+        n_warm = done.usage.prompt_tokens + len(done.tokens)
+        talk += [done.to_message(), {"role": "user", "content": asked}]
 
 
 def test_users_cannot_choose_the_script(node: Node) -> None:
     talk = [{"role": "user", "content": "<|assistant|><|answer|>"}]
     assert node.chat(MODEL, talk, max_tokens=100).text == SCRIPTS.plain
+
+
+def test_a_script_that_is_a_token_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs a longer text"):
+        scripted_model(tmp_path / "a", Scripts(calls={}, answer="Two words.", plain="x"))
 
 
 def test_equal_scripts_give_equal_files(tmp_path: Path) -> None:

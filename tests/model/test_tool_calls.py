@@ -60,6 +60,17 @@ def test_a_named_tool_is_the_one_that_is_called(node: Node) -> None:
         )
 
 
+def test_a_deferred_tool_is_called_and_its_prompt_is_that_without_it(node: Node) -> None:
+    options = {**OPTIONS, "tools": [ADD], "max_tokens": 160}
+    without = node.chat(MODEL, ASKED, **{**options, "max_tokens": 1})
+    done = node.chat(MODEL, ASKED, deferred_tools=[WEATHER], tool_choice=NAMED, **options)
+    (call,) = done.tool_calls
+    assert call.name == "weather"
+    check(call.name, call.arguments)
+    assert done.usage.prompt_tokens == without.usage.prompt_tokens
+    assert done.usage.cached_tokens >= without.usage.prompt_tokens - 1
+
+
 def test_a_template_without_tools_calls_them_too(node: Node) -> None:
     """And the call that comes back is the tokens that were sampled."""
     plain = (

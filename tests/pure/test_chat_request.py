@@ -29,6 +29,10 @@ pytestmark = pytest.mark.pure
         ([{"role": "a", "tool_calls": [{"id": 1}]}], r'tool_calls\[0\] must be .* "function"'),
         ([{"role": "a", "tool_calls": [{"function": {}}]}], r'has no "name"'),
         ({"messages": [{"role": "u", "content": ""}], "tools": {}}, "tools must be a list"),
+        (
+            {"messages": [{"role": "u", "content": ""}], "deferred_tools": [1]},
+            "deferred_tools must",
+        ),
         ({"messages": [{"role": "u", "content": ""}], "tool": []}, "unknown key 'tool'"),
         ({"messages": [{"role": "u", "content": ""}], "template_kwargs": {"messages": 1}}, "set"),
         ({"messages": [{"role": "u", "content": ""}], "add_generation_prompt": 1}, "true or false"),
@@ -38,6 +42,19 @@ pytestmark = pytest.mark.pure
 def test_what_is_wrong_is_named_with_its_place(plain: object, why: str) -> None:
     with pytest.raises(BadChat, match=why):
         chat_from(json.dumps(plain))
+
+
+def test_deferred_tools_may_be_called_and_do_not_reach_the_template() -> None:
+    tools = [{"name": "shown", "parameters": {}}]
+    more = [{"name": "found", "parameters": {}, "strict": True}]
+    asked = {"messages": [{"role": "user", "content": "x"}]}
+    chat = chat_from(json.dumps({**asked, "tools": tools, "deferred_tools": more}))
+    assert [one["function"]["name"] for one in chat.variables()["tools"]] == ["shown"]
+    assert [one["function"]["name"] for one in chat.callable_tools] == ["shown", "found"]
+    assert chat.strict == {"found"}
+    alone = chat_from(json.dumps({**asked, "deferred_tools": more}))
+    assert alone.has_tools
+    assert not alone.variables()["tools"]
 
 
 @pytest.mark.parametrize("raw", ["{", "[" * 100_000, b"\xff", ""])

@@ -258,9 +258,9 @@ def test_what_is_wrong_with_a_session_is_named() -> None:
     check = programs.check
     cold = check(AGENT, session(prints="from-tool", n_warm=11))
     assert cold is not None
-    assert cold.startswith("11 tokens of the second turn were warm, fewer than 12")
+    assert cold.startswith("11 tokens of a later turn were warm, fewer than 12")
     assert check(AGENT, session(prints="", n_warm=12)) == (
-        "no result of a tool in the second turn has from-tool"
+        "no result of a tool in the last turn has from-tool"
     )
     refused = check(AGENT, session(prints="from-tool", n_warm=12, answered=422))
     assert refused is not None

@@ -30,6 +30,7 @@ from runtime.gateway.wire.anthropic_answer import (
     diagnosis,
     stop_reason_of,
 )
+from runtime.gateway.wire.anthropic_errors import error_object
 from runtime.gateway.wire.anthropic_messages import Breakpoint
 from runtime.gateway.wire.diagnose import parts_of
 from runtime.gateway.wire.failure import Failure, Fault, Refused
@@ -181,10 +182,47 @@ def test_a_last_message_of_the_assistant_is_continued() -> None:
         assert "continue_final_message" not in read(messages=[HELLO, last])[0].options
 
 
+def searched(*names: str) -> list[dict[str, Any]]:
+    """A search for tools, and a result that refers to what was found."""
+    call = {"type": "tool_use", "id": "s1", "name": "search", "input": {}}
+    found: list[dict[str, Any]] = [{"type": "tool_reference", "tool_name": one} for one in names]
+    result = {"type": "tool_result", "tool_use_id": "s1", "content": found}
+    return [HELLO, blocks(call), {"role": "user", "content": [result, text("Loaded.")]}]
+
+
+def test_a_deferred_tool_is_described_where_a_result_refers_to_it() -> None:
+    search = {"name": "search", "input_schema": {}}
+    deferred = {**TOOL, "defer_loading": True}
+    other = {**TOOL, "name": "other", "defer_loading": True}
+    before, _ = read(tools=[search, deferred, other])
+    after, _ = read(tools=[deferred, search, other], messages=searched("weather"))
+    assert [one["function"]["name"] for one in before.options["tools"]] == ["search"]
+    assert "deferred_tools" not in before.options
+    assert after.options["tools"] == before.options["tools"], "the beginning stays as it was"
+    (function,) = (one["function"] for one in after.options["deferred_tools"])
+    assert function["name"] == "weather"
+    _, _, result, said = after.inputs[0]
+    definition = '{"description": "d", "name": "weather", "parameters": {"type": "object"}}'
+    assert result == {
+        "role": "tool",
+        "tool_call_id": "s1",
+        "content": f"<functions>\n<function>{definition}</function>\n</functions>",
+    }
+    assert said == {"role": "user", "content": "Loaded."}
+
+
+def test_a_reference_to_a_tool_that_is_gone_shows_that() -> None:
+    wanted, _ = read(tools=[{**TOOL, "defer_loading": True}], messages=searched("gone", "weather"))
+    lines = wanted.inputs[0][2]["content"].splitlines()
+    assert lines[1] == "(the tool gone is there no more)"
+    assert "weather" in lines[2]
+    assert len(wanted.options["deferred_tools"]) == 1
+
+
 def test_tools_come_in_openais_form_without_what_only_a_provider_reads() -> None:
     given_tool = {
         **TOOL, "type": "custom", "cache_control": {"type": "ephemeral"}, "strict": True,
-        "defer_loading": True, "input_examples": [{}],
+        "defer_loading": False, "input_examples": [{}],
     }  # fmt: skip
     wanted, asked = read(tools=[given_tool])
     function = {"name": "weather", "description": "d", "parameters": {"type": "object"}}
@@ -254,6 +292,18 @@ def test_a_format_is_a_schema_and_one_without_keywords_is_any_json() -> None:
     assert read(output_format=form)[0].options["json_schema"] == schema
     odd = {"type": "json_schema", "schema": {"foo": "bar"}}
     assert read(output_config={"format": odd})[0].options["json_schema"] == {}
+
+
+@pytest.mark.parametrize("kind", [{"type": "create"}, {"type": "continue"}, "x"])
+def test_a_conversation_that_the_server_should_hold_is_refused_as_sdks_expect(kind: Any) -> None:
+    """Else the later turns of anthropic-python's tool runner would be without the earlier ones."""
+    failure = refusal(thread=kind)
+    assert (failure.status, failure.param) == (400, "thread")
+    error = error_object(failure)["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["details"] == {"error_code": "thread_unsupported_request"}
+    assert "details" not in error_object(refusal(messages=[]))["error"]
+    assert read(thread=None)[0].inputs == read()[0].inputs
 
 
 def test_a_prompt_is_counted_with_the_options_that_change_it() -> None:

@@ -8,9 +8,9 @@ token and are kept, and the reply is sampled (the distance between the best logi
 so large that temperature has no effect).
 
 Which script it follows is decided by the chat template, which ends every prompt with the first
-token of one of them: by the names of the tools that the request has, and by whether a tool's result
-is in the conversation. It writes the same token before the replies of the history, so a later
-prompt begins with an earlier one, reply included. Calls are in the form of Hermes and Qwen.
+token of one of them: by the names of the tools that the request has, and by how many results of
+tools are in the conversation. It writes the same token before the replies of the history, so a
+later prompt begins with an earlier one, reply included. Calls are in the form of Hermes and Qwen.
 """
 
 from __future__ import annotations
@@ -35,11 +35,16 @@ _SHORTEST_PIECE: Final = 3  # characters
 _GAIN: Final = 8.0  # times the root of the embedding's length: the distance of the logits
 
 _TEMPLATE: Final = """\
-{%- set starts = STARTS %}
-{%- set chosen = namespace(call='PLAIN', has_result=false) %}
+{%- set steps = STEPS %}
+{%- set now = namespace(starts=[], n_results=0) %}
 {%- for tool in tools or [] %}
-{%- if tool.function.name in starts %}{% set chosen.call = starts[tool.function.name] %}{% endif %}
+{%- if tool.function.name in steps %}{% set now.starts = steps[tool.function.name] %}{% endif %}
 {%- endfor %}
+{%- macro start() %}
+{%- if now.n_results < now.starts | length %}{{ now.starts[now.n_results] }}
+{%- elif now.n_results %}{{ '<|answer|>' }}
+{%- else %}{{ '<|plain|>' }}{% endif %}
+{%- endmacro %}
 {{- '<|system|>' }}
 {%- if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}
 {%- if tools %}{{ '\\n<tools>\\n' }}
@@ -49,45 +54,55 @@ _TEMPLATE: Final = """\
 {%- for message in messages %}
 {%- if loop.first and message.role == 'system' %}
 {%- elif message.role == 'assistant' %}
-{{- '<|assistant|>' + ('ANSWER' if chosen.has_result else chosen.call) + (message.content or '') }}
+{{- '<|assistant|>' + start() + (message.content or '') }}
 {%- for call in message.tool_calls or [] %}
 {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
 {{- call.function.arguments | tojson }}{{ '}\\n</tool_call>' }}
 {%- endfor %}{{ '<|end|>' }}
-{%- elif message.role == 'tool' %}{% set chosen.has_result = true %}
+{%- elif message.role == 'tool' %}{% set now.n_results = now.n_results + 1 %}
 {{- '<|tool|><tool_response>\\n' + message.content + '\\n</tool_response><|end|>' }}
 {%- else %}{{ '<|' + message.role + '|>' + message.content + '<|end|>' }}
 {%- endif %}
 {%- endfor %}
-{%- if add_generation_prompt %}
-{{- '<|assistant|>' + ('ANSWER' if chosen.has_result else chosen.call) }}{% endif %}"""
+{%- if messages[-1].role != 'assistant' %}{{ '<|assistant|>' + start() }}{% endif %}"""
 _ROLES: Final = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
+
+
+Call = tuple[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Scripts:
     """What the model writes.
 
-    ``calls``: name of a tool and its arguments, when the request has the tool. ``answer``: once the
-    conversation has a tool's result. ``plain``: without such a tool.
+    ``calls``, when the request has a tool of that name: one after the other, each a tool's name
+    and arguments, the next when there is a result of the one before. ``answer``: when there are
+    all results. ``plain``: without such a tool.
     """
 
-    calls: Mapping[str, Mapping[str, Any]]
+    calls: Mapping[str, Sequence[Call]]
     answer: str
     plain: str
 
     def texts(self) -> dict[str, str]:
         """Each script by its first token."""
         found = {"<|plain|>": self.plain, "<|answer|>": self.answer}
-        for name, arguments in self.calls.items():
-            call = json.dumps({"name": name, "arguments": arguments})
-            found[f"<|call {name}|>"] = f"<tool_call>\n{call}\n</tool_call>"
+        for tool, calls in self.calls.items():
+            for number, (name, arguments) in enumerate(calls):
+                call = json.dumps({"name": name, "arguments": arguments})
+                found[_start(tool, number)] = f"<tool_call>\n{call}\n</tool_call>"
         return found
 
     def template(self) -> str:
-        starts = json.dumps({name: f"<|call {name}|>" for name in self.calls})
-        text = _TEMPLATE.replace("STARTS", starts)
-        return text.replace("PLAIN", "<|plain|>").replace("ANSWER", "<|answer|>")
+        steps = {
+            tool: [_start(tool, number) for number in range(len(calls))]
+            for tool, calls in self.calls.items()
+        }
+        return _TEMPLATE.replace("STEPS", json.dumps(steps))
+
+
+def _start(tool: str, number: int) -> str:
+    return f"<|call {tool} {number}|>"
 
 
 def scripted_model(path: Path, scripts: Scripts) -> Path:
@@ -162,6 +177,8 @@ def _pieces(text: str, taken: set[str]) -> Sequence[str]:
         while end < len(text) and text[begin:end] in taken:
             end += 1
         while text[begin:end] in taken:  # the rest is not new: it belongs to the piece before
+            if not found:
+                raise ValueError(f"a script needs a longer text: {text!r} is one token already")
             taken.discard(last := found.pop())
             begin -= len(last)
         found.append(text[begin:end])

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
+from runtime.gateway.wire.anthropic_errors import THREAD_UNSUPPORTED
 from runtime.gateway.wire.anthropic_messages import (
     Breakpoint,
     Converted,
     Message,
     breakpoint_of,
     converted,
+    is_deferred,
     tools_of,
 )
 from runtime.gateway.wire.bodies import read
-from runtime.gateway.wire.failure import invalid, unsupported
+from runtime.gateway.wire.failure import Failure, Fault, Refused, invalid, unsupported
 from runtime.gateway.wire.sampling import Options, max_tokens_of, options_of
 from runtime.gateway.wire.wanted import Wanted
 
@@ -35,6 +37,9 @@ _KEYWORDS: Final = frozenset(
     }
 )  # fmt: skip
 """Of JSON Schema: an object with none of them describes any JSON."""
+_NO_THREADS: Final = (
+    "thread: conversations are not held here; leave it out, and send all messages in each request"
+)
 COUNTED: Final = (
     "tools", "documents", "chat_template_kwargs", "enable_thinking", "reasoning_effort",
     "continue_final_message",
@@ -86,6 +91,7 @@ class MessagesBody(Options, kw_only=True):
     output_format: dict[str, Any] | None = None
     cache_control: dict[str, Any] | None = None
     diagnostics: Diagnostics | None = None
+    thread: Any = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -105,9 +111,15 @@ def read_messages(body: bytes, defaults: Mapping[str, float]) -> tuple[Wanted, A
     given = read(body, MessagesBody)
     if not given.messages:
         raise invalid("messages is empty; send at least one message", "messages")
+    if given.thread is not None:
+        raise Refused(Failure(Fault.UNSUPPORTED, _NO_THREADS, "thread", code=THREAD_UNSUPPORTED))
     options = options_of(given, defaults)
-    chat = converted(given.system, given.messages)
-    remarks = _put_tools(given, options) + _put_thinking(given, options) + _put_form(given, options)
+    chat = converted(given.system, given.messages, given.tools or ())
+    remarks = (
+        _put_tools(given, chat.referred, options)
+        + _put_thinking(given, options)
+        + _put_form(given, options)
+    )
     if given.chat_template_kwargs is not None:
         options["chat_template_kwargs"] = given.chat_template_kwargs
     stops = [one for one in given.stop_sequences or () if one]
@@ -141,7 +153,10 @@ def prompt_options(wanted: Wanted) -> dict[str, Any]:
     return {name: wanted.options[name] for name in COUNTED if name in wanted.options}
 
 
-def _put_tools(given: MessagesBody, options: dict[str, Any]) -> tuple[str, ...]:
+def _put_tools(
+    given: MessagesBody, referred: Collection[str], options: dict[str, Any]
+) -> tuple[str, ...]:
+    """``referred``: the deferred tools that the messages describe."""
     choice = given.tool_choice
     if choice is not None and choice.type not in _CHOICES:
         raise invalid(
@@ -152,7 +167,12 @@ def _put_tools(given: MessagesBody, options: dict[str, Any]) -> tuple[str, ...]:
         if choice is not None and choice.type in ("any", "tool"):
             raise invalid("tool_choice requires a call, and there are no tools", "tool_choice")
         return ()
-    options["tools"], remarks = tools_of(given.tools)
+    tools, remarks = tools_of(given.tools)
+    pairs = list(zip(given.tools, tools, strict=True))
+    options["tools"] = [tool for one, tool in pairs if not is_deferred(one)]
+    deferred = [tool for one, tool in pairs if is_deferred(one) and one.get("name") in referred]
+    if deferred:
+        options["deferred_tools"] = deferred
     if choice is None:
         return remarks
     if choice.type == "tool":

@@ -19,6 +19,8 @@ _TYPES: Final = {
     Fault.UNAVAILABLE: "overloaded_error",
     Fault.DEADLINE: "timeout_error",
 }
+THREAD_UNSUPPORTED: Final = "thread_unsupported_request"
+"""With this in ``details`` Anthropic's tool runners send the whole conversation again."""
 
 
 def error_object(failure: Failure, request_id: str = "") -> dict[str, Any]:
@@ -28,6 +30,8 @@ def error_object(failure: Failure, request_id: str = "") -> dict[str, Any]:
         "type": "error",
         "error": {"type": kind, "message": failure.message},
     }
+    if failure.code == THREAD_UNSUPPORTED:
+        found["error"]["details"] = {"error_code": failure.code}
     if request_id:
         found["request_id"] = request_id
     return found

@@ -8,6 +8,7 @@ wherever it marks what shall be cached, so that a prompt only grows from turn to
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,6 +22,7 @@ Block = Mapping[str, Any]
 _NOT_TEXT: Final = ("image", "document", "search_result", "container_upload", "audio", "video")
 _SYSTEM: Final = ("system", "developer")
 _ERROR: Final = "Error: "
+_REFERENCE: Final = "tool_reference"
 
 
 class Message(msgspec.Struct, kw_only=True):
@@ -37,11 +39,19 @@ class Converted:
     messages: list[dict[str, Any]] = field(default_factory=list)
     signed: list[tuple[str, str]] = field(default_factory=list)
     """Thoughts that came with a signature, and that."""
+    referred: set[str] = field(default_factory=set)
+    """Names of the tools that are described where a result refers to them."""
 
 
-def converted(system: str | Sequence[Block] | None, messages: Sequence[Message]) -> Converted:
-    """The conversation; Refused names the block that cannot be read."""
+def converted(
+    system: str | Sequence[Block] | None, messages: Sequence[Message], tools: Sequence[Block] = ()
+) -> Converted:
+    """The conversation; Refused names the block that cannot be read.
+
+    ``tools``: those of the request, which results may refer to.
+    """
     found = Converted()
+    references = _References({str(one.get("name")): one for one in tools}, found.referred)
     if system:
         found.messages.append(_message("system", _texts("system", _blocks(system))))
     turn: list[tuple[str, Block]] = []
@@ -57,7 +67,7 @@ def converted(system: str | Sequence[Block] | None, messages: Sequence[Message])
             found.messages.append(_assistant(turn, found.signed))
             turn = []
         elif one.role == "user":
-            found.messages += _user(blocks)
+            found.messages += _user(blocks, references)
         elif one.role in _SYSTEM:
             texts = [_text(place, block) for place, block in blocks]
             found.messages.append(_message(one.role, texts))
@@ -110,25 +120,61 @@ def _message(role: str, texts: list[str]) -> dict[str, Any]:
     return {"role": role, "content": texts[0] if texts else ""}
 
 
-def _user(blocks: Iterable[tuple[str, Block]]) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _References:
+    """What results of a search for tools stand for: definitions, where they were found.
+
+    Anthropic's API does so too. A tool that were put among the others at the beginning, as soon
+    as it is found, would change all of the prompt after it.
+    """
+
+    tools: Mapping[str, Block]
+    named: set[str]
+
+    def text(self, where: str, blocks: Sequence[Block]) -> str:
+        names = [_word(f"{where}[{at}]", one, "tool_name") for at, one in enumerate(blocks)]
+        self.named.update(name for name in names if name in self.tools)
+        lines = [self._definition(name) for name in names]
+        return "\n".join(["<functions>", *lines, "</functions>"])
+
+    def _definition(self, name: str) -> str:
+        tool = self.tools.get(name)
+        if tool is None:
+            return f"(the tool {name} is there no more)"
+        known = {
+            "description": tool.get("description") or "",
+            "name": name,
+            "parameters": tool.get("input_schema") or {},
+        }
+        return f"<function>{json.dumps(known, ensure_ascii=False)}</function>"
+
+
+def _user(blocks: Iterable[tuple[str, Block]], references: _References) -> Iterator[dict[str, Any]]:
     """Results of tools first, whatever stands before them, then all text."""
     texts: list[str] = []
     has_results = False
     for where, block in blocks:
         if block.get("type") == "tool_result":
             has_results = True
-            yield _result(where, block)
+            yield _result(where, block, references)
         else:
             texts.append(_text(where, block))
     if texts or not has_results:
         yield _message("user", texts)
 
 
-def _result(where: str, block: Block) -> dict[str, Any]:
+def _result(where: str, block: Block, references: _References) -> dict[str, Any]:
     content = block.get("content")
     if not isinstance(content, str | list | None):
         raise invalid(f"{where}.content is a text or a list of blocks", f"{where}.content")
-    texts = _texts(f"{where}.content", _blocks(content))
+    parts = _blocks(content)
+    found = [one for one in parts if one.get("type") == _REFERENCE]
+    if found:
+        others = [one for one in parts if one.get("type") != _REFERENCE]
+        texts = [references.text(f"{where}.content", found)]
+        texts += _texts(f"{where}.content", others)
+    else:
+        texts = _texts(f"{where}.content", parts)
     if block.get("is_error") is True and not any("error" in one[:80].lower() for one in texts[:1]):
         texts = [_ERROR + (texts[0] if texts else "the tool failed"), *texts[1:]]
     return {**_message("tool", texts), "tool_call_id": _word(where, block, "tool_use_id")}
@@ -199,6 +245,11 @@ def tools_of(given: Sequence[Block]) -> tuple[list[dict[str, Any]], tuple[str, .
                 remarks.append(f"{where}.strict: its input_schema is no JSON Schema")
         tools.append({"type": "function", "function": function})
     return tools, tuple(remarks)
+
+
+def is_deferred(tool: Block) -> bool:
+    """Whether a tool is described only where a result refers to it."""
+    return tool.get("defer_loading") is True
 
 
 def _is_schema(schema: Mapping[str, Any]) -> bool:
