@@ -215,7 +215,7 @@ def read(replay: Replay) -> tuple[bytes, bool]:
     async def all_of() -> tuple[bytes, bool]:
         data = b""
         try:
-            async for _, more in replay.events():
+            async for [(_, more)] in replay.events():
                 data += more
         except BrokenStream:
             return data, True
