@@ -80,13 +80,7 @@ class Successor:
         found: list[Awaitable[None]] = []
         answered: set[str] = set()
         conversations = self._service.own(Conversations)
-        for name, sock, fd in self._entries(STREAMS):
-            logged = read_log(fd)
-            if logged is None:
-                self._shelf.forget(name)
-                sock.close()
-                os.close(fd)
-                continue
+        for name, sock, fd, logged in self._answers():
             answered.add(logged.head.connection_id)
             self._service.ledger.claim([logged.head.call_id])
             log = StreamLog(self._shelf, name, fd, logged.n_bytes)
@@ -106,6 +100,22 @@ class Successor:
             else:
                 self._adopt(sock, received, forget)
         return [*found, *self._begin_runs()]
+
+    def _answers(self) -> list[tuple[str, socket.socket, int, Logged]]:
+        """Answers with their sockets and logs, in the order in which their requests came.
+
+        So those that were running run again before those that had waited.
+        """
+        found = []
+        for name, sock, fd in self._entries(STREAMS):
+            logged = read_log(fd)
+            if logged is None:
+                self._shelf.forget(name)
+                sock.close()
+                os.close(fd)
+            else:
+                found.append((name, sock, fd, logged))
+        return sorted(found, key=lambda one: one[3].head.at)
 
     def _begin_runs(self) -> list[Awaitable[None]]:
         """Responses in the background go on; logs of those that have ended can still be read."""
