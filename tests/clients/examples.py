@@ -39,6 +39,7 @@ _FILES = {
     "anthropic": (
         "messages",
         "messages_stream",
+        "message_threads",
         "structured_outputs",
         "structured_outputs_streaming",
         "thinking",
@@ -104,7 +105,7 @@ def _outcomes(place: Place) -> list[Outcome]:
 EXAMPLES = Suite(
     name="examples",
     about="examples of openai-python, anthropic-python and ollama-python",
-    floor=47,
+    floor=48,
     known=(
         Known("ollama/create", "models are made by files and settings, not over HTTP"),
         Known("ollama/fill-in-middle", "the embedded model has no tokens for infilling"),

@@ -294,16 +294,18 @@ def test_a_format_is_a_schema_and_one_without_keywords_is_any_json() -> None:
     assert read(output_config={"format": odd})[0].options["json_schema"] == {}
 
 
-@pytest.mark.parametrize("kind", [{"type": "create"}, {"type": "continue"}, "x"])
-def test_a_conversation_that_the_server_should_hold_is_refused_as_sdks_expect(kind: Any) -> None:
+def test_a_conversation_that_the_server_should_hold_is_not_found() -> None:
     """Else the later turns of anthropic-python's tool runner would be without the earlier ones."""
-    failure = refusal(thread=kind)
-    assert (failure.status, failure.param) == (400, "thread")
+    begun, _ = read(thread={"type": "create"})
+    assert begun.inputs == read()[0].inputs
+    (remark,) = begun.remarks
+    assert remark.startswith("thread: conversations are not held here")
+    failure = refusal(thread={"type": "continue", "previous_message_id": "msg_1"})
+    assert (failure.status, failure.param) == (404, "thread")
     error = error_object(failure)["error"]
-    assert error["type"] == "invalid_request_error"
-    assert error["details"] == {"error_code": "thread_unsupported_request"}
+    assert error["type"] == "not_found_error"
+    assert error["details"] == {"error_code": "thread_not_found"}
     assert "details" not in error_object(refusal(messages=[]))["error"]
-    assert read(thread=None)[0].inputs == read()[0].inputs
 
 
 def test_a_prompt_is_counted_with_the_options_that_change_it() -> None:

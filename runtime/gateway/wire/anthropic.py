@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from runtime.gateway.wire.anthropic_errors import THREAD_UNSUPPORTED
+from runtime.gateway.wire.anthropic_errors import THREAD_NOT_FOUND
 from runtime.gateway.wire.anthropic_messages import (
     Breakpoint,
     Converted,
@@ -37,9 +37,7 @@ _KEYWORDS: Final = frozenset(
     }
 )  # fmt: skip
 """Of JSON Schema: an object with none of them describes any JSON."""
-_NO_THREADS: Final = (
-    "thread: conversations are not held here; leave it out, and send all messages in each request"
-)
+_NO_THREADS: Final = "thread: conversations are not held here; send all messages in each request"
 COUNTED: Final = (
     "tools", "documents", "chat_template_kwargs", "enable_thinking", "reasoning_effort",
     "continue_final_message",
@@ -69,6 +67,12 @@ class ToolChoice(msgspec.Struct, kw_only=True):
     disable_parallel_tool_use: bool | None = None
 
 
+class Thread(msgspec.Struct, kw_only=True):
+    """A conversation that the server holds: begun, or continued with new messages alone."""
+
+    type: str
+
+
 class Diagnostics(msgspec.Struct, kw_only=True):
     """What this request is compared with."""
 
@@ -91,7 +95,7 @@ class MessagesBody(Options, kw_only=True):
     output_format: dict[str, Any] | None = None
     cache_control: dict[str, Any] | None = None
     diagnostics: Diagnostics | None = None
-    thread: Any = None
+    thread: Thread | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -111,8 +115,8 @@ def read_messages(body: bytes, defaults: Mapping[str, float]) -> tuple[Wanted, A
     given = read(body, MessagesBody)
     if not given.messages:
         raise invalid("messages is empty; send at least one message", "messages")
-    if given.thread is not None:
-        raise Refused(Failure(Fault.UNSUPPORTED, _NO_THREADS, "thread", code=THREAD_UNSUPPORTED))
+    if given.thread is not None and given.thread.type != "create":
+        raise Refused(Failure(Fault.NOT_FOUND, _NO_THREADS, "thread", code=THREAD_NOT_FOUND))
     options = options_of(given, defaults)
     chat = converted(given.system, given.messages, given.tools or ())
     remarks = (
@@ -125,6 +129,8 @@ def read_messages(body: bytes, defaults: Mapping[str, float]) -> tuple[Wanted, A
     stops = [one for one in given.stop_sequences or () if one]
     if stops:
         options["stop"] = stops
+    if given.thread is not None:
+        remarks += (_NO_THREADS,)
     _put_continuation(chat, options)
     n = max_tokens_of(given.max_tokens)
     no_limit = given.max_tokens is not None and n is None

@@ -19,8 +19,8 @@ _TYPES: Final = {
     Fault.UNAVAILABLE: "overloaded_error",
     Fault.DEADLINE: "timeout_error",
 }
-THREAD_UNSUPPORTED: Final = "thread_unsupported_request"
-"""With this in ``details`` Anthropic's tool runners send the whole conversation again."""
+THREAD_NOT_FOUND: Final = "thread_not_found"
+"""With this in ``details`` Anthropic's SDKs send the whole conversation again."""
 
 
 def error_object(failure: Failure, request_id: str = "") -> dict[str, Any]:
@@ -30,7 +30,7 @@ def error_object(failure: Failure, request_id: str = "") -> dict[str, Any]:
         "type": "error",
         "error": {"type": kind, "message": failure.message},
     }
-    if failure.code == THREAD_UNSUPPORTED:
+    if failure.code == THREAD_NOT_FOUND:
         found["error"]["details"] = {"error_code": failure.code}
     if request_id:
         found["request_id"] = request_id
