@@ -10,7 +10,7 @@ from runtime.gateway.wire import report, sse
 from runtime.gateway.wire.bodies import encode, read
 from runtime.gateway.wire.failure import Failure, invalid, unsupported
 from runtime.gateway.wire.native_prompts import extra_files, native_prompts
-from runtime.gateway.wire.native_settings import generation_settings
+from runtime.gateway.wire.native_settings import generation_settings, sampling_of
 from runtime.gateway.wire.openai_answer import explained
 from runtime.gateway.wire.openai_errors import native_error_object
 from runtime.gateway.wire.pace import Clock, Pace
@@ -111,7 +111,7 @@ def _options(asked: _ReplyBody, defaults: Mapping[str, float]) -> dict[str, Any]
     options["max_tokens"] = _n_predict(asked)
     if asked.n_probs:
         options["n_logprobs"] = asked.n_probs
-    generation_settings(options)  # refuses what is wrong before a stream begins
+    sampling_of(options)  # refuses what is wrong before a stream begins
     return options
 
 
@@ -146,7 +146,6 @@ class NativeAnswer(Answer):
         self._fields = asked.response_fields or []
         self._shows_tokens = bool(asked.return_tokens)
         self._shows_progress = bool(asked.return_progress)
-        self._settings = generation_settings(wanted.options, is_stream=wanted.is_stream)
         self._texts: dict[int, str] = {}
         """Text that came without a token of its own; the next event has it."""
         self._n_tokens: dict[int, int] = {}
@@ -254,7 +253,9 @@ class NativeAnswer(Answer):
             "model": self._head.model,
             "tokens_predicted": done.usage.completion_tokens,
             "tokens_evaluated": done.usage.prompt_tokens,
-            "generation_settings": self._settings,
+            "generation_settings": generation_settings(
+                self._wanted.options, is_stream=self._wanted.is_stream
+            ),
             "prompt": self._shown_prompt(number),
             "has_new_line": "\n" in done.text,
             "truncated": done.limit == "context",
