@@ -25,8 +25,12 @@ _STOP_S = 30.0
 _SETTINGS = """\
 [gateway]
 keepalive_s = 0.1
+
+[gateway.sampling]
+temperature = 0.0
 """
-"""Comments in every stream that is silent for a moment: clients must skip them."""
+"""Comments in every stream that is silent for a moment: clients must skip them. Where a client
+names no temperature, its run is the same each time: sampled JSON of a small model may not end."""
 
 
 class ServerFailed(Exception):
