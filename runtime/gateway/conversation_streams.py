@@ -464,7 +464,7 @@ class NumberedReplay(Replay):
         return b"".join(found)
 
     def keepalive(self) -> bytes:
-        return sse.COMMENT
+        return sse.COMMENT_LINE
 
 
 class Replayed(Generation):
