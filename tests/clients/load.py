@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ _N_CONTEXTS: Final = 11
 _LENGTHS: Final = (500, 1000, 1500)
 _N_SESSIONS: Final = 50
 _N_TURNS: Final = 2
-_AIPERF_EXPORT: Final = "profile_export_aiperf.json"
+_N_CUT: Final = 60
 _CANCELLED: Final = 499
 """The code that aiperf gives a request that it cut off itself."""
 
@@ -222,23 +223,29 @@ def wrong_cuts(report: Report, *, n_requests: int) -> list[str]:
     return wrong
 
 
+def wrong_drops(records: Sequence[Report], *, n_requests: int) -> list[str]:
+    """What is wrong with the records of requests of which aiperf cut off each one."""
+    codes = [(one.get("error") or {}).get("code") for one in records]
+    if codes == [_CANCELLED] * n_requests:
+        return []
+    return [f"{codes.count(_CANCELLED)} of {n_requests} were cut off: {codes}"]
+
+
 def _figure(report: Report, name: str) -> float:
     """The mean, or the total, of one figure; 0.0 where the export has none."""
     return float((report.get(name) or {}).get("avg") or 0.0)
 
 
-def _aiperf(
-    place: Place, name: str, words: Sequence[str], wrong: Callable[[Report], list[str]]
-) -> Outcome:
+def _aiperf(place: Place, name: str, words: Sequence[str]) -> tuple[Ran, Path]:
+    """Run aiperf; its exports are in the folder that is returned."""
     folder = place.folder / name
-    file = folder / _AIPERF_EXPORT
-    file.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run before, when the folder is kept
     ran = run(
         [
             *(place.installed.bin_load / "aiperf", "profile", "--model", place.server.model),
             *("--url", place.server.url, "--endpoint-type", "chat", "--streaming"),
             *("--tokenizer", "builtin", "--use-server-token-count", "--random-seed", "1"),
-            *("--concurrency", "8", "--isl", "80", "--isl-stddev", "16", "--osl", "16"),
+            *("--concurrency", "8", "--isl", "80", "--isl-stddev", "16"),
             *("--workers-max", "2", "--record-processors", "1", "--ui", "none"),
             *("--no-gpu-telemetry", "--no-server-metrics", "--output-artifact-dir", folder),
             *words,
@@ -249,10 +256,41 @@ def _aiperf(
         deadline_s=_DEADLINE_S,
     )
     (place.folder / f"{name}.txt").write_text(ran.output, encoding="utf-8")
-    report = _report(file)
-    if report is not None:
-        print(f"    {name}: {figures(report)}")
-    return judged(name, ran, (0,), ["no export"] if report is None else wrong(report))
+    return ran, folder
+
+
+def _streams(
+    place: Place, name: str, words: Sequence[str], wrong: Callable[[Report], list[str]]
+) -> Outcome:
+    ran, folder = _aiperf(place, name, ("--osl", "16", *words))
+    report = _report(folder / "profile_export_aiperf.json")
+    if report is None:
+        return judged(name, ran, (0,), ["no export"])
+    print(f"    {name}: {figures(report)}")
+    return judged(name, ran, (0,), wrong(report))
+
+
+def _dropped(place: Place) -> Outcome:
+    """Answers of thousands of tokens, each of which its reader leaves: ``_idle`` comes after.
+
+    aiperf exits with 1, because it has no answers, and writes its records alone.
+    """
+    n_requests = 40
+    ran, folder = _aiperf(
+        place,
+        "dropped-streams",
+        (
+            *("--request-count", str(n_requests), "--osl", "3000"),
+            *("--extra-inputs", "ignore_eos:true"),
+            *("--request-cancellation-rate", "100", "--request-cancellation-delay", "0.5"),
+        ),
+    )
+    try:
+        lines = (folder / "profile_export.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    wrong = wrong_drops([json.loads(line) for line in lines], n_requests=n_requests)
+    return judged("dropped-streams", ran, (1,), wrong)
 
 
 def figures(report: Report) -> str:
@@ -265,7 +303,7 @@ def figures(report: Report) -> str:
 
 
 def _idle(place: Place) -> Outcome:
-    """Nothing runs and nothing waits once the tools have ended, cut off as some requests were."""
+    """Nothing runs and nothing waits once the tools have ended, though many were cut off."""
     last: dict[str, float] = {}
 
     def is_idle() -> bool:
@@ -288,18 +326,19 @@ def busy(metrics: str) -> dict[str, float]:
 
 
 def _outcomes(place: Place) -> list[Outcome]:
-    n_requests = _N_SESSIONS * _N_TURNS
+    n_turns = _N_SESSIONS * _N_TURNS
     turns = ("--conversation-num", str(_N_SESSIONS), "--conversation-turn-mean", str(_N_TURNS))
-    cuts = ("--request-count", "60", "--request-cancellation-rate", "30")
+    cuts = ("--request-cancellation-rate", "30", "--request-cancellation-delay", "0.1")
     return [
         *(_cache_pressure(place, tool) for tool in TOOLS),
-        _aiperf(place, "streams", turns, lambda r: wrong_streams(r, n_requests=n_requests)),
-        _aiperf(
+        _streams(place, "streams", turns, lambda r: wrong_streams(r, n_requests=n_turns)),
+        _streams(
             place,
             "cut-streams",
-            (*cuts, "--request-cancellation-delay", "0.1"),
-            lambda r: wrong_cuts(r, n_requests=60),
+            ("--request-count", str(_N_CUT), *cuts),
+            lambda r: wrong_cuts(r, n_requests=_N_CUT),
         ),
+        _dropped(place),
         _idle(place),
     ]
 
@@ -307,7 +346,7 @@ def _outcomes(place: Place) -> list[Outcome]:
 LOAD = Suite(
     name="load",
     about="cache-pressure and aiperf: sessions, cut-off answers, contexts, streams; Python 3.12",
-    floor=8,
+    floor=9,
     known=(),
     outcomes=_outcomes,
     needs_load=True,

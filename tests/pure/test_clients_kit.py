@@ -421,6 +421,14 @@ def test_requests_that_aiperf_cut_off_are_no_failures() -> None:
     assert load.wrong_cuts(STREAMS, n_requests=100) == ["no request was cut off"]
 
 
+def test_requests_that_were_all_to_be_cut_off_are_counted() -> None:
+    cut = {"metadata": {}, "error": {"code": 499}}
+    assert load.wrong_drops([cut, cut], n_requests=2) == []
+    wrong = ["1 of 2 were cut off: [499, None]"]
+    assert load.wrong_drops([cut, {"metadata": {}}], n_requests=2) == wrong
+    assert load.wrong_drops([cut], n_requests=2) == ["1 of 2 were cut off: [499]"]
+
+
 def test_what_runs_and_waits_is_read_from_the_metrics() -> None:
     text = (
         "# TYPE llamacpp:requests_processing gauge\n"
