@@ -16,7 +16,7 @@ help:
 	@echo "make wheel     sdist and portable wheel into dist/; make matrix installs them in every clean way"
 	@echo "make docs      the documentation as a site, in build/site"
 	@echo "make real      a published model: fetched, whole-node cases, demo; make sanitize: ASan and UBSan"
-	@echo "make clients   unmodified SDK tests, examples, libraries and agents against the gateway"
+	@echo "make clients   unmodified SDK tests, examples, libraries, agents and load tools against the gateway"
 	@echo "make lint | types | imports | pure | system | fault | model | bench | soak | killpoints | format | clean"
 
 install:
@@ -52,7 +52,7 @@ retest: install
 real: install
 	$(BIN)/python -m tests.support.real_model
 
-# Programs that other people wrote, against the gateway, offline; SUITES="openai ollama" runs these. Takes 2 GB of disk.
+# Programs that other people wrote, against the gateway, offline; SUITES="openai ollama" runs these. Takes 3 GB of disk.
 clients: install
 	$(BIN)/python -m tests.clients $(SUITES)
 

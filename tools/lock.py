@@ -48,6 +48,7 @@ LOCKS = (
     Lock("clients", groups=("clients",), agrees_with="dev"),
     Lock("clients-older", groups=("clients-older",), apart=True),
     Lock("clients-aider", groups=("clients-aider",), apart=True),
+    Lock("clients-load", groups=("clients-load",), apart=True),
     Lock("uv", groups=("uv",)),
 )
 

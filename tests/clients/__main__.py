@@ -15,6 +15,7 @@ from tests.clients import sandbox
 from tests.clients.examples import EXAMPLES
 from tests.clients.install import install
 from tests.clients.libraries import LIBRARIES
+from tests.clients.load import LOAD
 from tests.clients.outcomes import judge
 from tests.clients.programs import PROGRAMS
 from tests.clients.schema import SCHEMA
@@ -23,7 +24,7 @@ from tests.clients.server import Server, ServerFailed, serve_gateway
 from tests.clients.suite import Place, Suite
 from tools.install import Problem
 
-SUITES = (OPENAI, ANTHROPIC, EXAMPLES, LIBRARIES, SCHEMA, PROGRAMS)
+SUITES = (OPENAI, ANTHROPIC, EXAMPLES, LIBRARIES, SCHEMA, PROGRAMS, LOAD)
 _DEADLINE_S = 3600.0
 _INSIDE = "LLAMA_ACTORS_CLIENTS_INSIDE"
 
@@ -57,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.environ.pop(_INSIDE, None) == "yes":
         return sandbox.as_first_process(lambda: run_suites(chosen, options, isolated=True))
     try:
-        install(with_programs=any(suite.needs_programs for suite in chosen))
+        install(
+            with_programs=any(suite.needs_programs for suite in chosen),
+            with_load=any(suite.needs_load for suite in chosen),
+        )
     except Problem as problem:
         sys.stderr.write(f"clients: {problem}\n")
         return 1
@@ -105,7 +109,8 @@ def run_suite(suite: Suite, server: Server, folder: Path) -> bool:
     home = folder / suite.name
     home.mkdir(exist_ok=True)
     # Everything is installed by now, so this only finds it.
-    place = Place(server, install(with_programs=suite.needs_programs), home)
+    installed = install(with_programs=suite.needs_programs, with_load=suite.needs_load)
+    place = Place(server, installed, home)
     verdict = judge(suite.name, suite.outcomes(place), suite.known, suite.floor)
     seconds = time.monotonic() - began
     print(

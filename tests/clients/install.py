@@ -1,7 +1,8 @@
 """What the suites run, fetched into ``build/clients``: nothing third-party is committed.
 
-* ``venv``, ``venv-older`` and ``venv-aider``: packages of ``requirements/clients.txt``,
-  ``clients-older.txt`` and ``clients-aider.txt``, installed by uv with hashes.
+* ``venv``, ``venv-older``, ``venv-aider`` and ``venv-load``: packages of
+  ``requirements/clients.txt``, ``clients-older.txt``, ``clients-aider.txt`` and
+  ``clients-load.txt``, installed by uv with hashes. The last needs a newer Python than the rest.
 * ``sdists/<name>-<version>``: the source distributions whose tests and examples are run. pip
   fetches them and checks them against the hashes of the lock; nothing of them is built.
 * ``npm``: the programs of ``tests/clients/npm``, whose lock file has a hash of each package.
@@ -11,8 +12,11 @@ Each step is skipped while its inputs are unchanged.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -23,10 +27,12 @@ from typing import Final
 
 from tests.support.nodes import ROOT
 from tools.install import Environment, Problem, digest, report, run, uv_environment
+from tools.matrix import Unavailable, interpreter
 
 FOLDER: Final = ROOT / "build" / "clients"
 NPM: Final = Path(__file__).parent / "npm"
 SDISTS: Final = ("openai", "anthropic", "ollama")
+NEWER: Final = ("3.12", "3.13")
 _NPM_FILES: Final = ("package.json", "package-lock.json")
 _NPM_SCRIPTS: Final = ("served.mjs", "ai_sdk.mjs", "ai_sdk_job.mjs")
 
@@ -38,12 +44,16 @@ class Installed:
     bin: Path  # programs of the environment with the newest versions
     bin_older: Path
     bin_aider: Path
+    bin_load: Path
+    encodings: Path  # files of tokenizers by the names under which tiktoken looks for them
     sdists: dict[str, Path]
     node: Path  # the folder with node_modules
 
 
-def install(*, with_programs: bool) -> Installed:
-    """Bring in what is missing; aider and what is from npm only with ``with_programs``.
+def install(*, with_programs: bool, with_load: bool) -> Installed:
+    """Bring in what is missing.
+
+    aider and what is from npm only with ``with_programs``, the load tools only with ``with_load``.
 
     Raises ``Problem`` where something cannot be had.
     """
@@ -56,11 +66,61 @@ def install(*, with_programs: bool) -> Installed:
     if with_programs:
         _environment(aider.name, "clients-aider")
         _npm(node)
-    return Installed(newest.folder / "bin", older.folder / "bin", aider / "bin", sdists, node)
+    load = FOLDER / "venv-load"
+    if with_load:
+        _environment(load.name, "clients-load", _NewerEnvironment(load))
+    return Installed(
+        bin=newest.folder / "bin",
+        bin_older=older.folder / "bin",
+        bin_aider=aider / "bin",
+        bin_load=load / "bin",
+        encodings=_encodings(newest.folder),
+        sdists=sdists,
+        node=node,
+    )
 
 
-def _environment(folder: str, lock: str) -> Environment:
-    environment = Environment(FOLDER / folder)
+class _NewerEnvironment(Environment):
+    """An environment of a Python that reads the load tools; 3.11 does not parse one of them."""
+
+    def works(self) -> bool:
+        probe = "import sys, pip; print(*sys.version_info[:2], sys.prefix)"
+        try:
+            ran = subprocess.run([self.python, "-c", probe], capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return False
+        version, _, prefix = os.fsdecode(ran.stdout).strip().rpartition(" ")
+        return version.replace(" ", ".") in NEWER and prefix == str(self.folder)
+
+    def create(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        python = newer_python()
+        report(f"making {self.folder.relative_to(ROOT)} with {python.name}")
+        run(
+            [str(python), "-m", "venv", str(self.folder)],
+            trouble="the virtual environment of the load tools could not be made",
+        )
+
+
+def newer_python() -> Path:
+    """A Python that the load tools run on. Raises ``Problem`` where there is none."""
+    for version in NEWER:
+        with contextlib.suppress(Unavailable):
+            return interpreter(version)
+    raise Problem(
+        "there is no Python 3.12 or 3.13, and the load suite needs one: install it with pyenv or "
+        "the system's packages. Or name the suites to run: python -m tests.clients --list"
+    )
+
+
+def _encodings(environment: Path) -> Path:
+    """Where LiteLLM, which is in this environment, has the files of tokenizers."""
+    found = environment.glob("lib/python*/site-packages/litellm/litellm_core_utils/tokenizers")
+    return next(found, environment / "no-encodings")
+
+
+def _environment(folder: str, lock: str, environment: Environment | None = None) -> Environment:
+    environment = environment or Environment(FOLDER / folder)
     if not environment.works():
         environment.create()
     path = f"requirements/{lock}.txt"

@@ -33,3 +33,4 @@ class Suite:
     known: Sequence[Known]
     outcomes: Callable[[Place], list[Outcome]]
     needs_programs: bool = False
+    needs_load: bool = False

@@ -13,13 +13,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.clients import programs, schema, sdk_tests, turns
+from tests.clients import install as installing
+from tests.clients import load, programs, schema, sdk_tests, turns
 from tests.clients.install import NPM, SDISTS, locked_lines
 from tests.clients.outcomes import Known, Outcome, from_junit, judge
 from tests.clients.processes import Ran, clean, run
 from tests.clients.recorder import Exchange, recording
 from tests.support.nodes import ROOT
 from tools.install import Problem
+from tools.matrix import Unavailable
 
 pytestmark = pytest.mark.pure
 
@@ -299,3 +301,151 @@ ____ POST /v1/x ____
         Outcome("POST /v1/x", passed=False, detail=fact),
     ]
     assert schema.failures("=== SUMMARY ===") == []
+
+
+def test_a_run_is_judged_by_its_exit_code_and_its_report() -> None:
+    ended = Ran(0, "done\n", 1.0)
+    assert load.judged("x", ended, (0,), []) == Outcome("x", passed=True)
+    assert load.judged("x", ended, (0,), ["a", "b"]) == Outcome("x", passed=False, detail="a | b")
+    failed = load.judged("x", Ran(1, "cold\n", 1.0), (0,), [])
+    assert failed == Outcome("x", passed=False, detail="exit 1 after 1 s: cold")
+    assert load.judged("x", Ran(1, "no needle\n", 1.0), (0, 1), []).passed
+    late = load.judged("x", Ran(None, "", 150.0), (0, 1), ["no report"])
+    assert late.detail == "ran past its deadline after 150 s:  | no report"
+
+
+def agents(*, reuse: float = 1.01, error: str | None = None, n_sessions: int = 4) -> load.Report:
+    """A report of agent-sim, in which one turn differs."""
+    turns = [("main", 0, 0.0), *(("main", step, 1.01) for step in range(1, 5)), ("sub", 0, 0.0)]
+    records = [
+        {"session": session, "phase": phase, "step": step, "reuse": warm, "error": None}
+        for session in range(n_sessions)
+        for phase, step, warm in (*turns, ("finalize", 0, 1.01))
+    ]
+    return {"records": [*records[:-1], records[-1] | {"reuse": reuse, "error": error}]}
+
+
+def test_sessions_whose_turns_are_all_warm_are_in_order() -> None:
+    assert load.wrong_agents(agents()) == []
+    (cold,) = load.wrong_agents(agents(reuse=0.99))
+    assert cold.startswith("a turn of which too little was warm: {'session': 3")
+    (failed,) = load.wrong_agents(agents(error="503 Server Error"))
+    assert failed.startswith("503 Server Error at {")
+    assert load.wrong_agents(agents(n_sessions=3)) == ["15 later turns, expected 20"]
+
+
+def test_an_answer_that_was_not_cut_off_is_named() -> None:
+    cut = {"aborted": True, "error": None}
+    assert load.wrong_aborts({"records": [cut, cut]}) == []
+    assert load.wrong_aborts({"records": []}) == ["no runs"]
+    (kept,) = load.wrong_aborts({"records": [cut, cut | {"aborted": False}]})
+    assert kept.startswith("an answer was not cut off")
+
+
+def test_contexts_that_are_lost_are_counted() -> None:
+    report = {"hydrate": [{"error": None}], "verify": [], "cold_ttft": 0.4, "retained": 11}
+    assert load.wrong_retention(report) == []
+    assert load.wrong_retention(report | {"retained": 9}) == ["9 of 11 contexts were warm"]
+    assert len(load.wrong_retention(report | {"cold_ttft": None})) == 1
+    assert len(load.wrong_retention(report | {"verify": [{"error": "timed out"}]})) == 1
+
+
+def test_a_prompt_that_was_not_read_is_named() -> None:
+    sizes = [
+        {"target": n, "prompt_tokens": n + 9, "completion_tokens": 3, "error": None}
+        for n in (500, 1000, 1500)
+    ]
+    assert load.wrong_needles({"results": sizes}) == []
+    short = [*sizes[:2], sizes[2] | {"prompt_tokens": 40}]
+    assert load.wrong_needles({"results": short}) == ["a prompt of 40 tokens for 1500"]
+    assert load.wrong_needles({"results": sizes[:2]}) == ["2 prompts were sent"]
+
+
+def test_a_step_that_computes_its_prompt_again_is_named() -> None:
+    steps = [
+        {"run": run, "step": step, "prompt": 400 * (step + 1), "cached": cached, "error": None}
+        for run, step, cached in ((0, 0, 0), (0, 1, 400), (1, 0, 399), (1, 1, 410))
+    ]
+    assert load.wrong_growth({"records": steps}) == []
+    again = [*steps[:3], steps[3] | {"cached": 12}]
+    assert load.wrong_growth({"records": again}) == [
+        "12 tokens were warm, fewer than the 400 of the step before"
+    ]
+    first = [*steps[:2], steps[2] | {"cached": 0}, steps[3]]
+    assert load.wrong_growth({"records": first}) == ["the first prompt of the second run was cold"]
+    assert load.wrong_growth({"records": steps[:2]}) == [
+        "the first prompt of the second run was cold"
+    ]
+
+
+STREAMS = {
+    "error_summary": [],
+    "request_count": {"avg": 100.0},
+    "time_to_first_token": {"avg": 245.2},
+    "inter_token_latency": {"avg": 30.85},
+    "request_throughput": {"avg": 9.86},
+    "total_usage_prompt_cache_read_tokens": {"avg": 8048.0},
+}
+CUT = {"error_details": {"code": 499, "type": "RequestCancellationError"}, "count": 22}
+REFUSED = {"error_details": {"code": 503, "type": "Unavailable"}, "count": 1}
+
+
+def test_the_figures_of_aiperf_are_read() -> None:
+    assert load.figures(STREAMS) == (
+        "first token 245 ms, between tokens 30.9 ms, 9.9 requests/s (means)"
+    )
+    assert load.wrong_streams(STREAMS, n_requests=100) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"error_summary": [REFUSED]}, "failed requests: "),
+        ({"request_count": {"avg": 99.0}}, "99 requests were answered, expected 100"),
+        ({"request_count": None}, "0 requests were answered, expected 100"),
+        ({"inter_token_latency": None}, "no inter_token_latency"),
+        ({"total_usage_prompt_cache_read_tokens": {"avg": 0.0}}, "nothing was warm"),
+    ],
+)
+def test_what_is_wrong_with_streams_is_named(changed: dict[str, object], words: str) -> None:
+    (wrong,) = load.wrong_streams(STREAMS | changed, n_requests=100)
+    assert wrong.startswith(words)
+
+
+def test_requests_that_aiperf_cut_off_are_no_failures() -> None:
+    cut = STREAMS | {"request_count": {"avg": 38.0}, "error_summary": [CUT]}
+    assert load.wrong_cuts(cut, n_requests=60) == []
+    assert load.wrong_cuts(cut, n_requests=61) == ["38 answered and 22 cut off, expected 61"]
+    (failed,) = load.wrong_cuts(cut | {"error_summary": [CUT, REFUSED]}, n_requests=60)
+    assert failed.startswith("failed requests: ")
+    assert load.wrong_cuts(STREAMS, n_requests=100) == ["no request was cut off"]
+
+
+def test_requests_that_were_all_to_be_cut_off_are_counted() -> None:
+    cut = {"metadata": {}, "error": {"code": 499}}
+    assert load.wrong_drops([cut, cut], n_requests=2) == []
+    wrong = ["1 of 2 were cut off: [499, None]"]
+    assert load.wrong_drops([cut, {"metadata": {}}], n_requests=2) == wrong
+    assert load.wrong_drops([cut], n_requests=2) == ["1 of 2 were cut off: [499]"]
+
+
+def test_what_runs_and_waits_is_read_from_the_metrics() -> None:
+    text = (
+        "# TYPE llamacpp:requests_processing gauge\n"
+        "llamacpp:requests_processing 2\nllamacpp:requests_deferred 0\nllamacpp:n_decode_total 9\n"
+    )
+    assert load.busy(text) == {
+        "llamacpp:requests_processing": 2.0,
+        "llamacpp:requests_deferred": 0.0,
+    }
+
+
+def test_without_a_newer_python_the_load_suite_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none(version: str) -> Path:
+        raise Unavailable(f"no Python {version} on this machine")
+
+    monkeypatch.setattr(installing, "interpreter", none)
+    with pytest.raises(Problem, match="and the load suite needs one"):
+        installing.newer_python()
