@@ -74,7 +74,7 @@ class GatewayServer:
             number=args.number,
         )
         self.service.expect(args.expected, args.expected_until)
-        self._shelf, self._worker = shelf, args.number
+        self._shelf, self._worker, self._log = shelf, args.number, log
         self._acceptor: Acceptor | None = None
         self._connecting: set[asyncio.Future[None]] = set()
         self._ending: set[asyncio.Future[None]] = set()
@@ -105,7 +105,7 @@ class GatewayServer:
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=math.ceil(settings.idle_s),
-                timeout_graceful_shutdown=math.ceil(settings.drain_s),
+                timeout_graceful_shutdown=math.ceil(settings.drain_s) + 1,  # after ``_leave``
                 ssl_certfile=settings.tls_certificate,
                 ssl_keyfile=settings.tls_key,
             )
@@ -200,9 +200,30 @@ class GatewayServer:
         """Accept no more; end when what runs has ended, at the latest after ``drain_s``."""
         self.service.is_draining = True
         self._drained_at = time.monotonic() + self.service.settings.drain_s
+        asyncio.get_running_loop().call_later(self.service.settings.drain_s, self._leave)
         if self._acceptor is not None:
             self._acceptor.close()
         self._server.should_exit = True
+
+    def _leave(self) -> None:
+        """End at once, as a process that is killed: what still runs lies on the shelf.
+
+        If the launcher goes on, with another boot of the node, the next worker continues it there.
+        An orderly end would break it, and take it from the shelf.
+        """
+        count = len(self._server.server_state.tasks) + sum(
+            not one.done() for one in self._continued
+        )
+        if not count and not self.service.running:
+            return
+        self._log.warning(
+            "%d requests still run %g s after this worker was to stop; they are left to the next "
+            "one, if there is any",
+            *(max(count, self.service.running), self.service.settings.drain_s),
+        )
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+        os._exit(0)
 
 
 def attached(node_dir: Path) -> Client:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -399,3 +401,25 @@ def test_a_request_whose_workers_end_one_after_the_other_is_given_up(gateway: Ga
     assert found[0].status == 500, found[0].body
     assert "workers ended during this request" in found[0].json["error"]["message"]
     eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
+
+
+def test_a_stream_goes_on_when_the_root_gives_up_and_the_node_is_started_again(
+    tmp_path: Path,
+) -> None:
+    """Its worker is stopped in order then, and not killed; the stream lasts longer than that."""
+    long = {**ASK, "max_tokens": 3000}
+    with LeakCheck() as leaks, gateway_node(tmp_path, keepalive_s=0.2, drain_s=0.2) as gateway:
+        leaks.watch(gateway.node)
+        whole = content(Reader(gateway, long, "/v1/chat/completions").frames())
+        reader = Reader(gateway, long, "/v1/chat/completions")
+        eventually(lambda: len(reader.data) > 3000, what="it runs")
+        root = gateway.node.connection.record.root_pid
+        while gateway.node.connection.record.root_pid == root:
+            with contextlib.suppress(ProcessLookupError):  # it is not known yet that it is gone
+                kill(pid_of(gateway.node, "cache"))
+        frames = reader.frames()
+        assert content(frames) == whole
+        assert frames[-1]["usage"]["completion_tokens"] == 3000
+        log = (tmp_path / "node.log").read_text(encoding="utf-8")
+        assert "they are left to the next one" in log
+        leaks.watch(gateway.node)

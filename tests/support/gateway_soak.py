@@ -212,6 +212,8 @@ def main() -> int:
             f"stream: median {1e3 * statistics.median(gaps):.0f} ms, "
             f"worst {1e3 * gaps[-1]:.0f} ms"
         )
+    for kind, n in Counter(line.partition(": ")[2] for line in seen.wrong).most_common():
+        say(f"{n} times: {kind}")
     for line in seen.wrong[:20]:
         say(f"wrong: {line}")
     return 1 if seen.wrong or idle.wrong else 0
