@@ -10,7 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from runtime import errors
-from runtime.client.results import Completion, CompletionEvent, Event, TokenEvent
+from runtime.client.results import (
+    Completion,
+    CompletionEvent,
+    Event,
+    PrefillEvent,
+    TokenEvent,
+)
 from runtime.gateway.stream_log import Logged, Mark, StreamLog
 from runtime.gateway.time_limit import Begin, ReplyStream
 from runtime.gateway.wire.failure import failure_of
@@ -121,6 +127,23 @@ def _never() -> bool:
     return False
 
 
+@dataclass(slots=True)
+class _Far:
+    """What was computed for one reply until now."""
+
+    n_read: int = 0
+    n_new: int = 0  # tokens of the prompt that are not warm; all are read at the first token
+    n_generated: int = 0
+
+    def note(self, event: Event) -> None:
+        if isinstance(event, PrefillEvent):
+            self.n_read = event.done - event.reused
+            self.n_new = event.total - event.reused
+        elif isinstance(event, TokenEvent) and event.kind != "prompt":
+            self.n_read = self.n_new
+            self.n_generated = event.index + len(event.tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class Socket:
     """What is known of the socket that an answer goes to."""
@@ -162,13 +185,18 @@ class Generation:
         self._logged = socket.logged
         self.done: dict[int, Completion] = {}
         """What has ended, by the number of the reply."""
+        self._far: dict[int, _Far] = {}
+        """How far each reply is, also one that never ends because its client leaves."""
 
     @property
     def n_computed(self) -> int:
         """Tokens that were computed for it: what a key's limits count."""
         firsts = [one for number, one in self.done.items() if number % self._wanted.n == 0]
         read = sum(one.usage.prompt_tokens - one.usage.cached_tokens for one in firsts)
-        return read + sum(one.usage.completion_tokens for one in self.done.values())
+        cut = [(number, one) for number, one in self._far.items() if number not in self.done]
+        read += sum(one.n_read for number, one in cut if number % self._wanted.n == 0)
+        generated = sum(one.usage.completion_tokens for one in self.done.values())
+        return read + generated + sum(one.n_generated for _, one in cut)
 
     async def run(self, receive: Receive, send: Send, answer: AnswerWhole) -> None:
         """Answer the request, by ``answer`` where it is one object.
@@ -227,8 +255,7 @@ class Generation:
     async def _one(self, events: AsyncGenerator[Batch]) -> bytes:
         async for batch in events:
             for number, event in batch:
-                if isinstance(event, CompletionEvent):
-                    self.done[number] = event.completion
+                self._count(number, event)
                 if self._answer.needs_events:
                     await self._prepare(event)
                     self._answer.event(number, event)
@@ -273,6 +300,7 @@ class Generation:
         begin = self._answer.begin()
         for number, item in logged.items:
             if not isinstance(item, Mark):
+                self._count(number, item)
                 await self._prepare(item)
                 self._answer.event(number, item)
         with self._pulse(send) as pulse:
@@ -295,9 +323,14 @@ class Generation:
             frames = self._answer.failed(failure_of(error))
             await pulse.finish(frames, is_clean=self._answer.failure_ends)
 
-    def _shown(self, number: int, event: Event) -> bytes:
+    def _count(self, number: int, event: Event) -> None:
         if isinstance(event, CompletionEvent):
             self.done[number] = event.completion
+        else:
+            self._far.setdefault(number, _Far()).note(event)
+
+    def _shown(self, number: int, event: Event) -> bytes:
+        self._count(number, event)
         self._note(number, event)
         return self._answer.event(number, event)
 

@@ -30,11 +30,12 @@ pytestmark = pytest.mark.system
 
 TLS = ROOT / "tests" / "support" / "tls"
 STORY = "The old lighthouse keeper counted the waves and wrote each number in a blue book. " * 8
-KEYS = {name: new_key() for name in ("alice", "bob", "boss", "slow")}
+KEYS = {name: new_key() for name in ("alice", "bob", "boss", "slow", "leaves")}
 MORE = {
     "alice": 'models = ["demo"]',
     "bob": 'models = ["other*"]',
     "boss": "admin = true",
+    "leaves": "tokens_per_min = 60",
     "slow": "requests_per_min = 1\nnamespace = 'shared'",
 }
 
@@ -124,6 +125,18 @@ def test_a_rate_is_a_limit_with_the_time_to_wait(gateway: Gateway) -> None:
     assert refused.json["error"]["type"] == "rate_limit_error"
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert complete(gateway, "alice", "x").status == 200
+
+
+def test_tokens_count_also_where_the_client_leaves_before_the_end(gateway: Gateway) -> None:
+    body = {"prompt": "Once", "max_tokens": 3000, "ignore_eos": True, "stream": True}
+    headers = {"authorization": f"Bearer {KEYS['leaves'][0]}"}
+    with gateway.opened("POST", "/v1/completions", body, headers) as response:
+        shown = b""
+        while shown.count(b"data: ") < 100:
+            shown += response.read1(65536)
+    eventually(lambda: inflight_status(gateway.node)["in_flight"] == 0, what="it is cancelled")
+    refused = complete(gateway, "leaves")
+    assert refused.status == 429, refused.body
 
 
 def test_the_file_is_read_again_when_it_changes(gateway: Gateway, keys_file: Path) -> None:
