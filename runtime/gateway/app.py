@@ -38,7 +38,7 @@ class App:
     def __init__(self, service: Service, keys: Callable[[], Keys | None] = lambda: None) -> None:
         """``keys`` returns the keys that count now; None: no key is needed."""
         endpoints = {
-            path: Endpoint(_by_method(handlers), service, keys)
+            path: Endpoint(_by_method(handlers), service, keys, path)
             for path, handlers in route_table().items()
         }
         self._exact = {path: one for path, one in endpoints.items() if "{" not in path}
@@ -70,16 +70,15 @@ async def _openapi(call: Call) -> None:
     await call.answer_json(document(route_table(), bodies))
 
 
-def find_route(method: str, path: str) -> tuple[Handler, dict[str, Any]] | None:
-    """The handler of a request, and the parameters in its path."""
+def find_route(method: str, path: str) -> tuple[Handler, dict[str, Any], str] | None:
+    """The handler of a request, the parameters in its path, and the pattern it matches."""
     for pattern, handlers in route_table().items():
         expression, _, convertors = compile_path(pattern)
         found = expression.match(path)
         if found and method in handlers:
             values = found.groupdict()
-            return handlers[method], {
-                name: convertors[name].convert(value) for name, value in values.items()
-            }
+            parameters = {name: convertors[name].convert(one) for name, one in values.items()}
+            return handlers[method], parameters, pattern
     return None
 
 

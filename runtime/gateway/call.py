@@ -8,7 +8,7 @@ import datetime
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from runtime.gateway.keys import ANYONE, Key, Keys
 from runtime.gateway.service import Birth, Service
 from runtime.gateway.stream_log import MODEL, Logged, LoggedHead, Mark, StreamLog
 from runtime.gateway.time_limit import ReplyStream, time_limit_of
+from runtime.gateway.trace import Trace
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.canonical import canonical
 from runtime.gateway.wire.errors import Api, api_of, error_body, status_of
@@ -42,7 +43,10 @@ _LOG: Final = logging.getLogger("supervision.http")
 class Call:
     """One request."""
 
-    def __init__(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, service: Service, scope: Scope, receive: Receive, send: Send, route: str = ""
+    ) -> None:
+        """``route``: the pattern that its path has matched."""
         self.service = service
         self.scope = scope
         self.request = Request(scope, receive)
@@ -67,6 +71,14 @@ class Call:
         """What must have been done before the last bytes of the answer are sent."""
         self._receive = receive
         self._send = send
+        self.trace = Trace(
+            self.id,
+            method=scope["method"],
+            route=route,
+            api=self.api,
+            client=self.headers.get(b"user-agent", b"").decode("latin-1"),
+            worker=service.number,
+        )
 
     @property
     def is_unix(self) -> bool:
@@ -92,6 +104,7 @@ class Call:
         else:
             self.origin = check_origin(origin, host, settings.origins)
             self.key = check_key(self.headers, keys, self.scope["path"], today)
+            self.trace.called_by(self.key)
 
     async def begin_log(self) -> None:
         """Log the answer from here on, where that can be: the request has come, all of it."""
@@ -143,13 +156,14 @@ class Call:
         if self.settle is not None:
             await self.settle()
         self.has_begun = True
+        self.trace.status = status
         found = [
             (b"content-type", content_type),
             (b"content-length", b"%d" % len(body)),
             *self.own_headers(),
             *headers,
         ]
-        connection = self._connection if self.log is not None else None
+        connection = self._connection
         if self.log is not None:
             self.log.note(-1, Mark("end"))
         if connection is not None:
@@ -181,6 +195,7 @@ class Call:
     async def answer_nothing(self) -> None:
         """Send that it is done, without a body."""
         self.has_begun = True
+        self.trace.status = 204
         headers = self.own_headers()
         await self._send({"type": "http.response.start", "status": 204, "headers": headers})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -189,6 +204,7 @@ class Call:
         """Send why there is no other answer, in the words of the API that was called."""
         headers: list[tuple[bytes, bytes]] = []
         self.rates = failure.rates or self.rates
+        self.trace.error = failure.fault.value
         if failure.retry_after is not None:
             headers.append((b"retry-after", failure.retry_after.encode()))
         if failure.allow is not None:
@@ -219,7 +235,8 @@ class Call:
 
     async def model(self, asked: str | None) -> str:
         """The id of the model that a name means; Refused."""
-        return await self.service.model(asked, self.key)
+        self.trace.model = found = await self.service.model(asked, self.key)
+        return found
 
     def head(self, wanted: Wanted, model: str) -> Head:
         """What is fixed of the answer by this model."""
@@ -264,8 +281,11 @@ class Call:
                 reply = service.stream(client, fixed, wanted, number, key, limit)
                 return reply if kept is None else kept.begun(reply)
 
+            trace = self.trace
+            trace.answer_id, trace.model = fixed.id, fixed.model
+            trace.is_stream, trace.rules = wanted.is_stream, tuple(wanted.rules)
             generation = Generation(
-                service, wanted, fixed, answer, begin, self.own_headers(), self.socket()
+                service, wanted, fixed, answer, begin, self.own_headers(), self.socket(), trace
             )
             try:
                 if kept is None:
@@ -293,6 +313,8 @@ class Call:
 
     async def _noting_begin(self, message: Any) -> None:
         self.has_begun = True
+        if message["type"] == "http.response.start":
+            self.trace.status = message["status"]
         is_last = message["type"] == "http.response.body" and not message.get("more_body")
         if is_last and self.settle is not None:
             await self.settle()
@@ -305,25 +327,60 @@ Handler = Callable[[Call], Awaitable[None]]
 class Endpoint:
     """A route: a handler as an ASGI application, whose errors are answers."""
 
-    def __init__(self, handler: Handler, service: Service, keys: Callable[[], Keys | None]) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        service: Service,
+        keys: Callable[[], Keys | None],
+        route: str = "",
+    ) -> None:
         self._handler = handler
         self._service = service
         self._keys = keys
+        self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(self._service, scope, receive, send)
+        call = Call(self._service, scope, receive, send, self._route)
         is_complete = False
-        try:
-            call.check(self._keys())
-            await call.begin_log()
-            await self._handler(call)
-            is_complete = True
-        except (ClientGone, ClientDisconnect, BrokenStream, asyncio.CancelledError):
-            pass  # no answer is read; uvicorn closes a connection whose answer is not whole
-        except (Refused, errors.LlamaActorsError) as error:
-            is_complete = await call.fail_unless_begun(failure_of(error))
-        except Exception as error:  # noqa: BLE001 - a fault here is an answer, and a log line
-            _LOG.exception("%s %s failed (%s)", scope["method"], scope["path"], call.id)
-            is_complete = await call.fail_unless_begun(failure_of(error))
-        finally:
-            call.end_log(is_complete=is_complete)
+        with tracing(call):
+            try:
+                call.check(self._keys())
+                await call.begin_log()
+                await self._handler(call)
+                is_complete = True
+            except (ClientGone, ClientDisconnect, BrokenStream, asyncio.CancelledError) as error:
+                # No answer is read; uvicorn closes a connection whose answer is not whole.
+                call.trace.outcome = outcome_of(error)
+            except (Refused, errors.LlamaActorsError) as error:
+                is_complete = await call.fail_unless_begun(failure_of(error))
+            except Exception as error:  # noqa: BLE001 - a fault here is an answer, and a log line
+                _LOG.exception("%s %s failed (%s)", scope["method"], scope["path"], call.id)
+                is_complete = await call.fail_unless_begun(failure_of(error))
+            finally:
+                call.end_log(is_complete=is_complete)
+
+
+@contextlib.contextmanager
+def tracing(call: Call) -> Iterator[None]:
+    """Its trace is among those that run, until its end."""
+    traces, trace = call.service.traces, call.trace
+    traces.begin(trace)
+    try:
+        yield
+    except BaseException as error:
+        trace.outcome = outcome_of(error)
+        raise
+    finally:
+        failed = trace.error is not None or trace.status >= 400
+        traces.end(trace, trace.outcome or ("failed" if failed else "ok"))
+
+
+def outcome_of(error: BaseException) -> str:
+    """How a request has ended whose answer is not whole."""
+    match error:
+        case ClientGone() | ClientDisconnect():
+            return "client_gone"
+        case asyncio.CancelledError():
+            return "stopped"
+        case _:
+            return "broken"

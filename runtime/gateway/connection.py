@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from socket import AF_UNIX, socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,24 +30,32 @@ CONNECTION: Final = "llama_actors.connection"
 _SECRET: Final = frozenset({b"authorization", b"x-api-key", b"api-key", b"cookie"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
-    """A connection that was accepted just now."""
+    """A connection that comes next, or has come just now."""
 
-    id: str
-    received: ReceivedLog | None
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    received: ReceivedLog | None = None
     """None: it cannot be continued by another process."""
 
     @classmethod
-    def of(
-        cls, sock: socket, shelf: ShelfClient, worker: int, *, is_plain: bool, n_taken: int = 0
-    ) -> Arrival:
-        """Put it on the shelf, where it can be continued."""
-        name = secrets.token_hex(8)
-        received = None
-        if is_plain and is_countable(sock):
-            received = ReceivedLog.begin(shelf, f"{CONNECTIONS}{worker}/{name}", sock, n_taken)
-        return cls(name, received)
+    def prepare(cls, shelf: ShelfClient, worker: int, n_taken: int = 0) -> Arrival:
+        """All that can be done before a connection is there which can be continued."""
+        found = cls()
+        place = f"{CONNECTIONS}{worker}/{found.id}"
+        found.received = ReceivedLog.prepare(shelf, place, n_taken)
+        return found
+
+    def keep(self, sock: socket) -> None:
+        """Put the connection on the shelf, if it can be continued."""
+        if self.received is not None and not self.received.keep(sock):
+            self.received = None
+
+    def drop(self) -> None:
+        """It is not continued."""
+        if self.received is not None:
+            self.received.drop()
+            self.received = None
 
 
 def logged_head(

@@ -14,11 +14,11 @@ from runtime.client.results import (
     Completion,
     CompletionEvent,
     Event,
-    PrefillEvent,
     TokenEvent,
 )
 from runtime.gateway.stream_log import Logged, Mark, StreamLog
 from runtime.gateway.time_limit import Begin, ReplyStream
+from runtime.gateway.trace import NOT_SHOWN, Trace
 from runtime.gateway.wire.failure import failure_of
 from runtime.gateway.wire.tokens import ids_of
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
@@ -127,23 +127,6 @@ def _never() -> bool:
     return False
 
 
-@dataclass(slots=True)
-class _Far:
-    """What was computed for one reply until now."""
-
-    n_read: int = 0
-    n_new: int = 0  # tokens of the prompt that are not warm; all are read at the first token
-    n_generated: int = 0
-
-    def note(self, event: Event) -> None:
-        if isinstance(event, PrefillEvent):
-            self.n_read = event.done - event.reused
-            self.n_new = event.total - event.reused
-        elif isinstance(event, TokenEvent) and event.kind != "prompt":
-            self.n_read = self.n_new
-            self.n_generated = event.index + len(event.tokens)
-
-
 @dataclass(frozen=True, slots=True)
 class Socket:
     """What is known of the socket that an answer goes to."""
@@ -170,9 +153,11 @@ class Generation:
         begin: Callable[[int], ReplyStream],
         headers: Sequence[tuple[bytes, bytes]] = (),
         socket: Socket | None = None,
+        trace: Trace | None = None,
     ) -> None:
-        """``begin`` makes the stream of the reply with a number."""
+        """``begin`` makes the stream of the reply with a number. ``trace`` sees every event."""
         socket = socket or Socket()
+        self.trace = trace or Trace("", method="", route="", api="", client="")
         self._service = service
         self._wanted = wanted
         self._head = head
@@ -185,16 +170,14 @@ class Generation:
         self._logged = socket.logged
         self.done: dict[int, Completion] = {}
         """What has ended, by the number of the reply."""
-        self._far: dict[int, _Far] = {}
-        """How far each reply is, also one that never ends because its client leaves."""
 
     @property
     def n_computed(self) -> int:
         """Tokens that were computed for it: what a key's limits count."""
         firsts = [one for number, one in self.done.items() if number % self._wanted.n == 0]
         read = sum(one.usage.prompt_tokens - one.usage.cached_tokens for one in firsts)
-        cut = [(number, one) for number, one in self._far.items() if number not in self.done]
-        read += sum(one.n_read for number, one in cut if number % self._wanted.n == 0)
+        cut = [(number, one) for number, one in self.trace.replies.items() if one.done is None]
+        read += sum(one.n_prompt_computed for number, one in cut if number % self._wanted.n == 0)
         generated = sum(one.usage.completion_tokens for one in self.done.values())
         return read + generated + sum(one.n_generated for _, one in cut)
 
@@ -228,8 +211,16 @@ class Generation:
             else:
                 await self._stream(events, send)
 
-    def _events(self) -> AsyncGenerator[Batch]:
-        return merged(self._replies(), self._wanted.n)
+    async def _events(self) -> AsyncGenerator[Batch]:
+        """What is shown; what is only for the trace is left out."""
+        trace = self.trace
+        async with contextlib.aclosing(merged(self._replies(), self._wanted.n)) as batches:
+            async for batch in batches:
+                for number, event in batch:
+                    trace.note(number, event)
+                shown = [one for one in batch if type(one[1]) not in NOT_SHOWN]
+                if shown:
+                    yield shown
 
     def _replies(self) -> list[Begin | None]:
         return [self._reply(number) for number in range(self._wanted.n_replies)]
@@ -300,6 +291,7 @@ class Generation:
         begin = self._answer.begin()
         for number, item in logged.items:
             if not isinstance(item, Mark):
+                self.trace.replay(number, item)
                 self._count(number, item)
                 await self._prepare(item)
                 self._answer.event(number, item)
@@ -326,8 +318,6 @@ class Generation:
     def _count(self, number: int, event: Event) -> None:
         if isinstance(event, CompletionEvent):
             self.done[number] = event.completion
-        else:
-            self._far.setdefault(number, _Far()).note(event)
 
     def _shown(self, number: int, event: Event) -> bytes:
         self._count(number, event)

@@ -25,6 +25,7 @@ from runtime.gateway.responses_store import Stored, stored
 from runtime.gateway.shelved_run import LOOK_S, ShelvedRun, run_name
 from runtime.gateway.stream_log import HELD, HELD_S, Logged, LoggedHead, Mark, StreamLog
 from runtime.gateway.time_limit import time_limit_of
+from runtime.gateway.trace import NOT_SHOWN, Trace
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.failure import failure_of
 from runtime.gateway.wire.rates import Rates
@@ -75,6 +76,8 @@ class ResponseRun:
         """What was left to its key when it began."""
         self.shelved: StreamLog | None = None
         """Its log on the shelf."""
+        self.trace = _trace_of(key, head, wanted, answer)
+        """Of one in the background; its request has another, and has ended."""
         self._has_begun = False
         self._is_left = self._is_cancelled = False
         self._service = service
@@ -103,7 +106,14 @@ class ResponseRun:
     def start(self, stream: ReplyStream) -> None:
         """Begin."""
         self._stream = stream
+        self.trace.worker = self._service.number
+        self._service.traces.begin(self.trace)
         self._task = asyncio.create_task(self._run(stream))
+        self._task.add_done_callback(self._end_trace)
+
+    def _end_trace(self, task: asyncio.Task[None]) -> None:
+        outcome = "stopped" if task.cancelled() else "ok" if self.error is None else "failed"
+        self._service.traces.end(self.trace, outcome)
 
     async def cancel(self) -> None:
         """End it with what there is; returns when it has ended."""
@@ -199,6 +209,9 @@ class ResponseRun:
                 self._add(self.answer.begin(), Mark("begin"))
             async with stream:
                 async for event in stream:
+                    self.trace.note(0, event)
+                    if type(event) in NOT_SHOWN:
+                        continue
                     await self._prepare(event)
                     if isinstance(event, CompletionEvent):
                         done = event.completion
@@ -225,7 +238,9 @@ class ResponseRun:
             await self._service.need_pieces(self._head.model, ids_of(event))
 
     async def _fail(self, error: errors.LlamaActorsError) -> None:
-        frames = self.answer.failed(failure_of(error))
+        failure = failure_of(error)
+        self.trace.error = failure.fault.value
+        frames = self.answer.failed(failure)
         await self._keep()
         self.error = error
         self._end(frames, Mark("failed"))
@@ -257,6 +272,14 @@ class ResponseRun:
         self._add(frames, mark)
         if self.shelved is not None and mark is not None:
             self.shelved.end()
+
+
+def _trace_of(key: Key, head: Head, wanted: Wanted, answer: ResponseAnswer) -> Trace:
+    trace = Trace(answer.id, method="POST", route="/v1/responses", api="openai", client="")
+    trace.called_by(key)
+    trace.answer_id, trace.model, trace.is_stream = answer.id, head.model, True
+    trace.rules = tuple(wanted.rules)
+    return trace
 
 
 def _n_computed(done: Completion | None) -> int:
@@ -298,6 +321,7 @@ class Responses:
         ``Service.begin``.
         """
         service, name = self._service, run.answer.id
+        run.trace.client = logged.client
         stream = run.stream(await service.client())
         run.rates = await service.begin(name, run.key, is_checked=is_checked)
         if self.shelf is not None:
@@ -322,6 +346,11 @@ class Responses:
         self.keep(run)
         asyncio.get_running_loop().call_later(HELD_S, log.remember, HELD, "")
         try:
+            run.trace.n_taken = logged.n_taken_at_all
+            run.trace.begun_at(logged.head.at)
+            run.trace.client = logged.head.client
+            for event in logged.events(0):
+                run.trace.replay(0, event)
             known = await run.restore(logged)
             if logged.is_given_up:
                 raise errors.EngineFailed(

@@ -117,7 +117,7 @@ class GatewayServer:
         while not (self._server.started or serving.done()):
             await asyncio.sleep(_STARTED_EVERY_S)
         if not serving.done():
-            self._acceptor = Acceptor(sockets, self._accepted)
+            self._acceptor = Acceptor(sockets, self._arrival, self._accepted)
             on_listening()
             self._continued = {asyncio.ensure_future(one) for one in self._successor.begin()}
         reports = asyncio.create_task(self.service.ledger.run())
@@ -129,31 +129,34 @@ class GatewayServer:
         await asyncio.gather(reports, return_exceptions=True)
         await self.service.ledger.leave()
 
-    def _accepted(self, sock: socket) -> None:
-        """At once: this process has a connection that no other knows."""
+    def _accepted(self, sock: socket, arrival: Arrival) -> None:
         too_many = len(self._connecting) >= self.service.settings.max_connections
         if too_many and self._server.config.ssl is not None:
+            arrival.drop()
             sock.close()  # of peers that begin TLS and send no more
             return
         n_open = len(self._server.server_state.connections) + len(self._connecting)
         if n_open >= REFUSED_PER_TAKEN * self.service.settings.max_connections:
+            arrival.drop()
             sock.close()  # so many are being refused already that one more gets no answer
             return
-        is_refused = n_open >= self.service.settings.max_connections
-        arrival = Arrival("", None) if is_refused else self._arrival(sock)
+        if n_open >= self.service.settings.max_connections:
+            arrival.drop()
         self._begin(self._connect(sock, arrival, b""))
 
     def adopt(self, sock: socket, received: Received, forget: Callable[[], object]) -> None:
         """Go on with a connection of a predecessor; ``received`` is what had come on it."""
-        arrival = self._arrival(sock, received.n_taken + 1 if received.data else 0)
+        arrival = self._arrival(received.n_taken + 1 if received.data else 0)
+        arrival.keep(sock)
         if arrival.received is not None:
             arrival.received.add(received.data)
         forget()
         self._begin(self._connect(sock, arrival, received.data))
 
-    def _arrival(self, sock: socket, n_taken: int = 0) -> Arrival:
-        is_plain = self._server.config.ssl is None
-        return Arrival.of(sock, self._shelf, self._worker, is_plain=is_plain, n_taken=n_taken)
+    def _arrival(self, n_taken: int = 0) -> Arrival:
+        if self._server.config.ssl is not None:
+            return Arrival()
+        return Arrival.prepare(self._shelf, self._worker, n_taken)
 
     def _begin(self, connecting: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(connecting)

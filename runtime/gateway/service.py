@@ -23,6 +23,7 @@ from runtime.gateway.ledger_client import LedgerClient
 from runtime.gateway.names import resolve
 from runtime.gateway.response_runs import Responses
 from runtime.gateway.time_limit import LimitedStream, ReplyStream, TimeLimit
+from runtime.gateway.trace import Traces
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.rates import Rates
@@ -73,6 +74,7 @@ class Service:
         separates keys. ``attach`` opens a client that blocks. ``number``: of this worker.
         """
         self.settings = settings
+        self.number = number
         self.defaults: Mapping[str, float] = dict(settings.sampling)
         self.running = 0
         self.counts = Counts()
@@ -87,6 +89,7 @@ class Service:
             lambda: (self.counts, self.running),
             has_peers=settings.workers > 1,
         )
+        self.traces = Traces()
         self.responses = Responses(self)
         self.agents = Agents()
         self._connect = connect
@@ -266,6 +269,7 @@ class Service:
         salt = self.salt(key, options.pop("cache_salt", ""))
         if salt:
             options["salt"] = salt
+        options |= {"queue_events": True, "resumed_events": True}  # the trace shows both
         seed = options.get("seed", -1)
         options["seed"] = ((head.seed if seed == -1 else seed) + number % wanted.n) % _SEEDS
         match wanted.kind:

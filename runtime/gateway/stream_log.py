@@ -38,8 +38,10 @@ CONNECTIONS: Final = "gateway/connection/"
 """The same of connections."""
 _CLEAN: Final = b"R\0"
 _DIRTY: Final = b"R\1"
-_N_RECEIVED_HEAD: Final = 3
-"""Of a log of what has come: one of the two, then how often it was taken over."""
+_WHOLE: Final = b"R\2"
+_RECEIVED_HEAD: Final = struct.Struct("<2sBQ")
+"""Of a log of what has come: one of the three, how often it was taken over, and how many bytes the
+kernel has accepted for the connection once a whole answer is sent."""
 MODEL: Final = "model:"
 TAKEN: Final = "taken"
 HELD: Final = "held"
@@ -102,6 +104,11 @@ class LoggedHead(msgspec.Struct, kw_only=True):
     at: float
     """Unix time of the request."""
 
+    @property
+    def client(self) -> str:
+        """Its ``User-Agent``."""
+        return dict(self.headers).get(b"user-agent", b"").decode("latin-1")
+
 
 @dataclass(slots=True)
 class Logged:
@@ -159,20 +166,21 @@ class ReceivedLog:
         self._is_dirty = False
 
     @classmethod
-    def begin(
-        cls, shelf: ShelfClient, name: str, sock: socket.socket, n_taken: int = 0
-    ) -> ReceivedLog | None:
-        """Put a new connection on the shelf; None where that cannot be done."""
+    def prepare(cls, shelf: ShelfClient, name: str, n_taken: int = 0) -> ReceivedLog | None:
+        """A log for a connection that is still to come; None: there is no descriptor for it."""
         try:
             fd = os.memfd_create("llama-actors-connection", os.MFD_CLOEXEC)
         except OSError:
             return None
-        log = cls(shelf, name, fd, n_taken)
-        os.write(fd, _CLEAN + bytes([n_taken]))
-        if not shelf.keep(name, [sock.fileno(), fd]):
-            log._close()
-            return None
-        return log
+        os.write(fd, _RECEIVED_HEAD.pack(_CLEAN, n_taken, 0))
+        return cls(shelf, name, fd, n_taken)
+
+    def keep(self, sock: socket.socket) -> bool:
+        """Put the connection and this log on the shelf; False where that cannot be done."""
+        if self._fd is None or not self._shelf.keep(self._name, [sock.fileno(), self._fd]):
+            self.close()
+            return False
+        return True
 
     def add(self, data: bytes) -> None:
         """These bytes have come, and are about to be read."""
@@ -190,24 +198,30 @@ class ReceivedLog:
     def clear(self) -> None:
         """What has come is answered, or is in the log of an answer."""
         if self._fd is not None and (self._size or self._is_dirty or self._n_taken):
-            os.ftruncate(self._fd, _N_RECEIVED_HEAD)
-            os.lseek(self._fd, _N_RECEIVED_HEAD, os.SEEK_SET)
-            os.pwrite(self._fd, _CLEAN + b"\0", 0)
+            os.ftruncate(self._fd, _RECEIVED_HEAD.size)
+            os.lseek(self._fd, _RECEIVED_HEAD.size, os.SEEK_SET)
+            os.pwrite(self._fd, _RECEIVED_HEAD.pack(_CLEAN, 0, 0), 0)
             self._size, self._is_dirty, self._n_taken = 0, False, 0
 
-    def answers(self) -> None:
-        """An answer begins that is not logged."""
+    def answers(self, until: int = 0) -> None:
+        """An answer begins that is not logged.
+
+        ``until``: where it is written at once, the bytes that the kernel has accepted for the
+        connection when it has all of it.
+        """
         if self._fd is not None and not self._is_dirty:
             self._is_dirty = True
-            os.pwrite(self._fd, _DIRTY, 0)
+            head = _RECEIVED_HEAD.pack(_WHOLE if until else _DIRTY, self._n_taken, until)
+            os.pwrite(self._fd, head, 0)
 
     def drop(self) -> None:
         """Take it from the shelf."""
         if self._fd is not None:
             self._shelf.forget(self._name)
-            self._close()
+            self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Note nothing more; what is on the shelf stays."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -222,12 +236,16 @@ class Received:
     """How often a successor has read it."""
 
 
-def read_received(fd: int) -> Received | None:
-    """What had come on a connection; None: an answer had begun."""
+def read_received(fd: int, sock: socket.socket | None = None) -> Received | None:
+    """What had come on a connection; None: an answer had begun, and is not sent whole."""
     raw = content(fd)
-    if len(raw) < _N_RECEIVED_HEAD or not raw.startswith(_CLEAN):
+    if len(raw) < _RECEIVED_HEAD.size:
         return None
-    return Received(raw[_N_RECEIVED_HEAD:], raw[len(_CLEAN)])
+    state, n_taken, until = _RECEIVED_HEAD.unpack_from(raw)
+    if state == _CLEAN:
+        return Received(raw[_RECEIVED_HEAD.size :], n_taken)
+    is_sent = state == _WHOLE and sock is not None and is_countable(sock)
+    return Received() if is_sent and sock is not None and accepted(sock) == until else None
 
 
 class StreamLog:

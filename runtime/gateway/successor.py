@@ -19,7 +19,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from runtime import errors
-from runtime.gateway.call import Call, Handler, Receive, Send
+from runtime.gateway.call import Call, Handler, Receive, Send, outcome_of, tracing
 from runtime.gateway.connection import CONNECTION, Connection
 from runtime.gateway.conversation_streams import Conversations, ConversationStream
 from runtime.gateway.generation import BrokenStream, ClientGone
@@ -43,8 +43,8 @@ from runtime.gateway.tap import Tap
 from runtime.gateway.wire.failure import Refused, failure_of
 from supervision.shelf import ShelfClient
 
-Route = Callable[[str, str], tuple[Handler, dict[str, Any]] | None]
-"""The handler of a method and a path, and the path's parameters."""
+Route = Callable[[str, str], tuple[Handler, dict[str, Any], str] | None]
+"""The handler of a method and a path, the path's parameters, and the pattern it matches."""
 Resume = Callable[[Call, Logged, StreamLog], Coroutine[Any, Any, None]]
 _CHUNKED: Final = b"transfer-encoding: chunked"
 _LOG: Final = logging.getLogger("supervision.http")
@@ -91,7 +91,7 @@ class Successor:
         # Those without an answer under way: what had come on them is read again.
         for name, sock, fd in self._entries(CONNECTIONS):
             forget = partial(self._shelf.forget, name)
-            received = read_received(fd)
+            received = read_received(fd, sock)
             os.close(fd)
             is_answered = name.rpartition("/")[2] in answered
             if received is None or received.n_taken >= MAX_TAKEN or is_answered:
@@ -209,6 +209,14 @@ class Successor:
         head = logged.head
         found = self._route(head.method, head.path)
         call = ContinuedCall(self._service, taken, logged, log, found[1] if found else {})
+        call.trace.route = found[2] if found else ""
+        with tracing(call):
+            await self._answer(call, found and found[0], taken, log)
+
+    async def _answer(
+        self, call: ContinuedCall, handler: Handler | None, taken: TakenSocket, log: StreamLog
+    ) -> None:
+        head, logged = call.continued.head, call.continued
         is_complete = False
         held = asyncio.get_running_loop().call_later(HELD_S, log.remember, HELD, "")
         try:
@@ -220,11 +228,11 @@ class Successor:
                 raise errors.EngineFailed(
                     f"{logged.n_taken_at_all} workers ended during this request"
                 )
-            if found is not None:
-                await found[0](call)
+            if handler is not None:
+                await handler(call)
                 is_complete = True
-        except (ClientGone, BrokenStream):
-            pass
+        except (ClientGone, BrokenStream) as error:
+            call.trace.outcome = outcome_of(error)
         except (Refused, errors.LlamaActorsError) as error:
             is_complete = await call.fail_unless_begun(failure_of(error))
         except Exception as error:  # noqa: BLE001 - a fault here ends this answer, and is logged
@@ -273,8 +281,11 @@ class LoggedCall(Call):
         super().__init__(service, scope, receive, send)
         self.id, self.key = head.call_id, head.key
         self.birth = Birth(head.answer_id, head.created, head.seed)
-        self.logged = logged
+        self.logged = self.continued = logged
         self._body = head.body
+        self.trace.id, self.trace.n_taken = head.call_id, logged.n_taken_at_all + 1
+        self.trace.begun_at(head.at)
+        self.trace.called_by(head.key)
 
     async def body(self) -> bytes:
         return self._body

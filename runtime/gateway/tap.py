@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from socket import socket
 from typing import Any
 
-from runtime.gateway.stream_log import ReceivedLog, StreamLog
+from runtime.gateway.stream_log import ReceivedLog, StreamLog, accepted, is_countable
 
 
 class Tap:
@@ -27,28 +28,36 @@ class Tap:
         """Bytes that had left the buffer at the last look."""
         self._stall: asyncio.TimerHandle | None = None
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, *, is_whole: bool = False) -> None:
+        """``is_whole``: it is a whole answer, and nothing else of one is on its way."""
         if self._held is not None:
             self._held.append(data)
             return
         if self.log is not None and self.log.is_open:
             self.log.wrote(data)
         elif self.received is not None:
-            self.received.answers()
+            self.received.answers(self._until(len(data)) if is_whole else 0)
         self._n_written += len(data)
         self._write(data)
         if self._stall is None and self.transport.get_write_buffer_size():
             self._look_later()
 
     def hold(self) -> None:
-        """What is written from here on is one record of the log, at ``release``."""
+        """What is written from here on is a whole answer: one write, at ``release``."""
         self._held = []
 
     def release(self) -> None:
         """Write what was held."""
         held, self._held = self._held, None
         if held:
-            self.write(b"".join(held))
+            self.write(b"".join(held), is_whole=True)
+
+    def _until(self, n_bytes: int) -> int:
+        """What the kernel has accepted once it has so many bytes more; 0: it does not count."""
+        sock: socket | None = self.get_extra_info("socket")
+        if sock is None or not is_countable(sock):
+            return 0
+        return accepted(sock) + self.transport.get_write_buffer_size() + n_bytes
 
     def close(self) -> None:
         self.release()

@@ -19,9 +19,13 @@ from runtime.gateway.stream_log import (
     Logged,
     LoggedHead,
     Mark,
+    Received,
+    ReceivedLog,
     StreamLog,
+    accepted,
     content,
     read_log,
+    read_received,
 )
 from supervision.shelf import ShelfClient
 
@@ -43,7 +47,7 @@ class Shelf:
         self.fd = -1
 
     def keep(self, name: str, fds: list[int]) -> bool:
-        assert name == "gateway/stream/0/req"
+        assert name in ("gateway/stream/0/req", "gateway/connection/0/c")
         self.fd = os.dup(fds[1])
         return True
 
@@ -142,3 +146,55 @@ def test_short_takeovers_in_a_row_give_an_answer_up(shelf: Shelf) -> None:
     log.remember(HELD, "")
     assert found_in(shelf).is_given_up
     log.drop()
+
+
+# ── connections between answers ─────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection's two ends: the server's, and its client's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    with client, server:
+        yield server, client
+
+
+def received_log(shelf: Shelf, server: socket.socket) -> ReceivedLog:
+    log = ReceivedLog.prepare(cast(ShelfClient, cast(Any, shelf)), "gateway/connection/0/c")
+    assert log is not None
+    assert log.keep(server)
+    return log
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+def test_what_came_on_a_connection_is_read_again(shelf: Shelf, pair: Pair) -> None:
+    log = received_log(shelf, pair[0])
+    log.add(b"GET /")
+    assert read_received(shelf.fd, pair[0]) == Received(b"GET /")
+
+
+def test_a_connection_goes_on_after_a_whole_answer(shelf: Shelf, pair: Pair) -> None:
+    server, _ = pair
+    log = received_log(shelf, server)
+    log.add(b"GET /")
+    log.answers(accepted(server) + 5)
+    assert read_received(shelf.fd, server) is None  # nothing of it is sent
+    server.sendall(b"Hel")
+    assert read_received(shelf.fd, server) is None
+    server.sendall(b"lo")
+    assert read_received(shelf.fd, server) == Received()
+    log.clear()
+    log.add(b"more")
+    assert read_received(shelf.fd, server) == Received(b"more")
+
+
+def test_a_connection_in_an_answer_of_unknown_length_is_closed(shelf: Shelf, pair: Pair) -> None:
+    server, _ = pair
+    log = received_log(shelf, server)
+    log.answers()
+    server.sendall(b"Hello")
+    assert read_received(shelf.fd, server) is None
