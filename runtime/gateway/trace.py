@@ -107,7 +107,7 @@ class ReplyTrace:
                 pass
 
     def replay(self, event: Event) -> None:
-        """An event came to a predecessor; nobody knows when."""
+        """An event came to a predecessor; its time is not known."""
         first_at, last_at = self.first_at, self.last_at
         self.note(event, 0.0)
         self.first_at, self.last_at, self.accepted_at = first_at, last_at, None

@@ -1,0 +1,1 @@
+"""Model files that are there, by their names: in folders, in other programs' stores, from hubs."""
