@@ -103,6 +103,9 @@ def fetch(
                 f"the disk of {partial.parent} is full ({error.strerror}); what was fetched is "
                 "kept: make room, and `llama-actors pull` continues there",
             ) from error
+        finally:
+            if size_of(partial) == 0:
+                partial.unlink()
         if digest != file.digest:
             partial.unlink()
             raise FetchFailed(

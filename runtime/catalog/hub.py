@@ -7,11 +7,13 @@ hold as in every program that uses that library. It is imported when a hub is as
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from runtime.catalog.fetching import CHUNK, Body, Broken
-from runtime.catalog.names import HubName
+from runtime.catalog.fetching import Body, Broken
+from runtime.catalog.names import HubName, hub_name
 from runtime.catalog.store import StoredFile, is_plain_path
 from runtime.errors import FetchFailed
 from supervision.frozen import frozen
@@ -29,7 +31,8 @@ _TRANSIENT: Final = {408, 425, 429, 500, 502, 503, 504}
 class Listing:
     """The files of a repository at one commit."""
 
-    name: HubName
+    repo: str
+    """As the hub spells it."""
     revision: str
     files: tuple[StoredFile, ...]
 
@@ -39,6 +42,7 @@ class Hub:
 
     def __init__(self, name: HubName, endpoint: str | None = None) -> None:
         """``name`` is the model that is asked for; ``endpoint`` replaces ``HF_ENDPOINT``."""
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # it asks for more than the model
         try:
             from huggingface_hub import HfApi, is_offline_mode
         except ImportError as error:
@@ -50,6 +54,9 @@ class Hub:
             raise FetchFailed(
                 str(name), "HF_HUB_OFFLINE is set, so nothing is fetched; unset it to fetch it"
             )
+        logging.getLogger("huggingface_hub").setLevel(
+            logging.ERROR
+        )  # what matters is an error of ours
         self._name = name
         self._api: HfApi = HfApi(endpoint=endpoint, library_name="llama-actors")
 
@@ -74,7 +81,9 @@ class Hub:
         if not found.sha:
             raise FetchFailed(str(self._name), f"{self.endpoint} named no revision of it")
         files = (_file(one) for one in found.siblings or ())
-        return Listing(self._name, found.sha, tuple(one for one in files if one is not None))
+        spelt = hub_name(found.id)
+        repo = self._name.repo if spelt is None else spelt.repo
+        return Listing(repo, found.sha, tuple(one for one in files if one is not None))
 
     @contextlib.contextmanager
     def body(self, revision: str, path: str, start: int) -> Iterator[Body]:
@@ -95,7 +104,7 @@ class Hub:
         ):
             hf_raise_for_status(response)
             begins = _start(response.headers) if response.status_code == 206 else 0
-            yield Body(begins, response.iter_bytes(CHUNK))
+            yield Body(begins, response.iter_bytes())  # as it comes: a break loses none of it
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

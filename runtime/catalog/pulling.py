@@ -35,14 +35,15 @@ def planned(hub: Hub, name: HubName, store: Store) -> Plan:
     """What a pull would fetch; raises FetchFailed with what the hub, or the tag, lacks."""
     listing = hub.listing()
     model = StoredModel(
-        store.folder_of(name.repo),
-        name.repo,
+        store.folder_of(listing.repo),
+        listing.repo,
         listing.revision,
         hub.endpoint,
         time.time(),
         _files(listing, name),
     )
-    known = {(file.path, file.digest) for one in store.models() for file in one.files}
+    same_repo = (one for one in store.models() if one.folder == model.folder)
+    known = {(file.path, file.digest) for one in same_repo for file in one.files}
     missing = 0
     for file in model.files:
         final, partial = model.folder / file.path, store.partial_of(model.repo, file)
@@ -61,14 +62,30 @@ def pull(
 ) -> StoredModel:
     """Fetch what is missing and record the model; ``progress`` is called with 0 to 1."""
     model = plan.model
-    name = model.name
-    if plan.n_missing:
-        model.folder.mkdir(parents=True, exist_ok=True)
-        require_space(model.folder, plan.n_missing, name)
+    try:
+        if plan.n_missing:
+            model.folder.mkdir(parents=True, exist_ok=True)
+            require_space(model.folder, plan.n_missing, model.name)
+        _fetch_files(hub, plan, store, progress, pauses_s)
+    finally:
+        store.tidy(model)
+    store.record(model)
+    store.drop_partial(model)
+    return model
+
+
+def _fetch_files(
+    hub: Hub,
+    plan: Plan,
+    store: Store,
+    progress: Callable[[float], None],
+    pauses_s: Sequence[float],
+) -> None:
+    model = plan.model
     total, before = max(1, model.n_bytes), 0
     for file in () if plan.is_complete else model.files:
         fetch(
-            name,
+            model.name,
             file,
             model.folder / file.path,
             store.partial_of(model.repo, file),
@@ -77,9 +94,6 @@ def pull(
             pauses_s=pauses_s,
         )
         before += file.n_bytes
-    store.record(model)
-    store.drop_partial(model)
-    return model
 
 
 def _advance(progress: Callable[[float], None], before: int, total: int, at: int) -> None:

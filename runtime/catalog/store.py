@@ -164,6 +164,10 @@ class Store:
             partial = self.partial_of(model.repo, file)
             for one in partial.parent.glob(f"{escape(partial.stem)}.*"):
                 one.unlink(missing_ok=True)
+        self.tidy(model)
+
+    def tidy(self, model: StoredModel) -> None:
+        """Remove the folders of a model that is not there, as far as they are empty."""
         _drop_empty(model.folder / PARTIAL, self.root)
 
 
