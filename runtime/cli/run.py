@@ -79,7 +79,7 @@ def command(**given: Any) -> int:
         found = _found(given, config)
         node = started(config)
     with node:
-        model = _model(node, found, given, config)
+        model = _status(node, _model(node, found, given, config))
         if prompt is None:
             return converse(ChatSession(node, model.id, options, given["system"]))
         _answer(node, model, prompt, given, options)
@@ -99,16 +99,14 @@ def _prompt(words: tuple[str, ...]) -> str | None:
 # ── the model ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _model(
-    node: Node, found: Known | None, given: Mapping[str, Any], config: RuntimeConfig
-) -> ModelStatus:
-    """The model that is meant, loaded unless it is; ``found``: where it was looked up already."""
+def _model(node: Node, found: Known | None, given: Mapping[str, Any], config: RuntimeConfig) -> str:
+    """The id of the model, loaded unless it is; ``found``: where it was looked up already."""
     if found is None:
-        loaded = {one.id: one for one in node.models()}
+        loaded = {one.id for one in node.models()}
         for name in (given["name"], _meant(given["name"], config)):
             if name in loaded:
                 _note_loaded(name, given)
-                return loaded[name]
+                return name
         found = _found(given, config)
     return _ready(node, found, given, config)
 
@@ -164,22 +162,29 @@ def _from_hub(catalog: Catalog, name: str, *, pull: bool) -> Known:
     return known_as(model)
 
 
-def _ready(
-    node: Node, found: Known, given: Mapping[str, Any], config: RuntimeConfig
-) -> ModelStatus:
-    """Load the model unless it is loaded, by whatever id; returns what it reports."""
+def _ready(node: Node, found: Known, given: Mapping[str, Any], config: RuntimeConfig) -> str:
+    """Load the model unless it is loaded, by whatever id, or is being loaded; returns the id."""
     from runtime.cli.background import ids_of_file
 
     ids = ids_of_file(node, found.path)
-    model = ids[0] if ids else _free_id(node, found)
     if ids:
-        _note_loaded(model, given)
-    else:
-        _load(node, model, found, _model_config(found, given, config))
-    status = next((one for one in node.models() if one.id == model), None)
-    if status is None:
-        raise errors.ModelUnknown(model, f"{model} was unloaded meanwhile")
-    return status
+        _note_loaded(ids[0], given)
+        return ids[0]
+    model = _free_id(node, found)
+    _load(node, model, found, _model_config(found, given, config))
+    return model
+
+
+def _status(node: Node, model: str) -> ModelStatus:
+    """What the model reports of itself, when it is loaded; another command may be loading it."""
+    while True:
+        try:
+            node.ready(model)
+        except errors.ModelDown:
+            if node.model_info(model).details.get("phase") != "loading":
+                raise
+        else:
+            return node.model_info(model)
 
 
 def _model_config(found: Known, given: Mapping[str, Any], config: RuntimeConfig) -> ModelConfig:
