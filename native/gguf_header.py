@@ -92,7 +92,7 @@ def check_gguf(path: str | Path) -> GgufSummary:
 
 
 def first_metadata(path: str | Path) -> dict[str, int | float | bool | str]:
-    """What a header says of the model itself: its values up to the first of its vocabulary.
+    """The values of a header that are about the model: all before the first of its vocabulary.
 
     For lists of many files: the rest of a header, which is most of it, is not read. Raises a
     ``ModelFileError`` for what is no GGUF file.

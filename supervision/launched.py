@@ -174,7 +174,7 @@ def start_detached(
     if trouble is not None:
         _end(process)
         raise trouble
-    process.returncode = 0  # it is not waited for, and its object says nothing of that
+    process.returncode = 0  # it is not waited for; the object warns of that otherwise
     return process.pid
 
 

@@ -12,7 +12,7 @@ from supervision.frozen import frozen
 
 @frozen
 class Header:
-    """Of a GGUF file; empty texts where it says nothing, or cannot be read."""
+    """Of a GGUF file; empty texts where it has no such value, or cannot be read."""
 
     quantisation: str = ""
     architecture: str = ""
@@ -21,7 +21,7 @@ class Header:
 
 
 def header_of(path: Path) -> Header:
-    """What the header of a model says."""
+    """The header of a model, as far as a list shows it."""
     try:
         found = first_metadata(path)
     except ModelFileError as error:

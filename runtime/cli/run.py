@@ -2,7 +2,7 @@
 
 NAME is looked up among the models that the node has loaded, then the aliases and models of
 ``--config``, paths, fetched models, the folder of ``--models-dir``, Ollama's models, and last a
-hub: ``ORG/REPO:TAG`` is fetched where ``--pull`` or the answer to a question says so, and never
+hub: ``ORG/REPO:TAG`` is fetched with ``--pull``, or after a question at a terminal, and never
 otherwise. Where no node runs, one is started in the background and stays until ``stop``. The model
 is loaded unless it is, and stays loaded until ``unload``.
 

@@ -39,7 +39,7 @@ def models_folder(given: Path | None = None) -> Path | None:
 
 
 def ollama_folders() -> list[Path]:
-    """Where Ollama keeps models: where it is told to, else in its usual places."""
+    """Where Ollama keeps models: as its variable names it, else in its usual places."""
     given = os.environ.get(OLLAMA_VARIABLE)
     if given:
         return [user_path(given, OLLAMA_VARIABLE)]

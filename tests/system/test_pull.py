@@ -259,6 +259,12 @@ def test_a_hub_that_must_not_be_asked(hub: hubs.Hub, tmp_path: Path) -> None:
     assert hub.asked == []
 
 
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(FetchFailed, match=r"needs the extra `hub` .*'llama-actors\[hub\]'"):
+        Hub(HubName(NAME))
+
+
 def test_space_is_looked_at_first(hub: hubs.Hub, store: Store, tmp_path: Path) -> None:
     with pytest.raises(FetchFailed, match=r"1024\.0 TiB are needed in .* free; remove a model"):
         require_space(tmp_path, 1 << 50, NAME)
