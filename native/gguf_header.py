@@ -17,6 +17,7 @@ import os
 import re
 import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,6 +91,38 @@ def check_gguf(path: str | Path) -> GgufSummary:
         os.close(descriptor)
 
 
+def first_metadata(path: str | Path) -> dict[str, int | float | bool | str]:
+    """The values of a header that are about the model: all before the first of its vocabulary.
+
+    For lists of many files: the rest of a header, which is most of it, is not read. Raises a
+    ``ModelFileError`` for what is no GGUF file.
+    """
+    descriptor = _open(path)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size < _SMALLEST_HEADER:
+            raise NotAGguf(path, f"{size} bytes are too few for a GGUF header")
+        with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as mapped:
+            walk = _Walk(path, mapped, size)
+            _read_version(walk)
+            _, n_kv = walk.count(), walk.count()
+            return dict(_first_values(walk, n_kv))
+    except OSError as error:
+        raise ModelNotFound(path, f"cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _first_values(walk: _Walk, n_kv: int) -> Iterator[tuple[str, int | float | bool | str]]:
+    for _ in range(n_kv):
+        key, kind = walk.name("key"), walk.count("I")
+        if key.startswith("tokenizer."):
+            return
+        value = _value(walk, kind)
+        if value is not None and not isinstance(value, tuple):
+            yield key, value
+
+
 def all_splits(path: str | Path, summary: GgufSummary) -> list[Path]:
     """Return the files of the model in order, or raise ``ModelNotFound`` for a missing one."""
     n = summary.n_splits
@@ -158,13 +191,7 @@ class _Walk:
 
 def _read(path: str | Path, data: mmap.mmap, size: int) -> GgufSummary:
     walk = _Walk(path, data, size)
-    magic = data[:4]
-    walk.skip(4)
-    if magic != b"GGUF":
-        raise NotAGguf(path, f"starts with {magic!r}, not with b'GGUF'")
-    version = walk.count("I")
-    if version not in {2, 3}:
-        raise NotAGguf(path, f"is GGUF version {version}; versions 2 and 3 are supported")
+    version = _read_version(walk)
     n_tensors, n_kv = walk.count(), walk.count()
     metadata: dict[str, int | float | bool | str] = {}
     kinds: dict[str, int] = {}
@@ -192,6 +219,17 @@ def _read(path: str | Path, data: mmap.mmap, size: int) -> GgufSummary:
     return GgufSummary(
         str(path), version, n_tensors, data_offset, size, metadata, kinds, arrays, tensors
     )
+
+
+def _read_version(walk: _Walk) -> int:
+    magic = walk.data[:4]
+    walk.skip(4)
+    if magic != b"GGUF":
+        raise NotAGguf(walk.path, f"starts with {magic!r}, not with b'GGUF'")
+    version = walk.count("I")
+    if version not in {2, 3}:
+        raise NotAGguf(walk.path, f"is GGUF version {version}; versions 2 and 3 are supported")
+    return version
 
 
 def _value(

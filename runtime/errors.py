@@ -17,6 +17,9 @@
     - ModelDown             its process ended, did not come back  -> see the log, try again later
     - ModelUnloaded         it was unloaded during the request    -> load it again
     - ModelStopped          it crashed too often                  -> read the log, load it again
+    - NoSuchModel           nothing on this machine is named so   -> see the names, or fetch it
+    - FetchFailed           a hub's model was not fetched         -> read the detail, try again
+    - NotRemovable          its files are not ours, or in use     -> read the detail
   x RequestError
     - InvalidRequest        an argument is wrong                  -> fix the named argument
     - PromptTooLong         prompt and context do not fit         -> shorten it, or a larger n_ctx
@@ -123,6 +126,21 @@ class ModelUnloaded(ModelError):
 
 class ModelStopped(ModelError):
     """The model crashed so often that it was stopped. Read the log, then load it again."""
+
+
+class NoSuchModel(ModelError):
+    """Nothing on this machine has that name: no file, no fetched model, no loaded one."""
+
+
+class FetchFailed(ModelError):
+    """A model of a hub was not fetched. What has come of it is kept for the next attempt."""
+
+    def __init__(self, model: str, detail: str) -> None:
+        super().__init__(model, f"{model} was not fetched: {detail}")
+
+
+class NotRemovable(ModelError):
+    """The files of a model are not removed: others own them, or the model is loaded."""
 
 
 class RequestError(LlamaActorsError):

@@ -137,6 +137,56 @@ class LaunchedNode:
             self.process.wait()
 
 
+def start_detached(
+    command: Callable[[int, int], Sequence[str]], settings: bytes, *, timeout_s: float
+) -> int:
+    """Run ``command(settings_fd, ready_fd)``, a launcher that outlives this process.
+
+    Returns its process id when the tree is up; raises LauncherSaid with its own text when it is
+    not. It has no terminal, no working directory that could be unmounted, and no standard streams.
+    """
+    settings_read, settings_write = _pipe()
+    ready_read, ready_write = _pipe()
+    passed = (settings_read, ready_write)
+    with os.fdopen(settings_write, "wb") as to_launcher, os.fdopen(ready_read, "rb") as ready:
+        try:
+            process = subprocess.Popen(
+                command(*passed),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=passed,
+                cwd="/",
+                env=child_environment(),
+                start_new_session=True,
+            )
+        finally:
+            for fd in passed:
+                os.close(fd)
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                to_launcher.write(settings)
+                to_launcher.close()
+            trouble = _failure(_read_line(ready.fileno(), timeout_s))
+        except BaseException:
+            _end(process)
+            raise
+    if trouble is not None:
+        _end(process)
+        raise trouble
+    process.returncode = 0  # it is not waited for; the object warns of that otherwise
+    return process.pid
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def say_ready(fd: int, error: BaseException | None = None, detail: str = "") -> None:
     """From the launcher, once: the tree is up, or what is wrong."""
     report = {"kind": type(error).__name__, "detail": detail or str(error)} if error else {}

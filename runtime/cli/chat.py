@@ -59,16 +59,20 @@ def command(**given: Any) -> int:
     if template is not None:
         options["chat_template"] = template
     with attached(given) as node:
-        session = ChatSession(node, given["model"], options, given["system"])
-        loop = _Loop(session)
-        try:
-            if given["load"] is not None and not loop.obey(f"/load {given['load']}"):
-                return 2
-            for line in _lines():
-                if not loop.take(line):
-                    break
-        finally:
-            session.end()
+        return converse(ChatSession(node, given["model"], options, given["system"]), given["load"])
+
+
+def converse(session: ChatSession, load: Path | None = None) -> int:
+    """Read turns until the end of the input, after a saved conversation; returns the exit code."""
+    loop = _Loop(session)
+    try:
+        if load is not None and not loop.obey(f"/load {load}"):
+            return 2
+        for line in _lines():
+            if not loop.take(line):
+                break
+    finally:
+        session.end()
     return 1 if loop.has_failed and not _is_at_terminal() else 0
 
 

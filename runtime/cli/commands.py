@@ -12,6 +12,11 @@ from runtime.cli.lazy_group import HELP_FLAGS, LazyGroup
 from runtime.settings.ports import DEFAULT_PORT, PORT_VARIABLE
 
 COMMANDS: Final = {
+    "run": ("runtime.cli.run", "ask a model by its name, which is fetched and loaded as needed"),
+    "pull": ("runtime.cli.pull", "fetch a model of a hub"),
+    "ls": ("runtime.cli.ls", "models on this machine"),
+    "show": ("runtime.cli.show", "where a model is from, what it is, and the memory it needs"),
+    "rm": ("runtime.cli.rm", "remove a model that was fetched"),
     "serve": ("runtime.cli.serve", "run a node until it is stopped"),
     "load": ("runtime.cli.load", "load a model into a running node"),
     "unload": ("runtime.cli.unload", "unload a model"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,14 @@ from runtime import errors
 from runtime.settings.sizes import format_size
 
 
-def inspect_model(path: Path, params: ModelParams, *, as_json: bool) -> int:
-    """Print the report; returns the exit code."""
+def inspect_model(
+    path: Path,
+    params: ModelParams,
+    *,
+    as_json: bool,
+    origin: Mapping[str, str] | None = None,
+) -> int:
+    """Print the report, after where the model is from; returns the exit code."""
     try:
         headers = model_headers(path, params.metadata_overrides)
         require_model(headers, vocab_only=True)
@@ -44,9 +51,11 @@ def inspect_model(path: Path, params: ModelParams, *, as_json: bool) -> int:
         context_notes(params, settled.n_ctx, trained if isinstance(trained, int) else 0)
     )
     if as_json:
-        sys.stdout.write(json.dumps(plain, indent=2) + "\n")
+        about = {} if origin is None else {"origin": dict(origin)}
+        sys.stdout.write(json.dumps(about | plain, indent=2) + "\n")
     else:
-        sys.stdout.write("".join(f"{key:<11} {words}\n" for key, words in _lines(plain)))
+        lines = [*(origin or {}).items(), *_lines(plain)]
+        sys.stdout.write("".join(f"{key:<11} {words}\n" for key, words in lines))
     return 1 if refusal else 0
 
 

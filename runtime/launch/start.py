@@ -8,7 +8,7 @@ from typing import Final
 
 from runtime import errors
 from runtime.settings.config import RuntimeConfig, to_mapping
-from supervision.launched import LaunchedNode, LauncherSaid
+from supervision.launched import LaunchedNode, LauncherSaid, start_detached
 
 START_TIMEOUT_S: Final = 30.0
 
@@ -26,6 +26,25 @@ def spawn(config: RuntimeConfig) -> LaunchedNode:
             json.dumps(to_mapping(config)).encode(),
             timeout_s=START_TIMEOUT_S,
             quiet=config.log_file is None,
+        )
+    except LauncherSaid as error:
+        raise errors.NodeStartFailed(error.why, error.kind) from error
+
+
+def spawn_detached(config: RuntimeConfig) -> int:
+    """Run the launcher of a node that outlives this process; returns its process id.
+
+    The node ends by its own command, or by a signal. Its log is the file of the configuration, or
+    there is none.
+    """
+
+    def command(settings_fd: int, ready_fd: int) -> list[str]:
+        fds = ["--config-fd", str(settings_fd), "--ready-fd", str(ready_fd)]
+        return [sys.executable, "-m", "runtime", "serve", *fds]
+
+    try:
+        return start_detached(
+            command, json.dumps(to_mapping(config)).encode(), timeout_s=START_TIMEOUT_S
         )
     except LauncherSaid as error:
         raise errors.NodeStartFailed(error.why, error.kind) from error

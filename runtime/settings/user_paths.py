@@ -24,6 +24,15 @@ def home() -> Path | None:
     return next((Path(one) for one in candidates if os.path.isabs(one)), None)
 
 
+def state_folder() -> Path | None:
+    """Where this user's programs keep logs of their own; None for a user without a home."""
+    given = os.environ.get("XDG_STATE_HOME", "")
+    place = home()
+    if os.path.isabs(given):  # by its specification a relative one is ignored
+        return Path(given) / "llama-actors"
+    return None if place is None else place / ".local" / "state" / "llama-actors"
+
+
 def no_home() -> str:
     """Why ``home`` is None, as a clause."""
     return NO_HOME.format(uid=os.getuid())

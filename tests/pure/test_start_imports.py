@@ -74,6 +74,7 @@ def imported(tmp_path: Path, *arguments: str) -> tuple[int, set[str]]:
         (["adapters", "demo"], 1, 71),
         (["bench", "demo"], 1, 71),
         (["cache", "stat"], 1, 83),
+        (["ls"], 0, 60),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

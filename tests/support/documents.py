@@ -41,8 +41,8 @@ DOCUMENTS: Final = [
 PROGRAM: Final = "llama-actors"
 LANGUAGES: Final = {"sh", "python", "toml", "text", "{toctree}", "{eval-rst}"}
 _OWN_FILES: Final = re.compile(r"/path/to/|\b(?:mine|other)\b")
-_NOT_HERE: Final = {"serve", "demo", "stop"}
-"""Commands that start or end a node: parsed only, since the tests share one."""
+_NOT_HERE: Final = {"serve", "demo", "stop", "pull", "rm"}
+"""Commands that start or end a node, which the tests share, or that need a hub: parsed only."""
 _BLOCK: Final = re.compile(
     r"^(?P<indent> *)```(?P<language>\S*)\n(?P<text>.*?)^ *```$", re.M | re.S
 )
@@ -87,7 +87,7 @@ class Command:
         return (
             self.is_ours
             and self.words[1] not in _NOT_HERE
-            and "--watch" not in self.words
+            and not {"--watch", "--pull"} & set(self.words)
             and not _OWN_FILES.search(" ".join(self.words))
         )
 

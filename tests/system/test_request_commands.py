@@ -6,12 +6,10 @@ import io
 import json
 import os
 import pty
-import select
 import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +21,7 @@ from runtime import Node
 from runtime.cli.main import COMPLETE_VARIABLE, main
 from tests.support.nodes import ROOT
 from tests.support.runtime_nodes import LeakCheck, started
+from tests.support.screens import Screen
 
 pytestmark = pytest.mark.system
 
@@ -310,25 +309,3 @@ def test_at_a_terminal_it_prompts_remarks_and_survives_ctrl_c(environment: dict[
         finally:
             talk.kill()
             os.close(ours)
-
-
-class Screen:
-    """The output of a terminal, read piece by piece."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._rest = ""
-
-    def read_until(self, words: str, within_s: float = 30.0) -> None:
-        assert self.shows(words, within_s), self._rest
-
-    def shows(self, words: str, within_s: float) -> bool:
-        """Read until these words, drop what is before them; False: they did not come in time."""
-        deadline = time.monotonic() + within_s
-        while words not in self._rest:
-            left = max(0.0, deadline - time.monotonic())
-            if not select.select([self._fd], [], [], left)[0]:
-                return False
-            self._rest += os.read(self._fd, 4096).decode("utf-8", "replace")
-        self._rest = self._rest.partition(words)[2]
-        return True
