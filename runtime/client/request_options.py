@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from actors import messages as m
 from actors.messages.completion import MAX_SALT_BYTES
+from actors.messages.traceparent import checked
 from cache.keys import KEY_BYTES
 from native.sampling_params import SamplingParams
 from runtime import errors
@@ -219,6 +220,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     salt: bytes | None = None,
     queue_events: bool | None = None,
     drop_live: bool | None = None,
+    traceparent: str | None = None,
     echo: bool | None = None,
     sampling: SamplingParams | None = None,
     **sampling_options: Any,
@@ -277,6 +279,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         salt=salt_of(salt),
         queue_events=arguments.flag("queue_events", queue_events),
         drop_live=arguments.flag("drop_live", drop_live),
+        traceparent=checked(traceparent),
     )
     shows_resumed = arguments.flag("resumed_events", resumed_events)
     echoes = _echoes(arguments.flag("echo", echo), request.prompt)
