@@ -11,7 +11,6 @@ from actors.messages.finish_reasons import FailReason, FailureFacts, FinishReaso
 from actors.messages.payload import Payload
 from actors.messages.prompts import Prompt
 from actors.messages.text_kind import TextKind
-from actors.messages.traceparent import trace_id_of
 from native.sampling_params import SamplingParams
 from supervision.frozen import frozen
 
@@ -213,6 +212,8 @@ class Complete:
     @property
     def trace_id(self) -> str:
         """32 hex digits; empty: it has none."""
+        from actors.messages.traceparent import trace_id_of  # here: commands start without it
+
         return trace_id_of(self.traceparent)
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ MAX_CHARS: Final = 55
 
 
 def checked(text: object) -> str:
-    """It, where it is one of this form; empty for everything else, as the standard says."""
+    """It, where it is one of this form; empty for everything else, as in the standard."""
     if not isinstance(text, str) or len(text) != MAX_CHARS or text.startswith("ff"):
         return ""
     found = _FORM.fullmatch(text)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from actors import messages as m
 from actors.messages.completion import MAX_SALT_BYTES
-from actors.messages.traceparent import checked
 from cache.keys import KEY_BYTES
 from native.sampling_params import SamplingParams
 from runtime import errors
@@ -279,11 +278,19 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         salt=salt_of(salt),
         queue_events=arguments.flag("queue_events", queue_events),
         drop_live=arguments.flag("drop_live", drop_live),
-        traceparent=checked(traceparent),
+        traceparent=_checked_trace(traceparent),
     )
     shows_resumed = arguments.flag("resumed_events", resumed_events)
     echoes = _echoes(arguments.flag("echo", echo), request.prompt)
     return PreparedRequest(request, prompt, shows_resumed, echoes, source)
+
+
+def _checked_trace(traceparent: str | None) -> str:
+    if traceparent is None:
+        return ""
+    from actors.messages.traceparent import checked  # here: commands start without it
+
+    return checked(traceparent)
 
 
 def _echoes(echo: bool, prompt: m.Prompt) -> bool:

@@ -105,7 +105,7 @@ class Telemetry:
         ]
 
     def begin(self, trace: Trace) -> None:
-        """A model is about to be asked: what its process is told of the trace."""
+        """A model is about to be asked: choose what its process gets to know of the trace."""
         if self._spans is not None:
             self._spans.begin(trace)
 

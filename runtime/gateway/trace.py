@@ -218,7 +218,7 @@ class Trace:
         self.parent = self.tracestate = ""
         """As its client has sent them."""
         self.traceparent = ""
-        """What the node's processes are told of it; empty: it is a part of no trace."""
+        """What the node's processes get to know of it; empty: it is a part of no trace."""
         self.asked: Mapping[str, object] = {}
         """Numbers that its body named, and whether it is a chat: what a span shows."""
         self.is_http = True
