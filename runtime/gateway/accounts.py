@@ -18,9 +18,12 @@ from runtime.gateway.limits import Bucket, Limits, Use
 from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.rates import Rates
 from runtime.gateway.wire.series import Table, add_to, unpacked
+from supervision.exits import ExitKind
 
 KEPT_INCARNATIONS: Final = 4
 """Of each worker, whose counts are kept apart; those of older ones are added up."""
+LIKELY: Final = (ExitKind.KILLED.value, ExitKind.ABNORMAL.value)
+"""Why processes are restarted."""
 MOST_ACTORS: Final = 64
 """Whose restarts are counted."""
 _KEY, _USE, _COUNTS, _SERIES, _RESTARTS = "key:", "use:", "counts:", "series:", "restarts:"
@@ -121,16 +124,22 @@ class Restarts:
     """All restarts, by actor and reason."""
 
     def note(self, actor: str, restarts: int, reason: str) -> bool:
-        """Whether there are more. A supervisor that was restarted itself counts from 0 again."""
-        before = self.known.get(actor, 0)
-        if before == restarts or (actor not in self.known and len(self.known) >= MOST_ACTORS):
+        """Whether that is news. A supervisor that was restarted itself counts from 0 again."""
+        before = self.known.get(actor)
+        if before == restarts or (before is None and len(self.known) >= MOST_ACTORS):
             return False
         self.known[actor] = restarts
+        before = before or 0
         n_new = restarts - before if restarts > before else restarts
         if n_new:
             pair = (actor, reason)
             self.counted[pair] = self.counted.get(pair, 0) + n_new
         return True
+
+    def all(self) -> tuple[tuple[str, str, int], ...]:
+        """Actor, reason, how often: also 0, so that the first restart is seen as one more."""
+        none = {(actor, reason): 0 for actor in self.known for reason in LIKELY}
+        return tuple((*pair, n) for pair, n in (none | self.counted).items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,14 +114,13 @@ class LedgerActor(Worker):
 
     def _totals(self, ref: str) -> lm.TotalsRead:
         accounts = self._accounts
-        restarts = tuple((*pair, n) for pair, n in accounts.restarts.counted.items())
         return lm.TotalsRead(
             ref,
             accounts.total(),
             accounts.running(),
             accounts.connections(),
             packed(accounts.series()),
-            restarts,
+            accounts.restarts.all(),
         )
 
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:

@@ -13,6 +13,8 @@ from runtime.gateway.wire.series import OTHER, Series
 
 _S: Final = 1e-3
 _NONE: Final = "none"
+BY_NODE, BY_WORKER = "node", "worker"
+"""Which process had ended: one of the node, or an HTTP worker."""
 ABORT, ERROR = "abort", "error"
 """Why a reply has ended that has no end of its own."""
 
@@ -25,6 +27,8 @@ class Measures:
         self.counts = counts
         self.series = Series()
         self._is_on = is_on
+        for cause in (BY_NODE, BY_WORKER):
+            self.series.add(f.RESUMES, (cause,), 0)
 
     def ended(self, trace: Trace) -> None:
         """A request has ended."""
@@ -64,10 +68,10 @@ class Measures:
         for rule in trace.rules:
             add(f.CANONICAL, (rule,))
         if trace.n_taken:
-            add(f.RESUMES, ("worker",), trace.n_taken)
+            add(f.RESUMES, (BY_WORKER,), trace.n_taken)
         n_pauses = sum(len(one.pauses) for one in trace.replies.values())
         if n_pauses:
-            add(f.RESUMES, ("node",), n_pauses)
+            add(f.RESUMES, (BY_NODE,), n_pauses)
 
     def _reply(self, trace: Trace, reply: ReplyTrace) -> None:
         add, observe = self.series.add, self.series.observe

@@ -59,7 +59,7 @@ SUCCESS: Final = Family(
     "counter",
     "Replies, by why they ended: abort where the client left, error where it failed.",
     (MODEL, "finished_reason"),
-    most=6 * MOST_MODELS,
+    most=4 * MOST_MODELS,
 )
 LOOKED_UP: Final = _of_models(
     "prefix_cache_queries_total", "Prompt tokens that were looked for in the cache."
@@ -70,7 +70,7 @@ CACHED: Final = Family(
     "counter",
     "Prompt tokens that were reused, by the slowest tier that something was read from.",
     (MODEL, "cache_source"),
-    most=6 * MOST_MODELS,
+    most=4 * MOST_MODELS,
 )
 MISSES: Final = Family(
     "prefix_miss_total",
@@ -100,7 +100,7 @@ HTTP: Final = Family(
     "counter",
     "HTTP requests that have ended; status 0: nothing was sent.",
     ("route", "status", "api"),
-    most=256,
+    most=192,
 )
 NO_KEY: Final = Family("auth_failures_total", "counter", "Requests without a valid key.")
 CANONICAL: Final = Family(
@@ -124,7 +124,7 @@ RESTARTS: Final = Family(
     "counter",
     "Restarts of the node's processes, and why each had ended.",
     ("actor", "reason"),
-    most=128,
+    most=256,
 )
 CONNECTIONS: Final = _now("http_connections", "Open HTTP connections.")
 HTTP_RUNNING: Final = _now("http_requests_running", "HTTP requests for replies that run.")
