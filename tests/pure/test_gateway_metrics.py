@@ -31,6 +31,7 @@ from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.series import OTHER, Series, Table, add_to, packed, shown, unpacked
 from runtime.gateway.wire.vllm_metrics import vllm_lines
 from supervision.logs import JsonFormatter
+from tests.support.nodes import ROOT
 
 pytestmark = pytest.mark.pure
 
@@ -386,3 +387,18 @@ def test_traces_are_told_before_a_model_is_asked() -> None:
     traces.on_reply.append(lambda one: seen.append(one.id))
     traces.asks(trace_of())
     assert seen == ["req_1"]
+
+
+def test_the_page_of_the_documentation_names_every_metric() -> None:
+    text = (ROOT / "docs/observability.md").read_text(encoding="utf-8")
+    missing = [one.name for one in (*f.COUNTED, *f.OF_NODE) if f"`{one.name}" not in text]
+    assert not missing
+
+
+def test_the_dashboard_and_the_rules_name_metrics_that_there_are() -> None:
+    known = {one.name for one in (*f.COUNTED, *f.OF_NODE)}
+    for path in ("grafana/llama-actors.json", "prometheus/rules.yml"):
+        text = (ROOT / "packaging" / path).read_text(encoding="utf-8")
+        named = set(re.findall(r"(?<![\w:])llama_actors_(\w+)", text))
+        bare = {re.sub("_(bucket|sum|count)$", "", one) for one in named} - known
+        assert not bare, path

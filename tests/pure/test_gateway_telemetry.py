@@ -69,7 +69,7 @@ def test_a_request_is_a_span_that_continues_its_callers_trace() -> None:
     context = span.get_span_context()
     assert context is not None
     assert f"{context.trace_id:032x}" == PARENT[3:35]
-    # The model's process was told of this span.
+    # What the model's process gets is this span.
     assert trace.traceparent == f"00-{PARENT[3:35]}-{context.span_id:016x}-01"
     assert dict(span.attributes or {}) == {
         "gen_ai.operation.name": "chat",
