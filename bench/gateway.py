@@ -106,6 +106,12 @@ class Place:
             raise RuntimeError(f"no whole answer: {answer.status} {data[-300:]!r}")
         return 1e3 * first, 1e3 * took
 
+    def read(self, path: str) -> bytes:
+        """A whole answer."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port)) as connection:
+            connection.request("GET", path)
+            return connection.getresponse().read()
+
 
 def main(quick: bool, model: Path | None = None) -> list[Figure]:
     """Every figure; those beside llama-server only where it is built."""
@@ -166,11 +172,11 @@ def _added(subject: Subject, plan: _Plan) -> list[Figure]:
         per_event: list[float] = []
         for number in range(3):
             progress.share(0.5 + number / 6)
-            before = _cpu_s(pid)
+            before = cpu_s(pid)
             prompts = [random_prompt(facts, 16, seed=100 * number + n) for n in range(_STREAMS)]
             with ThreadPoolExecutor(_STREAMS) as pool:
                 list(pool.map(lambda one: place.first_ms(one, plan.n_streamed), prompts))
-            spent = _cpu_s(pid) - before
+            spent = cpu_s(pid) - before
             per_event.append(1e6 * spent / (_STREAMS * plan.n_streamed))
     return [
         figure(NAME, subject.name, "added_first_token_ms", "ms", added, "goal 1"),
@@ -192,7 +198,8 @@ def _host_first_ms(node: Node, prompt: Sequence[int]) -> float:
     return 1e3 * first
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU that a process has taken."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -177,6 +177,8 @@ class TierUse:
     pinned_bytes: int
     rows: int
     waiting: int = 0  # rows that are to be copied to it from a faster tier
+    evicted_for_room: int = 0  # copies, since the start
+    evicted_on_request: int = 0  # the same, to free memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,6 @@ class RowTable:
         self.leases: dict[int, int] = {}  # row -> number of readers and copiers that pin it
         self.doomed: dict[int, list[tuple[Tier, int | None, int]]] = {}  # freed with the last lease
         self.now = 0.0
-        self.evictions = 0
         self.lost = 0  # evicted before they were copied to the slower tier meant for them
         self.tails_removed = 0  # copies dropped because a longer row contains them
         self.finish_keys = FinishKeys()
@@ -347,6 +346,12 @@ class RowTable:
             self._free_if_unused(at)
         return freed
 
+    @property
+    def evictions(self) -> int:
+        """Copies that were evicted since the start."""
+        tiers = self.tiers.values()
+        return sum(one.evicted_for_room + one.evicted_on_request for one in tiers)
+
     # ── eviction ─────────────────────────────────────────────────────────────────────────────
 
     def make_room(
@@ -383,7 +388,7 @@ class RowTable:
                 return False, None
             self.lost += would_be_lost
             evicted += self.drop(victim, tier)
-            self.evictions += 1
+            tier.evicted_for_room += 1
 
     def evict_one(self, tier: Tier) -> list[Evicted] | None:
         """Evict the least valuable row of a tier; None if none may be evicted."""
@@ -392,7 +397,7 @@ class RowTable:
             return None
         if self._would_be_lost(victim, tier):
             self.lost += 1
-        self.evictions += 1
+        tier.evicted_on_request += 1
         return self.drop(victim, tier)
 
     def _victim(self, tier: Tier) -> int:

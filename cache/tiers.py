@@ -51,6 +51,7 @@ class Tier:
         self.fillings = 0  # running passes that queue rows for it, see ``cache.maintenance``
         self.bit = bit  # of the column ``copies``
         self.rows = 0
+        self.evicted_for_room = self.evicted_on_request = 0  # copies, since the start
         self.n_children = nodes.column("I")  # by parent: rows held or being written here
         self.pinned_bytes = 0  # leased rows and reservations: bytes that cannot be evicted
         self.unpersisted: dict[int, None] = {}  # rows queued for it, in order
@@ -163,6 +164,8 @@ class Tier:
             self.pinned_bytes,
             self.rows,
             len(self.unpersisted) + len(self.late),
+            self.evicted_for_room,
+            self.evicted_on_request,
         )
 
 

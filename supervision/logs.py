@@ -12,7 +12,8 @@ JSON they are keys beside the fixed ones:
     pid          the process that wrote the record
     logger       supervision.<id of the actor>
     event        up down restart give_up kill crash_report crashed init_failed stopped
-                 node_up node_stopping node_stopped node_down node_gave_up; other records: log
+                 node_up node_stopping node_stopped node_down node_gave_up; http_request, a request
+                 of the gateway, with keys of its own; other records: log
     message      the sentence that the text format shows
     child        whom it is about; with incarnation, and child_pid where a process is meant
     reason_kind  normal shutdown abnormal killed; with reason, a sentence for people

@@ -18,6 +18,7 @@ from functools import partial
 from actors import messages as m
 from actors.engine.abortable_decode import AbortableDecoder
 from actors.engine.adapters import AdapterManager, Question
+from actors.engine.cell_sharing import cells_in_use
 from actors.engine.commands import Asked, CacheGone, Close
 from actors.engine.control import ControlQueries
 from actors.engine.draft_model import DraftModel
@@ -227,12 +228,17 @@ class ModelEngine:
             "tokens_generated": self._steps.tokens_generated,
             "requests_done": self._requests.requests_done,
             "contexts_rebuilt": self._steps.contexts_rebuilt,
+            "running_cells": cells_in_use(one.line.stretches for one in list(self._running)),
             **self._live.counts(),
             **self._cache.figures(),
             **self._guesses.counts(),
             "steps_given_up": self._decoder.aborted_for_others,
             "replays": self.replays.hits,
         }
+
+    def traces(self) -> list[str]:
+        """Ids of the traces that what runs now is a part of."""
+        return sorted({one.spec.trace_id for one in list(self._running)} - {""})
 
     # ── the loop ────────────────────────────────────────────────────────────────────────────────
 

@@ -55,6 +55,8 @@ class RequestSpec:
     """Whether its caller receives its place in the queue."""
     drop_live: bool = False
     """Whether its sequence is dropped at its end."""
+    trace_id: str = ""
+    """Of the trace that it is a part of."""
 
 
 @dataclass(slots=True, eq=False)

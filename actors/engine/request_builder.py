@@ -110,6 +110,7 @@ def _opened(
             exact=asked.exact,
             queue_events=asked.queue_events,
             drop_live=asked.drop_live,
+            trace_id=asked.trace_id,
         ),
         PromptText(text, follows_parent=follows_parent and not is_known),
         line,

@@ -205,9 +205,20 @@ class Complete:
     drop_live: bool = False
     """Its sequence leaves the context when it ends; its rows stay in the cache. For one that no
     other continues: it takes no place of a sequence that is continued."""
+    traceparent: str = ""
+    """Of W3C's Trace Context: where logs and reports of crashes name this request, they name its
+    trace too."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits; empty: it has none."""
+        from actors.messages.traceparent import trace_id_of  # here: commands start without it
+
+        return trace_id_of(self.traceparent)
 
     def __str__(self) -> str:
-        return f"Complete({self.ref}, {self.model})"
+        trace = f", trace {self.trace_id}" if self.trace_id else ""
+        return f"Complete({self.ref}, {self.model}{trace})"
 
 
 @frozen
@@ -389,6 +400,10 @@ class Run:
     journal: str | None = None
     """Path of a memory file, see ``messages.journal``: note the reply there, and continue the one
     that is there already."""
+
+    def __str__(self) -> str:
+        trace = f", trace {self.request.trace_id}" if self.request.trace_id else ""
+        return f"Run({self.request_id}, {self.request.model}{trace})"
 
 
 @frozen

@@ -395,4 +395,5 @@ class ModelActor(EngineWorker):
             report["texts_embedded"] = self._embeds.texts_embedded
         if self._engine is not None:
             report |= self._engine.counts()
+            report["traces"] = self._engine.traces()
         return report

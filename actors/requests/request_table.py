@@ -34,6 +34,7 @@ STOPPING_S: Final = 6.0  # a model gets five seconds to end its requests before 
 RUNS_LIMIT: Final = 8  # of one request; charges of crashes end it earlier, where they apply
 HELD_LIMIT: Final = 256  # as many as may wait in a model
 PROOF_EVERY_S: Final = 0.05
+MAX_NAMED_TRACES: Final = 8
 PING_EVERY_S: Final = 2.0
 _BAD_EXITS: Final = (ExitKind.ABNORMAL, ExitKind.KILLED)
 
@@ -439,10 +440,12 @@ class RequestTable:
         verdict = self._lanes[model].crashed(known, now, weight, why_killed)
         self.counts.poisonous += len(verdict.poisonous)
         poisonous = ", ".join(verdict.poisonous) or "none"
+        traces = sorted({getattr(one.request, "trace_id", "") for one in ran.values()} - {""})
+        named = f"; traces: {', '.join(traces[:MAX_NAMED_TRACES])}" if traces else ""
         self._effects.append(
             fx.Log(
                 f"model {model} died ({entry.last_exit}) while it ran {len(ran)} requests: "
-                f"{len(verdict.suspects)} are suspects, poisonous: {poisonous}",
+                f"{len(verdict.suspects)} are suspects, poisonous: {poisonous}{named}",
                 is_warning=True,
             )
         )

@@ -451,6 +451,10 @@ class CacheMetaActor(Worker):
                     "pinned_bytes": use.pinned_bytes,
                     "rows": use.rows,
                     "waiting": use.waiting,
+                    "evicted": {
+                        "room": use.evicted_for_room,
+                        "pressure": use.evicted_on_request,
+                    },
                     **self._copies.tier_status(name),
                 }
                 for name, use in snapshot.tiers.items()

@@ -102,6 +102,7 @@ class ContinuationOptionsDict(SamplingOptionsDict, total=False):
     salt: bytes | None
     queue_events: bool | None
     drop_live: bool | None
+    traceparent: str | None
 
 
 class RequestOptionsDict(ContinuationOptionsDict, total=False):
@@ -175,6 +176,9 @@ class RequestOptions:
     drop_live: bool | None = None
     """Keep nothing of it in the context when it has ended, as for a title or a summary that no
     request continues; what is stored of it stays in the cache."""
+    traceparent: str | None = None
+    """W3C's Trace Context: logs and crash reports that name this request name its trace too. What
+    has another form is left out."""
     echo: bool | None = None
     """Return the prompt before the reply: as its first event, and in front of ``text`` and
     ``tokens``; its log-probabilities are None. Not for conversations."""

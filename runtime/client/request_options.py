@@ -219,6 +219,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     salt: bytes | None = None,
     queue_events: bool | None = None,
     drop_live: bool | None = None,
+    traceparent: str | None = None,
     echo: bool | None = None,
     sampling: SamplingParams | None = None,
     **sampling_options: Any,
@@ -277,10 +278,19 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         salt=salt_of(salt),
         queue_events=arguments.flag("queue_events", queue_events),
         drop_live=arguments.flag("drop_live", drop_live),
+        traceparent=_checked_trace(traceparent),
     )
     shows_resumed = arguments.flag("resumed_events", resumed_events)
     echoes = _echoes(arguments.flag("echo", echo), request.prompt)
     return PreparedRequest(request, prompt, shows_resumed, echoes, source)
+
+
+def _checked_trace(traceparent: str | None) -> str:
+    if traceparent is None:
+        return ""
+    from actors.messages.traceparent import checked  # here: commands start without it
+
+    return checked(traceparent)
 
 
 def _echoes(echo: bool, prompt: m.Prompt) -> bool:

@@ -17,10 +17,16 @@ from runtime.gateway.keys import Key
 from runtime.gateway.limits import Bucket, Limits, Use
 from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.rates import Rates
+from runtime.gateway.wire.series import Table, add_to, unpacked
+from supervision.exits import ExitKind
 
 KEPT_INCARNATIONS: Final = 4
 """Of each worker, whose counts are kept apart; those of older ones are added up."""
-_KEY, _USE, _COUNTS = "key:", "use:", "counts:"
+LIKELY: Final = (ExitKind.KILLED.value, ExitKind.ABNORMAL.value)
+"""Why processes are restarted."""
+MOST_ACTORS: Final = 64
+"""Whose restarts are counted."""
+_KEY, _USE, _COUNTS, _SERIES, _RESTARTS = "key:", "use:", "counts:", "series:", "restarts:"
 
 Ended = Iterable[tuple[str, int]]
 """Uses that have ended, and the tokens that were computed for each."""
@@ -82,6 +88,69 @@ class _Counted:
         return found
 
 
+@dataclass(slots=True)
+class _Measured:
+    """Series of the incarnations of one worker."""
+
+    old: Table = field(default_factory=dict)
+    kept: dict[int, bytes] = field(default_factory=dict)
+    """Packed, by when they started."""
+
+    def put(self, started_ns: int, series: bytes) -> bool:
+        """Whether that changed anything."""
+        if self.kept.get(started_ns) == series:
+            return False
+        if started_ns not in self.kept and len(self.kept) >= KEPT_INCARNATIONS:
+            oldest = min(self.kept)
+            if started_ns < oldest:
+                return False  # of one that ended long ago
+            add_to(self.old, unpacked(self.kept.pop(oldest)))
+        self.kept[started_ns] = series
+        return True
+
+    def add_to(self, total: Table) -> None:
+        add_to(total, self.old)
+        for one in self.kept.values():
+            add_to(total, unpacked(one))
+
+
+@dataclass(slots=True)
+class Restarts:
+    """Of the actors of the node."""
+
+    known: dict[str, int] = field(default_factory=dict)
+    """How often each was restarted, as its supervisor has counted it last."""
+    counted: dict[tuple[str, str], int] = field(default_factory=dict)
+    """All restarts, by actor and reason."""
+
+    def note(self, actor: str, restarts: int, reason: str) -> bool:
+        """Whether that is news. A supervisor that was restarted itself counts from 0 again."""
+        before = self.known.get(actor)
+        if before == restarts or (before is None and len(self.known) >= MOST_ACTORS):
+            return False
+        self.known[actor] = restarts
+        before = before or 0
+        n_new = restarts - before if restarts > before else restarts
+        if n_new:
+            pair = (actor, reason)
+            self.counted[pair] = self.counted.get(pair, 0) + n_new
+        return True
+
+    def all(self) -> tuple[tuple[str, str, int], ...]:
+        """Actor, reason, how often: also 0, so that the first restart is seen as one more."""
+        none = {(actor, reason): 0 for actor in self.known for reason in LIKELY}
+        return tuple((*pair, n) for pair, n in (none | self.counted).items())
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """What one worker does at present."""
+
+    running: int = 0
+    """Requests for replies."""
+    connections: int = 0
+
+
 class Accounts:
     """Of one gateway."""
 
@@ -92,8 +161,11 @@ class Accounts:
         self._uses: dict[str, Running] = {}
         self._counts: dict[int, _Counted] = {}
         """By the number of the worker."""
-        self._running: dict[int, tuple[Incarnation, int]] = {}
-        """Requests that run, by the number of the worker."""
+        self._now: dict[int, tuple[Incarnation, Now]] = {}
+        """By the number of the worker."""
+        self._series: dict[int, _Measured] = {}
+        """The same."""
+        self.restarts = Restarts()
 
     # ── uses of keys ────────────────────────────────────────────────────────────────────────────
 
@@ -150,14 +222,21 @@ class Accounts:
 
     # ── what replies have cost ──────────────────────────────────────────────────────────────────
 
-    def count(self, who: Incarnation, counts: Counts, running: int) -> None:
-        """What a worker has counted since it started, and how many requests run there."""
-        known = self._running.get(who.number)
+    def count(self, who: Incarnation, counts: Counts, now: Now, series: bytes = b"") -> None:
+        """What a worker has counted since it started, and what it does.
+
+        Without ``series``: they are as in its last report.
+        """
+        known = self._now.get(who.number)
         if known is None or known[0] <= who:
-            self._running[who.number] = (who, running)
+            self._now[who.number] = (who, now)
         counted = self._counts.setdefault(who.number, _Counted())
         if counted.put(who.started_ns, counts):
             self._write(f"{_COUNTS}{who.number}", msgspec.msgpack.encode(counted))
+        if series:
+            measured = self._series.setdefault(who.number, _Measured())
+            if measured.put(who.started_ns, series):
+                self._write(f"{_SERIES}{who.number}", msgspec.msgpack.encode(measured))
 
     def total(self) -> Counts:
         """Of all workers, also of those that are gone."""
@@ -166,9 +245,27 @@ class Accounts:
             found = found.plus(one.total())
         return found
 
+    def series(self) -> Table:
+        """Of all workers, also of those that are gone."""
+        found: Table = {}
+        for one in self._series.values():
+            one.add_to(found)
+        return found
+
     def running(self, but: int | None = None) -> int:
         """Requests that run in all workers, ``but`` the one with this number."""
-        return sum(n for number, (_, n) in self._running.items() if number != but)
+        return sum(now.running for number, (_, now) in self._now.items() if number != but)
+
+    def connections(self) -> int:
+        """Of all workers."""
+        return sum(now.connections for _, now in self._now.values())
+
+    # ── restarts of processes ───────────────────────────────────────────────────────────────────
+
+    def note_restarts(self, actor: str, restarts: int, reason: str) -> None:
+        """How often an actor of the node was restarted, and why its last process had ended."""
+        if self.restarts.note(actor, restarts, reason):
+            self._write(_RESTARTS, msgspec.msgpack.encode(self.restarts))
 
     # ── again ───────────────────────────────────────────────────────────────────────────────────
 
@@ -183,6 +280,10 @@ class Accounts:
                     self._uses[rest] = msgspec.msgpack.decode(raw, type=Running)
                 case "counts:":
                     self._counts[int(rest)] = msgspec.msgpack.decode(raw, type=_Counted)
+                case "series:":
+                    self._series[int(rest)] = msgspec.msgpack.decode(raw, type=_Measured)
+                case "restarts:":
+                    self.restarts = msgspec.msgpack.decode(raw, type=Restarts)
                 case _:
                     raise ValueError(f"a record {name[:20]!r}")
         for running in self._uses.values():
@@ -196,6 +297,10 @@ class Accounts:
             yield _USE + use, msgspec.msgpack.encode(running)
         for number, counted in self._counts.items():
             yield f"{_COUNTS}{number}", msgspec.msgpack.encode(counted)
+        for number, measured in self._series.items():
+            yield f"{_SERIES}{number}", msgspec.msgpack.encode(measured)
+        if self.restarts.known:
+            yield _RESTARTS, msgspec.msgpack.encode(self.restarts)
 
 
 def _use_of(level: _Level) -> Use:

@@ -79,6 +79,7 @@ class Call:
             client=self.headers.get(b"user-agent", b"").decode("latin-1"),
             worker=service.number,
         )
+        self.trace.part_of(self.headers)
 
     @property
     def is_unix(self) -> bool:
@@ -278,12 +279,15 @@ class Call:
             kept = conversations.begin(self, answer, is_stream=wanted.is_stream)
 
             def begin(number: int) -> ReplyStream:
-                reply = service.stream(client, fixed, wanted, number, key, limit)
+                reply = service.stream(
+                    client, fixed, wanted, number, key, limit, traceparent=self.trace.traceparent
+                )
                 return reply if kept is None else kept.begun(reply)
 
             trace = self.trace
-            trace.answer_id, trace.model = fixed.id, fixed.model
-            trace.is_stream, trace.rules = wanted.is_stream, tuple(wanted.rules)
+            trace.answer_id, trace.is_stream = fixed.id, wanted.is_stream
+            trace.asks(wanted, fixed.model)
+            service.traces.asks(trace)
             generation = Generation(
                 service, wanted, fixed, answer, begin, self.own_headers(), self.socket(), trace
             )
@@ -296,8 +300,6 @@ class Call:
                 if kept is not None:
                     conversations.forget_unless_begun(kept)
                 self.n_tokens += generation.n_computed
-                for done in generation.done.values():
-                    service.counts.note(done)
                 service.own(Explained).note(key, self.id, fixed, wanted, generation.done)
 
     def socket(self, *, notes_events: bool = True) -> Socket:

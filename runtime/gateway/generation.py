@@ -216,8 +216,7 @@ class Generation:
         trace = self.trace
         async with contextlib.aclosing(merged(self._replies(), self._wanted.n)) as batches:
             async for batch in batches:
-                for number, event in batch:
-                    trace.note(number, event)
+                trace.note_all(batch)
                 shown = [one for one in batch if type(one[1]) not in NOT_SHOWN]
                 if shown:
                     yield shown
@@ -232,6 +231,7 @@ class Generation:
         last = known[-1]
         if isinstance(last, CompletionEvent):
             self.done[number] = last.completion
+            self.trace.replay(number, last)
             return None
 
         def begin() -> ReplyStream:

@@ -54,5 +54,5 @@ async def embedded(
         raise Refused(
             Failure(Fault.TOO_LONG, detail, "input", n_prompt=known.n_prompt, n_ctx=known.n_ctx)
         ) from None
-    call.service.counts.note_read(found.n_tokens, len(found.rows))
+    call.service.measures.read(model, found.n_tokens, len(found.rows))
     return found

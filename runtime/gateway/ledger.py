@@ -24,8 +24,9 @@ from runtime.gateway.responses_log import ResponsesLog
 from runtime.gateway.responses_store import ResponseStore, Stored
 from runtime.gateway.shelf_log import ShelfLog
 from runtime.gateway.wire.failure import Refused
+from runtime.gateway.wire.series import packed
 from runtime.settings.gateway import LedgerArgs
-from supervision import Address, Worker
+from supervision import Address, Entry, Worker
 from supervision.node_file import RuntimeDir
 from supervision.shelf import ShelfClient
 
@@ -67,8 +68,7 @@ class LedgerActor(Worker):
             case lm.ReportWorker():
                 self.tell(sender, self._reported(message))
             case lm.ReadTotals(ref):
-                accounts = self._accounts
-                self.tell(sender, lm.TotalsRead(ref, accounts.total(), accounts.running()))
+                self.tell(sender, self._totals(ref))
             case lm.KeepResponse(ref, content):
                 try:
                     self._store.keep(msgspec.msgpack.decode(read_payload(content), type=Stored))
@@ -106,11 +106,28 @@ class LedgerActor(Worker):
         accounts, now = self._accounts, time.monotonic()
         accounts.end(report.ended, now)
         accounts.keep_only(report.who, report.turn, report.uses, now)
-        accounts.count(report.who, report.counts, report.running)
+        accounts.count(report.who, report.counts, report.now, report.series)
         if report.continued is not None:
             self._store.fail_left(report.who, report.continued)
         self._log.tidy(accounts.records())
         return lm.WorkerReported(report.ref, accounts.running(but=report.who.number))
+
+    def _totals(self, ref: str) -> lm.TotalsRead:
+        accounts = self._accounts
+        return lm.TotalsRead(
+            ref,
+            accounts.total(),
+            accounts.running(),
+            accounts.connections(),
+            packed(accounts.series()),
+            accounts.restarts.all(),
+        )
+
+    def directory_changed(self, changed: tuple[Entry, ...]) -> None:
+        for one in changed:
+            reason = "unknown" if one.last_exit is None else one.last_exit.kind.value
+            self._accounts.note_restarts(one.id, one.restarts, reason)
+        self._log.tidy(self._accounts.records())
 
     def _find(self, asked: lm.FindResponse, sender: Address) -> None:
         if asked.has_history:

@@ -16,12 +16,13 @@ from typing import Final
 
 from runtime.client.transport import Transport
 from runtime.gateway import ledger_messages as lm
-from runtime.gateway.accounts import Incarnation
+from runtime.gateway.accounts import Incarnation, Now
 from runtime.gateway.keys import Key
 from runtime.gateway.wire.diagnose import Parts
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.rates import Rates
+from runtime.gateway.wire.series import Series
 from supervision.errors import NodeRestarted, SupervisionError, TargetDown
 from supervision.messages import new_ref
 
@@ -54,11 +55,12 @@ class LedgerClient:
         self,
         who: Incarnation,
         connect: Callable[[], Awaitable[Transport]],
-        counted: Callable[[], tuple[Counts, int]],
+        counted: Callable[[], tuple[Counts, Now]],
         *,
+        series: Series | None = None,
         has_peers: bool = False,
     ) -> None:
-        """``counted`` returns what replies have cost so far, and how many requests run.
+        """``counted`` returns what replies have cost so far, and what this worker does.
 
         ``has_peers``: there are other workers, of whose requests it is to know.
         """
@@ -67,6 +69,7 @@ class LedgerClient:
         """Requests that run in other workers, as far as is known."""
         self._connect = connect
         self._counted = counted
+        self._series = series or Series()
         self._has_peers = has_peers
         self._turn = 0
         self._uses: set[str] = set()
@@ -75,7 +78,7 @@ class LedgerClient:
         self._wake = asyncio.Event()
         self._soon: asyncio.TimerHandle | None = None
         self._reporting = asyncio.Lock()
-        self._reported: tuple[Counts, int] | None = None
+        self._reported: tuple[Counts, Now, int] | None = None
 
     # ── uses of keys ────────────────────────────────────────────────────────────────────────────
 
@@ -164,9 +167,10 @@ class LedgerClient:
                 if self._has_news():
                     break
 
-    def _state(self) -> tuple[Counts, int]:
-        counts, running = self._counted()
-        return replace(counts), running
+    def _state(self) -> tuple[Counts, Now, int]:
+        """Also the version of the series."""
+        counts, now = self._counted()
+        return replace(counts), now, self._series.version
 
     def _has_news(self) -> bool:
         """Whether a report would change anything there, or here."""
@@ -183,10 +187,13 @@ class LedgerClient:
                 nonlocal state
                 state = self._state()
                 ended.update(self._ended)
-                counts, running = state
+                counts, now, version = state
                 uses, turn = tuple(self._uses), self._next()
+                is_known = self._reported is not None and self._reported[2] == version
+                series = b"" if is_known else self._series.packed()
                 return lm.ReportWorker(
-                    ref, self.who, turn, running, counts, uses, tuple(ended.items()), continued
+                    *(ref, self.who, turn, now, counts, uses, tuple(ended.items()), continued),
+                    series=series,
                 )
 
             try:
@@ -206,8 +213,8 @@ class LedgerClient:
         with contextlib.suppress(LedgerGone):
             await self.report(_LAST_S)
 
-    async def totals(self) -> tuple[Counts, int]:
-        """What replies of all workers have cost, and how many requests run; Refused."""
+    async def totals(self) -> lm.TotalsRead:
+        """What all workers have counted, and what they do; Refused."""
         try:
             await self.report()
             answer = await self.ask(lm.ReadTotals, WAIT_S)
@@ -215,7 +222,7 @@ class LedgerClient:
             raise gone("counts what replies cost") from None
         if not isinstance(answer, lm.TotalsRead):
             raise gone("counts what replies cost")
-        return answer.counts, answer.running
+        return answer
 
     # ── digests of requests ─────────────────────────────────────────────────────────────────────
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from actors.messages.payload import Payload
-from runtime.gateway.accounts import Incarnation
+from runtime.gateway.accounts import Incarnation, Now
 from runtime.gateway.keys import Key
 from runtime.gateway.wire.diagnose import Parts
 from runtime.gateway.wire.failure import Failure
@@ -64,13 +64,15 @@ class ReportWorker:
     ref: str
     who: Incarnation
     turn: int
-    running: int
+    now: Now
     counts: Counts
     uses: tuple[str, ...]
     """Every request of a limited key that runs there."""
     ended: EndedUses = ()
     continued: tuple[str, ...] | None = None
     """In the first report of a process: responses of its predecessors that it goes on with."""
+    series: bytes = b""
+    """All of them, see ``wire.series``; empty: as in its last report."""
 
 
 @frozen
@@ -96,6 +98,10 @@ class TotalsRead:
     ref: str
     counts: Counts
     running: int
+    connections: int = 0
+    series: bytes = b""
+    restarts: tuple[tuple[str, str, int], ...] = ()
+    """Of the node's actors: id, why, how often."""
 
 
 @frozen

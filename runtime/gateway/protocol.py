@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 from socket import SHUT_RDWR
 from typing import Any, ClassVar, Final, cast
 
@@ -52,6 +53,8 @@ class GuardedProtocol(HttpToolsProtocol):
     bodies: ClassVar[Bodies] = Bodies()
     shelf: ShelfClient | None = None
     worker: int = 0
+    refused: Callable[[int], None] = staticmethod(lambda _: None)
+    """Called with the status of each answer that is given here."""
 
     def __init__(self, *args: Any, arrival: Arrival | None = None, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -330,6 +333,7 @@ class GuardedProtocol(HttpToolsProtocol):
         path = getattr(self, "url", b"").decode("latin-1")
         failure = Failure(Fault(fault) if fault != "timeout" else Fault.INVALID, message)
         self.transport.write(error_response(status, failure, path))
+        self.refused(status)
         self._linger()
 
     def _close(self) -> None:

@@ -79,7 +79,7 @@ class ResponseRun:
         self.trace = _trace_of(key, head, wanted, answer)
         """Of one in the background; its request has another, and has ended."""
         self._has_begun = False
-        self._is_left = self._is_cancelled = False
+        self._is_left = self._is_cancelled = self._is_continued = False
         self._service = service
         self._head = head
         self._wanted = wanted
@@ -101,7 +101,11 @@ class ResponseRun:
     def stream(self, client: AsyncClient) -> ReplyStream:
         """Its reply, which is sent by the first step."""
         limit = time_limit_of(self._wanted, is_shown=True)
-        return self._service.stream(client, self._head, self._wanted, 0, self.key, limit)
+        self._service.traces.asks(self.trace)
+        return self._service.stream(
+            *(client, self._head, self._wanted, 0, self.key, limit),
+            traceparent=self.trace.traceparent,
+        )
 
     def start(self, stream: ReplyStream) -> None:
         """Begin."""
@@ -156,7 +160,9 @@ class ResponseRun:
                 self._add(self.answer.begin(), Mark("begin"))
             await self._fail(known)
         finally:
-            self._service.end(self.answer.id, 0)
+            self._service.traces.begin(self.trace)
+            self._service.traces.end(self.trace, "failed")
+            self._service.end(self.answer.id, self.trace.n_computed)
 
     def drop_log(self) -> None:
         """It is shown from the shelf no more."""
@@ -217,7 +223,6 @@ class ResponseRun:
                         done = event.completion
                     self._add(self.answer.event(event), event)
             if done is not None:
-                self._service.counts.note(done)
                 self._service.own(Explained).note(self.key, "", self._head, self._wanted, {0: done})
             await self._keep()
             self._end(self.answer.end(), Mark("end"))
@@ -226,12 +231,14 @@ class ResponseRun:
         except asyncio.CancelledError:
             # Else it was dropped, or this worker stops: its log has no end, and another goes on.
             self._end(self.answer.cancelled(), Mark("end") if self._is_cancelled else None)
+            self._is_continued = not (self._is_cancelled or self._is_left)
             raise
         except Exception as error:  # noqa: BLE001 - a fault here is an answer, and a log line
             _LOG.exception("the response %s failed", self.answer.id)
             await self._fail(errors.EngineFailed(failure_of(error).message))
         finally:
-            self._service.end(self.answer.id, _n_computed(done))
+            n_computed = 0 if self._is_continued else self.trace.n_computed
+            self._service.end(self.answer.id, n_computed)
 
     async def _prepare(self, event: Event) -> None:
         if self._wanted.needs_pieces and isinstance(event, TokenEvent):
@@ -276,17 +283,11 @@ class ResponseRun:
 
 def _trace_of(key: Key, head: Head, wanted: Wanted, answer: ResponseAnswer) -> Trace:
     trace = Trace(answer.id, method="POST", route="/v1/responses", api="openai", client="")
+    trace.is_http = False
     trace.called_by(key)
-    trace.answer_id, trace.model, trace.is_stream = answer.id, head.model, True
-    trace.rules = tuple(wanted.rules)
+    trace.answer_id, trace.is_stream = answer.id, True
+    trace.asks(wanted, head.model)
     return trace
-
-
-def _n_computed(done: Completion | None) -> int:
-    if done is None:
-        return 0
-    usage = done.usage
-    return usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
 
 
 class Responses:
@@ -322,6 +323,7 @@ class Responses:
         """
         service, name = self._service, run.answer.id
         run.trace.client = logged.client
+        run.trace.part_of(dict(logged.headers))
         stream = run.stream(await service.client())
         run.rates = await service.begin(name, run.key, is_checked=is_checked)
         if self.shelf is not None:
@@ -349,6 +351,7 @@ class Responses:
             run.trace.n_taken = logged.n_taken_at_all
             run.trace.begun_at(logged.head.at)
             run.trace.client = logged.head.client
+            run.trace.part_of(dict(logged.head.headers))
             for event in logged.events(0):
                 run.trace.replay(0, event)
             known = await run.restore(logged)

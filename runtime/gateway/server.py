@@ -37,6 +37,7 @@ from runtime.gateway.routes.responses import resume
 from runtime.gateway.service import Service
 from runtime.gateway.stream_log import Received
 from runtime.gateway.successor import Successor
+from runtime.gateway.telemetry import from_environment
 from runtime.settings.gateway import HttpWorkerArgs
 from supervision import Connection
 from supervision.errors import NodeNotRunning
@@ -73,6 +74,10 @@ class GatewayServer:
             partial(attached, Path(args.node_dir)),
             number=args.number,
         )
+        self._telemetry = from_environment(os.environ)
+        if self._telemetry is not None:
+            self.service.traces.on_reply.append(self._telemetry.begin)
+            self.service.traces.on_end.append(self._telemetry.ended)
         self.service.expect(args.expected, args.expected_until)
         self._shelf, self._worker, self._log = shelf, args.number, log
         self._acceptor: Acceptor | None = None
@@ -85,12 +90,14 @@ class GatewayServer:
             "bodies": Bodies(),
             "shelf": shelf,
             "worker": args.number,
+            "refused": staticmethod(self.service.measures.refused),
         }
         self._protocol: Any = type("Protocol", (GuardedProtocol,), facts)
         self.service.responses.shelf = shelf
         self._successor = Successor(
             self.service, shelf, args.number, find_route, self.adopt, resume
         )
+        self.service.connections = lambda: len(self._server.server_state.connections)
         self._drained_at = 0.0
         self._continued: set[asyncio.Future[None]] = set()
         self._server = uvicorn.Server(
@@ -128,6 +135,8 @@ class GatewayServer:
         reports.cancel()
         await asyncio.gather(reports, return_exceptions=True)
         await self.service.ledger.leave()
+        if self._telemetry is not None:
+            self._telemetry.close()
 
     def _accepted(self, sock: socket, arrival: Arrival) -> None:
         too_many = len(self._connecting) >= self.service.settings.max_connections

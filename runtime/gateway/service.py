@@ -15,11 +15,13 @@ from runtime import errors
 from runtime.client.async_client import AsyncClient
 from runtime.client.async_stream import AsyncStream
 from runtime.client.transport import Transport
-from runtime.gateway.accounts import Incarnation
+from runtime.gateway.access_log import log_request
+from runtime.gateway.accounts import Incarnation, Now
 from runtime.gateway.agents import Agents
 from runtime.gateway.guard import check_model
 from runtime.gateway.keys import Key, salt_of
 from runtime.gateway.ledger_client import LedgerClient
+from runtime.gateway.measures import Measures
 from runtime.gateway.names import resolve
 from runtime.gateway.response_runs import Responses
 from runtime.gateway.time_limit import LimitedStream, ReplyStream, TimeLimit
@@ -77,7 +79,9 @@ class Service:
         self.number = number
         self.defaults: Mapping[str, float] = dict(settings.sampling)
         self.running = 0
-        self.counts = Counts()
+        self.measures = Measures(Counts(), is_on=settings.metrics)
+        self.connections: Callable[[], int] = int
+        """How many are open."""
         self.began = time.time()
         self._expected: set[str] = set()
         self._expected_until = 0.0
@@ -86,10 +90,14 @@ class Service:
         self.ledger = LedgerClient(
             who,
             self.transport,
-            lambda: (self.counts, self.running),
+            self._counted,
+            series=self.measures.series,
             has_peers=settings.workers > 1,
         )
         self.traces = Traces()
+        self.traces.on_end.append(self.measures.ended)
+        if settings.access_log:
+            self.traces.on_end.append(log_request)
         self.responses = Responses(self)
         self.agents = Agents()
         self._connect = connect
@@ -100,6 +108,9 @@ class Service:
         self._client: AsyncClient | None = None
         self._pieces: OrderedDict[str, dict[int, bytes]] = OrderedDict()
         self._own: dict[type, Any] = {}
+
+    def _counted(self) -> tuple[Counts, Now]:
+        return self.measures.counts, Now(self.running, self.connections())
 
     async def client(self) -> AsyncClient:
         """What asks the node; waits while that starts."""
@@ -247,9 +258,13 @@ class Service:
         number: int,
         key: Key,
         limit: TimeLimit | None = None,
+        *,
+        traceparent: str = "",
     ) -> ReplyStream:
         """The reply with this number, which is sent by its first step."""
         options: dict[str, Any] = dict(wanted.options)
+        if traceparent:
+            options["traceparent"] = traceparent
         if limit is None:
             return self._stream(client, head, wanted, number, key, options)
         options["timeout_s"] = limit.of_node

@@ -6,10 +6,12 @@ The access log, metrics, spans and the page read this. No text of a prompt or of
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from actors.messages.traceparent import checked
 from runtime.client.results import (
     Completion,
     CompletionEvent,
@@ -19,6 +21,7 @@ from runtime.client.results import (
     ResumedEvent,
     TokenEvent,
 )
+from runtime.gateway.wire.families import GAP_S
 from runtime.gateway.wire.records import (
     DECODE,
     DONE,
@@ -28,9 +31,11 @@ from runtime.gateway.wire.records import (
     ReplyRecord,
     RequestRecord,
 )
+from runtime.gateway.wire.telemetry_names import ASKED, KIND, NAMED, N
 
 if TYPE_CHECKING:
     from runtime.gateway.keys import Key
+    from runtime.gateway.wire.wanted import Wanted
 
 MAX_CLIENT: Final = 120
 """Characters of a ``User-Agent`` that are kept."""
@@ -58,10 +63,19 @@ class ReplyTrace:
     pauses: list[tuple[float, float]] = field(default_factory=list)
     """When each was over, and how many milliseconds it took."""
     done: Completion | None = None
+    gaps: list[int] | None = None
+    """Seconds from token to token, as counts of buckets (``families.GAP_S``); None: one token."""
+    gaps_s: float = 0.0
+    """Their sum."""
+    n_before: int = 0
+    """Tokens that a predecessor had."""
 
     @property
     def n_computed(self) -> int:
         """Tokens that were computed: read and not reused, and generated."""
+        if self.done is not None:
+            usage = self.done.usage
+            return usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
         return self.n_prompt_computed + self.n_generated
 
     @property
@@ -85,8 +99,15 @@ class ReplyTrace:
         if type(event) is TokenEvent:
             if event.kind == "prompt":
                 return
-            if self.first_at is None:
+            n_new = len(event.tokens)
+            if self.last_at is None:
                 self.first_at = now
+                n_new -= 1  # the first has none before it
+                gap = 0.0
+            else:
+                gap = now - self.last_at
+            if n_new > 0:
+                self._note_gaps(gap, n_new)
             self.last_at = now
             self.n_generated = event.index + len(event.tokens)
             return
@@ -106,11 +127,18 @@ class ReplyTrace:
             case _:
                 pass
 
+    def _note_gaps(self, gap: float, n_new: int) -> None:
+        """So many tokens have come together, this long after the one before them."""
+        if self.gaps is None:
+            self.gaps = [0] * (len(GAP_S) + 1)
+        self.gaps[bisect_left(GAP_S, gap / n_new)] += n_new
+        self.gaps_s += gap
+
     def replay(self, event: Event) -> None:
         """An event came to a predecessor; its time is not known."""
-        first_at, last_at = self.first_at, self.last_at
         self.note(event, 0.0)
-        self.first_at, self.last_at, self.accepted_at = first_at, last_at, None
+        self.first_at = self.last_at = self.accepted_at = self.ended_at = self.gaps = None
+        self.gaps_s, self.n_before = 0.0, self.n_generated
 
     def record(self, index: int, began: float) -> ReplyRecord:
         """It as a value; ``began``: when the request came."""
@@ -187,12 +215,37 @@ class Trace:
         self.error: str | None = None
         self.n_taken = 0
         self.rules: tuple[str, ...] = ()
+        self.parent = self.tracestate = ""
+        """As its client has sent them."""
+        self.traceparent = ""
+        """What the node's processes get to know of it; empty: it is a part of no trace."""
+        self.asked: Mapping[str, object] = {}
+        """Numbers that its body named, and whether it is a chat: what a span shows."""
+        self.is_http = True
+        """False: a response in the background, whose HTTP request is another."""
         self.replies: dict[int, ReplyTrace] = {}
 
     def begun_at(self, at: float) -> None:
         """It came at this Unix time, to another worker."""
         self.began -= max(0.0, self.at - at)
         self.at = at
+
+    def part_of(self, headers: Mapping[bytes, bytes]) -> None:
+        """The trace that its client names, by the headers of W3C's Trace Context."""
+        self.parent = checked(headers.get(b"traceparent", b"").decode("latin-1"))
+        if self.parent:
+            self.tracestate = headers.get(b"tracestate", b"").decode("latin-1")
+            self.traceparent = self.parent
+
+    def asks(self, wanted: Wanted, model: str) -> None:
+        """What its body asks for, and of which model."""
+        self.model, self.rules = model, tuple(wanted.rules)
+        self.asked = {
+            KIND: wanted.kind,
+            NAMED: wanted.model,
+            N: wanted.n,
+            **{name: wanted.options[name] for name in ASKED if name in wanted.options},
+        }
 
     def called_by(self, key: Key) -> None:
         """Whose request it is."""
@@ -203,6 +256,13 @@ class Trace:
         reply = self.replies.get(number) or self._new(number)
         reply.note(event, time.monotonic())
 
+    def note_all(self, batch: Iterable[tuple[int, Event]]) -> None:
+        """Events that have come together, with the numbers of their replies."""
+        now = time.monotonic()
+        replies = self.replies
+        for number, event in batch:
+            (replies.get(number) or self._new(number)).note(event, now)
+
     def replay(self, number: int, event: Event) -> None:
         """The same of an event that a predecessor had."""
         (self.replies.get(number) or self._new(number)).replay(event)
@@ -210,6 +270,11 @@ class Trace:
     def _new(self, number: int) -> ReplyTrace:
         self.replies[number] = found = ReplyTrace()
         return found
+
+    @property
+    def n_computed(self) -> int:
+        """Tokens that were computed for its replies."""
+        return sum(one.n_computed for one in self.replies.values())
 
     def end(self, outcome: str) -> None:
         """It is over."""
@@ -247,12 +312,19 @@ class Traces:
 
     def __init__(self) -> None:
         self.running: dict[str, Trace] = {}
+        self.on_reply: list[Callable[[Trace], None]] = []
+        """Called with each request that a model is about to be asked for."""
         self.on_end: list[Callable[[Trace], None]] = []
         """Called with each request that has ended."""
 
     def begin(self, trace: Trace) -> None:
         """A request has come."""
         self.running[trace.id] = trace
+
+    def asks(self, trace: Trace) -> None:
+        """A model is about to be asked for it."""
+        for read in self.on_reply:
+            read(trace)
 
     def end(self, trace: Trace, outcome: str) -> None:
         """It is over. Only the first end counts."""

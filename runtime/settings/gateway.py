@@ -22,6 +22,8 @@ CANONICAL_RULES: Final = (
 )  # fmt: skip
 UNKNOWN_MODEL_WAYS: Final = ("only", "reject")
 UnknownModel = Literal["only", "reject"]
+METRICS_ALIASES: Final = ("llamacpp", "vllm")
+MetricsAlias = Literal["llamacpp", "vllm"]
 _PORT: Final = re.compile("[0-9]{1,5}")
 # What llama-server samples with where a request names nothing; its clients rely on that.
 DEFAULT_SAMPLING: Final = (
@@ -85,6 +87,8 @@ class GatewaySettings:
     explain: bool = True
     slots: bool = False
     metrics: bool = True
+    metrics_alias: tuple[MetricsAlias, ...] = ("llamacpp",)
+    access_log: bool = True
     max_body: int = 32 << 20
     max_bodies: int = 256 << 20
     max_header_bytes: int = 64 << 10

@@ -25,7 +25,12 @@ from native.fingerprint import FINGERPRINT_MODES
 from native.model_params import KV_TYPES, POOLINGS, ROPE_SCALINGS, SPLIT_MODES, ModelParams
 from runtime.errors import ConfigError
 from runtime.settings.arguments import short
-from runtime.settings.gateway import CANONICAL_RULES, DEFAULT_SAMPLING, UNKNOWN_MODEL_WAYS
+from runtime.settings.gateway import (
+    CANONICAL_RULES,
+    DEFAULT_SAMPLING,
+    METRICS_ALIASES,
+    UNKNOWN_MODEL_WAYS,
+)
 from runtime.settings.load_options import WORDS as LOAD_WORDS
 from runtime.settings.ports import DEFAULT_PORT
 from runtime.settings.sizes import Share, plain_budget
@@ -235,6 +240,8 @@ class _GatewayDefaults:
     explain: bool = True
     slots: bool = False
     metrics: bool = True
+    metrics_alias: tuple[str, ...] = ("llamacpp",)
+    access_log: bool = True
     max_body: Size = 32 << 20
     max_bodies: Size = 256 << 20
     max_header_bytes: Size = 64 << 10
@@ -284,7 +291,12 @@ Gateway: Final = _table(
         "each rule that changed something is named in the answer. A key may have more (rules).",
         "explain": "Answers have a cache object: what was reused, from where, and why no more.",
         "slots": "GET /slots returns how many requests run, to every caller with a key.",
-        "metrics": "GET /metrics returns counts of all workers, by llama-server's names.",
+        "metrics": "GET /metrics returns what all workers count, and facts of the node, as "
+        "Prometheus text. false: nothing but what llama-server counts is counted.",
+        "metrics_alias": "Other names that it has beside ours: those of llama-server (llamacpp), "
+        "and of vLLM (vllm), for dashboards that exist.",
+        "access_log": "A line in the log for each request: its key's name, model, status, tokens "
+        "and times, no text of it. Probes and /metrics that succeed have none.",
         "max_body": "Of a request. Larger ones are refused with 413.",
         "max_bodies": "Of all requests of a worker that are read or answered. A body of more than "
         "64 KiB that does not fit gets 503 and a time to wait.",
@@ -310,6 +322,7 @@ Gateway: Final = _table(
     {
         "unknown_model": Literal[UNKNOWN_MODEL_WAYS],
         "canonicalise": _several(Literal[CANONICAL_RULES]),
+        "metrics_alias": _several(Literal[METRICS_ALIASES]),
     },
 )
 

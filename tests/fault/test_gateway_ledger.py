@@ -77,8 +77,19 @@ def text_of(stream: bytes) -> str:
     return "".join(json.loads(one[6:])["choices"][0]["text"] for one in frames)
 
 
+GROWING = {
+    'llama_actors_generation_tokens_total{model_name="demo"}',
+    'llama_actors_inter_token_latency_seconds_count{model_name="demo"}',
+    'llama_actors_http_requests_total{route="/v1/completions",status="200",api="openai"}',
+}
+
+
+def text(gateway: Gateway, worker: str) -> str:
+    return gateway.at(worker, "GET", "/metrics", **by("alice")).body.decode()
+
+
 def sums(gateway: Gateway, worker: str) -> dict[str, float]:
-    lines = gateway.at(worker, "GET", "/metrics", **by("alice")).body.decode().splitlines()
+    lines = text(gateway, worker).splitlines()
     pairs = (line.split(" ") for line in lines if not line.startswith("#"))
     return {name.removeprefix("llamacpp:"): float(value) for name, value in pairs}
 
@@ -218,11 +229,46 @@ def test_metrics_are_sums_that_never_go_back(gateway: Gateway) -> None:
             what="both workers show what both have done",
         )  # fmt: skip
         now = sums(gateway, "http:1")
-        assert all(now[name] >= value for name, value in seen.items() if name.endswith("_total"))
+        grown = {name for name in seen if name.partition("{")[0].endswith(("_total", "_count"))}
+        assert all(now[name] >= seen[name] for name in grown if "engine_" not in name)
+        for name in GROWING & seen.keys():
+            assert now[name] > seen[name], name
         seen = now
         if victim:
             kill(pid_of(gateway.node, victim))
             pid_of(gateway.node, victim)
+
+
+def test_restarts_and_resumes_are_counted_by_why(gateway: Gateway) -> None:
+    killed = ['{actor="http:1",reason="killed"}', '{actor="gateway_ledger",reason="killed"}']
+    names = [f"llama_actors_worker_restarts_total{one}" for one in killed]
+    before = sums(gateway, "http:0")
+    for victim in ("http:1", LEDGER):
+        kill(pid_of(gateway.node, victim))
+        pid_of(gateway.node, victim)
+    eventually(
+        lambda: all(sums(gateway, "http:0")[name] == before[name] + 1 for name in names),
+        what="both restarts are counted",
+    )
+
+
+def test_a_trace_is_named_where_its_model_dies(
+    gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    resumes = 'llama_actors_stream_resumes_total{cause="node"}'
+    before = sums(gateway, "http:0")[resumes]
+    with contextlib.closing(gateway.connect_to("http:0")) as connection:
+        headers = {**by("alice"), "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+        connection.request("POST", "/v1/completions", json.dumps(LONG).encode(), headers)
+        answer = connection.getresponse()
+        assert answer.read1(100)
+        eventually(lambda: (gateway.node.report_of("model:demo") or {}).get("traces") == [trace])
+        kill(pid_of(gateway.node, "model:demo"))
+        assert answer.read().endswith(b"data: [DONE]\n\n")
+    logs = tmp_path_factory.getbasetemp().glob("ledger*/node.log")
+    assert any(f"traces: {trace}" in one.read_text() for one in logs)
+    eventually(lambda: sums(gateway, "http:0")[resumes] == before + 1, what="it is counted")
 
 
 # ── what was stored ─────────────────────────────────────────────────────────────────────────────

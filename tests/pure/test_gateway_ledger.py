@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runtime.client.transport import Transport
 from runtime.gateway import ledger_client
 from runtime.gateway import ledger_messages as lm
-from runtime.gateway.accounts import KEPT_INCARNATIONS, Accounts, Incarnation, Running
+from runtime.gateway.accounts import KEPT_INCARNATIONS, Accounts, Incarnation, Now, Running
 from runtime.gateway.keys import Key
 from runtime.gateway.ledger_client import LedgerClient
 from runtime.gateway.responses_store import ResponseStore, Stored
@@ -123,7 +123,7 @@ def test_sums_never_go_back(steps: list[tuple[int, int, bool, bool]]) -> None:
         counts[number].predicted_tokens += n
         wanted += n
         who = Incarnation(number, started[number])
-        log.accounts.count(who, replace(counts[number]), running=1)
+        log.accounts.count(who, replace(counts[number]), Now(1))
         if is_killed:
             log.restart()
         assert log.accounts.total().predicted_tokens == wanted
@@ -132,12 +132,14 @@ def test_sums_never_go_back(steps: list[tuple[int, int, bool, bool]]) -> None:
 def test_a_late_report_of_a_process_that_is_gone_counts_once() -> None:
     log = Log()
     for started in range(KEPT_INCARNATIONS + 3):
-        log.accounts.count(Incarnation(0, started), Counts(prompt_tokens=1, longest=started), 1)
-    log.accounts.count(Incarnation(0, 0), Counts(prompt_tokens=1), 1)
+        log.accounts.count(
+            Incarnation(0, started), Counts(prompt_tokens=1, longest=started), Now(1)
+        )
+    log.accounts.count(Incarnation(0, 0), Counts(prompt_tokens=1), Now(1))
     assert log.accounts.total() == Counts(
         prompt_tokens=KEPT_INCARNATIONS + 3, longest=KEPT_INCARNATIONS + 2
     )
-    log.accounts.count(SECOND, Counts(), 4)
+    log.accounts.count(SECOND, Counts(), Now(4))
     assert (log.accounts.running(), log.accounts.running(but=1)) == (5, 1)
 
 
@@ -223,7 +225,7 @@ def run(asked: Asked, work: Callable[[LedgerClient], Awaitable[None]]) -> None:
         async def connect() -> Transport:
             return cast(Transport, cast(Any, asked))
 
-        await work(LedgerClient(FIRST, connect, lambda: (Counts(), 1)))
+        await work(LedgerClient(FIRST, connect, lambda: (Counts(), Now(1))))
 
     asyncio.run(main())
 

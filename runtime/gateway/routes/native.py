@@ -11,6 +11,7 @@ from runtime.client.async_client import AsyncClient
 from runtime.gateway.call import Call
 from runtime.gateway.facts import model_facts
 from runtime.gateway.inputs import embedded, resolved
+from runtime.gateway.node_metrics import page
 from runtime.gateway.thinking import possible
 from runtime.gateway.wire import metrics, native_state
 from runtime.gateway.wire.bodies import read
@@ -117,7 +118,7 @@ async def rerank(call: Call) -> None:
     async with call.counted():
         found = await client.rerank(model, asked.query, documents, top_n=asked.top_n)
         call.n_tokens += found.n_tokens
-    call.service.counts.note_read(found.n_tokens, len(documents))
+    call.service.measures.read(model, found.n_tokens, len(documents))
     await call.answer(ranking_json(asked, documents, model, found))
 
 
@@ -175,8 +176,7 @@ async def show_metrics(call: Call) -> None:
     service = call.service
     if not service.settings.metrics:
         raise unsupported("this gateway shows no metrics; set gateway.metrics = true")
-    waiting = sum(one.details.get("waiting", 0) for one in await model_facts(call))
-    body = metrics.metrics_text(*await service.ledger.totals(), waiting)
+    body = await page(call)
     began = str(int(service.began)).encode()
     headers = [(b"process-start-time-unix", began)]
     await call.answer(body, content_type=metrics.CONTENT_TYPE, headers=headers)

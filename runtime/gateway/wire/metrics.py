@@ -44,6 +44,17 @@ class Counts:
         self.longest = max(self.longest, usage.prompt_tokens + usage.completion_tokens)
         self.n_steps += max(1, usage.completion_tokens)
 
+    def note_cut(self, n_cached: int, n_computed: int, n_generated: int) -> None:
+        """A reply was left before its end, after so many tokens.
+
+        The model's times of it are not known.
+        """
+        self.cached_tokens += n_cached
+        self.prompt_tokens += n_computed
+        self.predicted_tokens += n_generated
+        self.longest = max(self.longest, n_cached + n_computed + n_generated)
+        self.n_steps += max(1, n_generated)
+
     def plus(self, other: Counts) -> Counts:
         """Both together."""
         names = (one.name for one in fields(self))
