@@ -133,7 +133,7 @@ def key_options(section: str = REMOTE) -> list[Decorator[Any]]:
             help="a file with its key",
         ),
         section_option(
-            section, "--key", metavar="KEY", is_eager=True,
+            section, "--key", "gateway_key", metavar="KEY", is_eager=True,
             help="its key; other users of this machine see it in the list of processes",
         ),
     ]  # fmt: skip
@@ -199,7 +199,7 @@ def attached(given: Mapping[str, Any]) -> Node | RemoteNode:
 
 def is_elsewhere(given: Mapping[str, Any]) -> bool:
     """Whether the parameters of a command, or the environment, name a gateway."""
-    names = ("url", "key", "key_file", "ca")
+    names = ("url", "gateway_key", "key_file", "ca")
     if any(given.get(name) is not None for name in names):
         return True
     return given.get("admin_port") is None and bool(os.environ.get(URL_VARIABLE))

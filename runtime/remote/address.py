@@ -48,9 +48,8 @@ def address_from(given: Mapping[str, Any]) -> GatewayAddress | None:
     if url is None and port is None:
         url = os.environ.get(URL_VARIABLE) or None
     if url is None:
-        for name in ("key", "key_file", "ca"):
+        for name, flag in (("gateway_key", "--key"), ("key_file", "--key-file"), ("ca", "--ca")):
             if given.get(name) is not None:
-                flag = "--" + name.replace("_", "-")
                 raise ConfigError(flag, f"is for a gateway; name it with --url or {URL_VARIABLE}")
         return None
     return parse_address(url, key_from(given), given.get("ca"))
@@ -58,7 +57,7 @@ def address_from(given: Mapping[str, Any]) -> GatewayAddress | None:
 
 def key_from(given: Mapping[str, Any]) -> str:
     """The key that the parameters or the environment name; empty: none. Raises ConfigError."""
-    key, file = given.get("key"), given.get("key_file")
+    key, file = given.get("gateway_key"), given.get("key_file")
     if key is not None and file is not None:
         raise ConfigError("--key", "and --key-file exclude each other; give one of them")
     if key is not None:

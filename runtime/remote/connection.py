@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from runtime import errors
 from runtime.remote.address import GatewayAddress
 from runtime.remote.failures import broken, cut_off, not_ours, refusal
+from supervision.frozen import frozen
 
 CONNECT_S: Final = 10.0
 SILENT_S: Final = 120.0
@@ -24,6 +25,19 @@ MAX_ERROR: Final = 1 << 20
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
 AGENT: Final = "llama-actors-cli"
+
+
+@frozen
+class _Opened:
+    """A connection, and the answer whose head has been read from it."""
+
+    connection: http.client.HTTPConnection
+    socket: socket.socket
+    answer: http.client.HTTPResponse
+
+    def close(self) -> None:
+        self.answer.close()
+        self.connection.close()
 
 
 class Requests:
@@ -43,17 +57,17 @@ class Requests:
 
     def events(self, path: str, body: Mapping[str, Any]) -> EventStream:
         """The events of an answer, as they come."""
-        connection, answer = self._open("POST", path, {**body, "stream": True}, SILENT_S)
-        kind = answer.headers.get_content_type()
+        opened = self._open("POST", path, {**body, "stream": True}, SILENT_S)
+        kind = opened.answer.headers.get_content_type()
         if kind != EVENTS:
-            connection.close()
+            opened.close()
             raise not_ours(self.address, f"it sent {kind}, and no events")
-        return EventStream(self.address, connection, answer)
+        return EventStream(self.address, opened)
 
     def _whole(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        connection, answer = self._open(method, path, body, WHOLE_S)
-        with contextlib.closing(connection), _translated(self.address):
-            raw = answer.read()
+        opened = self._open(method, path, body, WHOLE_S)
+        with contextlib.closing(opened), _translated(self.address):
+            raw = opened.answer.read()
         try:
             return json.loads(raw)
         except (ValueError, RecursionError):
@@ -61,14 +75,15 @@ class Requests:
 
     def _open(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    ) -> _Opened:
         """An answer with status 200, its head read."""
         raw = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         connection = _connection(self.address)
         try:
             with _translated(self.address):
                 connection.connect()
-                connection.sock.settimeout(timeout_s)
+                taken = connection.sock  # http.client forgets it where the answer ends with it
+                taken.settimeout(timeout_s)
                 connection.request(method, f"{self.address.prefix}{path}", raw, self._headers())
                 answer = connection.getresponse()
                 if answer.status != http.HTTPStatus.OK:
@@ -78,7 +93,7 @@ class Requests:
         except BaseException:
             connection.close()
             raise
-        return connection, answer
+        return _Opened(connection, taken, answer)
 
     def _headers(self) -> dict[str, str]:
         found = {"accept": f"{JSON}, {EVENTS}", "content-type": JSON, "user-agent": AGENT}
@@ -93,19 +108,16 @@ class EventStream:
     def __init__(
         self,
         address: GatewayAddress,
-        connection: http.client.HTTPConnection,
-        answer: http.client.HTTPResponse,
+        opened: _Opened,
     ) -> None:
         self._address = address
-        self._connection = connection
-        self._answer = answer
-        self._socket = connection.sock
+        self._opened = opened
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Until the answer's end; an event that is cut off is left out."""
         name, data = "", b""
         with _translated(self._address):
-            while line := self._answer.readline(MAX_LINE + 1):
+            while line := self._opened.answer.readline(MAX_LINE + 1):
                 if len(line) > MAX_LINE:
                     raise not_ours(self._address, f"a line of more than {MAX_LINE} bytes")
                 text = line.rstrip(b"\r\n")
@@ -129,15 +141,13 @@ class EventStream:
 
     def stop(self) -> None:
         """End the connection from another thread than the one that reads."""
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._opened.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End the connection; the gateway cancels what it has begun for it."""
         self.stop()
-        self._answer.close()
-        self._connection.close()
+        self._opened.close()
 
 
 @contextlib.contextmanager

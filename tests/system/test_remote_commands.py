@@ -118,7 +118,7 @@ def steady(text: str) -> str:
         ("complete", "demo", "Once upon a time", "--max-tokens", "12"),
         ("complete", "demo", "Once", "--temperature", "0.9", "--seed", "7", "--max-tokens", "9"),
         ("complete", "demo", "Once", "--echo", "--max-tokens", "3"),
-        ("complete", "demo", "A fox", "A hen", "--n", "2", "--temperature", "1", "--max-tokens", "4"),
+        ("complete", "demo", "A fox", "A hen", "--n", "2", "--seed", "3", "--max-tokens", "4"),
         ("complete", "demo", "The fox", "--logit-bias", "the=never", "--max-tokens", "6"),
         ("complete", "demo", "Once", "--max-tokens", "0"),
         ("infill", "tiny", "a", "b", "--max-tokens", "3"),
@@ -148,11 +148,9 @@ def test_the_json_of_a_completion_has_the_same_keys_and_counts(both: Both, run: 
     words = ("complete", "demo", STORY, "--json", "--logprobs", "2", "--max-tokens", "4")
     run(both.here, *words)
     here, there = run(both.here, *words).json, run(both.there(), *words).json
-    for changing in ("cache", "timings", "usage", "finish_key"):  # other rows: the key's own
-        assert type(there[changing]) is type(here[changing])
-        if isinstance(here[changing], dict):
-            assert there[changing].keys() == here[changing].keys()
-        del here[changing], there[changing]
+    del here["finish_key"], there["finish_key"]  # null of a reply that was stored before
+    for changing in ("cache", "timings", "usage"):  # the rows of a key are its own
+        assert there.pop(changing).keys() == here.pop(changing).keys()
     assert there == here
     again = run(both.there(), *words).json
     assert again["usage"]["cached_tokens"] > 100
@@ -223,13 +221,7 @@ def test_models_status_and_tree(both: Both, run: Run) -> None:
     for words in (("models",), ("models", "--json")):
         here, there = run(both.here, *words), run(both.there(), *words)
         assert there.code == 0, there.err
-        assert [one["id"] for one in there.json] == [
-            "demo",
-            "stub",
-            "tiny",
-        ] or "--json" not in words
-        if "--json" not in words:
-            assert there.out == here.out
+        assert steady(there.out) == steady(here.out)
     here, there = (
         run(both.here, "status", "--json").json,
         run(both.there(), "status", "--json").json,
