@@ -49,23 +49,30 @@ def answer(status: str, body: bytes, *headers: str) -> bytes:
 @contextlib.contextmanager
 def serving(reply: bytes, *, holds: bool = False) -> Iterator[str]:
     """A server that answers anything with these bytes, and then closes the connection, or holds."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listening(listener, reply, holds=holds):
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def listening(listener: socket.socket, reply: bytes, *, holds: bool = False) -> Iterator[None]:
     ended = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    taken, _ = listener.accept()
-                    with taken:
-                        taken.recv(1 << 16)
-                        taken.sendall(reply)
-                        if holds:
-                            ended.wait()
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken, _ = listener.accept()
+                with taken:
+                    taken.recv(1 << 16)
+                    taken.sendall(reply)
+                    if holds:
+                        ended.wait()
 
+    with listener:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield
         finally:
             ended.set()
             listener.shutdown(socket.SHUT_RDWR)
@@ -241,11 +248,20 @@ def test_addresses_as_people_write_them() -> None:
     assert "secret" not in repr(parse_address("https://x", "secret"))
 
 
-def test_tls_and_a_unix_socket(tmp_path: Path) -> None:
-    port, path = free_port(), tmp_path / "http.sock"
-    listen = (Listen("127.0.0.1", port),)
+def test_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "http.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    with listening(listener, answer("200 OK", b'{"models": []}')):
+        assert asked(f"unix:{path}").models() == []
+
+
+def test_tls(tmp_path: Path) -> None:
+    port = free_port()
     settings = GatewaySettings(
-        listen=(*listen, Listen(path=str(path))),
+        listen=(Listen("127.0.0.1", port),),
+        drain_s=0.5,
         tls_certificate=str(TLS / "cert.pem"),
         tls_key=str(TLS / "key.pem"),
     )
