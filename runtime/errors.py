@@ -10,6 +10,10 @@
     - MachineUnfit          /proc or the loopback is missing      -> make it available
     - ForkedProcess         it was opened before a fork           -> open it in this process
     - NoReply               an actor did not answer in time       -> it may be restarting; try again
+  x GatewayError
+    - GatewayUnreachable    no whole answer comes from there      -> start it, or correct the URL
+    - GatewayRefused        a key is missing, or may not do that  -> use another key, or wait
+    - NotAGateway           something else answers there          -> correct the URL, or update
   x ModelError
     - ModelUnknown          no model of that id is loaded         -> load it
     - ModelAlreadyLoaded    the id is taken                       -> unload it, or choose another id
@@ -87,6 +91,22 @@ class ForkedProcess(NodeError):
     A ``Node`` itself may be used in a child, where it opens a connection of its own. A stream that
     was begun before the fork may not, and no child stops the node: attach in the child for that.
     """
+
+
+class GatewayError(LlamaActorsError):
+    """A node was asked by the HTTP of its gateway, and that failed before it was asked."""
+
+
+class GatewayUnreachable(GatewayError):
+    """No connection, or one that broke; or a gateway that cannot answer now."""
+
+
+class GatewayRefused(GatewayError):
+    """The gateway answers, and not this caller: its key is missing, wrong, or may not do that."""
+
+
+class NotAGateway(GatewayError):
+    """What answers at that URL is no gateway of this program, or one of another version."""
 
 
 class ModelError(LlamaActorsError):

@@ -122,6 +122,11 @@ class LaunchedNode:
                 os.close(fd)
         return cls(process, lifeline_write), settings_write, ready_read
 
+    def keep_over_exec(self) -> None:
+        """A program that replaces this one is the host then: the node ends with it."""
+        if self._lifeline is not None:
+            os.set_inheritable(self._lifeline, True)
+
     def end(self) -> None:
         """Let the launcher stop its tree in order; end it hard if it does not.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.cli.options import attached, json_option, model_argument, node_command, port_option
+from runtime.cli.options import attached, json_option, model_argument, node_command, node_options
 from runtime.settings.sizes import format_size
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @node_command()
-@port_option
+@node_options
 @model_argument
 @json_option("print a JSON list")
 @click.option("--load", metavar="PATH", help="apply this adapter, times --scale")

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from runtime import errors
-from runtime.cli.options import attached, json_option, model_argument, node_command, port_option
+from runtime.cli.options import (
+    attached_here,
+    json_option,
+    model_argument,
+    node_command,
+    port_option,
+)
 from runtime.cli.progress import ProgressLine
 from runtime.cli.table import Column, write_table
 
@@ -74,7 +80,7 @@ def command(
 ) -> int:
     if prompt < 2 or generate < 2 or repeat < 1:
         raise errors.InvalidRequest("bench needs at least 2 tokens of each kind, and one round")
-    with attached(given) as node, ProgressLine("measuring") as line:
+    with attached_here(given) as node, ProgressLine("measuring") as line:
         node.client.ready(model)
         details = node.model_info(model).details
         rows = measure(node, model, details, (prompt, generate, repeat), line)

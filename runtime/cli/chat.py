@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -23,7 +23,7 @@ from runtime.cli.options import (
     attached,
     model_argument,
     node_command,
-    port_option,
+    node_options,
     template_given,
     template_option,
 )
@@ -32,6 +32,9 @@ from runtime.cli.request_options import options_from, request_options
 from runtime.client.results import Completion, CompletionEvent, PrefillEvent, SpanEvent, TokenEvent
 from runtime.client.stream import CompletionStream
 from runtime.settings.user_paths import expanded
+
+if TYPE_CHECKING:
+    from runtime.remote.stream import RemoteStream
 
 PROMPT: Final = "> "
 _CUT: Final = {"max_tokens": ", cut at --max-tokens", "context": ", cut: the context is full"}
@@ -46,7 +49,7 @@ HELP: Final = """\
 
 
 @node_command(epilog="\b\nIn the chat:\n" + HELP)
-@port_option
+@node_options
 @model_argument
 @click.option("--system", metavar="TEXT", help="the system message")
 @click.option("--load", type=USER_PATH, metavar="FILE", help="continue a saved conversation")
@@ -126,7 +129,12 @@ class _Loop:
         try:
             with self._session.ask(text) as events, _stopped_by_ctrl_c(events):
                 done = _shown(events)
-        except (errors.RequestError, errors.ModelDown, errors.NoReply) as error:
+        except (
+            errors.RequestError,
+            errors.ModelDown,
+            errors.NoReply,
+            errors.GatewayError,
+        ) as error:
             self._session.take_back()
             self._report(error)
             return
@@ -144,7 +152,7 @@ class _Loop:
         _note(f"error: {error}")
 
 
-def _shown(events: CompletionStream) -> Completion:
+def _shown(events: CompletionStream | RemoteStream) -> Completion:
     """Print the answer as it comes."""
     with ProgressLine("reading") as line:
         for event in events:
@@ -173,7 +181,7 @@ def _shown(events: CompletionStream) -> Completion:
 
 
 @contextlib.contextmanager
-def _stopped_by_ctrl_c(events: CompletionStream) -> Iterator[None]:
+def _stopped_by_ctrl_c(events: CompletionStream | RemoteStream) -> Iterator[None]:
     """The first Ctrl-C cancels the answer, on a thread of its own; a second one interrupts."""
 
     def stop(*_: object) -> None:

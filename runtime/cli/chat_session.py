@@ -8,19 +8,23 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime import errors
 from runtime.client.results import Completion
 from runtime.client.stream import CompletionStream
-from runtime.node import Node
+
+if TYPE_CHECKING:
+    from runtime.node import Node
+    from runtime.remote.node import RemoteNode
+    from runtime.remote.stream import RemoteStream
 
 
 @dataclass
 class ChatSession:
     """Send a text with ``ask``; pass the outcome to ``answered`` or ``take_back``."""
 
-    node: Node
+    node: Node | RemoteNode
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
     system: str | None = None
@@ -29,7 +33,7 @@ class ChatSession:
     turns: list[Completion] = field(default_factory=list)
     name: str = field(default_factory=lambda: f"chat-{uuid.uuid4().hex[:12]}")
 
-    def ask(self, text: str) -> CompletionStream:
+    def ask(self, text: str) -> CompletionStream | RemoteStream:
         """The answer to ``text``; nothing is sent before its first step."""
         self.messages.append({"role": "user", "content": text})
         return self.node.stream_chat(

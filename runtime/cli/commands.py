@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from runtime.cli.lazy_group import HELP_FLAGS, LazyGroup
-from runtime.settings.ports import DEFAULT_PORT, PORT_VARIABLE
+from runtime.settings.ports import DEFAULT_PORT, PORT_VARIABLE, URL_VARIABLE
 
 COMMANDS: Final = {
     "run": ("runtime.cli.run", "ask a model by its name, which is fetched and loaded as needed"),
@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "infill": ("runtime.cli.infill", "write what belongs between two texts"),
     "embed": ("runtime.cli.embed", "the vector of a text"),
     "rerank": ("runtime.cli.rerank", "order texts by how well they fit a query"),
+    "launch": ("runtime.cli.launch.command", "start Claude Code or another agent on a gateway"),
     "status": ("runtime.cli.status", "the counters and settings that every actor reports"),
     "tree": ("runtime.cli.tree", "the live tree"),
     "cache": ("runtime.cli.cache.group", "inspect and maintain the cache"),
@@ -58,6 +59,9 @@ program: Final = LazyGroup(
     "llama-actors",
     COMMANDS,
     help="llama.cpp as a supervised tree of actors that keeps prompts warm",
-    epilog=f"A node is found by --admin-port, else by {PORT_VARIABLE}, else on {DEFAULT_PORT}.",
+    epilog=(
+        f"A node is found by --admin-port, else by {PORT_VARIABLE}, else on {DEFAULT_PORT}. Many "
+        f"commands also work on a gateway elsewhere, by --url or {URL_VARIABLE}."
+    ),
     context_settings=HELP_FLAGS,
 )

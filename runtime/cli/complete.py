@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from runtime.cli.options import attached, json_option, model_argument, node_command, port_option
+from runtime.cli.options import attached, json_option, model_argument, node_command, node_options
 from runtime.cli.progress import ProgressLine
 from runtime.cli.request_options import options_from, request_options
 from runtime.cli.text_argument import text_argument
@@ -32,7 +32,7 @@ from runtime.client.results import (
 
 
 @node_command()
-@port_option
+@node_options
 @model_argument
 @click.argument(
     "prompts",

@@ -10,14 +10,14 @@ from typing import Any, Final
 import click
 
 from runtime import errors
-from runtime.cli.options import attached, json_option, model_argument, node_command, port_option
+from runtime.cli.options import attached, json_option, model_argument, node_command, node_options
 from runtime.cli.text_argument import text_argument
 
 POOLINGS: Final = ("model", "mean", "cls", "last", "none")
 
 
 @node_command()
-@port_option
+@node_options
 @model_argument
 @click.argument(
     "text", nargs=-1, required=True, help="or - to read standard input; several: a line each"

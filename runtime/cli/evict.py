@@ -8,7 +8,13 @@ from typing import Any
 
 import click
 
-from runtime.cli.options import attached, json_option, model_argument, node_command, port_option
+from runtime.cli.options import (
+    attached_here,
+    json_option,
+    model_argument,
+    node_command,
+    port_option,
+)
 
 
 @node_command()
@@ -17,7 +23,7 @@ from runtime.cli.options import attached, json_option, model_argument, node_comm
 @json_option()
 @click.option("--session", metavar="NAME", help="only forget this session")
 def command(*, model: str, as_json: bool, session: str | None, **given: Any) -> int:
-    with attached(given) as node:
+    with attached_here(given) as node:
         if session is not None:
             was_known = node.end_session(model, session)
             found: dict[str, Any] = {"session": session, "was_known": was_known}

@@ -15,7 +15,7 @@ from runtime.cli.options import (
     json_option,
     model_argument,
     node_command,
-    port_option,
+    node_options,
 )
 from runtime.cli.progress import ProgressLine
 from runtime.cli.request_options import options_from, request_options
@@ -23,7 +23,7 @@ from runtime.cli.text_argument import text_argument
 
 
 @node_command()
-@port_option
+@node_options
 @model_argument
 @click.argument("prefix", help="what comes before the gap, or - to read standard input")
 @click.argument("suffix", help="what comes after it")

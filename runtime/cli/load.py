@@ -12,18 +12,20 @@ from actors.messages.exact import Exact
 from runtime.cli.load_options import exact_option, load_options, params_from
 from runtime.cli.options import (
     attached,
+    is_elsewhere,
     node_command,
-    port_option,
+    node_options,
     template_given,
     template_option,
 )
 from runtime.cli.progress import ProgressLine
 from runtime.embedded import EMBEDDED_MODEL_ID
+from runtime.errors import ConfigError
 from runtime.settings.config import parse_model_argument
 
 
 @node_command()
-@port_option
+@node_options
 @click.argument("model", metavar="ID=PATH", help=f"or {EMBEDDED_MODEL_ID}, the embedded model")
 @load_options
 @template_option()
@@ -36,9 +38,20 @@ def command(**given: Any) -> int:
         chat_template=template_given(given["chat_template_file"], "load"),
         exact=Exact(given["exact"]),
     )
+    if is_elsewhere(given):
+        _require_whole(given["model"])
     with attached(given) as node, ProgressLine(f"loading {model}") as line:
-        status = node.client.load(model, config, progress=line.share)
+        status = node.load(model, config, progress=line.share)
     sys.stderr.write(f"loaded {model}: {status.details.get('description', '')}\n")
     for note in status.notes:
         sys.stderr.write(f"note: {note}\n")
     return 0
+
+
+def _require_whole(argument: str) -> None:
+    """A path of the gateway's machine must not depend on a folder of this one."""
+    path = argument.partition("=")[2]
+    if path and not path.startswith("/"):
+        raise ConfigError(
+            "model", f"{path!r} is a path of the gateway's machine: write all of it, from / on"
+        )

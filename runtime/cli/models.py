@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli.options import attached, json_option, node_command, port_option
+from runtime.cli.options import attached, json_option, node_command, node_options
 from runtime.cli.table import Column, write_table
 from runtime.settings.sizes import format_size
 
@@ -20,7 +20,7 @@ _COLUMNS = (
 
 
 @node_command()
-@port_option
+@node_options
 @json_option("print a JSON list")
 def command(*, as_json: bool, **given: Any) -> int:
     with attached(given) as node:

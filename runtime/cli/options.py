@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -11,10 +12,12 @@ import click
 from click.shell_completion import CompletionItem
 
 from runtime.errors import ConfigError, LlamaActorsError
+from runtime.settings.ports import URL_VARIABLE
 from runtime.settings.user_paths import expanded
 
 if TYPE_CHECKING:
     from runtime.node import Node
+    from runtime.remote.node import RemoteNode
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
@@ -101,6 +104,41 @@ model_argument: Final = click.argument(
 )
 
 
+REMOTE: Final = "A node elsewhere"
+URL_HELP: Final = "ask the gateway at http://HOST:PORT, https://HOST or unix:PATH"
+
+
+def node_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the node is: on a port of this machine, or behind a gateway; for ``attached``."""
+    options = with_options(
+        [
+            port_option,
+            section_option(REMOTE, "--url", metavar="URL", is_eager=True, help=URL_HELP),
+            *key_options(),
+            section_option(
+                REMOTE, "--ca", type=USER_PATH, metavar="FILE", is_eager=True,
+                help="trust these certificates (PEM) in place of the system's",
+            ),
+        ]
+    )  # fmt: skip
+    decorated: Callable[..., Any] = options(function)
+    return decorated
+
+
+def key_options(section: str = REMOTE) -> list[Decorator[Any]]:
+    """``--key`` and ``--key-file``."""
+    return [
+        section_option(
+            section, "--key-file", type=USER_PATH, metavar="FILE", is_eager=True,
+            help="a file with its key",
+        ),
+        section_option(
+            section, "--key", "gateway_key", metavar="KEY", is_eager=True,
+            help="its key; other users of this machine see it in the list of processes",
+        ),
+    ]  # fmt: skip
+
+
 def json_option(words: str = "print one JSON object") -> Decorator[Any]:
     """``--json``, as the parameter ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help=words)
@@ -144,11 +182,44 @@ def template_given(chat_template_file: Path | None, where: str) -> str | None:
     return template_from({FILE: chat_template_file}, where)
 
 
-def attached(given: Mapping[str, Any]) -> Node:
+def attached(given: Mapping[str, Any]) -> Node | RemoteNode:
     """The node that the parameters of a command name; raises NodeNotRunning.
 
     Imported here, after the arguments were checked: it is most of what a command imports.
     """
+    if is_elsewhere(given):
+        from runtime.remote.address import address_from
+        from runtime.remote.node import RemoteNode
+
+        address = address_from(given)
+        if address is not None:
+            return RemoteNode(address)
+    return _attached(given)
+
+
+def is_elsewhere(given: Mapping[str, Any]) -> bool:
+    """Whether the parameters of a command, or the environment, name a gateway."""
+    names = ("url", "gateway_key", "key_file", "ca")
+    if any(given.get(name) is not None for name in names):
+        return True
+    return given.get("admin_port") is None and bool(os.environ.get(URL_VARIABLE))
+
+
+def attached_here(given: Mapping[str, Any]) -> Node:
+    """The node of this machine that the parameters of a command name; raises NodeNotRunning.
+
+    Refused where the environment names a gateway elsewhere, which the command would not ask.
+    """
+    if is_elsewhere(given):
+        raise ConfigError(
+            URL_VARIABLE,
+            "names a gateway, and this command works on a node of this machine alone: name that "
+            "with --admin-port, or unset the variable",
+        )
+    return _attached(given)
+
+
+def _attached(given: Mapping[str, Any]) -> Node:
     from runtime.node import Node
 
     return Node.attach(given.get("admin_port"))

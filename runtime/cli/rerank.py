@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from runtime import errors
-from runtime.cli.options import attached, json_option, model_argument, node_command, port_option
+from runtime.cli.options import attached, json_option, model_argument, node_command, node_options
 from runtime.cli.text_argument import text_argument
 
 
 @node_command()
-@port_option
+@node_options
 @model_argument
 @click.argument("query")
 @click.argument(

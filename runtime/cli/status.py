@@ -6,11 +6,11 @@ import json
 import sys
 from typing import Any
 
-from runtime.cli.options import attached, json_option, node_command, port_option
+from runtime.cli.options import attached, json_option, node_command, node_options
 
 
 @node_command()
-@port_option
+@node_options
 @json_option()
 def command(*, as_json: bool, **given: Any) -> int:
     with attached(given) as node:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime.cli.options import attached, node_command, port_option
+from runtime.cli.options import attached_here, node_command, port_option
 
 
 @node_command()
 @port_option
 def command(**given: Any) -> int:
-    attached(given).stop()
+    attached_here(given).stop()
     return 0

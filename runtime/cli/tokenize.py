@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runtime import errors
-from runtime.cli.options import attached, json_option, model_argument, node_command, port_option
+from runtime.cli.options import attached, json_option, model_argument, node_command, node_options
 from runtime.cli.text_argument import text_argument
 
 if TYPE_CHECKING:
     from runtime.node import Node
+    from runtime.remote.node import RemoteNode
 
 
 @node_command()
-@port_option
+@node_options
 @model_argument
 @click.argument("text", help="or - to read standard input")
 @click.option(
@@ -59,9 +60,9 @@ def _messages(text: str) -> list[dict[str, Any]]:
     return plain
 
 
-def _pieces(node: Node, model: str, ids: Sequence[int]) -> dict[int, str]:
+def _pieces(node: Node | RemoteNode, model: str, ids: Sequence[int]) -> dict[int, str]:
     """The text of each different token; bytes that are not characters are escaped."""
-    return {
-        one: node.detokenize_bytes(model, [one], special=True).decode("utf-8", "backslashreplace")
-        for one in sorted(set(ids))
-    }
+    different = sorted(set(ids))
+    pieces = node.token_pieces(model, different) if different else []
+    texts = [one.decode("utf-8", "backslashreplace") for one in pieces]
+    return dict(zip(different, texts, strict=True))

@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from runtime import errors
-from runtime.cli.options import attached, json_option, node_command, port_option
+from runtime.cli.options import attached, json_option, node_command, node_options
 
 if TYPE_CHECKING:
     from runtime.client.tree import TreeNode
     from runtime.node import Node
+    from runtime.remote.node import RemoteNode
 
 WATCH_S: Final = 2.0
 
 
 @node_command()
-@port_option
+@node_options
 @json_option()
 @click.option(
     "--watch", "watch_s", type=float, is_flag=False, flag_value=WATCH_S, metavar="[SECONDS]",
@@ -59,7 +60,7 @@ class _Watch:
 
     def __init__(self, given: dict[str, Any]) -> None:
         self._given = given
-        self._node: Node | None = None
+        self._node: Node | RemoteNode | None = None
 
     def look(self) -> tuple[TreeNode | None, str]:
         """The tree, or None and why there is none."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from runtime.cli.options import attached, model_argument, node_command, port_option
+from runtime.cli.options import attached, model_argument, node_command, node_options
 
 
 @node_command()
-@port_option
+@node_options
 @model_argument
 @click.option(
     "--drain", type=float, default=0.0, metavar="SECONDS",

@@ -141,6 +141,41 @@ def arrange(  # everything about a tree, in one value
     )  # fmt: skip
 
 
+def tree_of(plain: Mapping[str, Any]) -> TreeNode:
+    """The inverse of ``TreeNode.to_dict``.
+
+    Raises KeyError, TypeError or ValueError where it is another object.
+    """
+    facts = ProcessFacts(plain["uptime_s"], plain["memory_bytes"], plain["memory_measure"])
+    return TreeNode(
+        id=str(plain["id"]),
+        kind=str(plain["kind"]),
+        pid=plain["pid"],
+        state=str(plain["state"]),
+        restarts=plain["restarts"],
+        incarnation=plain["incarnation"],
+        children=tuple(map(tree_of, plain["children"])),
+        last_exit=plain["last_exit"],
+        facts=facts,
+        vitals=_vitals_of(plain),
+    )
+
+
+def _vitals_of(plain: Mapping[str, Any]) -> Vitals | None:
+    if plain["mailbox"] is None:
+        return None
+    return Vitals(
+        id=str(plain["id"]),
+        incarnation=plain["incarnation"],
+        pid=plain["pid"] or 0,
+        turns=plain["turns"],
+        mailbox=plain["mailbox"],
+        silent_s=plain["silent_s"],
+        busy_s=plain["busy_s"],
+        busy_with=plain["busy_with"] or "",
+    )
+
+
 # ── text ─────────────────────────────────────────────────────────────────────────────────────────
 
 _GAP: Final = 2

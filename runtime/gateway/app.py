@@ -19,6 +19,7 @@ from runtime.gateway.routes import (
     openai,
     own,
     own_cache,
+    own_replies,
     responses,
     streams,
 )
@@ -26,7 +27,8 @@ from runtime.gateway.service import Service
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 
 MODULES: Final[tuple[Any, ...]] = (
-    openai, responses, anthropic, ollama, native, streams, own, own_cache, health,
+    openai, responses, anthropic, ollama, native, streams, own, own_cache, own_replies,
+    health,
 )  # fmt: skip
 """Each has ROUTES: methods (several with blanks between them), path, handler; and may have BODIES:
 the struct of a JSON body, by path."""

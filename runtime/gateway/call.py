@@ -234,9 +234,10 @@ class Call:
         finally:
             self.service.end(self.id, self.n_tokens)
 
-    async def model(self, asked: str | None) -> str:
-        """The id of the model that a name means; Refused."""
-        self.trace.model = found = await self.service.model(asked, self.key)
+    async def model(self, asked: str | None, *, is_exact: bool = False) -> str:
+        """The id of the model that a name means; Refused. As ``Service.model``."""
+        found = await self.service.model(asked, self.key, is_exact=is_exact)
+        self.trace.model = found
         return found
 
     def head(self, wanted: Wanted, model: str) -> Head:
@@ -272,7 +273,8 @@ class Call:
         fixed = head
         client = await service.client()
         gone_s = 0.0 if self.logged is None else max(0.0, time.time() - self.logged.head.at)
-        limit = time_limit_of(wanted, is_shown=wanted.is_stream, gone_s=gone_s)
+        is_shown = wanted.is_stream and not wanted.fails_late
+        limit = time_limit_of(wanted, is_shown=is_shown, gone_s=gone_s)
         conversations = service.own(Conversations)
         async with self.counted():
             answer = make(fixed, wanted)

@@ -13,7 +13,7 @@ from runtime.gateway.generation import Generation
 from runtime.gateway.wire import sse
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.failure import Failure
-from runtime.gateway.wire.openai_errors import error_object
+from runtime.gateway.wire.openai_errors import own_error_object
 from runtime.gateway.wire.own import plain_json
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
 
@@ -78,7 +78,7 @@ class _WorkAnswer(Answer):
         return sse.named(b"result", plain_json(self.result))
 
     def failed(self, failure: Failure) -> bytes:
-        return sse.named(b"error", encode(error_object(failure)))
+        return sse.named(b"error", encode(own_error_object(failure)))
 
     def keepalive(self) -> bytes:
         return sse.COMMENT

@@ -176,22 +176,24 @@ class Service:
         """Ids of the loaded models that a key may use, sorted."""
         return sorted(one for one in self._loaded() if key.may_use(one))
 
-    async def model(self, asked: str | None, key: Key) -> str:
-        """The id that a name means; Refused.
+    async def model(self, asked: str | None, key: Key, *, is_exact: bool = False) -> str:
+        """The id that a name means; Refused. ``is_exact``: the only model has no other name.
 
         A model that is being started again counts as loaded: its requests wait for it.
         """
         if asked and asked in self._loaded():
             check_model(key, asked)  # else another would answer in its place
         try:
-            return self._resolved(asked, key, self.models(key))
+            return self._resolved(asked, key, self.models(key), is_exact=is_exact)
         except Refused:
             wanted = [one for one in await self._wanted() if key.may_use(one)]
-            return self._resolved(asked, key, sorted({*self.models(key), *wanted}))
+            names = sorted({*self.models(key), *wanted})
+            return self._resolved(asked, key, names, is_exact=is_exact)
 
-    def _resolved(self, asked: str | None, key: Key, names: list[str]) -> str:
+    def _resolved(self, asked: str | None, key: Key, names: list[str], *, is_exact: bool) -> str:
         settings = self.settings
-        found = resolve(asked or "", names, settings.aliases, settings.unknown_model)
+        unknown = "reject" if is_exact else settings.unknown_model
+        found = resolve(asked or "", names, settings.aliases, unknown)
         check_model(key, found)
         return found
 
@@ -295,7 +297,7 @@ class Service:
                 prefix, suffix = given.pop("prefix"), given.pop("suffix")
                 return client.stream_infill(head.model, prefix, suffix, **given, **options)
             case _:
-                return client.stream(head.model, given, parse_special=True, **options)
+                return client.stream(head.model, given, **{"parse_special": True, **options})
 
     # ── tokens as texts ─────────────────────────────────────────────────────────────────────────
 

@@ -294,10 +294,10 @@ class LoggedCall(Call):
         """It was allowed when it came."""
         return self._counted(is_checked=False)
 
-    async def model(self, asked: str | None) -> str:
+    async def model(self, asked: str | None, *, is_exact: bool = False) -> str:
         """As it was when the answer began, whatever the name means now."""
         fixed = None if self.logged is None else self.logged.model
-        return fixed or await super().model(asked)
+        return fixed or await super().model(asked, is_exact=is_exact)
 
 
 class ContinuedCall(LoggedCall):

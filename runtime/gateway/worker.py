@@ -131,4 +131,6 @@ class HttpWorker(EngineWorker):
             self.fail("the server ended by itself")
 
     def status(self) -> dict[str, object]:
-        return {"listen": [str(one) for one in self._args_given.settings.listen]}
+        settings = self._args_given.settings
+        listen = [str(one) for one in settings.listen]
+        return {"listen": listen, "tls": settings.tls_certificate is not None}

@@ -1,4 +1,4 @@
-"""How a node is found: its admin port, and the folder of the node on that port."""
+"""How a node is found: its admin port and the folder of the node there, or its gateway's URL."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from runtime.settings.user_paths import user_path
 
 DEFAULT_PORT: Final = 19460  # unassigned by IANA, and far from Thespian's own default of 1900
 PORT_VARIABLE: Final = "LLAMA_ACTORS_PORT"
+URL_VARIABLE: Final = "LLAMA_ACTORS_URL"
+"""A gateway, for the commands that work on one elsewhere."""
+KEY_VARIABLE: Final = "LLAMA_ACTORS_KEY"
+"""Its key."""
 RUNTIME_DIR_VARIABLE: Final = "LLAMA_ACTORS_RUNTIME_DIR"
 
 

@@ -1,18 +1,19 @@
 """Command-line agents and the AI SDK: a prompt in, tool calls, their results, an answer.
 
-Each agent is asked to run a command. The model is a scripted one (``tests.support.scripted_model``)
-that calls the agent's tool and, once it has the result, writes a text; all else is as with any
-model. So each program must end well, have run the command, and print the text; and the gateway must
-have computed of each later turn what is new alone: its prompt begins with the turn before, and all
-of that, reply included, was warm.
+Those that ``llama-actors launch`` knows are started by it. Each agent is asked to run a command.
+The model is a scripted one (``tests.support.scripted_model``) that calls the agent's tool and, once
+it has the result, writes a text; all else is as with any model. So each program must end well, have
+run the command, and print the text; and the gateway must have computed of each later turn what is
+new alone: its prompt begins with the turn before, and all of that, reply included, was warm.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,7 @@ from runtime.gateway.wire.canonical import BILLING
 from tests.clients import turns
 from tests.clients.install import Installed
 from tests.clients.outcomes import Outcome
-from tests.clients.processes import Ran, clean, run
+from tests.clients.processes import SYSTEM_PATH, Ran, clean, run
 from tests.clients.recorder import Exchange, recording
 from tests.clients.server import serve_gateway
 from tests.clients.suite import Place, Suite
@@ -68,20 +69,14 @@ class Program:
     env: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     typed: str = ""
+    is_launched: bool = True
+    """By ``llama-actors launch``, which sets the URL, the model and the key."""
     n_changed: int = 0
     """Tokens at the end of the first prompt that the program itself changes in the second turn."""
     prints: str = _ANSWER
 
 
 _OPENCODE = {
-    "provider": {
-        "served": {
-            "npm": "@ai-sdk/openai-compatible",
-            "name": "served",
-            "options": {"baseURL": "{url}/v1", "apiKey": "none"},
-            "models": {"{model}": {"name": "{model}", "limit": {"context": N_CTX, "output": 256}}},
-        }
-    },
     "permission": {"bash": "allow"},
     "autoupdate": False,
     "share": "disabled",
@@ -95,46 +90,43 @@ _LLM = {
 }
 _FUNCTION = f"def two_words() -> str:\n    return {_PRINTED!r}"
 
+_CLAUDE = {
+    "ANTHROPIC_BASE_URL": "{url}",
+    "ANTHROPIC_AUTH_TOKEN": "none",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+}
+"""As a user sets it by hand, so that it sends the biller's line that changes."""
+
 PROGRAMS_LIST = (
     Program(
         name="claude",
         tool="Bash",
         words=("-p", "{prompt}", "--output-format", "json", "--allowedTools", "Bash"),
-        env={
-            "ANTHROPIC_BASE_URL": "{url}",
-            "ANTHROPIC_AUTH_TOKEN": "none",
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        },
     ),
     Program(
         name="codex",
         tool="exec_command",
         words=(
             *("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"),
-            *("-c", 'model_providers.served={name="served",base_url="{url}/v1"}'),
-            *("-c", 'model_provider="served"', "-m", "{model}", "{prompt}"),
+            "{prompt}",
         ),
     ),
     Program(
         name="opencode",
         tool="bash",
-        words=("run", "-m", "served/{model}", "{prompt}"),
+        words=("run", "{prompt}"),
         env={"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
         files={"opencode.json": json.dumps(_OPENCODE)},
     ),
     Program(
         name="qwen",
         tool="run_shell_command",
-        words=("-p", "{prompt}", "--approval-mode", "yolo", "--auth-type", "openai"),
-        env={
-            "OPENAI_BASE_URL": "{url}/v1",
-            "OPENAI_API_KEY": "none",
-            "OPENAI_MODEL": "{model}",
-        },
+        words=("-p", "{prompt}", "--approval-mode", "yolo"),
     ),
     Program(
         name="llm",
         tool="two_words",
+        is_launched=False,
         words=("-m", "served", "--functions", _FUNCTION, "{prompt}"),
         env={"LLM_USER_PATH": "{work}"},
         files={"extra-openai-models.yaml": json.dumps([_LLM])},  # JSON is YAML
@@ -144,12 +136,11 @@ PROGRAMS_LIST = (
         name="aider",
         tool=None,
         words=(
-            *("--model", "openai/{model}", "--chat-mode", "ask", "--yes-always", "--no-git"),
+            *("--chat-mode", "ask", "--yes-always", "--no-git"),
             *("--no-check-update", "--analytics-disable", "--no-show-release-notes"),
             *("--no-show-model-warnings", "--no-fancy-input"),
         ),
         typed=f"What will you do?\n/run {_COMMAND}\nWhat does it print?\n",
-        env={"OPENAI_API_BASE": "{url}/v1", "OPENAI_API_KEY": "none"},
         n_changed=15,  # "\n\nReply in English.\n", and the 3 tokens that end any prompt
         prints=_PLAIN,
     ),
@@ -191,8 +182,8 @@ def run_session(program: Program, place: Place, name: str, prompt: str = _PROMPT
             (work / file).write_text(fill(content), encoding="utf-8")
         variables = {name: fill(value) for name, value in program.env.items()}
         ran = run(
-            [_found(program.name, place.installed), *map(fill, program.words)],
-            env=clean(home, **variables),
+            [*_start(program, place.installed, values), *map(fill, program.words)],
+            env=clean(home, **_path(program, place.installed), **variables),
             cwd=work,
             deadline_s=_DEADLINE_S,
             typed=fill(program.typed),
@@ -201,6 +192,20 @@ def run_session(program: Program, place: Place, name: str, prompt: str = _PROMPT
     kept = b"".join(_kept(e) for e in recorder.exchanges)
     (home / f"{name}.requests.jsonl").write_bytes(kept)
     return Session(ran, recorder.exchanges)
+
+
+def _start(program: Program, installed: Installed, values: dict[str, str]) -> list[str | Path]:
+    """The words that start a program, before its own."""
+    if not program.is_launched:
+        return [_found(program.name, installed)]
+    where = ("--url", values["{url}"], "--model", values["{model}"])
+    return [sys.executable, "-m", "runtime", "launch", program.name, *where, "--"]
+
+
+def _path(program: Program, installed: Installed) -> dict[str, str]:
+    """Where ``launch`` finds it."""
+    folder = _found(program.name, installed).parent
+    return {"PATH": f"{SYSTEM_PATH}:{folder}"}
 
 
 def _found(name: str, installed: Installed) -> Path:
@@ -306,7 +311,9 @@ def _outcomes(place: Place) -> list[Outcome]:
             first = run_session(program, here, "first")
             found.append(_outcome(program.name, check(program, first)))
             if program.name == "claude":
-                second = run_session(program, here, "second", _OTHER_PROMPT)
+                by_itself = replace(program, is_launched=False, env=_CLAUDE)
+                first = run_session(by_itself, here, "by-itself")
+                second = run_session(by_itself, here, "second", _OTHER_PROMPT)
                 problem = check(program, second) or _check_second(first, second)
                 found.append(_outcome("claude/second-session", problem))
     return found

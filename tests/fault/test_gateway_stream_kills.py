@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from runtime import CompletionEvent, TokenEvent
+from runtime.remote.address import parse_address
+from runtime.remote.node import RemoteNode
 from tests.support.gateways import Gateway, gateway_node
 from tests.support.runtime_nodes import LeakCheck, inflight_status, kill, pid_of
 from tests.support.waiting import eventually
@@ -85,6 +88,27 @@ def test_one_that_is_stopped_after_a_kill_stops(gateway: Gateway) -> None:
     assert total(gateway) >= 3000
     assert gateway.call("DELETE", "/v1/stream?conv_id=conv").status == 204
     eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
+
+
+def test_a_completion_of_the_command_line_elsewhere_goes_on(gateway: Gateway) -> None:
+    options: dict[str, Any] = {
+        "max_tokens": 400, "ignore_eos": True, "temperature": 0.9, "seed": 5, "exact": "always",
+    }  # fmt: skip
+    whole = gateway.node.complete("demo", "Once upon a time", **options)
+    node = RemoteNode(parse_address(gateway.url))
+    texts, n_killed = [], 0
+    with node.stream("demo", "Once upon a time", **options) as events:
+        for event in events:
+            if isinstance(event, TokenEvent):
+                texts.append(event.text)
+                if len(texts) in (10, 120):
+                    kill(pid_of(gateway.node, "http:0"))
+                    n_killed += 1
+            if isinstance(event, CompletionEvent):
+                done = event.completion
+    assert n_killed == 2
+    assert "".join(texts) == done.text == whole.text
+    assert done.tokens == whole.tokens
 
 
 def total(gateway: Gateway) -> int:

@@ -393,7 +393,7 @@ def test_a_prompt_that_is_too_long_is_named_in_the_words_of_llama_server() -> No
         ("/v1", "openai"),
         ("/v1/streamers", "openai"),
         ("/stream", "openai"),
-        ("/llama/v1/streams/req_1", "openai"),
+        ("/llama/v1/streams/req_1", "own"),
     ],
 )
 def test_whose_words_a_path_is_answered_in(path: str, api: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cache import tokens as token_bytes
 from native import load_backend
@@ -31,33 +33,32 @@ def inspect_row(file: Path, model: Path | None, *, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps(plain, indent=2, default=str) + "\n")
     else:
-        sys.stdout.write(describe(report))
+        sys.stdout.write(describe(report.to_dict()))
         if "text" in plain:
             sys.stdout.write(f"text        {plain['text']!r}\n")
     return 0 if report.damage is None else 1
 
 
-def describe(report: RowReport) -> str:
-    """The report as lines of text."""
-    lines = [("file", f"{report.place}, {format_size(report.nbytes)}")]
-    header = report.header
-    if header is not None:
-        row = header.id
+def describe(row: Mapping[str, Any]) -> str:
+    """A report, as its ``to_dict`` returns it, as lines of text."""
+    lines = [("file", f"{row['place']}, {format_size(row['bytes'])}")]
+    if "payload_bytes" in row:  # else its head cannot be read
+        meta, start, n = row["meta"], row["start"], row["tokens"]
         lines += [
-            ("key", row.key.hex()),
-            ("parent", row.parent.hex()),
-            ("namespace", row.root.hex()),
-            ("model", str(report.meta.get("model", "not recorded"))),
-            ("tokens", f"{row.n_tokens}, from {row.start} up to {row.end} of the prompt"),
-            ("KV state", f"{format_size(header.payload_bytes)}, at byte {header.payload_offset}"),
-            ("saved", f"{header.reason.name.lower()}, {_when(header.created_unix_s)}"),
+            ("key", row["key"]),
+            ("parent", row["parent"]),
+            ("namespace", row["namespace"]),
+            ("model", str(meta.get("model", "not recorded"))),
+            ("tokens", f"{n}, from {start} up to {start + n} of the prompt"),
+            ("KV state", f"{format_size(row['payload_bytes'])}, at byte {row['head_bytes']}"),
+            ("saved", f"{row['reason']}, {_when(row['created_unix_s'])}"),
         ]
-        others = {key: value for key, value in report.meta.items() if key != "model"}
+        others = {key: value for key, value in meta.items() if key != "model"}
         if others:
             lines.append(("metadata", json.dumps(others, default=str)))
-    if report.damage is not None:
-        lines.append(("DAMAGED", f"at {report.where}: {report.damage}"))
-    elif report.is_proved:
+    if row["damage"] is not None:
+        lines.append(("DAMAGED", f"at {row['damaged_at']}: {row['damage']}"))
+    elif row["proved"]:
         lines.append(("digest", "ok, every byte was checked"))
     else:
         lines.append(("digest", "none; the head is ok"))

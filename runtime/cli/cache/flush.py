@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime.cli.options import attached, json_option, node_command, port_option
-from runtime.client.cache.upkeep import flush
+from runtime.cli.options import json_option, node_command, node_options
 
 
 @node_command()
-@port_option
+@node_options
 @json_option("print JSON")
 def command(*, as_json: bool, **given: Any) -> int:
-    from runtime.cli.cache.options import write_json
+    from runtime.cli.cache.options import online_cache, write_json
 
-    with attached(given) as node:
-        flush(node.client)
+    with online_cache(given) as cache:
+        cache.flush()
     if as_json:
         write_json({"flushed": True})
     return 0

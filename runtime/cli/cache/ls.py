@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -11,8 +12,14 @@ from typing import Any, Final
 
 import click
 
-from runtime.cli.cache.options import AGE_UNITS, age, cache_dir_option, online_cache
-from runtime.cli.options import json_option, node_command, port_option
+from runtime.cli.cache.options import (
+    AGE_UNITS,
+    age,
+    cache_dir_option,
+    online_cache,
+    require_no_gateway,
+)
+from runtime.cli.options import json_option, node_command, node_options
 from runtime.client.cache.filters import RowFilter
 from runtime.settings.sizes import format_size
 
@@ -20,7 +27,7 @@ ROWS_SHOWN: Final = 50
 
 
 @node_command()
-@port_option
+@node_options
 @cache_dir_option
 @json_option("print one JSON object a row")
 @click.option("--model", metavar="NAME", help="only rows of this model")
@@ -32,16 +39,15 @@ ROWS_SHOWN: Final = 50
     "--limit", type=int, default=ROWS_SHOWN, metavar="N", help=f"rows ({ROWS_SHOWN}); 0: all"
 )
 @click.option("--cursor", type=int, default=0, metavar="C", help="continue from here")
-def command(*, admin_port: int | None, cache_dir: Path | None, as_json: bool, **given: Any) -> int:
-    wanted = RowFilter(**given)
+def command(*, cache_dir: Path | None, as_json: bool, **given: Any) -> int:
+    wanted = RowFilter(**{one.name: given[one.name] for one in dataclasses.fields(RowFilter)})
     if cache_dir is not None:
+        require_no_gateway(given)
         from runtime.cli.cache import offline
 
         return print_rows(wanted, offline.listed(cache_dir, wanted), as_json=as_json)
-    from runtime.client.cache.listing import listed
-
-    with online_cache({"admin_port": admin_port}) as cache:
-        return print_rows(wanted, listed(wanted, cache), as_json=as_json)
+    with online_cache(given) as cache:
+        return print_rows(wanted, cache.rows(wanted), as_json=as_json)
 
 
 def print_rows(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -14,7 +14,11 @@ from runtime import errors
 from runtime.cli.options import USER_PATH, attached
 
 if TYPE_CHECKING:
-    from runtime.client.cache.admin import OnlineCacheAdmin, Removed
+    from runtime.client.cache.admin import Removed
+    from runtime.client.cache.service import NodeCache
+    from runtime.node import Node
+    from runtime.remote.cache import RemoteCache
+    from runtime.remote.node import RemoteNode
 
 AGE_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -38,15 +42,28 @@ yes_option: Final = click.option("--yes", is_flag=True, help="do not ask")
 
 
 @contextlib.contextmanager
-def online_cache(given: dict[str, Any]) -> Iterator[OnlineCacheAdmin]:
+def online_cache(given: Mapping[str, Any]) -> Iterator[NodeCache | RemoteCache]:
     """The cache of the running node that the parameters name."""
-    from runtime.client.cache.admin import OnlineCacheAdmin
-
-    with (
-        attached(given) as node,
-        contextlib.closing(OnlineCacheAdmin(node.client)) as cache,
-    ):
+    with attached(given) as node, contextlib.closing(_cache_of(node)) as cache:
         yield cache
+
+
+def _cache_of(node: Node | RemoteNode) -> NodeCache | RemoteCache:
+    from runtime.client.client import Client
+
+    if isinstance(node, Client):
+        from runtime.client.cache.service import NodeCache
+
+        return NodeCache(node.client)
+    from runtime.remote.cache import RemoteCache
+
+    return RemoteCache(node.requests)
+
+
+def require_no_gateway(given: Mapping[str, Any]) -> None:
+    """With --cache-dir no node is asked, so none may be named."""
+    if given.get("url") is not None:
+        raise errors.ConfigError("--url", "and --cache-dir exclude each other; give one of them")
 
 
 def write_json(value: object) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from runtime import errors
-from runtime.cli.options import attached, json_option, node_command, port_option
+from runtime.cli.options import attached_here, json_option, node_command, port_option
 from runtime.settings.sizes import format_size, parse_size
 
 SCHEDULER = "scheduler"
@@ -46,7 +46,7 @@ def command(*, switch: str | None, as_json: bool, check: bool, **given: Any) -> 
         min_evict_bytes=given["min_evict"] and parse_size(given["min_evict"], "min_evict"),
         tiers=given["tiers"] and tuple(given["tiers"].split(",")),
     )
-    with attached(given) as node:
+    with attached_here(given) as node:
         if change != m.SetPressure(change.ref):
             answer = node.client.ask(SCHEDULER, change)
             if isinstance(answer, m.PressureRefused):

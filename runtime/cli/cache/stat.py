@@ -10,7 +10,7 @@ import sys
 from typing import Any, Final
 
 from runtime.cli.cache.options import online_cache, write_json
-from runtime.cli.options import json_option, node_command, port_option
+from runtime.cli.options import json_option, node_command, node_options
 from runtime.cli.table import Column, write_table
 from runtime.settings.sizes import format_size
 
@@ -23,13 +23,11 @@ _COLUMNS: Final = (
 
 
 @node_command()
-@port_option
+@node_options
 @json_option("print JSON")
 def command(*, as_json: bool, **given: Any) -> int:
     with online_cache(given) as cache:
-        from runtime.client.cache.stat import stat_of
-
-        facts = stat_of(cache.actors)
+        facts = cache.stat()
     if as_json:
         write_json(facts)
     elif not facts["cache"]:

@@ -8,27 +8,27 @@ from typing import Any
 
 import click
 
-from runtime.cli.cache.options import cache_dir_option, online_cache, write_json
-from runtime.cli.options import json_option, node_command, port_option
+from runtime.cli.cache.options import cache_dir_option, online_cache, require_no_gateway, write_json
+from runtime.cli.options import json_option, node_command, node_options
 
 
 @node_command()
-@port_option
+@node_options
 @cache_dir_option
 @json_option("print JSON")
 @click.option("--repair", is_flag=True, help="quarantine what is damaged")
 def command(*, cache_dir: Path | None, as_json: bool, repair: bool, **given: Any) -> int:
     from runtime.cli.cache import offline
     from runtime.cli.progress import ProgressLine
-    from runtime.client.cache.upkeep import verified
     from runtime.settings.sizes import format_size
 
     with ProgressLine("checking rows") as line:
         if cache_dir is not None:
+            require_no_gateway(given)
             result = offline.verified(cache_dir, line.share, repair=repair)
         else:
             with online_cache(given) as cache:
-                result = verified(cache, line.share, repair=repair)
+                result = cache.verify(line.share, repair=repair)
     if as_json:
         write_json(result)
     else:

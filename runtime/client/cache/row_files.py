@@ -96,9 +96,14 @@ class RowReport:
                 "sealed": header.sealed,
                 "hits": header.hits,
                 "last_used_unix_s": header.last_used_unix_s,
-                "meta": self.meta,
+                "meta": {name: _shown(value) for name, value in self.meta.items()},
             }
         return plain
+
+
+def _shown(value: object) -> object:
+    """A value of a row's metadata as JSON has it; bytes as hex."""
+    return value.hex() if isinstance(value, bytes) else value
 
 
 @dataclass(slots=True)

@@ -87,7 +87,8 @@ async def load(call: Call) -> None:
     try:
         await answer_work(call, work, is_stream=bool(asked.stream))
     except errors.ModelAlreadyLoaded as error:
-        raise Refused(Failure(Fault.CONFLICT, str(error), "model")) from error
+        kind = type(error).__name__
+        raise Refused(Failure(Fault.CONFLICT, str(error), "model", kind=kind)) from error
 
 
 async def unload(call: Call) -> None:

@@ -9,7 +9,7 @@ from runtime.gateway.wire import anthropic_errors, ollama_errors, openai_errors
 from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.failure import Failure, Fault
 
-Api = Literal["openai", "anthropic", "ollama", "native"]
+Api = Literal["openai", "anthropic", "ollama", "native", "own"]
 
 _NATIVE: Final = frozenset(
     {
@@ -17,6 +17,7 @@ _NATIVE: Final = frozenset(
         "reranking", "embedding", "embeddings", "props", "slots", "metrics", "lora-adapters",
     }
 )  # fmt: skip
+_OWN: Final = ["llama", "v1"]
 _NATIVE_V1: Final = frozenset({("v1", "stream"), ("v1", "streams")})
 JSON: Final = "application/json"
 
@@ -24,6 +25,8 @@ JSON: Final = "application/json"
 def api_of(path: str, *, has_version: bool = False) -> Api:
     """The API that a path belongs to; ``has_version``: the request has ``anthropic-version``."""
     parts = path.partition("?")[0].strip("/").split("/")
+    if parts[:2] == _OWN:
+        return "own"
     if parts[0] == "api":
         return "ollama"
     if "messages" in parts or has_version:
@@ -45,6 +48,8 @@ def _object(failure: Failure, api: Api, request_id: str) -> dict[str, Any]:
             return ollama_errors.error_object(failure)
         case "native":
             return openai_errors.native_error_object(failure)
+        case "own":
+            return openai_errors.own_error_object(failure)
         case _:
             return openai_errors.error_object(failure)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -91,6 +91,10 @@ class Failure:
     """In OpenAI's words, where it is not the one of the fault."""
     rates: Rates | None = None
     """What is left to the key, where it has limits."""
+    kind: str | None = field(default=None, compare=False)
+    """The class of the runtime's error that it comes from, for clients of our own API."""
+    said: str | None = field(default=None, compare=False)
+    """Its text, where ``message`` has others words."""
 
     @property
     def status(self) -> int:
@@ -127,12 +131,16 @@ def failure_of(error: BaseException) -> Failure:
         return error.failure
     if isinstance(error, errors.PromptTooLong):
         return _too_long(error)
+    cause = error.__cause__
+    is_setting = isinstance(cause, errors.ConfigError | errors.ModelLoadFailed)
+    origin = cause if is_setting and isinstance(error, errors.InvalidRequest) else error
     for kind, fault in _FAULTS:
         if isinstance(error, kind):
-            cause = error.__cause__
             param = cause.name if isinstance(cause, InvalidParam) else None
             retry = error.retry_after_s if isinstance(error, errors.Overloaded) else None
-            return Failure(fault, str(error), param, retry)
+            return Failure(
+                fault, str(error), param, retry, kind=type(origin).__name__, said=str(origin)
+            )
     detail = f"{type(error).__name__} in the gateway; the log has the details"
     return Failure(Fault.INTERNAL, detail)
 
@@ -148,4 +156,11 @@ def _too_long(error: errors.PromptTooLong) -> Failure:
             f"context length is {n_ctx} tokens. Shorten the conversation, or load the model with a "
             "larger n_ctx"
         )
-    return Failure(Fault.TOO_LONG, message, n_prompt=n_prompt, n_ctx=n_ctx)
+    return Failure(
+        Fault.TOO_LONG,
+        message,
+        n_prompt=n_prompt,
+        n_ctx=n_ctx,
+        kind=type(error).__name__,
+        said=str(error),
+    )

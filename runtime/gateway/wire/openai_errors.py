@@ -44,6 +44,13 @@ def error_object(failure: Failure) -> dict[str, Any]:
     }
 
 
+def own_error_object(failure: Failure) -> dict[str, Any]:
+    """OpenAI's form, and ``kind``: the error's class in ``runtime.errors``, with its own text."""
+    error = error_object(failure)["error"]
+    error["message"] = failure.said or failure.message
+    return {"error": error | {"kind": failure.kind}}
+
+
 def native_error_object(failure: Failure) -> dict[str, Any]:
     """llama-server's form: its codes are statuses, and overflow has a type of its own."""
     error: dict[str, Any] = {

@@ -30,6 +30,8 @@ class Wanted:
     """The answer shows tokens as texts."""
     remarks: tuple[str, ...] = ()
     """What of the request has no effect, for the answer's ``cache.note``."""
+    fails_late: bool = False
+    """A stream that is late (``timeout_s``) fails, and does not end with what there is."""
     rules: tuple[str, ...] = ()
     """Canonical rules that changed something."""
 

@@ -1,0 +1,1 @@
+"""``launch``: programs of others, set up for a gateway."""
