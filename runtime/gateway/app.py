@@ -15,10 +15,12 @@ from runtime.gateway.routes import (
     anthropic,
     health,
     native,
+    observe,
     ollama,
     openai,
     own,
     own_cache,
+    page,
     responses,
     streams,
 )
@@ -26,7 +28,7 @@ from runtime.gateway.service import Service
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 
 MODULES: Final[tuple[Any, ...]] = (
-    openai, responses, anthropic, ollama, native, streams, own, own_cache, health,
+    openai, responses, anthropic, ollama, native, streams, own, own_cache, observe, page, health,
 )  # fmt: skip
 """Each has ROUTES: methods (several with blanks between them), path, handler; and may have BODIES:
 the struct of a JSON body, by path."""

@@ -22,8 +22,10 @@ from runtime.gateway.keys import Key, salt_of
 from runtime.gateway.ledger_client import LedgerClient
 from runtime.gateway.names import resolve
 from runtime.gateway.response_runs import Responses
+from runtime.gateway.snapshot import snapshot_of
 from runtime.gateway.time_limit import LimitedStream, ReplyStream, TimeLimit
 from runtime.gateway.trace import Traces
+from runtime.gateway.watch import Watch
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.rates import Rates
@@ -90,6 +92,7 @@ class Service:
             has_peers=settings.workers > 1,
         )
         self.traces = Traces()
+        self.watch = Watch(self.ledger, self.traces, self._snapshot)
         self.responses = Responses(self)
         self.agents = Agents()
         self._connect = connect
@@ -118,6 +121,9 @@ class Service:
                     raise
                 await asyncio.sleep(_LOOK_S)
         return self._transport
+
+    async def _snapshot(self) -> bytes:
+        return await snapshot_of(await self.client())
 
     def attach(self) -> Client:
         """A client that blocks, for a thread; the caller closes its connection."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from runtime.client.results import (
     Completion,
@@ -155,7 +155,20 @@ def _ended(known: ReplyRecord, done: Completion) -> ReplyRecord:
         source=cache.source,
         miss_reason=None if cache.miss is None else cache.miss.reason.value,
         part=None if cache.diverged is None else cache.diverged.part.partition("[")[0],
+        miss_at=done.miss_at,
+        **_diverged(done),
     )
+
+
+def _diverged(done: Completion) -> dict[str, Any]:
+    found = done.cache.diverged
+    if found is None:
+        return {}
+    return {
+        "diverged": found.part,
+        "diverged_token": found.prompt_token,
+        "lost_tokens": found.lost_tokens,
+    }
 
 
 class Trace:

@@ -83,6 +83,7 @@ class GatewaySettings:
     sampling: tuple[tuple[str, float], ...] = DEFAULT_SAMPLING
     canonicalise: tuple[str, ...] = ("claude-billing",)
     explain: bool = True
+    prompts: bool = False
     slots: bool = False
     metrics: bool = True
     max_body: int = 32 << 20
