@@ -15,11 +15,13 @@ from runtime.gateway.routes import (
     anthropic,
     health,
     native,
+    observe,
     ollama,
     openai,
     own,
     own_cache,
     own_replies,
+    page,
     responses,
     streams,
 )
@@ -28,7 +30,7 @@ from runtime.gateway.wire.failure import Failure, Fault, Refused
 
 MODULES: Final[tuple[Any, ...]] = (
     openai, responses, anthropic, ollama, native, streams, own, own_cache, own_replies,
-    health,
+    observe, page, health,
 )  # fmt: skip
 """Each has ROUTES: methods (several with blanks between them), path, handler; and may have BODIES:
 the struct of a JSON body, by path."""

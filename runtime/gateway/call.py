@@ -21,6 +21,7 @@ from runtime.gateway.explained import Explained
 from runtime.gateway.generation import BrokenStream, ClientGone, Generation, Socket
 from runtime.gateway.guard import check_host, check_key, check_origin
 from runtime.gateway.keys import ANYONE, Key, Keys
+from runtime.gateway.prompts import KeptPrompt, Prompts
 from runtime.gateway.service import Birth, Service
 from runtime.gateway.stream_log import MODEL, Logged, LoggedHead, Mark, StreamLog
 from runtime.gateway.time_limit import ReplyStream, time_limit_of
@@ -264,7 +265,7 @@ class Call:
         head: Head | None = None,
     ) -> None:
         """Answer by replies of a model, as a stream or as one object."""
-        service, key = self.service, self.key
+        service, key, asked = self.service, self.key, wanted
         wanted = await self.marked(self.canonical(wanted))
         if wanted.n_replies > 1 and wanted.options.get("session"):
             raise invalid("a session has one reply at a time; leave session out, or n", "session")
@@ -290,6 +291,8 @@ class Call:
             trace.answer_id, trace.is_stream = fixed.id, wanted.is_stream
             trace.asks(wanted, fixed.model)
             service.traces.asks(trace)
+            if service.settings.prompts:
+                await self._keep_prompt(asked, wanted, fixed)
             generation = Generation(
                 service, wanted, fixed, answer, begin, self.own_headers(), self.socket(), trace
             )
@@ -303,6 +306,12 @@ class Call:
                     conversations.forget_unless_begun(kept)
                 self.n_tokens += generation.n_computed
                 service.own(Explained).note(key, self.id, fixed, wanted, generation.done)
+
+    async def _keep_prompt(self, asked: Wanted, wanted: Wanted, head: Head) -> None:
+        rules = (*self.service.settings.canonicalise, *self.key.rules)
+        size = len(await self.body())
+        one = KeptPrompt(self.id, head.id, self.key.name, head.model, asked, wanted, rules, size)
+        self.service.own(Prompts).note(one)
 
     def socket(self, *, notes_events: bool = True) -> Socket:
         """What is known of the socket that the answer goes to."""

@@ -21,6 +21,8 @@ ANY_PAGE: Final = "*"
 LOCAL_PAGES: Final = "localhost"
 OPEN_PATHS: Final = frozenset({"/health", "/v1/health", "/readyz", "/"})
 """What needs no key: it tells nothing but that the gateway runs."""
+PAGE: Final = "/llama/ui/"
+"""Beginning of the paths of the page's files, which need none either."""
 
 
 def check_host(given: list[bytes], known: Iterable[str], *, is_unix: bool = False) -> str:
@@ -97,7 +99,7 @@ def check_key(
     """Whose request it is; Refused. Without keys: ``ANYONE``."""
     if keys is None:
         return ANYONE
-    if path in OPEN_PATHS:
+    if path in OPEN_PATHS or path.startswith(PAGE):
         return Key()
     given = given_key(headers)
     if given is None:

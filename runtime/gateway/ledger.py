@@ -1,9 +1,10 @@
 """The ledger of the gateway: what must be the same whichever HTTP worker a client has reached.
 
 Owns: the uses of keys and what replies have cost (``accounts``), stored responses, digests of
-answered requests. Answers: HTTP workers. Asks: no other actor. It has no HTTP, so that nothing
-which a client sends can end it. What it owns, but for the digests, lies in memory files on the
-launcher's shelf: its next process goes on with them, and its askers ask again.
+answered requests, what open pages show. Answers: HTTP workers. Asks: no other actor. It has no
+HTTP, so that nothing which a client sends can end it. What it owns, but for the digests and the
+pages, lies in memory files on the launcher's shelf: its next process goes on with them, and its
+askers ask again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from runtime.gateway.keys import Key
 from runtime.gateway.responses_log import ResponsesLog
 from runtime.gateway.responses_store import ResponseStore, Stored
 from runtime.gateway.shelf_log import ShelfLog
+from runtime.gateway.watch_messages import NoteRequests, NoteSnapshot
+from runtime.gateway.watched import Watched
 from runtime.gateway.wire.failure import Refused
 from runtime.gateway.wire.series import packed
 from runtime.settings.gateway import LedgerArgs
@@ -54,6 +57,7 @@ class LedgerActor(Worker):
         self._store = ResponseStore(args.store_bytes)
         self._store.begin_log(stored, stored.found)
         self._answered = Answered()
+        self._watched = Watched(time.monotonic_ns())
 
     def _write(self, name: str, value: bytes | None) -> None:
         if value is None:
@@ -86,6 +90,10 @@ class LedgerActor(Worker):
             case lm.FindParts(ref, owner, answer_id):
                 found = self._answered.find(Key(owner), answer_id)
                 self.tell(sender, lm.PartsFound(ref, found))
+            case NoteRequests():
+                self.tell(sender, self._watched.noted(message, time.monotonic()))
+            case NoteSnapshot(snapshot):
+                self._watched.looked(snapshot)
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
 
@@ -110,7 +118,8 @@ class LedgerActor(Worker):
         if report.continued is not None:
             self._store.fail_left(report.who, report.continued)
         self._log.tidy(accounts.records())
-        return lm.WorkerReported(report.ref, accounts.running(but=report.who.number))
+        is_watched = self._watched.is_watched(now)
+        return lm.WorkerReported(report.ref, accounts.running(but=report.who.number), is_watched)
 
     def _totals(self, ref: str) -> lm.TotalsRead:
         accounts = self._accounts
@@ -152,4 +161,5 @@ class LedgerActor(Worker):
             "running": self._accounts.running(),
             "responses": len(self._store),
             "response_bytes": self._store.n_bytes,
+            "requests": len(self._watched.board),
         }

@@ -67,6 +67,10 @@ class LedgerClient:
         self.who = who
         self.others = 0
         """Requests that run in other workers, as far as is known."""
+        self.is_watched = False
+        """Whether a page that shows requests is open at some worker, as far as is known."""
+        self.on_watched: Callable[[], None] | None = None
+        """Called with each report while one is."""
         self._connect = connect
         self._counted = counted
         self._series = series or Series()
@@ -204,7 +208,9 @@ class LedgerClient:
             self._acknowledged(ended)
             self._reported, self._continued = state, None
             if isinstance(answer, lm.WorkerReported):
-                self.others = answer.others
+                self.others, self.is_watched = answer.others, answer.is_watched
+                if self.is_watched and self.on_watched is not None:
+                    self.on_watched()
 
     async def leave(self) -> None:
         """The last report of a worker that stops."""

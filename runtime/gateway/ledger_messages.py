@@ -82,6 +82,8 @@ class WorkerReported:
     ref: str
     others: int
     """Requests that run in other workers."""
+    is_watched: bool = False
+    """A page that shows requests is open at some worker."""
 
 
 @frozen

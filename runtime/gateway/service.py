@@ -24,8 +24,10 @@ from runtime.gateway.ledger_client import LedgerClient
 from runtime.gateway.measures import Measures
 from runtime.gateway.names import resolve
 from runtime.gateway.response_runs import Responses
+from runtime.gateway.snapshot import snapshot_of
 from runtime.gateway.time_limit import LimitedStream, ReplyStream, TimeLimit
 from runtime.gateway.trace import Traces
+from runtime.gateway.watch import Watch
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.rates import Rates
@@ -98,6 +100,7 @@ class Service:
         self.traces.on_end.append(self.measures.ended)
         if settings.access_log:
             self.traces.on_end.append(log_request)
+        self.watch = Watch(self.ledger, self.traces, self._snapshot)
         self.responses = Responses(self)
         self.agents = Agents()
         self._connect = connect
@@ -129,6 +132,9 @@ class Service:
                     raise
                 await asyncio.sleep(_LOOK_S)
         return self._transport
+
+    async def _snapshot(self) -> bytes:
+        return await snapshot_of(await self.client())
 
     def attach(self) -> Client:
         """A client that blocks, for a thread; the caller closes its connection."""

@@ -9,7 +9,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from actors.messages.traceparent import checked
 from runtime.client.results import (
@@ -183,7 +183,20 @@ def _ended(known: ReplyRecord, done: Completion) -> ReplyRecord:
         source=cache.source,
         miss_reason=None if cache.miss is None else cache.miss.reason.value,
         part=None if cache.diverged is None else cache.diverged.part.partition("[")[0],
+        miss_at=done.miss_at,
+        **_diverged(done),
     )
+
+
+def _diverged(done: Completion) -> dict[str, Any]:
+    found = done.cache.diverged
+    if found is None:
+        return {}
+    return {
+        "diverged": found.part,
+        "diverged_token": found.prompt_token,
+        "lost_tokens": found.lost_tokens,
+    }
 
 
 class Trace:

@@ -85,6 +85,7 @@ class GatewaySettings:
     sampling: tuple[tuple[str, float], ...] = DEFAULT_SAMPLING
     canonicalise: tuple[str, ...] = ("claude-billing",)
     explain: bool = True
+    prompts: bool = False
     slots: bool = False
     metrics: bool = True
     metrics_alias: tuple[MetricsAlias, ...] = ("llamacpp",)

@@ -238,6 +238,7 @@ class _GatewayDefaults:
     sampling: Annotated[dict[str, float], Meta(extra_json_schema={KIND: "sampling"})]
     canonicalise: tuple[str, ...] = ("claude-billing",)
     explain: bool = True
+    prompts: bool = False
     slots: bool = False
     metrics: bool = True
     metrics_alias: tuple[str, ...] = ("llamacpp",)
@@ -290,6 +291,8 @@ Gateway: Final = _table(
         "canonicalise": "What is changed in requests so that prompts stay the same, in this order; "
         "each rule that changed something is named in the answer. A key may have more (rules).",
         "explain": "Answers have a cache object: what was reused, from where, and why no more.",
+        "prompts": "Each worker keeps the prompts of its last 64 requests in memory, 16 MiB of "
+        "them, and shows them to administrators: on the page, and in /llama/v1/requests/ID/why.",
         "slots": "GET /slots returns how many requests run, to every caller with a key.",
         "metrics": "GET /metrics returns what all workers count, and facts of the node, as "
         "Prometheus text. false: nothing but what llama-server counts is counted.",

@@ -7,10 +7,6 @@ from typing import Final
 from runtime.gateway.call import Call
 from runtime.gateway.wire.failure import Failure, Fault, Refused
 
-OLLAMA_RUNS: Final = b"Ollama is running"
-"""Clients of Ollama compare this text."""
-
-
 LOADING: Final = {
     "error": {"code": 503, "message": "Loading model", "type": "unavailable_error"},
 }
@@ -32,13 +28,8 @@ async def ready(call: Call) -> None:
     await health(call)
 
 
-async def root(call: Call) -> None:
-    await call.answer(OLLAMA_RUNS, content_type=b"text/plain; charset=utf-8")
-
-
 ROUTES: Final = (
     ("GET", "/health", health),
     ("GET", "/v1/health", health),
     ("GET", "/readyz", ready),
-    ("GET", "/", root),
 )

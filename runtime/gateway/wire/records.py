@@ -48,6 +48,14 @@ class ReplyRecord:
     part: str | None = None
     """``messages | tools | documents | template | reply``: where the conversation differs from an
     earlier one."""
+    miss_at: int | None = None
+    """Tokens of the prompt before the first that was not warm."""
+    diverged: str | None = None
+    """``part`` more exactly: ``messages[4].content``."""
+    diverged_token: int | None = None
+    """Tokens of the prompt before the place where it differs."""
+    lost_tokens: int | None = None
+    """Tokens behind it that could have been warm."""
 
 
 @frozen
