@@ -12,7 +12,7 @@ import click
 
 from runtime import errors
 from runtime.cli.model_names import catalog_of, name_argument, no_such_model
-from runtime.cli.options import attached, node_command, port_option
+from runtime.cli.options import attached_here, node_command, port_option
 from runtime.settings.sizes import format_size
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _require_unloaded(model: StoredModel, given: dict[str, Any]) -> None:
     from runtime.cli.background import ids_of_file
 
     try:
-        node = attached(given)
+        node = attached_here(given)
     except errors.NodeNotRunning:
         return
     with node:

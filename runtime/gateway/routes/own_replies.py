@@ -81,7 +81,7 @@ async def embed(call: Call) -> None:
             normalise=asked.normalise is not False,
         )
         call.n_tokens += found.n_tokens
-    call.service.counts.note_read(found.n_tokens, len(found.rows))
+    call.service.measures.read(model, found.n_tokens, len(found.rows))
     await call.answer(vectors_json(found))
 
 
@@ -93,7 +93,7 @@ async def rerank(call: Call) -> None:
     async with call.counted():
         found = await client.rerank(model, asked.query, asked.documents, top_n=asked.top_n)
         call.n_tokens += found.n_tokens
-    call.service.counts.note_read(found.n_tokens, len(asked.documents))
+    call.service.measures.read(model, found.n_tokens, len(asked.documents))
     await call.answer(ranks_json(found))
 
 
