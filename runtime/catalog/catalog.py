@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runtime.catalog import ollama
 from runtime.catalog.files import PART, SUFFIX, ModelFile, found_in
-from runtime.catalog.names import hub_name, model_id, stem_of
+from runtime.catalog.names import HOSTS, hub_name, model_id, stem_of
 from runtime.catalog.store import Store, StoredModel
 from runtime.embedded import EMBEDDED_MODEL_ID
 from runtime.embedded import path as embedded_model_path
@@ -92,8 +92,9 @@ class Catalog:
         for one in self._in_folder():
             if name in (one.name, f"{one.name}{SUFFIX}"):
                 return one
+        at_hub = () if hub is None else tuple(f"{host}{hub}" for host in HOSTS)
         for one in self._of_ollama():
-            if ollama.is_meant(one.name, name):
+            if any(ollama.is_meant(one.name, asked) for asked in (name, *at_hub)):
                 return one
         return next((one for one in self._stored() if _is_short_name(one, name)), None)
 

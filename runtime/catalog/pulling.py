@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
+from runtime.catalog.copies import adopted, copy_of
 from runtime.catalog.fetching import PAUSES_S, fetch, missing_bytes, require_space
 from runtime.catalog.hub import Hub, Listing
 from runtime.catalog.names import HubName
 from runtime.catalog.quantisations import chosen, part_count, tags_in
-from runtime.catalog.store import Store, StoredFile, StoredModel
+from runtime.catalog.store import Store, StoredFile, StoredModel, size_of
 from runtime.errors import FetchFailed
 from supervision.frozen import frozen
 
 _SHOWN_TAGS: Final = 40
+
+
+@frozen
+class Elsewhere:
+    """Folders of other programs that may have a file already."""
+
+    ollama_folders: Sequence[Path] = ()
+    hub_caches: Sequence[Path] = ()
+
+
+NOWHERE: Final = Elsewhere()
 
 
 @frozen
@@ -25,14 +38,19 @@ class Plan:
     model: StoredModel
     n_missing: int
     """Bytes."""
+    copies: Mapping[str, Path]
+    """Files that another program has on this machine, by their path in the repository."""
 
     @property
     def is_complete(self) -> bool:
         return not self.n_missing
 
 
-def planned(hub: Hub, name: HubName, store: Store) -> Plan:
-    """What a pull would fetch; raises FetchFailed with what the hub, or the tag, lacks."""
+def planned(hub: Hub, name: HubName, store: Store, elsewhere: Elsewhere = NOWHERE) -> Plan:
+    """What a pull would fetch; raises FetchFailed with what the hub, or the tag, lacks.
+
+    Files that other programs keep in the folders ``elsewhere`` are not fetched again.
+    """
     listing = hub.listing()
     model = StoredModel(
         store.folder_of(listing.repo),
@@ -49,7 +67,15 @@ def planned(hub: Hub, name: HubName, store: Store) -> Plan:
         final, partial = model.folder / file.path, store.partial_of(model.repo, file)
         has_another = final.exists() and (file.path, file.digest) not in known
         missing += file.n_bytes if has_another else missing_bytes(file, final, partial)
-    return Plan(model, missing)
+    return Plan(model, missing, _copies(model, elsewhere))
+
+
+def _copies(model: StoredModel, elsewhere: Elsewhere) -> dict[str, Path]:
+    found = {
+        one.path: copy_of(one, model.repo, elsewhere.ollama_folders, elsewhere.hub_caches)
+        for one in model.files
+    }
+    return {path: copy for path, copy in found.items() if copy is not None}
 
 
 def pull(
@@ -65,7 +91,7 @@ def pull(
     try:
         if plan.n_missing:
             model.folder.mkdir(parents=True, exist_ok=True)
-            require_space(model.folder, plan.n_missing, model.name)
+            require_space(model.folder, _adopt(plan, store), model.name)
         _fetch_files(hub, plan, store, progress, pauses_s)
     finally:
         store.tidy(model)
@@ -94,6 +120,17 @@ def _fetch_files(
             pauses_s=pauses_s,
         )
         before += file.n_bytes
+
+
+def _adopt(plan: Plan, store: Store) -> int:
+    """Take over the files that are on this machine; returns the bytes that are still missing."""
+    model, missing = plan.model, 0
+    for file in model.files:
+        final, copy = model.folder / file.path, plan.copies.get(file.path)
+        is_here = size_of(final) == file.n_bytes
+        if is_here or copy is None or not adopted(file, copy, final):
+            missing += missing_bytes(file, final, store.partial_of(model.repo, file))
+    return missing
 
 
 def _advance(progress: Callable[[float], None], before: int, total: int, at: int) -> None:

@@ -78,6 +78,15 @@ class StoredModel:
         )
 
 
+@frozen
+class Unfinished:
+    """Files of a repository that were begun and are not whole."""
+
+    repo: str
+    n_bytes: int
+    files: tuple[Path, ...]
+
+
 def size_of(path: Path) -> int:
     """Bytes of a regular file; -1 where there is none."""
     try:
@@ -166,6 +175,26 @@ class Store:
                 one.unlink(missing_ok=True)
         self.tidy(model)
 
+    def unfinished(self) -> list[Unfinished]:
+        """What was begun and is not whole, by repository."""
+        found: dict[Path, list[Path]] = {}
+        for one in sorted(self.root.glob(f"*/*/{PARTIAL}/*")):
+            found.setdefault(one.parent.parent, []).append(one)
+        return [
+            Unfinished(
+                "/".join(folder.parts[-2:]),
+                sum(max(0, size_of(one)) for one in files),
+                tuple(files),
+            )
+            for folder, files in found.items()
+        ]
+
+    def drop_unfinished(self, one: Unfinished) -> None:
+        """Remove what was fetched of it."""
+        for path in one.files:
+            path.unlink(missing_ok=True)
+            _drop_empty(path.parent, self.root)
+
     def tidy(self, model: StoredModel) -> None:
         """Remove the folders of a model that is not there, as far as they are empty."""
         _drop_empty(model.folder / PARTIAL, self.root)
@@ -204,10 +233,8 @@ def _files(plain: list[dict[str, Any]]) -> Iterator[StoredFile]:
 
 def is_plain_path(path: str) -> bool:
     """Whether a path of a repository stays in its folder, and is not one of this store's own."""
-    parts = path.split("/")
-    return bool(path) and not any(
-        not one or one.startswith(".") or "\\" in one or "\0" in one for one in parts
-    )
+    is_printable = path.isprintable() and "\\" not in path
+    return is_printable and not any(not one or one.startswith(".") for one in path.split("/"))
 
 
 def _drop_empty(folder: Path, root: Path) -> None:

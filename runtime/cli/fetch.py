@@ -35,10 +35,11 @@ def fetched_if_wanted(name: HubName, store: Store) -> StoredModel | None:
 
 def _planned(name: HubName, store: Store) -> tuple[Hub, Plan]:
     from runtime.catalog.hub import Hub
-    from runtime.catalog.pulling import planned
+    from runtime.catalog.pulling import Elsewhere, planned
+    from runtime.settings.model_folders import hub_caches, ollama_folders
 
     hub = Hub(name)
-    return hub, planned(hub, name, store)
+    return hub, planned(hub, name, store, Elsewhere(ollama_folders(), hub_caches()))
 
 
 def _pulled(hub: Hub, plan: Plan, store: Store) -> StoredModel:

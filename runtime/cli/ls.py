@@ -28,7 +28,8 @@ _COLUMNS = (
 @models_dir_option()
 @json_option("print a JSON list")
 def command(*, as_json: bool, **given: Any) -> int:
-    found = catalog_of(given).all()
+    catalog = catalog_of(given)
+    found = catalog.all()
     if as_json:
         sys.stdout.write(json.dumps([plain_model(one) for one in found], indent=2) + "\n")
     elif found:
@@ -37,6 +38,11 @@ def command(*, as_json: bool, **given: Any) -> int:
         sys.stderr.write(
             "there is none yet; `llama-actors pull ORG/REPO:TAG` fetches one, --models-dir names a "
             "folder of GGUF files, and the model `demo` comes along\n"
+        )
+    for one in catalog.store.unfinished():
+        sys.stderr.write(
+            f"note: {format_size(one.n_bytes)} of {one.repo} are not whole yet; `pull` continues, "
+            f"`rm {one.repo}` removes them\n"
         )
     return 0
 

@@ -5,7 +5,10 @@ Asks at a terminal. A model that the node has loaded is refused; other nodes are
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +17,7 @@ from runtime import errors
 from runtime.cli.model_names import catalog_of, name_argument, no_such_model
 from runtime.cli.options import attached_here, node_command, port_option
 from runtime.settings.sizes import format_size
+from supervision.frozen import frozen
 
 if TYPE_CHECKING:
     from runtime.catalog.catalog import Catalog, Known
@@ -33,17 +37,53 @@ _NOT_OURS = {
 @click.option("--yes", is_flag=True, help="do not ask")
 def command(name: str, *, yes: bool, **given: Any) -> int:
     catalog = catalog_of(given)
+    target = _unfinished(catalog, name) or _fetched(catalog, name, given)
+    what = f"{target.what}, {format_size(target.n_bytes)}"
+    if not (yes or _is_confirmed(f"Remove {what}, from {target.folder}?")):
+        return 1
+    target.remove()
+    sys.stderr.write(f"removed {what}\n")
+    return 0
+
+
+@frozen
+class _Target:
+    """What is to be removed, and how."""
+
+    what: str
+    folder: Path
+    n_bytes: int
+    remove: Callable[[], object]
+
+
+def _is_confirmed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise click.UsageError("this cannot be asked here; --yes removes it all the same")
+    return click.confirm(question, err=True)
+
+
+def _unfinished(catalog: Catalog, name: str) -> _Target | None:
+    """What was begun of a repository, where the name means no model that is whole."""
+    from runtime.catalog.names import hub_name
+
+    wanted = hub_name(name)
+    if wanted is None or catalog.find(name, whole=False) is not None:
+        return None
+    store = catalog.store
+    for one in store.unfinished():
+        if one.repo.lower() == wanted.repo.lower():
+            remove = functools.partial(store.drop_unfinished, one)
+            what = f"the unfinished files of {one.repo}"
+            return _Target(what, store.folder_of(one.repo), one.n_bytes, remove)
+    return None
+
+
+def _fetched(catalog: Catalog, name: str, given: Mapping[str, Any]) -> _Target:
+    """A model that was fetched and is not loaded."""
     model = _removable(catalog, name)
     _require_unloaded(model, given)
-    size = format_size(model.n_bytes)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("this cannot be asked here; --yes removes it all the same")
-        if not click.confirm(f"Remove {model.name} ({size}) from {model.folder}?", err=True):
-            return 1
-    catalog.store.remove(model)
-    sys.stderr.write(f"removed {model.name}, {size}\n")
-    return 0
+    remove = functools.partial(catalog.store.remove, model)
+    return _Target(model.name, model.folder, model.n_bytes, remove)
 
 
 def _removable(catalog: Catalog, name: str) -> StoredModel:
@@ -61,7 +101,7 @@ def _why_not(found: Known) -> str:
     return f"{words.format(name=found.name, path=found.path)}; `rm` removes what `pull` fetched"
 
 
-def _require_unloaded(model: StoredModel, given: dict[str, Any]) -> None:
+def _require_unloaded(model: StoredModel, given: Mapping[str, Any]) -> None:
     """NotRemovable where the running node, if there is one, has the model loaded."""
     from runtime.cli.background import ids_of_file
 

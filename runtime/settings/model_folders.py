@@ -45,3 +45,16 @@ def ollama_folders() -> list[Path]:
         return [user_path(given, OLLAMA_VARIABLE)]
     place = home()
     return [*([] if place is None else [place / ".ollama" / "models"]), _OLLAMA_SERVICE]
+
+
+def hub_caches() -> list[Path]:
+    """Where ``huggingface_hub`` and llama.cpp keep files of a hub."""
+    names = {"HF_HUB_CACHE": (), "HUGGINGFACE_HUB_CACHE": (), "HF_HOME": ("hub",)}
+    for name, below in names.items():
+        if os.environ.get(name):
+            return [user_path(os.environ[name], name).joinpath(*below)]
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    place = home()
+    if os.path.isabs(cache):
+        return [Path(cache) / "huggingface" / "hub"]
+    return [] if place is None else [place / ".cache" / "huggingface" / "hub"]

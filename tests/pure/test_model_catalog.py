@@ -98,7 +98,20 @@ def test_records_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/etc/passwd", "../x", "a/../x", "a//b", ".records/x", "a/.b", "a\\b", "a\0b"]
+    "path",
+    [
+        "",
+        "/etc/passwd",
+        "../x",
+        "a/../x",
+        "a//b",
+        ".records/x",
+        "a/.b",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "a\x1b[2Jb",
+    ],
 )
 def test_paths_that_would_leave_the_folder_are_no_paths(path: str) -> None:
     assert not is_plain_path(path)
@@ -151,6 +164,7 @@ def catalog(tmp_path: Path) -> Catalog:
     ollama = tmp_path / "ollama"
     put_ollama(ollama, "registry.ollama.ai/library/both/latest", b"b")
     put_ollama(ollama, "registry.ollama.ai/library/llama3.2/latest", b"l")
+    put_ollama(ollama, "hf.co/org/other-GGUF/Q8_0", b"o")
     return Catalog(store, folder, [ollama, tmp_path / "no-ollama"])
 
 
@@ -168,6 +182,8 @@ def catalog(tmp_path: Path) -> Catalog:
         ("both", Source.FOLDER, "both"),
         ("both:latest", Source.OLLAMA, "both"),
         ("llama3.2", Source.OLLAMA, "llama3.2"),
+        ("org/other-GGUF:Q8_0", Source.OLLAMA, "hf.co-org-other-GGUF-Q8_0"),
+        ("https://huggingface.co/org/other-GGUF:q8_0", Source.OLLAMA, "hf.co-org-other-GGUF-Q8_0"),
     ],
 )
 def test_where_a_name_is_found(catalog: Catalog, name: str, source: Source, model_id: str) -> None:
@@ -215,6 +231,7 @@ def test_all_that_there_is(catalog: Catalog) -> None:
         ("cut", "folder"),
         ("mine", "folder"),
         ("both:latest", "ollama"),
+        ("hf.co/org/other-GGUF:Q8_0", "ollama"),
         ("llama3.2:latest", "ollama"),
     ]
 

@@ -19,7 +19,7 @@ import runtime.embedded
 from runtime.catalog.fetching import require_space
 from runtime.catalog.hub import Hub
 from runtime.catalog.names import HubName, hub_name
-from runtime.catalog.pulling import planned, pull
+from runtime.catalog.pulling import Elsewhere, planned, pull
 from runtime.catalog.store import PARTIAL, RECORDS, Store, StoredModel
 from runtime.errors import FetchFailed
 from tests.support import hub as hubs
@@ -137,6 +137,32 @@ def test_the_token_goes_to_the_hub_and_not_to_its_storage(
     hub.tokens.clear()
     pulled(hub, store)
     assert set(hub.tokens) == {("hub", "Bearer hf_secret"), ("storage", None)}
+
+
+# ── what other programs have ────────────────────────────────────────────────────────────────────
+
+
+def test_a_file_that_another_program_has_is_linked(
+    hub: hubs.Hub, store: Store, demo: bytes, tmp_path: Path
+) -> None:
+    digest = hashlib.sha256(demo).hexdigest()
+    ollama = tmp_path / "ollama" / "blobs" / f"sha256-{digest}"
+    cached = tmp_path / "hub" / "models--org--story-GGUF" / "blobs" / digest
+    name = HubName(NAME)
+    elsewhere = Elsewhere([tmp_path / "ollama"], [tmp_path / "hub"])
+    asked = Hub(name, hub.url)
+    for copy in (ollama, cached):
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(demo)
+        model = pull(asked, planned(asked, name, store, elsewhere), store)
+        assert model.path.samefile(copy)
+        store.remove(model)
+        copy.unlink()
+    assert hub.sent == 0
+    ollama.write_bytes(bytes(len(demo)))  # damaged
+    model = pull(asked, planned(asked, name, store, elsewhere), store)
+    assert model.path.read_bytes() == demo
+    assert hub.sent == len(demo)
 
 
 # ── broken connections ──────────────────────────────────────────────────────────────────────────

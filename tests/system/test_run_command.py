@@ -252,13 +252,26 @@ def test_removed_after_it_is_unloaded(home: Home, capfd: pytest.CaptureFixture[s
     assert refused.returncode == 2
     assert "--yes removes it all the same" in refused.stderr
     with Terminal(home, "rm", NAME) as (screen, fd, process):
-        screen.read_until("Remove org/story-GGUF:Q4_K_M (3.2 MiB) from ", within_s=60)
+        screen.read_until("Remove org/story-GGUF:Q4_K_M, 3.2 MiB, from ", within_s=60)
         os.write(fd, b"n\n")
         assert process.wait(60) == 1
     assert (home.folder / "store" / NAME).is_dir()
     capfd.readouterr()
     assert main(["rm", NAME, "--yes"]) == 0
     assert capfd.readouterr().err == f"removed {NAME}:Q4_K_M, 3.2 MiB\n"
+    assert list((home.folder / "store").iterdir()) == []
+
+
+def test_what_is_not_whole_is_listed_and_removed(
+    home: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    partial = home.folder / "store" / NAME / ".partial"
+    partial.mkdir(parents=True)
+    (partial / "story-Q4_K_M.gguf.0123").write_bytes(b"x" * 2048)
+    assert main(["ls"]) == 0
+    assert f"note: 2.0 KiB of {NAME} are not whole yet; `pull` continues" in capfd.readouterr().err
+    assert main(["rm", NAME, "--yes"]) == 0
+    assert capfd.readouterr().err == f"removed the unfinished files of {NAME}, 2.0 KiB\n"
     assert list((home.folder / "store").iterdir()) == []
 
 
