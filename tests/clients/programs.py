@@ -284,6 +284,12 @@ def _ai_sdk(place: Place, script: str) -> list[Outcome]:
     return found or [Outcome(script, passed=False, detail=ran.detail)]
 
 
+def _check_no_bill(session: Session) -> str | None:
+    """What is wrong with a session that ``launch`` began: it has the biller's line."""
+    billed = [e for e in session.exchanges if BILLING.encode() in e.body]
+    return f"{len(billed)} requests have the line for the biller" if billed else None
+
+
 def _check_second(first: Session, second: Session) -> str | None:
     """What is wrong with a second session of Claude Code in the same folder.
 
@@ -309,7 +315,7 @@ def _outcomes(place: Place) -> list[Outcome]:
         found += _ai_sdk(here, "ai_sdk_job.mjs")
         for program in PROGRAMS_LIST:
             first = run_session(program, here, "first")
-            found.append(_outcome(program.name, check(program, first)))
+            found.append(_outcome(program.name, check(program, first) or _check_no_bill(first)))
             if program.name == "claude":
                 by_itself = replace(program, is_launched=False, env=_CLAUDE)
                 first = run_session(by_itself, here, "by-itself")

@@ -131,6 +131,13 @@ def steady(text: str) -> str:
         ("complete", "nobody", "x"),
         ("complete", "demo", "x", "--top-p", "7"),
         ("complete", "demo", "x", "--session", "s", "--n", "2"),
+        ("complete", "demo", "x", "--timeout", "0"),
+        ("complete", "demo", "x " * 5000),
+        ("complete", "demo", ""),
+        ("embed", "demo", "a fox", "--pooling", "cls"),
+        ("rerank", "demo", "a", "b"),
+        ("infill", "demo", "a", "b"),
+        ("unload", "nobody"),
         ("complete", "demo", "x", "--parent-key", "zz"),
     ],
     ids=lambda words: " ".join(words)[:60],
@@ -138,7 +145,7 @@ def steady(text: str) -> str:
 def test_a_command_prints_the_same_there(both: Both, run: Run, words: tuple[str, ...]) -> None:
     here, there = run(both.here, *words), run(both.there(), *words)
     assert (there.code, there.out) == (here.code, here.out), there.err
-    if "nobody" in words:  # the gateway names what there is
+    if words[:2] == ("complete", "nobody"):  # the gateway names what there is
         assert "there is no model 'nobody'; there are: demo, stub, tiny" in there.err
     else:
         assert there.err == here.err
@@ -166,6 +173,14 @@ def test_a_session_goes_on_and_its_finish_key_can_be_continued(both: Both, run: 
     assert more["usage"]["cached_tokens"] >= first["usage"]["prompt_tokens"]
     keyed = run(both.there(), *words, "--parent-key", first["finish_key"])
     assert keyed.code == 0, keyed.err
+
+
+def test_a_stream_that_is_late_fails_there_as_here(both: Both, run: Run) -> None:
+    words = ("complete", "demo", "Once", "--logit-bias", "5=never", "--timeout", "0.4")
+    here, there = run(both.here, *words), run(both.there(), *words)
+    tokens = re.compile(r"\d+ tokens")
+    assert (there.code, here.code) == (1, 1)
+    assert tokens.sub("", there.err) == tokens.sub("", here.err)
 
 
 def test_a_grammar_a_schema_and_a_template_travel(both: Both, run: Run, tmp_path: Path) -> None:
