@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 from runtime import errors
 from runtime.gateway.call import Call
-from runtime.gateway.facts import ModelFacts, model_facts
+from runtime.gateway.facts import ModelFacts
 from runtime.gateway.keys import Key
 from runtime.gateway.ledger_messages import TotalsRead
 from runtime.gateway.wire import families as f
@@ -21,6 +20,8 @@ CACHE: Final = "cache_meta"
 NODE_S: Final = 2.0
 """The page does not wait longer for facts of the node; what has not come is left out."""
 
+T = TypeVar("T")
+
 
 async def page(call: Call) -> bytes:
     """All of it, as far as the caller may know of models; Refused."""
@@ -28,6 +29,7 @@ async def page(call: Call) -> bytes:
     totals, (facts, cache) = await asyncio.gather(service.ledger.totals(), _node(call))
     counted = _visible(unpacked(totals.series), call.key)
     now = _now(totals, facts, cache)
+    now.add(f.RESTARTS, ("root", "unknown"), (await service.transport()).record.boot - 1)
     lines: list[str] = []
     if "llamacpp" in service.settings.metrics_alias:
         waiting = sum(one.details.get("waiting", 0) for one in facts)
@@ -40,15 +42,27 @@ async def page(call: Call) -> bytes:
 
 
 async def _node(call: Call) -> tuple[list[ModelFacts], Mapping[str, Any]]:
-    """What models and the index report of themselves."""
-    facts: list[ModelFacts] = []
-    cache: Mapping[str, Any] = {}
-    with contextlib.suppress(TimeoutError, errors.LlamaActorsError):
+    """What models and the index report of themselves; nothing of those that do not."""
+    service = call.service
+    client = await service.client()
+    names = service.models(call.key)
+    cache, *found = await asyncio.gather(
+        _soon(client.report_of(CACHE)), *(_soon(client.model_info(one)) for one in names)
+    )
+    facts = [
+        ModelFacts(name, 0, {} if one is None else one.details, service.is_up(name))
+        for name, one in zip(names, found, strict=True)
+    ]
+    return facts, cache or {}
+
+
+async def _soon(work: Awaitable[T]) -> T | None:
+    """What comes in time, else None."""
+    try:
         async with asyncio.timeout(NODE_S):
-            client = await call.service.client()
-            facts, found = await asyncio.gather(model_facts(call), client.report_of(CACHE))
-            cache = found or {}
-    return facts, cache
+            return await work
+    except (TimeoutError, errors.LlamaActorsError):
+        return None
 
 
 def _visible(table: Table, key: Key) -> Table:
@@ -82,9 +96,8 @@ def _now(totals: TotalsRead, facts: Iterable[ModelFacts], cache: Mapping[str, An
 
 def _model(found: Series, one: ModelFacts) -> None:
     labels, details = (one.id,), one.details
-    is_up = one.is_up and bool(details)
-    found.add(f.MODELS_UP, (), int(is_up))
-    found.add(f.MODEL_UP, labels, int(is_up))
+    found.add(f.MODELS_UP, (), int(one.is_up))
+    found.add(f.MODEL_UP, labels, int(one.is_up))
     if not details:
         return
     found.add(f.RUNNING, labels, details.get("running", 0))

@@ -5,6 +5,7 @@ The access log, metrics, spans and the page read this. No text of a prompt or of
 
 from __future__ import annotations
 
+import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +44,7 @@ MAX_SHOWN_REPLIES: Final = 16
 """Of one request, in its record."""
 MAX_PAUSES: Final = 64
 _MS: Final = 1e3
+_LOG: Final = logging.getLogger("supervision.http")
 NOT_SHOWN: Final = frozenset({QueuedEvent, ResumedEvent})
 """Kinds of events that are asked for the trace alone: no API has them."""
 
@@ -337,7 +339,7 @@ class Traces:
     def asks(self, trace: Trace) -> None:
         """A model is about to be asked for it."""
         for read in self.on_reply:
-            read(trace)
+            _safely(read, trace)
 
     def end(self, trace: Trace, outcome: str) -> None:
         """It is over. Only the first end counts."""
@@ -345,4 +347,11 @@ class Traces:
             return
         trace.end(outcome)
         for read in self.on_end:
-            read(trace)
+            _safely(read, trace)
+
+
+def _safely(read: Callable[[Trace], None], trace: Trace) -> None:
+    try:
+        read(trace)
+    except Exception:  # noqa: BLE001 - what watches a request does not end it
+        _LOG.exception("what reads the traces of requests failed (%s)", trace.id)

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,11 +26,13 @@ from runtime.client.results import (
 from runtime.gateway import access_log
 from runtime.gateway.accounts import KEPT_INCARNATIONS, Accounts, Incarnation, Now, Restarts
 from runtime.gateway.measures import Measures
+from runtime.gateway.service import Service
 from runtime.gateway.trace import ReplyTrace, Trace, Traces
 from runtime.gateway.wire import families as f
 from runtime.gateway.wire.metrics import Counts
 from runtime.gateway.wire.series import OTHER, Series, Table, add_to, packed, shown, unpacked
 from runtime.gateway.wire.vllm_metrics import vllm_lines
+from runtime.settings.gateway import GatewaySettings
 from supervision.logs import JsonFormatter
 from tests.support.nodes import ROOT
 
@@ -166,6 +169,18 @@ def test_off_counts_what_llama_server_counts_alone() -> None:
     assert found.counts.predicted_tokens == 3
     assert f.GENERATED.name not in found.series.table
     assert f.HTTP.name not in found.series.table
+
+
+def test_the_log_and_the_counting_are_settings() -> None:
+    def nothing() -> Any:
+        raise AssertionError("nothing is asked")
+
+    for metrics, access in ((True, False), (False, True)):
+        settings = GatewaySettings(metrics=metrics, access_log=access)
+        service = Service(settings, nothing, dict)
+        assert (access_log.log_request in service.traces.on_end) is access
+        service.traces.on_end[0](trace_of(*WHOLE))
+        assert (f.GENERATED.name in service.measures.series.table) is metrics
 
 
 # ── cardinality and size ────────────────────────────────────────────────────────────────────────

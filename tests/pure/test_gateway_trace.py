@@ -85,3 +85,19 @@ def test_a_request_that_came_earlier_took_longer() -> None:
     trace = _trace()
     trace.begun_at(trace.at - 5.0)
     assert trace.record().took_ms >= 5000.0
+
+
+def test_what_reads_traces_and_fails_ends_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    traces, ended = Traces(), []
+
+    def fail(_: Trace) -> None:
+        raise ValueError("a bug")
+
+    traces.on_reply.append(fail)
+    traces.on_end += [fail, lambda one: ended.append(one.id)]
+    trace = _trace()
+    traces.begin(trace)
+    traces.asks(trace)
+    traces.end(trace, "ok")
+    assert ended == ["req_1"]
+    assert len(caplog.records) == 2

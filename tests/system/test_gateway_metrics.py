@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from runtime import RuntimeConfig
+from runtime.embedded import path as embedded_model_path
 from runtime.gateway.keys import new_key
 from runtime.settings.gateway import GatewaySettings, Listen
 from tests.support.gateways import Gateway
 from tests.support.nodes import ROOT, free_port
-from tests.support.runtime_nodes import LeakCheck, started
+from tests.support.runtime_nodes import LeakCheck, one_thread, started
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
@@ -371,3 +372,30 @@ def test_metrics_come_to_a_collector(gateway: Gateway, collector: Collector) -> 
 
     wanted = {"request.duration", "time_to_first_token", "time_per_output_token"}
     eventually(lambda: probe() >= {f"gen_ai.server.{one}" for one in wanted})
+
+
+# ── what ends before its time ───────────────────────────────────────────────────────────────────
+
+
+def test_a_response_in_the_background_that_fails_counts_its_tokens(gateway: Gateway) -> None:
+    gateway.node.load("second", one_thread(embedded_model_path()))
+    asked = {"model": "second", "input": "Tell a story.", "max_output_tokens": 4000,
+             "ignore_eos": True, "background": True}  # fmt: skip
+    name = gateway.post("/v1/responses", asked).json["id"]
+    eventually(lambda: gateway.node.phase("second") == "generating", what="it generates")
+    gateway.node.unload("second")
+    path = f"/v1/responses/{name}"
+    eventually(lambda: gateway.get(path).json["status"] == "failed", what="it has failed")
+    of = 'model_name="second"'
+    failed = f'llama_actors_request_success_total{{{of},finished_reason="error"}}'
+    eventually(lambda: values(gateway).get(failed) == 1, what="it is counted")
+    assert values(gateway)[f"llama_actors_prompt_tokens_total{{{of}}}"] > 0
+
+
+def test_what_is_no_request_is_counted(gateway: Gateway) -> None:
+    name = 'llama_actors_http_requests_total{route="other",status="400",api="other"}'
+    before = values(gateway).get(name, 0)
+    with gateway.raw() as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
+    eventually(lambda: values(gateway).get(name) == before + 1, what="it is counted")
