@@ -45,8 +45,10 @@ export function percent(share) {
   return share === null || !Number.isFinite(share) ? "–" : `${Math.round(100 * share)} %`;
 }
 
+const CLOCK = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+
 export function clock(unix) {
-  return new Date(1000 * unix).toLocaleTimeString([], { hour12: false });
+  return CLOCK.format(1000 * unix);
 }
 
 export function tokens(n) {

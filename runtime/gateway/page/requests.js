@@ -4,6 +4,7 @@ import { facts, h, notice, setAttribute, setText } from "./dom.js";
 import * as format from "./format.js";
 import * as waterfall from "./waterfall.js";
 
+const PHONE = matchMedia("(max-width: 640px)");
 const MORE = 4; // rows above and below those in sight
 const PHASES = { waiting: "waiting", queued: "in the queue", prefill: "prefill", decode: "decode", done: "ends" };
 
@@ -57,7 +58,7 @@ export class RequestsPane {
     return `${one.model ?? ""} ${one.key} ${one.client} ${one.route} ${one.id} ${one.answer_id}`.toLowerCase();
   }
 
-  get rowHeight() { return matchMedia("(max-width: 640px)").matches ? 64 : 56; }
+  get rowHeight() { return PHONE.matches ? 64 : 56; }
 
   drawRows() {
     const height = this.rowHeight;
@@ -92,6 +93,9 @@ export class RequestsPane {
   update(row, at, height) {
     const one = this.shown[at];
     const parts = row.parts_;
+    const stamp = `${one.id} ${one.seen} ${at} ${height} ${this.shown.length} ${one.id === this.selected}`;
+    if (row.stamp === stamp && one.outcome !== null) return;
+    row.stamp = stamp;
     const reply = one.replies[0];
     const isRunning = one.outcome === null;
     row.request = one.id;
