@@ -51,6 +51,13 @@ export function clock(unix) {
   return CLOCK.format(1000 * unix);
 }
 
+const SOURCES = { live: "the context", ram: "RAM", ram_file: "RAM files", disk: "disk" };
+
+// Where a prompt was read from; empty: nowhere.
+export function source(name) {
+  return name in SOURCES ? ` from ${SOURCES[name]}` : "";
+}
+
 export function tokens(n) {
   return `${count(n)} ${n === 1 ? "token" : "tokens"}`;
 }

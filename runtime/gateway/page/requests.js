@@ -194,7 +194,7 @@ export class RequestsPane {
     const read = reply.phase === "prefill" ? `${format.count(reply.read_tokens)} of ${format.count(reply.prompt_tokens)} read` : null;
     return h("div", { class: "reply" }, fall, waterfall.table(one, reply, took), facts([
       ["Prompt", format.tokens(reply.prompt_tokens)], ["Progress", read],
-      ["Warm", `${format.tokens(reply.cached_tokens)}${reply.source && reply.source !== "none" ? ` from ${reply.source}` : ""}`],
+      ["Warm", `${format.tokens(reply.cached_tokens)}${format.source(reply.source)}`],
       ["Reply", format.tokens(reply.generated_tokens)], ["Speed", speed === null ? null : `${speed.toFixed(1)} tokens/s`],
       ["First token", reply.first_at_ms === null ? null : format.ms(reply.first_at_ms)],
       ["Place in the queue", reply.phase === "queued" ? reply.place : null],
