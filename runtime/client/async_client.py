@@ -12,7 +12,6 @@ node, whatever it is doing. Cancelling any other question only ends the wait for
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import json
@@ -727,6 +726,8 @@ class AsyncClient:
 
     async def reports_within(self, timeout_s: float) -> dict[str, dict[str, Any] | None]:
         """``reports``, all asked at once; None for one that does not answer in time."""
+        import asyncio  # here: a client that blocks needs no loop
+
         entries = [one for one in await self.directory() if one.state != "down"]
 
         async def report(entry: Entry) -> dict[str, Any] | None:

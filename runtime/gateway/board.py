@@ -59,7 +59,7 @@ class Board:
         """By their ids, in the order of their last changes."""
         self._gone: deque[tuple[int, str]] = deque()
         self._forgotten = 0
-        """Number of the last change that cannot be told."""
+        """Number of the last change that is not kept any more."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -119,7 +119,8 @@ class Board:
         else:
             n_bytes = 0
         last = found[-1][0] if n_bytes else self.last
-        gone = () if is_all else tuple(one for at, one in self._gone if start < at <= last)
+        left = [] if is_all else [one for at, one in self._gone if start < at <= last]
+        gone = tuple(one for one in dict.fromkeys(left) if one not in self._known)
         return Changes(last, is_all, is_last=not n_bytes, requests=tuple(found), gone=gone)
 
     def take(self, changes: Changes) -> None:
@@ -128,8 +129,8 @@ class Board:
             self._known.clear()
             self._gone.clear()
             self._forgotten = self.last
+        for name in changes.gone:
+            self._drop(changes.last, name)
         for number, one in changes.requests:
             self._place(number, one)
         self.last = changes.last
-        for name in changes.gone:
-            self._drop(changes.last, name)

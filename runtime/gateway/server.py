@@ -38,6 +38,8 @@ from runtime.gateway.service import Service
 from runtime.gateway.stream_log import Received
 from runtime.gateway.successor import Successor
 from runtime.gateway.telemetry import from_environment
+from runtime.gateway.watch_messages import ReadWhy, WhyRead
+from runtime.gateway.why import answer_to, why_here
 from runtime.settings.gateway import HttpWorkerArgs
 from supervision import Connection
 from supervision.errors import NodeNotRunning
@@ -205,6 +207,19 @@ class GatewayServer:
     def end_response(self, asked: EndResponse) -> None:
         """Another worker was asked to end a response that runs here."""
         task = asyncio.ensure_future(self.service.responses.end(asked))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def read_why(self, asked: ReadWhy, reply: Callable[[WhyRead], None]) -> None:
+        """Another worker was asked for a prompt that may be kept here."""
+
+        async def read() -> None:
+            found = None
+            with contextlib.suppress(errors.LlamaActorsError):
+                found = await why_here(self.service, asked.name)
+            reply(answer_to(asked, found))
+
+        task = asyncio.ensure_future(read())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 

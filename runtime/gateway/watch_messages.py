@@ -1,4 +1,4 @@
-"""Between HTTP workers and the ledger: the requests of all workers, and the node, for the page."""
+"""Between HTTP workers and the ledger, for the page; and a prompt, from one worker to another."""
 
 from __future__ import annotations
 
@@ -54,3 +54,24 @@ class NoteSnapshot:
     """Worker → ledger: the node as it is; see ``RequestsNoted``. Without an answer."""
 
     snapshot: bytes
+
+
+@frozen
+class ReadWhy:
+    """Worker → another worker: the prompt of a request, explained. Answered by WhyRead."""
+
+    ref: str
+    name: str
+    """Id of the request."""
+    room: str
+    """Path of a memory file of the asker, for an answer that is too big for a message."""
+
+
+@frozen
+class WhyRead:
+    """Worker → another worker: JSON; ``n_bytes`` 0: it has no such prompt."""
+
+    ref: str
+    body: bytes
+    """Empty: it lies in the room that the question named."""
+    n_bytes: int

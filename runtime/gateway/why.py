@@ -1,16 +1,28 @@
 """A prompt as its parts, and what of it differs from an earlier one: for administrators.
 
 The model renders the prompt again when it is looked at; nothing is kept for that of requests which
-are not. Only with ``gateway.prompts``.
+are not. A worker that does not have the prompt asks the others. Only with ``gateway.prompts``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from typing import Any, Final
 
+import msgspec
+
+from actors.messages.payload import INLINE_LIMIT_BYTES
 from runtime.client.async_client import AsyncClient
-from runtime.gateway.prompts import KeptPrompt
+from runtime.gateway.explained import Explained
+from runtime.gateway.ledger_client import LedgerGone
+from runtime.gateway.prompts import KeptPrompt, Prompts
+from runtime.gateway.response_runs import WORKER
+from runtime.gateway.service import Service
+from runtime.gateway.stream_log import content
+from runtime.gateway.watch_messages import ReadWhy, WhyRead
+from runtime.gateway.wire.bodies import encode
 from runtime.gateway.wire.openai_chat import template_options
 from runtime.gateway.wire.saving import saving_rules
 
@@ -18,6 +30,61 @@ AROUND: Final = 40
 """Characters that are shown before and after the place where a prompt differs."""
 MAX_SHOWN: Final = 400
 """Characters that are shown of a part."""
+ASK_S: Final = 5.0
+"""How long another worker may take."""
+
+
+async def why(service: Service, name: str) -> bytes | None:
+    """The prompt of a request to any worker, explained, as JSON; None: no worker has it."""
+    found = await why_here(service, name)
+    others = [one for one in range(service.settings.workers) if one != service.number]
+    for number in others if found is None else ():
+        found = await _asked(service, number, name)
+        if found is not None:
+            return found
+    return found
+
+
+async def why_here(service: Service, name: str) -> bytes | None:
+    """The same of this worker alone."""
+    prompts = service.own(Prompts)
+    kept = prompts.find(name)
+    if kept is None:
+        return None
+    explained = service.own(Explained).find_any(name)
+    replies = [] if explained is None else msgspec.json.decode(explained)["replies"]
+    diverged = replies[0]["cache"]["diverged"] if replies else None
+    at_char = diverged["prompt_char"] if diverged else None
+    client = await service.client()
+    found = await why_of(client, kept, prompts.earlier(kept), at_char)
+    return encode(found | {"replies": replies})
+
+
+async def _asked(service: Service, number: int, name: str) -> bytes | None:
+    fd = os.memfd_create("llama-actors-why", os.MFD_CLOEXEC)
+    try:
+        room = f"/proc/{os.getpid()}/fd/{fd}"
+        with contextlib.suppress(LedgerGone):
+            answer = await service.ledger.ask(
+                lambda ref: ReadWhy(ref, name, room), ASK_S, f"{WORKER}{number}"
+            )
+            if isinstance(answer, WhyRead) and answer.n_bytes:
+                return answer.body or content(fd)[: answer.n_bytes]
+        return None
+    finally:
+        os.close(fd)
+
+
+def answer_to(asked: ReadWhy, found: bytes | None) -> WhyRead:
+    """The answer to another worker."""
+    if found is None or len(found) <= INLINE_LIMIT_BYTES:
+        return WhyRead(asked.ref, found or b"", len(found or b""))
+    try:
+        with open(asked.room, "wb") as room:
+            room.write(found)
+    except OSError:  # the asker has ended, or there is no memory
+        return WhyRead(asked.ref, b"", 0)
+    return WhyRead(asked.ref, b"", len(found))
 
 
 async def why_of(

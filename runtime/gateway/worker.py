@@ -1,9 +1,9 @@
 """An HTTP worker: an actor whose engine thread is an event loop with a server.
 
 Owns: the requests of its connections. Asks: inflight, the registry, models, the ledger, over a
-connection of its own, as a client of the node does. Answers other workers: ``EndResponse``. Dies
-when its loop hangs; the listening sockets are on the launcher's shelf, so clients that are not
-accepted yet wait for its next incarnation.
+connection of its own, as a client of the node does. Answers other workers: ``EndResponse``,
+``ReadWhy``. Dies when its loop hangs; the listening sockets are on the launcher's shelf, so clients
+that are not accepted yet wait for its next incarnation.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final
 from runtime import errors
 from runtime.client.transport import Transport
 from runtime.gateway.ledger_messages import EndResponse, ResponseEnding
+from runtime.gateway.watch_messages import ReadWhy, WhyRead
 from runtime.settings.gateway import LISTENER, HttpWorkerArgs
 from supervision import Address, EngineWorker, ExitReason
 from supervision.errors import NodeNotRunning
@@ -33,6 +34,12 @@ class _Listening:
     n_sockets: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    to: Address
+    message: WhyRead
+
+
 class HttpWorker(EngineWorker):
     """Serves HTTP on the sockets of the shelf."""
 
@@ -42,6 +49,7 @@ class HttpWorker(EngineWorker):
         self._args_given = args
         self._stop: Callable[[], None] | None = None
         self._end_response: Callable[[EndResponse], None] | None = None
+        self._read_why: Callable[[ReadWhy, Callable[[WhyRead], None]], None] | None = None
         self._why: ExitReason | None = None
         self.defer_ready()
         self.start_engine(self._serve)
@@ -67,7 +75,11 @@ class HttpWorker(EngineWorker):
         def end_response(asked: EndResponse) -> None:
             loop.call_soon_threadsafe(server.end_response, asked)
 
+        def read_why(asked: ReadWhy, reply: Callable[[WhyRead], None]) -> None:
+            loop.call_soon_threadsafe(server.read_why, asked, reply)
+
         self._stop = stop
+        self._read_why = read_why
         self._end_response = end_response
         with self.engine_step():
             beats = asyncio.create_task(self._beat(shelf))
@@ -108,6 +120,8 @@ class HttpWorker(EngineWorker):
         if isinstance(message, EndResponse) and self._end_response is not None:
             self._end_response(message)
             self.tell(sender, ResponseEnding(message.ref))
+        elif isinstance(message, ReadWhy) and self._read_why is not None:
+            self._read_why(message, lambda answer: self.post(_Reply(sender, answer)))
         else:
             self.log.warning("dropped a %s from %s", type(message).__name__, sender)
 
@@ -115,6 +129,8 @@ class HttpWorker(EngineWorker):
         for event in events:
             if isinstance(event, _Listening):
                 self.ready()
+            elif isinstance(event, _Reply):
+                self.tell(event.to, event.message)
 
     def stop_asked(self, reason: ExitReason) -> None:
         """Accept no more, and give what runs its time."""

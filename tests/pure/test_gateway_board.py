@@ -107,6 +107,17 @@ def test_what_a_killed_worker_ran_is_gone_once_its_next_process_reports() -> Non
     assert set(bodies(board)) == {"b"}
 
 
+def test_one_that_runs_again_is_not_gone() -> None:
+    board = Board()
+    board.put(noted("a"))
+    seen = board.last
+    board.keep_running(0, [])
+    board.put(noted("a", "again"))
+    changes = board.since(seen)
+    assert not changes.gone
+    assert [one.body for _, one in changes.requests] == [b"again"]
+
+
 def test_who_was_away_for_too_long_gets_all() -> None:
     board = Board()
     board.put(noted("first"))

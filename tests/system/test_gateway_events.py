@@ -225,7 +225,10 @@ def test_why_shows_parts_texts_and_the_place_to_administrators_alone(gateway: Ga
     chat(gateway, "Tell me about the sea")
     answer = chat(gateway, "Tell me about a hill")
     name = answer.headers["x-request-id"]
-    found = eventually(lambda: _why(gateway, name), what="its worker is asked")
+    path = f"/llama/v1/requests/{name}/why"
+    asked = [gateway.at(one, "GET", path, **bearer("boss")) for one in ("http:0", "http:1")]
+    assert asked[0].body == asked[1].body, "a worker asks the one that has it"
+    found = asked[0].json
     names = [one["name"] for one in found["parts"]]
     assert names[:2] == ["messages[0]", "messages[1]"]
     assert found["parts"][0]["role"] == "system"
@@ -236,13 +239,18 @@ def test_why_shows_parts_texts_and_the_place_to_administrators_alone(gateway: Ga
     assert around["after"].startswith(" a hill")
     assert max(map(len, around.values())) <= 40
     assert found["replies"][0]["cache"]["diverged"]["part"] == "messages[1].content"
-    assert gateway.get(f"/llama/v1/requests/{name}/why", **bearer("alice")).status == 403
+    assert gateway.get(path, **bearer("alice")).status == 403
+    assert gateway.get("/llama/v1/requests/req_0/why", **bearer("boss")).status == 404
 
 
-def _why(gateway: Gateway, name: str) -> Any:
-    answer = gateway.get(f"/llama/v1/requests/{name}/why", **bearer("boss"))
-    assert answer.status in (200, 404)
-    return answer.json if answer.status == 200 else None
+def test_a_long_prompt_is_read_at_another_worker_too(gateway: Gateway) -> None:
+    messages = [{"role": "user", "content": f"{at} waves " * 12} for at in range(40)]
+    body = {"messages": messages, "max_tokens": 1}
+    name = gateway.post("/v1/chat/completions", body, **bearer("boss")).headers["x-request-id"]
+    path = f"/llama/v1/requests/{name}/why"
+    for worker in ("http:0", "http:1"):
+        found = gateway.at(worker, "GET", path, **bearer("boss")).json
+        assert len(found["parts"]) >= 40
 
 
 def test_no_text_of_a_prompt_or_reply_is_in_the_events(gateway: Gateway) -> None:

@@ -195,7 +195,7 @@ class Turn {
     const found = [];
     if (usage) found.push(`${format.count(usage.prompt_tokens)} + ${format.tokens(usage.completion_tokens)}`);
     if (timings?.predicted_per_second) found.push(`${timings.predicted_per_second.toFixed(1)} tokens/s`);
-    if (cache) found.push(`${format.percent(cache.reused_tokens / Math.max(cache.prompt_tokens, 1))} warm${cache.source === "none" ? "" : ` from ${cache.source}`}`);
+    if (cache) found.push(`${format.percent(cache.reused_tokens / Math.max(cache.prompt_tokens, 1))} warm${format.source(cache.source)}`);
     if (this.finish && this.finish !== "stop") found.push(`ended by ${this.finish}`);
     this.meta.replaceChildren(...found.map((text) => h("span", null, text)));
     if (this.request) {

@@ -45,8 +45,17 @@ export function percent(share) {
   return share === null || !Number.isFinite(share) ? "–" : `${Math.round(100 * share)} %`;
 }
 
+const CLOCK = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+
 export function clock(unix) {
-  return new Date(1000 * unix).toLocaleTimeString([], { hour12: false });
+  return CLOCK.format(1000 * unix);
+}
+
+const SOURCES = { live: "the context", ram: "RAM", ram_file: "RAM files", disk: "disk" };
+
+// Where a prompt was read from; empty: nowhere.
+export function source(name) {
+  return name in SOURCES ? ` from ${SOURCES[name]}` : "";
 }
 
 export function tokens(n) {

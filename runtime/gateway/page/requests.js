@@ -4,6 +4,7 @@ import { facts, h, notice, setAttribute, setText } from "./dom.js";
 import * as format from "./format.js";
 import * as waterfall from "./waterfall.js";
 
+const PHONE = matchMedia("(max-width: 640px)");
 const MORE = 4; // rows above and below those in sight
 const PHASES = { waiting: "waiting", queued: "in the queue", prefill: "prefill", decode: "decode", done: "ends" };
 
@@ -57,7 +58,7 @@ export class RequestsPane {
     return `${one.model ?? ""} ${one.key} ${one.client} ${one.route} ${one.id} ${one.answer_id}`.toLowerCase();
   }
 
-  get rowHeight() { return matchMedia("(max-width: 640px)").matches ? 64 : 56; }
+  get rowHeight() { return PHONE.matches ? 64 : 56; }
 
   drawRows() {
     const height = this.rowHeight;
@@ -92,6 +93,9 @@ export class RequestsPane {
   update(row, at, height) {
     const one = this.shown[at];
     const parts = row.parts_;
+    const stamp = `${one.id} ${one.seen} ${at} ${height} ${this.shown.length} ${one.id === this.selected}`;
+    if (row.stamp === stamp && one.outcome !== null) return;
+    row.stamp = stamp;
     const reply = one.replies[0];
     const isRunning = one.outcome === null;
     row.request = one.id;
@@ -190,7 +194,7 @@ export class RequestsPane {
     const read = reply.phase === "prefill" ? `${format.count(reply.read_tokens)} of ${format.count(reply.prompt_tokens)} read` : null;
     return h("div", { class: "reply" }, fall, waterfall.table(one, reply, took), facts([
       ["Prompt", format.tokens(reply.prompt_tokens)], ["Progress", read],
-      ["Warm", `${format.tokens(reply.cached_tokens)}${reply.source && reply.source !== "none" ? ` from ${reply.source}` : ""}`],
+      ["Warm", `${format.tokens(reply.cached_tokens)}${format.source(reply.source)}`],
       ["Reply", format.tokens(reply.generated_tokens)], ["Speed", speed === null ? null : `${speed.toFixed(1)} tokens/s`],
       ["First token", reply.first_at_ms === null ? null : format.ms(reply.first_at_ms)],
       ["Place in the queue", reply.phase === "queued" ? reply.place : null],

@@ -39,12 +39,12 @@ export class Store {
 
   setRequests({ all, requests, gone }) {
     if (all) this.requests.clear();
+    for (const id of gone) this.requests.delete(id);
     const now = performance.now();
     for (const one of requests) {
       one.seen = now;
       this.requests.set(one.id, one);
     }
-    for (const id of gone) this.requests.delete(id);
     if (this.requests.size > MAX_REQUESTS) {
       for (const one of this.latest().slice(MAX_REQUESTS)) this.requests.delete(one.id);
     }
@@ -77,14 +77,12 @@ export class Store {
 
   note(node, depth, before, at) {
     const known = before.get(node.id);
-    const one = { ...node, depth, since: known?.since ?? 0, downAt: known?.downAt ?? null, healedAt: known?.healedAt ?? null };
-    this.processes.set(node.id, one);
     const isUp = node.state === "up";
-    if (known && known.state === "up" && !isUp && node.state !== "stopping") {
-      one.downAt = at;
-      this.happened(at, node.id, `is ${node.state}`);
-    }
-    if (known && isUp && node.incarnation > known.incarnation) {
+    // `ran`: the incarnation that was up last.
+    const one = { ...node, depth, healedAt: known?.healedAt ?? null, ran: isUp ? node.incarnation : known?.ran ?? 0 };
+    this.processes.set(node.id, one);
+    if (known?.state === "up" && !isUp) this.happened(at, node.id, `is ${node.state}`);
+    if (known?.ran && isUp && node.incarnation > known.ran) {
       one.healedAt = at;
       const why = node.last_exit ? ` (${node.last_exit})` : "";
       this.happened(at, node.id, `runs again, as incarnation ${node.incarnation}${why}`);

@@ -93,7 +93,7 @@ export class TreePane {
     setText(cells.uptime, format.duration(one.uptime_s));
     setText(cells.pid, one.pid ?? "–");
     setText(cells.exit, one.last_exit ?? "");
-    cells.kill.hidden = one.kind === "launcher";
+    cells.kill.style.visibility = one.kind === "launcher" ? "hidden" : "";
     cells.kill.disabled = one.pid === null || !store.isAdmin;
     const known = store.memory.get(one.id) ?? [];
     const points = [...Array(60 - known.length).fill(known[0] ?? 0), ...known];

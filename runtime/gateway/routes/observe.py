@@ -6,16 +6,14 @@ import asyncio
 import logging
 import os
 import signal
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from runtime.client.tree import TreeNode
 from runtime.gateway.call import Call
-from runtime.gateway.explained import Explained
 from runtime.gateway.observer import Events, place_of
-from runtime.gateway.prompts import Prompts
-from runtime.gateway.why import why_of
+from runtime.gateway.why import why as why_of_any
 from runtime.gateway.wire.bodies import read
 from runtime.gateway.wire.failure import Failure, Fault, Refused, invalid
 
@@ -105,19 +103,11 @@ async def why(call: Call) -> None:
     if not service.settings.prompts:
         detail = "prompts are not kept here; set gateway.prompts = true to see their parts"
         raise Refused(Failure(Fault.FORBIDDEN, detail))
-    kept = service.own(Prompts).find(name)
-    if kept is None:
-        detail = f"no prompt of {name!r} is kept here: the last ones of this worker are"
+    found = await why_of_any(service, name)
+    if found is None:
+        detail = f"no prompt of {name!r} is kept: only the last ones of each worker are"
         raise Refused(Failure(Fault.NOT_FOUND, detail))
-    explained = service.own(Explained).find_any(name)
-    found: dict[str, Any] = {} if explained is None else msgspec.json.decode(explained)
-    replies = found.get("replies") or [{}]
-    cache = replies[0].get("cache", {})
-    at_char = (cache.get("diverged") or {}).get("prompt_char")
-    client = await service.client()
-    earlier = service.own(Prompts).earlier(kept)
-    parts = await why_of(client, kept, earlier, at_char)
-    await call.answer_json(parts | {"replies": found.get("replies", [])})
+    await call.answer(found)
 
 
 BODIES: Final = {"/llama/v1/tree/kill": KillBody}
