@@ -12,7 +12,10 @@ from runtime.cli.lazy_group import HELP_FLAGS, LazyGroup
 from runtime.settings.ports import DEFAULT_PORT, PORT_VARIABLE, URL_VARIABLE
 
 COMMANDS: Final = {
-    "run": ("runtime.cli.run", "ask a model by its name, which is fetched and loaded as needed"),
+    "run": (
+        "runtime.cli.run",
+        "ask a model by its name; it is loaded, and a node started, as needed",
+    ),
     "pull": ("runtime.cli.pull", "fetch a model of a hub"),
     "ls": ("runtime.cli.ls", "models on this machine"),
     "show": ("runtime.cli.show", "where a model is from, what it is, and the memory it needs"),

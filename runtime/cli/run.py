@@ -52,7 +52,9 @@ if TYPE_CHECKING:
 @node_command()
 @port_option
 @name_argument
-@click.argument("words", metavar="PROMPT", nargs=-1, help="the question; - reads standard input")
+@click.argument(
+    "words", metavar="[PROMPT]...", nargs=-1, help="the question; - reads standard input"
+)
 @click.option("--pull", is_flag=True, help="fetch the model if it is not on this machine")
 @click.option("--system", metavar="TEXT", help="the system message")
 @click.option(
@@ -188,12 +190,18 @@ def _status(node: Node, model: str) -> ModelStatus:
 
 
 def _model_config(found: Known, given: Mapping[str, Any], config: RuntimeConfig) -> ModelConfig:
+    from native.params import ModelParams
     from runtime.settings.config import ModelConfig
 
     of_config = config.models.get(found.name)
     params = params_from(given, "run")
     if of_config is None:
         return ModelConfig(str(found.path), params)
+    if params != ModelParams():
+        raise errors.InvalidRequest(
+            f"{given['config']} has the settings of {found.name}; change them there, or name its "
+            "file by its path"
+        )
     return of_config
 
 

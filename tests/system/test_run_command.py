@@ -191,9 +191,16 @@ def test_aliases_and_models_of_the_settings_are_names(
         "n_threads = 1\n"
     )
     for name in ("claude-any", "own"):
-        words = ["run", name, "Once upon a time", *FEW, "--config", str(settings)]
+        words = ["run", name, "Once upon a time", "--max-tokens", "8", "--config", str(settings)]
         assert main(words) == 0
         assert capfd.readouterr().out.startswith("Once upon a time, there was")
+    with home.node() as node:
+        node.unload("mine")  # the file of `own`, which is loaded by its id now
+    assert main(["run", "own", "Once", "--config", str(settings), "--threads", "2"]) == 2
+    assert "has the settings of own; change them there" in capfd.readouterr().err
+    assert main(["run", "own", "Once", "--config", str(settings), "--json"]) == 0
+    with home.node() as node:
+        assert node.model_info("own").details["params"]["n_ctx"] == 512
 
 
 def test_a_chat_at_a_terminal(home: Home) -> None:
