@@ -29,7 +29,7 @@ from supervision.errors import (
     TargetDown,
 )
 from supervision.host_session import end_of_node
-from supervision.loop_endpoint import Box, LoopEndpoint
+from supervision.loop_endpoint import Box, LoopEndpoint, Sink
 from supervision.messages import (
     Addressed,
     DirectoryListing,
@@ -372,6 +372,14 @@ class Replies:
         while box.messages and type(box.messages[0]) is kind and len(found) < _YIELD_EVERY:
             found.append(box.messages.popleft())  # type: ignore[arg-type]  # of that kind
         return found
+
+    def divert(self, sink: Sink) -> None:
+        """Hand what comes while ``next`` waits to ``sink``, until it refuses a message.
+
+        ``next`` returns that one, and what follows. Does nothing before the request is sent.
+        """
+        if self._box is not None and self._box.is_sent:
+            self._box.sink = sink
 
     def _deadline(self) -> float:
         """Of a silence that begins now."""
