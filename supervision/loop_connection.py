@@ -362,6 +362,7 @@ class Replies:
             await endpoint.wait(box, deadline)
             if self._any_sign and not box.messages and box.address in endpoint.read_from:
                 deadline = min(self._ends_at, endpoint.read_from[box.address] + self._idle_s)
+            deadline = max(deadline, min(self._ends_at, box.fed_at + self._idle_s))
 
     def ready(self, kind: type[T]) -> list[T]:
         """Messages of this kind that have come already, up to the first one of another kind."""

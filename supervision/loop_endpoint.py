@@ -55,8 +55,8 @@ class Box:
     """Messages with one ref, and the task that waits for them."""
 
     __slots__ = (
-        "address", "error", "has_received", "incarnation", "is_sent", "looks_at_node", "messages",
-        "monitor", "on_full", "sink", "target", "waiter",
+        "address", "error", "fed_at", "has_received", "incarnation", "is_sent", "looks_at_node",
+        "messages", "monitor", "on_full", "sink", "target", "waiter",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -74,6 +74,8 @@ class Box:
         self.on_full: Callable[[], None] | None = None
         self.sink: Sink | None = None
         """Until the first message that it does not take, or that comes while no task waits."""
+        self.fed_at = 0.0
+        """When it took the last one."""
 
     def put(self, message: object) -> Sink | None:
         """A message came. The sink that has taken it; None: the task gets it."""
@@ -82,6 +84,7 @@ class Box:
             waits = waiter is not None and not (waiter.done() or self.messages or self.error)
             if waits and sink.take(message):
                 self.has_received = True
+                self.fed_at = time.monotonic()
                 return sink
             self.sink = None
         self.append(message)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
 from hypothesis import given
@@ -32,6 +32,7 @@ from runtime.gateway.wire.ollama import read_generate as read_ollama_generate
 from runtime.gateway.wire.openai_chat import ChatAnswer, read_chat
 from runtime.gateway.wire.openai_completions import CompletionAnswer, read_completion
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
+from supervision import loop_connection, loop_endpoint
 from supervision.loop_endpoint import Box, Sink
 from tests.support.examples import examples
 
@@ -240,7 +241,8 @@ def token(index: int, text: str, at: int, kind: m.TextKind = m.TextKind.TEXT) ->
     return m.TokensDelivered("r", index, token_bytes.pack([index + 300]), text, at, kind)
 
 
-START: list[list[object]] = [[m.Accepted("r", "id"), m.PrefillProgress("r", 3, 3, 0)]]
+ACCEPTED = m.Accepted("r", "id")
+START: list[list[object]] = [[ACCEPTED, m.PrefillProgress("r", 3, 3, 0)]]
 WORDS = [token(number, "word ", 5 * number) for number in range(5)]
 
 
@@ -355,6 +357,50 @@ def test_a_renderer_that_fails_ends_its_own_stream_alone() -> None:
     assert not sink.is_open()
     with pytest.raises(ValueError, match="broken"):
         sink.check()
+
+
+def test_what_a_sink_takes_ends_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader is not woken by it, and does not take the stream for a quiet one."""
+    now = 100.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    for module in (loop_connection, loop_endpoint):
+        monkeypatch.setattr(module, "time", clock)
+    box = Box()
+    box.is_sent = True
+
+    class Taking:
+        def take(self, message: object) -> bool:
+            return message != "end"
+
+        def flush(self) -> None:
+            raise AssertionError("the endpoint calls this")
+
+    class Endpoint:
+        n_waits = 0
+        read_from: ClassVar[dict[object, float]] = {}
+
+        def require_own(self) -> None: ...
+
+        async def wait(self, box: Box, deadline: float) -> None:
+            nonlocal now
+            self.n_waits += 1
+            box.waiter = asyncio.get_running_loop().create_future()
+            now = deadline - 1.0
+            if self.n_waits < 3:
+                assert box.put("token") is not None
+                now = deadline + 1.0
+            else:
+                assert box.put("end") is None
+
+    async def run() -> object:
+        replies = loop_connection.Replies(
+            cast(Any, None), "inflight", ACCEPTED, 10.0, ends_at=1e9, any_sign=True
+        )
+        replies._box, replies._endpoint = box, cast(Any, Endpoint())
+        replies.divert(Taking())
+        return await replies.next()
+
+    assert asyncio.run(run()) == "end"
 
 
 def test_a_time_limit_counts_what_is_shown_directly() -> None:
