@@ -251,7 +251,8 @@ class Endpoint:
             elif fd == self._socket.fileno():
                 self._accept()
         self._tidy()
-        self._report()
+        if self._finished:
+            self._report()
         return ready
 
     def fileno(self) -> int:
@@ -267,16 +268,18 @@ class Endpoint:
 
     def _until(self, timeout_s: float | None) -> float | None:
         """How long to wait, given what is due here."""
+        if timeout_s == 0.0:
+            return 0.0
         now = time.monotonic()
-        times = [
-            None if timeout_s is None else now + min(timeout_s, _MAX_WAIT_S),
-            self._ack_at if self._owing else None,
-            self._unauthenticated.due_at(),
-            self._resume_at,
-        ]
-        due = min((one for one in times if one is not None), default=None)
+        times = [] if timeout_s is None else [now + min(timeout_s, _MAX_WAIT_S)]
+        if self._owing:
+            times.append(self._ack_at)
+        if (due := self._unauthenticated.due_at()) is not None:
+            times.append(due)
+        if self._resume_at is not None:
+            times.append(self._resume_at)
         # epoll counts milliseconds and rounds up; never early, at most one late.
-        return None if due is None else max(0.0, due - now)
+        return max(0.0, min(times) - now) if times else None
 
     def _serve(self, link: Link, events: int) -> None:
         try:
@@ -379,12 +382,14 @@ class Endpoint:
     def _tidy(self) -> None:
         """What is due by time."""
         now = time.monotonic()
-        for link in self._unauthenticated.overdue(now):
-            if link.peer is None:
-                self._refuse(link, silence_of(link))
-            else:
-                link.tries = _TRIES
-                self._drop(link)
+        if not self._unauthenticated.is_idle:
+            for link in self._unauthenticated.overdue(now):
+                if link.peer is None:
+                    self._refuse(link, silence_of(link))
+                else:
+                    link.tries = _TRIES
+                    self._drop(link)
+            self._unauthenticated.log(now)
         if self._owing and now >= self._ack_at:
             for link in list(self._owing.values()):
                 link.put_ack()
@@ -393,7 +398,6 @@ class Endpoint:
         if self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
             self._epoll.register(self._socket.fileno(), select.EPOLLIN)
-        self._unauthenticated.log(now)
 
     def _report(self) -> None:
         for _ in range(len(self._finished)):

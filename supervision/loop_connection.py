@@ -29,7 +29,7 @@ from supervision.errors import (
     TargetDown,
 )
 from supervision.host_session import end_of_node
-from supervision.loop_endpoint import Box, LoopEndpoint
+from supervision.loop_endpoint import Box, LoopEndpoint, Sink
 from supervision.messages import (
     Addressed,
     DirectoryListing,
@@ -362,6 +362,7 @@ class Replies:
             await endpoint.wait(box, deadline)
             if self._any_sign and not box.messages and box.address in endpoint.read_from:
                 deadline = min(self._ends_at, endpoint.read_from[box.address] + self._idle_s)
+            deadline = max(deadline, min(self._ends_at, box.fed_at + self._idle_s))
 
     def ready(self, kind: type[T]) -> list[T]:
         """Messages of this kind that have come already, up to the first one of another kind."""
@@ -372,6 +373,14 @@ class Replies:
         while box.messages and type(box.messages[0]) is kind and len(found) < _YIELD_EVERY:
             found.append(box.messages.popleft())  # type: ignore[arg-type]  # of that kind
         return found
+
+    def divert(self, sink: Sink) -> None:
+        """Hand what comes while ``next`` waits to ``sink``, until it refuses a message.
+
+        ``next`` returns that one, and what follows. Does nothing before the request is sent.
+        """
+        if self._box is not None and self._box.is_sent:
+            self._box.sink = sink
 
     def _deadline(self) -> float:
         """Of a silence that begins now."""

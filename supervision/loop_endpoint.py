@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from supervision import forks
 from supervision.address import Address
@@ -32,16 +32,31 @@ from supervision.session import Secret
 
 MAX_UNREAD: Final = 10_000
 """Messages that one request may hold unread; then its ``on_full`` is called, once."""
+_LOOK_ANYWAY_S: Final = 1.0
+"""How long messages alone may show that the node lives: its processes end with it, at once."""
 _CLOSING_S: Final = 0.5
 """How long the connection of a process that has ended may stand until its messages are read."""
+
+
+class Sink(Protocol):
+    """Takes messages in place of the task that waits for them, without waking it.
+
+    Called between the steps of tasks. Must not raise: the messages of others come after.
+    """
+
+    def take(self, message: object) -> bool:
+        """Whether it is taken. Else the task gets it and all that follow."""
+
+    def flush(self) -> None:
+        """All that had come is handed out; called after one or several ``take`` that were True."""
 
 
 class Box:
     """Messages with one ref, and the task that waits for them."""
 
     __slots__ = (
-        "address", "error", "has_received", "incarnation", "is_sent", "looks_at_node", "messages",
-        "monitor", "on_full", "target", "waiter",
+        "address", "error", "fed_at", "has_received", "incarnation", "is_sent", "looks_at_node",
+        "messages", "monitor", "on_full", "sink", "target", "waiter",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -57,9 +72,26 @@ class Box:
         self.target: str | Address = ""
         self.looks_at_node = False
         self.on_full: Callable[[], None] | None = None
+        self.sink: Sink | None = None
+        """Until the first message that it does not take, or that comes while no task waits."""
+        self.fed_at = 0.0
+        """When it took the last one."""
+
+    def put(self, message: object) -> Sink | None:
+        """A message came. The sink that has taken it; None: the task gets it."""
+        sink, waiter = self.sink, self.waiter
+        if sink is not None:
+            waits = waiter is not None and not (waiter.done() or self.messages or self.error)
+            if waits and sink.take(message):
+                self.has_received = True
+                self.fed_at = time.monotonic()
+                return sink
+            self.sink = None
+        self.append(message)
+        return None
 
     def append(self, message: object) -> None:
-        """A message came; called by ``ThreadEndpoint``, which has the boxes by ref."""
+        """A message came for the task; ``ThreadEndpoint`` calls this, which has boxes by ref."""
         self.messages.append(message)
         self.has_received = True
         if self.on_full is not None and len(self.messages) >= MAX_UNREAD:
@@ -120,6 +152,10 @@ class LoopEndpoint:
         """What is called with the first message of a request that was left, and until when."""
         self.read_from: dict[Address, float] = {}
         """When something came last, by sender."""
+        self._came_at = self._looked_at = 0.0
+        """When something came from anywhere, and when it was looked whether the node lives."""
+        self._fed: dict[Sink, None] = {}
+        """Sinks that have taken something of what is being handed out."""
         self._sending: set[asyncio.Future[Outcome]] = set()
         """Outcomes of messages that a task waits for."""
         self.is_closed = False
@@ -254,17 +290,24 @@ class LoopEndpoint:
         endpoint.inbox.clear()
         now = self.host.read_at = time.monotonic()
         for sender, message in waiting:
-            self.read_from[sender] = now
+            self.read_from[sender] = self._came_at = now
             self._take(message)
+        if self._fed:
+            fed, self._fed = self._fed, {}
+            for sink in fed:
+                sink.flush()
         if self._ending:
             self._look_at_ending()
         self._arm()
 
     def _take(self, message: object) -> None:
         ref = getattr(message, "ref", None)
-        if ref in self.host.streams:
+        box = self.host.streams.get(ref)  # type: ignore[arg-type]  # no other ref is in it
+        if box is not None:
             self.host.notice(message)
-            self.host.streams[ref].append(message)
+            sink = box.put(message)  # type: ignore[attr-defined]  # a Box, see ``open``
+            if sink is not None:
+                self._fed[sink] = None
             return
         if isinstance(message, Down):
             self.host._is_for(message, "", "")
@@ -309,8 +352,10 @@ class LoopEndpoint:
         if self.is_closed or not self._context.is_own or not self._waiting:
             return
         self._read()
-        self._look_at_node()
         now = time.monotonic()
+        if now - self._came_at >= LOOK_S or now - self._looked_at >= _LOOK_ANYWAY_S:
+            self._looked_at = now
+            self._look_at_node()
         root = self._router.record.root_address
         for child_id, standing in list(self.host.standing.items()):
             if standing.renewed_at is None or now - standing.renewed_at > RENEW_S:

@@ -55,8 +55,15 @@ class Unauthenticated:
                 return
             yield link
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether ``overdue`` and ``log`` have nothing to do, now or later."""
+        return not (self._links or self._unlogged)
+
     def due_at(self) -> float | None:
         """When ``overdue`` or ``log`` has something to do next."""
+        if self.is_idle:
+            return None
         oldest = self.oldest()
         due = [] if oldest is None else [oldest.since + AUTHENTICATION_S]
         if self._unlogged:

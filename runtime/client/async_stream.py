@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from runtime.client.reply import Reply
 from runtime.client.results import Event
 from runtime.client.stream import RequestHandle
+
+if TYPE_CHECKING:
+    from runtime.client.diverted import TokenSink
 
 
 class AsyncStream:
@@ -61,6 +64,13 @@ class AsyncStream:
         """
         self._reply.require_own()
         return self._reply.ready()
+
+    def divert(self, sink: TokenSink) -> None:
+        """Show tokens by ``sink`` instead of by the next step, as long as it waits.
+
+        To be called before each step for which that is wanted; does nothing before the first.
+        """
+        self._reply.divert(sink)
 
     def __aiter__(self) -> Self:
         return self

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from actors import messages as m
 from actors.messages.payload import PayloadKeeper
@@ -46,6 +47,9 @@ from runtime.client.transport import Replies, Transport
 from supervision import forks
 from supervision.errors import NodeRestarted, SupervisionError, TargetDown
 from supervision.messages import new_ref
+
+if TYPE_CHECKING:
+    from runtime.client.diverted import TokenSink
 
 
 class Reply:
@@ -118,6 +122,13 @@ class Reply:
         while self._events and not isinstance(self._events[0], CompletionEvent):
             found.append(self._events.popleft())
         return found
+
+    def divert(self, sink: TokenSink) -> None:
+        """Show tokens by ``sink`` while the next ``next`` waits; see ``diverted``."""
+        from runtime.client.diverted import DivertedTokens  # here: a command has no use of it
+
+        if self._replies is not None and self._lost is None and not self._events:
+            self._replies.divert(DivertedTokens(self._progress, sink))
 
     def restore(self, events: Iterable[Event]) -> None:
         """Continue after these events, which an earlier reader of the same reply has received.
@@ -366,7 +377,8 @@ class Progress:
         self.ttft_ms: float | None = None
         """Milliseconds to the first token; None before it."""
         self._began = self._touched_at = time.perf_counter()
-        self._is_interrupted = False
+        self.is_interrupted = False
+        """Whether the next new event ends a pause."""
 
     def touch(self) -> None:
         """Something came."""
@@ -374,14 +386,14 @@ class Progress:
 
     def interrupt(self) -> None:
         """A process ended under the request; the next new event ends a pause."""
-        self._is_interrupted = True
+        self.is_interrupted = True
 
     def has_new(self, n_tokens: int) -> ResumedEvent | None:
         """Something new came, after ``n_tokens``; whether it has ended a pause."""
         before, self._touched_at = self._touched_at, time.perf_counter()
         if self.ttft_ms is None and self.received:
             self.ttft_ms = 1e3 * (self._touched_at - self._began)
-        if not self._is_interrupted:
+        if not self.is_interrupted:
             return None
-        self._is_interrupted = False
+        self.is_interrupted = False
         return ResumedEvent(n_tokens, 1e3 * (self._touched_at - before))

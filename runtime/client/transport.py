@@ -10,10 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from supervision import Address, Connection, Entry
 from supervision.node_file import NodeRecord
+
+if TYPE_CHECKING:
+    from supervision.loop_endpoint import Sink
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -30,6 +33,9 @@ class Replies(Protocol):
 
     def ready(self, kind: type[R]) -> list[R]:
         """Messages of this kind that have come already, up to the first one of another kind."""
+
+    def divert(self, sink: Sink) -> None:
+        """Hand what comes while ``next`` waits to ``sink``, until it refuses a message."""
 
     def close(self, on_late: Callable[[object], None] | None = None) -> None:
         """Receive no more. ``on_late`` may be called with a first message that comes later."""
@@ -216,6 +222,9 @@ class _BlockingReplies:
 
     def ready(self, kind: type[R]) -> list[R]:  # noqa: ARG002 - a thread waits for each
         return []
+
+    def divert(self, sink: Sink) -> None:
+        del sink  # nothing comes while a thread does not read
 
     def close(self, on_late: Callable[[object], None] | None = None) -> None:
         del on_late  # a thread that does not read receives nothing

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -293,8 +294,11 @@ class Call:
             service.traces.asks(trace)
             if service.settings.prompts:
                 await self._keep_prompt(asked, wanted, fixed)
+            socket = self.socket()
+            if kept is not None:  # it sees each part itself
+                socket = replace(socket, writer=None)
             generation = Generation(
-                service, wanted, fixed, answer, begin, self.own_headers(), self.socket(), trace
+                service, wanted, fixed, answer, begin, self.own_headers(), socket, trace
             )
             try:
                 if kept is None:
@@ -318,7 +322,7 @@ class Call:
         connection = self._connection
         if connection is None:
             return Socket(logged=self.logged)
-        return Socket(self.log, connection.is_paused, self.logged, notes_events)
+        return Socket(self.log, connection.is_paused, self.logged, notes_events, connection.writer)
 
     async def show(self, generation: Generation) -> None:
         """Answer by a generation. Raises what that fails with before it has begun, ClientGone."""

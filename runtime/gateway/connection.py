@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from socket import AF_UNIX, socket
 from typing import TYPE_CHECKING, Any, Final
 
+from runtime.gateway.direct import Writer
 from runtime.gateway.stream_log import (
     CONNECTIONS,
     STREAMS,
@@ -89,6 +90,8 @@ class Connection:
     shelf: ShelfClient | None = None
     worker: int = 0
     id: str = ""
+    writer: Writer | None = None
+    """Writes parts of the answer that is given, past ASGI."""
     _finishing: StreamLog | None = None
     """Of the last answer, of which the kernel may not have all yet."""
 

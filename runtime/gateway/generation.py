@@ -16,6 +16,7 @@ from runtime.client.results import (
     Event,
     TokenEvent,
 )
+from runtime.gateway.direct import DirectTokens, Writer
 from runtime.gateway.stream_log import Logged, Mark, StreamLog
 from runtime.gateway.time_limit import Begin, ReplyStream
 from runtime.gateway.trace import NOT_SHOWN, Trace
@@ -139,6 +140,8 @@ class Socket:
     """What a predecessor had logged, whose bytes are sent, or on their way."""
     notes_events: bool = True
     """Whether a successor needs the events, beside marks and bytes."""
+    writer: Writer | None = None
+    """Writes parts of the answer beside ``send``; None: there is no such way."""
 
 
 class Generation:
@@ -168,6 +171,9 @@ class Generation:
         self._notes_events = socket.notes_events
         self._is_paused = socket.is_paused
         self._logged = socket.logged
+        self._writer = socket.writer
+        self._only: ReplyStream | None = None
+        """The stream of the reply, where there is one alone."""
         self.done: dict[int, Completion] = {}
         """What has ended, by the number of the reply."""
 
@@ -226,20 +232,20 @@ class Generation:
 
     def _reply(self, number: int) -> Begin | None:
         known = [] if self._logged is None else self._logged.events(number)
-        if not known:
-            return partial(self._begin, number)
-        last = known[-1]
-        if isinstance(last, CompletionEvent):
+        if known and isinstance(last := known[-1], CompletionEvent):
             self.done[number] = last.completion
             self.trace.replay(number, last)
             return None
+        return partial(self._begun, number, known)
 
-        def begin() -> ReplyStream:
-            stream = self._begin(number)
+    def _begun(self, number: int, known: Sequence[Event]) -> ReplyStream:
+        """The stream of a reply, after these of its events."""
+        stream = self._begin(number)
+        if known:
             stream.continue_after(known)
-            return stream
-
-        return begin
+        if self._wanted.n_replies == 1:
+            self._only = stream
+        return stream
 
     # ── one object ──────────────────────────────────────────────────────────────────────────────
 
@@ -302,18 +308,35 @@ class Generation:
 
     async def _follow(self, pulse: Pulse, events: AsyncGenerator[Batch]) -> None:
         """Show events as they come, and then the end, or why there is none."""
+        direct = self._direct(pulse)
         try:
             async for batch in events:
+                if direct is not None:
+                    direct.check()
                 if self._wanted.needs_pieces:
                     for _, event in batch:
                         await self._prepare(event)
                 await pulse.send(b"".join([self._shown(*one) for one in batch]))
+                if direct is not None and self._only is not None:
+                    self._only.divert(direct)
             self._note(-1, Mark("end"))
             await pulse.finish(self._answer.end())
         except errors.LlamaActorsError as error:
             self._note(-1, Mark("failed"))
             frames = self._answer.failed(failure_of(error))
             await pulse.finish(frames, is_clean=self._answer.failure_ends)
+
+    def _direct(self, pulse: Pulse) -> DirectTokens | None:
+        """What shows tokens while ``_follow`` waits for an event; None where it must see each."""
+        if self._writer is None or self._wanted.n_replies != 1 or self._wanted.needs_pieces:
+            return None
+        return DirectTokens(self._writer, partial(self._shown_directly, pulse))
+
+    def _shown_directly(self, pulse: Pulse, events: Sequence[TokenEvent]) -> bytes:
+        for event in events:
+            self.trace.note(0, event)
+        pulse.beat()
+        return b"".join([self._shown(0, event) for event in events])
 
     def _count(self, number: int, event: Event) -> None:
         if isinstance(event, CompletionEvent):
@@ -388,7 +411,11 @@ class Pulse:
             await self._send({"type": "http.response.body", "body": frames, "more_body": True})
         finally:
             self._is_sending = False
-            self._last = self._loop.time()
+            self.beat()
+
+    def beat(self) -> None:
+        """Something was sent."""
+        self._last = self._loop.time()
 
     async def finish(self, frames: bytes, *, is_clean: bool = True) -> None:
         """Send the last frames, and end the stream.

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from runtime.gateway.connection import CONNECTION, Arrival, Connection
+from runtime.gateway.direct import Writer
 from runtime.gateway.tap import Tap
 from runtime.gateway.wire.errors import error_response
 from runtime.gateway.wire.failure import Failure, Fault
@@ -82,7 +83,12 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(cast(asyncio.Transport, tap))
         tap.received, tap.lingers = self._received, self._lingers
         self._connection = Connection(
-            tap, self._is_paused, self.shelf, self.worker, self._arrival.id
+            tap,
+            self._is_paused,
+            self.shelf,
+            self.worker,
+            self._arrival.id,
+            Writer(self._is_open, self._write_part),
         )
         self._address = self.client[0] if self.client else ""
         self.per_address[self._address] += 1
@@ -151,6 +157,18 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _is_paused(self) -> bool:
         return self.flow.write_paused
+
+    def _is_open(self) -> bool:
+        """Whether a part of an answer can be written now, as uvicorn's ``send`` would do it."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return (
+            cycle is not None
+            and cycle.chunked_encoding is True
+            and not (cycle.response_complete or cycle.disconnected or self.flow.write_paused)
+        )
+
+    def _write_part(self, body: bytes) -> None:
+        self._tap.write(b"%x\r\n%b\r\n" % (len(body), body))
 
     def _running(self) -> RequestResponseCycle | None:
         """The request that is read or answered now."""

@@ -22,6 +22,7 @@ from runtime import errors
 from runtime.gateway.call import Call, Handler, Receive, Send, outcome_of, tracing
 from runtime.gateway.connection import CONNECTION, Connection
 from runtime.gateway.conversation_streams import Conversations, ConversationStream
+from runtime.gateway.direct import Writer
 from runtime.gateway.generation import BrokenStream, ClientGone
 from runtime.gateway.service import Birth, Service
 from runtime.gateway.shelved_run import ENDS, RUNS
@@ -311,7 +312,7 @@ class ContinuedCall(LoggedCall):
         log: StreamLog,
         path_params: dict[str, Any],
     ) -> None:
-        connection = Connection(taken.tap, taken.is_paused)
+        connection = Connection(taken.tap, taken.is_paused, writer=taken.writer)
         more = {"path_params": path_params, CONNECTION: connection}
         super().__init__(service, logged, more, taken.receive, taken.send)
         self.has_begun = taken.has_begun
@@ -327,6 +328,7 @@ class TakenSocket(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self.has_begun = self.is_chunked = False
+        self.writer = Writer(self._is_open, self._write_part)
         self.tap: Tap
 
     # ── the loop's calls ────────────────────────────────────────────────────────────────────────
@@ -352,6 +354,17 @@ class TakenSocket(asyncio.Protocol):
 
     def is_paused(self) -> bool:
         return not self._writable.is_set()
+
+    def _is_open(self) -> bool:
+        return (
+            self.has_begun
+            and self.is_chunked
+            and self._writable.is_set()
+            and not self._gone.is_set()
+        )
+
+    def _write_part(self, body: bytes) -> None:
+        self.tap.write(b"%x\r\n%b\r\n" % (len(body), body))
 
     # ── ASGI ────────────────────────────────────────────────────────────────────────────────────
 

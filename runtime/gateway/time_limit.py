@@ -17,6 +17,7 @@ from typing import Final, Self
 from actors import messages as m
 from runtime import errors
 from runtime.client.async_stream import AsyncStream
+from runtime.client.diverted import TokenSink
 from runtime.client.received import Received
 from runtime.client.results import (
     Completion,
@@ -95,6 +96,10 @@ class LimitedStream:
         for event in found:
             self._note(event)
         return found
+
+    def divert(self, sink: TokenSink) -> None:
+        """As ``AsyncStream.divert``."""
+        self._stream.divert(_NotedTokens(sink, self._note))
 
     def __aiter__(self) -> Self:
         return self
@@ -202,6 +207,20 @@ class LimitedStream:
             received.spans,
             received.calls,
         )
+
+
+class _NotedTokens:
+    """A ``TokenSink`` whose tokens are noted here too."""
+
+    def __init__(self, sink: TokenSink, note: Callable[[Event], None]) -> None:
+        self._note = note
+        self._add = sink.add
+        self.is_open: Callable[[], bool] = sink.is_open
+        self.flush: Callable[[], None] = sink.flush
+
+    def add(self, event: TokenEvent) -> None:
+        self._note(event)
+        self._add(event)
 
 
 ReplyStream = AsyncStream | LimitedStream

@@ -60,4 +60,4 @@ def text_json(text: str) -> bytes:
     return msgspec.json.encode(text)
 
 
-encode: Final = msgspec.json.encode
+encode: Final = msgspec.json.Encoder().encode
