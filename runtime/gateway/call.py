@@ -20,7 +20,7 @@ from runtime.gateway.connection import CONNECTION, Connection, logged_head
 from runtime.gateway.conversation_streams import Conversations
 from runtime.gateway.explained import Explained
 from runtime.gateway.generation import BrokenStream, ClientGone, Generation, Socket
-from runtime.gateway.guard import check_host, check_key, check_origin
+from runtime.gateway.guard import check_host, check_key, check_origin, check_site
 from runtime.gateway.keys import ANYONE, Key, Keys
 from runtime.gateway.prompts import KeptPrompt, Prompts
 from runtime.gateway.service import Birth, Service
@@ -106,6 +106,7 @@ class Call:
                 self.origin = check_origin(origin, host, settings.origins)
         else:
             self.origin = check_origin(origin, host, settings.origins)
+            check_site(self.headers, settings.origins)
             self.key = check_key(self.headers, keys, self.scope["path"], today)
             self.trace.called_by(self.key)
 

@@ -87,6 +87,18 @@ def check_origin(origin: bytes | None, host: str, known: Iterable[str]) -> bytes
     )
 
 
+def check_site(headers: Mapping[bytes, bytes], known: Iterable[str]) -> None:
+    """Refused where a page elsewhere loads this as an image, a script or the like.
+
+    A browser sends no Origin then, and shows the page nothing; but the request would run. To follow
+    a link is right.
+    """
+    site, mode = headers.get(b"sec-fetch-site", b""), headers.get(b"sec-fetch-mode", b"")
+    is_foreign = site in (b"cross-site", b"same-site") and mode != b"navigate"
+    if is_foreign and b"origin" not in headers and ANY_PAGE not in known:
+        raise Refused(Failure(Fault.FORBIDDEN, "another site's page may not load this"))
+
+
 def _is_here(name: str) -> bool:
     if _is_address(name):
         return ipaddress.ip_address(name).is_loopback

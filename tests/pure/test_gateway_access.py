@@ -81,6 +81,30 @@ def test_a_key_has_rules_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
+    ("site", "mode", "more", "is_right"),
+    [
+        (b"cross-site", b"no-cors", {}, False),
+        (b"same-site", b"no-cors", {}, False),
+        (b"cross-site", b"navigate", {}, True),
+        (b"same-origin", b"no-cors", {}, True),
+        (b"none", b"navigate", {}, True),
+        (b"cross-site", b"cors", {b"origin": b"https://known.example"}, True),  # is looked at
+    ],
+)
+def test_what_pages_elsewhere_load(
+    site: bytes, mode: bytes, more: dict[bytes, bytes], is_right: bool
+) -> None:
+    headers = {b"sec-fetch-site": site, b"sec-fetch-mode": mode, **more}
+    guard.check_site({}, ())
+    guard.check_site(headers, ("*",))
+    if is_right:
+        guard.check_site(headers, ())
+    else:
+        with pytest.raises(Refused):
+            guard.check_site(headers, ())
+
+
+@pytest.mark.parametrize(
     ("origin", "is_right"),
     [
         (None, True),

@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 
 from actors import messages as m
 from actors.messages.traceparent import checked, trace_id_of
-from cache.answers import Miss, MissReason
 from runtime.client.results import (
-    Completion,
     CompletionEvent,
     PrefillEvent,
     ResumedEvent,
@@ -34,28 +32,13 @@ from runtime.gateway.wire.series import OTHER, Series, Table, add_to, packed, sh
 from runtime.gateway.wire.vllm_metrics import vllm_lines
 from runtime.settings.gateway import GatewaySettings
 from supervision.logs import JsonFormatter
+from tests.support.completions import diverged
 from tests.support.nodes import ROOT
 
 pytestmark = pytest.mark.pure
 
 MOST_BYTES = 56 << 10
 """Of a message's series; a message has 64 KiB."""
-
-
-def completion(n_prompt: int = 12, n_cached: int = 5, n_generated: int = 3) -> Completion:
-    return Completion(
-        text="a secret",
-        tokens=tuple(range(n_generated)),
-        finish_reason="stop",
-        finish_key=None,
-        stop_sequence=None,
-        usage=m.Usage(n_prompt, n_cached, n_generated),
-        cache=m.CacheReport(
-            m.HitKind.PARTIAL, "ram", 2.0, Miss(MissReason.DIVERGES, at=5), lookup_ms=0.5,
-            diverged=m.Divergence("messages[4].content", 3, 3, 5, None, None),
-        ),
-        timings=m.Timings(4.0, 30.0, 20.0, 100.0, 30.0),
-    )  # fmt: skip
 
 
 def trace_of(*events: object, outcome: str = "ok", status: int = 200) -> Trace:
@@ -72,7 +55,7 @@ WHOLE = (
     PrefillEvent(5, 12, 5),
     TokenEvent(0, (1,), "a"),
     TokenEvent(1, (2, 3), "b"),
-    CompletionEvent(completion()),
+    CompletionEvent(diverged()),
 )
 
 

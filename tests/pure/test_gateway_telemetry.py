@@ -11,7 +11,7 @@ from runtime.gateway import telemetry
 from runtime.gateway.telemetry import Telemetry
 from runtime.gateway.trace import Trace
 from runtime.gateway.wire.wanted import Wanted
-from tests.pure.test_gateway_metrics import completion
+from tests.support.completions import diverged
 
 pytestmark = pytest.mark.pure
 pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
@@ -49,7 +49,7 @@ class Rig:
         trace.note(0, ResumedEvent(1, 250.0))
         trace.note(0, TokenEvent(1, (2, 3), "b"))
         if is_whole:
-            trace.note(0, CompletionEvent(completion()))
+            trace.note(0, CompletionEvent(diverged()))
         trace.end("ok" if is_whole else "broken")
         self.telemetry.ended(trace)
         return trace

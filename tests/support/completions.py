@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.messages import CacheReport, HitKind, Timings, Usage
+from actors.messages import CacheReport, Divergence, HitKind, Timings, Usage
+from cache.answers import Miss, MissReason
 from runtime.client.results import Completion, SpanEvent, ToolCallEvent
 
 
@@ -33,3 +34,17 @@ def completion(text: str = "", **fields: Any) -> Completion:
         "spans": tuple(call_span(one.arguments) for one in calls),
     }
     return Completion(text=text, **(usual | fields))
+
+
+def diverged(n_prompt: int = 12, n_cached: int = 5, n_generated: int = 3) -> Completion:
+    """A reply to a prompt that was warm from RAM until its fifth message differed."""
+    return completion(
+        "a secret",
+        tokens=tuple(range(n_generated)),
+        usage=Usage(n_prompt, n_cached, n_generated),
+        cache=CacheReport(
+            HitKind.PARTIAL, "ram", 2.0, Miss(MissReason.DIVERGES, at=5), lookup_ms=0.5,
+            diverged=Divergence("messages[4].content", 3, 3, 5, None, None),
+        ),
+        timings=Timings(4.0, 30.0, 20.0, 100.0, 30.0),
+    )  # fmt: skip
