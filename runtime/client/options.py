@@ -101,6 +101,7 @@ class ContinuationOptionsDict(SamplingOptionsDict, total=False):
     resumed_events: bool | None
     salt: bytes | None
     queue_events: bool | None
+    load_events: bool | None
     drop_live: bool | None
 
 
@@ -172,6 +173,8 @@ class RequestOptions:
     finish keys are those of one salt, too."""
     queue_events: bool | None = None
     """Yield a ``QueuedEvent`` with its place while the request waits for its turn."""
+    load_events: bool | None = None
+    """Yield a ``LoadEvent`` with the share that is read while the model is loaded for it."""
     drop_live: bool | None = None
     """Keep nothing of it in the context when it has ended, as for a title or a summary that no
     request continues; what is stored of it stays in the cache."""
