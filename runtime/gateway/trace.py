@@ -14,6 +14,7 @@ from runtime.client.results import (
     Completion,
     CompletionEvent,
     Event,
+    LoadEvent,
     PrefillEvent,
     QueuedEvent,
     ResumedEvent,
@@ -38,8 +39,9 @@ MAX_SHOWN_REPLIES: Final = 16
 """Of one request, in its record."""
 MAX_PAUSES: Final = 64
 _MS: Final = 1e3
-NOT_SHOWN: Final = frozenset({QueuedEvent, ResumedEvent})
-"""Kinds of events that are asked for the trace alone: no API has them."""
+NOT_SHOWN: Final = frozenset({QueuedEvent, ResumedEvent, LoadEvent})
+"""Kinds of events that are asked for the trace alone: no API has them. (A load is shown where a
+request asks for its progress.)"""
 
 
 @dataclass(slots=True)
@@ -47,6 +49,8 @@ class ReplyTrace:
     """One reply. Seconds by the monotonic clock."""
 
     place: int | None = None
+    load_share: float | None = None
+    """Of the model's file, where the model was loaded for it."""
     n_prompt: int = 0
     n_read: int = 0
     n_reused: int = 0
@@ -89,6 +93,9 @@ class ReplyTrace:
                 self.first_at = now
             self.last_at = now
             self.n_generated = event.index + len(event.tokens)
+            return
+        if type(event) is LoadEvent:  # its model has not got it yet
+            self.load_share = event.share
             return
         if self.accepted_at is None:
             self.accepted_at = now

@@ -148,7 +148,8 @@ class RuntimeConfig:
             _check_budget(key, getattr(self, key))
         if self.models_presets and self.models_dir is None:
             model = next(iter(self.models_presets))
-            raise ConfigError(f"models.{model}", "has no path, and there is no models_dir")
+            detail = "must be a path, or a table with a path; one without needs models_dir"
+            raise ConfigError(f"models.{model}", detail)
         for path, budget in self.cache_disks.items():
             _check_budget(f"cache_disks.{path}", budget)
         if self.cache_disks and self.cache_dir is not None:
@@ -379,7 +380,9 @@ def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
             for model, value in given.models.items()
             if model not in presets
         },
-        models_defaults=preset_config(given.models_defaults, {}, "models_defaults"),
+        models_defaults=preset_config(given.models_defaults, {}, "models_defaults")
+        if given.models_defaults
+        else None,
         models_presets=presets,
         models_max=given.models_max,
         keep_alive=parse_duration(given.keep_alive, "keep_alive"),

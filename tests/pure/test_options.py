@@ -99,8 +99,8 @@ from typing import assert_type
 
 from runtime import (
     AsyncNode, AsyncStream, ChatOptions, Completion, CompletionEvent, CompletionStream, Event,
-    LoadOptions, ModelStatus, Node, PrefillEvent, QueuedEvent, RequestOptions, ResumedEvent,
-    SpanEvent, TokenEvent, ToolCallEvent,
+    LoadEvent, LoadOptions, ModelStatus, Node, PrefillEvent, QueuedEvent, RequestOptions,
+    ResumedEvent, SpanEvent, TokenEvent, ToolCallEvent,
 )
 
 careful = RequestOptions(max_tokens=40, temperature=0.2, stop=["a", "b"], speculation="ngram")
@@ -113,7 +113,7 @@ def text_of(event: Event) -> str:
             return text
         case CompletionEvent(completion):
             return completion.text
-        case QueuedEvent() | PrefillEvent() | ResumedEvent() | ToolCallEvent():
+        case QueuedEvent() | LoadEvent() | PrefillEvent() | ResumedEvent() | ToolCallEvent():
             return ""
 
 
