@@ -344,6 +344,8 @@ class LoadOptionsDict(TypedDict, total=False):
     chat_template: str | None
     chat_template_file: str | Path | None
     exact: ExactName | Exact | None
+    keep_alive: float | str | None
+    pin: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -440,6 +442,11 @@ class LoadOptions:
     exact: ExactName | Exact | None = None
     """As in ``RequestOptions``, where a request names no level; ``always`` is that of all of them.
     Default ``repeat``."""
+    keep_alive: float | str | None = None
+    """How long it stays in memory without requests: seconds, or ``5m``; below 0: for ever. It wakes
+    at its next use. Default: as the node is configured."""
+    pin: bool | None = None
+    """Keep it in memory, whatever else needs room. Default off."""
 
 
 def given(options: DataclassInstance, keywords: Mapping[str, Any]) -> dict[str, Any]:

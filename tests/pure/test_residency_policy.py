@@ -144,7 +144,7 @@ def test_laws_of_one_step(world: tuple[list[Resident], list[Wish], Limits]) -> N
     assert not plan.loads or limits.hold([*there, *loaded])
     for one in plan.leaves:
         assert one in there
-        assert not (one.is_pinned or one.is_loading or one.is_leaving)
+        assert not any((one.is_pinned, one.is_loading, one.is_leaving))
     if any(one.is_busy for one in plan.leaves):  # only if all idle ones together are not enough
         assert wishes
         idle = {one.model for one in there if not one.is_busy and not one.is_pinned}
