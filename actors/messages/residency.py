@@ -93,7 +93,7 @@ class SetKeepAlive:
     ref: str
     model: str
     seconds: float | None
-    """None: as it is configured; below 0: for ever; 0: until its requests have ended."""
+    """None: as it is configured; below 0: without end; 0: until its requests have ended."""
 
 
 @frozen

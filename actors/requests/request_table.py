@@ -125,7 +125,7 @@ class RequestTable:
         """Models that are to leave memory: the ref of what tells that nothing runs there, and the
         incarnation."""
         self._reported: set[str] = set()
-        """Of those: where that was told."""
+        """Of those: where that was reported."""
         self._used: dict[str, float] = {}
         self._is_pinging = False
         self._effects: list[fx.Effect] = []
@@ -233,7 +233,7 @@ class RequestTable:
         return self._done()
 
     def loading(self, model: str, share: float) -> list[fx.Effect]:
-        """So much of the file is read: those that wait for the model are told."""
+        """So much of the file is read: those that wait for the model get that."""
         for request_id in self._waiting_for(model):
             one = self.requests[request_id]
             if isinstance(one.request, m.Complete) and one.request.load_events:
@@ -651,7 +651,7 @@ class RequestTable:
         if model in self._holds:
             return None  # it waits for those that run, and then until the model is loaded again
         if self._is_absent(model) and (model in self._awaited or waited_s < HEAL_TIMEOUT_S):
-            return None  # it is loaded, in its turn; or nobody has said whether
+            return None  # it is loaded, in its turn; or that is not known yet
         is_same = models is not None and models.is_up and models.incarnation == one.waits_under
         if entry is None and is_same and waited_s >= GONE_S:
             return failures.unloaded(model) if one.runs else failures.absent(model, None)

@@ -103,7 +103,7 @@ class Client:
     def set_keep_alive(self, model: str, seconds: float | None) -> None:
         """How long a model stays in memory without requests, until it is unloaded.
 
-        Below 0: for ever; 0: until its requests have ended; None: as it is configured.
+        below 0: without end; 0: until its requests have ended; None: as it is configured.
         """
         finished(self._calls.set_keep_alive(model, seconds))
 

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S: Final = 1.0
 """At the folder."""
+FIRST_LOOK_S: Final = 4.0
+"""After which a folder that cannot be read in time counts as empty."""
+_FIRST_LOOK: Final = "first look"
 AGAIN_S: Final = 0.1
 """Until something is tried again that another process could not do."""
 DRAIN_S: Final = 10.0
@@ -161,12 +164,16 @@ class ResidencyActor(EngineWorker):
         self._uses: dict[str, m.ModelUse] = {}
         self._uses_ref: str | None = None
         self._lists: list[tuple[Address, m.ListModels]] = []
+        self._has_looked = args.folder is None
+        self._early: list[tuple[m.NeedModel | m.ListModels, Address]] = []
+        """What was asked before it was known what the folder has."""
         self._next_look = float("inf")
         self._processes = self._incarnations()
         self._wanted = ModelTable(args.wanted_path)
         for model, _ in list(self._models()):
             self._model_changed(model)
         self.start_engine(self._work)
+        self.after(FIRST_LOOK_S, _FIRST_LOOK)
         self._look()
 
     # ── engine thread ───────────────────────────────────────────────────────────────────────────
@@ -204,6 +211,9 @@ class ResidencyActor(EngineWorker):
                     raise TypeError(f"the thread posted {event!r}: a bug in it")
 
     def handle(self, message: object, sender: Address) -> None:
+        if isinstance(message, m.NeedModel | m.ListModels) and not self._has_looked:
+            self._early.append((message, sender))
+            return
         match message:
             case m.NeedModel():
                 self._needed(message, sender)
@@ -214,11 +224,8 @@ class ResidencyActor(EngineWorker):
                 self.tell(sender, m.KeepAliveSet(ref, self._set_keep_alive(model, seconds)))
             case m.UnloadModel(ref, model):
                 self.tell(sender, m.ModelUnloaded(ref, was_loaded=self._table.forget(model)))
-            case m.ModelUseListed(ref, uses) if ref == self._uses_ref:
-                self._uses_ref = None
-                self._uses = {one.model: one for one in uses}
-                self._answer_lists()
-                self._decide()
+            case m.ModelUseListed():
+                self._uses_listed(message)
             case m.ModelHeld():
                 self._held(message)
             case m.ModelLoading(ref, share):
@@ -229,16 +236,24 @@ class ResidencyActor(EngineWorker):
                 self._unloaded(ref)
             case StatusReported():
                 self._reported(message.id, message.status)
-            case m.ModelUseListed():
-                pass  # of a question that is not waited for any more
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
 
     def handle_timer(self, payload: object) -> None:
-        if isinstance(payload, _Again):
+        if payload == _FIRST_LOOK:
+            self._looked()
+        elif isinstance(payload, _Again):
             if payload.at == self._next_look:
                 self._next_look = float("inf")
             self._look()
+
+    def _uses_listed(self, listed: m.ModelUseListed) -> None:
+        if listed.ref != self._uses_ref:
+            return  # of a question that is not waited for any more
+        self._uses_ref = None
+        self._uses = {one.model: one for one in listed.models}
+        self._answer_lists()
+        self._decide()
 
     # ── what is known ───────────────────────────────────────────────────────────────────────────
 
@@ -253,7 +268,15 @@ class ResidencyActor(EngineWorker):
             if model in self._args_given.at_start and model not in self._started:
                 self._started.add(model)
                 self._wish(self._spec_of_file(one), time.monotonic())
+        self._looked()
         self._look()
+
+    def _looked(self) -> None:
+        """It is known what the folder has, or that takes too long."""
+        self._has_looked = True
+        early, self._early = self._early, []
+        for message, sender in early:
+            self.handle(message, sender)
 
     def _spec_of_file(self, one: Offered) -> m.LoadModel:
         preset = (
@@ -333,7 +356,7 @@ class ResidencyActor(EngineWorker):
             self._askers.pop(model, None)
 
     def _fail(self, model: str, failed: m.ModelNotLoaded) -> None:
-        """It is not loaded: everyone who waits is told, and for some time those who come."""
+        """It is not loaded: those who wait get the reason, and for some time those who come."""
         before = self._failures.get(model)
         times = 1 if before is None else before.times + 1
         pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(times - 1, 10))
@@ -638,7 +661,7 @@ class ResidencyActor(EngineWorker):
     # ── sleeping ────────────────────────────────────────────────────────────────────────────────
 
     def _keep_alive_s(self, model: str) -> float | None:
-        """None: for ever."""
+        """None: without end."""
         spec = self._wanted.get(model) or self._spec(model)
         if spec is not None and spec.pin:
             return None

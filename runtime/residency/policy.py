@@ -1,7 +1,7 @@
 """Which models are loaded, and which leave memory for them. No clock, no process, no file.
 
 Wishes are served in the order in which they came: one that does not fit yet lets none behind it go
-first, so that none waits for ever. For the first one that does not fit, models leave: those without
+first, so that none waits without end. For the first one that does not fit, models leave: those without
 requests before those with some, which end first; the least recently used before others. One that is
 pinned never leaves; where that leaves no room, or a limit is too low, the wish is refused.
 """
@@ -162,7 +162,7 @@ class Idle:
     model: str
     since: float
     keep_alive_s: float | None
-    """None, or below 0: for ever."""
+    """None, or below 0: without end."""
 
     @property
     def ends_at(self) -> float | None:

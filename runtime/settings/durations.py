@@ -14,7 +14,7 @@ FOREVER: Final = -1.0
 
 
 def parse_duration(value: object, key: str) -> float | None:
-    """Seconds; below 0: for ever; None as it is. Raises ConfigError."""
+    """Seconds; below 0: without end; None as it is. Raises ConfigError."""
     if value is None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):

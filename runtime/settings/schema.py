@@ -214,8 +214,8 @@ Model: Final = _table(
         "name another level, unless it is always here.",
         "autoload": "Load it at its first use instead of when the node starts. Default: true for a "
         "model of models_dir, else false.",
-        "keep_alive": "How long it stays in memory without requests: seconds, or 5m, 1h; -1: for "
-        "ever; 0: until its requests have ended. Default: keep_alive of the node.",
+        "keep_alive": "How long it stays in memory without requests: seconds, or 5m, 1h; -1: "
+        "without end; 0: until its requests have ended. Default: keep_alive of the node.",
         "pin": "It stays in memory, whatever else needs room, and never sleeps.",
         **LOAD_WORDS,
     },

@@ -170,7 +170,7 @@ def test_laws_of_one_step(world: tuple[list[Resident], list[Wish], Limits]) -> N
 def test_every_wish_is_loaded_or_refused_and_no_limit_is_exceeded(
     world: tuple[list[Resident], list[Wish], Limits], random: object
 ) -> None:
-    """Whoever follows the plans, and in whatever order loads and drains end."""
+    """By following the plans, in any order in which loads and drains end."""
     there, wishes, limits = world
     ended: list[str] = []
     for _ in range(200):

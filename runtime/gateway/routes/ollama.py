@@ -89,7 +89,7 @@ async def _load_or_unload(call: Call, asked: ReplyBody, form: Form) -> None:
 
 
 async def _keep_alive(call: Call, asked: ReplyBody, model: str) -> None:
-    """Have the model stay as long as the request says; 0: until its requests have ended."""
+    """Have the model stay as long as the request asks for; 0: until its requests have ended."""
     seconds = keep_alive_s(asked.keep_alive)
     if seconds is None or not call.key.is_admin:
         return
