@@ -443,8 +443,8 @@ class LoadOptions:
     """As in ``RequestOptions``, where a request names no level; ``always`` is that of all of them.
     Default ``repeat``."""
     keep_alive: float | str | None = None
-    """How long it stays in memory without requests: seconds, or ``5m``; below 0: without end. It wakes
-    at its next use. Default: as the node is configured."""
+    """How long it stays in memory without requests: seconds, or ``5m``; below 0: without end. It
+    wakes at its next use. Default: as the node is configured."""
     pin: bool | None = None
     """Keep it in memory, whatever else needs room. Default off."""
 

@@ -1,7 +1,7 @@
 """Which models are loaded, and which leave memory for them. No clock, no process, no file.
 
-Wishes are served in the order in which they came: one that does not fit yet lets none behind it go
-first, so that none waits without end. For the first one that does not fit, models leave: those without
+Wishes are served in the order in which they came: one that does not fit yet lets none behind it
+go first, so that each is served. For the first one that does not fit, models leave: those without
 requests before those with some, which end first; the least recently used before others. One that is
 pinned never leaves; where that leaves no room, or a limit is too low, the wish is refused.
 """

@@ -55,7 +55,7 @@ def test_every_option_that_is_understood_is_typed() -> None:
     sampling |= {"logprobs", "top_logprobs", "response_format", "sampling"}
     assert set(options.SamplingOptionsDict.__annotations__) == sampling
     load = {*ModelParams.__dataclass_fields__, *markers.KEYS, *template_settings.KEYS}
-    load |= {"backend", "exact"}
+    load |= {"backend", "exact", "keep_alive", "pin"}
     assert set(options.LoadOptionsDict.__annotations__) == load
     chat = set(typing.get_type_hints(options.ChatOptionsDict))
     assert chat - set(typing.get_type_hints(options.RequestOptionsDict)) == set(_CHAT_KEYS)
