@@ -37,6 +37,8 @@ class HoldModel:
 
     ref: str
     model: str
+    incarnation: int
+    """Of the process that is meant: its successor is not held."""
     if_idle: bool = False
     """Only if no request for it runs or waits."""
 

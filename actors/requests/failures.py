@@ -45,7 +45,9 @@ _HELD_TOO_LONG: Final = (
     "not started within its time limit, because a request that may have crashed the model runs "
     "alone; raise timeout_s"
 )
-_AWAY_TOO_LONG: Final = "its time limit is over while its model is being started; raise timeout_s"
+_AWAY_TOO_LONG: Final = (
+    "its time limit is over while its model is loaded, or started again; raise timeout_s"
+)
 
 
 def failed(request: m.Complete | m.Ask, failure: Failure) -> object:

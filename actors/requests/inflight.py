@@ -94,8 +94,8 @@ class InflightActor(Worker):
         """What residency does with a model; the ref of its answers is the model's id."""
         now = time.monotonic()
         match message:
-            case m.HoldModel(ref, model, if_idle):
-                self._obey(self._table.held(ref, model, if_idle=if_idle))
+            case m.HoldModel(ref, model, incarnation, if_idle):
+                self._obey(self._table.held(ref, model, incarnation, if_idle=if_idle))
             case m.ReleaseModel(model):
                 self._obey(self._table.released(now, model))
             case m.ModelAwaited(model):

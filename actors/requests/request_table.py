@@ -256,13 +256,12 @@ class RequestTable:
             self._paces.pop(model, None)
         return self._done()
 
-    def held(self, ref: str, model: str, *, if_idle: bool) -> list[fx.Effect]:
+    def held(self, ref: str, model: str, incarnation: int, *, if_idle: bool) -> list[fx.Effect]:
         """The model shall leave memory: it gets no more, and nothing runs there in a moment."""
         if if_idle and self._requests_of(model):
             self._effects.append(fx.Held(ref, model, is_held=False))
         else:
-            entry = self._entry(model)
-            self._holds[model] = ref, 0 if entry is None else entry.incarnation
+            self._holds[model] = ref, incarnation
             self._reported.discard(model)
         return self._done()
 
@@ -297,8 +296,8 @@ class RequestTable:
                 self._resume_if_up(now, model)
 
     def _is_another(self, model: str, entry: Entry) -> bool:
-        """Whether this is not the process that is held."""
-        return model in self._holds and self._holds[model][1] != entry.incarnation
+        """Whether this is a successor of the process that is held."""
+        return model in self._holds and self._holds[model][1] < entry.incarnation
 
     def _release(self, model: str) -> None:
         self._holds.pop(model, None)

@@ -35,10 +35,18 @@ from runtime.residency.memory import (
     settled,
     taken_by,
 )
-from runtime.residency.policy import Idle, Limits, Refusal, Resident, Why, Wish, decide, expired
+from runtime.residency.moves import (
+    Failed,
+    Leave,
+    Load,
+    Pending,
+    loading,
+    unknown,
+    why_no_room,
+)
+from runtime.residency.policy import Idle, Limits, Refusal, Resident, Wish, decide, expired
 from runtime.residency.settings import ResidencyArgs
 from runtime.residency.table import Asleep, ResidencyTable
-from runtime.settings.sizes import format_size
 from supervision import EngineWorker
 from supervision.messages import ReportStatus, StatusReported, new_ref
 
@@ -63,50 +71,6 @@ SOONEST_S: Final = 0.25
 """Between two looks at models that have requests."""
 PAGE_BYTES: Final = 32 << 10
 SHARE_STEP: Final = 0.05
-
-
-@dataclass(slots=True)
-class _Wish:
-    """A model that is to be loaded."""
-
-    spec: m.LoadModel
-    since: float
-    need: Need | None = None
-    """None while it is not known."""
-    tries: int = 0
-    after: frozenset[int] = frozenset()
-    """Processes that must have ended before: it did not fit beside them."""
-
-
-@dataclass(slots=True)
-class _Load:
-    """A model that the registry loads."""
-
-    ref: str
-    spec: m.LoadModel
-    wish: _Wish
-    share: float = 0.0
-    is_others: bool = False
-    """Another has begun to load it."""
-
-
-@dataclass(slots=True)
-class _Leave:
-    """A model that leaves memory."""
-
-    ref: str
-    spec: m.LoadModel
-    if_idle: bool
-    is_unloading: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """A model that did not load lately."""
-
-    answer: m.ModelNotLoaded
-    until: float
-    times: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +117,10 @@ class ResidencyActor(EngineWorker):
         self._measured = Measured(args.measured_path)
         self._on_gpu = has_gpu()
         self._askers: dict[str, dict[tuple[Address, str], None]] = {}
-        self._wishes: dict[str, _Wish] = {}
-        self._loads: dict[str, _Load] = {}
-        self._leaves: dict[str, _Leave] = {}
-        self._failures: dict[str, _Failed] = {}
+        self._wishes: dict[str, Pending] = {}
+        self._loads: dict[str, Load] = {}
+        self._leaves: dict[str, Leave] = {}
+        self._failures: dict[str, Failed] = {}
         self._devices: dict[str, int] = {}
         """Bytes on GPUs, by model."""
         self._up: dict[str, int] = {}
@@ -315,7 +279,7 @@ class ResidencyActor(EngineWorker):
         if spec is None and not is_coming and model not in self._loads:
             self._read_wanted()
             if model not in self._wanted:  # else the registry brings it back
-                self.tell(sender, replace(_unknown(model), ref=asked.ref))
+                self.tell(sender, replace(unknown(model), ref=asked.ref))
                 return
         failed = self._failures.get(model)
         left_s = 0.0 if failed is None else failed.until - time.monotonic()
@@ -333,7 +297,7 @@ class ResidencyActor(EngineWorker):
             return
         wish = self._wishes.get(spec.model)
         if wish is None:
-            self._wishes[spec.model] = _Wish(spec, since)
+            self._wishes[spec.model] = Pending(spec, since)
             self.commands.put(_Weigh(spec))
         else:
             wish.since = min(wish.since, since)
@@ -361,7 +325,7 @@ class ResidencyActor(EngineWorker):
         times = 1 if before is None else before.times + 1
         pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(times - 1, 10))
         answer = replace(failed, retry_after_s=pause_s)
-        self._failures[model] = _Failed(answer, time.monotonic() + pause_s, times)
+        self._failures[model] = Failed(answer, time.monotonic() + pause_s, times)
         self._answer(model, answer)
 
     # ── deciding ────────────────────────────────────────────────────────────────────────────────
@@ -387,7 +351,7 @@ class ResidencyActor(EngineWorker):
             elif self._is_absent(model) and spec is not None:
                 self._wish(spec, time.monotonic())
             elif self._is_absent(model) and model not in self._wanted:
-                self._answer(model, _unknown(model))
+                self._answer(model, unknown(model))
         if waits or any(load.is_others for load in self._loads.values()):
             self._look_in(SOONEST_S)
 
@@ -422,7 +386,7 @@ class ResidencyActor(EngineWorker):
         taken = self._taken()
         residents = [self._resident(*one, taken) for one in self._models()]
         there = {one.model for one in residents}
-        residents += [_loading(load) for model, load in self._loads.items() if model not in there]
+        residents += [loading(load) for model, load in self._loads.items() if model not in there]
         room = room_without(list(taken.values()))
         limits = Limits(self._args_given.max_models, self._args_given.max_bytes, room)
         wishes = self._ripe({one.model for one in residents}, room)
@@ -498,7 +462,7 @@ class ResidencyActor(EngineWorker):
     def _cannot_be(self, refusal: Refusal, limits: Limits) -> None:
         model = refusal.wish.model
         del self._wishes[model]
-        detail = _why_no_room(refusal, limits)
+        detail = why_no_room(refusal, limits)
         answer = m.ModelNotLoaded("", m.LoadFailure.NO_ROOM, "NotEnoughMemory", detail)
         self._fail(model, answer)
 
@@ -518,14 +482,14 @@ class ResidencyActor(EngineWorker):
             spec = replace(spec, params=params)
             wish.need = replace(wish.need, headers=())
         wish.spec = spec
-        self._loads[model] = load = _Load(new_ref(), spec, wish)
+        self._loads[model] = load = Load(new_ref(), spec, wish)
         self._send_load(load)
 
-    def _send_load(self, load: _Load) -> None:
+    def _send_load(self, load: Load) -> None:
         # If there is no registry, the next one is asked, see ``directory_changed``.
         self.tell("registry", replace(load.spec, ref=load.ref))
 
-    def _load_of(self, ref: str) -> _Load | None:
+    def _load_of(self, ref: str) -> Load | None:
         return next((one for one in self._loads.values() if one.ref == ref), None)
 
     def _progressed(self, ref: str, share: float) -> None:
@@ -560,7 +524,7 @@ class ResidencyActor(EngineWorker):
             self._fail(model, ended)
             self._look()
 
-    def _is_tried_again(self, ended: m.ModelNotLoaded, wish: _Wish) -> bool:
+    def _is_tried_again(self, ended: m.ModelNotLoaded, wish: Pending) -> bool:
         """Whether another attempt may end otherwise."""
         match ended.reason:
             case m.LoadFailure.CRASHED:
@@ -570,12 +534,12 @@ class ResidencyActor(EngineWorker):
             case _:
                 return ended.kind == "NotEnoughMemory" and self._make_room(wish)
 
-    def _wish_again(self, wish: _Wish) -> None:
+    def _wish_again(self, wish: Pending) -> None:
         wish.need = wish.need or Need()
         self._wishes[wish.spec.model] = wish
         self._look_in(AGAIN_S)
 
-    def _make_room(self, wish: _Wish) -> bool:
+    def _make_room(self, wish: Pending) -> bool:
         """It took more than was expected, as on a GPU: whether another model leaves for it."""
         idle = [
             (self._last_use(model, entry), model, entry.pid)
@@ -612,12 +576,12 @@ class ResidencyActor(EngineWorker):
 
     def _begin_to_leave(self, model: str, *, if_idle: bool) -> None:
         """Begin to unload it; first nothing new may begin in it."""
-        spec = self._wanted.get(model)
-        if spec is None or model in self._leaves:
+        spec, entry = self._wanted.get(model), self._entry(model)
+        if spec is None or entry is None or model in self._leaves:
             return  # a caller unloads it
         ref = new_ref()
-        if self.tell("inflight", m.HoldModel(ref, model, if_idle)):
-            self._leaves[model] = _Leave(ref, spec, if_idle)
+        if self.tell("inflight", m.HoldModel(ref, model, entry.incarnation, if_idle)):
+            self._leaves[model] = Leave(ref, spec, if_idle)
         else:
             self._look_in(AGAIN_S)
 
@@ -639,7 +603,7 @@ class ResidencyActor(EngineWorker):
         self._table.put_to_sleep(spec, self._last_use(held.model, entry))
         self._unload(held.model, leave)
 
-    def _unload(self, model: str, leave: _Leave) -> None:
+    def _unload(self, model: str, leave: Leave) -> None:
         self.tell("registry", m.UnloadModel(leave.ref, model, DRAIN_S))
 
     def _unloaded(self, ref: str) -> None:
@@ -739,9 +703,11 @@ class ResidencyActor(EngineWorker):
         """It knows of no question and of no hold."""
         self._uses_ref = None
         for model, leave in list(self._leaves.items()):
-            if not leave.is_unloading:
+            entry = self._entry(model)
+            if not leave.is_unloading and entry is not None:
                 leave.ref = new_ref()
-                self.tell("inflight", m.HoldModel(leave.ref, model, leave.if_idle))
+                hold = m.HoldModel(leave.ref, model, entry.incarnation, leave.if_idle)
+                self.tell("inflight", hold)
         if self._lists:
             self._ask_uses()
 
@@ -831,30 +797,3 @@ class ResidencyActor(EngineWorker):
             "leaving": sorted(self._leaves),
             "folder": self._args_given.folder,
         }
-
-
-def _unknown(model: str) -> m.ModelNotLoaded:
-    detail = f"no model {model!r} is known; load it first (`load {model}=PATH`)"
-    return m.ModelNotLoaded("", m.LoadFailure.UNKNOWN, "ModelUnknown", detail)
-
-
-def _loading(load: _Load) -> Resident:
-    """A model that is not in the tree yet."""
-    need = load.wish.need or Need()
-    return Resident(load.spec.model, need.n_bytes, need.host_bytes, is_busy=True, is_loading=True)
-
-
-def _why_no_room(refusal: Refusal, limits: Limits) -> str:
-    wish = refusal.wish
-    if refusal.why is Why.PINNED:
-        names = ", ".join(refusal.pinned)
-        return (
-            f"no room for model {wish.model!r}: it needs {format_size(wish.n_bytes)}, and the "
-            f"pinned models ({names}) do not leave memory; unpin or unload one, or raise "
-            "models_memory or models_max"
-        )
-    most = min(one for one in (limits.max_bytes, limits.room, wish.n_bytes) if one is not None)
-    return (
-        f"model {wish.model!r} needs {format_size(wish.n_bytes)} of memory, and "
-        f"{format_size(max(0, most))} may be used; lower its n_ctx, or raise models_memory"
-    )

@@ -107,7 +107,7 @@ def test_a_kill_while_a_model_drains(node: Node, victim: str) -> None:
     stream = Streaming(node, FIRST, max_tokens=400, prompt=PROMPT)
     other = Asking(node, SECOND)
     eventually(
-        lambda: states(node).get(FIRST) is not ModelState.UP, every_s=0.0, what="it is to leave"
+        lambda: states(node).get(FIRST) is ModelState.DRAINING, every_s=0.0, what="it is to leave"
     )
     again = Asking(node, FIRST)
     kill(pid_of(node, victim))

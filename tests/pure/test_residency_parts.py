@@ -249,8 +249,8 @@ def test_a_held_model_ends_what_runs_and_what_comes_waits_until_it_is_back() -> 
     world = Table()
     world.change("up")
     assert started(world.arrive("a")) == ["a"]
-    assert world.table.held("r", "m", if_idle=True) == [fx.Held("r", "m", is_held=False)]
-    assert not world.table.held("r", "m", if_idle=False)
+    assert world.table.held("r", "m", 1, if_idle=True) == [fx.Held("r", "m", is_held=False)]
+    assert not world.table.held("r", "m", 1, if_idle=False)
     assert not started(world.arrive("b"))
     assert fx.Held("r", "m", is_held=True) in world.table.ended(1.0, "a")
     world.change("stopping")
@@ -261,7 +261,7 @@ def test_a_held_model_ends_what_runs_and_what_comes_waits_until_it_is_back() -> 
 def test_what_was_held_is_free_when_the_actor_that_held_it_has_ended() -> None:
     world = Table()
     world.change("up")
-    world.table.held("r", "m", if_idle=False)
+    world.table.held("r", "m", 1, if_idle=False)
     world.arrive("a")
     world.directory[RESIDENCY] = gone = entry(RESIDENCY, "restarting")
     assert started(world.table.directory_changed(2.0, (gone,))) == ["a"]
