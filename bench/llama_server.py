@@ -60,7 +60,14 @@ def n_threads(params: ModelParams) -> int:
 class LlamaServer:
     """Use as a context manager. Slots are numbered from 0; files of slots lie in ``folder``."""
 
-    def __init__(self, model: Path, params: ModelParams, folder: Path) -> None:
+    def __init__(
+        self,
+        model: Path | None,
+        params: ModelParams,
+        folder: Path,
+        extra: Sequence[str] = (),
+    ) -> None:
+        """``extra``: more options. Without a model it is a router, if they have it be one."""
         program = peers.program(peers.SERVER)
         if program is None:
             raise PeersFailed(peers.missing(peers.SERVER))
@@ -68,7 +75,8 @@ class LlamaServer:
         self._log = folder / "server.log"
         self._port = _free_port()
         parent = os.getpid()
-        command = [str(program), "-m", str(model), *same_flags(params)]
+        chosen = () if model is None else ("-m", str(model))
+        command = [str(program), *chosen, *same_flags(params), *extra]
         command += ["-tb", str(n_threads(params)), "-np", str(params.n_seq_max), "-kvu"]
         command += ["--host", "127.0.0.1", "--port", str(self._port), "--offline", "--no-ui"]
         command += ["--fit", "off", "--slot-save-path", str(folder)]
@@ -102,6 +110,16 @@ class LlamaServer:
         reply = self._post("/completion", body)
         taken = 1e3 * (time.perf_counter() - began)
         return Answer(taken, int(reply["tokens_predicted"]), int(reply["timings"]["cache_n"]))
+
+    def complete_as(self, model: str, tokens: Sequence[int], n_predict: int) -> None:
+        """The same by one of a router's models."""
+        body = {"model": model, "prompt": list(tokens), "n_predict": n_predict, "temperature": 0.0}
+        self._post("/completion", body | {"cache_prompt": True, "ignore_eos": True})
+
+    def is_sleeping(self) -> bool:
+        """Whether it has given its memory back."""
+        status, body = self._ask("GET", "/props", b"")
+        return status == _OK and bool(json.loads(body).get("is_sleeping"))
 
     @property
     def port(self) -> int:

@@ -34,6 +34,7 @@ from bench import (
     supervision,
     throughput,
     ttft,
+    wake,
 )
 from bench.report import Figure, append_csv, table
 
@@ -63,6 +64,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         exactness,
         exact_price,
         reply_parser,
+        wake,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before the benchmark starts anything

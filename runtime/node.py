@@ -88,7 +88,12 @@ class Node(Client):
         the context manager, or with this process.
         """
         from runtime.client.load_request import config_of_start
-        from runtime.settings.config import RuntimeConfig, from_mapping, to_mapping
+        from runtime.settings.config import (
+            RuntimeConfig,
+            from_mapping,
+            model_mapping,
+            to_mapping,
+        )
 
         try:
             require_machine()
@@ -111,11 +116,14 @@ class Node(Client):
         if models is not None:
             given = arguments.table("models", models, "ids of models and their paths")
             wanted |= {model: config_of_start(model, value) for model, value in given.items()}
-        base["models"] = {}
+        presets = {name: one for name, one in base["models"].items() if "path" not in one}
+        later = {name: model_mapping(one) for name, one in wanted.items() if one.autoload}
+        base["models"] = presets | later
         node = cls._launch(base, chosen, config is not None)
         try:
             for model, model_config in wanted.items():
-                node.load(model, model_config)
+                if model not in later:
+                    node.load(model, model_config)
         except BaseException:
             node.stop()
             raise

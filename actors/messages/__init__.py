@@ -152,6 +152,22 @@ if TYPE_CHECKING:
     )
     from actors.messages.questions import Answer, Ask
     from actors.messages.replay import NoteReply, ResolveText, TextResolved
+    from actors.messages.residency import (
+        HoldModel,
+        KeepAliveSet,
+        KnownModel,
+        ListModels,
+        ListModelUse,
+        ModelAwaited,
+        ModelHeld,
+        ModelsListed,
+        ModelState,
+        ModelUse,
+        ModelUseListed,
+        NeedModel,
+        ReleaseModel,
+        SetKeepAlive,
+    )
     from actors.messages.speculation import Verified, Verify, draft_tokens
     from actors.messages.text import (
         ApplyChatTemplate,
@@ -214,9 +230,14 @@ __all__ = [
     "ForgetLive",
     "Grammar",
     "HitKind",
+    "HoldModel",
     "InfillPrompt",
+    "KeepAliveSet",
+    "KnownModel",
     "Limit",
     "ListAdapters",
+    "ListModelUse",
+    "ListModels",
     "ListNamespaces",
     "ListRows",
     "ListSessions",
@@ -227,11 +248,18 @@ __all__ = [
     "LoadModel",
     "LookupPrefix",
     "MatchPrefix",
+    "ModelAwaited",
+    "ModelHeld",
     "ModelLoaded",
     "ModelLoading",
     "ModelNotLoaded",
+    "ModelState",
     "ModelUnloaded",
+    "ModelUse",
+    "ModelUseListed",
+    "ModelsListed",
     "NamespacesListed",
+    "NeedModel",
     "NoMoreCopies",
     "NoVram",
     "NoteReply",
@@ -252,6 +280,7 @@ __all__ = [
     "Queued",
     "ReadAhead",
     "ReleaseLease",
+    "ReleaseModel",
     "Removal",
     "RemoveRows",
     "ReportVram",
@@ -277,6 +306,7 @@ __all__ = [
     "SessionStatus",
     "SessionsListed",
     "SetAdapterScale",
+    "SetKeepAlive",
     "SetPressure",
     "ShowRow",
     "SpanEnded",
@@ -352,6 +382,10 @@ _HOMES: Final = {
         ),
         "questions": "Answer Ask",
         "replay": "NoteReply ResolveText TextResolved",
+        "residency": (
+            "HoldModel KeepAliveSet KnownModel ListModels ListModelUse ModelAwaited ModelHeld "
+            "ModelsListed ModelState ModelUse ModelUseListed NeedModel ReleaseModel SetKeepAlive"
+        ),
         "speculation": "Verified Verify draft_tokens",
         "control": (
             "EndSession EvictLive ListSessions LiveEvicted MatchPrefix PrefixMatched SessionEnded "

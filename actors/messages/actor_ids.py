@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+RESIDENCY: Final = "residency"
 _MODEL: Final = "model:"
 _TIER: Final = "tier:"
 _INCARNATION: Final = "#"

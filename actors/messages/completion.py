@@ -202,6 +202,8 @@ class Complete:
     node's own namespace. At most 64 bytes."""
     queue_events: bool = False
     """Send ``Queued`` while it waits for its turn."""
+    load_events: bool = False
+    """Send ``ModelLoading`` while its model is loaded for it."""
     drop_live: bool = False
     """Its sequence leaves the context when it ends; its rows stay in the cache. For one that no
     other continues: it takes no place of a sequence that is continued."""

@@ -38,6 +38,8 @@ class FailReason(Enum):
     MODEL_UNLOADED = "model_unloaded"
     MODEL_STOPPED = "model_stopped"
     """It crashed so often that its supervisor does not start it again."""
+    LOAD_FAILED = "load_failed"
+    """It was to be loaded for this request, and was not."""
     POISONOUS = "poisonous"
     """The model died each time it ran this request; see ``actors.requests.crash_attribution``."""
     PROMPT_TOO_LONG = "prompt_too_long"
@@ -64,4 +66,7 @@ class FailureFacts:
     """Tokens that fit. A prompt may have as many and still be too long: a reply that is asked for
     needs room for a token."""
     retry_after_s: float | None = None
-    """Seconds after which a place in the queue that was full is likely to be free."""
+    """Seconds after which a place in the queue that was full is likely to be free, or a model that
+    did not load is tried again."""
+    kind: str | None = None
+    """Of a model that did not load: the name of the error in ``native.errors``."""

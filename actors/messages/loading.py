@@ -33,6 +33,10 @@ class LoadModel:
     """In place of the one in the file."""
     exact: Exact = Exact.REPEAT
     """Of requests that name no level; with ``ALWAYS``, of all requests."""
+    keep_alive_s: float | None = None
+    """Seconds without requests after which it leaves memory; None: as the node has it."""
+    pin: bool = False
+    """It stays in memory, whatever else needs room."""
 
 
 @frozen
@@ -61,6 +65,10 @@ class LoadFailure(Enum):
     """The loading process ended; the file is malformed, or memory ran out."""
     UNAVAILABLE = "unavailable"
     """Models cannot be loaded just now: their supervisor is restarting or stopping."""
+    UNKNOWN = "unknown"
+    """There is no model of this name."""
+    NO_ROOM = "no_room"
+    """Models that are pinned, or the limits, leave no room for it."""
 
 
 @frozen
@@ -71,6 +79,8 @@ class ModelNotLoaded:
     reason: LoadFailure
     kind: str
     detail: str
+    retry_after_s: float | None = None
+    """Seconds after which a request for it tries again."""
 
 
 @frozen

@@ -120,4 +120,21 @@ class Log:
     is_warning: bool = False
 
 
-Effect = Start | Stop | Reply | ReplyCancelled | Ping | Forget | After | Log
+@frozen
+class Need:
+    """Ask ``residency`` for a model that requests wait for, the oldest one ``since`` then."""
+
+    model: str
+    since: float
+
+
+@frozen
+class Held:
+    """Tell ``residency`` that nothing runs in the model, or that it is not held."""
+
+    ref: str
+    model: str
+    is_held: bool
+
+
+Effect = Start | Stop | Reply | ReplyCancelled | Ping | Forget | After | Log | Need | Held

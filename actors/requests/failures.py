@@ -46,7 +46,7 @@ _HELD_TOO_LONG: Final = (
     "alone; raise timeout_s"
 )
 _AWAY_TOO_LONG: Final = (
-    "its time limit is over while its model is being started again; raise timeout_s"
+    "its time limit is over while its model is loaded, or started again; raise timeout_s"
 )
 
 
@@ -83,6 +83,14 @@ def unloaded(model: str) -> Failure:
     """The model was unloaded while it had the request."""
     detail = f"model {model!r} was unloaded during this request; load it again"
     return Failure(m.FailReason.MODEL_UNLOADED, detail)
+
+
+def not_loaded(failed: m.ModelNotLoaded) -> Failure | None:
+    """The model was to be loaded for the request, and was not; None: there is no such model."""
+    if failed.reason is m.LoadFailure.UNKNOWN:
+        return None
+    facts = m.FailureFacts(retry_after_s=failed.retry_after_s, kind=failed.kind)
+    return Failure(m.FailReason.LOAD_FAILED, failed.detail, facts)
 
 
 def not_back(model: str, why: ExitReason | None, within_s: float) -> Failure:

@@ -2,7 +2,8 @@
 
 Owns: the table of requests and questions (``request_table``, which decides), journals of requests
 (``journal``), and the charges against those that crash models (``crash_attribution``). Answers:
-``Complete``, ``Ask``, ``Submit``, ``Cancel``. Asks: models. It lives outside the model processes on
+``Complete``, ``Ask``, ``Submit``, ``Cancel``, ``HoldModel``. Asks: models, and residency for those
+that are not in memory. It lives outside the model processes on
 purpose: when one dies, its requests wait here for its next incarnation, and continue in it at their
 next token; a question may be asked again. Callers that end are noticed, and their requests are
 cancelled.
@@ -21,9 +22,10 @@ import uuid
 from collections.abc import Iterable
 
 from actors import messages as m
-from actors.messages.actor_ids import model_actor_id, model_of
+from actors.messages.actor_ids import RESIDENCY, model_actor_id, model_of
 from actors.messages.journal import JournalKeeper, Noted
 from actors.requests import effects as fx
+from actors.requests.failures import not_loaded
 from actors.requests.questions import Question
 from actors.requests.request_digest import digest_of, part_digests
 from actors.requests.request_table import RequestTable
@@ -64,6 +66,17 @@ class InflightActor(Worker):
                 self._obey(self._table.ended(time.monotonic(), request_id))
             case m.CallerGone(caller):
                 self._obey(self._table.caller_gone(time.monotonic(), caller))
+            case m.ListModelUse(ref):
+                self.tell(sender, m.ModelUseListed(ref, self._table.uses()))
+            case (
+                m.HoldModel()
+                | m.ReleaseModel()
+                | m.ModelAwaited()
+                | m.ModelLoading()
+                | m.ModelLoaded()
+                | m.ModelNotLoaded()
+            ):
+                self._model_moves(message)
             case _:
                 self.log.warning("dropped an unknown %s", type(message).__name__)
 
@@ -76,6 +89,23 @@ class InflightActor(Worker):
                 time.monotonic(), request_id, request, reply_to, is_direct=is_direct
             )
         )
+
+    def _model_moves(self, message: object) -> None:
+        """What residency does with a model; the ref of its answers is the model's id."""
+        now = time.monotonic()
+        match message:
+            case m.HoldModel(ref, model, incarnation, if_idle):
+                self._obey(self._table.held(ref, model, incarnation, if_idle=if_idle))
+            case m.ReleaseModel(model):
+                self._obey(self._table.released(now, model))
+            case m.ModelAwaited(model):
+                self._obey(self._table.awaited(model))
+            case m.ModelLoading(model, share):
+                self._obey(self._table.loading(model, share))
+            case m.ModelNotLoaded(model):
+                self._obey(self._table.not_coming(model, not_loaded(message)))
+            case _:
+                pass  # it is loaded: the directory has it
 
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:
         self._obey(self._table.directory_changed(time.monotonic(), changed))
@@ -107,6 +137,10 @@ class InflightActor(Worker):
                         journal.close()
                 case fx.After(seconds, timer):
                     self.after(seconds, timer)
+                case fx.Need(model, since):
+                    self.tell(RESIDENCY, m.NeedModel(model, model, since))
+                case fx.Held(ref, model, is_held):
+                    self.tell(RESIDENCY, m.ModelHeld(ref, model, is_held))
                 case fx.Log(text, is_warning):
                     (self.log.warning if is_warning else self.log.info)("%s", text)
 

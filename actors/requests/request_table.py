@@ -2,7 +2,8 @@
 
 Every request and question is in one of three states: *running* (its model has it), *held* (the
 model runs a suspect of a crash alone, see ``crash_attribution``) or *waiting* (its model's process
-is gone and a supervisor starts another). Whatever happens to models, callers and the clock, each
+is gone and a supervisor starts another, or it is not in memory and ``residency`` has it loaded).
+Whatever happens to models, callers and the clock, each
 ends once: with its model's answer, with a failure, or cancelled.
 
 The actor calls one method per event and carries out the effects in order. Times are monotonic
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from actors import messages as m
-from actors.messages.actor_ids import model_actor_id, model_of
+from actors.messages.actor_ids import RESIDENCY, model_actor_id, model_of
 from actors.messages.queue_pace import QueuePace
 from actors.requests import effects as fx
 from actors.requests import failures
@@ -119,6 +120,14 @@ class RequestTable:
         self._paces: dict[str, QueuePace] = {}
         self._lane_due: dict[str, float] = {}
         self._looking: set[str] = set()
+        self._awaited: set[str] = set()
+        """Models that are not there, and that ``residency`` has loaded."""
+        self._holds: dict[str, tuple[str, int]] = {}
+        """Models that are to leave memory: the ref of what tells that nothing runs there, and the
+        incarnation."""
+        self._reported: set[str] = set()
+        """Of those: where that was reported."""
+        self._used: dict[str, float] = {}
         self._is_pinging = False
         self._effects: list[fx.Effect] = []
 
@@ -150,7 +159,7 @@ class RequestTable:
         if isinstance(request, m.Complete):
             one.deadline = None if request.timeout_s is None else now + request.timeout_s
             self._effects.append(fx.Reply(reply_to, m.Accepted(request.ref, request_id)))
-        if entry is not None and entry.is_up:
+        if entry is not None and entry.is_up and model not in self._holds:
             self._run(now, model, lane.arrive(request_id, digest, now))
         else:
             self._wait(now, model, [request_id])
@@ -189,15 +198,25 @@ class RequestTable:
         for one in changed:
             model = model_of(one.id)
             if model is None:
+                if one.id == RESIDENCY:
+                    self._residency_changed(now)
                 continue
             entry = self._directory.get(one.id)
+            self._awaited.discard(model)
+            if entry is not None and entry.is_up and self._is_another(model, entry):
+                self._release(model)
             if entry is None:
                 # Its supervisor died and took it along, so no request is charged. Or it was
                 # unloaded.
                 self._interrupted(now, model)
+                self._need(model)
             elif entry.state == "stopping":
                 # It answers its callers itself; this is for those that it could not answer.
-                theirs = frozenset(self._requests_of(model))
+                is_left = model in self._holds  # by itself: those that wait wake it again
+                ones = self._requests_of(model)
+                theirs = frozenset(
+                    one for one in ones if not (is_left and self.requests[one].is_waiting)
+                )
                 look = fx.LookStopping(model, entry.incarnation, theirs)
                 self._effects.append(fx.After(LOOK_EVERY_S, look))
             else:
@@ -205,6 +224,113 @@ class RequestTable:
                 if entry.is_up:
                     self._resume(now, model)
         return self._done()
+
+    # ── models that come and go ─────────────────────────────────────────────────────────────────
+
+    def awaited(self, model: str) -> list[fx.Effect]:
+        """``residency`` knows the model, and will have it loaded or refuse it."""
+        if self._is_absent(model):
+            self._awaited.add(model)
+        return self._done()
+
+    def loading(self, model: str, share: float) -> list[fx.Effect]:
+        """So much of the file is read: those that wait for the model get that."""
+        for request_id in self._waiting_for(model):
+            one = self.requests[request_id]
+            if isinstance(one.request, m.Complete) and one.request.load_events:
+                told = m.ModelLoading(one.request.ref, share)
+                self._effects.append(fx.Reply(one.reply_to, told))
+        return self._done()
+
+    def not_coming(self, model: str, failure: Failure | None) -> list[fx.Effect]:
+        """The model will not be loaded; ``failure`` of None: there is no model of this name."""
+        self._awaited.discard(model)
+        if not self._is_absent(model):
+            return self._done()  # a caller has loaded it meanwhile
+        entry = self._entry(model)
+        for request_id in self._waiting_for(model):
+            runs = self.requests[request_id].runs
+            gone = failures.unloaded(model) if runs else failures.absent(model, entry)
+            self._fail(request_id, failure or gone)
+        if not self._requests_of(model):
+            self._lanes.pop(model, None)  # a name that no model has, or another file next time
+            self._paces.pop(model, None)
+        return self._done()
+
+    def held(self, ref: str, model: str, incarnation: int, *, if_idle: bool) -> list[fx.Effect]:
+        """The model shall leave memory: it gets no more, and nothing runs there in a moment."""
+        if if_idle and self._requests_of(model):
+            self._effects.append(fx.Held(ref, model, is_held=False))
+        else:
+            self._holds[model] = ref, incarnation
+            self._reported.discard(model)
+        return self._done()
+
+    def released(self, now: float, model: str) -> list[fx.Effect]:
+        """It stays, or has left: those that wait for it may start, or wake it."""
+        self._release(model)
+        self._resume_if_up(now, model)
+        self._need(model)
+        return self._done()
+
+    def uses(self) -> tuple[m.ModelUse, ...]:
+        """The models in the tree that have had requests, and how many they have now."""
+        counts = dict.fromkeys(self._used, 0)
+        for one in self.requests.values():
+            counts[one.model] = counts.get(one.model, 0) + 1
+        return tuple(
+            m.ModelUse(one, n, self._used.get(one, 0.0))
+            for one, n in counts.items()
+            if self._entry(one) is not None
+        )
+
+    def _residency_changed(self, now: float) -> None:
+        """The process that holds models may have ended: what it held and is up, is free again."""
+        entry = self._directory.get(RESIDENCY)
+        if entry is not None and entry.is_up:
+            return
+        self._awaited.clear()
+        for model in list(self._holds):
+            found = self._entry(model)
+            if found is not None and found.is_up:
+                self._release(model)
+                self._resume_if_up(now, model)
+
+    def _is_another(self, model: str, entry: Entry) -> bool:
+        """Whether this is a successor of the process that is held."""
+        return model in self._holds and self._holds[model][1] < entry.incarnation
+
+    def _release(self, model: str) -> None:
+        self._holds.pop(model, None)
+        self._reported.discard(model)
+
+    def _resume_if_up(self, now: float, model: str) -> None:
+        entry = self._entry(model)
+        if entry is not None and entry.is_up:
+            self._resume(now, model)
+
+    def _report_holds(self) -> None:
+        """Of models where nothing runs any more."""
+        for model, (ref, _) in self._holds.items():
+            if model not in self._reported and all(
+                one.is_waiting for one in self.requests.values() if one.model == model
+            ):
+                self._reported.add(model)
+                self._effects.append(fx.Held(ref, model, is_held=True))
+
+    def _is_absent(self, model: str) -> bool:
+        """Whether the model is not there and not coming, and there is an actor that loads it."""
+        return self._loads_models() and not failures.is_coming(self._entry(model))
+
+    def _loads_models(self) -> bool:
+        return failures.is_coming(self._directory.get(RESIDENCY))
+
+    def _need(self, model: str) -> None:
+        """Ask for a model that is not there, if something waits for it."""
+        waiting = [self.requests[one].waits_since for one in self._waiting_for(model)]
+        since = min((at for at in waiting if at is not None), default=None)
+        if since is not None and self._is_absent(model):
+            self._effects.append(fx.Need(model, since))
 
     def timer(self, now: float, timer: fx.Timer) -> list[fx.Effect]:
         """A timer that was asked for with ``After`` has fired."""
@@ -238,6 +364,8 @@ class RequestTable:
         }
 
     def _done(self) -> list[fx.Effect]:
+        if self._holds:
+            self._report_holds()
         effects, self._effects = self._effects, []
         return effects
 
@@ -257,7 +385,7 @@ class RequestTable:
     ) -> Failure | None:
         model = request.model
         entry = self._entry(model)
-        if not failures.is_coming(entry):
+        if not failures.is_coming(entry) and not self._loads_models():
             return failures.absent(model, entry)
         poisonous = self._why_poisonous(now, lane, request, digest)
         if poisonous is not None:
@@ -288,6 +416,8 @@ class RequestTable:
         if let_in and (entry is None or not entry.is_up):
             self._interrupted(now, model)
             return
+        if let_in:
+            self._used[model] = now
         for request_id in let_in:
             one = self.requests[request_id]
             one.incarnation = 0 if entry is None else entry.incarnation
@@ -336,6 +466,7 @@ class RequestTable:
         if left is not None:
             self._effects.append(fx.Forget(request_id))
             if not left.is_waiting:
+                self._used[left.model] = now
                 lane = self._lanes[left.model]
                 let_in = lane.ended(request_id, now)
                 is_busy = bool(lane.running or lane.n_held)
@@ -483,10 +614,13 @@ class RequestTable:
             one = self.requests[request_id]
             one.incarnation, one.waits_since = None, now
             one.waits_under = 0 if models is None else models.incarnation
+        self._need(model)
         self._keep_looking(model)
 
     def _resume(self, now: float, model: str) -> None:
         """The model is up: those that wait for it run, from where they were interrupted."""
+        if model in self._holds:
+            return
         for request_id in self._waiting_for(model):
             one, lane = self.requests[request_id], self._lanes.setdefault(model, Lane())
             digest = self._digest(one.request) if len(lane.sheet) else None
@@ -509,12 +643,17 @@ class RequestTable:
             failure = self._why_not_back(now, model, self.requests[request_id])
             if failure is not None:
                 self._fail(request_id, failure)
+        self._need(model)
         self._keep_looking(model)
 
     def _why_not_back(self, now: float, model: str, one: InFlight) -> Failure | None:
         """Why a request need not wait for its model any longer."""
         entry, models = self._entry(model), self._directory.get("models")
         waited_s = now - (now if one.waits_since is None else one.waits_since)
+        if model in self._holds:
+            return None  # it waits for those that run, and then until the model is loaded again
+        if self._is_absent(model) and (model in self._awaited or waited_s < HEAL_TIMEOUT_S):
+            return None  # it is loaded, in its turn; or that is not known yet
         is_same = models is not None and models.is_up and models.incarnation == one.waits_under
         if entry is None and is_same and waited_s >= GONE_S:
             return failures.unloaded(model) if one.runs else failures.absent(model, None)

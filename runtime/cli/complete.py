@@ -22,6 +22,7 @@ from runtime.client.results import (
     Completion,
     CompletionEvent,
     Event,
+    LoadEvent,
     PrefillEvent,
     QueuedEvent,
     ResumedEvent,
@@ -112,7 +113,7 @@ def show_event(event: Event, line: ProgressLine, *, as_json: bool) -> None:
                 sys.stdout.write(_written(event))
         case SpanEvent():
             sys.stderr.write("" if as_json else "\n")
-        case QueuedEvent() | ResumedEvent() | ToolCallEvent():
+        case QueuedEvent() | LoadEvent() | ResumedEvent() | ToolCallEvent():
             pass  # not asked for; and shown when it is complete
         case CompletionEvent(completion):
             line.clear()

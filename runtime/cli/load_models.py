@@ -25,6 +25,8 @@ def main() -> int:
     failures = 0
     with Node.attach(config.admin_port, runtime_dir=config.runtime_dir) as node:
         for model, model_config in config.models.items():
+            if model_config.autoload:
+                continue
             try:
                 with ProgressLine(f"loading {model}") as line:
                     status = node.client.load(model, model_config, progress=line.share)

@@ -41,7 +41,10 @@ from supervision.errors import NodeAlreadyRunning, PortInUse, SupervisionError
 from supervision.launched import child_environment, say_ready
 from supervision.logs import LOG_FORMATS
 
-_SETTINGS = ("cache_dir", "cache_ram", "cache_ram_file", "log_file", "log_format")
+_SETTINGS = (
+    "models_dir", "models_max", "models_memory", "keep_alive", "cache_dir", "cache_ram",
+    "cache_ram_file", "log_file", "log_format",
+)  # fmt: skip
 """Options that are settings of the same name."""
 
 
@@ -49,6 +52,21 @@ _SETTINGS = ("cache_dir", "cache_ram", "cache_ram_file", "log_file", "log_format
 @port_option
 @click.option("--config", type=USER_PATH, metavar="FILE", help="TOML file with any setting")
 @click.option("--model", multiple=True, metavar="ID=PATH", help="load this GGUF; repeatable")
+@click.option(
+    "--models-dir", metavar="DIR", help="folder of GGUF files; each is loaded at its first use"
+)
+@click.option(
+    "--models-max",
+    type=int,
+    metavar="N",
+    help="models in memory together; the least recently used one leaves for another",
+)
+@click.option("--models-memory", metavar="SIZE", help="memory that they may take together")
+@click.option(
+    "--keep-alive",
+    metavar="DURATION",
+    help="let a model sleep after so long without requests, e.g. 5m (default: never)",
+)
 @click.option("--cache-dir", metavar="DIR", help="root of the disk tier")
 @click.option("--cache-ram", metavar="SIZE", help="budget of the RAM tier, e.g. 4GiB; 0: off")
 @click.option(
@@ -128,7 +146,7 @@ def _run(config: RuntimeConfig, *, ready_fd: int | None, parent_fd: int | None) 
             write_note(f"node ready on {where}; Ctrl-C stops it")
             for one in config.gateway.listen:
                 write_note(f"HTTP on {one.url}")
-        if config.models:
+        if not all(one.autoload for one in config.models.values()):
             _load_models(config)
 
     try:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from actors import messages as m
-from actors.messages.actor_ids import model_actor_id, model_of
+from actors.messages.actor_ids import RESIDENCY, model_actor_id, model_of
 from actors.messages.payload import Payload, PayloadKeeper
 from cache import tokens as token_bytes
 from runtime import errors
@@ -134,7 +134,10 @@ class AsyncClient:
         drain = arguments.pause("drain_s", drain_s)
         request = m.UnloadModel(new_ref(), arguments.model_name(model), drain)
         answer = await self._models.ask("registry", request, timeout_s=DRAIN_EXTRA_S + drain)
-        if not (isinstance(answer, m.ModelUnloaded) and answer.was_loaded):
+        if isinstance(answer, m.ModelUnloaded) and answer.was_loaded:
+            return
+        slept = await self._models.ask(RESIDENCY, m.UnloadModel(new_ref(), model))
+        if not (isinstance(slept, m.ModelUnloaded) and slept.was_loaded):
             raise errors.ModelUnknown(model, f"no model {model!r} is loaded")
 
     async def models(self) -> list[ModelStatus]:
@@ -142,6 +145,18 @@ class AsyncClient:
         entries = await self.directory()
         found = [e for e in entries if model_of(e.id) and e.state != "down"]
         return [await self._models.status_of(one) for one in sorted(found, key=lambda e: e.id)]
+
+    async def known_models(self) -> list[m.KnownModel]:
+        """As ``Client.known_models``."""
+        return await self._models.known()
+
+    async def set_keep_alive(self, model: str, seconds: float | None) -> None:
+        """As ``Client.set_keep_alive``."""
+        kept = None if seconds is None else arguments.real("seconds", seconds)
+        asked = m.SetKeepAlive(new_ref(), arguments.model_name(model), kept)
+        answer = await self._models.ask(RESIDENCY, asked)
+        if not (isinstance(answer, m.KeepAliveSet) and answer.is_known):
+            raise errors.ModelUnknown(model, f"no model {model!r} is known")
 
     async def model_info(self, model: str) -> ModelStatus:
         """As ``Client.model_info``."""

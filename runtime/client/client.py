@@ -96,6 +96,17 @@ class Client:
         """Loaded and loading models, by id."""
         return finished(self._calls.models())
 
+    def known_models(self) -> list[m.KnownModel]:
+        """Every model that is loaded, or would be at its next use: its state, memory, last use."""
+        return finished(self._calls.known_models())
+
+    def set_keep_alive(self, model: str, seconds: float | None) -> None:
+        """How long a model stays in memory without requests, until it is unloaded.
+
+        below 0: without end; 0: until its requests have ended; None: as it is configured.
+        """
+        finished(self._calls.set_keep_alive(model, seconds))
+
     def model_info(self, model: str) -> ModelStatus:
         """Everything a model reports of itself, at once, whatever it is doing."""
         return finished(self._calls.model_info(model))

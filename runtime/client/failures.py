@@ -44,6 +44,8 @@ def failure(
             return errors.PromptTooLong(detail, known.n_prompt, known.n_ctx)
         case m.FailReason.OVERLOADED:
             return errors.Overloaded(detail, known.retry_after_s)
+        case m.FailReason.LOAD_FAILED:
+            return errors.ModelLoadFailed(model, known.kind or "ModelNotLoaded", detail)
         case _:
             return _FAILURES[reason](model, detail)
 
@@ -54,6 +56,8 @@ def load_failure(model: str, failed: m.ModelNotLoaded) -> errors.ModelError:
         return errors.ModelAlreadyLoaded(
             model, f"model {model!r} is already loaded; unload it first, or choose another id"
         )
+    if failed.reason is m.LoadFailure.UNKNOWN:
+        return errors.ModelUnknown(model, failed.detail)
     if failed.reason is m.LoadFailure.CRASHED:
         return errors.ModelLoadFailed(
             model,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from actors import messages as m
-from actors.messages.actor_ids import model_actor_id, model_of
+from actors.messages.actor_ids import RESIDENCY, model_actor_id, model_of
 from runtime import errors
 from runtime.client.failures import connection_failure, load_failure
 from runtime.client.results import ModelStatus
@@ -48,22 +48,12 @@ class Models:
         ends_at: float | None = None,
     ) -> ModelStatus:
         """``NoReply`` at ``ends_at`` on the monotonic clock, if given; the node keeps loading."""
-        message = m.LoadModel(
-            new_ref(), model, config.path, config.backend, config.params, config.markers,
-            config.chat_template, config.exact,
-        )  # fmt: skip
-        replies = self._transport.stream(
-            "registry", message, idle_timeout_s=LOAD_TIMEOUT_S, ends_at=ends_at
-        )
+        from runtime.residency.settings import load_message
+
+        message = load_message(model, config, new_ref())
         try:
-            while True:
-                match await replies.next():
-                    case m.ModelLoaded(_, entry):
-                        return await self.status_of(entry)
-                    case m.ModelNotLoaded() as failed:
-                        raise load_failure(model, failed)
-                    case m.ModelLoading(_, share) if progress is not None:
-                        progress(share)
+            entry = await self._loaded(model, "registry", message, progress, ends_at)
+            return await self.status_of(entry)
         except (TargetDown, NodeRestarted):
             # The registry died; what it had noted is kept for its successor, which loads it.
             await self.wait_until_up(model, until(LOAD_TIMEOUT_S, ends_at))
@@ -72,9 +62,64 @@ class Models:
                 return await self.status_of(found)
         except SupervisionError as error:
             raise self.typed(error) from error
+        raise errors.NoReply(f"the registry did not answer whether {model!r} was loaded")
+
+    async def _loaded(
+        self,
+        model: str,
+        actor: str,
+        message: object,
+        progress: Callable[[float], None] | None,
+        ends_at: float | None,
+    ) -> Entry:
+        """The model's entry, once an actor has had it loaded; raises why it is not."""
+        replies = self._transport.stream(
+            actor, message, idle_timeout_s=LOAD_TIMEOUT_S, ends_at=ends_at
+        )
+        try:
+            while True:
+                match await replies.next():
+                    case m.ModelLoaded(_, entry):
+                        return entry
+                    case m.ModelNotLoaded() as failed:
+                        raise load_failure(model, failed)
+                    case m.ModelLoading(_, share) if progress is not None:
+                        progress(share)
         finally:
             replies.close()
-        raise errors.NoReply(f"the registry did not answer whether {model!r} was loaded")
+
+    async def wake(self, model: str, ends_at: float | None = None) -> bool:
+        """Have a model loaded that is known and not loaded; False: there is none of this name.
+
+        Raises ``ModelLoadFailed``, and ``NoReply`` at ``ends_at`` on the monotonic clock.
+        """
+        until_s = until(HEAL_TIMEOUT_S, ends_at)
+        while True:
+            message = m.NeedModel(new_ref(), model, time.monotonic())
+            try:
+                await self._loaded(model, RESIDENCY, message, None, ends_at)
+            except errors.ModelUnknown:
+                return False
+            except (TargetDown, NodeRestarted):
+                if time.monotonic() > until_s:
+                    return False
+                await self._transport.pause(LAST_LOOK_S / 5)
+            except SupervisionError as error:
+                raise self.typed(error) from error
+            else:
+                return True
+
+    async def known(self) -> list[m.KnownModel]:
+        """The models that are loaded, or would be at their first use, by name."""
+        found: list[m.KnownModel] = []
+        while True:
+            after = found[-1].model if found else ""
+            answer = await self.ask(RESIDENCY, m.ListModels(new_ref(), after))
+            if not isinstance(answer, m.ModelsListed):
+                raise errors.NoReply("the node did not list its models")
+            found += answer.models
+            if answer.is_last or not answer.models:
+                return found
 
     async def load_embedded(
         self,
@@ -99,10 +144,13 @@ class Models:
         return True
 
     async def ready(self, model: str, *, ends_at: float | None = None) -> None:
-        """Wait for a model that restarts; load the embedded one if it is not loaded."""
+        """Wait for a model that restarts; load one that is known, or embedded, and not loaded."""
         deadline = until(HEAL_TIMEOUT_S, ends_at)
         entry = await self.where(model_actor_id(model), deadline)
         if entry is not None and entry.is_up:
+            return
+        is_gone = entry is None or entry.state in ("down", "stopping")
+        if is_gone and await self.wake(model, ends_at):
             return
         is_embedded = entry is None and model == EMBEDDED_MODEL_ID
         if is_embedded and not await self.is_wanted(model, deadline):

@@ -101,6 +101,7 @@ class ContinuationOptionsDict(SamplingOptionsDict, total=False):
     resumed_events: bool | None
     salt: bytes | None
     queue_events: bool | None
+    load_events: bool | None
     drop_live: bool | None
     traceparent: str | None
 
@@ -173,6 +174,8 @@ class RequestOptions:
     finish keys are those of one salt, too."""
     queue_events: bool | None = None
     """Yield a ``QueuedEvent`` with its place while the request waits for its turn."""
+    load_events: bool | None = None
+    """Yield a ``LoadEvent`` with the share that is read while the model is loaded for it."""
     drop_live: bool | None = None
     """Keep nothing of it in the context when it has ended, as for a title or a summary that no
     request continues; what is stored of it stays in the cache."""
@@ -345,6 +348,8 @@ class LoadOptionsDict(TypedDict, total=False):
     chat_template: str | None
     chat_template_file: str | Path | None
     exact: ExactName | Exact | None
+    keep_alive: float | str | None
+    pin: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -441,6 +446,11 @@ class LoadOptions:
     exact: ExactName | Exact | None = None
     """As in ``RequestOptions``, where a request names no level; ``always`` is that of all of them.
     Default ``repeat``."""
+    keep_alive: float | str | None = None
+    """How long it stays in memory without requests: seconds, or ``5m``; below 0: without end. It
+    wakes at its next use. Default: as the node is configured."""
+    pin: bool | None = None
+    """Keep it in memory, whatever else needs room. Default off."""
 
 
 def given(options: DataclassInstance, keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from runtime.client.request_options import PreparedRequest
 from runtime.client.results import (
     CompletionEvent,
     Event,
+    LoadEvent,
     PrefillEvent,
     QueuedEvent,
     ResumedEvent,
@@ -293,6 +294,10 @@ class Reply:
                 if not progress.received:  # else another process continues it, in its turn
                     progress.touch()
                     yield QueuedEvent(place)
+            case m.ModelLoading(_, share):
+                if not progress.received:
+                    progress.touch()
+                    yield LoadEvent(share)
             case m.Accepted():
                 self._accepted = message.request_id
                 self.on_accepted(message.request_id)

@@ -218,6 +218,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
     resumed_events: bool | None = None,
     salt: bytes | None = None,
     queue_events: bool | None = None,
+    load_events: bool | None = None,
     drop_live: bool | None = None,
     traceparent: str | None = None,
     echo: bool | None = None,
@@ -277,6 +278,7 @@ def build(  # noqa: PLR0913  # keyword-only, by the names of the options
         thinking_is_optional=is_optional,
         salt=salt_of(salt),
         queue_events=arguments.flag("queue_events", queue_events),
+        load_events=arguments.flag("load_events", load_events),
         drop_live=arguments.flag("drop_live", drop_live),
         traceparent=_checked_trace(traceparent),
     )

@@ -24,6 +24,14 @@ class QueuedEvent:
 
 
 @frozen
+class LoadEvent:
+    """The model of the request is loaded for it. Only for requests with ``load_events``."""
+
+    share: float
+    """Of the file that is read, 0 to 1."""
+
+
+@frozen
 class PrefillEvent:
     """The prompt is being read.
 
@@ -280,6 +288,7 @@ class ResumedEvent:
 
 Event = (
     QueuedEvent
+    | LoadEvent
     | PrefillEvent
     | TokenEvent
     | ToolCallEvent

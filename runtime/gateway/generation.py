@@ -14,6 +14,7 @@ from runtime.client.results import (
     Completion,
     CompletionEvent,
     Event,
+    LoadEvent,
     TokenEvent,
 )
 from runtime.gateway.direct import DirectTokens, Writer
@@ -223,9 +224,14 @@ class Generation:
         async with contextlib.aclosing(merged(self._replies(), self._wanted.n)) as batches:
             async for batch in batches:
                 trace.note_all(batch)
-                shown = [one for one in batch if type(one[1]) not in NOT_SHOWN]
+                shown = [one for one in batch if self._is_shown(one[1])]
                 if shown:
                     yield shown
+
+    def _is_shown(self, event: Event) -> bool:
+        if type(event) is LoadEvent:
+            return self._wanted.is_stream and self._answer.shows_load
+        return type(event) not in NOT_SHOWN
 
     def _replies(self) -> list[Begin | None]:
         return [self._reply(number) for number in range(self._wanted.n_replies)]
@@ -344,7 +350,8 @@ class Generation:
 
     def _shown(self, number: int, event: Event) -> bytes:
         self._count(number, event)
-        self._note(number, event)
+        if type(event) is not LoadEvent:  # a successor begins with what the model has done
+            self._note(number, event)
         return self._answer.event(number, event)
 
     async def _prepare(self, event: Event) -> None:

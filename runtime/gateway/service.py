@@ -46,6 +46,7 @@ _LOOK_S: Final = 0.05
 _UP, _DOWN = "up", "down"
 _GONE: Final = frozenset({_DOWN, "stopping"})
 KEPT_VOCABULARIES: Final = 4
+KNOWN_S: Final = 1.0
 _SEEDS: Final = 1 << 64
 
 T = TypeVar("T")
@@ -111,6 +112,8 @@ class Service:
         self._client: AsyncClient | None = None
         self._pieces: OrderedDict[str, dict[int, bytes]] = OrderedDict()
         self._own: dict[type, Any] = {}
+        self._known: dict[str, m.KnownModel] = {}
+        self._known_at = float("-inf")
 
     def _counted(self) -> tuple[Counts, Now]:
         return self.measures.counts, Now(self.running, self.connections())
@@ -151,7 +154,8 @@ class Service:
 
     # ── models ──────────────────────────────────────────────────────────────────────────────────
 
-    def _loaded(self) -> list[str]:
+    def loaded(self) -> list[str]:
+        """Ids of models that are up, or on their way."""
         return [model for model, state in self._states().items() if state not in _GONE]
 
     def is_up(self, model: str) -> bool:
@@ -180,21 +184,41 @@ class Service:
 
     def models(self, key: Key) -> list[str]:
         """Ids of the loaded models that a key may use, sorted."""
-        return sorted(one for one in self._loaded() if key.may_use(one))
+        return sorted(one for one in self.loaded() if key.may_use(one))
+
+    async def known(self) -> dict[str, m.KnownModel]:
+        """The models that are loaded or would be at their first use; at most a second old."""
+        now = time.monotonic()
+        if now - self._known_at > KNOWN_S:
+            try:
+                self._known = {one.model: one for one in await (await self.client()).known_models()}
+            except errors.NodeError:
+                self._known = {}  # the actor that knows them is restarting
+            self._known_at = now
+        return self._known
+
+    async def listed(self, key: Key) -> list[str]:
+        """Ids of all models that a key may use, loaded or not, sorted."""
+        names = {*self.loaded(), *await self.known()}
+        return sorted(one for one in names if key.may_use(one))
 
     async def model(self, asked: str | None, key: Key, *, is_exact: bool = False) -> str:
         """The id that a name means; Refused. ``is_exact``: the only model has no other name.
 
-        A model that is being started again counts as loaded: its requests wait for it.
+        A model that is loaded at its first use, or is being started again, counts as loaded: its
+        requests wait for it.
         """
-        if asked and asked in self._loaded():
+        if asked and asked in self.loaded():
             check_model(key, asked)  # else another would answer in its place
+            return asked
+        if asked and asked in await self.known():
+            check_model(key, asked)
+        names = await self.listed(key)
         try:
-            return self._resolved(asked, key, self.models(key), is_exact=is_exact)
+            return self._resolved(asked, key, names, is_exact=is_exact)
         except Refused:
             wanted = [one for one in await self._wanted() if key.may_use(one)]
-            names = sorted({*self.models(key), *wanted})
-            return self._resolved(asked, key, names, is_exact=is_exact)
+            return self._resolved(asked, key, sorted({*names, *wanted}), is_exact=is_exact)
 
     def _resolved(self, asked: str | None, key: Key, names: list[str], *, is_exact: bool) -> str:
         settings = self.settings
@@ -292,7 +316,8 @@ class Service:
         salt = self.salt(key, options.pop("cache_salt", ""))
         if salt:
             options["salt"] = salt
-        options |= {"queue_events": True, "resumed_events": True}  # the trace shows both
+        # The trace shows all three.
+        options |= {"queue_events": True, "load_events": True, "resumed_events": True}
         seed = options.get("seed", -1)
         options["seed"] = ((head.seed if seed == -1 else seed) + number % wanted.n) % _SEEDS
         match wanted.kind:

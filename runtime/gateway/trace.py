@@ -17,6 +17,7 @@ from runtime.client.results import (
     Completion,
     CompletionEvent,
     Event,
+    LoadEvent,
     PrefillEvent,
     QueuedEvent,
     ResumedEvent,
@@ -45,8 +46,9 @@ MAX_SHOWN_REPLIES: Final = 16
 MAX_PAUSES: Final = 64
 _MS: Final = 1e3
 _LOG: Final = logging.getLogger("supervision.http")
-NOT_SHOWN: Final = frozenset({QueuedEvent, ResumedEvent})
-"""Kinds of events that are asked for the trace alone: no API has them."""
+NOT_SHOWN: Final = frozenset({QueuedEvent, ResumedEvent, LoadEvent})
+"""Kinds of events that are asked for the trace alone: no API has them. (A load is shown where a
+request asks for its progress.)"""
 
 
 @dataclass(slots=True)
@@ -54,6 +56,8 @@ class ReplyTrace:
     """One reply. Seconds by the monotonic clock."""
 
     place: int | None = None
+    load_share: float | None = None
+    """Of the model's file, where the model was loaded for it."""
     n_prompt: int = 0
     n_read: int = 0
     n_reused: int = 0
@@ -99,19 +103,11 @@ class ReplyTrace:
     def note(self, event: Event, now: float) -> None:
         """An event came."""
         if type(event) is TokenEvent:
-            if event.kind == "prompt":
-                return
-            n_new = len(event.tokens)
-            if self.last_at is None:
-                self.first_at = now
-                n_new -= 1  # the first has none before it
-                gap = 0.0
-            else:
-                gap = now - self.last_at
-            if n_new > 0:
-                self._note_gaps(gap, n_new)
-            self.last_at = now
-            self.n_generated = event.index + len(event.tokens)
+            if event.kind != "prompt":
+                self._note_tokens(event, now)
+            return
+        if type(event) is LoadEvent:  # its model has not got it yet
+            self.load_share = event.share
             return
         if self.accepted_at is None:
             self.accepted_at = now
@@ -128,6 +124,19 @@ class ReplyTrace:
                 self.ended_at = now
             case _:
                 pass
+
+    def _note_tokens(self, event: TokenEvent, now: float) -> None:
+        n_new = len(event.tokens)
+        if self.last_at is None:
+            self.first_at = now
+            n_new -= 1  # the first has none before it
+            gap = 0.0
+        else:
+            gap = now - self.last_at
+        if n_new > 0:
+            self._note_gaps(gap, n_new)
+        self.last_at = now
+        self.n_generated = event.index + len(event.tokens)
 
     def _note_gaps(self, gap: float, n_new: int) -> None:
         """So many tokens have come together, this long after the one before them."""

@@ -15,6 +15,7 @@ from native.fingerprint import Fingerprints
 from native.oom_watch import OomWatch
 from runtime.errors import ConfigError
 from runtime.launch.listeners import open_listeners, remove_paths
+from runtime.launch.residency import residency_args
 from runtime.launch.signing_key import signing_key
 from runtime.launch.tier_directories import open_directories
 from runtime.launch.tree import build_tree
@@ -27,6 +28,7 @@ from supervision.machine import require_machine
 MAX_DESCRIPTORS: Final = 65_536
 DISK_TIER: Final = "disk"
 FINGERPRINTS_FILE: Final = "fingerprints"
+MEASURED_FILE: Final = "models-memory.json"
 
 
 def serve(
@@ -49,6 +51,7 @@ def serve(
     arena_fd = _open_arena(ram_bytes) if ram_bytes else None
     arena_path = None if arena_fd is None else f"/proc/{os.getpid()}/fd/{arena_fd}"
     wanted_fd = os.memfd_create("llama-actors-models", os.MFD_CLOEXEC)
+    residency_fd = os.memfd_create("llama-actors-residency", os.MFD_CLOEXEC)
     lock_fds, tiers, absent = open_directories(config)
     has_disk = any(tier.name == DISK_TIER for tier in tiers)
     fingerprints_fd, fingerprints_path = _open_fingerprints(config, has_disk=has_disk)
@@ -66,7 +69,13 @@ def serve(
             signing_key=signing_key(config.disk_root if has_disk else None),
             gateway=config.gateway,
             node_dir=str(config.node_dir),
-            models=tuple(config.models),
+            models=tuple(name for name, one in config.models.items() if not one.autoload),
+            residency=residency_args(
+                config,
+                wanted_path=f"/proc/{os.getpid()}/fd/{wanted_fd}",
+                table_path=f"/proc/{os.getpid()}/fd/{residency_fd}",
+                measured_path=_beside_rows(config, MEASURED_FILE) if has_disk else None,
+            ),
         )
         return run_node(
             NodeConfig(
@@ -84,7 +93,7 @@ def serve(
         )
     finally:
         remove_paths(config.gateway)
-        for fd in (arena_fd, wanted_fd, *lock_fds, fingerprints_fd):
+        for fd in (arena_fd, wanted_fd, residency_fd, *lock_fds, fingerprints_fd):
             if fd is not None:
                 os.close(fd)
 
@@ -119,6 +128,10 @@ def _open_fingerprints(config: RuntimeConfig, *, has_disk: bool) -> tuple[int | 
     fd = os.memfd_create("llama-actors-fingerprints", os.MFD_CLOEXEC)
     os.fchmod(fd, 0o600)
     return fd, f"/proc/{os.getpid()}/fd/{fd}"
+
+
+def _beside_rows(config: RuntimeConfig, name: str) -> str | None:
+    return None if config.disk_root is None else str(config.disk_root / name)
 
 
 def write_note(text: str) -> None:

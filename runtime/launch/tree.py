@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from actors.messages.actor_ids import tier_actor_id
+from actors.messages.actor_ids import RESIDENCY, tier_actor_id
 from actors.messages.pressure_settings import PressureSettings
 from actors.node.registry import RegistryArgs
 from actors.storage.cache_meta import CacheMetaArgs
@@ -16,6 +16,7 @@ from actors.storage.ram_tier import RamTierArgs
 from actors.storage.writer import STOP_S, WriterArgs
 from cache.policy import SAVE_ALL, SavePolicy
 from native.fingerprint import Fingerprints
+from runtime.residency.settings import ResidencyArgs
 from runtime.settings.gateway import GatewaySettings, HttpWorkerArgs, LedgerArgs
 from supervision import (
     INFINITY,
@@ -64,6 +65,7 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
     gateway: GatewaySettings | None = None,
     node_dir: str = "",
     models: tuple[str, ...] = (),
+    residency: ResidencyArgs | None = None,
 ) -> SupervisorSpec:
     """What the root supervises. ``models``: ids of those that are loaded when it has started."""
     budgets = tuple((tier.name, tier.budget_bytes) for tier in file_tiers)
@@ -153,6 +155,11 @@ def build_tree(  # noqa: PLR0913 - what its leaves are started with
                         engine_heartbeat_s=MODEL_STEP_TIMEOUT_S,
                     ),
                 ),
+            ),
+            *(
+                ()
+                if residency is None
+                else (ChildSpec(RESIDENCY, "runtime.residency.actor.ResidencyActor", residency),)
             ),
             ChildSpec(
                 "scheduler", "actors.node.pressure_scheduler.PressureSchedulerActor", pressure

@@ -19,7 +19,7 @@ from runtime.remote.stream import RemoteStream, replies, unless_busy
 from runtime.settings import arguments
 
 if TYPE_CHECKING:
-    from actors.messages import AdapterStatus
+    from actors.messages import AdapterStatus, KnownModel
     from runtime.client.tree import TreeNode
     from runtime.settings.config import ModelConfig
 
@@ -74,6 +74,15 @@ class RemoteNode:
         found = self._ask("models")
         return self._read("the models", lambda: [_model(one) for one in found["models"]])
 
+    def known_models(self) -> list[KnownModel]:
+        """As ``Client.known_models``."""
+        import msgspec
+
+        from actors.messages import KnownModel
+
+        found = self._ask("models").get("known", [])
+        return self._read("the models", lambda: msgspec.convert(found, list[KnownModel]))
+
     def load(
         self,
         model: str,
@@ -100,7 +109,7 @@ class RemoteNode:
 
     def list_adapters(self, model: str) -> tuple[AdapterStatus, ...]:
         """As ``Client.list_adapters``."""
-        from actors.messages import AdapterStatus
+        from actors.messages import AdapterStatus, KnownModel
 
         found = self._ask("adapters", model=model)
         return self._read(

@@ -33,6 +33,7 @@ from runtime.errors import ConfigError
 from runtime.settings import gateway as gateways
 from runtime.settings import schema
 from runtime.settings.arguments import short
+from runtime.settings.durations import parse_duration
 from runtime.settings.gateway import DEFAULT_SAMPLING, GatewaySettings
 from runtime.settings.load_options import WORDS as LOAD_OPTIONS
 from runtime.settings.load_options import model_params
@@ -82,6 +83,12 @@ class ModelConfig:
     """A Jinja text in place of the one in the file."""
     exact: Exact = Exact.REPEAT
     """Of requests that name no level; with ``ALWAYS``, of all requests. Its name will do."""
+    autoload: bool = False
+    """It is loaded at its first use instead of when the node starts."""
+    keep_alive: float | None = None
+    """Seconds without requests after which it sleeps; below 0: never; None: as the node has it."""
+    pin: bool = False
+    """It stays in memory, whatever else needs room."""
 
     def __post_init__(self) -> None:
         try:
@@ -113,6 +120,14 @@ class RuntimeConfig:
     pressure: PressureSettings = field(default_factory=PressureSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
+    models_dir: Path | None = None
+    models_defaults: ModelConfig | None = None
+    """Of the models of ``models_dir``, without a path."""
+    models_presets: Mapping[str, ModelConfig] = field(default_factory=dict)
+    """Of some of them, by their ids: the tables of ``[models]`` that have no path."""
+    models_max: int = 0
+    models_memory: Budget | None = None
+    keep_alive: float | None = None
     log_file: Path | None = None
     log_format: LogFormat = "text"
 
@@ -129,8 +144,12 @@ class RuntimeConfig:
             raise ConfigError(
                 "log_format", f"{self.log_format!r} is not one of {', '.join(LOG_FORMATS)}"
             )
-        for key in ("cache_disk", "cache_ram", "cache_ram_file"):
+        for key in ("cache_disk", "cache_ram", "cache_ram_file", "models_memory"):
             _check_budget(key, getattr(self, key))
+        if self.models_presets and self.models_dir is None:
+            model = next(iter(self.models_presets))
+            detail = "must be a path, or a table with a path; one without needs models_dir"
+            raise ConfigError(f"models.{model}", detail)
         for path, budget in self.cache_disks.items():
             _check_budget(f"cache_disks.{path}", budget)
         if self.cache_disks and self.cache_dir is not None:
@@ -139,8 +158,17 @@ class RuntimeConfig:
             )
         if len({os.path.realpath(path) for path in self.cache_disks}) < len(self.cache_disks):
             raise ConfigError("cache_disks", "names one directory twice; join the two budgets")
-        for model in self.models:
+        for model in (*self.models, *self.models_presets):
             check_model_id(model)
+
+    def models_bytes(self) -> int | None:
+        """Memory that models may take together; None: what is available."""
+        if not self.models_memory:
+            return None
+        if not isinstance(self.models_memory, Share):
+            return self.models_memory
+        tightest = tightest_limit()
+        return None if tightest is None else self.models_memory.of(tightest.available)
 
     @property
     def node_dir(self) -> Path:
@@ -325,10 +353,16 @@ def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
     given = schema.read_node({key: one for key, one in settings.items() if one is not None})
     plain = msgspec.structs.asdict(given)
     values: dict[str, Any] = {}
-    for key in ("runtime_dir", "cache_dir", "cache_ram_file_dir", "log_file"):
+    for key in ("runtime_dir", "cache_dir", "cache_ram_file_dir", "models_dir", "log_file"):
         values[key] = None if plain[key] is None else user_path(plain[key], key)
-    for key in ("cache_ram", "cache_ram_file", "cache_disk"):
+    for key in ("cache_ram", "cache_ram_file", "cache_disk", "models_memory"):
         values[key] = None if plain[key] is None else parse_budget(plain[key], key)
+    tables = {model: _preset(one) for model, one in given.models.items()}
+    presets = {
+        model: preset_config(given.models_defaults, table, f"models.{model}")
+        for model, table in tables.items()
+        if table is not None and model != EMBEDDED_MODEL_ID
+    }
     return RuntimeConfig(
         **values,
         admin_port=given.admin_port,
@@ -341,7 +375,17 @@ def from_mapping(settings: Mapping[str, Any]) -> RuntimeConfig:
         save=_save_from(given),
         pressure=_pressure_from(given.pressure),
         gateway=_gateway_from(given.gateway),
-        models={model: _model_from(model, value) for model, value in given.models.items()},
+        models={
+            model: _model_from(model, value)
+            for model, value in given.models.items()
+            if model not in presets
+        },
+        models_defaults=preset_config(given.models_defaults, {}, "models_defaults")
+        if given.models_defaults
+        else None,
+        models_presets=presets,
+        models_max=given.models_max,
+        keep_alive=parse_duration(given.keep_alive, "keep_alive"),
         log_format=given.log_format,
     )
 
@@ -408,27 +452,46 @@ def _model_from(model: str, value: object) -> ModelConfig:
     return model_config(value, where)
 
 
+def _preset(value: object) -> Mapping[str, Any] | None:
+    """A table of ``[models]`` for a model of ``models_dir``: one without a path."""
+    return value if isinstance(value, Mapping) and value.get("path") is None else None
+
+
+def preset_config(defaults: Mapping[str, Any], table: Mapping[str, Any], where: str) -> ModelConfig:
+    """How a model of ``models_dir`` is loaded: without a path, at its first use."""
+    if defaults.get("path") is not None:
+        raise ConfigError("models_defaults.path", "leave it out: it is for all of models_dir")
+    merged = {**defaults, **{key: one for key, one in table.items() if one is not None}}
+    if merged.get("autoload") is None:
+        merged["autoload"] = True
+    return model_config(merged, where)
+
+
 def model_config(values: Mapping[str, Any], where: str) -> ModelConfig:
-    """The table of a model, with a path; ``where`` is the prefix of its keys in errors."""
+    """The table of a model; ``where`` is the prefix of its keys in errors."""
     given = schema.read_model(values, where)
     plain = msgspec.structs.asdict(given)
     is_stub = given.backend == "stub"  # which has no file
+    path = given.path or ""
     return ModelConfig(
-        given.path if is_stub else str(user_path(given.path, f"{where}.path")),
+        path if is_stub or not path else str(user_path(path, f"{where}.path")),
         model_params({key: plain[key] for key in LOAD_OPTIONS}, where),
         given.backend,
         markers_from(plain, where),
         template_from(plain, where),
         given.exact,
+        bool(given.autoload),
+        parse_duration(given.keep_alive, f"{where}.keep_alive"),
+        given.pin,
     )
 
 
 def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
     """The inverse of ``from_mapping``, in values that JSON can carry."""
     plain = dataclasses.asdict(config)
-    for key in ("runtime_dir", "cache_dir", "cache_ram_file_dir", "log_file"):
+    for key in ("runtime_dir", "cache_dir", "cache_ram_file_dir", "models_dir", "log_file"):
         plain[key] = None if plain[key] is None else str(plain[key])
-    for key in ("cache_ram", "cache_ram_file", "cache_disk"):
+    for key in ("cache_ram", "cache_ram_file", "cache_disk", "models_memory"):
         plain[key] = plain_budget(getattr(config, key))
     plain["cache_disks"] = {p: plain_budget(budget) for p, budget in config.cache_disks.items()}
     for name, policy in (
@@ -440,15 +503,24 @@ def to_mapping(config: RuntimeConfig) -> dict[str, Any]:
         keys = schema.TABLES[name].__struct_fields__
         plain[name] = {key: getattr(policy, key) for key in keys}
     plain["gateway"] = _gateway_mapping(config.gateway)
-    plain["models"] = {
-        model: {
-            "path": c.path,
-            "backend": c.backend,
-            **dataclasses.asdict(c.params),
-            **markers_mapping(c.markers),
-            **({} if c.chat_template is None else {"chat_template": c.chat_template}),
-            "exact": c.exact.value,
-        }
-        for model, c in config.models.items()
-    }
+    del plain["models_presets"]
+    all_models = {**config.models, **config.models_presets}
+    plain["models"] = {model: model_mapping(one) for model, one in all_models.items()}
+    defaults = config.models_defaults
+    plain["models_defaults"] = {} if defaults is None else model_mapping(defaults)
     return plain
+
+
+def model_mapping(model: ModelConfig) -> dict[str, Any]:
+    """The inverse of ``model_config``."""
+    return {
+        **({"path": model.path} if model.path else {}),
+        "backend": model.backend,
+        **dataclasses.asdict(model.params),
+        **markers_mapping(model.markers),
+        **({} if model.chat_template is None else {"chat_template": model.chat_template}),
+        "exact": model.exact.value,
+        "autoload": model.autoload,
+        "keep_alive": model.keep_alive,
+        "pin": model.pin,
+    }

@@ -15,7 +15,9 @@ import msgspec
 from runtime.settings import schema
 from runtime.settings.sizes import format_size
 
-_EXAMPLES: Final = {"path": "/path", "budget": "4GiB", "integer": 1, "number": 1.0, "string": "…"}
+_EXAMPLES: Final = {
+    "path": "/path", "budget": "4GiB", "duration": "5m", "integer": 1, "number": 1.0, "string": "…",
+}  # fmt: skip
 
 
 def markdown() -> str:
@@ -49,7 +51,7 @@ def default_toml() -> str:
         if heading.startswith("["):
             lines += ["", *_wrapped(purpose), f"# {heading}" if is_model else heading]
         for key, one in settings.items():
-            if schema.KIND in one and one[schema.KIND] in ("disks", "models"):
+            if schema.KIND in one and one[schema.KIND] in ("disks", "models", "model"):
                 continue  # tables, below
             value = one["default"]
             shown = _example(one) if value is None else value
@@ -71,6 +73,7 @@ def json_schema() -> dict[str, Any]:
     root["properties"]["models"]["additionalProperties"] = {
         "anyOf": [{"type": "string"}, {"$ref": "#/$defs/Model"}]
     }
+    root["properties"]["models_defaults"]["$ref"] = "#/$defs/Model"
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": parts}
 
 

@@ -44,6 +44,8 @@ KINDS: Final = {
     "budget": "a size; write for instance 512MiB or 4GiB, or 25% of what is free",
     "disks": 'a table: [cache_disks], then "/path" = "200GiB"',
     "models": "a table of models by id",
+    "model": "a table of options of a model: [models_defaults], then n_ctx = 8192",
+    "duration": "a duration; write for instance 300, 5m or 1h30m",
     "adapters": "a list of paths, or of pairs of path and scale",
     "aliases": 'a table: [gateway.aliases], then "claude-*" = "mine"',
     "sampling": "a table of sampling options and numbers",
@@ -52,6 +54,9 @@ DISK_BYTES: Final = 16 << 30
 # Values that a file gives in another form.
 PathText: TypeAlias = Annotated[str | None, Meta(extra_json_schema={KIND: "path"})]
 Size: TypeAlias = Annotated[int | str, Meta(extra_json_schema={KIND: "size"})]
+Duration: TypeAlias = Annotated[
+    int | float | str | None, Meta(extra_json_schema={KIND: "duration"})
+]
 Budget: TypeAlias = Annotated[int | str | None, Meta(extra_json_schema={KIND: "budget"})]
 
 
@@ -186,6 +191,9 @@ class _ModelDefaults:
     thinking_markers: tuple[str, ...] | None = None
     tool_call_markers: tuple[str, ...] | None = None
     exact: str = EXACT_NAMES[0]
+    autoload: bool | None = None
+    keep_alive: Duration = None
+    pin: bool = False
 
     def __getattr__(self, option: str) -> Any:
         return getattr(_PARAMS, option)
@@ -193,11 +201,12 @@ class _ModelDefaults:
 
 Model: Final = _table(
     "Model",
-    'A model to load when the node starts: [models.ID], or ID = "path" in [models].',
+    'A model to load when the node starts: [models.ID], or ID = "path" in [models]. Or, without a '
+    "path, how a model of models_dir is loaded.",
     _ModelDefaults(),
     {
         "path": "The GGUF file; of a split model the first. Not needed for demo, the embedded "
-        "model.",
+        "model, and left out for a model of models_dir.",
         "backend": "stub is for tests without native code.",
         "chat_template": "A Jinja text in place of the one in the file.",
         "chat_template_file": "The same, as a file.",
@@ -208,6 +217,11 @@ Model: Final = _table(
         "exact": "What gives the same bits: repeat, a request alone, cold or warm; prefix, also a "
         "reply that was interrupted; always, also beside other requests, at a price. A request may "
         "name another level, unless it is always here.",
+        "autoload": "Load it at its first use instead of when the node starts. Default: true for a "
+        "model of models_dir, else false.",
+        "keep_alive": "How long it stays in memory without requests: seconds, or 5m, 1h; -1: "
+        "without end; 0: until its requests have ended. Default: keep_alive of the node.",
+        "pin": "It stays in memory, whatever else needs room, and never sleeps.",
         **LOAD_WORDS,
     },
     {
@@ -350,12 +364,18 @@ class _NodeDefaults:
     pressure: Any = Pressure()
     gateway: Any = Gateway()
     models: Annotated[dict[str, Any], Meta(extra_json_schema={KIND: "models"})]
+    models_dir: PathText = None
+    models_defaults: Annotated[dict[str, Any], Meta(extra_json_schema={KIND: "model"})]
+    models_max: Annotated[int, Meta(ge=0, le=4096)] = 0
+    models_memory: Budget = None
+    keep_alive: Duration = None
     log_file: PathText = None
     log_format: str = "text"
 
     def __init__(self) -> None:
         self.cache_disks = {}
         self.models = {}
+        self.models_defaults = {}
 
 
 TABLES: Final = {
@@ -391,6 +411,15 @@ Node: Final = _table(
         "path, size and times.",
         **dict.fromkeys(TABLES, ""),
         "models": "Models to load when the node starts: a path, or a table, by id.",
+        "models_dir": "Folder of GGUF files: each is a model that is loaded at its first use, by "
+        "its file's name. Files may come and go.",
+        "models_defaults": "How the models of models_dir are loaded: a table as [models.ID], "
+        "without a path. A table [models.ID] of one of them is stronger.",
+        "models_max": "Models that may be in memory together; 0: as many as fit. For one more, the "
+        "one that was not used for longest leaves.",
+        "models_memory": "Memory that they may take together. Default: what is available.",
+        "keep_alive": "How long a model stays in memory without requests: seconds, or 5m, 1h. It "
+        "wakes at its next use, with its cache. Default: until another needs its room.",
         "log_file": "Life-cycle log. Default: standard error.",
         "log_format": "text, or json: one object a line.",
     },

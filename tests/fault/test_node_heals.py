@@ -33,6 +33,7 @@ ACTORS = (
     "writer",
     "registry",
     "inflight",
+    "residency",
     "scheduler",
     "models",
     "cache",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime.launch.tree import FileTier, build_tree
+from runtime.residency.settings import ResidencyArgs
 from runtime.settings.config import from_mapping
 from runtime.settings.gateway import GatewaySettings, Listen
 from supervision import SupervisorSpec
@@ -113,6 +114,7 @@ def test_the_tree_in_a_document_is_the_tree_of_the_code(document: Path) -> None:
         ram_bytes=0,
         file_tiers=(FileTier("disk", "", 0),),
         gateway=GatewaySettings(listen=(Listen("127.0.0.1", 8080),)),
+        residency=ResidencyArgs("", ""),
     )
     assert drawn == _ids(spec) | {"model:<id>"}
 

@@ -8,7 +8,8 @@ import pytest
 
 from actors.messages import LoadModel
 from actors.messages.markers import Markers
-from actors.messages.model_table import SLOT_BYTES, ModelTable
+from actors.messages.model_table import ModelTable
+from actors.messages.slot_file import SLOT_BYTES
 from runtime.errors import ConfigError
 from runtime.launch.signing_key import KEY_BYTES, KEY_FILE, signing_key
 from runtime.settings.config import from_mapping, to_mapping

@@ -55,7 +55,7 @@ def test_every_option_that_is_understood_is_typed() -> None:
     sampling |= {"logprobs", "top_logprobs", "response_format", "sampling"}
     assert set(options.SamplingOptionsDict.__annotations__) == sampling
     load = {*ModelParams.__dataclass_fields__, *markers.KEYS, *template_settings.KEYS}
-    load |= {"backend", "exact"}
+    load |= {"backend", "exact", "keep_alive", "pin"}
     assert set(options.LoadOptionsDict.__annotations__) == load
     chat = set(typing.get_type_hints(options.ChatOptionsDict))
     assert chat - set(typing.get_type_hints(options.RequestOptionsDict)) == set(_CHAT_KEYS)
@@ -99,8 +99,8 @@ from typing import assert_type
 
 from runtime import (
     AsyncNode, AsyncStream, ChatOptions, Completion, CompletionEvent, CompletionStream, Event,
-    LoadOptions, ModelStatus, Node, PrefillEvent, QueuedEvent, RequestOptions, ResumedEvent,
-    SpanEvent, TokenEvent, ToolCallEvent,
+    LoadEvent, LoadOptions, ModelStatus, Node, PrefillEvent, QueuedEvent, RequestOptions,
+    ResumedEvent, SpanEvent, TokenEvent, ToolCallEvent,
 )
 
 careful = RequestOptions(max_tokens=40, temperature=0.2, stop=["a", "b"], speculation="ngram")
@@ -113,7 +113,7 @@ def text_of(event: Event) -> str:
             return text
         case CompletionEvent(completion):
             return completion.text
-        case QueuedEvent() | PrefillEvent() | ResumedEvent() | ToolCallEvent():
+        case QueuedEvent() | LoadEvent() | PrefillEvent() | ResumedEvent() | ToolCallEvent():
             return ""
 
 

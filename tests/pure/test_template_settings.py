@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from actors import messages as m
-from actors.messages.model_table import SLOT_BYTES, ModelTable
+from actors.messages.model_table import ModelTable
+from actors.messages.slot_file import SLOT_BYTES
 from actors.text.chat_request import BadChat, chat_from
 from runtime.client.request_options import chat_json, chat_request
 from runtime.errors import ConfigError, InvalidRequest

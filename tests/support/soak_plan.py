@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 MODELS = ("a", "b")
 MODEL_IDS = tuple(f"model:{model}" for model in MODELS)
-ROOT_CHILDREN = ("cache", "registry", "inflight", "models", "scheduler")
+ROOT_CHILDREN = ("cache", "registry", "inflight", "models", "residency", "scheduler")
 CACHE_CHILDREN = ("cache_meta", "ram_tier", "tier:disk", "writer")
 STATIC_IDS = (*ROOT_CHILDREN, *CACHE_CHILDREN)
 NODE_PARTS = ("root", "admin")

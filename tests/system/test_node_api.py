@@ -277,6 +277,7 @@ def test_the_tree_shows_every_actor_of_the_design(stub_node: Node) -> None:
         "registry",
         "inflight",
         "models",
+        "residency",
         "scheduler",
     ]
     cache = tree.find("cache")

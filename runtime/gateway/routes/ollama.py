@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import replace
 from typing import Any, Final
@@ -49,6 +50,7 @@ async def _answer(call: Call, wanted: Wanted | None, asked: ReplyBody, form: For
         await _load_or_unload(call, asked, form)
         return
     model = await _model(call, asked.model)
+    await _keep_alive(call, asked, model)
     wanted = await possible(call, model, wanted)
     if remark := await _context_remark(call, asked, model):
         wanted = replace(wanted, remarks=(*wanted.remarks, remark))
@@ -81,8 +83,19 @@ async def _load_or_unload(call: Call, asked: ReplyBody, form: Form) -> None:
         call.service.forget_vocabulary(model)
     else:
         await client.ready(model)
+        await _keep_alive(call, asked, model)
     name = shown_name(asked.model, model)
     await call.answer(command_json(form, name, int(time.time()), "unload" if unloads else "load"))
+
+
+async def _keep_alive(call: Call, asked: ReplyBody, model: str) -> None:
+    """Have the model stay as long as the request asks for; 0: until its requests have ended."""
+    seconds = keep_alive_s(asked.keep_alive)
+    if seconds is None or not call.key.is_admin:
+        return
+    client = await call.service.client()
+    with contextlib.suppress(errors.ModelUnknown):
+        await client.set_keep_alive(model, -1.0 if math.isinf(seconds) else seconds)
 
 
 async def _model(call: Call, name: str | None, *, exactly: bool = False) -> str:

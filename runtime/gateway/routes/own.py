@@ -50,11 +50,12 @@ async def explain(call: Call) -> None:
 
 
 async def models(call: Call) -> None:
-    """The models that are loaded, loading or restarting."""
+    """The models that are loaded, loading or restarting; and all that are known, with states."""
     call.require_admin()
     client = await call.service.client()
     found = [one for one in await client.models() if call.key.may_use(one.id)]
-    await call.answer(own.plain_json({"models": found}))
+    known = [one for one in await client.known_models() if call.key.may_use(one.model)]
+    await call.answer(own.plain_json({"models": found, "known": known}))
 
 
 async def load(call: Call) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from runtime.client.results import Completion, CompletionEvent, Event, PrefillEvent, TokenEvent
+from runtime.client.results import (
+    Completion,
+    CompletionEvent,
+    Event,
+    LoadEvent,
+    PrefillEvent,
+    TokenEvent,
+)
 from runtime.gateway.wire import report, sse
 from runtime.gateway.wire.bodies import encode, read
 from runtime.gateway.wire.failure import Failure, invalid, unsupported
@@ -14,7 +21,7 @@ from runtime.gateway.wire.native_settings import generation_settings, sampling_o
 from runtime.gateway.wire.openai_answer import explained
 from runtime.gateway.wire.openai_errors import native_error_object
 from runtime.gateway.wire.pace import Clock, Pace
-from runtime.gateway.wire.progress import Progress, computed, timed
+from runtime.gateway.wire.progress import Progress, computed, load_report, timed
 from runtime.gateway.wire.sampling import Options, options_of
 from runtime.gateway.wire.tokens import chat_logprobs
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
@@ -145,7 +152,7 @@ class NativeAnswer(Answer):
         self._wanted = wanted
         self._fields = asked.response_fields or []
         self._shows_tokens = bool(asked.return_tokens)
-        self._shows_progress = bool(asked.return_progress)
+        self._shows_progress = self.shows_load = bool(asked.return_progress)
         self._texts: dict[int, str] = {}
         """Text that came without a token of its own; the next event has it."""
         self._n_tokens: dict[int, int] = {}
@@ -161,6 +168,8 @@ class NativeAnswer(Answer):
         if self._clock is not None:
             self._paces.setdefault(number, Pace(self._clock)).note(event)
         match event:
+            case LoadEvent():
+                return self._partial(number, "", (), load_progress=load_report(event))
             case PrefillEvent():
                 self._n_prompt[number] = event.total
                 return self._progress(number, event)

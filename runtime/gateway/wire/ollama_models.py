@@ -69,7 +69,7 @@ def ps_object(models: Sequence[ModelFacts]) -> dict[str, Any]:
         "models": [
             {
                 **_listed(one),
-                "expires_at": FOREVER,
+                "expires_at": _expires(one),
                 "size_vram": _in_devices(one.details.get("memory_taken")),
                 "context_length": one.n_ctx or 0,
             }
@@ -79,12 +79,17 @@ def ps_object(models: Sequence[ModelFacts]) -> dict[str, Any]:
     }
 
 
+def _expires(facts: ModelFacts) -> str:
+    at = None if facts.known is None else facts.known.expires_at
+    return FOREVER if at is None else time_text(int(at))
+
+
 def _listed(facts: ModelFacts) -> dict[str, Any]:
     name = full_name(facts.id)
     return {
         "name": name,
         "model": name,
-        "size": facts.details.get("model_bytes") or 0,
+        "size": facts.n_bytes,
         "digest": digest(facts),
         "details": details_object(facts),
     }

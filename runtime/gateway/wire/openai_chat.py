@@ -9,6 +9,7 @@ from runtime.client.results import (
     Completion,
     CompletionEvent,
     Event,
+    LoadEvent,
     PrefillEvent,
     SpanEvent,
     TokenEvent,
@@ -24,7 +25,7 @@ from runtime.gateway.wire.openai_answer import (
     n_of,
 )
 from runtime.gateway.wire.pace import Clock, Pace
-from runtime.gateway.wire.progress import Progress, computed, timed
+from runtime.gateway.wire.progress import Progress, computed, load_report, timed
 from runtime.gateway.wire.sampling import Options, max_tokens_of, options_of
 from runtime.gateway.wire.tokens import chat_logprobs
 from runtime.gateway.wire.usage import usage_of
@@ -177,7 +178,7 @@ class ChatAnswer(OpenAIAnswer):
         self._shows_times = bool(asked.timings_per_token)
         self._paces: dict[int, Pace] = {}
         self._verbose = {} if prompt is None else {"__verbose": {"prompt": prompt}}
-        self._shows_progress = bool(asked.return_progress)
+        self._shows_progress = self.shows_load = bool(asked.return_progress)
         self._replies: dict[int, _Reply] = {}
         self._read: dict[int, Progress] = {}
         self._done: list[Completion] = []
@@ -190,6 +191,9 @@ class ChatAnswer(OpenAIAnswer):
     def event(self, number: int, event: Event) -> bytes:
         if self._clock is not None:
             self._paces.setdefault(number, Pace(self._clock)).note(event)
+        if isinstance(event, LoadEvent):
+            share = encode(load_report(event))
+            return sse.data(self._open + b',"choices":[],"load_progress":' + share + b"}")
         progress = self._progress(number, event)
         if isinstance(event, PrefillEvent):
             return progress

@@ -13,6 +13,9 @@ OWNER: Final = "llama-actors"
 _META: Final = (
     "n_vocab", "n_ctx_train", "n_embd", "n_params", "model_bytes", "description", "architecture",
 )  # fmt: skip
+_STATUS: Final = {
+    "up": "loaded", "draining": "loaded", "loading": "loading", "asleep": "sleeping",
+}  # fmt: skip
 MAX_PAGE: Final = 1000
 
 
@@ -24,7 +27,7 @@ def openai_model(facts: ModelFacts, name: str | None = None) -> dict[str, Any]:
         "object": "model",
         "created": facts.created,
         "owned_by": OWNER,
-        "status": {"value": "loaded" if facts.is_up else "loading"},  # as llama-server has it
+        "status": _status(facts),
     }
     if name and name != facts.id:
         found["root"] = facts.id
@@ -32,6 +35,13 @@ def openai_model(facts: ModelFacts, name: str | None = None) -> dict[str, Any]:
         found |= {"max_model_len": facts.n_ctx, "context_length": facts.n_ctx}
     meta = {key: details[key] for key in _META if key in details}
     return {**found, "meta": meta} if meta else found
+
+
+def _status(facts: ModelFacts) -> dict[str, Any]:
+    """As llama-server's router has it, and the state in our own words."""
+    state = facts.state.value
+    found: dict[str, Any] = {"value": _STATUS.get(state, "unloaded"), "state": state}
+    return {**found, "failed": True} if state == "failed" else found
 
 
 def openai_list(models: Sequence[tuple[ModelFacts, str | None]]) -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""How far a prompt has been read, as llama-server reports it where a request asks for that."""
+"""How far a prompt has been read, as llama-server reports it where a request asks for that.
+
+And how far the model is loaded, where it is loaded for the request.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runtime.client.results import Event, PrefillEvent, TokenEvent
+from runtime.client.results import Event, LoadEvent, PrefillEvent, TokenEvent
 from runtime.gateway.wire.pace import Pace
 
 Report = dict[str, int]
@@ -37,6 +40,11 @@ class Progress:
 
 def _report(processed: int, event: PrefillEvent) -> Report:
     return {"total": event.total, "cache": event.reused, "processed": processed}
+
+
+def load_report(event: LoadEvent) -> dict[str, float]:
+    """What is read of the model's file, 0 to 1."""
+    return {"share": round(event.share, 3)}
 
 
 def computed(report: Report) -> int:

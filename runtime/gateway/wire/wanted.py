@@ -65,6 +65,8 @@ class Answer(Protocol):
     """Of a stream."""
     needs_events: ClassVar[bool] = False
     """Whether ``whole`` is made of all events too, and not of the results alone."""
+    shows_load: bool = False
+    """Whether a stream shows how far the model is loaded."""
     failure_ends: ClassVar[bool] = False
     """Whether ``failed`` is an end of a stream in this API. Else the connection breaks after it."""
 
