@@ -109,7 +109,7 @@ class RemoteNode:
 
     def list_adapters(self, model: str) -> tuple[AdapterStatus, ...]:
         """As ``Client.list_adapters``."""
-        from actors.messages import AdapterStatus, KnownModel
+        from actors.messages import AdapterStatus
 
         found = self._ask("adapters", model=model)
         return self._read(

@@ -222,7 +222,7 @@ def test_a_cancelled_stream_still_yields_what_there_is() -> None:
 BLOCKING_ONLY = {"client", "is_own"}
 """The node for threads is there as ``node``."""
 LOOP_ONLY = {"node", "reports_within"}
-"""The second is for a page that is drawn every second, whoever does not answer in time."""
+"""The second is for a page that is drawn every second, also where an actor answers late."""
 ITERATED = {"stream", "stream_chat", "stream_infill"}
 OPENED = {"start", "attach"}
 

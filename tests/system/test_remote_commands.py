@@ -35,8 +35,10 @@ FILE = "".join(
 )
 VARIES = re.compile(
     r'"(uptime_s|memory_bytes|mailbox|turns|silent_s|busy_s|busy_with|\w+_ms|tokens_per_second|'
-    r'per_second|created_unix_s|last_used_unix_s)": [^,}\n]+'
+    r'per_second|created_unix_s|last_used_unix_s|last_use|expires_at)": [^,}\n]+'
 )
+AGE = re.compile(r" +\d+s +")
+"""In a table."""
 
 
 class Ran(NamedTuple):
@@ -106,7 +108,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 def steady(text: str) -> str:
     """Without times and other numbers that change from one look to the next."""
-    return VARIES.sub(r'"\1": …', text)
+    return AGE.sub(" … ", VARIES.sub(r'"\1": …', text))
 
 
 # ── replies ──────────────────────────────────────────────────────────────────────────────────────
