@@ -321,4 +321,4 @@ def test_aliases_that_are_names_are_listed_with_what_they_mean() -> None:
     facts = ModelFacts("a", 7, {}, is_up=False)
     first, second = openai_list([(facts, None), (facts, "org/a:Q8")])["data"]
     assert (first["id"], second["id"], second["root"]) == ("a", "org/a:Q8", "a")
-    assert first["status"] == second["status"] == {"value": "loading"}
+    assert first["status"] == second["status"] == {"value": "loading", "state": "loading"}

@@ -42,8 +42,10 @@ def test_options_are_those_of_the_runtime_with_its_own_defaults() -> None:
     }  # fmt: skip
     known = own_replies._OPTIONS | own_replies._OF_CHATS
     left_out = set(ChatOptions.__dataclass_fields__) - known
-    assert left_out == {"salt", "sampling", "queue_events", "resumed_events", "drop_live",
-                        "traceparent"}  # fmt: skip
+    assert left_out == {
+        "salt", "sampling", "queue_events", "load_events", "resumed_events", "drop_live",
+        "traceparent",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
