@@ -20,6 +20,7 @@ from runtime.gateway.routes import (
     openai,
     own,
     own_cache,
+    own_pull,
     own_replies,
     page,
     responses,
@@ -30,7 +31,7 @@ from runtime.gateway.wire.failure import Failure, Fault, Refused
 
 MODULES: Final[tuple[Any, ...]] = (
     openai, responses, anthropic, ollama, native, streams, own, own_cache, own_replies,
-    observe, page, health,
+    own_pull, observe, page, health,
 )  # fmt: skip
 """Each has ROUTES: methods (several with blanks between them), path, handler; and may have BODIES:
 the struct of a JSON body, by path."""

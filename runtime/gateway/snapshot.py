@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any, Final
 
+from actors import messages as m
 from actors.messages.actor_ids import model_actor_id, model_of
+from runtime import errors
 from runtime.client.async_client import AsyncClient
 from runtime.client.cache.stat import stat_of
 from runtime.client.tree import TreeNode
@@ -22,7 +25,7 @@ _MODEL_FACTS: Final = (
 
 
 async def snapshot_of(client: AsyncClient) -> bytes:
-    """A JSON object: ``at`` (Unix time), ``tree``, ``cache``, ``models``."""
+    """A JSON object: ``at`` (Unix time), ``tree``, ``cache``, ``models``, ``known``."""
     tree = await client.tree(vitals=True)
     reports = await client.reports_within(REPORT_S)
     found = {
@@ -30,8 +33,18 @@ async def snapshot_of(client: AsyncClient) -> bytes:
         "tree": tree.to_dict(),
         "cache": stat_of(reports),
         "models": models_of(tree, reports),
+        "known": await _known(client),
     }
     return plain_json(found)
+
+
+async def _known(client: AsyncClient) -> list[m.KnownModel]:
+    """Models that are loaded or would be at their first use; none while that is not known."""
+    try:
+        async with asyncio.timeout(REPORT_S):
+            return await client.known_models()
+    except (TimeoutError, errors.NodeError):
+        return []
 
 
 def models_of(tree: TreeNode, reports: dict[str, dict[str, Any] | None]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Work on the node's cache that reads files and waits, on threads: the loop goes on meanwhile."""
+"""Work that reads files, or fetches some, and waits, on threads: the loop goes on meanwhile."""
 
 from __future__ import annotations
 
@@ -57,6 +57,21 @@ async def on_client(
     report: Callable[[float], None] | None = None,
 ) -> T:
     """The same for work that needs a client that blocks."""
+
+    def with_client(go_on: GoOn) -> T:
+        client = service.attach()
+        try:
+            return work(client, go_on)
+        finally:
+            client.connection.close()
+
+    return await on_thread(service, with_client, report)
+
+
+async def on_thread(
+    service: Service, work: Callable[[GoOn], T], report: Callable[[float], None] | None = None
+) -> T:
+    """The same for work that asks the node nothing."""
     is_left = threading.Event()
     loop = asyncio.get_running_loop()
     last = 0.0
@@ -71,15 +86,8 @@ async def on_client(
             last = time.monotonic()
             loop.call_soon_threadsafe(report, round(share, 4))
 
-    def run() -> T:
-        client = service.attach()
-        try:
-            return work(client, go_on)
-        finally:
-            client.connection.close()
-
     async with service.own(Slots).free:
         try:
-            return await asyncio.to_thread(run)
+            return await asyncio.to_thread(work, go_on)
         finally:
             is_left.set()

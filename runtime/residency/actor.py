@@ -24,6 +24,8 @@ from actors import messages as m
 from actors.messages.actor_ids import model_actor_id, model_of
 from actors.messages.model_table import ModelTable
 from runtime.residency.folder import Folder, Offered
+from runtime.residency.known import KnownModels
+from runtime.residency.listing import page, state_of
 from runtime.residency.memory import (
     Measured,
     Need,
@@ -46,7 +48,7 @@ from runtime.residency.moves import (
 )
 from runtime.residency.policy import Idle, Limits, Refusal, Resident, Wish, decide, expired
 from runtime.residency.settings import ResidencyArgs
-from runtime.residency.table import Asleep, ResidencyTable
+from runtime.residency.table import ResidencyTable
 from supervision import EngineWorker
 from supervision.messages import ReportStatus, StatusReported, new_ref
 
@@ -69,7 +71,6 @@ MAX_PAUSE_S: Final = 60.0
 """Until a model that did not load is tried again; the pause doubles from the first to this."""
 SOONEST_S: Final = 0.25
 """Between two looks at models that have requests."""
-PAGE_BYTES: Final = 32 << 10
 SHARE_STEP: Final = 0.05
 
 
@@ -109,11 +110,9 @@ class ResidencyActor(EngineWorker):
         if not isinstance(args, ResidencyArgs):
             raise TypeError(f"residency is started with ResidencyArgs, not {args!r}")
         self._args_given = args
-        self._presets = {one.model: one for one in args.presets}
-        self._known = {one.model: one for one in args.known}
-        self._offered: dict[str, Offered] = {}
         self._started: set[str] = set()
         self._table = ResidencyTable(args.table_path)
+        self._known = KnownModels(args, self._table)
         self._measured = Measured(args.measured_path)
         self._on_gpu = has_gpu()
         self._askers: dict[str, dict[tuple[Address, str], None]] = {}
@@ -223,15 +222,11 @@ class ResidencyActor(EngineWorker):
 
     def _found(self, models: dict[str, Offered]) -> None:
         """The folder has changed."""
-        before, self._offered = self._offered, models
-        for model in before.keys() - models.keys():
-            self._table.forget(model)
-        for model, one in models.items():
-            if before.get(model) != one:
-                self._failures.pop(model, None)  # it is another file
+        for model in self._known.found(models):
+            self._failures.pop(model, None)  # of another file
             if model in self._args_given.at_start and model not in self._started:
                 self._started.add(model)
-                self._wish(self._spec_of_file(one), time.monotonic())
+                self._wish(self._known.of_file(models[model]), time.monotonic())
         self._looked()
         self._look()
 
@@ -241,20 +236,6 @@ class ResidencyActor(EngineWorker):
         early, self._early = self._early, []
         for message, sender in early:
             self.handle(message, sender)
-
-    def _spec_of_file(self, one: Offered) -> m.LoadModel:
-        preset = (
-            self._presets.get(one.model) or self._args_given.defaults or m.LoadModel("", "", "")
-        )
-        return replace(preset, model=one.model, path=one.path)
-
-    def _spec(self, model: str) -> m.LoadModel | None:
-        """How a model is loaded that is not; None: it is not known."""
-        asleep = self._table.get(model)
-        if asleep is not None:
-            return asleep.spec
-        offered = self._offered.get(model)
-        return self._known.get(model) if offered is None else self._spec_of_file(offered)
 
     def _entry(self, model: str) -> Entry | None:
         return self.directory.get(model_actor_id(model))
@@ -274,7 +255,7 @@ class ResidencyActor(EngineWorker):
         if entry is not None and entry.is_up and is_staying:
             self.tell(sender, m.ModelLoaded(asked.ref, entry))
             return
-        spec = self._spec(model) or (None if is_staying else self._leaves[model].spec)
+        spec = self._known.spec(model) or (None if is_staying else self._leaves[model].spec)
         is_coming = entry is not None and entry.state in ("starting", "restarting", "up")
         if spec is None and not is_coming and model not in self._loads:
             self._read_wanted()
@@ -345,7 +326,7 @@ class ResidencyActor(EngineWorker):
                 self._wish_again(load.wish)
         waits = self._askers.keys() - self._loads.keys() - self._wishes.keys() - self._leaves.keys()
         for model in waits:
-            entry, spec = self._entry(model), self._spec(model)
+            entry, spec = self._entry(model), self._known.spec(model)
             if entry is not None and entry.is_up:
                 self._answer(model, m.ModelLoaded("", entry))
             elif self._is_absent(model) and spec is not None:
@@ -443,7 +424,7 @@ class ResidencyActor(EngineWorker):
         return 0 if use is None else use.n_requests
 
     def _is_pinned(self, model: str) -> bool:
-        spec = self._wanted.get(model) or self._spec(model)
+        spec = self._wanted.get(model) or self._known.spec(model)
         return spec is not None and spec.pin
 
     def _ripe(self, there: set[str], room: int | None) -> list[Wish]:
@@ -626,7 +607,7 @@ class ResidencyActor(EngineWorker):
 
     def _keep_alive_s(self, model: str) -> float | None:
         """None: without end."""
-        spec = self._wanted.get(model) or self._spec(model)
+        spec = self._wanted.get(model) or self._known.spec(model)
         if spec is not None and spec.pin:
             return None
         found = self._table.keep_alive(model)
@@ -637,7 +618,11 @@ class ResidencyActor(EngineWorker):
         return None if found is None or found < 0 else found
 
     def _set_keep_alive(self, model: str, seconds: float | None) -> bool:
-        if self._entry(model) is None and self._spec(model) is None and model not in self._loads:
+        if (
+            self._entry(model) is None
+            and self._known.spec(model) is None
+            and model not in self._loads
+        ):
             return False
         self._table.set_keep_alive(model, seconds)
         self._look()
@@ -723,26 +708,26 @@ class ResidencyActor(EngineWorker):
 
     def _answer_lists(self) -> None:
         lists, self._lists = self._lists, []
-        names = sorted({*self._known, *self._offered, *self._table.asleep, *self._loads,
-                        *(model for model, _ in self._models())})  # fmt: skip
+        if not lists:
+            return
         self._read_wanted()
-        taken = self._taken() if lists else {}
+        names = {*self._known.names(), *self._loads, *(model for model, _ in self._models())}
+        taken = self._taken()
+        models = [self._shown(name, taken.get(name)) for name in sorted(names)]
         for target, asked in lists:
-            rest = [one for one in names if one > asked.after]
-            shown: list[m.KnownModel] = []
-            size = 0
-            for name in rest:
-                one = self._shown(name, taken.get(name))
-                size += 256 + len(one.path.encode()) + len(one.failure.encode())
-                if shown and size > PAGE_BYTES:
-                    break
-                shown.append(one)
-            self.tell(target, m.ModelsListed(asked.ref, tuple(shown), len(shown) == len(rest)))
+            self.tell(target, page(models, asked))
 
     def _shown(self, model: str, taken: Taken | None) -> m.KnownModel:
         entry, asleep = self._entry(model), self._table.get(model)
-        spec = self._wanted.get(model) or self._spec(model) or m.LoadModel("", model, "")
-        state, failure = self._state(model, entry, asleep)
+        spec = self._wanted.get(model) or self._known.spec(model) or m.LoadModel("", model, "")
+        failed = self._failures.get(model)
+        state, failure = state_of(
+            entry,
+            is_coming=model in self._loads or model in self._wishes,
+            is_leaving=model in self._leaves,
+            failure=None if failed is None else failed.answer.detail,
+            is_asleep=asleep is not None,
+        )
         last = asleep.last_use if asleep is not None else None
         keep_s = self._keep_alive_s(model)
         expires = None
@@ -753,7 +738,7 @@ class ResidencyActor(EngineWorker):
                 begins = time.monotonic() if self._n_requests(model) else last
                 expires = unix + begins + keep_s
         measured = taken or self._measured.get(spec)
-        offered = self._offered.get(model)
+        offered = self._known.offered.get(model)
         return m.KnownModel(
             model,
             state,
@@ -767,30 +752,9 @@ class ResidencyActor(EngineWorker):
             failure[:512],
         )
 
-    def _state(
-        self, model: str, entry: Entry | None, asleep: Asleep | None
-    ) -> tuple[m.ModelState, str]:
-        failed = self._failures.get(model)
-        if entry is not None and entry.is_up and model not in self._leaves:
-            return m.ModelState.UP, ""
-        if model in self._loads or model in self._wishes:
-            return m.ModelState.LOADING, ""
-        if model in self._leaves or (entry is not None and entry.state == "stopping"):
-            return m.ModelState.DRAINING, ""
-        if entry is not None and entry.state == "down":
-            return (
-                m.ModelState.FAILED,
-                f"it crashed so often that it was stopped: {entry.last_exit}",
-            )
-        if entry is not None:
-            return m.ModelState.LOADING, ""
-        if failed is not None:
-            return m.ModelState.FAILED, failed.answer.detail
-        return (m.ModelState.AVAILABLE if asleep is None else m.ModelState.ASLEEP), ""
-
     def status(self) -> dict[str, object]:
         return {
-            "known": len({*self._known, *self._offered}),
+            "known": len(self._known),
             "asleep": sorted(self._table.asleep),
             "wanted": sorted(self._wishes),
             "loading": sorted(self._loads),

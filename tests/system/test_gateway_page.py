@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+import runtime.embedded
 from runtime.gateway.keys import new_key
+from tests.support import hub as hubs
 from tests.support.browser import Watched, axe, chromium, launched
 from tests.support.gateways import Gateway, gateway_node
 from tests.support.runtime_nodes import LeakCheck, pid_of
@@ -22,6 +24,7 @@ FILE = "".join(
 )
 PANES = ("Tree", "Tiers", "Requests", "Why", "Chat", "Models")
 WAIT_MS = 60_000
+STORY = "org/story-GGUF"
 EVIL = "<img src=x onerror=window.bad=1>"
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 
@@ -33,12 +36,18 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     keys_file = folder / "keys.toml"
     keys_file.write_text(FILE)
     with (
+        hubs.serving() as hub,
+        pytest.MonkeyPatch.context() as patch,
         LeakCheck() as leaks,
-        gateway_node(folder, keys_file=str(keys_file), prompts=True) as found,
     ):
-        leaks.watch(found.node)
-        yield found
-        leaks.watch(found.node)
+        hub.repos[STORY] = hubs.Repo({"story-Q4_K_M.gguf": runtime.embedded.path().read_bytes()})
+        patch.setenv("HF_ENDPOINT", hub.url)
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        patch.setenv("LLAMA_ACTORS_STORE", str(folder / "store"))
+        with gateway_node(folder, keys_file=str(keys_file), prompts=True) as found:
+            leaks.watch(found.node)
+            yield found
+            leaks.watch(found.node)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +136,20 @@ def test_every_pane_shows_the_node(pages: Pages) -> None:
     models = show(page, "Models")
     models.get_by_role("heading", name="demo", exact=True).wait_for()
     assert "4,096 tokens" in models.inner_text()
+
+
+def test_a_model_is_fetched_loaded_and_unloaded(pages: Pages) -> None:
+    page = pages.open()
+    models = show(page, "Models")
+    models.get_by_label("Model of the hub").fill(STORY)
+    models.get_by_role("button", name="Fetch").click()
+    page.wait_for_function("document.getElementById('load-path').value.endsWith('.gguf')")
+    name = models.get_by_label("Id", exact=True).input_value()
+    models.get_by_role("button", name="Load", exact=True).click()
+    models.get_by_role("heading", name=name, exact=True).wait_for()
+    models.get_by_role("button", name=f"Unload {name}").click()
+    page.get_by_role("dialog").get_by_role("button", name="Unload").click()
+    models.get_by_role("button", name=f"Unload {name}").wait_for(state="detached")
 
 
 def test_a_killed_model_heals_on_the_page(pages: Pages) -> None:

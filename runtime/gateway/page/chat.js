@@ -35,8 +35,12 @@ export class ChatPane {
   }
 
   draw() {
-    const names = this.app.store.snapshot?.models.filter((one) => one.can_generate !== false).map((one) => one.id);
-    if (names) this.setModels(names);
+    const found = this.app.store.snapshot;
+    if (found) {  // models that are loaded, and those that are at their first use
+      const barred = new Set(found.models.filter((one) => one.can_generate === false).map((one) => one.id));
+      const names = new Set([...found.models, ...(found.known ?? [])].map((one) => one.id ?? one.model));
+      this.setModels([...names].filter((one) => !barred.has(one)).sort());
+    }
     else if (!this.isAsked) {
       this.isAsked = true;
       json("GET", "/v1/models").then((found) => this.setModels(found.data.map((one) => one.id)), () => { this.isAsked = false; });

@@ -1,8 +1,26 @@
-// The models of the node: what they are, what they do; loading and unloading.
+// The models of the node: what they are, what they do; fetching, loading and unloading.
 
 import { announce, confirmed, facts, h, notice, setText, sync } from "./dom.js";
 import * as format from "./format.js";
 import { call, eventsOf, json } from "./net.js";
+
+const RESTING = new Set(["available", "asleep", "loading", "draining"]);
+
+function gauge(name) {
+  return h("div", { class: "gauge", role: "progressbar", "aria-label": name, "aria-valuemin": 0, "aria-valuemax": 100, hidden: true }, h("i"));
+}
+
+function setShare(bar, share) {
+  bar.hidden = false;
+  bar.setAttribute("aria-valuenow", Math.round(100 * share));
+  bar.firstElementChild.style.width = `${100 * share}%`;
+}
+
+function stay(known) {
+  if (!known) return null;
+  if (known.is_pinned) return "pinned";
+  return known.expires_at ? `${Math.max(0, Math.round(known.expires_at - Date.now() / 1000))} s more` : null;
+}
 
 export class ModelsPane {
   constructor(root, app) {
@@ -15,19 +33,26 @@ export class ModelsPane {
     this.path = h("input", { id: "load-path", required: true, autocomplete: "off", spellcheck: "false", placeholder: "/models/small.gguf" });
     this.options = h("textarea", { id: "load-options", class: "code", rows: 2, spellcheck: "false", placeholder: "{\"n_ctx\": 8192}" });
     this.button = h("button", { type: "submit", class: "primary" }, "Load");
-    this.share = h("i");
-    this.progress = h("div", { class: "gauge", role: "progressbar", "aria-label": "Loading", "aria-valuemin": 0, "aria-valuemax": 100, hidden: true }, this.share);
+    this.progress = gauge("Loading");
     const field = (id, text, control) => h("div", { class: "field" }, h("label", { for: id }, text), control);
     this.form = h("form", { class: "card pad", submit: (event) => { event.preventDefault(); this.load(); } },
       h("div", { class: "title-row" }, h("h3", null, "Load a file of this machine")), this.problem,
       field("load-id", "Id", this.id), field("load-path", "Path of the GGUF file", this.path), field("load-options", "Options, as JSON", this.options), this.progress, this.button);
-    root.append(h("div", { class: "head" }, h("h2", null, "Models"), this.summary), h("div", { class: "models-layout" }, h("div", null, this.empty, this.cards), this.form));
+    this.name = h("input", { id: "pull-name", required: true, autocomplete: "off", spellcheck: "false", placeholder: "org/repo:Q4_K_M" });
+    this.pullProblem = h("p", { class: "problem", role: "alert" });
+    this.pullProgress = gauge("Fetching");
+    this.pullButton = h("button", { type: "submit" }, "Fetch");
+    this.pullForm = h("form", { class: "card pad", submit: (event) => { event.preventDefault(); this.pull(); } },
+      h("div", { class: "title-row" }, h("h3", null, "Fetch a model of a hub")), this.pullProblem,
+      field("pull-name", "Model of the hub", this.name), this.pullProgress, this.pullButton);
+    this.forms = h("div", { class: "forms" }, this.form, this.pullForm);
+    root.append(h("div", { class: "head" }, h("h2", null, "Models"), this.summary), h("div", { class: "models-layout" }, h("div", null, this.empty, this.cards), this.forms));
   }
 
   draw() {
     const { store } = this.app;
     const found = store.snapshot;
-    this.cards.hidden = this.form.hidden = !found;
+    this.cards.hidden = this.forms.hidden = !found;
     this.empty.replaceChildren();
     if (!found) {
       setText(this.summary, "");
@@ -36,8 +61,13 @@ export class ModelsPane {
         : notice("Waiting for the node", "Its models appear here once a second."));
       return;
     }
-    const models = found.models;
-    setText(this.summary, `${models.length} ${models.length === 1 ? "model" : "models"}`);
+    const loaded = new Set(found.models.map((one) => one.id));
+    const known = new Map((found.known ?? []).map((one) => [one.model, one]));
+    const others = [...known.values()].filter((one) => !loaded.has(one.model)).map((one) => ({
+      id: one.model, state: one.state, path: one.path, memory_bytes: one.memory_bytes, model_bytes: one.file_bytes, notes: [one.failure], isOut: true,
+    }));
+    const models = [...found.models.map((one) => ({ ...one, kept: known.get(one.id) })), ...others];
+    setText(this.summary, `${loaded.size} loaded${others.length ? `, ${others.length} more` : ""}`);
     if (!models.length) this.empty.append(notice("No model is loaded", "Load a file below."));
     sync(this.cards, models, (one) => one.id, (one) => this.make(one), (card, one) => this.update(card, one));
   }
@@ -47,23 +77,28 @@ export class ModelsPane {
       h("div", { class: "title-row" }, h("span", { class: "dot", "aria-hidden": "true" }), h("h3", null, one.id), h("span", { class: "badge end" })),
       h("div"), h("div", { class: "actions" },
         h("button", { type: "button", class: "quiet small", click: () => this.app.show("chat", { focus: true }) }, "Chat"),
+        h("button", { type: "button", class: "small", "aria-label": `Load ${one.id}`, click: () => this.wake(one.id) }, "Load"),
         h("button", { type: "button", class: "small kill", "aria-label": `Unload ${one.id}`, click: () => this.unload(one.id) }, "Unload")));
     return card;
   }
 
   update(card, one) {
-    const [head, rest] = card.children;
+    const [head, rest, actions] = card.children;
     const [dot, , badge] = head.children;
-    dot.dataset.state = one.state ?? "down";
+    const [chat, load, unload] = actions.children;
+    chat.hidden = unload.hidden = Boolean(one.isOut);
+    load.hidden = !one.isOut;
+    dot.dataset.state = one.isOut ? "out" : one.state ?? "down";
     const phase = one.state === "up" ? one.phase ?? "up" : one.state;
     setText(badge, phase === "loading" && one.progress !== undefined ? `loading, ${format.percent(one.progress)}` : phase);
-    badge.dataset.tone = one.state === "up" ? (phase === "idle" ? "good" : "accent") : "bad";
+    const isGood = one.state === "up" || RESTING.has(one.state);
+    badge.dataset.tone = isGood ? (one.isOut ? "" : phase === "idle" ? "good" : "accent") : "bad";
     rest.replaceChildren(facts([
-      ["Memory", format.bytes(one.memory_bytes)], ["Weights", one.model_bytes ? format.bytes(one.model_bytes) : null],
+      [one.isOut ? "Memory, expected" : "Memory", one.memory_bytes ? format.bytes(one.memory_bytes) : null], ["Weights", one.model_bytes ? format.bytes(one.model_bytes) : null],
       ["Parameters", one.n_params ? format.compact(one.n_params) : null], ["Context", one.n_ctx ? format.tokens(one.n_ctx) : null],
       ["Running, waiting", `${one.running ?? 0}, ${one.waiting ?? 0}`], ["Requests answered", one.requests_done === undefined ? null : format.count(one.requests_done)],
       ["Tokens generated", one.tokens_generated === undefined ? null : format.count(one.tokens_generated)],
-      ["Incarnation", one.incarnation], ["Architecture", one.architecture], ["Notes", (one.notes ?? []).join(" ")], ["File", one.path],
+      ["Stays", stay(one.kept)], ["Incarnation", one.incarnation], ["Architecture", one.architecture], ["Notes", (one.notes ?? []).join(" ")], ["File", one.path],
     ]));
   }
 
@@ -77,28 +112,61 @@ export class ModelsPane {
       return;
     }
     this.button.disabled = true;
-    this.setShare(0);
     try {
       const model = this.id.value.trim();
-      const answer = await call("POST", "/llama/v1/models/load", { model, path: this.path.value.trim(), options, stream: true });
-      for await (const event of eventsOf(answer)) {
-        const data = JSON.parse(event.data);
-        if (event.name === "progress") this.setShare(data.share);
-        if (event.name === "error") throw new Error((data.error ?? data).message);
-      }
+      await this.work("/llama/v1/models/load", { model, path: this.path.value.trim(), options, stream: true }, this.progress);
       announce(`${model} is loaded.`);
       this.form.reset();
     } catch (error) {
       this.problem.textContent = error.message;
     }
     this.button.disabled = false;
-    this.progress.hidden = true;
   }
 
-  setShare(share) {
-    this.progress.hidden = false;
-    this.progress.setAttribute("aria-valuenow", Math.round(100 * share));
-    this.share.style.width = `${100 * share}%`;
+  // Fetch a model, and fill in the form that loads it.
+  async pull() {
+    this.pullProblem.textContent = "";
+    this.pullButton.disabled = true;
+    try {
+      const found = await this.work("/llama/v1/models/pull", { model: this.name.value.trim(), stream: true }, this.pullProgress);
+      this.id.value = found.id;
+      this.path.value = found.path;
+      announce(`${found.model} is there; load it now.`);
+      this.pullForm.reset();
+      this.button.focus();
+    } catch (error) {
+      this.pullProblem.textContent = error.message;
+    }
+    this.pullButton.disabled = false;
+  }
+
+  // The result of work whose share is shown meanwhile.
+  async work(path, body, bar) {
+    setShare(bar, 0);
+    try {
+      const answer = await call("POST", path, body);
+      for await (const event of eventsOf(answer)) {
+        const data = JSON.parse(event.data);
+        if (event.name === "progress") setShare(bar, data.share);
+        if (event.name === "error") throw new Error((data.error ?? data).message);
+        if (event.name === "result") return data;
+      }
+      throw new Error("The gateway has ended the connection; try again.");
+    } finally {
+      bar.hidden = true;
+    }
+  }
+
+  // A model that is known is loaded as its preset says: as by its first use.
+  async wake(id) {
+    this.problem.textContent = "";
+    announce(`${id} is being loaded.`);
+    try {
+      await json("POST", "/api/generate", { model: id, stream: false });
+      announce(`${id} is loaded.`);
+    } catch (error) {
+      this.problem.textContent = error.message;
+    }
   }
 
   async unload(id) {

@@ -84,6 +84,14 @@ class LoadBody(msgspec.Struct, kw_only=True):
     stream: bool | None = None
 
 
+class PullBody(msgspec.Struct, kw_only=True):
+    """The body of ``POST /llama/v1/models/pull``."""
+
+    model: str
+    """``ORG/REPO``, or ``ORG/REPO:TAG``."""
+    stream: bool | None = None
+
+
 class UnloadBody(msgspec.Struct, kw_only=True):
     """The body of ``POST /llama/v1/models/unload``."""
 
