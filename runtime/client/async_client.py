@@ -739,22 +739,6 @@ class AsyncClient:
         entries = await self.directory()
         return {one.id: await self._models.report(one) for one in entries if one.state != "down"}
 
-    async def reports_within(self, timeout_s: float) -> dict[str, dict[str, Any] | None]:
-        """``reports``, all asked at once; None for one that does not answer in time."""
-        import asyncio  # here: a client that blocks needs no loop
-
-        entries = [one for one in await self.directory() if one.state != "down"]
-
-        async def report(entry: Entry) -> dict[str, Any] | None:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    return await self._models.report(entry)
-            except TimeoutError:
-                return None
-
-        found = await asyncio.gather(*(report(one) for one in entries))
-        return {one.id: report for one, report in zip(entries, found, strict=True)}
-
     async def report_of(self, actor: str) -> dict[str, Any] | None:
         """As ``Client.report_of``."""
         if not isinstance(actor, str):

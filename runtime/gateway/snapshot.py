@@ -27,7 +27,7 @@ _MODEL_FACTS: Final = (
 async def snapshot_of(client: AsyncClient) -> bytes:
     """A JSON object: ``at`` (Unix time), ``tree``, ``cache``, ``models``, ``known``."""
     tree = await client.tree(vitals=True)
-    reports = await client.reports_within(REPORT_S)
+    reports = await _reports(client)
     found = {
         "at": time.time(),
         "tree": tree.to_dict(),
@@ -36,6 +36,20 @@ async def snapshot_of(client: AsyncClient) -> bytes:
         "known": await _known(client),
     }
     return plain_json(found)
+
+
+async def _reports(client: AsyncClient) -> dict[str, dict[str, Any] | None]:
+    """What each process reports, all asked at once; None for one that is late."""
+    names = [one.id for one in await client.directory() if one.state != "down"]
+
+    async def report(name: str) -> dict[str, Any] | None:
+        try:
+            async with asyncio.timeout(REPORT_S):
+                return await client.report_of(name)
+        except TimeoutError:
+            return None
+
+    return dict(zip(names, await asyncio.gather(*map(report, names)), strict=True))
 
 
 async def _known(client: AsyncClient) -> list[m.KnownModel]:

@@ -325,6 +325,8 @@ def test_a_killed_model_is_restarted_and_finds_its_rows(tiny_node: Node) -> None
     cold = tiny_node.complete("tiny", LONG, max_tokens=8)
     for _ in range(3):
         eventually(lambda: is_flushed(tiny_node.client), what="the end is stored")
+        # Else the reply that came just now runs again, as inflight does not know that it has ended.
+        eventually(lambda: status_of(tiny_node, "inflight")["in_flight"] == 0, what="it has ended")
         kill(pid_of(tiny_node, "model:tiny"))
         warm = tiny_node.complete("tiny", LONG, max_tokens=8)
         assert warm.tokens == cold.tokens

@@ -221,8 +221,6 @@ def test_a_cancelled_stream_still_yields_what_there_is() -> None:
 
 BLOCKING_ONLY = {"client", "is_own"}
 """The node for threads is there as ``node``."""
-LOOP_ONLY = {"node", "reports_within"}
-"""The second is for a page that is drawn every second, also where an actor answers late."""
 ITERATED = {"stream", "stream_chat", "stream_infill"}
 OPENED = {"start", "attach"}
 
@@ -233,7 +231,7 @@ def public(kind: type) -> set[str]:
 
 def test_an_async_node_has_every_method_of_a_node() -> None:
     assert public(Node) - public(AsyncNode) == BLOCKING_ONLY
-    assert public(AsyncNode) - public(Node) == LOOP_ONLY
+    assert public(AsyncNode) - public(Node) == {"node"}
     for name in public(Node) - BLOCKING_ONLY:
         blocking, other = getattr(Node, name), getattr(AsyncNode, name)
         if isinstance(blocking, property):

@@ -240,6 +240,8 @@ NODE_METHODS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "model_info": ({"model": "stub"}, {}),
     "phase": ({"model": "stub"}, {}),
     "pending_len": ({"model": "stub"}, {}),
+    "known_models": ({}, {}),
+    "set_keep_alive": ({"model": "stub", "seconds": -1.0}, {}),
     "queue_depth": ({"model": "stub"}, {}),
     "last_cache_hit": ({"model": "stub"}, {}),
     "load": (

@@ -14,6 +14,7 @@ from tests.support import hub as hubs
 from tests.support.browser import Watched, axe, chromium, launched
 from tests.support.gateways import Gateway, gateway_node
 from tests.support.runtime_nodes import LeakCheck, pid_of
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
 
@@ -143,7 +144,8 @@ def test_a_model_is_fetched_loaded_and_unloaded(pages: Pages) -> None:
     models = show(page, "Models")
     models.get_by_label("Model of the hub").fill(STORY)
     models.get_by_role("button", name="Fetch").click()
-    page.wait_for_function("document.getElementById('load-path').value.endsWith('.gguf')")
+    path = models.get_by_label("Path")
+    eventually(lambda: path.input_value().endswith(".gguf"), what="it is fetched")
     name = models.get_by_label("Id", exact=True).input_value()
     models.get_by_role("button", name="Load", exact=True).click()
     models.get_by_role("heading", name=name, exact=True).wait_for()

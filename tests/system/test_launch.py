@@ -25,7 +25,7 @@ pytestmark = pytest.mark.system
 KEY, DIGEST = new_key()
 SHELL = """\
 #!/bin/sh
-IGNORED=$(grep SigIgn /proc/$$/status) exec {python} -I {records} "$@"
+IGNORED=$(grep SigIgn /proc/$$/status) exec '{python}' -I '{records}' "$@"
 """
 RECORDS = """\
 import json, os, signal, sys, urllib.request

@@ -37,8 +37,8 @@ VARIES = re.compile(
     r'"(uptime_s|memory_bytes|mailbox|turns|silent_s|busy_s|busy_with|\w+_ms|tokens_per_second|'
     r'per_second|created_unix_s|last_used_unix_s|last_use|expires_at)": [^,}\n]+'
 )
-AGE = re.compile(r" +\d+s +")
-"""In a table."""
+AGE = re.compile(r" +\d+s +|takes \S+ \w+")
+"""In a table: ages, and memory."""
 
 
 class Ran(NamedTuple):
