@@ -73,6 +73,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._n_trailers = 0
         self._refusal: tuple[int, str, str] | None = None
         self._is_lingering = False
+        self._is_left = False
         self._address = ""
         self._received = self._arrival.received
 
@@ -106,6 +107,19 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             self._within(settings.idle_s, "no request came")
 
+    def shutdown(self) -> None:
+        """The server stops. A connection without an answer is left on the shelf to the next one.
+
+        If it were closed, a request that is on its way would be lost. There is no next one where
+        the launcher stops too, which closes all that is left there.
+        """
+        is_busy = self._running() is not None or self.transport.get_write_buffer_size()
+        if self._received is None or is_busy or self._is_lingering:
+            super().shutdown()
+            return
+        self._is_left = True
+        self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
         self._stop_settling()
@@ -117,10 +131,14 @@ class GuardedProtocol(HttpToolsProtocol):
             self.per_address[self._address] = left
         else:
             self.per_address.pop(self._address, None)
-        with contextlib.suppress(OSError):  # the shelf may still have it open
-            self._tap.get_extra_info("socket").shutdown(SHUT_RDWR)
-        if self._received is not None:
-            self._received.drop()
+        if self._is_left:
+            if self._received is not None:
+                self._received.close()
+        else:
+            with contextlib.suppress(OSError):  # the shelf may still have it open
+                self._tap.get_extra_info("socket").shutdown(SHUT_RDWR)
+            if self._received is not None:
+                self._received.drop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -413,6 +413,11 @@ def test_a_stream_goes_on_when_the_root_gives_up_and_the_node_is_started_again(
         whole = content(Reader(gateway, long, "/v1/chat/completions").frames())
         reader = Reader(gateway, long, "/v1/chat/completions")
         eventually(lambda: len(reader.data) > 3000, what="it runs")
+        fresh, pooled = gateway.raw(), gateway.connect()
+        pooled.request("GET", "/health")
+        pooled.getresponse().read()
+        known = pooled.sock
+        fresh.sendall(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n")  # its end comes later
         root = gateway.node.connection.record.root_pid
         while gateway.node.connection.record.root_pid == root:
             with contextlib.suppress(ProcessLookupError):  # it is not known yet that it is gone
@@ -422,4 +427,11 @@ def test_a_stream_goes_on_when_the_root_gives_up_and_the_node_is_started_again(
         assert frames[-1]["usage"]["completion_tokens"] == 3000
         log = (tmp_path / "node.log").read_text(encoding="utf-8")
         assert "they are left to the next one" in log
+        fresh.sendall(b"\r\n")
+        assert fresh.recv(12) == b"HTTP/1.1 200"
+        pooled.request("GET", "/health")
+        assert pooled.getresponse().status == 200
+        assert pooled.sock in (known, None)
+        fresh.close()
+        pooled.close()
         leaks.watch(gateway.node)
