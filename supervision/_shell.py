@@ -41,6 +41,8 @@ _WAITED_FOR: Final = (DirectoryChanged, Exiting, InitFailed)
 """Messages whose sender does nothing more for the target until it has them."""
 
 _BEAT: Final = object()
+_MAX_TIMER_S: Final = 1e9
+"""More seconds fit no ``timedelta``."""
 """Timer: show that this process lives, however idle it is."""
 
 _Done = Callable[[bool], None] | None
@@ -202,7 +204,7 @@ class Shell(Actor):  # type: ignore[misc]
         return len(self._unconnected.get(target, ())) if address is None else self.backlog(address)
 
     def after(self, seconds: float, payload: object) -> None:
-        self._myRef.transport.addWakeup(timedelta(seconds=seconds), payload)
+        self._myRef.transport.addWakeup(timedelta(seconds=min(seconds, _MAX_TIMER_S)), payload)
 
     def _fire(self, worker: Worker, payload: object) -> None:
         if payload is _BEAT:

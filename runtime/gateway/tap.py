@@ -22,6 +22,7 @@ class Tap:
         """Whether the connection is to be read on for a moment instead of being closed now."""
         self._write = transport.write
         self._held: list[bytes] | None = None
+        self._has_ended = False
         self._stalled_s = stalled_s
         self._n_written = 0
         self._n_read = 0
@@ -30,6 +31,8 @@ class Tap:
 
     def write(self, data: bytes, *, is_whole: bool = False) -> None:
         """``is_whole``: it is a whole answer, and nothing else of one is on its way."""
+        if self._has_ended:
+            return  # refused meanwhile; an answer comes too late
         if self._held is not None:
             self._held.append(data)
             return
@@ -58,6 +61,12 @@ class Tap:
         if sock is None or not is_countable(sock):
             return 0
         return accepted(sock) + self.transport.get_write_buffer_size() + n_bytes
+
+    def write_eof(self) -> None:
+        """Nothing is written after this."""
+        self.release()
+        self._has_ended = True
+        self.transport.write_eof()
 
     def close(self) -> None:
         self.release()

@@ -71,6 +71,10 @@ MAX_PAUSE_S: Final = 60.0
 """Until a model that did not load is tried again; the pause doubles from the first to this."""
 SOONEST_S: Final = 0.25
 """Between two looks at models that have requests."""
+LATEST_S: Final = 3600.0
+"""Until it is looked at again what sleeps in a year."""
+ENDLESS_S: Final = 1e9
+"""So long, or longer, is without end."""
 SHARE_STEP: Final = 0.05
 
 
@@ -357,10 +361,11 @@ class ResidencyActor(EngineWorker):
             self._look_in(AGAIN_S)
 
     def _look_in(self, seconds: float) -> None:
-        at = time.monotonic() + max(seconds, 0.0)
+        seconds = min(max(seconds, 0.0), LATEST_S)
+        at = time.monotonic() + seconds
         if at < self._next_look:
             self._next_look = at
-            self.after(max(seconds, 0.0), _Again(at))
+            self.after(seconds, _Again(at))
 
     def _decide(self) -> None:
         self._read_wanted()
@@ -615,7 +620,7 @@ class ResidencyActor(EngineWorker):
             found = spec.keep_alive_s
         if found is None:
             found = self._args_given.keep_alive_s
-        return None if found is None or found < 0 else found
+        return None if found is None or not 0 <= found <= ENDLESS_S else found
 
     def _set_keep_alive(self, model: str, seconds: float | None) -> bool:
         if (

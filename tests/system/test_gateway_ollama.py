@@ -236,3 +236,16 @@ def test_only_an_administrator_unloads_a_model(gateway: Gateway) -> None:
     eventually(lambda: gateway.ask("GET", "/api/tags").json == {"models": []})
     again = gateway.ask("POST", "/api/generate", {**body, "prompt": ""})
     assert again.json["done_reason"] == "unload"
+
+
+@pytest.mark.parametrize("given", [1e9, 1e12, 1e300, 9e15, "99999999h"])
+def test_a_model_that_stays_for_ages_ends_nothing(gateway: Gateway, given: float | str) -> None:
+    body = {"model": "demo", "prompt": "x", "stream": False, "keep_alive": given,
+            "options": {"num_predict": 1}}  # fmt: skip
+    assert gateway.post("/api/generate", body).status == 200
+    assert gateway.get("/api/ps").status == 200
+    gateway.node.set_keep_alive("demo", 1e300)
+    assert gateway.node.known_models()[0].expires_at is None
+    residency = gateway.node.tree().find("residency")
+    assert residency is not None
+    assert residency.restarts == 0

@@ -50,11 +50,13 @@ async def _answer(call: Call, wanted: Wanted | None, asked: ReplyBody, form: For
         await _load_or_unload(call, asked, form)
         return
     model = await _model(call, asked.model)
-    await _keep_alive(call, asked, model)
     wanted = await possible(call, model, wanted)
     if remark := await _context_remark(call, asked, model):
         wanted = replace(wanted, remarks=(*wanted.remarks, remark))
-    await call.generate(wanted, lambda head, what: OllamaAnswer(head, asked, what, form), model)
+    try:
+        await call.generate(wanted, lambda head, what: OllamaAnswer(head, asked, what, form), model)
+    finally:  # afterwards: else a model that was idle leaves before the request has reached it
+        await _keep_alive(call, asked, model)
 
 
 async def _context_remark(call: Call, asked: ReplyBody, model: str) -> str:

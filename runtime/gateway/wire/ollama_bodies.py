@@ -155,15 +155,18 @@ def thinking_of(think: bool | str | None) -> dict[str, Any]:
 # ── durations ───────────────────────────────────────────────────────────────────────────────────
 
 
+ENDLESS_S: Final = 1e9
+
+
 def keep_alive_s(given: float | str | None) -> float | None:
-    """Seconds to keep a model loaded; infinite where the value is negative. None: not given.
+    """Seconds to keep a model loaded; infinite where it is negative, or decades. None: not given.
 
     A number is seconds; a text is a duration as Go writes it (``5m``, ``1h30m``, ``300ms``).
     """
     if given is None:
         return None
     seconds = _seconds(given) if isinstance(given, str) else float(given)
-    return math.inf if seconds < 0 else seconds
+    return math.inf if seconds < 0 or seconds > ENDLESS_S else seconds
 
 
 def _seconds(text: str) -> float:
