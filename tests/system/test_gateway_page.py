@@ -43,6 +43,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     ):
         hub.repos[STORY] = hubs.Repo({"story-Q4_K_M.gguf": runtime.embedded.path().read_bytes()})
         patch.setenv("HF_ENDPOINT", hub.url)
+        patch.delenv("HF_HUB_OFFLINE", raising=False)
         patch.setenv("NO_PROXY", "127.0.0.1,localhost")
         patch.setenv("LLAMA_ACTORS_STORE", str(folder / "store"))
         with gateway_node(folder, keys_file=str(keys_file), prompts=True) as found:

@@ -130,7 +130,7 @@ def steady(text: str) -> str:
         ("embed", "tiny", "a fox", "an owl", "--json", "--pooling", "mean"),
         ("embed", "tiny", "a fox", "--raw"),
         ("rerank", "tiny", "a bird", "an owl", "a spade"),
-        ("complete", "nobody", "x"),
+        ("complete", "absent", "x"),
         ("complete", "demo", "x", "--top-p", "7"),
         ("complete", "demo", "x", "--session", "s", "--n", "2"),
         ("complete", "demo", "x", "--timeout", "0"),
@@ -139,7 +139,7 @@ def steady(text: str) -> str:
         ("embed", "demo", "a fox", "--pooling", "cls"),
         ("rerank", "demo", "a", "b"),
         ("infill", "demo", "a", "b"),
-        ("unload", "nobody"),
+        ("unload", "absent"),
         ("complete", "demo", "x", "--parent-key", "zz"),
     ],
     ids=lambda words: " ".join(words)[:60],
@@ -147,8 +147,8 @@ def steady(text: str) -> str:
 def test_a_command_prints_the_same_there(both: Both, run: Run, words: tuple[str, ...]) -> None:
     here, there = run(both.here, *words), run(both.there(), *words)
     assert (there.code, there.out) == (here.code, here.out), there.err
-    if words[:2] == ("complete", "nobody"):  # the gateway names what there is
-        assert "there is no model 'nobody'; there are: demo, stub, tiny" in there.err
+    if words[:2] == ("complete", "absent"):  # the gateway names what there is
+        assert "there is no model 'absent'; there are: demo, stub, tiny" in there.err
     else:
         assert there.err == here.err
 
@@ -301,11 +301,11 @@ def test_the_cache_is_shown_checked_and_cleared(both: Both, run: Run) -> None:
     for words in (
         ("cache", "ls"), ("cache", "ls", "--limit", "0", "--json"), ("cache", "ls", "--limit", "2"),
         ("cache", "ls", "--older-than", "7d"), ("cache", "ls", "--newer-than", "1h", "--json"),
-        ("cache", "ls", "--model", "nobody"), ("cache", "stat"), ("cache", "stat", "--json"),
+        ("cache", "ls", "--model", "absent"), ("cache", "stat"), ("cache", "stat", "--json"),
         ("cache", "verify"), ("cache", "verify", "--json", "--repair"), ("cache", "gc", "--json"),
         ("cache", "gc", "--quarantine-age", "1h"), ("cache", "show", "abc"),
         ("cache", "show", "zzzz"), ("cache", "show", "0123456789"), ("cache", "rm", "abcd"),
-        ("cache", "wipe"), ("cache", "wipe", "--model", "nobody", "--yes"),
+        ("cache", "wipe"), ("cache", "wipe", "--model", "absent", "--yes"),
     ):  # fmt: skip
         here, there = run(both.here, *words), run(both.there(), *words)
         assert steady(there.out) == steady(here.out), words

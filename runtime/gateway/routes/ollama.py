@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from dataclasses import replace
@@ -31,6 +32,9 @@ from runtime.gateway.wire.ollama import (
 from runtime.gateway.wire.ollama_bodies import ReplyBody, keep_alive_s, model_id, shown_name
 from runtime.gateway.wire.ollama_errors import no_model
 from runtime.gateway.wire.wanted import Wanted
+
+_LOG: Final = logging.getLogger("supervision.http")
+
 
 # ── replies ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -96,8 +100,12 @@ async def _keep_alive(call: Call, asked: ReplyBody, model: str) -> None:
     if seconds is None or not call.key.is_admin:
         return
     client = await call.service.client()
-    with contextlib.suppress(errors.ModelUnknown):
+    try:
         await client.set_keep_alive(model, -1.0 if math.isinf(seconds) else seconds)
+    except errors.ModelUnknown:
+        pass  # it was unloaded meanwhile
+    except errors.LlamaActorsError as error:  # the answer itself is right
+        _LOG.warning("keep_alive of %s is not set: %s", model, error)
 
 
 async def _model(call: Call, name: str | None, *, exactly: bool = False) -> str:
