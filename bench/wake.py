@@ -31,7 +31,9 @@ from tests.support.waiting import eventually
 
 NAME = "wake"
 ROUNDS, QUICK_ROUNDS = 10, 3
-N_TOKENS, QUICK_TOKENS = 1024, 256
+_LEAST_ROUNDS, _ENOUGH_S = 3, 60.0
+"""A big model has fewer rounds: after this time, no more than these."""
+N_TOKENS, QUICK_TOKENS = 512, 256
 _SLEEPS_S = 1
 """What llama-server's option takes is whole seconds."""
 _NAMES = ("left", "right")
@@ -81,7 +83,10 @@ def _measure(
         node = stack.enter_context(node_for_measuring(where / "node", config=config))
         eventually(lambda: len(node.known_models()) == len(_NAMES), what="the folder is read")
         sleeper, router = _peers(stack, subject, where, models)
+        began = time.monotonic()
         for number in range(rounds):
+            if number >= _LEAST_ROUNDS and time.monotonic() - began > _ENOUGH_S:
+                break
             progress.share(number / rounds)
             _our_round(node, prompt, runs)
             if sleeper is not None:

@@ -100,6 +100,8 @@ class _Launcher:
         """A signal has asked for it again."""
         self.is_over = False
         """The tree has ended by itself, and in order."""
+        self.has_reaped = False
+        """A child has ended since the last look."""
         self.boots = 0
         self.own_children: frozenset[int] = frozenset()
         """Child processes that are not the node's: those that ``on_ready`` started."""
@@ -188,13 +190,18 @@ class _Launcher:
 
     def _watch_for(self, boot: Boot, watched: dict[str, int]) -> str:
         interval_s = min(boot.pulse.interval_s or _ORPHANS_S, _ORPHANS_S)
+        looks_at = 0.0
         while not self.stop_why:
-            for name in self._events(interval_s):
+            for name in self._events(max(0.0, looks_at - time.monotonic())):
                 if name in watched:
                     return f"the {name} {self._how_it_ended(boot, name)}"
+            # A look reads a dozen files; messages to the shelf come several times per request.
+            if (now := time.monotonic()) < looks_at and not self.has_reaped:
+                continue
+            looks_at, self.has_reaped = now + interval_s, False
             kill_watch.look()
             boot.end_orphans()
-            if hangs := boot.pulse.hung(boot.root_pid, time.monotonic()):
+            if hangs := boot.pulse.hung(boot.root_pid, now):
                 return f"the root supervisor hangs: {hangs}"
         return self.stop_why
 
@@ -243,6 +250,7 @@ class _Launcher:
                     if number in _STOPS:
                         self._signalled(signal.Signals(number).name)
                 process.reap()
+                self.has_reaped = True
             elif callable(key.data):
                 key.data()
             else:
