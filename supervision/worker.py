@@ -98,6 +98,9 @@ class Worker:
     def directory_changed(self, changed: tuple[Entry, ...]) -> None:
         """These entries came up, went down, or were restarted since the last call."""
 
+    def directory_removed(self, removed: tuple[Entry, ...]) -> None:
+        """These have ended and are not in the directory any more; after ``directory_changed``."""
+
     def handle_down(self, down: Down) -> None:
         """A process that ``monitor`` watches has ended; called once per monitor.
 
@@ -349,11 +352,15 @@ class Worker:
         self._mailbox.exit(1)
 
     def _apply_directory(self, changed: tuple[Entry, ...], removed: tuple[Entry, ...]) -> None:
+        known = [entry for entry in removed if entry.id in self.directory]
         news = merge_directory(self.directory, changed, removed)
         self._monitors.observe(changed, removed)
         self._deliver_downs()
         if news:
             self.directory_changed(news)
+        gone = tuple(entry for entry in known if entry.id not in self.directory)
+        if gone:
+            self.directory_removed(gone)
 
 
 def shutdown_reason(why: str) -> ExitReason:

@@ -7,6 +7,7 @@ import math
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from native.errors import InvalidParam
@@ -34,6 +35,7 @@ _SAMPLER_NAMES: Final = {
 """Without hyphens and underscores."""
 _SEPARATORS: Final = re.compile("[;,]")
 _NUMBER: Final = re.compile("[+-]?[0-9]+")
+_NUMBERS: Final = frozenset((int, float, bool))
 _ANY_JSON: Final = '{"type": "object"}'
 
 
@@ -48,6 +50,18 @@ def sampling_from_options(**options: Any) -> SamplingParams:
     -1 for off. Names the option and what is allowed in ``InvalidRequest``.
     """
     given = {name: plain(value) for name, value in options.items() if value is not None}
+    if any(type(value) not in _NUMBERS for value in given.values()) or given.get("seed") == -1:
+        return _sampling(given)
+    return _sampling_of_numbers(tuple((name, type(one), one) for name, one in given.items()))
+
+
+@lru_cache(maxsize=256)
+def _sampling_of_numbers(given: tuple[tuple[str, type, Any], ...]) -> SamplingParams:
+    """The checks of some thirty fields are done once for what most requests repeat."""
+    return _sampling({name: value for name, _, value in given})
+
+
+def _sampling(given: Options) -> SamplingParams:
     fields: Options = {}
     try:
         _take_logprobs(given, fields)

@@ -193,17 +193,25 @@ class Generation:
 
         Raises what it fails with before the answer has begun, ClientGone.
         """
-        work = asyncio.create_task(self._work(send, answer))
-        gone = asyncio.create_task(_gone(receive))
+        work, has_gone = asyncio.current_task(), False
+
+        async def watch() -> None:
+            nonlocal has_gone
+            await _gone(receive)
+            has_gone = True
+            if work is not None:
+                work.cancel()
+
+        watcher = asyncio.create_task(watch())
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ClientGone
-            await work
+            await self._work(send, answer)
+        except asyncio.CancelledError:
+            if has_gone and work is not None and not work.uncancel():
+                raise ClientGone from None
+            raise
         finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
 
     async def run_through(self, send: Send, answer: AnswerWhole) -> None:
         """The same to the end, also when the client has gone."""
@@ -270,10 +278,6 @@ class Generation:
     async def _need(self, tokens: Iterable[int]) -> None:
         await self._service.need_pieces(self._head.model, tokens)
 
-    async def _start(self, send: Send, content_type: bytes) -> None:
-        headers = [(b"content-type", content_type), *self._headers, *STREAM_HEADERS]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-
     # ── a stream ────────────────────────────────────────────────────────────────────────────────
 
     async def _stream(self, events: AsyncGenerator[Batch], send: Send) -> None:
@@ -281,22 +285,45 @@ class Generation:
 
         At the latest after ``keepalive_s``: a long queue is not silent.
         """
-        first = asyncio.ensure_future(anext(events))
+        early: asyncio.Task[Pulse] | None = None
+
+        def begin_early() -> None:
+            nonlocal early
+            early = asyncio.create_task(self._begin_stream(send, is_early=True))
+
         every_s = self._service.settings.keepalive_s
+        timer = asyncio.get_running_loop().call_later(every_s, begin_early)
+        first: Batch | BaseException
         try:
-            await asyncio.wait({first}, timeout=every_s)
-            if first.done() and first.exception() is not None:
-                await first
-            await self._start(send, self._answer.content_type.encode())
-            with self._pulse(send) as pulse:
-                await self._mark(pulse, "begin", self._answer.begin())
-                if not first.done():
-                    await pulse.send(self._answer.keepalive())
-                await self._follow(pulse, _after(first, events))
+            first = await anext(events)
+        except errors.LlamaActorsError as error:
+            if early is None:
+                raise
+            first = error
+        except BaseException:
+            if early is not None:
+                early.cancel()
+                await asyncio.gather(early, return_exceptions=True)
+            raise
         finally:
-            if not first.done():
-                first.cancel()
-                await asyncio.gather(first, return_exceptions=True)
+            timer.cancel()
+        with await (early or self._begin_stream(send)) as pulse:
+            await self._follow(pulse, _after(first, events))
+
+    async def _begin_stream(self, send: Send, *, is_early: bool = False) -> Pulse:
+        """The head, and what the API has before the first event; ``is_early``: none has come."""
+        headers = [(b"content-type", self._answer.content_type.encode())]
+        headers += [*self._headers, *STREAM_HEADERS]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        pulse = self._pulse(send)
+        try:
+            await self._mark(pulse, "begin", self._answer.begin())
+            if is_early:
+                await pulse.send(self._answer.keepalive())
+        except BaseException:
+            pulse.stop()
+            raise
+        return pulse
 
     async def _continue(self, logged: Logged, events: AsyncGenerator[Batch], send: Send) -> None:
         """Go on after what a predecessor has logged; the renderer reads it, and nothing is sent."""
@@ -373,10 +400,12 @@ class Generation:
 
 
 async def _after(
-    first: asyncio.Future[Batch], events: AsyncGenerator[Batch]
+    first: Batch | BaseException, events: AsyncGenerator[Batch]
 ) -> AsyncGenerator[Batch]:
-    """The first events, which are awaited already, and the others."""
-    yield await first
+    """The first events, which have come already, or what came in their place; and the others."""
+    if isinstance(first, BaseException):
+        raise first
+    yield first
     async for one in events:
         yield one
 

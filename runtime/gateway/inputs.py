@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from runtime import errors
 from runtime.client.answers import Embeddings
@@ -27,6 +28,8 @@ async def resolved(
 
 async def _ids(client: AsyncClient, model: str, prompt: Prompt) -> list[int]:
     parts: Sequence[int | str] = [prompt] if isinstance(prompt, str) else prompt
+    if set(map(type, parts)) == {int}:
+        return cast("list[int]", list(parts))
     found: list[int] = []
     for at, part in enumerate(parts):
         if isinstance(part, int):

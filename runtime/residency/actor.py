@@ -677,6 +677,14 @@ class ResidencyActor(EngineWorker):
             self._registry_is_new()
         self._look()
 
+    def directory_removed(self, removed: tuple[Entry, ...]) -> None:
+        """The process of a model that has left is gone: there is room for another one."""
+        models = [model for one in removed if (model := model_of(one.id)) is not None]
+        for model in models:
+            self._model_changed(model)
+        if models:
+            self._look()
+
     def _model_changed(self, model: str) -> None:
         entry = self._entry(model)
         if entry is not None and entry.is_up:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -61,3 +61,8 @@ def text_json(text: str) -> bytes:
 
 
 encode: Final = msgspec.json.Encoder().encode
+
+
+def are_token_ids(given: list[Any]) -> bool:
+    """Whether they are token ids, if any; ``true`` is none. There may be a million."""
+    return set(map(type, given)) <= {int}

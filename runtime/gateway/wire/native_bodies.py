@@ -10,7 +10,7 @@ import msgspec
 from runtime.client.answers import Embeddings, Ranking
 from runtime.gateway.wire.bodies import encode, read
 from runtime.gateway.wire.failure import invalid
-from runtime.gateway.wire.native_prompts import MAX_EMBEDDED, Prompt, is_token, native_prompts
+from runtime.gateway.wire.native_prompts import MAX_EMBEDDED, Prompt, has_parts_only, native_prompts
 from runtime.gateway.wire.wanted import Wanted
 
 
@@ -105,7 +105,7 @@ def read_template(body: bytes) -> TemplateBody:
 def content_of(asked: TokenizeBody) -> list[int | str]:
     """Parts that are tokenised one by one, and ids as they are."""
     given = [asked.content] if isinstance(asked.content, str) else asked.content
-    if not isinstance(given, list) or not all(isinstance(o, str) or is_token(o) for o in given):
+    if not isinstance(given, list) or not has_parts_only(given):
         raise invalid("content is neither a text nor a list of texts and token ids", "content")
     return [one for one in given if one != ""]
 

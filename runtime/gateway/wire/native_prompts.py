@@ -10,6 +10,7 @@ from runtime.gateway.wire.failure import Refused, invalid, unsupported
 Prompt = str | list[int] | list[int | str]
 """A text, ids, or ids and texts in one sequence."""
 
+_PARTS: Final = frozenset((int, str))
 MAX_PROMPTS: Final = 256
 MAX_EMBEDDED: Final = 2048
 """Inputs of one request for embeddings, as OpenAI has it; its clients cut their lists there."""
@@ -29,22 +30,21 @@ def native_prompts(given: object, name: str = "prompt", most: int = MAX_PROMPTS)
     return [_prompt(one, f"{name}[{at}]") for at, one in enumerate(given)]
 
 
-def is_token(value: object) -> bool:
-    """Whether it can be a token id; ``true`` is none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_one(given: list[Any]) -> bool:
     """A list with an id in it is one prompt; one of texts alone is several."""
-    parts = all(isinstance(part, str) or is_token(part) for part in given)
-    return parts and any(map(is_token, given))
+    return has_parts_only(given) and int in set(map(type, given))
+
+
+def has_parts_only(given: list[Any]) -> bool:
+    """Whether they are texts and token ids, of which there may be a million; ``true`` is none."""
+    return set(map(type, given)) <= _PARTS
 
 
 def _prompt(given: object, name: str) -> Prompt:
     match given:
         case str():
             return given
-        case list() if given and all(isinstance(one, str) or is_token(one) for one in given):
+        case list() if given and has_parts_only(given):
             return given
         case {"prompt_string": str(), "multimodal_data": [_, *_] | str()}:
             raise _no_media(f"{name}.multimodal_data")

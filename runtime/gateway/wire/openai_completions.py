@@ -13,7 +13,7 @@ from runtime.client.results import (
     TokenEvent,
 )
 from runtime.gateway.wire import sse
-from runtime.gateway.wire.bodies import encode, read, text_json
+from runtime.gateway.wire.bodies import are_token_ids, encode, read, text_json
 from runtime.gateway.wire.failure import invalid, unsupported
 from runtime.gateway.wire.openai_answer import (
     FINISH,
@@ -87,10 +87,10 @@ def read_completion(body: bytes, defaults: Mapping[str, float]) -> tuple[Wanted,
 
 def prompts_of(given: str | list[Any], name: str = "prompt") -> list[Any]:
     """One or several prompts: texts, or lists of token ids."""
-    is_one = isinstance(given, str) or (bool(given) and all(map(is_token, given)))
+    is_one = isinstance(given, str) or (bool(given) and are_token_ids(given))
     prompts = [given] if is_one else list(given)
     for at, one in enumerate(prompts):
-        is_ids = isinstance(one, list) and all(map(is_token, one))
+        is_ids = isinstance(one, list) and are_token_ids(one)
         if not (isinstance(one, str) or is_ids):
             raise invalid(f"{name}[{at}] is neither a text nor a list of token ids", name)
     if not prompts or not all(prompts):
@@ -98,11 +98,6 @@ def prompts_of(given: str | list[Any], name: str = "prompt") -> list[Any]:
     if len(prompts) > MAX_PROMPTS:
         raise invalid(f"{len(prompts)} prompts; at most {MAX_PROMPTS} are taken", name)
     return prompts
-
-
-def is_token(value: object) -> bool:
-    """Whether it can be a token id; ``true`` is none."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class CompletionAnswer(OpenAIAnswer):

@@ -12,10 +12,9 @@ from runtime.client.answers import WarmPrefix
 from runtime.client.cache.filters import RowFilter
 from runtime.client.results import Completion
 from runtime.gateway.wire import report
-from runtime.gateway.wire.bodies import read
+from runtime.gateway.wire.bodies import are_token_ids, read
 from runtime.gateway.wire.failure import invalid
 from runtime.gateway.wire.native_bodies import TemplateBody
-from runtime.gateway.wire.openai_completions import is_token
 from runtime.gateway.wire.wanted import Head, Wanted
 
 ROWS_SHOWN: Final = 50
@@ -136,7 +135,7 @@ def read_match(body: bytes) -> MatchBody:
     asked = read(body, MatchBody)
     if bool(asked.messages) == bool(asked.prompt):
         raise invalid("send messages, or a prompt: one of the two, and not empty", "messages")
-    if isinstance(asked.prompt, list) and not all(map(is_token, asked.prompt)):
+    if isinstance(asked.prompt, list) and not are_token_ids(asked.prompt):
         raise invalid("prompt is neither a text nor a list of token ids", "prompt")
     return asked
 

@@ -14,9 +14,8 @@ import msgspec
 from runtime.client.event_json import NAMES, event_json
 from runtime.client.results import Completion, Event
 from runtime.gateway.wire import sse
-from runtime.gateway.wire.bodies import encode, read
+from runtime.gateway.wire.bodies import are_token_ids, encode, read
 from runtime.gateway.wire.failure import Failure, Fault, Refused, invalid
-from runtime.gateway.wire.openai_completions import is_token
 from runtime.gateway.wire.openai_errors import own_error_object
 from runtime.gateway.wire.wanted import Answer, Head, Wanted
 
@@ -89,7 +88,7 @@ def read_complete(body: bytes) -> Wanted:
     if not 1 <= len(asked.prompts) <= MAX_PROMPTS:
         raise invalid(f"{len(asked.prompts)} prompts; send 1 to {MAX_PROMPTS}", "prompts")
     for at, one in enumerate(asked.prompts):
-        if isinstance(one, list) and not all(map(is_token, one)):
+        if isinstance(one, list) and not are_token_ids(one):
             raise invalid(f"prompts[{at}] is neither a text nor a list of token ids", "prompts")
     options = {"parse_special": False, **_options(asked, _OPTIONS)}
     return _wanted(asked, "prompt", tuple(asked.prompts), options, _n(asked.n))

@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 
 from runtime.client.answers import Embeddings, Ranking
-from runtime.gateway.wire.bodies import encode, read
+from runtime.gateway.wire.bodies import are_token_ids, encode, read
 from runtime.gateway.wire.failure import invalid
-from runtime.gateway.wire.openai_completions import is_token
 
 MAX_TEXTS = 2048
 
@@ -59,7 +58,7 @@ def read_embed(body: bytes) -> EmbedBody:
     asked = read(body, EmbedBody)
     _check_number(asked.inputs, "inputs")
     for at, one in enumerate(asked.inputs):
-        if isinstance(one, list) and not all(map(is_token, one)):
+        if isinstance(one, list) and not are_token_ids(one):
             raise invalid(f"inputs[{at}] is neither a text nor a list of token ids", "inputs")
     return asked
 
