@@ -49,6 +49,9 @@ HELD_S: Final = 0.3
 """A worker that has had a request for so long was not ended by it."""
 ENDED: Final = b"ended"
 """Beside the log of a response on the shelf: it need not be read to see that."""
+ALONE_AFTER: Final = 2
+"""Such takeovers in a row after which an answer is continued alone: another one that was continued
+at the same time may be what ends the workers."""
 MAX_TAKEN: Final = 5
 """Takeovers in a row that ended before that, and with nothing sent: it may be the request that ends
 the workers."""

@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from runtime.gateway.generation import BrokenStream, ClientGone
 from runtime.gateway.service import Birth, Service
 from runtime.gateway.shelved_run import ENDS, RUNS
 from runtime.gateway.stream_log import (
+    ALONE_AFTER,
     CONNECTIONS,
     ENDED,
     HELD,
@@ -47,6 +49,7 @@ from supervision.shelf import ShelfClient
 Route = Callable[[str, str], tuple[Handler, dict[str, Any], str] | None]
 """The handler of a method and a path, the path's parameters, and the pattern it matches."""
 Resume = Callable[[Call, Logged, StreamLog], Coroutine[Any, Any, None]]
+_LOOK_S: Final = 0.01
 _CHUNKED: Final = b"transfer-encoding: chunked"
 _LOG: Final = logging.getLogger("supervision.http")
 
@@ -80,15 +83,21 @@ class Successor:
         """Take every answer and every connection from the shelf; what continues them."""
         found: list[Awaitable[None]] = []
         answered: set[str] = set()
+        suspects: list[_Suspect] = []
         conversations = self._service.own(Conversations)
         for name, sock, fd, logged in self._answers():
             answered.add(logged.head.connection_id)
             self._service.ledger.claim([logged.head.call_id])
             log = StreamLog(self._shelf, name, fd, logged.n_bytes)
-            log.take(logged.n_bytes)
             # Before any client can ask for it.
             kept = conversations.restore(logged, self._service.settings)
+            if logged.n_taken >= ALONE_AFTER and not logged.is_given_up:
+                suspects.append(_Suspect(sock, logged, log, kept))
+                continue
+            log.take(logged.n_bytes)
             found.append(self._continued(sock, logged, log, kept))
+        if suspects:
+            found.append(self._one_by_one(suspects))
         # Those without an answer under way: what had come on them is read again.
         for name, sock, fd in self._entries(CONNECTIONS):
             forget = partial(self._shelf.forget, name)
@@ -160,6 +169,25 @@ class Successor:
                 continue
             sock.setblocking(False)
             yield name, sock, log_fd
+
+    async def _one_by_one(self, suspects: list[_Suspect]) -> None:
+        """Continue answers during which workers have ended, those with the fewest ends first.
+
+        The next one begins when this one has shown that it does not end the worker at once: it has
+        ended, or has sent something, or has lasted. So one that does is found without the others.
+        """
+        loop = asyncio.get_running_loop()
+        tasks: list[asyncio.Future[None]] = []
+        for one in sorted(suspects, key=lambda one: one.logged.n_taken):
+            one.log.take(one.logged.n_bytes)
+            task = asyncio.ensure_future(
+                self._continued(one.sock, one.logged, one.log, one.conversation)
+            )
+            tasks.append(task)
+            until = loop.time() + HELD_S
+            while not (task.done() or one.log.n_data) and loop.time() < until:
+                await asyncio.wait({task}, timeout=_LOOK_S)
+        await asyncio.wait(tasks)
 
     async def _continued(
         self, sock: socket.socket, logged: Logged, log: StreamLog, kept: ConversationStream | None
@@ -246,6 +274,16 @@ class Successor:
             else:
                 log.drop()
             taken.tap.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Suspect:
+    """An answer that has been continued in vain."""
+
+    sock: socket.socket
+    logged: Logged
+    log: StreamLog
+    conversation: ConversationStream | None
 
 
 async def _nothing() -> dict[str, Any]:

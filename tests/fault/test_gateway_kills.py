@@ -403,6 +403,35 @@ def test_a_request_whose_workers_end_one_after_the_other_is_given_up(gateway: Ga
     eventually(lambda: not inflight_status(gateway.node)["in_flight"], what="nothing runs")
 
 
+def test_requests_that_do_not_end_their_workers_are_not_given_up_with_one_that_may(
+    gateway: Gateway,
+) -> None:
+    """Workers that end as they begin, again and again: each time it is another request's doing."""
+    asked = [{**ASK, "stream": False, "max_tokens": 1500, "seed": seed} for seed in range(3)]
+    found: dict[int, Any] = {}
+
+    def ask(number: int) -> None:
+        found[number] = gateway.post("/v1/chat/completions", asked[number])
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    eventually(
+        lambda: inflight_status(gateway.node)["in_flight"] == len(asked), what="they are sent"
+    )
+    for _ in range(MAX_TAKEN + 2):
+        count = inflight_status(gateway.node)["accepted"]
+        kill(pid_of(gateway.node, "http:0"))
+        eventually(
+            lambda count=count: inflight_status(gateway.node)["accepted"] > count,
+            every_s=0.0,
+            what="the next worker sends one again",
+        )
+    for thread in threads:
+        thread.join(60)
+    assert [found[number].status for number in range(len(asked))] == [200] * len(asked)
+
+
 def test_a_stream_goes_on_when_the_root_gives_up_and_the_node_is_started_again(
     tmp_path: Path,
 ) -> None:
