@@ -158,11 +158,15 @@ class RequestTable:
         one = self.requests[request_id] = InFlight(request, reply_to, is_direct=is_direct)
         if isinstance(request, m.Complete):
             one.deadline = None if request.timeout_s is None else now + request.timeout_s
-            self._effects.append(fx.Reply(reply_to, m.Accepted(request.ref, request_id)))
+        at = len(self._effects)
         if entry is not None and entry.is_up and model not in self._holds:
             self._run(now, model, lane.arrive(request_id, digest, now))
         else:
             self._wait(now, model, [request_id])
+        if isinstance(request, m.Complete):
+            while at < len(self._effects) and isinstance(self._effects[at], fx.Start):
+                at += 1  # the model begins while its caller is told
+            self._effects.insert(at, fx.Reply(reply_to, m.Accepted(request.ref, request_id)))
         if not one.is_running:
             self._watch_deadline(now, request_id, one)
         if not self._is_pinging:
