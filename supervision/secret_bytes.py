@@ -1,4 +1,4 @@
-"""Bytes that nobody can guess, and their comparison, as ``secrets`` and ``hmac`` have them.
+"""Bytes that cannot be guessed, and their comparison, as ``secrets`` and ``hmac`` have them.
 
 Those two load OpenSSL, which every command would wait for: each of them talks to a node.
 """
