@@ -82,7 +82,7 @@ def command(**given: Any) -> int:
         found = _found(given, settings)
         node = started(settings.config)
     with node:
-        model = _status(node, _model(node, found, given, settings))
+        model = _model(node, found, given, settings)
         if prompt is None:
             return converse(ChatSession(node, model.id, options, given["system"]))
         _answer(node, model, prompt, given, options)
@@ -102,16 +102,28 @@ def _prompt(words: tuple[str, ...]) -> str | None:
 # ── the model ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _model(node: Node, found: Known | None, given: Mapping[str, Any], settings: Settings) -> str:
-    """The id of the model, loaded unless it is; ``found``: where it was looked up already."""
+def _model(
+    node: Node, found: Known | None, given: Mapping[str, Any], settings: Settings
+) -> ModelStatus:
+    """The model, loaded unless it is; ``found``: where it was looked up already."""
     if found is None:
-        loaded = {one.id for one in node.models()}
-        for name in (given["name"], _meant(given["name"], settings)):
-            if name in loaded:
+        for name in dict.fromkeys((given["name"], _meant(given["name"], settings))):
+            loaded = _loaded(node, name)
+            if loaded is not None:
                 _note_loaded(name, given)
-                return name
+                is_up = loaded.state == "up" and loaded.details
+                return loaded if is_up else _status(node, name)
         found = _found(given, settings)
-    return _ready(node, found, given, settings)
+    return _status(node, _ready(node, found, given, settings))
+
+
+def _loaded(node: Node, name: str) -> ModelStatus | None:
+    """The model of this id, unless it is not loaded, or the name cannot be an id."""
+    try:
+        status = node.model_info(name)
+    except (errors.ModelUnknown, errors.InvalidRequest):
+        return None
+    return None if status.state == "down" else status
 
 
 def _note_loaded(model: str, given: Mapping[str, Any]) -> None:
