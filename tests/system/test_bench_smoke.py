@@ -38,7 +38,7 @@ EXPECTED = {
     ("command_line", "own_time_ms"),
 }
 _BESIDE_OTHERS = ("servers", "native_speed", "long_restore", "streaming")
-_ONE_MODEL = ("ttft", "restore", "agents", "conversation", "throughput")
+_ONE_MODEL = ("ttft", "restore", "agents", "conversation", "throughput", "command_line")
 _EXACT = ("exactness", "exact_price")
 _ROOM = ("room", "prefetch", "resume")
 _NAMED = {*_BESIDE_OTHERS, *_ONE_MODEL, *_EXACT, *_ROOM}
