@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import (
     agents,
+    command_line,
     conversation,
     exact_price,
     exactness,
@@ -65,6 +66,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         exact_price,
         reply_parser,
         wake,
+        command_line,
     )
 }
 BUSY_ABOVE = 0.5  # of a core, before the benchmark starts anything

@@ -22,6 +22,7 @@ from typing import Any, Final
 import msgpack
 
 from supervision.errors import TransportRefused
+from supervision.frozen import frozen
 
 _OWN_PACKAGE: Final = __name__.partition(".")[0]
 """Its dataclasses and enums may always travel; those of other packages where a node names them."""
@@ -36,7 +37,7 @@ class FrameRefused(Exception):
     """Bytes that this node did not send: unauthenticated, repeated, too large or malformed."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@frozen
 class _Mark:
     """First item of an array that stands for something else; ``build`` takes the other items."""
 

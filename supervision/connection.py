@@ -17,13 +17,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from supervision.address import Address
 from supervision.codec import ValueCodec
 from supervision.errors import NodeNotRunning, NoReply, TargetDown
+from supervision.frozen import frozen
 from supervision.host_monitors import HostMonitors
 from supervision.machine import require_machine
 from supervision.messages import (
@@ -45,7 +45,7 @@ _GLANCE_S: Final = 0.001
 """What has arrived is read, also after the deadline: a slow reader loses nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Limits:
     """How long a stream may take: in each silence, and as a whole."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import select
 import socket
@@ -33,7 +32,7 @@ from supervision.session import (
     Secret,
     Session,
 )
-from supervision.unauthenticated import Unauthenticated, silence_of
+from supervision.unauthenticated import Unauthenticated, log_dropped, silence_of
 
 LOOPBACK: Final = "127.0.0.1"
 MAX_WAITING: Final = 10_000
@@ -46,7 +45,6 @@ _TRIES: Final = 3
 _LEAVE_S: Final = 0.1
 _MAX_WAIT_S: Final = 86_400.0
 """epoll counts milliseconds in 32 bits; a wait that ends early is allowed."""
-_LOG: Final = logging.getLogger("supervision.transport")
 
 
 class Endpoint:
@@ -111,7 +109,7 @@ class Endpoint:
             link = self._connect(target)
         if link is None or _is_stuck(link):
             if link is not None:
-                _LOG.warning("%s accepts no messages; dropped one", target)
+                log_dropped(target)
             self._finish(outgoing, Outcome.REFUSED)
             return outgoing
         link.put(outgoing)

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import stat
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from supervision import process
 from supervision.address import Address
 from supervision.errors import NodeAlreadyRunning, RuntimeDirError
 from supervision.frozen import frozen
+from supervision.secret_bytes import random_bytes
 from supervision.session import COOKIE_BYTES
 
 VERSION: Final = 1
@@ -95,7 +95,7 @@ class RuntimeDir:
             raise NodeAlreadyRunning(self.path, record.pid)
         self._lock()
         self.clear()
-        cookie = secrets.token_bytes(COOKIE_BYTES)
+        cookie = random_bytes(COOKIE_BYTES)
         self._write(_COOKIE, cookie)
         return cookie
 

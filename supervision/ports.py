@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import socket
 from pathlib import Path
 from typing import Final
@@ -20,6 +19,8 @@ def free_port() -> int:
     The kernel uses its own range for outgoing connections and for sockets that ask for any port, so
     a node that restarts finds its port free. Where that range leaves no room, any free port.
     """
+    import random  # here: only who starts a node needs it, and it loads OpenSSL
+
     low, high = _ephemeral_range()
     outside: list[int] = [*range(_LOWEST, low), *range(high + 1, 65536)]
     for port in random.sample(outside, min(_TRIES, len(outside))):

@@ -22,8 +22,6 @@ are sent at once for a message that asks for it, together with other traffic oth
 from __future__ import annotations
 
 import enum
-import hmac
-import secrets
 import struct
 from typing import Final
 
@@ -31,6 +29,7 @@ from blake3 import blake3
 
 from supervision.codec import FrameRefused
 from supervision.frozen import frozen
+from supervision.secret_bytes import random_bytes, same_bytes
 
 __all__ = ["FrameRefused"]
 
@@ -126,7 +125,7 @@ class Session:
         self._cookie = secret.cookie
         self._own_port = own_port
         self._peer_port = peer_port
-        self._nonce = secrets.token_bytes(NONCE_BYTES)
+        self._nonce = random_bytes(NONCE_BYTES)
         self._stage = _Stage.HELLO if peer_port is None else _Stage.ANSWER
         self._input = bytearray()
         self._output = bytearray()
@@ -213,7 +212,7 @@ class Session:
             return False
         theirs = answer[:NONCE_BYTES]
         wanted = self._proof(self._nonce, theirs, self._peer_port)
-        if not hmac.compare_digest(wanted, answer[NONCE_BYTES:]):
+        if not same_bytes(wanted, answer[NONCE_BYTES:]):
             raise FrameRefused("the listener does not have the cookie")
         self._derive(self._nonce, theirs, connected=True)
         self._stage = _Stage.OPEN
@@ -235,7 +234,7 @@ class Session:
             mark = bytes(view[_OVERHEAD - 1 : _OVERHEAD])
             body = bytes(view[_OVERHEAD : _LENGTH.size + length])
         del self._input[: _LENGTH.size + length]
-        if not hmac.compare_digest(self._mac(self._key_in, self._received, mark, body), mac):
+        if not same_bytes(self._mac(self._key_in, self._received, mark, body), mac):
             raise FrameRefused("a wrong mac: altered, repeated, or of another node")
         self._received += 1
         events.append(self._event(mark[0], body))

@@ -6,18 +6,21 @@ seconds, a line in the log.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from supervision.link import Link
+
+if TYPE_CHECKING:
+    from logging import Logger
+
+    from supervision.address import Address
 
 MAX_UNAUTHENTICATED: Final = 256
 AUTHENTICATION_S: Final = 5.0
 """Seconds in which a connection must be authenticated, in both directions."""
 _LOG_EVERY_S: Final = 10.0
-_LOG: Final = logging.getLogger("supervision.transport")
 
 
 class Unauthenticated:
@@ -81,8 +84,9 @@ class Unauthenticated:
         """Write the line that is due."""
         if not self._unlogged or now < self._log_at:
             return
-        if _LOG.hasHandlers():  # nothing is printed in a host that set up no logging
-            _LOG.warning("refused %s connections; the last one: %s", self._unlogged, self._last)
+        log = _logger()
+        if log.hasHandlers():  # nothing is printed in a host that set up no logging
+            log.warning("refused %s connections; the last one: %s", self._unlogged, self._last)
         self._unlogged = 0
         self._log_at = now + _LOG_EVERY_S
 
@@ -91,3 +95,14 @@ def silence_of(link: Link) -> str:
     """Why a connection is refused whose time is over."""
     sent = "half a hello" if link.session.has_spoken else "nothing"
     return f"sent {sent} in {AUTHENTICATION_S:.0f} s"
+
+
+def log_dropped(target: Address) -> None:
+    """A message to a process that reads nothing was dropped."""
+    _logger().warning("%s accepts no messages; dropped one", target)
+
+
+def _logger() -> Logger:
+    import logging  # here: most processes log nothing of this, and a command starts without it
+
+    return logging.getLogger("supervision.transport")

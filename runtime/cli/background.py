@@ -10,17 +10,18 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from runtime import errors
-from runtime.launch.start import spawn_detached
 from runtime.node import Node
-from runtime.settings.config import RuntimeConfig, from_mapping, load_toml, located
-from runtime.settings.gateway import GATEWAY_VARIABLE
 from runtime.settings.ports import resolve_port
 from runtime.settings.user_paths import state_folder
 from supervision.errors import NodeAlreadyRunning, PortInUse
+
+if TYPE_CHECKING:
+    from runtime.settings.config import ModelConfig, RuntimeConfig
 
 MAX_LOG_BYTES: Final = 8 << 20
 START_WAIT_S: Final = 30.0
@@ -28,24 +29,53 @@ START_WAIT_S: Final = 30.0
 _TAKEN: Final = {NodeAlreadyRunning.__name__, PortInUse.__name__}
 
 
-def settings_of(given: Mapping[str, Any]) -> RuntimeConfig:
-    """The settings of ``--config``, with the port and the addresses of HTTP as given besides."""
-    path = given["config"]
-    settings = load_toml(path) if path else {}
-    stronger: dict[str, Any] = {}
-    if given["admin_port"] is not None or "admin_port" not in settings:
-        stronger["admin_port"] = resolve_port(given["admin_port"])
-    listen = os.environ.get(GATEWAY_VARIABLE, "").split()
-    if listen:
-        stronger["gateway"] = {**settings.get("gateway", {}), "listen": listen}
-    with located(path, besides=stronger):
-        return from_mapping(settings | stronger)
+class Settings:
+    """What a node of the command is started with, read when it is needed.
+
+    A node that runs is found by its port, which takes no file and hardly an import.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        """``given``: the parameters of the command, of which ``config`` may name a file."""
+        self._given = given
+
+    @cached_property
+    def config(self) -> RuntimeConfig:
+        """All of them: those of the file, with the port and the addresses of HTTP besides."""
+        from runtime.settings.config import from_mapping, load_toml, located
+        from runtime.settings.gateway import GATEWAY_VARIABLE
+
+        path = self._given["config"]
+        settings = load_toml(path) if path else {}
+        stronger: dict[str, Any] = {}
+        if self._given["admin_port"] is not None or "admin_port" not in settings:
+            stronger["admin_port"] = resolve_port(self._given["admin_port"])
+        listen = os.environ.get(GATEWAY_VARIABLE, "").split()
+        if listen:
+            stronger["gateway"] = {**settings.get("gateway", {}), "listen": listen}
+        with located(path, besides=stronger):
+            return from_mapping(settings | stronger)
+
+    @property
+    def models(self) -> Mapping[str, ModelConfig]:
+        """Those of the file, by id."""
+        return self.config.models if self._given["config"] else {}
+
+    @property
+    def aliases(self) -> tuple[tuple[str, str], ...]:
+        """Those of the file: patterns and the models that they mean."""
+        return self.config.gateway.aliases if self._given["config"] else ()
+
+    def running(self) -> Node | None:
+        """The node of these settings, if it runs."""
+        if not self._given["config"]:
+            return _running(resolve_port(self._given["admin_port"]), None)
+        return _running(self.config.admin_port, self.config.runtime_dir)
 
 
-def running(config: RuntimeConfig) -> Node | None:
-    """The node of these settings, if it runs."""
+def _running(port: int, runtime_dir: Path | None) -> Node | None:
     try:
-        return Node.attach(config.admin_port, runtime_dir=config.runtime_dir)
+        return Node.attach(port, runtime_dir=runtime_dir)
     except errors.NodeNotRunning:
         return None
 
@@ -53,6 +83,8 @@ def running(config: RuntimeConfig) -> Node | None:
 def started(config: RuntimeConfig) -> Node:
     """Start the node, or use the one that another command has started at the same time."""
     import dataclasses
+
+    from runtime.launch.start import spawn_detached
 
     config = dataclasses.replace(config, models={}, log_file=config.log_file or _log_file(config))
     try:
@@ -82,7 +114,7 @@ def ids_of_file(node: Node, path: Path) -> list[str]:
 def _other(config: RuntimeConfig, failed: errors.NodeStartFailed) -> Node:
     deadline = time.monotonic() + START_WAIT_S
     while time.monotonic() < deadline:
-        node = running(config)
+        node = _running(config.admin_port, config.runtime_dir)
         if node is not None:
             return node
         time.sleep(0.05)  # noqa: TID251 - a command line waiting for a node, not an actor

@@ -44,9 +44,10 @@ from runtime.cli.text_argument import given_text, text_argument
 
 if TYPE_CHECKING:
     from runtime.catalog.catalog import Catalog, Known
+    from runtime.cli.background import Settings
     from runtime.client.results import ModelStatus
     from runtime.node import Node
-    from runtime.settings.config import ModelConfig, RuntimeConfig
+    from runtime.settings.config import ModelConfig
 
 
 @node_command()
@@ -67,21 +68,21 @@ if TYPE_CHECKING:
 @request_options
 @load_options
 def command(**given: Any) -> int:
-    from runtime.cli.background import running, settings_of, started
+    from runtime.cli.background import Settings, started
 
     prompt = _prompt(given["words"])
     options = options_from(given)
     template = template_given(given["chat_template_file"], "run")
     if template is not None:
         options["chat_template"] = template
-    config = settings_of(given)
+    settings = Settings(given)
     found: Known | None = None
-    node = running(config)
+    node = settings.running()
     if node is None:
-        found = _found(given, config)
-        node = started(config)
+        found = _found(given, settings)
+        node = started(settings.config)
     with node:
-        model = _status(node, _model(node, found, given, config))
+        model = _model(node, found, given, settings)
         if prompt is None:
             return converse(ChatSession(node, model.id, options, given["system"]))
         _answer(node, model, prompt, given, options)
@@ -101,16 +102,28 @@ def _prompt(words: tuple[str, ...]) -> str | None:
 # ── the model ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _model(node: Node, found: Known | None, given: Mapping[str, Any], config: RuntimeConfig) -> str:
-    """The id of the model, loaded unless it is; ``found``: where it was looked up already."""
+def _model(
+    node: Node, found: Known | None, given: Mapping[str, Any], settings: Settings
+) -> ModelStatus:
+    """The model, loaded unless it is; ``found``: where it was looked up already."""
     if found is None:
-        loaded = {one.id for one in node.models()}
-        for name in (given["name"], _meant(given["name"], config)):
-            if name in loaded:
+        for name in dict.fromkeys((given["name"], _meant(given["name"], settings))):
+            loaded = _loaded(node, name)
+            if loaded is not None:
                 _note_loaded(name, given)
-                return name
-        found = _found(given, config)
-    return _ready(node, found, given, config)
+                is_up = loaded.state == "up" and loaded.details
+                return loaded if is_up else _status(node, name)
+        found = _found(given, settings)
+    return _status(node, _ready(node, found, given, settings))
+
+
+def _loaded(node: Node, name: str) -> ModelStatus | None:
+    """The model of this id, unless it is not loaded, or the name cannot be an id."""
+    try:
+        status = node.model_info(name)
+    except (errors.ModelUnknown, errors.InvalidRequest):
+        return None
+    return None if status.state == "down" else status
 
 
 def _note_loaded(model: str, given: Mapping[str, Any]) -> None:
@@ -122,18 +135,18 @@ def _note_loaded(model: str, given: Mapping[str, Any]) -> None:
         )
 
 
-def _meant(name: str, config: RuntimeConfig) -> str:
+def _meant(name: str, settings: Settings) -> str:
     from fnmatch import fnmatchcase
 
-    aliases = config.gateway.aliases
+    aliases = settings.aliases
     return next((model for pattern, model in aliases if fnmatchcase(name, pattern)), name)
 
 
-def _found(given: Mapping[str, Any], config: RuntimeConfig) -> Known:
+def _found(given: Mapping[str, Any], settings: Settings) -> Known:
     """The model on this machine, fetched if that is wanted; raises NoSuchModel."""
-    name = _meant(given["name"], config)
+    name = _meant(given["name"], settings)
     catalog = catalog_of(given)
-    of_config = config.models.get(name)
+    of_config = settings.models.get(name)
     if of_config is not None:
         return _of_config(name, of_config)
     found = catalog.find(name)
@@ -164,7 +177,7 @@ def _from_hub(catalog: Catalog, name: str, *, pull: bool) -> Known:
     return known_as(model)
 
 
-def _ready(node: Node, found: Known, given: Mapping[str, Any], config: RuntimeConfig) -> str:
+def _ready(node: Node, found: Known, given: Mapping[str, Any], settings: Settings) -> str:
     """Load the model unless it is loaded, by whatever id, or is being loaded; returns the id."""
     from runtime.cli.background import ids_of_file
 
@@ -173,7 +186,7 @@ def _ready(node: Node, found: Known, given: Mapping[str, Any], config: RuntimeCo
         _note_loaded(ids[0], given)
         return ids[0]
     model = _free_id(node, found)
-    _load(node, model, found, _model_config(found, given, config))
+    _load(node, model, found, _model_config(found, given, settings))
     return model
 
 
@@ -189,11 +202,11 @@ def _status(node: Node, model: str) -> ModelStatus:
             return node.model_info(model)
 
 
-def _model_config(found: Known, given: Mapping[str, Any], config: RuntimeConfig) -> ModelConfig:
+def _model_config(found: Known, given: Mapping[str, Any], settings: Settings) -> ModelConfig:
     from native.params import ModelParams
     from runtime.settings.config import ModelConfig
 
-    of_config = config.models.get(found.name)
+    of_config = settings.models.get(found.name)
     params = params_from(given, "run")
     if of_config is None:
         return ModelConfig(str(found.path), params)

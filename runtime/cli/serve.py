@@ -7,6 +7,7 @@ are loaded. Exit codes: 0 stopped, 1 it could not start, 2 a setting is wrong.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import subprocess
@@ -46,6 +47,8 @@ _SETTINGS = (
     "cache_ram_file", "log_file", "log_format",
 )  # fmt: skip
 """Options that are settings of the same name."""
+_COLLECT_AFTER = 700
+"""Objects between two collections: Python's own number, for the actors, which are forked."""
 
 
 @node_command()
@@ -95,6 +98,7 @@ _SETTINGS = (
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--parent-fd", type=int, hidden=True)
 def command(**given: Any) -> int:
+    gc.set_threshold(_COLLECT_AFTER)
     if given["config_fd"] is not None:
         with open(given["config_fd"], encoding="utf-8") as settings:
             config = from_mapping(json.load(settings))

@@ -294,10 +294,6 @@ class Reply:
                 if not progress.received:  # else another process continues it, in its turn
                     progress.touch()
                     yield QueuedEvent(place)
-            case m.ModelLoading(_, share):
-                if not progress.received:
-                    progress.touch()
-                    yield LoadEvent(share)
             case m.Accepted():
                 self._accepted = message.request_id
                 self.on_accepted(message.request_id)
@@ -320,6 +316,12 @@ class Reply:
             case m.CompletionFailed(_, reason, detail, facts):
                 self._accepted = None
                 raise failure(self._request.model, reason, detail, facts)
+            case m.ModelLoading(
+                _, share
+            ):  # last: its module, which most replies do without, is big
+                if not progress.received:
+                    progress.touch()
+                    yield LoadEvent(share)
             case _:
                 pass  # a message of a newer node, which this reply is complete without
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -102,7 +102,9 @@ def _window(name: str, value: object) -> object:
 
 
 def _seed(_name: str, value: object) -> object:
-    return secrets.randbits(64) if isinstance(value, int) and value == -1 else value
+    return (
+        int.from_bytes(os.urandom(8), "little") if isinstance(value, int) and value == -1 else value
+    )
 
 
 def _top_k(_name: str, value: object) -> object:

@@ -58,6 +58,15 @@ class Limits:
             and (self.room is None or sum(one.host_bytes for one in ones) <= self.room)
         )
 
+    def left_beside(self, models: Sequence[Resident]) -> int | None:
+        """Bytes that another model may take beside these; None: no limit."""
+        left = []
+        if self.max_bytes is not None:
+            left.append(self.max_bytes - sum(one.n_bytes for one in models))
+        if self.room is not None:
+            left.append(self.room - sum(one.host_bytes for one in models))
+        return min(left, default=None)
+
 
 class Why(Enum):
     """Why a wish cannot be."""

@@ -12,9 +12,7 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Mapping, Set
-from decimal import Decimal
-from numbers import Real
-from typing import Any, Final
+from typing import Any, Final, SupportsFloat, TypeGuard
 
 from cache import tokens as token_bytes
 from runtime.errors import InvalidRequest
@@ -170,7 +168,7 @@ def whole(name: str, value: object, least: int, most: int = MAX_WHOLE) -> int:
 def real(name: str, value: object) -> float:
     """A number, not NaN."""
     value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+    if isinstance(value, bool) or not (isinstance(value, float | int) or _is_real(value)):
         raise wrong(name, value, "a number")
     try:
         number = float(value)
@@ -179,6 +177,13 @@ def real(name: str, value: object) -> float:
     if math.isnan(number):
         raise wrong(name, value, "a number")
     return number
+
+
+def _is_real(value: object) -> TypeGuard[SupportsFloat]:
+    from decimal import Decimal  # here: few callers have such a number, and a command has none
+    from numbers import Real
+
+    return isinstance(value, Real | Decimal)
 
 
 def seconds(name: str, value: object, default: float | None = None) -> float | None:

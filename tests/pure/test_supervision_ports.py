@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def test_a_port_that_is_taken_is_not_given(tmp_path, monkeypatch):
         taken = one.getsockname()[1]
         (tmp_path / "range").write_text(f"10000 {taken - 1}\n")
         monkeypatch.setattr(ports, "_EPHEMERAL", tmp_path / "range")
-        monkeypatch.setattr(ports.random, "sample", lambda every, _n: [every[0], every[0]])
+        monkeypatch.setattr(random, "sample", lambda every, _n: [every[0], every[0]])
         port = ports.free_port()
         assert port not in (0, taken)
 

@@ -35,9 +35,10 @@ EXPECTED = {
     ("streaming", "token_p50_added_ms"),
     ("streaming", "token_p99_saving_over_not"),
     ("node", "model_above_both_mib"),
+    ("command_line", "own_time_ms"),
 }
 _BESIDE_OTHERS = ("servers", "native_speed", "long_restore", "streaming")
-_ONE_MODEL = ("ttft", "restore", "agents", "conversation", "throughput")
+_ONE_MODEL = ("ttft", "restore", "agents", "conversation", "throughput", "command_line")
 _EXACT = ("exactness", "exact_price")
 _ROOM = ("room", "prefetch", "resume")
 _NAMED = {*_BESIDE_OTHERS, *_ONE_MODEL, *_EXACT, *_ROOM}
