@@ -316,9 +316,8 @@ class Reply:
             case m.CompletionFailed(_, reason, detail, facts):
                 self._accepted = None
                 raise failure(self._request.model, reason, detail, facts)
-            case m.ModelLoading(
-                _, share
-            ):  # last: its module, which most replies do without, is big
+            # Last: its module is big, and most replies do without.
+            case m.ModelLoading(_, share):
                 if not progress.received:
                     progress.touch()
                     yield LoadEvent(share)
