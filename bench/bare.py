@@ -63,6 +63,10 @@ class BareModel:
     def tokenize(self, text: str) -> list[int]:
         return self._call(_Child.tokenize, text)
 
+    def parts_of_characters(self) -> tuple[int, ...]:
+        """Tokens that are no whole characters by themselves."""
+        return self._call(_Child.parts_of_characters)
+
     def fill(self, tokens: Sequence[int], rows: Rows = "any") -> float:
         """Prefill ``tokens`` into an empty context; returns the time to the first new token."""
         return self._call(_Child.fill, list(tokens), rows)
@@ -137,6 +141,10 @@ class _Child:
 
     def tokenize(self, text: str) -> list[int]:
         return self._backend.tokenize(text)
+
+    def parts_of_characters(self) -> tuple[int, ...]:
+        pieces = map(self._backend.piece, range(self._backend.info.n_vocab))
+        return tuple(n for n, piece in enumerate(pieces) if not _is_text(piece))
 
     def fill(self, tokens: list[int], rows: Rows = "any") -> float:
         self._empty()
@@ -287,6 +295,14 @@ class _Child:
             self._backend.decode(self._batch)
             row = found if found is not None else row
         return row
+
+
+def _is_text(piece: bytes) -> bool:
+    try:
+        piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 _child: _Child | None = None
