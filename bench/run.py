@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import (
     agents,
+    agents_day,
     conversation,
     exact_price,
     exactness,
@@ -48,6 +49,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         ttft,
         restore,
         agents,
+        agents_day,
         conversation,
         throughput,
         servers,

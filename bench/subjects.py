@@ -58,6 +58,29 @@ def published() -> list[Subject]:
     return [Subject("Gemma 3 270M", path, ModelParams())] if path.exists() else []
 
 
+def windowed(*, quick: bool) -> Subject:
+    """The published sliding-window model; where it is not there, a written one of its kind."""
+    found = [] if quick else published()
+    if found:
+        return found[0]
+    return _of_kind("gemma3", "window", quick=quick)
+
+
+def hybrid(*, quick: bool) -> Subject:
+    """A written model of which every second layer is recurrent."""
+    return _of_kind("jamba", "hybrid", quick=quick)
+
+
+def _of_kind(arch: str, name: str, *, quick: bool) -> Subject:
+    if quick:
+        shape = Shape(6, 128, 4, 2, 256, 512, arch=arch)
+    else:
+        shape = Shape(12, 256, 4, 2, 704, 8_000, qtype="Q4_0", arch=arch)
+    size = "tiny " if quick else ""
+    path = _written(f"{size}{name}.gguf".replace(" ", "-"), lambda path: write_model(path, shape))
+    return Subject(f"{size}{name}", path, ModelParams())
+
+
 def small_kv(*, quick: bool) -> Subject:
     """A model of 2 KiB of KV per token, in which the overhead per token is largest."""
     shape = Shape(8, 512, 8, 1, 1408, 8_000, qtype="Q4_0")
