@@ -89,7 +89,6 @@ def _cases(quick: bool, model: Path | None) -> list[_Case]:
         return [
             _Case(attention[0], 2, day, interrupted=True, small_ram=True),
             _Case(windowed(quick=True), 1, day, _STATES),
-            _Case(hybrid(quick=True), 1, day, _STATES),
         ]
     if model is not None:
         return [_Case(attention[0], 4, Scale(20, 1500), interrupted=True, small_ram=True)]
@@ -102,7 +101,7 @@ def _cases(quick: bool, model: Path | None) -> list[_Case]:
         _Case(big, 1, short),
         _Case(big, 4, short),
         _Case(windowed(quick=False), 4, half, _STATES, interrupted=True),
-        _Case(hybrid(quick=False), 4, half, _STATES, interrupted=True),
+        _Case(hybrid(), 4, half, _STATES, interrupted=True),
     ]
 
 
