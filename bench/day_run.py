@@ -183,7 +183,7 @@ class _Run:
 
 
 def _raise_first(agents: Sequence[Future[None]]) -> None:
-    """The failure that came first: that of the others says only that one failed."""
+    """The failure that came first; those of the other agents only follow from it."""
     errors = [error for one in agents if (error := one.exception()) is not None]
     chosen = [error for error in errors if "another agent" not in str(error)]
     if errors:
