@@ -96,8 +96,9 @@ def _cases(quick: bool, model: Path | None) -> list[_Case]:
     full, half, short = Scale(43, 3000), Scale(20, 1500), Scale(8, 900)
     return [
         _Case(small, 1, full),
-        _Case(small, 4, full, interrupted=True, small_ram=True),
+        _Case(small, 4, full),
         _Case(small, 16, half),
+        _Case(small, 4, half, interrupted=True, small_ram=True),
         _Case(big, 1, short),
         _Case(big, 4, short),
         _Case(windowed(quick=False), 4, half, _STATES, interrupted=True),
