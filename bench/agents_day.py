@@ -54,7 +54,6 @@ class _Case:
     subject: Subject
     n_agents: int
     scale: Scale
-    goals: _Goals = _ATTENTION
     interrupted: bool = False
     small_ram: bool = False
 
@@ -88,7 +87,7 @@ def _cases(quick: bool, model: Path | None) -> list[_Case]:
         day = Scale(4, 300)
         return [
             _Case(attention[0], 2, day, interrupted=True, small_ram=True),
-            _Case(windowed(quick=True), 1, day, _STATES),
+            _Case(windowed(quick=True), 1, day),
         ]
     if model is not None:
         return [_Case(attention[0], 4, Scale(20, 1500), interrupted=True, small_ram=True)]
@@ -101,8 +100,8 @@ def _cases(quick: bool, model: Path | None) -> list[_Case]:
         _Case(small, 4, half, interrupted=True, small_ram=True),
         _Case(big, 1, short),
         _Case(big, 4, short),
-        _Case(windowed(quick=False), 4, half, _STATES, interrupted=True),
-        _Case(hybrid(), 4, half, _STATES, interrupted=True),
+        _Case(windowed(quick=False), 4, half, interrupted=True),
+        _Case(hybrid(), 4, half, interrupted=True),
     ]
 
 
@@ -139,7 +138,8 @@ class _Days:
         n_ctx = 256 * -(-case.n_seq * (longest(self.day) + _ROOM) // 256)
         params = replace(case.subject.params, n_seq_max=case.n_seq, n_ctx=n_ctx)
         self._subject = replace(case.subject, params=params)
-        self._can_cut = case.goals is _ATTENTION
+        self._can_cut = facts.can_cut
+        self.goals = _ATTENTION if facts.can_cut else _STATES
 
     def ours(
         self, interruption: Interruption | None = None, cache_ram: str | int = CACHE_RAM
@@ -178,7 +178,7 @@ def _measure(case: _Case, *, with_peer: bool) -> list[Figure]:
         ours = days.ours()
         progress.share(0.2)
         theirs = days.theirs() if with_peer else None
-        found = _whole(case, ours, theirs)
+        found = _whole(case, days.goals, ours, theirs)
         if case.interrupted:
             turn = random.Random(SEED).randrange(n // 4, 3 * n // 4)
             for at, one in enumerate((Interruption("restart", n // 2), Interruption("kill", turn))):
@@ -192,13 +192,13 @@ def _measure(case: _Case, *, with_peer: bool) -> list[Figure]:
     return found
 
 
-def _whole(case: _Case, ours: _Ours, theirs: Outcome | None) -> list[Figure]:
+def _whole(case: _Case, goals: _Goals, ours: _Ours, theirs: Outcome | None) -> list[Figure]:
     found = _Table(case.name)
-    found.beside(ours.outcome, theirs, case)
+    found.beside(ours.outcome, theirs, case, goals)
     written = ours.kept.to_files
     found.add("files_written_mib", written / _MIB, "MiB", "llama-server writes no files")
     found.add("ram_written_mib", ours.kept.to_ram / _MIB, "MiB")
-    if case.goals is _ATTENTION:
+    if goals is _ATTENTION:
         kv = _distinct(ours.outcome.asked) * ours.kept.per_token
         found.add("files_over_kv_of_prompts", written / kv, "x", "replies are written too")
     return found.figures
@@ -226,7 +226,7 @@ def _small_ram(case: _Case, plenty: _Ours, days: _Days) -> list[Figure]:
     size = plenty.kept.to_ram // 2
     tight = days.ours(cache_ram=size)
     found = _Table(f"{case.name}, RAM tier of {size / _MIB:.3g} MiB, half of the KV")
-    found.beside(tight.outcome, None, case)
+    found.beside(tight.outcome, None, case, days.goals)
     ratio = tight.outcome.seconds / plenty.outcome.seconds
     found.add("total_over_enough_ram", ratio, "x", "goal 1.15; one run of each")
     return found.figures
@@ -245,12 +245,13 @@ class _Table:
     def add(self, metric: str, value: float, unit: str, note: str = "") -> None:
         self.figures.append(Figure(NAME, self._variant, metric, value, unit, 1, note))
 
-    def beside(self, ours: Outcome, theirs: Outcome | None, case: _Case) -> None:
-        """The counts and times of ours, of llama-server, and of both."""
-        is_whole = not ours.down_at  # a kill loses what no file had yet
+    def beside(
+        self, ours: Outcome, theirs: Outcome | None, case: _Case, goals: _Goals | None = None
+    ) -> None:
+        """The counts and times of ours, of llama-server, and of both; no goals for a broken day."""
         n = f"{len(ours.asked)} requests"
-        computed = f"goal {case.goals.computed}; {n}" if is_whole else n
-        reused = f"goal {case.goals.reused}" if is_whole else ""
+        computed = f"goal {goals.computed}; {n}" if goals else n
+        reused = f"goal {goals.reused}" if goals else ""
         self.add("computed_over_distinct", _computed(ours), "x", computed)
         self.add("reuse_over_reusable", _reused(ours), "x", reused)
         self._times("", ours)
@@ -260,8 +261,8 @@ class _Table:
         self.add("server_computed_over_distinct", _computed(theirs), "x", flags)
         self.add("server_reuse_over_reusable", _reused(theirs), "x")
         self._times("server_", theirs)
-        ratio = ours.seconds / theirs.seconds
-        self.add("total_over_server", ratio, "x", _TOTAL_GOALS.get(case.n_agents, ""))
+        goal = _TOTAL_GOALS.get(case.n_agents, "") if goals else ""
+        self.add("total_over_server", ours.seconds / theirs.seconds, "x", goal)
 
     def _times(self, side: str, outcome: Outcome) -> None:
         self.add(f"{side}first_token_p50_ms", _percentile(outcome, 0.5), "ms")

@@ -39,6 +39,8 @@ class Facts:
 
     n_vocab: int
     eog_tokens: frozenset[int]
+    can_cut: bool = True
+    """Whether what is stored of a sequence can be used up to any of its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,8 @@ class _Child:
         self._swept = bytearray()
 
     def facts(self) -> Facts:
-        return Facts(self._backend.info.n_vocab, self._backend.info.eog_tokens)
+        info = self._backend.info
+        return Facts(info.n_vocab, info.eog_tokens, info.can_cut)
 
     def tokenize(self, text: str) -> list[int]:
         return self._backend.tokenize(text)
