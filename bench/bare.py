@@ -39,6 +39,8 @@ class Facts:
 
     n_vocab: int
     eog_tokens: frozenset[int]
+    can_cut: bool = True
+    """Whether what is stored of a sequence can be used up to any of its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,10 @@ class BareModel:
 
     def tokenize(self, text: str) -> list[int]:
         return self._call(_Child.tokenize, text)
+
+    def parts_of_characters(self) -> tuple[int, ...]:
+        """Tokens that are no whole characters by themselves."""
+        return self._call(_Child.parts_of_characters)
 
     def fill(self, tokens: Sequence[int], rows: Rows = "any") -> float:
         """Prefill ``tokens`` into an empty context; returns the time to the first new token."""
@@ -133,10 +139,15 @@ class _Child:
         self._swept = bytearray()
 
     def facts(self) -> Facts:
-        return Facts(self._backend.info.n_vocab, self._backend.info.eog_tokens)
+        info = self._backend.info
+        return Facts(info.n_vocab, info.eog_tokens, info.can_cut)
 
     def tokenize(self, text: str) -> list[int]:
         return self._backend.tokenize(text)
+
+    def parts_of_characters(self) -> tuple[int, ...]:
+        pieces = map(self._backend.piece, range(self._backend.info.n_vocab))
+        return tuple(n for n, piece in enumerate(pieces) if not _is_text(piece))
 
     def fill(self, tokens: list[int], rows: Rows = "any") -> float:
         self._empty()
@@ -287,6 +298,14 @@ class _Child:
             self._backend.decode(self._batch)
             row = found if found is not None else row
         return row
+
+
+def _is_text(piece: bytes) -> bool:
+    try:
+        piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 _child: _Child | None = None

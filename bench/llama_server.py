@@ -149,6 +149,11 @@ class LlamaServer:
             self._process.kill()
             self._process.wait(_STOP_S)
 
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self._process.kill()
+        self._process.wait(_STOP_S)
+
     def __enter__(self) -> Self:
         return self
 

@@ -12,7 +12,11 @@ from pathlib import Path
 
 from bench import (
     agents,
+<<<<<<< HEAD
     command_line,
+=======
+    agents_day,
+>>>>>>> day
     conversation,
     exact_price,
     exactness,
@@ -49,6 +53,7 @@ BENCHMARKS: dict[str, Callable[[bool, Path | None], list[Figure]]] = {
         ttft,
         restore,
         agents,
+        agents_day,
         conversation,
         throughput,
         servers,

@@ -58,6 +58,31 @@ def published() -> list[Subject]:
     return [Subject("Gemma 3 270M", path, ModelParams())] if path.exists() else []
 
 
+def windowed(*, quick: bool) -> Subject:
+    """The published sliding-window model; where it is not there, a written one of its kind."""
+    if quick:
+        shape = Shape(6, 128, 4, 2, 256, 512, arch="gemma3")
+        path = _written("tiny-window.gguf", lambda path: write_model(path, shape))
+        return Subject("tiny window", path, ModelParams())
+    found = published()
+    if found:
+        return found[0]
+    print("the published sliding-window model is missing (make real brings it): a written one")
+    return _of_kind("gemma3", "window")
+
+
+def hybrid() -> Subject:
+    """A written model of which every second layer is recurrent."""
+    return _of_kind("jamba", "hybrid")
+
+
+def _of_kind(arch: str, name: str) -> Subject:
+    """Random weights, 12 layers of 256."""
+    shape = Shape(12, 256, 4, 2, 704, 8_000, qtype="Q4_0", arch=arch)
+    path = _written(f"{name}.gguf", lambda path: write_model(path, shape))
+    return Subject(name, path, ModelParams())
+
+
 def small_kv(*, quick: bool) -> Subject:
     """A model of 2 KiB of KV per token, in which the overhead per token is largest."""
     shape = Shape(8, 512, 8, 1, 1408, 8_000, qtype="Q4_0")

@@ -36,19 +36,24 @@ EXPECTED = {
     ("streaming", "token_p99_saving_over_not"),
     ("node", "model_above_both_mib"),
     ("command_line", "own_time_ms"),
+    ("agents_day", "computed_over_distinct"),
+    ("agents_day", "stored_computed_again"),
+    ("agents_day", "total_over_enough_ram"),
 }
 _BESIDE_OTHERS = ("servers", "native_speed", "long_restore", "streaming")
 _ONE_MODEL = ("ttft", "restore", "agents", "conversation", "throughput", "command_line")
 _EXACT = ("exactness", "exact_price")
 _ROOM = ("room", "prefetch", "resume")
-_NAMED = {*_BESIDE_OTHERS, *_ONE_MODEL, *_EXACT, *_ROOM}
+_DAY = ("agents_day",)
+_NAMED = {*_DAY, *_BESIDE_OTHERS, *_ONE_MODEL, *_EXACT, *_ROOM}
 _REST = tuple(name for name in BENCHMARKS if name not in _NAMED)
-GROUPS = (_BESIDE_OTHERS, _ONE_MODEL, _EXACT, _ROOM, _REST)
+GROUPS = (_DAY, _BESIDE_OTHERS, _ONE_MODEL, _EXACT, _ROOM, _REST)
 """Every benchmark is in one of them, and none takes too long for one test."""
 BESIDE_PEERS = {
     ("servers", "repeat_ttft_ours_over_server"),
     ("servers", "restart_ttft_ours_over_server"),
     ("servers", "shared_total_ours_over_server"),
+    ("agents_day", "total_over_server"),
     ("native_speed", "prefill_ours_over_llama_bench"),
     ("native_speed", "decode_ours_over_batched_bench"),
 }
