@@ -12,11 +12,8 @@ from pathlib import Path
 
 from bench import (
     agents,
-<<<<<<< HEAD
-    command_line,
-=======
     agents_day,
->>>>>>> day
+    command_line,
     conversation,
     exact_price,
     exactness,
