@@ -52,7 +52,7 @@ ENDED: Final = b"ended"
 ALONE_AFTER: Final = 2
 """Such takeovers in a row after which an answer is continued alone: another one that was continued
 at the same time may be what ends the workers."""
-MAX_TAKEN: Final = 5
+MAX_TAKEN: Final = 10
 """Takeovers in a row that ended before that, and with nothing sent: it may be the request that ends
 the workers."""
 MAX_TAKEN_AT_ALL: Final = 100
