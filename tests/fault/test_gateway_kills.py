@@ -333,7 +333,7 @@ def test_what_ended_in_the_background_is_shown_after_its_worker(gateway: Gateway
 @pytest.mark.parametrize(
     ("record", "why"),
     [
-        (Mark(TAKEN), "5 workers ended during this response"),
+        (Mark(TAKEN), f"{MAX_TAKEN} workers ended during this response"),
         (b"event: x\ndata: {}\n\n", "cannot be shown again"),
     ],
 )
@@ -389,7 +389,7 @@ def test_a_request_whose_workers_end_one_after_the_other_is_given_up(gateway: Ga
     before = n_sent()
     thread.start()
     killed = 0
-    while thread.is_alive() and killed <= MAX_TAKEN_AT_ALL:  # six, where each comes soon enough
+    while thread.is_alive() and killed <= MAX_TAKEN_AT_ALL:  # eleven, where each comes soon enough
         eventually(
             lambda killed=killed: n_sent() > before + killed or not thread.is_alive(),
             what="the request is sent, or sent again by a successor",
