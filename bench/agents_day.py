@@ -199,8 +199,10 @@ def _whole(case: _Case, goals: _Goals, ours: _Ours, theirs: Outcome | None) -> l
     found.add("files_written_mib", written / _MIB, "MiB", "llama-server writes no files")
     found.add("ram_written_mib", ours.kept.to_ram / _MIB, "MiB")
     if goals is _ATTENTION:
-        kv = _distinct(ours.outcome.asked) * ours.kept.per_token
-        found.add("files_over_kv_of_prompts", written / kv, "x", "replies are written too")
+        asked = ours.outcome.asked
+        n_tokens = _distinct(asked) + sum(len(one.answer.reply) - 1 for one in asked)
+        kv = n_tokens * ours.kept.per_token
+        found.add("files_over_kv", written / kv, "x", "of distinct prompt tokens and replies")
     return found.figures
 
 
@@ -250,6 +252,8 @@ class _Table:
     ) -> None:
         """The counts and times of ours, of llama-server, and of both; no goals for a broken day."""
         n = f"{len(ours.asked)} requests"
+        if any(one.last_try > one.answer.began for one in ours.asked):
+            n += "; without what killed tries computed"
         computed = f"goal {goals.computed}; {n}" if goals else n
         reused = f"goal {goals.reused}" if goals else ""
         self.add("computed_over_distinct", _computed(ours), "x", computed)

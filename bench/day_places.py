@@ -153,6 +153,7 @@ class OurNode:
         self._node = Node.start(
             cache_dir=self.cache,
             cache_ram=self.cache_ram,
+            port=free_port(),
             runtime_dir=self.where / "run",
             log_file=self.where / "node.log",
             config=config,

@@ -103,10 +103,10 @@ class _Run:
             try:
                 if self._interruption is not None:
                     self._interrupt(self._interruption)
+                _raise_first(agents)
             except BaseException:
                 self._fail()
                 raise
-            _raise_first(agents)
         seconds = time.perf_counter() - began
         return Outcome(tuple(self._asked), seconds, self._down_at, self._looked_s)
 
