@@ -165,7 +165,7 @@ class RequestTable:
             self._wait(now, model, [request_id])
         if isinstance(request, m.Complete):
             while at < len(self._effects) and isinstance(self._effects[at], fx.Start):
-                at += 1  # the model begins while its caller is told
+                at += 1  # the model begins before the caller has this
             self._effects.insert(at, fx.Reply(reply_to, m.Accepted(request.ref, request_id)))
         if not one.is_running:
             self._watch_deadline(now, request_id, one)
